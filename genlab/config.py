@@ -1,0 +1,119 @@
+"""The base of every config: frozen, strict, hashed, and able to take dotted overrides.
+
+Configs are pydantic models that stand beside the code they configure; a config file is Python that returns one of them.
+In: Python objects, or JSON plus overrides such as `decoder.width=768`. Out: a validated object, or a `ConfigError` that
+lists every problem at once with its dotted path and a "did you mean". Nothing here imports jax.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, get_args
+
+import pydantic
+
+
+class GenlabError(Exception):
+    """An error the user can mend. The command line prints it in one line and exits with code 2."""
+
+
+class ConfigError(GenlabError):
+    """One or more config fields are wrong; the text names each field, its value and what was expected."""
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configs: immutable, unknown fields refused, no silent type conversion."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Validate JSON-like `values` after `overrides` of the form `a.b.c=value`.
+
+        Raises:
+            ConfigError: with one line per problem.
+        """
+        values = apply_overrides(values, overrides)
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except pydantic.ValidationError as error:
+            raise ConfigError("; ".join(_explain(cls, error))) from None
+
+    def override(self, overrides: Iterable[str]) -> Self:
+        """Return a validated copy with `a.b.c=value` overrides applied."""
+        return type(self).from_dict(self.to_dict(), overrides)
+
+    def digest(self, exclude: set[str] | None = None) -> str:
+        """Return the first 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`."""
+        return digest({key: value for key, value in self.to_dict().items() if key not in (exclude or set())})
+
+
+def digest(values: Any) -> str:
+    """Return the first 10 hex digits of the SHA-256 of `values` as canonical JSON."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a deep copy of `values` with each `a.b.c=value` set; values are JSON, anything else is text.
+
+    Raises:
+        ConfigError: if an override has no `=` or its path runs through something that is not a table.
+    """
+    values = json.loads(json.dumps(values))
+    for item in overrides:
+        path, equals, text = item.partition("=")
+        if not equals or not path:
+            raise ConfigError(f"override {item!r}: expected FIELD=VALUE, for example optim.peak_lr=1e-3")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        *parents, leaf = path.split(".")
+        node: Any = values
+        for depth, key in enumerate(parents):
+            node = node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else (
+                node.get(key) if isinstance(node, dict) else None
+            )
+            if not isinstance(node, dict | list):
+                raise ConfigError(f"{'.'.join(parents[: depth + 1])}: no such table in this config (override {item!r})")
+        if isinstance(node, list):
+            if not leaf.isdigit() or int(leaf) >= len(node):
+                raise ConfigError(f"{path}: expected an index below {len(node)}")
+            node[int(leaf)] = value
+        else:
+            node[leaf] = value
+    return values
+
+
+def _explain(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -> Iterator[str]:
+    known = sorted(_dotted_fields(cls))
+    for problem in error.errors():
+        # pydantic puts the tag of a union into the path; the user never wrote it.
+        path = ".".join(str(part) for part in problem["loc"])
+        line = f"{path or 'config'}: {problem['msg']} (got {problem.get('input')!r:.80})"
+        if problem["type"] == "extra_forbidden":
+            leaf = path.rsplit(".", 1)[-1]
+            near = difflib.get_close_matches(leaf, {name.rsplit(".", 1)[-1] for name in known}, n=1)
+            line = f"{path}: no such field" + (f"; did you mean {near[0]!r}?" if near else "")
+        yield line
+
+
+def _dotted_fields(cls: type[pydantic.BaseModel], prefix: str = "", depth: int = 0) -> Iterator[str]:
+    for name, field in cls.model_fields.items():
+        yield prefix + name
+        if depth < 6:
+            for model in _models_in(field.annotation):
+                yield from _dotted_fields(model, f"{prefix}{name}.", depth + 1)
+
+
+def _models_in(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)

@@ -1,0 +1,63 @@
+"""The decoder contract: two verbs, unreduced losses, tokens in and tokens out. No logic.
+
+Every family implements `Decoder`. `loss` serves training and evaluation alike; `sample` returns Tokens and never audio,
+because the codec decodes in one place and only the decoder may differ between the arms of a comparison.
+"""
+
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.tokens import Tokens
+
+
+class Cond(NamedTuple):
+    """What a decoder is told about each clip. `is_dropped` replaces all of it by the learned "no condition".
+
+    `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded with 0. A model uses
+    the one its `ConditionConfig` names and ignores the other.
+    """
+
+    speaker: Int[Array, "b"]
+    text: Int[Array, "b n"]
+    content: Int[Array, "b t"]
+    is_dropped: Bool[Array, "b"]
+
+
+class Prompt(NamedTuple):
+    """Known frames that `sample` must keep: a prefix for continuation, any pattern of frames for infilling."""
+
+    tokens: Tokens
+    is_known: Bool[Array, "b t"]
+
+
+class LossOut(NamedTuple):
+    """A loss per example, its weight (the number of supervised targets), and metrics to log. The mean that training
+    minimises is sum(per_example * weight) / sum(weight), so padding and batch mates cannot move an example's loss."""
+
+    per_example: Float[Array, "b"]
+    weight: Float[Array, "b"]
+    metrics: dict[str, Float[Array, "b"]]
+
+
+class SampleOut(NamedTuple):
+    """Sampled tokens and the number of sequential network calls that made them (guidance counts as two)."""
+
+    tokens: Tokens
+    num_network_calls: int
+
+
+class Decoder(Protocol):
+    """What every family offers."""
+
+    reads: ClassVar[Literal["codes", "latents"]]
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the training loss of each example."""
+        ...
+
+    def sample(
+        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler, prompt: Prompt | None = None
+    ) -> SampleOut:
+        """Draw tokens for each condition; the frame axis is that of `cond.content`."""
+        ...

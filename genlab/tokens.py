@@ -1,0 +1,72 @@
+"""The shared token space: what a codec emits and every decoder reads.
+
+A codec turns a waveform into *latents* (continuous) and *codes* (the residual vector quantisation of those latents), so
+both views share the frame axis. Decoders read one view, and `sample` returns the same type.
+
+Axis letters, used in every signature of genlab:
+    b batch   s audio samples   t frames   k codebooks   v entries per codebook   d latent channels   h model width
+    n text symbols
+Time is the second axis and channels come last: waves "b s", codes "b t k", latents "b t d", logits "b t k v".
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from genlab.config import Config
+
+
+class TokenSpec(Config):
+    """The facts about a token space that decoders, budgets and reports need."""
+
+    sample_rate_hz: int
+    hop_samples: int
+    codebooks: int
+    entries: int
+    latent_channels: int
+    causal: bool = False
+
+    @property
+    def frame_hz(self) -> float:
+        """Frames per second."""
+        return self.sample_rate_hz / self.hop_samples
+
+    @property
+    def bitrate_bps(self) -> float:
+        """Bits per second of the codes when every entry is equally likely."""
+        return self.frame_hz * self.codebooks * (self.entries - 1).bit_length()
+
+
+class Tokens(NamedTuple):
+    """A batch in the token space. `num_frames` counts the valid leading frames of each example; a view may be absent."""
+
+    codes: Int[Array, "b t k"] | None
+    latents: Float[Array, "b t d"] | None
+    num_frames: Int[Array, "b"]
+
+    @property
+    def is_valid(self) -> Bool[Array, "b t"]:
+        """True on frames that hold audio, False on padding."""
+        view = self.codes if self.codes is not None else self.latents
+        return jnp.arange(view.shape[1])[None, :] < self.num_frames[:, None]
+
+
+def make_tokens(
+    codes: Int[Array, "b t k"] | None = None,
+    latents: Float[Array, "b t d"] | None = None,
+    num_frames: Int[Array, "b"] | None = None,
+) -> Tokens:
+    """Check ranks and shared axes, and return `Tokens`; without `num_frames` every frame is valid.
+
+    Raises:
+        ValueError: if both views are missing or they disagree on batch or frames.
+    """
+    views = [view for view in (codes, latents) if view is not None]
+    if not views:
+        raise ValueError("Tokens: give codes, latents or both")
+    if any(view.ndim != 3 for view in views) or len({view.shape[:2] for view in views}) != 1:
+        raise ValueError(f"Tokens: codes and latents must share 'b t', got {[view.shape for view in views]}")
+    if num_frames is None:
+        num_frames = jnp.full((views[0].shape[0],), views[0].shape[1], jnp.int32)
+    return Tokens(codes, latents, num_frames)
