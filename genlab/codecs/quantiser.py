@@ -1,0 +1,79 @@
+"""Residual vector quantisation with codebooks that follow the data (van den Oord et al. 2017, appendix A.1; SoundStream 2021).
+
+In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quantises what levels below q left over, so the
+first codes alone already decode. Codebooks are not trained by gradient: each is the running mean (EMA) of the vectors assigned
+to it, and an entry that nothing uses is moved onto a vector of the current batch ("revival"). An untouched codebook
+starts with every entry unused, so revival is the initialisation as well.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+
+class Codebook(nnx.Variable):
+    """State of the quantiser that EMA updates move, not the optimiser."""
+
+
+class ResidualQuantiser(nnx.Module):
+    """K codebooks of V entries over D channels.
+
+    Attributes:
+        entries: the code vectors [k v d].
+        usage: running count of assignments per entry and step [k v]; 0 means dead.
+    """
+
+    def __init__(self, codebooks: int, entries: int, channels: int, decay: float, revival_usage: float):
+        self.entries = Codebook(jnp.zeros((codebooks, entries, channels)))
+        self.usage = Codebook(jnp.zeros((codebooks, entries)))
+        self.decay = decay
+        self.revival_usage = revival_usage
+
+    def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
+        """Return the codes, nearest entry level by level (ties go to the lower index)."""
+        residual, codes = latents, []
+        for level in range(self.entries.shape[0]):
+            entries = self.entries[level]
+            codes.append(nearest_entry(residual, entries))
+            residual = residual - entries[codes[-1]]
+        return jnp.stack(codes, axis=-1)
+
+    def partial_sums(self, codes: Int[Array, "b t k"]) -> Float[Array, "k b t d"]:
+        """Return the sum of the first q + 1 entries for every level q; codes may have fewer levels than the codebook."""
+        chosen = [self.entries[level][codes[..., level]] for level in range(codes.shape[-1])]
+        return jnp.cumsum(jnp.stack(chosen), axis=0)
+
+    def decode(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t d"]:
+        """Return the latents that the codes stand for."""
+        return self.partial_sums(codes)[-1]
+
+    def update(
+        self, latents: Float[Array, "b t d"], codes: Int[Array, "b t k"], is_used: Bool[Array, "b t k"], key: Key[Array, ""]
+    ) -> None:
+        """Move every codebook towards the vectors assigned to it and revive dead entries; changes state in place."""
+        levels, num_entries, channels = self.entries.shape
+        residual = jax.lax.stop_gradient(latents).reshape(-1, channels)
+        new_entries, new_usage = [], []
+        for level in range(levels):
+            entries, flat_codes = self.entries[level], codes[..., level].reshape(-1)
+            weight = is_used[..., level].reshape(-1).astype(jnp.float32)
+            count = jnp.zeros(num_entries).at[flat_codes].add(weight)
+            total = jnp.zeros((num_entries, channels)).at[flat_codes].add(residual * weight[:, None])
+            usage = self.usage[level] * self.decay + count * (1 - self.decay)
+            # The running mean of assigned vectors, written as a step from the old entry so that no sum has to be stored.
+            step = (1 - self.decay) * (total - count[:, None] * entries) / jnp.maximum(usage, 1e-6)[:, None]
+            candidates = residual[jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))]
+            is_dead = usage < self.revival_usage
+            new_entries.append(jnp.where(is_dead[:, None], candidates, entries + step))
+            # A revived entry starts at twice the threshold: it has about ln 2 / (1 - decay) steps to find users.
+            new_usage.append(jnp.where(is_dead, 2 * self.revival_usage, usage))
+            residual = residual - entries[flat_codes]
+        self.entries[...] = jnp.stack(new_entries)
+        self.usage[...] = jnp.stack(new_usage)
+
+
+def nearest_entry(vectors: Float[Array, "*b d"], entries: Float[Array, "v d"]) -> Int[Array, "*b"]:
+    """Return the index of the entry with the smallest squared distance; the norm of the vector itself cancels."""
+    score = vectors @ entries.T - 0.5 * jnp.sum(entries**2, axis=-1)
+    return jnp.argmax(score, axis=-1).astype(jnp.int32)
