@@ -1,0 +1,220 @@
+"""The one table every corpus is turned into: a clip per row, with its text, speaker, split and licence.
+
+In: clips from a corpus builder. Out: `Manifest`, saved as `manifest.jsonl` beside the 16 kHz audio it names. `hash()`
+covers what the rows mean and no absolute path, so two machines that built the same corpus agree. Splits are drawn
+from a seeded hash of the normalised text, never from the order of files: adding a clip cannot move another one.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from genlab.config import GenlabError, digest
+from genlab.data.audio import SAMPLE_RATE_HZ, read_flac
+from genlab.data.text import normalise_text
+
+MANIFEST_NAME = "manifest.jsonl"
+F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One utterance. `path` and `f0_path` are relative to the manifest's root; `num_samples` counts at 16 kHz.
+
+    `audio_digest` is the SHA-256 (10 digits) of the samples. It is empty for rendered audio, whose bytes may differ
+    between CPU types although its meaning does not.
+    """
+
+    id: str
+    path: str
+    text: str
+    speaker: str
+    split: str
+    num_samples: int
+    licence: str
+    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    f0_path: str | None = None
+    audio_digest: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio."""
+        return self.num_samples / SAMPLE_RATE_HZ
+
+
+class Manifest:
+    """The clips of one corpus and the directory that their paths start from."""
+
+    def __init__(self, clips: Iterable[Clip], root: Path):
+        self.clips: tuple[Clip, ...] = tuple(clips)
+        self.root = Path(root)
+        ids = [clip.id for clip in self.clips]
+        if len(set(ids)) != len(ids):
+            repeated = sorted({clip_id for clip_id in ids if ids.count(clip_id) > 1})[:3]
+            raise GenlabError(f"manifest in {self.root}: clip ids must be unique, repeated: {', '.join(repeated)}")
+
+    @cached_property
+    def speakers(self) -> tuple[str, ...]:
+        """All speakers, sorted: a speaker's index in this tuple is its number."""
+        return tuple(sorted({clip.speaker for clip in self.clips}))
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """All distinct texts, sorted."""
+        return tuple(sorted({clip.text for clip in self.clips}))
+
+    @cached_property
+    def splits(self) -> tuple[str, ...]:
+        """All split names, sorted."""
+        return tuple(sorted({clip.split for clip in self.clips}))
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of audio in all splits."""
+        return sum(clip.duration_s for clip in self.clips)
+
+    def split(self, name: str) -> list[Clip]:
+        """Return the clips of split `name`, in manifest order.
+
+        Raises:
+            GenlabError: if no clip is in that split.
+        """
+        clips = [clip for clip in self.clips if clip.split == name]
+        if not clips:
+            raise GenlabError(f"split {name!r}: no such split in this corpus, expected one of {', '.join(self.splits)}")
+        return clips
+
+    def audio(self, clip: Clip) -> Int[np.ndarray, "s"]:
+        """Return the 16-bit samples of `clip` at 16 kHz."""
+        return read_flac(self.root / clip.path)
+
+    def f0_hz(self, clip: Clip) -> Float[np.ndarray, "t"]:
+        """Return the true F0 of `clip` every `F0_HOP_SAMPLES` samples; 0 where it is unvoiced.
+
+        Raises:
+            GenlabError: if this corpus knows no F0.
+        """
+        if clip.f0_path is None:
+            raise GenlabError(f"clip {clip.id!r}: this corpus has no F0 truth, only the embedded one has")
+        return np.load(self.root / clip.f0_path)
+
+    def hash(self) -> str:
+        """Return 10 hex digits over ids, texts, speakers, splits, licences, labels and audio digests.
+
+        Sample counts and paths stay out: trimming may move by a frame between CPU types.
+        """
+        rows = [dataclasses.asdict(clip) for clip in sorted(self.clips, key=lambda clip: clip.id)]
+        return digest([{k: v for k, v in row.items() if k not in {"path", "f0_path", "num_samples"}} for row in rows])
+
+    def save(self, directory: Path) -> None:
+        """Write `manifest.jsonl` atomically: it is whole or absent."""
+        lines = [json.dumps(dataclasses.asdict(clip), sort_keys=True) for clip in self.clips]
+        write_atomically(Path(directory) / MANIFEST_NAME, "\n".join(lines) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> "Manifest":
+        """Read the manifest of a built corpus.
+
+        Raises:
+            GenlabError: if it is missing or damaged.
+        """
+        path = Path(directory) / MANIFEST_NAME
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return cls([Clip(**json.loads(line)) for line in lines if line], Path(directory))
+        except FileNotFoundError:
+            raise GenlabError(f"{path}: no corpus here, build it with `genlab data`") from None
+        except (json.JSONDecodeError, TypeError) as error:
+            raise GenlabError(f"{path}: damaged manifest ({error}); delete {directory} and build it again") from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one and never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def fraction_of(*key: object) -> float:
+    """Return a number in [0, 1) that depends on `key` alone, the same on every machine."""
+    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big") / 2.0**64
+
+
+def assign_splits(
+    clips: Sequence[Clip],
+    *,
+    seed: int,
+    valid_fraction: float,
+    test_fraction: float,
+    pair_fraction: float = 0.0,
+    held_out_speakers: Collection[str] = (),
+    train_texts: Collection[str] = (),
+) -> list[Clip]:
+    """Return `clips` with `split` set; a clip that already has one keeps it.
+
+    "test" and "valid" hold texts that "train" lacks (a clip without text stands for itself). "test_pair" holds texts
+    and speakers that "train" has, but never together. "test_speaker" holds every clip of `held_out_speakers`.
+    `train_texts` are never held out, for fixed sentences whose words occur nowhere else.
+
+    Raises:
+        GenlabError: if a held-out speaker does not occur.
+    """
+    unknown = sorted(set(held_out_speakers) - {clip.speaker for clip in clips})
+    if unknown:
+        known = ", ".join(sorted({clip.speaker for clip in clips})[:12])
+        raise GenlabError(f"held_out_speakers: no speaker {unknown[0]!r} in this corpus, expected some of {known}")
+    free = [clip for clip in clips if not clip.split and clip.speaker not in held_out_speakers]
+    split_of_text = _split_texts(
+        {_text_key(clip) for clip in free},
+        seed,
+        valid_fraction,
+        test_fraction,
+        {normalise_text(text) for text in train_texts},
+    )
+    split_of_id = {clip.id: split_of_text[_text_key(clip)] for clip in free}
+    by_text: dict[str, list[Clip]] = {}
+    for clip in free:
+        if split_of_id[clip.id] == "train":
+            by_text.setdefault(_text_key(clip), []).append(clip)
+    for text, group in by_text.items():
+        held = {clip.speaker for clip in group if fraction_of("pair", seed, clip.speaker, text) < pair_fraction}
+        if held != {clip.speaker for clip in group}:  # at least one speaker says the text in train
+            split_of_id |= {clip.id: "test_pair" for clip in group if clip.speaker in held}
+    return [
+        clip if clip.split else dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker"))
+        for clip in clips
+    ]
+
+
+def _text_key(clip: Clip) -> str:
+    return normalise_text(clip.text) or f"clip {clip.id}"
+
+
+def _split_texts(
+    texts: Collection[str], seed: int, valid_fraction: float, test_fraction: float, train_texts: Collection[str]
+) -> dict[str, str]:
+    place = {text: fraction_of("text", seed, text) for text in texts}
+    movable = sorted((text for text in texts if text not in train_texts), key=place.__getitem__)
+    result = dict.fromkeys(texts, "train")
+    for text in movable:
+        if place[text] < test_fraction:
+            result[text] = "test"
+        elif place[text] < test_fraction + valid_fraction:
+            result[text] = "valid"
+    # A tiny corpus may draw an empty split; the nearest text fills it, as long as train keeps one.
+    for name, fraction in (("test", test_fraction), ("valid", valid_fraction)):
+        spare = [text for text in movable if result[text] == "train"]
+        if fraction > 0 and name not in result.values() and len(spare) > 1:
+            result[spare[0]] = name
+    return result
