@@ -1,0 +1,314 @@
+"""The run directory: what is on disk, who may write it, and how a run finds its way back after a crash.
+
+    config.json        what the run is (written by the caller through `write_json`)
+    status.json        state, step, attempt, host, pid, heartbeat; replaced atomically
+    lock               held by the one process that trains here
+    batch_hashes.txt   one digest per step
+    checkpoints/N/     Orbax v1, one directory per saved step, renamed into place when it is whole
+    bad_checkpoints/   what failed its check at a restore, kept for inspection
+
+In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint that is intact. Orbax
+restores a flipped byte and casts a wrong type without a word, so every checkpoint carries the shape, the type and the
+CRC-32 of each leaf, and restoring checks them. This is the only file that knows Orbax.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from genlab.config import GenlabError, digest
+
+# What a process that trains tells its caller. A scheduler retries EXIT_RESUME and no other.
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+EXIT_LOCKED = 4
+EXIT_RESUME = 75
+
+# flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
+REMOTE_ALIVE_S = 600.0
+
+
+Expect = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class LockedError(GenlabError):
+    """Another process trains in this run directory."""
+
+    exit_code = EXIT_LOCKED
+
+
+class CheckpointMismatch(GenlabError):
+    """The checkpoint is intact but belongs to another model, optimizer or run."""
+
+
+class Restored(NamedTuple):
+    """A checked checkpoint: `state` has the structure that was asked for."""
+
+    step: int
+    state: dict[str, Any]
+    meta: dict[str, Any]
+
+
+class _Damaged(Exception):
+    """The checkpoint cannot be trusted."""
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` so that a reader, or a restart after a crash, sees the old file or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the content of `path`, or None if it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
+    """Replace status.json; `state` is running, finished, interrupted, diverged or failed."""
+    beat = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
+
+
+@contextlib.contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; the kernel lets go when the process dies, however it dies.
+
+    Raises:
+        LockedError: if a process on this host holds it, or one on another host was alive `REMOTE_ALIVE_S` ago.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    status = read_json(run_dir / "status.json") or {}
+    age_s = time.time() - status.get("heartbeat", 0.0)
+    elsewhere = status.get("host") not in (None, socket.gethostname())
+    if status.get("state") == "running" and elsewhere and age_s < REMOTE_ALIVE_S:
+        raise LockedError(
+            f"{run_dir}: process {status.get('pid')} on {status['host']} trains here (heartbeat {age_s:.0f} s ago); "
+            f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
+        )
+    with open(run_dir / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LockedError(
+                f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def track_status(run_dir: Path, start: int, steps: int, every_s: float) -> Iterator[Callable[[int], None]]:
+    """Keep status.json true while a run trains; yields `beat(step)`, which writes at most every `every_s` seconds."""
+    attempt = (read_json(run_dir / "status.json") or {}).get("attempt", 0) + 1
+    step, written = start, time.monotonic()
+    write_status(run_dir, "running", start, steps=steps, attempt=attempt)
+
+    def beat(done: int) -> None:
+        nonlocal step, written
+        step = done
+        if time.monotonic() - written >= every_s:
+            write_status(run_dir, "running", done, steps=steps, attempt=attempt)
+            written = time.monotonic()
+
+    try:
+        yield beat
+    except BaseException as error:
+        state = getattr(error, "run_state", "failed")
+        write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
+        raise
+    write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
+
+
+class StopRequest:
+    """`requested` is empty until a signal comes, then its name."""
+
+    requested: str = ""
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts as it always did.
+
+    Only the main thread may set handlers; elsewhere signals keep their meaning.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: Any) -> None:
+        stop.requested = signal.Signals(number).name
+        restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+class HashLog:
+    """batch_hashes.txt: line n is the digest of the batch of step n. A restart cuts off what it will do again."""
+
+    LINE_BYTES = 17
+
+    def __init__(self, run_dir: Path, start_step: int):
+        self._file = open(run_dir / "batch_hashes.txt", "ab")
+        self._file.truncate(start_step * self.LINE_BYTES)
+
+    def append(self, digest: str) -> str:
+        """Add the 16 hex digits of one step and return them."""
+        self._file.write(f"{digest}\n".encode())
+        return digest
+
+    def flush(self) -> None:
+        """Make what was appended survive a kill."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+class CheckpointWriter:
+    """Saves in the background and keeps the newest `keep`. One per process and run directory, under `lock_run`."""
+
+    def __init__(self, run_dir: Path, keep: int):
+        decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            (run_dir / "checkpoints").absolute(),
+            save_decision_policy=decide.FixedIntervalPolicy(1),
+            preservation_policy=preserve.LatestN(keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Start to save `state` (named pytrees) as `step`; waits only for the copy to the host and for an earlier save.
+
+        The copy is ours because a CPU array may hand Orbax its own memory, which the next donated step overwrites.
+        """
+        state = {name: jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree) for name, tree in state.items()}
+        meta = {**meta, "step": step, "leaves": _describe(state, with_crc=True)}
+        self._checkpointer.save_checkpointables_async(
+            step,
+            {name: tree for name, tree in state.items() if jax.tree.leaves(tree)},
+            force=True,
+            custom_metadata={"meta": meta, "digest": digest(meta)},
+        )
+
+    def close(self) -> None:
+        """Wait for the last save and let go."""
+        self._checkpointer.close()
+
+
+def saved_steps(run_dir: Path) -> list[int]:
+    """Return the steps that have a checkpoint directory, oldest first; they may still fail their check."""
+    root = run_dir / "checkpoints"
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+
+
+def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Restored | None:
+    """Return the newest intact checkpoint, or None; each damaged one on the way is reported as a warning.
+
+    `expect` takes the meta of a checkpoint and returns what to read from it: named pytrees of `jax.ShapeDtypeStruct`.
+    With `move_damaged`, which needs the lock, what failed goes to bad_checkpoints/ so that its step can be saved again.
+
+    Raises:
+        CheckpointMismatch: if an intact checkpoint has other leaves, shapes or types than expected.
+    """
+    for step in reversed(saved_steps(run_dir)):
+        try:
+            return _restore(run_dir / "checkpoints" / str(step), step, expect)
+        except _Damaged as error:
+            warnings.warn(f"{run_dir}: checkpoint {step} is damaged ({error}); trying the one before", stacklevel=2)
+            if move_damaged:
+                bad = run_dir / "bad_checkpoints"
+                bad.mkdir(exist_ok=True)
+                (run_dir / "checkpoints" / str(step)).rename(bad / f"{step}-{time.time_ns()}")
+    return None
+
+
+def _restore(path: Path, step: int, expect: Expect) -> Restored:
+    meta = _read_meta(path, step)
+    abstract = expect(meta)
+    wanted = _describe(abstract, with_crc=False)
+    found = {name: leaf for name, leaf in meta["leaves"].items() if name.split("/", 1)[0] in abstract}
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in wanted or name not in found or wanted[name] != found[name][:2]:
+            raise CheckpointMismatch(
+                f"{path}: {name}: the checkpoint has {found.get(name, ['nothing'])[:2]}, this model needs "
+                f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another directory"
+            )
+    try:
+        state = ocp.load_checkpointables(
+            path.absolute(), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
+        )
+    except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
+        raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
+    state = {name: state.get(name, tree) for name, tree in abstract.items()}
+    for name, leaf in _describe(state, with_crc=True).items():
+        if leaf != found[name]:
+            raise _Damaged(f"{name}: content does not match its checksum")
+    return Restored(step, state, meta)
+
+
+def _read_meta(path: Path, step: int) -> dict[str, Any]:
+    try:
+        saved = ocp.checkpointables_metadata(path.absolute()).custom_metadata
+        meta, expected = saved["meta"], saved["digest"]
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error
+    if digest(meta) != expected or meta["step"] != step:
+        raise _Damaged("its metadata does not match its checksum")
+    return meta
+
+
+def _place(tree: Any) -> Any:
+    """Ask for the arrays on the default device, wherever the checkpoint was made."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+
+def _describe(state: dict[str, Any], *, with_crc: bool) -> dict[str, list[Any]]:
+    """Return path -> [type, shape] of every leaf, with its CRC-32 if asked."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
+        name = "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
+        described[name] = [str(leaf.dtype), list(leaf.shape)]
+        if with_crc:
+            described[name].append(zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
+    return described

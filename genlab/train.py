@@ -1,0 +1,259 @@
+"""The training loop of everything that has `loss`: codec, recogniser and every decoder.
+
+In: a function that builds the model, a `BatchSource`, an `OptimConfig`, a run directory. Out: the trained model and
+what the run cost. Called again on the same directory it goes on where it was, and a finished run returns at once.
+
+Step n reads batch n and folds n into its key, so a run that was interrupted, at any moment and however often, repeats
+no batch, draws no other noise, and ends with the same bits. The update is in train_step.py, the disk in checkpoint.py.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from flax import nnx
+
+from genlab import checkpoint
+from genlab.config import Config, GenlabError
+from genlab.data.batches import BatchSource, batch_digest, chain_digest
+from genlab.optim import OptimConfig
+from genlab.train_step import Build, State, create_state, make_update, split_model
+
+SAVED = ("params", "rest", "opt", "ema")
+
+
+class TrainSettings(Config):
+    """How a run is watched and saved. Nothing here changes the result, so nothing here enters the hash of a run."""
+
+    log_every: int = pydantic.Field(default=50, ge=1)
+    save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
+    save_every_steps: int | None = pydantic.Field(default=None, ge=1)
+    keep: int = pydantic.Field(default=2, ge=1)
+    heartbeat_s: float = pydantic.Field(default=10.0, gt=0)
+    profile_steps: int = pydantic.Field(default=0, ge=0)
+
+
+class RunResult(NamedTuple):
+    """A finished run. `model` holds the averaged parameters if the run kept an average; times sum over all attempts."""
+
+    steps: int
+    model: nnx.Module
+    wall_s: float
+    compile_s: float
+    data_wait_s: float
+    batch_hash: str
+    last_metrics: dict[str, float]
+
+
+class TrainingDiverged(GenlabError):
+    """The loss or its gradient became infinite or NaN."""
+
+    exit_code = checkpoint.EXIT_DIVERGED
+    run_state = "diverged"
+
+
+class TrainingInterrupted(GenlabError):
+    """A signal asked the run to stop; the state is saved and the same command goes on."""
+
+    exit_code = checkpoint.EXIT_RESUME
+    run_state = "interrupted"
+
+
+class _Run(NamedTuple):
+    """What stays the same from the first step to the last. `identity` is what a checkpoint must share to be ours."""
+
+    source: BatchSource
+    steps: int
+    settings: TrainSettings
+    run_dir: Path
+    identity: dict[str, Any]
+    writer: Any
+    progress: Any
+
+
+@dataclasses.dataclass
+class _Tally:
+    """What adds up over the steps and the attempts; saved with every checkpoint."""
+
+    wall_s: float = 0.0
+    compile_s: float = 0.0
+    data_wait_s: float = 0.0
+    batch_hash: str = ""
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def train(
+    build: Build,
+    source: BatchSource,
+    *,
+    steps: int,
+    optim: OptimConfig,
+    seed: int,
+    settings: TrainSettings,
+    run_dir: Path,
+    writer: Any = None,
+    progress: Any = None,
+) -> RunResult:
+    """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
+
+    The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
+    every `settings.log_every` steps; `progress` is a `genlab.progress.Progress`.
+
+    Raises:
+        TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
+        TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second signal kills.
+        LockedError: if another process trains in `run_dir`.
+        CheckpointMismatch: if `run_dir` holds another run.
+    """
+    if source.num_batches < steps:
+        raise GenlabError(f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it")
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    create = jax.jit(partial(create_state, build, optim, steps))
+    graphdef, abstract = jax.eval_shape(create, init_key)
+    first = source.batch_at(0)
+    identity = {"seed": seed, "steps": steps, "optim": optim.to_dict(), "first_batch": batch_digest(first)}
+    run = _Run(source, steps, settings, run_dir, identity, writer, progress)
+    with checkpoint.lock_run(run_dir):
+        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
+        if restored is None:
+            start, state, tally = 0, create(init_key)[1], _Tally()
+        else:
+            start, tally = restored.step, _Tally(**restored.meta["tally"])
+            state = {**restored.state, "step": jnp.int32(start), "first_bad_step": jnp.int32(-1)}
+        if start < steps:
+            with checkpoint.track_status(run_dir, start, steps, settings.heartbeat_s) as beat:
+                began = time.perf_counter()
+                update = make_update(graphdef, optim, steps).lower(state, first.args, step_key).compile()
+                tally.compile_s += time.perf_counter() - began
+                state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
+    model = nnx.merge(graphdef, state["ema"] or state["params"], state["rest"])
+    return RunResult(steps, model, tally.wall_s, tally.compile_s, tally.data_wait_s, tally.batch_hash, tally.metrics)
+
+
+def load_trained(build: Build, run_dir: Path, use_ema: bool = True) -> nnx.Module:
+    """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if the run kept them.
+
+    Raises:
+        GenlabError: if there is no intact checkpoint.
+        CheckpointMismatch: if `build` makes another model than the one saved.
+    """
+    graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
+
+    def expect(meta: dict[str, Any]) -> dict[str, Any]:
+        averaged = use_ema and meta["identity"]["optim"]["ema_decay"] is not None
+        return {"ema" if averaged else "params": params, "rest": rest}
+
+    restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
+    if restored is None:
+        raise GenlabError(f"{run_dir}: no intact checkpoint; train first, or name another run directory")
+    return nnx.merge(graphdef, restored.state.get("ema", restored.state.get("params")), restored.state["rest"])
+
+
+def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
+    """Return what to read from a checkpoint, after making sure that it belongs to this run."""
+    for field, ours in run.identity.items():
+        theirs = meta["identity"][field]
+        if theirs != ours:
+            raise checkpoint.CheckpointMismatch(
+                f"{run.run_dir}: this run has {field}={ours}, its checkpoint {field}={theirs}; "
+                "use the settings and the data it was started with, or another directory"
+            )
+    return {name: abstract[name] for name in SAVED}
+
+
+def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):
+    """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
+    settings, metrics, began = run.settings, None, time.perf_counter()
+    saved_at, logged = began, (start, tally.wall_s, tally.data_wait_s)
+    task = run.progress.stage(run.run_dir.name, run.steps, done=start) if run.progress else None
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(checkpoint.stop_on_signal())
+        saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
+        hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start)))
+        batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
+        profile = stack.enter_context(_profiler(run))
+        for done in range(start + 1, run.steps + 1):
+            asked = time.perf_counter()
+            batch = next(batches)
+            # The device stood idle for want of data only if the step in flight is over by now.
+            if metrics is None or metrics["loss"].is_ready():
+                tally.data_wait_s += time.perf_counter() - asked
+            in_flight = metrics
+            state, metrics = update(state, jax.device_put(batch.args))
+            tally.batch_hash = chain_digest(tally.batch_hash, hashes.append(batch_digest(batch)))
+            jax.block_until_ready(in_flight)
+
+            stopping, is_last = stop.requested, done == run.steps
+            is_logging = is_last or done % settings.log_every == 0
+            is_saving = is_last or bool(stopping) or _is_save_due(settings, done, time.perf_counter() - saved_at)
+            if is_logging or is_saving:
+                tally.metrics = _fetch(run, state, metrics)
+            now = time.perf_counter()
+            tally.wall_s, began = tally.wall_s + now - began, now
+            if is_logging:
+                logged = _log(run, tally, done, logged)
+            if is_saving:
+                hashes.flush()
+                meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
+                saver.save(done, {name: state[name] for name in SAVED}, meta)
+                saved_at = time.perf_counter()
+            beat(done)
+            profile(done - start)
+            if run.progress:
+                run.progress.update(task, done=done, **{key: tally.metrics[key] for key in ("loss",) if tally.metrics})
+            if stopping and not is_last:
+                where = f"{run.run_dir}: {stopping}: saved after step {done} of {run.steps}"
+                raise TrainingInterrupted(f"{where}; the same command goes on from there")
+    if run.progress:
+        run.progress.finish(task)
+    return state
+
+
+def _is_save_due(settings: TrainSettings, done: int, age_s: float) -> bool:
+    by_time = settings.save_every_s is not None and age_s >= settings.save_every_s
+    return by_time or (settings.save_every_steps is not None and done % settings.save_every_steps == 0)
+
+
+def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the metrics of the last step as numbers, unless some step so far went wrong."""
+    bad = int(state["first_bad_step"])
+    if bad >= 0:
+        clips = np.asarray(run.source.batch_at(bad).clip_ids).tolist()
+        raise TrainingDiverged(
+            f"{run.run_dir}: step {bad}: loss or gradient is not finite; clips {clips}; nothing after it was saved; "
+            "look at these clips, or lower optim.peak_lr or optim.clip_norm"
+        )
+    return {name: float(value) for name, value in jax.device_get(metrics).items()}
+
+
+def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, float, float]) -> tuple[int, float, float]:
+    """Write the metrics and the speed since the last call."""
+    steps, wall_s, wait_s = done - last[0], tally.wall_s - last[1], tally.data_wait_s - last[2]
+    if run.writer:
+        speed = {"steps_per_s": steps / wall_s, "data_wait_fraction": wait_s / wall_s}
+        run.writer.scalars(done, {**tally.metrics, **speed})
+    return done, tally.wall_s, tally.data_wait_s
+
+
+@contextlib.contextmanager
+def _profiler(run: _Run) -> Iterator[Callable[[int], None]]:
+    """Yield a function of the steps made that traces `profile_steps` of them into profile/, past the first five."""
+    first, steps = 5, run.settings.profile_steps
+    tracing = contextlib.ExitStack()
+
+    def profile(made: int) -> None:
+        if steps and made == first:
+            tracing.enter_context(jax.profiler.trace(str(run.run_dir / "profile")))
+        elif made == first + steps:
+            tracing.close()
+
+    with tracing:
+        yield profile
