@@ -1,0 +1,252 @@
+"""What a run shows in TensorBoard, and the only file that knows tag names.
+
+In: scalars, waves, pictures, text. Out: one event file per attempt, written with TensorBoard's own protocol buffers (no
+TensorFlow, no torch). Every arm uses the same tags, so TensorBoard lays the arms of a comparison side by side. Two
+exceptions are deliberate: a training loss carries its family and unit, because losses of different families do not
+belong on one chart, and audio is stored as int16 exactly as sampled, because a gain per clip would hide differences.
+
+    samples/prompt03  reference/prompt03  codec_floor_codes/prompt03  codec_floor_latents/prompt03   audio
+    mel/samples/prompt03 ...                                                                         pictures of them
+    train/...  valid/...  cost/...  score/...                                                        scalars
+"""
+
+import io
+import json
+import os
+import secrets
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+import soundfile
+from jaxtyping import Float
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+from tensorboard.plugins.audio import metadata as audio_metadata
+from tensorboard.plugins.hparams import summary_v2 as hparams_summary
+from tensorboard.plugins.image import metadata as image_metadata
+from tensorboard.plugins.text import metadata as text_metadata
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.util.tensor_util import make_tensor_proto
+
+from genlab.config import GenlabError
+from genlab.data.audio import to_int16
+
+SCALAR_GROUPS = ("train", "valid", "cost", "score")
+AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents")
+Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents"]
+
+_LOSS_NAMES = {
+    "ar": "loss_ar_nats_per_code",
+    "masked": "loss_masked_nats_per_hidden_code",
+    "diffusion": "loss_flow_mse",
+    "codec": "loss_codec_weighted",
+    "recogniser": "loss_ctc_nats_per_symbol",
+}
+
+
+def loss_tag(family: str, group: Literal["train", "valid"] = "train") -> str:
+    """Return the tag of a family's loss; it names the unit, so no chart mixes two families.
+
+    Raises:
+        GenlabError: if the family is unknown, so that a new one has to choose a unit.
+    """
+    if family not in _LOSS_NAMES:
+        raise GenlabError(f"family {family!r}: no loss tag; expected one of {', '.join(_LOSS_NAMES)}")
+    return f"{group}/{_LOSS_NAMES[family]}"
+
+
+def prompt_tag(kind: Kind, prompt: int) -> str:
+    """Return the audio tag of prompt number `prompt`, the same in every arm and run."""
+    if kind not in AUDIO_KINDS:
+        raise GenlabError(f"audio kind {kind!r}: expected one of {', '.join(AUDIO_KINDS)}")
+    return f"{kind}/prompt{prompt:02}"
+
+
+def mel_tag(audio_tag: str) -> str:
+    """Return the picture's tag that belongs to an audio tag."""
+    return f"mel/{audio_tag}"
+
+
+def tensorboard_command(log_dir: Path | str) -> str:
+    """Return the shell command that opens `log_dir` and shows every clip rather than TensorBoard's default of ten."""
+    return f"tensorboard --logdir {shlex.quote(str(log_dir))} --samples_per_plugin=audio=100,images=100"
+
+
+class ClipNote(NamedTuple):
+    """What a listener has to know about one clip. Real and resynthesised audio has no seed, calls or guidance."""
+
+    text: str
+    speaker: str
+    seed: int | None = None
+    network_calls: int | None = None
+    guidance: float | None = None
+    sampler: str = ""
+
+    def markdown(self) -> str:
+        """Return the note as a markdown list, with the corpus text kept from acting as markup."""
+        rows = {
+            "text": self.text,
+            "speaker": self.speaker,
+            "seed": self.seed,
+            "network calls": self.network_calls,
+            "guidance": self.guidance,
+            "sampler": self.sampler or None,
+        }
+        return "\n".join(f"- **{name}**: {_plain(str(value))}" for name, value in rows.items() if value is not None)
+
+
+class RunWriter:
+    """Writes one attempt of one run. Close it, or use it as a context manager.
+
+    Args:
+        log_dir: the run's directory of event files; attempts share it.
+        resume_step: the step this attempt goes on from (0: from the start). TensorBoard then forgets what earlier
+            attempts wrote after that step, so a run killed and started again shows one curve.
+        attempt: a suffix of the file name. TensorBoard names files by the second, and two writers within one would
+            overwrite each other; the default is unique.
+    """
+
+    def __init__(self, log_dir: Path | str, *, resume_step: int = 0, attempt: str | None = None):
+        self.log_dir = Path(log_dir)
+        is_continued = any(self.log_dir.glob("*tfevents*"))
+        suffix = attempt or f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._writer = EventFileWriter(str(self.log_dir), flush_secs=10, filename_suffix=f".{suffix}")
+        self._is_open = True
+        if is_continued:
+            purge_step = resume_step + 1 if resume_step else 0
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write numbers at a step; every tag begins with one of `SCALAR_GROUPS`.
+
+        Raises:
+            GenlabError: for a tag outside the groups, or a bare `train/loss` that would mix families.
+        """
+        for tag in values:
+            group, _, name = tag.partition("/")
+            if group not in SCALAR_GROUPS or not name:
+                raise GenlabError(f"tag {tag!r}: expected GROUP/NAME with a group of {', '.join(SCALAR_GROUPS)}")
+            if group in ("train", "valid") and name == "loss":
+                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; use loss_tag(family)")
+        self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+
+    def scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the `scores` of one arm of results.json as `score/NAME`; a score without a value is left out."""
+        values = {f"score/{name}": score["value"] for name, score in scores.items()}
+        self.scalars(step, {tag: value for tag, value in values.items() if value is not None})
+
+    def audio(
+        self,
+        tag: str,
+        waves: Sequence[Float[np.ndarray, "s"]],
+        sample_rate_hz: int,
+        descriptions: Sequence[str],
+        step: int = 0,
+    ) -> None:
+        """Write clips under one tag, shown as sample 1, 2, ...; see `prompt_tag`.
+
+        Args:
+            tag: where TensorBoard shows them.
+            waves: mono clips in [-1, 1]; louder samples clip, nothing is normalised.
+            sample_rate_hz: of every clip.
+            descriptions: markdown, one per clip, see `ClipNote`. TensorBoard keeps the first one of a tag, so they must
+                hold nothing that changes with the step.
+            step: the training step the clips were sampled at.
+        """
+        if len(descriptions) != len(waves):
+            raise GenlabError(f"{tag}: {len(waves)} clips but {len(descriptions)} descriptions; expected one per clip")
+        notes = (
+            descriptions[0]
+            if len(waves) == 1
+            else "\n\n".join(f"Sample {number}\n\n{note}" for number, note in enumerate(descriptions, start=1))
+        )
+        # The second version of the audio event: the first loses its description on the way through the server.
+        pairs = [[_wav_bytes(wave, sample_rate_hz), b""] for wave in waves]
+        metadata = audio_metadata.create_summary_metadata(
+            display_name=None, description=notes, encoding=audio_metadata.Encoding.Value("WAV")
+        )
+        self._add_strings(step, tag, np.array(pairs, dtype=object).reshape(len(pairs), 2), metadata)
+
+    def picture(self, tag: str, png: bytes, step: int = 0, description: str = "") -> None:
+        """Write one PNG picture, for example a log-mel picture under `mel_tag`."""
+        width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))  # the header chunk
+        metadata = image_metadata.create_summary_metadata(display_name=None, description=description)
+        strings = np.array([str(width).encode(), str(height).encode(), png], dtype=object)
+        self._add_strings(step, tag, strings, metadata)
+
+    def text(self, tag: str, markdown: str, step: int = 0) -> None:
+        """Write markdown text."""
+        metadata = text_metadata.create_summary_metadata(display_name=None, description="")
+        self._add_strings(step, tag, np.array([markdown.encode()], dtype=object), metadata)
+
+    def hparams(self, values: Mapping[str, Any], *, run_id: str) -> None:
+        """Write the row of this run in the HParams table.
+
+        It goes into the run's own event file: a writer of its own would show as a second run without metrics. No table
+        head is written: TensorBoard would take the head of one arm for all, while without it it gathers the columns of
+        every arm and marks those that differ.
+
+        Args:
+            values: a config as nested JSON; it is flattened to dotted names.
+            run_id: the name of the row, the same for every attempt.
+        """
+        row = hparams_summary.hparams_pb(dict(_flatten(values)), trial_id=run_id)
+        self._write(0, Summary.FromString(row.SerializeToString()))
+
+    def flush(self) -> None:
+        """Wait until everything written so far is in the file; call it with every checkpoint."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is pending and close the file; closing twice is allowed."""
+        if self._is_open:
+            self._is_open = False
+            self._writer.close()
+
+    def _add(self, step: int, values: Sequence[Summary.Value]) -> None:
+        self._write(int(step), Summary(value=values))
+
+    def _write(self, step: int, summary: Summary) -> None:
+        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _add_strings(self, step: int, tag: str, strings: np.ndarray, metadata: SummaryMetadata) -> None:
+        self._add(step, [Summary.Value(tag=tag, tensor=make_tensor_proto(strings), metadata=metadata)])
+
+
+def _wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_int16(wave), sample_rate_hz, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _plain(text: str) -> str:
+    """Escape `text` for markdown and HTML, and join its lines."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|" else letter for letter in " ".join(text.split()))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, bool | float | str]]:
+    """Return dotted names with the value types the HParams table knows; anything else becomes JSON text."""
+    flat: list[tuple[str, bool | float | str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.extend(_flatten(value, f"{prefix}{name}."))
+        elif isinstance(value, bool | int | float | str):
+            flat.append((prefix + name, value))
+        elif value is not None:
+            flat.append((prefix + name, json.dumps(value, default=str)))
+    return flat

@@ -1,0 +1,189 @@
+"""Everything written must come back: from the event files and from a live TensorBoard server."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import pytest
+import soundfile
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+
+from genlab.config import GenlabError
+from genlab.figures import mel_png
+from genlab.tensorboard import ClipNote, RunWriter, loss_tag, mel_tag, prompt_tag, tensorboard_command
+
+RATE_HZ = 16_000
+NOTE = ClipNote("set *the* <script>red</script> lamp", "s3", 7, 128, 2.0, "temperature 0.9")
+
+
+def sine(frequency_hz: float = 440.0, seconds: float = 0.5, level: float = 0.25) -> np.ndarray:
+    return (level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)).astype(np.float32)
+
+
+def read(log_dir) -> EventAccumulator:
+    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
+    wave, tag = sine(), prompt_tag("samples", 3)
+    png = mel_png(wave, RATE_HZ)
+    with RunWriter(tmp_path) as writer:
+        writer.hparams(
+            {"decoder": {"kind": "ar", "width": 64}, "ema": True, "none": None, "grid": [1, 2]}, run_id="run-1"
+        )
+        writer.scalars(5, {loss_tag("ar"): 3.5, "cost/train_flops": 1e12, "valid/nan_kept": float("nan")})
+        writer.scores(5, {"content_error": {"value": 0.25}, "bits_per_s": {"value": None}})
+        writer.audio(tag, [wave, sine(220)], RATE_HZ, [NOTE.markdown(), "second"], step=5)
+        writer.picture(mel_tag(tag), png, step=5, description="a mel")
+        writer.text("about/run", "**hello**")
+    events = read(tmp_path)
+
+    assert [(point.step, point.value) for point in events.Scalars("train/loss_ar_nats_per_code")] == [(5, 3.5)]
+    assert events.Scalars("score/content_error")[0].value == 0.25
+    assert np.isnan(events.Scalars("valid/nan_kept")[0].value)
+    assert "score/bits_per_s" not in events.Tags()["scalars"]
+
+    pairs = np.array(events.Tensors("samples/prompt03")[0].tensor_proto.string_val, dtype=object).reshape(2, 2)
+    for (wav, label), written in zip(pairs, (wave, sine(220))):
+        heard, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
+        assert (rate_hz, label) == (RATE_HZ, b"")
+        np.testing.assert_allclose(heard, written, atol=1 / 32768)  # exactly as sampled: no gain per clip
+    description = events.SummaryMetadata("samples/prompt03").summary_description
+    assert "- **network calls**: 128" in description and "- **guidance**: 2\\.0" in description
+
+    width, height, stored = events.Tensors("mel/samples/prompt03")[0].tensor_proto.string_val
+    assert (width, height, stored) == (b"640", b"320", png)
+    assert events.Tensors("about/run")[0].tensor_proto.string_val == [b"**hello**"]
+
+    content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
+    row = hparams_metadata.parse_session_start_info_plugin_data(content)
+    assert row.group_name == "run-1"
+    assert set(row.hparams) == {"decoder.kind", "decoder.width", "ema", "grid"}
+    assert row.hparams["decoder.width"].number_value == 64 and row.hparams["grid"].string_value == "[1, 2]"
+
+
+def test_loud_or_broken_samples_clip_instead_of_wrapping(tmp_path):
+    wave = np.array([0.0, 1.5, -1.5, 0.5], np.float32)
+    with RunWriter(tmp_path) as writer:
+        writer.audio("samples/prompt00", [wave], RATE_HZ, [""])
+    wav = read(tmp_path).Tensors("samples/prompt00")[0].tensor_proto.string_val[0]
+    heard, _ = soundfile.read(io.BytesIO(wav), dtype="float32")
+    np.testing.assert_allclose(heard, [0.0, 1.0, -1.0, 0.5], atol=2 / 32768)
+
+
+def test_losses_of_two_families_never_share_a_tag(tmp_path):
+    tags = [loss_tag(family) for family in ("ar", "masked", "diffusion", "codec", "recogniser")]
+    assert len(set(tags)) == len(tags)
+    assert loss_tag("ar", "valid") == "valid/loss_ar_nats_per_code"
+    with pytest.raises(GenlabError, match="no loss tag"):
+        loss_tag("gan")
+    with RunWriter(tmp_path) as writer:
+        with pytest.raises(GenlabError, match="share no chart"):
+            writer.scalars(0, {"train/loss": 1.0})
+        with pytest.raises(GenlabError, match="expected GROUP/NAME"):
+            writer.scalars(0, {"speed": 1.0})
+        with pytest.raises(GenlabError, match="one per clip"):
+            writer.audio("samples/prompt00", [sine()], RATE_HZ, [])
+    with pytest.raises(GenlabError, match="audio kind"):
+        prompt_tag("sample", 0)  # type: ignore[arg-type]
+
+
+def test_a_resumed_attempt_hides_the_steps_it_repeats(tmp_path):
+    with RunWriter(tmp_path, attempt="a") as writer:
+        for step in range(10):
+            writer.scalars(step, {"train/grad_norm": 1.0})
+    with RunWriter(tmp_path, resume_step=5, attempt="b") as writer:
+        for step in range(6, 12):
+            writer.scalars(step, {"train/grad_norm": 2.0})
+    assert len(list(tmp_path.iterdir())) == 2  # written within one second, yet two files
+    points = read(tmp_path).Scalars("train/grad_norm")
+    assert [(point.step, point.value) for point in points] == [(s, 1.0) for s in range(6)] + [
+        (s, 2.0) for s in range(6, 12)
+    ]
+
+
+def test_an_attempt_from_the_start_hides_all_of_the_one_before(tmp_path):
+    for value in (1.0, 2.0):
+        with RunWriter(tmp_path) as writer:
+            writer.scalars(0, {"train/grad_norm": value})
+    assert [point.value for point in read(tmp_path).Scalars("train/grad_norm")] == [2.0]
+
+
+def test_flush_leaves_nothing_in_memory(tmp_path):
+    writer = RunWriter(tmp_path)
+    writer.scalars(1, {"train/grad_norm": 1.0})
+    writer.flush()
+    assert read(tmp_path).Scalars("train/grad_norm")[0].step == 1
+    writer.close()
+    writer.close()
+
+
+def test_the_command_quotes_the_directory_and_shows_every_clip():
+    command = tensorboard_command("runs/my run; rm x")
+    assert command.startswith("tensorboard --logdir 'runs/my run; rm x' ") and "audio=100" in command
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Start TensorBoard on a free port over two arms with the same tags; yield a function that fetches from it."""
+    for arm in ("ar", "masked"):
+        with RunWriter(tmp_path / arm) as writer:
+            writer.audio(prompt_tag("samples", 3), [sine()], RATE_HZ, [NOTE.markdown()], step=5)
+            writer.scalars(5, {loss_tag(arm): 1.0, "score/content_error": 0.5})
+            writer.hparams({"decoder": {"kind": arm}}, run_id=arm)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", str(port)]
+    options = ["--host", "127.0.0.1", "--samples_per_plugin=audio=100,images=100"]
+    process = subprocess.Popen(
+        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    base = f"http://127.0.0.1:{port}/"
+
+    def fetch(path: str, body: dict | None = None) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(base + path, data=data, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            return reply.read()
+
+    try:
+        yield fetch
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the data server is a child in the same group
+        process.wait(timeout=10)
+
+
+def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
+    deadline_s, tags = time.monotonic() + 60, {}
+    while time.monotonic() < deadline_s and len(tags) < 2:
+        try:
+            tags = json.loads(server("data/plugin/audio/tags"))
+        except OSError:
+            pass
+        time.sleep(0.3)
+    assert {arm: list(found) for arm, found in tags.items()} == {a: ["samples/prompt03"] for a in ("ar", "masked")}
+    description = tags["ar"]["samples/prompt03"]["description"]
+    assert "<strong>network calls</strong>: 128" in description
+    assert "<script>" not in description and "set *the* &lt;script&gt;" in description
+
+    query = urllib.parse.urlencode({"run": "masked", "tag": "samples/prompt03", "sample": 0})
+    (clip,) = json.loads(server(f"data/plugin/audio/audio?{query}"))
+    assert clip["step"] == 5
+    heard, _ = soundfile.read(io.BytesIO(server(f"data/plugin/audio/individualAudio?{clip['query']}")), dtype="float32")
+    np.testing.assert_allclose(heard, sine(), atol=1 / 32768)
+
+    table = json.loads(server("data/plugin/hparams/experiment", {"experimentName": "any"}))
+    assert [(column["name"], column["differs"]) for column in table["hparamInfos"]] == [("decoder.kind", True)]
+    assert "score/content_error" in {metric["name"]["tag"] for metric in table["metricInfos"]}
