@@ -7,16 +7,32 @@ changed setting or a changed source file makes another corpus and never mixes wi
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
-from genlab.config import digest
-from genlab.data.embedded import RECIPE_VERSION, Embedded, build_embedded
-from genlab.data.manifest import MANIFEST_NAME, Manifest
+from pydantic import Field
 
-Progress = Callable[[str, int, int], None]
-Corpus = Embedded
+from genlab.config import GenlabError, digest
+from genlab.data import embedded, folder
+from genlab.data.embedded import Embedded, build_embedded
+from genlab.data.folder import Folder, ImportConfig, ImportReport, Listing, import_files, list_folder
+from genlab.data.layouts import (
+    FSDD,
+    VCTK,
+    LibriSpeech,
+    LJSpeech,
+    list_fsdd,
+    list_librispeech,
+    list_ljspeech,
+    list_vctk,
+)
+from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
+from genlab.data.shards import Progress
+
+Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD, Field(discriminator="kind")]
 
 CACHE_VARIABLE = "GENLAB_CACHE"
 
@@ -27,7 +43,7 @@ def cache_root() -> Path:
 
 
 def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progress | None = None) -> Manifest:
-    """Return the manifest of the corpus, building what is missing.
+    """Return the manifest of the corpus, building what is missing; unusable files are summed up on standard error.
 
     Args:
         config: any member of `Corpus`.
@@ -35,28 +51,69 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
         progress: called with a stage name, the number of things done, and their total.
 
     Raises:
-        GenlabError: if the corpus cannot be built.
+        GenlabError: if the corpus cannot be built, or a file is unusable and the config says `strict`.
     """
     cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
-    final = cache_dir / f"{config.kind}-{corpus_key(config)}"
-    if (final / MANIFEST_NAME).exists():
-        return Manifest.load(final)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with _only_builder(cache_dir / f".{final.name}.lock"):
-        if (final / MANIFEST_NAME).exists():  # another process built it while this one waited
-            return Manifest.load(final)
-        partial = cache_dir / f"{final.name}.partial"
-        partial.mkdir(exist_ok=True)
-        manifest = Manifest(build_embedded(config, partial, progress), partial)
-        manifest.save(partial)
-        shutil.rmtree(partial / "shards", ignore_errors=True)
-        os.replace(partial, final)
+    listing = None if isinstance(config, Embedded) else _list_files(config)
+    final = cache_dir / f"{config.kind}-{_corpus_key(config, listing)}"
+    if not (final / MANIFEST_NAME).exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with _only_builder(cache_dir / f".{final.name}.lock"):
+            if not (final / MANIFEST_NAME).exists():  # another process may have built it while this one waited
+                _build(config, listing, cache_dir / f"{final.name}.partial", final, progress)
+    report = ImportReport.load(final)
+    if report is not None and report.skipped:
+        if isinstance(config, ImportConfig) and config.strict:
+            raise GenlabError(f"corpus {config.path!r}: refused because strict=true; {report.summary()}")
+        print(f"corpus {final.name}: {report.summary()}\n  full report: {final / folder.REPORT_NAME}", file=sys.stderr)
     return Manifest.load(final)
 
 
-def corpus_key(config: Corpus) -> str:
-    """Return 10 hex digits that change with anything that could change the built corpus."""
-    return digest({"config": config.to_dict(), "recipe": RECIPE_VERSION})
+def _build(config: Corpus, listing: Listing | None, partial: Path, final: Path, progress: Progress | None) -> None:
+    partial.mkdir(exist_ok=True)
+    clips: list[Clip]
+    if isinstance(config, Embedded):
+        clips = build_embedded(config, partial, progress)
+    else:
+        assert listing is not None
+        clips, report = import_files(config, listing, partial, progress)
+        report.save(partial)
+    Manifest(clips, partial).save(partial)
+    shutil.rmtree(partial / "shards")
+    if final.exists():  # a directory without a manifest is nothing that was ever finished
+        shutil.rmtree(final)
+    os.replace(partial, final)
+
+
+def _list_files(config: ImportConfig) -> Listing:
+    if isinstance(config, Folder):
+        return list_folder(config)
+    if isinstance(config, LibriSpeech):
+        return list_librispeech(config)
+    if isinstance(config, LJSpeech):
+        return list_ljspeech(config)
+    if isinstance(config, VCTK):
+        return list_vctk(config)
+    assert isinstance(config, FSDD)
+    return list_fsdd(config)
+
+
+def _corpus_key(config: Corpus, listing: Listing | None) -> str:
+    if listing is None:
+        return digest({"config": config.to_dict(), "version": embedded.RECIPE_VERSION})
+    # Neither where the corpus lies nor `strict` changes what is built; the files do.
+    assert isinstance(config, ImportConfig)
+    settings = {key: value for key, value in config.to_dict().items() if key not in {"path", "strict"}}
+    rows = [[*row, _file_state(Path(config.path).expanduser() / row.path)] for row in listing.rows]
+    return digest({"config": settings, "version": folder.IMPORT_VERSION, "rows": rows, "skipped": listing.skipped})
+
+
+def _file_state(path: Path) -> list[int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns]
 
 
 @contextmanager

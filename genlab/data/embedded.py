@@ -13,11 +13,10 @@ The plan follows from the seed alone, without the network, so every machine gets
 shards; an interrupted build keeps its finished shards.
 """
 
+import dataclasses
 import json
 import math
 import threading
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,7 +29,8 @@ from pydantic import Field
 from genlab.config import Config, GenlabError
 from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
-from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of, write_atomically
+from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of
+from genlab.data.shards import Progress, run_shards
 
 RECIPE_VERSION = 1  # part of the cache key: raise it when the rendering changes
 LICENCE = "Apache-2.0"
@@ -40,8 +40,6 @@ FINAL_CONTOURS_ST = (-4.0, 0.0, 7.0)
 GAINS = (0.35, 0.7)
 CONTOUR_FRAMES = 24
 UTTERANCES_PER_SHARD = 16
-
-Progress = Callable[[str, int, int], None]
 
 
 class Voice(NamedTuple):
@@ -121,40 +119,20 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
 def build_embedded(config: Embedded, directory: Path, progress: Progress | None = None) -> list[Clip]:
     """Render the corpus into `directory`, going on where an interrupted build stopped, and return its clips."""
     utterances = plan_utterances(config)
-    shards = [utterances[i : i + UTTERANCES_PER_SHARD] for i in range(0, len(utterances), UTTERANCES_PER_SHARD)]
-    for name in ("audio", "f0", "shards"):
+    for name in ("audio", "f0"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    done = {number for number in range(len(shards)) if _shard_path(directory, number).exists()}
-    total = len(utterances)
-    finished = sum(len(shards[number]) for number in done)
-    stop = threading.Event()
-    # Threads, not processes: onnxruntime, numpy, soxr and libsndfile release the GIL, and no start method can go wrong.
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = {
-            pool.submit(_render_shard, shard, directory, number, config.seed, stop): len(shard)
-            for number, shard in enumerate(shards)
-            if number not in done
-        }
-        try:
-            pending = set(jobs)
-            while pending:
-                if progress:
-                    progress("render corpus", finished, total)
-                ready, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for job in ready:
-                    job.result()
-                    finished += jobs[job]
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
-    if progress:
-        progress("render corpus", total, total)
-    rendered: dict[str, int] = {}
-    for number in range(len(shards)):
-        rendered |= json.loads(_shard_path(directory, number).read_text(encoding="utf-8"))
+    lengths = run_shards(
+        utterances,
+        lambda utterance: _render_utterance(utterance, directory, config.seed),
+        directory / "shards",
+        items_per_shard=UTTERANCES_PER_SHARD,
+        stage="render corpus",
+        progress=progress,
+    )
     return [
-        clip.__class__(**{**clip.__dict__, "num_samples": rendered[clip.id]}) for u in utterances for clip in u.clips
+        dataclasses.replace(clip, num_samples=num_samples)
+        for utterance, counts in zip(utterances, lengths)
+        for clip, num_samples in zip(utterance.clips, counts)
     ]
 
 
@@ -202,22 +180,15 @@ def _pick(options: tuple[float, ...], *key: object) -> float:
     return options[int(fraction_of(*key) * len(options))]
 
 
-def _shard_path(directory: Path, number: int) -> Path:
-    return directory / "shards" / f"{number:05d}.json"
-
-
-def _render_shard(shard: list[Utterance], directory: Path, number: int, seed: int, stop: threading.Event) -> None:
-    lengths: dict[str, int] = {}
-    for utterance in shard:
-        if stop.is_set():
-            return
-        parts = predict_parts(utterance.text, utterance.rate)
-        for clip in utterance.clips:
-            wave, f0_hz = render_clip(parts, clip, seed)
-            write_flac(directory / clip.path, wave)
-            np.save(directory / str(clip.f0_path), f0_hz)
-            lengths[clip.id] = len(wave)
-    write_atomically(_shard_path(directory, number), json.dumps(lengths, sort_keys=True))
+def _render_utterance(utterance: Utterance, directory: Path, seed: int) -> list[int]:
+    parts = predict_parts(utterance.text, utterance.rate)
+    lengths = []
+    for clip in utterance.clips:
+        wave, f0_hz = render_clip(parts, clip, seed)
+        write_flac(directory / clip.path, wave)
+        np.save(directory / str(clip.f0_path), f0_hz)
+        lengths.append(len(wave))
+    return lengths
 
 
 class Parts(NamedTuple):

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -161,7 +162,7 @@ def assign_splits(
     held_out_speakers: Collection[str] = (),
     train_texts: Collection[str] = (),
 ) -> list[Clip]:
-    """Return `clips` with `split` set; a clip that already has one keeps it.
+    """Return `clips` with `split` set; a clip that already has one keeps it, unless its speaker is held out.
 
     "test" and "valid" hold texts that "train" lacks (a clip without text stands for itself). "test_pair" holds texts
     and speakers that "train" has, but never together. "test_speaker" holds every clip of `held_out_speakers`.
@@ -176,29 +177,32 @@ def assign_splits(
         raise GenlabError(f"held_out_speakers: no speaker {unknown[0]!r} in this corpus, expected some of {known}")
     free = [clip for clip in clips if not clip.split and clip.speaker not in held_out_speakers]
     split_of_text = _split_texts(
-        {_text_key(clip) for clip in free},
+        {text_key(clip) for clip in free},
         seed,
         valid_fraction,
         test_fraction,
         {normalise_text(text) for text in train_texts},
     )
-    split_of_id = {clip.id: split_of_text[_text_key(clip)] for clip in free}
+    split_of_id = {clip.id: split_of_text[text_key(clip)] for clip in free}
     by_text: dict[str, list[Clip]] = {}
     for clip in free:
         if split_of_id[clip.id] == "train":
-            by_text.setdefault(_text_key(clip), []).append(clip)
+            by_text.setdefault(text_key(clip), []).append(clip)
     for text, group in by_text.items():
         held = {clip.speaker for clip in group if fraction_of("pair", seed, clip.speaker, text) < pair_fraction}
         if held != {clip.speaker for clip in group}:  # at least one speaker says the text in train
             split_of_id |= {clip.id: "test_pair" for clip in group if clip.speaker in held}
-    return [
-        clip if clip.split else dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker"))
-        for clip in clips
-    ]
+    # What is neither given nor drawn belongs to a held-out speaker.
+    given = {clip.id: clip.split for clip in clips if clip.split and clip.speaker not in held_out_speakers}
+    split_of_id = given | split_of_id
+    return [dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker")) for clip in clips]
 
 
-def _text_key(clip: Clip) -> str:
-    return normalise_text(clip.text) or f"clip {clip.id}"
+def text_key(clip: Clip) -> str:
+    """Return what splits are drawn by: the text without case and punctuation, or the clip itself if it has none."""
+    # Other scripts vanish in the symbol alphabet, and then all their texts would look the same.
+    words = normalise_text(clip.text) if clip.text.isascii() else " ".join(re.findall(r"\w+", clip.text.casefold()))
+    return words or f"clip {clip.id}"
 
 
 def _split_texts(

@@ -11,7 +11,6 @@ it never saw.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import grain
 import numpy as np
@@ -39,13 +38,6 @@ class AugmentConfig(Config):
     noise_probability: float = Field(default=0.2, ge=0.0, le=1.0)
     min_snr_db: float = 15.0
     max_snr_db: float = 40.0
-
-
-class WaveExample(NamedTuple):
-    """A crop, its count of real samples (the rest is zero padding), and the number of the clip it came from."""
-
-    args: tuple[Float[np.ndarray, "s"], Int[np.ndarray, ""]]
-    clip_index: Int[np.ndarray, ""]
 
 
 class ClipBank:
@@ -91,7 +83,7 @@ def wave_dataset(
     for number, group in enumerate(groups):
         # A clip stands once per crop it could fill, so every second of audio is seen equally often.
         crops_per_clip = np.maximum(1, np.ceil(bank.num_samples[group] / crop_samples)).astype(np.int64)
-        slots = np.repeat(np.asarray(group, np.int32), crops_per_clip)
+        slots = np.repeat(group, crops_per_clip).tolist()
         part = grain.MapDataset.source(slots).seed(seed + 7919 * number).shuffle().repeat(None)
         parts.append(part.random_map(draw))
     return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
@@ -132,14 +124,10 @@ def clips_dataset(
         raise GenlabError(f"waves: no clip of a corpus fits max_samples={max_samples} and max_symbols={max_symbols}")
     draw = _DrawClip(bank, symbols, max_samples, max_symbols, augment)
     if not endless:
-        numbers = np.asarray([number for group in groups for number in group], np.int32)
+        numbers = [number for group in groups for number in group]
         return grain.MapDataset.source(numbers).seed(seed).random_map(draw)
     parts = [
-        grain.MapDataset.source(np.asarray(group, np.int32))
-        .seed(seed + 7919 * number)
-        .shuffle()
-        .repeat(None)
-        .random_map(draw)
+        grain.MapDataset.source(group).seed(seed + 7919 * number).shuffle().repeat(None).random_map(draw)
         for number, group in enumerate(groups)
     ]
     return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
@@ -154,14 +142,14 @@ class _DrawCrop:
     def __init__(self, bank: ClipBank, crop_samples: int, augment: AugmentConfig | None):
         self.bank, self.crop_samples, self.augment = bank, crop_samples, augment
 
-    def __call__(self, number: np.int32, generator: np.random.Generator) -> WaveExample:
+    def __call__(self, number: int, generator: np.random.Generator) -> tuple:
         speed = _draw_speed(self.augment, generator)
         source_samples = int(np.ceil(self.crop_samples * speed))
         spare = int(self.bank.num_samples[number]) - source_samples
         first = int(generator.integers(0, spare + 1)) if spare > 0 else 0
-        wave = to_float(self.bank.read(int(number), first, source_samples))
+        wave = to_float(self.bank.read(number, first, source_samples))
         wave = _augment(wave, speed, self.augment, generator)[: self.crop_samples]
-        return WaveExample((_pad(wave, self.crop_samples), np.int32(len(wave))), np.int32(number))
+        return (_pad(wave, self.crop_samples), np.int32(len(wave))), np.int32(number)
 
 
 class _DrawClip:
@@ -176,8 +164,8 @@ class _DrawClip:
         self.bank, self.symbols, self.augment = bank, symbols, augment
         self.max_samples, self.max_symbols = max_samples, max_symbols
 
-    def __call__(self, number: np.int32, generator: np.random.Generator) -> tuple:
-        wave = to_float(self.bank.read(int(number)))
+    def __call__(self, number: int, generator: np.random.Generator) -> tuple:
+        wave = to_float(self.bank.read(number))
         speed = max(_draw_speed(self.augment, generator), len(wave) / self.max_samples)
         wave = _augment(wave, speed, self.augment, generator)[: self.max_samples]
         symbols = self.symbols[number]
@@ -229,7 +217,8 @@ def _augment(
 
 def _tilt_spectrum(wave: Float[np.ndarray, "s"], tilt_db: float) -> Float[np.ndarray, "s"]:
     # One zero at a real frequency: (1 + a z^-1) / (1 + a) lowers the top, (1 - a z^-1) / (1 + a) lowers the bottom.
-    amount = np.float32(10.0 ** (abs(tilt_db) / 20.0) - 1.0) * np.float32(0.5)
+    gain = 10.0 ** (abs(tilt_db) / 20.0)
+    amount = np.float32((gain - 1.0) / (gain + 1.0))  # so that the two ends differ by exactly tilt_db
     neighbour = np.concatenate([wave[:1], wave[:-1]])
     sign = np.float32(-1.0 if tilt_db > 0 else 1.0)
     tilted = wave + sign * amount * neighbour
