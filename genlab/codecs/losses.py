@@ -13,7 +13,7 @@ from genlab.codecs.spectrogram import mel_filters, stft
 # (window, mels): short windows see onsets, long ones see harmonics; too many mels on a short window leave filters empty.
 MEL_RESOLUTIONS = ((128, 10), (256, 24), (512, 48), (1024, 80), (2048, 160))
 STFT_WINDOWS_SAMPLES = (320, 768, 1536)
-LOG_FLOOR = 1e-3
+LOG_FLOOR = 3e-4
 
 
 def pad_to_hop(wave: Float[Array, "b s"], hop_samples: int) -> Float[Array, "b s2"]:

@@ -39,9 +39,9 @@ class AdversarialConfig(Config):
     """The adversarial switch: which share of training it covers and how much it weighs."""
 
     start_step: int
-    width: int = 48
-    generator_weight: float = 0.1
-    matching_weight: float = 1.0
+    width: int = 64
+    generator_weight: float = 0.03
+    matching_weight: float = 0.15
 
 
 class SpectralCodecConfig(Config):

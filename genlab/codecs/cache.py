@@ -1,0 +1,95 @@
+"""Encode a corpus once with the frozen codec: manifest in, token store out.
+
+Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A part appears only when it is
+whole, with its latent sums beside it, so an interrupted encoding goes on with the first missing part. The store's name holds
+the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes another store.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from genlab.codecs.frozen import FrozenCodec
+from genlab.config import digest
+from genlab.data.corpus import Progress
+from genlab.data.manifest import Clip, Manifest
+from genlab.data.store import SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.data.text import encode_text
+from genlab.recognisers.units import UnitEncoder
+
+PART_CLIPS = 512
+BATCH_CLIPS = 32
+
+
+def store_directory(manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path) -> Path:
+    """Return where the token store of this corpus, codec and unit encoder lives."""
+    key = digest([manifest.hash(), codec.fingerprint, units.fingerprint])
+    return cache_dir / f"tokens-{manifest.hash()}-{key}"
+
+
+def encode_corpus(
+    manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path, progress: Progress | None = None
+) -> TokenStore:
+    """Return the token store of `manifest`, encoding what is missing."""
+    directory = store_directory(manifest, codec, units, cache_dir)
+    if not (directory / "dataset.json").exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
+        for first in range(0, len(clips), PART_CLIPS):
+            part = clips[first : first + PART_CLIPS]
+            path = directory / f"part-{first // PART_CLIPS:05d}.array_record"
+            if not (path.exists() and path.with_suffix(".json").exists()):
+                _encode_part(path, part, manifest, codec, units)
+            if progress is not None:
+                progress("encode", first + len(part), len(clips))
+        finish_store(directory, _describe(clips, manifest, codec, units, directory))
+    return TokenStore(directory, codec.fingerprint)
+
+
+def _encode_part(path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> None:
+    encoded = list(_encode_clips(clips, manifest, codec, units))
+    train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
+    stacked = np.concatenate(train).astype(np.float64) if train else np.zeros((0, codec.spec.latent_channels))
+    sums = {"frames": len(stacked), "sum": stacked.sum(axis=0).tolist(), "squares": (stacked**2).sum(axis=0).tolist()}
+    temporary = path.with_suffix(".json.tmp")
+    temporary.write_text(json.dumps(sums))
+    os.replace(temporary, path.with_suffix(".json"))
+    write_part(path, encoded)
+
+
+def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> Iterator[TokenClip]:
+    for first in range(0, len(clips), BATCH_CLIPS):
+        batch = clips[first : first + BATCH_CLIPS]
+        waves = [manifest.audio(clip).astype(np.float32) / 32768.0 for clip in batch]
+        # A short last batch is filled up with its own first clip: one compiled shape, results cut off again.
+        filled = waves + [waves[0]] * (BATCH_CLIPS - len(waves))
+        for clip, (codes, latents), unit in zip(batch, codec.encode(filled), units.encode_units(filled)):
+            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, unit)
+
+
+def _describe(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, directory: Path) -> StoreInfo:
+    parts = [json.loads(path.read_text()) for path in sorted(directory.glob("part-*.json"))]
+    frames = max(1, sum(part["frames"] for part in parts))
+    mean = np.sum([part["sum"] for part in parts], axis=0) / frames
+    variance = np.sum([part["squares"] for part in parts], axis=0) / frames - mean**2
+    splits: dict[str, SplitInfo] = {}
+    for number, clip in enumerate(clips):
+        old = splits.get(clip.split, SplitInfo(first=number, clips=0, seconds=0.0))
+        splits[clip.split] = SplitInfo(first=old.first, clips=old.clips + 1, seconds=old.seconds + clip.duration_s)
+    return StoreInfo(
+        spec=codec.spec,
+        codec_fingerprint=codec.fingerprint,
+        units_fingerprint=units.fingerprint,
+        manifest_hash=manifest.hash(),
+        num_units=units.num_units,
+        speakers=manifest.speakers,
+        licences=tuple(sorted({clip.licence for clip in clips})),
+        longest_text=max(1, max(len(encode_text(clip.text)) for clip in clips)),
+        latent_mean=tuple(mean.tolist()),
+        # A dead channel would blow up under division; it carries nothing, so leave it as it is.
+        latent_std=tuple(np.where(variance > 1e-8, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()),
+        splits=splits,
+    )

@@ -1,0 +1,130 @@
+"""A trained codec as the rest of the lab sees it: frozen, compiled, identified.
+
+In: the name of shipped weights, or a path to weights that `genlab codec export` wrote. Out: `FrozenCodec`, which encodes and
+decodes lists of waves of any length. This is the only place where audio becomes tokens and tokens become audio, so between
+the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few bucket sizes so that a corpus
+costs a few compilations, and padding does not change the result.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float, Int
+
+from genlab import __version__
+from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
+from genlab.config import GenlabError
+from genlab.tokens import Tokens, TokenSpec
+from genlab.weights import load_metadata, load_weights, save_weights
+
+BUCKET_FRAMES = 64
+SHIPPED = "in_lab_16khz"
+
+
+class FrozenCodec:
+    """A codec whose parameters do not change any more.
+
+    Attributes:
+        spec: the token space.
+        fingerprint: 10 hex digits of the SHA-256 of the weights; stores and comparisons are pinned to it.
+        metadata: training command, data, licence and measured scores, as they were written beside the weights.
+    """
+
+    def __init__(self, codec: SpectralCodec, fingerprint: str, metadata: dict[str, Any]):
+        self.spec: TokenSpec = codec.spec
+        self.fingerprint = fingerprint
+        self.metadata = metadata
+        self._graph, state = nnx.split(codec)
+        self._state = nnx.as_pure(state)
+        self._encode = jax.jit(lambda state, *args: self._merge(state).encode(*args))
+        self._decode_codes = jax.jit(lambda state, *args: self._merge(state).decode_codes(*args))
+        self._decode_latents = jax.jit(lambda state, *args: self._merge(state).decode_latents(*args))
+
+    def _merge(self, state: Any) -> SpectralCodec:
+        return nnx.merge(self._graph, state)
+
+    def encode(self, waves: Sequence[Float[np.ndarray, "s"]]) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
+        """Return (codes, latents) of each wave, all in one compiled call."""
+        hop = self.spec.hop_samples
+        num_samples = np.array([len(wave) for wave in waves], np.int32)
+        frames = bucket_frames(-(-int(num_samples.max()) // hop))
+        padded = np.zeros((len(waves), frames * hop), np.float32)
+        for row, wave in zip(padded, waves):
+            row[: len(wave)] = wave
+        tokens: Tokens = self._encode(self._state, padded, num_samples)
+        codes, latents = np.asarray(tokens.codes), np.asarray(tokens.latents)
+        return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(-(-num_samples // hop))]
+
+    def decode_codes(self, codes: Sequence[Int[np.ndarray, "t k"]]) -> list[Float[np.ndarray, "s"]]:
+        """Return the wave of each sequence of codes."""
+        return self._decode(self._decode_codes, codes, np.int32)
+
+    def decode_latents(self, latents: Sequence[Float[np.ndarray, "t d"]]) -> list[Float[np.ndarray, "s"]]:
+        """Return the wave of each sequence of latents (not normalised)."""
+        return self._decode(self._decode_latents, latents, np.float32)
+
+    def _decode(self, decode: Any, views: Sequence[np.ndarray], dtype: type) -> list[Float[np.ndarray, "s"]]:
+        num_frames = np.array([len(view) for view in views], np.int32)
+        padded = np.zeros((len(views), bucket_frames(int(num_frames.max())), views[0].shape[1]), dtype)
+        for row, view in zip(padded, views):
+            row[: len(view)] = view
+        waves = np.asarray(decode(self._state, padded, num_frames))
+        return [np.clip(wave[: n * self.spec.hop_samples], -1, 1) for wave, n in zip(waves, num_frames)]
+
+
+def bucket_frames(num_frames: int) -> int:
+    """Round up to a multiple of `BUCKET_FRAMES`."""
+    return -(-num_frames // BUCKET_FRAMES) * BUCKET_FRAMES
+
+
+def weights_path(name: str) -> Path:
+    """Return the weights file that `name` stands for: a shipped name, or a path to a `.safetensors` file.
+
+    Raises:
+        GenlabError: if it is neither. A missing codec is never replaced by a random one.
+    """
+    shipped = Path(str(resources.files("genlab.codecs") / "weights" / f"{name}.safetensors"))
+    path = shipped if "/" not in name and not name.endswith(".safetensors") else Path(name)
+    if not path.is_file():
+        raise GenlabError(
+            f"codec {name!r}: no weights at {path}; use {SHIPPED!r} or train one with `genlab train configs/codec_16khz.py` "
+            "and give the path of the exported .safetensors"
+        )
+    return path
+
+
+def load_codec(name: str = SHIPPED) -> FrozenCodec:
+    """Load shipped weights by name, or exported weights by path.
+
+    Raises:
+        GenlabError: if the file is missing, damaged, or does not match its config.
+    """
+    path = weights_path(name)
+    metadata = load_metadata(path)
+    config = SpectralCodecConfig.from_dict(metadata["config"])
+    graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
+    tree = load_weights(path, nnx.to_pure_dict(state))
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, tree))
+    return FrozenCodec(nnx.merge(graph, state), metadata["sha256"][:10], metadata)
+
+
+def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write a trained codec without its discriminator as float16 weights plus a JSON of its config and `metadata`."""
+    config = codec.config.model_copy(update={"adversarial": None})
+    plain = config.build(key=jax.random.key(0))
+    trained = nnx.to_pure_dict(nnx.state(codec))
+    trained.pop("discriminator", None)
+    # Usage counters and the step are training state; constants keep the exported file a pure function of the codec.
+    trained["quantiser"]["usage"] = np.zeros_like(trained["quantiser"]["usage"])
+    trained["step"] = np.zeros_like(trained["step"])
+    state = nnx.state(plain)
+    nnx.replace_by_pure_dict(state, trained)
+    return save_weights(path, nnx.to_pure_dict(state), {"config": config.to_dict(), "genlab": __version__, **metadata})
+
+

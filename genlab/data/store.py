@@ -1,0 +1,197 @@
+"""The token store: a corpus after the frozen codec, on disk, ready for every decoder.
+
+One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw little-endian arrays of codes
+int16, latents float16, units int16) and one `dataset.json`, written last, so a half-written store is never taken for a whole
+one. `dataset.json` pins the codec's fingerprint and the manifest's hash; opening a store that another codec made is refused.
+Clips are ordered by split, so a split is a range of record numbers.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+from jaxtyping import Float, Int
+
+from genlab.config import Config, GenlabError
+from genlab.data.text import encode_text
+from genlab.decoders.base import Cond
+from genlab.tokens import Tokens, TokenSpec
+
+SCHEMA = 1
+
+
+class SplitInfo(Config):
+    """Where a split lies among the records."""
+
+    first: int
+    clips: int
+    seconds: float
+
+
+class StoreInfo(Config):
+    """The contents of `dataset.json`."""
+
+    schema_version: int = SCHEMA
+    spec: TokenSpec
+    codec_fingerprint: str
+    units_fingerprint: str
+    manifest_hash: str
+    num_units: int
+    speakers: tuple[str, ...]
+    licences: tuple[str, ...]
+    longest_text: int
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    splits: dict[str, SplitInfo]
+
+
+class TokenClip(NamedTuple):
+    """One clip in the token space, with latents as the codec gave them (not normalised)."""
+
+    id: str
+    text: str
+    speaker: str
+    path: str
+    codes: Int[np.ndarray, "t k"]
+    latents: Float[np.ndarray, "t d"]
+    units: Int[np.ndarray, "t"]
+
+
+def pack_clip(clip: TokenClip) -> bytes:
+    """Serialise a clip: header length, JSON header, then the three arrays in a fixed order and type."""
+    frames, codebooks = clip.codes.shape
+    header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
+    header |= {"frames": frames, "codebooks": codebooks, "channels": clip.latents.shape[1]}
+    encoded = json.dumps(header).encode()
+    arrays = (clip.codes.astype("<i2"), clip.latents.astype("<f2"), clip.units.astype("<i2"))
+    return struct.pack("<I", len(encoded)) + encoded + b"".join(array.tobytes() for array in arrays)
+
+
+def unpack_clip(record: bytes) -> TokenClip:
+    """Invert `pack_clip`."""
+    (length,) = struct.unpack_from("<I", record)
+    header = json.loads(record[4 : 4 + length])
+    frames, codebooks, channels = header["frames"], header["codebooks"], header["channels"]
+    offset = 4 + length
+    codes = np.frombuffer(record, "<i2", frames * codebooks, offset).reshape(frames, codebooks)
+    offset += codes.nbytes
+    latents = np.frombuffer(record, "<f2", frames * channels, offset).reshape(frames, channels)
+    units = np.frombuffer(record, "<i2", frames, offset + latents.nbytes)
+    return TokenClip(
+        header["id"], header["text"], header["speaker"], header["path"],
+        codes.astype(np.int32), latents.astype(np.float32), units.astype(np.int32),
+    )  # fmt: skip
+
+
+def write_part(path: Path, clips: Iterable[TokenClip]) -> None:
+    """Write one part file; it appears under its name only when it is complete."""
+    temporary = path.with_suffix(".tmp")
+    # group_size:1 is what makes random access fast: the default reads 256 records to return one.
+    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
+    for clip in clips:
+        writer.write(pack_clip(clip))
+    writer.close()
+    os.replace(temporary, path)
+
+
+def part_paths(directory: Path) -> list[Path]:
+    """Return the part files in record order."""
+    return sorted(directory.glob("part-*.array_record"))
+
+
+def finish_store(directory: Path, info: StoreInfo) -> None:
+    """Write `dataset.json`, which makes the directory a store."""
+    temporary = directory / "dataset.json.tmp"
+    temporary.write_text(json.dumps(info.to_dict(), indent=1))
+    os.replace(temporary, directory / "dataset.json")
+
+
+class TokenStore:
+    """A finished store, open for reading.
+
+    Args:
+        directory: where `encode_corpus` wrote it.
+        codec_fingerprint: when given, must be the fingerprint of the codec that made the store.
+
+    Raises:
+        GenlabError: if the store is missing, unfinished, of another schema, or was made by another codec.
+    """
+
+    def __init__(self, directory: Path, codec_fingerprint: str | None = None):
+        path = directory / "dataset.json"
+        if not path.exists():
+            raise GenlabError(f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data encode` again")
+        self.directory = directory
+        self.info = StoreInfo.from_dict(json.loads(path.read_text()))
+        if self.info.schema_version != SCHEMA:
+            raise GenlabError(f"token store {directory}: schema {self.info.schema_version}, expected {SCHEMA}; encode it again")
+        if codec_fingerprint not in (None, self.info.codec_fingerprint):
+            raise GenlabError(
+                f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the config's codec is "
+                f"{codec_fingerprint}; encode the corpus with that codec into another directory"
+            )
+        self._records = array_record_data_source.ArrayRecordDataSource([str(part) for part in part_paths(directory)])
+        expected = sum(split.clips for split in self.info.splits.values())
+        if len(self._records) != expected:
+            raise GenlabError(f"token store {directory}: {len(self._records)} records, expected {expected}; delete it and encode again")
+        self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
+        self.latent_std = np.asarray(self.info.latent_std, np.float32)
+
+    def clip(self, index: int) -> TokenClip:
+        """Return record `index`."""
+        return unpack_clip(self._records[index])
+
+    def split(self, name: str) -> SplitInfo:
+        """Return the range of a split.
+
+        Raises:
+            GenlabError: if the store has no such split.
+        """
+        if name not in self.info.splits:
+            raise GenlabError(f"split {name!r}: not in token store {self.directory}; it has {sorted(self.info.splits)}")
+        return self.info.splits[name]
+
+    def normalise(self, latents: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
+        """Scale latents to zero mean and unit deviation per channel, with statistics of the training split only."""
+        return (latents - self.latent_mean) / self.latent_std
+
+    def denormalise(self, latents: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
+        """Invert `normalise`."""
+        return latents * self.latent_std + self.latent_mean
+
+    def example(self, clip: TokenClip, num_frames: int, first_frame: int = 0) -> tuple[Tokens, Cond]:
+        """Return one example of exactly `num_frames` frames, cut from `first_frame` or padded with zeros on the right."""
+        window = slice(first_frame, first_frame + num_frames)
+        valid = len(clip.units[window])
+
+        def fit(values: np.ndarray) -> np.ndarray:
+            return np.pad(values[window], [(0, num_frames - valid)] + [(0, 0)] * (values.ndim - 1))
+
+        symbols = encode_text(clip.text)
+        text = np.zeros(self.info.longest_text, np.int32)
+        text[: len(symbols)] = symbols
+        latents = fit(self.normalise(clip.latents)).astype(np.float32)
+        tokens = Tokens(fit(clip.codes).astype(np.int32), latents, np.int32(valid))
+        speaker = np.int32(self.info.speakers.index(clip.speaker))
+        return tokens, Cond(speaker, text, fit(clip.units).astype(np.int32), np.bool_(False))
+
+    def dataset(self, split: str, *, num_frames: int, seed: int) -> grain.MapDataset:
+        """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are cut at random places.
+
+        Element i is a pure function of (seed, i), which is what makes the data of every arm identical and resume exact.
+        """
+        info = self.split(split)
+
+        def crop(index: int, rng: np.random.Generator) -> tuple[tuple[Tokens, Cond], np.int32]:
+            clip = self.clip(index)
+            spare = max(0, len(clip.units) - num_frames)
+            return self.example(clip, num_frames, int(rng.integers(spare + 1))), np.int32(index)
+
+        numbers = grain.MapDataset.range(info.first, info.first + info.clips)
+        return numbers.seed(seed).shuffle().repeat(None).random_map(crop)
