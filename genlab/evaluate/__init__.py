@@ -1,0 +1,1 @@
+"""Scoring: metrics, statistics and controls of audio against its prompts, in numpy and onnxruntime."""

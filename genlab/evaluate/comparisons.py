@@ -1,0 +1,165 @@
+"""Paired comparisons: the prompt-swap control within a row, and the differences between rows.
+
+In: transcripts or per-clip values of the same prompts. Out: `Control` (does the audio follow its own prompt better than
+another one?) and `Difference` (is one arm better than another?), both over the same clips, with 95 % intervals that
+resample prompts. A word such as "better" is allowed only where the interval excludes zero and Holm's correction agrees.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from genlab.config import GenlabError
+from genlab.evaluate.content import ContentErrors
+from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
+from genlab.evaluate.statistics import (
+    Estimate,
+    bootstrap_statistic,
+    holm_correction,
+    paired_p_value,
+    ratio_of_sums,
+    sum_clusters,
+)
+
+CountErrors = Callable[[Sequence[str], Sequence[str]], ContentErrors]
+
+
+class Control(NamedTuple):
+    """The same audio scored against another prompt: `difference` = swapped - own, `passed` if that is surely worse."""
+
+    control: str
+    score: str
+    difference: float
+    low: float
+    high: float
+    passed: bool
+
+    def to_dict(self, arm: str) -> dict[str, float | int | str | bool | None]:
+        """Return the entry of results.json for `arm`."""
+        return {"arm": arm, **{name: finite_or_none(value) for name, value in self._asdict().items()}}
+
+
+class Difference(NamedTuple):
+    """Arm `a` minus arm `b` on the same prompts; `p_holm` is corrected over all pairs compared on this score."""
+
+    score: str
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_holm: float
+    better: str
+    """The name of the arm that is better, or "" if the data do not tell."""
+
+    def to_dict(self) -> dict[str, float | int | str | bool | None]:
+        """Return JSON types."""
+        return {name: finite_or_none(value) for name, value in self._asdict().items()}
+
+
+def derange_texts(texts: Sequence[str], seed: int = 0) -> Int[np.ndarray, "n"]:
+    """Return a permutation that gives every prompt the text of another prompt, different from its own.
+
+    Raises:
+        GenlabError: if one text fills more than half of the prompts, so that no such permutation exists.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted(set(texts))
+    rank = dict(zip(names, rng.permutation(len(names))))
+    # Equal texts stand together in this order; turning it by the largest group moves each out of its own group.
+    order = sorted(rng.permutation(len(texts)), key=lambda i: rank[texts[i]])
+    largest = max((list(texts).count(name) for name in names), default=0)
+    if not texts or 2 * largest > len(texts):
+        raise GenlabError(
+            f"prompts: {largest} of {len(texts)} have the same text; the prompt-swap control needs prompts "
+            "of which no text fills more than half"
+        )
+    other = np.empty(len(texts), np.intp)
+    other[order] = np.roll(order, -largest)
+    return other
+
+
+def prompt_swap(
+    score_name: str,
+    hypotheses: Sequence[str],
+    texts: Sequence[str],
+    clusters: Sequence[object],
+    count_errors: CountErrors,
+    seed: int = 0,
+) -> Control:
+    """Score transcripts against another prompt's text, paired with their own text.
+
+    Prompts that allow no swap (one prompt, or one text in the majority) yield a control that is not passed.
+    """
+    try:
+        other = derange_texts(list(texts), seed)
+    except GenlabError:
+        return Control("prompt_swap", score_name, math.nan, math.nan, math.nan, False)
+    own = count_errors(hypotheses, texts)
+    swapped = count_errors(hypotheses, [texts[i] for i in other])
+
+    def difference(*sums: Float[np.ndarray, "*r c"]) -> np.ndarray:
+        return np.asarray(ratio_of_sums(sums[0], sums[1]) - ratio_of_sums(sums[2], sums[3]))
+
+    estimate = bootstrap_statistic(difference, *sum_clusters(clusters, *swapped, *own), seed=seed)
+    return _make_control("prompt_swap", score_name, estimate)
+
+
+def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0) -> Control:
+    """Score the voice against all the other speakers instead of the prompted one, paired per group of clips."""
+    difference = ClipValues(np.where(np.isfinite(others), others, 0.0) - own.totals, own.weights, own.clusters)
+    if not np.isfinite(others).all():
+        return Control("speaker_swap", "speaker_similarity", math.nan, math.nan, math.nan, False)
+    return _make_control("speaker_swap", "speaker_similarity", difference.estimate(seed))
+
+
+def compare_rows(rows: Mapping[str, Mapping[str, ClipValues]], seed: int = 0) -> list[Difference]:
+    """Compare every pair of rows on every score that both have, prompt by prompt.
+
+    `rows` holds, per arm, the per-clip values that `score_clips` returned for the same prompts in the same order.
+
+    Raises:
+        GenlabError: if two rows were scored on different prompts.
+    """
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows.values())))
+    return [found for name in names for found in _compare_on(name, rows, seed)]
+
+
+def _compare_on(name: str, rows: Mapping[str, Mapping[str, ClipValues]], seed: int) -> list[Difference]:
+    pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if name in rows[a] and name in rows[b]]
+    results = [_subtract(name, a, b, rows, seed) for a, b in pairs]
+    corrected = holm_correction([p_value for _, p_value in results]) if results else []
+    lower_is_better = find_meaning(name).direction == "lower"
+    found = []
+    for (a, b), (estimate, p_value), p_holm in zip(pairs, results, corrected):
+        better = ""
+        if estimate.excludes_zero and p_holm < 0.05:
+            better = a if (estimate.value < 0) == lower_is_better else b
+        found.append(
+            Difference(name, a, b, estimate.value, estimate.low, estimate.high, p_value, float(p_holm), better)
+        )
+    return found
+
+
+def _subtract(
+    name: str, a: str, b: str, rows: Mapping[str, Mapping[str, ClipValues]], seed: int
+) -> tuple[Estimate, float]:
+    first, second = rows[a][name], rows[b][name]
+    if first.clusters != second.clusters:
+        raise GenlabError(f"{name}: rows {a!r} and {b!r} were scored on different prompts; score both on the same ones")
+    weights = np.where((first.weights > 0) & (second.weights > 0), first.weights, 0.0)
+    values = np.where(weights > 0, first.values - second.values, 0.0)
+    difference = ClipValues(values * weights, weights, first.clusters)
+    totals, sums = sum_clusters(difference.clusters, difference.totals, difference.weights)
+    totals = totals[sums > 0]
+    return difference.estimate(seed), paired_p_value(totals, np.zeros(len(totals)), seed=seed)
+
+
+def _make_control(control: str, score_name: str, estimate: Estimate) -> Control:
+    is_worse = estimate.low > 0 if find_meaning(score_name).direction == "lower" else estimate.high < 0
+    return Control(control, score_name, estimate.value, estimate.low, estimate.high, bool(is_worse))

@@ -1,0 +1,303 @@
+"""All audio metrics of one row of the table: an arm, a codec floor, or real audio.
+
+In: one waveform per prompt, the prompts, and an `EvaluationContext` (loaded networks, speaker centroids, reference
+embeddings) that is built once and serves every row. Out: `RowResult`: named scores with intervals, the per-clip values
+behind them for paired comparisons, the transcripts, and the swap controls.
+
+Work is cut into jobs for a small thread pool: onnxruntime and numpy release the GIL, so the quality network (half of
+the cost) runs beside the rest, among it pocketsphinx, which keeps the GIL. Scores depend on neither the number of
+threads nor the order of rows.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from genlab.config import Config, GenlabError
+from genlab.evaluate.comparisons import Control, prompt_swap, speaker_swap
+from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
+from genlab.evaluate.distribution import (
+    FEW_VECTORS,
+    ReferenceSet,
+    SpeechEmbedder,
+    build_reference,
+    count_vectors,
+    frechet_distance,
+    kernel_distance,
+)
+from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, compare_tracks
+from genlab.evaluate.quality import Dnsmos, QualityScores
+from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
+from genlab.evaluate.scores import ClipValues, Score, clip_means, make_score
+from genlab.evaluate.speaker import SpeakerEncoder, embed_groups, group_clips, score_speakers
+
+Wave = Float[np.ndarray, "_"]
+
+
+class EvaluationConfig(Config):
+    """How much is scored. The same config must serve every row of a table."""
+
+    dnsmos_clips: int = Field(default=16, ge=0)
+    """Clips scored by DNSMOS, spread evenly over the prompts (about 0.3 s each); 0 leaves it out."""
+    dnsmos_max_windows: int | None = Field(default=1, ge=1)
+    """Windows per clip; None agrees with the reference implementation and is several times slower on short clips."""
+    reference_clips: int = Field(default=160, ge=2)
+    """Real clips behind the distribution distances."""
+    centroid_groups: int = Field(default=4, ge=1)
+    """Stretches of 3 s of real speech behind each speaker's centroid."""
+    threads: int = Field(default=2, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Prompt(NamedTuple):
+    """What was asked for: prompts with one clip_id are one unit of the statistics."""
+
+    clip_id: str
+    text: str
+    speaker: str
+    wave: Wave
+    """The real clip, at 16 kHz."""
+    f0: PitchTrack | None = None
+    """The true F0, if the corpus knows it; else the real clip is tracked."""
+
+
+class ContentMetric(NamedTuple):
+    """A recogniser in the table; its score is named wer_NAME (words) or cer_NAME (characters)."""
+
+    name: str
+    level: Literal["word", "character"]
+    transcribe: Callable[[Sequence[Wave]], Sequence[str]]
+
+    @property
+    def score_name(self) -> str:
+        """The key in results.json."""
+        return f"{'wer' if self.level == 'word' else 'cer'}_{self.name}"
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Everything that does not depend on the row."""
+
+    config: EvaluationConfig
+    content: tuple[ContentMetric, ...]
+    encoder: SpeakerEncoder
+    centroids: dict[str, Float[np.ndarray, "256"]]
+    embedder: SpeechEmbedder
+    reference: ReferenceSet
+    tracker: PitchTracker
+    quality: Dnsmos
+
+
+class RowResult(NamedTuple):
+    """The audio scores of one row, and what they were made from."""
+
+    scores: dict[str, Score]
+    per_clip: dict[str, ClipValues]
+    transcripts: dict[str, list[str]]
+    controls: tuple[Control, ...]
+
+
+def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
+    """Return the word error rate of the grammar recogniser, named wer_grammar."""
+    recogniser = GrammarRecogniser(jsgf, vocabulary)
+    return ContentMetric("grammar", "word", lambda waves: [recogniser.transcribe(wave) for wave in waves])
+
+
+def build_context(
+    config: EvaluationConfig, content: Sequence[ContentMetric], waves: Sequence[Wave], speakers: Sequence[str]
+) -> EvaluationContext:
+    """Load the networks and measure real speech once.
+
+    Args:
+        config: how much is scored.
+        content: the recognisers.
+        waves: real clips of every speaker that will be prompted, none of them the original of a prompt.
+        speakers: the speaker of each.
+
+    Raises:
+        GenlabError: if a package is missing or there are too few clips.
+    """
+    if len(waves) != len(speakers):
+        raise GenlabError(f"speakers: expected one per real clip, got {len(speakers)} for {len(waves)} clips")
+    encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
+    chosen = _spread(len(waves), config.reference_clips)
+    with ThreadPoolExecutor(config.threads) as pool:
+        by_speaker = [
+            pool.submit(_speaker_centroid, encoder, waves, speakers, name, config.centroid_groups)
+            for name in sorted(set(speakers))
+        ]
+        embeddings = list(pool.map(lambda i: embedder(waves[i]), chosen))
+        centroids = {name: vector for job in by_speaker for name, vector in job.result().items()}
+    quality = Dnsmos(config.dnsmos_max_windows)
+    return EvaluationContext(
+        config, tuple(content), encoder, centroids, embedder, build_reference(embeddings), PitchTracker(), quality
+    )
+
+
+def score_clips(
+    generated: Sequence[Wave],
+    prompts: Sequence[Prompt],
+    context: EvaluationContext,
+    *,
+    is_reconstruction: bool = False,
+    seeds: int = 1,
+) -> RowResult:
+    """Run every audio metric on one row.
+
+    Args:
+        generated: one waveform per prompt at 16 kHz.
+        prompts: what each was asked to be, in the same order in every row.
+        context: what does not depend on the row.
+        is_reconstruction: the row is a codec floor, aligned sample by sample: adds the reconstruction scores.
+        seeds: training seeds behind the row, passed on to the table.
+
+    Raises:
+        GenlabError: if the numbers of clips differ, a waveform is not finite, or a speaker is unknown.
+    """
+    waves = _check_waves(generated, prompts)
+    with ThreadPoolExecutor(context.config.threads) as pool:
+        jobs = _submit_jobs(pool, waves, prompts, context, is_reconstruction)
+        clusters = tuple(prompt.clip_id for prompt in prompts)
+        per_clip = _quality_values(jobs, len(prompts), clusters)
+        per_clip |= _pitch_values([job.result() for job in jobs.pitch], clusters)
+        speaker_values, controls = _speaker_values(jobs, prompts, context)
+        per_clip |= speaker_values
+        transcripts = {}
+        for metric, job in zip(context.content, jobs.content):
+            transcripts[metric.score_name], values, control = _content_values(metric, job.result(), prompts, context)
+            per_clip[metric.score_name] = values
+            controls.append(control)
+        if jobs.reconstruction is not None:
+            per_clip |= {name: clip_means(values, clusters) for name, values in jobs.reconstruction.result().items()}
+        embeddings = [job.result() for job in jobs.embeddings]
+    seed = context.config.seed
+    scores = {name: make_score(name, values.estimate(seed), seeds=seeds) for name, values in per_clip.items()}
+    scores |= _distribution_scores(embeddings, context, seeds)
+    return RowResult(scores, per_clip, transcripts, tuple(controls))
+
+
+class _Jobs(NamedTuple):
+    quality: list[tuple[list[int], Future[QualityScores]]]
+    groups: list[list[int]]
+    speaker: list[Future[np.ndarray]]
+    content: list[Future[list[str]]]
+    embeddings: list[Future[np.ndarray]]
+    pitch: list[Future[PitchAgreement]]
+    reconstruction: Future[dict[str, np.ndarray]] | None
+
+
+def _submit_jobs(
+    pool: ThreadPoolExecutor,
+    waves: Sequence[Wave],
+    prompts: Sequence[Prompt],
+    context: EvaluationContext,
+    is_reconstruction: bool,
+) -> _Jobs:
+    # The longest jobs go first, so that the threads finish together.
+    chosen = list(_spread(len(waves), context.config.dnsmos_clips))
+    batches = [
+        chosen[i : i + context.quality.batch_windows] for i in range(0, len(chosen), context.quality.batch_windows)
+    ]
+    content = [pool.submit(lambda m=metric: list(m.transcribe(waves))) for metric in context.content]
+    quality = [(batch, pool.submit(context.quality, [waves[i] for i in batch])) for batch in batches]
+    # Grouped by the real clips' lengths, so that the groups are the same in every row.
+    groups = group_clips([len(prompt.wave) for prompt in prompts], [prompt.speaker for prompt in prompts])
+    speaker = [pool.submit(embed_groups, context.encoder, waves, [members]) for members in groups]
+    embeddings = [pool.submit(context.embedder, wave) for wave in waves]
+    pitch = [pool.submit(_follow_pitch, context.tracker, wave, prompt) for wave, prompt in zip(waves, prompts)]
+    reconstruction = pool.submit(_reconstruct, waves, prompts) if is_reconstruction else None
+    return _Jobs(quality, groups, speaker, content, embeddings, pitch, reconstruction)
+
+
+def _check_waves(generated: Sequence[Wave], prompts: Sequence[Prompt]) -> list[Wave]:
+    if len(generated) != len(prompts) or not prompts:
+        raise GenlabError(f"generated: expected one clip per prompt, got {len(generated)} for {len(prompts)} prompts")
+    waves = [np.asarray(wave, np.float32) for wave in generated]
+    for wave, prompt in zip(waves, prompts):
+        if wave.ndim != 1 or not np.isfinite(wave).all():
+            raise GenlabError(
+                f"generated: the clip of prompt {prompt.clip_id!r} has shape {wave.shape} and "
+                f"{int((~np.isfinite(wave)).sum())} samples that are not finite; expected finite mono samples"
+            )
+    return [np.clip(wave, -1.0, 1.0) for wave in waves]
+
+
+def _follow_pitch(tracker: PitchTracker, wave: Wave, prompt: Prompt) -> PitchAgreement:
+    return compare_tracks(tracker(wave), prompt.f0 or tracker(prompt.wave))
+
+
+def _reconstruct(waves: Sequence[Wave], prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+    originals = [prompt.wave for prompt in prompts]
+    return {"mel_distance": mel_distances_db(originals, waves), **pesq_stoi(originals, waves)}
+
+
+def _speaker_centroid(
+    encoder: SpeakerEncoder, waves: Sequence[Wave], speakers: Sequence[str], name: str, max_groups: int
+) -> dict[str, np.ndarray]:
+    mine = [wave for wave, speaker in zip(waves, speakers) if speaker == name]
+    return encoder.centroids(mine, [name] * len(mine), max_groups)
+
+
+def _quality_values(jobs: _Jobs, num_clips: int, clusters: tuple[object, ...]) -> dict[str, ClipValues]:
+    if not jobs.quality:
+        return {}
+    columns = {name: np.full(num_clips, np.nan) for name in QualityScores._fields}
+    for batch, job in jobs.quality:
+        for name, values in zip(QualityScores._fields, job.result()):
+            columns[name][batch] = values
+    return {f"dnsmos_{name}": clip_means(values, clusters) for name, values in columns.items()}
+
+
+def _pitch_values(agreements: Sequence[PitchAgreement], clusters: tuple[object, ...]) -> dict[str, ClipValues]:
+    correlation, voicing, gross = (np.array(column) for column in zip(*agreements))
+    return {
+        "f0_correlation": clip_means(correlation, clusters),
+        "voicing_agreement": clip_means(voicing, clusters),
+        "f0_gross_error": clip_means(gross, clusters),
+    }
+
+
+def _speaker_values(
+    jobs: _Jobs, prompts: Sequence[Prompt], context: EvaluationContext
+) -> tuple[dict[str, ClipValues], list[Control]]:
+    embeddings = np.concatenate([job.result() for job in jobs.speaker])
+    scores = score_speakers(embeddings, jobs.groups, [prompt.speaker for prompt in prompts], context.centroids)
+    clusters = tuple(int(group) for group in scores.group)
+    similarity = clip_means(scores.similarity[scores.group], clusters)
+    values = {
+        "speaker_similarity": similarity,
+        "speaker_accuracy": clip_means(scores.is_nearest[scores.group], clusters),
+    }
+    return values, [speaker_swap(similarity, scores.others[scores.group], context.config.seed)]
+
+
+def _content_values(
+    metric: ContentMetric, transcripts: list[str], prompts: Sequence[Prompt], context: EvaluationContext
+) -> tuple[list[str], ClipValues, Control]:
+    count = word_errors if metric.level == "word" else character_errors
+    texts = [prompt.text for prompt in prompts]
+    clusters = tuple(prompt.clip_id for prompt in prompts)
+    control = prompt_swap(metric.score_name, transcripts, texts, clusters, count, context.config.seed)
+    return transcripts, ClipValues(*count(transcripts, texts), clusters), control
+
+
+def _distribution_scores(embeddings: list[np.ndarray], context: EvaluationContext, seeds: int) -> dict[str, Score]:
+    reference, seed = context.reference, context.config.seed
+    num_vectors = min(count_vectors(embeddings), len(reference.vectors))
+    is_few = num_vectors < FEW_VECTORS
+    note = f"only {num_vectors} vectors a side, biased upwards below {FEW_VECTORS}" if is_few else ""
+    kad = kernel_distance(embeddings, reference, seed=seed)
+    frechet = frechet_distance(embeddings, reference, seed=seed)
+    return {
+        "kad": make_score("kad", kad, seeds=seeds),
+        "frechet": make_score("frechet", frechet, seeds=seeds, validity="biased" if is_few else "metric", note=note),
+    }
+
+
+def _spread(length: int, wanted: int) -> list[int]:
+    return sorted(set(np.linspace(0, length - 1, min(length, wanted)).round().astype(int).tolist()))

@@ -1,0 +1,108 @@
+"""What a score is: per-clip values that can be paired, and the row of results.json made from them.
+
+In: per-clip totals and weights with the cluster each clip belongs to. Out: `Score`, exactly the fields of results.json
+(plus `note`). A mean is the case of weight 1; a corpus error rate has errors as totals and reference words as weights.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from genlab.evaluate.statistics import Estimate, bootstrap_statistic, ratio_of_sums, sum_clusters
+
+Direction = Literal["lower", "higher"]
+Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
+
+
+class Score(NamedTuple):
+    """One cell of the table: a value with its 95 % interval over `n` independent units and `seeds` training seeds."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+    unit: str
+    direction: Direction
+    validity: Validity = "metric"
+    note: str = ""
+
+    def to_dict(self) -> dict[str, float | int | str | None]:
+        """Return JSON types; a number that is not defined becomes null."""
+        return {name: finite_or_none(value) for name, value in self._asdict().items()}
+
+
+class ClipValues(NamedTuple):
+    """One metric per clip. `totals / weights` is the clip's value; weight 0 marks a clip on which it is not defined."""
+
+    totals: Float[np.ndarray, "n"]
+    weights: Float[np.ndarray, "n"]
+    clusters: tuple[object, ...]
+    """Clips that hang together (one prompt under several seeds, one group of clips scored as one) share a cluster."""
+
+    @property
+    def values(self) -> Float[np.ndarray, "n"]:
+        """The clip's own value, NaN where it is not defined."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.weights > 0, self.totals / self.weights, math.nan)
+
+    def estimate(self, seed: int = 0) -> Estimate:
+        """Return the weighted mean over clips with its interval over clusters."""
+        is_defined = self.weights > 0
+        kept = [cluster for cluster, keep in zip(self.clusters, is_defined) if keep]
+        if not kept:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+        sums = sum_clusters(kept, self.totals[is_defined], self.weights[is_defined])
+        return bootstrap_statistic(ratio_of_sums, *sums, seed=seed)
+
+
+def clip_means(values: Float[np.ndarray, "n"], clusters: tuple[object, ...]) -> ClipValues:
+    """Return `ClipValues` of weight 1, and 0 where a value is NaN."""
+    is_defined = np.isfinite(values)
+    return ClipValues(np.where(is_defined, values, 0.0), is_defined.astype(np.float64), clusters)
+
+
+class Meaning(NamedTuple):
+    """The unit of a score and which way is better."""
+
+    unit: str
+    direction: Direction
+
+
+MEANINGS: Mapping[str, Meaning] = {
+    "wer": Meaning("errors per word", "lower"),
+    "cer": Meaning("errors per character", "lower"),
+    "speaker_similarity": Meaning("cosine", "higher"),
+    "speaker_accuracy": Meaning("share", "higher"),
+    "kad": Meaning("MMD^2 x 100", "lower"),
+    "frechet": Meaning("squared deviations", "lower"),
+    "f0_correlation": Meaning("Pearson r of log F0", "higher"),
+    "voicing_agreement": Meaning("share of frames", "higher"),
+    "f0_gross_error": Meaning("share of voiced frames", "lower"),
+    "dnsmos_ovrl": Meaning("MOS 1-5", "higher"),
+    "dnsmos_sig": Meaning("MOS 1-5", "higher"),
+    "dnsmos_bak": Meaning("MOS 1-5", "higher"),
+    "dnsmos_p808": Meaning("MOS 1-5", "higher"),
+    "mel_distance": Meaning("dB", "lower"),
+    "pesq": Meaning("MOS 1-4.6", "higher"),
+    "estoi": Meaning("share", "higher"),
+}
+
+
+def find_meaning(score_name: str) -> Meaning:
+    """Return unit and direction of a score; content scores are named wer_RECOGNISER or cer_RECOGNISER."""
+    return MEANINGS[score_name if score_name in MEANINGS else score_name.split("_")[0]]
+
+
+def make_score(name: str, estimate: Estimate, *, seeds: int, validity: Validity = "metric", note: str = "") -> Score:
+    """Join an estimate with what its name means."""
+    meaning = find_meaning(name)
+    return Score(*estimate, seeds, meaning.unit, meaning.direction, validity, note)
+
+
+def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:
+    """Return `value`, or None for NaN and infinities, which JSON cannot say."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

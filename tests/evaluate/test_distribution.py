@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from genlab.config import GenlabError
+from genlab.evaluate.distribution import SpeechEmbedder, build_reference, frechet_distance, kernel_distance
+
+
+def draw_clips(rng, num_clips, shift=0.0, channels=8):
+    """Clips of 5 vectors that hang together, as windows of one recording do."""
+    return [rng.normal(shift, 1, (1, channels)) + rng.normal(0, 0.5, (5, channels)) for _ in range(num_clips)]
+
+
+@pytest.fixture(scope="module")
+def embedder() -> SpeechEmbedder:
+    return SpeechEmbedder()
+
+
+def test_kernel_distance_is_unbiased_and_its_interval_covers_zero():
+    rng = np.random.default_rng(0)
+    estimates = []
+    for i in range(150):
+        reference = build_reference(draw_clips(rng, 40))
+        estimates.append(kernel_distance(draw_clips(rng, 20), reference, seed=i, num_resamples=300))
+    values = np.array([estimate.value for estimate in estimates])
+    assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values)) + 1e-9
+    assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) >= 0.92
+
+
+def test_leaving_same_clip_pairs_in_would_be_biased():
+    rng = np.random.default_rng(0)
+    together = [kernel_distance(draw_clips(rng, 12), build_reference(draw_clips(rng, 12)), num_resamples=2).value
+                for _ in range(60)]  # fmt: skip
+    apart = []
+    for _ in range(60):
+        a, b = np.concatenate(draw_clips(rng, 12)), np.concatenate(draw_clips(rng, 12))
+        apart.append(kernel_distance(list(a[:, None]), build_reference(list(b[:, None])), num_resamples=2).value)
+    assert np.mean(apart) > np.mean(together) + 1.0
+
+
+def test_distances_grow_with_the_shift():
+    rng = np.random.default_rng(1)
+    reference = build_reference(draw_clips(rng, 60))
+    for distance in (kernel_distance, frechet_distance):
+        estimates = [distance(draw_clips(rng, 60, shift), reference, num_resamples=50) for shift in (0, 0.5, 1.0)]
+        assert estimates[0].value < estimates[1].value < estimates[2].value
+        assert estimates[2].low > estimates[0].high
+        assert all(estimate.low <= estimate.value <= estimate.high for estimate in estimates)
+
+
+def test_frechet_of_a_known_shift():
+    rng = np.random.default_rng(2)
+    reference = build_reference([rng.normal(0, 2, (1, 4)) for _ in range(4000)])
+    shifted = [rng.normal(2, 2, (1, 4)) for _ in range(4000)]  # one standard deviation in each of 4 channels
+    assert frechet_distance(shifted, reference, num_resamples=3).value == pytest.approx(4.0, abs=0.3)
+
+
+def test_speech_embeddings_rank_degradations(embedder, speech, degrade):
+    known, fresh = speech[: len(speech) // 2], speech[len(speech) // 2 :]
+    reference = build_reference([embedder(prompt.wave) for prompt in known])
+
+    def distance(spoil):
+        return kernel_distance([embedder(spoil(prompt.wave)) for prompt in fresh], reference, num_resamples=200)
+
+    clean = distance(lambda wave: wave)
+    noisy, noisier, shuffled = (distance(degrade[name]) for name in ("noise_10db", "noise_0db", "shuffle"))
+    assert clean.value < noisy.value < noisier.value
+    assert shuffled.low > clean.value
+
+
+def test_short_clips_give_one_vector(embedder):
+    assert embedder(np.zeros(10, np.float32)).shape == (1, 96)
+    assert len(embedder(np.zeros(32000, np.float32))) > 10
+
+
+def test_one_reference_clip_is_refused():
+    with pytest.raises(GenlabError, match="expected at least 2 real clips"):
+        build_reference([np.zeros((3, 96))])

@@ -1,0 +1,98 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from genlab.config import GenlabError
+from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.metrics import ContentMetric, EvaluationConfig, build_context, score_clips
+
+FIELDS = {"value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note"}
+
+
+@pytest.fixture(scope="module")
+def prompts(speech):
+    return speech[-12:]
+
+
+@pytest.fixture(scope="module")
+def context(speech, grammar):
+    parrot = ContentMetric("parrot", "character", lambda waves: ["one two"] * len(waves))
+    known = speech[:-12]
+    config = EvaluationConfig(dnsmos_clips=2)
+    return build_context(config, [grammar, parrot], [p.wave for p in known], [p.speaker for p in known])
+
+
+@pytest.fixture(scope="module")
+def real(prompts, context):
+    return score_clips([p.wave for p in prompts], prompts, context, is_reconstruction=True)
+
+
+@pytest.fixture(scope="module")
+def noisy(prompts, context, degrade):
+    return score_clips([degrade["noise_0db"](p.wave) for p in prompts], prompts, context, is_reconstruction=True)
+
+
+def test_every_score_has_the_fields_of_results_json(real):
+    expected = {"wer_grammar", "cer_parrot", "speaker_similarity", "speaker_accuracy", "kad", "frechet", "mel_distance"}
+    expected |= {"f0_correlation", "voicing_agreement", "f0_gross_error"}
+    expected |= {"dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"}
+    assert expected <= set(real.scores)
+    for name, score in real.scores.items():
+        row = json.loads(json.dumps(score.to_dict(), allow_nan=False))
+        assert set(row) == FIELDS
+        assert row["low"] <= row["value"] <= row["high"], name
+    assert real.scores["dnsmos_ovrl"].n == 2
+    assert real.scores["wer_grammar"].n == 12
+
+
+def test_real_speech_beats_noisy_speech_on_every_score(real, noisy):
+    for name, score in real.scores.items():
+        # A tracker and a parrot do not mind noise; SIG hears the speech through it on some clips.
+        if name in {"cer_parrot", "f0_correlation", "voicing_agreement", "f0_gross_error", "dnsmos_sig"}:
+            continue
+        worse = noisy.scores[name].value
+        assert (score.value < worse) if score.direction == "lower" else (score.value > worse), name
+    better = {d.score: d.better for d in compare_rows({"real": real.per_clip, "noisy": noisy.per_clip})}
+    assert better["wer_grammar"] == "real"
+
+
+def test_controls_tell_speech_from_a_parrot(real):
+    passed = {(control.control, control.score): control.passed for control in real.controls}
+    assert passed["prompt_swap", "wer_grammar"]
+    assert passed["speaker_swap", "speaker_similarity"]
+    assert not passed["prompt_swap", "cer_parrot"]
+
+
+def test_too_few_vectors_are_flagged(real):
+    assert real.scores["frechet"].validity == "biased"
+    assert "biased upwards" in real.scores["frechet"].note
+
+
+def test_threads_and_row_order_do_not_move_scores(prompts, context, real):
+    alone = dataclasses.replace(context, config=context.config.override(["threads=1"]))
+    again = score_clips([p.wave for p in prompts], prompts, alone)
+    assert again.scores == {name: score for name, score in real.scores.items() if name in again.scores}
+
+
+def test_prompts_under_several_seeds_are_one_unit(prompts, context):
+    doubled = score_clips([p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, context)
+    assert doubled.scores["wer_grammar"].n == 4
+
+
+def test_silence_is_scored_not_refused(prompts, context):
+    result = score_clips([np.zeros(4000, np.float32)] * 4, prompts[:4], context)
+    assert result.scores["wer_grammar"].value == 1
+    assert result.scores["f0_correlation"].value == 0
+    assert not any(control.passed for control in result.controls)
+
+
+def test_wrong_inputs_are_named(prompts, context):
+    with pytest.raises(GenlabError, match="one clip per prompt"):
+        score_clips([], prompts, context)
+    broken = np.full(1000, np.nan, np.float32)
+    with pytest.raises(GenlabError, match="not finite"):
+        score_clips([broken], prompts[:1], context)
+    with pytest.raises(GenlabError, match="no reference centroid"):
+        score_clips([prompts[0].wave], [prompts[0]._replace(speaker="nobody")], context)

@@ -1,0 +1,110 @@
+import math
+
+import numpy as np
+import pytest
+
+from genlab.evaluate.statistics import (
+    Estimate,
+    bootstrap_clustered_mean,
+    bootstrap_mean,
+    bootstrap_statistic,
+    holm_correction,
+    paired_difference,
+    paired_p_value,
+    ratio_of_sums,
+    sum_clusters,
+)
+
+SIMULATIONS = 250
+
+
+def coverage(estimates: list[Estimate], truth: float) -> float:
+    return float(np.mean([estimate.low <= truth <= estimate.high for estimate in estimates]))
+
+
+def test_interval_of_a_mean_covers_the_truth_in_95_percent():
+    rng = np.random.default_rng(1)
+    draws = rng.normal(3.0, 2.0, (SIMULATIONS, 40))
+    estimates = [bootstrap_mean(values, seed=i, num_resamples=1000) for i, values in enumerate(draws)]
+    assert 0.92 <= coverage(estimates, 3.0) <= 0.98
+    assert np.isclose(estimates[0].value, draws[0].mean())
+    assert estimates[0].n == 40
+
+
+def test_interval_of_a_word_error_rate_covers_the_truth():
+    rng = np.random.default_rng(2)
+    estimates = []
+    for i in range(SIMULATIONS):
+        words = rng.integers(3, 8, 40).astype(float)
+        clip_rate = rng.beta(2, 6, 40)  # clips differ in difficulty: the cluster is the clip, not the word
+        errors = rng.binomial(words.astype(int), clip_rate).astype(float)
+        estimates.append(bootstrap_statistic(ratio_of_sums, errors, words, seed=i, num_resamples=1000))
+    assert 0.92 <= coverage(estimates, 0.25) <= 0.98
+
+
+def test_clusters_widen_the_interval_and_keep_its_coverage():
+    rng = np.random.default_rng(3)
+    clusters = [prompt for prompt in range(40) for _ in range(3)]
+    clustered, naive = [], []
+    for i in range(SIMULATIONS):
+        values = rng.normal(0, 1, 40).repeat(3) + rng.normal(0, 0.3, 120)
+        clustered.append(bootstrap_clustered_mean(values, clusters, seed=i, num_resamples=1000))
+        naive.append(bootstrap_mean(values, seed=i, num_resamples=500))
+    assert clustered[0].n == 40
+    assert 0.92 <= coverage(clustered, 0.0) <= 0.98
+    assert coverage(naive, 0.0) < 0.85
+
+
+def test_pairing_finds_a_difference_that_unpaired_noise_hides():
+    rng = np.random.default_rng(4)
+    prompt_difficulty = rng.normal(0, 5, 30)
+    a, b = prompt_difficulty + rng.normal(0.5, 0.5, 30), prompt_difficulty + rng.normal(0, 0.5, 30)
+    assert paired_difference(a, b).excludes_zero
+    assert paired_p_value(a, b) < 0.01
+    independent = bootstrap_statistic(lambda x, y: x.mean(-1) - y.mean(-1), a, b, paired=False, interval="percentile")
+    assert not independent.excludes_zero
+    assert np.isclose(independent.value, paired_difference(a, b).value)
+
+
+def test_p_values_are_uniform_without_a_difference():
+    rng = np.random.default_rng(5)
+    p_values = [paired_p_value(rng.normal(size=12), rng.normal(size=12), seed=i) for i in range(60)]
+    assert 0.35 < np.mean(p_values) < 0.65
+    assert np.mean(np.array(p_values) < 0.05) < 0.15
+
+
+def test_degenerate_inputs():
+    nothing = bootstrap_mean(np.array([math.nan]))
+    assert nothing.n == 0
+    assert math.isnan(nothing.value)
+    one = bootstrap_mean(np.array([0.5]))
+    assert one.value == 0.5
+    assert math.isnan(one.low)
+    assert not one.excludes_zero
+    assert bootstrap_mean(np.full(9, 0.25)) == Estimate(0.25, 0.25, 0.25, 9)
+    assert bootstrap_mean(np.array([1.0, math.nan, 3.0])).n == 2
+    nearly = bootstrap_mean(np.array([0.0] * 31 + [1.0]))  # one error in 32 clips: BCa must not fail
+    assert nearly.low <= nearly.value <= nearly.high
+    assert nearly.low < nearly.high
+
+
+def test_same_seed_same_interval():
+    values = np.random.default_rng(0).normal(size=20)
+    assert bootstrap_mean(values, seed=7) == bootstrap_mean(values, seed=7)
+    assert bootstrap_mean(values, seed=7) != bootstrap_mean(values, seed=8)
+
+
+def test_holm_steps_down():
+    assert np.allclose(holm_correction([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
+    assert np.allclose(holm_correction([0.5, 0.9]), [1.0, 1.0])
+
+
+def test_sum_clusters_keeps_the_order_of_appearance():
+    sums, counts = sum_clusters(["b", "a", "b"], np.array([1.0, 2.0, 3.0]), np.ones(3))
+    assert sums.tolist() == [4.0, 2.0]
+    assert counts.tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("denominators", [[0.0, 0.0]])
+def test_a_rate_over_no_words_is_undefined(denominators):
+    assert math.isnan(float(ratio_of_sums(np.array([1.0, 0.0]), np.array(denominators))))
