@@ -33,7 +33,8 @@ class Prompt(NamedTuple):
 
 class LossOut(NamedTuple):
     """A loss per example, its weight (the number of supervised targets), and metrics to log. The mean that training
-    minimises is sum(per_example * weight) / sum(weight), so padding and batch mates cannot move an example's loss."""
+    minimises is sum(per_example * weight) / sum(weight), so padding and batch mates cannot move an example's loss.
+    """
 
     per_example: Float[Array, "b"]
     weight: Float[Array, "b"]
@@ -45,6 +46,20 @@ class SampleOut(NamedTuple):
 
     tokens: Tokens
     num_network_calls: int
+
+
+class SampleCost(NamedTuple):
+    """What drawing one clip costs: sequential network calls (guidance counts as two) and FLOPs of matrix products."""
+
+    network_calls: int
+    flops: float
+
+
+class ScoreOut(NamedTuple):
+    """Bits per example and what the number is: "exact", "upper bound", "biased" or "not a likelihood"."""
+
+    bits: Float[Array, "b"]
+    validity: str
 
 
 class Decoder(Protocol):

@@ -1,0 +1,147 @@
+"""Conditioning: who speaks and what is said, encoded once and in the same way for every family.
+
+In: a `Cond` batch. Out: `Conditions`: features that are added to the decoder's frames, and encoded text for the
+backbone. Semantic content is one unit per frame; text is symbols without alignment. Both pass the same short-range
+encoder (ConvNeXt blocks), so a causal decoder knows the content of the frame it predicts and of a few frames after
+it, as the bidirectional families do. Dropped conditions are replaced by an index of their own in each table, which is
+what classifier-free guidance (2207.12598) contrasts with.
+
+Text has no alignment, so every frame and every symbol also carries its relative place in the clip and in the text
+(sinusoids of 0 to 1): a causal decoder then knows how much is left to say, which the others see from the padding.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config, ConfigError
+from genlab.decoders.base import Cond
+from genlab.nets.backbone import BackboneConfig, TextRoute
+from genlab.nets.blocks import ConvBlock, Text
+from genlab.nets.linear import Embedding
+
+
+class CondVocab(Config):
+    """How many different conditions a data set has. Symbol 0 and unit 0 are padding.
+
+    `num_symbols` counts the padding symbol (29 for a to z, apostrophe, space); `num_units` does not: units are 1 to
+    num_units.
+    """
+
+    num_speakers: int = pydantic.Field(gt=0)
+    num_symbols: int = pydantic.Field(29, gt=0)
+    num_units: int = pydantic.Field(0, ge=0)
+
+
+class ConditionConfig(Config):
+    """What a decoder is told; one instance is shared by all arms of a comparison.
+
+    `route` says how text reaches the backbone and is unused for other content. `dropout` is the share of training
+    examples whose conditions are all dropped: guidance needs some, 0.1 is usual.
+    """
+
+    content: Literal["semantic", "text", "none"] = "semantic"
+    route: Literal["prefix", "cross"] = "prefix"
+    speaker: bool = True
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    layers: int = pydantic.Field(2, gt=0)
+
+    @property
+    def text_route(self) -> TextRoute:
+        """The text route that the backbone is built with."""
+        return self.route if self.content == "text" else "none"
+
+
+class Conditions(NamedTuple):
+    """Encoded conditions: `frames` is added to the decoder's input, `text` goes to the backbone."""
+
+    frames: Float[Array, "b t h"]
+    text: Text | None
+
+
+class Conditioner(nnx.Module):
+    """Embeds speaker and content."""
+
+    def __init__(self, config: ConditionConfig, vocab: CondVocab, backbone: BackboneConfig, *, key: Key[Array, ""]):
+        if config.content == "semantic" and not vocab.num_units:
+            raise ConfigError(
+                "condition.content='semantic': the data set has no semantic units (num_units=0); "
+                "encode it with a recogniser, or use condition.content='text'"
+            )
+        speaker_key, content_key, layer_key = jax.random.split(key, 3)
+        width = backbone.width
+        num_entries = {"semantic": vocab.num_units + 1, "text": vocab.num_symbols, "none": 0}[config.content]
+
+        def make_layer(key):
+            return ConvBlock(width, width, key=key, output_scale=(2 * config.layers) ** -0.5)
+
+        self.config = config
+        self.vocab = vocab
+        self.width = width
+        self.dtype = backbone.dtype
+        self.deterministic = False
+        # The last entry of each table stands for a dropped condition.
+        self.speakers = Embedding(vocab.num_speakers + 1, width, key=speaker_key) if config.speaker else None
+        self.content = Embedding(num_entries + 1, width, key=content_key) if num_entries else None
+        self.layers = jax.vmap(make_layer)(jax.random.split(layer_key, config.layers)) if num_entries else None
+
+    def __call__(self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None) -> Conditions:
+        """Encode `cond` for the valid frames; with a key, drop a share of the examples' conditions."""
+        is_dropped = cond.is_dropped
+        if key is not None and not self.deterministic and self.config.dropout > 0:
+            is_dropped = is_dropped | jax.random.bernoulli(key, self.config.dropout, is_dropped.shape)
+        frames = jnp.zeros((*is_valid.shape, self.width), self.dtype)
+        text = None
+        if self.config.content == "semantic":
+            units = jnp.where(is_dropped[:, None], self.vocab.num_units + 1, cond.content)
+            frames += self._encode(self.content(units), is_valid)
+        if self.config.content == "text":
+            text = self._encode_text(cond.text, is_dropped)
+            frames += _places(is_valid, self.width).astype(self.dtype)
+        if self.config.speaker:
+            speakers = jnp.where(is_dropped, self.vocab.num_speakers, cond.speaker)
+            frames += self.speakers(speakers)[:, None, :].astype(self.dtype)
+        return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
+
+    def _encode_text(self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]) -> Text:
+        # A dropped text is one "no condition" symbol, so that its length says nothing either.
+        nothing = jnp.where(jnp.arange(symbols.shape[1]) == 0, self.vocab.num_symbols, 0)
+        symbols = jnp.where(is_dropped[:, None], nothing[None, :], symbols)
+        is_valid = symbols > 0
+        return Text(self._encode(self.content(symbols) + _places(is_valid, self.width), is_valid), is_valid)
+
+    def _encode(self, embedded: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+        x = embedded.astype(self.dtype)
+        return lax.scan(lambda x, layer: (layer(x, is_valid), None), x, self.layers)[0]
+
+
+def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
+    # Sinusoids of the relative place, with periods from 2 pi (the whole clip is a sixth of a turn) down to 1/1000 of
+    # that.
+    place = jnp.cumsum(is_valid, axis=1) / jnp.maximum(is_valid.sum(axis=1, keepdims=True), 1)
+    rates = 1000.0 ** jnp.linspace(0, 1, width // 2)
+    angles = place[:, :, None] * rates[None, None, :]
+    return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def with_unconditional(cond: Cond) -> Cond:
+    """Return the batch followed by its copy without conditions, for one network call on both."""
+    dropped = cond._replace(is_dropped=jnp.ones_like(cond.is_dropped))
+    return jax.tree.map(lambda first, second: jnp.concatenate([first, second]), cond, dropped)
+
+
+def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
+    """Split a doubled batch and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
+    conditional, unconditional = jnp.split(outputs, 2)
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def condition_flops(config: ConditionConfig, backbone: BackboneConfig, num_frames: int, num_symbols: int = 0) -> float:
+    """Return the FLOPs of encoding one example's conditions."""
+    positions = {"semantic": num_frames, "text": num_symbols, "none": 0}[config.content]
+    return float(config.layers * positions * 6 * backbone.width**2)

@@ -1,0 +1,271 @@
+"""Masked parallel decoder over codes, level by level: SoundStorm (2305.09636).
+
+In: codes "b t k". Training draws one level q per example, uniformly as in the paper; the levels below q are given, a
+share of level q is hidden by the cosine schedule, everything above q is hidden. The network sees the sum of the K
+code vectors of a frame and predicts the hidden codes of level q alone, so only that level's head is computed.
+Sampling goes from coarse to fine in one compiled loop; within a level each step reveals the draws it is most
+confident of:
+
+    3 codebooks x 4 frames, steps (2, 1, 1)           a to l are known codes, ? is hidden
+    start      level 0, step 1    level 0, step 2     level 1     level 2
+    ? ? ? ?        a ? ? d            a b c d          a b c d     a b c d
+    ? ? ? ?        ? ? ? ?            ? ? ? ?          e f g h     e f g h
+    ? ? ? ?        ? ? ? ?            ? ? ? ?          ? ? ? ?     i j k l
+
+Differences from the paper: a plain transformer instead of a Conformer, and no random prompt in training; a prompt's
+levels above q stay hidden while q is drawn, as in training.
+"""
+
+import functools
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    CondVocab,
+    condition_flops,
+    guide,
+    with_unconditional,
+)
+from genlab.decoders.logits import cross_entropy, draw
+from genlab.decoders.schedules import CosineHiding, Hiding
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.nets.linear import CodeEmbedding, matmul
+from genlab.tokens import Tokens, TokenSpec, make_tokens
+
+
+class MaskedSampler(Config):
+    """How codes are drawn.
+
+    `steps` counts the network calls of each level, coarse to fine, its last number serving all further levels. Frames
+    are revealed in `order` of confidence, to which Gumbel noise is added that shrinks from `order_temperature` to 0,
+    or at random. `is_last_greedy` takes the likeliest code in the last step of every level, as the paper does.
+    `guidance` 1 is off.
+    """
+
+    kind: Literal["masked"] = "masked"
+    steps: tuple[pydantic.PositiveInt, ...] = pydantic.Field((16, 1), min_length=1)
+    hiding: Hiding = CosineHiding()
+    order: Literal["confidence", "random"] = "confidence"
+    order_temperature: float = pydantic.Field(1.0, ge=0)
+    is_last_greedy: bool = True
+    temperature: float = pydantic.Field(1.0, ge=0)
+    top_k: int = pydantic.Field(0, ge=0)
+    top_p: float = pydantic.Field(1.0, gt=0, le=1)
+    guidance: float = pydantic.Field(1.0, ge=0)
+
+    def steps_per_level(self, codebooks: int) -> tuple[int, ...]:
+        """Return the number of network calls of each level."""
+        return tuple(self.steps[min(level, len(self.steps) - 1)] for level in range(codebooks))
+
+
+class MaskedConfig(Config):
+    """The masked parallel family."""
+
+    kind: Literal["masked"] = "masked"
+    hiding: Hiding = CosineHiding()
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+    ) -> "Masked":
+        """Return the decoder with fresh weights, made in one compiled call."""
+        return jax.jit(lambda key: Masked(self, spec, vocab, backbone, condition, key=key))(key)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes with one head."""
+        forward = condition_flops(condition, backbone, num_frames, num_symbols) + _call_flops(
+            spec, backbone, condition, num_frames, num_symbols
+        )
+        return 3 * forward
+
+    def sample_cost(
+        self,
+        sampler: MaskedSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip."""
+        steps = sum(sampler.steps_per_level(spec.codebooks))
+        copies = 1 if sampler.guidance == 1 else 2
+        flops = condition_flops(condition, backbone, num_frames, num_symbols) + steps * _call_flops(
+            spec, backbone, condition, num_frames, num_symbols
+        )
+        return SampleCost(copies * steps, copies * flops)
+
+
+class Masked(nnx.Module):
+    """Code embeddings, bidirectional backbone, one head per level of which each call uses one."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "codes"
+
+    def __init__(
+        self,
+        config: MaskedConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+    ):
+        embed_key, condition_key, backbone_key = jax.random.split(key, 3)
+        self.config = config
+        self.spec = spec
+        self.embed = CodeEmbedding(spec.codebooks, spec.entries, backbone.width, key=embed_key)
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(backbone, key=backbone_key, text_route=condition.text_route)
+        self.heads = nnx.Param(jnp.zeros((spec.codebooks, backbone.width, spec.entries)))
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the mean nats of each example's hidden codes of one level, weighted by their number."""
+        level_key, share_key, frame_key, condition_key, dropout_key = jax.random.split(key, 5)
+        b = tokens.num_frames.shape[0]
+        is_valid = tokens.is_valid
+        level = jax.random.randint(level_key, (b,), 0, self.spec.codebooks)
+        hidden_share = self.config.hiding.hidden_share(jax.random.uniform(share_key, (b,)))
+        is_masked = _draw_masked(frame_key, is_valid, hidden_share)
+        codes = tokens.codes.astype(jnp.int32)
+        conditions = self.conditioner(cond, is_valid, key=condition_key)
+        hidden = self.backbone(
+            self.embed(_hide(codes, level, is_masked, self.spec.entries)).astype(conditions.frames.dtype)
+            + conditions.frames,
+            positions=_frame_numbers(is_valid),
+            is_valid=is_valid,
+            text=conditions.text,
+            key=dropout_key,
+        )
+        heads = self.heads[...][level].astype(hidden.dtype)
+        labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
+        nats = jnp.where(is_masked, cross_entropy(jax.vmap(matmul)(hidden, heads), labels), 0)
+        weight = is_masked.sum(axis=1).astype(jnp.float32)
+        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share})
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: MaskedSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw codes; the frames that the prompt knows are kept, whatever their pattern."""
+        codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
+        steps = sum(sampler.steps_per_level(self.spec.codebooks))
+        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_codes(
+    model: Masked,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: MaskedSampler,
+) -> Int[Array, "b t k"]:
+    absent = model.spec.entries
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    codes = jnp.full((b, t, model.spec.codebooks), absent)
+    if prompt is not None:
+        codes = jnp.where(prompt.is_known[:, :, None] & is_valid[:, :, None], prompt.tokens.codes, codes)
+    num_unknown = (is_valid & (codes[:, :, 0] == absent)).sum(axis=1)
+
+    copies = 1 if sampler.guidance == 1 else 2
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
+    is_attended = jnp.tile(is_valid, (copies, 1))
+
+    def step(codes, inputs):
+        level, progress, is_last, step_key = inputs
+        code_key, order_key = jax.random.split(step_key)
+        visible = jnp.where(jnp.arange(codes.shape[2])[None, None, :] <= level, codes, absent)
+        x = jnp.tile(model.embed(visible), (copies, 1, 1)).astype(conditions.frames.dtype) + conditions.frames
+        hidden = model.backbone(x, positions=_frame_numbers(is_attended), is_valid=is_attended, text=conditions.text)
+        logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
+        logits = logits if copies == 1 else guide(logits, sampler.guidance)
+        drawn = draw(code_key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
+        drawn = jnp.where(is_last & sampler.is_last_greedy, jnp.argmax(logits, axis=-1), drawn)
+        confidence = sampler.order_temperature * (1 - progress) * jax.random.gumbel(order_key, drawn.shape)
+        if sampler.order == "confidence":
+            confidence -= cross_entropy(logits, drawn)
+        else:
+            confidence = jax.random.uniform(order_key, drawn.shape)
+        at_level = codes[:, :, level]
+        is_unknown = is_valid & (at_level == absent)
+        num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
+        is_revealed = is_unknown & (_rank(jnp.where(is_unknown, confidence, jnp.inf)) >= num_hidden[:, None])
+        return codes.at[:, :, level].set(jnp.where(is_revealed, drawn, at_level)), None
+
+    inputs = (*_plan(sampler.steps_per_level(model.spec.codebooks)),)
+    codes, _ = lax.scan(step, codes, (*inputs, jax.random.split(key, len(inputs[0]))))
+    return jnp.where(is_valid[:, :, None], codes, 0)
+
+
+def _plan(steps_per_level: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the level of each step, the progress through the level after it, and whether it is the last one."""
+    level = np.repeat(np.arange(len(steps_per_level), dtype=np.int32), steps_per_level)
+    progress = np.concatenate([np.arange(1, steps + 1) / steps for steps in steps_per_level]).astype(np.float32)
+    return level, progress, progress == 1
+
+
+def _draw_masked(
+    key: Key[Array, ""], is_valid: Bool[Array, "b t"], hidden_share: Float[Array, "b"]
+) -> Bool[Array, "b t"]:
+    """Hide ceil(share * frames) random valid frames, at least one."""
+    num_hidden = jnp.maximum(jnp.ceil(hidden_share * is_valid.sum(axis=1)), 1)
+    rank = _rank(jnp.where(is_valid, jax.random.uniform(key, is_valid.shape), jnp.inf))
+    return is_valid & (rank < num_hidden[:, None])
+
+
+def _rank(values: Float[Array, "b t"]) -> Int[Array, "b t"]:
+    """Return the place of each value in ascending order."""
+    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)
+
+
+def _hide(
+    codes: Int[Array, "b t k"], level: Int[Array, "b"], is_masked: Bool[Array, "b t"], absent: int
+) -> Int[Array, "b t k"]:
+    """Hide the masked frames of `level` and all levels above it."""
+    levels = jnp.arange(codes.shape[2])[None, None, :]
+    level = level[:, None, None]
+    return jnp.where((levels > level) | ((levels == level) & is_masked[:, :, None]), absent, codes)
+
+
+def _frame_numbers(is_valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
+    return jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape)
+
+
+def _call_flops(
+    spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
+) -> float:
+    head = 2 * num_frames * backbone.width * spec.entries
+    return backbone_flops(backbone, num_frames, text_route=condition.text_route, num_symbols=num_symbols) + head

@@ -1,0 +1,235 @@
+"""The one transformer that every decoder family runs on.
+
+In: frames [b t h] already embedded and conditioned. Out: frames [b t h], normalised, in the compute dtype. The layers
+are stacked and scanned, so compile time does not grow with depth. Families differ only in what they ask for at
+construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a noise level through adaLN-zero)
+and the text route (positions prepended to the frames, or cross-attention). Frames and prefixed text both count
+positions from 0, so the number of padding symbols cannot move a frame, and symbol i starts out near frame i.
+
+Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config
+from genlab.nets.blocks import Block, Cache, Context, KeysValues, RMSNorm, Text, causal_chunks, rotation
+from genlab.nets.linear import Linear
+
+TextRoute = Literal["none", "prefix", "cross"]
+
+
+class BackboneConfig(Config):
+    """Shape and numerics of the transformer; one instance is shared by all arms of a comparison."""
+
+    width: int = pydantic.Field(256, gt=0)
+    layers: int = pydantic.Field(6, gt=0)
+    heads: int = pydantic.Field(4, gt=0)
+    ffn_multiple: float = pydantic.Field(8 / 3, gt=0)
+    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    # About a tenth faster on CPU than the scan, but compile time then grows with depth.
+    is_unrolled: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _check_heads(self) -> "BackboneConfig":
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary channel pairs)"
+            )
+        return self
+
+    @property
+    def ffn_width(self) -> int:
+        """The inner width of the feed-forward part, a multiple of 32."""
+        return 32 * max(1, round(self.width * self.ffn_multiple / 32))
+
+    @property
+    def residual_scale(self) -> float:
+        """The scale of a projection into the residual stream, so that its variance does not grow with depth."""
+        return (2 * self.layers) ** -0.5
+
+
+class DecodeState(NamedTuple):
+    """A causal backbone in the middle of decoding. `is_valid` marks the cache slots that may ever be attended."""
+
+    cache: Cache
+    is_valid: Bool[Array, "b s"]
+    text: KeysValues | None
+    is_text_valid: Bool[Array, "b n"] | None
+
+
+class Backbone(nnx.Module):
+    """A stack of identical blocks between the embeddings and the heads of a family."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        *,
+        key: Key[Array, ""],
+        is_causal: bool = False,
+        is_modulated: bool = False,
+        text_route: TextRoute = "none",
+    ):
+        layer_key, modulation_key = jax.random.split(key)
+        self.config = config
+        self.is_causal = is_causal
+        self.text_route = text_route
+        self.deterministic = False
+
+        def make_block(key):
+            return Block(
+                config.width,
+                config.heads,
+                config.ffn_width,
+                key=key,
+                output_scale=config.residual_scale,
+                dropout=config.dropout,
+                is_crossing=text_route == "cross",
+                is_modulated=is_modulated,
+            )
+
+        self.layers = jax.vmap(make_block)(jax.random.split(layer_key, config.layers))
+        self.norm = RMSNorm(config.width)
+        self.modulation = (
+            Linear(config.width, 8 * config.width, key=modulation_key, scale=0.0) if is_modulated else None
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b t h"],
+        *,
+        positions: Int[Array, "b t"],
+        is_valid: Bool[Array, "b t"],
+        text: Text | None = None,
+        noise: Float[Array, "b h"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t h"]:
+        """Run all frames at once.
+
+        `positions` are frame numbers for the rotary angles, `is_valid` marks the frames that may be attended to,
+        `text` is used by the route this backbone was built with, and `noise` is an embedding of the noise level.
+        """
+        prefix = 0
+        x = x.astype(self.config.dtype)
+        if self.text_route == "prefix":
+            prefix = text.features.shape[1]
+            x = jnp.concatenate([text.features.astype(x.dtype), x], axis=1)
+            positions = jnp.concatenate([self._text_positions(text), positions], axis=1)
+            is_valid = jnp.concatenate([text.is_valid, is_valid], axis=1)
+        modulation, shift, scale = self._modulation(noise, x.dtype)
+        context = Context(
+            rotation=rotation(positions, self.config.width // self.config.heads),
+            is_valid=is_valid,
+            is_causal=self.is_causal,
+            prefix=prefix,
+            is_text_valid=text.is_valid if self.text_route == "cross" else None,
+            modulation=modulation,
+        )
+        x, _ = self._run(x, context, self._read(text), key=None if self.deterministic else key)
+        return self.norm(x[:, prefix:]) * (1 + scale) + shift
+
+    def start(self, num_examples: int, num_steps: int, text: Text | None) -> DecodeState:
+        """Return an empty cache for `num_steps` frames after the text prefix, which is read here if there is one."""
+        config = self.config
+        prefix = text.features.shape[1] if self.text_route == "prefix" else 0
+        shape = (config.layers, num_examples, prefix + num_steps, config.heads, config.width // config.heads)
+        cache = Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype), jnp.zeros((), jnp.int32))
+        is_valid = jnp.ones((num_examples, num_steps), bool)
+        if self.text_route == "prefix":
+            is_valid = jnp.concatenate([text.is_valid, is_valid], axis=1)
+        is_text_valid = text.is_valid if self.text_route == "cross" else None
+        state = DecodeState(cache, is_valid, self._read(text), is_text_valid)
+        if self.text_route == "prefix":
+            _, state = self.extend(text.features, state, positions=self._text_positions(text), prefix=prefix)
+        return state
+
+    def extend(
+        self, x: Float[Array, "b q h"], state: DecodeState, *, positions: Int[Array, "b q"], prefix: int = 0
+    ) -> tuple[Float[Array, "b q h"], DecodeState]:
+        """Run the next positions against the cache and append them to it."""
+        context = Context(
+            rotation=rotation(positions, self.config.width // self.config.heads),
+            is_valid=state.is_valid,
+            is_causal=True,
+            prefix=prefix,
+            is_text_valid=state.is_text_valid,
+            modulation=None,
+        )
+        x, cache = self._run(x.astype(self.config.dtype), context, state.text, cache=state.cache)
+        cache = cache._replace(position=cache.position + x.shape[1])
+        return self.norm(x), state._replace(cache=cache)
+
+    def _run(self, x, context: Context, text: KeysValues | None, cache: Cache | None = None, key=None):
+        num_layers = self.config.layers
+
+        def run_layer(carry, inputs):
+            layer, index, layer_text, layer_key = inputs
+            return layer(carry[0], context, text=layer_text, cache=carry[1], layer=index, key=layer_key), None
+
+        if self.config.remat:
+            run_layer = jax.checkpoint(run_layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+        keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
+        inputs = (self.layers, jnp.arange(num_layers), text, keys)
+        (x, cache), _ = lax.scan(run_layer, (x, cache), inputs, unroll=num_layers if self.config.is_unrolled else 1)
+        return x, cache
+
+    def _read(self, text: Text | None) -> KeysValues | None:
+        if self.text_route != "cross":
+            return None
+        features = text.features.astype(self.config.dtype)
+        return jax.vmap(lambda layer: layer.cross.read(features))(self.layers)
+
+    def _modulation(self, noise: Float[Array, "b h"] | None, dtype):
+        if self.modulation is None:
+            return None, 0, 0
+        parts = self.modulation(jax.nn.silu(noise)).reshape(noise.shape[0], 8, noise.shape[1])
+        shift, scale = (parts[:, i, None, :].astype(dtype) for i in (6, 7))
+        return parts[:, :6], shift, scale
+
+    def _text_positions(self, text: Text) -> Int[Array, "b n"]:
+        return jnp.broadcast_to(jnp.arange(text.features.shape[1])[None, :], text.is_valid.shape)
+
+
+def backbone_flops(
+    config: BackboneConfig,
+    num_frames: int,
+    *,
+    is_causal: bool = False,
+    is_modulated: bool = False,
+    text_route: TextRoute = "none",
+    num_symbols: int = 0,
+) -> float:
+    """Return the FLOPs of the matrix products in one forward pass over one example, as executed."""
+    prefix = num_symbols if text_route == "prefix" else 0
+    length = prefix + num_frames
+    pairs = length * length
+    if is_causal:
+        pairs = sum((stop - start) * num_keys for start, stop, num_keys in causal_chunks(length, prefix))
+    modulation = 2 * config.width * 8 * config.width if is_modulated else 0
+    return _layers_flops(config, length, pairs, num_symbols if text_route == "cross" else 0) + modulation
+
+
+def decode_flops(
+    config: BackboneConfig, num_steps: int, *, text_route: TextRoute = "none", num_symbols: int = 0
+) -> float:
+    """Return the FLOPs of decoding one example frame by frame: every step attends to the whole preallocated cache."""
+    prefix = num_symbols if text_route == "prefix" else 0
+    slots = prefix + num_steps
+    return _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0)
+
+
+def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int) -> float:
+    width = config.width
+    flops = 2 * positions * width * (4 * width + 3 * config.ffn_width) + 4 * width * pairs
+    if crossed_symbols:
+        flops += 4 * positions * width * width + 4 * crossed_symbols * width * width
+        flops += 4 * width * positions * crossed_symbols
+    return float(config.layers * flops)

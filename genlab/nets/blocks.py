@@ -1,0 +1,292 @@
+"""The parts of a transformer layer: RMSNorm, rotary positions, attention, SwiGLU, and the block that joins them.
+
+In: frames [b t h] and a `Context` that every layer shares. Out: frames [b t h]. Pre-norm with QK-norm; norms and
+softmax run in float32 whatever the compute dtype. One block serves every family: it attends to all frames or to
+earlier ones only, to text by cross-attention or not, and takes a noise level through adaLN-zero or not.
+
+Papers: RoPE 2104.09864; SwiGLU 2002.05202; QK-norm 2010.04245; adaLN-zero 2212.09748, with one projection shared by
+all layers plus a learned offset per layer (adaLN-single, 2310.00426 section 2.3), so that the noise level costs few
+parameters.
+
+Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.nets.linear import Linear
+
+# Causal attention is computed in chunks of queries that skip the keys after them: a tile of a TPU's matrix unit.
+CAUSAL_CHUNK_FRAMES = 128
+ROPE_BASE = 10_000.0
+
+
+class Text(NamedTuple):
+    """Encoded symbols for a prefix or for cross-attention."""
+
+    features: Float[Array, "b n h"]
+    is_valid: Bool[Array, "b n"]
+
+
+class Rotation(NamedTuple):
+    """The cosine and sine of each position's angles."""
+
+    cos: Float[Array, "b t c"]
+    sin: Float[Array, "b t c"]
+
+
+class Context(NamedTuple):
+    """What every layer sees beside its input.
+
+    `is_valid` marks the keys that may be attended; `prefix` is the number of leading positions that causal attention
+    shows to everyone; `modulation` holds shift, scale and gate of the attention and of the feed-forward part.
+    """
+
+    rotation: Rotation
+    is_valid: Bool[Array, "b s"]
+    is_causal: bool
+    prefix: int
+    is_text_valid: Bool[Array, "b n"] | None
+    modulation: Float[Array, "b 6 h"] | None
+
+
+class Cache(NamedTuple):
+    """Preallocated keys and values of all layers. `position` counts the slots that are filled."""
+
+    keys: Float[Array, "l b s a c"]
+    values: Float[Array, "l b s a c"]
+    position: Int[Array, ""]
+
+
+class KeysValues(NamedTuple):
+    """What attention reads."""
+
+    keys: Float[Array, "b s a c"]
+    values: Float[Array, "b s a c"]
+
+
+class RMSNorm(nnx.Module):
+    """Divide by the root mean square of the last axis, in float32, and scale."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones((width,)))
+
+    def __call__(self, x: Float[Array, "*rows h"]) -> Float[Array, "*rows h"]:
+        """Return the normalised `x` in its own dtype."""
+        wide = x.astype(jnp.float32)
+        wide = wide * lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + 1e-6)
+        return (wide * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def rotation(positions: Int[Array, "b t"], head_channels: int) -> Rotation:
+    """Return the rotary angles of `positions`, channel i turning at ROPE_BASE ** (-2 i / head_channels)."""
+    rates = ROPE_BASE ** (-jnp.arange(0, head_channels, 2) / head_channels)
+    angles = positions[:, :, None] * rates[None, None, :]
+    return Rotation(jnp.cos(angles), jnp.sin(angles))
+
+
+def rotate(x: Float[Array, "b t a c"], angles: Rotation) -> Float[Array, "b t a c"]:
+    """Turn channel pairs (i, i + c/2) of every head by the angles of its position."""
+    cos, sin = (part[:, :, None, :].astype(x.dtype) for part in angles)
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def attend(
+    queries: Float[Array, "b q a c"], memory: KeysValues, is_allowed: Bool[Array, "b #q s"]
+) -> Float[Array, "b q a c"]:
+    """Return softmax(q k / sqrt(c)) v over the allowed keys."""
+    return jax.nn.dot_product_attention(queries, memory.keys, memory.values, mask=is_allowed[:, None])
+
+
+def attend_causally(
+    queries: Float[Array, "b s a c"], memory: KeysValues, is_valid: Bool[Array, "b s"], prefix: int
+) -> Float[Array, "b s a c"]:
+    """Attend to earlier positions, the own one, and the whole prefix; keys after a chunk of queries are never read."""
+    length = queries.shape[1]
+    outputs = []
+    for start, stop, num_keys in causal_chunks(length, prefix):
+        is_before = jnp.arange(num_keys)[None, :] <= jnp.maximum(jnp.arange(start, stop), prefix - 1)[:, None]
+        visible = KeysValues(memory.keys[:, :num_keys], memory.values[:, :num_keys])
+        is_allowed = is_valid[:, None, :num_keys] & is_before[None]
+        outputs.append(attend(queries[:, start:stop], visible, is_allowed))
+    return jnp.concatenate(outputs, axis=1)
+
+
+def causal_chunks(length: int, prefix: int) -> list[tuple[int, int, int]]:
+    """Return (first query, end of queries, number of keys) of each chunk."""
+    starts = range(0, length, CAUSAL_CHUNK_FRAMES)
+    stops = [min(start + CAUSAL_CHUNK_FRAMES, length) for start in starts]
+    return [(start, stop, max(stop, prefix)) for start, stop in zip(starts, stops, strict=True)]
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention with normalised, rotated queries and keys."""
+
+    def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
+        in_key, out_key = jax.random.split(key)
+        self.heads = heads
+        self.project_in = Linear(width, 3 * width, key=in_key)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = RMSNorm(width // heads)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+
+    def __call__(
+        self,
+        x: Float[Array, "b q h"],
+        context: Context,
+        cache: Cache | None = None,
+        layer: Int[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b q h"], Cache | None]:
+        """Attend within `x`, or, with a cache, write `x` at `cache.position` and attend to all that is written."""
+        b, q, h = x.shape
+        # [b q 3h] -> three of [b q a c]
+        projected = self.project_in(x).reshape(b, q, 3, self.heads, h // self.heads)
+        queries = rotate(self.query_norm(projected[:, :, 0]), context.rotation)
+        memory = KeysValues(rotate(self.key_norm(projected[:, :, 1]), context.rotation), projected[:, :, 2])
+        if cache is not None:
+            cache, memory = _write(cache, layer, memory)
+            last_visible = jnp.maximum(cache.position + jnp.arange(q), context.prefix - 1)
+            is_before = jnp.arange(memory.keys.shape[1])[None, :] <= last_visible[:, None]
+            mixed = attend(queries, memory, context.is_valid[:, None, :] & is_before[None])
+        elif context.is_causal:
+            mixed = attend_causally(queries, memory, context.is_valid, context.prefix)
+        else:
+            mixed = attend(queries, memory, context.is_valid[:, None, :])
+        return self.project_out(mixed.reshape(b, q, h)), cache
+
+
+def _write(cache: Cache, layer: Int[Array, ""], new: KeysValues) -> tuple[Cache, KeysValues]:
+    # The stacked cache is updated in place inside the loops over layers and steps; only this layer's slice is read.
+    start = (layer, 0, cache.position, 0, 0)
+    keys = lax.dynamic_update_slice(cache.keys, new.keys[None], start)
+    values = lax.dynamic_update_slice(cache.values, new.values[None], start)
+    return Cache(keys, values, cache.position), KeysValues(keys[layer], values[layer])
+
+
+class CrossAttention(nnx.Module):
+    """Multi-head attention from frames to text. The text is projected once, before the frames are run."""
+
+    def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
+        query_key, text_key, out_key = jax.random.split(key, 3)
+        self.heads = heads
+        self.project_query = Linear(width, width, key=query_key)
+        self.project_text = Linear(width, 2 * width, key=text_key)
+        self.query_norm = RMSNorm(width // heads)
+        self.key_norm = RMSNorm(width // heads)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+
+    def read(self, features: Float[Array, "b n h"]) -> KeysValues:
+        """Return the keys and values of the text."""
+        b, n, h = features.shape
+        projected = self.project_text(features).reshape(b, n, 2, self.heads, h // self.heads)
+        return KeysValues(self.key_norm(projected[:, :, 0]), projected[:, :, 1])
+
+    def __call__(
+        self, x: Float[Array, "b q h"], memory: KeysValues, is_text_valid: Bool[Array, "b n"]
+    ) -> Float[Array, "b q h"]:
+        """Attend from `x` to the text."""
+        b, q, h = x.shape
+        queries = self.query_norm(self.project_query(x).reshape(b, q, self.heads, h // self.heads))
+        return self.project_out(attend(queries, memory, is_text_valid[:, None, :]).reshape(b, q, h))
+
+
+class SwiGLU(nnx.Module):
+    """The gated feed-forward part: (silu(x A) * x B) C."""
+
+    def __init__(self, width: int, inner: int, *, key: Key[Array, ""], output_scale: float):
+        in_key, out_key = jax.random.split(key)
+        self.project_in = Linear(width, 2 * inner, key=in_key)
+        self.project_out = Linear(inner, width, key=out_key, scale=output_scale)
+
+    def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
+        """Return the transformed frames."""
+        gate, value = jnp.split(self.project_in(x), 2, axis=-1)
+        return self.project_out(jax.nn.silu(gate) * value)
+
+
+class Block(nnx.Module):
+    """One layer: attention, optional cross-attention, feed-forward, each behind a norm and added to the stream."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        ffn_width: int,
+        *,
+        key: Key[Array, ""],
+        output_scale: float,
+        dropout: float = 0.0,
+        is_crossing: bool = False,
+        is_modulated: bool = False,
+    ):
+        attention_key, cross_key, ffn_key = jax.random.split(key, 3)
+        self.dropout = dropout
+        self.attention_norm = RMSNorm(width)
+        self.attention = SelfAttention(width, heads, key=attention_key, output_scale=output_scale)
+        self.ffn_norm = RMSNorm(width)
+        self.ffn = SwiGLU(width, ffn_width, key=ffn_key, output_scale=output_scale)
+        self.cross = CrossAttention(width, heads, key=cross_key, output_scale=output_scale) if is_crossing else None
+        self.cross_norm = RMSNorm(width) if is_crossing else None
+        self.modulation = nnx.Param(jnp.zeros((6, width))) if is_modulated else None
+
+    def __call__(
+        self,
+        x: Float[Array, "b t h"],
+        context: Context,
+        *,
+        text: KeysValues | None = None,
+        cache: Cache | None = None,
+        layer: Int[Array, ""] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t h"], Cache | None]:
+        """Return the layer's output and the cache with its keys and values; without `key` nothing is dropped."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulation(context, x.dtype)
+        normed = self.attention_norm(x) * (1 + scale) + shift
+        mixed, cache = self.attention(normed, context, cache, layer)
+        x = x + gate * dropped_out(mixed, self.dropout, keys[0])
+        if self.cross is not None:
+            x = x + self.cross(self.cross_norm(x), text, context.is_text_valid)
+        transformed = self.ffn(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
+        return x + ffn_gate * dropped_out(transformed, self.dropout, keys[1]), cache
+
+    def _modulation(self, context: Context, dtype) -> list:
+        if self.modulation is None:
+            return [0, 0, 1, 0, 0, 1]
+        parts = (context.modulation + self.modulation[...][None]).astype(dtype)
+        return [parts[:, i, None, :] for i in range(6)]
+
+
+def dropped_out(x: Float[Array, "b t h"], share: float, key: Key[Array, ""] | None) -> Float[Array, "b t h"]:
+    """Set a `share` of the elements to zero and scale up the rest; without a key return `x`."""
+    if key is None or share == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0).astype(x.dtype)
+
+
+class ConvBlock(nnx.Module):
+    """A short-range layer for conditions: depthwise convolution over 7 positions, then SwiGLU (2201.03545)."""
+
+    KERNEL = 7
+
+    def __init__(self, width: int, inner: int, *, key: Key[Array, ""], output_scale: float):
+        conv_key, ffn_key = jax.random.split(key)
+        self.kernel = nnx.Param(self.KERNEL**-0.5 * jax.random.normal(conv_key, (self.KERNEL, width)))
+        self.norm = RMSNorm(width)
+        self.ffn = SwiGLU(width, inner, key=ffn_key, output_scale=output_scale)
+
+    def __call__(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+        """Mix each position with its three neighbours on both sides; padding contributes nothing and stays zero."""
+        reach = self.KERNEL // 2
+        x = jnp.where(is_valid[:, :, None], x, 0)
+        padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
+        # A sum of shifted slices: XLA:CPU runs grouped convolutions as a naive loop.
+        kernel = self.kernel[...].astype(x.dtype)
+        mixed = sum(padded[:, i : i + x.shape[1]] * kernel[i][None, None, :] for i in range(self.KERNEL))
+        return jnp.where(is_valid[:, :, None], x + self.ffn(self.norm(mixed)), 0)

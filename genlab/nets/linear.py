@@ -1,0 +1,82 @@
+"""Matrix products and embeddings: where weights meet activations, and the only place that picks by platform.
+
+In: activations in the compute dtype and float32 master weights. Out: activations in the compute dtype. Kernels are
+stored [in, out], which is also the fast layout for decoding one frame at a time.
+
+XLA:CPU runs `x.T @ g`, the gradient of a kernel, at half the speed of its other products unless the transpose is
+materialised first. The choice is made while lowering for a platform, so it is right in a cross-compilation too, and the
+programs for TPU and GPU contain neither the barrier nor a branch.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+# Above this many rows the copy costs more than the faster product saves (tall thin products).
+MAX_MATERIALISED_ROWS = 16_384
+
+
+@jax.custom_vjp
+def matmul(x: Float[Array, "*rows i"], kernel: Float[Array, "i o"]) -> Float[Array, "*rows o"]:
+    """Return `x @ kernel`, with a kernel gradient that is fast on CPU."""
+    return x @ kernel
+
+
+def _matmul_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _matmul_backward(residuals, gradient):
+    x, kernel = residuals
+    rows = x.reshape(-1, x.shape[-1])
+    row_gradients = gradient.reshape(-1, gradient.shape[-1])
+    return gradient @ kernel.T, _transpose(rows) @ row_gradients
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _transpose(rows: Float[Array, "r i"]) -> Float[Array, "i r"]:
+    if rows.shape[0] > MAX_MATERIALISED_ROWS:
+        return rows.T
+    return lax.platform_dependent(rows, cpu=lambda x: lax.optimization_barrier(x.T), default=lambda x: x.T)
+
+
+class Linear(nnx.Module):
+    """A product with a kernel of standard deviation `scale / sqrt(inputs)`; there are no biases."""
+
+    def __init__(self, inputs: int, outputs: int, *, key: Key[Array, ""], scale: float = 1.0):
+        self.kernel = nnx.Param(scale * inputs**-0.5 * jax.random.normal(key, (inputs, outputs)))
+
+    def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
+        """Return the product in the dtype of `x`."""
+        return matmul(x, self.kernel[...].astype(x.dtype))
+
+
+class Embedding(nnx.Module):
+    """One vector per entry, of standard deviation 1 / sqrt(width)."""
+
+    def __init__(self, entries: int, width: int, *, key: Key[Array, ""]):
+        self.table = nnx.Param(width**-0.5 * jax.random.normal(key, (entries, width)))
+
+    def __call__(self, ids: Int[Array, "*ids"]) -> Float[Array, "*ids h"]:
+        """Return the vectors of `ids`."""
+        return jnp.take(self.table[...], ids, axis=0, mode="clip")
+
+
+class CodeEmbedding(nnx.Module):
+    """A frame of K codes becomes the sum of K vectors, each codebook having its own table.
+
+    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip.
+    """
+
+    def __init__(self, codebooks: int, entries: int, width: int, *, key: Key[Array, ""]):
+        self.tables = Embedding(codebooks * (entries + 1), width, key=key)
+        self.entries = entries
+
+    def __call__(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t h"]:
+        """Return the summed vectors of each frame."""
+        first_rows = (self.entries + 1) * jnp.arange(codes.shape[-1])
+        return self.tables(codes + first_rows[None, None, :]).sum(axis=2)
