@@ -105,20 +105,27 @@ def _decode(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
     allowed = FORMATS.get(path.suffix.lower())
     if allowed is None:
         raise AudioError(path, f"extension {path.suffix!r} is not one of {', '.join(FORMATS)}")
+    if path.exists() and not path.is_file():
+        raise AudioError(path, "not a regular file")
     try:
-        if path.stat().st_size == 0:
-            raise AudioError(path, "empty file (0 bytes)")
-        with soundfile.SoundFile(str(path)) as file:
-            if file.format not in allowed:
-                raise AudioError(path, f"wrong extension: the content is {file.format}, the name ends in {path.suffix}")
-            _check_complete(path, file.format)
-            expected = file.frames
-            samples = file.read(dtype="float32", always_2d=True)
-            source_hz = file.samplerate
+        with open(path, "rb") as source:
+            magic = source.read(4)
+            if not magic:
+                raise AudioError(path, "empty file (0 bytes)")
+            source.seek(0)
+            _check_complete(path, magic)
+            # libsndfile wants names that are text; Linux allows others.
+            name = str(path) if str(path).isprintable() else source
+            with soundfile.SoundFile(name) as file:
+                if file.format not in allowed:
+                    raise AudioError(path, f"wrong extension: the content is {file.format}, not {path.suffix}")
+                samples, source_hz, expected = _read_all(path, file), file.samplerate, file.frames
     except FileNotFoundError:
         raise AudioError(path, "file not found") from None
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, f"not readable as audio: {error.error_string.rstrip('.')}") from None
+        # For MP3 libsndfile reports any failure to find audio as a missing file.
+        reason = "no audio in it" if "does not exist" in error.error_string else error.error_string.strip(" .")
+        raise AudioError(path, f"not readable as audio: {reason}") from None
     except (OSError, RuntimeError, ValueError) as error:
         raise AudioError(path, f"not readable: {error}") from None
     if len(samples) < expected:
@@ -126,13 +133,20 @@ def _decode(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
     return samples, source_hz
 
 
-def _check_complete(path: Path, container: str) -> None:
+def _read_all(path: Path, file: soundfile.SoundFile) -> Float[np.ndarray, "s c"]:
+    try:
+        return file.read(dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(path, f"truncated or damaged: {error.error_string.strip(' .')}") from None
+
+
+def _check_complete(path: Path, magic: bytes) -> None:
     # libsndfile silently returns what is left of a cut WAV or Ogg file, so the container is asked.
-    if container in {"WAV", "WAVEX"}:
+    if magic == b"RIFF":
         missing_bytes = _missing_riff_bytes(path)
         if missing_bytes > 0:
             raise AudioError(path, f"truncated: the header promises {missing_bytes} more bytes")
-    if container == "OGG" and not _ends_ogg_stream(path):
+    if magic == b"OggS" and not _ends_ogg_stream(path):
         raise AudioError(path, "truncated: the last Ogg page does not end the stream")
 
 

@@ -62,8 +62,8 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
             if not (final / MANIFEST_NAME).exists():  # another process may have built it while this one waited
                 _build(config, listing, cache_dir / f"{final.name}.partial", final, progress)
     report = ImportReport.load(final)
-    if report is not None and report.skipped:
-        if isinstance(config, ImportConfig) and config.strict:
+    if report is not None and (report.skipped or report.notes):
+        if report.skipped and isinstance(config, ImportConfig) and config.strict:
             raise GenlabError(f"corpus {config.path!r}: refused because strict=true; {report.summary()}")
         print(f"corpus {final.name}: {report.summary()}\n  full report: {final / folder.REPORT_NAME}", file=sys.stderr)
     return Manifest.load(final)

@@ -126,7 +126,7 @@ def list_folder(config: Folder) -> Listing:
     root = existing_directory(config)
     if config.manifest is not None:
         return _list_manifest(root, config.manifest)
-    rows, skipped, others = [], [], Counter[str]()
+    rows, skipped, tables, others = [], [], [], Counter[str]()
     for path in walk_files(root, skipped):
         relative = path.relative_to(root).as_posix()
         suffix = path.suffix.lower()
@@ -137,11 +137,9 @@ def list_folder(config: Folder) -> Listing:
         else:
             others[suffix or "no extension"] += 1
             if path.stem in {"manifest", "metadata"}:
-                skipped.append(
-                    Skipped(relative, f"table not read: set manifest={relative!r} to use its texts and speakers")
-                )
+                tables.append(f"table not read: set manifest={relative!r} to use its texts and speakers")
     notes = [f"{count} other files ignored ({suffix})" for suffix, count in sorted(others.items())]
-    return Listing(rows, skipped, notes)
+    return Listing(rows, skipped, tables + notes)
 
 
 def import_files(
