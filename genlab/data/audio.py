@@ -5,6 +5,7 @@ raises `AudioError` with a reason a person can act on. Stereo is averaged; more 
 a blind mix of an array cancels what arrives at different times. Resampling is soxr at high quality.
 """
 
+import io
 import struct
 from pathlib import Path
 
@@ -87,6 +88,13 @@ def to_float(wave: Int[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
 def write_flac(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
     """Write 16-bit samples as FLAC at a fast compression level."""
     soundfile.write(str(path), wave, sample_rate_hz, format="FLAC", subtype="PCM_16", compression_level=0.25)
+
+
+def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    """Return a 16-bit WAV file; full scale clips, nothing is normalised, samples that are not finite become silence."""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0)), sample_rate_hz, format="WAV")
+    return buffer.getvalue()
 
 
 def read_flac(path: Path | str) -> Int[np.ndarray, "s"]:
