@@ -16,9 +16,8 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
+import shutil
 import socket
-import threading
 import time
 import warnings
 import zlib
@@ -31,17 +30,11 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from genlab.config import GenlabError, digest
-
-# What a process that trains tells its caller. A scheduler retries EXIT_RESUME and no other.
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USER_ERROR = 2
-EXIT_DIVERGED = 3
-EXIT_LOCKED = 4
-EXIT_RESUME = 75
+from genlab.stopping import EXIT_LOCKED
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
 REMOTE_ALIVE_S = 600.0
+HEARTBEAT_S = 10.0
 
 
 Expect = Callable[[dict[str, Any]], dict[str, Any]]
@@ -125,8 +118,8 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def track_status(run_dir: Path, start: int, steps: int, every_s: float) -> Iterator[Callable[[int], None]]:
-    """Keep status.json true while a run trains; yields `beat(step)`, which writes at most every `every_s` seconds."""
+def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
+    """Keep status.json true while a run trains; yields `beat(step)`, cheap enough for every step."""
     attempt = (read_json(run_dir / "status.json") or {}).get("attempt", 0) + 1
     step, written = start, time.monotonic()
     write_status(run_dir, "running", start, steps=steps, attempt=attempt)
@@ -134,7 +127,7 @@ def track_status(run_dir: Path, start: int, steps: int, every_s: float) -> Itera
     def beat(done: int) -> None:
         nonlocal step, written
         step = done
-        if time.monotonic() - written >= every_s:
+        if time.monotonic() - written >= HEARTBEAT_S:
             write_status(run_dir, "running", done, steps=steps, attempt=attempt)
             written = time.monotonic()
 
@@ -145,40 +138,6 @@ def track_status(run_dir: Path, start: int, steps: int, every_s: float) -> Itera
         write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
         raise
     write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
-
-
-class StopRequest:
-    """`requested` is empty until a signal comes, then its name."""
-
-    requested: str = ""
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts as it always did.
-
-    Only the main thread may set handlers; elsewhere signals keep their meaning.
-    """
-    stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def request(number: int, frame: Any) -> None:
-        stop.requested = signal.Signals(number).name
-        restore()
-
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 class HashLog:
@@ -208,12 +167,14 @@ class CheckpointWriter:
     """Saves in the background and keeps the newest `keep`. One per process and run directory, under `lock_run`."""
 
     def __init__(self, run_dir: Path, keep: int):
+        # Orbax leaves a half-written save alone when the kill came just before the rename, and its name stays taken.
+        for half in (run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(half)
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            (run_dir / "checkpoints").absolute(),
+            str((run_dir / "checkpoints").absolute()),
             save_decision_policy=decide.FixedIntervalPolicy(1),
             preservation_policy=preserve.LatestN(keep),
-            cleanup_tmp_directories=True,
         )
 
     def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
@@ -275,7 +236,7 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
             )
     try:
         state = ocp.load_checkpointables(
-            path.absolute(), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
+            str(path.absolute()), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
         )
     except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
         raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
@@ -288,7 +249,7 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
 
 def _read_meta(path: Path, step: int) -> dict[str, Any]:
     try:
-        saved = ocp.checkpointables_metadata(path.absolute()).custom_metadata
+        saved: Any = ocp.checkpointables_metadata(str(path.absolute())).custom_metadata
         meta, expected = saved["meta"], saved["digest"]
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error
@@ -310,5 +271,5 @@ def _describe(state: dict[str, Any], *, with_crc: bool) -> dict[str, list[Any]]:
         name = "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
         described[name] = [str(leaf.dtype), list(leaf.shape)]
         if with_crc:
-            described[name].append(zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
+            described[name].append(zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data))
     return described

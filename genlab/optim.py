@@ -19,7 +19,7 @@ import pydantic
 from genlab.config import Config
 
 # Leaves with these names shift or scale channels; pulling them to zero only changes what the next matrix must undo.
-NOT_DECAYED = frozenset({"bias", "scale", "gain", "gamma", "beta", "alpha", "offset", "shift"})
+NOT_DECAYED = frozenset({"bias", "scale", "gain", "gamma", "beta", "alpha", "offset", "shift", "modulation"})
 # Attributes with these names hold a module whose leaves carry a leading layer axis.
 STACKED = frozenset({"layers", "blocks"})
 

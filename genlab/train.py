@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pydantic
 from flax import nnx
 
@@ -25,9 +24,8 @@ from genlab import checkpoint
 from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.optim import OptimConfig
-from genlab.train_step import Build, State, create_state, make_update, split_model
-
-SAVED = ("params", "rest", "opt", "ema")
+from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
+from genlab.train_step import SAVED, Build, State, create_state, make_update, split_model
 
 
 class TrainSettings(Config):
@@ -37,8 +35,12 @@ class TrainSettings(Config):
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=2, ge=1)
-    heartbeat_s: float = pydantic.Field(default=10.0, gt=0)
     profile_steps: int = pydantic.Field(default=0, ge=0)
+
+    def is_save_due(self, step: int, age_s: float) -> bool:
+        """Return whether to save after `step`, `age_s` seconds after the last save."""
+        by_time = self.save_every_s is not None and age_s >= self.save_every_s
+        return by_time or (self.save_every_steps is not None and step % self.save_every_steps == 0)
 
 
 class RunResult(NamedTuple):
@@ -53,20 +55,6 @@ class RunResult(NamedTuple):
     last_metrics: dict[str, float]
 
 
-class TrainingDiverged(GenlabError):
-    """The loss or its gradient became infinite or NaN."""
-
-    exit_code = checkpoint.EXIT_DIVERGED
-    run_state = "diverged"
-
-
-class TrainingInterrupted(GenlabError):
-    """A signal asked the run to stop; the state is saved and the same command goes on."""
-
-    exit_code = checkpoint.EXIT_RESUME
-    run_state = "interrupted"
-
-
 class _Run(NamedTuple):
     """What stays the same from the first step to the last. `identity` is what a checkpoint must share to be ours."""
 
@@ -77,6 +65,7 @@ class _Run(NamedTuple):
     identity: dict[str, Any]
     writer: Any
     progress: Any
+    stop: StopRequest
 
 
 @dataclasses.dataclass
@@ -87,7 +76,7 @@ class _Tally:
     compile_s: float = 0.0
     data_wait_s: float = 0.0
     batch_hash: str = ""
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def train(
@@ -113,15 +102,15 @@ def train(
         LockedError: if another process trains in `run_dir`.
         CheckpointMismatch: if `run_dir` holds another run.
     """
-    if source.num_batches < steps:
-        raise GenlabError(f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it")
+    _check(source, steps, optim)
     init_key, step_key = jax.random.split(jax.random.key(seed))
     create = jax.jit(partial(create_state, build, optim, steps))
     graphdef, abstract = jax.eval_shape(create, init_key)
     first = source.batch_at(0)
-    identity = {"seed": seed, "steps": steps, "optim": optim.to_dict(), "first_batch": batch_digest(first)}
-    run = _Run(source, steps, settings, run_dir, identity, writer, progress)
-    with checkpoint.lock_run(run_dir):
+    identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
+    identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
+    with checkpoint.lock_run(run_dir), stop_on_signal() as stop:
+        run = _Run(source, steps, settings, run_dir, identity, writer, progress, stop)
         restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
@@ -129,13 +118,13 @@ def train(
             start, tally = restored.step, _Tally(**restored.meta["tally"])
             state = {**restored.state, "step": jnp.int32(start), "first_bad_step": jnp.int32(-1)}
         if start < steps:
-            with checkpoint.track_status(run_dir, start, steps, settings.heartbeat_s) as beat:
+            with checkpoint.track_status(run_dir, start, steps) as beat:
                 began = time.perf_counter()
                 update = make_update(graphdef, optim, steps).lower(state, first.args, step_key).compile()
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
     model = nnx.merge(graphdef, state["ema"] or state["params"], state["rest"])
-    return RunResult(steps, model, tally.wall_s, tally.compile_s, tally.data_wait_s, tally.batch_hash, tally.metrics)
+    return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
 def load_trained(build: Build, run_dir: Path, use_ema: bool = True) -> nnx.Module:
@@ -148,7 +137,7 @@ def load_trained(build: Build, run_dir: Path, use_ema: bool = True) -> nnx.Modul
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
     def expect(meta: dict[str, Any]) -> dict[str, Any]:
-        averaged = use_ema and meta["identity"]["optim"]["ema_decay"] is not None
+        averaged = use_ema and meta["identity"]["optim.ema_decay"] is not None
         return {"ema" if averaged else "params": params, "rest": rest}
 
     restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
@@ -157,13 +146,21 @@ def load_trained(build: Build, run_dir: Path, use_ema: bool = True) -> nnx.Modul
     return nnx.merge(graphdef, restored.state.get("ema", restored.state.get("params")), restored.state["rest"])
 
 
+def _check(source: BatchSource, steps: int, optim: OptimConfig) -> None:
+    if source.num_batches < steps:
+        raise GenlabError(f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it")
+    if source.batch_size % optim.accumulate:
+        raise GenlabError(f"optim.accumulate: {optim.accumulate} does not divide the batch size {source.batch_size}")
+    if jax.process_count() > 1:
+        raise GenlabError(f"training runs in one process for now, this is one of {jax.process_count()}")
+
+
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
     """Return what to read from a checkpoint, after making sure that it belongs to this run."""
     for field, ours in run.identity.items():
-        theirs = meta["identity"][field]
-        if theirs != ours:
+        if (theirs := meta["identity"].get(field)) != ours:
             raise checkpoint.CheckpointMismatch(
-                f"{run.run_dir}: this run has {field}={ours}, its checkpoint {field}={theirs}; "
+                f"{run.run_dir}: {field}: now {ours}, but the run here was started with {theirs}; "
                 "use the settings and the data it was started with, or another directory"
             )
     return {name: abstract[name] for name in SAVED}
@@ -172,10 +169,9 @@ def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
 def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):
     """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
     settings, metrics, began = run.settings, None, time.perf_counter()
-    saved_at, logged = began, (start, tally.wall_s, tally.data_wait_s)
+    saved_at, logged, shown = began, (start, tally.wall_s, tally.data_wait_s), {}
     task = run.progress.stage(run.run_dir.name, run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(checkpoint.stop_on_signal())
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
         hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start)))
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
@@ -186,16 +182,15 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             # The device stood idle for want of data only if the step in flight is over by now.
             if metrics is None or metrics["loss"].is_ready():
                 tally.data_wait_s += time.perf_counter() - asked
-            in_flight = metrics
-            state, metrics = update(state, jax.device_put(batch.args))
+            in_flight, (state, metrics) = metrics, update(state, jax.device_put(batch.args))
             tally.batch_hash = chain_digest(tally.batch_hash, hashes.append(batch_digest(batch)))
             jax.block_until_ready(in_flight)
-
-            stopping, is_last = stop.requested, done == run.steps
+            stopping, is_last = run.stop.requested, done == run.steps
             is_logging = is_last or done % settings.log_every == 0
-            is_saving = is_last or bool(stopping) or _is_save_due(settings, done, time.perf_counter() - saved_at)
+            is_saving = is_last or bool(stopping) or settings.is_save_due(done, time.perf_counter() - saved_at)
             if is_logging or is_saving:
-                tally.metrics = _fetch(run, state, metrics)
+                tally.last_metrics = _fetch(run, state, metrics)
+                shown = {"loss": tally.last_metrics["loss"]}
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:
@@ -204,29 +199,25 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
                 hashes.flush()
                 meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
                 saver.save(done, {name: state[name] for name in SAVED}, meta)
-                saved_at = time.perf_counter()
+                saved_at = now
             beat(done)
             profile(done - start)
             if run.progress:
-                run.progress.update(task, done=done, **{key: tally.metrics[key] for key in ("loss",) if tally.metrics})
+                run.progress.update(task, done=done, **shown)
             if stopping and not is_last:
-                where = f"{run.run_dir}: {stopping}: saved after step {done} of {run.steps}"
-                raise TrainingInterrupted(f"{where}; the same command goes on from there")
+                raise TrainingInterrupted(
+                    f"{run.run_dir}: {stopping}: saved step {done} of {run.steps}; run again to go on"
+                )
     if run.progress:
         run.progress.finish(task)
     return state
-
-
-def _is_save_due(settings: TrainSettings, done: int, age_s: float) -> bool:
-    by_time = settings.save_every_s is not None and age_s >= settings.save_every_s
-    return by_time or (settings.save_every_steps is not None and done % settings.save_every_steps == 0)
 
 
 def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of the last step as numbers, unless some step so far went wrong."""
     bad = int(state["first_bad_step"])
     if bad >= 0:
-        clips = np.asarray(run.source.batch_at(bad).clip_ids).tolist()
+        clips = run.source.batch_at(bad).clip_ids.tolist()
         raise TrainingDiverged(
             f"{run.run_dir}: step {bad}: loss or gradient is not finite; clips {clips}; nothing after it was saved; "
             "look at these clips, or lower optim.peak_lr or optim.clip_norm"
@@ -235,25 +226,23 @@ def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]
 
 
 def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, float, float]) -> tuple[int, float, float]:
-    """Write the metrics and the speed since the last call."""
-    steps, wall_s, wait_s = done - last[0], tally.wall_s - last[1], tally.data_wait_s - last[2]
+    """Write the metrics and the speed since the last call, which returned `last`."""
     if run.writer:
+        steps, wall_s, wait_s = done - last[0], tally.wall_s - last[1], tally.data_wait_s - last[2]
         speed = {"steps_per_s": steps / wall_s, "data_wait_fraction": wait_s / wall_s}
-        run.writer.scalars(done, {**tally.metrics, **speed})
+        run.writer.scalars(done, tally.last_metrics | speed)
     return done, tally.wall_s, tally.data_wait_s
 
 
 @contextlib.contextmanager
 def _profiler(run: _Run) -> Iterator[Callable[[int], None]]:
     """Yield a function of the steps made that traces `profile_steps` of them into profile/, past the first five."""
-    first, steps = 5, run.settings.profile_steps
-    tracing = contextlib.ExitStack()
+    with contextlib.ExitStack() as tracing:
 
-    def profile(made: int) -> None:
-        if steps and made == first:
-            tracing.enter_context(jax.profiler.trace(str(run.run_dir / "profile")))
-        elif made == first + steps:
-            tracing.close()
+        def profile(made: int) -> None:
+            if run.settings.profile_steps and made == 5:
+                tracing.enter_context(jax.profiler.trace(str(run.run_dir / "profile")))
+            elif made == 5 + run.settings.profile_steps:
+                tracing.close()
 
-    with tracing:
         yield profile

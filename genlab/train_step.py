@@ -1,9 +1,9 @@
 """One update of one model, as a pure function: loss, gradient, optimizer, moving average. No files, no clock.
 
 In: a function that builds an NNX module with `loss(*args, key=key) -> LossOut`. Out: its state as one dict of arrays,
-{params, rest, opt, ema, step, first_bad_step}, and a jitted `update(state, args, key)` that consumes the state and returns
-the next one. `rest` is what the module holds besides parameters, such as the moving averages of a codebook; `loss` may
-change it. Step n draws its noise from fold_in(key, n), so a restart at step n repeats nothing and skips nothing.
+{params, rest, opt, ema, step, first_bad_step}, and a jitted `update(state, args, key)` that consumes the state and
+returns the next one. `rest` is what the module holds besides parameters, such as the moving averages of a codebook;
+`loss` may change it. Step n draws its noise from fold_in(key, n), so a restart at step n repeats and skips nothing.
 
 A step whose loss or gradient is not finite is remembered in `first_bad_step` on the device; reading it costs a
 synchronisation, so the loop reads it when it logs and before it saves.
@@ -23,15 +23,15 @@ from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
 State = dict[str, Any]
+# The parts of the state that hold arrays; the counters follow from the step.
+SAVED = ("params", "rest", "opt", "ema")
 
 
 def create_state(build: Build, optim: OptimConfig, steps: int, key: Key[Array, ""]) -> tuple[nnx.GraphDef, State]:
     """Build the model and its optimizer state; run it under `jax.jit`."""
     graphdef, params, rest = split_model(build(key))
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(rest)):
-        raise GenlabError(
-            "the model keeps a random stream; pass keys explicitly, so that a restart draws the same noise"
-        )
+        raise GenlabError("model: it keeps a random stream; pass keys explicitly, so that restarts draw the same noise")
     ema = {} if optim.ema_decay is None else jax.tree.map(jnp.copy, params)
     counters = {"step": jnp.int32(0), "first_bad_step": jnp.int32(-1)}
     opt = build_optimizer(optim, steps).init(params)
@@ -44,9 +44,8 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
 
     def update(state: State, args: tuple[Any, ...], key: Key[Array, ""]) -> tuple[State, dict[str, Array]]:
         step, params = state["step"], state["params"]
-        grads, weight, sums, rest = _gradient(
-            graphdef, optim, params, state["rest"], args, jax.random.fold_in(key, step)
-        )
+        key = jax.random.fold_in(key, step)
+        grads, weight, sums, rest = _gradient(graphdef, optim, params, state["rest"], args, key)
         scale = 1.0 / jnp.maximum(weight, 1e-6)
         grads = jax.tree.map(lambda grad: grad * scale.astype(grad.dtype), grads)
         norm = optax.global_norm(grads)
@@ -64,7 +63,7 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
 
 
 def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[Any, Array, dict[str, Array], Any]:
-    """Return the gradient of sum(per_example * weight), sum(weight), the weighted sums of all metrics, and the new rest.
+    """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics, and the new rest.
 
     Sums, not means: micro-batches of different weight then add up to exactly the whole batch.
     """
@@ -98,5 +97,6 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
+    """Return the structure, the parameters and all other variables of `model`, the latter two as plain dicts."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)

@@ -10,7 +10,7 @@ the same content in the same order.
 import hashlib
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import grain
@@ -47,7 +47,7 @@ class BatchSource:
         """Whole batches in the data set; `sys.maxsize` for a data set that repeats for ever."""
         return sys.maxsize if len(self.dataset) >= sys.maxsize // 2 else len(self.dataset) // self.batch_size
 
-    def iterate(self, start_step: int = 0) -> Iterator[Batch]:
+    def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends."""
         shard = grain.sharding.ShardByJaxProcess()
         elastic = grain.experimental.ElasticIterator(self.dataset, self.batch_size, shard, read_options=self._read)
@@ -73,7 +73,7 @@ def batch_digest(batch: Batch) -> str:
     """
     state = hashlib.sha256()
     for leaf in (np.asarray(batch.clip_ids), *map(np.asarray, jax.tree.leaves(batch.args))):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
         state.update(f"{leaf.dtype.str}{leaf.shape}{crc};".encode())
     return state.hexdigest()[:16]
 

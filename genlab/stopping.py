@@ -1,0 +1,69 @@
+"""How a training process ends: exit codes, the errors that carry them, and signals turned into a request.
+
+A scheduler needs to tell "start me again" from "do not bother". An error with an `exit_code` says which; the command
+line exits with it.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from genlab.config import GenlabError
+
+# Only EXIT_RESUME asks to be started again.
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_DIVERGED = 3
+EXIT_LOCKED = 4
+EXIT_RESUME = 75
+
+
+class TrainingDiverged(GenlabError):
+    """The loss or its gradient became infinite or NaN."""
+
+    exit_code = EXIT_DIVERGED
+    run_state = "diverged"
+
+
+class TrainingInterrupted(GenlabError):
+    """A signal asked the run to stop; the state is saved and the same command goes on."""
+
+    exit_code = EXIT_RESUME
+    run_state = "interrupted"
+
+
+class StopRequest:
+    """`requested` is empty until a signal comes, then its name."""
+
+    requested: str = ""
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts as it always did.
+
+    Only the main thread may set handlers; elsewhere signals keep their meaning.
+    """
+    stop = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: Any) -> None:
+        stop.requested = signal.Signals(number).name
+        restore()
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()

@@ -1,0 +1,275 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genlab import checkpoint
+from genlab.checkpoint import (
+    CheckpointMismatch,
+    CheckpointWriter,
+    HashLog,
+    LockedError,
+    lock_run,
+    read_json,
+    restore_latest,
+    saved_steps,
+    track_status,
+    write_json,
+)
+from genlab.stopping import TrainingInterrupted, stop_on_signal
+
+
+def make_state(seed):
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = {
+        "layers": {0: {"kernel": jax.random.normal(keys[0], (40, 30))}, 1: {"kernel": jnp.full((3, 2), seed + 0.5)}},
+        "half": jax.random.normal(keys[1], (7, 5)).astype(jnp.bfloat16),
+        "count": jnp.int32(seed),
+        "is_used": jnp.array([True, False]),
+    }
+    return {"params": params, "opt": optax.adamw(1e-3).init(params["layers"]), "ema": {}}
+
+
+def expect_same(state):
+    return lambda meta: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    writer = CheckpointWriter(tmp_path, keep=3)
+    for step in (1, 2, 3, 4):
+        writer.save(step, make_state(step), {"note": f"step {step}"})
+    writer.close()
+    return tmp_path
+
+
+def data_files(run_dir, step):
+    """Files that hold array bytes, the largest first."""
+    files = [
+        path for path in (run_dir / "checkpoints" / str(step)).rglob("*") if path.is_file() and path.parent.name == "d"
+    ]
+    return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_round_trip_and_keep(run_dir):
+    assert saved_steps(run_dir) == [2, 3, 4]
+    restored = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False)
+    assert restored.step == 4 and restored.meta["note"] == "step 4"
+    assert_same(restored.state, make_state(4))
+
+
+def test_only_the_named_parts_are_read(run_dir):
+    params = make_state(0)["params"]
+    restored = restore_latest(run_dir, lambda meta: expect_same({"params": params})(meta), move_damaged=False)
+    assert set(restored.state) == {"params"}
+    assert_same(restored.state["params"], make_state(4)["params"])
+
+
+def test_nothing_saved_gives_none(tmp_path):
+    assert restore_latest(tmp_path, expect_same(make_state(0)), move_damaged=True) is None
+
+
+def test_what_is_saved_is_the_state_at_the_call(tmp_path):
+    # The next donated update reuses the memory of the state while the save still writes in the background.
+    bump = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
+    tree = {"big": jnp.zeros((400, 1000))}
+    bump.lower(tree).compile()
+    writer = CheckpointWriter(tmp_path, keep=9)
+    for step in range(6):
+        writer.save(step, {"params": tree}, {})
+        for _ in range(5):
+            tree = bump(tree)
+    writer.close()
+    restored = restore_latest(tmp_path, expect_same({"params": tree}), move_damaged=False)
+    assert restored.step == 5
+    np.testing.assert_array_equal(restored.state["params"]["big"], np.full((400, 1000), 25.0))
+
+
+def flip_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip_byte, truncate, os.remove])
+def test_damaged_data_falls_back_with_a_warning(run_dir, damage):
+    damage(data_files(run_dir, 4)[0])
+    with pytest.warns(UserWarning, match="checkpoint 4 is damaged"):
+        restored = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=True)
+    assert restored.step == 3
+    assert_same(restored.state, make_state(3))
+    assert saved_steps(run_dir) == [2, 3]
+    assert [path.name.split("-")[0] for path in (run_dir / "bad_checkpoints").iterdir()] == ["4"]
+    writer = CheckpointWriter(run_dir, keep=3)  # the step can be saved again
+    writer.save(4, make_state(9), {})
+    writer.close()
+    assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step == 4
+
+
+def test_every_flipped_byte_is_seen_or_harmless(run_dir):
+    """Flip one byte at many places of every file: the result is step 4 unharmed, or step 3."""
+    state, outcomes = make_state(4), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root = run_dir / "checkpoints/4"
+        for path in sorted(item for item in root.rglob("*") if item.is_file() and item.stat().st_size):
+            content = path.read_bytes()
+            for place in np.linspace(0, len(content) - 1, 5).astype(int):
+                path.write_bytes(content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :])
+                restored = restore_latest(run_dir, expect_same(state), move_damaged=False)
+                assert_same(restored.state, make_state(restored.step))
+                outcomes.append(restored.step)
+            path.write_bytes(content)
+    assert set(outcomes) == {3, 4}
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "params/_METADATA", "params/manifest.ocdbt"])
+def test_missing_metadata_falls_back(run_dir, name):
+    (run_dir / "checkpoints/4" / name).unlink()
+    with pytest.warns(UserWarning, match="checkpoint 4 is damaged"):
+        assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step == 3
+    assert saved_steps(run_dir) == [2, 3, 4], "without move_damaged nothing is touched"
+
+
+def test_another_steps_directory_is_not_believed(run_dir):
+    shutil.copytree(run_dir / "checkpoints/3", run_dir / "checkpoints/7")
+    with pytest.warns(UserWarning, match="checkpoint 7 is damaged"):
+        assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step == 4
+
+
+def test_all_damaged_gives_none(run_dir):
+    for step in saved_steps(run_dir):
+        truncate(data_files(run_dir, step)[0])
+    with pytest.warns(UserWarning, match="checkpoint 2 is damaged"):
+        assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=True) is None
+
+
+def test_half_written_saves_are_ignored_and_cleaned(run_dir):
+    half = run_dir / "checkpoints/5.orbax-checkpoint-tmp"
+    shutil.copytree(run_dir / "checkpoints/4", half)
+    assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=True).step == 4
+    CheckpointWriter(run_dir, keep=3).close()
+    assert not half.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda params: {**params, "half": params["half"].astype(jnp.float32)},  # Orbax would cast without a word
+        lambda params: {**params, "half": params["half"][:, :4]},
+        lambda params: {**params, "extra": jnp.zeros(3)},
+        lambda params: {name: leaf for name, leaf in params.items() if name != "half"},
+    ],
+)
+def test_another_model_is_refused_not_replaced(run_dir, change):
+    state = make_state(0)
+    state["params"] = change(state["params"])
+    with pytest.raises(CheckpointMismatch, match=r"params/(half|extra)"):
+        restore_latest(run_dir, expect_same(state), move_damaged=True)
+    assert saved_steps(run_dir) == [2, 3, 4]
+
+
+def test_json_is_replaced_whole(tmp_path):
+    path = tmp_path / "status.json"
+    stop, seen = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            values = read_json(path)
+            if values is not None:
+                seen.append(len(set(values["fill"])))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(200):
+        write_json(path, {"fill": [number] * 2000})
+    stop.set()
+    reader.join()
+    assert seen and set(seen) == {1}
+    assert [item.name for item in tmp_path.iterdir()] == ["status.json"]
+    path.write_text('{"half":')
+    assert read_json(path) is None
+
+
+def test_lock_excludes_and_is_freed(tmp_path):
+    with lock_run(tmp_path):
+        with pytest.raises(LockedError, match=f"process {os.getpid()} on"), lock_run(tmp_path):
+            pass
+    with pytest.raises(ValueError), lock_run(tmp_path):
+        raise ValueError
+    with lock_run(tmp_path):
+        pass
+
+
+def test_a_live_process_on_another_host_is_respected(tmp_path):
+    def status(age_s, state="running", host="elsewhere"):
+        write_json(tmp_path / "status.json", {"state": state, "host": host, "pid": 7, "heartbeat": time.time() - age_s})
+
+    status(5)
+    with pytest.raises(LockedError, match="process 7 on elsewhere"), lock_run(tmp_path):
+        pass
+    for stale in ({"age_s": 2 * checkpoint.REMOTE_ALIVE_S}, {"age_s": 5, "state": "failed"}):
+        status(**stale)
+        with lock_run(tmp_path):
+            pass
+    status(5, host=socket.gethostname())  # the lock itself says that nobody on this host is alive
+    with lock_run(tmp_path):
+        pass
+
+
+def test_status_follows_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "HEARTBEAT_S", 0.0)
+    with track_status(tmp_path, 0, 9) as beat:
+        assert read_json(tmp_path / "status.json")["state"] == "running"
+        beat(4)
+        assert read_json(tmp_path / "status.json")["step"] == 4
+    assert read_json(tmp_path / "status.json")["state"] == "finished"
+    with pytest.raises(TrainingInterrupted), track_status(tmp_path, 0, 9) as beat:
+        beat(5)
+        raise TrainingInterrupted("stopped")
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"], status["attempt"], status["error"]) == ("interrupted", 5, 2, "stopped")
+    assert {"heartbeat", "host", "pid"} <= set(status)
+
+
+def test_hash_log_is_cut_at_the_restart(tmp_path):
+    log = HashLog(tmp_path, 0)
+    for step in range(5):
+        log.append(f"{step:016x}")
+    log.close()
+    log = HashLog(tmp_path, 3)
+    log.append("f" * 16)
+    log.close()
+    assert (tmp_path / "batch_hashes.txt").read_text().split() == [f"{step:016x}" for step in range(3)] + ["f" * 16]
+
+
+def test_first_signal_asks_and_the_second_acts():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested == "SIGINT"
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before

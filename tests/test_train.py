@@ -1,0 +1,371 @@
+import io
+import json
+import threading
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from train_toy import WIDTH, Toy, build, digest, make_source
+
+from genlab.config import GenlabError
+from genlab.data.batches import BatchSource, batch_digest, chain_digest
+from genlab.decoders.base import LossOut
+from genlab.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
+from genlab.progress import Progress
+from genlab.tokens import Tokens
+from genlab.train import TrainingDiverged, TrainSettings, load_trained, train
+from genlab.train_step import create_state, make_update
+
+QUIET = TrainSettings(log_every=5, save_every_s=None)
+
+
+class Writer:
+    def __init__(self):
+        self.rows = {}
+
+    def scalars(self, step, values):
+        self.rows[step] = values
+
+
+def run(run_dir, steps=10, build=build, source=None, optim=None, seed=1, settings=QUIET, **more):
+    optim = optim or OptimConfig(peak_lr=1e-2)
+    return train(
+        build, source or make_source(), steps=steps, optim=optim, seed=seed, settings=settings, run_dir=run_dir, **more
+    )
+
+
+# --- optimizer -------------------------------------------------------------------------------------------------------
+
+
+def test_only_matrices_decay():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            make = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Linear(4, 6, rngs=rngs)))
+            self.layers = make(rngs)
+            self.blocks = nnx.List([nnx.Linear(4, 6, rngs=rngs)])
+            self.norm = nnx.LayerNorm(6, rngs=rngs)
+            self.up_bias = nnx.Param(jnp.zeros((3, 6)))
+            self.embed = nnx.Param(jnp.zeros((9, 6)))
+
+    params = nnx.to_pure_dict(nnx.state(Net(nnx.Rngs(0)), nnx.Param))
+    decays = decay_tree(params)
+    assert decays["layers"] == {"kernel": True, "bias": False}, "the bias of stacked layers is 2-D and must not decay"
+    assert decays["blocks"][0] == {"kernel": True, "bias": False}
+    assert decays["norm"] == {"scale": False, "bias": False}
+    assert decays["up_bias"] is False and decays["embed"] is True
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    optimizer = build_optimizer(OptimConfig(weight_decay=0.5, warmup_fraction=0.0), 10)
+    ones = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+    moved = jax.tree.map(lambda update: bool((update != 0).any()), updates)
+    assert moved == decays, "with no gradient, exactly the decayed leaves move"
+
+
+def test_schedule_reaches_its_points():
+    rate = learning_rate(OptimConfig(peak_lr=2.0, warmup_fraction=0.1, final_fraction=0.25), 101)
+    assert 0 < rate(0) < rate(5) < rate(10) == pytest.approx(2.0)
+    assert rate(100) == pytest.approx(0.5)
+    assert rate(55) == pytest.approx(2.0 * (0.25 + 0.75 * 0.5))
+    linear = learning_rate(OptimConfig(peak_lr=1.0, warmup_fraction=0.0, final_fraction=0.0, decay="linear"), 11)
+    np.testing.assert_allclose([linear(0), linear(5), linear(10)], [1.0, 0.5, 0.0])
+    constant = learning_rate(OptimConfig(peak_lr=1.0, warmup_fraction=0.0, decay="constant"), 10)
+    assert constant(9) == 1.0
+
+
+def test_average_ramps_up_and_then_lags():
+    ema = update_ema({"w": jnp.zeros(())}, {"w": jnp.ones(())}, 0.999, jnp.int32(0))
+    assert float(ema["w"]) == pytest.approx(0.9)
+    ema = update_ema({"w": jnp.zeros(())}, {"w": jnp.ones(())}, 0.99, jnp.int32(10**6))
+    assert float(ema["w"]) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_config_refuses_nonsense():
+    with pytest.raises(GenlabError, match="peak_lr"):
+        OptimConfig.from_dict({"peak_lr": -1.0})
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_batch_is_a_function_of_seed_and_step():
+    source = make_source()
+    whole = [batch_digest(batch) for batch, _ in zip(source.iterate(), range(12), strict=False)]
+    late = [batch_digest(batch) for batch, _ in zip(source.iterate(7), range(5), strict=False)]
+    assert late == whole[7:]
+    assert [batch_digest(source.batch_at(step)) for step in (0, 7, 11)] == [whole[step] for step in (0, 7, 11)]
+    assert len(set(whole)) == 12
+    assert batch_digest(make_source(seed=6).batch_at(0)) != whole[0]
+
+
+def test_tokens_and_missing_views_pass_through():
+    def element(index):
+        tokens = Tokens(np.full((4, 2), index, np.int16), None, np.int32(4))
+        return (tokens, np.float32(index)), np.int32(index)
+
+    source = BatchSource(grain.MapDataset.range(10).map(element).repeat(None), 3)
+    for batch in (source.batch_at(1), next(source.iterate(1))):
+        tokens, values = batch.args
+        assert isinstance(tokens, Tokens) and tokens.latents is None and tokens.codes.shape == (3, 4, 2)
+        assert values.tolist() == [3.0, 4.0, 5.0] and batch.clip_ids.tolist() == [3, 4, 5]
+
+
+def test_digest_sees_ids_content_shape_type_and_order():
+    batch = make_source().batch_at(0)
+    inputs, targets, weight = batch.args
+    changed = inputs.copy()
+    changed[0, 0] = np.nextafter(changed[0, 0], 9)
+    others = [
+        batch._replace(clip_ids=batch.clip_ids[::-1]),
+        batch._replace(args=(changed, targets, weight)),
+        batch._replace(args=(inputs.T, targets, weight)),
+        batch._replace(args=(inputs.view(np.int32), targets, weight)),
+        batch._replace(args=(targets, inputs, weight)),
+    ]
+    digests = [batch_digest(item) for item in (batch, *others)]
+    assert len(set(digests)) == len(digests)
+    assert chain_digest(chain_digest("", "a"), "b") != chain_digest(chain_digest("", "b"), "a")
+
+
+def test_too_little_data_is_refused(tmp_path):
+    with pytest.raises(GenlabError, match="fewer than one batch"):
+        BatchSource(grain.MapDataset.range(3), 4)
+    with pytest.raises(GenlabError, match="ends after 8 batches"):
+        run(tmp_path, steps=9, source=make_source(repeat=1))
+
+
+# --- the update ------------------------------------------------------------------------------------------------------
+
+
+def one_update(optim, build=build, steps=10):
+    source = make_source(batch_size=12)
+    graphdef, state = jax.jit(lambda key: create_state(build, optim, steps, key))(jax.random.key(0))
+    before = jax.tree.map(np.array, state)
+    state, metrics = make_update(graphdef, optim, steps)(state, source.batch_at(0).args, jax.random.key(1))
+    return before, state, metrics, source
+
+
+def test_loss_is_the_weighted_mean_and_everything_moves():
+    before, state, metrics, source = one_update(OptimConfig(peak_lr=1e-2))
+    graphdef, _, rest = nnx.split(build(jax.random.key(0)), nnx.Param, ...)
+    model = nnx.merge(graphdef, before["params"], rest)
+    out = model.loss(*source.batch_at(0).args, key=jax.random.fold_in(jax.random.key(1), 0))
+    expected = (out.per_example * out.weight).sum() / out.weight.sum()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["hidden"], (out.metrics["hidden"] * out.weight).sum() / out.weight.sum(), 1e-5)
+    for name in ("params", "rest", "ema"):
+        for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(state[name]), strict=True):
+            assert (old != np.asarray(new)).any(), f"{name} did not move"
+    assert int(state["step"]) == 1 and int(state["first_bad_step"]) == -1
+
+
+def test_accumulation_equals_the_whole_batch():
+    class Quiet(nnx.Module):  # the noise differs between micro-batches by design, so this model draws none
+        def __init__(self, inner):
+            self.layers, self.norm_scale = inner.layers, inner.norm_scale
+
+        def loss(self, inputs, targets, weight, *, key):
+            hidden, _ = jax.lax.scan(lambda h, layer: (jnp.tanh(layer(h)), None), inputs, self.layers)
+            return LossOut(jnp.square(hidden * self.norm_scale[None] - targets).mean(-1), weight, {})
+
+    def plain_build(key):
+        return Quiet(Toy(nnx.Rngs(key)))
+
+    # SGD-like: Adam divides by the size of the gradient, and would hide a wrong scale.
+    whole, parts = (OptimConfig(accumulate=count, b1=0.0, b2=0.0, clip_norm=None) for count in (1, 4))
+    (_, one, metrics, _), (_, four, metrics_four, _) = one_update(whole, plain_build), one_update(parts, plain_build)
+    np.testing.assert_allclose(metrics["loss"], metrics_four["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], metrics_four["grad_norm"], rtol=1e-5)
+    for left, right in zip(jax.tree.leaves(one["params"]), jax.tree.leaves(four["params"]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulation_moves_the_rest_and_must_divide_the_batch(tmp_path):
+    before, state, _, _ = one_update(OptimConfig(accumulate=3))
+    assert (before["rest"]["average"] != np.asarray(state["rest"]["average"])).all()
+    with pytest.raises(GenlabError, match="does not divide the batch size 8"):
+        run(tmp_path, optim=OptimConfig(accumulate=3))
+
+
+def test_random_streams_are_refused(tmp_path):
+    class Streamed(Toy):
+        def __init__(self, rngs):
+            super().__init__(rngs)
+            self.stream = nnx.Rngs(0)
+
+    with pytest.raises(GenlabError, match="pass keys explicitly"):
+        run(tmp_path, build=lambda key: Streamed(nnx.Rngs(key)))
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_result_log_status_and_second_call(tmp_path):
+    writer, stream = Writer(), io.StringIO()
+    with Progress(stream=stream) as progress:
+        result = run(tmp_path / "toy", steps=40, writer=writer, progress=progress)
+    assert result.steps == 40 and result.compile_s > 0 and 0 <= result.data_wait_s <= result.wall_s
+    assert sorted(writer.rows) == [5, 10, 15, 20, 25, 30, 35, 40]
+    row = writer.rows[40]
+    assert {"loss", "hidden", "grad_norm", "learning_rate", "steps_per_s", "data_wait_fraction"} == set(row)
+    assert row["loss"] < writer.rows[5]["loss"]
+    assert result.last_metrics["loss"] == row["loss"]
+    assert "toy" in stream.getvalue()
+    status = json.loads((tmp_path / "toy/status.json").read_text())
+    assert (status["state"], status["step"], status["attempt"]) == ("finished", 40, 1)
+
+    lines = (tmp_path / "toy/batch_hashes.txt").read_text().split()
+    assert lines == [batch_digest(make_source().batch_at(step)) for step in range(40)]
+    running = ""
+    for line in lines:
+        running = chain_digest(running, line)
+    assert running == result.batch_hash
+
+    # A second call compiles nothing, trains nothing, and returns the same.
+    again = run(tmp_path / "toy", steps=40)
+    assert digest(again.model) == digest(result.model)
+    assert again._replace(model=None) == result._replace(model=None)
+    assert json.loads((tmp_path / "toy/status.json").read_text())["attempt"] == 1
+
+
+def test_parts_equal_the_whole(tmp_path):
+    whole = run(tmp_path / "whole", steps=10)
+    hurry = TrainSettings(log_every=1, save_every_s=None, save_every_steps=4)
+
+    class Stop(Writer):
+        def scalars(self, step, values):
+            if step == 6:
+                raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError):
+        run(tmp_path / "parts", steps=10, settings=hurry, writer=Stop())
+    status = json.loads((tmp_path / "parts/status.json").read_text())
+    assert status["state"] == "failed" and "power cut" in status["error"]
+    writer = Writer()
+    parts = run(tmp_path / "parts", steps=10, settings=hurry, writer=writer)
+    assert sorted(writer.rows) == [5, 6, 7, 8, 9, 10], "it went on from the checkpoint of step 4"
+    assert digest(parts.model) == digest(whole.model)
+    assert parts.batch_hash == whole.batch_hash
+    assert (tmp_path / "parts/batch_hashes.txt").read_bytes() == (tmp_path / "whole/batch_hashes.txt").read_bytes()
+
+
+def test_seed_changes_the_result_and_settings_do_not(tmp_path):
+    one = run(tmp_path / "one")
+    other = run(tmp_path / "other", seed=2)
+    same = run(tmp_path / "same", settings=TrainSettings(log_every=3, save_every_steps=2, save_every_s=None))
+    assert digest(one.model) != digest(other.model)
+    assert digest(one.model) == digest(same.model)
+
+
+def test_other_settings_in_the_same_directory_are_refused(tmp_path):
+    run(tmp_path)
+    for change, field in [
+        ({"steps": 11}, "steps: now 11, but the run here was started with 10"),
+        ({"seed": 9}, "seed: now 9"),
+        ({"optim": OptimConfig(peak_lr=1e-3)}, "optim.peak_lr: now 0.001"),
+        ({"source": make_source(seed=6)}, "digest of the first batch"),
+    ]:
+        with pytest.raises(GenlabError, match=field):
+            run(tmp_path, **change)
+    with pytest.raises(GenlabError, match=r"ema/layers/bias: the checkpoint has .* this model needs"):
+        run(tmp_path, build=lambda key: Toy(nnx.Rngs(key), layers=3))
+
+
+def test_load_trained_average_and_raw(tmp_path):
+    result = run(tmp_path)
+    averaged, raw = load_trained(build, tmp_path), load_trained(build, tmp_path, use_ema=False)
+    assert digest(averaged) == digest(result.model) != digest(raw)
+    inputs = jnp.ones((2, WIDTH))
+    out = averaged.loss(inputs, inputs, jnp.ones(2), key=jax.random.key(0))
+    assert out.per_example.shape == (2,)
+    with pytest.raises(GenlabError, match="no intact checkpoint"):
+        load_trained(build, tmp_path / "nowhere")
+    plain = run(tmp_path / "plain", optim=OptimConfig(ema_decay=None))
+    assert digest(load_trained(build, tmp_path / "plain")) == digest(plain.model)
+
+
+def test_a_model_with_nothing_but_parameters(tmp_path):
+    class Line(nnx.Module):
+        def __init__(self):
+            self.slope = nnx.Param(jnp.ones((WIDTH,), jnp.bfloat16))
+
+        def loss(self, inputs, targets, weight, *, key):
+            error = jnp.square(inputs * self.slope[None] - targets).mean(-1)
+            return LossOut(error.astype(jnp.float32), weight, {})
+
+    result = run(tmp_path, build=lambda key: Line())
+    loaded = load_trained(lambda key: Line(), tmp_path)
+    assert loaded.slope.dtype == jnp.bfloat16
+    assert digest(loaded) == digest(result.model)
+
+
+def test_nan_stops_with_the_step_and_the_clips(tmp_path):
+    source = make_source(repeat=None)
+    bad = 4
+
+    class Poisoned(Toy):
+        def loss(self, inputs, targets, weight, *, key):
+            out = super().loss(inputs, targets, weight, key=key)
+            is_bad = jnp.all(inputs[0] == jnp.asarray(source.batch_at(bad).args[0][0]))
+            return out._replace(per_example=jnp.where(is_bad, jnp.nan, out.per_example))
+
+    settings = TrainSettings(log_every=7, save_every_s=None, save_every_steps=3)
+    with pytest.raises(TrainingDiverged, match=f"step {bad}:") as error:
+        run(tmp_path, build=lambda key: Poisoned(nnx.Rngs(key)), source=source, settings=settings)
+    assert str(source.batch_at(bad).clip_ids.tolist()) in str(error.value)
+    assert error.value.exit_code == 3
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert status["state"] == "diverged" and f"step {bad}" in status["error"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"], "no checkpoint after the bad step"
+    model = load_trained(lambda key: Poisoned(nnx.Rngs(key)), tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model))))
+
+
+def test_nothing_compiles_after_the_first_step(tmp_path):
+    compiled = []
+
+    class Mark(Writer):
+        def scalars(self, step, values):
+            compiled.append(step)
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        settings = TrainSettings(log_every=1, save_every_s=None, save_every_steps=2)
+        run(tmp_path, steps=8, settings=settings, writer=Mark())
+    finally:
+        jax.monitoring.clear_event_listeners()
+    first = compiled.index(1)
+    assert first > 0, "the listener must have seen the compilation before step 1"
+    assert compiled[first:] == list(range(1, 9))
+
+
+def test_two_trainers_in_one_directory(tmp_path):
+    inside, go_on, errors = threading.Event(), threading.Event(), []
+
+    class Wait(Writer):
+        def scalars(self, step, values):
+            inside.set()
+            assert go_on.wait(60)
+
+    worker = threading.Thread(target=lambda: run(tmp_path, writer=Wait()))
+    worker.start()
+    assert inside.wait(60)
+    try:
+        run(tmp_path)
+    except GenlabError as error:
+        errors.append(error)
+    go_on.set()
+    worker.join()
+    assert "trains here" in str(errors[0]) and errors[0].exit_code == 4
+
+
+def test_profile_is_written(tmp_path):
+    run(tmp_path, settings=TrainSettings(save_every_s=None, profile_steps=2))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
