@@ -34,11 +34,11 @@ def config() -> CodecRun:
         data.append(CorpusShare(corpus=Folder(path=flite, manifest="manifest.csv"), share=0.2))
     return CodecRun(
         name="codec_16khz",
-        codec=SpectralCodecConfig(adversarial=AdversarialConfig(start_step=1500)),
+        codec=SpectralCodecConfig(adversarial=AdversarialConfig(start_step=2000)),
         data=tuple(data),
         crop_samples=20_480,
         batch_size=16,
-        steps=3000,
+        steps=3600,
         augment=AugmentConfig(),
         optim=OptimConfig(peak_lr=1.5e-3, weight_decay=0.01, ema_decay=0.998),
     )

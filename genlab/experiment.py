@@ -15,13 +15,24 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Key
 
+from genlab.codecs.cache import encode_corpus
+from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
+from genlab.codecs.frozen import load_codec
 from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.config import Config, ConfigError
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import Corpus, Progress, build_corpus
+from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
+from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.evaluate.metrics import EvaluationConfig
+from genlab.nets.backbone import BackboneConfig
 from genlab.optim import OptimConfig
 from genlab.recognisers.ctc import RecogniserConfig
+from genlab.recognisers.shipped import load_units
 from genlab.train import TrainSettings
 
 
@@ -92,8 +103,120 @@ class RecogniserRun(Run):
         return BatchSource(dataset, self.batch_size)
 
 
-Experiment = Annotated[CodecRun | RecogniserRun, pydantic.Field(discriminator="kind")]
-KINDS: dict[str, type[Config]] = {"codec": CodecRun, "recogniser": RecogniserRun}
+DecoderConfig = Annotated[ARConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")]
+SamplerConfig = Annotated[ARSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")]
+
+
+class TokenData(Config):
+    """Which tokens: a corpus behind the frozen codec, and the frames of one training example."""
+
+    corpus: Corpus
+    codec: str = SHIPPED_CODEC
+    num_frames: int = pydantic.Field(ge=1)
+
+    def open(self, progress: Progress | None = None) -> TokenStore:
+        """Return the token store, building the corpus and encoding it first."""
+        manifest = build_corpus(self.corpus, progress=progress)
+        return encode_corpus(manifest, load_codec(self.codec), load_units(), cache_root(), progress)
+
+
+class Arm(Config):
+    """One family in a comparison: its decoder, how it samples, and, if tuned apart, its learning rate."""
+
+    decoder: DecoderConfig
+    sampler: SamplerConfig
+    peak_lr: float | None = pydantic.Field(default=None, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _check_sampler(self) -> "Arm":
+        if self.decoder.kind != self.sampler.kind:
+            raise ValueError(f"sampler.kind={self.sampler.kind!r} cannot sample decoder.kind={self.decoder.kind!r}")
+        return self
+
+
+class DecoderRun(Run):
+    """Train one decoder on tokens."""
+
+    kind: Literal["decoder"] = "decoder"
+    data: TokenData
+    backbone: BackboneConfig
+    condition: ConditionConfig
+    arm: Arm
+
+    def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
+        """Return the untrained decoder for a store's token space and conditions."""
+        info = store.info
+        vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units)
+        return self.arm.decoder.build(info.spec, vocab, self.backbone, self.condition, key=key)
+
+    def source_of(self, store: TokenStore) -> BatchSource:
+        """Return the training batches: the same for every arm with the same seed, data and batch size."""
+        dataset = store.dataset("train", num_frames=self.data.num_frames, seed=self.seed)
+        return BatchSource(dataset, self.batch_size)
+
+
+class Budget(Config):
+    """What every arm may spend. iso_flop: the same training FLOPs. iso_step: the same number of updates."""
+
+    mode: Literal["iso_flop", "iso_step"] = "iso_flop"
+    train_flops: float | None = pydantic.Field(default=None, gt=0)
+    steps: int | None = pydantic.Field(default=None, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check_one(self) -> "Budget":
+        given, other = ("train_flops", "steps") if self.mode == "iso_flop" else ("steps", "train_flops")
+        if getattr(self, given) is None or getattr(self, other) is not None:
+            raise ValueError(f"mode={self.mode!r} takes {given} and not {other}: the other one follows from it")
+        return self
+
+
+class Comparison(Config):
+    """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts."""
+
+    kind: Literal["compare"] = "compare"
+    name: str
+    question: str
+    seeds: tuple[int, ...] = (0,)
+    data: TokenData
+    batch_size: int = pydantic.Field(ge=1)
+    backbone: BackboneConfig
+    condition: ConditionConfig
+    budget: Budget
+    optim: OptimConfig = OptimConfig()
+    arms: dict[str, Arm]
+    prompts_split: str = "test"
+    num_prompts: int = pydantic.Field(default=32, ge=2)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    settings: TrainSettings = TrainSettings()
+
+    @pydantic.model_validator(mode="after")
+    def _check_arms(self) -> "Comparison":
+        if not self.arms:
+            raise ValueError("arms: a comparison needs at least one")
+        if bad := [name for name in self.arms if not name.replace("_", "").replace("-", "").isalnum()]:
+            raise ValueError(f"arms: names become directories, so use letters, digits, - and _ (got {bad})")
+        return self
+
+    def comparison_key(self) -> str:
+        """Return a hash of what the arms must share: data, codec, batch, budget, conditions, prompts, evaluation."""
+        return self.digest(exclude={"name", "question", "arms", "settings", "optim"})
+
+    def run(self, name: str, seed: int, steps: int) -> DecoderRun:
+        """Return the training run of one arm once the budget has set its steps."""
+        arm = self.arms[name]
+        optim = self.optim if arm.peak_lr is None else self.optim.model_copy(update={"peak_lr": arm.peak_lr})
+        return DecoderRun(
+            name=name, seed=seed, steps=steps, batch_size=self.batch_size, optim=optim, settings=self.settings,
+            data=self.data, backbone=self.backbone, condition=self.condition, arm=arm,
+        )  # fmt: skip
+
+
+KINDS: dict[str, type[Config]] = {
+    "codec": CodecRun,
+    "recogniser": RecogniserRun,
+    "decoder": DecoderRun,
+    "compare": Comparison,
+}
 
 
 def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
@@ -105,7 +228,9 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
     if not path.is_file():
-        raise ConfigError(f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory")
+        raise ConfigError(
+            f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
+        )
     if path.suffix == ".json":
         values = json.loads(path.read_text())
         kind = values.get("kind")

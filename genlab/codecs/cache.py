@@ -70,7 +70,9 @@ def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, uni
             yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, unit)
 
 
-def _describe(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, directory: Path) -> StoreInfo:
+def _describe(
+    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, directory: Path
+) -> StoreInfo:
     parts = [json.loads(path.read_text()) for path in sorted(directory.glob("part-*.json"))]
     frames = max(1, sum(part["frames"] for part in parts))
     mean = np.sum([part["sum"] for part in parts], axis=0) / frames

@@ -30,9 +30,7 @@ class PatchMixer(nnx.Module):
         rows, columns = patches.shape[1:3]
         padded = jnp.pad(patches, ((0, 0), (1, 1), (1, 1), (0, 0)))
         kernel = self.kernel[...]
-        mixed = sum(
-            padded[:, i : i + rows, j : j + columns] * kernel[i, j] for i in range(3) for j in range(3)
-        )
+        mixed = sum(padded[:, i : i + rows, j : j + columns] * kernel[i, j] for i in range(3) for j in range(3))
         return patches + self.down(jax.nn.leaky_relu(self.up(mixed), 0.1))
 
 

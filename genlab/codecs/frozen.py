@@ -49,7 +49,9 @@ class FrozenCodec:
     def _merge(self, state: Any) -> SpectralCodec:
         return nnx.merge(self._graph, state)
 
-    def encode(self, waves: Sequence[Float[np.ndarray, "s"]]) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
+    def encode(
+        self, waves: Sequence[Float[np.ndarray, "s"]]
+    ) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
         """Return (codes, latents) of each wave, all in one compiled call."""
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
@@ -126,5 +128,3 @@ def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> 
     state = nnx.state(plain)
     nnx.replace_by_pure_dict(state, trained)
     return save_weights(path, nnx.to_pure_dict(state), {"config": config.to_dict(), "genlab": __version__, **metadata})
-
-

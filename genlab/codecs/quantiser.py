@@ -49,7 +49,11 @@ class ResidualQuantiser(nnx.Module):
         return self.partial_sums(codes)[-1]
 
     def update(
-        self, latents: Float[Array, "b t d"], codes: Int[Array, "b t k"], is_used: Bool[Array, "b t k"], key: Key[Array, ""]
+        self,
+        latents: Float[Array, "b t d"],
+        codes: Int[Array, "b t k"],
+        is_used: Bool[Array, "b t k"],
+        key: Key[Array, ""],
     ) -> None:
         """Move every codebook towards the vectors assigned to it and revive dead entries; changes state in place."""
         levels, num_entries, channels = self.entries.shape

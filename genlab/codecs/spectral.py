@@ -143,11 +143,15 @@ class SpectralCodec(nnx.Module):
         latents = self._latents(waves, num_frames)
         return Tokens(self.quantiser.encode(latents), latents, num_frames.astype(jnp.int32))
 
-    def decode_codes(self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None) -> Float[Array, "b s"]:
+    def decode_codes(
+        self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b s"]:
         """Return waves from codes; fewer than K levels decode at a lower rate."""
         return self.decode_latents(self.quantiser.decode(codes), num_frames)
 
-    def decode_latents(self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None) -> Float[Array, "b s"]:
+    def decode_latents(
+        self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b s"]:
         """Return waves of t * hop samples from latents; samples past `num_frames` are silent."""
         frames = latents.shape[1]
         is_valid = jnp.arange(frames)[None] < (frames if num_frames is None else num_frames[:, None])

@@ -77,7 +77,14 @@ def mel_filters(sample_rate_hz: int, window_samples: int, num_mels: int, high_hz
     return filters.astype(np.float32)
 
 
-def log_mel(wave: Float[Array, "b s"], window_samples: int, hop_samples: int, num_mels: int, sample_rate_hz: int, floor: float = 1e-5) -> Float[Array, "b t m"]:
+def log_mel(
+    wave: Float[Array, "b s"],
+    window_samples: int,
+    hop_samples: int,
+    num_mels: int,
+    sample_rate_hz: int,
+    floor: float = 1e-5,
+) -> Float[Array, "b t m"]:
     """Return the natural log of the mel magnitude spectrogram, floored at `floor`."""
     magnitude = jnp.abs(stft(wave, window_samples, hop_samples))
     return jnp.log(jnp.maximum(magnitude @ mel_filters(sample_rate_hz, window_samples, num_mels), floor))

@@ -1,0 +1,39 @@
+"""The quick start: which decoder speaks best after the same small amount of training compute?
+
+Question: on one token space, with the same clips in the same order and the same training FLOPs, what do an autoregressive, a
+masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's, frame-aligned
+semantic units and a speaker in, acoustic tokens out.
+
+    genlab compare configs/quickstart.py
+"""
+
+from genlab.data.corpus import Embedded
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.experiment import Arm, Budget, Comparison, TokenData
+from genlab.nets.backbone import BackboneConfig
+from genlab.optim import OptimConfig
+from genlab.train import TrainSettings
+
+
+def config() -> Comparison:
+    """Return the comparison."""
+    return Comparison(
+        name="quickstart",
+        question="With equal training compute, which decoder says the words best: autoregressive, masked or diffusion?",
+        data=TokenData(corpus=Embedded(minutes=30.0), num_frames=128),
+        batch_size=16,
+        backbone=BackboneConfig(width=192, layers=4, heads=4),
+        condition=ConditionConfig(content="semantic", dropout=0.1),
+        budget=Budget(mode="iso_flop", train_flops=1.0e13),
+        optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
+        arms={
+            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.8)),
+            "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1), temperature=0.8)),
+            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=24)),
+        },
+        num_prompts=32,
+        settings=TrainSettings(log_every=20, save_every_s=60.0),
+    )

@@ -1,0 +1,123 @@
+"""The budget: what each arm may spend, solved before anything is trained.
+
+In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio seen, and sampling cost.
+FLOPs are executed matrix-product FLOPs of a training step (fairness.md's formulas, which each decoder file states for itself);
+`check_flops` walks the real loss and its gradient and refuses a formula that is off by more than a percent.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from genlab.config import GenlabError
+from genlab.data.store import TokenStore
+from genlab.experiment import Comparison, DecoderRun
+from genlab.flops import count_flops
+
+TOLERANCE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmBudget:
+    """What one arm spends. `seconds_seen` and `epochs` count real audio, not padding."""
+
+    name: str
+    family: str
+    reads: str
+    params: int
+    flops_per_clip: float
+    steps: int
+    train_flops: float
+    seconds_seen: float
+    unique_seconds: float
+    epochs: float
+    network_calls: int
+    sample_flops: float
+
+
+def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
+    """Return what every arm spends.
+
+    Raises:
+        GenlabError: if rounding to whole steps leaves training FLOPs more than 1 % apart (too few steps).
+    """
+    clips, unique_seconds, seconds_per_epoch = _train_seconds(config, store)
+    budgets = {}
+    for name, arm in config.arms.items():
+        run = config.run(name, config.seeds[0], steps=1)
+        flops_per_clip = clip_flops(run, store)
+        flops_per_step = flops_per_clip * config.batch_size
+        if config.budget.mode == "iso_flop":
+            steps = max(1, round(config.budget.train_flops / flops_per_step))
+            off = abs(steps * flops_per_step / config.budget.train_flops - 1)
+            if off > TOLERANCE / 2:
+                raise GenlabError(
+                    f"budget.train_flops={config.budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a step, so "
+                    f"{steps} whole steps miss it by {off:.1%}; raise train_flops or lower batch_size"
+                )
+        else:
+            steps = config.budget.steps
+        epochs = steps * config.batch_size / clips
+        cost = arm.decoder.sample_cost(
+            arm.sampler, store.info.spec, config.backbone, config.condition,
+            num_frames=config.data.num_frames, num_symbols=store.info.longest_text,
+        )  # fmt: skip
+        abstract = abstract_decoder(run, store)
+        budgets[name] = ArmBudget(
+            name, arm.decoder.kind, abstract.reads, _count_params(abstract), flops_per_clip, steps,
+            steps * flops_per_step, epochs * seconds_per_epoch, unique_seconds, epochs, cost.network_calls, cost.flops,
+        )  # fmt: skip
+    return budgets
+
+
+def clip_flops(run: DecoderRun, store: TokenStore) -> float:
+    """Return the FLOPs of one loss and its gradient over one training example, by the family's formula."""
+    return run.arm.decoder.train_flops_per_clip(
+        store.info.spec,
+        run.backbone,
+        run.condition,
+        num_frames=run.data.num_frames,
+        num_symbols=store.info.longest_text,
+    )
+
+
+def check_flops(run: DecoderRun, store: TokenStore) -> float:
+    """Return walked / formula FLOPs of one real training batch.
+
+    Raises:
+        GenlabError: if they differ by more than 1 %.
+    """
+    graph, params, rest = nnx.split(abstract_decoder(run, store), nnx.Param, ...)
+    batch = run.source_of(store).batch_at(0)
+
+    def loss(params: Any, rest: Any, args: Any, key: Any) -> Any:
+        out = nnx.merge(graph, params, rest).loss(*args, key=key)
+        return (out.per_example * out.weight).sum()
+
+    walked = count_flops(jax.value_and_grad(loss), params, rest, batch.args, jax.random.key(0)) / run.batch_size
+    ratio = walked / clip_flops(run, store)
+    if abs(ratio - 1) > TOLERANCE:
+        raise GenlabError(
+            f"arm {run.name!r}: its FLOP formula is off by {ratio - 1:+.1%} from the walk over its training step"
+        )
+    return ratio
+
+
+def abstract_decoder(run: DecoderRun, store: TokenStore) -> nnx.Module:
+    """Return the decoder with shapes instead of arrays."""
+    return nnx.eval_shape(lambda: run.build_for(store, jax.random.key(0)))
+
+
+def _count_params(model: nnx.Module) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, float]:
+    """Return clips, unique seconds, and seconds of real audio that one pass of crops shows."""
+    split, spec = store.split("train"), store.info.spec
+    frames = [len(store.clip(index).units) for index in range(split.first, split.first + split.clips)]
+    seen = np.minimum(frames, config.data.num_frames).sum() / spec.frame_hz
+    return split.clips, split.seconds, float(seen)

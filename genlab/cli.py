@@ -1,0 +1,111 @@
+"""The `genlab` command: parse, import what the command needs, call it, turn user errors into one line and exit code 2.
+
+Nothing heavy is imported before a command is known, so `genlab --help` answers at once.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from genlab import __version__
+
+EXIT_USAGE = 2
+DEFAULT_RUNS = Path("runs")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; every command's help ends with an example."""
+    parser = argparse.ArgumentParser(prog="genlab", description="Compare audio decoders fairly on one token space.")
+    parser.add_argument("--version", action="version", version=f"genlab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    def takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
+        command.add_argument("config", help=what)
+        command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
+
+    command = add(
+        "compare",
+        "Train, sample and score every arm of a comparison.",
+        "genlab compare configs/quickstart.py --out runs/first",
+    )
+    takes_config(command)
+    command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-KEY)")
+    command = add(
+        "train",
+        "Train one model: codec, recogniser, or one arm of a comparison.",
+        "genlab train configs/quickstart.py --arm ar --out runs/ar",
+    )
+    takes_config(command)
+    command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-HASH)")
+    command.add_argument("--arm", help="which arm, if the config is a comparison")
+    command = add(
+        "sample",
+        "Sample a trained arm from its run directory.",
+        "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
+    )
+    takes_config(command, "run directory of a trained arm")
+    command.add_argument("--out", type=Path, default=Path("samples"), help="directory for the FLAC files")
+    command.add_argument("--prompts", type=int, default=8, help="how many held-out clips to speak")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
+    )
+    command = add(
+        "evaluate",
+        "Score the samples of a comparison again, for example with other settings.",
+        "genlab evaluate runs/first evaluation.dnsmos_clips=32",
+    )
+    takes_config(command, "run directory of a comparison")
+    command = add(
+        "budget", "Print what every arm will spend, before spending it.", "genlab budget configs/quickstart.py"
+    )
+    takes_config(command)
+    command = add(
+        "data", "Build a corpus and its token store, and say what is in them.", "genlab data configs/quickstart.py"
+    )
+    takes_config(command)
+    command = add(
+        "codec", "Export a trained codec, or put a file through one.", "genlab codec roundtrip in.wav out.wav"
+    )
+    command.add_argument("action", choices=["info", "export", "roundtrip", "score"])
+    command.add_argument(
+        "paths", nargs="*", type=Path, help="export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score DIR"
+    )
+    command.add_argument("--codec", default="in_lab_16khz", help="shipped name or path of exported weights")
+    command.add_argument("--levels", type=int, help="decode only the first codebooks")
+    command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
+    takes_config(command, "run directory of a comparison")
+    command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
+    command.add_argument("--json", action="store_true", help="one JSON line per workload")
+    command.add_argument("workloads", nargs="*", help="names of workloads (default: all)")
+    add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
+    from genlab.config import GenlabError
+
+    try:
+        from genlab import commands
+
+        return getattr(commands, arguments.command)(arguments, command) or 0
+    except GenlabError as error:
+        print(f"genlab {arguments.command}: {error}", file=sys.stderr)
+        return getattr(error, "exit_code", EXIT_USAGE)
+    except KeyboardInterrupt:
+        print(f"genlab {arguments.command}: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""What each command does: load its config, call one function of the library, print what a person needs next.
+
+Every function takes the parsed arguments and the command line as typed (it goes into results.json), and returns the exit code.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genlab import checkpoint
+from genlab.config import ConfigError, GenlabError
+from genlab.experiment import CodecRun, Comparison, DecoderRun, load_experiment
+from genlab.progress import Progress
+
+
+def compare(arguments: argparse.Namespace, command: str) -> int:
+    """Run a comparison and print its table."""
+    from genlab.compare import compare as run_comparison
+    from genlab.report.console import format_results
+    from genlab.tensorboard import tensorboard_command
+
+    config = _load(arguments, Comparison)
+    out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
+    with Progress() as progress:
+        results = run_comparison(config, out, progress, command)
+    print(format_results(results, checkpoint.read_json(out / "ledger.json")))
+    print(f"\nreport:      {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
+    return 0
+
+
+def train(arguments: argparse.Namespace, command: str) -> int:
+    """Train one model in its run directory."""
+    from genlab.compare import train_arm
+    from genlab.tensorboard import RunWriter, TrainingLog
+    from genlab.train import train as run_training
+
+    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    if isinstance(run, Comparison):
+        run = _pick_arm(run, arguments.arm)
+    out = arguments.out or Path("runs") / run.slug
+    with Progress() as progress:
+        if isinstance(run, DecoderRun):
+            result = train_arm(run, run.data.open(progress), out, progress)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_json(out / "config.json", run.to_dict())
+            source = run.source(progress)
+            with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
+                result = run_training(
+                    run.build, source, steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings,
+                    run_dir=out, writer=TrainingLog(writer, run.kind), progress=progress,
+                )  # fmt: skip
+    print(f"{out}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
+    print(json.dumps({name: round(value, 5) for name, value in result.last_metrics.items()}))
+    return 0
+
+
+def sample(arguments: argparse.Namespace, command: str) -> int:
+    """Sample a trained arm and write FLAC files."""
+    from genlab.sample import sample_run
+
+    run = _load(arguments, DecoderRun)
+    keep = _parse_span(arguments.keep)
+    lines = sample_run(run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep)
+    print("\n".join(lines))
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace, command: str) -> int:
+    """Score a comparison's samples again."""
+    from genlab.compare import compare as run_comparison
+    from genlab.report.console import format_results
+
+    out = _run_directory(arguments.config)
+    config = _load(arguments, Comparison)
+    if not checkpoint.read_json(out / "results.json"):
+        raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
+    for path in [*(out / "rows").glob("*.json"), out / "results.json", out / "config.json"]:
+        path.unlink(missing_ok=True)
+    with Progress() as progress:
+        results = run_comparison(config, out, progress, command)
+    print(format_results(results, checkpoint.read_json(out / "ledger.json")))
+    return 0
+
+
+def budget(arguments: argparse.Namespace, command: str) -> int:
+    """Print what every arm will spend."""
+    from genlab.budget import check_flops, solve_budget
+    from genlab.report.console import format_budget
+
+    config = _load(arguments, Comparison)
+    with Progress() as progress:
+        store = config.data.open(progress)
+    budgets = solve_budget(config, store)
+    ratios = {name: check_flops(config.run(name, config.seeds[0], budgets[name].steps), store) for name in budgets}
+    print(format_budget(config, budgets, ratios))
+    return 0
+
+
+def data(arguments: argparse.Namespace, command: str) -> int:
+    """Build corpus and token store."""
+    from genlab.data.corpus import build_corpus
+
+    config = load_experiment(arguments.config, tuple(arguments.overrides))
+    with Progress() as progress:
+        if isinstance(config, Comparison | DecoderRun):
+            corpora = [config.data.corpus]
+            store = config.data.open(progress)
+            print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
+        else:
+            corpora = [share.corpus for share in config.data]
+        for corpus in corpora:
+            manifest = build_corpus(corpus, progress=progress)
+            print(
+                f"{manifest.root}: {len(manifest.clips)} clips, {manifest.duration_s / 60:.1f} min, {len(manifest.speakers)} speakers, manifest {manifest.hash()}"
+            )
+            for name in manifest.splits:
+                clips = manifest.split(name)
+                texts = len({clip.text for clip in clips})
+                print(f"  {name}: {len(clips)} clips, {sum(c.duration_s for c in clips) / 60:.1f} min, {texts} texts")
+            report = checkpoint.read_json(manifest.root / "report.json")
+            for item in (report or {}).get("skipped", []):
+                print(f"  skipped {item['path']}: {item['reason']}")
+    return 0
+
+
+def codec(arguments: argparse.Namespace, command: str) -> int:
+    """Export a codec, describe one, score one, or put a file through one."""
+    from genlab.codecs.frozen import export_codec, load_codec
+    from genlab.data.audio import read_wave, to_int16, write_flac
+    from genlab.train import load_trained
+
+    wanted = {"info": 0, "export": 2, "roundtrip": 2, "score": 1}[arguments.action]
+    if len(arguments.paths) != wanted:
+        raise GenlabError(
+            f"codec {arguments.action}: expected {wanted} paths, got {len(arguments.paths)}; see genlab codec --help"
+        )
+    if arguments.action == "export":
+        run = load_experiment(arguments.paths[0])
+        if not isinstance(run, CodecRun):
+            raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run directory of a codec")
+        facts = export_codec(load_trained(run.build, arguments.paths[0]), arguments.paths[1], {"run": run.to_dict()})
+        print(
+            f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {arguments.paths[1].stat().st_size / 1e6:.2f} MB"
+        )
+        return 0
+    frozen = load_codec(arguments.codec)
+    if arguments.action == "info":
+        print(json.dumps({"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata}, indent=1))
+    elif arguments.action == "score":
+        from genlab.codecs.score import score_folder
+
+        print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels), indent=1))
+    else:
+        wave = read_wave(arguments.paths[0], sample_rate_hz=frozen.spec.sample_rate_hz)
+        [(codes, _)] = frozen.encode([wave])
+        [decoded] = frozen.decode_codes([codes[:, : arguments.levels]])
+        write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]))
+        bits = codes[:, : arguments.levels].size * np.log2(frozen.spec.entries)
+        print(
+            f"{arguments.paths[1]}: {len(codes)} frames, {bits / (len(wave) / frozen.spec.sample_rate_hz) / 1000:.2f} kbit/s"
+        )
+    return 0
+
+
+def report(arguments: argparse.Namespace, command: str) -> int:
+    """Write report.html and the TensorBoard pages again."""
+    from genlab.compare import rewrite_report
+
+    out = _run_directory(arguments.config)
+    with Progress() as progress:
+        print(rewrite_report(_load(arguments, Comparison), out, progress))
+    return 0
+
+
+def bench(arguments: argparse.Namespace, command: str) -> int:
+    """Measure speed."""
+    from genlab.bench import run_workloads
+
+    for line in run_workloads(tuple(arguments.workloads)):
+        print(json.dumps(line) if arguments.json else _bench_text(line), flush=True)
+    return 0
+
+
+def doctor(arguments: argparse.Namespace, command: str) -> int:
+    """Print what this machine has."""
+    from genlab.doctor import examine
+
+    lines, is_healthy = examine()
+    print("\n".join(lines))
+    return 0 if is_healthy else 1
+
+
+def _load(arguments: argparse.Namespace, kind: type) -> Any:
+    config = load_experiment(arguments.config, tuple(arguments.overrides))
+    if not isinstance(config, kind):
+        wanted = kind.model_fields["kind"].default
+        raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs {wanted!r}")
+    return config
+
+
+def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
+    from genlab.budget import solve_budget
+
+    if name not in config.arms:
+        raise GenlabError(
+            f"--arm {name}: this config is a comparison, choose one of its arms: {', '.join(config.arms)}"
+        )
+    with Progress() as progress:
+        store = config.data.open(progress)
+    return config.run(name, config.seeds[0], solve_budget(config, store)[name].steps)
+
+
+def _run_directory(path: str) -> Path:
+    directory = Path(path)
+    if not directory.is_dir():
+        raise GenlabError(f"{path}: expected a run directory, for example runs/first")
+    return directory
+
+
+def _parse_span(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        first, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise GenlabError(f"--keep {text}: expected FROM:TO in seconds, for example 0:0.5") from None
+    return first, last
+
+
+def _bench_text(line: dict[str, Any]) -> str:
+    peer = (
+        "no peer installed"
+        if line["peer"] is None
+        else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
+    )
+    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({line['shape']}, {line['dtype']}, {line['threads']} threads)  {peer}"

@@ -1,0 +1,242 @@
+"""The main job: train several decoders on one token space with one budget, sample them alike, score them, and say who won.
+
+corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row -> results.json, ledger.json,
+TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same command goes on after
+an interruption: a trained arm, its samples and a scored row are never made twice. Layout of the run directory:
+
+    config.json  results.json  ledger.json  report.html
+    arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac, events of TensorBoard
+    floors/ROW/          events of the real and codec-floor rows        rows/ROW.json   scores
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from genlab import checkpoint
+from genlab.budget import check_flops, solve_budget
+from genlab.codecs.frozen import load_codec
+from genlab.config import GenlabError
+from genlab.data.audio import read_wave, to_int16, write_flac
+from genlab.data.corpus import Embedded, build_corpus
+from genlab.data.grammar import VOCABULARY, grammar_jsgf
+from genlab.data.manifest import F0_HOP_SAMPLES
+from genlab.data.store import TokenStore
+from genlab.evaluate.metrics import (
+    ContentMetric,
+    EvaluationContext,
+    Prompt,
+    RowResult,
+    build_context,
+    grammar_metric,
+    score_clips,
+)
+from genlab.evaluate.pitch import PitchTrack
+from genlab.evaluate.rows import load_row, save_row
+from genlab.evaluate.scores import ClipValues, make_score
+from genlab.experiment import Comparison, DecoderRun
+from genlab.ledger import build_ledger
+from genlab.progress import Progress
+from genlab.recognisers.shipped import load_recogniser
+from genlab.results import FLOORS, Material, assemble, floor_waves, show
+from genlab.sample import Sampled, choose_prompts, conditions, sample_clips
+from genlab.tensorboard import RunWriter, TrainingLog
+from genlab.train import RunResult, train
+
+
+def compare(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
+    """Run the comparison in `out` to its end and return results.json.
+
+    Raises:
+        GenlabError: if `out` holds another comparison, or the arms cannot be compared.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(config, out)
+    with checkpoint.lock_run(out):
+        finished = checkpoint.read_json(out / "results.json")
+        if finished is not None and (out / "report.html").exists():
+            return finished
+        began = time.perf_counter()
+        material = gather(config, progress)
+        budgets = solve_budget(config, material.store)
+        for name in config.arms:
+            check_flops(config.run(name, config.seeds[0], budgets[name].steps), material.store)
+        run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
+        trained = {
+            name: {
+                seed: train_arm(config.run(name, seed, budgets[name].steps), material.store, path, progress)
+                for seed, path in by_seed.items()
+            }
+            for name, by_seed in run_dirs.items()
+        }
+        sampled = {
+            name: {
+                seed: _sample(
+                    trained[name][seed].model, config.run(name, seed, budgets[name].steps), material, path, progress
+                )
+                for seed, path in by_seed.items()
+            }
+            for name, by_seed in run_dirs.items()
+        }
+        rows = score_rows(config, material, trained, sampled, out, progress)
+        ledger = build_ledger(config, material.store, budgets, trained, run_dirs)
+        wall_s = _add_wall_time(out, time.perf_counter() - began)
+        results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
+        checkpoint.write_json(out / "ledger.json", ledger)
+        checkpoint.write_json(out / "results.json", results)
+        show(config, material, sampled, results, ledger, out)
+    return results
+
+
+def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
+    """Write TensorBoard pages and report.html of a finished comparison again, and return the report's path.
+
+    Raises:
+        GenlabError: if the comparison is not finished.
+    """
+    results, ledger = (checkpoint.read_json(out / name) for name in ("results.json", "ledger.json"))
+    if results is None or ledger is None:
+        raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
+    material = gather(config, progress)
+    sampled = {
+        name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
+        for name in config.arms
+    }
+    show(config, material, sampled, results, ledger, out)
+    return out / "report.html"
+
+
+def gather(config: Comparison, progress: Progress) -> Material:
+    """Build corpus and token store, and choose the prompts."""
+    manifest = build_corpus(config.data.corpus, progress=progress)
+    store, codec = config.data.open(progress), load_codec(config.data.codec)
+    clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    by_id = {clip.id: clip for clip in manifest.clips}
+    hop_s = F0_HOP_SAMPLES / store.info.spec.sample_rate_hz
+    prompts = []
+    for clip in clips:
+        source = by_id[clip.id]
+        f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
+        # Prompts with one text are one unit of the statistics, whoever speaks them.
+        prompts.append(Prompt(clip.text, clip.text, clip.speaker, manifest.audio(source) / np.float32(32768), f0))
+    return Material(store, codec, manifest, clips, prompts)
+
+
+def score_rows(
+    config: Comparison,
+    material: Material,
+    trained: Mapping[str, Mapping[int, RunResult]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    out: Path,
+    progress: Progress,
+) -> dict[str, RowResult]:
+    """Score real audio, both codec floors and every arm, each once."""
+    waves = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    waves |= {
+        name: [wave for seed in config.seeds for wave in by_seed[seed].waves] for name, by_seed in sampled.items()
+    }
+    rows: dict[str, RowResult] = {}
+    context: EvaluationContext | None = None
+    for done, (name, row_waves) in enumerate(waves.items()):
+        progress("score", done, len(waves))
+        path = out / "rows" / f"{name}.json"
+        row = load_row(path)
+        if row is None:
+            context = context or _context(config, material)
+            seeds = len(config.seeds) if name in sampled else 1
+            row = score_clips(
+                row_waves, material.prompts * seeds, context, is_reconstruction=name in FLOORS, seeds=seeds
+            )
+            if name in sampled and config.arms[name].decoder.kind == "ar":
+                row = _add_bits(row, config, material, trained[name])
+            save_row(path, row)
+        rows[name] = row
+    progress("score", len(waves), len(waves))
+    return rows
+
+
+def _claim(config: Comparison, out: Path) -> None:
+    values = config.to_dict()
+    found = checkpoint.read_json(out / "config.json")
+    if found is not None and {**found, "settings": None} != {**values, "settings": None}:
+        raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
+    checkpoint.write_json(out / "config.json", values)
+
+
+def train_arm(run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress) -> RunResult:
+    """Train one arm in its run directory, or go on with it, or return it if it is done."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(run_dir / "config.json", run.to_dict())
+    start = max(checkpoint.saved_steps(run_dir), default=0)
+    with RunWriter(run_dir, resume_step=start) as writer:
+        return train(
+            lambda key: run.build_for(store, key), run.source_of(store), steps=run.steps, optim=run.optim, seed=run.seed,
+            settings=run.settings, run_dir=run_dir, writer=TrainingLog(writer, run.arm.decoder.kind), progress=progress,
+        )  # fmt: skip
+
+
+def sample_arm(model: nnx.Module, run: DecoderRun, material: Material, run_dir: Path, progress: Progress) -> Sampled:
+    """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
+    if checkpoint.read_json(run_dir / "samples.json") is None:
+        progress(f"sample {run.name}", 0, len(material.clips))
+        # Sampling seeds are paired: every arm draws prompt i with the same seed.
+        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed)
+        (run_dir / "samples").mkdir(exist_ok=True)
+        for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
+            write_flac(path, to_int16(wave))
+        facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
+        checkpoint.write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
+        progress(f"sample {run.name}", len(material.clips), len(material.clips))
+    return read_samples(run_dir, material)
+
+
+def read_samples(run_dir: Path, material: Material) -> Sampled:
+    """Return the samples that `sample_arm` wrote."""
+    facts = checkpoint.read_json(run_dir / "samples.json")
+    if facts is None:
+        raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
+    rate = material.store.info.spec.sample_rate_hz
+    return Sampled(waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)], **facts)
+
+
+def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
+    return [run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))]
+
+
+def _context(config: Comparison, material: Material) -> EvaluationContext:
+    recogniser = load_recogniser()
+    content = [ContentMetric("ctc", "word", recogniser.transcribe)]
+    if isinstance(config.data.corpus, Embedded):
+        content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
+    train_clips = material.manifest.split("train")
+    picked = np.random.default_rng(0).permutation(len(train_clips))[: 2 * config.evaluation.reference_clips]
+    chosen = [train_clips[i] for i in sorted(picked)]
+    waves = [material.manifest.audio(clip) / np.float32(32768) for clip in chosen]
+    return build_context(config.evaluation, content, waves, [clip.speaker for clip in chosen])
+
+
+def _add_bits(row: RowResult, config: Comparison, material: Material, trained: Mapping[int, RunResult]) -> RowResult:
+    """Add the exact bits per second of the prompts' own codes, which only a likelihood model has."""
+    spec = material.store.info.spec
+    frames = max(len(clip.units) for clip in material.clips)
+    examples = [material.store.example(clip, frames)[0] for clip in material.clips]
+    tokens = type(examples[0])(*(np.stack(leaves) for leaves in zip(*examples)))
+    cond, num_frames = conditions(material.store, material.clips, frames)
+    bits = [np.asarray(nnx.jit(lambda m: m.score(tokens, cond).bits)(trained[seed].model)) for seed in config.seeds]
+    seconds = np.tile(num_frames / spec.frame_hz, len(config.seeds))
+    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
+    values = ClipValues(np.concatenate(bits).astype(np.float64), seconds, clusters)
+    score = make_score("bits_per_s", values.estimate(), seeds=len(config.seeds), validity="exact")
+    return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})
+
+
+def _add_wall_time(out: Path, seconds: float) -> float:
+    """Add this attempt's seconds to those of earlier ones and return the sum."""
+    total = float((checkpoint.read_json(out / "wall.json") or {}).get("wall_s", 0.0)) + seconds
+    checkpoint.write_json(out / "wall.json", {"wall_s": total})
+    return total

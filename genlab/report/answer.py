@@ -1,0 +1,136 @@
+"""The answer in one sentence, and the reasons why there may be none.
+
+In: results.json and ledger.json. Out: `Answer`. A winner is named only when at least three training seeds were run, the
+ledger is stamped controlled, the winner passed its own controls, and every paired interval against it excludes zero
+with Holm's correction. Otherwise the sentence says what is missing, and no arm is marked anywhere in the report.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from genlab.report.text import arm_title, format_interval, format_value, score_title
+
+MIN_SEEDS = 3
+Status = Literal["settled", "not settled", "insufficient seeds", "uncontrolled"]
+
+
+class Answer(NamedTuple):
+    """What the report may claim: `winner` is the name of an arm, or empty."""
+
+    status: Status
+    headline: str
+    shows: str
+    cannot: str
+    winner: str = ""
+
+
+def model_arms(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the arms that were trained: neither real audio nor a codec floor."""
+    return [arm for arm in results["arms"] if arm.get("family") not in ("real", "floor")]
+
+
+def primary_score(results: Mapping[str, Any]) -> str | None:
+    """Return the score that decides: the one that results.json names, else the first content error of the arms."""
+    names = list(dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {})))
+    named = results.get("primary_score")
+    if named in names:
+        return named
+    return next(
+        (name for name in names if name.split("_")[0] in ("cer", "wer", "content")), names[0] if names else None
+    )
+
+
+def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer:
+    """Return what the evidence allows to say about the primary score."""
+    arms, name = model_arms(results), primary_score(results)
+    scored = [arm for arm in arms if name and _value(arm, name) is not None]
+    if name is None or len(scored) < 2 or len(scored) < len(arms):
+        missing = ", ".join(arm_title(arm) for arm in arms if arm not in scored) or "every arm"
+        return Answer("not settled", f"Not settled: no deciding score was measured for {missing}.", "", "")
+    seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
+    shows, cannot = _describe(results, scored, name, seeds)
+    if ledger.get("stamp") != "controlled":
+        headline = "No winner is named: the arms differ in something that is not declared."
+        reason = "Any difference may come from what the ledger below does not declare."
+        return Answer("uncontrolled", headline, shows, f"{reason} {cannot}" if seeds < MIN_SEEDS else reason)
+    if seeds < MIN_SEEDS:
+        headline = (
+            f"No winner is named: there {'is' if seeds == 1 else 'are'} {_count(seeds, 'training seed')} per arm, and "
+            f"at least {MIN_SEEDS} are needed to tell a family from the luck of its initialisation."
+        )
+        return Answer("insufficient seeds", headline, shows, cannot)
+    return _decide(results, scored, name, seeds, shows)
+
+
+def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int, shows: str) -> Answer:
+    is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
+    ranked = sorted(arms, key=lambda arm: arm["scores"][name]["value"], reverse=not is_lower_better)
+    best, title = ranked[0], _lower_first(score_title(name))
+    failed = [item for item in results.get("controls", []) if item["arm"] == best["name"] and not item.get("passed")]
+    if failed:
+        headline = f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed[0]['control']}."
+        return Answer("not settled", headline, shows, "")
+    for rival in ranked[1:]:
+        pair = find_difference(results, name, best["name"], rival["name"])
+        if pair is None:
+            headline = f"Not settled: {arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
+            return Answer("not settled", headline, shows, "")
+        if pair["better"] != best["name"]:
+            headline = (
+                f"Not settled: the {title} of {arm_title(best)} and {arm_title(rival)} differs by "
+                f"{format_interval(pair)}, which does not exclude zero after correction for the number of pairs."
+            )
+            return Answer("not settled", headline, shows, "")
+    pair = find_difference(results, name, best["name"], ranked[1]["name"])
+    headline = (
+        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better than "
+        f"{arm_title(ranked[1])} by {format_interval(pair or {}, absolute=True)} on the same prompts, over {seeds} "
+        "training seeds."
+    )
+    return Answer("settled", headline, shows, "", best["name"])
+
+
+def find_difference(results: Mapping[str, Any], score: str, first: str, second: str) -> dict[str, Any] | None:
+    """Return the paired difference first - second, turned round if results.json holds it the other way."""
+    for item in results.get("differences", []):
+        if item["score"] == score and {item["a"], item["b"]} == {first, second} and item.get("difference") is not None:
+            if item["a"] == first:
+                return {**item, "value": item["difference"]}
+            low, high = (None if item[end] is None else -item[end] for end in ("high", "low"))
+            turned = {"a": first, "b": second, "value": -item["difference"], "difference": -item["difference"]}
+            return {**item, **turned, "low": low, "high": high}
+    return None
+
+
+def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int) -> tuple[str, str]:
+    score = arms[0]["scores"][name]
+    values = "; ".join(f"{arm_title(arm)} {format_interval(arm['scores'][name])}" for arm in arms)
+    meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
+    shows = f"{score_title(name)} ({meaning}): {values}."
+    told: dict[bool, list[str]] = {True: [], False: []}
+    for arm, rival in itertools.combinations(arms, 2):
+        pair = find_difference(results, name, arm["name"], rival["name"])
+        if pair:
+            told[bool(pair.get("better"))].append(f"{arm_title(arm)} and {arm_title(rival)}")
+    if told[True]:
+        shows += f" On the same prompts these trained models differ: {'; '.join(told[True])}."
+    if told[False]:
+        shows += f" No difference is established between {'; '.join(told[False])}."
+    cannot = (
+        f"The intervals cover the choice of prompts, not of training seed: with {_count(seeds, 'seed')} a difference "
+        "between these trained models may come from the family or from the initialisation."
+    )
+    return shows, cannot
+
+
+def _value(arm: Mapping[str, Any], name: str) -> float | None:
+    return (arm.get("scores", {}).get(name) or {}).get("value")
+
+
+def _lower_first(title: str) -> str:
+    return title if title[:2].isupper() else title[:1].lower() + title[1:]
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{format_value(count)} {noun}" + ("" if count == 1 else "s")

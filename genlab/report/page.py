@@ -1,0 +1,277 @@
+"""Write report.html: one file that opens offline and asks the network for nothing.
+
+In: a run directory, results.json and ledger.json as dicts, and the clips of some prompts. Out: `report.html` in that
+directory, written atomically. A Content-Security-Policy forbids every request and allows exactly the script and the
+style sheet of this package, by their hashes, so text that slipped through the escaping could still not run.
+
+Beside the fields of results.json that every tool reads, the page uses these if they are there: `question`, `command`,
+`commit`, `versions` (name: version), `primary_score`, `differences` (paired, as `compare_rows` makes them), `method` (a
+list of paragraphs), and the file config.json of the run directory.
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.config import GenlabError
+from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
+from genlab.report.answer import MIN_SEEDS, Answer, find_answer, model_arms, primary_score
+from genlab.report.clips import PromptRow, prompt_articles
+from genlab.report.plot import cost_plots
+from genlab.report.tables import (
+    STATUS_MEANINGS,
+    control_table,
+    cost_table,
+    difference_table,
+    join,
+    ledger_table,
+    score_table,
+)
+from genlab.report.text import format_quantity, format_seconds, score_title, typeset
+
+_QUESTION = "Which way of decoding gives the best audio from the same tokens, the same data and the same budget?"
+_MODES = {
+    "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",
+    "iso_step": "every arm makes the same number of updates, with the same parameters within 1 % and the same batches",
+    "iso_data": "every arm sees the same unique audio the same number of times; compute is free and reported",
+    "iso_latency": "every arm has the same sampling budget and the same training FLOPs",
+    "iso_bitrate": "codes and latents are compared at the same bit rate",
+}
+_VALIDITIES = {
+    "exact": "an exact likelihood",
+    "upper bound": "the truth is at most this",
+    "biased": "the estimate leans to one side at this sample size; compare only at the same n",
+    "not a likelihood": "comparable within one family only",
+    "metric": "a plain measurement",
+}
+
+
+def write_report(
+    run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any], clips: Sequence[PromptRow]
+) -> Path:
+    """Write report.html into `run_dir` and return its path.
+
+    Args:
+        run_dir: the directory of the comparison; its config.json is shown if it exists.
+        results: results.json.
+        ledger: ledger.json: {"schema": 1, "stamp": "controlled" | "uncontrolled", "rows": [{"item", "status", "values":
+            {arm: value}, "note"}]} with the status matched, bounded, free or declared.
+        clips: the prompts to listen to; each second of audio adds 43 kB to the page and each picture about 40 kB.
+
+    Raises:
+        GenlabError: if `results` has no arms.
+    """
+    if not results.get("arms"):
+        raise GenlabError("results.json: arms: empty; a report needs at least one row, run `genlab compare` first")
+    config_path = Path(run_dir) / "config.json"
+    config = config_path.read_text(encoding="utf-8") if config_path.is_file() else ""
+    path = Path(run_dir) / "report.html"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(render_page(results, ledger, clips, config), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def render_page(
+    results: Mapping[str, Any], ledger: Mapping[str, Any], clips: Sequence[PromptRow], config: str = ""
+) -> Markup:
+    """Return the whole page."""
+    style, script = (_read(name) for name in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    answer = find_answer(results, ledger)
+    question = str(results.get("question") or _QUESTION)
+    sections = [
+        _section("ledger", "Is the comparison fair?", _ledger(ledger, results)),
+        _section("scores", "Scores", _scores(results, answer)),
+        _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
+        _section("controls", "Controls", _controls(results)),
+        _section("listen", "Listen", _listen(clips, results)),
+        _section("method", "Method", _method(results)),
+        _section("reproduce", "Reproduce", _reproduce(results, config)),
+    ]
+    return Markup(
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="referrer" content="no-referrer">\n<meta name="color-scheme" content="light dark">\n'
+        '<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n'
+        '<a class="skip" href="#ledger">Skip to the evidence</a>\n<main>\n{head}\n{sections}\n</main>\n'
+        "<script>{script}</script>\n</body>\n</html>\n"
+    ).format(
+        policy=policy,
+        title=f"genlab: {answer.status}: {question}",
+        style=Markup(style),
+        script=Markup(script),
+        head=_head(question, answer, results, ledger),
+        sections=Markup("\n").join(sections),
+    )
+
+
+def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Markup:
+    counts = [
+        f"{number} {status}"
+        for status in STATUS_MEANINGS
+        if (number := sum(row.get("status") == status for row in ledger.get("rows", [])))
+    ]
+    controls = results.get("controls", [])
+    passed = sum(bool(item.get("passed")) for item in controls)
+    facts = [
+        ("Matching", str(results.get("mode", "not stated"))),
+        ("Ledger", _badge(_stamp(ledger) == "controlled", _stamp(ledger)) + ", ".join(["", *counts])[1:]),
+        (
+            "Controls",
+            _badge(passed == len(controls), f"{passed} of {len(controls)} passed") if controls else "none run",
+        ),
+        ("Comparison key", str(results.get("comparison_key", "")) or "none"),
+    ]
+    reasons = [
+        Markup("<p><b>{}</b> {}</p>").format(label, text)
+        for label, text in (("What the numbers show.", answer.shows), ("What they cannot show.", answer.cannot))
+        if text
+    ]
+    return Markup(
+        '<header class="top"><p class="kind">genlab comparison</p><h1>{}</h1><div class="answer {}">'
+        '<p class="status">{}</p><p class="headline">{}</p>{}</div><dl class="facts">{}</dl></header>'
+    ).format(
+        question,
+        answer.status.replace(" ", "-"),
+        answer.status.capitalize(),
+        answer.headline,
+        join(reasons),
+        join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts),
+    )
+
+
+def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
+    stamp = _stamp(ledger)
+    meaning = {
+        "controlled": "Every difference between the arms is matched, bounded, part of the question, or declared.",
+        "uncontrolled": "A difference between the arms is not declared: do not read the scores as an answer.",
+    }[stamp]
+    badge = Markup('<p class="lead">{} {}</p>').format(_badge(stamp == "controlled", stamp), meaning)
+    keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in STATUS_MEANINGS.items())
+    return badge + ledger_table(ledger, results) + Markup('<ul class="key">{}</ul>').format(keys)
+
+
+def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
+    name = primary_score(results)
+    lead = Markup(
+        '<p class="lead">Brackets are 95 % intervals. Arrows point to the better side. Every arm ends in the same '
+        "codec, so real audio and the codec floors bound what any arm can reach. {}{}</p>"
+    ).format(
+        f"The deciding score is {score_title(name)}. " if name else "",
+        "The best arm is marked." if answer.winner else "No arm is marked, because no winner is established.",
+    )
+    used = {str(score.get("validity")) for arm in results["arms"] for score in arm.get("scores", {}).values()}
+    meanings = [(name, text) for name, text in _VALIDITIES.items() if name in used and name != "metric"]
+    keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in meanings)
+    key_list = Markup('<ul class="key">{}</ul>').format(keys) if meanings else ""
+    return lead + score_table(results, answer) + key_list + difference_table(results)
+
+
+def _controls(results: Mapping[str, Any]) -> Markup:
+    if not results.get("controls"):
+        return Markup("<p>No control was run: the scores do not show that the arms follow their prompts.</p>")
+    return Markup(
+        '<p class="lead">Prompt swap: the same audio scored against the text of another prompt. If an arm speaks its '
+        "own text, that must be surely worse: the interval of the difference lies beyond zero.</p>"
+    ) + control_table(results)
+
+
+def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
+    if not clips:
+        return Markup("<p>This run kept no clips.</p>")
+    return Markup(
+        '<p class="lead">The same prompts and sampling seeds in every arm. Audio is lossless and not normalised. '
+        "Starting a player stops the others; with a play button in focus, the arrow keys move by 0.2 s. Pictures share "
+        "one scale, {} to {} dB below a full-scale sine:</p>"
+        '<div class="scale" aria-hidden="true"><span>{} dB</span><span class="ramp"></span><span>{} dB</span></div>'
+        '<div id="prompts" data-start="{:.6f}" data-share="{:.6f}">{}</div>'
+    ).format(
+        _db(-CEILING_DB),
+        _db(-FLOOR_DB),
+        _db(FLOOR_DB),
+        _db(CEILING_DB),
+        PLOT_START,
+        PLOT_SHARE,
+        prompt_articles(clips, results),
+    )
+
+
+def _method(results: Mapping[str, Any]) -> Markup:
+    mode = str(results.get("mode", ""))
+    seeds = sorted({int(s.get("seeds") or 0) for arm in model_arms(results) for s in arm.get("scores", {}).values()})
+    paragraphs = [
+        f"Matching: {mode}: {_MODES[mode]}." if mode in _MODES else "",
+        "One codec gives both views of the audio: codes are the residual quantisation of its latents. Arms differ in "
+        "the decoder only. A codec floor is real audio encoded and decoded again, from codes or from latents: the best "
+        "that an arm reading that view can do.",
+        "All arms train on the same batches in the same order, get the same conditions, and sample the same prompts "
+        "with the same seeds. Losses of different families are not compared: they are not the same quantity.",
+        "Intervals are 95 % bootstrap intervals over prompts. Two arms are compared by the paired difference on the "
+        "same prompts, with Holm's correction for the number of pairs. Training seeds per arm: "
+        f"{', '.join(map(str, seeds)) or 'not stated'}. A winner is named only with at least {MIN_SEEDS} seeds, a "
+        "controlled ledger, passed controls, and every paired interval beyond zero.",
+        f"Pictures: {NUM_MELS} mel bands, 32 ms Hann windows, one every 5 ms, fixed dB range.",
+        *map(str, results.get("method", [])),
+    ]
+    return join(Markup("<p>{}</p>").format(text) for text in paragraphs if text)
+
+
+def _reproduce(results: Mapping[str, Any], config: str) -> Markup:
+    parts = [Markup("<pre><code>{}</code></pre>").format(results.get("command") or "genlab compare config.json")]
+    versions = dict(results.get("versions", {}))
+    if results.get("commit"):
+        versions = {"commit": results["commit"], **versions}
+    if results.get("wall_s"):
+        versions["wall time of the run"] = format_seconds(results["wall_s"])
+    if results.get("peak_rss_bytes"):
+        versions["peak memory"] = format_quantity(results["peak_rss_bytes"], "B")
+    if versions:
+        rows = join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, text) for name, text in versions.items())
+        parts.append(Markup('<dl class="facts">{}</dl>').format(rows))
+    data = {"results.json": json.dumps(results, indent=2, ensure_ascii=False, default=str)}
+    if config:
+        data = {"config.json": config, **data}
+    for name, text in data.items():
+        parts.append(
+            Markup('<details><summary>{}</summary><pre tabindex="0"><code>{}</code></pre></details>').format(name, text)
+        )
+    return join(parts)
+
+
+def _section(anchor: str, title: str, body: Markup) -> Markup:
+    return Markup('<section id="{0}" aria-labelledby="{0}-title"><h2 id="{0}-title">{1}</h2>{2}</section>').format(
+        anchor, title, body
+    )
+
+
+def _badge(is_good: bool, text: str) -> Markup:
+    return Markup('<span class="badge {}">{}</span>').format("good" if is_good else "bad", text)
+
+
+def _stamp(ledger: Mapping[str, Any]) -> str:
+    # A ledger without a stamp proves nothing.
+    return "controlled" if ledger.get("stamp") == "controlled" else "uncontrolled"
+
+
+def _db(level_db: float) -> str:
+    return typeset(f"{level_db:g}")
+
+
+def _read(name: str) -> str:
+    return (resources.files("genlab.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -1,0 +1,274 @@
+"""The tables of the report: ledger, scores with intervals, cost, paired differences, controls.
+
+In: results.json and ledger.json as dicts. Out: `Markup`. Every value enters through `Markup.format`, which escapes it,
+so text from a corpus or a config cannot become markup. Wide tables stand in a focusable region that scrolls sideways.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.report.answer import Answer, model_arms, primary_score
+from genlab.report.text import (
+    MINUS,
+    MISSING,
+    arm_title,
+    find_decimals,
+    format_bounds,
+    format_interval,
+    format_quantity,
+    format_seconds,
+    format_value,
+    score_title,
+    typeset,
+)
+
+ARROWS = {"lower": "↓", "higher": "↑"}
+STATUS_MEANINGS = {
+    "matched": "equal in every arm",
+    "bounded": "may differ within the stated limit",
+    "free": "differs as part of what is compared",
+    "declared": "differs, and the experiment said so beforehand",
+}
+
+
+def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
+    """Return one row per item: its status, the value in every arm (once if all agree), and a note."""
+    names = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
+    for row in ledger.get("rows", []):
+        names |= {name: name for name in row.get("values", {}) if name not in names}
+    head = _row(["Item", "Status", *names.values(), "Note"], "th", 'scope="col"')
+    rows = []
+    for row in ledger.get("rows", []):
+        values = [_plain_value(row.get("values", {}).get(name)) for name in names]
+        if len(set(values)) == 1 and len(values) > 1:
+            cells = Markup('<td colspan="{}" class="same">{}</td>').format(len(values), values[0])
+        else:
+            cells = join(Markup("<td>{}</td>").format(value) for value in values)
+        status = str(row.get("status", "undeclared"))
+        kind = status if status in STATUS_MEANINGS else "bad"
+        badge = Markup('<span class="badge {}" title="{}">{}</span>').format(
+            kind, STATUS_MEANINGS.get(status, "not declared"), status
+        )
+        rows.append(
+            Markup('<tr><th scope="row">{}</th><td>{}</td>{}<td class="note">{}</td></tr>').format(
+                row.get("item", ""), badge, cells, row.get("note", "")
+            )
+        )
+    return _table("Ledger", head, rows, css="ledger")
+
+
+def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
+    """Return one row per arm, real audio and floors first, one column per score."""
+    arms = sorted(results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2))
+    names = list(dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})))
+    usual = {name: _usual(arms, name) for name in names}
+    head = join([Markup('<th scope="col">Row</th>'), *(_score_head(name, usual[name]) for name in names)])
+    rows = []
+    for arm in arms:
+        is_model = arm.get("family") not in ("real", "floor")
+        css = "model" if is_model else "bound"
+        failed = [
+            Markup('<span class="badge bad">failed {}</span>').format(str(item["control"]).replace("_", " "))
+            for item in results.get("controls", [])
+            if item["arm"] == arm["name"] and not item.get("passed")
+        ]
+        title = Markup('<th scope="row">{}{}</th>').format(arm_title(arm), join(failed))
+        cells = [_score_cell(arm, name, usual[name], results, answer) for name in names]
+        rows.append(Markup('<tr class="{}">{}{}</tr>').format(css, title, join(cells)))
+    notes: dict[tuple[str, str], list[str]] = {}
+    for arm in arms:
+        for name, score in arm.get("scores", {}).items():
+            if score.get("note"):
+                notes.setdefault((score_title(name), str(score["note"])), []).append(arm_title(arm))
+    items = [
+        Markup("<li><b>{}</b>, {}: {}</li>").format(
+            title, "every row" if len(titles) == len(arms) else "; ".join(titles), note
+        )
+        for (title, note), titles in notes.items()
+    ]
+    footnotes = Markup('<ul class="footnotes">{}</ul>').format(join(items)) if items else Markup("")
+    return _table("Scores", Markup("<tr>{}</tr>").format(head), rows, css="scores") + footnotes
+
+
+def cost_table(results: Mapping[str, Any]) -> Markup:
+    """Return what each trained arm cost to train and to sample."""
+    arms = model_arms(results)
+    lines: list[tuple[str, list[str]]] = [
+        ("Reads", [str(arm.get("reads", MISSING)) for arm in arms]),
+        ("Parameters", [format_quantity(arm.get("params")) for arm in arms]),
+        ("Training compute", [format_quantity(arm.get("train_flops"), "FLOP") for arm in arms]),
+        ("Updates", [format_value(arm.get("steps")) for arm in arms]),
+        ("Audio seen in training", [format_seconds(arm.get("seconds_seen")) for arm in arms]),
+        ("of which unique", [format_seconds(arm.get("unique_seconds")) for arm in arms]),
+        ("Sequential network calls per clip", [format_value(arm.get("network_calls")) for arm in arms]),
+        ("Sampling time per second of audio", [format_seconds(wall_per_second(arm)) for arm in arms]),
+        ("Speed, times real time", [_speed(arm) for arm in arms]),
+        ("Time to first audio", [format_seconds(_sampling(arm, "first_audio_s")) for arm in arms]),
+        ("Sampling compute per second of audio", [_flops_per_second(arm) for arm in arms]),
+    ]
+    head = _row(["Cost", *(arm_title(arm) for arm in arms)], "th", 'scope="col"')
+    rows = [
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            name, join(Markup("<td>{}</td>").format(value) for value in values)
+        )
+        for name, values in lines
+    ]
+    return _table("Cost", head, rows, css="cost")
+
+
+def difference_table(results: Mapping[str, Any]) -> Markup:
+    """Return the paired differences of the primary score, or nothing if there are none."""
+    name = primary_score(results)
+    titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
+    found = [item for item in results.get("differences", []) if item["score"] == name and item["a"] in titles]
+    if not found or name is None:
+        return Markup("")
+    rows = [
+        Markup('<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
+            titles[item["a"]],
+            MINUS,
+            titles.get(item["b"], item["b"]),
+            format_interval({**item, "value": item["difference"]}),
+            _p_value(item.get("p_holm")),
+            "yes" if item.get("better") else "no",
+        )
+        for item in found
+    ]
+    head = _row(
+        [f"{score_title(name)}, same prompts", "Difference [95 %]", "p, Holm", "Excludes zero"], "th", 'scope="col"'
+    )
+    return _table("Paired differences", head, rows, css="differences")
+
+
+def control_table(results: Mapping[str, Any]) -> Markup:
+    """Return the controls, each passed or failed."""
+    titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
+    rows = []
+    for item in results.get("controls", []):
+        passed = bool(item.get("passed"))
+        rows.append(
+            Markup(
+                '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td>'
+                '<td><span class="badge {}">{}</span></td></tr>'
+            ).format(
+                titles.get(item["arm"], item["arm"]),
+                str(item["control"]).replace("_", " "),
+                score_title(item["score"]),
+                format_interval({**item, "value": item.get("difference")}),
+                "good" if passed else "bad",
+                "passed" if passed else "failed",
+            )
+        )
+    head = _row(["Arm", "Control", "Score", f"Control {MINUS} own [95 %]", "Result"], "th", 'scope="col"')
+    return _table("Controls", head, rows, css="controls")
+
+
+def wall_per_second(arm: Mapping[str, Any]) -> float | None:
+    """Return the seconds it takes to sample one second of audio."""
+    wall_s, audio_s = _sampling(arm, "wall_s"), _sampling(arm, "audio_s")
+    return wall_s / audio_s if wall_s and audio_s else None
+
+
+def join(parts: Iterable[Any]) -> Markup:
+    """Join parts; plain strings among them are escaped."""
+    return Markup("").join(parts)
+
+
+def _score_head(name: str, usual: Mapping[str, Any]) -> Markup:
+    direction = str(usual.get("direction", ""))
+    arrow = ARROWS.get(direction, "")
+    facts = [str(usual.get("unit", ""))]
+    if usual.get("validity") not in (None, "metric"):
+        facts.append(str(usual["validity"]))
+    facts.append(f"n = {usual.get('n', MISSING)}")
+    return Markup(
+        '<th scope="col">{} <span class="arrow" aria-hidden="true">{}</span><span class="hidden">, {} is better</span>'
+        '<span class="facts">{}</span></th>'
+    ).format(
+        score_title(name), arrow, direction, join(Markup("<span>{}</span>").format(fact) for fact in facts if fact)
+    )
+
+
+def _score_cell(
+    arm: Mapping[str, Any], name: str, usual: Mapping[str, Any], results: Mapping[str, Any], answer: Answer
+) -> Markup:
+    score = arm.get("scores", {}).get(name)
+    if not score or score.get("value") is None:
+        return Markup(
+            '<td class="missing"><span aria-hidden="true">{}</span><span class="hidden">none</span></td>'
+        ).format(MISSING)
+    value, low, high = score["value"], score.get("low"), score.get("high")
+    unlike = [
+        f"n = {score[key]}" if key == "n" else str(score[key])
+        for key in ("n", "validity", "unit")
+        if score.get(key) is not None and score.get(key) != usual.get(key)
+    ]
+    is_best = bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
+    return Markup('<td{}><b>{}</b><span class="interval">{}</span>{}</td>').format(
+        Markup(' class="best"') if is_best else "",
+        format_value(value, low, high, usual.get("decimals")),
+        format_bounds(value, low, high, usual.get("decimals")),
+        join(Markup('<span class="unlike">{}</span>').format(text) for text in unlike),
+    )
+
+
+def _usual(arms: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """Return, per field, the value most rows have (cells name only what is unlike it), and the column's decimals."""
+    scores = [arm["scores"][name] for arm in arms if name in arm.get("scores", {})]
+    fields = ("n", "validity", "unit", "direction")
+    found = {field: [score[field] for score in scores if score.get(field) is not None] for field in fields}
+    usual = {field: max(values, key=values.count) for field, values in found.items() if values}
+    models = [
+        arm["scores"][name] for arm in arms if arm.get("family") not in ("real", "floor") and name in arm["scores"]
+    ]
+    decimals = [
+        find_decimals(score["value"], score.get("low"), score.get("high"))
+        for score in models or scores
+        if score.get("value") is not None
+    ]
+    return {**usual, "decimals": max(decimals, default=None)}
+
+
+def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup:
+    return Markup(
+        '<div class="scroll" role="region" aria-label="{0}" tabindex="0"><table class="{1}"><caption class="hidden">{0}'
+        "</caption><thead>{2}</thead><tbody>{3}</tbody></table></div>"
+    ).format(label, css, head, join(rows))
+
+
+def _row(cells: Iterable[Any], tag: str, attributes: str) -> Markup:
+    # `tag` and `attributes` are literals of this file.
+    opening, closing = Markup(f"<{tag} {attributes}>"), Markup(f"</{tag}>")
+    return Markup("<tr>{}</tr>").format(join(Markup("{}{}{}").format(opening, cell, closing) for cell in cells))
+
+
+def _plain_value(value: Any) -> str:
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return format_value(value)
+    if isinstance(value, float):
+        return format_quantity(value) if abs(value) >= 1e4 else typeset(f"{value:.4g}")
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _sampling(arm: Mapping[str, Any], field: str) -> float | None:
+    return (arm.get("sampling") or {}).get(field)
+
+
+def _speed(arm: Mapping[str, Any]) -> str:
+    wall = wall_per_second(arm)
+    return f"{1 / wall:.3g}" if wall else MISSING
+
+
+def _flops_per_second(arm: Mapping[str, Any]) -> str:
+    flops, audio_s = _sampling(arm, "flops"), _sampling(arm, "audio_s")
+    return format_quantity(flops / audio_s, "FLOP") if flops and audio_s else MISSING
+
+
+def _p_value(value: float | None) -> str:
+    return MISSING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

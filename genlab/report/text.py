@@ -1,0 +1,118 @@
+"""How the report words things: names of arms and scores, numbers with their intervals, quantities with SI prefixes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_ARM_TITLES = {
+    "ar": "Autoregressive",
+    "masked": "Masked parallel",
+    "diffusion": "Latent diffusion",
+    "real": "Real audio",
+}
+_SCORE_TITLES = {
+    "wer": "Word error",
+    "cer": "Character error",
+    "content": "Content error",
+    "speaker_similarity": "Speaker similarity",
+    "speaker_accuracy": "Speaker accuracy",
+    "kad": "Kernel audio distance",
+    "frechet": "Fréchet distance",
+    "f0_correlation": "F0 correlation",
+    "voicing_agreement": "Voicing agreement",
+    "f0_gross_error": "F0 gross error",
+    "dnsmos_ovrl": "DNSMOS overall",
+    "dnsmos_sig": "DNSMOS signal",
+    "dnsmos_bak": "DNSMOS background",
+    "dnsmos_p808": "DNSMOS P.808",
+    "mel_distance": "Mel distance",
+    "pesq": "PESQ",
+    "estoi": "ESTOI",
+}
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+MISSING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
+
+def arm_title(arm: Mapping[str, Any]) -> str:
+    """Return the arm's name for people: its own `title`, its family if that is its name, else its name spelt out."""
+    if arm.get("title"):
+        return str(arm["title"])
+    if arm.get("family") == "floor":
+        return f"Codec floor, {arm['reads']}" if arm.get("reads") else _spell(arm["name"])
+    return _ARM_TITLES.get(str(arm["name"]), _spell(arm["name"]))
+
+
+def score_title(name: str) -> str:
+    """Return the score's name for people; `cer_ctc` becomes "Character error (CTC)"."""
+    if name in _SCORE_TITLES:
+        return _SCORE_TITLES[name]
+    head, _, tail = name.partition("_")
+    if head not in _SCORE_TITLES or not tail:
+        return _spell(name)
+    return f"{_SCORE_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
+
+
+def format_interval(estimate: Mapping[str, Any], absolute: bool = False) -> str:
+    """Return "value [low, high]" with as many digits as the interval supports; `absolute` drops a common sign."""
+    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+    if absolute and None not in (value, low, high) and high < 0:
+        value, low, high = -value, -high, -low
+    return f"{format_value(value, low, high)} {format_bounds(value, low, high)}".rstrip()
+
+
+def format_value(
+    value: float | None, low: float | None = None, high: float | None = None, decimals: int | None = None
+) -> str:
+    """Return a number with `decimals`, or as many as `find_decimals` says."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if isinstance(value, int) and low is None:
+        return typeset(f"{value:,}")
+    return typeset(f"{value:,.{find_decimals(value, low, high) if decimals is None else decimals}f}")
+
+
+def format_bounds(value: float | None, low: float | None, high: float | None, decimals: int | None = None) -> str:
+    """Return "[low, high]", or nothing if there is no interval."""
+    if value is None or low is None or high is None:
+        return ""
+    decimals = find_decimals(value, low, high) if decimals is None else decimals
+    return f"[{typeset(f'{low:,.{decimals}f}')}, {typeset(f'{high:,.{decimals}f}')}]"
+
+
+def typeset(number: str) -> str:
+    """Return a formatted number with a true minus sign, and no sign before a rounded zero."""
+    if number.startswith("-") and not number.strip("-0.,"):
+        number = number[1:]
+    return number.replace("-", MINUS)
+
+
+def format_quantity(value: float | None, unit: str = "") -> str:
+    """Return a large number with an SI prefix, such as "1.23 TFLOP"."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for factor, prefix in _PREFIXES:
+        if abs(value) >= factor:
+            return f"{format_value(value / factor)} {prefix}{unit}".rstrip()
+    return f"{format_value(float(value))} {unit}".rstrip()
+
+
+def format_seconds(value: float | None) -> str:
+    """Return seconds as ms, s, min or h."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    for factor, unit in ((3600, "h"), (60, "min")):
+        if value >= 2 * factor:
+            return f"{format_value(value / factor)} {unit}"
+    return f"{format_value(float(value))} s" if value >= 0.1 else f"{format_value(1000.0 * value)} ms"
+
+
+def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
+    """Return the decimals for two digits of the interval's half width, or for three significant digits without one."""
+    scale = (high - low) / 2 if low is not None and high is not None and high > low else abs(value) / 10
+    return 3 if scale <= 0 else max(0, min(5, 1 - math.floor(math.log10(scale))))
+
+
+def _spell(name: Any) -> str:
+    words = str(name).replace("_", " ").strip()
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,197 @@
+"""results.json and what people see of it: the entries of every row, the TensorBoard pages, the HTML report.
+
+In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every arm, report.html. Nothing is
+computed here that a score or a ledger row does not already hold.
+"""
+
+import resource
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from genlab.budget import ArmBudget
+from genlab.codecs.frozen import FrozenCodec
+from genlab.data.manifest import Manifest
+from genlab.data.store import TokenClip, TokenStore
+from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.metrics import Prompt, RowResult
+from genlab.experiment import Comparison
+from genlab.figures import mel_png
+from genlab.report import PromptRow, write_report
+from genlab.sample import Sampled
+from genlab.tensorboard import ClipNote, RunWriter, mel_tag, prompt_tag
+from genlab.train import RunResult
+
+FLOORS = ("codec_floor_codes", "codec_floor_latents")
+PRIMARY_SCORE = "wer_ctc"
+CLIPS_IN_REPORT = 12
+
+
+class Material(NamedTuple):
+    """What every stage shares: the tokens, the codec, the corpus, and the prompts."""
+
+    store: TokenStore
+    codec: FrozenCodec
+    manifest: Manifest
+    clips: list[TokenClip]
+    prompts: list[Prompt]
+
+
+def assemble(
+    config: Comparison,
+    material: Material,
+    budgets: Mapping[str, ArmBudget],
+    trained: Mapping[str, Mapping[int, RunResult]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    rows: Mapping[str, RowResult],
+    command: str,
+    wall_s: float,
+) -> dict[str, Any]:
+    """Return results.json."""
+    arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
+    arms += [_arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms]
+    pairs = compare_rows({name: rows[name].per_clip for name in config.arms})
+    return {
+        "schema": 1,
+        "name": config.name,
+        "question": config.question,
+        "mode": config.budget.mode,
+        "comparison_key": config.comparison_key(),
+        "command": command,
+        "versions": {name: version(name) for name in ("genlab", "jax", "flax", "optax", "numpy")},
+        "wall_s": wall_s,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "primary_score": PRIMARY_SCORE,
+        "codec": {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()},
+        "arms": arms,
+        "differences": [pair.to_dict() for pair in pairs],
+        "controls": [control.to_dict(name) for name in config.arms for control in rows[name].controls],
+        "method": _method(config, material),
+    }
+
+
+def show(
+    config: Comparison,
+    material: Material,
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write TensorBoard events of samples, floors and scores, and report.html."""
+    seed = config.seeds[0]
+    entries = {arm["name"]: arm for arm in results["arms"]}
+    rate = material.store.info.spec.sample_rate_hz
+    shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    kinds = {"real": "reference", **{name: name for name in FLOORS}}
+    shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
+    for name, waves in shown.items():
+        log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
+        with RunWriter(log_dir) as writer:
+            for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
+                tag = prompt_tag(kinds.get(name, "samples"), number)
+                note = ClipNote(prompt.text, prompt.speaker)
+                if name in sampled:
+                    sampler = config.arms[name].sampler
+                    note = ClipNote(
+                        prompt.text,
+                        prompt.speaker,
+                        seed,
+                        sampled[name][seed].network_calls,
+                        sampler.guidance,
+                        sampler.kind,
+                    )
+                writer.audio(tag, [wave], rate, [note.markdown()])
+                writer.picture(mel_tag(tag), mel_png(wave, rate))
+            writer.scores(0, entries[name]["scores"])
+            if name in sampled:
+                cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
+                cost["cost/train_flops"] = entries[name]["train_flops"]
+                writer.scalars(0, cost)
+                writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
+    rows = [
+        PromptRow(
+            f"prompt{number:02}",
+            prompt.text,
+            prompt.speaker,
+            seed,
+            {name: waves[number] for name, waves in shown.items()},
+            rate,
+            {name: f"{by_seed[seed].network_calls} calls" for name, by_seed in sampled.items()},
+        )  # fmt: skip
+        for number, prompt in enumerate(material.prompts)
+    ]
+    write_report(out, results, ledger, rows[:CLIPS_IN_REPORT])
+
+
+def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
+    """Return the prompts resynthesised from their own codes and from their own latents."""
+    codes = material.codec.decode_codes([clip.codes for clip in material.clips])
+    latents = material.codec.decode_latents([clip.latents for clip in material.clips])
+    return dict(zip(FLOORS, (codes, latents)))
+
+
+def peak_rss_bytes() -> int:
+    """Return the peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
+    family = "real" if name == "real" else "floor"
+    reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
+    return {
+        "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0, "seconds_seen": 0.0,
+        "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0, "sampling": None,
+        "scores": {key: score.to_dict() for key, score in row.scores.items()},
+    }  # fmt: skip
+
+
+def _arm_entry(
+    budget: ArmBudget, trained: Mapping[int, RunResult], sampled: Mapping[int, Sampled], row: RowResult
+) -> dict[str, Any]:
+    first = next(iter(sampled.values()))
+    frames = sum(len(wave) for wave in first.waves)
+    padded = len(first.waves) * max(len(wave) for wave in first.waves)
+    return {
+        "name": budget.name, "family": budget.family, "reads": budget.reads, "params": budget.params,
+        "train_flops": budget.train_flops, "steps": budget.steps, "seconds_seen": budget.seconds_seen,
+        "unique_seconds": budget.unique_seconds, "epochs": budget.epochs,
+        "batch_hash": "-".join(result.batch_hash for result in trained.values()),
+        "train_wall_s": sum(result.wall_s for result in trained.values()),
+        "train_compile_s": sum(result.compile_s for result in trained.values()),
+        "data_wait_fraction": sum(r.data_wait_s for r in trained.values()) / max(1e-9, sum(r.wall_s for r in trained.values())),
+        "network_calls": first.network_calls,
+        "sampling": {
+            "wall_s": first.wall_s, "audio_s": first.audio_s, "first_audio_s": first.first_audio_s,
+            "latency_s": first.latency_s, "latency_audio_s": first.latency_audio_s, "compile_s": first.compile_s,
+            "real_time_factor": first.latency_s / first.latency_audio_s, "flops": budget.sample_flops * len(first.waves),
+            "padding_share": 1 - frames / padded,
+        },
+        "scores": {key: score.to_dict() for key, score in row.scores.items()},
+    }  # fmt: skip
+
+
+def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "family": entry["family"], "params": entry["params"], "steps": entry["steps"], "train_flops": entry["train_flops"],
+        "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
+        "peak_lr": config.arms[entry["name"]].peak_lr or config.optim.peak_lr, "content": config.condition.content,
+    }  # fmt: skip
+
+
+def _method(config: Comparison, material: Material) -> list[str]:
+    spec, split = material.store.info.spec, config.prompts_split
+    return [
+        f"{len(material.prompts)} prompts from the {split} split, whose texts no arm has seen; the conditions are the speaker and "
+        f"{'frame-aligned semantic units' if config.condition.content == 'semantic' else config.condition.content} of the real clip, "
+        "and the number of frames; every arm draws prompt i with the same seed.",
+        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of {spec.entries} "
+        f"entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. Its floors bound what an arm can reach.",
+        "Intervals are 95 % bootstrap intervals over prompts (prompts with one text count as one). Differences are paired.",
+        "Prompt swap: the same audio scored against another prompt's text must be worse, with an interval that excludes zero.",
+    ]

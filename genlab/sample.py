@@ -1,0 +1,218 @@
+"""From a trained decoder to audio: conditions in, tokens and waves out, with what it cost.
+
+Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its codes or latents, so only
+the decoder differs between arms. Compilation is timed apart. `latency_s` is one prompt alone, from conditions to audio.
+`first_audio_s` is the wait before sound can start: a causal decoder plays its first frames while it goes on, the others
+have nothing to play before their last network call.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from genlab.codecs.frozen import FrozenCodec, bucket_frames, load_codec
+from genlab.config import GenlabError
+from genlab.data.audio import to_int16, write_flac
+from genlab.data.store import TokenClip, TokenStore
+from genlab.decoders.base import Cond, Prompt, SampleOut
+from genlab.experiment import DecoderRun
+from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
+from genlab.tokens import Tokens
+from genlab.train import load_trained
+
+FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Waves of one arm and one seed, and their cost. Times exclude compilation; `compile_s` is that."""
+
+    waves: list[Float[np.ndarray, "s"]]
+    network_calls: int
+    wall_s: float
+    audio_s: float
+    latency_s: float
+    latency_audio_s: float
+    first_audio_s: float
+    compile_s: float
+
+
+def sample_clips(
+    model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clips: Sequence[TokenClip], seed: int
+) -> Sampled:
+    """Sample every clip's condition (speaker, content, number of frames), and measure what it takes."""
+    key = jax.random.key(seed)
+    bucket = bucket_frames(max(len(clip.units) for clip in clips))
+    cond, num_frames = conditions(store, clips, bucket)
+    compiled, compile_s = compile_sampler(model, run, cond, num_frames)
+    began = time.perf_counter()
+    waves = _decode(compiled(cond, num_frames, key), store, codec)
+    wall_s = time.perf_counter() - began
+    single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
+    latency_s, first_audio_s, more_compile_s = _measure_latency(model, run, store, codec, clips[single], key)
+    return Sampled(
+        waves=waves,
+        network_calls=compiled.network_calls,
+        wall_s=wall_s,
+        audio_s=float(num_frames.sum()) / codec.spec.frame_hz,
+        latency_s=latency_s,
+        latency_audio_s=len(clips[single].units) / codec.spec.frame_hz,
+        first_audio_s=first_audio_s,
+        compile_s=compile_s + more_compile_s,
+    )
+
+
+def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: int) -> list[TokenClip]:
+    """Return prompts from a held-out split: no longer than a training example, new texts first, speakers in turn.
+
+    Raises:
+        GenlabError: if fewer than two clips fit.
+    """
+    info = store.split(split)
+    clips = [store.clip(index) for index in range(info.first, info.first + info.clips)]
+    clips = sorted((clip for clip in clips if len(clip.units) <= num_frames), key=lambda clip: clip.id)
+    if len(clips) < 2:
+        raise GenlabError(f"prompts: {len(clips)} clips of split {split!r} fit data.num_frames={num_frames}; raise it")
+    said: dict[str, int] = {}
+    spoken: dict[str, int] = {}
+    ranked = []
+    for clip in (clips[i] for i in np.random.default_rng(0).permutation(len(clips))):
+        ranked.append(((said.get(clip.text, 0), spoken.get(clip.speaker, 0)), clip))
+        said[clip.text] = said.get(clip.text, 0) + 1
+        spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
+    return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
+
+
+def sample_run(
+    run: DecoderRun, run_dir: Path, out: Path, num_prompts: int, seed: int, keep_s: tuple[float, float] | None
+) -> list[str]:
+    """Sample held-out conditions with the decoder in `run_dir` and write FLAC files and TensorBoard pages to `out`.
+
+    Args:
+        run: the config found in `run_dir`.
+        run_dir: where it was trained.
+        out: directory for `NAME.flac` and `NAME.real.flac`.
+        num_prompts: how many clips.
+        seed: of the draws.
+        keep_s: seconds of each real clip that the decoder must keep and continue or fill around; None: nothing.
+
+    Returns:
+        One line per clip.
+    """
+    store, codec = run.data.open(), load_codec(run.data.codec)
+    model = load_trained(lambda key: run.build_for(store, key), run_dir)
+    clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
+    frames = bucket_frames(max(len(clip.units) for clip in clips))
+    cond, num_frames = conditions(store, clips, frames)
+    prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
+    compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
+    waves = _decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
+    real = codec.decode_codes([clip.codes for clip in clips])
+    out.mkdir(parents=True, exist_ok=True)
+    with RunWriter(out) as writer:
+        for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
+            write_flac(out / f"{clip.id}.flac", to_int16(wave))
+            write_flac(out / f"{clip.id}.codec.flac", to_int16(floor))
+            note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
+            writer.audio(prompt_tag("samples", number), [wave], codec.spec.sample_rate_hz, [note.markdown()])
+            writer.audio(prompt_tag("codec_floor_codes", number), [floor], codec.spec.sample_rate_hz, [note.markdown()])
+    return [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
+
+
+def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]) -> Prompt:
+    """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to fill around."""
+    examples = [store.example(clip, num_frames)[0] for clip in clips]
+    tokens = Tokens(*(np.stack(leaves) for leaves in zip(*examples)))
+    first, last = (round(second * store.info.spec.frame_hz) for second in keep_s)
+    frame = np.arange(num_frames)
+    is_known = np.broadcast_to((frame >= first) & (frame < last), (len(clips), num_frames))
+    return Prompt(tokens, is_known & np.asarray(tokens.is_valid))
+
+
+def conditions(store: TokenStore, clips: Sequence[TokenClip], num_frames: int) -> tuple[Cond, np.ndarray]:
+    """Return the conditions of `clips` padded to `num_frames`, and the frames each clip has."""
+    examples = [store.example(clip, num_frames) for clip in clips]
+    cond = jax.tree.map(lambda *leaves: np.stack(leaves), *[cond for _, cond in examples])
+    return cond, np.array([len(clip.units) for clip in clips], np.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledSampler:
+    """`sample` of one model for one shape, as one call on the device."""
+
+    call: Callable[..., Any]
+    network_calls: int
+
+    def __call__(self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None) -> SampleOut:
+        """Return the sampled tokens once the device is done."""
+        arguments = (cond, num_frames, key) if prompt is None else (cond, num_frames, key, prompt)
+        return SampleOut(jax.block_until_ready(self.call(*arguments)), self.network_calls)
+
+
+def compile_sampler(
+    model: nnx.Module, run: DecoderRun, cond: Cond, num_frames: np.ndarray, prompt: Prompt | None = None
+) -> tuple[CompiledSampler, float]:
+    """Compile sampling for the shapes of `cond`; return it and the seconds that took."""
+    graph, state = nnx.split(model)
+    calls = []
+
+    def draw(state: Any, cond: Cond, num_frames: Any, key: Any, *prompt: Prompt) -> Any:
+        out = nnx.merge(graph, state).sample(
+            cond, num_frames=num_frames, key=key, sampler=run.arm.sampler, prompt=prompt[0] if prompt else None
+        )
+        calls.append(out.num_network_calls)
+        return out.tokens
+
+    began = time.perf_counter()
+    arguments = (cond, num_frames, jax.random.key(0)) + (() if prompt is None else (prompt,))
+    compiled = jax.jit(draw).lower(state, *arguments).compile()
+    return CompiledSampler(functools.partial(compiled, state), calls[-1]), time.perf_counter() - began
+
+
+def _decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[np.ndarray, "s"]]:
+    tokens = out.tokens
+    num_frames = np.asarray(tokens.num_frames)
+    if tokens.codes is not None:
+        return codec.decode_codes([row[:n] for row, n in zip(np.asarray(tokens.codes), num_frames)])
+    latents = store.denormalise(np.asarray(tokens.latents, np.float32))
+    return codec.decode_latents([row[:n] for row, n in zip(latents, num_frames)])
+
+
+def _measure_latency(
+    model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clip: TokenClip, key: jax.Array
+) -> tuple[float, float, float]:
+    """Return seconds for one clip alone, seconds until sound can start, and seconds of compilation."""
+    whole, compile_s = _time_one(model, run, store, codec, clip, len(clip.units), key)
+    if run.arm.decoder.kind != "ar":
+        return whole, whole, compile_s
+    first, more_s = _time_one(model, run, store, codec, clip, min(FIRST_AUDIO_FRAMES, len(clip.units)), key)
+    return whole, first, compile_s + more_s
+
+
+def _time_one(
+    model: nnx.Module,
+    run: DecoderRun,
+    store: TokenStore,
+    codec: FrozenCodec,
+    clip: TokenClip,
+    frames: int,
+    key: jax.Array,
+) -> tuple[float, float]:
+    short = clip._replace(units=clip.units[:frames], codes=clip.codes[:frames], latents=clip.latents[:frames])
+    cond, num_frames = conditions(store, [short], frames)
+    compiled, compile_s = compile_sampler(model, run, cond, num_frames)
+    _decode(compiled(cond, num_frames, key), store, codec)  # the codec compiles its own shape here
+    repeats = []
+    for _ in range(3):
+        began = time.perf_counter()
+        _decode(compiled(cond, num_frames, key), store, codec)
+        repeats.append(time.perf_counter() - began)
+    return float(np.median(repeats)), compile_s
