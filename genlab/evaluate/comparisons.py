@@ -72,7 +72,8 @@ def derange_texts(texts: Sequence[str], seed: int = 0) -> Int[np.ndarray, "n"]:
     names = sorted(set(texts))
     rank = dict(zip(names, rng.permutation(len(names))))
     # Equal texts stand together in this order; turning it by the largest group moves each out of its own group.
-    order = sorted(rng.permutation(len(texts)), key=lambda i: rank[texts[i]])
+    shuffled: list[int] = rng.permutation(len(texts)).tolist()
+    order = sorted(shuffled, key=lambda i: rank[texts[i]])
     largest = max((list(texts).count(name) for name in names), default=0)
     if not texts or 2 * largest > len(texts):
         raise GenlabError(
@@ -101,7 +102,7 @@ def prompt_swap(
     except GenlabError:
         return Control("prompt_swap", score_name, math.nan, math.nan, math.nan, False)
     own = count_errors(hypotheses, texts)
-    swapped = count_errors(hypotheses, [texts[i] for i in other])
+    swapped = count_errors(hypotheses, [texts[int(i)] for i in other])
 
     def difference(*sums: Float[np.ndarray, "*r c"]) -> np.ndarray:
         return np.asarray(ratio_of_sums(sums[0], sums[1]) - ratio_of_sums(sums[2], sums[3]))

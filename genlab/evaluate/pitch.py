@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from genlab.evaluate.sessions import find_weights, open_session
+from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 HOP_SAMPLES = 256
@@ -42,15 +42,14 @@ class PitchTracker:
     """The swift-f0 network. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._session = open_session(find_weights("swift_f0", "model.onnx", "swift-f0==0.3.0"))
+        self._network = open_network(find_weights("swift_f0", "model.onnx", "swift-f0==0.3.0"))
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> PitchTrack:
         """Return the F0 track of a clip."""
         wave = np.asarray(wave, np.float32)
         wave = np.pad(wave, (0, max(0, HOP_SAMPLES - len(wave))))
-        limits = {"fmin": np.float32(F0_MIN_HZ), "fmax": np.float32(F0_MAX_HZ)}
-        limits = {name: np.asarray(value) for name, value in limits.items()}
-        f0_hz, confidence = self._session.run(["pitch", "confidence"], {"audio": wave[None], **limits})
+        f0_min_hz, f0_max_hz = np.asarray(F0_MIN_HZ, np.float32), np.asarray(F0_MAX_HZ, np.float32)
+        f0_hz, confidence = self._network(audio=wave[None], fmin=f0_min_hz, fmax=f0_max_hz)
         frames = wave[: f0_hz.shape[1] * HOP_SAMPLES].reshape(-1, HOP_SAMPLES)
         is_voiced = (confidence[0] >= VOICED_CONFIDENCE) & (np.abs(frames).max(axis=1) >= SILENCE_PEAK)
         return PitchTrack(np.where(is_voiced, f0_hz[0], 0.0).astype(np.float64), HOP_SAMPLES / SAMPLE_RATE_HZ)

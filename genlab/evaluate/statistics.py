@@ -149,10 +149,10 @@ def paired_p_value(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed
 
 def holm_correction(p_values: Sequence[float]) -> Float[np.ndarray, "m"]:
     """Return p-values adjusted for asking several questions at once (Holm 1979, step-down)."""
-    p_values = np.asarray(p_values, np.float64)
-    order = np.argsort(p_values)
-    steps = p_values[order] * (len(p_values) - np.arange(len(p_values)))
-    adjusted = np.empty_like(p_values)
+    raw = np.asarray(p_values, np.float64)
+    order = np.argsort(raw)
+    steps = raw[order] * (len(raw) - np.arange(len(raw)))
+    adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
 
