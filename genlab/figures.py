@@ -21,6 +21,7 @@ NUM_COLOURS = 64  # more cannot be told apart here, and the file would double
 
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 12, 36  # margins of the plot, in pixels
+PLOT_START, PLOT_SHARE = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH  # of the picture's width, for a playhead
 _FONT_SIZE = 22
 _FFT_SAMPLES = 1024
 _PLATE, _INK, _NUM_INKS = np.array([16, 14, 24]), np.array([222, 220, 230]), 8

@@ -91,7 +91,7 @@ def show(
     shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
     for name, waves in shown.items():
         log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
-        with RunWriter(log_dir) as writer:
+        with RunWriter(log_dir, attempt="samples") as writer:
             for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
                 tag = prompt_tag(kinds.get(name, "samples"), number)
                 note = ClipNote(prompt.text, prompt.speaker)

@@ -10,7 +10,6 @@ belong on one chart, and audio is stored as int16 exactly as sampled, because a 
     train/...  valid/...  cost/...  score/...                                                        scalars
 """
 
-import io
 import json
 import os
 import secrets
@@ -22,7 +21,6 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-import soundfile
 from jaxtyping import Float
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -34,12 +32,14 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
 from genlab.config import GenlabError
-from genlab.data.audio import to_int16
+from genlab.data.audio import wav_bytes
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score")
 AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents")
 Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents"]
 
+_SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
+_COST_METRICS = ("steps_per_s", "data_wait_fraction")
 _LOSS_NAMES = {
     "ar": "loss_ar_nats_per_code",
     "masked": "loss_masked_nats_per_hidden_code",
@@ -100,20 +100,45 @@ class ClipNote(NamedTuple):
         return "\n".join(f"- **{name}**: {_plain(str(value))}" for name, value in rows.items() if value is not None)
 
 
+class TrainingLog:
+    """The `writer` of `train`: gives plain metric names the tags of a family.
+
+    `loss` becomes `loss_tag(family)`; what only this family measures is prefixed by it, such as `train/ar_accuracy`.
+    """
+
+    def __init__(self, writer: "RunWriter", family: str):
+        self._writer, self._family, self._loss_tag = writer, family, loss_tag(family)
+
+    def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the metrics of a training step."""
+        self._writer.scalars(step, {self._tag(name): value for name, value in metrics.items()})
+
+    def _tag(self, name: str) -> str:
+        if name == "loss":
+            return self._loss_tag
+        if name in _COST_METRICS:
+            return f"cost/{name}"
+        return f"train/{name}" if name in _SHARED_METRICS else f"train/{self._family}_{name}"
+
+
 class RunWriter:
     """Writes one attempt of one run. Close it, or use it as a context manager.
 
     Args:
         log_dir: the run's directory of event files; attempts share it.
-        resume_step: the step this attempt goes on from (0: from the start). TensorBoard then forgets what earlier
-            attempts wrote after that step, so a run killed and started again shows one curve.
-        attempt: a suffix of the file name. TensorBoard names files by the second, and two writers within one would
-            overwrite each other; the default is unique.
+        resume_step: the step that training goes on from (0: from the start). TensorBoard then forgets what earlier
+            attempts wrote after that step, so a run killed and started again shows one curve. None adds to what is
+            there and hides nothing.
+        attempt: a suffix of the file name; a file of the same attempt is replaced, so what is written once per run can
+            be written again. The default is unique: TensorBoard names files by the second, and two writers within one
+            second would overwrite each other.
     """
 
-    def __init__(self, log_dir: Path | str, *, resume_step: int = 0, attempt: str | None = None):
+    def __init__(self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None):
         self.log_dir = Path(log_dir)
-        is_continued = any(self.log_dir.glob("*tfevents*"))
+        for stale in self.log_dir.glob(f"*tfevents*.{attempt}") if attempt else ():
+            stale.unlink()
+        is_continued = resume_step is not None and any(self.log_dir.glob("*tfevents*"))
         suffix = attempt or f"{os.getpid()}-{secrets.token_hex(4)}"
         self._writer = EventFileWriter(str(self.log_dir), flush_secs=10, filename_suffix=f".{suffix}")
         self._is_open = True
@@ -175,7 +200,7 @@ class RunWriter:
             else "\n\n".join(f"Sample {number}\n\n{note}" for number, note in enumerate(descriptions, start=1))
         )
         # The second version of the audio event: the first loses its description on the way through the server.
-        pairs = [[_wav_bytes(wave, sample_rate_hz), b""] for wave in waves]
+        pairs = [[wav_bytes(wave, sample_rate_hz), b""] for wave in waves]
         metadata = audio_metadata.create_summary_metadata(
             display_name=None, description=notes, encoding=audio_metadata.Encoding.Value("WAV")
         )
@@ -225,12 +250,6 @@ class RunWriter:
 
     def _add_strings(self, step: int, tag: str, strings: np.ndarray, metadata: SummaryMetadata) -> None:
         self._add(step, [Summary.Value(tag=tag, tensor=make_tensor_proto(strings), metadata=metadata)])
-
-
-def _wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(wave), sample_rate_hz, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _plain(text: str) -> str:

@@ -99,12 +99,16 @@ def cost_table(results: Mapping[str, Any]) -> Markup:
         ("Reads", [str(arm.get("reads", MISSING)) for arm in arms]),
         ("Parameters", [format_quantity(arm.get("params")) for arm in arms]),
         ("Training compute", [format_quantity(arm.get("train_flops"), "FLOP") for arm in arms]),
+        ("Training time", [format_seconds(arm.get("train_wall_s")) for arm in arms]),
         ("Updates", [format_value(arm.get("steps")) for arm in arms]),
         ("Audio seen in training", [format_seconds(arm.get("seconds_seen")) for arm in arms]),
         ("of which unique", [format_seconds(arm.get("unique_seconds")) for arm in arms]),
         ("Sequential network calls per clip", [format_value(arm.get("network_calls")) for arm in arms]),
         ("Sampling time per second of audio", [format_seconds(wall_per_second(arm)) for arm in arms]),
-        ("Speed, times real time", [_speed(arm) for arm in arms]),
+        (
+            "Time for one clip alone per second of audio",
+            [format_seconds(_sampling(arm, "real_time_factor")) for arm in arms],
+        ),
         ("Time to first audio", [format_seconds(_sampling(arm, "first_audio_s")) for arm in arms]),
         ("Sampling compute per second of audio", [_flops_per_second(arm) for arm in arms]),
     ]
@@ -114,6 +118,7 @@ def cost_table(results: Mapping[str, Any]) -> Markup:
             name, join(Markup("<td>{}</td>").format(value) for value in values)
         )
         for name, values in lines
+        if set(values) != {MISSING}
     ]
     return _table("Cost", head, rows, css="cost")
 
@@ -258,11 +263,6 @@ def _plain_value(value: Any) -> str:
 
 def _sampling(arm: Mapping[str, Any], field: str) -> float | None:
     return (arm.get("sampling") or {}).get(field)
-
-
-def _speed(arm: Mapping[str, Any]) -> str:
-    wall = wall_per_second(arm)
-    return f"{1 / wall:.3g}" if wall else MISSING
 
 
 def _flops_per_second(arm: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ _SCORE_TITLES = {
     "content": "Content error",
     "speaker_similarity": "Speaker similarity",
     "speaker_accuracy": "Speaker accuracy",
+    "bits_per_s": "Bits per second",
     "kad": "Kernel audio distance",
     "frechet": "Fréchet distance",
     "f0_correlation": "F0 correlation",
@@ -110,7 +111,7 @@ def format_seconds(value: float | None) -> str:
 def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
     """Return the decimals for two digits of the interval's half width, or for three significant digits without one."""
     scale = (high - low) / 2 if low is not None and high is not None and high > low else abs(value) / 10
-    return 3 if scale <= 0 else max(0, min(5, 1 - math.floor(math.log10(scale))))
+    return max(0, min(5, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 3
 
 
 def _spell(name: Any) -> str:
