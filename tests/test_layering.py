@@ -1,0 +1,144 @@
+"""The rules of the source tree, checked on the syntax trees: one import direction, short files and functions, banned names.
+
+`ORDER` is the reading order of the library: a module imports only modules above it, lazily or not. A new module fails here until
+it has a place.
+"""
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "genlab"
+
+# The contract comes first: what a token is, and what a decoder promises. Everything from the corpus to the report reads it.
+ORDER = """
+    genlab config tokens weights decoders.base host
+    data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
+    data.waves data.batches data.store
+    nets.linear nets.blocks nets.backbone
+    codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser codecs.spectral codecs.frozen
+    recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
+    codecs.cache
+    decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
+    decoders.ar decoders.masked decoders.diffusion
+    flops optim stopping checkpoint train_step train
+    progress figures tensorboard
+    evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
+    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.comparisons evaluate.metrics
+    evaluate.rows
+    experiment budget ledger sample
+    report.text report.answer report.tables report.plot report.clips report.page report report.console
+    results compare
+    doctor bench commands cli
+""".split()
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+MAX_TRAIN_LINES = 250
+MAX_CONFIG_LINES = 40
+# `mask` does not say what True means; public code disagrees on which of x0 and x1 is data.
+BANNED_NAMES = {"mask", "x0", "x1"}
+BANNED_FILES = {"utils", "common", "helpers", "misc"}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    parts = parts[:-1] if parts[-1] == "__init__" else parts
+    return ".".join(parts) or "genlab"
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = [
+    path for folder in ("genlab", "configs", "sweeps", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the modules of the library that a file imports anywhere, also inside functions."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}:{node.lineno}: relative import; name the module in full"
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        # `from genlab import checkpoint` names a module, `from genlab.config import Config` a class inside one.
+        inside = [name.removeprefix("genlab.") for name in names if name.split(".")[0] == "genlab"]
+        found |= {name for name in inside if name in MODULES and (name != "genlab" or len(inside) == 1)}
+    return found
+
+
+def test_every_module_has_a_place_in_the_order():
+    assert len(ORDER) == len(set(ORDER))
+    assert sorted(ORDER) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_upwards(name):
+    place = {module: number for number, module in enumerate(ORDER)}
+    wrong = [module for module in imported_modules(MODULES[name]) if place[module] >= place[name]]
+    assert not wrong, f"{name} imports {wrong}, which come after it in the order"
+
+
+def test_nothing_imports_configs_tests_or_sweeps():
+    for path in MODULES.values():
+        for node in ast.walk(parse(path)):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not {name.split(".")[0] for name in names} & {"configs", "sweeps", "tests"}, path
+
+
+def test_files_are_short():
+    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    assert {name: count for name, count in lines.items() if count >= MAX_FILE_LINES} == {}
+    assert lines["genlab/train.py"] < MAX_TRAIN_LINES
+    configs = {name: count for name, count in lines.items() if name.startswith("configs/")}
+    assert {name: count for name, count in configs.items() if count > MAX_CONFIG_LINES} == {}
+
+
+def test_functions_are_short():
+    functions = {
+        f"{path.relative_to(ROOT)}:{node.name}": node.end_lineno - node.lineno + 1
+        for path in SOURCES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: count for name, count in functions.items() if count >= MAX_FUNCTION_LINES} == {}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_say_what_they_mean(path):
+    assert path.stem not in BANNED_FILES
+    found = []
+    for node in ast.walk(parse(path)):
+        # Only names that this file gives; keyword arguments of other libraries are theirs.
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.append((node.id, node.lineno))
+        elif isinstance(node, ast.arg):
+            found.append((node.arg, node.lineno))
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.append((node.attr, node.lineno))
+    assert [item for item in found if item[0] in BANNED_NAMES] == []
+
+
+def test_every_module_and_public_function_says_what_it_does():
+    silent = []
+    for name, path in MODULES.items():
+        tree = parse(path)
+        if tree.body and not ast.get_docstring(tree):
+            silent.append(name)
+        for node in tree.body:
+            is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if is_public and not ast.get_docstring(node):
+                silent.append(f"{name}.{node.name}")
+    assert silent == []
