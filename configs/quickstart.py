@@ -23,7 +23,7 @@ def config() -> Comparison:
     return Comparison(
         name="quickstart",
         question="With equal training compute, which decoder says the words best: autoregressive, masked or diffusion?",
-        data=TokenData(corpus=Embedded(minutes=30.0), num_frames=128),
+        data=TokenData(corpus=Embedded(minutes=30.0), num_frames=96),
         batch_size=16,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
         condition=ConditionConfig(content="semantic", dropout=0.1),

@@ -182,6 +182,7 @@ class CheckpointWriter:
 
         The copy is ours because a CPU array may hand Orbax its own memory, which the next donated step overwrites.
         """
+        self._checkpointer.wait()
         state = {name: jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree) for name, tree in state.items()}
         meta = {**meta, "step": step, "leaves": _describe(state, with_crc=True)}
         self._checkpointer.save_checkpointables_async(

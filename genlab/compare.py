@@ -76,7 +76,7 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         }
         sampled = {
             name: {
-                seed: _sample(
+                seed: sample_arm(
                     trained[name][seed].model, config.run(name, seed, budgets[name].steps), material, path, progress
                 )
                 for seed, path in by_seed.items()

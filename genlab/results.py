@@ -192,6 +192,4 @@ def _method(config: Comparison, material: Material) -> list[str]:
         "and the number of frames; every arm draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of {spec.entries} "
         f"entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. Its floors bound what an arm can reach.",
-        "Intervals are 95 % bootstrap intervals over prompts (prompts with one text count as one). Differences are paired.",
-        "Prompt swap: the same audio scored against another prompt's text must be worse, with an interval that excludes zero.",
     ]

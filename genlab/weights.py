@@ -49,7 +49,8 @@ def save_weights(
                     f"{path.name}: tensor {name!r} is not finite as {dtype}; train longer or store float32"
                 )
         # safetensors writes the buffer as it lies in memory, without strides: a transposed view would be stored wrong.
-        tensors[name] = np.ascontiguousarray(array)
+        # It also turns a scalar into a vector, hence the reshape.
+        tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial)

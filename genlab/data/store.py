@@ -126,11 +126,15 @@ class TokenStore:
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
         path = directory / "dataset.json"
         if not path.exists():
-            raise GenlabError(f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data encode` again")
+            raise GenlabError(
+                f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data encode` again"
+            )
         self.directory = directory
         self.info = StoreInfo.from_dict(json.loads(path.read_text()))
         if self.info.schema_version != SCHEMA:
-            raise GenlabError(f"token store {directory}: schema {self.info.schema_version}, expected {SCHEMA}; encode it again")
+            raise GenlabError(
+                f"token store {directory}: schema {self.info.schema_version}, expected {SCHEMA}; encode it again"
+            )
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
                 f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the config's codec is "
@@ -139,7 +143,9 @@ class TokenStore:
         self._records = array_record_data_source.ArrayRecordDataSource([str(part) for part in part_paths(directory)])
         expected = sum(split.clips for split in self.info.splits.values())
         if len(self._records) != expected:
-            raise GenlabError(f"token store {directory}: {len(self._records)} records, expected {expected}; delete it and encode again")
+            raise GenlabError(
+                f"token store {directory}: {len(self._records)} records, expected {expected}; delete it and encode again"
+            )
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
         self.latent_std = np.asarray(self.info.latent_std, np.float32)
 

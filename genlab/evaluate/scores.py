@@ -89,6 +89,7 @@ MEANINGS: Mapping[str, Meaning] = {
     "mel_distance": Meaning("dB", "lower"),
     "pesq": Meaning("MOS 1-4.6", "higher"),
     "estoi": Meaning("share", "higher"),
+    "bits_per_s": Meaning("bits per second of audio", "lower"),
 }
 
 

@@ -1,0 +1,1 @@
+"""The in-lab recogniser: text from audio, and semantic units."""
