@@ -1,7 +1,7 @@
-"""The rules of the source tree, checked on the syntax trees: one import direction, short files and functions, banned names.
+"""The rules of the source, checked on the syntax trees: one import direction, short files and functions, banned names.
 
-`ORDER` is the reading order of the library: a module imports only modules above it, lazily or not. A new module fails here until
-it has a place.
+`ORDER` is the reading order of the library: a module imports only modules above it, lazily or not. A new module fails
+here until it has a place.
 """
 
 import ast
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "genlab"
 
-# The contract comes first: what a token is, and what a decoder promises. Everything from the corpus to the report reads it.
+# The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
     genlab config tokens weights decoders.base host
     data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
@@ -27,8 +27,8 @@ ORDER = """
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
-    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.comparisons evaluate.metrics
-    evaluate.rows
+    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.comparisons
+    evaluate.metrics evaluate.rows
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare
@@ -38,7 +38,7 @@ ORDER = """
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_TRAIN_LINES = 250
-MAX_CONFIG_LINES = 40
+MAX_CONFIG_LINES = 40  # below the docstring, which is the lab note
 # `mask` does not say what True means; public code disagrees on which of x0 and x1 is data.
 BANNED_NAMES = {"mask", "x0", "x1"}
 BANNED_FILES = {"utils", "common", "helpers", "misc"}
@@ -51,9 +51,8 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
-SOURCES = [
-    path for folder in ("genlab", "configs", "sweeps", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
-]
+FOLDERS = ("genlab", "configs", "sweeps", "tests")
+SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 @functools.cache
@@ -102,8 +101,9 @@ def test_files_are_short():
     lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
     assert {name: count for name, count in lines.items() if count >= MAX_FILE_LINES} == {}
     assert lines["genlab/train.py"] < MAX_TRAIN_LINES
-    configs = {name: count for name, count in lines.items() if name.startswith("configs/")}
-    assert {name: count for name, count in configs.items() if count > MAX_CONFIG_LINES} == {}
+    notes = {path: parse(path).body[0].end_lineno for path in SOURCES if path.parent.name == "configs"}
+    code = {path.name: lines[str(path.relative_to(ROOT))] - note for path, note in notes.items()}
+    assert {name: count for name, count in code.items() if count > MAX_CONFIG_LINES} == {}
 
 
 def test_functions_are_short():
