@@ -4,14 +4,18 @@ Nothing heavy is imported before a command is known, so `genlab --help` answers 
 """
 
 import argparse
+import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from genlab import __version__
 
 EXIT_USAGE = 2
-DEFAULT_RUNS = Path("runs")
+EXIT_INTERRUPTED = 130
+
+AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,23 +30,57 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
 
-    def takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
-        command.add_argument("config", help=what)
-        command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
+    _add_runs(add)
+    _add_results(add)
+    _add_inputs(add)
+    _add_machine(add)
+    return parser
 
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
+    from genlab.config import GenlabError
+    from genlab.host import reuse_memory
+
+    reuse_memory()
+    try:
+        from genlab import commands
+
+        return getattr(commands, arguments.command)(arguments, command) or 0
+    except GenlabError as error:
+        return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
+    except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USAGE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
+    except KeyboardInterrupt:
+        return _refuse(arguments.command, "stopped; the same command goes on from here", EXIT_INTERRUPTED)
+
+
+def _refuse(command: str, text: str, exit_code: int) -> int:
+    print(f"genlab {command}: {' '.join(text.split())}", file=sys.stderr)
+    return exit_code
+
+
+def _add_runs(add: AddCommand) -> None:
     command = add(
         "compare",
         "Train, sample and score every arm of a comparison.",
         "genlab compare configs/quickstart.py --out runs/first",
     )
-    takes_config(command)
+    _takes_config(command)
     command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-KEY)")
     command = add(
         "train",
         "Train one model: codec, recogniser, or one arm of a comparison.",
         "genlab train configs/quickstart.py --arm ar --out runs/ar",
     )
-    takes_config(command)
+    _takes_config(command)
     command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-HASH)")
     command.add_argument("--arm", help="which arm, if the config is a comparison")
     command = add(
@@ -50,27 +88,35 @@ def build_parser() -> argparse.ArgumentParser:
         "Sample a trained arm from its run directory.",
         "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
     )
-    takes_config(command, "run directory of a trained arm")
+    _takes_config(command, "run directory of a trained arm")
     command.add_argument("--out", type=Path, default=Path("samples"), help="directory for the FLAC files")
     command.add_argument("--prompts", type=int, default=8, help="how many held-out clips to speak")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=int, default=0, help="of the draws")
     command.add_argument(
         "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
     )
+
+
+def _add_results(add: AddCommand) -> None:
     command = add(
         "evaluate",
         "Score the samples of a comparison again, for example with other settings.",
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
-    takes_config(command, "run directory of a comparison")
+    _takes_config(command, "run directory of a comparison")
+    command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
+    _takes_config(command, "run directory of a comparison")
+
+
+def _add_inputs(add: AddCommand) -> None:
     command = add(
         "budget", "Print what every arm will spend, before spending it.", "genlab budget configs/quickstart.py"
     )
-    takes_config(command)
+    _takes_config(command)
     command = add(
         "data", "Build a corpus and its token store, and say what is in them.", "genlab data configs/quickstart.py"
     )
-    takes_config(command)
+    _takes_config(command)
     command = add(
         "codec", "Export a trained codec, or put a file through one.", "genlab codec roundtrip in.wav out.wav"
     )
@@ -80,31 +126,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--codec", default="in_lab_16khz", help="shipped name or path of exported weights")
     command.add_argument("--levels", type=int, help="decode only the first codebooks")
-    command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
-    takes_config(command, "run directory of a comparison")
+
+
+def _add_machine(add: AddCommand) -> None:
     command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
+    command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)")
     command.add_argument("--json", action="store_true", help="one JSON line per workload")
-    command.add_argument("workloads", nargs="*", help="names of workloads (default: all)")
+    command.add_argument("--rounds", type=int, default=5, help="repetitions; the median counts")
+    command.add_argument("--quick", action="store_true", help="toy sizes: shows that it runs, says nothing about speed")
     add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
-    return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code."""
-    arguments = build_parser().parse_args(argv)
-    command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
-    from genlab.config import GenlabError
-
-    try:
-        from genlab import commands
-
-        return getattr(commands, arguments.command)(arguments, command) or 0
-    except GenlabError as error:
-        print(f"genlab {arguments.command}: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", EXIT_USAGE)
-    except KeyboardInterrupt:
-        print(f"genlab {arguments.command}: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
+    command.add_argument("config", help=what)
+    command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
 
 
 if __name__ == "__main__":
