@@ -225,20 +225,22 @@ def _sample_codes(
     features, positions = _per_step(conditions.frames, jnp.tile(order, (copies, 1)), given.shape[1])
 
     def step(carry, inputs):
-        state, previous = carry
+        cache, previous = carry
         step_features, step_positions, step_given, step_is_given, step_key = inputs
         x = jnp.tile(model.embed(previous[:, None]), (copies, 1, 1)).astype(step_features.dtype)
-        hidden, state = model.backbone.extend(x + step_features[:, None], state, positions=step_positions[:, None])
+        hidden, cache = model.backbone.extend(
+            x + step_features[:, None], plan, cache, positions=step_positions[:, None]
+        )
         logits = model._logits(hidden)[:, 0].astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
         drawn = draw(step_key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
         codes = jnp.where(step_is_given, step_given, drawn)
-        return (state, codes), codes
+        return (cache, codes), codes
 
-    state = model.backbone.start(copies * b, given.shape[1], conditions.text)
+    plan, cache = model.backbone.start(copies * b, given.shape[1], conditions.text)
     by_step = [jnp.moveaxis(array, 1, 0) for array in (features, positions, given, is_given)]
     inputs = (*by_step, jax.random.split(key, given.shape[1]))
-    _, steps = lax.scan(step, (state, jnp.full((b, model.spec.codebooks), absent)), inputs)
+    _, steps = lax.scan(step, (cache, jnp.full((b, model.spec.codebooks), absent)), inputs)
     codes = _visit(pattern.revert(jnp.moveaxis(steps, 0, 1)), jnp.argsort(order, axis=1))
     return jnp.where(is_valid[:, :, None], codes, 0)
 

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.nets.blocks import Block, Cache, Context, KeysValues, RMSNorm, Text, causal_chunks, rotation
+from genlab.nets.blocks import Block, Context, KeysValues, RMSNorm, Text, causal_chunks, rotation
 from genlab.nets.linear import Linear
 
 TextRoute = Literal["none", "prefix", "cross"]
@@ -57,13 +57,20 @@ class BackboneConfig(Config):
         return (2 * self.layers) ** -0.5
 
 
-class DecodeState(NamedTuple):
-    """A causal backbone in the middle of decoding. `is_valid` marks the cache slots that may ever be attended."""
+class DecodePlan(NamedTuple):
+    """What does not change while a causal backbone decodes: its layers one by one, and what they may attend to."""
 
-    cache: Cache
+    layers: tuple[Block, ...]
     is_valid: Bool[Array, "b s"]
-    text: KeysValues | None
+    text: tuple[KeysValues | None, ...]
     is_text_valid: Bool[Array, "b n"] | None
+
+
+class Cache(NamedTuple):
+    """The preallocated keys and values of every layer, and the number of slots that are filled."""
+
+    layers: tuple[KeysValues, ...]
+    position: Int[Array, ""]
 
 
 class Backbone(nnx.Module):
@@ -133,53 +140,71 @@ class Backbone(nnx.Module):
             is_text_valid=text.is_valid if self.text_route == "cross" else None,
             modulation=modulation,
         )
-        x, _ = self._run(x, context, self._read(text), key=None if self.deterministic else key)
+        x = self._run(x, context, self._read(text), None if self.deterministic else key)
         return self.norm(x[:, prefix:]) * (1 + scale) + shift
 
-    def start(self, num_examples: int, num_steps: int, text: Text | None) -> DecodeState:
-        """Return an empty cache for `num_steps` frames after the text prefix, which is read here if there is one."""
+    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[DecodePlan, Cache]:
+        """Prepare to decode `num_steps` frames; a text prefix is read into the cache here.
+
+        The layers are taken apart once, before the loop over steps: slicing stacked weights in every step would copy
+        them all, and decoding a frame is bound by memory.
+        """
         config = self.config
         prefix = text.features.shape[1] if self.text_route == "prefix" else 0
-        shape = (config.layers, num_examples, prefix + num_steps, config.heads, config.width // config.heads)
-        cache = Cache(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype), jnp.zeros((), jnp.int32))
+        shape = (num_examples, prefix + num_steps, config.heads, config.width // config.heads)
+        empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        cache = Cache((empty,) * config.layers, jnp.zeros((), jnp.int32))
         is_valid = jnp.ones((num_examples, num_steps), bool)
         if self.text_route == "prefix":
             is_valid = jnp.concatenate([text.is_valid, is_valid], axis=1)
-        is_text_valid = text.is_valid if self.text_route == "cross" else None
-        state = DecodeState(cache, is_valid, self._read(text), is_text_valid)
+        read = self._read(text)
+        plan = DecodePlan(
+            layers=_unstack(self.layers, config.layers),
+            is_valid=is_valid,
+            text=(None,) * config.layers if read is None else _unstack(read, config.layers),
+            is_text_valid=text.is_valid if self.text_route == "cross" else None,
+        )
         if self.text_route == "prefix":
-            _, state = self.extend(text.features, state, positions=self._text_positions(text), prefix=prefix)
-        return state
+            _, cache = self.extend(text.features, plan, cache, positions=self._text_positions(text), prefix=prefix)
+        return plan, cache
 
     def extend(
-        self, x: Float[Array, "b q h"], state: DecodeState, *, positions: Int[Array, "b q"], prefix: int = 0
-    ) -> tuple[Float[Array, "b q h"], DecodeState]:
+        self,
+        x: Float[Array, "b q h"],
+        plan: DecodePlan,
+        cache: Cache,
+        *,
+        positions: Int[Array, "b q"],
+        prefix: int = 0,
+    ) -> tuple[Float[Array, "b q h"], Cache]:
         """Run the next positions against the cache and append them to it."""
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
-            is_valid=state.is_valid,
+            is_valid=plan.is_valid,
             is_causal=True,
             prefix=prefix,
-            is_text_valid=state.is_text_valid,
-            modulation=None,
+            position=cache.position,
+            is_text_valid=plan.is_text_valid,
         )
-        x, cache = self._run(x.astype(self.config.dtype), context, state.text, cache=state.cache)
-        cache = cache._replace(position=cache.position + x.shape[1])
-        return self.norm(x), state._replace(cache=cache)
+        filled = []
+        x = x.astype(self.config.dtype)
+        for layer, text, layer_cache in zip(plan.layers, plan.text, cache.layers, strict=True):
+            x, layer_cache = layer(x, context, text=text, cache=layer_cache)
+            filled.append(layer_cache)
+        return self.norm(x), Cache(tuple(filled), cache.position + x.shape[1])
 
-    def _run(self, x, context: Context, text: KeysValues | None, cache: Cache | None = None, key=None):
+    def _run(self, x, context: Context, text: KeysValues | None, key: Key[Array, ""] | None):
         num_layers = self.config.layers
 
-        def run_layer(carry, inputs):
-            layer, index, layer_text, layer_key = inputs
-            return layer(carry[0], context, text=layer_text, cache=carry[1], layer=index, key=layer_key), None
+        def run_layer(x, inputs):
+            layer, layer_text, layer_key = inputs
+            return layer(x, context, text=layer_text, key=layer_key)[0], None
 
         if self.config.remat:
             run_layer = jax.checkpoint(run_layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
-        inputs = (self.layers, jnp.arange(num_layers), text, keys)
-        (x, cache), _ = lax.scan(run_layer, (x, cache), inputs, unroll=num_layers if self.config.is_unrolled else 1)
-        return x, cache
+        unroll = num_layers if self.config.is_unrolled else 1
+        return lax.scan(run_layer, x, (self.layers, text, keys), unroll=unroll)[0]
 
     def _read(self, text: Text | None) -> KeysValues | None:
         if self.text_route != "cross":
@@ -196,6 +221,11 @@ class Backbone(nnx.Module):
 
     def _text_positions(self, text: Text) -> Int[Array, "b n"]:
         return jnp.broadcast_to(jnp.arange(text.features.shape[1])[None, :], text.is_valid.shape)
+
+
+def _unstack(stacked, num_layers: int) -> tuple:
+    leaves, tree = jax.tree.flatten(stacked)
+    return tuple(jax.tree.unflatten(tree, [leaf[layer] for leaf in leaves]) for layer in range(num_layers))
 
 
 def backbone_flops(

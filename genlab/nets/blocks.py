@@ -44,27 +44,21 @@ class Context(NamedTuple):
     """What every layer sees beside its input.
 
     `is_valid` marks the keys that may be attended; `prefix` is the number of leading positions that causal attention
-    shows to everyone; `modulation` holds shift, scale and gate of the attention and of the feed-forward part.
+    shows to everyone; `position` is the cache slot of the first query; `modulation` holds shift, scale and gate of the
+    attention and of the feed-forward part.
     """
 
     rotation: Rotation
     is_valid: Bool[Array, "b s"]
     is_causal: bool
-    prefix: int
-    is_text_valid: Bool[Array, "b n"] | None
-    modulation: Float[Array, "b 6 h"] | None
-
-
-class Cache(NamedTuple):
-    """Preallocated keys and values of all layers. `position` counts the slots that are filled."""
-
-    keys: Float[Array, "l b s a c"]
-    values: Float[Array, "l b s a c"]
-    position: Int[Array, ""]
+    prefix: int = 0
+    position: Int[Array, ""] | None = None
+    is_text_valid: Bool[Array, "b n"] | None = None
+    modulation: Float[Array, "b 6 h"] | None = None
 
 
 class KeysValues(NamedTuple):
-    """What attention reads."""
+    """What attention reads: the frames themselves, the text, or the preallocated cache of one layer."""
 
     keys: Float[Array, "b s a c"]
     values: Float[Array, "b s a c"]
@@ -137,23 +131,19 @@ class SelfAttention(nnx.Module):
         self.project_out = Linear(width, width, key=out_key, scale=output_scale)
 
     def __call__(
-        self,
-        x: Float[Array, "b q h"],
-        context: Context,
-        cache: Cache | None = None,
-        layer: Int[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b q h"], Cache | None]:
-        """Attend within `x`, or, with a cache, write `x` at `cache.position` and attend to all that is written."""
+        self, x: Float[Array, "b q h"], context: Context, cache: KeysValues | None = None
+    ) -> tuple[Float[Array, "b q h"], KeysValues | None]:
+        """Attend within `x`, or, with a cache, write `x` at `context.position` and attend to all that is written."""
         b, q, h = x.shape
         # [b q 3h] -> three of [b q a c]
         projected = self.project_in(x).reshape(b, q, 3, self.heads, h // self.heads)
         queries = rotate(self.query_norm(projected[:, :, 0]), context.rotation)
         memory = KeysValues(rotate(self.key_norm(projected[:, :, 1]), context.rotation), projected[:, :, 2])
         if cache is not None:
-            cache, memory = _write(cache, layer, memory)
-            last_visible = jnp.maximum(cache.position + jnp.arange(q), context.prefix - 1)
-            is_before = jnp.arange(memory.keys.shape[1])[None, :] <= last_visible[:, None]
-            mixed = attend(queries, memory, context.is_valid[:, None, :] & is_before[None])
+            cache = _write(cache, memory, context.position)
+            last_visible = jnp.maximum(context.position + jnp.arange(q), context.prefix - 1)
+            is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
+            mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
         elif context.is_causal:
             mixed = attend_causally(queries, memory, context.is_valid, context.prefix)
         else:
@@ -161,12 +151,9 @@ class SelfAttention(nnx.Module):
         return self.project_out(mixed.reshape(b, q, h)), cache
 
 
-def _write(cache: Cache, layer: Int[Array, ""], new: KeysValues) -> tuple[Cache, KeysValues]:
-    # The stacked cache is updated in place inside the loops over layers and steps; only this layer's slice is read.
-    start = (layer, 0, cache.position, 0, 0)
-    keys = lax.dynamic_update_slice(cache.keys, new.keys[None], start)
-    values = lax.dynamic_update_slice(cache.values, new.values[None], start)
-    return Cache(keys, values, cache.position), KeysValues(keys[layer], values[layer])
+def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""]) -> KeysValues:
+    # The compiler does this in place when the cache is carried by a loop.
+    return KeysValues(*(lax.dynamic_update_slice_in_dim(old, fresh, position, 1) for old, fresh in zip(cache, new)))
 
 
 class CrossAttention(nnx.Module):
@@ -241,15 +228,14 @@ class Block(nnx.Module):
         context: Context,
         *,
         text: KeysValues | None = None,
-        cache: Cache | None = None,
-        layer: Int[Array, ""] | None = None,
+        cache: KeysValues | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t h"], Cache | None]:
+    ) -> tuple[Float[Array, "b t h"], KeysValues | None]:
         """Return the layer's output and the cache with its keys and values; without `key` nothing is dropped."""
         keys = (None, None) if key is None else jax.random.split(key)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulation(context, x.dtype)
         normed = self.attention_norm(x) * (1 + scale) + shift
-        mixed, cache = self.attention(normed, context, cache, layer)
+        mixed, cache = self.attention(normed, context, cache)
         x = x + gate * dropped_out(mixed, self.dropout, keys[0])
         if self.cross is not None:
             x = x + self.cross(self.cross_norm(x), text, context.is_text_valid)

@@ -1,0 +1,26 @@
+"""Every test runs on 8 fake CPU devices, with checked shapes and without silent rank promotion."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Compiled programs survive from one run of the tests to the next, and are shared with the processes that tests start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "genlab-compiled-tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+from jaxtyping import install_import_hook
+
+install_import_hook(["genlab.nets", "genlab.decoders"], "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture
+def key():
+    """A fixed random key."""
+    return jax.random.key(20)

@@ -1,0 +1,101 @@
+"""The three families at toy size, and one batch they all read."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.base import Cond, Prompt
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.nets.backbone import BackboneConfig
+from genlab.tokens import Tokens, TokenSpec
+
+SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=4, entries=16, latent_channels=8)
+VOCAB = CondVocab(num_speakers=3, num_units=10)
+BACKBONE = BackboneConfig(width=32, layers=2, heads=4)
+SEMANTIC = ConditionConfig(content="semantic", dropout=0.1)
+NUM_EXAMPLES, NUM_FRAMES, NUM_SYMBOLS = 3, 12, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A decoder config, a cheap sampler for it, and a greedy or precise one."""
+
+    config: Any
+    sampler: Any
+    precise: Any
+
+    @functools.lru_cache  # noqa: B019 - families live as long as the tests
+    def build(self, backbone=BACKBONE, condition=SEMANTIC, spec=SPEC, seed=0):
+        return self.config.build(spec, VOCAB, backbone, condition, key=jax.random.key(seed))
+
+
+FAMILIES = {
+    "ar": Family(ARConfig(), ARSampler(), ARSampler(temperature=0.0)),
+    "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
+    "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
+}
+
+
+def toy_batch(num_examples=NUM_EXAMPLES, num_frames=NUM_FRAMES, spec=SPEC, seed=1) -> tuple[Tokens, Cond]:
+    """A batch whose second and third examples are shorter than its frame axis."""
+    keys = jax.random.split(jax.random.key(seed), 5)
+    shape = (num_examples, num_frames)
+    lengths = jnp.asarray([num_frames, num_frames - 5, num_frames - 3])[jnp.arange(num_examples) % 3]
+    codes = jax.random.randint(keys[0], (*shape, spec.codebooks), 0, spec.entries)
+    tokens = Tokens(codes, jax.random.normal(keys[1], (*shape, spec.latent_channels)), lengths)
+    is_valid = tokens.is_valid
+    cond = Cond(
+        speaker=jnp.arange(num_examples) % VOCAB.num_speakers,
+        text=jax.random.randint(keys[2], (num_examples, NUM_SYMBOLS), 1, VOCAB.num_symbols),
+        content=jnp.where(is_valid, jax.random.randint(keys[3], shape, 1, VOCAB.num_units + 1), 0),
+        is_dropped=jnp.zeros(num_examples, bool),
+    )
+    return tokens, cond
+
+
+def view_of(decoder, tokens: Tokens):
+    """The view of the tokens that the decoder reads."""
+    return tokens.codes if decoder.reads == "codes" else tokens.latents
+
+
+def jitted_loss(decoder):
+    """The loss as a compiled function of the batch and the key."""
+    graph, state = nnx.split(decoder)
+    compiled = jax.jit(lambda state, tokens, cond, key: nnx.merge(graph, state).loss(tokens, cond, key=key))
+    return lambda tokens, cond, key: compiled(state, tokens, cond, key)
+
+
+def train(decoder, batch, steps: int, learning_rate: float = 3e-3):
+    """Return the decoder after `steps` updates on one batch, and the loss before each."""
+    graph, params, rest = nnx.split(decoder, nnx.Param, ...)
+    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
+
+    def mean_loss(params, key):
+        out = nnx.merge(graph, params, rest).loss(*batch, key=key)
+        return (out.per_example * out.weight).sum() / out.weight.sum()
+
+    def update(carry, key):
+        params, state = carry
+        loss, gradient = jax.value_and_grad(mean_loss)(params, key)
+        updates, state = optimiser.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    @jax.jit
+    def run(params, keys):
+        return jax.lax.scan(update, (params, optimiser.init(params)), keys)
+
+    (params, _), losses = run(params, jax.random.split(jax.random.key(7), steps))
+    return nnx.merge(graph, params, rest), losses
+
+
+def prompt_where(tokens: Tokens, is_known) -> Prompt:
+    """A prompt from the batch itself."""
+    return Prompt(tokens, jnp.broadcast_to(jnp.asarray(is_known), tokens.is_valid.shape))

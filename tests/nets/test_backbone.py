@@ -1,0 +1,103 @@
+"""The transformer as a whole: cached = uncached, causality, padding, the zero start of adaLN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+import pytest
+from flax import nnx
+
+from genlab.nets.backbone import Backbone, BackboneConfig
+from genlab.nets.blocks import Text
+
+CONFIG = BackboneConfig(width=32, layers=2, heads=4)
+
+
+def inputs(key, num_frames=9, num_symbols=4):
+    x = jax.random.normal(key, (2, num_frames, 32))
+    positions = jnp.broadcast_to(jnp.arange(num_frames)[None, :], x.shape[:2])
+    text = Text(jax.random.normal(key, (2, num_symbols, 32)), jnp.array([[True] * 4, [True] * 2 + [False] * 2]))
+    return x, positions, text
+
+
+@pytest.mark.parametrize("route", ["none", "prefix", "cross"])
+def test_decoding_step_by_step_is_the_full_forward_pass(key, route):
+    backbone = Backbone(CONFIG, key=key, is_causal=True, text_route=route)
+    x, positions, text = inputs(key)
+    text = None if route == "none" else text
+    full = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), text=text)
+
+    @jax.jit
+    def decode(x):
+        plan, cache = backbone.start(2, 9, text)
+
+        def step(cache, i):
+            hidden, cache = backbone.extend(x[:, i][:, None], plan, cache, positions=positions[:, i][:, None])
+            return cache, hidden[:, 0]
+
+        return jax.lax.scan(step, cache, jnp.arange(9))[1]
+
+    np.testing.assert_allclose(jnp.moveaxis(decode(x), 0, 1), full, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_only_a_causal_backbone_ignores_the_future(key, is_causal):
+    backbone = Backbone(CONFIG, key=key, is_causal=is_causal)
+    x, positions, _ = inputs(key)
+    is_valid = jnp.ones((2, 9), bool)
+    before = backbone(x, positions=positions, is_valid=is_valid)
+    after = backbone(x.at[:, 5].add(1.0), positions=positions, is_valid=is_valid)
+    moved = jnp.abs(before - after).max(axis=(0, 2)) > 1e-5
+    assert moved[5:].all()
+    assert moved[:5].any() != is_causal
+
+
+def test_padding_keys_are_not_attended(key):
+    backbone = Backbone(CONFIG, key=key)
+    x, positions, _ = inputs(key)
+    is_valid = jnp.broadcast_to(jnp.arange(9)[None, :] < 6, (2, 9))
+    before = backbone(x, positions=positions, is_valid=is_valid)
+    after = backbone(x.at[:, 6:].add(1.0), positions=positions, is_valid=is_valid)
+    np.testing.assert_allclose(before[:, :6], after[:, :6], atol=1e-6)
+    alone = backbone(x[:, :6], positions=positions[:, :6], is_valid=is_valid[:, :6])
+    np.testing.assert_allclose(before[:, :6], alone, atol=1e-5)
+
+
+def test_a_modulated_backbone_starts_as_the_identity(key):
+    backbone = Backbone(CONFIG, key=key, is_modulated=True)
+    x, positions, _ = inputs(key)
+    out = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), noise=jnp.ones((2, 32)))
+    np.testing.assert_allclose(out, x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)), atol=1e-4)
+
+
+def test_layers_start_different_and_stacked(key):
+    kernel = Backbone(CONFIG, key=key).layers.ffn.project_in.kernel[...]
+    assert kernel.shape == (2, 32, 2 * CONFIG.ffn_width)
+    assert jnp.abs(kernel[0] - kernel[1]).max() > 0.01
+    np.testing.assert_allclose(kernel.std(), 32**-0.5, rtol=0.05)
+
+
+def test_families_differ_by_the_modulation_alone(key):
+    def count(**options):
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(Backbone(CONFIG, key=key, **options))))
+
+    assert count(is_causal=True) == count() == count(text_route="prefix")
+    assert count(is_modulated=True) - count() == 8 * 32 * 32 + 2 * 6 * 32
+
+
+def test_dropout_needs_a_key(key):
+    config = CONFIG.model_copy(update={"dropout": 0.5})
+    backbone = Backbone(config, key=key)
+    x, positions, _ = inputs(key)
+
+    def run(**options):
+        return backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), **options)
+
+    np.testing.assert_array_equal(run(), run())
+    assert (run(key=key) != run()).any()
+    np.testing.assert_array_equal(run(key=key), run(key=key))
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(pydantic.ValidationError, match="width=30 must be a multiple of 2 \\* heads=8"):
+        BackboneConfig(width=30, heads=4)

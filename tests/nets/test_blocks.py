@@ -1,0 +1,106 @@
+"""The parts of the transformer against plain formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genlab.nets import blocks
+from genlab.nets.blocks import ConvBlock, KeysValues, RMSNorm, attend, attend_causally, rotate, rotation
+from genlab.nets.linear import CodeEmbedding, Linear, matmul
+
+
+def test_matmul_has_the_gradients_of_matmul(key):
+    x, kernel = jax.random.normal(key, (2, 3, 5)), jax.random.normal(key, (5, 7))
+    ours = jax.grad(lambda x, w: jnp.sin(matmul(x, w)).sum(), argnums=(0, 1))(x, kernel)
+    plain = jax.grad(lambda x, w: jnp.sin(x @ w).sum(), argnums=(0, 1))(x, kernel)
+    for first, second in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_only_the_cpu_program_materialises_the_transpose(key):
+    layer = Linear(8, 8, key=key)
+    traced = jax.jit(jax.grad(lambda layer: layer(jnp.ones((4, 8))).sum())).trace(layer)
+    programs = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
+    assert {name: "optimization_barrier" in text for name, text in programs.items()} == {
+        "cpu": True, "tpu": False, "cuda": False,
+    }  # fmt: skip
+
+
+def test_code_vectors_are_summed_from_one_table_per_codebook(key):
+    embed = CodeEmbedding(3, 5, 8, key=key)
+    tables = embed.tables.table[...].reshape(3, 6, 8)
+    codes = jnp.array([[[1, 5, 0]]])
+    np.testing.assert_allclose(embed(codes)[0, 0], tables[0, 1] + tables[1, 5] + tables[2, 0], rtol=1e-6)
+
+
+def test_rms_norm_ignores_scale_and_keeps_dtype(key):
+    x = jax.random.normal(key, (2, 3, 16))
+    norm = RMSNorm(16)
+    np.testing.assert_allclose(jnp.square(norm(x)).mean(-1), 1, rtol=1e-3)
+    np.testing.assert_allclose(norm(100 * x), norm(x), atol=1e-3)
+    assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_rotary_scores_depend_on_the_distance_alone(key):
+    query, other = jax.random.normal(key, (2, 1, 1, 2, 8))
+
+    def score(query_position, key_position):
+        turned = [
+            rotate(x, rotation(jnp.array([[position]]), 8))
+            for x, position in ((query, query_position), (other, key_position))
+        ]
+        return (turned[0] * turned[1]).sum(-1)
+
+    np.testing.assert_allclose(score(3, 1), score(103, 101), atol=1e-4)
+    assert jnp.abs(score(3, 1) - score(3, 2)).max() > 1e-3
+    np.testing.assert_allclose(rotate(query, rotation(jnp.array([[0]]), 8)), query)
+    turned = rotate(query, rotation(jnp.array([[50]]), 8))
+    np.testing.assert_allclose(jnp.square(turned).sum(), jnp.square(query).sum(), rtol=1e-5)
+
+
+def plain_attention(queries, memory, is_allowed):
+    scores = jnp.einsum("bqac,bsac->baqs", queries, memory.keys) * queries.shape[-1] ** -0.5
+    weights = jax.nn.softmax(jnp.where(is_allowed[:, None], scores, -jnp.inf), axis=-1)
+    return jnp.einsum("baqs,bsac->bqac", weights, memory.values)
+
+
+def test_attention_is_softmax_attention(key):
+    queries, keys, values = jax.random.normal(key, (3, 2, 6, 2, 4))
+    is_allowed = jnp.broadcast_to(jnp.arange(6)[None, None, :] < jnp.array([6, 4])[:, None, None], (2, 6, 6))
+    memory = KeysValues(keys, values)
+    np.testing.assert_allclose(
+        attend(queries, memory, is_allowed), plain_attention(queries, memory, is_allowed), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("prefix", [0, 3, 7])
+def test_chunks_of_causal_attention_are_causal_attention(key, prefix, monkeypatch):
+    queries, keys, values = jax.random.normal(key, (3, 2, 11, 2, 4))
+    memory, is_valid = KeysValues(keys, values), jnp.ones((2, 11), bool).at[1, 1].set(False)
+    position = jnp.arange(11)
+    is_before = (position[None, :] <= position[:, None]) | (position[None, :] < prefix)
+    # A query keeps itself in sight, or it would attend to nothing.
+    is_allowed = is_before[None] & is_valid[:, None, :]
+    expected = plain_attention(queries, memory, is_allowed)
+    for chunk in (4, 11, 128):
+        monkeypatch.setattr(blocks, "CAUSAL_CHUNK_FRAMES", chunk)
+        np.testing.assert_allclose(attend_causally(queries, memory, is_valid, prefix), expected, atol=1e-5)
+
+
+def test_the_convolution_is_a_convolution(key):
+    block = ConvBlock(6, 8, key=key, output_scale=0.0)
+    block.ffn = lambda x: x
+    block.norm = lambda x: x
+    x = jax.random.normal(key, (2, 9, 6))
+    is_valid = jnp.arange(9)[None, :] < jnp.array([9, 5])[:, None]
+    kept = jnp.where(is_valid[:, :, None], x, 0)
+    expected = jax.lax.conv_general_dilated(
+        kept,
+        block.kernel[...][:, None, :],
+        (1,),
+        "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=6,
+    )
+    np.testing.assert_allclose(block(x, is_valid), jnp.where(is_valid[:, :, None], kept + expected, 0), atol=1e-5)
