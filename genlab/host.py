@@ -1,8 +1,8 @@
 """Settings of the machine under jax: memory that is used again instead of given back.
 
-XLA:CPU allocates large fresh buffers in every step. By default the C library maps each of them anew and returns it to the
-kernel afterwards, so a training step spends more time in page faults than in arithmetic. Told to keep freed memory, it
-hands the same pages out again. In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed.
+XLA:CPU allocates large fresh buffers in every step. By default the C library maps each of them anew and returns it to
+the kernel afterwards, so a training step spends much of its time in page faults. Told to keep freed memory, it hands
+the same pages out again. In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed.
 """
 
 import ctypes
@@ -19,8 +19,8 @@ _was_set = False
 def reuse_memory() -> bool:
     """Keep freed memory in the process; call it before jax starts, at most once.
 
-    It has the effect of the environment variables MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=137438953472, and yields
-    to them: whoever sets either has decided.
+    It has the effect of the environment variables MALLOC_MMAP_MAX_=0 and MALLOC_TRIM_THRESHOLD_=137438953472, and
+    yields to them: whoever sets either has decided.
 
     Returns:
         Whether freed memory is kept now.
