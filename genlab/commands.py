@@ -180,7 +180,7 @@ def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
     from genlab.bench import run_workloads
 
-    for line in run_workloads(tuple(arguments.workloads)):
+    for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
         print(json.dumps(line) if arguments.json else _bench_text(line), flush=True)
     return 0
 

@@ -147,7 +147,9 @@ class DecoderRun(Run):
         """Return the untrained decoder for a store's token space and conditions."""
         info = store.info
         vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units)
-        return self.arm.decoder.build(info.spec, vocab, self.backbone, self.condition, key=key)
+        return self.arm.decoder.build(
+            info.spec, vocab, self.backbone, self.condition, key=key, code_vectors=store.code_vectors
+        )
 
     def source_of(self, store: TokenStore) -> BatchSource:
         """Return the training batches: the same for every arm with the same seed, data and batch size."""

@@ -28,6 +28,15 @@ from genlab.train import RunResult
 
 FLOORS = ("codec_floor_codes", "codec_floor_latents")
 PRIMARY_SCORE = "wer_ctc"
+LEADING_SCORES = (
+    PRIMARY_SCORE,
+    "wer_grammar",
+    "speaker_similarity",
+    "f0_correlation",
+    "dnsmos_ovrl",
+    "kad",
+    "bits_per_s",
+)
 CLIPS_IN_REPORT = 12
 
 
@@ -106,7 +115,8 @@ def show(
                         sampler.kind,
                     )
                 writer.audio(tag, [wave], rate, [note.markdown()])
-                writer.picture(mel_tag(tag), mel_png(wave, rate))
+                longest_s = max(len(other[number]) for other in shown.values()) / rate
+                writer.picture(mel_tag(tag), mel_png(wave, rate, extent_s=longest_s))
             writer.scores(0, entries[name]["scores"])
             if name in sampled:
                 cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
@@ -147,7 +157,7 @@ def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
     return {
         "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0, "seconds_seen": 0.0,
         "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0, "sampling": None,
-        "scores": {key: score.to_dict() for key, score in row.scores.items()},
+        "scores": _in_order(row),
     }  # fmt: skip
 
 
@@ -172,8 +182,14 @@ def _arm_entry(
             "real_time_factor": first.latency_s / first.latency_audio_s, "flops": budget.sample_flops * len(first.waves),
             "padding_share": 1 - frames / padded,
         },
-        "scores": {key: score.to_dict() for key, score in row.scores.items()},
+        "scores": _in_order(row),
     }  # fmt: skip
+
+
+def _in_order(row: RowResult) -> dict[str, Any]:
+    """Return the scores, the deciding and the best understood ones first: that is how tables show them."""
+    first = [name for name in LEADING_SCORES if name in row.scores]
+    return {name: row.scores[name].to_dict() for name in [*first, *(n for n in row.scores if n not in first)]}
 
 
 def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def train(
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
     The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
-    every `settings.log_every` steps; `progress` is a `genlab.progress.Progress`.
+    every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress` is a
+    `genlab.progress.Progress`.
 
     Raises:
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
@@ -168,9 +169,10 @@ def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
 
 def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):
     """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
-    settings, metrics, began = run.settings, None, time.perf_counter()
-    saved_at, logged, shown = began, (start, tally.wall_s, tally.data_wait_s), {}
-    task = run.progress.stage(run.run_dir.name, run.steps, done=start) if run.progress else None
+    settings, metrics, name = run.settings, None, "/".join(run.run_dir.parts[-2:])
+    logged, shown = (start, tally.wall_s, tally.data_wait_s), {}
+    began = saved_at = time.perf_counter()
+    task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
         hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start)))
@@ -196,7 +198,8 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if is_logging:
                 logged = _log(run, tally, done, logged)
             if is_saving:
-                hashes.flush()
+                for log in (hashes, run.writer):  # what a restart will not write again
+                    getattr(log, "flush", lambda: None)()
                 meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
                 saver.save(done, {name: state[name] for name in SAVED}, meta)
                 saved_at = now
@@ -205,9 +208,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if run.progress:
                 run.progress.update(task, done=done, **shown)
             if stopping and not is_last:
-                raise TrainingInterrupted(
-                    f"{run.run_dir}: {stopping}: saved step {done} of {run.steps}; run again to go on"
-                )
+                raise TrainingInterrupted(f"{run.run_dir}: {stopping}: saved step {done}; run again to go on")
     if run.progress:
         run.progress.finish(task)
     return state

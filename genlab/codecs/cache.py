@@ -1,52 +1,67 @@
 """Encode a corpus once with the frozen codec: manifest in, token store out.
 
-Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A part appears only when it is
-whole, with its latent sums beside it, so an interrupted encoding goes on with the first missing part. The store's name holds
-the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes another store.
+Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A part appears only when
+it is whole, with its latent sums beside it, so an interrupted encoding goes on with the first missing part. The store's
+name holds the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes another
+store. Two processes that want the same store take turns: the second one finds it finished.
 """
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from genlab.codecs.frozen import FrozenCodec
-from genlab.config import digest
-from genlab.data.corpus import Progress
-from genlab.data.manifest import Clip, Manifest
-from genlab.data.store import SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.config import GenlabError, digest
+from genlab.data.corpus import Progress, only_builder
+from genlab.data.manifest import Clip, Manifest, write_atomically
+from genlab.data.store import SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.data.text import encode_text
 from genlab.recognisers.units import UnitEncoder
 
-PART_CLIPS = 512
+PART_CLIPS = 128
 BATCH_CLIPS = 32
 
 
 def store_directory(manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path) -> Path:
     """Return where the token store of this corpus, codec and unit encoder lives."""
-    key = digest([manifest.hash(), codec.fingerprint, units.fingerprint])
+    key = digest([SCHEMA, PART_CLIPS, manifest.hash(), codec.fingerprint, units.fingerprint])
     return cache_dir / f"tokens-{manifest.hash()}-{key}"
 
 
 def encode_corpus(
     manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path, progress: Progress | None = None
 ) -> TokenStore:
-    """Return the token store of `manifest`, encoding what is missing."""
+    """Return the token store of `manifest`, encoding what is missing.
+
+    Raises:
+        GenlabError: if the manifest holds no clip.
+    """
     directory = store_directory(manifest, codec, units, cache_dir)
+    if not manifest.clips:
+        raise GenlabError(f"corpus {manifest.root}: no clips to encode; check the reasons in its report")
     if not (directory / "dataset.json").exists():
         directory.mkdir(parents=True, exist_ok=True)
-        clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
-        for first in range(0, len(clips), PART_CLIPS):
-            part = clips[first : first + PART_CLIPS]
-            path = directory / f"part-{first // PART_CLIPS:05d}.array_record"
-            if not (path.exists() and path.with_suffix(".json").exists()):
-                _encode_part(path, part, manifest, codec, units)
-            if progress is not None:
-                progress("encode", first + len(part), len(clips))
-        finish_store(directory, _describe(clips, manifest, codec, units, directory))
+        with only_builder(directory / ".lock"):
+            if not (directory / "dataset.json").exists():  # another process may have finished it meanwhile
+                _encode_missing(directory, manifest, codec, units, progress)
     return TokenStore(directory, codec.fingerprint)
+
+
+def _encode_missing(
+    directory: Path, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, progress: Progress | None
+) -> None:
+    clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
+    for first in range(0, len(clips), PART_CLIPS):
+        part = clips[first : first + PART_CLIPS]
+        path = directory / f"part-{first // PART_CLIPS:05d}.array_record"
+        if not (path.exists() and path.with_suffix(".json").exists()):
+            _encode_part(path, part, manifest, codec, units)
+        if progress is not None:
+            progress("encode", first + len(part), len(clips))
+    np.save(directory / "code_vectors.npy", codec.code_vectors)
+    finish_store(directory, _describe(clips, manifest, codec, units, directory))
 
 
 def _encode_part(path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> None:
@@ -54,9 +69,7 @@ def _encode_part(path: Path, clips: list[Clip], manifest: Manifest, codec: Froze
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
     stacked = np.concatenate(train).astype(np.float64) if train else np.zeros((0, codec.spec.latent_channels))
     sums = {"frames": len(stacked), "sum": stacked.sum(axis=0).tolist(), "squares": (stacked**2).sum(axis=0).tolist()}
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(sums))
-    os.replace(temporary, path.with_suffix(".json"))
+    write_atomically(path.with_suffix(".json"), json.dumps(sums))
     write_part(path, encoded)
 
 

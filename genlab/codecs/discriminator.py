@@ -1,10 +1,12 @@
 """A multi-resolution spectrogram discriminator made of patches, for the adversarial switch of the codec.
 
 In: waves "b s". Out: per resolution, logits and the activations that feature matching compares. The idea is the
-multi-resolution complex STFT discriminator of EnCodec and Vocos (Siuzdak 2023, section 3.3); where we differ: strided 2-d
-convolutions are replaced by cutting the spectrogram into patches (a reshape and one matrix product) followed by separable
-3x3 mixing on the coarse grid, which costs a tenth on machines that only like matrix products.
+multi-resolution complex STFT discriminator of EnCodec and Vocos (Siuzdak 2023, section 3.3); where we differ: strided
+2-d convolutions are replaced by cutting the spectrogram into patches (a reshape and one matrix product) followed by
+separable 3x3 mixing on the coarse grid, which costs a tenth on machines that only like matrix products.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +29,12 @@ class PatchMixer(nnx.Module):
         self.down = nnx.Linear(2 * width, width, rngs=rngs)
 
     def __call__(self, patches: Float[Array, "b i j c"]) -> Float[Array, "b i j c"]:
+        """Return the patches after one residual update."""
         rows, columns = patches.shape[1:3]
         padded = jnp.pad(patches, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        kernel = self.kernel[...]
-        mixed = sum(padded[:, i : i + rows, j : j + columns] * kernel[i, j] for i in range(3) for j in range(3))
+        kernel = self.kernel[...][:, :, None, None, None]
+        shifted = [padded[:, i : i + rows, j : j + columns] * kernel[i, j] for i in range(3) for j in range(3)]
+        mixed = functools.reduce(jnp.add, shifted)
         return patches + self.down(jax.nn.leaky_relu(self.up(mixed), 0.1))
 
 
@@ -44,6 +48,7 @@ class PatchDiscriminator(nnx.Module):
         self.head = nnx.Linear(width, 1, rngs=rngs)
 
     def __call__(self, wave: Float[Array, "b s"]) -> tuple[Float[Array, "b i j"], list[Array]]:
+        """Return one logit per patch (high: real) and the activations below it."""
         hop = self.window_samples // 4
         spectrum = stft(pad_to_hop(wave, hop), self.window_samples, hop)[..., 1:]
         # Power-law compression keeps quiet partials visible next to loud ones.
@@ -68,6 +73,7 @@ class Discriminator(nnx.Module):
         self.parts = nnx.List([PatchDiscriminator(window, width, rngs) for window in WINDOWS_SAMPLES])
 
     def __call__(self, wave: Float[Array, "b s"]) -> list[tuple[Array, list[Array]]]:
+        """Return logits and activations of every resolution."""
         return [part(wave) for part in self.parts]
 
 
@@ -76,24 +82,26 @@ def adversarial_losses(
 ) -> tuple[Float[Array, "b"], Float[Array, "b"], Float[Array, "b"]]:
     """Return per example: the generator's hinge loss, feature matching, and the discriminator's hinge loss.
 
-    One sum of the three can be minimised with one optimiser: the generator's terms see a discriminator without gradient, the
-    discriminator's term sees a wave without gradient.
+    One sum of the three can be minimised with one optimiser: the generator's terms see a discriminator without
+    gradient, the discriminator's term sees a wave without gradient. Feature matching is divided by the mean activation of
+    the whole batch, so it is the one term of the codec's loss that other examples can scale.
     """
     graph, state = nnx.split(discriminator)
     frozen = nnx.merge(graph, jax.lax.stop_gradient(state))
     seen_by_generator = frozen(fake)
     seen_real = discriminator(real)
     seen_fake = discriminator(jax.lax.stop_gradient(fake))
-    generator = sum(jnp.mean(-logits, axis=(1, 2)) for logits, _ in seen_by_generator)
-    critic = sum(
+    generator = [jnp.mean(-logits, axis=(1, 2)) for logits, _ in seen_by_generator]
+    critic = [
         jnp.mean(jax.nn.relu(1 - real_logits), axis=(1, 2)) + jnp.mean(jax.nn.relu(1 + fake_logits), axis=(1, 2))
         for (real_logits, _), (fake_logits, _) in zip(seen_real, seen_fake)
-    )
-    matching = sum(
+    ]
+    matching = [
         jnp.mean(jnp.abs(fake_part - jax.lax.stop_gradient(real_part)), axis=(1, 2, 3))
         / (jnp.mean(jnp.abs(jax.lax.stop_gradient(real_part))) + 1e-3)
         for (_, real_parts), (_, fake_parts) in zip(seen_real, seen_by_generator)
         for real_part, fake_part in zip(real_parts, fake_parts)
-    )
+    ]
     scale = 1 / len(seen_real)
+    generator, matching, critic = (functools.reduce(jnp.add, terms) for terms in (generator, matching, critic))
     return generator * scale, matching * scale / 3, critic * scale

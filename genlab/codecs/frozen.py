@@ -1,9 +1,10 @@
 """A trained codec as the rest of the lab sees it: frozen, compiled, identified.
 
-In: the name of shipped weights, or a path to weights that `genlab codec export` wrote. Out: `FrozenCodec`, which encodes and
-decodes lists of waves of any length. This is the only place where audio becomes tokens and tokens become audio, so between
-the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few bucket sizes so that a corpus
-costs a few compilations, and padding does not change the result.
+In: the name of shipped weights, or a path to weights that `genlab codec export` wrote. Out: `FrozenCodec`, which
+encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens and tokens become
+audio, so between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few bucket sizes
+so that a corpus costs a few compilations. Every clip is followed by at least one frame of padding, so neither the
+bucket nor the other clips of a call change its result.
 """
 
 from collections.abc import Sequence
@@ -46,6 +47,11 @@ class FrozenCodec:
         self._decode_codes = jax.jit(lambda state, *args: self._merge(state).decode_codes(*args))
         self._decode_latents = jax.jit(lambda state, *args: self._merge(state).decode_latents(*args))
 
+    @property
+    def code_vectors(self) -> Float[np.ndarray, "k v d"]:
+        """The entries of every codebook, in the units of the latents."""
+        return np.asarray(self._merge(self._state).quantiser.entries[...])
+
     def _merge(self, state: Any) -> SpectralCodec:
         return nnx.merge(self._graph, state)
 
@@ -53,9 +59,11 @@ class FrozenCodec:
         self, waves: Sequence[Float[np.ndarray, "s"]]
     ) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
         """Return (codes, latents) of each wave, all in one compiled call."""
+        if not len(waves):
+            return []
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
-        frames = bucket_frames(-(-int(num_samples.max()) // hop))
+        frames = bucket_frames(-(-int(num_samples.max()) // hop) + 1)
         padded = np.zeros((len(waves), frames * hop), np.float32)
         for row, wave in zip(padded, waves):
             row[: len(wave)] = wave
@@ -72,8 +80,10 @@ class FrozenCodec:
         return self._decode(self._decode_latents, latents, np.float32)
 
     def _decode(self, decode: Any, views: Sequence[np.ndarray], dtype: type) -> list[Float[np.ndarray, "s"]]:
+        if not len(views):
+            return []
         num_frames = np.array([len(view) for view in views], np.int32)
-        padded = np.zeros((len(views), bucket_frames(int(num_frames.max())), views[0].shape[1]), dtype)
+        padded = np.zeros((len(views), bucket_frames(int(num_frames.max()) + 1), views[0].shape[1]), dtype)
         for row, view in zip(padded, views):
             row[: len(view)] = view
         waves = np.asarray(decode(self._state, padded, num_frames))
@@ -95,8 +105,8 @@ def weights_path(name: str) -> Path:
     path = shipped if "/" not in name and not name.endswith(".safetensors") else Path(name)
     if not path.is_file():
         raise GenlabError(
-            f"codec {name!r}: no weights at {path}; use {SHIPPED!r} or train one with `genlab train configs/codec_16khz.py` "
-            "and give the path of the exported .safetensors"
+            f"codec {name!r}: no weights at {path}; use {SHIPPED!r} or train one with "
+            "`genlab train configs/codec_16khz.py` and give the path of the exported .safetensors"
         )
     return path
 
@@ -109,6 +119,8 @@ def load_codec(name: str = SHIPPED) -> FrozenCodec:
     """
     path = weights_path(name)
     metadata = load_metadata(path)
+    if not isinstance(metadata.get("config"), dict):
+        raise GenlabError(f"{path.with_suffix('.json')}: field 'config' is missing; restore the file")
     config = SpectralCodecConfig.from_dict(metadata["config"])
     graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
     tree = load_weights(path, nnx.to_pure_dict(state))

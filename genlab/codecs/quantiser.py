@@ -1,9 +1,10 @@
-"""Residual vector quantisation with codebooks that follow the data (van den Oord et al. 2017, appendix A.1; SoundStream 2021).
+"""Residual vector quantisation with codebooks that follow the data.
 
-In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quantises what levels below q left over, so the
-first codes alone already decode. Codebooks are not trained by gradient: each is the running mean (EMA) of the vectors assigned
-to it, and an entry that nothing uses is moved onto a vector of the current batch ("revival"). An untouched codebook
-starts with every entry unused, so revival is the initialisation as well.
+In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quantises what levels below q left over, so
+the first codes alone already decode (SoundStream, Zeghidour et al. 2021, section III-C). Codebooks are not trained by
+gradient: each is the running mean (EMA) of the vectors assigned to it (van den Oord et al. 2017, appendix A.1), and an
+entry that nothing uses is moved onto a vector of the current batch ("revival"). An untouched codebook starts with
+every entry unused, so revival is the initialisation as well.
 """
 
 import jax
@@ -40,7 +41,7 @@ class ResidualQuantiser(nnx.Module):
         return jnp.stack(codes, axis=-1)
 
     def partial_sums(self, codes: Int[Array, "b t k"]) -> Float[Array, "k b t d"]:
-        """Return the sum of the first q + 1 entries for every level q; codes may have fewer levels than the codebook."""
+        """Return the sum of the first q + 1 entries for every level q; codes may have fewer levels than there are."""
         chosen = [self.entries[level][codes[..., level]] for level in range(codes.shape[-1])]
         return jnp.cumsum(jnp.stack(chosen), axis=0)
 
@@ -65,7 +66,7 @@ class ResidualQuantiser(nnx.Module):
             count = jnp.zeros(num_entries).at[flat_codes].add(weight)
             total = jnp.zeros((num_entries, channels)).at[flat_codes].add(residual * weight[:, None])
             usage = self.usage[level] * self.decay + count * (1 - self.decay)
-            # The running mean of assigned vectors, written as a step from the old entry so that no sum has to be stored.
+            # The running mean of assigned vectors, as a step from the old entry so that no sum has to be stored.
             step = (1 - self.decay) * (total - count[:, None] * entries) / jnp.maximum(usage, 1e-6)[:, None]
             candidates = residual[jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))]
             is_dead = usage < self.revival_usage
@@ -79,5 +80,6 @@ class ResidualQuantiser(nnx.Module):
 
 def nearest_entry(vectors: Float[Array, "*b d"], entries: Float[Array, "v d"]) -> Int[Array, "*b"]:
     """Return the index of the entry with the smallest squared distance; the norm of the vector itself cancels."""
-    score = vectors @ entries.T - 0.5 * jnp.sum(entries**2, axis=-1)
+    offsets = 0.5 * jnp.sum(entries**2, axis=-1)
+    score = vectors @ entries.T - offsets.reshape((1,) * (vectors.ndim - 1) + (-1,))
     return jnp.argmax(score, axis=-1).astype(jnp.int32)

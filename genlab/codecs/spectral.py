@@ -1,16 +1,20 @@
 """The in-lab codec: spectrum in, spectrum out, every layer at the frame rate.
 
-In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and their residual codes "b t k"; and back to waves from either
-view. The decoder predicts magnitude and phase for an inverse STFT (Vocos, Siuzdak 2023, section 3), and the encoder mirrors
-it, so no layer runs at the sample rate and all the work is matrix products. Each 20 ms frame carries two 10 ms STFT frames
-side by side, which keeps 50 tokens per second and still places onsets to within 10 ms. Where we differ from Vocos: two STFT
-frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and a residual quantiser between.
+In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and their residual codes "b t k"; and back to waves from
+either view. The decoder predicts magnitude and phase for an inverse STFT (Vocos, Siuzdak 2023, section 3), and the
+encoder mirrors it, so no layer runs at the sample rate and all the work is matrix products. Each 20 ms frame carries
+two 10 ms STFT frames side by side, which keeps 50 tokens per second and still places onsets to within 10 ms. Where we
+differ from Vocos: two STFT frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and
+a residual quantiser between. A causal codec still looks (window - hop / 2) / 2 samples ahead, because windows are
+centred: 15 ms in the encoder and as much in the decoder.
 """
 
+import functools
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -29,43 +33,56 @@ LOG_FLOOR = 1e-4
 class StackConfig(Config):
     """A stack of ConvNeXt blocks."""
 
-    width: int
-    blocks: int
-    expansion: int = 3
-    kernel_frames: int = 7
+    width: int = pydantic.Field(ge=1)
+    blocks: int = pydantic.Field(ge=1)
+    expansion: int = pydantic.Field(default=3, ge=1)
+    kernel_frames: int = pydantic.Field(default=7, ge=1)
 
 
 class AdversarialConfig(Config):
-    """The adversarial switch: which share of training it covers and how much it weighs."""
+    """The adversarial switch: the step it turns on at, and how much it weighs."""
 
-    start_step: int
-    width: int = 64
-    generator_weight: float = 0.03
-    matching_weight: float = 0.15
+    start_step: int = pydantic.Field(ge=0)
+    width: int = pydantic.Field(default=64, ge=1)
+    generator_weight: float = pydantic.Field(default=0.03, ge=0)
+    matching_weight: float = pydantic.Field(default=0.15, ge=0)
 
 
 class SpectralCodecConfig(Config):
     """Shape and losses of the in-lab codec."""
 
     kind: Literal["spectral"] = "spectral"
-    sample_rate_hz: int = 16_000
-    hop_samples: int = 320
-    window_samples: int = 640
-    codebooks: int = 8
-    entries: int = 1024
-    latent_channels: int = 32
+    sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
+    hop_samples: int = pydantic.Field(default=320, ge=1)
+    window_samples: int = pydantic.Field(default=640, ge=1)
+    codebooks: int = pydantic.Field(default=8, ge=1)
+    # Stores keep codes as int16.
+    entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    latent_channels: int = pydantic.Field(default=32, ge=1)
     causal: bool = False
     encoder: StackConfig = StackConfig(width=176, blocks=4)
     decoder: StackConfig = StackConfig(width=256, blocks=6)
     # Shares of training examples that decode raw latents, and that drop a random number of upper code levels.
-    share_continuous: float = 0.15
-    share_fewer_levels: float = 0.35
-    codebook_decay: float = 0.99
-    revival_usage: float = 0.03
-    mel_weight: float = 1.0
-    stft_weight: float = 0.5
-    commitment_weight: float = 0.25
+    share_continuous: float = pydantic.Field(default=0.15, ge=0, le=1)
+    share_fewer_levels: float = pydantic.Field(default=0.35, ge=0, le=1)
+    codebook_decay: float = pydantic.Field(default=0.99, ge=0, lt=1)
+    revival_usage: float = pydantic.Field(default=0.03, ge=0)
+    mel_weight: float = pydantic.Field(default=1.0, ge=0)
+    stft_weight: float = pydantic.Field(default=0.5, ge=0)
+    commitment_weight: float = pydantic.Field(default=0.25, ge=0)
     adversarial: AdversarialConfig | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_framing(self) -> "SpectralCodecConfig":
+        if self.hop_samples % SUBFRAMES:
+            raise ValueError(f"hop_samples={self.hop_samples} must be a multiple of {SUBFRAMES}, the STFT frames in it")
+        if self.window_samples % (self.hop_samples // SUBFRAMES):
+            raise ValueError(
+                f"window_samples={self.window_samples} must be a multiple of the STFT hop {self.hop_samples // SUBFRAMES}"
+            )
+        if self.share_continuous + self.share_fewer_levels > 1:
+            raise ValueError("share_continuous and share_fewer_levels are shares of one batch: their sum exceeds 1")
+        return self
 
     @property
     def spec(self) -> TokenSpec:
@@ -99,15 +116,17 @@ class ConvNeXtBlock(nnx.Module):
         self.causal = causal
 
     def __call__(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
-        kernel = self.depthwise[...]
+        """Return the frames after one residual update."""
+        kernel = self.depthwise[...][:, None, None]
         reach = kernel.shape[0] - 1
         before = reach if self.causal else reach // 2
         # Padded frames enter as zeros, so an example sounds the same alone and in a batch of longer ones.
         padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (before, reach - before), (0, 0)))
         # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-        mixed = sum(padded[:, i : i + hidden.shape[1]] * kernel[i] for i in range(reach + 1))
+        shifted = [padded[:, i : i + hidden.shape[1]] * kernel[i] for i in range(reach + 1)]
+        mixed = functools.reduce(jnp.add, shifted)
         update = self.down(jax.nn.gelu(self.up(self.norm(mixed))))
-        return hidden + update * self.scale[...]
+        return hidden + update * self.scale[...][None, None]
 
 
 class SpectralCodec(nnx.Module):
@@ -139,9 +158,8 @@ class SpectralCodec(nnx.Module):
         """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the right)."""
         if num_samples is None:
             num_samples = jnp.full((waves.shape[0],), waves.shape[1])
-        num_frames = -(-num_samples // self.spec.hop_samples)
-        latents = self._latents(waves, num_frames)
-        return Tokens(self.quantiser.encode(latents), latents, num_frames.astype(jnp.int32))
+        latents, codes, num_frames = self._encode(waves, num_samples)
+        return Tokens(codes, latents, num_frames)
 
     def decode_codes(
         self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
@@ -174,30 +192,42 @@ class SpectralCodec(nnx.Module):
         """Return reconstruction, commitment and, past its start step, adversarial losses; moves the codebooks."""
         config = self.config
         level_key, update_key = jax.random.split(key)
-        tokens = self.encode(waves, num_samples)
-        latents, is_valid = tokens.latents, tokens.is_valid
+        latents, codes, num_frames = self._encode(waves, num_samples)
+        is_valid = jnp.arange(latents.shape[1])[None] < num_frames[:, None]
         levels = self._draw_levels(level_key, waves.shape[0])
-        sums = jax.lax.stop_gradient(self.quantiser.partial_sums(tokens.codes))
+        sums = jax.lax.stop_gradient(self.quantiser.partial_sums(codes))
         quantised = jnp.take_along_axis(sums, jnp.maximum(levels - 1, 0)[None, :, None, None], axis=0)[0]
         # Straight-through: the decoder sees codes, the encoder gets the decoder's gradient.
         passed = jnp.where(levels[:, None, None] > 0, latents + jax.lax.stop_gradient(quantised - latents), latents)
-        fake = self.decode_latents(passed, tokens.num_frames)
-        frames = jnp.maximum(tokens.num_frames, 1).astype(jnp.float32)
-        commitment = jnp.sum(jnp.mean((latents[None] - sums) ** 2, axis=-1) * is_valid, axis=-1).mean(axis=0) / frames
+        fake = self.decode_latents(passed, num_frames)
+        frames = jnp.maximum(num_frames, 1).astype(jnp.float32)
+        left = jnp.mean((latents[None] - sums) ** 2, axis=-1) * is_valid[None]
+        commitment = jnp.sum(left, axis=-1).mean(axis=0) / frames
         mel = mel_distance(waves, fake, config.sample_rate_hz)
         spectral = stft_distance(waves, fake)
         per_example = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * commitment
         metrics = {"mel_distance": mel, "stft_distance": spectral, "commitment": commitment}
         if config.adversarial is not None:
-            adversarial, extra = self._adversarial(waves, fake)
+            adversarial, extra = self._adversarial(config.adversarial, waves, fake)
             per_example, metrics = per_example + adversarial, metrics | extra
-        is_used = is_valid[..., None] & (jnp.arange(config.codebooks) < levels[:, None, None])
-        self.quantiser.update(latents, tokens.codes, is_used, update_key)
+        is_used = is_valid[..., None] & (jnp.arange(config.codebooks)[None, None] < levels[:, None, None])
+        self.quantiser.update(latents, codes, is_used, update_key)
         self.step[...] = self.step[...] + 1
         usage = self.quantiser.usage[...] / jnp.maximum(self.quantiser.usage[...].sum(axis=-1, keepdims=True), 1e-6)
         entropy_bits = -jnp.sum(usage * jnp.log2(usage + 1e-9), axis=-1).mean()
         metrics["code_entropy_bits"] = jnp.broadcast_to(entropy_bits, mel.shape)
         return LossOut(per_example, jnp.ones_like(mel), metrics)
+
+    def _encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
+    ) -> tuple[Float[Array, "b t d"], Int[Array, "b t k"], Int[Array, "b"]]:
+        """Return latents, codes and the number of valid frames."""
+        hop_samples = self.spec.hop_samples
+        if waves.shape[1] % hop_samples:
+            raise ValueError(f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; pad with zeros")
+        num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
+        latents = self._latents(waves, num_frames)
+        return latents, self.quantiser.encode(latents), num_frames
 
     def _latents(self, waves: Float[Array, "b s"], num_frames: Int[Array, "b"]) -> Float[Array, "b t d"]:
         spectrum = stft(waves, self.config.window_samples, self.config.hop_samples // SUBFRAMES)
@@ -219,14 +249,17 @@ class SpectralCodec(nnx.Module):
         levels = jnp.where(choice < config.share_continuous + config.share_fewer_levels, fewer, config.codebooks)
         return jnp.where(choice < config.share_continuous, 0, levels)
 
-    def _adversarial(self, real: Float[Array, "b s"], fake: Float[Array, "b s"]):
-        config = self.config.adversarial
+    def _adversarial(
+        self, config: AdversarialConfig, real: Float[Array, "b s"], fake: Float[Array, "b s"]
+    ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
+        """Return what the discriminator adds to the loss of each example, and its parts."""
 
         def on() -> tuple[Array, Array, Array]:
             return adversarial_losses(self.discriminator, real, fake)
 
         def off() -> tuple[Array, Array, Array]:
-            return (jnp.zeros(real.shape[0]),) * 3
+            nothing = jnp.zeros(real.shape[0])
+            return nothing, nothing, nothing
 
         # lax.cond, not where: before the start step the discriminator costs nothing.
         generator, matching, critic = jax.lax.cond(self.step[...] >= config.start_step, on, off)

@@ -1,8 +1,10 @@
 """Short-time Fourier transforms whose frames line up with tokens, and mel filters.
 
-A wave of `n * hop` samples gives exactly n frames: frame i is centred on samples [i*hop, (i+1)*hop) ("same" padding, as in
-Vocos, Siuzdak 2023, section 3). Framing and overlap-add are reshapes and shifted adds, not gathers, because those are what
-XLA turns into copies on every backend. The window length must be a multiple of the hop.
+In: waves "b s", or complex spectrograms "b t f". Out: the other one, or mel features.
+
+A wave of `n * hop` samples gives exactly n frames: frame i is centred on samples [i*hop, (i+1)*hop) ("same" padding, as
+in Vocos, Siuzdak 2023, section 3). Framing and overlap-add are reshapes and shifted adds, not gathers, because those
+are what XLA turns into copies on every backend. The window length must be a multiple of the hop.
 """
 
 import functools
@@ -35,19 +37,21 @@ def overlap_add(frames: Float[Array, "b t w"], hop_samples: int) -> Float[Array,
     batch, num_frames, window_samples = frames.shape
     overlap = window_samples // hop_samples
     pieces = frames.reshape(batch, num_frames, overlap, hop_samples)
-    summed = sum(jnp.pad(pieces[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0))) for i in range(overlap))
+    shifted = [jnp.pad(pieces[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0))) for i in range(overlap)]
+    summed = functools.reduce(jnp.add, shifted)
     before = (window_samples - hop_samples) // 2
     return summed.reshape(batch, -1)[:, before : before + num_frames * hop_samples]
 
 
 def stft(wave: Float[Array, "b s"], window_samples: int, hop_samples: int) -> Complex[Array, "b t f"]:
     """Return the complex spectrogram with a Hann window."""
-    return jnp.fft.rfft(frame_wave(wave, window_samples, hop_samples) * hann_window(window_samples), axis=-1)
+    window = hann_window(window_samples)[None, None]
+    return jnp.fft.rfft(frame_wave(wave, window_samples, hop_samples) * window, axis=-1)
 
 
 def istft(spectrum: Complex[Array, "b t f"], window_samples: int, hop_samples: int) -> Float[Array, "b s"]:
     """Return the wave whose `stft` is nearest to `spectrum` (windowed overlap-add over the summed squared window)."""
-    window = hann_window(window_samples)
+    window = hann_window(window_samples)[None, None]
     frames = jnp.fft.irfft(spectrum, n=window_samples, axis=-1) * window
     envelope = overlap_add(jnp.broadcast_to(window**2, (1, *frames.shape[1:])), hop_samples)
     return overlap_add(frames, hop_samples) / jnp.maximum(envelope, 1e-3)
@@ -57,8 +61,8 @@ def istft(spectrum: Complex[Array, "b t f"], window_samples: int, hop_samples: i
 def mel_filters(sample_rate_hz: int, window_samples: int, num_mels: int, high_hz: float | None = None) -> np.ndarray:
     """Return Slaney-normalised triangular filters [f, mels].
 
-    The same matrix as `librosa.filters.mel` (a test checks it); written out because librosa's first call costs seconds of
-    compilation, which every command would pay.
+    The same matrix as `librosa.filters.mel` (a test checks it); written out because importing librosa costs seconds,
+    which every command would pay.
     """
     high_hz = high_hz or sample_rate_hz / 2
     knee_hz, knee_mel, log_step = 1000.0, 15.0, np.log(6.4) / 27.0
@@ -70,7 +74,7 @@ def mel_filters(sample_rate_hz: int, window_samples: int, num_mels: int, high_hz
         return np.where(mel < knee_mel, mel * 200 / 3, knee_hz * np.exp(log_step * (mel - knee_mel)))
 
     edges_hz = to_hz(np.linspace(0.0, to_mel(np.asarray(high_hz)), num_mels + 2))
-    bins_hz = np.linspace(0, sample_rate_hz / 2, window_samples // 2 + 1)
+    bins_hz = np.arange(window_samples // 2 + 1) * (sample_rate_hz / window_samples)
     rising = (bins_hz[:, None] - edges_hz[:-2]) / np.maximum(np.diff(edges_hz)[:-1], 1e-9)
     falling = (edges_hz[2:] - bins_hz[:, None]) / np.maximum(np.diff(edges_hz)[1:], 1e-9)
     filters = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges_hz[2:] - edges_hz[:-2]))

@@ -58,7 +58,7 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
     final = cache_dir / f"{config.kind}-{_corpus_key(config, listing)}"
     if not (final / MANIFEST_NAME).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        with _only_builder(cache_dir / f".{final.name}.lock"):
+        with only_builder(cache_dir / f".{final.name}.lock"):
             if not (final / MANIFEST_NAME).exists():  # another process may have built it while this one waited
                 _build(config, listing, cache_dir / f"{final.name}.partial", final, progress)
     report = ImportReport.load(final)
@@ -117,8 +117,8 @@ def _file_state(path: Path) -> list[int]:
 
 
 @contextmanager
-def _only_builder(path: Path) -> Iterator[None]:
-    # An operating-system lock, so a killed builder leaves none behind.
+def only_builder(path: Path) -> Iterator[None]:
+    """Wait until no other process holds `path`. The operating system lets go of it when its holder dies."""
     with open(path, "w") as file:
         if os.name == "nt":
             import msvcrt

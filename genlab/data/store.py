@@ -1,24 +1,26 @@
 """The token store: a corpus after the frozen codec, on disk, ready for every decoder.
 
-One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw little-endian arrays of codes
-int16, latents float16, units int16) and one `dataset.json`, written last, so a half-written store is never taken for a whole
-one. `dataset.json` pins the codec's fingerprint and the manifest's hash; opening a store that another codec made is refused.
-Clips are ordered by split, so a split is a range of record numbers.
+One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw little-endian arrays of
+codes int16, latents float16, units int16), the codec's code vectors, and one `dataset.json`, written last, so a
+half-written store is never taken for a whole one. `dataset.json` pins the codec's fingerprint and the manifest's hash;
+opening a store that another codec made is refused. Clips are ordered by split, so a split is a range of record numbers.
 """
 
 import json
 import os
 import struct
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import grain
 import numpy as np
-from array_record.python import array_record_data_source, array_record_module
+from array_record.python import array_record_data_source, array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float, Int
 
 from genlab.config import Config, GenlabError
+from genlab.data.manifest import write_atomically
 from genlab.data.text import encode_text
 from genlab.decoders.base import Cond
 from genlab.tokens import Tokens, TokenSpec
@@ -64,8 +66,17 @@ class TokenClip(NamedTuple):
 
 
 def pack_clip(clip: TokenClip) -> bytes:
-    """Serialise a clip: header length, JSON header, then the three arrays in a fixed order and type."""
+    """Serialise a clip: header length, JSON header, then the three arrays in a fixed order and type.
+
+    Raises:
+        GenlabError: if the three arrays disagree on the number of frames.
+    """
     frames, codebooks = clip.codes.shape
+    if not frames == len(clip.latents) == len(clip.units):
+        raise GenlabError(
+            f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents and {len(clip.units)} of units; "
+            "codec and unit encoder must work at the same frame rate"
+        )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
     header |= {"frames": frames, "codebooks": codebooks, "channels": clip.latents.shape[1]}
     encoded = json.dumps(header).encode()
@@ -107,9 +118,7 @@ def part_paths(directory: Path) -> list[Path]:
 
 def finish_store(directory: Path, info: StoreInfo) -> None:
     """Write `dataset.json`, which makes the directory a store."""
-    temporary = directory / "dataset.json.tmp"
-    temporary.write_text(json.dumps(info.to_dict(), indent=1))
-    os.replace(temporary, directory / "dataset.json")
+    write_atomically(directory / "dataset.json", json.dumps(info.to_dict(), indent=1))
 
 
 class TokenStore:
@@ -124,30 +133,30 @@ class TokenStore:
     """
 
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
-        path = directory / "dataset.json"
-        if not path.exists():
-            raise GenlabError(
-                f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data encode` again"
-            )
         self.directory = directory
-        self.info = StoreInfo.from_dict(json.loads(path.read_text()))
-        if self.info.schema_version != SCHEMA:
-            raise GenlabError(
-                f"token store {directory}: schema {self.info.schema_version}, expected {SCHEMA}; encode it again"
-            )
+        self.info = _read_info(directory)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
                 f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the config's codec is "
                 f"{codec_fingerprint}; encode the corpus with that codec into another directory"
             )
-        self._records = array_record_data_source.ArrayRecordDataSource([str(part) for part in part_paths(directory)])
-        expected = sum(split.clips for split in self.info.splits.values())
-        if len(self._records) != expected:
-            raise GenlabError(
-                f"token store {directory}: {len(self._records)} records, expected {expected}; delete it and encode again"
-            )
+        self._records = _open_records(directory, sum(split.clips for split in self.info.splits.values()))
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
         self.latent_std = np.asarray(self.info.latent_std, np.float32)
+
+    @cached_property
+    def code_vectors(self) -> Float[np.ndarray, "k v d"]:
+        """The codec's entries in normalised units: their sum over the levels of a frame is its quantised latents.
+
+        Raises:
+            GenlabError: if the store lost them.
+        """
+        path = self.directory / "code_vectors.npy"
+        if not path.exists():
+            raise GenlabError(f"token store {self.directory}: {path.name} is missing; delete the store and encode again")
+        vectors = np.load(path) / self.latent_std
+        vectors[0] -= self.latent_mean / self.latent_std
+        return vectors.astype(np.float32)
 
     def clip(self, index: int) -> TokenClip:
         """Return record `index`."""
@@ -172,7 +181,10 @@ class TokenStore:
         return latents * self.latent_std + self.latent_mean
 
     def example(self, clip: TokenClip, num_frames: int, first_frame: int = 0) -> tuple[Tokens, Cond]:
-        """Return one example of exactly `num_frames` frames, cut from `first_frame` or padded with zeros on the right."""
+        """Return one example of exactly `num_frames` frames, cut from `first_frame` and padded with zeros on the right.
+
+        The leaves are numpy arrays.
+        """
         window = slice(first_frame, first_frame + num_frames)
         valid = len(clip.units[window])
 
@@ -183,9 +195,10 @@ class TokenStore:
         text = np.zeros(self.info.longest_text, np.int32)
         text[: len(symbols)] = symbols
         latents = fit(self.normalise(clip.latents)).astype(np.float32)
-        tokens = Tokens(fit(clip.codes).astype(np.int32), latents, np.int32(valid))
+        codes, units = fit(clip.codes).astype(np.int32), fit(clip.units).astype(np.int32)
         speaker = np.int32(self.info.speakers.index(clip.speaker))
-        return tokens, Cond(speaker, text, fit(clip.units).astype(np.int32), np.bool_(False))
+        tokens = Tokens(codes, latents, np.int32(valid))  # pyright: ignore[reportArgumentType]
+        return tokens, Cond(speaker, text, units, np.bool_(False))  # pyright: ignore[reportArgumentType]
 
     def dataset(self, split: str, *, num_frames: int, seed: int) -> grain.MapDataset:
         """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are cut at random places.
@@ -201,3 +214,35 @@ class TokenStore:
 
         numbers = grain.MapDataset.range(info.first, info.first + info.clips)
         return numbers.seed(seed).shuffle().repeat(None).random_map(crop)
+
+
+def _read_info(directory: Path) -> StoreInfo:
+    path = directory / "dataset.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GenlabError(
+            f"token store {directory}: no dataset.json, so it is missing or unfinished; encode it with `genlab data CONFIG`"
+        ) from None
+    except ValueError as error:
+        raise GenlabError(f"{path}: damaged ({error!s:.80}); delete {directory} and encode again") from None
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != SCHEMA:
+        raise GenlabError(f"token store {directory}: schema {found}, expected {SCHEMA}; delete it and encode again")
+    return StoreInfo.from_dict(values)
+
+
+def _open_records(directory: Path, expected: int) -> array_record_data_source.ArrayRecordDataSource:
+    parts = part_paths(directory)
+    found: int | str = 0
+    if parts:
+        try:
+            records = array_record_data_source.ArrayRecordDataSource([str(part) for part in parts])
+            found = len(records)
+            if found == expected:
+                return records
+        except RuntimeError as error:
+            found = str(error).splitlines()[0][:80]
+    raise GenlabError(
+        f"token store {directory}: {found} records in {len(parts)} parts, expected {expected}; delete it and encode again"
+    )

@@ -33,7 +33,7 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.patterns import DelayPattern
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
-from genlab.nets.linear import CodeEmbedding, Linear
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
@@ -48,11 +48,16 @@ class ARSampler(Config):
 
 
 class ARConfig(Config):
-    """The autoregressive family. `infill_share` of the training examples are drawn in the order that fills a hole."""
+    """The autoregressive family. `infill_share` of the training examples are drawn in the order that fills a hole.
+
+    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`), so that a model of codes
+    knows at the start what a model of latents is told by its input: which codes are near each other.
+    """
 
     kind: Literal["ar"] = "ar"
     pattern: DelayPattern = DelayPattern()
     infill_share: float = pydantic.Field(0.1, ge=0, le=1)
+    starts_from_codec: bool = True
 
     def build(
         self,
@@ -62,9 +67,14 @@ class ARConfig(Config):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ) -> "AR":
-        """Return the decoder with fresh weights, made in one compiled call."""
-        return jax.jit(lambda key: AR(self, spec, vocab, backbone, condition, key=key))(key)
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        """
+        vectors = code_vectors if self.starts_from_codec else None
+        return jax.jit(lambda key: AR(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
     def train_flops_per_clip(
         self,
@@ -119,15 +129,20 @@ class AR(nnx.Module):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
         self.spec = spec
         self.deterministic = False
-        self.embed = CodeEmbedding(spec.codebooks, spec.entries, backbone.width, key=embed_key)
+        self.embed = CodeEmbedding(
+            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+        )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         self.backbone = Backbone(backbone, key=backbone_key, is_causal=True, text_route=condition.text_route)
         self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes."""

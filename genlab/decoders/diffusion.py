@@ -63,8 +63,9 @@ class DiffusionConfig(Config):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ) -> "Diffusion":
-        """Return the decoder with fresh weights, made in one compiled call."""
+        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
         return jax.jit(lambda key: Diffusion(self, spec, vocab, backbone, condition, key=key))(key)
 
     def train_flops_per_clip(

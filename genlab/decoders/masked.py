@@ -40,7 +40,7 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.schedules import CosineHiding, Hiding
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
-from genlab.nets.linear import CodeEmbedding, matmul
+from genlab.nets.linear import CodeEmbedding, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
@@ -70,10 +70,11 @@ class MaskedSampler(Config):
 
 
 class MaskedConfig(Config):
-    """The masked parallel family."""
+    """The masked parallel family. `starts_from_codec` as in the autoregressive family."""
 
     kind: Literal["masked"] = "masked"
     hiding: Hiding = CosineHiding()
+    starts_from_codec: bool = True
 
     def build(
         self,
@@ -83,9 +84,14 @@ class MaskedConfig(Config):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ) -> "Masked":
-        """Return the decoder with fresh weights, made in one compiled call."""
-        return jax.jit(lambda key: Masked(self, spec, vocab, backbone, condition, key=key))(key)
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        """
+        vectors = code_vectors if self.starts_from_codec else None
+        return jax.jit(lambda key: Masked(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
     def train_flops_per_clip(
         self,
@@ -135,14 +141,19 @@ class Masked(nnx.Module):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ):
-        embed_key, condition_key, backbone_key = jax.random.split(key, 3)
+        embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
         self.spec = spec
-        self.embed = CodeEmbedding(spec.codebooks, spec.entries, backbone.width, key=embed_key)
+        self.embed = CodeEmbedding(
+            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+        )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         self.backbone = Backbone(backbone, key=backbone_key, text_route=condition.text_route)
-        self.heads = nnx.Param(jnp.zeros((spec.codebooks, backbone.width, spec.entries)))
+        self.heads = nnx.Param(
+            code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+        )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats of each example's hidden codes of one level, weighted by their number."""

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
-from genlab.evaluate.sessions import find_weights, open_network
+from genlab.evaluate.sessions import find_weights, open_network, single_threaded_blas
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames
 from genlab.evaluate.statistics import Estimate, bootstrap_statistic
 
@@ -63,6 +63,7 @@ class ReferenceSet(NamedTuple):
         return np.bincount(self.clip)
 
 
+@single_threaded_blas
 def build_reference(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> ReferenceSet:
     """Standardise the vectors of real clips and fix the kernel bandwidth.
 
@@ -87,6 +88,7 @@ def build_reference(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> Reference
     return ReferenceSet(vectors, clip, mean, deviation, bandwidth, kernel_sums)
 
 
+@single_threaded_blas
 def kernel_distance(
     embeddings: Sequence[Float[np.ndarray, "_ d"]],
     reference: ReferenceSet,
@@ -120,6 +122,7 @@ def kernel_distance(
     return estimate._replace(n=len(counts))
 
 
+@single_threaded_blas
 def frechet_distance(
     embeddings: Sequence[Float[np.ndarray, "_ d"]], reference: ReferenceSet, *, seed: int = 0, num_resamples: int = 100
 ) -> Estimate:

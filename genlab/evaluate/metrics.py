@@ -34,6 +34,7 @@ from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, comp
 from genlab.evaluate.quality import Dnsmos, QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.scores import ClipValues, Score, clip_means, make_score
+from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import SpeakerEncoder, embed_groups, group_clips, score_speakers
 
 Wave = Float[np.ndarray, "_"]
@@ -108,6 +109,7 @@ def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
     return ContentMetric("grammar", "word", lambda waves: [recogniser.transcribe(wave) for wave in waves])
 
 
+@single_threaded_blas
 def build_context(
     config: EvaluationConfig, content: Sequence[ContentMetric], waves: Sequence[Wave], speakers: Sequence[str]
 ) -> EvaluationContext:
@@ -139,6 +141,7 @@ def build_context(
     )
 
 
+@single_threaded_blas
 def score_clips(
     generated: Sequence[Wave],
     prompts: Sequence[Prompt],

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
+HEAD_DEVIATION = 0.5
 
 
 @jax.custom_vjp
@@ -69,14 +70,47 @@ class Embedding(nnx.Module):
 class CodeEmbedding(nnx.Module):
     """A frame of K codes becomes the sum of K vectors, each codebook having its own table.
 
-    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip.
+    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip. With
+    `code_vectors` the tables start as a random projection of the codec's own entries plus half the usual noise, so codes that
+    sound alike start alike.
     """
 
-    def __init__(self, codebooks: int, entries: int, width: int, *, key: Key[Array, ""]):
-        self.tables = Embedding(codebooks * (entries + 1), width, key=key)
+    def __init__(
+        self,
+        codebooks: int,
+        entries: int,
+        width: int,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ):
+        table_key, projection_key = jax.random.split(key)
+        self.tables = Embedding(codebooks * (entries + 1), width, key=table_key)
         self.entries = entries
+        if code_vectors is not None:
+            channels = code_vectors.shape[-1]
+            projection = (channels * width) ** -0.5 * jax.random.normal(projection_key, (channels, width))
+            known = jnp.pad(code_vectors, ((0, 0), (0, 1), (0, 0))).reshape(-1, channels) @ projection
+            self.tables.table[...] = 0.5 * self.tables.table[...] + known
 
     def __call__(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t h"]:
         """Return the summed vectors of each frame."""
         first_rows = (self.entries + 1) * jnp.arange(codes.shape[-1])
         return self.tables(codes + first_rows[None, None, :]).sum(axis=2)
+
+
+def code_heads(
+    codebooks: int, entries: int, width: int, *, key: Key[Array, ""], code_vectors: Float[Array, "k v d"] | None = None
+) -> Float[Array, "k h v"]:
+    """Return the first weights of the output heads, one per codebook.
+
+    Without `code_vectors` they are zero, so every code starts equally likely. With them a head starts as a random map from the
+    hidden vector to a point among the codec's entries, whose inner products are the logits: a step towards one code is
+    then also a step towards its neighbours. Logits start with a deviation of `HEAD_DEVIATION`.
+    """
+    if code_vectors is None:
+        return jnp.zeros((codebooks, width, entries))
+    channels = code_vectors.shape[-1]
+    directions = code_vectors / jnp.sqrt(jnp.mean(code_vectors**2, axis=(1, 2), keepdims=True) + 1e-8)
+    maps = HEAD_DEVIATION * (channels * width) ** -0.5 * jax.random.normal(key, (codebooks, width, channels))
+    return jnp.einsum("khd,kvd->khv", maps, directions)

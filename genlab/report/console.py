@@ -11,13 +11,13 @@ from genlab.experiment import Comparison
 from genlab.report.answer import find_answer
 from genlab.report.text import arm_title, format_interval, format_quantity, score_title
 
-SHOWN_SCORES = ("wer_ctc", "wer_grammar", "speaker_similarity", "f0_correlation", "dnsmos_ovrl", "kad", "bits_per_s")
+MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
 
 
 def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     """Return the answer, the score table, the cost table and the controls."""
     arms = results["arms"]
-    names = [name for name in SHOWN_SCORES if any(name in arm["scores"] for arm in arms)]
+    names = list(dict.fromkeys(name for arm in arms for name in list(arm["scores"])[:MOST_SCORES]))
     answer = find_answer(results, ledger)
     head = ["", *(score_title(name) for name in names)]
     body = [

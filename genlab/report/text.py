@@ -29,7 +29,6 @@ _SCORE_TITLES = {
     "mel_distance": "Mel distance",
     "pesq": "PESQ",
     "estoi": "ESTOI",
-    "bits_per_s": "Code likelihood",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"

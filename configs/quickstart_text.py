@@ -1,0 +1,24 @@
+"""The quick start from text alone: no frame-aligned units, each decoder must find the alignment itself.
+
+Question: does the ranking of the quick start survive when content arrives as characters? Expect far higher content errors at the
+same budget: alignment is most of what has to be learnt, and minutes are too few for it; that is why the quick start defaults to
+semantic units. Give it more with `budget.train_flops`.
+
+    genlab compare configs/quickstart_text.py
+"""
+
+import importlib.util
+from pathlib import Path
+
+from genlab.experiment import Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with text as its content."""
+    path = Path(__file__).with_name("quickstart.py")
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    quickstart = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(quickstart)
+    base = quickstart.config()
+    condition = base.condition.model_copy(update={"content": "text", "route": "cross"})
+    return base.model_copy(update={"name": "quickstart_text", "condition": condition})

@@ -1,0 +1,199 @@
+"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer, and a small DAC.
+
+In: a workload, its size, and the number of threads. Out: a function that does one repetition, or None where torch or
+the peer is not installed, or jax runs on an accelerator that torch would not share. Random weights, the same shapes as
+ours, eager mode (torch.compile gained nothing on CPUs), unconditional. The training step is forward, backward and
+fused AdamW.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+COND_TOKENS = 16  # that Stable Audio's cross-attention reads
+TOP_K = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """`run` does one repetition of the peer's program."""
+
+    name: str
+    run: Callable[[], Any]
+
+
+def find_peer(workload: str, size: Any, num_threads: int) -> Peer | None:
+    """Return the peer of a workload, ready to run, or None."""
+    make, packages = _PEERS.get(workload, (None, ()))
+    is_installed = all(importlib.util.find_spec(package) for package in ("torch", *packages))
+    if make is None or jax.default_backend() != "cpu" or not is_installed:
+        return None
+    import torch
+
+    torch.set_num_threads(num_threads)
+    torch.manual_seed(0)
+    return make(size)
+
+
+def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
+    import torch
+
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def _musicgen(size: Any) -> Any:
+    from transformers import MusicgenForCausalLM
+    from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+    net, absent = size.backbone, size.entries
+    config = MusicgenDecoderConfig(
+        vocab_size=size.entries, pad_token_id=absent, bos_token_id=absent, max_position_embeddings=2 * size.frames + 64,
+        num_hidden_layers=net.layers, ffn_dim=4 * net.width, num_attention_heads=net.heads, dropout=0.0,
+        hidden_size=net.width, num_codebooks=size.codebooks,
+    )  # fmt: skip
+    model = MusicgenForCausalLM(config)
+    for layer in model.model.decoder.layers:  # idle without conditions: without its weights the sizes agree
+        layer.encoder_attn = None
+        layer.encoder_attn_layer_norm = None
+    model.config._attn_implementation = "sdpa"
+    return model
+
+
+def _musicgen_train(size: Any) -> Peer:
+    import torch
+    from torch.nn import functional
+
+    model, batch, levels = _musicgen(size), size.batch, size.codebooks
+    steps = size.frames + levels - 1
+    codes = torch.randint(0, size.entries, (batch, levels, size.frames))
+    labels = torch.full((batch, levels, steps), -100)
+    for level in range(levels):
+        labels[:, level, level : level + size.frames] = codes[:, level]
+    inputs = labels.masked_fill(labels == -100, size.entries)
+    inputs = torch.cat([torch.full((batch, levels, 1), size.entries), inputs[:, :, :-1]], 2)
+    inputs = inputs.reshape(batch * levels, steps).contiguous()
+
+    def loss() -> Any:
+        logits = model(input_ids=inputs).logits
+        return functional.cross_entropy(logits.reshape(-1, size.entries), labels.reshape(-1), ignore_index=-100)
+
+    return Peer("transformers MusicgenForCausalLM", _training(model, loss))
+
+
+def _musicgen_sample(size: Any) -> Peer:
+    import torch
+
+    model = _musicgen(size).eval()
+    start = torch.full((size.codebooks, 1), size.entries)
+    settings = model.generation_config
+    settings.pad_token_id = settings.bos_token_id = settings.decoder_start_token_id = size.entries
+
+    def run() -> None:
+        model.generate(
+            start, do_sample=True, top_k=min(TOP_K, size.entries), guidance_scale=1.0, num_return_sequences=1,
+            use_cache=True, max_length=size.frames + size.codebooks,
+        )  # fmt: skip
+
+    return Peer("transformers MusicgenForCausalLM.generate", run)
+
+
+def _stable_audio(size: Any, batch: int) -> tuple[Any, Callable[[Any, Any], Any]]:
+    import torch
+    from diffusers import StableAudioDiTModel
+    from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+    net = size.backbone
+    head = net.width // net.heads
+    model = StableAudioDiTModel(
+        sample_size=size.frames, in_channels=size.latent_channels, out_channels=size.latent_channels,
+        num_layers=net.layers, attention_head_dim=head, num_attention_heads=net.heads,
+        num_key_value_attention_heads=net.heads, cross_attention_dim=net.width, cross_attention_input_dim=net.width,
+        global_states_input_dim=net.width, time_proj_dim=256,
+    )  # fmt: skip
+    cond = torch.randn(batch, COND_TOKENS, net.width)
+    whole = torch.randn(batch, 1, net.width)
+    # The model rotates half of every head, as its pipeline does.
+    rope = get_1d_rotary_pos_embed(head // 2, size.frames + 1, use_real=True, repeat_interleave_real=False)
+
+    def velocity(noisy: Any, level: Any) -> Any:
+        return model(
+            noisy, timestep=level, encoder_hidden_states=cond, global_hidden_states=whole, rotary_embedding=rope,
+            return_dict=False,
+        )[0]  # fmt: skip
+
+    return model, velocity
+
+
+def _stable_audio_train(size: Any) -> Peer:
+    import torch
+    from torch.nn import functional
+
+    model, velocity = _stable_audio(size, size.batch)
+    clean = torch.randn(size.batch, size.latent_channels, size.frames)
+
+    def loss() -> Any:
+        level, noise = torch.rand(size.batch), torch.randn_like(clean)
+        return functional.mse_loss(velocity(torch.lerp(clean, noise, level[:, None, None]), level), noise - clean)
+
+    return Peer("diffusers StableAudioDiTModel", _training(model, loss))
+
+
+def _stable_audio_sample(size: Any) -> Peer:
+    import torch
+
+    model, velocity = _stable_audio(size, 1)
+    model.eval()
+    levels = torch.linspace(1, 0, size.diffusion_steps + 1)
+
+    @torch.no_grad()
+    def run() -> None:
+        latents = torch.randn(1, size.latent_channels, size.frames)
+        for level, below in itertools.pairwise(levels):
+            latents = latents + (below - level) * velocity(latents, level.expand(1))
+
+    return Peer("diffusers StableAudioDiTModel, Euler", run)
+
+
+def _dac(size: Any, is_encoding: bool) -> Peer:
+    import torch
+    from transformers import DacConfig, DacModel
+
+    config = DacConfig(
+        encoder_hidden_size=32, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=512, n_codebooks=8,
+        codebook_size=1024, codebook_dim=8, sampling_rate=16_000,
+    )  # fmt: skip
+    model = DacModel(config).eval()
+    num_samples = int(size.audio_s * 16_000) // 320 * 320
+    wave = 0.1 * torch.randn(1, 1, num_samples)
+    with torch.no_grad():
+        latents = model.encode(wave).quantized_representation
+
+    @torch.no_grad()
+    def run() -> None:
+        model.encode(wave) if is_encoding else model.decode(latents)
+
+    return Peer("transformers DacModel (12 M, 16 kHz, hop 320)", run)
+
+
+_PEERS: dict[str, tuple[Callable[[Any], Peer], tuple[str, ...]]] = {
+    "ar_train_step": (_musicgen_train, ("transformers",)),
+    "ar_sample": (_musicgen_sample, ("transformers",)),
+    "diffusion_train_step": (_stable_audio_train, ("diffusers",)),
+    "diffusion_sample": (_stable_audio_sample, ("diffusers",)),
+    "codec_encode_10s": (lambda size: _dac(size, True), ("transformers",)),
+    "codec_decode_10s": (lambda size: _dac(size, False), ("transformers",)),
+}
