@@ -1,8 +1,8 @@
 """The quick start from text alone: no frame-aligned units, each decoder must find the alignment itself.
 
-Question: does the ranking of the quick start survive when content arrives as characters? Expect far higher content errors at the
-same budget: alignment is most of what has to be learnt, and minutes are too few for it; that is why the quick start defaults to
-semantic units. Give it more with `budget.train_flops`.
+Question: does the ranking of the quick start survive when content arrives as characters? Expect far higher content
+errors at the same budget: alignment is most of what has to be learnt, and minutes are too few for it; that is why the
+quick start defaults to semantic units. Give it more with `budget.train_flops`.
 
     genlab compare configs/quickstart_text.py
 """

@@ -1,7 +1,7 @@
 """The budget: what each arm may spend, solved before anything is trained.
 
-In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio seen, and sampling cost.
-FLOPs are executed matrix-product FLOPs of a training step (fairness.md's formulas, which each decoder file states for itself);
+In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio seen, and sampling
+cost. FLOPs are the executed matrix-product FLOPs of a training step, by the formula that each decoder file states;
 `check_flops` walks the real loss and its gradient and refuses a formula that is off by more than a percent.
 """
 
@@ -14,7 +14,7 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.data.store import TokenStore
-from genlab.experiment import Comparison, DecoderRun
+from genlab.experiment import Budget, Comparison, DecoderRun
 from genlab.flops import count_flops
 
 TOLERANCE = 0.01
@@ -22,7 +22,11 @@ TOLERANCE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class ArmBudget:
-    """What one arm spends. `seconds_seen` and `epochs` count real audio, not padding."""
+    """What one arm spends.
+
+    `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the training split, which
+    holds `unique_seconds`. Sampling cost is that of one clip of `num_frames` frames.
+    """
 
     name: str
     family: str
@@ -50,18 +54,10 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
         run = config.run(name, config.seeds[0], steps=1)
         flops_per_clip = clip_flops(run, store)
         flops_per_step = flops_per_clip * config.batch_size
-        if config.budget.mode == "iso_flop":
-            steps = max(1, round(config.budget.train_flops / flops_per_step))
-            off = abs(steps * flops_per_step / config.budget.train_flops - 1)
-            if off > TOLERANCE / 2:
-                raise GenlabError(
-                    f"budget.train_flops={config.budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a step, so "
-                    f"{steps} whole steps miss it by {off:.1%}; raise train_flops or lower batch_size"
-                )
-        else:
-            steps = config.budget.steps
+        steps = solve_steps(config.budget, name, flops_per_step)
         epochs = steps * config.batch_size / clips
-        cost = arm.decoder.sample_cost(
+        decoder: Any = arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
+        cost = decoder.sample_cost(
             arm.sampler, store.info.spec, config.backbone, config.condition,
             num_frames=config.data.num_frames, num_symbols=store.info.longest_text,
         )  # fmt: skip
@@ -71,6 +67,25 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
             steps * flops_per_step, epochs * seconds_per_epoch, unique_seconds, epochs, cost.network_calls, cost.flops,
         )  # fmt: skip
     return budgets
+
+
+def solve_steps(budget: Budget, name: str, flops_per_step: float) -> int:
+    """Return the number of whole steps that arm `name` may take.
+
+    Raises:
+        GenlabError: if they miss the training FLOPs by more than half of `TOLERANCE`: two arms may miss on either side.
+    """
+    if budget.steps is not None:
+        return budget.steps
+    assert budget.train_flops is not None, "a Budget has one of the two"
+    steps = max(1, round(budget.train_flops / flops_per_step))
+    off = abs(steps * flops_per_step / budget.train_flops - 1)
+    if off > TOLERANCE / 2:
+        raise GenlabError(
+            f"budget.train_flops={budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a step, so {steps} "
+            f"whole steps miss it by {off:.1%}; raise train_flops or lower batch_size"
+        )
+    return steps
 
 
 def clip_flops(run: DecoderRun, store: TokenStore) -> float:
@@ -106,7 +121,7 @@ def check_flops(run: DecoderRun, store: TokenStore) -> float:
     return ratio
 
 
-def abstract_decoder(run: DecoderRun, store: TokenStore) -> nnx.Module:
+def abstract_decoder(run: DecoderRun, store: TokenStore) -> Any:
     """Return the decoder with shapes instead of arrays."""
     return nnx.eval_shape(lambda: run.build_for(store, jax.random.key(0)))
 

@@ -42,14 +42,14 @@ class Config(pydantic.BaseModel):
         try:
             return cls.model_validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
-            raise ConfigError("; ".join(_explain(cls, error))) from None
+            raise explain(error, cls, values) from None
 
     def override(self, overrides: Iterable[str]) -> Self:
         """Return a validated copy with `a.b.c=value` overrides applied."""
         return type(self).from_dict(self.to_dict(), overrides)
 
     def digest(self, exclude: set[str] | None = None) -> str:
-        """Return the first 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`."""
+        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`."""
         return digest({key: value for key, value in self.to_dict().items() if key not in (exclude or set())})
 
 
@@ -77,9 +77,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         *parents, leaf = path.split(".")
         node: Any = values
         for depth, key in enumerate(parents):
-            node = node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else (
-                node.get(key) if isinstance(node, dict) else None
-            )
+            node = _child(node, key)
             if not isinstance(node, dict | list):
                 raise ConfigError(f"{'.'.join(parents[: depth + 1])}: no such table in this config (override {item!r})")
         if isinstance(node, list):
@@ -91,17 +89,44 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     return values
 
 
-def _explain(cls: type[pydantic.BaseModel], error: pydantic.ValidationError) -> Iterator[str]:
-    known = sorted(_dotted_fields(cls))
-    for problem in error.errors():
-        # pydantic puts the tag of a union into the path; the user never wrote it.
-        path = ".".join(str(part) for part in problem["loc"])
-        line = f"{path or 'config'}: {problem['msg']} (got {problem.get('input')!r:.80})"
-        if problem["type"] == "extra_forbidden":
-            leaf = path.rsplit(".", 1)[-1]
-            near = difflib.get_close_matches(leaf, {name.rsplit(".", 1)[-1] for name in known}, n=1)
-            line = f"{path}: no such field" + (f"; did you mean {near[0]!r}?" if near else "")
-        yield line
+def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None) -> ConfigError:
+    """Return every problem of `error` in one line, with its dotted path and a "did you mean".
+
+    Args:
+        error: what validating `cls` raised.
+        cls: the class whose fields a typo may have meant.
+        values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
+            it is recognised by not being in the input.
+    """
+    known = sorted({name.rsplit(".", 1)[-1] for name in _dotted_fields(cls)})
+    return ConfigError("; ".join(_explain_one(problem, known, values) for problem in error.errors()))
+
+
+def _explain_one(problem: Any, known: list[str], values: Any) -> str:
+    path = ".".join(_written_path(problem["loc"], problem["type"], values))
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return f"{path}: no such field" + (f"; did you mean {near[0]!r}?" if near else "")
+    if problem["type"] == "missing":
+        return f"{path}: missing; give it a value"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{path or 'config'}: {message}" + ("" if message != problem["msg"] else f" (got {problem['input']!r:.80})")
+
+
+def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> Iterator[str]:
+    node = values
+    for depth, part in enumerate(location):
+        child = _child(node, str(part))
+        is_absent = kind == "missing" and depth == len(location) - 1
+        if values is None or child is not None or is_absent or (isinstance(node, dict) and part in node):
+            node = child
+            yield str(part)
+
+
+def _child(node: Any, key: str) -> Any:
+    if isinstance(node, list):
+        return node[int(key)] if key.isdigit() and int(key) < len(node) else None
+    return node.get(key) if isinstance(node, dict) else None
 
 
 def _dotted_fields(cls: type[pydantic.BaseModel], prefix: str = "", depth: int = 0) -> Iterator[str]:

@@ -1,9 +1,9 @@
 """What a config file returns: one frozen object that says everything about a run.
 
-`CodecRun` and `RecogniserRun` train on waveforms, `DecoderRun` trains one decoder on tokens, and `Comparison` is the main job:
-several arms that share everything but the decoder, and become one `DecoderRun` each once the budget is solved. Every run
-offers `build(key)` and `source()`, which is all that `train.py` needs. A config file is Python with a function `config()`; the
-same commands accept the `config.json` that a run directory holds.
+`CodecRun` and `RecogniserRun` train on waveforms, `DecoderRun` trains one decoder on tokens, and `Comparison` is the
+main job: several arms that share everything but the decoder, and become one `DecoderRun` each once the budget is
+solved. Every run offers a model and batches, which is all that `train.py` needs. A config file is Python with a
+function `config()`; the same commands accept the `config.json` that a run directory holds.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from genlab.codecs.cache import encode_corpus
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
 from genlab.codecs.frozen import load_codec
 from genlab.codecs.spectral import SpectralCodecConfig
-from genlab.config import Config, ConfigError
+from genlab.config import Config, ConfigError, explain
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
 from genlab.data.store import TokenStore
@@ -35,6 +35,10 @@ from genlab.recognisers.ctc import RecogniserConfig
 from genlab.recognisers.shipped import load_units
 from genlab.train import TrainSettings
 
+# Rows of the table that are not arms: an arm of the same name would take their place on disk.
+RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+
 
 class CorpusShare(Config):
     """A corpus and the share of training crops drawn from it."""
@@ -46,8 +50,8 @@ class CorpusShare(Config):
 class Run(Config):
     """What every training run has. `settings` do not change the result and stay out of the hash."""
 
-    name: str
-    seed: int = 0
+    name: Name
+    seed: int = pydantic.Field(default=0, ge=0)
     steps: int = pydantic.Field(ge=1)
     batch_size: int = pydantic.Field(ge=1)
     optim: OptimConfig = OptimConfig()
@@ -64,9 +68,17 @@ class CodecRun(Run):
 
     kind: Literal["codec"] = "codec"
     codec: SpectralCodecConfig
-    data: tuple[CorpusShare, ...]
-    crop_samples: int
+    data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
+    crop_samples: int = pydantic.Field(ge=1)
     augment: AugmentConfig | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check_crop(self) -> "CodecRun":
+        if self.crop_samples % self.codec.hop_samples:
+            raise ValueError(
+                f"crop_samples={self.crop_samples} must be a multiple of codec.hop_samples={self.codec.hop_samples}"
+            )
+        return self
 
     def build(self, key: Key[Array, ""]) -> nnx.Module:
         """Return the untrained codec."""
@@ -86,8 +98,8 @@ class RecogniserRun(Run):
 
     kind: Literal["recogniser"] = "recogniser"
     recogniser: RecogniserConfig
-    data: tuple[CorpusShare, ...]
-    max_samples: int | None = None
+    data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
+    max_samples: int | None = pydantic.Field(default=None, ge=1)
     augment: AugmentConfig | None = None
 
     def build(self, key: Key[Array, ""]) -> nnx.Module:
@@ -121,11 +133,15 @@ class TokenData(Config):
 
 
 class Arm(Config):
-    """One family in a comparison: its decoder, how it samples, and, if tuned apart, its learning rate."""
+    """One family in a comparison: its decoder, how it samples, and, if tuned apart, its learning rate.
+
+    `tuning_trials` says how many settings were tried before this one; the ledger asks that arms agree on it.
+    """
 
     decoder: DecoderConfig
     sampler: SamplerConfig
     peak_lr: float | None = pydantic.Field(default=None, gt=0)
+    tuning_trials: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _check_sampler(self) -> "Arm":
@@ -176,16 +192,16 @@ class Comparison(Config):
     """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts."""
 
     kind: Literal["compare"] = "compare"
-    name: str
+    name: Name
     question: str
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(default=(0,), min_length=1)
     data: TokenData
     batch_size: int = pydantic.Field(ge=1)
     backbone: BackboneConfig
     condition: ConditionConfig
     budget: Budget
     optim: OptimConfig = OptimConfig()
-    arms: dict[str, Arm]
+    arms: dict[Name, Arm] = pydantic.Field(min_length=1)
     prompts_split: str = "test"
     num_prompts: int = pydantic.Field(default=32, ge=2)
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -193,10 +209,18 @@ class Comparison(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
-        if not self.arms:
-            raise ValueError("arms: a comparison needs at least one")
-        if bad := [name for name in self.arms if not name.replace("_", "").replace("-", "").isalnum()]:
-            raise ValueError(f"arms: names become directories, so use letters, digits, - and _ (got {bad})")
+        if taken := [name for name in self.arms if name in RESERVED_NAMES]:
+            raise ValueError(f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another")
+        for name, arm in self.arms.items():
+            if arm.sampler.guidance != 1 and self.condition.dropout == 0:
+                raise ValueError(
+                    f"arms.{name}.sampler.guidance={arm.sampler.guidance:g} contrasts with dropped conditions, which "
+                    "condition.dropout=0 never trains; set condition.dropout=0.1 or guidance=1"
+                )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
+        if self.prompts_split == "train":
+            raise ValueError("prompts_split='train': prompts must be texts that no arm was trained on")
         return self
 
     def comparison_key(self) -> str:
@@ -234,16 +258,38 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
             f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
         )
     if path.suffix == ".json":
-        values = json.loads(path.read_text())
-        kind = values.get("kind")
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"config {path}: not readable as JSON ({error!s:.80})") from None
+        kind = values.get("kind") if isinstance(values, dict) else None
         if kind not in KINDS:
             raise ConfigError(f"config {path}: kind {kind!r}, expected one of {sorted(KINDS)}")
         return KINDS[kind].from_dict(values, overrides)
+    return _run_config_file(path).override(overrides)
+
+
+def _run_config_file(path: Path) -> Any:
     module_spec = importlib.util.spec_from_file_location(f"genlab_config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise ConfigError(f"config {path}: expected a Python file or a config.json")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "config"):
-        raise ConfigError(f"config {path}: expected a function config() that returns an experiment")
-    return module.config().override(overrides)
+    try:
+        module_spec.loader.exec_module(module)
+        experiment = module.config() if hasattr(module, "config") else None
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"config {path}: {explain(error, _class_named(error.title))}") from None
+    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
+        raise ConfigError(f"config {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(experiment, tuple(KINDS.values())):
+        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
+    return experiment
+
+
+def _class_named(name: str) -> type[Config]:
+    classes = [Config]
+    for found in classes:  # grows while it is read
+        if found.__name__ == name:
+            return found
+        classes += found.__subclasses__()
+    return Config

@@ -1,8 +1,9 @@
 """The ledger: what was held equal, what was bounded, what was free, what differed and was declared.
 
-In: a `Comparison`, its budgets, and what training reported. Out: `ledger.json`, with a stamp: `controlled` if every row that must
-agree does, else `uncontrolled`. A row whose values differ although it should match loses its status, which stamps the whole
-comparison; nothing is ever printed as fair by default (fairness.md sections 3 and 7 are the list of rows).
+In: a `Comparison`, its budgets, and what training reported. Out: `ledger.json`, with a stamp: `controlled` if every row
+that must agree does, else `uncontrolled`. Rows are matched (equal), bounded (within 1 %), free (this mode lets it vary)
+or declared (differs on purpose, in the open). A row whose values differ although they should match is `undeclared`, and
+one such row stamps the whole comparison; nothing is ever printed as fair by default.
 """
 
 import platform
@@ -14,8 +15,9 @@ from typing import Any
 import jax
 
 from genlab.budget import TOLERANCE, ArmBudget
+from genlab.config import digest
 from genlab.data.store import TokenStore
-from genlab.experiment import Comparison
+from genlab.experiment import Comparison, DecoderRun
 from genlab.train import RunResult
 
 SEEDS_FOR_A_STATEMENT = 3
@@ -29,40 +31,95 @@ def build_ledger(
     run_dirs: Mapping[str, Mapping[int, Path]],
 ) -> dict[str, Any]:
     """Return the ledger of a comparison."""
-    is_iso_flop = config.budget.mode == "iso_flop"
-    shared = min(budget.steps for budget in budgets.values())
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
+    seconds = {name: f"{sum(run.wall_s for run in seeds.values()):.0f} s" for name, seeds in trained.items()}
     rows = [
-        _matched("Token store", {name: f"{store.info.manifest_hash} / {store.info.codec_fingerprint}" for name in runs}, "manifest hash / codec fingerprint"),
-        _matched("Data order", {name: prefix_hash(run_dirs[name], shared) for name in runs}, f"hash over the batches of the first {shared} steps, all seeds"),
-        _matched("Backbone", {name: runs[name].backbone.digest() for name in runs}, "width, depth, heads, norm, positions; deltas: causal or full attention, noise-level modulation, input and output heads"),
-        _matched("Conditioning", {name: runs[name].condition.digest() for name in runs}, f"content={config.condition.content}, speaker={config.condition.speaker}, dropout={config.condition.dropout:g}"),
-        _close("Training FLOPs", {name: b.train_flops for name, b in budgets.items()}, is_iso_flop, "executed matrix products, formula checked against a walk over the traced step"),
-        _close("Parameters", {name: b.params for name, b in budgets.items()}, not is_iso_flop, "heads and noise-level modulation differ by family"),
-        _close("Updates", {name: b.steps for name, b in budgets.items()}, not is_iso_flop, "training FLOPs over FLOPs per step"),
-        _close("Seconds of audio seen", {name: round(b.seconds_seen) for name, b in budgets.items()}, not is_iso_flop, "without padding"),
-        _matched("Unique seconds", {name: round(b.unique_seconds) for name, b in budgets.items()}, "training split"),
-        _matched("Batch size", {name: runs[name].batch_size for name in runs}, f"clips of {config.data.num_frames} frames"),
-        _tuned("Peak learning rate", {name: runs[name].optim.peak_lr for name in runs}),
-        _matched("Optimiser, other fields", {name: runs[name].optim.model_copy(update={"peak_lr": 1.0}).digest() for name in runs}, f"AdamW, warm-up {config.optim.warmup_fraction:g}, weight decay {config.optim.weight_decay:g}"),
-        _matched("EMA decay", {name: runs[name].optim.ema_decay for name in runs}, "averaged parameters are sampled in every arm"),
-        _matched("Precision", {name: runs[name].backbone.dtype for name in runs}, "compute; parameters, losses and categorical sampling in float32"),
-        _declared("Sampler calls", {name: b.network_calls for name, b in budgets.items()}, "sequential network calls per clip; each family at its own sampler"),
-        _declared("Guidance", {name: config.arms[name].sampler.guidance for name in runs}, "1 is off; not swept"),
-        _matched("Tuning trials", {name: 1 for name in runs}, "one published setting per arm; see the peak learning rate"),
-        _matched("Seeds", {name: len(trained[name]) for name in runs}, "training seeds" + ("" if len(config.seeds) >= SEEDS_FOR_A_STATEMENT else ": insufficient seeds for a statement")),
-        _matched("Checkpoint rule", {name: "last" for name in runs}, "fixed before the run; no selection on test"),
-        {"item": "Training wall clock", "status": "free", "values": {name: f"{sum(r.wall_s for r in seeds.values()):.0f} s" for name, seeds in trained.items()}, "note": device_text()},
-    ]  # fmt: skip
+        *_data_rows(config, store, budgets, runs, run_dirs),
+        *_compute_rows(config, budgets),
+        *_recipe_rows(config, runs),
+        *_sampling_rows(config, budgets),
+        _seeds_row({name: len(seeds) for name, seeds in trained.items()}),
+        _matched("Checkpoint rule", dict.fromkeys(runs, "last"), "fixed before the run; no selection on test"),
+        _row("Training wall clock", "free", seconds, device_text()),
+    ]
     stamp = "controlled" if all(row["status"] != "undeclared" for row in rows) else "uncontrolled"
     return {"schema": 1, "stamp": stamp, "mode": config.budget.mode, "rows": rows}
 
 
-def prefix_hash(run_dirs: Mapping[int, Path], steps: int) -> str:
-    """Return a hash over the logged batch hashes of the first `steps` steps of every seed."""
-    from genlab.config import digest
+def _data_rows(
+    config: Comparison,
+    store: TokenStore,
+    budgets: Mapping[str, ArmBudget],
+    runs: Mapping[str, DecoderRun],
+    run_dirs: Mapping[str, Mapping[int, Path]],
+) -> list[dict[str, Any]]:
+    shared = min(budget.steps for budget in budgets.values())
+    tokens = f"{store.info.manifest_hash} / {store.info.codec_fingerprint}"
+    seconds = {name: round(budget.unique_seconds) for name, budget in budgets.items()}
+    batch = {name: run.batch_size for name, run in runs.items()}
+    return [
+        _matched("Token store", dict.fromkeys(runs, tokens), "manifest hash / codec fingerprint"),
+        _order_row({name: read_hashes(run_dirs[name], shared) for name in runs}, shared),
+        _matched("Unique seconds", seconds, "training split"),
+        _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
+    ]
 
-    return digest([(run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps] for seed in sorted(run_dirs)])
+
+def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+    is_iso_flop = config.budget.mode == "iso_flop"
+
+    def values(field: str) -> dict[str, Any]:
+        return {name: getattr(budget, field) for name, budget in budgets.items()}
+
+    seen = {name: round(budget.seconds_seen) for name, budget in budgets.items()}
+    flops_note = "executed matrix products, formula checked against a walk over the traced step"
+    return [
+        _close("Training FLOPs", values("train_flops"), is_iso_flop, flops_note),
+        _close("Parameters", values("params"), not is_iso_flop, "heads and noise-level modulation differ by family"),
+        _close("Updates", values("steps"), not is_iso_flop, "training FLOPs over FLOPs per step"),
+        _close("Seconds of audio seen", seen, not is_iso_flop, "without padding"),
+    ]
+
+
+def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
+    condition, optim = config.condition, config.optim
+    others = {name: run.optim.model_copy(update={"peak_lr": 1.0}).digest() for name, run in runs.items()}
+    deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
+    told = f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
+    recipe = f"AdamW, warm-up {optim.warmup_fraction:g}, weight decay {optim.weight_decay:g}"
+    precision = "compute; parameters, losses and categorical sampling in float32"
+    trials = {name: config.arms[name].tuning_trials for name in runs}
+    return [
+        _matched(
+            "Backbone",
+            {name: run.backbone.digest() for name, run in runs.items()},
+            f"width, depth, heads, norm, positions; {deltas}",
+        ),
+        _matched("Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told),
+        _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
+        _matched("Optimiser, other fields", others, recipe),
+        _matched(
+            "EMA decay",
+            {name: run.optim.ema_decay for name, run in runs.items()},
+            "averaged parameters are sampled in every arm",
+        ),
+        _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
+        _matched("Tuning trials", trials, "settings tried per arm before this one, as the config file states"),
+    ]
+
+
+def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+    calls = {name: budget.network_calls for name, budget in budgets.items()}
+    guidance = {name: config.arms[name].sampler.guidance for name in budgets}
+    return [
+        _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),
+        _row("Guidance", "declared", guidance, "1 is off; not swept"),
+    ]
+
+
+def read_hashes(run_dirs: Mapping[int, Path], steps: int) -> list[list[str]]:
+    """Return the logged batch hashes of the first `steps` steps of every seed, seeds in ascending order."""
+    return [(run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps] for seed in sorted(run_dirs)]
 
 
 def device_text() -> str:
@@ -71,35 +128,43 @@ def device_text() -> str:
     return f"{jax.device_count()} x {device.device_kind} ({platform.machine()}), jax {version('jax')}"
 
 
+def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]:
+    """Compare the batches of the arms. A log that lacks steps proves nothing, so it counts as a difference."""
+    row = _matched(
+        "Data order",
+        {name: digest(by_seed) for name, by_seed in hashes.items()},
+        f"hash over the batches of the first {steps} steps, all seeds",
+    )
+    short = [name for name, by_seed in hashes.items() if any(len(seed) < steps for seed in by_seed)]
+    if short:
+        row |= {"status": "undeclared", "note": f"batch_hashes.txt of {', '.join(short)} ends before step {steps}"}
+    return row
+
+
+def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
+    is_enough = min(counts.values()) >= SEEDS_FOR_A_STATEMENT
+    return _matched("Seeds", counts, "training seeds" + ("" if is_enough else ": insufficient seeds for a statement"))
+
+
 def _matched(item: str, values: dict[str, Any], note: str) -> dict[str, Any]:
     is_equal = len({str(value) for value in values.values()}) == 1
-    return {"item": item, "status": "matched" if is_equal else "undeclared", "values": values, "note": note}
+    return _row(item, "matched" if is_equal else "undeclared", values, note)
 
 
 def _close(item: str, values: dict[str, float], must_match: bool, note: str) -> dict[str, Any]:
     """A quantity that this mode holds within `TOLERANCE`, or leaves free."""
-    spread = max(values.values()) / max(min(values.values()), 1e-9) - 1
     if not must_match:
-        return {"item": item, "status": "free", "values": values, "note": note}
+        return _row(item, "free", values, note)
+    spread = max(values.values()) / max(min(values.values()), 1e-9) - 1
     status = "bounded" if spread <= TOLERANCE else "undeclared"
-    return {
-        "item": item,
-        "status": status,
-        "values": values,
-        "note": f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}",
-    }
-
-
-def _declared(item: str, values: dict[str, Any], note: str) -> dict[str, Any]:
-    return {"item": item, "status": "declared", "values": values, "note": note}
+    return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
 
 
 def _tuned(item: str, values: dict[str, float]) -> dict[str, Any]:
     if len(set(values.values())) == 1:
-        return {"item": item, "status": "matched", "values": values, "note": "shared by all arms"}
-    return {
-        "item": item,
-        "status": "declared",
-        "values": values,
-        "note": "set per arm in the config file, which says how it was found",
-    }
+        return _row(item, "matched", values, "shared by all arms")
+    return _row(item, "declared", values, "set per arm in the config file, which says how it was found")
+
+
+def _row(item: str, status: str, values: dict[str, Any], note: str) -> dict[str, Any]:
+    return {"item": item, "status": status, "values": values, "note": note}

@@ -39,7 +39,7 @@ class TokenSpec(Config):
 
 
 class Tokens(NamedTuple):
-    """A batch in the token space. `num_frames` counts the valid leading frames of each example; a view may be absent."""
+    """A batch in the token space; a view may be absent. `num_frames` counts the leading valid frames of each."""
 
     codes: Int[Array, "b t k"] | None
     latents: Float[Array, "b t d"] | None
@@ -49,6 +49,7 @@ class Tokens(NamedTuple):
     def is_valid(self) -> Bool[Array, "b t"]:
         """True on frames that hold audio, False on padding."""
         view = self.codes if self.codes is not None else self.latents
+        assert view is not None, "make_tokens refuses tokens without a view"
         return jnp.arange(view.shape[1])[None, :] < self.num_frames[:, None]
 
 

@@ -83,8 +83,8 @@ def adversarial_losses(
     """Return per example: the generator's hinge loss, feature matching, and the discriminator's hinge loss.
 
     One sum of the three can be minimised with one optimiser: the generator's terms see a discriminator without
-    gradient, the discriminator's term sees a wave without gradient. Feature matching is divided by the mean activation of
-    the whole batch, so it is the one term of the codec's loss that other examples can scale.
+    gradient, the discriminator's term sees a wave without gradient. Feature matching is divided by the mean activation
+    of the whole batch, so it is the one term of the codec's loss that other examples can scale.
     """
     graph, state = nnx.split(discriminator)
     frozen = nnx.merge(graph, jax.lax.stop_gradient(state))

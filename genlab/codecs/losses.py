@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from genlab.codecs.spectrogram import mel_filters, stft
 
-# (window, mels): short windows see onsets, long ones see harmonics; with too many mels a short window leaves some empty.
+# (window, mels): short windows see onsets, long ones see harmonics; a short window with many mels leaves some empty.
 MEL_RESOLUTIONS = ((128, 10), (256, 24), (512, 48), (1024, 80), (2048, 160))
 STFT_WINDOWS_SAMPLES = (320, 768, 1536)
 LOG_FLOOR = 3e-4

@@ -77,9 +77,8 @@ class SpectralCodecConfig(Config):
         if self.hop_samples % SUBFRAMES:
             raise ValueError(f"hop_samples={self.hop_samples} must be a multiple of {SUBFRAMES}, the STFT frames in it")
         if self.window_samples % (self.hop_samples // SUBFRAMES):
-            raise ValueError(
-                f"window_samples={self.window_samples} must be a multiple of the STFT hop {self.hop_samples // SUBFRAMES}"
-            )
+            stft_hop = self.hop_samples // SUBFRAMES
+            raise ValueError(f"window_samples={self.window_samples} must be a multiple of the STFT hop {stft_hop}")
         if self.share_continuous + self.share_fewer_levels > 1:
             raise ValueError("share_continuous and share_fewer_levels are shares of one batch: their sum exceeds 1")
         return self
@@ -224,7 +223,9 @@ class SpectralCodec(nnx.Module):
         """Return latents, codes and the number of valid frames."""
         hop_samples = self.spec.hop_samples
         if waves.shape[1] % hop_samples:
-            raise ValueError(f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; pad with zeros")
+            raise ValueError(
+                f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; pad with zeros"
+            )
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
         latents = self._latents(waves, num_frames)
         return latents, self.quantiser.encode(latents), num_frames

@@ -74,7 +74,7 @@ def pack_clip(clip: TokenClip) -> bytes:
     frames, codebooks = clip.codes.shape
     if not frames == len(clip.latents) == len(clip.units):
         raise GenlabError(
-            f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents and {len(clip.units)} of units; "
+            f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents, {len(clip.units)} of units; "
             "codec and unit encoder must work at the same frame rate"
         )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
@@ -153,7 +153,9 @@ class TokenStore:
         """
         path = self.directory / "code_vectors.npy"
         if not path.exists():
-            raise GenlabError(f"token store {self.directory}: {path.name} is missing; delete the store and encode again")
+            raise GenlabError(
+                f"token store {self.directory}: {path.name} is missing; delete the store and encode again"
+            )
         vectors = np.load(path) / self.latent_std
         vectors[0] -= self.latent_mean / self.latent_std
         return vectors.astype(np.float32)
@@ -222,7 +224,7 @@ def _read_info(directory: Path) -> StoreInfo:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GenlabError(
-            f"token store {directory}: no dataset.json, so it is missing or unfinished; encode it with `genlab data CONFIG`"
+            f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data CONFIG`"
         ) from None
     except ValueError as error:
         raise GenlabError(f"{path}: damaged ({error!s:.80}); delete {directory} and encode again") from None
@@ -244,5 +246,5 @@ def _open_records(directory: Path, expected: int) -> array_record_data_source.Ar
         except RuntimeError as error:
             found = str(error).splitlines()[0][:80]
     raise GenlabError(
-        f"token store {directory}: {found} records in {len(parts)} parts, expected {expected}; delete it and encode again"
+        f"token store {directory}: {found} records in {len(parts)} parts, expected {expected}; delete and encode again"
     )

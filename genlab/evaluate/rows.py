@@ -1,7 +1,7 @@
 """Rows of the table on disk, so that an interrupted comparison does not score anything twice.
 
-In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file holds the scores, the per-clip values that the
-paired statistics need, the transcripts and the controls.
+In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file holds the scores, the per-clip values
+that the paired statistics need, the transcripts and the controls.
 """
 
 import json
