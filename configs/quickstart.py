@@ -1,8 +1,8 @@
 """The quick start: which decoder speaks best after the same small amount of training compute?
 
-Question: on one token space, with the same clips in the same order and the same training FLOPs, what do an autoregressive, a
-masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's, frame-aligned
-semantic units and a speaker in, acoustic tokens out.
+Question: on one token space, with the same clips in the same order and the same training FLOPs, what do an
+autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's,
+frame-aligned semantic units and a speaker in, acoustic tokens out.
 
     genlab compare configs/quickstart.py
 """
