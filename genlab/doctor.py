@@ -91,8 +91,7 @@ def _examine_devices() -> list[Finding]:
     if memory_is_reused():
         findings.append(("ok", "freed memory is kept (glibc), so training steps are spared most page faults"))
     else:
-        advice = "; set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=137438953472" if os.name == "posix" else ""
-        findings.append(("--", f"freed memory goes back to the system, which slows training on CPUs{advice}"))
+        findings.append(("--", "freed memory goes back to the system: training on CPUs is slower than under glibc"))
     return findings
 
 
