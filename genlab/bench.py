@@ -188,14 +188,15 @@ def _sample(config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize
     calls = []
 
     @jax.jit
-    def draw(state: Any, key: Any) -> Any:
-        out = nnx.merge(graph, state).sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
+    def draw(state: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
+        out = nnx.merge(graph, state).sample(cond, num_frames=num_frames, key=key, sampler=sampler)
         calls.append(out.num_network_calls)
         return out.tokens
 
-    draw = draw.lower(state, next(keys)).compile()
+    args = (state, cond, tokens.num_frames)
+    compiled = draw.lower(*args, next(keys)).compile()
     yield Workload(
-        lambda: jax.block_until_ready(draw(state, next(keys))),
+        lambda: jax.block_until_ready(compiled(*args, next(keys))),
         f"{_shape(size, 1)}, {calls[0]} network calls",
     )
 

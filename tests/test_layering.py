@@ -32,7 +32,7 @@ ORDER = """
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare
-    doctor bench commands cli
+    doctor peers bench commands cli
 """.split()
 
 MAX_FILE_LINES = 400
