@@ -120,7 +120,11 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
     """Keep status.json true while a run trains; yields `beat(step)`, cheap enough for every step."""
-    attempt = (read_json(run_dir / "status.json") or {}).get("attempt", 0) + 1
+    before = read_json(run_dir / "status.json") or {}
+    if start == steps and before.get("state") == "finished":
+        yield lambda done: None
+        return
+    attempt = before.get("attempt", 0) + 1
     step, written = start, time.monotonic()
     write_status(run_dir, "running", start, steps=steps, attempt=attempt)
 

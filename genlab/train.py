@@ -118,8 +118,8 @@ def train(
         else:
             start, tally = restored.step, _Tally(**restored.meta["tally"])
             state = {**restored.state, "step": jnp.int32(start), "first_bad_step": jnp.int32(-1)}
-        if start < steps:
-            with checkpoint.track_status(run_dir, start, steps) as beat:
+        with checkpoint.track_status(run_dir, start, steps) as beat:
+            if start < steps:
                 began = time.perf_counter()
                 update = make_update(graphdef, optim, steps).lower(state, first.args, step_key).compile()
                 tally.compile_s += time.perf_counter() - began

@@ -25,6 +25,10 @@ QUIET = TrainSettings(log_every=5, save_every_s=None)
 class Writer:
     def __init__(self):
         self.rows = {}
+        self.flushes = 0
+
+    def flush(self):
+        self.flushes += 1
 
     def scalars(self, step, values):
         self.rows[step] = values
@@ -213,6 +217,7 @@ def test_result_log_status_and_second_call(tmp_path):
     assert {"loss", "hidden", "grad_norm", "learning_rate", "steps_per_s", "data_wait_fraction"} == set(row)
     assert row["loss"] < writer.rows[5]["loss"]
     assert result.last_metrics["loss"] == row["loss"]
+    assert writer.flushes == 1, "once for the one checkpoint, of the last step"
     assert "toy" in stream.getvalue()
     status = json.loads((tmp_path / "toy/status.json").read_text())
     assert (status["state"], status["step"], status["attempt"]) == ("finished", 40, 1)
@@ -228,7 +233,11 @@ def test_result_log_status_and_second_call(tmp_path):
     again = run(tmp_path / "toy", steps=40)
     assert digest(again.model) == digest(result.model)
     assert again._replace(model=None) == result._replace(model=None)
-    assert json.loads((tmp_path / "toy/status.json").read_text())["attempt"] == 1
+    assert json.loads((tmp_path / "toy/status.json").read_text()) == status
+    # Killed after the last save and before the last word: the status is mended.
+    (tmp_path / "toy/status.json").write_text(json.dumps({**status, "state": "running"}))
+    run(tmp_path / "toy", steps=40)
+    assert json.loads((tmp_path / "toy/status.json").read_text())["state"] == "finished"
 
 
 def test_parts_equal_the_whole(tmp_path):
