@@ -142,7 +142,8 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
         run = load_experiment(arguments.paths[0])
         if not isinstance(run, CodecRun):
             raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run directory of a codec")
-        facts = export_codec(load_trained(run.build, arguments.paths[0]), arguments.paths[1], {"run": run.to_dict()})
+        trained = load_trained(run.build, arguments.paths[0])
+        facts = export_codec(trained, arguments.paths[1], {"training": _describe_training(run)})
         print(
             f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {arguments.paths[1].stat().st_size / 1e6:.2f} MB"
         )
@@ -192,6 +193,17 @@ def doctor(arguments: argparse.Namespace, command: str) -> int:
     lines, is_healthy = examine()
     print("\n".join(lines))
     return 0 if is_healthy else 1
+
+
+def _describe_training(run: CodecRun) -> dict[str, Any]:
+    """Return the run without the paths of this machine: what a reader needs to repeat it."""
+    values = run.to_dict()
+    data = [
+        {"corpus": item.corpus.kind, "share": item.share, "licence": getattr(item.corpus, "licence", "Apache-2.0")}
+        for item in run.data
+    ]
+    wanted = ("name", "seed", "steps", "batch_size", "crop_samples", "optim", "augment", "codec")
+    return {**{name: values[name] for name in wanted}, "data": data}
 
 
 def _load(arguments: argparse.Namespace, kind: type) -> Any:
