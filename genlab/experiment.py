@@ -128,8 +128,9 @@ class TokenData(Config):
 
     def open(self, progress: Progress | None = None) -> TokenStore:
         """Return the token store, building the corpus and encoding it first."""
+        codec, units = load_codec(self.codec), load_units()  # missing weights must not cost the wait for a corpus
         manifest = build_corpus(self.corpus, progress=progress)
-        return encode_corpus(manifest, load_codec(self.codec), load_units(), cache_root(), progress)
+        return encode_corpus(manifest, codec, units, cache_root(), progress)
 
 
 class Arm(Config):

@@ -12,12 +12,21 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-from jaxtyping import install_import_hook
+from genlab.host import reuse_memory
+
+reuse_memory()
+
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["genlab.nets", "genlab.decoders"], "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+
+def pytest_addoption(parser):
+    """Goldens are replaced on purpose, never by loosening a comparison."""
+    parser.addoption("--update-goldens", action="store_true", help="write tests/goldens anew from what the code gives")
 
 
 @pytest.fixture

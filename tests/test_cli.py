@@ -1,0 +1,186 @@
+"""The command line: quick help, an example for every command, one line instead of a traceback for a user's error."""
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genlab import commands as commands_module
+from genlab.cli import build_parser, main
+from genlab.codecs import frozen
+from genlab.recognisers import shipped
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+CODEC = str(ROOT / "configs" / "codec_16khz.py")
+COMMANDS = ["bench", "budget", "codec", "compare", "data", "doctor", "evaluate", "report", "sample", "train"]
+
+HELP = """
+import json, sys, time
+from genlab.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    facts = {"code": stop.code, "cpu_s": time.process_time(), "modules": sorted(sys.modules)}
+    print(json.dumps(facts), file=sys.stderr)
+"""
+
+
+def commands():
+    [group] = [action for action in build_parser()._actions if action.dest == "command"]
+    return group.choices
+
+
+def weights_are_shipped():
+    names = (("genlab/codecs/weights", frozen.SHIPPED), ("genlab/recognisers/weights", shipped.SHIPPED))
+    return all((ROOT / folder / f"{name}.safetensors").is_file() for folder, name in names)
+
+
+needs_weights = pytest.mark.skipif(not weights_are_shipped(), reason="the weights have not been trained yet")
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=True)
+    facts = json.loads(done.stderr)
+    assert facts["code"] == 0 and done.stdout.startswith("usage: genlab")
+    assert all(f"\n    {name} " in done.stdout for name in COMMANDS)
+    heavy = {"jax", "flax", "numpy", "pydantic", "scipy", "rich", "onnxruntime", "grain"}
+    assert heavy.isdisjoint(facts["modules"])
+    print(f"genlab --help: {facts['cpu_s']:.3f} s of CPU, {len(facts['modules'])} modules")
+    assert facts["cpu_s"] < 0.3  # CPU time from the start of the process, which other processes do not stretch
+
+
+def test_the_commands_are_the_promised_ones():
+    assert sorted(commands()) == COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_with_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.startswith(f"example: genlab {name}")
+    arguments = build_parser().parse_args(shlex.split(last.removeprefix("example: genlab ")))
+    assert arguments.command == name
+
+
+def refused(capsys, *argv):
+    """Run a command that must fail, and return its one line."""
+    code = main([str(item) for item in argv])
+    out, err = capsys.readouterr()
+    assert code == 2, err
+    assert out == "" and len(err.splitlines()) == 1, err
+    assert err.startswith(f"genlab {argv[0]}: ") and "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["compare", "no/such.py"], "no/such.py: no such file; give a config file"),
+        (["budget", QUICKSTART, "backbone.widht=64"], "backbone.widht: no such field; did you mean 'width'?"),
+        (["budget", QUICKSTART, "backbone.width=wide"], "backbone.width"),
+        (["budget", QUICKSTART, "backbone.width"], "expected FIELD=VALUE"),
+        (["budget", QUICKSTART, "nothing.here=1"], "nothing: no such table"),
+        (["compare", CODEC], "kind 'codec', but this command needs 'compare'"),
+        (["sample", QUICKSTART], "kind 'compare', but this command needs 'decoder'"),
+        (["train", QUICKSTART, "--arm", "gan"], "choose one of its arms: ar, masked, diffusion"),
+        (["train", QUICKSTART], "choose one of its arms: ar, masked, diffusion"),
+        (["data", QUICKSTART, "data.codec=missing.safetensors"], "no weights at missing.safetensors"),
+        (["codec", "info", "--codec", "no_such_codec"], "codec 'no_such_codec': no weights at"),
+        (["codec", "export", "one"], "expected 2 paths, got 1"),
+        (["report", QUICKSTART], "expected a run directory"),
+        (["evaluate", "no/such/run"], "expected a run directory"),
+        (["bench", "ar_trian"], "no such workload"),
+        (["bench", "--rounds", "0"], "expected at least 1"),
+    ],
+    ids=lambda value: " ".join(value[:3]).replace(str(ROOT), "") if isinstance(value, list) else "",
+)
+def test_a_users_error_is_one_line_and_code_2(capsys, argv, says):
+    assert says in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("broken.py", "def config(:\n", "SyntaxError"),
+        ("empty.py", "x = 1\n", "expected a function config()"),
+        (
+            "typo.py",
+            "from genlab.nets.backbone import BackboneConfig\nconfig = lambda: BackboneConfig(widht=3)\n",
+            "widht",
+        ),
+        ("config.json", "{", "not readable as JSON"),
+        ("config.json", '{"kind": "gan"}', "kind 'gan', expected one of"),
+        ("config.json", "[1]", "kind None, expected one of"),
+        ("notes.txt", "hello", "expected a Python file"),
+    ],
+)
+def test_a_bad_config_file_is_one_line_and_code_2(capsys, tmp_path, name, text, says):
+    path = tmp_path / name
+    path.write_text(text)
+    assert says in refused(capsys, "budget", path)
+
+
+def test_a_run_directory_without_config_or_results_says_so(capsys, tmp_path):
+    assert "no such file" in refused(capsys, "report", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied", "runs/x"), OSError(28, "No space", "runs/x")]
+)
+def test_an_error_of_the_file_system_names_the_file(capsys, monkeypatch, error):
+    def fail(arguments, command):
+        raise error
+
+    monkeypatch.setattr(commands_module, "doctor", fail)
+    assert f"runs/x: {error.strerror}" in refused(capsys, "doctor")
+
+
+@needs_weights
+def test_a_missing_recording_is_one_line(capsys, tmp_path):
+    assert "missing.wav" in refused(capsys, "codec", "roundtrip", tmp_path / "missing.wav", tmp_path / "out.wav")
+
+
+def test_a_process_prints_the_line_and_nothing_else():
+    command = [sys.executable, "-m", "genlab.cli", "compare", "no/such.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    code = main(["doctor"])
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line[:3] in ("ok ", "-- ", "!! ") for line in lines)
+    assert code == (1 if any(line.startswith("!!") for line in lines) else 0)
+    assert code == 0 or not weights_are_shipped()
+    assert any(line.startswith("ok jax: ") for line in lines)
+    missing = [line for line in lines if "is not installed" in line]
+    assert all("python -m pip install" in line for line in missing)
+    assert any(str(tmp_path / "cache") in line for line in lines)
+
+
+@needs_weights
+def test_budget_prints_a_line_per_arm_that_the_walk_confirms(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path))
+    assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"{arm} " in out for arm in ("ar", "masked", "diffusion"))
+
+
+@needs_weights
+def test_codec_roundtrip_writes_audio_of_the_same_length(capsys, tmp_path):
+    import numpy as np
+    import soundfile
+
+    wave = 0.1 * np.sin(np.arange(8000) / 9).astype(np.float32)
+    soundfile.write(tmp_path / "in.wav", wave, 16_000)
+    assert main(["codec", "roundtrip", str(tmp_path / "in.wav"), str(tmp_path / "out.wav")]) == 0
+    assert "25 frames, 4.00 kbit/s" in capsys.readouterr().out
+    decoded, rate_hz = soundfile.read(tmp_path / "out.wav")
+    assert rate_hz == 16_000 and len(decoded) == 8000
