@@ -69,13 +69,18 @@ def open_network(path: Path, threads: int = 1) -> Network:
 def single_threaded_blas(function: Callable[P, R]) -> Callable[P, R]:
     """Keep numpy's linear algebra on one thread while `function` runs.
 
-    The matrices of the metrics are small (96 x 96, a hundred times over). On a busy machine the threads of OpenBLAS wait
-    for each other at every product: 40 times slower was measured.
+    The matrices of the metrics are small (96 x 96, a hundred times over). On a busy machine the threads of OpenBLAS
+    wait for each other at every product: 40 times slower was measured.
     """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
+        with _find_thread_pools().limit(limits=1, user_api="blas"):
             return function(*args, **kwargs)
 
     return run
+
+
+@functools.cache
+def _find_thread_pools() -> threadpoolctl.ThreadpoolController:
+    return threadpoolctl.ThreadpoolController()  # it searches all loaded libraries, which takes tens of milliseconds
