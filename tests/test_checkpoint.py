@@ -135,7 +135,7 @@ def test_every_flipped_byte_is_seen_or_harmless(run_dir):
         root = run_dir / "checkpoints/4"
         for path in sorted(item for item in root.rglob("*") if item.is_file() and item.stat().st_size):
             content = path.read_bytes()
-            for place in np.linspace(0, len(content) - 1, 5).astype(int):
+            for place in np.linspace(0, len(content) - 1, 3).astype(int):
                 path.write_bytes(content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :])
                 restored = restore_latest(run_dir, expect_same(state), move_damaged=False)
                 assert_same(restored.state, make_state(restored.step))
