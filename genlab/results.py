@@ -4,7 +4,9 @@ In: what the stages of `compare` produced. Out: the dict of results.json, event 
 computed here that a score or a ledger row does not already hold.
 """
 
+import functools
 import resource
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -71,6 +73,7 @@ def assemble(
         "mode": config.budget.mode,
         "comparison_key": config.comparison_key(),
         "command": command,
+        "commit": current_commit(),
         "versions": {name: version(name) for name in ("genlab", "jax", "flax", "optax", "numpy")},
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
@@ -145,6 +148,17 @@ def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
     return dict(zip(FLOORS, (codes, latents)))
 
 
+def current_commit() -> str:
+    """Return the git commit of this source tree, with "+" if it has local changes; empty outside a checkout."""
+    here = Path(__file__).parent
+    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    try:
+        commit = run(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
+        return commit + ("+" if run(["git", "status", "--porcelain", "--", str(here)]).stdout else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def peak_rss_bytes() -> int:
     """Return the peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -156,7 +170,7 @@ def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
     reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
     return {
         "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0, "seconds_seen": 0.0,
-        "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0, "sampling": None,
+        "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0, "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
         "scores": _in_order(row),
     }  # fmt: skip
 
