@@ -50,8 +50,8 @@ class ARSampler(Config):
 class ARConfig(Config):
     """The autoregressive family. `infill_share` of the training examples are drawn in the order that fills a hole.
 
-    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`), so that a model of codes
-    knows at the start what a model of latents is told by its input: which codes are near each other.
+    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`), so that a model
+    of codes knows at the start what a model of latents is told by its input: which codes are near each other.
     """
 
     kind: Literal["ar"] = "ar"

@@ -253,7 +253,9 @@ def decode_flops(
     """Return the FLOPs of decoding one example frame by frame: every step attends to the whole preallocated cache."""
     prefix = num_symbols if text_route == "prefix" else 0
     slots = prefix + num_steps
-    return _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0)
+    flops = _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0)
+    # Of the prefix, the last layer makes keys and values only.
+    return flops - 2 * prefix * config.width * (config.width + 3 * config.ffn_width + 2 * slots)
 
 
 def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int) -> float:

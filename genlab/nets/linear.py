@@ -70,9 +70,9 @@ class Embedding(nnx.Module):
 class CodeEmbedding(nnx.Module):
     """A frame of K codes becomes the sum of K vectors, each codebook having its own table.
 
-    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip. With
-    `code_vectors` the tables start as a random projection of the codec's own entries plus half the usual noise, so codes that
-    sound alike start alike.
+    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip.
+    With `code_vectors` the tables start as a random projection of the codec's own entries plus half the usual noise,
+    so codes that sound alike start alike.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ def code_heads(
 ) -> Float[Array, "k h v"]:
     """Return the first weights of the output heads, one per codebook.
 
-    Without `code_vectors` they are zero, so every code starts equally likely. With them a head starts as a random map from the
-    hidden vector to a point among the codec's entries, whose inner products are the logits: a step towards one code is
-    then also a step towards its neighbours. Logits start with a deviation of `HEAD_DEVIATION`.
+    Without `code_vectors` they are zero, so every code starts equally likely. With them a head starts as a random map
+    from the hidden vector to a point among the codec's entries, whose inner products are the logits: a step towards
+    one code is then also a step towards its neighbours. Logits start with a deviation of `HEAD_DEVIATION`.
     """
     if code_vectors is None:
         return jnp.zeros((codebooks, width, entries))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -66,34 +67,46 @@ def view_of(decoder, tokens: Tokens):
     return tokens.codes if decoder.reads == "codes" else tokens.latents
 
 
+# One compiled program per graph and shape, whichever test asks first.
+@functools.partial(jax.jit, static_argnums=0)
+def _loss(graph, state, tokens, cond, key):
+    return nnx.merge(graph, state).loss(tokens, cond, key=key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(graph, params, rest, adam, batch, key, learning_rate):
+    def mean_loss(params):
+        out = nnx.merge(graph, params, rest).loss(*batch, key=key)
+        return (out.per_example * out.weight).sum() / out.weight.sum()
+
+    loss, gradient = jax.value_and_grad(mean_loss)(params)
+    updates, adam = ADAM.update(gradient, adam)
+    return optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates)), adam, loss
+
+
+ADAM = optax.scale_by_adam()
+
+
 def jitted_loss(decoder):
     """The loss as a compiled function of the batch and the key."""
     graph, state = nnx.split(decoder)
-    compiled = jax.jit(lambda state, tokens, cond, key: nnx.merge(graph, state).loss(tokens, cond, key=key))
-    return lambda tokens, cond, key: compiled(state, tokens, cond, key)
+    return lambda tokens, cond, key: _loss(graph, state, tokens, cond, key)
 
 
 def train(decoder, batch, steps: int, learning_rate: float = 3e-3):
     """Return the decoder after `steps` updates on one batch, and the loss before each."""
     graph, params, rest = nnx.split(decoder, nnx.Param, ...)
-    optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps, 0.1))
+    adam, losses = ADAM.init(params), []
+    for step, key in enumerate(jax.random.split(jax.random.key(7), steps)):
+        rate = learning_rate * (1 - 0.9 * step / steps)
+        params, adam, loss = _update(graph, params, rest, adam, batch, key, rate)
+        losses.append(loss)
+    return nnx.merge(graph, params, rest), np.array(losses)
 
-    def mean_loss(params, key):
-        out = nnx.merge(graph, params, rest).loss(*batch, key=key)
-        return (out.per_example * out.weight).sum() / out.weight.sum()
 
-    def update(carry, key):
-        params, state = carry
-        loss, gradient = jax.value_and_grad(mean_loss)(params, key)
-        updates, state = optimiser.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), loss
-
-    @jax.jit
-    def run(params, keys):
-        return jax.lax.scan(update, (params, optimiser.init(params)), keys)
-
-    (params, _), losses = run(params, jax.random.split(jax.random.key(7), steps))
-    return nnx.merge(graph, params, rest), losses
+def with_state_of(fresh, decoder):
+    """`fresh` with the weights of a decoder of the same shape."""
+    return nnx.merge(nnx.graphdef(fresh), nnx.state(decoder))
 
 
 def prompt_where(tokens: Tokens, is_known) -> Prompt:

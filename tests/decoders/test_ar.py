@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, prompt_where, toy_batch, train
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlab.config import GenlabError
@@ -29,6 +29,7 @@ def randomised(decoder, seed=3):
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
 def test_the_pattern_inverts(delay, codebooks, num_frames):
     codes = jnp.arange(2 * num_frames * codebooks).reshape(2, num_frames, codebooks)

@@ -9,11 +9,12 @@ from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, VOCAB, jitted_loss, toy
 from genlab.decoders.conditioning import ConditionConfig, Conditioner, guide, with_unconditional
 
 
-@pytest.mark.parametrize("name", list(FAMILIES))
-@pytest.mark.parametrize("route", ["prefix", "cross"])
+@pytest.mark.parametrize(
+    ("name", "route"), [("ar", "prefix"), ("ar", "cross"), ("masked", "cross"), ("diffusion", "prefix")]
+)
 def test_padding_symbols_do_not_move_the_loss(name, route, key):
     tokens, cond = toy_batch()
-    condition = ConditionConfig(content="text", route=route)
+    condition = ConditionConfig(dropout=0.3, content="text", route=route)
     decoder = train(FAMILIES[name].build(condition=condition), (tokens, cond), steps=5)[0]
     loss = jitted_loss(decoder)
     padded = cond._replace(text=jnp.pad(cond.text, ((0, 0), (0, 4))))

@@ -7,7 +7,7 @@ import pytest
 
 from genlab.nets import blocks
 from genlab.nets.blocks import ConvBlock, KeysValues, RMSNorm, attend, attend_causally, rotate, rotation
-from genlab.nets.linear import CodeEmbedding, Linear, matmul
+from genlab.nets.linear import HEAD_DEVIATION, CodeEmbedding, Linear, code_heads, matmul
 
 
 def test_matmul_has_the_gradients_of_matmul(key):
@@ -32,6 +32,22 @@ def test_code_vectors_are_summed_from_one_table_per_codebook(key):
     tables = embed.tables.table[...].reshape(3, 6, 8)
     codes = jnp.array([[[1, 5, 0]]])
     np.testing.assert_allclose(embed(codes)[0, 0], tables[0, 1] + tables[1, 5] + tables[2, 0], rtol=1e-6)
+
+
+def test_codes_that_sound_alike_start_alike(key):
+    vectors = jax.random.normal(key, (2, 16, 6))
+    vectors = vectors.at[:, 1].set(vectors[:, 0])
+    tables = CodeEmbedding(2, 16, 64, key=key, code_vectors=vectors).tables.table[...].reshape(2, 17, 64)
+    cosine = [
+        (tables[0, 0] * tables[0, other]).sum() / jnp.linalg.norm(tables[0, 0]) / jnp.linalg.norm(tables[0, other])
+        for other in (1, 2)
+    ]
+    assert cosine[0] > 0.6 and cosine[0] > cosine[1] + 0.3
+    heads = code_heads(2, 16, 64, key=key, code_vectors=vectors)
+    np.testing.assert_array_equal(heads[:, :, 0], heads[:, :, 1])
+    logits = jnp.einsum("nh,khv->nkv", jax.random.normal(key, (200, 64)), heads)
+    np.testing.assert_allclose(logits.std(), HEAD_DEVIATION, rtol=0.25)
+    assert not code_heads(2, 16, 64, key=key).any()
 
 
 def test_rms_norm_ignores_scale_and_keeps_dtype(key):
