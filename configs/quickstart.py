@@ -4,6 +4,9 @@ Question: on one token space, with the same clips in the same order and the same
 autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's,
 frame-aligned semantic units and a speaker in, acoustic tokens out.
 
+Tuning: one training setting, shared by all arms. Samplers: the best of six settings per family on validation prompts, measured
+by sweeps/sampling_settings.py, then frozen.
+
     genlab compare configs/quickstart.py
 """
 
@@ -24,15 +27,15 @@ def config() -> Comparison:
         name="quickstart",
         question="With equal training compute, which decoder says the words best: autoregressive, masked or diffusion?",
         data=TokenData(corpus=Embedded(minutes=30.0), num_frames=96),
-        batch_size=16,
+        batch_size=8,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
         condition=ConditionConfig(content="semantic", dropout=0.1),
-        budget=Budget(mode="iso_flop", train_flops=1.0e13),
+        budget=Budget(mode="iso_flop", train_flops=8.0e12),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
-            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.8)),
-            "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1), temperature=0.8)),
-            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=24)),
+            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.6, guidance=1.5), sampler_trials=6),
+            "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1), temperature=0.3, guidance=1.5), sampler_trials=6),
+            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=24), sampler_trials=6),
         },
         num_prompts=32,
         settings=TrainSettings(log_every=20, save_every_s=60.0),

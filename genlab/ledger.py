@@ -88,7 +88,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dic
     told = f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
     recipe = f"AdamW, warm-up {optim.warmup_fraction:g}, weight decay {optim.weight_decay:g}"
     precision = "compute; parameters, losses and categorical sampling in float32"
-    trials = {name: config.arms[name].tuning_trials for name in runs}
+    trials = {name: config.arms[name].training_trials for name in runs}
     return [
         _matched(
             "Backbone",
@@ -104,16 +104,18 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dic
             "averaged parameters are sampled in every arm",
         ),
         _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
-        _matched("Tuning trials", trials, "settings tried per arm before this one, as the config file states"),
+        _matched("Training trials", trials, "training settings tried per arm, this one included, as the config states"),
     ]
 
 
 def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
     calls = {name: budget.network_calls for name, budget in budgets.items()}
     guidance = {name: config.arms[name].sampler.guidance for name in budgets}
+    trials = {name: config.arms[name].sampler_trials for name in budgets}
     return [
         _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),
-        _row("Guidance", "declared", guidance, "1 is off; not swept"),
+        _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
+        _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts, as the config states"),
     ]
 
 

@@ -54,7 +54,7 @@ def sample_clips(
     cond, num_frames = conditions(store, clips, bucket)
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
     began = time.perf_counter()
-    waves = _decode(compiled(cond, num_frames, key), store, codec)
+    waves = decode(compiled(cond, num_frames, key), store, codec)
     wall_s = time.perf_counter() - began
     single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
     latency_s, first_audio_s, more_compile_s = _measure_latency(model, run, store, codec, clips[single], key)
@@ -114,7 +114,7 @@ def sample_run(
     cond, num_frames = conditions(store, clips, frames)
     prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
-    waves = _decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
+    waves = decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
     real = codec.decode_codes([clip.codes for clip in clips])
     out.mkdir(parents=True, exist_ok=True)
     with RunWriter(out) as writer:
@@ -177,7 +177,8 @@ def compile_sampler(
     return CompiledSampler(functools.partial(compiled, state), calls[-1]), time.perf_counter() - began
 
 
-def _decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[np.ndarray, "s"]]:
+def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[np.ndarray, "s"]]:
+    """Return the wave of each sample: the one place where a decoder's tokens become audio."""
     tokens = out.tokens
     num_frames = np.asarray(tokens.num_frames)
     if tokens.codes is not None:
@@ -209,10 +210,10 @@ def _time_one(
     short = clip._replace(units=clip.units[:frames], codes=clip.codes[:frames], latents=clip.latents[:frames])
     cond, num_frames = conditions(store, [short], frames)
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
-    _decode(compiled(cond, num_frames, key), store, codec)  # the codec compiles its own shape here
+    decode(compiled(cond, num_frames, key), store, codec)  # the codec compiles its own shape here
     repeats = []
     for _ in range(3):
         began = time.perf_counter()
-        _decode(compiled(cond, num_frames, key), store, codec)
+        decode(compiled(cond, num_frames, key), store, codec)
         repeats.append(time.perf_counter() - began)
     return float(np.median(repeats)), compile_s
