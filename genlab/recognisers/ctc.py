@@ -75,13 +75,19 @@ class ConvStack(nnx.Module):
         """Run blocks `first` to `stop - 1`."""
         names = ("depthwise", "norm_scale", "norm_bias", "up", "up_bias", "down", "down_bias", "scale")
         weights = {name: getattr(self, name)[...][first:stop] for name in names}
+        # Vectors get the axes b and t here, so that no product below broadcasts by accident.
+        weights = {name: w[:, None, None] if w.ndim == 2 else w for name, w in weights.items()}
+        # Vectors of channels meet "b t h", so they get its rank; the leading axis is scanned away.
+        for name, array in weights.items():
+            if name not in ("up", "down"):
+                weights[name] = array[..., None, None, :]
 
         def block(hidden: Array, w: dict[str, Array]) -> tuple[Array, None]:
             reach = w["depthwise"].shape[0] - 1
             # Padded frames enter as zeros, so an example reads the same alone and in a batch of longer ones.
             padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (reach // 2, reach - reach // 2), (0, 0)))
             # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-            mixed = sum(padded[:, i : i + hidden.shape[1]] * w["depthwise"][i] for i in range(reach + 1))
+            mixed = sum(padded[:, i : i + hidden.shape[1]] * w["depthwise"][i][None, None] for i in range(reach + 1))
             mixed = _normalise(mixed) * w["norm_scale"] + w["norm_bias"]
             inner = jax.nn.gelu(matmul(mixed, w["up"]) + w["up_bias"])
             update = matmul(inner, w["down"]) + w["down_bias"]
@@ -126,7 +132,7 @@ class Recogniser(nnx.Module):
         first = self.config.feature_block if block is None else block
         is_valid = self._is_valid(features.shape[1], num_samples)
         hidden = self.layers(features, is_valid, first, self.config.blocks)
-        return _normalise(hidden) @ self.output[...] + self.output_bias[...]
+        return _normalise(hidden) @ self.output[...] + self.output_bias[...][None, None][None, None]
 
     def loss(
         self,
@@ -155,7 +161,7 @@ class Recogniser(nnx.Module):
     ) -> Float[Array, "b t h"]:
         stop = self.config.feature_block if block is None else block
         is_valid = self._is_valid(features.shape[1], num_samples)
-        hidden = features @ self.input[...] + self.input_bias[...]
+        hidden = features @ self.input[...] + self.input_bias[...][None, None][None, None]
         return self.layers(hidden, is_valid, 0, stop) * is_valid[..., None]
 
     def _is_valid(self, frames: int, num_samples: Int[Array, "b"]) -> Bool[Array, "b t"]:
