@@ -21,6 +21,7 @@ ORDER = """
     nets.linear nets.blocks nets.backbone
     codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser codecs.spectral codecs.frozen
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
+    recognisers.export
     codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
     decoders.ar decoders.masked decoders.diffusion
