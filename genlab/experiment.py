@@ -136,13 +136,15 @@ class TokenData(Config):
 class Arm(Config):
     """One family in a comparison: its decoder, how it samples, and, if tuned apart, its learning rate.
 
-    `tuning_trials` says how many settings were tried before this one; the ledger asks that arms agree on it.
+    The trials say how many training and sampling settings were tried on validation data, this one included: an arm that
+    was tuned longer has an advantage, so the ledger asks that arms agree.
     """
 
     decoder: DecoderConfig
     sampler: SamplerConfig
     peak_lr: float | None = pydantic.Field(default=None, gt=0)
-    tuning_trials: int = pydantic.Field(default=1, ge=1)
+    training_trials: int = pydantic.Field(default=1, ge=1)
+    sampler_trials: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _check_sampler(self) -> "Arm":

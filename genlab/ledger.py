@@ -115,7 +115,7 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
     return [
         _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
-        _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts, as the config states"),
+        _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
     ]
 
 

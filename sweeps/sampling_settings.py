@@ -1,10 +1,10 @@
 """Lab note: at which temperature, guidance and number of calls does each family speak best in the quick start?
 
 Question   Which sampler should each arm of configs/quickstart.py declare?
-Fixed      The trained decoders of one finished comparison, 32 prompts of the *validation* split, one seed, the same codec.
+Fixed      The trained decoders of one finished comparison, 32 prompts of the *validation* split, one seed, one codec.
 Varied     Six settings per family, an equal number for each: two knobs that matter for it, guidance among them.
-Predicted  Before the run: temperature below 1 helps both models of codes, because a few minutes of training leave the tails
-           of their softmax untrained; guidance helps every family; more solver steps than 24 do not help diffusion.
+Predicted  Before the run: temperature below 1 helps both models of codes, because a few minutes of training leave the
+           tails of their softmax untrained; guidance helps every family; more solver steps than 24 do not help.
 Result     @@RESULT@@
 
     genlab compare configs/quickstart.py --out runs/first && python sweeps/sampling_settings.py runs/first

@@ -1,0 +1,1 @@
+"""The network parts that every decoder shares."""
