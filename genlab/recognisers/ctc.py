@@ -77,10 +77,6 @@ class ConvStack(nnx.Module):
         weights = {name: getattr(self, name)[...][first:stop] for name in names}
         # Vectors get the axes b and t here, so that no product below broadcasts by accident.
         weights = {name: w[:, None, None] if w.ndim == 2 else w for name, w in weights.items()}
-        # Vectors of channels meet "b t h", so they get its rank; the leading axis is scanned away.
-        for name, array in weights.items():
-            if name not in ("up", "down"):
-                weights[name] = array[..., None, None, :]
 
         def block(hidden: Array, w: dict[str, Array]) -> tuple[Array, None]:
             reach = w["depthwise"].shape[0] - 1
@@ -132,7 +128,7 @@ class Recogniser(nnx.Module):
         first = self.config.feature_block if block is None else block
         is_valid = self._is_valid(features.shape[1], num_samples)
         hidden = self.layers(features, is_valid, first, self.config.blocks)
-        return _normalise(hidden) @ self.output[...] + self.output_bias[...][None, None][None, None]
+        return _normalise(hidden) @ self.output[...] + self.output_bias[...][None, None]
 
     def loss(
         self,
@@ -161,7 +157,7 @@ class Recogniser(nnx.Module):
     ) -> Float[Array, "b t h"]:
         stop = self.config.feature_block if block is None else block
         is_valid = self._is_valid(features.shape[1], num_samples)
-        hidden = features @ self.input[...] + self.input_bias[...][None, None][None, None]
+        hidden = features @ self.input[...] + self.input_bias[...][None, None]
         return self.layers(hidden, is_valid, 0, stop) * is_valid[..., None]
 
     def _is_valid(self, frames: int, num_samples: Int[Array, "b"]) -> Bool[Array, "b t"]:

@@ -70,19 +70,19 @@ class UnitEncoder:
         return texts
 
     def _find_nearest(self, model: Recogniser, waves: Array, num_samples: Array) -> Array:
-        features = (model.features(waves, num_samples) - self.codebook.mean) / self.codebook.std
+        features = (model.features(waves, num_samples) - _bth(self.codebook.mean)) / _bth(self.codebook.std)
         return find_nearest(features, self.codebook.centroids) + 1
 
     def _read_centroids(self, model: Recogniser, units: Array, num_frames: Array) -> Array:
-        features = jnp.asarray(self.codebook.centroids)[units.astype(jnp.int32) - 1] * self.codebook.std
+        features = jnp.asarray(self.codebook.centroids)[units.astype(jnp.int32) - 1] * _bth(self.codebook.std)
         is_valid = jnp.arange(units.shape[1])[None] < num_frames[:, None]
-        features = (features + self.codebook.mean) * is_valid[..., None]
+        features = (features + _bth(self.codebook.mean)) * is_valid[..., None]
         return jnp.argmax(model.logits_from_features(features, num_frames * self._hop_samples), axis=-1)
 
 
 def find_nearest(features: Float[Array, "b t h"], centroids: Float[np.ndarray, "u h"]) -> Int[Array, "b t"]:
     """Return the index of the nearest centroid, by |x - c|^2 less |x|^2, which is the same for all c."""
-    return jnp.argmin(np.sum(centroids**2, axis=1) - 2.0 * features @ centroids.T, axis=-1)
+    return jnp.argmin(_bth(np.sum(centroids**2, axis=1)) - 2.0 * features @ centroids.T, axis=-1)
 
 
 def fit_codebook(
@@ -139,3 +139,7 @@ def speaker_leakage(
     gram = seen.T @ seen + np.eye(inputs.shape[1])
     weights = np.linalg.solve(gram, seen.T @ np.eye(len(names))[targets[~held]])
     return float(np.mean(np.argmax(inputs[held] @ weights, axis=1) == targets[held]))
+
+
+def _bth(vector: Float[np.ndarray, "h"]) -> Float[np.ndarray, "1 1 h"]:
+    return vector[None, None]
