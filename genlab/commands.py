@@ -1,6 +1,7 @@
 """What each command does: load its config, call one function of the library, print what a person needs next.
 
-Every function takes the parsed arguments and the command line as typed (it goes into results.json), and returns the exit code.
+Every function takes the parsed arguments and the command line as typed (it goes into results.json), and returns the
+exit code.
 """
 
 import argparse
@@ -114,9 +115,8 @@ def data(arguments: argparse.Namespace, command: str) -> int:
             corpora = [share.corpus for share in config.data]
         for corpus in corpora:
             manifest = build_corpus(corpus, progress=progress)
-            print(
-                f"{manifest.root}: {len(manifest.clips)} clips, {manifest.duration_s / 60:.1f} min, {len(manifest.speakers)} speakers, manifest {manifest.hash()}"
-            )
+            size = f"{len(manifest.clips)} clips, {manifest.duration_s / 60:.1f} min, {len(manifest.speakers)} speakers"
+            print(f"{manifest.root}: {size}, manifest {manifest.hash()}")
             for name in manifest.splits:
                 clips = manifest.split(name)
                 texts = len({clip.text for clip in clips})
@@ -144,9 +144,8 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
             raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run directory of a codec")
         trained = load_trained(run.build, arguments.paths[0])
         facts = export_codec(trained, arguments.paths[1], {"training": _describe_training(run)})
-        print(
-            f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {arguments.paths[1].stat().st_size / 1e6:.2f} MB"
-        )
+        size_mb = arguments.paths[1].stat().st_size / 1e6
+        print(f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {size_mb:.2f} MB")
         return 0
     frozen = load_codec(arguments.codec)
     if arguments.action == "info":
@@ -161,9 +160,8 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
         [decoded] = frozen.decode_codes([codes[:, : arguments.levels]])
         write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]))
         bits = codes[:, : arguments.levels].size * np.log2(frozen.spec.entries)
-        print(
-            f"{arguments.paths[1]}: {len(codes)} frames, {bits / (len(wave) / frozen.spec.sample_rate_hz) / 1000:.2f} kbit/s"
-        )
+        seconds = len(wave) / frozen.spec.sample_rate_hz
+        print(f"{arguments.paths[1]}: {len(codes)} frames, {bits / seconds / 1000:.2f} kbit/s")
     return 0
 
 
@@ -249,4 +247,5 @@ def _bench_text(line: dict[str, Any]) -> str:
         if line["peer"] is None
         else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
     )
-    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({line['shape']}, {line['dtype']}, {line['threads']} threads)  {peer}"
+    setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
+    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({setting})  {peer}"

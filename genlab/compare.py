@@ -1,8 +1,8 @@
-"""The main job: train several decoders on one token space with one budget, sample them alike, score them, and say who won.
+"""The main job: train several decoders on one token space with one budget, sample and score them alike, say who won.
 
-corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row -> results.json, ledger.json,
-TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same command goes on after
-an interruption: a trained arm, its samples and a scored row are never made twice. Layout of the run directory:
+corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row -> results.json,
+ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same
+command goes on after an interruption: a trained arm, its samples and a scored row are never made twice.
 
     config.json  results.json  ledger.json  report.html
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac, events of TensorBoard
@@ -175,9 +175,16 @@ def train_arm(run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progr
     start = max(checkpoint.saved_steps(run_dir), default=0)
     with RunWriter(run_dir, resume_step=start) as writer:
         return train(
-            lambda key: run.build_for(store, key), run.source_of(store), steps=run.steps, optim=run.optim, seed=run.seed,
-            settings=run.settings, run_dir=run_dir, writer=TrainingLog(writer, run.arm.decoder.kind), progress=progress,
-        )  # fmt: skip
+            lambda key: run.build_for(store, key),
+            run.source_of(store),
+            steps=run.steps,
+            optim=run.optim,
+            seed=run.seed,
+            settings=run.settings,
+            run_dir=run_dir,
+            writer=TrainingLog(writer, run.arm.decoder.kind),
+            progress=progress,
+        )
 
 
 def sample_arm(model: nnx.Module, run: DecoderRun, material: Material, run_dir: Path, progress: Progress) -> Sampled:

@@ -1,7 +1,7 @@
 """results.json and what people see of it: the entries of every row, the TensorBoard pages, the HTML report.
 
-In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every arm, report.html. Nothing is
-computed here that a score or a ledger row does not already hold.
+In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every arm, report.html.
+Nothing is computed here that a score or a ledger row does not already hold.
 """
 
 import functools
@@ -135,7 +135,7 @@ def show(
             {name: waves[number] for name, waves in shown.items()},
             rate,
             {name: f"{by_seed[seed].network_calls} calls" for name, by_seed in sampled.items()},
-        )  # fmt: skip
+        )
         for number, prompt in enumerate(material.prompts)
     ]
     write_report(out, results, ledger, rows[:CLIPS_IN_REPORT])
@@ -169,8 +169,9 @@ def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
     family = "real" if name == "real" else "floor"
     reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
     return {
-        "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0, "seconds_seen": 0.0,
-        "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0, "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
+        "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0,
+        "seconds_seen": 0.0, "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0,
+        "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
         "scores": _in_order(row),
     }  # fmt: skip
 
@@ -179,6 +180,7 @@ def _arm_entry(
     budget: ArmBudget, trained: Mapping[int, RunResult], sampled: Mapping[int, Sampled], row: RowResult
 ) -> dict[str, Any]:
     first = next(iter(sampled.values()))
+    train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
     frames = sum(len(wave) for wave in first.waves)
     padded = len(first.waves) * max(len(wave) for wave in first.waves)
     return {
@@ -186,15 +188,15 @@ def _arm_entry(
         "train_flops": budget.train_flops, "steps": budget.steps, "seconds_seen": budget.seconds_seen,
         "unique_seconds": budget.unique_seconds, "epochs": budget.epochs,
         "batch_hash": "-".join(result.batch_hash for result in trained.values()),
-        "train_wall_s": sum(result.wall_s for result in trained.values()),
+        "train_wall_s": train_wall_s,
         "train_compile_s": sum(result.compile_s for result in trained.values()),
-        "data_wait_fraction": sum(r.data_wait_s for r in trained.values()) / max(1e-9, sum(r.wall_s for r in trained.values())),
+        "data_wait_fraction": sum(run.data_wait_s for run in trained.values()) / train_wall_s,
         "network_calls": first.network_calls,
         "sampling": {
             "wall_s": first.wall_s, "audio_s": first.audio_s, "first_audio_s": first.first_audio_s,
             "latency_s": first.latency_s, "latency_audio_s": first.latency_audio_s, "compile_s": first.compile_s,
-            "real_time_factor": first.latency_s / first.latency_audio_s, "flops": budget.sample_flops * len(first.waves),
-            "padding_share": 1 - frames / padded,
+            "real_time_factor": first.latency_s / first.latency_audio_s,
+            "flops": budget.sample_flops * len(first.waves), "padding_share": 1 - frames / padded,
         },
         "scores": _in_order(row),
     }  # fmt: skip
@@ -208,18 +210,21 @@ def _in_order(row: RowResult) -> dict[str, Any]:
 
 def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "family": entry["family"], "params": entry["params"], "steps": entry["steps"], "train_flops": entry["train_flops"],
+        "family": entry["family"], "params": entry["params"], "steps": entry["steps"],
+        "train_flops": entry["train_flops"],
         "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
         "peak_lr": config.arms[entry["name"]].peak_lr or config.optim.peak_lr, "content": config.condition.content,
     }  # fmt: skip
 
 
 def _method(config: Comparison, material: Material) -> list[str]:
-    spec, split = material.store.info.spec, config.prompts_split
+    spec, content = material.store.info.spec, config.condition.content
+    conditions = "frame-aligned semantic units" if content == "semantic" else content
     return [
-        f"{len(material.prompts)} prompts from the {split} split, whose texts no arm has seen; the conditions are the speaker and "
-        f"{'frame-aligned semantic units' if config.condition.content == 'semantic' else config.condition.content} of the real clip, "
-        "and the number of frames; every arm draws prompt i with the same seed.",
-        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of {spec.entries} "
-        f"entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. Its floors bound what an arm can reach.",
+        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no arm has seen. The "
+        f"conditions are the speaker and {conditions} of the real clip, and the number of frames; every arm "
+        "draws prompt i with the same seed.",
+        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
+        f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
+        "Its floors bound what an arm can reach.",
     ]

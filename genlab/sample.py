@@ -1,9 +1,9 @@
 """From a trained decoder to audio: conditions in, tokens and waves out, with what it cost.
 
 Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its codes or latents,
-so only the decoder differs between arms. Compilation is timed apart. `latency_s` is one prompt alone, from conditions to
-audio. `first_audio_s` is the wait before sound can start: a causal decoder plays its first frames while it goes on, the
-others have nothing to play before their last network call.
+so only the decoder differs between arms. Compilation is timed apart. `latency_s` is one prompt alone, from conditions
+to audio. `first_audio_s` is the wait before sound can start: a causal decoder plays its first frames while it goes on,
+the others have nothing to play before their last network call.
 """
 
 import dataclasses

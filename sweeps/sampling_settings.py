@@ -27,11 +27,13 @@ from genlab.train import load_trained
 SETTINGS = {
     "ar": (
         {"temperature": 1.0}, {"temperature": 0.8}, {"temperature": 0.6},
-        {"temperature": 1.0, "guidance": 2.0}, {"temperature": 0.8, "guidance": 2.0}, {"temperature": 0.6, "guidance": 1.5},
+        {"temperature": 1.0, "guidance": 2.0}, {"temperature": 0.8, "guidance": 2.0},
+        {"temperature": 0.6, "guidance": 1.5},
     ),
     "masked": (
         {"temperature": 1.0}, {"temperature": 0.6}, {"temperature": 0.3},
-        {"temperature": 1.0, "guidance": 2.0}, {"temperature": 0.6, "guidance": 2.0}, {"temperature": 0.3, "guidance": 1.5},
+        {"temperature": 1.0, "guidance": 2.0}, {"temperature": 0.6, "guidance": 2.0},
+        {"temperature": 0.3, "guidance": 1.5},
     ),
     "diffusion": (
         {"steps": 24}, {"steps": 12}, {"steps": 32},

@@ -36,8 +36,8 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         for arm in models
     ]  # fmt: skip
     controls = [
-        f"control {item['control']} on {score_title(item['score'])}, {item['arm']}: {format_interval({**item, 'value': item['difference']})} "
-        f"{'passed' if item['passed'] else 'FAILED'}"
+        f"control {item['control']} on {score_title(item['score'])}, {item['arm']}: "
+        f"{format_interval({**item, 'value': item['difference']})} {'passed' if item['passed'] else 'FAILED'}"
         for item in results["controls"]
     ]
     parts = [
@@ -53,7 +53,8 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
 
 def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]) -> str:
     """Return one line per arm: parameters, FLOPs, steps, audio seen, sampling cost."""
-    head = ["arm", "reads", "parameters", "FLOPs/clip", "walked/formula", "steps", "train FLOPs", "audio seen s", "epochs", "calls", "FLOPs/sample"]  # fmt: skip
+    head = ["arm", "reads", "parameters", "FLOPs/clip", "walked/formula", "steps", "train FLOPs", "audio seen s"]
+    head += ["epochs", "calls", "FLOPs/sample"]
     rows = [
         [
             name, b.reads, f"{b.params:,}", format_quantity(b.flops_per_clip), f"{ratios[name]:.4f}", str(b.steps),
