@@ -121,6 +121,8 @@ def test_overfits_two_clips():
     for number in range(300):
         params, state, value = step(params, state, jax.random.key(number))
         first = float(value) if first is None else first
+        if number % 20 == 0 and float(value) < 0.02:
+            break
     assert float(value) < 0.05 < first
     trained = FrozenRecogniser(nnx.merge(graph, params), "0" * 10, {})
     assert trained.transcribe(args[0], args[1]) == ["one two", "no"]
