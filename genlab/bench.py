@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from genlab.tokens import Tokens, TokenSpec
 from genlab.train_step import SAVED, create_state, make_update
 
 WARM_UPS = 2
+QUIET_CORES = 0.2  # what other processes may use before their share decides a ratio
 STEPS = 1_000_000  # of the learning rate's schedule
 NOTHING = ConditionConfig(content="none", speaker=False)
 VOCAB = CondVocab(num_speakers=1)
@@ -120,12 +122,15 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         for side in sides:
             side()
     times: list[list[float]] = [[] for _ in sides]
+    others, ours, began_all = _busy_cpu_s(), time.process_time(), time.perf_counter()
     for number in range(rounds):
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for side in order:
             began = time.perf_counter()
             counted = sides[side]()
             times[side].append(counted if isinstance(counted, float) else time.perf_counter() - began)
+    others = _busy_cpu_s() - others - (time.process_time() - ours)
+    _warn_if_busy(name, others / (time.perf_counter() - began_all))
     is_paired = peer is not None
     return {
         "workload": name,
@@ -137,6 +142,25 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         "dtype": "float32",
         "threads": num_threads(),
     }
+
+
+def _busy_cpu_s() -> float:
+    """Return the CPU seconds that all processes together have used; 0 where that is unknown."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    idle, waiting = fields[3:5]
+    return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")
+
+
+def _warn_if_busy(name: str, other_cores: float) -> None:
+    if other_cores > QUIET_CORES:
+        print(
+            f"genlab bench: {name}: other processes used {other_cores:.1f} cores meanwhile; on a busy machine torch's "
+            "threads wait for each other, so neither times nor ratio mean much",
+            file=sys.stderr,
+        )
 
 
 def _tokens(size: BenchSize, batch: int) -> tuple[Tokens, Cond]:
