@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jaxtyping import Array, Key
@@ -167,7 +168,7 @@ class DecoderRun(Run):
         info = store.info
         vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units)
         return self.arm.decoder.build(
-            info.spec, vocab, self.backbone, self.condition, key=key, code_vectors=store.code_vectors
+            info.spec, vocab, self.backbone, self.condition, key=key, code_vectors=jnp.asarray(store.code_vectors)
         )
 
     def source_of(self, store: TokenStore) -> BatchSource:
