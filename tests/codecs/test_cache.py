@@ -1,0 +1,137 @@
+import json
+import threading
+
+import numpy as np
+import pytest
+from codec_toys import LoudnessUnits, make_frozen, make_manifest
+
+from genlab.codecs import cache
+from genlab.codecs.cache import encode_corpus, store_directory
+from genlab.config import GenlabError
+from genlab.data.manifest import Manifest
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return make_frozen()
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    return make_manifest(tmp_path / "corpus", 12)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(cache, "PART_CLIPS", 4)
+    monkeypatch.setattr(cache, "BATCH_CLIPS", 3)
+
+
+class Killed(Exception):
+    pass
+
+
+class MortalUnits(LoudnessUnits):
+    """Fails when asked for more than `calls` batches."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def encode_units(self, waves):
+        self.calls -= 1
+        if self.calls < 0:
+            raise Killed
+        return super().encode_units(waves)
+
+
+def test_the_store_holds_what_codec_and_units_say(manifest, frozen, tmp_path):
+    units = LoudnessUnits()
+    progress = []
+    store = encode_corpus(manifest, frozen, units, tmp_path, lambda *args: progress.append(args))
+    assert progress == [("encode", 4, 12), ("encode", 8, 12), ("encode", 12, 12)]
+    by_id = {clip.id: clip for clip in manifest.clips}
+    for number in range(12):
+        clip = store.clip(number)
+        source = by_id[clip.id]
+        wave = manifest.audio(source) / np.float32(32768)
+        [(codes, latents)] = frozen.encode([wave])
+        assert (clip.text, clip.speaker, clip.path) == (source.text, source.speaker, source.path)
+        np.testing.assert_array_equal(clip.codes, codes)
+        np.testing.assert_allclose(clip.latents, latents, atol=1e-3, rtol=1e-3)  # float16
+        np.testing.assert_array_equal(clip.units, units.encode_units([wave])[0])
+    info = store.info
+    assert (info.codec_fingerprint, info.units_fingerprint) == (frozen.fingerprint, units.fingerprint)
+    assert (info.num_units, info.speakers, info.licences) == (6, ("ann", "bob"), ("CC0-1.0",))
+    assert info.spec == frozen.spec and info.manifest_hash == manifest.hash()
+    assert sum(split.seconds for split in info.splits.values()) == pytest.approx(manifest.duration_s)
+    assert info.longest_text == max(len(clip.text) for clip in manifest.clips)
+
+
+def test_an_interrupted_encoding_goes_on_with_the_missing_part(manifest, frozen, tmp_path):
+    with pytest.raises(Killed):
+        encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path / "cut")  # 2 batches a part: dies in part 1
+    directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path / "cut")
+    assert not (directory / "dataset.json").exists()
+    assert [path.name for path in sorted(directory.glob("*.array_record"))] == ["part-00000.array_record"]
+    made_at = (directory / "part-00000.array_record").stat().st_mtime_ns
+    units = LoudnessUnits()
+    resumed = encode_corpus(manifest, frozen, units, tmp_path / "cut")
+    assert units.num_waves == 2 * 2 * 3  # two parts of two batches, the short one filled up
+    assert (directory / "part-00000.array_record").stat().st_mtime_ns == made_at
+    whole = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "whole")
+    assert resumed.info == whole.info
+    for number in range(12):
+        for ours, theirs in zip(resumed.clip(number), whole.clip(number)):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_sums_without_their_part_are_not_believed(manifest, frozen, tmp_path):
+    with pytest.raises(Killed):
+        encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path)
+    directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path)
+    # The kill came after the sums of part 1 were written and before the part itself.
+    (directory / "part-00001.json").write_text(json.dumps({"frames": 9e9, "sum": [9e9] * 8, "squares": [9e9] * 8}))
+    store = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path)
+    assert np.abs(store.latent_mean).max() < 100
+
+
+def test_a_finished_store_is_opened_not_encoded(manifest, frozen, tmp_path):
+    encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path)
+    units = LoudnessUnits()
+    encode_corpus(manifest, frozen, units, tmp_path)
+    assert units.num_waves == 0
+
+
+def test_another_codec_units_or_corpus_is_another_store(manifest, frozen, tmp_path):
+    units, other_units = LoudnessUnits(), LoudnessUnits()
+    other_units.fingerprint = "other"
+    other_corpus = Manifest(manifest.clips[:-1], manifest.root)
+    paths = {
+        store_directory(manifest, frozen, units, tmp_path),
+        store_directory(manifest, make_frozen(1), units, tmp_path),
+        store_directory(manifest, frozen, other_units, tmp_path),
+        store_directory(other_corpus, frozen, units, tmp_path),
+    }
+    assert len(paths) == 4
+
+
+def test_two_processes_that_want_one_store_take_turns(manifest, frozen, tmp_path):
+    both = [LoudnessUnits(), LoudnessUnits()]
+    threads = [threading.Thread(target=encode_corpus, args=(manifest, frozen, units, tmp_path)) for units in both]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(units.num_waves for units in both) == [0, 3 * 2 * 3]
+
+
+def test_a_corpus_without_training_clips_keeps_its_scale(manifest, frozen, tmp_path):
+    held_out = Manifest([clip for clip in manifest.clips if clip.split == "test"], manifest.root)
+    store = encode_corpus(held_out, frozen, LoudnessUnits(), tmp_path)
+    assert (store.latent_mean == 0).all() and (store.latent_std == 1).all()
+
+
+def test_an_empty_corpus_is_refused(frozen, tmp_path):
+    with pytest.raises(GenlabError, match="no clips to encode"):
+        encode_corpus(Manifest([], tmp_path), frozen, LoudnessUnits(), tmp_path)

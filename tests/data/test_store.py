@@ -1,0 +1,177 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from codec_toys import LoudnessUnits, make_frozen, make_manifest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genlab.codecs.cache import encode_corpus
+from genlab.config import GenlabError
+from genlab.data.batches import BatchSource, batch_digest
+from genlab.data.store import SCHEMA, TokenClip, TokenStore, pack_clip, unpack_clip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    return encode_corpus(make_manifest(root, 12), make_frozen(), LoudnessUnits(), root)
+
+
+@pytest.fixture
+def copied(store, tmp_path):
+    return shutil.copytree(store.directory, tmp_path / "copy")
+
+
+def refusal(directory, fingerprint=None):
+    with pytest.raises(GenlabError) as error:
+        TokenStore(directory, fingerprint)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    frames=st.integers(0, 40),
+    codebooks=st.integers(1, 9),
+    channels=st.integers(1, 33),
+    names=st.lists(st.text(max_size=20), min_size=4, max_size=4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_packed_clip_comes_back(frames, codebooks, channels, names, seed):
+    rng = np.random.default_rng(seed)
+    clip = TokenClip(
+        *names,
+        codes=rng.integers(0, 2**15, (frames, codebooks)),
+        latents=rng.standard_normal((frames, channels)).astype(np.float16).astype(np.float32),
+        units=rng.integers(1, 2**15, frames),
+    )
+    again = unpack_clip(pack_clip(clip))
+    assert again[:4] == clip[:4]
+    for name, dtype in (("codes", np.int32), ("latents", np.float32), ("units", np.int32)):
+        np.testing.assert_array_equal(getattr(again, name), getattr(clip, name))
+        assert getattr(again, name).dtype == dtype
+
+
+def test_views_of_different_length_are_refused():
+    clip = TokenClip("a", "", "s", "a.flac", np.zeros((5, 3)), np.zeros((5, 2)), np.zeros(6))
+    with pytest.raises(GenlabError, match="clip 'a': 5 frames of codes, 5 of latents, 6 of units"):
+        pack_clip(clip)
+
+
+def test_a_half_written_store_is_no_store(copied):
+    (copied / "dataset.json").unlink()
+    assert "missing or unfinished" in refusal(copied)
+    assert "missing or unfinished" in refusal(copied / "nowhere")
+
+
+def test_a_store_of_another_codec_is_refused(store):
+    message = refusal(store.directory, "somethingx")
+    assert f"made by codec {store.info.codec_fingerprint}" in message and "somethingx" in message
+    assert TokenStore(store.directory, store.info.codec_fingerprint).info == store.info
+
+
+def test_damaged_stores_are_refused(copied):
+    info = json.loads((copied / "dataset.json").read_text())
+    (copied / "dataset.json").write_text(json.dumps({**info, "schema_version": SCHEMA + 1, "new": 1}))
+    assert f"schema {SCHEMA + 1}, expected {SCHEMA}" in refusal(copied)
+    (copied / "dataset.json").write_text("{")
+    assert "damaged" in refusal(copied)
+    (copied / "dataset.json").write_text(json.dumps(info))
+    (copied / "code_vectors.npy").unlink()
+    with pytest.raises(GenlabError, match=r"code_vectors\.npy is missing"):
+        _ = TokenStore(copied).code_vectors
+    part = next(copied.glob("*.array_record"))
+    part.write_bytes(part.read_bytes()[:100])
+    assert "expected 12" in refusal(copied)
+    part.unlink()
+    assert "0 records in 0 parts, expected 12" in refusal(copied)
+
+
+def test_splits_are_ranges_of_records(store):
+    info = store.info
+    assert {name: split.clips for name, split in info.splits.items()} == {"test": 2, "train": 8, "valid": 2}
+    ids = {
+        name: {store.clip(i).id for i in range(split.first, split.first + split.clips)}
+        for name, split in info.splits.items()
+    }
+    assert ids["test"] == {"clip000", "clip006"} and ids["valid"] == {"clip001", "clip007"}
+    assert len(set.union(*ids.values())) == 12
+    with pytest.raises(GenlabError, match=r"split 'dev': not in token store .* it has \['test', 'train', 'valid'\]"):
+        store.split("dev")
+
+
+def test_statistics_are_those_of_the_training_split(store):
+    split = store.split("train")
+    latents = np.concatenate([store.clip(i).latents for i in range(split.first, split.first + split.clips)])
+    np.testing.assert_allclose(store.latent_mean, latents.mean(axis=0), atol=2e-3)
+    np.testing.assert_allclose(store.latent_std, latents.std(axis=0), rtol=1e-2)
+    normalised = store.normalise(latents)
+    np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=2e-2)
+    np.testing.assert_allclose(normalised.std(axis=0), 1, atol=2e-2)
+    np.testing.assert_allclose(store.denormalise(normalised), latents, atol=1e-5)
+    other = np.concatenate([store.clip(i).latents for i in range(12)])
+    assert np.abs(other.mean(axis=0) - store.latent_mean).max() > 2e-3  # the other splits would have moved them
+
+
+def test_code_vectors_sum_to_normalised_quantised_latents(store):
+    clip = store.clip(0)
+    summed = sum(store.code_vectors[level][clip.codes[:, level]] for level in range(3))
+    quantised = np.asarray(make_frozen().code_vectors)
+    wanted = sum(quantised[level][clip.codes[:, level]] for level in range(3))
+    np.testing.assert_allclose(store.denormalise(summed), wanted, atol=1e-4)
+
+
+def test_crops_of_all_views_are_of_the_same_frames(store):
+    clip = max((store.clip(i) for i in range(12)), key=lambda clip: len(clip.units))
+    tokens, cond = store.example(clip, 10, first_frame=7)
+    np.testing.assert_array_equal(tokens.codes, clip.codes[7:17])
+    np.testing.assert_allclose(store.denormalise(tokens.latents), clip.latents[7:17], atol=1e-5)
+    np.testing.assert_array_equal(cond.content, clip.units[7:17])
+    assert tokens.num_frames == 10 and store.info.speakers[cond.speaker] == clip.speaker
+
+
+def test_short_clips_are_padded_with_zeros(store):
+    clip = min((store.clip(i) for i in range(12)), key=lambda clip: len(clip.units))
+    frames = len(clip.units)
+    tokens, cond = store.example(clip, frames + 5)
+    assert tokens.num_frames == frames and not cond.is_dropped
+    for view in (tokens.codes, tokens.latents, cond.content):
+        assert len(view) == frames + 5 and (view[frames:] == 0).all()
+    assert (cond.content[:frames] > 0).all()
+    assert len(cond.text) == store.info.longest_text and cond.text.max() <= 28
+
+
+def test_an_element_is_a_pure_function_of_seed_and_position(store):
+    def elements(seed, order):
+        dataset = TokenStore(store.directory).dataset("train", num_frames=8, seed=seed)
+        return {i: dataset[i] for i in order}
+
+    forwards, backwards = elements(3, range(20)), elements(3, reversed(range(20)))
+    for i in range(20):
+        for a, b in zip((*forwards[i][0][0], *forwards[i][0][1]), (*backwards[i][0][0], *backwards[i][0][1])):
+            np.testing.assert_array_equal(a, b)
+    order = [int(forwards[i][1]) for i in range(16)]
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(2, 10))  # every pass holds each training clip once
+    assert order[:8] != order[8:]
+    assert [int(e[1]) for e in elements(4, range(8)).values()] != order[:8]
+
+
+def test_a_crop_is_drawn_anew_in_every_pass(store):
+    dataset = store.dataset("train", num_frames=4, seed=0)
+    firsts = {}
+    for i in range(64):
+        (tokens, _), record = dataset[i]
+        firsts.setdefault(int(record), set()).add(tokens.codes.tobytes())
+    assert max(len(crops) for crops in firsts.values()) > 2
+
+
+def test_batches_are_the_same_by_iteration_and_by_position(store):
+    source = BatchSource(store.dataset("train", num_frames=8, seed=0), 4)
+    iterator = source.iterate(start_step=2)
+    for step in (2, 3, 4):
+        assert batch_digest(next(iterator)) == batch_digest(source.batch_at(step))
+    tokens, cond = source.batch_at(0).args
+    assert tokens.codes.shape == (4, 8, 3) and tokens.latents.shape == (4, 8, 8) and tokens.num_frames.shape == (4,)
+    assert cond.speaker.shape == (4,) and cond.content.shape == (4, 8) and cond.is_dropped.shape == (4,)
