@@ -30,7 +30,7 @@ def config() -> Comparison:
         batch_size=8,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
         condition=ConditionConfig(content="semantic", dropout=0.1),
-        budget=Budget(mode="iso_flop", train_flops=8.0e12),
+        budget=Budget(mode="iso_flop", train_flops=1.2e13),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.6, guidance=1.5), sampler_trials=6),

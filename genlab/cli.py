@@ -37,9 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse; FIELD=VALUE may stand anywhere, also after options, where argparse by itself would refuse it."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    late = [item for item in rest if "=" in item and not item.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        arguments.overrides = [*arguments.overrides, *late]
+    return arguments
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = build_parser().parse_args(argv)
+    arguments = _parse(argv)
     command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
     from genlab.config import GenlabError
     from genlab.host import reuse_memory
@@ -126,6 +138,7 @@ def _add_inputs(add: AddCommand) -> None:
     )
     command.add_argument("--codec", default="in_lab_16khz", help="shipped name or path of exported weights")
     command.add_argument("--levels", type=int, help="decode only the first codebooks")
+    command.add_argument("--speakers", nargs="+", help="score only these speakers of the folder's metadata.csv")
 
 
 def _add_machine(add: AddCommand) -> None:

@@ -151,9 +151,9 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
     if arguments.action == "info":
         print(json.dumps({"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata}, indent=1))
     elif arguments.action == "score":
-        from genlab.codecs.score import score_folder
+        from genlab.evaluate.codec_score import score_folder
 
-        print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels), indent=1))
+        print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1))
     else:
         wave = read_wave(arguments.paths[0], sample_rate_hz=frozen.spec.sample_rate_hz)
         [(codes, _)] = frozen.encode([wave])

@@ -15,11 +15,11 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab config tokens weights decoders.base host
-    data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
+    genlab config tokens weights decoders decoders.base host
+    data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
     data.waves data.batches data.store
-    nets.linear nets.blocks nets.backbone
-    codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser codecs.spectral codecs.frozen
+    nets nets.linear nets.blocks nets.backbone
+    codecs codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser codecs.spectral codecs.frozen
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
     recognisers.export
     codecs.cache
@@ -28,8 +28,8 @@ ORDER = """
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
-    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.comparisons
-    evaluate.metrics evaluate.rows
+    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.codec_score
+    evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare

@@ -1,0 +1,173 @@
+"""The main job at a tiny size, end to end in real processes: what it writes, that it resumes, that it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from genlab.evaluate.scores import MEANINGS
+
+TINY = """
+from genlab.data.corpus import Embedded
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.evaluate.metrics import EvaluationConfig
+from genlab.experiment import Arm, Budget, Comparison, TokenData
+from genlab.nets.backbone import BackboneConfig
+from genlab.train import TrainSettings
+
+
+def config():
+    return Comparison(
+        name="tiny",
+        question="Does <script>alert(1)</script> the whole thing run?",
+        data=TokenData(corpus=Embedded(minutes=1.5), num_frames=64),
+        batch_size=4,
+        backbone=BackboneConfig(width=16, layers=1, heads=2),
+        condition=ConditionConfig(layers=1),
+        budget=Budget(train_flops=3e10),
+        arms={
+            "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
+            "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1))),
+            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=4)),
+        },
+        num_prompts=3,
+        evaluation=EvaluationConfig(dnsmos_clips=1, reference_clips=8),
+        settings=TrainSettings(log_every=20, save_every_steps=20),
+    )
+"""
+
+
+def run_compare(config: Path, out: Path, cache: Path, *overrides: str) -> subprocess.Popen:
+    # One device: what a user has. The eight fake ones of the test process would only slow this down.
+    environment = {**os.environ, "GENLAB_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "genlab.cli", "compare", str(config), "--out", str(out), *overrides]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "tiny.py").write_text(TINY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> dict:
+    process = run_compare(place / "tiny.py", place / "whole", place / "cache")
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+    return {"out": place / "whole", "stdout": output, "results": json.loads((place / "whole/results.json").read_text())}
+
+
+def test_results_have_the_promised_shape(finished: dict):
+    results = finished["results"]
+    assert results["schema"] == 1 and results["mode"] == "iso_flop" and results["wall_s"] > 0
+    assert results["peak_rss_bytes"] > 2**20
+    assert [arm["family"] for arm in results["arms"]] == ["real", "floor", "floor", "ar", "masked", "diffusion"]
+    for arm in results["arms"]:
+        for name, score in arm["scores"].items():
+            assert {"value", "low", "high", "n", "seeds", "unit", "direction", "validity"} <= set(score)
+            assert name in MEANINGS or name.split("_")[0] in MEANINGS
+    for arm in results["arms"][3:]:
+        assert arm["network_calls"] > 0 and arm["params"] > 0 and arm["batch_hash"]
+        assert {"wall_s", "audio_s", "first_audio_s", "flops"} <= set(arm["sampling"])
+    assert {item["control"] for item in results["controls"]} >= {"prompt_swap"}
+    assert all(isinstance(item["passed"], bool) for item in results["controls"])
+
+
+def test_training_flops_agree_within_one_percent(finished: dict):
+    spent = [arm["train_flops"] for arm in finished["results"]["arms"] if arm["train_flops"]]
+    assert len(spent) == 3
+    assert max(spent) / min(spent) < 1.01
+
+
+def test_only_the_likelihood_model_reports_a_likelihood(finished: dict):
+    exact = {arm["name"] for arm in finished["results"]["arms"] if "bits_per_s" in arm["scores"]}
+    assert exact == {"ar"}
+    ar = next(arm for arm in finished["results"]["arms"] if arm["name"] == "ar")
+    # Nearly untrained, it must cost about as much as naming every code: 50 frames/s x 8 codes x 10 bits.
+    assert ar["scores"]["bits_per_s"]["validity"] == "exact"
+    assert 2500 < ar["scores"]["bits_per_s"]["value"] < 4400
+
+
+def test_ledger_is_controlled_and_batches_are_the_same(finished: dict):
+    ledger = json.loads((finished["out"] / "ledger.json").read_text())
+    rows = {row["item"]: row for row in ledger["rows"]}
+    assert ledger["stamp"] == "controlled", [row for row in ledger["rows"] if row["status"] == "undeclared"]
+    assert rows["Data order"]["status"] == "matched" and len(set(rows["Data order"]["values"].values())) == 1
+    logs = [(finished["out"] / f"arms/{name}/seed0/batch_hashes.txt").read_text().split() for name in ("ar", "masked")]
+    shared = min(map(len, logs))
+    assert shared > 30 and logs[0][:shared] == logs[1][:shared]
+
+
+def test_report_and_events_are_there_and_text_is_escaped(finished: dict):
+    page = (finished["out"] / "report.html").read_text()
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert page.count("<audio") + page.count("data:audio") >= 4
+    for name in ("arms/ar", "arms/masked", "arms/diffusion"):
+        assert list((finished["out"] / name / "seed0").glob("events.out.tfevents*"))
+    assert "tensorboard --logdir" in finished["stdout"] and "Autoregressive" in finished["stdout"]
+
+
+def test_a_finished_run_returns_at_once_and_another_config_is_refused(finished: dict, place: Path):
+    before = (place / "whole/results.json").stat().st_mtime_ns
+    process = run_compare(place / "tiny.py", place / "whole", place / "cache")
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0 and "Autoregressive" in output
+    assert (place / "whole/results.json").stat().st_mtime_ns == before
+    process = run_compare(place / "tiny.py", place / "whole", place / "cache", "batch_size=5")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 2 and "another configuration" in errors and "Traceback" not in errors
+
+
+def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: Path):
+    out = place / "killed"
+    process = run_compare(place / "tiny.py", out, place / "cache")
+    deadline = time.monotonic() + 400
+    while not list((out / "arms/masked/seed0").glob("checkpoints/*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "results.json").exists()
+    process = run_compare(place / "tiny.py", out, place / "cache")
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+    resumed = json.loads((out / "results.json").read_text())
+    for ours, theirs in zip(resumed["arms"], finished["results"]["arms"]):
+        assert ours.get("batch_hash") == theirs.get("batch_hash")
+        values = [{name: score["value"] for name, score in arm["scores"].items()} for arm in (ours, theirs)]
+        assert values[0] == pytest.approx(values[1], rel=1e-9, abs=1e-9)
+    for name in ("ar", "masked", "diffusion"):
+        for path in sorted((out / f"arms/{name}/seed0/samples").glob("*.flac")):
+            assert path.read_bytes() == (place / f"whole/arms/{name}/seed0/samples" / path.name).read_bytes()
+
+
+def test_prompt_choice_spreads_texts_and_speakers():
+    from genlab.data.store import SplitInfo, TokenClip
+    from genlab.sample import choose_prompts
+
+    class Store:
+        def split(self, name: str) -> SplitInfo:
+            return SplitInfo(first=0, clips=40, seconds=40.0)
+
+        def clip(self, index: int) -> TokenClip:
+            shape = (20, 2)
+            units = np.ones(20 if index < 38 else 200, np.int32)
+            return TokenClip(
+                f"c{index:02}", f"text {index % 10}", f"s{index % 4}", "", np.zeros(shape), np.zeros(shape), units
+            )
+
+    chosen = choose_prompts(Store(), "test", 10, 96)
+    assert len({clip.text for clip in chosen}) == 10 and len({clip.speaker for clip in chosen}) >= 3
+    assert all(len(clip.units) <= 96 for clip in choose_prompts(Store(), "test", 40, 96))
