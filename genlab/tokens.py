@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from genlab.config import Config
+from genlab.config import Config, GenlabError
 
 
 class TokenSpec(Config):
@@ -71,3 +71,25 @@ def make_tokens(
     if num_frames is None:
         num_frames = jnp.full((views[0].shape[0],), views[0].shape[1], jnp.int32)
     return Tokens(codes, latents, num_frames)
+
+
+def read_codes(tokens: Tokens) -> Int[Array, "b t k"]:
+    """Return the codes as int32.
+
+    Raises:
+        GenlabError: if the tokens hold latents only.
+    """
+    if tokens.codes is None:
+        raise GenlabError("Tokens.codes: absent, but this decoder reads codes; give it tokens with codes")
+    return jnp.asarray(tokens.codes, jnp.int32)
+
+
+def read_latents(tokens: Tokens) -> Float[Array, "b t d"]:
+    """Return the latents as float32.
+
+    Raises:
+        GenlabError: if the tokens hold codes only.
+    """
+    if tokens.latents is None:
+        raise GenlabError("Tokens.latents: absent, but this decoder reads latents; give it tokens with latents")
+    return jnp.asarray(tokens.latents, jnp.float32)

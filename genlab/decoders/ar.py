@@ -18,6 +18,7 @@ import numpy as np
 import pydantic
 from flax import nnx
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config, GenlabError
@@ -34,7 +35,7 @@ from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.patterns import DelayPattern
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
-from genlab.tokens import Tokens, TokenSpec, make_tokens
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
 
 
 class ARSampler(Config):
@@ -194,7 +195,7 @@ class AR(nnx.Module):
         pattern, absent = self.config.pattern, self.spec.entries
         is_valid = tokens.is_valid
         order = _visiting_order(is_known, is_valid)
-        codes = pattern.build(_visit(tokens.codes.astype(jnp.int32), order), fill=0)
+        codes = pattern.build(_visit(read_codes(tokens), order), fill=0)
         is_target = pattern.build(jnp.repeat(_visit(is_valid, order)[:, :, None], codes.shape[2], axis=2), fill=False)
         codes = jnp.where(is_target, codes, absent)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
@@ -227,10 +228,10 @@ def _sample_codes(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
-    known = jnp.zeros((b, t, model.spec.codebooks), jnp.int32) if prompt is None else prompt.tokens.codes
+    known = jnp.zeros((b, t, model.spec.codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
     order = _visiting_order(is_known, is_valid)
     # What the loop must not draw: known codes, and the absent ones outside the clip.
-    given = jnp.where(is_known[:, :, None], known.astype(jnp.int32), absent)
+    given = jnp.where(is_known[:, :, None], known, absent)
     is_given = jnp.broadcast_to((is_known | ~is_valid)[:, :, None], given.shape)
     given = pattern.build(_visit(given, order), fill=absent)
     is_given = pattern.build(_visit(is_given, order), fill=True)
@@ -294,7 +295,7 @@ def _draw_known(key: Key[Array, ""], is_valid: Bool[Array, "b t"], share: float)
 
 def _has_hole(prompt: Prompt) -> bool:
     """Return whether an unknown frame precedes a known one; inside a compiled caller this cannot be seen."""
-    if isinstance(prompt.is_known, jax.core.Tracer):
+    if isinstance(prompt.is_known, Tracer):
         return False
     is_known = np.asarray(prompt.is_known)
     return bool((is_known[:, 1:] & ~is_known[:, :-1]).any() or (is_known[:, 0] < is_known.any(axis=1)).any())

@@ -97,23 +97,23 @@ class Conditioner(nnx.Module):
             is_dropped = is_dropped | jax.random.bernoulli(key, self.config.dropout, is_dropped.shape)
         frames = jnp.zeros((*is_valid.shape, self.width), self.dtype)
         text = None
-        if self.config.content == "semantic":
+        if self.content is not None and self.config.content == "semantic":
             units = jnp.where(is_dropped[:, None], self.vocab.num_units + 1, cond.content)
             frames += self._encode(self.content(units), is_valid)
-        if self.config.content == "text":
-            text = self._encode_text(cond.text, is_dropped)
+        if self.content is not None and self.config.content == "text":
+            symbols = self._keep_symbols(cond.text, is_dropped)
+            embedded = self.content(symbols) + _places(symbols > 0, self.width)
+            text = Text(self._encode(embedded, symbols > 0), symbols > 0)
             frames += _places(is_valid, self.width).astype(self.dtype)
-        if self.config.speaker:
+        if self.speakers is not None:
             speakers = jnp.where(is_dropped, self.vocab.num_speakers, cond.speaker)
             frames += self.speakers(speakers)[:, None, :].astype(self.dtype)
         return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
 
-    def _encode_text(self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]) -> Text:
+    def _keep_symbols(self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]) -> Int[Array, "b n"]:
         # A dropped text is one "no condition" symbol, so that its length says nothing either.
         nothing = jnp.where(jnp.arange(symbols.shape[1]) == 0, self.vocab.num_symbols, 0)
-        symbols = jnp.where(is_dropped[:, None], nothing[None, :], symbols)
-        is_valid = symbols > 0
-        return Text(self._encode(self.content(symbols) + _places(is_valid, self.width), is_valid), is_valid)
+        return jnp.where(is_dropped[:, None], nothing[None, :], symbols)
 
     def _encode(self, embedded: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
         x = embedded.astype(self.dtype)
@@ -121,8 +121,7 @@ class Conditioner(nnx.Module):
 
 
 def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
-    # Sinusoids of the relative place, with periods from 2 pi (the whole clip is a sixth of a turn) down to 1/1000 of
-    # that.
+    # Sinusoids of the relative place: the slowest makes a sixth of a turn over the clip, the fastest 1000 times that.
     place = jnp.cumsum(is_valid, axis=1) / jnp.maximum(is_valid.sum(axis=1, keepdims=True), 1)
     rates = 1000.0 ** jnp.linspace(0, 1, width // 2)
     angles = place[:, :, None] * rates[None, None, :]

@@ -32,7 +32,7 @@ from genlab.decoders.schedules import LevelDraw, LogitNormalLevels, level_grid
 from genlab.decoders.solvers import Euler, Solver
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
 
 # Sinusoids that describe the noise level to the network.
 LEVEL_CHANNELS = 256
@@ -132,7 +132,7 @@ class Diffusion(nnx.Module):
         """Return the mean squared velocity error of each example, weighted by its number of latent values."""
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         is_valid = tokens.is_valid
-        clean = tokens.latents.astype(jnp.float32)
+        clean = read_latents(tokens)
         noise = jax.random.normal(noise_key, clean.shape)
         level = self.config.levels.draw(level_key, clean.shape[0])
         conditions = self.conditioner(cond, is_valid, key=condition_key)
@@ -208,7 +208,7 @@ def _sample_latents(
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     noise = jax.random.normal(key, (b, t, model.spec.latent_channels))
     is_known = jnp.zeros((b, t, 1), bool) if prompt is None else (prompt.is_known & is_valid)[:, :, None]
-    known = jnp.zeros_like(noise) if prompt is None else prompt.tokens.latents.astype(jnp.float32)
+    known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
 
     copies = 1 if sampler.guidance == 1 else 2
     is_attended = jnp.tile(is_valid, (copies, 1))

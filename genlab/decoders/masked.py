@@ -41,7 +41,7 @@ from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.schedules import CosineHiding, Hiding
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
-from genlab.tokens import Tokens, TokenSpec, make_tokens
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
 
 
 class MaskedSampler(Config):
@@ -163,7 +163,7 @@ class Masked(nnx.Module):
         level = jax.random.randint(level_key, (b,), 0, self.spec.codebooks)
         hidden_share = self.config.hiding.hidden_share(jax.random.uniform(share_key, (b,)))
         is_masked = _draw_masked(frame_key, is_valid, hidden_share)
-        codes = tokens.codes.astype(jnp.int32)
+        codes = read_codes(tokens)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         hidden = self.backbone(
             self.embed(_hide(codes, level, is_masked, self.spec.entries)).astype(conditions.frames.dtype)
@@ -208,7 +208,7 @@ def _sample_codes(
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     codes = jnp.full((b, t, model.spec.codebooks), absent)
     if prompt is not None:
-        codes = jnp.where(prompt.is_known[:, :, None] & is_valid[:, :, None], prompt.tokens.codes, codes)
+        codes = jnp.where(prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes)
     num_unknown = (is_valid & (codes[:, :, 0] == absent)).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2

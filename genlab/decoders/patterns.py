@@ -25,7 +25,7 @@ class DelayPattern(Config):
     """Codebook k lags codebook 0 by `k * delay_frames`."""
 
     kind: Literal["delay"] = "delay"
-    delay_frames: int = pydantic.Field(1, ge=0)
+    delay_frames: int = pydantic.Field(default=1, ge=0)
 
     def num_steps(self, num_frames: int, codebooks: int) -> int:
         """Return the number of steps that `num_frames` frames take."""

@@ -58,7 +58,7 @@ class LogitNormalLevels(Config):
 
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = 0.0
-    std: float = pydantic.Field(1.0, gt=0)
+    std: float = pydantic.Field(default=1.0, gt=0)
 
     def draw(self, key: Key[Array, ""], num_examples: int) -> Float[Array, "b"]:
         """Return one level in (0, 1) per example."""

@@ -11,6 +11,7 @@ parameters.
 Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -52,16 +53,22 @@ class Context(NamedTuple):
     is_valid: Bool[Array, "b s"]
     is_causal: bool
     prefix: int = 0
-    position: Int[Array, ""] | None = None
-    is_text_valid: Bool[Array, "b n"] | None = None
+    position: Int[Array, ""] | int = 0
     modulation: Float[Array, "b 6 h"] | None = None
 
 
 class KeysValues(NamedTuple):
-    """What attention reads: the frames themselves, the text, or the preallocated cache of one layer."""
+    """What attention reads: the frames themselves, or the preallocated cache of one layer."""
 
     keys: Float[Array, "b s a c"]
     values: Float[Array, "b s a c"]
+
+
+class TextMemory(NamedTuple):
+    """The text as one layer's cross-attention reads it."""
+
+    memory: KeysValues
+    is_valid: Bool[Array, "b n"]
 
 
 class RMSNorm(nnx.Module):
@@ -151,7 +158,7 @@ class SelfAttention(nnx.Module):
         return self.project_out(mixed.reshape(b, q, h)), cache
 
 
-def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""]) -> KeysValues:
+def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""] | int) -> KeysValues:
     # The compiler does this in place when the cache is carried by a loop.
     return KeysValues(*(lax.dynamic_update_slice_in_dim(old, fresh, position, 1) for old, fresh in zip(cache, new)))
 
@@ -162,25 +169,24 @@ class CrossAttention(nnx.Module):
     def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
         query_key, text_key, out_key = jax.random.split(key, 3)
         self.heads = heads
+        self.norm = RMSNorm(width)
         self.project_query = Linear(width, width, key=query_key)
         self.project_text = Linear(width, 2 * width, key=text_key)
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
         self.project_out = Linear(width, width, key=out_key, scale=output_scale)
 
-    def read(self, features: Float[Array, "b n h"]) -> KeysValues:
+    def read(self, text: Text) -> TextMemory:
         """Return the keys and values of the text."""
-        b, n, h = features.shape
-        projected = self.project_text(features).reshape(b, n, 2, self.heads, h // self.heads)
-        return KeysValues(self.key_norm(projected[:, :, 0]), projected[:, :, 1])
+        b, n, h = text.features.shape
+        projected = self.project_text(text.features).reshape(b, n, 2, self.heads, h // self.heads)
+        return TextMemory(KeysValues(self.key_norm(projected[:, :, 0]), projected[:, :, 1]), text.is_valid)
 
-    def __call__(
-        self, x: Float[Array, "b q h"], memory: KeysValues, is_text_valid: Bool[Array, "b n"]
-    ) -> Float[Array, "b q h"]:
-        """Attend from `x` to the text."""
+    def __call__(self, x: Float[Array, "b q h"], text: TextMemory) -> Float[Array, "b q h"]:
+        """Normalise `x` and attend from it to the text."""
         b, q, h = x.shape
-        queries = self.query_norm(self.project_query(x).reshape(b, q, self.heads, h // self.heads))
-        return self.project_out(attend(queries, memory, is_text_valid[:, None, :]).reshape(b, q, h))
+        queries = self.query_norm(self.project_query(self.norm(x)).reshape(b, q, self.heads, h // self.heads))
+        return self.project_out(attend(queries, text.memory, text.is_valid[:, None, :]).reshape(b, q, h))
 
 
 class SwiGLU(nnx.Module):
@@ -219,7 +225,6 @@ class Block(nnx.Module):
         self.ffn_norm = RMSNorm(width)
         self.ffn = SwiGLU(width, ffn_width, key=ffn_key, output_scale=output_scale)
         self.cross = CrossAttention(width, heads, key=cross_key, output_scale=output_scale) if is_crossing else None
-        self.cross_norm = RMSNorm(width) if is_crossing else None
         self.modulation = nnx.Param(jnp.zeros((6, width))) if is_modulated else None
 
     def __call__(
@@ -227,7 +232,7 @@ class Block(nnx.Module):
         x: Float[Array, "b t h"],
         context: Context,
         *,
-        text: KeysValues | None = None,
+        text: TextMemory | None = None,
         cache: KeysValues | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t h"], KeysValues | None]:
@@ -237,13 +242,13 @@ class Block(nnx.Module):
         normed = self.attention_norm(x) * (1 + scale) + shift
         mixed, cache = self.attention(normed, context, cache)
         x = x + gate * dropped_out(mixed, self.dropout, keys[0])
-        if self.cross is not None:
-            x = x + self.cross(self.cross_norm(x), text, context.is_text_valid)
+        if self.cross is not None and text is not None:
+            x = x + self.cross(x, text)
         transformed = self.ffn(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
         return x + ffn_gate * dropped_out(transformed, self.dropout, keys[1]), cache
 
     def _modulation(self, context: Context, dtype) -> list:
-        if self.modulation is None:
+        if self.modulation is None or context.modulation is None:
             return [0, 0, 1, 0, 0, 1]
         parts = (context.modulation + self.modulation[...][None]).astype(dtype)
         return [parts[:, i, None, :] for i in range(6)]
@@ -274,5 +279,6 @@ class ConvBlock(nnx.Module):
         padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
         # A sum of shifted slices: XLA:CPU runs grouped convolutions as a naive loop.
         kernel = self.kernel[...].astype(x.dtype)
-        mixed = sum(padded[:, i : i + x.shape[1]] * kernel[i][None, None, :] for i in range(self.KERNEL))
+        shifted = [padded[:, i : i + x.shape[1]] * kernel[i][None, None, :] for i in range(self.KERNEL)]
+        mixed = functools.reduce(jnp.add, shifted)
         return jnp.where(is_valid[:, :, None], x + self.ffn(self.norm(mixed)), 0)
