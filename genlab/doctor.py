@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from importlib import metadata
@@ -23,11 +24,6 @@ from genlab.evaluate.sessions import find_weights
 from genlab.host import memory_is_reused
 from genlab.recognisers import shipped
 from genlab.weights import load_metadata
-
-PACKAGES = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record", "numpy", "scipy", "pydantic",
-    "onnxruntime", "tensorboardX", "soundfile", "soxr",
-)  # fmt: skip
 
 # Import name of the package, a file inside it, and what to install. The same files that evaluate/ opens.
 EVALUATORS = (
@@ -66,7 +62,7 @@ Finding = tuple[str, str]
 def _examine_versions() -> list[Finding]:
     python = platform.python_version()
     findings = [("ok", f"genlab {__version__}, python {python} at {sys.executable}, {platform.platform()}")]
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: _version(name) for name in _required_packages()}
     findings.append(("ok", ", ".join(f"{name} {version}" for name, version in found.items() if version)))
     missing = [name for name, version in found.items() if not version]
     if missing:
@@ -150,6 +146,12 @@ def _examine_cache() -> list[Finding]:
 
 def _size_bytes(root: Path) -> int:
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.is_dir() else 0
+
+
+def _required_packages() -> list[str]:
+    """Return the names of genlab's direct dependencies, as installed."""
+    required = [text for text in metadata.requires("genlab") or [] if "extra ==" not in text]
+    return sorted(re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required)
 
 
 def _version(name: str) -> str | None:
