@@ -1,0 +1,185 @@
+"""What a config may say, what is refused before anything runs, and which fields change which hash."""
+
+import json
+
+import pydantic
+import pytest
+from codec_toys import TINY
+from comparison_toys import ARMS, make_comparison
+
+from genlab.config import ConfigError
+from genlab.data.corpus import Embedded
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.masked import MaskedSampler
+from genlab.experiment import Arm, Budget, CodecRun, CorpusShare, load_experiment
+from genlab.train import TrainSettings
+
+
+def refusal(call, *args):
+    with pytest.raises(ConfigError) as error:
+        call(*args)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bacth_size=8", "bacth_size: no such field; did you mean 'batch_size'?"),
+        ("optim.peak_lrr=1", "optim.peak_lrr: no such field; did you mean 'peak_lr'?"),
+        ("arms.ar.decoder.infil_share=0", "arms.ar.decoder.infil_share: no such field; did you mean 'infill_share'?"),
+        ("arms.ar.sampler.kind=masked", "sampler.kind='masked' cannot sample decoder.kind='ar'"),
+        ("arms.gan.peak_lr=1", "arms.gan: no such table in this config"),
+        ("backbone.width=33", "width=33 must be a multiple of 2 * heads=4"),
+        ("backbone.width=wide", "backbone.width: Input should be a valid integer (got 'wide')"),
+        ("budget.train_flops=null", "mode='iso_flop' takes train_flops and not steps"),
+        ("budget.steps=100", "mode='iso_flop' takes train_flops and not steps"),
+        ("budget.mode=iso_step", "mode='iso_step' takes steps and not train_flops"),
+        ("data.num_frames=0", "data.num_frames: "),
+        ("data.corpus.minutes=-1", "data.corpus.minutes: "),
+        ("arms.ar.sampler.temperature=-1", "arms.ar.sampler.temperature: "),
+        ("seeds=[]", "seeds: "),
+        ("seeds=[1,1]", "seeds=(1, 1): each seed is one run, so they must differ"),
+        ("arms={}", "arms: "),
+        ("name=../elsewhere", "name: "),
+        ("prompts_split=train", "prompts must be texts that no arm was trained on"),
+        ("num_prompts=1", "num_prompts: "),
+        ("seed", "override 'seed': expected FIELD=VALUE"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_path(override, message):
+    assert message in refusal(make_comparison, override)
+
+
+def test_a_sampler_of_another_kind_may_not_leave_fields_behind():
+    text = refusal(make_comparison, "arms.ar.sampler.kind=diffusion")
+    assert "arms.ar.sampler.temperature: no such field" in text
+
+
+def test_all_problems_are_reported_at_once():
+    text = refusal(make_comparison, "batch_size=0", "optim.peak_lr=-1", "data.nun_frames=3")
+    assert "batch_size: " in text and "optim.peak_lr: " in text
+    assert "data.nun_frames: no such field; did you mean 'num_frames'?" in text
+
+
+def test_a_missing_field_is_named():
+    values = make_comparison().to_dict()
+    del values["arms"]["ar"]["decoder"], values["question"]
+    text = refusal(type(make_comparison()).from_dict, values)
+    assert "question: missing" in text and "arms.ar.decoder: missing" in text
+
+
+def test_guidance_needs_dropped_conditions():
+    text = refusal(make_comparison, "arms.masked.sampler.guidance=2", "condition.dropout=0.0")
+    assert "arms.masked.sampler.guidance=2" in text and "condition.dropout=0.1" in text
+
+
+@pytest.mark.parametrize("name", ["real", "codec_floor_codes", "a/b", "", "é"])
+def test_arms_may_not_take_the_name_of_another_row_or_directory(name):
+    values = make_comparison().to_dict()
+    values["arms"][name] = values["arms"]["ar"]
+    assert "arms" in refusal(type(make_comparison()).from_dict, values)
+
+
+def test_wrong_python_configs_raise_at_construction():
+    with pytest.raises(pydantic.ValidationError, match="cannot sample"):
+        Arm(decoder=ARConfig(), sampler=MaskedSampler())
+    with pytest.raises(pydantic.ValidationError, match="takes steps"):
+        Budget(mode="iso_step")
+    with pytest.raises(pydantic.ValidationError, match="crop_samples=1000 must be a multiple of"):
+        CodecRun(name="c", steps=1, batch_size=1, codec=TINY, crop_samples=1000, data=(CorpusShare(corpus=Embedded()),))
+
+
+CONFIG = """
+from comparison_toys import make_comparison
+from genlab.nets.backbone import BackboneConfig
+
+def config():
+    {body}
+"""
+
+
+def write(tmp_path, body):
+    path = tmp_path / "experiment.py"
+    path.write_text(CONFIG.format(body=body))
+    return path
+
+
+def test_a_config_file_and_its_json_are_the_same_experiment(tmp_path):
+    path = write(tmp_path, "return make_comparison()")
+    config = load_experiment(path, ("batch_size=5",))
+    assert config.batch_size == 5
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert load_experiment(tmp_path) == load_experiment(str(tmp_path / "config.json")) == config
+    assert load_experiment(tmp_path, ("batch_size=6",)).batch_size == 6
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return BackboneConfig(widht=8)", "widht: no such field; did you mean 'width'?"),
+        ("return BackboneConfig(width=31)", "must be a multiple of 2 * heads"),
+        ("return BackboneConfig()", "expected a function config() that returns one of"),
+        ("return nothing", "NameError: name 'nothing' is not defined"),
+        ("return (", "SyntaxError"),
+        ("return make_comparison('bacth_size=1')", "did you mean 'batch_size'?"),
+    ],
+)
+def test_a_wrong_config_file_is_one_line(tmp_path, body, message):
+    assert message in refusal(load_experiment, write(tmp_path, body))
+
+
+def test_files_that_are_no_config(tmp_path):
+    assert "no such file" in refusal(load_experiment, tmp_path / "missing.py")
+    assert "no such file; give a config file" in refusal(load_experiment, tmp_path)
+    for text, message in (("{", "not readable as JSON"), ("[]", "kind None"), ('{"kind": "gan"}', "kind 'gan'")):
+        (tmp_path / "config.json").write_text(text)
+        assert message in refusal(load_experiment, tmp_path)
+    (tmp_path / "notes.txt").write_text("no config")
+    assert "expected a Python file or a config.json" in refusal(load_experiment, tmp_path / "notes.txt")
+
+
+def test_how_a_run_is_watched_does_not_change_its_hash():
+    config = make_comparison()
+    run = config.run("ar", 0, steps=10)
+    watched = run.model_copy(update={"settings": TrainSettings(log_every=1, save_every_s=None), "name": "other"})
+    assert watched.digest(exclude={"settings", "name"}) == run.digest(exclude={"settings", "name"})
+    assert watched.slug.removeprefix("other-") == run.slug.removeprefix("ar-")
+    assert run.digest() == make_comparison().run("ar", 0, steps=10).digest()
+    slugs = [run.slug, config.run("ar", 1, steps=10).slug, config.run("ar", 0, steps=11).slug]
+    slugs.append(make_comparison("arms.ar.decoder.infill_share=0.2").run("ar", 0, steps=10).slug)
+    slugs.append(make_comparison("backbone.layers=3").run("ar", 0, steps=10).slug)
+    assert len(set(slugs)) == 5
+
+
+def test_the_comparison_key_is_what_arms_must_share():
+    key = make_comparison().comparison_key()
+    for same in ("arms.ar.peak_lr=0.1", "arms.masked.sampler.temperature=0.5", "name=b", "settings.log_every=3"):
+        assert make_comparison(same).comparison_key() == key, same
+    assert make_comparison().model_copy(update={"arms": {"ar": ARMS["ar"]}}).comparison_key() == key
+    different = [
+        make_comparison(override).comparison_key()
+        for override in (
+            "data.corpus.minutes=2.0",
+            "data.num_frames=17",
+            "data.codec=other",
+            "batch_size=5",
+            "budget.train_flops=3e10",
+            "condition.dropout=0.2",
+            "prompts_split=valid",
+            "num_prompts=5",
+            "seeds=[1]",
+            "backbone.layers=3",
+            "evaluation.dnsmos_clips=3",
+        )
+    ]
+    assert len({key, *different}) == 12
+
+
+def test_an_arm_becomes_a_run_with_its_own_learning_rate():
+    config = make_comparison("arms.ar.peak_lr=0.01", "seeds=[3]")
+    assert config.run("ar", 3, 7).optim.peak_lr == 0.01
+    other = config.run("masked", 3, 7)
+    assert other.optim == config.optim and (other.seed, other.steps, other.batch_size) == (3, 7, 4)
+    assert other.data == config.data and other.backbone == config.backbone and other.arm == ARMS["masked"]
+    assert other.arm.sampler != ARSampler()
