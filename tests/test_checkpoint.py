@@ -264,12 +264,13 @@ def test_hash_log_is_cut_at_the_restart(tmp_path):
     assert (tmp_path / "batch_hashes.txt").read_text().split() == [f"{step:016x}" for step in range(3)] + ["f" * 16]
 
 
-def test_first_signal_asks_and_the_second_acts():
-    before = signal.getsignal(signal.SIGINT)
+def test_first_signal_asks_and_the_second_acts(request):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested == "SIGINT"
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -29,7 +29,7 @@ def config():
     return Comparison(
         name="tiny",
         question="Does <script>alert(1)</script> the whole thing run?",
-        data=TokenData(corpus=Embedded(minutes=1.5), num_frames=64),
+        data=TokenData(corpus=Embedded(minutes=1.5), num_frames=96),
         batch_size=4,
         backbone=BackboneConfig(width=16, layers=1, heads=2),
         condition=ConditionConfig(layers=1),
