@@ -130,7 +130,9 @@ def _add_inputs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command = add(
-        "codec", "Export a trained codec, or put a file through one.", "genlab codec roundtrip in.wav out.wav"
+        "codec",
+        "Export a trained codec or recogniser, score a codec, or put a file through one.",
+        "genlab codec roundtrip in.wav out.wav",
     )
     command.add_argument("action", choices=["info", "export", "roundtrip", "score"])
     command.add_argument(

@@ -13,8 +13,10 @@ import numpy as np
 
 from genlab import checkpoint
 from genlab.config import ConfigError, GenlabError
-from genlab.experiment import CodecRun, Comparison, DecoderRun, load_experiment
+from genlab.experiment import CodecRun, Comparison, DecoderRun, RecogniserRun, load_experiment
 from genlab.progress import Progress
+
+SHIPPED_UNITS = 256  # of the recogniser's export: content survives, the speaker fades (its JSON has the numbers)
 
 
 def compare(arguments: argparse.Namespace, command: str) -> int:
@@ -131,6 +133,8 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
     """Export a codec, describe one, score one, or put a file through one."""
     from genlab.codecs.frozen import export_codec, load_codec
     from genlab.data.audio import read_wave, to_int16, write_flac
+    from genlab.data.corpus import Embedded, build_corpus
+    from genlab.recognisers.export import export_recogniser
     from genlab.train import load_trained
 
     wanted = {"info": 0, "export": 2, "roundtrip": 2, "score": 1}[arguments.action]
@@ -140,10 +144,15 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
         )
     if arguments.action == "export":
         run = load_experiment(arguments.paths[0])
-        if not isinstance(run, CodecRun):
-            raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run directory of a codec")
+        if not isinstance(run, CodecRun | RecogniserRun):
+            raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run of a codec or a recogniser")
         trained = load_trained(run.build, arguments.paths[0])
-        facts = export_codec(trained, arguments.paths[1], {"training": _describe_training(run)})
+        training = {"training": _describe_training(run)}
+        if isinstance(run, CodecRun):
+            facts = export_codec(trained, arguments.paths[1], training)
+        else:
+            manifest = build_corpus(Embedded())
+            facts = export_recogniser(trained, manifest, arguments.paths[1], training, num_units=SHIPPED_UNITS)
         size_mb = arguments.paths[1].stat().st_size / 1e6
         print(f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {size_mb:.2f} MB")
         return 0
@@ -157,9 +166,10 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
     else:
         wave = read_wave(arguments.paths[0], sample_rate_hz=frozen.spec.sample_rate_hz)
         [(codes, _)] = frozen.encode([wave])
-        [decoded] = frozen.decode_codes([codes[:, : arguments.levels]])
+        codes = frozen.keep_levels(codes, arguments.levels)
+        [decoded] = frozen.decode_codes([codes])
         write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]))
-        bits = codes[:, : arguments.levels].size * np.log2(frozen.spec.entries)
+        bits = codes.size * np.log2(frozen.spec.entries)
         seconds = len(wave) / frozen.spec.sample_rate_hz
         print(f"{arguments.paths[1]}: {len(codes)} frames, {bits / seconds / 1000:.2f} kbit/s")
     return 0
@@ -193,15 +203,15 @@ def doctor(arguments: argparse.Namespace, command: str) -> int:
     return 0 if is_healthy else 1
 
 
-def _describe_training(run: CodecRun) -> dict[str, Any]:
+def _describe_training(run: CodecRun | RecogniserRun) -> dict[str, Any]:
     """Return the run without the paths of this machine: what a reader needs to repeat it."""
     values = run.to_dict()
     data = [
         {"corpus": item.corpus.kind, "share": item.share, "licence": getattr(item.corpus, "licence", "Apache-2.0")}
         for item in run.data
     ]
-    wanted = ("name", "seed", "steps", "batch_size", "crop_samples", "optim", "augment", "codec")
-    return {**{name: values[name] for name in wanted}, "data": data}
+    hidden = ("kind", "settings", "data")
+    return {**{name: value for name, value in values.items() if name not in hidden}, "data": data}
 
 
 def _load(arguments: argparse.Namespace, kind: type) -> Any:

@@ -148,12 +148,12 @@ def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
     return _matched("Seeds", counts, "training seeds" + ("" if is_enough else ": insufficient seeds for a statement"))
 
 
-def _matched(item: str, values: dict[str, Any], note: str) -> dict[str, Any]:
+def _matched(item: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
     is_equal = len({str(value) for value in values.values()}) == 1
     return _row(item, "matched" if is_equal else "undeclared", values, note)
 
 
-def _close(item: str, values: dict[str, float], must_match: bool, note: str) -> dict[str, Any]:
+def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) -> dict[str, Any]:
     """A quantity that this mode holds within `TOLERANCE`, or leaves free."""
     if not must_match:
         return _row(item, "free", values, note)
@@ -162,11 +162,11 @@ def _close(item: str, values: dict[str, float], must_match: bool, note: str) -> 
     return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
 
 
-def _tuned(item: str, values: dict[str, float]) -> dict[str, Any]:
+def _tuned(item: str, values: Mapping[str, float]) -> dict[str, Any]:
     if len(set(values.values())) == 1:
         return _row(item, "matched", values, "shared by all arms")
     return _row(item, "declared", values, "set per arm in the config file, which says how it was found")
 
 
-def _row(item: str, status: str, values: dict[str, Any], note: str) -> dict[str, Any]:
+def _row(item: str, status: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
     return {"item": item, "status": status, "values": values, "note": note}

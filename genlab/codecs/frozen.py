@@ -72,8 +72,27 @@ class FrozenCodec:
         return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(-(-num_samples // hop))]
 
     def decode_codes(self, codes: Sequence[Int[np.ndarray, "t k"]]) -> list[Float[np.ndarray, "s"]]:
-        """Return the wave of each sequence of codes."""
+        """Return the wave of each sequence of codes; fewer than K levels decode at a lower rate.
+
+        Raises:
+            GenlabError: if the codes are not of this codec: too many levels, or entries that it does not have.
+        """
+        for view in codes:
+            if not 1 <= view.shape[1] <= self.spec.codebooks:
+                raise GenlabError(f"codes: {view.shape[1]} levels, expected 1..{self.spec.codebooks}")
+            if view.size and not 0 <= int(view.min()) <= int(view.max()) < self.spec.entries:
+                raise GenlabError(f"codes: {view.min()}..{view.max()}, expected 0..{self.spec.entries - 1}")
         return self._decode(self._decode_codes, codes, np.int32)
+
+    def keep_levels(self, codes: Int[np.ndarray, "t k"], levels: int | None) -> Int[np.ndarray, "t _"]:
+        """Return the first `levels` codebooks of `codes`, or all of them if absent.
+
+        Raises:
+            GenlabError: if this codec has no such number of levels.
+        """
+        if levels is not None and not 1 <= levels <= self.spec.codebooks:
+            raise GenlabError(f"levels: expected 1..{self.spec.codebooks}, got {levels}")
+        return codes[:, :levels]
 
     def decode_latents(self, latents: Sequence[Float[np.ndarray, "t d"]]) -> list[Float[np.ndarray, "s"]]:
         """Return the wave of each sequence of latents (not normalised)."""

@@ -42,10 +42,10 @@ class ARSampler(Config):
     """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
 
     kind: Literal["ar"] = "ar"
-    temperature: float = pydantic.Field(1.0, ge=0)
-    top_k: int = pydantic.Field(0, ge=0)
-    top_p: float = pydantic.Field(1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    top_k: int = pydantic.Field(default=0, ge=0)
+    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
 
 
 class ARConfig(Config):
@@ -57,7 +57,7 @@ class ARConfig(Config):
 
     kind: Literal["ar"] = "ar"
     pattern: DelayPattern = DelayPattern()
-    infill_share: float = pydantic.Field(0.1, ge=0, le=1)
+    infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
 
     def build(

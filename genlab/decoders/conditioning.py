@@ -34,8 +34,8 @@ class CondVocab(Config):
     """
 
     num_speakers: int = pydantic.Field(gt=0)
-    num_symbols: int = pydantic.Field(29, gt=0)
-    num_units: int = pydantic.Field(0, ge=0)
+    num_symbols: int = pydantic.Field(default=29, gt=0)
+    num_units: int = pydantic.Field(default=0, ge=0)
 
 
 class ConditionConfig(Config):
@@ -48,8 +48,8 @@ class ConditionConfig(Config):
     content: Literal["semantic", "text", "none"] = "semantic"
     route: Literal["prefix", "cross"] = "prefix"
     speaker: bool = True
-    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
-    layers: int = pydantic.Field(2, gt=0)
+    dropout: float = pydantic.Field(default=0.1, ge=0, lt=1)
+    layers: int = pydantic.Field(default=2, gt=0)
 
     @property
     def text_route(self) -> TextRoute:

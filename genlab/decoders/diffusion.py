@@ -43,9 +43,9 @@ class DiffusionSampler(Config):
 
     kind: Literal["diffusion"] = "diffusion"
     solver: Solver = Euler()
-    steps: int = pydantic.Field(32, gt=0)
-    shift: float = pydantic.Field(1.0, gt=0)
-    guidance: float = pydantic.Field(1.0, ge=0)
+    steps: int = pydantic.Field(default=32, gt=0)
+    shift: float = pydantic.Field(default=1.0, gt=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
 
 
 class DiffusionConfig(Config):

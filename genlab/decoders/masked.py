@@ -54,15 +54,15 @@ class MaskedSampler(Config):
     """
 
     kind: Literal["masked"] = "masked"
-    steps: tuple[pydantic.PositiveInt, ...] = pydantic.Field((16, 1), min_length=1)
+    steps: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(16, 1), min_length=1)
     hiding: Hiding = CosineHiding()
     order: Literal["confidence", "random"] = "confidence"
-    order_temperature: float = pydantic.Field(1.0, ge=0)
+    order_temperature: float = pydantic.Field(default=1.0, ge=0)
     is_last_greedy: bool = True
-    temperature: float = pydantic.Field(1.0, ge=0)
-    top_k: int = pydantic.Field(0, ge=0)
-    top_p: float = pydantic.Field(1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    top_k: int = pydantic.Field(default=0, ge=0)
+    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
 
     def steps_per_level(self, codebooks: int) -> tuple[int, ...]:
         """Return the number of network calls of each level."""

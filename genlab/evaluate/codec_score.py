@@ -1,11 +1,13 @@
 """How good a codec is on real files: resynthesise a folder and measure what was lost.
 
-In: a frozen codec and a folder of audio. Out: a JSON-able dict of means with 95 % intervals over files: aligned distances to
-the original (log-mel; PESQ and ESTOI where those packages are installed), the speaker cosine between original and
-resynthesis beside the cosine between different files, DNSMOS of both, and how evenly each codebook is used.
+In: a frozen codec and a folder of audio. Out: a JSON-able dict of means with 95 % intervals over files: aligned
+distances to the original (log-mel; PESQ and ESTOI where those packages are installed, else null), the speaker cosine
+between original and resynthesis beside the cosine between different files, DNSMOS of both, and how evenly each codebook
+is used. A folder with one file per speaker makes the second cosine that of different speakers.
 """
 
 import csv
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -52,9 +54,10 @@ def score_folder(
             skipped.append(f"{path.name}: {error.reason}")
     if not waves:
         raise GenlabError(f"{directory}: no readable audio{' of these speakers' if speakers else ''}; {skipped[:3]}")
-    encoded = [codec.encode([wave])[0][0][:, :levels] for wave in waves]
+    encoded = [codec.keep_levels(codec.encode([wave])[0][0], levels) for wave in waves]
     decoded = [codec.decode_codes([codes])[0][: len(wave)] for codes, wave in zip(encoded, waves)]
-    values = {"mel_distance_db": mel_distances_db(waves, decoded), **pesq_stoi(waves, decoded)}
+    values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
+    values |= {"pesq": None, "estoi": None, **pesq_stoi(waves, decoded)}
     values |= _speaker_cosines(waves, decoded)
     dnsmos = Dnsmos(max_windows=1)
     values["dnsmos_ovrl_original"] = dnsmos(waves[:dnsmos_files]).ovrl
@@ -77,7 +80,10 @@ def _list_files(directory: Path, speakers: Collection[str] | None) -> list[Path]
     if not table.is_file():
         raise GenlabError(f"{table}: no such file; choosing speakers needs a table with the columns path and speaker")
     with table.open(newline="", encoding="utf-8") as file:
-        return sorted(Path(directory) / row["path"] for row in csv.DictReader(file) if row["speaker"] in speakers)
+        rows = list(csv.DictReader(file))
+    if rows and not {"path", "speaker"} <= rows[0].keys():
+        raise GenlabError(f"{table}: columns {', '.join(map(str, rows[0]))}, expected path and speaker among them")
+    return sorted(Path(directory) / row["path"] for row in rows if row["speaker"] in speakers)
 
 
 def _speaker_cosines(waves: list[np.ndarray], decoded: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,6 +99,9 @@ def _entropy_bits(codes: np.ndarray) -> float:
     return float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
 
 
-def _estimate(values: np.ndarray) -> dict[str, float | int]:
-    estimate = bootstrap_mean(values[np.isfinite(values)])
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in estimate._asdict().items()}
+def _estimate(values: np.ndarray | None) -> dict[str, float | int | None] | None:
+    """Return mean, interval and n; null stands for what is not defined or not installed."""
+    if values is None:
+        return None
+    fields = bootstrap_mean(values)._asdict()
+    return {name: round(value, 4) if math.isfinite(value) else None for name, value in fields.items()}

@@ -28,11 +28,11 @@ TextRoute = Literal["none", "prefix", "cross"]
 class BackboneConfig(Config):
     """Shape and numerics of the transformer; one instance is shared by all arms of a comparison."""
 
-    width: int = pydantic.Field(256, gt=0)
-    layers: int = pydantic.Field(6, gt=0)
-    heads: int = pydantic.Field(4, gt=0)
-    ffn_multiple: float = pydantic.Field(8 / 3, gt=0)
-    dropout: float = pydantic.Field(0.0, ge=0, lt=1)
+    width: int = pydantic.Field(default=256, gt=0)
+    layers: int = pydantic.Field(default=6, gt=0)
+    heads: int = pydantic.Field(default=4, gt=0)
+    ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0)
+    dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     # A few percent faster on CPU than the scan, but compile time then grows with depth.
