@@ -23,6 +23,7 @@ from decoder_toys import (
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
 
 
@@ -251,3 +252,10 @@ def test_a_fresh_model_knows_nothing(family, batch, key):
         assert 1.5 < (out.per_example * out.weight).sum() / out.weight.sum() < 2.5
     else:
         np.testing.assert_allclose(out.per_example, np.log(SPEC.entries), rtol=1e-5)
+
+
+def test_the_missing_view_is_named(family, batch, key):
+    tokens, cond = batch
+    fresh = family.build()
+    with pytest.raises(GenlabError, match=f"Tokens.{fresh.reads}: absent"):
+        fresh.loss(tokens._replace(**{fresh.reads: None}), cond, key=key)
