@@ -7,7 +7,7 @@ quick start defaults to semantic units. Give it more with `budget.train_flops`.
     genlab compare configs/quickstart_text.py
 """
 
-import importlib.util
+import runpy
 from pathlib import Path
 
 from genlab.experiment import Comparison
@@ -15,10 +15,6 @@ from genlab.experiment import Comparison
 
 def config() -> Comparison:
     """Return the quick start with text as its content."""
-    path = Path(__file__).with_name("quickstart.py")
-    spec = importlib.util.spec_from_file_location("quickstart", path)
-    quickstart = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quickstart)
-    base = quickstart.config()
+    base = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["config"]()
     condition = base.condition.model_copy(update={"content": "text", "route": "cross"})
     return base.model_copy(update={"name": "quickstart_text", "condition": condition})

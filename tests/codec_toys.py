@@ -1,5 +1,6 @@
 """Tiny codecs, voices and corpora that the tests of codec, store, budget and library share."""
 
+import functools
 import hashlib
 
 import jax
@@ -54,6 +55,7 @@ def make_codec(seed=0, config=TINY, updates=3):
     return nnx.merge(graph, state)
 
 
+@functools.cache
 def make_frozen(seed=0, config=TINY):
     """Return a frozen tiny codec."""
     return FrozenCodec(make_codec(seed, config), f"codec{seed:05d}", {})

@@ -146,3 +146,20 @@ def test_the_shipped_codec_speaks_the_fixed_token_space():
     assert (codec.spec.codebooks, codec.spec.entries, codec.spec.latent_channels) == (8, 1024, 32)
     assert codec.spec.bitrate_bps == 4000
     assert codec.metadata["config"]["kind"] == "spectral"
+
+
+def test_codes_of_another_codec_are_refused(frozen):
+    codes = np.zeros((4, 3), np.int32)
+    for wrong, message in (
+        (np.zeros((4, 4), np.int32), "4 levels, expected 1..3"),
+        (np.zeros((4, 0), np.int32), "0 levels, expected 1..3"),
+        (codes + 16, "16..16, expected 0..15"),
+        (codes - 1, "-1..-1, expected 0..15"),
+    ):
+        with pytest.raises(GenlabError) as error:
+            frozen.decode_codes([wrong])
+        assert message in str(error.value)
+    assert frozen.keep_levels(codes, None).shape == (4, 3) and frozen.keep_levels(codes, 2).shape == (4, 2)
+    for levels in (0, -1, 4):
+        with pytest.raises(GenlabError, match=f"levels: expected 1..3, got {levels}"):
+            frozen.keep_levels(codes, levels)

@@ -2,8 +2,10 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 
 from genlab.codecs.spectrogram import frame_wave, hann_window, istft, log_mel, mel_filters, overlap_add, stft
+from genlab.evaluate.spectrum import periodic_window
 
 
 @pytest.mark.parametrize(("hop", "overlap", "num_frames"), [(32, 2, 7), (80, 4, 9), (160, 4, 12), (160, 2, 1)])
@@ -65,3 +67,10 @@ def test_log_mel_of_silence_is_its_floor():
     levels = np.asarray(log_mel(jnp.zeros((1, 1600)), 640, 160, 40, 16_000))
     assert levels.shape == (1, 10, 40)
     np.testing.assert_allclose(levels, np.log(1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["hann", "hamming"])
+def test_windows_are_scipys(name):
+    for num_samples in (321, 400, 512):
+        wanted = scipy.signal.get_window(name, num_samples, fftbins=True)
+        np.testing.assert_allclose(periodic_window(name, num_samples), wanted, atol=1e-7)
