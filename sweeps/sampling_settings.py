@@ -48,7 +48,7 @@ def main(run_dir: Path) -> None:
     config = load_experiment(run_dir)
     store, codec, recogniser = config.data.open(), load_codec(config.data.codec), load_recogniser()
     clips = choose_prompts(store, "valid", 32, config.data.num_frames)
-    cond, num_frames = conditions(store, clips, 128)
+    cond, num_frames = conditions(store, clips, config.data.num_frames)
     texts = [clip.text for clip in clips]
     for name, arm in config.arms.items():
         directory = run_dir / "arms" / name / f"seed{config.seeds[0]}"
