@@ -17,6 +17,7 @@ import numpy as np
 
 from genlab.budget import ArmBudget
 from genlab.codecs.frozen import FrozenCodec
+from genlab.config import digest
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.comparisons import compare_rows
@@ -71,7 +72,10 @@ def assemble(
         "name": config.name,
         "question": config.question,
         "mode": config.budget.mode,
-        "comparison_key": config.comparison_key(),
+        # Names and paths do not tell whether weights and audio are the same; fingerprints do.
+        "comparison_key": digest(
+            [config.comparison_key(), material.codec.fingerprint, material.store.info.manifest_hash]
+        ),
         "command": command,
         "commit": current_commit(),
         "versions": {name: version(name) for name in ("genlab", "jax", "flax", "optax", "numpy")},
