@@ -48,11 +48,8 @@ def outputs_of(name, model):
         tokens = model.encode(*args)
         return {"codes": tokens.codes, "latents": tokens.latents, "wave": model.decode_codes(tokens.codes)[:2, ::37]}
     loss = jax.jit(lambda *args: model.loss(*args, key=jax.random.key(5)))(*args).per_example
-    sample = jax.jit(
-        lambda num_frames, cond: model.sample(
-            cond, num_frames=num_frames, sampler=SAMPLERS[name], key=jax.random.key(6)
-        )
-    )(args[0].num_frames, args[1]).tokens
+    draw = partial(model.sample, sampler=SAMPLERS[name], key=jax.random.key(6))
+    sample = jax.jit(lambda num_frames, cond: draw(cond, num_frames=num_frames))(args[0].num_frames, args[1]).tokens
     return {"loss": loss, "sample": getattr(sample, model.reads)}
 
 
