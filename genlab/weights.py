@@ -76,7 +76,7 @@ def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
     """
     path = Path(path)
     wanted = dict(_flatten(abstract_tree))
-    _check_header(path, _read_header(path), wanted)
+    _check_header(path, read_header(path), wanted)
     facts = load_metadata(path)
     if facts.get("sha256") != _sha256(path):
         raise WeightsError(
@@ -129,7 +129,7 @@ def _fill(tree: Mapping, tensors: Mapping[str, np.ndarray], prefix: str = "") ->
     }
 
 
-def _read_header(path: Path) -> dict[str, dict]:
+def read_header(path: Path) -> dict[str, dict]:
     """Return name -> {dtype, shape, data_offsets} with offsets counted from the start of the file."""
     try:
         with path.open("rb") as file:

@@ -18,8 +18,9 @@ ORDER = """
     genlab config tokens weights decoders decoders.base host
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
     data.waves data.batches data.store
-    nets nets.linear nets.blocks nets.backbone
-    codecs codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser codecs.spectral codecs.frozen
+    nets nets.linear nets.blocks nets.backbone nets.convolution
+    codecs codecs.base codecs.published codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser
+    codecs.spectral codecs.frozen
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
     recognisers.export
     codecs.cache

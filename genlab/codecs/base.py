@@ -1,0 +1,100 @@
+"""What a codec promises: the contract behind the token space.
+
+A codec is an NNX module. `encode` turns waves into `Tokens` with both views, and either view decodes: `latents` are
+what the quantiser reads (before quantisation), `codes` what it makes of them. Everything else that the lab does with a
+codec goes through `FrozenCodec` (frozen.py), which asks for nothing more than this.
+"""
+
+from typing import Any, ClassVar, Protocol, Self
+
+from jaxtyping import Array, Float, Int, Key
+
+from genlab.config import Config
+from genlab.tokens import Tokens, TokenSpec
+
+
+class Codec(Protocol):
+    """Waves to tokens and back.
+
+    Lengths: waves are padded with zeros to a multiple of the hop. Given `num_samples` or `num_frames`, each example
+    comes out as it would alone; without, every sample and frame is valid.
+    """
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The facts about the token space."""
+        ...
+
+    @property
+    def code_vectors(self) -> Float[Array, "k v d"]:
+        """What every entry adds to the latents."""
+        ...
+
+    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+        """Return codes and latents."""
+        ...
+
+    def decode_codes(
+        self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b s"]:
+        """Return waves; fewer than K levels decode at a lower rate."""
+        ...
+
+    def decode_latents(
+        self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None
+    ) -> Float[Array, "b s"]:
+        """Return waves."""
+        ...
+
+
+class StreamingCodec(Codec, Protocol):
+    """A causal codec that also runs chunk by chunk; what it carries from one chunk to the next is a pytree."""
+
+    def start_encoding(self, batch: int) -> Any:
+        """Return what to carry into the first chunk."""
+        ...
+
+    def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
+        """Return the tokens of a chunk of whole frames, and what to carry on."""
+        ...
+
+    def start_decoding(self, batch: int) -> Any:
+        """Return what to carry into the first chunk."""
+        ...
+
+    def decode_chunk(self, codes: Int[Array, "b t k"], carry: Any) -> tuple[Float[Array, "b s"], Any]:
+        """Return t * hop samples, and what to carry on."""
+        ...
+
+
+class PublishedConfig(Config):
+    """The config of a codec that others published; built from their config.json, filled from their safetensors.
+
+    Attributes:
+        hub_id: the repository that is meant when nobody names one.
+        published_extras: a pattern of tensor names that a published file may hold and the port does not need.
+    """
+
+    hub_id: ClassVar[str]
+    published_extras: ClassVar[str] = r"(?!)"
+
+    @classmethod
+    def from_published(cls, values: dict[str, Any]) -> Self:
+        """Return the config that a published config.json describes.
+
+        Raises:
+            ConfigError: if a field asks for something that the port does not have.
+        """
+        raise NotImplementedError
+
+    def published_name(self, path: str) -> str | list[str]:
+        """Return the published name of our parameter at the dotted `path`; a list is stacked along a first axis."""
+        raise NotImplementedError
+
+    def derive(self, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Return the published tensors with those added that a model computes from others when it is loaded."""
+        return tensors
+
+    def build(self, *, key: Key[Array, ""]) -> Codec:
+        """Return the codec with random parameters."""
+        raise NotImplementedError
