@@ -5,24 +5,26 @@ either view. The decoder predicts magnitude and phase for an inverse STFT (Vocos
 encoder mirrors it, so no layer runs at the sample rate and all the work is matrix products. Each 20 ms frame carries
 two 10 ms STFT frames side by side, which keeps 50 tokens per second and still places onsets to within 10 ms. Where we
 differ from Vocos: two STFT frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and
-a residual quantiser between. A causal codec still looks (window - hop / 2) / 2 samples ahead, because windows are
-centred: 15 ms in the encoder and as much in the decoder.
+a residual quantiser between. A causal codec's windows end with their own hop: its encoder sees nothing ahead, a sample
+is finished window - hop / 2 samples (30 ms) after its frame, and it runs chunk by chunk (`StreamingCodec`).
 """
 
 import functools
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Complex, Float, Int, Key
 
 from genlab.codecs.discriminator import Discriminator, adversarial_losses
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.quantiser import ResidualQuantiser
-from genlab.codecs.spectrogram import istft, stft
-from genlab.config import Config
+from genlab.codecs.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
+from genlab.config import Config, GenlabError
 from genlab.decoders.base import LossOut
 from genlab.tokens import Tokens, TokenSpec
 
@@ -116,16 +118,30 @@ class ConvNeXtBlock(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
         """Return the frames after one residual update."""
-        kernel = self.depthwise[...][:, None, None]
-        reach = kernel.shape[0] - 1
-        before = reach if self.causal else reach // 2
+        before = self.reach if self.causal else self.reach // 2
         # Padded frames enter as zeros, so an example sounds the same alone and in a batch of longer ones.
-        padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (before, reach - before), (0, 0)))
+        padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (before, self.reach - before), (0, 0)))
+        return hidden + self._update(padded)
+
+    @property
+    def reach(self) -> int:
+        """Frames beside its own that an output frame reads."""
+        return self.depthwise.shape[0] - 1
+
+    def stream(
+        self, chunk: Float[Array, "b t h"], past: Float[Array, "b p h"]
+    ) -> tuple[Float[Array, "b t h"], Float[Array, "b p h"]]:
+        """Return the chunk after one residual update, and the `reach` frames to carry into the next one."""
+        seen = jnp.concatenate([past, chunk], axis=1)
+        return chunk + self._update(seen), seen[:, seen.shape[1] - self.reach :]
+
+    def _update(self, padded: Float[Array, "b p h"]) -> Float[Array, "b t h"]:
+        kernel = self.depthwise[...][:, None, None]
+        frames = padded.shape[1] - self.reach
         # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-        shifted = [padded[:, i : i + hidden.shape[1]] * kernel[i] for i in range(reach + 1)]
+        shifted = [padded[:, i : i + frames] * kernel[i] for i in range(self.reach + 1)]
         mixed = functools.reduce(jnp.add, shifted)
-        update = self.down(jax.nn.gelu(self.up(self.norm(mixed))))
-        return hidden + update * self.scale[...][None, None]
+        return self.down(jax.nn.gelu(self.up(self.norm(mixed)))) * self.scale[...][None, None]
 
 
 class SpectralCodec(nnx.Module):
@@ -153,6 +169,11 @@ class SpectralCodec(nnx.Module):
         if config.adversarial is not None:
             self.discriminator = Discriminator(config.adversarial.width, rngs)
 
+    @property
+    def code_vectors(self) -> Float[Array, "k v d"]:
+        """What every entry adds to the latents."""
+        return self.quantiser.entries[...]
+
     def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
         """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the right)."""
         if num_samples is None:
@@ -176,16 +197,63 @@ class SpectralCodec(nnx.Module):
         hidden = self.decoder_in(latents)
         for block in self.decoder:
             hidden = block(hidden, is_valid)
-        spectrum = self.decoder_out(self.decoder_norm(hidden)) * is_valid[..., None]
-        # b t (2 f 2) -> b (t 2) f, 2
-        spectrum = spectrum.reshape(latents.shape[0], frames * SUBFRAMES, -1, 2)
-        magnitude = jnp.exp(jnp.minimum(spectrum[..., 0] - 2.0, 5.0))
-        wave = istft(
-            jax.lax.complex(magnitude * jnp.cos(spectrum[..., 1]), magnitude * jnp.sin(spectrum[..., 1])),
-            self.config.window_samples,
-            self.config.hop_samples // SUBFRAMES,
-        )
+        spectrum = self._spectrum(hidden, is_valid)
+        wave = istft(spectrum, self.config.window_samples, self._hop_samples, self._samples_before)
         return wave * jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
+
+    def start_encoding(self, batch: int) -> Any:
+        """Return what to carry into the first chunk of a causal codec: samples, and frames per block.
+
+        Raises:
+            GenlabError: if the codec is not causal.
+        """
+        self._check_causal()
+        return jnp.zeros((batch, self._overlap)), _first_pasts(self.encoder, batch, self.config.encoder.width)
+
+    def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
+        """Return the tokens of whole frames, equal to those of `encode`, and what to carry on."""
+        samples, pasts = carry
+        seen = jnp.concatenate([samples, waves], axis=1)
+        window = hann_window(self.config.window_samples)[None, None]
+        spectrum = jnp.fft.rfft(cut_frames(seen, self.config.window_samples, self._hop_samples) * window, axis=-1)
+        hidden, pasts = _stream(self.encoder, self.encoder_in(_features(spectrum)), pasts)
+        latents = self.encoder_out(self.encoder_norm(hidden))
+        num_frames = jnp.full(latents.shape[:1], latents.shape[1], jnp.int32)
+        tokens = Tokens(self.quantiser.encode(latents), latents, num_frames)
+        return tokens, (seen[:, seen.shape[1] - self._overlap :], pasts)
+
+    def start_decoding(self, batch: int) -> Any:
+        """Return what to carry into the first chunk of a causal codec: unfinished samples, and frames per block."""
+        self._check_causal()
+        return jnp.zeros((batch, self._overlap)), _first_pasts(self.decoder, batch, self.config.decoder.width)
+
+    def decode_chunk(self, codes: Int[Array, "b t k"], carry: Any) -> tuple[Float[Array, "b s"], Any]:
+        """Return t * hop samples and what to carry on; they are those of `decode_codes`, window - hop / 2 later."""
+        unfinished, pasts = carry
+        hidden, pasts = _stream(self.decoder, self.decoder_in(self.quantiser.decode(codes)), pasts)
+        spectrum = self._spectrum(hidden, jnp.ones(hidden.shape[:2], bool))
+        window = hann_window(self.config.window_samples)
+        frames = jnp.fft.irfft(spectrum, n=self.config.window_samples, axis=-1) * window[None, None]
+        samples = spread_frames(frames, self._hop_samples)
+        samples = samples.at[:, : self._overlap].add(unfinished)
+        finished = codes.shape[1] * self.spec.hop_samples
+        envelope = np.tile((window**2).reshape(-1, self._hop_samples).sum(axis=0), codes.shape[1] * SUBFRAMES)
+        return samples[:, :finished] / envelope[None], (samples[:, finished:], pasts)
+
+    def start_from(self, trained: "SpectralCodec") -> None:
+        """Take over the parameters of a trained codec; a discriminator stays fresh.
+
+        Raises:
+            GenlabError: if the two codecs differ in shape.
+        """
+        theirs, ours = (nnx.to_pure_dict(nnx.state(codec)) for codec in (trained, self))
+        # Exported codecs have forgotten how often entries were used; without this all of them would be revived.
+        theirs["quantiser"]["usage"] = jnp.ones_like(theirs["quantiser"]["usage"])
+        theirs["step"] = ours["step"]
+        kept = {name: part for name, part in ours.items() if name != "discriminator"}
+        if jax.tree.map(jnp.shape, kept) != jax.tree.map(jnp.shape, theirs):
+            raise GenlabError("start_from: these weights are of a codec of another shape; use its codec config")
+        nnx.update(self, {**ours, **theirs})
 
     def loss(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"], *, key: Key[Array, ""]) -> LossOut:
         """Return reconstruction, commitment and, past its start step, adversarial losses; moves the codebooks."""
@@ -231,15 +299,38 @@ class SpectralCodec(nnx.Module):
         return latents, self.quantiser.encode(latents), num_frames
 
     def _latents(self, waves: Float[Array, "b s"], num_frames: Int[Array, "b"]) -> Float[Array, "b t d"]:
-        spectrum = stft(waves, self.config.window_samples, self.config.hop_samples // SUBFRAMES)
-        log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + LOG_FLOOR)
-        # b (t 2) f -> b t (2 f)
-        features = log_magnitude.reshape(waves.shape[0], waves.shape[1] // self.config.hop_samples, -1)
+        features = _features(stft(waves, self.config.window_samples, self._hop_samples, self._samples_before))
         is_valid = jnp.arange(features.shape[1])[None] < num_frames[:, None]
-        hidden = self.encoder_in(features * 0.3)
+        hidden = self.encoder_in(features)
         for block in self.encoder:
             hidden = block(hidden, is_valid)
         return self.encoder_out(self.encoder_norm(hidden)) * is_valid[..., None]
+
+    def _spectrum(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Complex[Array, "b u f"]:
+        """Return the complex spectrum that the decoder's last frames stand for, two STFT frames each."""
+        pairs = self.decoder_out(self.decoder_norm(hidden)) * is_valid[..., None]
+        # b t (2 f 2) -> b (t 2) f, 2
+        pairs = pairs.reshape(hidden.shape[0], hidden.shape[1] * SUBFRAMES, -1, 2)
+        magnitude = jnp.exp(jnp.minimum(pairs[..., 0] - 2.0, 5.0))
+        return jax.lax.complex(magnitude * jnp.cos(pairs[..., 1]), magnitude * jnp.sin(pairs[..., 1]))
+
+    @property
+    def _hop_samples(self) -> int:
+        return self.config.hop_samples // SUBFRAMES
+
+    @property
+    def _overlap(self) -> int:
+        return self.config.window_samples - self._hop_samples
+
+    @property
+    def _samples_before(self) -> int:
+        return self._overlap if self.config.causal else self._overlap // 2
+
+    def _check_causal(self) -> None:
+        if not self.config.causal:
+            raise GenlabError(
+                "codec: this one looks ahead, so it cannot run chunk by chunk; train one with causal=true"
+            )
 
     def _draw_levels(self, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
         """Draw how many code levels each example decodes from; 0 means raw latents."""
@@ -266,3 +357,23 @@ class SpectralCodec(nnx.Module):
         generator, matching, critic = jax.lax.cond(self.step[...] >= config.start_step, on, off)
         total = config.generator_weight * generator + config.matching_weight * matching + critic
         return total, {"generator_hinge": generator, "feature_matching": matching, "critic_hinge": critic}
+
+
+def _features(spectrum: Complex[Array, "b u f"]) -> Float[Array, "b t c"]:
+    """Return scaled log magnitudes, two STFT frames side by side in each token frame."""
+    log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + LOG_FLOOR)
+    return 0.3 * log_magnitude.reshape(spectrum.shape[0], spectrum.shape[1] // SUBFRAMES, -1)
+
+
+def _first_pasts(blocks: Sequence[ConvNeXtBlock], batch: int, width: int) -> list[Float[Array, "b p h"]]:
+    return [jnp.zeros((batch, block.reach, width)) for block in blocks]
+
+
+def _stream(
+    blocks: Sequence[ConvNeXtBlock], hidden: Float[Array, "b t h"], pasts: Sequence[Float[Array, "b p h"]]
+) -> tuple[Float[Array, "b t h"], list[Float[Array, "b p h"]]]:
+    carried = []
+    for block, past in zip(blocks, pasts):
+        hidden, past = block.stream(hidden, past)
+        carried.append(past)
+    return hidden, carried

@@ -20,41 +20,65 @@ def hann_window(window_samples: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window_samples) / window_samples)).astype(np.float32)
 
 
-def frame_wave(wave: Float[Array, "b s"], window_samples: int, hop_samples: int) -> Float[Array, "b t w"]:
-    """Cut a wave whose length is a multiple of the hop into overlapping frames, one per hop."""
+def frame_wave(
+    wave: Float[Array, "b s"], window_samples: int, hop_samples: int, before: int | None = None
+) -> Float[Array, "b t w"]:
+    """Cut a wave whose length is a multiple of the hop into overlapping frames, one per hop.
+
+    Args:
+        wave: the samples.
+        window_samples: of a frame.
+        hop_samples: from frame to frame.
+        before: samples of the first frame that lie before the wave; half of the overlap if absent. With the whole
+            overlap (window - hop) no frame sees past its own hop.
+    """
     if window_samples % hop_samples or wave.shape[1] % hop_samples:
         raise ValueError(f"window {window_samples} and wave {wave.shape[1]} must be multiples of the hop {hop_samples}")
+    before = (window_samples - hop_samples) // 2 if before is None else before
+    return cut_frames(
+        jnp.pad(wave, ((0, 0), (before, window_samples - hop_samples - before))), window_samples, hop_samples
+    )
+
+
+def cut_frames(wave: Float[Array, "b s"], window_samples: int, hop_samples: int) -> Float[Array, "b t w"]:
+    """Return every whole frame of the wave, without padding; its length is a multiple of the hop."""
     overlap = window_samples // hop_samples
-    num_frames = wave.shape[1] // hop_samples
-    before = (window_samples - hop_samples) // 2
-    padded = jnp.pad(wave, ((0, 0), (before, window_samples - hop_samples - before)))
-    pieces = padded.reshape(wave.shape[0], num_frames + overlap - 1, hop_samples)
+    pieces = wave.reshape(wave.shape[0], -1, hop_samples)
+    num_frames = pieces.shape[1] - overlap + 1
     return jnp.concatenate([pieces[:, i : i + num_frames] for i in range(overlap)], axis=-1)
 
 
-def overlap_add(frames: Float[Array, "b t w"], hop_samples: int) -> Float[Array, "b s"]:
-    """Invert the framing: add overlapping frames and cut the padding off, giving t * hop samples."""
-    batch, num_frames, window_samples = frames.shape
+def spread_frames(frames: Float[Array, "b t w"], hop_samples: int) -> Float[Array, "b s"]:
+    """Add overlapping frames up: (t - 1) * hop + window samples."""
+    batch, _, window_samples = frames.shape
     overlap = window_samples // hop_samples
-    pieces = frames.reshape(batch, num_frames, overlap, hop_samples)
+    pieces = frames.reshape(batch, -1, overlap, hop_samples)
     shifted = [jnp.pad(pieces[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0))) for i in range(overlap)]
-    summed = functools.reduce(jnp.add, shifted)
-    before = (window_samples - hop_samples) // 2
-    return summed.reshape(batch, -1)[:, before : before + num_frames * hop_samples]
+    return functools.reduce(jnp.add, shifted).reshape(batch, -1)
 
 
-def stft(wave: Float[Array, "b s"], window_samples: int, hop_samples: int) -> Complex[Array, "b t f"]:
-    """Return the complex spectrogram with a Hann window."""
+def overlap_add(frames: Float[Array, "b t w"], hop_samples: int, before: int | None = None) -> Float[Array, "b s"]:
+    """Invert the framing: add overlapping frames and cut the padding off, giving t * hop samples."""
+    before = (frames.shape[2] - hop_samples) // 2 if before is None else before
+    return spread_frames(frames, hop_samples)[:, before : before + frames.shape[1] * hop_samples]
+
+
+def stft(
+    wave: Float[Array, "b s"], window_samples: int, hop_samples: int, before: int | None = None
+) -> Complex[Array, "b t f"]:
+    """Return the complex spectrogram with a Hann window; `before` as in `frame_wave`."""
     window = hann_window(window_samples)[None, None]
-    return jnp.fft.rfft(frame_wave(wave, window_samples, hop_samples) * window, axis=-1)
+    return jnp.fft.rfft(frame_wave(wave, window_samples, hop_samples, before) * window, axis=-1)
 
 
-def istft(spectrum: Complex[Array, "b t f"], window_samples: int, hop_samples: int) -> Float[Array, "b s"]:
+def istft(
+    spectrum: Complex[Array, "b t f"], window_samples: int, hop_samples: int, before: int | None = None
+) -> Float[Array, "b s"]:
     """Return the wave whose `stft` is nearest to `spectrum` (windowed overlap-add over the summed squared window)."""
     window = hann_window(window_samples)[None, None]
     frames = jnp.fft.irfft(spectrum, n=window_samples, axis=-1) * window
-    envelope = overlap_add(jnp.broadcast_to(window**2, (1, *frames.shape[1:])), hop_samples)
-    return overlap_add(frames, hop_samples) / jnp.maximum(envelope, 1e-3)
+    envelope = overlap_add(jnp.broadcast_to(window**2, (1, *frames.shape[1:])), hop_samples, before)
+    return overlap_add(frames, hop_samples, before) / jnp.maximum(envelope, 1e-3)
 
 
 @functools.cache

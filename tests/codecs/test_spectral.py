@@ -10,7 +10,7 @@ from flax import nnx
 
 from genlab.codecs.discriminator import Discriminator, adversarial_losses
 from genlab.codecs.spectral import AdversarialConfig, SpectralCodecConfig
-from genlab.config import ConfigError
+from genlab.config import ConfigError, GenlabError
 
 LOOK_AHEAD = 240  # samples by which centred windows see past a frame
 EVERY_LEVEL = TINY.model_copy(update={"share_continuous": 0.3, "share_fewer_levels": 0.4})
@@ -94,22 +94,66 @@ def test_quantised_latents_and_codes_decode_to_the_same_wave():
     np.testing.assert_allclose(decode_latents(fewer), decode_codes(tokens.codes[..., :1]), atol=1e-5)
 
 
-def test_a_causal_codec_looks_ahead_by_less_than_one_frame():
+STREAM_DELAY = 480  # samples between the end of a frame and the last one it still changes: window - hop / 2
+
+
+def test_a_causal_codec_does_not_look_ahead():
     encode, _, decode_latents = compiled(TINY, causal=True)
     wave = make_wave(5, 24 * HOP)[None]
     changed = wave.copy()
     changed[:, 12 * HOP :] = make_wave(6, 12 * HOP)
     before, after = np.asarray(encode(wave).latents), np.asarray(encode(changed).latents)
-    # Frame i ends at (i + 1) * HOP and hears LOOK_AHEAD samples more.
     is_same = np.abs(before - after).max(axis=(0, 2)) < 1e-5
-    assert is_same[: 12 - 1].all() and not is_same[12:].any()
+    assert is_same[:12].all() and not is_same[12:].any()
 
     latents = np.random.default_rng(1).standard_normal((1, 24, 8)).astype(np.float32)
     moved = latents.copy()
     moved[:, 12:] += 1
     difference = np.abs(np.asarray(decode_latents(latents)) - np.asarray(decode_latents(moved)))[0]
-    assert difference[: 12 * HOP - LOOK_AHEAD].max() < 1e-5
-    assert difference[12 * HOP :].max() > 1e-3
+    assert difference[: 12 * HOP - STREAM_DELAY].max() < 1e-5
+    assert difference[12 * HOP - STREAM_DELAY :].max() > 1e-3
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 6, (2, 3, 1), (6,)])
+def test_a_causal_codec_streams_what_it_gives_offline(sizes):
+    codec = make_codec(0, TINY.model_copy(update={"causal": True}))
+    graph, state = nnx.split(codec)
+    encode_chunk, decode_chunk = (
+        jax.jit(lambda state, *args, name=name: getattr(nnx.merge(graph, state), name)(*args))
+        for name in ("encode_chunk", "decode_chunk")
+    )
+    waves = two_waves(sum(sizes))
+    offline = codec.encode(jnp.asarray(waves))
+    whole = np.asarray(codec.decode_codes(offline.codes))
+    heard, spoken = codec.start_encoding(2), codec.start_decoding(2)
+    latents, codes, out, start = [], [], [], 0
+    for size in sizes:
+        tokens, heard = encode_chunk(state, waves[:, start * HOP : (start + size) * HOP], heard)
+        wave, spoken = decode_chunk(state, tokens.codes, spoken)
+        start += size
+        for parts, part in ((latents, tokens.latents), (codes, tokens.codes), (out, wave)):
+            parts.append(part)
+    np.testing.assert_allclose(np.concatenate(latents, 1), offline.latents, atol=1e-5)
+    np.testing.assert_array_equal(np.concatenate(codes, 1), offline.codes)
+    streamed = np.concatenate(out, 1)
+    assert np.abs(streamed[:, STREAM_DELAY:] - whole[:, :-STREAM_DELAY]).max() < 1e-5 * np.abs(whole).max()
+
+
+def test_a_codec_that_looks_ahead_refuses_to_stream():
+    codec = make_codec()
+    for start in (codec.start_encoding, codec.start_decoding):
+        with pytest.raises(GenlabError, match="cannot run chunk by chunk"):
+            start(1)
+
+
+def test_a_codec_starts_from_another_and_refuses_another_shape():
+    trained, fresh = make_codec(3), make_codec(4, WITH_CRITIC)
+    wave = jnp.asarray(two_waves(6))
+    fresh.start_from(trained)
+    np.testing.assert_array_equal(fresh.encode(wave).codes, trained.encode(wave).codes)
+    assert (fresh.quantiser.usage[...] == 1).all(), "used entries must not be revived"
+    with pytest.raises(GenlabError, match="another shape"):
+        make_codec(4, TINY.model_copy(update={"entries": 32})).start_from(trained)
 
 
 def test_a_plain_codec_is_not_causal():
