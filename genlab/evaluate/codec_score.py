@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
@@ -45,19 +46,12 @@ def score_folder(
     Raises:
         GenlabError: if no file can be read.
     """
-    rate = codec.spec.sample_rate_hz
-    waves, skipped = [], []
-    for path in _list_files(directory, speakers):
-        try:
-            waves.append(read_wave(path, sample_rate_hz=rate)[: int(LONGEST_S * rate)])
-        except AudioError as error:
-            skipped.append(f"{path.name}: {error.reason}")
-    if not waves:
-        raise GenlabError(f"{directory}: no readable audio{' of these speakers' if speakers else ''}; {skipped[:3]}")
+    rate = codec.wave_rate_hz
+    waves, skipped = read_folder(directory, speakers, rate)
     encoded = [codec.keep_levels(codec.encode([wave])[0][0], levels) for wave in waves]
     decoded = [codec.decode_codes([codes])[0][: len(wave)] for codes, wave in zip(encoded, waves)]
     values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
-    values |= {"pesq": None, "estoi": None, **pesq_stoi(waves, decoded)}
+    values |= {"pesq": None, "stoi": None, "estoi": None, **pesq_stoi(waves, decoded)}
     values |= _speaker_cosines(waves, decoded)
     dnsmos = Dnsmos(max_windows=1)
     values["dnsmos_ovrl_original"] = dnsmos(waves[:dnsmos_files]).ovrl
@@ -68,9 +62,34 @@ def score_folder(
         "seconds": round(sum(map(len, waves)) / rate, 1),
         "skipped": skipped,
         "bitrate_bps": codec.spec.frame_hz * frames.shape[1] * float(np.log2(codec.spec.entries)),
-        "code_entropy_bits": [round(_entropy_bits(frames[:, level]), 2) for level in range(frames.shape[1])],
+        "code_entropy_bits": entropy_bits(frames),
         "scores": {name: _estimate(array) for name, array in values.items()},
     }
+
+
+def read_folder(
+    directory: Path, speakers: Collection[str] | None, sample_rate_hz: int
+) -> tuple[list[Float[np.ndarray, "_"]], list[str]]:
+    """Return the first 10 s of every file, and why others were skipped.
+
+    Raises:
+        GenlabError: if no file can be read.
+    """
+    waves, skipped = [], []
+    for path in _list_files(directory, speakers):
+        try:
+            waves.append(read_wave(path, sample_rate_hz=sample_rate_hz)[: int(LONGEST_S * sample_rate_hz)])
+        except AudioError as error:
+            skipped.append(f"{path.name}: {error.reason}")
+    if not waves:
+        raise GenlabError(f"{directory}: no readable audio{' of these speakers' if speakers else ''}; {skipped[:3]}")
+    return waves, skipped
+
+
+def entropy_bits(codes: Int[np.ndarray, "t k"]) -> list[float]:
+    """Return the entropy of each codebook's usage in bits."""
+    shares = [np.bincount(level) / len(level) for level in codes.T]
+    return [round(float(-(share[share > 0] * np.log2(share[share > 0])).sum()), 2) for share in shares]
 
 
 def _list_files(directory: Path, speakers: Collection[str] | None) -> list[Path]:
@@ -92,11 +111,6 @@ def _speaker_cosines(waves: list[np.ndarray], decoded: list[np.ndarray]) -> dict
     between = original @ original.T
     others = [np.delete(between[i], i).mean() for i in range(len(waves))] if len(waves) > 1 else [np.nan]
     return {"speaker_cosine": (original * copy).sum(axis=1), "speaker_cosine_between_files": np.array(others)}
-
-
-def _entropy_bits(codes: np.ndarray) -> float:
-    shares = np.bincount(codes) / len(codes)
-    return float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
 
 
 def _estimate(values: np.ndarray | None) -> dict[str, float | int | None] | None:

@@ -43,7 +43,7 @@ def mel_distances_db(
 def pesq_stoi(
     references: Sequence[Float[np.ndarray, "_"]], decoded: Sequence[Float[np.ndarray, "_"]]
 ) -> dict[str, Float[np.ndarray, "n"]]:
-    """Return "pesq" (wide band) and "estoi" per clip, whichever is installed; NaN where a clip cannot be scored."""
+    """Return "pesq" (wide band), "stoi" and "estoi" per clip where installed; NaN where a clip cannot be scored."""
     pairs = [(a[: len(b)].astype(np.float64), b[: len(a)].astype(np.float64)) for a, b in zip(references, decoded)]
     scores: dict[str, np.ndarray] = {}
     if importlib.util.find_spec("pesq"):
@@ -55,6 +55,7 @@ def pesq_stoi(
     if importlib.util.find_spec("pystoi"):
         import pystoi
 
+        scores["stoi"] = np.array([pystoi.stoi(a, b, SAMPLE_RATE_HZ) for a, b in pairs])
         scores["estoi"] = np.array([pystoi.stoi(a, b, SAMPLE_RATE_HZ, extended=True) for a, b in pairs])
     return scores
 

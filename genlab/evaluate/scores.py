@@ -88,6 +88,7 @@ MEANINGS: Mapping[str, Meaning] = {
     "dnsmos_p808": Meaning("MOS 1-5", "higher"),
     "mel_distance": Meaning("dB", "lower"),
     "pesq": Meaning("MOS 1-4.6", "higher"),
+    "stoi": Meaning("share", "higher"),
     "estoi": Meaning("share", "higher"),
     "bits_per_s": Meaning("bits per second of audio", "lower"),
 }

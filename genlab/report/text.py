@@ -28,6 +28,7 @@ _SCORE_TITLES = {
     "dnsmos_p808": "DNSMOS P.808",
     "mel_distance": "Mel distance",
     "pesq": "PESQ",
+    "stoi": "STOI",
     "estoi": "ESTOI",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -57,7 +58,7 @@ def score_title(name: str) -> str:
 def format_interval(estimate: Mapping[str, Any], absolute: bool = False) -> str:
     """Return "value [low, high]" with as many digits as the interval supports; `absolute` drops a common sign."""
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
-    if absolute and None not in (value, low, high) and high < 0:
+    if absolute and value is not None and low is not None and high is not None and high < 0:
         value, low, high = -value, -high, -low
     return f"{format_value(value, low, high)} {format_bounds(value, low, high)}".rstrip()
 
