@@ -167,9 +167,9 @@ def _tokens(size: BenchSize, batch: int) -> tuple[Tokens, Cond]:
     rng = np.random.default_rng(0)
     codes = rng.integers(0, size.entries, (batch, size.frames, size.codebooks)).astype(np.int32)
     latents = rng.standard_normal((batch, size.frames, size.latent_channels)).astype(np.float32)
-    tokens = Tokens(codes, latents, np.full(batch, size.frames, np.int32))
     zeros = np.zeros((batch, size.frames), np.int32)
-    return tokens, Cond(zeros[:, 0], zeros[:, :1], zeros, np.zeros(batch, bool))
+    tokens = jax.tree.map(np.asarray, (codes, latents, np.full(batch, size.frames, np.int32)))
+    return Tokens(*tokens), Cond(*jax.tree.map(np.asarray, (zeros[:, 0], zeros[:, :1], zeros, np.zeros(batch, bool))))
 
 
 def _shape(size: BenchSize, batch: int) -> str:

@@ -131,16 +131,25 @@ def _add_inputs(add: AddCommand) -> None:
     _takes_config(command)
     command = add(
         "codec",
-        "Export a trained codec or recogniser, score a codec, or put a file through one.",
-        "genlab codec roundtrip in.wav out.wav",
+        "Load, describe, score or bench codecs, export a trained one (or a recogniser), or put a file through one.",
+        "genlab codec load mimi --weights path/to/mimi",
     )
-    command.add_argument("action", choices=["info", "export", "roundtrip", "score"])
+    command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench"])
     command.add_argument(
-        "paths", nargs="*", type=Path, help="export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score DIR"
+        "paths",
+        nargs="*",
+        type=Path,
+        help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score DIR | bench DIR",
     )
-    command.add_argument("--codec", default="in_lab_16khz", help="shipped name or path of exported weights")
+    command.add_argument(
+        "--codec",
+        default="in_lab_16khz",
+        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench takes several, with commas between",
+    )
+    command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
     command.add_argument("--levels", type=int, help="decode only the first codebooks")
-    command.add_argument("--speakers", nargs="+", help="score only these speakers of the folder's metadata.csv")
+    command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
+    command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
 
 
 def _add_machine(add: AddCommand) -> None:

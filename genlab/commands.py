@@ -29,7 +29,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
         results = run_comparison(config, out, progress, command)
-    print(format_results(results, checkpoint.read_json(out / "ledger.json")))
+    print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
     print(f"\nreport:      {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
     return 0
 
@@ -85,7 +85,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
         path.unlink(missing_ok=True)
     with Progress() as progress:
         results = run_comparison(config, out, progress, command)
-    print(format_results(results, checkpoint.read_json(out / "ledger.json")))
+    print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
     return 0
 
 
@@ -130,49 +130,107 @@ def data(arguments: argparse.Namespace, command: str) -> int:
 
 
 def codec(arguments: argparse.Namespace, command: str) -> int:
-    """Export a codec, describe one, score one, or put a file through one."""
-    from genlab.codecs.frozen import export_codec, load_codec
-    from genlab.data.audio import read_wave, to_int16, write_flac
-    from genlab.data.corpus import Embedded, build_corpus
-    from genlab.recognisers.export import export_recogniser
-    from genlab.train import load_trained
-
-    wanted = {"info": 0, "export": 2, "roundtrip": 2, "score": 1}[arguments.action]
+    """Export a codec, load a published one, describe or score one, bench several, or put a file through one."""
+    actions = {
+        "info": (0, _describe_codec),
+        "load": (1, _load_codec),
+        "export": (2, _export),
+        "roundtrip": (2, _roundtrip),
+        "score": (1, _score_codec),
+        "bench": (1, _bench_codecs),
+    }
+    wanted, act = actions[arguments.action]
     if len(arguments.paths) != wanted:
         raise GenlabError(
             f"codec {arguments.action}: expected {wanted} paths, got {len(arguments.paths)}; see genlab codec --help"
         )
-    if arguments.action == "export":
-        run = load_experiment(arguments.paths[0])
-        if not isinstance(run, CodecRun | RecogniserRun):
-            raise GenlabError(f"{arguments.paths[0]}: kind {run.kind!r}, expected the run of a codec or a recogniser")
-        trained = load_trained(run.build, arguments.paths[0])
-        training = {"training": _describe_training(run)}
-        if isinstance(run, CodecRun):
-            facts = export_codec(trained, arguments.paths[1], training)
-        else:
-            manifest = build_corpus(Embedded())
-            facts = export_recogniser(trained, manifest, arguments.paths[1], training, num_units=SHIPPED_UNITS)
-        size_mb = arguments.paths[1].stat().st_size / 1e6
-        print(f"{arguments.paths[1]}: {facts['num_parameters']:,} numbers, {size_mb:.2f} MB")
-        return 0
-    frozen = load_codec(arguments.codec)
-    if arguments.action == "info":
-        print(json.dumps({"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata}, indent=1))
-    elif arguments.action == "score":
-        from genlab.evaluate.codec_score import score_folder
-
-        print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1))
-    else:
-        wave = read_wave(arguments.paths[0], sample_rate_hz=frozen.spec.sample_rate_hz)
-        [(codes, _)] = frozen.encode([wave])
-        codes = frozen.keep_levels(codes, arguments.levels)
-        [decoded] = frozen.decode_codes([codes])
-        write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]))
-        bits = codes.size * np.log2(frozen.spec.entries)
-        seconds = len(wave) / frozen.spec.sample_rate_hz
-        print(f"{arguments.paths[1]}: {len(codes)} frames, {bits / seconds / 1000:.2f} kbit/s")
+    act(arguments)
     return 0
+
+
+def _describe_codec(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import load_codec
+
+    frozen = load_codec(arguments.codec)
+    print(json.dumps({"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata}, indent=1))
+
+
+def _load_codec(arguments: argparse.Namespace) -> None:
+    """Read a published codec, code a second of noise with it, and print the name that configs take."""
+    from genlab.codecs.frozen import load_codec
+
+    name = f"{arguments.paths[0]}:{arguments.weights}" if arguments.weights else str(arguments.paths[0])
+    frozen = load_codec(name)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(frozen.spec.sample_rate_hz).astype(np.float32)
+    [(codes, latents)] = frozen.encode([noise])
+    [decoded] = frozen.decode_codes([codes]) if codes.shape[1] else frozen.decode_latents([latents])
+    spec = frozen.spec
+    print(json.dumps({"fingerprint": frozen.fingerprint, **spec.to_dict(), **frozen.metadata}, indent=1))
+    print(
+        f"{name}: {spec.frame_hz:g} frames/s, {spec.codebooks} x {spec.entries} entries, {spec.bitrate_bps / 1000:.2f} "
+        f"kbit/s; a second of noise became {len(latents)} frames and {len(decoded)} samples; use data.codec={name}"
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import export_codec
+    from genlab.data.corpus import Embedded, build_corpus
+    from genlab.recognisers.export import export_recogniser
+    from genlab.train import load_trained
+
+    run_dir, out = arguments.paths
+    run = load_experiment(run_dir)
+    if not isinstance(run, CodecRun | RecogniserRun):
+        raise GenlabError(f"{run_dir}: kind {run.kind!r}, expected the run of a codec or a recogniser")
+    training = {"training": _describe_training(run)}
+    if isinstance(run, CodecRun):
+        facts = export_codec(load_trained(run.build, run_dir), out, training)
+    else:
+        trained, manifest = load_trained(run.build, run_dir), build_corpus(Embedded())
+        facts = export_recogniser(trained, manifest, out, training, num_units=SHIPPED_UNITS)
+    print(f"{out}: {facts['num_parameters']:,} numbers, {out.stat().st_size / 1e6:.2f} MB")
+
+
+def _score_codec(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import load_codec
+    from genlab.data.audio import SAMPLE_RATE_HZ
+    from genlab.evaluate.codec_score import score_folder
+
+    frozen = load_codec(arguments.codec, SAMPLE_RATE_HZ)
+    print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1))
+
+
+def _bench_codecs(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import load_codec
+    from genlab.data.audio import SAMPLE_RATE_HZ
+    from genlab.evaluate.codec_bench import bench_folder, compare_with_opus, to_json, to_markdown
+
+    codecs = {}
+    for name in arguments.codec.split(","):
+        frozen = load_codec(name, SAMPLE_RATE_HZ)
+        levels = [frozen.spec.codebooks >> shift for shift in range(3) if frozen.spec.codebooks >> shift]
+        codecs[name] = (frozen, [arguments.levels] if arguments.levels else [*levels, 0])
+    with Progress() as progress:
+        rows = bench_folder(codecs, arguments.paths[0], arguments.speakers, progress)
+    if arguments.json:
+        print(json.dumps({"rows": to_json(rows), "against_opus": compare_with_opus(rows)}, indent=1))
+    else:
+        print(to_markdown(rows))
+
+
+def _roundtrip(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import load_codec
+    from genlab.data.audio import read_wave, to_int16, write_flac
+
+    frozen = load_codec(arguments.codec)
+    rate = frozen.wave_rate_hz
+    wave = read_wave(arguments.paths[0], sample_rate_hz=rate)
+    [(codes, _)] = frozen.encode([wave])
+    codes = frozen.keep_levels(codes, arguments.levels)
+    [decoded] = frozen.decode_codes([codes])
+    write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]), sample_rate_hz=rate)
+    bits = codes.size * np.log2(frozen.spec.entries)
+    print(f"{arguments.paths[1]}: {len(codes)} frames, {bits / (len(wave) / rate) / 1000:.2f} kbit/s")
 
 
 def report(arguments: argparse.Namespace, command: str) -> int:

@@ -15,12 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
 from genlab import checkpoint
 from genlab.budget import check_flops, solve_budget
-from genlab.codecs.frozen import load_codec
 from genlab.config import GenlabError
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, build_corpus
@@ -114,10 +114,10 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
 def gather(config: Comparison, progress: Progress) -> Material:
     """Build corpus and token store, and choose the prompts."""
     manifest = build_corpus(config.data.corpus, progress=progress)
-    store, codec = config.data.open(progress), load_codec(config.data.codec)
+    store, codec = config.data.open(progress), config.data.load_codec()
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
     by_id = {clip.id: clip for clip in manifest.clips}
-    hop_s = F0_HOP_SAMPLES / store.info.spec.sample_rate_hz
+    hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
     prompts = []
     for clip in clips:
         source = by_id[clip.id]
@@ -207,7 +207,7 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
     facts = checkpoint.read_json(run_dir / "samples.json")
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
-    rate = material.store.info.spec.sample_rate_hz
+    rate = material.codec.wave_rate_hz
     return Sampled(waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)], **facts)
 
 
@@ -232,7 +232,7 @@ def _add_bits(row: RowResult, config: Comparison, material: Material, trained: M
     spec = material.store.info.spec
     frames = max(len(clip.units) for clip in material.clips)
     examples = [material.store.example(clip, frames)[0] for clip in material.clips]
-    tokens = type(examples[0])(*(np.stack(leaves) for leaves in zip(*examples)))
+    tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     cond, num_frames = conditions(material.store, material.clips, frames)
     bits = [np.asarray(nnx.jit(lambda m: m.score(tokens, cond).bits)(trained[seed].model)) for seed in config.seeds]
     seconds = np.tile(num_frames / spec.frame_hz, len(config.seeds))

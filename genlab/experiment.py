@@ -18,9 +18,10 @@ from jaxtyping import Array, Key
 
 from genlab.codecs.cache import encode_corpus
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-from genlab.codecs.frozen import load_codec
-from genlab.codecs.spectral import SpectralCodecConfig
+from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported
+from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
 from genlab.config import Config, ConfigError, explain
+from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
 from genlab.data.store import TokenStore
@@ -32,7 +33,7 @@ from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.nets.backbone import BackboneConfig
 from genlab.optim import OptimConfig
-from genlab.recognisers.ctc import RecogniserConfig
+from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.shipped import load_units
 from genlab.train import TrainSettings
 
@@ -65,10 +66,11 @@ class Run(Config):
 
 
 class CodecRun(Run):
-    """Train the in-lab codec."""
+    """Train the in-lab codec, from scratch or from the weights that another run exported (`start_from`)."""
 
     kind: Literal["codec"] = "codec"
     codec: SpectralCodecConfig
+    start_from: str | None = None
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
     crop_samples: int = pydantic.Field(ge=1)
     augment: AugmentConfig | None = None
@@ -81,9 +83,12 @@ class CodecRun(Run):
             )
         return self
 
-    def build(self, key: Key[Array, ""]) -> nnx.Module:
-        """Return the untrained codec."""
-        return self.codec.build(key=key)
+    def build(self, key: Key[Array, ""]) -> SpectralCodec:
+        """Return the codec that training starts with."""
+        codec = self.codec.build(key=key)
+        if self.start_from is not None:
+            codec.start_from(load_exported(self.start_from)[0])
+        return codec
 
     def source(self, progress: Progress | None = None) -> BatchSource:
         """Return batches of random crops, building the corpora first."""
@@ -103,7 +108,7 @@ class RecogniserRun(Run):
     max_samples: int | None = pydantic.Field(default=None, ge=1)
     augment: AugmentConfig | None = None
 
-    def build(self, key: Key[Array, ""]) -> nnx.Module:
+    def build(self, key: Key[Array, ""]) -> Recogniser:
         """Return the untrained recogniser."""
         return self.recogniser.build(key=key)
 
@@ -127,9 +132,13 @@ class TokenData(Config):
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
 
+    def load_codec(self) -> FrozenCodec:
+        """Return the codec, taking and giving waves at the rate of corpora and metrics, whatever its own."""
+        return load_codec(self.codec, SAMPLE_RATE_HZ)
+
     def open(self, progress: Progress | None = None) -> TokenStore:
         """Return the token store, building the corpus and encoding it first."""
-        codec, units = load_codec(self.codec), load_units()  # missing weights must not cost the wait for a corpus
+        codec, units = self.load_codec(), load_units()  # missing weights must not cost the wait for a corpus
         manifest = build_corpus(self.corpus, progress=progress)
         return encode_corpus(manifest, codec, units, cache_root(), progress)
 

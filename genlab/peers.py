@@ -66,7 +66,8 @@ def _musicgen(size: Any) -> Any:
         hidden_size=net.width, num_codebooks=size.codebooks,
     )  # fmt: skip
     model = MusicgenForCausalLM(config)
-    for layer in model.model.decoder.layers:  # idle without conditions: without its weights the sizes agree
+    layers: Any = model.model.decoder.layers
+    for layer in layers:  # idle without conditions: without its weights the sizes agree
         layer.encoder_attn = None
         layer.encoder_attn_layer_norm = None
     model.config._attn_implementation = "sdpa"
@@ -180,7 +181,8 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
     num_samples = int(size.audio_s * 16_000) // 320 * 320
     wave = 0.1 * torch.randn(1, 1, num_samples)
     with torch.no_grad():
-        latents = model.encode(wave).quantized_representation
+        encoded: Any = model.encode(wave)
+        latents = encoded.quantized_representation
 
     @torch.no_grad()
     def run() -> None:

@@ -101,9 +101,9 @@ def show(
     """Write TensorBoard events of samples, floors and scores, and report.html."""
     seed = config.seeds[0]
     entries = {arm["name"]: arm for arm in results["arms"]}
-    rate = material.store.info.spec.sample_rate_hz
+    rate = material.codec.wave_rate_hz
     shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
-    kinds = {"real": "reference", **{name: name for name in FLOORS}}
+    kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
     shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
     for name, waves in shown.items():
         log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name

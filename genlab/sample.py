@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from genlab.codecs.frozen import FrozenCodec, load_codec
+from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.store import TokenClip, TokenStore
@@ -108,7 +108,7 @@ def sample_run(
     Returns:
         One line per clip.
     """
-    store, codec = run.data.open(), load_codec(run.data.codec)
+    store, codec = run.data.open(), run.data.load_codec()
     model = load_trained(lambda key: run.build_for(store, key), run_dir)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     frames = run.data.num_frames
@@ -123,19 +123,19 @@ def sample_run(
             write_flac(out / f"{clip.id}.flac", to_int16(wave))
             write_flac(out / f"{clip.id}.codec.flac", to_int16(floor))
             note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
-            writer.audio(prompt_tag("samples", number), [wave], codec.spec.sample_rate_hz, [note.markdown()])
-            writer.audio(prompt_tag("codec_floor_codes", number), [floor], codec.spec.sample_rate_hz, [note.markdown()])
+            writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, [note.markdown()])
+            writer.audio(prompt_tag("codec_floor_codes", number), [floor], codec.wave_rate_hz, [note.markdown()])
     return [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
 
 
 def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]) -> Prompt:
     """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to fill around."""
     examples = [store.example(clip, num_frames)[0] for clip in clips]
-    tokens = Tokens(*(np.stack(leaves) for leaves in zip(*examples)))
+    tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     first, last = (round(second * store.info.spec.frame_hz) for second in keep_s)
     frame = np.arange(num_frames)
     is_known = np.broadcast_to((frame >= first) & (frame < last), (len(clips), num_frames))
-    return Prompt(tokens, is_known & np.asarray(tokens.is_valid))
+    return Prompt(tokens, tokens.is_valid & is_known)
 
 
 def conditions(store: TokenStore, clips: Sequence[TokenClip], num_frames: int) -> tuple[Cond, np.ndarray]:
@@ -166,7 +166,8 @@ def compile_sampler(
     calls = []
 
     def draw(state: Any, cond: Cond, num_frames: Any, key: Any, *prompt: Prompt) -> Any:
-        out = nnx.merge(graph, state).sample(
+        decoder: Any = nnx.merge(graph, state)
+        out = decoder.sample(
             cond, num_frames=num_frames, key=key, sampler=run.arm.sampler, prompt=prompt[0] if prompt else None
         )
         calls.append(out.num_network_calls)

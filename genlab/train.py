@@ -25,7 +25,7 @@ from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.optim import OptimConfig
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
-from genlab.train_step import SAVED, Build, State, create_state, make_update, split_model
+from genlab.train_step import SAVED, Build, Model, State, create_state, make_update, split_model
 
 
 class TrainSettings(Config):
@@ -128,7 +128,7 @@ def train(
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
-def load_trained(build: Build, run_dir: Path, use_ema: bool = True) -> nnx.Module:
+def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = True) -> Model:
     """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if the run kept them.
 
     Raises:

@@ -10,7 +10,7 @@ synchronisation, so the loop reads it when it logs and before it saves.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from genlab.config import GenlabError
 from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
+Model = TypeVar("Model", bound=nnx.Module)
 State = dict[str, Any]
 # The parts of the state that hold arrays; the counters follow from the step.
 SAVED = ("params", "rest", "opt", "ema")

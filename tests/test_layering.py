@@ -18,9 +18,10 @@ ORDER = """
     genlab config tokens weights decoders decoders.base host
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
     data.waves data.batches data.store
-    nets nets.linear nets.blocks nets.backbone nets.convolution
+    nets nets.linear nets.blocks nets.backbone nets.convolution nets.snake nets.recurrent
     codecs codecs.base codecs.published codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser
-    codecs.spectral codecs.frozen
+    codecs.seanet codecs.encodec codecs.speechtokenizer codecs.mimi_convolutions codecs.mimi_transformer codecs.mimi
+    codecs.dac codecs.oobleck codecs.spectral codecs.frozen
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
     recognisers.export
     codecs.cache
@@ -30,7 +31,7 @@ ORDER = """
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
     evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.codec_score
-    evaluate.comparisons evaluate.metrics evaluate.rows
+    evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare

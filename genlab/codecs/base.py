@@ -72,11 +72,15 @@ class PublishedConfig(Config):
 
     Attributes:
         hub_id: the repository that is meant when nobody names one.
+        hub_subfolder: where in the repository config.json and the safetensors are.
         published_extras: a pattern of tensor names that a published file may hold and the port does not need.
+        conversion: what to say to somebody who has no safetensors, if nobody publishes them.
     """
 
     hub_id: ClassVar[str]
+    hub_subfolder: ClassVar[str] = ""
     published_extras: ClassVar[str] = r"(?!)"
+    conversion: ClassVar[str] = ""
 
     @classmethod
     def from_published(cls, values: dict[str, Any]) -> Self:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError, digest
@@ -52,6 +53,7 @@ def encode_corpus(
 def _encode_missing(
     directory: Path, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, progress: Progress | None
 ) -> None:
+    code_vectors = codec.code_vectors  # first: a codec without codes must not cost the wait for its latents
     clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
     for first in range(0, len(clips), PART_CLIPS):
         part = clips[first : first + PART_CLIPS]
@@ -60,7 +62,7 @@ def _encode_missing(
             _encode_part(path, part, manifest, codec, units)
         if progress is not None:
             progress("encode", first + len(part), len(clips))
-    np.save(directory / "code_vectors.npy", codec.code_vectors)
+    np.save(directory / "code_vectors.npy", code_vectors)
     finish_store(directory, _describe(clips, manifest, codec, units, directory))
 
 
@@ -80,7 +82,19 @@ def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, uni
         # A short last batch is filled up with its own first clip: one compiled shape, results cut off again.
         filled = waves + [waves[0]] * (BATCH_CLIPS - len(waves))
         for clip, (codes, latents), unit in zip(batch, codec.encode(filled), units.encode_units(filled)):
-            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, unit)
+            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, align_units(unit, len(codes)))
+
+
+def align_units(units: Int[np.ndarray, "u"], num_frames: int) -> Int[np.ndarray, "t"]:
+    """Return the unit under the centre of each codec frame.
+
+    At 50 frames/s that is every unit. A codec at 75 frames/s repeats some; one at 12.5 keeps one in four, so its
+    content is coarser: train it on text, or count that in when codecs are compared.
+    """
+    if len(units) == num_frames:
+        return units
+    centres = (np.arange(num_frames) + 0.5) * len(units) / num_frames
+    return units[np.minimum(centres.astype(int), len(units) - 1)]
 
 
 def _describe(

@@ -1,12 +1,16 @@
 """A trained codec as the rest of the lab sees it: frozen, compiled, identified.
 
-In: the name of shipped weights, or a path to weights that `genlab codec export` wrote. Out: `FrozenCodec`, which
-encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens and tokens become
-audio, so between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few bucket sizes
-so that a corpus costs a few compilations. Every clip is followed by at least one frame of padding, so neither the
-bucket nor the other clips of a call change its result.
+In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published codec as KIND or
+KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, or a Python file whose `codec()` returns one. Out:
+`FrozenCodec`, which encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens
+and tokens become audio, so between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to
+a few bucket sizes so that a corpus costs a few compilations. Every clip is followed by at least one frame of padding,
+so neither the bucket nor the other clips of a call change its result. Waves come and go at `wave_rate_hz`; a codec that
+works at another rate is resampled here.
 """
 
+import hashlib
+import runpy
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,13 +23,28 @@ from flax import nnx
 from jaxtyping import Float, Int
 
 from genlab import __version__
+from genlab.codecs.base import Codec, PublishedConfig
+from genlab.codecs.dac import DacConfig
+from genlab.codecs.encodec import EncodecConfig
+from genlab.codecs.mimi import MimiConfig
+from genlab.codecs.oobleck import OobleckConfig
+from genlab.codecs.published import load_published
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
+from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import GenlabError
+from genlab.data.audio import resample
 from genlab.tokens import Tokens, TokenSpec
 from genlab.weights import load_metadata, load_weights, save_weights
 
 BUCKET_FRAMES = 64
 SHIPPED = "in_lab_16khz"
+PUBLISHED: dict[str, type[PublishedConfig]] = {
+    "encodec": EncodecConfig,
+    "mimi": MimiConfig,
+    "dac": DacConfig,
+    "oobleck": OobleckConfig,
+    "speechtokenizer": SpeechTokenizerConfig,
+}
 
 
 class FrozenCodec:
@@ -35,12 +54,14 @@ class FrozenCodec:
         spec: the token space.
         fingerprint: 10 hex digits of the SHA-256 of the weights; stores and comparisons are pinned to it.
         metadata: training command, data, licence and measured scores, as they were written beside the weights.
+        wave_rate_hz: sample rate of the waves that go in and come out; the codec's own if nobody says otherwise.
     """
 
-    def __init__(self, codec: SpectralCodec, fingerprint: str, metadata: dict[str, Any]):
+    def __init__(self, codec: Codec, fingerprint: str, metadata: dict[str, Any], wave_rate_hz: int | None = None):
         self.spec: TokenSpec = codec.spec
         self.fingerprint = fingerprint
         self.metadata = metadata
+        self.wave_rate_hz = wave_rate_hz or codec.spec.sample_rate_hz
         self._graph, state = nnx.split(codec)
         self._state = nnx.as_pure(state)
         self._encode = jax.jit(lambda state, *args: self._merge(state).encode(*args))
@@ -50,17 +71,18 @@ class FrozenCodec:
     @property
     def code_vectors(self) -> Float[np.ndarray, "k v d"]:
         """The entries of every codebook, in the units of the latents."""
-        return np.asarray(self._merge(self._state).quantiser.entries[...])
+        return np.asarray(self._merge(self._state).code_vectors)
 
-    def _merge(self, state: Any) -> SpectralCodec:
+    def _merge(self, state: Any) -> Codec:
         return nnx.merge(self._graph, state)
 
     def encode(
         self, waves: Sequence[Float[np.ndarray, "s"]]
     ) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
-        """Return (codes, latents) of each wave, all in one compiled call."""
+        """Return (codes, latents) of each wave, in one compiled call; a codec without codes gives zero levels."""
         if not len(waves):
             return []
+        waves = [resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in waves]
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
         frames = bucket_frames(-(-int(num_samples.max()) // hop) + 1)
@@ -68,7 +90,8 @@ class FrozenCodec:
         for row, wave in zip(padded, waves):
             row[: len(wave)] = wave
         tokens: Tokens = self._encode(self._state, padded, num_samples)
-        codes, latents = np.asarray(tokens.codes), np.asarray(tokens.latents)
+        latents = np.asarray(tokens.latents)
+        codes = np.zeros((*latents.shape[:2], 0), np.int32) if tokens.codes is None else np.asarray(tokens.codes)
         return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(-(-num_samples // hop))]
 
     def decode_codes(self, codes: Sequence[Int[np.ndarray, "t k"]]) -> list[Float[np.ndarray, "s"]]:
@@ -106,7 +129,8 @@ class FrozenCodec:
         for row, view in zip(padded, views):
             row[: len(view)] = view
         waves = np.asarray(decode(self._state, padded, num_frames))
-        return [np.clip(wave[: n * self.spec.hop_samples], -1, 1) for wave, n in zip(waves, num_frames)]
+        whole = [wave[: n * self.spec.hop_samples] for wave, n in zip(waves, num_frames)]
+        return [np.clip(resample(wave, self.spec.sample_rate_hz, self.wave_rate_hz), -1, 1) for wave in whole]
 
 
 def bucket_frames(num_frames: int) -> int:
@@ -124,14 +148,36 @@ def weights_path(name: str) -> Path:
     path = shipped if "/" not in name and not name.endswith(".safetensors") else Path(name)
     if not path.is_file():
         raise GenlabError(
-            f"codec {name!r}: no weights at {path}; use {SHIPPED!r} or train one with "
-            "`genlab train configs/codec_16khz.py` and give the path of the exported .safetensors"
+            f"codec {name!r}: no weights at {path}; use {SHIPPED!r}, a published one ({', '.join(PUBLISHED)}, or "
+            "KIND:DIRECTORY), a Python file with codec(), or train one with `genlab train configs/codec_16khz.py` and "
+            "give the path of the exported .safetensors"
         )
     return path
 
 
-def load_codec(name: str = SHIPPED) -> FrozenCodec:
-    """Load shipped weights by name, or exported weights by path.
+def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCodec:
+    """Load shipped weights by name, exported weights by path, a published codec, or one's own from a Python file.
+
+    Args:
+        name: see above; SOURCE is a directory with config.json and safetensors, or a Hub id; without it the usual one.
+        wave_rate_hz: sample rate of the waves that the caller gives and takes; the codec's own if absent.
+
+    Raises:
+        GenlabError: if the file is missing, damaged, or does not match its config.
+    """
+    kind, _, source = name.partition(":")
+    if kind in PUBLISHED:
+        found = load_published(PUBLISHED[kind], source or None)
+        metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
+        return FrozenCodec(found.codec, found.fingerprint, metadata, wave_rate_hz)
+    if name.endswith(".py"):
+        return _load_own(Path(name), wave_rate_hz)
+    codec, metadata = load_exported(name)
+    return FrozenCodec(codec, metadata["sha256"][:10], metadata, wave_rate_hz)
+
+
+def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
+    """Return the in-lab codec behind a shipped name or a path to exported weights, and its metadata.
 
     Raises:
         GenlabError: if the file is missing, damaged, or does not match its config.
@@ -144,7 +190,20 @@ def load_codec(name: str = SHIPPED) -> FrozenCodec:
     graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
     tree = load_weights(path, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, tree))
-    return FrozenCodec(nnx.merge(graph, state), metadata["sha256"][:10], metadata)
+    return nnx.merge(graph, state), metadata
+
+
+def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
+    if not path.is_file():
+        raise GenlabError(f"codec {str(path)!r}: no such file; expected a Python file with a function codec()")
+    make = runpy.run_path(str(path)).get("codec")
+    if not callable(make):
+        raise GenlabError(f"{path}: no function codec() in it; it must return an object with the methods of Codec")
+    codec: Any = make()
+    content = hashlib.sha256(path.read_bytes())
+    for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(codec))):
+        content.update(np.asarray(leaf).tobytes())
+    return FrozenCodec(codec, content.hexdigest()[:10], {"source": path.name}, wave_rate_hz)
 
 
 def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -52,14 +52,14 @@ def load_published(config_class: type[PublishedConfig], source: str | None = Non
     Raises:
         GenlabError: if the files cannot be had, or are not what config.json promises; the text names file and tensor.
     """
-    directory = find_directory(source or config_class.hub_id)
+    directory = find_directory(source or config_class.hub_id, config_class.hub_subfolder)
     config = config_class.from_published(read_config(directory))
     config = config.from_dict(config.to_dict() | changes)
     abstract = nnx.eval_shape(lambda: config.build(key=jax.random.key(0)))
     graph, state = nnx.split(abstract)
     tree = nnx.to_pure_dict(state)
     num_parameters = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
-    files = weight_files(directory)
+    files = weight_files(directory, config_class.conversion)
     tensors = read_tensors(files, MAX_BYTES_PER_PARAMETER * num_parameters + MAX_CONFIG_BYTES)
     nnx.replace_by_pure_dict(state, fill(tree, config.derive(fold_weight_norm(tensors)), config, directory))
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
@@ -69,23 +69,26 @@ def load_published(config_class: type[PublishedConfig], source: str | None = Non
     return Published(nnx.merge(graph, state), config, digest.hexdigest()[:10], directory)
 
 
-def find_directory(source: str) -> Path:
+def find_directory(source: str, subfolder: str = "") -> Path:
     """Return the directory that `source` names, downloading config and safetensors if it is a repository id.
+
+    With a `subfolder` only that part of a repository is meant; a directory may be the repository or the part.
 
     Raises:
         GenlabError: if it is neither a directory nor something the Hub gives.
     """
     if Path(source).is_dir():
-        return Path(source)
+        part = Path(source) / subfolder
+        return part if part.is_dir() else Path(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise GenlabError(f"{source}: no such directory, nor the id of a Hub repository (OWNER/NAME)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    names = ("config.json", "*.safetensors", "*.safetensors.index.json")
+    patterns = [str(Path(subfolder) / name) for name in names]
     try:
-        return Path(
-            snapshot_download(source, allow_patterns=["config.json", "*.safetensors", "*.safetensors.index.json"])
-        )
+        return Path(snapshot_download(source, allow_patterns=patterns)) / subfolder
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GenlabError(
@@ -112,8 +115,8 @@ def read_config(directory: Path) -> dict[str, Any]:
     return values
 
 
-def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files of a directory, in name order.
+def weight_files(directory: Path, conversion: str = "") -> list[Path]:
+    """Return the safetensors files of a directory, in name order; `conversion` is the advice if there is none.
 
     Raises:
         WeightsError: if there is none; pickled weights are not read.
@@ -122,7 +125,7 @@ def weight_files(directory: Path) -> list[Path]:
     if not files:
         others = sorted(path.name for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         hint = f"; {others[0]} is a pickle, which is never read: convert it to safetensors" if others else ""
-        raise WeightsError(f"{directory}: no .safetensors file{hint}")
+        raise WeightsError(f"{directory}: no .safetensors file{hint}" + (f"; {conversion}" if conversion else ""))
     return files
 
 

@@ -117,7 +117,12 @@ class ConvTranspose1d(nnx.Module):
             parts = frames[:, :, None, :] * kernel[None, None]
         else:
             taps, inputs, outputs = kernel.shape
-            parts = matmul(frames, kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs))
+            if 4 * batch * length < outputs:
+                # The few frames of a stream: moving the kernel would cost far more than the products do.
+                rows = jnp.broadcast_to(frames.reshape(1, -1, inputs), (taps, batch * length, inputs))
+                parts = (rows @ kernel).swapaxes(0, 1)
+            else:
+                parts = matmul(frames, kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs))
         parts = parts.reshape(batch, length, blocks, -1)
         placed = [jnp.pad(parts[:, :, i], ((0, 0), (i, blocks - 1 - i), (0, 0))) for i in range(blocks)]
         whole = functools.reduce(jnp.add, placed).reshape(batch, (length + blocks - 1) * self.stride, -1)

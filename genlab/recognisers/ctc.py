@@ -10,6 +10,7 @@ and no further on purpose: a recogniser that sees a whole sentence of a closed g
 neighbours, and so forgive a decoder that garbles them.
 """
 
+import functools
 from typing import ClassVar, Literal
 
 import jax
@@ -83,7 +84,8 @@ class ConvStack(nnx.Module):
             # Padded frames enter as zeros, so an example reads the same alone and in a batch of longer ones.
             padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (reach // 2, reach - reach // 2), (0, 0)))
             # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-            mixed = sum(padded[:, i : i + hidden.shape[1]] * w["depthwise"][i][None, None] for i in range(reach + 1))
+            shifted = [padded[:, i : i + hidden.shape[1]] * w["depthwise"][i][None, None] for i in range(reach + 1)]
+            mixed = functools.reduce(jnp.add, shifted)
             mixed = _normalise(mixed) * w["norm_scale"] + w["norm_bias"]
             inner = jax.nn.gelu(matmul(mixed, w["up"]) + w["up_bias"])
             update = matmul(inner, w["down"]) + w["down_bias"]

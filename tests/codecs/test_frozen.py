@@ -76,7 +76,9 @@ def test_the_fingerprint_follows_the_weights(tmp_path):
 
 def test_a_missing_codec_is_never_a_random_one(tmp_path):
     assert "no weights at" in refusal(tmp_path / "nothing.safetensors")
-    with pytest.raises(GenlabError, match=f"codec 'other': no weights at .*use '{SHIPPED}' or train one"):
+    with pytest.raises(
+        GenlabError, match=f"codec 'other': no weights at .*use '{SHIPPED}', a published one .*or train one"
+    ):
         load_codec("other")
 
 

@@ -1,0 +1,58 @@
+"""The main job on somebody else's codec: Mimi's architecture at a toy size, from files as they are published."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from test_compare import TINY, run_compare
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A directory with a random Mimi as it would be downloaded, and the config of a tiny comparison."""
+    folder = tmp_path_factory.mktemp("published")
+    write_random_mimi(folder / "mimi")
+    (folder / "tiny.py").write_text(TINY)
+    return folder
+
+
+def genlab(*arguments):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "genlab.cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+def test_load_says_what_it_is(place):
+    done = genlab("codec", "load", "mimi", "--weights", place / "mimi")
+    assert done.returncode == 0, done.stderr
+    assert f"use data.codec=mimi:{place / 'mimi'}" in done.stdout
+    assert '"sample_rate_hz": 24000' in done.stdout
+
+
+def test_load_of_a_directory_without_weights_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.bin").write_bytes(b"pickle")
+    done = genlab("codec", "load", "mimi", "--weights", tmp_path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and "a pickle, which is never read" in done.stderr
+
+
+def test_the_main_job_runs_on_it(place):
+    process = run_compare(
+        place / "tiny.py", place / "run", place / "cache", f"data.codec=mimi:{place / 'mimi'}", "data.num_frames=32"
+    )
+    _, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-2000:]
+    results = json.loads((place / "run" / "results.json").read_text())
+    assert results["codec"]["sample_rate_hz"] == 24_000
+    assert {arm["name"] for arm in results["arms"]} >= {"ar", "masked", "diffusion", "real", "codec_floor_codes"}
+    for path in sorted((place / "run" / "arms").glob("*/seed0/samples/*.flac")):
+        wave, rate = soundfile.read(path)
+        assert rate == 16_000 and np.isfinite(wave).all() and len(wave) > 8_000
