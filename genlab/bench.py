@@ -26,7 +26,13 @@ from flax import nnx
 
 from genlab import peers
 from genlab.checkpoint import CheckpointWriter
+from genlab.codecs.dac import DacConfig
+from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.frozen import FrozenCodec
+from genlab.codecs.mimi import MimiConfig
+from genlab.codecs.mimi_convolutions import ConvolutionsConfig
+from genlab.codecs.mimi_transformer import WindowTransformerConfig
+from genlab.codecs.seanet import SEANetConfig
 from genlab.codecs.spectral import SpectralCodecConfig, StackConfig
 from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource
@@ -62,6 +68,9 @@ class BenchSize(Config):
     masked_steps: tuple[int, ...] = (16, 1)
     diffusion_steps: int = 50
     audio_s: float = 10.0
+    encodec: EncodecConfig = EncodecConfig()
+    mimi: MimiConfig = MimiConfig()
+    dac: DacConfig = DacConfig()
 
     @property
     def spec(self) -> TokenSpec:
@@ -83,7 +92,15 @@ QUICK = BenchSize(
     masked_steps=(2, 1),
     diffusion_steps=2,
     audio_s=0.2,
-)
+    encodec=EncodecConfig(
+        network=SEANetConfig(latent_channels=8, channels=4, strides=(8, 5, 4, 2), is_causal=True), entries=16
+    ),
+    mimi=MimiConfig(
+        width=16, entry_channels=8, entries=16, convolutions=ConvolutionsConfig(filters=4),
+        transformer=WindowTransformerConfig(layers=2, heads=2, inner_width=16),
+    ),
+    dac=DacConfig(encoder_width=4, decoder_width=32, latent_channels=64, entries=16),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,6 +255,22 @@ def _codec(verb: str, size: BenchSize) -> Iterator[Workload]:
 
 
 @contextlib.contextmanager
+def _published(kind: str, size: BenchSize) -> Iterator[Workload]:
+    config = getattr(size, kind)
+    codec = FrozenCodec(jax.jit(lambda key: config.build(key=key))(jax.random.key(0)), "random", {})
+    spec = codec.spec
+    wave = 0.1 * np.random.default_rng(0).standard_normal(int(size.audio_s * spec.sample_rate_hz)).astype(np.float32)
+
+    def run() -> None:
+        [(codes, _)] = codec.encode([wave])
+        codec.decode_codes([codes])
+
+    yield Workload(
+        run, f"{size.audio_s:g} s of {spec.sample_rate_hz} Hz, {spec.codebooks} codes at {spec.frame_hz:g} Hz"
+    )
+
+
+@contextlib.contextmanager
 def _data_loader(size: BenchSize) -> Iterator[Workload]:
     trainer = _Trainer(ARConfig(), size)
     waited: list[float] = []
@@ -308,6 +341,9 @@ WORKLOADS: dict[str, Callable[[BenchSize], contextlib.AbstractContextManager[Wor
     "diffusion_sample": partial(_sample, DiffusionConfig(), lambda size: DiffusionSampler(steps=size.diffusion_steps)),
     "codec_encode_10s": partial(_codec, "encode"),
     "codec_decode_10s": partial(_codec, "decode"),
+    "encodec_24khz_10s": partial(_published, "encodec"),
+    "mimi_10s": partial(_published, "mimi"),
+    "dac_16khz_10s": partial(_published, "dac"),
     "data_loader": _data_loader,
     "checkpoint_save": _checkpoint_save,
 }

@@ -1,4 +1,4 @@
-"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer, and a small DAC.
+"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer, codecs.
 
 In: a workload, its size, and the number of threads. Out: a function that does one repetition, or None where torch or
 the peer is not installed, or jax runs on an accelerator that torch would not share. Random weights, the same shapes as
@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -191,11 +192,44 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
     return Peer("transformers DacModel (12 M, 16 kHz, hop 320)", run)
 
 
-_PEERS: dict[str, tuple[Callable[[Any], Peer], tuple[str, ...]]] = {
+def _published(name: str, size: Any) -> Peer | None:
+    """Return encoding and decoding by transformers' model at its default, which is the published size."""
+    if size.audio_s < 1:  # toy sizes have no peer
+        return None
+    import torch
+    import transformers
+
+    model_class, options, codes = {
+        "encodec": (transformers.EncodecModel, transformers.EncodecConfig(), {"bandwidth": 6.0}),
+        "mimi": (transformers.MimiModel, transformers.MimiConfig(), {"num_quantizers": 8}),
+        "dac": (
+            transformers.DacModel,
+            transformers.DacConfig(n_codebooks=12, downsampling_ratios=[2, 4, 5, 8], sampling_rate=16_000),
+            {},
+        ),
+    }[name]
+    model = model_class(options).eval()
+    wave = 0.1 * torch.randn(1, 1, int(size.audio_s * options.sampling_rate))
+
+    @torch.no_grad()
+    def run() -> None:
+        encoded: Any = model.encode(wave, **codes)
+        if name == "encodec":
+            model.decode(encoded.audio_codes, encoded.audio_scales)
+        else:
+            model.decode(audio_codes=encoded.audio_codes)
+
+    return Peer(f"transformers {model_class.__name__}", run)
+
+
+_PEERS: dict[str, tuple[Callable[[Any], Peer | None], tuple[str, ...]]] = {
     "ar_train_step": (_musicgen_train, ("transformers",)),
     "ar_sample": (_musicgen_sample, ("transformers",)),
     "diffusion_train_step": (_stable_audio_train, ("diffusers",)),
     "diffusion_sample": (_stable_audio_sample, ("diffusers",)),
     "codec_encode_10s": (lambda size: _dac(size, True), ("transformers",)),
     "codec_decode_10s": (lambda size: _dac(size, False), ("transformers",)),
+    "encodec_24khz_10s": (partial(_published, "encodec"), ("transformers",)),
+    "mimi_10s": (partial(_published, "mimi"), ("transformers",)),
+    "dac_16khz_10s": (partial(_published, "dac"), ("transformers",)),
 }

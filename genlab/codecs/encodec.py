@@ -104,14 +104,14 @@ class EncodecConfig(PublishedConfig):
 
     def _levels(self, bandwidths_kbps: Any) -> int:
         """Return how many levels `DEFAULT_KBPS` pay for, or the highest bandwidth if that is lower."""
+        bits_per_level = math.ceil(self.spec.frame_hz) * math.log2(self.entries)
         try:
             kbps = min(DEFAULT_KBPS, float(bandwidths_kbps[-1]))
+            return max(1, int(1000 * kbps // bits_per_level))
         except (TypeError, ValueError, LookupError):
             raise ConfigError(
                 f"config.json: target_bandwidths={bandwidths_kbps!r}, expected numbers of kbit/s"
             ) from None
-        bits_per_level = math.ceil(self.spec.frame_hz) * math.log2(self.entries)
-        return max(1, int(1000 * kbps // bits_per_level))
 
     def published_name(self, path: str) -> str | list[str]:
         """Return the published name of our parameter at `path`."""

@@ -5,8 +5,8 @@ LayerNorm, exact GELU, rotary positions, no biases in products, and a learnt sca
 (Moshi report, 2410.00037, section 3.3.2; LayerScale 2103.17239).
 
 Where we differ: rotary angles are counted in integers that wrap as angles do, so a stream may run for months, and a
-long clip is cut into blocks of one window that see themselves and the block before, so memory grows with the length and not
-with its square.
+long clip is cut into blocks of one window that see themselves and the block before, so memory does not grow with the
+square of the length.
 
 Extra axis letters here: a attention heads, c channels per head, n blocks, w window, q queries, s keys.
 """

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError
@@ -61,7 +62,9 @@ def load_published(config_class: type[PublishedConfig], source: str | None = Non
     num_parameters = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
     files = weight_files(directory, config_class.conversion)
     tensors = read_tensors(files, MAX_BYTES_PER_PARAMETER * num_parameters + MAX_CONFIG_BYTES)
-    nnx.replace_by_pure_dict(state, fill(tree, config.derive(fold_weight_norm(tensors)), config, directory))
+    filled = fill(tree, config.derive(fold_weight_norm(tensors)), config, directory)
+    # Arrays of jax: numpy ones would be copied to the device in every call.
+    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, filled))
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
     for path in files:
         with path.open("rb") as file:
