@@ -4,21 +4,24 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from mimi_toys import MICRO, PUBLISHED, write_mimi
 from test_compare import TINY, run_compare
 
-ROOT = Path(__file__).parents[1]
+# A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of steps.
+SMALLER = ("data.num_frames=32", "budget.train_flops=1e9")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A directory with a random Mimi as it would be downloaded, and the config of a tiny comparison."""
     folder = tmp_path_factory.mktemp("published")
-    write_random_mimi(folder / "mimi")
+    convolutions = MICRO.convolutions.model_copy(update={"ratios": (8, 6, 5, 4)})
+    values = {**PUBLISHED, "upsampling_ratios": [8, 6, 5, 4], "frame_rate": 12.5}
+    write_mimi(folder / "mimi", MICRO.model_copy(update={"convolutions": convolutions}), values)
     (folder / "tiny.py").write_text(TINY)
     return folder
 
@@ -46,7 +49,7 @@ def test_load_of_a_directory_without_weights_is_one_line(tmp_path):
 
 def test_the_main_job_runs_on_it(place):
     process = run_compare(
-        place / "tiny.py", place / "run", place / "cache", f"data.codec=mimi:{place / 'mimi'}", "data.num_frames=32"
+        place / "tiny.py", place / "run", place / "cache", f"data.codec=mimi:{place / 'mimi'}", *SMALLER
     )
     _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err[-2000:]
