@@ -5,8 +5,9 @@ Fixed      The trained decoders of one finished comparison, 32 prompts of the *v
 Varied     Six settings per family, an equal number for each: two knobs that matter for it, guidance among them.
 Predicted  Before the run: temperature below 1 helps both models of codes, because a few minutes of training leave the
            tails of their softmax untrained; guidance helps every family; more solver steps than 24 do not help.
-Result     Temperature: as predicted, 1.0 -> 0.6 takes AR from 0.52 [0.44, 0.60] to 0.20 [0.13, 0.28] and 1.0 -> 0.3 takes
-           masked from 0.29 [0.19, 0.40] to 0.20 [0.12, 0.28]. Guidance: it helps at temperature 1 (AR 0.33, masked 0.20)
+Result     Temperature: as predicted, 1.0 -> 0.6 takes AR from 0.52 [0.44, 0.60] to 0.20 [0.13, 0.28] and 1.0 -> 0.3
+           takes masked from 0.29 [0.19, 0.40] to 0.20 [0.12, 0.28]. Guidance: it helps at temperature 1 (AR 0.33,
+           masked 0.20)
            and adds nothing once the temperature is low, which was not predicted; diffusion is at 0.06 [0.03, 0.11] in
            all six settings, 12 steps included. The quick start's settings were the best of six in an earlier run of
            the same sweep; here their rivals without guidance are as good, at half the calls.
