@@ -194,6 +194,11 @@ def _shape(size: BenchSize, batch: int) -> str:
     return f"{net.layers}x{net.width}, batch {batch}, {size.frames} frames"
 
 
+def _millions(tree: Any) -> str:
+    """Return how many numbers the tree holds: FLOPs follow from them, and a peer may have more or fewer."""
+    return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.1f} M parameters"
+
+
 class _Trainer:
     """A decoder in the middle of training."""
 
@@ -217,7 +222,8 @@ class _Trainer:
 @contextlib.contextmanager
 def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]:
     trainer, args = _Trainer(config, size), _tokens(size, size.batch)
-    yield Workload(lambda: trainer.step(args), f"{_shape(size, size.batch)}, {detail}")
+    shape = f"{_shape(size, size.batch)}, {detail}, {_millions(trainer.state['params'])}"
+    yield Workload(lambda: trainer.step(args), shape)
 
 
 @contextlib.contextmanager
@@ -238,7 +244,7 @@ def _sample(config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize
     compiled = draw.lower(*args, next(keys)).compile()
     yield Workload(
         lambda: jax.block_until_ready(compiled(*args, next(keys))),
-        f"{_shape(size, 1)}, {calls[0]} network calls",
+        f"{_shape(size, 1)}, {calls[0]} network calls, {_millions(state)}",
     )
 
 

@@ -40,6 +40,10 @@ def find_peer(workload: str, size: Any, num_threads: int) -> Peer | None:
     return make(size)
 
 
+def _millions(model: Any) -> str:
+    return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M"
+
+
 def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
     import torch
 
@@ -93,7 +97,7 @@ def _musicgen_train(size: Any) -> Peer:
         logits = model(input_ids=inputs).logits
         return functional.cross_entropy(logits.reshape(-1, size.entries), labels.reshape(-1), ignore_index=-100)
 
-    return Peer("transformers MusicgenForCausalLM", _training(model, loss))
+    return Peer(f"transformers MusicgenForCausalLM ({_millions(model)})", _training(model, loss))
 
 
 def _musicgen_sample(size: Any) -> Peer:
@@ -110,7 +114,7 @@ def _musicgen_sample(size: Any) -> Peer:
             use_cache=True, max_length=size.frames + size.codebooks,
         )  # fmt: skip
 
-    return Peer("transformers MusicgenForCausalLM.generate", run)
+    return Peer(f"transformers MusicgenForCausalLM.generate ({_millions(model)})", run)
 
 
 def _stable_audio(size: Any, batch: int) -> tuple[Any, Callable[[Any, Any], Any]]:
@@ -151,7 +155,7 @@ def _stable_audio_train(size: Any) -> Peer:
         level, noise = torch.rand(size.batch), torch.randn_like(clean)
         return functional.mse_loss(velocity(torch.lerp(clean, noise, level[:, None, None]), level), noise - clean)
 
-    return Peer("diffusers StableAudioDiTModel", _training(model, loss))
+    return Peer(f"diffusers StableAudioDiTModel ({_millions(model)})", _training(model, loss))
 
 
 def _stable_audio_sample(size: Any) -> Peer:
@@ -167,7 +171,7 @@ def _stable_audio_sample(size: Any) -> Peer:
         for level, below in itertools.pairwise(levels):
             latents = latents + (below - level) * velocity(latents, level.expand(1))
 
-    return Peer("diffusers StableAudioDiTModel, Euler", run)
+    return Peer(f"diffusers StableAudioDiTModel, Euler ({_millions(model)})", run)
 
 
 def _dac(size: Any, is_encoding: bool) -> Peer:
@@ -219,7 +223,7 @@ def _published(name: str, size: Any) -> Peer | None:
         else:
             model.decode(audio_codes=encoded.audio_codes)
 
-    return Peer(f"transformers {model_class.__name__}", run)
+    return Peer(f"transformers {model_class.__name__} ({_millions(model)})", run)
 
 
 _PEERS: dict[str, tuple[Callable[[Any], Peer | None], tuple[str, ...]]] = {
