@@ -26,6 +26,7 @@ from flax import nnx
 
 from genlab import peers
 from genlab.checkpoint import CheckpointWriter
+from genlab.codecs.convnext import StackConfig
 from genlab.codecs.dac import DacConfig
 from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.frozen import FrozenCodec
@@ -33,7 +34,7 @@ from genlab.codecs.mimi import MimiConfig
 from genlab.codecs.mimi_convolutions import ConvolutionsConfig
 from genlab.codecs.mimi_transformer import WindowTransformerConfig
 from genlab.codecs.seanet import SEANetConfig
-from genlab.codecs.spectral import SpectralCodecConfig, StackConfig
+from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource
 from genlab.data.store import SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part

@@ -131,20 +131,21 @@ def _add_inputs(add: AddCommand) -> None:
     _takes_config(command)
     command = add(
         "codec",
-        "Load, describe, score or bench codecs, export a trained one (or a recogniser), or put a file through one.",
+        "Load, describe, score, bench or probe codecs, export a trained one (or a recogniser), or code a file.",
         "genlab codec load mimi --weights path/to/mimi",
     )
-    command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench"])
+    command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench", "probe"])
     command.add_argument(
         "paths",
         nargs="*",
         type=Path,
-        help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score DIR | bench DIR",
+        help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench or probe DIR",
     )
     command.add_argument(
         "--codec",
         default="in_lab_16khz",
-        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench takes several, with commas between",
+        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take several, with commas "
+        "between; probe also several trainings of one variant, with + between",
     )
     command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
     command.add_argument("--levels", type=int, help="decode only the first codebooks")

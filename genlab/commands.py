@@ -130,7 +130,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
 
 
 def codec(arguments: argparse.Namespace, command: str) -> int:
-    """Export a codec, load a published one, describe or score one, bench several, or put a file through one."""
+    """Export a codec, load a published one, describe or score one, bench or probe several, or code a file."""
     actions = {
         "info": (0, _describe_codec),
         "load": (1, _load_codec),
@@ -138,6 +138,7 @@ def codec(arguments: argparse.Namespace, command: str) -> int:
         "roundtrip": (2, _roundtrip),
         "score": (1, _score_codec),
         "bench": (1, _bench_codecs),
+        "probe": (1, _probe_codecs),
     }
     wanted, act = actions[arguments.action]
     if len(arguments.paths) != wanted:
@@ -216,6 +217,26 @@ def _bench_codecs(arguments: argparse.Namespace) -> None:
         print(json.dumps({"rows": to_json(rows), "against_opus": compare_with_opus(rows)}, indent=1))
     else:
         print(to_markdown(rows))
+
+
+def _probe_codecs(arguments: argparse.Namespace) -> None:
+    from genlab.codecs.frozen import load_codec
+    from genlab.data.audio import SAMPLE_RATE_HZ
+    from genlab.evaluate.codec_probe import probe_folder, swap_sides, to_markdown
+    from genlab.evaluate.codec_score import read_folder
+
+    if not arguments.speakers:
+        raise GenlabError("codec probe: --speakers missing; name those to test on, all others fit the probes")
+    codecs = {
+        Path(names).stem: [load_codec(name, SAMPLE_RATE_HZ) for name in names.split("+")]
+        for names in arguments.codec.split(",")
+    }
+    print(to_markdown(probe_folder(codecs, arguments.paths[0], arguments.speakers)))
+    waves, _ = read_folder(arguments.paths[0], arguments.speakers, SAMPLE_RATE_HZ)
+    for name, trainings in codecs.items():
+        if trainings[0].spec.side_channels:
+            swapped = swap_sides(trainings[0], waves)
+            print(f"\n{name}, decoded with the next speaker's side code: " + json.dumps(swapped))
 
 
 def _roundtrip(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ both views share the frame axis. Decoders read one view, and `sample` returns th
 
 Axis letters, used in every signature of genlab:
     b batch   s audio samples   t frames   k codebooks   v entries per codebook   d latent channels   h model width
-    n text symbols
+    n text symbols   c side channels
 Time is the second axis and channels come last: waves "b s", codes "b t k", latents "b t d", logits "b t k v".
 """
 
@@ -26,6 +26,7 @@ class TokenSpec(Config):
     entries: int
     latent_channels: int
     causal: bool = False
+    side_channels: int = 0
 
     @property
     def frame_hz(self) -> float:
@@ -39,11 +40,15 @@ class TokenSpec(Config):
 
 
 class Tokens(NamedTuple):
-    """A batch in the token space; a view may be absent. `num_frames` counts the leading valid frames of each."""
+    """A batch in the token space; a view may be absent. `num_frames` counts the leading valid frames of each.
+
+    `side` is one code per utterance, beside the time stream: absent unless the codec has `side_channels`.
+    """
 
     codes: Int[Array, "b t k"] | None
     latents: Float[Array, "b t d"] | None
     num_frames: Int[Array, "b"]
+    side: Float[Array, "b c"] | None = None
 
     @property
     def is_valid(self) -> Bool[Array, "b t"]:

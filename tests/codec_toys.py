@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from genlab.codecs.convnext import StackConfig
 from genlab.codecs.frozen import FrozenCodec
-from genlab.codecs.spectral import SpectralCodecConfig, StackConfig
+from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.manifest import Clip, Manifest
 

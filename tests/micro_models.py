@@ -13,7 +13,8 @@ import numpy as np
 from codec_toys import HOP, make_wave
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from genlab.codecs.spectral import SpectralCodecConfig, StackConfig
+from genlab.codecs.convnext import StackConfig
+from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.base import Cond
 from genlab.decoders.conditioning import ConditionConfig, CondVocab

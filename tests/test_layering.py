@@ -21,17 +21,18 @@ ORDER = """
     nets nets.linear nets.blocks nets.backbone nets.convolution nets.snake nets.recurrent
     codecs codecs.base codecs.published codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser
     codecs.seanet codecs.encodec codecs.speechtokenizer codecs.mimi_convolutions codecs.mimi_transformer codecs.mimi
-    codecs.dac codecs.oobleck codecs.spectral codecs.frozen
+    codecs.dac codecs.oobleck
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
     recognisers.export
-    codecs.cache
+    codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
     decoders.ar decoders.masked decoders.diffusion
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
     evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.codec_score
-    evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.comparisons evaluate.metrics evaluate.rows
+    evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones evaluate.codec_probe
+    evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare

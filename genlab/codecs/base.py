@@ -17,7 +17,8 @@ class Codec(Protocol):
     """Waves to tokens and back.
 
     Lengths: waves are padded with zeros to a multiple of the hop. Given `num_samples` or `num_frames`, each example
-    comes out as it would alone; without, every sample and frame is valid.
+    comes out as it would alone; without, every sample and frame is valid. A codec with `spec.side_channels` gives
+    `Tokens.side` as well, and its decoders take it as a third argument.
     """
 
     @property

@@ -37,8 +37,13 @@ def encode_corpus(
     """Return the token store of `manifest`, encoding what is missing.
 
     Raises:
-        GenlabError: if the manifest holds no clip.
+        GenlabError: if the manifest holds no clip, or the codec keeps part of the audio outside the time stream.
     """
+    if codec.spec.side_channels:
+        raise GenlabError(
+            f"codec: it has {codec.spec.side_channels} side channels, which no decoder predicts yet; "
+            "compare decoders on a codec with side_channels=0"
+        )
     directory = store_directory(manifest, codec, units, cache_dir)
     if not manifest.clips:
         raise GenlabError(f"corpus {manifest.root}: no clips to encode; check the reasons in its report")

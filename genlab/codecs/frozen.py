@@ -29,7 +29,7 @@ from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.mimi import MimiConfig
 from genlab.codecs.oobleck import OobleckConfig
 from genlab.codecs.published import load_published
-from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
+from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import GenlabError
 from genlab.data.audio import resample
@@ -82,6 +82,16 @@ class FrozenCodec:
         """Return (codes, latents) of each wave, in one compiled call; a codec without codes gives zero levels."""
         if not len(waves):
             return []
+        tokens, num_frames = self._encode_padded(waves)
+        latents = np.asarray(tokens.latents)
+        codes = np.zeros((*latents.shape[:2], 0), np.int32) if tokens.codes is None else np.asarray(tokens.codes)
+        return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(num_frames)]
+
+    def encode_side(self, waves: Sequence[Float[np.ndarray, "s"]]) -> Float[np.ndarray, "b c"] | None:
+        """Return the utterance code of each wave, or nothing if the codec has no side channels."""
+        return np.asarray(self._encode_padded(waves)[0].side) if self.spec.side_channels else None
+
+    def _encode_padded(self, waves: Sequence[Float[np.ndarray, "s"]]) -> tuple[Tokens, Int[np.ndarray, "b"]]:
         waves = [resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in waves]
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
@@ -89,13 +99,16 @@ class FrozenCodec:
         padded = np.zeros((len(waves), frames * hop), np.float32)
         for row, wave in zip(padded, waves):
             row[: len(wave)] = wave
-        tokens: Tokens = self._encode(self._state, padded, num_samples)
-        latents = np.asarray(tokens.latents)
-        codes = np.zeros((*latents.shape[:2], 0), np.int32) if tokens.codes is None else np.asarray(tokens.codes)
-        return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(-(-num_samples // hop))]
+        return self._encode(self._state, padded, num_samples), -(-num_samples // hop)
 
-    def decode_codes(self, codes: Sequence[Int[np.ndarray, "t k"]]) -> list[Float[np.ndarray, "s"]]:
+    def decode_codes(
+        self, codes: Sequence[Int[np.ndarray, "t k"]], side: Float[np.ndarray, "b c"] | None = None
+    ) -> list[Float[np.ndarray, "s"]]:
         """Return the wave of each sequence of codes; fewer than K levels decode at a lower rate.
+
+        Args:
+            codes: one array per wave.
+            side: what `encode_side` gave; the rows of other utterances give their voices.
 
         Raises:
             GenlabError: if the codes are not of this codec: too many levels, or entries that it does not have.
@@ -105,7 +118,7 @@ class FrozenCodec:
                 raise GenlabError(f"codes: {view.shape[1]} levels, expected 1..{self.spec.codebooks}")
             if view.size and not 0 <= int(view.min()) <= int(view.max()) < self.spec.entries:
                 raise GenlabError(f"codes: {view.min()}..{view.max()}, expected 0..{self.spec.entries - 1}")
-        return self._decode(self._decode_codes, codes, np.int32)
+        return self._decode(self._decode_codes, codes, np.int32, side)
 
     def keep_levels(self, codes: Int[np.ndarray, "t k"], levels: int | None) -> Int[np.ndarray, "t _"]:
         """Return the first `levels` codebooks of `codes`, or all of them if absent.
@@ -117,18 +130,22 @@ class FrozenCodec:
             raise GenlabError(f"levels: expected 1..{self.spec.codebooks}, got {levels}")
         return codes[:, :levels]
 
-    def decode_latents(self, latents: Sequence[Float[np.ndarray, "t d"]]) -> list[Float[np.ndarray, "s"]]:
+    def decode_latents(
+        self, latents: Sequence[Float[np.ndarray, "t d"]], side: Float[np.ndarray, "b c"] | None = None
+    ) -> list[Float[np.ndarray, "s"]]:
         """Return the wave of each sequence of latents (not normalised)."""
-        return self._decode(self._decode_latents, latents, np.float32)
+        return self._decode(self._decode_latents, latents, np.float32, side)
 
-    def _decode(self, decode: Any, views: Sequence[np.ndarray], dtype: type) -> list[Float[np.ndarray, "s"]]:
+    def _decode(
+        self, decode: Any, views: Sequence[np.ndarray], dtype: type, side: Float[np.ndarray, "b c"] | None
+    ) -> list[Float[np.ndarray, "s"]]:
         if not len(views):
             return []
         num_frames = np.array([len(view) for view in views], np.int32)
         padded = np.zeros((len(views), bucket_frames(int(num_frames.max()) + 1), views[0].shape[1]), dtype)
         for row, view in zip(padded, views):
             row[: len(view)] = view
-        waves = np.asarray(decode(self._state, padded, num_frames))
+        waves = np.asarray(decode(self._state, padded, num_frames, *([] if side is None else [side])))
         whole = [wave[: n * self.spec.hop_samples] for wave, n in zip(waves, num_frames)]
         return [np.clip(resample(wave, self.spec.sample_rate_hz, self.wave_rate_hz), -1, 1) for wave in whole]
 
@@ -207,11 +224,11 @@ def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
 
 
 def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Write a trained codec without its discriminator as float16 weights plus a JSON of its config and `metadata`."""
-    config = codec.config.model_copy(update={"adversarial": None})
+    """Write a trained codec, less what only training uses, as float16 weights and a JSON of config and `metadata`."""
+    config = codec.config.model_copy(update={"adversarial": None, "distillation": None})
     plain = config.build(key=jax.random.key(0))
     trained = nnx.to_pure_dict(nnx.state(codec))
-    trained.pop("discriminator", None)
+    trained = {name: part for name, part in trained.items() if name not in TRAINING_PARTS}
     # Usage counters and the step are training state; constants keep the exported file a pure function of the codec.
     trained["quantiser"]["usage"] = np.zeros_like(trained["quantiser"]["usage"])
     trained["step"] = np.zeros_like(trained["step"])

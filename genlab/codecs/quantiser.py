@@ -4,7 +4,9 @@ In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quanti
 the first codes alone already decode (SoundStream, Zeghidour et al. 2021, section III-C). Codebooks are not trained by
 gradient: each is the running mean (EMA) of the vectors assigned to it (van den Oord et al. 2017, appendix A.1), and an
 entry that nothing uses is moved onto a vector of the current batch ("revival"). An untouched codebook starts with
-every entry unused, so revival is the initialisation as well.
+every entry unused, so revival is the initialisation as well. A split quantiser gives level 1 the first channels to
+itself and all other levels the rest (Mimi's parallel levels, Défossez et al. 2024, section 3.3.1): entries are zero in
+the channels that are not theirs, so encoding and decoding stay as they are.
 """
 
 import jax
@@ -25,11 +27,14 @@ class ResidualQuantiser(nnx.Module):
         usage: running count of assignments per entry and step [k v]; 0 means dead.
     """
 
-    def __init__(self, codebooks: int, entries: int, channels: int, decay: float, revival_usage: float):
+    def __init__(
+        self, codebooks: int, entries: int, channels: int, decay: float, revival_usage: float, first_channels: int = 0
+    ):
         self.entries = Codebook(jnp.zeros((codebooks, entries, channels)))
         self.usage = Codebook(jnp.zeros((codebooks, entries)))
         self.decay = decay
         self.revival_usage = revival_usage
+        self.first_channels = first_channels
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
         """Return the codes, nearest entry level by level (ties go to the lower index)."""
@@ -49,6 +54,12 @@ class ResidualQuantiser(nnx.Module):
         """Return the latents that the codes stand for."""
         return self.partial_sums(codes)[-1]
 
+    def owned_channels(self, level: int) -> Float[Array, "d"]:
+        """Return 1 on the channels that this level quantises and 0 elsewhere."""
+        is_first = jnp.arange(self.entries.shape[2]) < self.first_channels
+        owned = jnp.ones_like(is_first) if not self.first_channels else is_first if level == 0 else ~is_first
+        return owned.astype(jnp.float32)
+
     def update(
         self,
         latents: Float[Array, "b t d"],
@@ -61,14 +72,15 @@ class ResidualQuantiser(nnx.Module):
         residual = jax.lax.stop_gradient(latents).reshape(-1, channels)
         new_entries, new_usage = [], []
         for level in range(levels):
+            owned = residual * self.owned_channels(level)[None]
             entries, flat_codes = self.entries[level], codes[..., level].reshape(-1)
             weight = is_used[..., level].reshape(-1).astype(jnp.float32)
             count = jnp.zeros(num_entries).at[flat_codes].add(weight)
-            total = jnp.zeros((num_entries, channels)).at[flat_codes].add(residual * weight[:, None])
+            total = jnp.zeros((num_entries, channels)).at[flat_codes].add(owned * weight[:, None])
             usage = self.usage[level] * self.decay + count * (1 - self.decay)
             # The running mean of assigned vectors, as a step from the old entry so that no sum has to be stored.
             step = (1 - self.decay) * (total - count[:, None] * entries) / jnp.maximum(usage, 1e-6)[:, None]
-            candidates = residual[jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))]
+            candidates = owned[jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))]
             is_dead = usage < self.revival_usage
             new_entries.append(jnp.where(is_dead[:, None], candidates, entries + step))
             # A revived entry starts at twice the threshold: it has about ln 2 / (1 - decay) steps to find users.

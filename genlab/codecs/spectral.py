@@ -9,8 +9,6 @@ a residual quantiser between. A causal codec's windows end with their own hop: i
 is finished window - hop / 2 samples (30 ms) after its frame, and it runs chunk by chunk (`StreamingCodec`).
 """
 
-import functools
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -20,7 +18,9 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Bool, Complex, Float, Int, Key
 
+from genlab.codecs.convnext import ConvNeXtBlock, StackConfig, first_pasts, stream_blocks
 from genlab.codecs.discriminator import Discriminator, adversarial_losses
+from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.quantiser import ResidualQuantiser
 from genlab.codecs.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
@@ -29,16 +29,9 @@ from genlab.decoders.base import LossOut
 from genlab.tokens import Tokens, TokenSpec
 
 SUBFRAMES = 2  # STFT frames per token frame
+SIDE_LEVELS = 8  # values of a side channel: 3 bits
 LOG_FLOOR = 1e-4
-
-
-class StackConfig(Config):
-    """A stack of ConvNeXt blocks."""
-
-    width: int = pydantic.Field(ge=1)
-    blocks: int = pydantic.Field(ge=1)
-    expansion: int = pydantic.Field(default=3, ge=1)
-    kernel_frames: int = pydantic.Field(default=7, ge=1)
+TRAINING_PARTS = ("discriminator", "distillation")  # what exported weights leave out
 
 
 class AdversarialConfig(Config):
@@ -51,7 +44,16 @@ class AdversarialConfig(Config):
 
 
 class SpectralCodecConfig(Config):
-    """Shape and losses of the in-lab codec."""
+    """Shape and losses of the in-lab codec.
+
+    Attributes:
+        semantic_channels: the latent channels that level 1 quantises alone; with 0 it quantises all, as the others do.
+        distillation: what level 1 is taught.
+        side_channels: numbers per utterance that the decoder gets beside the latents, so that these need not say who
+            speaks in every frame; finite scalar quantisation (Mentzer et al. 2023) makes each one of `SIDE_LEVELS`.
+        kl_weight: makes the latents the means of a variational bottleneck (Kingma & Welling 2013); training that
+            decodes latents then reads them with noise, whose scale the encoder gives.
+    """
 
     kind: Literal["spectral"] = "spectral"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
@@ -73,6 +75,10 @@ class SpectralCodecConfig(Config):
     stft_weight: float = pydantic.Field(default=0.5, ge=0)
     commitment_weight: float = pydantic.Field(default=0.25, ge=0)
     adversarial: AdversarialConfig | None = None
+    semantic_channels: int = pydantic.Field(default=0, ge=0)
+    distillation: DistillationConfig | None = None
+    side_channels: int = pydantic.Field(default=0, ge=0)
+    kl_weight: float | None = pydantic.Field(default=None, ge=0)
 
     @pydantic.model_validator(mode="after")
     def _check_framing(self) -> "SpectralCodecConfig":
@@ -83,6 +89,11 @@ class SpectralCodecConfig(Config):
             raise ValueError(f"window_samples={self.window_samples} must be a multiple of the STFT hop {stft_hop}")
         if self.share_continuous + self.share_fewer_levels > 1:
             raise ValueError("share_continuous and share_fewer_levels are shares of one batch: their sum exceeds 1")
+        if self.semantic_channels >= self.latent_channels:
+            channels = f"semantic_channels={self.semantic_channels}, latent_channels={self.latent_channels}"
+            raise ValueError(f"{channels}: the levels above the first need channels too")
+        if self.side_channels and self.causal:
+            raise ValueError(f"side_channels={self.side_channels}: a whole utterance's code needs causal=false")
         return self
 
     @property
@@ -95,53 +106,12 @@ class SpectralCodecConfig(Config):
             entries=self.entries,
             latent_channels=self.latent_channels,
             causal=self.causal,
+            side_channels=self.side_channels,
         )
 
     def build(self, *, key: Key[Array, ""]) -> "SpectralCodec":
         """Return a codec with fresh parameters."""
         return SpectralCodec(self, nnx.Rngs(key))
-
-
-class ConvNeXtBlock(nnx.Module):
-    """Depthwise convolution over time, then a two-layer MLP, scaled and added (Liu et al. 2022, figure 4)."""
-
-    def __init__(self, config: StackConfig, causal: bool, rngs: nnx.Rngs):
-        width, hidden = config.width, config.width * config.expansion
-        self.depthwise = nnx.Param(
-            jax.random.normal(rngs.params(), (config.kernel_frames, width)) * config.kernel_frames**-0.5
-        )
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
-        self.scale = nnx.Param(jnp.full((width,), 1.0 / config.blocks))
-        self.causal = causal
-
-    def __call__(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
-        """Return the frames after one residual update."""
-        before = self.reach if self.causal else self.reach // 2
-        # Padded frames enter as zeros, so an example sounds the same alone and in a batch of longer ones.
-        padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (before, self.reach - before), (0, 0)))
-        return hidden + self._update(padded)
-
-    @property
-    def reach(self) -> int:
-        """Frames beside its own that an output frame reads."""
-        return self.depthwise.shape[0] - 1
-
-    def stream(
-        self, chunk: Float[Array, "b t h"], past: Float[Array, "b p h"]
-    ) -> tuple[Float[Array, "b t h"], Float[Array, "b p h"]]:
-        """Return the chunk after one residual update, and the `reach` frames to carry into the next one."""
-        seen = jnp.concatenate([past, chunk], axis=1)
-        return chunk + self._update(seen), seen[:, seen.shape[1] - self.reach :]
-
-    def _update(self, padded: Float[Array, "b p h"]) -> Float[Array, "b t h"]:
-        kernel = self.depthwise[...][:, None, None]
-        frames = padded.shape[1] - self.reach
-        # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-        shifted = [padded[:, i : i + frames] * kernel[i] for i in range(self.reach + 1)]
-        mixed = functools.reduce(jnp.add, shifted)
-        return self.down(jax.nn.gelu(self.up(self.norm(mixed)))) * self.scale[...][None, None]
 
 
 class SpectralCodec(nnx.Module):
@@ -157,9 +127,15 @@ class SpectralCodec(nnx.Module):
         self.encoder_in = nnx.Linear(bins, encoder.width, rngs=rngs)
         self.encoder = nnx.List([ConvNeXtBlock(encoder, config.causal, rngs) for _ in range(encoder.blocks)])
         self.encoder_norm = nnx.LayerNorm(encoder.width, rngs=rngs)
-        self.encoder_out = nnx.Linear(encoder.width, config.latent_channels, rngs=rngs)
+        views = 1 if config.kl_weight is None else 2  # a mean, and the scale of its noise
+        self.encoder_out = nnx.Linear(encoder.width, config.latent_channels * views, rngs=rngs)
         self.quantiser = ResidualQuantiser(
-            config.codebooks, config.entries, config.latent_channels, config.codebook_decay, config.revival_usage
+            config.codebooks,
+            config.entries,
+            config.latent_channels,
+            config.codebook_decay,
+            config.revival_usage,
+            config.semantic_channels,
         )
         self.decoder_in = nnx.Linear(config.latent_channels, decoder.width, rngs=rngs)
         self.decoder = nnx.List([ConvNeXtBlock(decoder, config.causal, rngs) for _ in range(decoder.blocks)])
@@ -168,6 +144,11 @@ class SpectralCodec(nnx.Module):
         self.step = nnx.Variable(jnp.zeros((), jnp.int32))
         if config.adversarial is not None:
             self.discriminator = Discriminator(config.adversarial.width, rngs)
+        if config.distillation is not None:
+            self.distillation = Distillation(config.distillation, config.latent_channels, rngs.params())
+        if config.side_channels:
+            self.side_out = nnx.Linear(encoder.width, config.side_channels, rngs=rngs)
+            self.side_in = nnx.Linear(config.side_channels, decoder.width, rngs=rngs)
 
     @property
     def code_vectors(self) -> Float[Array, "k v d"]:
@@ -178,23 +159,36 @@ class SpectralCodec(nnx.Module):
         """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the right)."""
         if num_samples is None:
             num_samples = jnp.full((waves.shape[0],), waves.shape[1])
-        latents, codes, num_frames = self._encode(waves, num_samples)
-        return Tokens(codes, latents, num_frames)
+        return self._encode(waves, num_samples)[0]
 
     def decode_codes(
-        self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
+        self,
+        codes: Int[Array, "b t k"],
+        num_frames: Int[Array, "b"] | None = None,
+        side: Float[Array, "b c"] | None = None,
     ) -> Float[Array, "b s"]:
         """Return waves from codes; fewer than K levels decode at a lower rate."""
-        return self.decode_latents(self.quantiser.decode(codes), num_frames)
+        return self.decode_latents(self.quantiser.decode(codes), num_frames, side)
 
     def decode_latents(
-        self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None
+        self,
+        latents: Float[Array, "b t d"],
+        num_frames: Int[Array, "b"] | None = None,
+        side: Float[Array, "b c"] | None = None,
     ) -> Float[Array, "b s"]:
-        """Return waves of t * hop samples from latents; samples past `num_frames` are silent."""
+        """Return waves of t * hop samples from latents; samples past `num_frames` are silent.
+
+        Raises:
+            GenlabError: if the codec has side channels and `side` is absent.
+        """
         frames = latents.shape[1]
         is_valid = jnp.arange(frames)[None] < (frames if num_frames is None else num_frames[:, None])
         is_valid = jnp.broadcast_to(is_valid, latents.shape[:2])
         hidden = self.decoder_in(latents)
+        if self.config.side_channels:
+            if side is None:
+                raise GenlabError("side: absent, but this codec keeps part of the voice there; pass Tokens.side")
+            hidden = hidden + self.side_in(side)[:, None]
         for block in self.decoder:
             hidden = block(hidden, is_valid)
         spectrum = self._spectrum(hidden, is_valid)
@@ -208,7 +202,7 @@ class SpectralCodec(nnx.Module):
             GenlabError: if the codec is not causal.
         """
         self._check_causal()
-        return jnp.zeros((batch, self._overlap)), _first_pasts(self.encoder, batch, self.config.encoder.width)
+        return jnp.zeros((batch, self._overlap)), first_pasts(self.encoder, batch, self.config.encoder.width)
 
     def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
         """Return the tokens of whole frames, equal to those of `encode`, and what to carry on."""
@@ -216,8 +210,8 @@ class SpectralCodec(nnx.Module):
         seen = jnp.concatenate([samples, waves], axis=1)
         window = hann_window(self.config.window_samples)[None, None]
         spectrum = jnp.fft.rfft(cut_frames(seen, self.config.window_samples, self._hop_samples) * window, axis=-1)
-        hidden, pasts = _stream(self.encoder, self.encoder_in(_features(spectrum)), pasts)
-        latents = self.encoder_out(self.encoder_norm(hidden))
+        hidden, pasts = stream_blocks(self.encoder, self.encoder_in(_features(spectrum)), pasts)
+        latents, _ = self._bottleneck(self.encoder_norm(hidden))
         num_frames = jnp.full(latents.shape[:1], latents.shape[1], jnp.int32)
         tokens = Tokens(self.quantiser.encode(latents), latents, num_frames)
         return tokens, (seen[:, seen.shape[1] - self._overlap :], pasts)
@@ -225,12 +219,12 @@ class SpectralCodec(nnx.Module):
     def start_decoding(self, batch: int) -> Any:
         """Return what to carry into the first chunk of a causal codec: unfinished samples, and frames per block."""
         self._check_causal()
-        return jnp.zeros((batch, self._overlap)), _first_pasts(self.decoder, batch, self.config.decoder.width)
+        return jnp.zeros((batch, self._overlap)), first_pasts(self.decoder, batch, self.config.decoder.width)
 
     def decode_chunk(self, codes: Int[Array, "b t k"], carry: Any) -> tuple[Float[Array, "b s"], Any]:
         """Return t * hop samples and what to carry on; they are those of `decode_codes`, window - hop / 2 later."""
         unfinished, pasts = carry
-        hidden, pasts = _stream(self.decoder, self.decoder_in(self.quantiser.decode(codes)), pasts)
+        hidden, pasts = stream_blocks(self.decoder, self.decoder_in(self.quantiser.decode(codes)), pasts)
         spectrum = self._spectrum(hidden, jnp.ones(hidden.shape[:2], bool))
         window = hann_window(self.config.window_samples)
         frames = jnp.fft.irfft(spectrum, n=self.config.window_samples, axis=-1) * window[None, None]
@@ -241,7 +235,7 @@ class SpectralCodec(nnx.Module):
         return samples[:, :finished] / envelope[None], (samples[:, finished:], pasts)
 
     def start_from(self, trained: "SpectralCodec") -> None:
-        """Take over the parameters of a trained codec; a discriminator stays fresh.
+        """Take over the parameters of a trained codec; what only training uses stays fresh.
 
         Raises:
             GenlabError: if the two codecs differ in shape.
@@ -250,7 +244,7 @@ class SpectralCodec(nnx.Module):
         # Exported codecs have forgotten how often entries were used; without this all of them would be revived.
         theirs["quantiser"]["usage"] = jnp.ones_like(theirs["quantiser"]["usage"])
         theirs["step"] = ours["step"]
-        kept = {name: part for name, part in ours.items() if name != "discriminator"}
+        kept = {name: part for name, part in ours.items() if name not in TRAINING_PARTS}
         if jax.tree.map(jnp.shape, kept) != jax.tree.map(jnp.shape, theirs):
             raise GenlabError("start_from: these weights are of a codec of another shape; use its codec config")
         nnx.update(self, {**ours, **theirs})
@@ -259,14 +253,17 @@ class SpectralCodec(nnx.Module):
         """Return reconstruction, commitment and, past its start step, adversarial losses; moves the codebooks."""
         config = self.config
         level_key, update_key = jax.random.split(key)
-        latents, codes, num_frames = self._encode(waves, num_samples)
+        (codes, latents, num_frames, side), noise_scale = self._encode(waves, num_samples)
+        assert codes is not None and latents is not None, "the encoder gives both views"
         is_valid = jnp.arange(latents.shape[1])[None] < num_frames[:, None]
         levels = self._draw_levels(level_key, waves.shape[0])
         sums = jax.lax.stop_gradient(self.quantiser.partial_sums(codes))
         quantised = jnp.take_along_axis(sums, jnp.maximum(levels - 1, 0)[None, :, None, None], axis=0)[0]
         # Straight-through: the decoder sees codes, the encoder gets the decoder's gradient.
-        passed = jnp.where(levels[:, None, None] > 0, latents + jax.lax.stop_gradient(quantised - latents), latents)
-        fake = self.decode_latents(passed, num_frames)
+        noise = 0.0 if noise_scale is None else noise_scale * jax.random.normal(key, latents.shape)
+        continuous = latents + noise
+        passed = jnp.where(levels[:, None, None] > 0, latents + jax.lax.stop_gradient(quantised - latents), continuous)
+        fake = self.decode_latents(passed, num_frames, side)
         frames = jnp.maximum(num_frames, 1).astype(jnp.float32)
         left = jnp.mean((latents[None] - sums) ** 2, axis=-1) * is_valid[None]
         commitment = jnp.sum(left, axis=-1).mean(axis=0) / frames
@@ -274,6 +271,17 @@ class SpectralCodec(nnx.Module):
         spectral = stft_distance(waves, fake)
         per_example = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * commitment
         metrics = {"mel_distance": mel, "stft_distance": spectral, "commitment": commitment}
+        if config.kl_weight is not None and noise_scale is not None:
+            # KL divergence from a standard normal, in nats per frame and channel.
+            nats = 0.5 * (latents**2 + noise_scale**2 - 1.0) - jnp.log(noise_scale)
+            metrics["kl"] = jnp.sum(nats.mean(axis=-1) * is_valid, axis=-1) / frames
+            per_example = per_example + config.kl_weight * metrics["kl"]
+        if config.distillation is not None:
+            # Straight-through again: level 1 as it is read, the gradient into the encoder.
+            owned = self.quantiser.owned_channels(0)[None, None]
+            level_one = (latents + sums[0] - jax.lax.stop_gradient(latents)) * owned
+            metrics["distillation"] = self.distillation(level_one, waves, num_samples)
+            per_example = per_example + config.distillation.weight * metrics["distillation"]
         if config.adversarial is not None:
             adversarial, extra = self._adversarial(config.adversarial, waves, fake)
             per_example, metrics = per_example + adversarial, metrics | extra
@@ -287,24 +295,35 @@ class SpectralCodec(nnx.Module):
 
     def _encode(
         self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
-    ) -> tuple[Float[Array, "b t d"], Int[Array, "b t k"], Int[Array, "b"]]:
-        """Return latents, codes and the number of valid frames."""
+    ) -> tuple[Tokens, Float[Array, "b t d"] | None]:
+        """Return the tokens, and the scale of the noise of a variational bottleneck."""
         hop_samples = self.spec.hop_samples
         if waves.shape[1] % hop_samples:
             raise ValueError(
                 f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; pad with zeros"
             )
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
-        latents = self._latents(waves, num_frames)
-        return latents, self.quantiser.encode(latents), num_frames
-
-    def _latents(self, waves: Float[Array, "b s"], num_frames: Int[Array, "b"]) -> Float[Array, "b t d"]:
         features = _features(stft(waves, self.config.window_samples, self._hop_samples, self._samples_before))
         is_valid = jnp.arange(features.shape[1])[None] < num_frames[:, None]
         hidden = self.encoder_in(features)
         for block in self.encoder:
             hidden = block(hidden, is_valid)
-        return self.encoder_out(self.encoder_norm(hidden)) * is_valid[..., None]
+        hidden = self.encoder_norm(hidden)
+        latents, noise_scale = self._bottleneck(hidden)
+        latents = latents * is_valid[..., None]
+        side = None
+        if self.config.side_channels:
+            mean = jnp.sum(hidden * is_valid[..., None], axis=1) / jnp.maximum(num_frames, 1)[:, None]
+            side = _round_side(self.side_out(mean))
+        return Tokens(self.quantiser.encode(latents), latents, num_frames, side), noise_scale
+
+    def _bottleneck(self, hidden: Float[Array, "b t h"]) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
+        """Return latents, and the scale of their noise if the bottleneck is variational."""
+        latents = self.encoder_out(hidden)
+        if self.config.kl_weight is None:
+            return latents, None
+        latents, scale = jnp.split(latents, 2, axis=-1)
+        return latents, jax.nn.softplus(scale) + 1e-4
 
     def _spectrum(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Complex[Array, "b u f"]:
         """Return the complex spectrum that the decoder's last frames stand for, two STFT frames each."""
@@ -365,15 +384,8 @@ def _features(spectrum: Complex[Array, "b u f"]) -> Float[Array, "b t c"]:
     return 0.3 * log_magnitude.reshape(spectrum.shape[0], spectrum.shape[1] // SUBFRAMES, -1)
 
 
-def _first_pasts(blocks: Sequence[ConvNeXtBlock], batch: int, width: int) -> list[Float[Array, "b p h"]]:
-    return [jnp.zeros((batch, block.reach, width)) for block in blocks]
-
-
-def _stream(
-    blocks: Sequence[ConvNeXtBlock], hidden: Float[Array, "b t h"], pasts: Sequence[Float[Array, "b p h"]]
-) -> tuple[Float[Array, "b t h"], list[Float[Array, "b p h"]]]:
-    carried = []
-    for block, past in zip(blocks, pasts):
-        hidden, past = block.stream(hidden, past)
-        carried.append(past)
-    return hidden, carried
+def _round_side(side: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """Round to one of SIDE_LEVELS values between -1 and 1, with the gradient of the unrounded (section 3.1)."""
+    bounded = 0.5 * (jnp.tanh(side) + 1.0) * (SIDE_LEVELS - 1)
+    rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+    return rounded / (SIDE_LEVELS - 1) * 2.0 - 1.0

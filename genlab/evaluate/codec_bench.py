@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec
+from genlab.codecs.spectral import SIDE_LEVELS
 from genlab.config import GenlabError
 from genlab.evaluate import whisper
 from genlab.evaluate.codec_score import entropy_bits, read_folder
@@ -210,13 +211,14 @@ def _code_with_ours(
     codec: FrozenCodec, levels: int, seen: list[Int[np.ndarray, "t k"]], wave: Float[np.ndarray, "s"]
 ) -> Coded:
     began = time.perf_counter()
-    [(codes, latents)] = codec.encode([wave])
+    [(codes, latents)], side = codec.encode([wave]), codec.encode_side([wave])
     encoded = time.perf_counter()
     codes = codec.keep_levels(codes, levels or None)
-    [decoded] = codec.decode_codes([codes]) if levels else codec.decode_latents([latents])
+    [decoded] = codec.decode_codes([codes], side) if levels else codec.decode_latents([latents], side)
     done = time.perf_counter()
     seen.append(codes)
-    bits = codes.size * math.log2(codec.spec.entries) if levels else math.nan
+    side_bits = codec.spec.side_channels * math.log2(SIDE_LEVELS)
+    bits = codes.size * math.log2(codec.spec.entries) + side_bits if levels else math.nan
     return Coded(decoded[: len(wave)], bits, encoded - began, done - encoded)
 
 

@@ -49,7 +49,9 @@ def score_folder(
     rate = codec.wave_rate_hz
     waves, skipped = read_folder(directory, speakers, rate)
     encoded = [codec.keep_levels(codec.encode([wave])[0][0], levels) for wave in waves]
-    decoded = [codec.decode_codes([codes])[0][: len(wave)] for codes, wave in zip(encoded, waves)]
+    decoded = [
+        codec.decode_codes([codes], codec.encode_side([wave]))[0][: len(wave)] for codes, wave in zip(encoded, waves)
+    ]
     values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
     values |= {"pesq": None, "stoi": None, "estoi": None, **pesq_stoi(waves, decoded)}
     values |= _speaker_cosines(waves, decoded)

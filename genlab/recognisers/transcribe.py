@@ -28,20 +28,22 @@ class FrozenRecogniser:
     Attributes:
         fingerprint: 10 hex digits of the SHA-256 of the weights.
         metadata: training command, data, licence and measured scores, as they were written beside the weights.
+        graph: structure of the model, and
+        state: its parameters, for `nnx.merge(graph, state)` inside a compiled function.
     """
 
     def __init__(self, model: Recogniser, fingerprint: str, metadata: dict[str, Any]):
         self.config = model.config
         self.fingerprint = fingerprint
         self.metadata = metadata
-        self._graph, state = nnx.split(model)
-        self._state = nnx.as_pure(state)
+        self.graph, state = nnx.split(model)
+        self.state = nnx.as_pure(state)
         self._best_symbols = self.compile(lambda model, *batch: jnp.argmax(model.logits(*batch), axis=-1))
 
     def compile(self, function: Callable[..., Array]) -> Callable[..., Array]:
         """Return `function(model, *batch)` compiled, with the model bound; parameters are arguments, not constants."""
-        compiled = jax.jit(lambda state, *batch: function(nnx.merge(self._graph, state), *batch))
-        return lambda *batch: compiled(self._state, *batch)
+        compiled = jax.jit(lambda state, *batch: function(nnx.merge(self.graph, state), *batch))
+        return lambda *batch: compiled(self.state, *batch)
 
     def transcribe(
         self, waves: Sequence[Float[np.ndarray, "s"]], num_samples: Int[np.ndarray, "b"] | None = None

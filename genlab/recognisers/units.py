@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 from scipy.cluster.vq import kmeans2
 
 from genlab.config import GenlabError
@@ -126,7 +126,14 @@ def fit_codebook(
 def speaker_leakage(
     units: Sequence[Int[np.ndarray, "t"]], speakers: Sequence[str], num_units: int, *, is_test: Sequence[bool]
 ) -> float:
-    """Return the accuracy of a ridge probe that names the speaker of held-out clips from a histogram of their units.
+    """Return the accuracy of a ridge probe that names the speaker of held-out clips from a histogram of their units."""
+    return float(np.mean(speaker_hits(units, speakers, num_units, is_test=is_test)))
+
+
+def speaker_hits(
+    units: Sequence[Int[np.ndarray, "t"]], speakers: Sequence[str], num_units: int, *, is_test: Sequence[bool]
+) -> Bool[np.ndarray, "n"]:
+    """Return for each held-out clip whether the probe names its speaker.
 
     Eq. argmax of H W with W = (H'H + I)^-1 H'Y over square roots of unit frequencies H and one-hot speakers Y.
     """
@@ -138,7 +145,7 @@ def speaker_leakage(
     seen = inputs[~held]
     gram = seen.T @ seen + np.eye(inputs.shape[1])
     weights = np.linalg.solve(gram, seen.T @ np.eye(len(names))[targets[~held]])
-    return float(np.mean(np.argmax(inputs[held] @ weights, axis=1) == targets[held]))
+    return np.argmax(inputs[held] @ weights, axis=1) == targets[held]
 
 
 def _bth(vector: Float[np.ndarray, "h"]) -> Float[np.ndarray, "1 1 h"]:

@@ -40,7 +40,8 @@ def test_it_is_a_codec(own):
 def test_its_fingerprint_follows_file_and_parameters(own, tmp_path):
     changed = tmp_path / "mine.py"
     changed.write_text(
-        "import jax\nfrom genlab.codecs.spectral import SpectralCodecConfig, StackConfig\n"
+        "import jax\nfrom genlab.codecs.convnext import StackConfig\n"
+        "from genlab.codecs.spectral import SpectralCodecConfig\n"
         "def codec():\n"
         "    small = StackConfig(width=8, blocks=1)\n"
         "    config = SpectralCodecConfig(encoder=small, decoder=small, entries=8)\n"

@@ -107,7 +107,7 @@ def test_export_writes_what_load_reads(tmp_path, manifest):
     encoder = load_units(str(path))
     assert encoder.num_units == 8 and encoder.fingerprint == facts["sha256"][:10]
     assert encoder.recogniser.metadata["licences"] == ["CC0"]
-    for mine, theirs in zip(jax.tree.leaves(nnx.state(small_model())), jax.tree.leaves(encoder.recogniser._state)):
+    for mine, theirs in zip(jax.tree.leaves(nnx.state(small_model())), jax.tree.leaves(encoder.recogniser.state)):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
