@@ -1,7 +1,8 @@
-"""The decoder contract: two verbs, unreduced losses, tokens in and tokens out. No logic.
+"""The decoder contract: three verbs, unreduced losses, tokens in and tokens out. No logic.
 
 Every family implements `Decoder`. `loss` serves training and evaluation alike; `sample` returns Tokens and never audio,
-because the codec decodes in one place and only the decoder may differ between the arms of a comparison.
+because the codec decodes in one place and only the decoder may differ between the arms of a comparison. `score` puts
+families on one scale, bits of the same codes, and says how the number may be used.
 """
 
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -56,10 +57,15 @@ class SampleCost(NamedTuple):
 
 
 class ScoreOut(NamedTuple):
-    """Bits per example and what the number is: "exact", "upper bound", "biased" or "not a likelihood"."""
+    """Bits of each example's codes under the model, and what the number is.
+
+    `std_error` is the Monte-Carlo error of `bits`, one standard deviation; 0 where nothing was drawn. "exact" is
+    -log2 p, "upper bound" lies above it in expectation, "biased" may lie on either side.
+    """
 
     bits: Float[Array, "b"]
-    validity: str
+    std_error: Float[Array, "b"]
+    validity: Literal["exact", "upper bound", "biased"]
 
 
 class Decoder(Protocol):
@@ -75,4 +81,8 @@ class Decoder(Protocol):
         self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler, prompt: Prompt | None = None
     ) -> SampleOut:
         """Draw tokens for each condition; the frame axis is that of `cond.content`."""
+        ...
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return the bits of each example's codes; a bound averages `num_draws` draws per example from `key`."""
         ...
