@@ -9,7 +9,7 @@ transcripts. Edit distances come from jiwer. A rate can exceed 1 when words are 
 
 import threading
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jiwer
 import numpy as np
@@ -47,22 +47,7 @@ class GrammarRecogniser:
     """
 
     def __init__(self, jsgf: str, vocabulary: Collection[str]):
-        try:
-            import pocketsphinx
-        except ImportError:
-            raise GenlabError(
-                "evaluate: package 'pocketsphinx' is not installed, it recognises the content of clips; "
-                "run `python -m pip install pocketsphinx==5.1.1`"
-            ) from None
-        # cmn=batch normalises each clip by itself; the default carries its running mean from clip to clip.
-        self._decoder = pocketsphinx.Decoder(
-            hmm=pocketsphinx.get_model_path("en-us/en-us"),
-            dict=pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"),
-            lm=None,
-            loglevel="FATAL",
-            samprate=SAMPLE_RATE_HZ,
-            cmn="batch",
-        )
+        self._decoder = open_pocketsphinx()
         self._lock = threading.Lock()  # one decoder holds one utterance, and pocketsphinx keeps the GIL anyway
         unknown = sorted(word for word in vocabulary if self._decoder.lookup_word(word) is None)
         if unknown:
@@ -94,6 +79,30 @@ class GrammarRecogniser:
             self._decoder.end_utt()
             hypothesis = self._decoder.hyp()
         return normalise_text(hypothesis.hypstr) if hypothesis else ""
+
+
+def open_pocketsphinx() -> Any:
+    """Return a pocketsphinx decoder with its English acoustic model and the CMU dictionary, and no search yet.
+
+    Raises:
+        GenlabError: if pocketsphinx is missing.
+    """
+    try:
+        import pocketsphinx
+    except ImportError:
+        raise GenlabError(
+            "evaluate: package 'pocketsphinx' is not installed, it recognises the content of clips; "
+            "run `python -m pip install pocketsphinx==5.1.1`"
+        ) from None
+    # cmn=batch normalises each clip by itself; the default carries its running mean from clip to clip.
+    return pocketsphinx.Decoder(
+        hmm=pocketsphinx.get_model_path("en-us/en-us"),
+        dict=pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"),
+        lm=None,
+        loglevel="FATAL",
+        samprate=SAMPLE_RATE_HZ,
+        cmn="batch",
+    )
 
 
 def word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> ContentErrors:

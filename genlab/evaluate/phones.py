@@ -8,6 +8,7 @@ dictionary. Neither shares data or weights with the in-lab recogniser, so a prob
 import numpy as np
 from jaxtyping import Float, Int
 
+from genlab.evaluate.content import open_pocketsphinx
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 from genlab.evaluate.whisper import Whisper
 
@@ -21,22 +22,13 @@ class PhoneAligner:
         phones: names of the phones seen so far; a label is an index into it.
 
     Raises:
-        GenlabError: if the optional packages of the `asr` extra are missing.
+        GenlabError: if pocketsphinx or the packages of the `asr` extra are missing.
     """
 
     def __init__(self) -> None:
-        import pocketsphinx
-
         self.phones: list[str] = []
         self._whisper = Whisper()
-        self._decoder = pocketsphinx.Decoder(
-            hmm=pocketsphinx.get_model_path("en-us/en-us"),
-            dict=pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"),
-            lm=None,
-            loglevel="FATAL",
-            samprate=SAMPLE_RATE_HZ,
-            cmn="batch",
-        )
+        self._decoder = open_pocketsphinx()
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Int[np.ndarray, "u"] | None:
         """Return the phone of every 10 ms; None if a word has no pronunciation or the alignment fails."""
