@@ -1,12 +1,12 @@
 """A trained codec as the rest of the lab sees it: frozen, compiled, identified.
 
 In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published codec as KIND or
-KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, or a Python file whose `codec()` returns one. Out:
-`FrozenCodec`, which encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens
-and tokens become audio, so between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to
-a few bucket sizes so that a corpus costs a few compilations. Every clip is followed by at least one frame of padding,
-so neither the bucket nor the other clips of a call change its result. Waves come and go at `wave_rate_hz`; a codec that
-works at another rate is resampled here.
+KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000` (samples per second), or a Python file
+whose `codec()` returns one. Out: `FrozenCodec`, which encodes and decodes lists of waves of any length. This is the
+only place where audio becomes tokens and tokens become audio, so between the arms of a comparison nothing but the
+decoder differs. Lengths are rounded up to a few bucket sizes so that a corpus costs a few compilations. Every clip is
+followed by at least one frame of padding, so neither the bucket nor the other clips of a call change its result. Waves
+come and go at `wave_rate_hz`; a codec that works at another rate is resampled here.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from genlab.codecs.base import Codec, PublishedConfig
 from genlab.codecs.dac import DacConfig
 from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.mimi import MimiConfig
+from genlab.codecs.mulaw import MuLawConfig
 from genlab.codecs.oobleck import OobleckConfig
 from genlab.codecs.published import load_published
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
@@ -183,6 +184,9 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
         GenlabError: if the file is missing, damaged, or does not match its config.
     """
     kind, _, source = name.partition(":")
+    if kind == "mulaw":
+        config = MuLawConfig().override([f"sample_rate_hz={source}"] if source else [])
+        return FrozenCodec(config.build(), config.digest(), {"config": config.to_dict()}, wave_rate_hz)
     if kind in PUBLISHED:
         found = load_published(PUBLISHED[kind], source or None)
         metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}

@@ -9,7 +9,7 @@ positions from 0, so the number of padding symbols cannot move a frame, and symb
 Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,38 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
-from genlab.nets.blocks import Block, Context, KeysValues, RMSNorm, Text, TextMemory, causal_chunks, rotation
+from genlab.config import Config, ConfigError
+from genlab.nets.blocks import (
+    Block,
+    Context,
+    KeysValues,
+    LayerCache,
+    RMSNorm,
+    Text,
+    TextMemory,
+    causal_chunks,
+    rotation,
+)
+from genlab.nets.dilated import dilations
 from genlab.nets.linear import Linear
 
 TextRoute = Literal["none", "prefix", "cross"]
+
+
+class Attention(Config):
+    """Every frame reads all others, or all earlier ones."""
+
+    kind: Literal["attention"] = "attention"
+
+
+class Dilated(Config):
+    """Layer l reads the frame 2 ** (l mod cycle) away (WaveNet); `heads` is then unused."""
+
+    kind: Literal["dilated"] = "dilated"
+    cycle: int = pydantic.Field(default=10, ge=1, le=20)
+
+
+Mixer = Annotated[Attention | Dilated, pydantic.Field(discriminator="kind")]
 
 
 class BackboneConfig(Config):
@@ -32,6 +59,7 @@ class BackboneConfig(Config):
     layers: int = pydantic.Field(default=6, gt=0)
     heads: int = pydantic.Field(default=4, gt=0)
     ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0)
+    mixer: Mixer = Attention()
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
@@ -68,7 +96,7 @@ class DecodePlan(NamedTuple):
 class Cache(NamedTuple):
     """The preallocated keys and values of every layer, and the number of slots that are filled."""
 
-    layers: tuple[KeysValues, ...]
+    layers: tuple[LayerCache, ...]
     position: Int[Array, ""]
 
 
@@ -85,6 +113,12 @@ class Backbone(nnx.Module):
         text_route: TextRoute = "none",
     ):
         layer_key, modulation_key = jax.random.split(key)
+        conv_reach = 2 ** (config.mixer.cycle - 1) if isinstance(config.mixer, Dilated) else 0
+        if conv_reach and text_route == "prefix":
+            raise ConfigError(
+                "condition.route='prefix': backbone.mixer=dilated reads frames at fixed distances, so text before them "
+                "is out of reach; use condition.route='cross', or condition.content='semantic'"
+            )
         self.config = config
         self.is_causal = is_causal
         self.text_route = text_route
@@ -100,9 +134,13 @@ class Backbone(nnx.Module):
                 dropout=config.dropout,
                 is_crossing=text_route == "cross",
                 is_modulated=is_modulated,
+                conv_reach=conv_reach,
+                is_causal=is_causal,
             )
 
         self.layers = jax.vmap(make_block)(jax.random.split(layer_key, config.layers))
+        if isinstance(config.mixer, Dilated) and self.layers.conv is not None:
+            self.layers.conv.dilation[...] = dilations(config.layers, config.mixer.cycle)
         self.norm = RMSNorm(config.width)
         self.modulation = (
             Linear(config.width, 8 * config.width, key=modulation_key, scale=0.0) if is_modulated else None
@@ -155,6 +193,8 @@ class Backbone(nnx.Module):
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
         shape = (*is_valid.shape, config.heads, config.width // config.heads)
         empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
+        if isinstance(config.mixer, Dilated):
+            empty = jnp.zeros((*is_valid.shape, config.width), config.dtype)
         cache = Cache((empty,) * config.layers, jnp.zeros((), jnp.int32))
         read = self._read(crossed)
         plan = DecodePlan(
@@ -249,7 +289,8 @@ def backbone_flops(
     if is_causal:
         pairs = sum((stop - start) * num_keys for start, stop, num_keys in causal_chunks(length, prefix))
     modulation = 2 * config.width * 8 * config.width if is_modulated else 0
-    return _layers_flops(config, length, pairs, num_symbols if text_route == "cross" else 0) + modulation
+    crossed = num_symbols if text_route == "cross" else 0
+    return _layers_flops(config, length, pairs, crossed, is_causal) + modulation
 
 
 def decode_flops(
@@ -258,14 +299,17 @@ def decode_flops(
     """Return the FLOPs of decoding one example frame by frame: every step attends to the whole preallocated cache."""
     prefix = num_symbols if text_route == "prefix" else 0
     slots = prefix + num_steps
-    flops = _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0)
+    flops = _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0, is_causal=True)
     # Of the prefix, the last layer makes keys and values only.
     return flops - 2 * prefix * config.width * (config.width + 3 * config.ffn_width + 2 * slots)
 
 
-def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int) -> float:
+def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool) -> float:
     width = config.width
     flops = 2 * positions * width * (4 * width + 3 * config.ffn_width) + 4 * width * pairs
+    if isinstance(config.mixer, Dilated):
+        taps = 2 if is_causal else 3
+        flops = 2 * positions * width * ((2 * taps + 1) * width + 3 * config.ffn_width)
     if crossed_symbols:
         flops += 4 * positions * width * width + 4 * crossed_symbols * width * width
         flops += 4 * width * positions * crossed_symbols

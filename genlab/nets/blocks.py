@@ -12,7 +12,7 @@ Extra axis letters here: a attention heads, c channels per head, q queries, s ke
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from genlab.nets.dilated import DilatedConv
 from genlab.nets.linear import Linear
 
 # Causal attention is computed in chunks of queries that skip the keys after them: a tile of a TPU's matrix unit.
@@ -62,6 +63,10 @@ class KeysValues(NamedTuple):
 
     keys: Float[Array, "b s a c"]
     values: Float[Array, "b s a c"]
+
+
+# What a layer keeps of the frames decoded so far: keys and values, or, for a convolution, its inputs.
+LayerCache = KeysValues | Float[Array, "b s h"]
 
 
 class TextMemory(NamedTuple):
@@ -204,7 +209,7 @@ class SwiGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One layer: attention, optional cross-attention, feed-forward, each behind a norm and added to the stream."""
+    """One layer: attention or a dilated convolution, cross-attention, feed-forward, each behind a norm and added."""
 
     def __init__(
         self,
@@ -217,11 +222,15 @@ class Block(nnx.Module):
         dropout: float = 0.0,
         is_crossing: bool = False,
         is_modulated: bool = False,
+        conv_reach: int = 0,
+        is_causal: bool = False,
     ):
         attention_key, cross_key, ffn_key = jax.random.split(key, 3)
         self.dropout = dropout
         self.attention_norm = RMSNorm(width)
-        self.attention = SelfAttention(width, heads, key=attention_key, output_scale=output_scale)
+        scaled = {"key": attention_key, "output_scale": output_scale}
+        self.attention = None if conv_reach else SelfAttention(width, heads, **scaled)
+        self.conv = DilatedConv(width, conv_reach, is_causal=is_causal, **scaled) if conv_reach else None
         self.ffn_norm = RMSNorm(width)
         self.ffn = SwiGLU(width, ffn_width, key=ffn_key, output_scale=output_scale)
         self.cross = CrossAttention(width, heads, key=cross_key, output_scale=output_scale) if is_crossing else None
@@ -233,19 +242,27 @@ class Block(nnx.Module):
         context: Context,
         *,
         text: TextMemory | None = None,
-        cache: KeysValues | None = None,
+        cache: LayerCache | None = None,
         key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t h"], KeysValues | None]:
-        """Return the layer's output and the cache with its keys and values; without `key` nothing is dropped."""
+    ) -> tuple[Float[Array, "b t h"], LayerCache | None]:
+        """Return the layer's output and the cache with what it read; without `key` nothing is dropped."""
         keys = (None, None) if key is None else jax.random.split(key)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulation(context, x.dtype)
         normed = self.attention_norm(x) * (1 + scale) + shift
-        mixed, cache = self.attention(normed, context, cache)
+        mixed, cache = self._mix(normed, context, cache)
         x = x + gate * dropped_out(mixed, self.dropout, keys[0])
         if self.cross is not None and text is not None:
             x = x + self.cross(x, text)
         transformed = self.ffn(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
         return x + ffn_gate * dropped_out(transformed, self.dropout, keys[1]), cache
+
+    def _mix(self, x: Float[Array, "b t h"], context: Context, cache: Any) -> tuple[Float[Array, "b t h"], Any]:
+        if self.attention is not None:
+            return self.attention(x, context, cache)
+        assert self.conv is not None
+        if cache is not None:
+            return self.conv.step(x, cache, context.position)
+        return self.conv(x, context.is_valid), None
 
     def _modulation(self, context: Context, dtype) -> list:
         if self.modulation is None or context.modulation is None:

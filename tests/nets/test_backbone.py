@@ -7,10 +7,13 @@ import pydantic
 import pytest
 from flax import nnx
 
-from genlab.nets.backbone import Backbone, BackboneConfig
+from genlab.config import ConfigError
+from genlab.flops import count_flops
+from genlab.nets.backbone import Backbone, BackboneConfig, Dilated, backbone_flops
 from genlab.nets.blocks import Text
 
 CONFIG = BackboneConfig(width=32, layers=2, heads=4)
+WAVENET = BackboneConfig(width=32, layers=4, heads=4, mixer=Dilated(cycle=3))
 
 
 def inputs(key, num_frames=9, num_symbols=4):
@@ -20,9 +23,12 @@ def inputs(key, num_frames=9, num_symbols=4):
     return x, positions, text
 
 
-@pytest.mark.parametrize("route", ["none", "prefix", "cross"])
-def test_decoding_step_by_step_is_the_full_forward_pass(key, route):
-    backbone = Backbone(CONFIG, key=key, is_causal=True, text_route=route)
+@pytest.mark.parametrize(
+    ("route", "config"),
+    [("none", CONFIG), ("prefix", CONFIG), ("cross", CONFIG), ("none", WAVENET), ("cross", WAVENET)],
+)
+def test_decoding_step_by_step_is_the_full_forward_pass(key, route, config):
+    backbone = Backbone(config, key=key, is_causal=True, text_route=route)
     x, positions, text = inputs(key)
     text = None if route == "none" else text
     full = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), text=text)
@@ -40,9 +46,10 @@ def test_decoding_step_by_step_is_the_full_forward_pass(key, route):
     np.testing.assert_allclose(jnp.moveaxis(decode(x), 0, 1), full, atol=1e-4)
 
 
+@pytest.mark.parametrize("config", [CONFIG, WAVENET])
 @pytest.mark.parametrize("is_causal", [True, False])
-def test_only_a_causal_backbone_ignores_the_future(key, is_causal):
-    backbone = Backbone(CONFIG, key=key, is_causal=is_causal)
+def test_only_a_causal_backbone_ignores_the_future(key, is_causal, config):
+    backbone = Backbone(config, key=key, is_causal=is_causal)
     x, positions, _ = inputs(key)
     is_valid = jnp.ones((2, 9), bool)
     before = backbone(x, positions=positions, is_valid=is_valid)
@@ -101,3 +108,34 @@ def test_dropout_needs_a_key(key):
 def test_heads_must_divide_the_width():
     with pytest.raises(pydantic.ValidationError, match="width=30 must be a multiple of 2 \\* heads=8"):
         BackboneConfig(width=30, heads=4)
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_a_dilated_stack_reads_exactly_its_receptive_field(key, is_causal):
+    # Layers of 1, 2, 4 and, the cycle over, 1 again: 8 frames back.
+    backbone = Backbone(WAVENET, key=key, is_causal=is_causal)
+    np.testing.assert_array_equal(backbone.layers.conv.dilation[...], [1, 2, 4, 1])
+    x, positions, _ = inputs(key, num_frames=21)
+
+    @jax.jit
+    def sensitivity(x):
+        def output(x):
+            return backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool))[0, 10].sum()
+
+        return jnp.abs(jax.grad(output)(x))[0].max(axis=-1)
+
+    read = np.flatnonzero(np.asarray(sensitivity(x)) > 0)
+    np.testing.assert_array_equal(read, np.arange(2, 11 if is_causal else 19))
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+def test_the_flops_of_a_dilated_stack_are_those_of_its_trace(key, is_causal):
+    backbone = Backbone(WAVENET, key=key, is_causal=is_causal)
+    x, positions, _ = inputs(key)
+    run = lambda x: backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool))  # noqa: E731
+    assert count_flops(run, x) == 2 * backbone_flops(WAVENET, 9, is_causal=is_causal)
+
+
+def test_a_dilated_stack_refuses_a_text_prefix(key):
+    with pytest.raises(ConfigError, match=r"route='prefix'.*use condition\.route='cross'"):
+        Backbone(WAVENET, key=key, text_route="prefix")

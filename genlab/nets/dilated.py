@@ -1,0 +1,59 @@
+"""Dilated convolutions in the place of attention (WaveNet, 1609.03499 section 2).
+
+In: frames "b t h", normalised. Out: the same, to be added to the stream. Layer l reads the frame 2 ** (l mod cycle)
+before its own (and, if not causal, the one as far after it), through the gate tanh(A x) * sigmoid(B x) of eq. 2. A
+causal stack of one cycle sees 2 ** cycle frames. We differ in the rest of the block: a norm before it and SwiGLU after
+it, as in all our blocks, and no skip connections to the output, because the residual stream carries them.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.nets.linear import Linear
+
+
+class Dilation(nnx.Variable):
+    """Frames between the taps of a layer: a number per layer of the stack, and not a parameter."""
+
+
+class DilatedConv(nnx.Module):
+    """One gated layer of two taps (past and own frame), or three (also the future one), at most `reach` frames away."""
+
+    def __init__(self, width: int, reach: int, *, key: Key[Array, ""], output_scale: float, is_causal: bool):
+        in_key, out_key = jax.random.split(key)
+        self.is_causal = is_causal
+        self.reach = reach
+        self.dilation = Dilation(jnp.ones((), jnp.int32))
+        self.project_in = Linear((2 if is_causal else 3) * width, 2 * width, key=in_key)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+
+    def __call__(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+        """Mix all frames at once; what lies outside the clip is silence."""
+        x = jnp.where(is_valid[:, :, None], x, 0)
+        padded = jnp.pad(x, ((0, 0), (self.reach, self.reach), (0, 0)))
+        # Slices, not gathers: the gradient of a slice whose start is traced is a copy, that of a gather a scatter.
+        past, future = (
+            lax.dynamic_slice_in_dim(padded, self.reach + sign * self.dilation[...], x.shape[1], 1) for sign in (-1, 1)
+        )
+        return self._gate([past, x] if self.is_causal else [past, x, future])
+
+    def step(
+        self, x: Float[Array, "b q h"], history: Float[Array, "b s h"], position: Int[Array, ""] | int
+    ) -> tuple[Float[Array, "b q h"], Float[Array, "b s h"]]:
+        """Mix the frames at `position`, the first of them, with those in `history`, and write them there."""
+        history = lax.dynamic_update_slice_in_dim(history, x, position, 1)
+        frames = position + jnp.arange(x.shape[1]) - self.dilation[...]
+        past = jnp.take(history, jnp.maximum(frames, 0), axis=1)
+        return self._gate([jnp.where((frames >= 0)[None, :, None], past, 0), x]), history
+
+    def _gate(self, taps: list[Float[Array, "b t h"]]) -> Float[Array, "b t h"]:
+        first, second = jnp.split(self.project_in(jnp.concatenate(taps, axis=-1)), 2, axis=-1)
+        return self.project_out(jnp.tanh(first) * jax.nn.sigmoid(second))
+
+
+def dilations(layers: int, cycle: int) -> Int[Array, "l"]:
+    """Return 1, 2, 4, ..., 2 ** (cycle - 1), and again."""
+    return 2 ** (jnp.arange(layers, dtype=jnp.int32) % cycle)
