@@ -31,8 +31,9 @@ def test_diffusers_loads_the_export_and_predicts_the_same(tmp_path, shape):
     rng = np.random.default_rng(0)
     noisy, text, vector = (rng.standard_normal(s).astype(np.float32) for s in ((2, 9, 6), (2, 7, 10), (2, 5)))
     level = np.array([0.2, 0.9], np.float32)
+    arrays = [jnp.asarray(array) for array in (noisy, level, vector)]
     everything = {"is_valid": jnp.ones((2, 9), bool), "text": Text(jnp.asarray(text), jnp.ones((2, 7), bool))}
-    ours = jax.jit(lambda model: model(noisy, level, vector=vector, **everything))(model)
+    ours = jax.jit(lambda m, noisy, level, vector: m(noisy, level, vector=vector, **everything))(model, *arrays)
     rotary = get_1d_rotary_pos_embed(4, 10, use_real=True, repeat_interleave_real=False)
     inputs = [torch.tensor(noisy).transpose(1, 2), *map(torch.tensor, (level, text, vector[:, None]))]
     with torch.no_grad():
