@@ -28,10 +28,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
+    Conditions,
     CondVocab,
     condition_flops,
     guide,
@@ -39,6 +40,7 @@ from genlab.decoders.conditioning import (
 )
 from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.schedules import CosineHiding, Hiding
+from genlab.decoders.unmasking import bound_from_draws, count_hidden, draw_hidden, draw_places, rank
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
@@ -165,19 +167,19 @@ class Masked(nnx.Module):
         is_masked = _draw_masked(frame_key, is_valid, hidden_share)
         codes = read_codes(tokens)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        hidden = self.backbone(
-            self.embed(_hide(codes, level, is_masked, self.spec.entries)).astype(conditions.frames.dtype)
-            + conditions.frames,
-            positions=_frame_numbers(is_valid),
-            is_valid=is_valid,
-            text=conditions.text,
-            key=dropout_key,
-        )
+        hidden = self._hidden(codes, level, is_masked, conditions, is_valid, key=dropout_key)
         heads = self.heads[...][level].astype(hidden.dtype)
         labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
         nats = jnp.where(is_masked, cross_entropy(jax.vmap(matmul)(hidden, heads), labels), 0)
         weight = is_masked.sum(axis=1).astype(jnp.float32)
         return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share})
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, level by level with the coarser levels given.
+
+        Within a level the order of the frames is random (`unmasking.py`); each level is estimated `num_draws` times.
+        """
+        return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
     def sample(
         self,
@@ -192,6 +194,50 @@ class Masked(nnx.Module):
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))
+
+    def _hidden(
+        self,
+        codes: Int[Array, "b t k"],
+        level: Int[Array, "b"],
+        is_masked: Bool[Array, "b t"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t h"]:
+        return self.backbone(
+            self.embed(_hide(codes, level, is_masked, self.spec.entries)).astype(conditions.frames.dtype)
+            + conditions.frames,
+            positions=_frame_numbers(is_valid),
+            is_valid=is_valid,
+            text=conditions.text,
+            key=key,
+        )
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _bound_draws(
+    model: Masked, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> Float[Array, "r k b"]:
+    """Return unbiased draws of the any-order bound of each level in nats."""
+    codes, is_valid = read_codes(tokens), tokens.is_valid
+    (b, _, k), num_frames = codes.shape, tokens.num_frames
+    conditions = model.conditioner(cond, is_valid)
+
+    def draw_bound(_, inputs):
+        level, place, frame_key = inputs
+        num_hidden = count_hidden(place, num_frames)
+        is_masked = draw_hidden(frame_key, is_valid, num_hidden)
+        hidden = model._hidden(codes, jnp.broadcast_to(level, (b,)), is_masked, conditions, is_valid)
+        logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype))
+        nats = jnp.where(is_masked, cross_entropy(logits, codes[:, :, level]), 0).sum(axis=1)
+        return None, nats * num_frames / num_hidden
+
+    place_key, frame_key = jax.random.split(key)
+    places = jax.vmap(lambda key: draw_places(key, num_draws, b))(jax.random.split(place_key, k))
+    levels = jnp.repeat(jnp.arange(k), num_draws)
+    inputs = (levels, places.reshape(k * num_draws, b), jax.random.split(frame_key, k * num_draws))
+    _, draws = lax.scan(draw_bound, None, inputs)
+    return draws.reshape(k, num_draws, b).swapaxes(0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
@@ -233,7 +279,7 @@ def _sample_codes(
         at_level = codes[:, :, level]
         is_unknown = is_valid & (at_level == absent)
         num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
-        is_revealed = is_unknown & (_rank(jnp.where(is_unknown, confidence, jnp.inf)) >= num_hidden[:, None])
+        is_revealed = is_unknown & (rank(jnp.where(is_unknown, confidence, jnp.inf)) >= num_hidden[:, None])
         return codes.at[:, :, level].set(jnp.where(is_revealed, drawn, at_level)), None
 
     inputs = (*_plan(sampler.steps_per_level(model.spec.codebooks)),)
@@ -253,13 +299,7 @@ def _draw_masked(
 ) -> Bool[Array, "b t"]:
     """Hide ceil(share * frames) random valid frames, at least one."""
     num_hidden = jnp.maximum(jnp.ceil(hidden_share * is_valid.sum(axis=1)), 1)
-    rank = _rank(jnp.where(is_valid, jax.random.uniform(key, is_valid.shape), jnp.inf))
-    return is_valid & (rank < num_hidden[:, None])
-
-
-def _rank(values: Float[Array, "b t"]) -> Int[Array, "b t"]:
-    """Return the place of each value in ascending order."""
-    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)
+    return draw_hidden(key, is_valid, num_hidden)
 
 
 def _hide(

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import FAMILIES, SPEC, toy_batch, train
+import tiny_worlds
+from decoder_toys import BACKBONE, FAMILIES, SPEC, VOCAB, toy_batch, train
+from flax import nnx
 
 from genlab.decoders import masked
-from genlab.decoders.masked import MaskedSampler
+from genlab.decoders.logits import cross_entropy
+from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
 from genlab.decoders.schedules import CosineHiding, LinearHiding
+from genlab.decoders.unmasking import count_hidden, draw_places
 
 
 @pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding()])
@@ -75,3 +79,60 @@ def test_a_uniform_model_draws_uniformly(key):
     out = FAMILIES["masked"].build().sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
     counts = np.bincount(np.asarray(out.tokens.codes[tokens.is_valid]).ravel(), minlength=SPEC.entries)
     assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
+
+
+@nnx.jit
+def _level_nats(decoder, tokens, cond, level, is_masked):
+    """The nats of every frame of a level when some of its frames are hidden."""
+    b, t, _ = tokens.codes.shape
+    level, is_masked = jnp.broadcast_to(level, (b,)), jnp.broadcast_to(is_masked[None], (b, t))
+    conditions = decoder.conditioner(cond, tokens.is_valid)
+    hidden = decoder._hidden(tokens.codes, level, is_masked, conditions, tokens.is_valid)
+    logits = jnp.einsum("bth,hv->btv", hidden, decoder.heads[...][level[0]])
+    return cross_entropy(logits, tokens.codes[:, :, level[0]])
+
+
+def test_the_score_is_the_mean_over_all_orders_and_lies_above_the_likelihood(key):
+    decoder = tiny_worlds.build(MaskedConfig())
+    tokens, cond = tiny_worlds.clips_as_batch()
+    bound = likelihood = 0
+    for level in range(tiny_worlds.CODEBOOKS):
+        mean_nats, nats = tiny_worlds.any_order_nats(
+            lambda hidden, level=level: _level_nats(decoder, tokens, cond, level, hidden), tiny_worlds.FRAMES
+        )
+        bound, likelihood = bound + mean_nats, likelihood + nats
+    np.testing.assert_allclose(np.exp(-likelihood).sum(), 1, rtol=1e-4)
+    assert (bound >= likelihood - 1e-5).all() and (bound > likelihood + 1e-3).any()
+    score = decoder.score(tokens, cond, key=key, num_draws=1000)
+    assert score.validity == "upper bound"
+    deviations = (score.bits - bound / np.log(2)) / score.std_error
+    assert (score.std_error > 0).all() and np.abs(deviations).max() < 3
+    assert np.isinf(decoder.score(tokens, cond, key=key).std_error).all()
+
+
+class Oracle(Masked):
+    """Knows the language: its hidden vectors are the log probabilities and its heads the identity."""
+
+    def _hidden(self, codes, level, is_masked, conditions, is_valid, key=None):
+        visible = masked._hide(codes, level, is_masked, tiny_worlds.ENTRIES)
+        beliefs = tiny_worlds.belief_of_visible(visible)
+        return jnp.take_along_axis(beliefs, level[:, None, None, None], axis=2)[:, :, 0]
+
+
+def test_the_score_of_a_model_that_knows_the_language_is_its_likelihood(key):
+    args = (MaskedConfig(), tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING)
+    oracle = Oracle(*args, key=key)
+    oracle.heads = nnx.Param(jnp.broadcast_to(jnp.eye(tiny_worlds.ENTRIES)[None], (tiny_worlds.CODEBOOKS, 2, 2)))
+    tokens, cond = tiny_worlds.clips_as_batch()
+    score = oracle.score(tokens, cond, key=key, num_draws=1000)
+    assert (np.abs(score.bits + np.log2(tiny_worlds.SHARES)) < 3 * score.std_error + 1e-4).all()
+    mean_error = np.sqrt((tiny_worlds.SHARES**2 * score.std_error**2).sum())
+    np.testing.assert_allclose(
+        (tiny_worlds.SHARES * score.bits).sum(), tiny_worlds.ENTROPY_NATS / np.log(2), atol=3 * mean_error
+    )
+
+
+def test_stratified_draws_hit_every_count_equally_often(key):
+    counts = jax.vmap(count_hidden, in_axes=(0, None))(draw_places(key, 12, 5), jnp.array([1, 2, 3, 6, 12]))
+    for example, num_positions in enumerate([1, 2, 3, 6, 12]):
+        assert np.bincount(counts[:, example])[1:].tolist() == [12 // num_positions] * num_positions
