@@ -29,6 +29,12 @@ def clips_as_batch(codes=CLIPS):
     return Tokens(jnp.asarray(codes), None, jnp.full(b, t)), cond
 
 
+def shares_of(codes):
+    """How often each clip occurs among drawn ones."""
+    place = np.asarray(codes).reshape(len(codes), -1) @ ENTRIES ** np.arange(FRAMES * CODEBOOKS)[::-1]
+    return np.bincount(place, minlength=len(CLIPS)) / len(codes)
+
+
 def build(config, seed=0, backbone=BACKBONE):
     """A decoder of the language whose heads say something."""
     decoder = config.build(SPEC, VOCAB, backbone, NOTHING, key=jax.random.key(seed))
