@@ -4,7 +4,7 @@ In: codes "b t k". Training draws one level q per example, uniformly as in the p
 share of level q is hidden by the cosine schedule, everything above q is hidden. The network sees the sum of the K
 code vectors of a frame and predicts the hidden codes of level q alone, so only that level's head is computed.
 Sampling goes from coarse to fine in one compiled loop; within a level each step reveals the draws it is most
-confident of:
+confident of. MAGNeT (2401.04577) and MaskGCT's acoustic stage (2409.00750) are the same decoder with other settings:
 
     3 codebooks x 4 frames, steps (2, 1, 1)           a to l are known codes, ? is hidden
     start      level 0, step 1    level 0, step 2     level 1     level 2
@@ -13,7 +13,8 @@ confident of:
     ? ? ? ?        ? ? ? ?            ? ? ? ?          ? ? ? ?     i j k l
 
 Differences from the paper: a plain transformer instead of a Conformer, and no random prompt in training; a prompt's
-levels above q stay hidden while q is drawn, as in training.
+levels above q stay hidden while q is drawn, as in training. MAGNeT's narrow attention for levels above the first and
+its rescoring by a second model are left out.
 """
 
 import functools
@@ -28,10 +29,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
+    Conditions,
     CondVocab,
     condition_flops,
     guide,
@@ -39,6 +41,16 @@ from genlab.decoders.conditioning import (
 )
 from genlab.decoders.logits import cross_entropy, draw
 from genlab.decoders.schedules import CosineHiding, Hiding
+from genlab.decoders.unmasking import (
+    SINGLE,
+    Order,
+    Spans,
+    bound_from_draws,
+    count_hidden,
+    draw_hidden,
+    draw_places,
+    draw_revealed,
+)
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
@@ -49,17 +61,21 @@ class MaskedSampler(Config):
 
     `steps` counts the network calls of each level, coarse to fine, its last number serving all further levels. Frames
     are revealed in `order` of confidence, to which Gumbel noise is added that shrinks from `order_temperature` to 0,
-    or at random. `is_last_greedy` takes the likeliest code in the last step of every level, as the paper does.
-    `guidance` 1 is off.
+    at random, or each on its own with the schedule's probability (ancestral); `spans` says how many at a time.
+    `is_last_greedy` takes the likeliest code in the last step of every level, as the paper does. `is_annealed` lowers
+    the temperature step by step, from `temperature` in the first of n steps to a n-th of it in the last (MAGNeT,
+    MaskGCT). `guidance` 1 is off.
     """
 
     kind: Literal["masked"] = "masked"
     steps: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(16, 1), min_length=1)
     hiding: Hiding = CosineHiding()
-    order: Literal["confidence", "random"] = "confidence"
+    order: Order = "confidence"
     order_temperature: float = pydantic.Field(default=1.0, ge=0)
+    spans: Spans = SINGLE
     is_last_greedy: bool = True
     temperature: float = pydantic.Field(default=1.0, ge=0)
+    is_annealed: bool = False
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     guidance: float = pydantic.Field(default=1.0, ge=0)
@@ -70,10 +86,11 @@ class MaskedSampler(Config):
 
 
 class MaskedConfig(Config):
-    """The masked parallel family. `starts_from_codec` as in the autoregressive family."""
+    """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the autoregressive family."""
 
     kind: Literal["masked"] = "masked"
     hiding: Hiding = CosineHiding()
+    spans: Spans = SINGLE
     starts_from_codec: bool = True
 
     def build(
@@ -162,22 +179,23 @@ class Masked(nnx.Module):
         is_valid = tokens.is_valid
         level = jax.random.randint(level_key, (b,), 0, self.spec.codebooks)
         hidden_share = self.config.hiding.hidden_share(jax.random.uniform(share_key, (b,)))
-        is_masked = _draw_masked(frame_key, is_valid, hidden_share)
+        is_masked = _draw_masked(frame_key, is_valid, hidden_share, self.config.spans)
         codes = read_codes(tokens)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        hidden = self.backbone(
-            self.embed(_hide(codes, level, is_masked, self.spec.entries)).astype(conditions.frames.dtype)
-            + conditions.frames,
-            positions=_frame_numbers(is_valid),
-            is_valid=is_valid,
-            text=conditions.text,
-            key=dropout_key,
-        )
+        visible = _hide(codes, level, is_masked, self.spec.entries)
+        hidden = self._hidden(visible, conditions, is_valid, key=dropout_key)
         heads = self.heads[...][level].astype(hidden.dtype)
         labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
         nats = jnp.where(is_masked, cross_entropy(jax.vmap(matmul)(hidden, heads), labels), 0)
         weight = is_masked.sum(axis=1).astype(jnp.float32)
         return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share})
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, level by level with the coarser levels given.
+
+        Within a level the order of the frames is random (`unmasking.py`); each level is estimated `num_draws` times.
+        """
+        return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
     def sample(
         self,
@@ -192,6 +210,48 @@ class Masked(nnx.Module):
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))
+
+    def _hidden(
+        self,
+        visible: Int[Array, "b t k"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t h"]:
+        return self.backbone(
+            self.embed(visible).astype(conditions.frames.dtype) + conditions.frames,
+            positions=_frame_numbers(is_valid),
+            is_valid=is_valid,
+            text=conditions.text,
+            key=key,
+        )
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _bound_draws(
+    model: Masked, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> Float[Array, "r k b"]:
+    """Return unbiased draws of the any-order bound of each level in nats."""
+    codes, is_valid = read_codes(tokens), tokens.is_valid
+    (b, _, k), num_frames = codes.shape, tokens.num_frames
+    conditions = model.conditioner(cond, is_valid)
+
+    def draw_bound(_, inputs):
+        level, place, frame_key = inputs
+        num_hidden = count_hidden(place, num_frames)
+        is_masked = draw_hidden(frame_key, is_valid, num_hidden)
+        visible = _hide(codes, jnp.broadcast_to(level, (b,)), is_masked, model.spec.entries)
+        hidden = model._hidden(visible, conditions, is_valid)
+        logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype))
+        nats = jnp.where(is_masked, cross_entropy(logits, codes[:, :, level]), 0).sum(axis=1)
+        return None, nats * num_frames / num_hidden
+
+    place_key, frame_key = jax.random.split(key)
+    places = jax.vmap(lambda key: draw_places(key, num_draws, b))(jax.random.split(place_key, k))
+    levels = jnp.repeat(jnp.arange(k), num_draws)
+    inputs = (levels, places.reshape(k * num_draws, b), jax.random.split(frame_key, k * num_draws))
+    _, draws = lax.scan(draw_bound, None, inputs)
+    return draws.reshape(k, num_draws, b).swapaxes(0, 1)
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
@@ -209,31 +269,35 @@ def _sample_codes(
     codes = jnp.full((b, t, model.spec.codebooks), absent)
     if prompt is not None:
         codes = jnp.where(prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes)
-    num_unknown = (is_valid & (codes[:, :, 0] == absent)).sum(axis=1)
+    num_unknown = sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2
     conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
     is_attended = jnp.tile(is_valid, (copies, 1))
 
     def step(codes, inputs):
-        level, progress, is_last, step_key = inputs
+        level, progress, previous, is_last, step_key = inputs
         code_key, order_key = jax.random.split(step_key)
         visible = jnp.where(jnp.arange(codes.shape[2])[None, None, :] <= level, codes, absent)
-        x = jnp.tile(model.embed(visible), (copies, 1, 1)).astype(conditions.frames.dtype) + conditions.frames
-        hidden = model.backbone(x, positions=_frame_numbers(is_attended), is_valid=is_attended, text=conditions.text)
+        hidden = model._hidden(jnp.tile(visible, (copies, 1, 1)), conditions, is_attended)
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
-        drawn = draw(code_key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
+        heated = logits / (1 - previous) if sampler.is_annealed else logits
+        drawn = draw(code_key, heated, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
         drawn = jnp.where(is_last & sampler.is_last_greedy, jnp.argmax(logits, axis=-1), drawn)
-        confidence = sampler.order_temperature * (1 - progress) * jax.random.gumbel(order_key, drawn.shape)
-        if sampler.order == "confidence":
-            confidence -= cross_entropy(logits, drawn)
-        else:
-            confidence = jax.random.uniform(order_key, drawn.shape)
         at_level = codes[:, :, level]
-        is_unknown = is_valid & (at_level == absent)
-        num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
-        is_revealed = is_unknown & (_rank(jnp.where(is_unknown, confidence, jnp.inf)) >= num_hidden[:, None])
+        is_revealed = draw_revealed(
+            order_key,
+            cross_entropy(logits, drawn),
+            is_valid & (at_level == absent),
+            num_unknown,
+            progress,
+            previous,
+            hiding=sampler.hiding,
+            order=sampler.order,
+            order_temperature=sampler.order_temperature,
+            spans=sampler.spans,
+        )
         return codes.at[:, :, level].set(jnp.where(is_revealed, drawn, at_level)), None
 
     inputs = (*_plan(sampler.steps_per_level(model.spec.codebooks)),)
@@ -241,25 +305,21 @@ def _sample_codes(
     return jnp.where(is_valid[:, :, None], codes, 0)
 
 
-def _plan(steps_per_level: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the level of each step, the progress through the level after it, and whether it is the last one."""
+def _plan(steps_per_level: tuple[int, ...]) -> tuple[np.ndarray, ...]:
+    """Return the level of each step, the progress through it after and before the step, and whether it is the last."""
     level = np.repeat(np.arange(len(steps_per_level), dtype=np.int32), steps_per_level)
     progress = np.concatenate([np.arange(1, steps + 1) / steps for steps in steps_per_level]).astype(np.float32)
-    return level, progress, progress == 1
+    previous = np.concatenate([np.arange(steps) / steps for steps in steps_per_level]).astype(np.float32)
+    return level, progress, previous, progress == 1
 
 
 def _draw_masked(
-    key: Key[Array, ""], is_valid: Bool[Array, "b t"], hidden_share: Float[Array, "b"]
+    key: Key[Array, ""], is_valid: Bool[Array, "b t"], hidden_share: Float[Array, "b"], spans: Spans = SINGLE
 ) -> Bool[Array, "b t"]:
-    """Hide ceil(share * frames) random valid frames, at least one."""
-    num_hidden = jnp.maximum(jnp.ceil(hidden_share * is_valid.sum(axis=1)), 1)
-    rank = _rank(jnp.where(is_valid, jax.random.uniform(key, is_valid.shape), jnp.inf))
-    return is_valid & (rank < num_hidden[:, None])
-
-
-def _rank(values: Float[Array, "b t"]) -> Int[Array, "b t"]:
-    """Return the place of each value in ascending order."""
-    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)
+    """Hide ceil(share * spans) random spans of the valid frames, at least one."""
+    may_hide = spans.group(is_valid, False).any(axis=2)
+    num_hidden = jnp.maximum(jnp.ceil(hidden_share * may_hide.sum(axis=1)), 1)
+    return is_valid & spans.spread(draw_hidden(key, may_hide, num_hidden), is_valid.shape[1])
 
 
 def _hide(

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import FAMILIES, SPEC, toy_batch, train
+import tiny_worlds
+from decoder_toys import BACKBONE, FAMILIES, SPEC, VOCAB, toy_batch, train
+from flax import nnx
 
 from genlab.decoders import masked
-from genlab.decoders.masked import MaskedSampler
+from genlab.decoders.logits import cross_entropy
+from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
 from genlab.decoders.schedules import CosineHiding, LinearHiding
+from genlab.decoders.unmasking import Spans, count_hidden, draw_places, draw_revealed
 
 
 @pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding()])
@@ -35,6 +39,66 @@ def test_the_share_of_hidden_frames_is_exact(key):
     assert not (is_masked & ~is_valid).any()
 
 
+def test_spans_are_hidden_whole(key):
+    is_valid = jnp.arange(11)[None, :] < jnp.array([11, 7, 2])[:, None]
+    is_masked = masked._draw_masked(key, is_valid, jnp.array([0.5, 0.5, 0.1]), Spans(frames=3))
+    # 11 frames are 4 spans, of which 2 are hidden; 7 are 3, of which ceil(1.5); 2 are 1.
+    spans = np.pad(is_masked, ((0, 0), (0, 1))).reshape(3, 4, 3)
+    assert spans.any(axis=2).sum(axis=1).tolist() == [2, 2, 1]
+    np.testing.assert_array_equal(is_masked, is_valid & np.repeat(spans.any(axis=2), 3, axis=1)[:, :11])
+
+
+def reveal(key, nats, is_unknown, progress, previous, **options):
+    settings = {"hiding": LinearHiding(), "order": "confidence", "order_temperature": 0.0} | options
+    num_unknown = settings.get("spans", Spans()).group(is_unknown, False).any(axis=2).sum(axis=1)
+    at = (jnp.float32(progress), jnp.float32(previous))
+    return draw_revealed(key, jnp.asarray(nats), is_unknown, num_unknown, *at, **settings)
+
+
+def test_the_surest_span_is_revealed_first(key):
+    """A span is as sure as its surest hidden frame: known frames, here the surest of all, do not count."""
+    nats = [[0.1, 3.0, 2.0, 0.9, 1.0, 4.0]]
+    is_unknown = jnp.array([[False, True, True, True, True, True]])
+    shown = reveal(key, nats, is_unknown, 0.3, 0.0, spans=Spans(frames=2))
+    assert shown.tolist() == [[False, False, True, True, False, False]]
+    assert reveal(key, nats, is_unknown, 0.3, 0.0).tolist() == [[False, False, False, True, True, False]]
+    everything = reveal(key, nats, is_unknown, 1.0, 0.5, spans=Spans(frames=4))
+    np.testing.assert_array_equal(everything, is_unknown)
+
+
+def test_ancestral_order_reveals_the_share_of_the_schedule(key):
+    """From 3/4 to 1/4 hidden, two of three hidden positions are revealed on average, whatever their nats."""
+    is_unknown = jax.random.bernoulli(jax.random.key(1), 0.7, (50, 200))
+    nats = jnp.broadcast_to(jnp.arange(200.0)[None], (50, 200))
+    shown = np.asarray(reveal(key, nats, is_unknown, 0.75, 0.25, order="ancestral"))
+    assert not (shown & ~is_unknown).any()
+    np.testing.assert_allclose(shown.sum() / is_unknown.sum(), 2 / 3, atol=0.02)
+    assert shown.sum(axis=1).std() > 1  # and not a fixed number
+    np.testing.assert_array_equal(reveal(key, nats, is_unknown, 1.0, 0.25, order="ancestral"), is_unknown)
+
+
+class Loaded(Masked):
+    """Gives code 5 the logit 3 and all others 0, whatever it sees."""
+
+    def _hidden(self, visible, conditions, is_valid, key=None):
+        return jnp.broadcast_to(3.0 * (jnp.arange(SPEC.entries) == 5), (*is_valid.shape, SPEC.entries))
+
+
+def test_annealing_makes_later_draws_colder():
+    """The share of code 5 in a level drawn in two steps: half its frames at the full temperature, half at half."""
+    tokens, cond = toy_batch(num_examples=100)
+    loaded = Loaded(MaskedConfig(), SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, key=jax.random.key(0))
+    loaded.heads = nnx.Param(jnp.broadcast_to(jnp.eye(SPEC.entries)[None], (4, 16, 16)))
+    sampler = MaskedSampler(
+        steps=(1, 2), hiding=LinearHiding(), is_last_greedy=False, order="random", temperature=2.0, is_annealed=True
+    )
+    drawn = loaded.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=sampler).tokens
+    shares = (drawn.codes == 5)[tokens.is_valid].mean(axis=0)
+    hot, cold = (np.exp(3 / t) / (np.exp(3 / t) + 15) for t in (2, 1))
+    np.testing.assert_allclose(shares[0], hot, atol=0.04)
+    np.testing.assert_allclose(shares[1:].mean(), (hot + cold) / 2, atol=0.04)
+
+
 def test_the_loss_reads_only_the_drawn_level_and_below():
     """Codes above the level that the key draws for an example cannot move its loss."""
     tokens, cond = toy_batch(num_examples=12)
@@ -52,13 +116,14 @@ def test_the_loss_reads_only_the_drawn_level_and_below():
 
 
 def test_the_plan_visits_levels_coarse_to_fine():
-    level, progress, is_last = masked._plan(MaskedSampler(steps=(4, 2, 1)).steps_per_level(4))
+    level, progress, previous, is_last = masked._plan(MaskedSampler(steps=(4, 2, 1)).steps_per_level(4))
     assert level.tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
     assert progress.tolist() == [0.25, 0.5, 0.75, 1, 0.5, 1, 1, 1]
+    assert previous.tolist() == [0, 0.25, 0.5, 0.75, 0, 0.5, 0, 0]
     assert is_last.tolist() == [False, False, False, True, False, True, True, True]
 
 
-@pytest.mark.parametrize("order", ["confidence", "random"])
+@pytest.mark.parametrize("order", ["confidence", "random", "ancestral"])
 def test_more_steps_than_frames_still_reveal_everything(order, key):
     tokens, cond = toy_batch()
     decoder = FAMILIES["masked"].build()
@@ -75,3 +140,74 @@ def test_a_uniform_model_draws_uniformly(key):
     out = FAMILIES["masked"].build().sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
     counts = np.bincount(np.asarray(out.tokens.codes[tokens.is_valid]).ravel(), minlength=SPEC.entries)
     assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
+
+
+@nnx.jit
+def _level_nats(decoder, tokens, cond, level, is_masked):
+    """The nats of every frame of a level when some of its frames are hidden."""
+    b, t, _ = tokens.codes.shape
+    level, is_masked = jnp.broadcast_to(level, (b,)), jnp.broadcast_to(is_masked[None], (b, t))
+    conditions = decoder.conditioner(cond, tokens.is_valid)
+    visible = masked._hide(tokens.codes, level, is_masked, tiny_worlds.ENTRIES)
+    hidden = decoder._hidden(visible, conditions, tokens.is_valid)
+    logits = jnp.einsum("bth,hv->btv", hidden, decoder.heads[...][level[0]])
+    return cross_entropy(logits, tokens.codes[:, :, level[0]])
+
+
+def test_the_score_is_the_mean_over_all_orders_and_lies_above_the_likelihood(key):
+    decoder = tiny_worlds.build(MaskedConfig())
+    tokens, cond = tiny_worlds.clips_as_batch()
+    bound = likelihood = 0
+    for level in range(tiny_worlds.CODEBOOKS):
+        mean_nats, nats = tiny_worlds.any_order_nats(
+            lambda hidden, level=level: _level_nats(decoder, tokens, cond, level, hidden), tiny_worlds.FRAMES
+        )
+        bound, likelihood = bound + mean_nats, likelihood + nats
+    np.testing.assert_allclose(np.exp(-likelihood).sum(), 1, rtol=1e-4)
+    assert (bound >= likelihood - 1e-5).all() and (bound > likelihood + 1e-3).any()
+    score = decoder.score(tokens, cond, key=key, num_draws=1000)
+    assert score.validity == "upper bound"
+    deviations = (score.bits - bound / np.log(2)) / score.std_error
+    assert (score.std_error > 0).all() and np.abs(deviations).max() < 3
+    assert np.isinf(decoder.score(tokens, cond, key=key).std_error).all()
+
+
+class Oracle(Masked):
+    """Knows the language: its hidden vectors hold the log probabilities of both levels and its heads pick one."""
+
+    def _hidden(self, visible, conditions, is_valid, key=None):
+        return tiny_worlds.belief_of_visible(visible).reshape(*is_valid.shape, -1)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    oracle = Oracle(MaskedConfig(), tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, key=jax.random.key(0))
+    oracle.heads = nnx.Param(jnp.eye(4).reshape(4, 2, 2).swapaxes(0, 1))
+    return oracle
+
+
+@pytest.mark.parametrize("order", ["confidence", "random"])
+def test_one_frame_at_a_time_draws_from_the_language(oracle, order, key):
+    _, cond = tiny_worlds.clips_as_batch(np.zeros((20_000, 2, 2), int))
+    sampler = MaskedSampler(steps=(2,), hiding=LinearHiding(), is_last_greedy=False, order=order)
+    drawn = oracle.sample(cond, num_frames=jnp.full(20_000, 2), key=key, sampler=sampler).tokens.codes
+    if order == "random":
+        np.testing.assert_allclose(tiny_worlds.shares_of(drawn), tiny_worlds.SHARES, atol=0.012)
+    else:  # which frame comes first depends on what was drawn for it, which is not the language
+        assert np.abs(tiny_worlds.shares_of(drawn) - tiny_worlds.SHARES).max() > 0.02
+
+
+def test_the_score_of_a_model_that_knows_the_language_is_its_likelihood(oracle, key):
+    tokens, cond = tiny_worlds.clips_as_batch()
+    score = oracle.score(tokens, cond, key=key, num_draws=1000)
+    assert (np.abs(score.bits + np.log2(tiny_worlds.SHARES)) < 3 * score.std_error + 1e-4).all()
+    mean_error = np.sqrt((tiny_worlds.SHARES**2 * score.std_error**2).sum())
+    np.testing.assert_allclose(
+        (tiny_worlds.SHARES * score.bits).sum(), tiny_worlds.ENTROPY_NATS / np.log(2), atol=3 * mean_error
+    )
+
+
+def test_stratified_draws_hit_every_count_equally_often(key):
+    counts = jax.vmap(count_hidden, in_axes=(0, None))(draw_places(key, 12, 5), jnp.array([1, 2, 3, 6, 12]))
+    for example, num_positions in enumerate([1, 2, 3, 6, 12]):
+        assert np.bincount(counts[:, example])[1:].tolist() == [12 // num_positions] * num_positions

@@ -1,0 +1,119 @@
+"""Hiding and revealing: what the families that hide codes share, in training, when scoring and when sampling.
+
+In: which positions may be hidden and how many, or what was drawn for the hidden ones. Out: positions to hide, positions
+to reveal, and a bound on the bits of what was hidden. Positions are frames, or all codes of a clip in one row.
+
+The likelihood is that of a decoder that reveals one position at a time in an order drawn uniformly (1310.1757; eq. 4
+of 2110.02037): with n of N positions hidden, n uniform, N/n times the nats of the hidden ones estimates, without bias,
+the mean over orders of -log p, which lies above -log of the mean over orders of p. The loss of absorbing diffusion in
+continuous time is the same number, whatever its schedule (2406.07524).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from genlab.config import Config
+from genlab.decoders.base import ScoreOut
+from genlab.decoders.schedules import Hiding
+
+Order = Literal["confidence", "random", "ancestral"]
+
+
+class Spans(Config):
+    """Positions are hidden and revealed in runs of `frames`, counted from the start of the clip (MAGNeT, 2401.04577).
+
+    A run is as sure as its surest hidden position. As in MAGNeT's code, and unlike its section 3.1, runs do not
+    overlap.
+    """
+
+    frames: int = pydantic.Field(default=1, gt=0)
+
+    def group(self, positions: Shaped[Array, "b n"], fill: float | bool) -> Shaped[Array, "b m l"]:
+        """Return the positions of each run, the last one filled up."""
+        b, n = positions.shape
+        padded = jnp.pad(positions, ((0, 0), (0, -n % self.frames)), constant_values=fill)
+        return padded.reshape(b, -1, self.frames)
+
+    def spread(self, spans: Bool[Array, "b m"], num_positions: int) -> Bool[Array, "b n"]:
+        """Return the value of each position's run."""
+        return jnp.repeat(spans, self.frames, axis=1)[:, :num_positions]
+
+
+SINGLE = Spans()
+
+
+def rank(values: Float[Array, "b n"]) -> Int[Array, "b n"]:
+    """Return the place of each value in ascending order."""
+    return jnp.argsort(jnp.argsort(values, axis=1), axis=1)
+
+
+def draw_hidden(
+    key: Key[Array, ""], may_hide: Bool[Array, "b n"], num_hidden: Int[Array, "b"] | Float[Array, "b"]
+) -> Bool[Array, "b n"]:
+    """Hide that many random positions among those that may be hidden."""
+    place = rank(jnp.where(may_hide, jax.random.uniform(key, may_hide.shape), jnp.inf))
+    return may_hide & (place < num_hidden[:, None])
+
+
+def draw_revealed(
+    key: Key[Array, ""],
+    nats: Float[Array, "b n"],
+    is_unknown: Bool[Array, "b n"],
+    num_unknown: Int[Array, "b"],
+    progress: Float[Array, ""],
+    previous: Float[Array, ""],
+    *,
+    hiding: Hiding,
+    order: Order,
+    order_temperature: float,
+    spans: Spans = SINGLE,
+) -> Bool[Array, "b n"]:
+    """Choose the positions to reveal in the step from `previous` to `progress`.
+
+    `nats` are those of the code drawn for each position, `is_unknown` marks the positions still hidden and
+    `num_unknown` counts the runs of positions that were hidden before the first step. By confidence or at random, the
+    number that stays hidden is the schedule's share of `num_unknown`; in ancestral order each run is revealed on its
+    own with the probability that gives this share on average.
+    """
+    is_waiting = spans.group(is_unknown, False).any(axis=2)
+    share = hiding.hidden_share(progress)
+    if order == "ancestral":
+        is_kept = jax.random.uniform(key, is_waiting.shape) < share / hiding.hidden_share(previous)
+        return is_unknown & ~spans.spread(is_kept, nats.shape[1])
+    if order == "confidence":
+        confidence = order_temperature * (1 - progress) * jax.random.gumbel(key, is_waiting.shape)
+        confidence -= spans.group(jnp.where(is_unknown, nats, jnp.inf), jnp.inf).min(axis=2)
+    else:
+        confidence = jax.random.uniform(key, is_waiting.shape)
+    num_hidden = jnp.floor(share * num_unknown).astype(jnp.int32)
+    is_revealed = rank(jnp.where(is_waiting, confidence, jnp.inf)) >= num_hidden[:, None]
+    return is_unknown & spans.spread(is_revealed, nats.shape[1])
+
+
+def draw_places(key: Key[Array, ""], num_draws: int, num_examples: int) -> Float[Array, "r b"]:
+    """Return uniform draws in [0, 1) for each example, one from each of `num_draws` equal strata."""
+    strata = jnp.arange(num_draws)[:, None]
+    return (strata + jax.random.uniform(key, (num_draws, num_examples))) / num_draws
+
+
+def count_hidden(place: Float[Array, "b"], num_positions: Int[Array, "b"]) -> Int[Array, "b"]:
+    """Turn a uniform draw into a number from 1 to `num_positions`, each equally often."""
+    # Rounding may give a draw of exactly 1, and padding an example without positions.
+    return jnp.clip(1 + jnp.floor(place * num_positions).astype(jnp.int32), 1, jnp.maximum(num_positions, 1))
+
+
+def bound_from_draws(nats: Float[Array, "r p b"]) -> ScoreOut:
+    """Return the bits of each example from r stratified draws of p parts, whose errors are independent.
+
+    The error takes the draws for independent, so it errs on the large side; one draw tells nothing of it and gives inf.
+    """
+    num_draws = nats.shape[0]
+    bits = nats.mean(axis=0).sum(axis=0) / jnp.log(2.0)
+    if num_draws == 1:
+        return ScoreOut(bits, jnp.full_like(bits, jnp.inf), "upper bound")
+    variance = nats.var(axis=0, ddof=1).sum(axis=0) / num_draws
+    return ScoreOut(bits, jnp.sqrt(variance) / jnp.log(2.0), "upper bound")
