@@ -112,10 +112,10 @@ def _add_runs(add: AddCommand) -> None:
 def _add_results(add: AddCommand) -> None:
     command = add(
         "evaluate",
-        "Score the samples of a comparison again, for example with other settings.",
+        "Score the samples of a comparison again; of a run on a known-entropy source, print its excess bits.",
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
-    _takes_config(command, "run directory of a comparison")
+    _takes_config(command, "run directory of a comparison, or of an arm trained on a known-entropy source")
     command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
     _takes_config(command, "run directory of a comparison")
 

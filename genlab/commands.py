@@ -13,6 +13,7 @@ import numpy as np
 
 from genlab import checkpoint
 from genlab.config import ConfigError, GenlabError
+from genlab.data.known_entropy import KnownEntropy
 from genlab.experiment import CodecRun, Comparison, DecoderRun, RecogniserRun, load_experiment
 from genlab.progress import Progress
 
@@ -73,11 +74,14 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
-    """Score a comparison's samples again."""
+    """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
     from genlab.compare import compare as run_comparison
     from genlab.report.console import format_results
 
     out = _run_directory(arguments.config)
+    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
+        return _evaluate_on_source(run, run.data.corpus, out)
     config = _load(arguments, Comparison)
     if not checkpoint.read_json(out / "results.json"):
         raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
@@ -86,6 +90,19 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
     with Progress() as progress:
         results = run_comparison(config, out, progress, command)
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
+    return 0
+
+
+def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) -> int:
+    from genlab.evaluate.likelihood import can_score, measure_excess
+    from genlab.train import load_trained
+
+    store = run.data.open()
+    decoder = load_trained(lambda key: run.build_for(store, key), run_dir)
+    if not can_score(decoder):
+        raise GenlabError(f"{run_dir}: the {run.arm.decoder.kind} decoder puts no number of bits on codes")
+    print(source.describe())
+    print(measure_excess(decoder, source, store, num_frames=run.data.num_frames).describe())
     return 0
 
 
@@ -110,9 +127,12 @@ def data(arguments: argparse.Namespace, command: str) -> int:
     config = load_experiment(arguments.config, tuple(arguments.overrides))
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
-            corpora = [config.data.corpus]
             store = config.data.open(progress)
             print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
+            if isinstance(config.data.corpus, KnownEntropy):
+                print(config.data.corpus.describe())
+                return 0
+            corpora = [config.data.corpus]
         else:
             corpora = [share.corpus for share in config.data]
         for corpus in corpora:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 
@@ -23,10 +22,11 @@ from genlab import checkpoint
 from genlab.budget import check_flops, solve_budget
 from genlab.config import GenlabError
 from genlab.data.audio import read_wave, to_int16, write_flac
-from genlab.data.corpus import Embedded, build_corpus
+from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import F0_HOP_SAMPLES
 from genlab.data.store import TokenStore
+from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
     ContentMetric,
     EvaluationContext,
@@ -38,13 +38,12 @@ from genlab.evaluate.metrics import (
 )
 from genlab.evaluate.pitch import PitchTrack
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.ledger import build_ledger
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
-from genlab.sample import Sampled, choose_prompts, conditions, sample_clips
+from genlab.sample import Sampled, choose_prompts, sample_clips
 from genlab.tensorboard import RunWriter, TrainingLog
 from genlab.train import RunResult, train
 
@@ -113,8 +112,8 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
 
 def gather(config: Comparison, progress: Progress) -> Material:
     """Build corpus and token store, and choose the prompts."""
-    manifest = build_corpus(config.data.corpus, progress=progress)
-    store, codec = config.data.open(progress), config.data.load_codec()
+    codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
+    manifest, store = config.data.build_audio(progress), config.data.open(progress)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
     by_id = {clip.id: clip for clip in manifest.clips}
     hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
@@ -152,7 +151,7 @@ def score_rows(
             row = score_clips(
                 row_waves, material.prompts * seeds, context, is_reconstruction=name in FLOORS, seeds=seeds
             )
-            if name in sampled and config.arms[name].decoder.kind == "ar":
+            if name in sampled:
                 row = _add_bits(row, config, material, trained[name])
             save_row(path, row)
         rows[name] = row
@@ -228,17 +227,14 @@ def _context(config: Comparison, material: Material) -> EvaluationContext:
 
 
 def _add_bits(row: RowResult, config: Comparison, material: Material, trained: Mapping[int, RunResult]) -> RowResult:
-    """Add the exact bits per second of the prompts' own codes, which only a likelihood model has."""
-    spec = material.store.info.spec
-    frames = max(len(clip.units) for clip in material.clips)
-    examples = [material.store.example(clip, frames)[0] for clip in material.clips]
-    tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-    cond, num_frames = conditions(material.store, material.clips, frames)
-    bits = [np.asarray(nnx.jit(lambda m: m.score(tokens, cond).bits)(trained[seed].model)) for seed in config.seeds]
-    seconds = np.tile(num_frames / spec.frame_hz, len(config.seeds))
-    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
-    values = ClipValues(np.concatenate(bits).astype(np.float64), seconds, clusters)
-    score = make_score("bits_per_s", values.estimate(), seeds=len(config.seeds), validity="exact")
+    """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
+    decoders = [trained[seed].model for seed in config.seeds]
+    if not can_score(decoders[0]):
+        return row
+    score, values = score_bits(
+        decoders, material.store, material.clips, [prompt.clip_id for prompt in material.prompts],
+        num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,
+    )  # fmt: skip
     return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})
 
 

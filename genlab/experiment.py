@@ -20,10 +20,12 @@ from genlab.codecs.cache import encode_corpus
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
 from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
-from genlab.config import Config, ConfigError, explain
+from genlab.config import Config, ConfigError, GenlabError, explain
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
+from genlab.data.known_entropy import KnownEntropy, draw_store
+from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
@@ -126,21 +128,48 @@ SamplerConfig = Annotated[ARSampler | MaskedSampler | DiffusionSampler, pydantic
 
 
 class TokenData(Config):
-    """Which tokens: a corpus behind the frozen codec, and the frames of one training example."""
+    """Which tokens: a corpus behind the frozen codec, and the frames of one training example.
 
-    corpus: Corpus
+    A `KnownEntropy` corpus is tokens from the start: it has neither audio nor codec, and its clips are drawn.
+    """
+
+    corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
 
     def load_codec(self) -> FrozenCodec:
-        """Return the codec, taking and giving waves at the rate of corpora and metrics, whatever its own."""
+        """Return the codec, taking and giving waves at the rate of corpora and metrics, whatever its own.
+
+        Raises:
+            GenlabError: if the tokens never were audio.
+        """
+        if isinstance(self.corpus, KnownEntropy):
+            raise _without_audio()
         return load_codec(self.codec, SAMPLE_RATE_HZ)
 
+    def build_audio(self, progress: Progress | None = None) -> Manifest:
+        """Return the corpus, building it first.
+
+        Raises:
+            GenlabError: if the tokens never were audio.
+        """
+        if isinstance(self.corpus, KnownEntropy):
+            raise _without_audio()
+        return build_corpus(self.corpus, progress=progress)
+
     def open(self, progress: Progress | None = None) -> TokenStore:
-        """Return the token store, building the corpus and encoding it first."""
+        """Return the token store, building the corpus and encoding it first, or drawing it."""
+        if isinstance(self.corpus, KnownEntropy):
+            return draw_store(self.corpus, cache_root())
         codec, units = self.load_codec(), load_units()  # missing weights must not cost the wait for a corpus
-        manifest = build_corpus(self.corpus, progress=progress)
-        return encode_corpus(manifest, codec, units, cache_root(), progress)
+        return encode_corpus(self.build_audio(progress), codec, units, cache_root(), progress)
+
+
+def _without_audio() -> GenlabError:
+    return GenlabError(
+        "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or compared; train an arm with "
+        "`genlab train CONFIG --arm NAME` and hold its score against the entropy with `genlab evaluate RUN_DIR`"
+    )
 
 
 class Arm(Config):

@@ -108,7 +108,7 @@ def sample_run(
     Returns:
         One line per clip.
     """
-    store, codec = run.data.open(), run.data.load_codec()
+    codec, store = run.data.load_codec(), run.data.open()
     model = load_trained(lambda key: run.build_for(store, key), run_dir)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     frames = run.data.num_frames

@@ -15,6 +15,7 @@ from genlab.recognisers import shipped
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+KNOWN_ENTROPY = str(ROOT / "configs" / "known_entropy.py")
 CODEC = str(ROOT / "configs" / "codec_16khz.py")
 COMMANDS = ["bench", "budget", "codec", "compare", "data", "doctor", "evaluate", "report", "sample", "train"]
 
@@ -171,6 +172,20 @@ def test_budget_prints_a_line_per_arm_that_the_walk_confirms(capsys, monkeypatch
     assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
     out = capsys.readouterr().out
     assert all(f"{arm} " in out for arm in ("ar", "masked", "diffusion"))
+
+
+def test_a_run_on_a_known_source_is_held_against_its_entropy(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    small = ["budget.steps=2", "backbone.width=32", "backbone.layers=1", "data.corpus.clips=16", "data.num_frames=12"]
+    assert main(["train", KNOWN_ENTROPY, "--arm", "ar", "--out", str(tmp_path / "run"), *small]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    entropy, found = capsys.readouterr().out.splitlines()[-2:]
+    assert entropy.startswith("known entropy: 213.8 bits/s; modelling each frame by itself costs 317.3")
+    assert found.startswith("exact: ") and "on 512 fresh clips" in found and found.endswith("not below the source")
+    assert main(["data", KNOWN_ENTROPY, "data.corpus.clips=16"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == entropy
+    for argv in (["compare", KNOWN_ENTROPY, "--out", tmp_path / "all"], ["sample", tmp_path / "run"]):
+        assert "tokens that never were audio" in refused(capsys, *argv)
 
 
 @needs_weights

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "genlab"
 ORDER = """
     genlab config tokens weights decoders decoders.base host
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
-    data.waves data.batches data.store
+    data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.blocks nets.backbone nets.stable_audio nets.convolution nets.snake nets.recurrent
     codecs codecs.base codecs.published codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser
     codecs.seanet codecs.encodec codecs.speechtokenizer codecs.mimi_convolutions codecs.mimi_transformer codecs.mimi
@@ -29,10 +29,10 @@ ORDER = """
     decoders.unmasking decoders.ar decoders.masked decoders.diffusion
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
-    evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
-    evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction evaluate.codec_score
-    evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones evaluate.codec_probe
-    evaluate.comparisons evaluate.metrics evaluate.rows
+    evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood
+    evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction
+    evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
+    evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare

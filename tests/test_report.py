@@ -11,6 +11,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import soundfile
+from report_toys import make_ledger, make_results, score
 
 from genlab.config import GenlabError
 from genlab.report import PromptRow, write_report
@@ -27,83 +28,6 @@ from genlab.report.text import (
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>&\""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
-
-
-def score(value: float, half: float, seeds: int = 1, **more) -> dict:
-    row = {
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-        "n": 64,
-        "seeds": seeds,
-        "unit": "errors per word",
-    }
-    return {**row, "direction": "lower", "validity": "metric", **more}
-
-
-def make_results(seeds: int = 1) -> dict:
-    values = {"real": 0.011, "codec_floor_codes": 0.0234, "codec_floor_latents": 0.021}
-    values |= {"ar": 0.102, "masked": 0.143, "diffusion": 0.187}
-    arms = []
-    for name, value in values.items():
-        family = name if name in ("ar", "masked", "diffusion", "real") else "floor"
-        arm = {
-            "name": name,
-            "family": family,
-            "reads": "latents" if name.endswith("s") and "latent" in name else "codes",
-        }
-        arm["scores"] = {
-            "wer_grammar": score(value, value / 10, seeds),
-            "speaker_similarity": score(1 - value, 0.02, seeds, direction="higher", unit="cosine"),
-            "frechet": score(100 * value, 0.5, seeds, validity="biased", note="few vectors"),
-        }
-        if name in ("ar", "masked", "diffusion"):
-            arm |= {
-                "params": 1_200_000,
-                "train_flops": 3e12,
-                "steps": 400,
-                "seconds_seen": 5200.0,
-                "unique_seconds": 1500.0,
-            }
-            arm |= {
-                "network_calls": 128,
-                "sampling": {"wall_s": 2.0, "audio_s": 10.0, "first_audio_s": 0.05, "flops": 1e9},
-            }
-        arms.append(arm)
-    arms[3]["scores"]["bits_per_s"] = score(1321.0, 12, seeds, validity="exact", unit="bits per second of audio")
-    pairs = (("ar", "masked", "ar"), ("diffusion", "ar", "ar"), ("masked", "diffusion", ""))
-    differences = [
-        {"score": "wer_grammar", "a": a, "b": b, "difference": values[a] - values[b], "better": better}
-        | {"low": values[a] - values[b] - 0.01, "high": values[a] - values[b] + 0.01, "p_value": 0.001, "p_holm": 0.002}
-        for a, b, better in pairs
-    ]
-    controls = [
-        {"arm": arm, "control": "prompt_swap", "score": "wer_grammar", "difference": 0.8, "low": 0.7, "high": 0.9}
-        | {"passed": True}
-        for arm in ("ar", "masked", "diffusion")
-    ]
-    head = {
-        "schema": 1,
-        "mode": "iso_flop",
-        "comparison_key": "0a1b2c3d4e",
-        "wall_s": 500.0,
-        "peak_rss_bytes": 2_000_000_000,
-    }
-    return {**head, "arms": arms, "controls": controls, "differences": differences}
-
-
-def make_ledger(stamp: str = "controlled") -> dict:
-    same = {"ar": "abc", "masked": "abc", "diffusion": "abc"}
-    rows = [
-        {"item": "Data order", "status": "matched", "values": same, "note": ""},
-        {
-            "item": "Parameters",
-            "status": "free",
-            "values": {"ar": 1_200_000, "masked": 1_300_000, "diffusion": 1},
-            "note": "n",
-        },
-    ]
-    return {"schema": 1, "stamp": stamp, "rows": rows}
 
 
 def make_clips(text: str = "set the red lamp now", count: int = 1) -> list[PromptRow]:
@@ -316,6 +240,27 @@ def test_a_failed_control_stands_in_the_score_table(tmp_path):
     page = write_report(tmp_path, results, make_ledger(), []).read_text()
     assert '<th scope="row">Autoregressive<span class="badge bad">failed prompt swap</span></th>' in page
     assert "2 of 3 passed" in page
+
+
+def _decide_by_bits(results, bound_of_masked):
+    """Two arms with bits: AR exact, masked an upper bound that is said to be better."""
+    results["arms"] = [arm for arm in results["arms"] if arm["name"] in ("real", "ar", "masked")]
+    results["arms"][2]["scores"]["bits_per_s"] = score(bound_of_masked, 12, 3, validity="upper bound", unit="bits/s")
+    better = "masked" if bound_of_masked < 1321 else ""
+    pair = {"score": "bits_per_s", "a": "ar", "b": "masked", "difference": 1321 - bound_of_masked, "better": better}
+    results["differences"] = [pair | {"low": -9, "high": 9, "p_value": 0.001, "p_holm": 0.001}]
+    return results | {"primary_score": "bits_per_s"}
+
+
+def test_a_bound_wins_below_an_exact_value_and_never_loses_above_it(tmp_path):
+    below, above = (_decide_by_bits(make_results(seeds=3), bound) for bound in (1100.0, 1500.0))
+    assert find_answer(below, make_ledger()).winner == "masked"
+    answer = find_answer(above, make_ledger())
+    assert (answer.status, answer.winner) == ("not settled", "")
+    assert "Autoregressive (exact) and Masked parallel (upper bound) cannot be ranked" in answer.headline
+    assert "Masked parallel ≤ 1,500 [1,488, 1,512]" in answer.shows
+    page = write_report(tmp_path, above, make_ledger(), []).read_text()
+    assert "<b>≤ 1,500</b>" in page and "<b>1,321</b>" in page and "beside another bound it is not" in page
 
 
 def test_a_higher_score_can_decide_and_pairs_are_found_either_way_round():

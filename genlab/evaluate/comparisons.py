@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.evaluate.content import ContentErrors
-from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
+from genlab.evaluate.scores import ClipValues, Validity, find_meaning, finite_or_none, is_conclusive
 from genlab.evaluate.statistics import (
     Estimate,
     bootstrap_statistic,
@@ -122,7 +122,9 @@ def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0)
 def compare_rows(rows: Mapping[str, Mapping[str, ClipValues]], seed: int = 0) -> list[Difference]:
     """Compare every pair of rows on every score that both have, prompt by prompt.
 
-    `rows` holds, per arm, the per-clip values that `score_clips` returned for the same prompts in the same order.
+    `rows` holds, per arm, the per-clip values that `score_clips` returned for the same prompts in the same order. Two
+    upper bounds are not compared, and against an exact value only the bound can turn out better: the order of the
+    values says nothing else about the order of what they bound.
 
     Raises:
         GenlabError: if two rows were scored on different prompts.
@@ -132,7 +134,12 @@ def compare_rows(rows: Mapping[str, Mapping[str, ClipValues]], seed: int = 0) ->
 
 
 def _compare_on(name: str, rows: Mapping[str, Mapping[str, ClipValues]], seed: int) -> list[Difference]:
-    pairs = [(a, b) for a, b in itertools.combinations(rows, 2) if name in rows[a] and name in rows[b]]
+    kinds: dict[str, Validity] = {row: values[name].validity for row, values in rows.items() if name in values}
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations(kinds, 2)
+        if is_conclusive(kinds[a], kinds[b]) or is_conclusive(kinds[b], kinds[a])
+    ]
     results = [_subtract(name, a, b, rows, seed) for a, b in pairs]
     corrected = holm_correction([p_value for _, p_value in results]) if results else []
     lower_is_better = find_meaning(name).direction == "lower"
@@ -140,7 +147,8 @@ def _compare_on(name: str, rows: Mapping[str, Mapping[str, ClipValues]], seed: i
     for (a, b), (estimate, p_value), p_holm in zip(pairs, results, corrected):
         better = ""
         if estimate.excludes_zero and p_holm < 0.05:
-            better = a if (estimate.value < 0) == lower_is_better else b
+            first, second = (a, b) if (estimate.value < 0) == lower_is_better else (b, a)
+            better = first if is_conclusive(kinds[first], kinds[second]) else ""
         found.append(
             Difference(name, a, b, estimate.value, estimate.low, estimate.high, p_value, float(p_holm), better)
         )

@@ -18,7 +18,7 @@ from genlab.evaluate.scores import ClipValues, Score
 def save_row(path: Path, row: RowResult) -> None:
     """Write a scored row."""
     per_clip = {
-        name: {"totals": v.totals.tolist(), "weights": v.weights.tolist(), "clusters": list(v.clusters)}
+        name: v._asdict() | {"totals": v.totals.tolist(), "weights": v.weights.tolist(), "clusters": list(v.clusters)}
         for name, v in row.per_clip.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def load_row(path: Path) -> RowResult | None:
         return None
     values = json.loads(path.read_text())
     per_clip = {
-        name: ClipValues(np.array(v["totals"]), np.array(v["weights"]), tuple(v["clusters"]))
+        name: ClipValues(np.array(v["totals"]), np.array(v["weights"]), tuple(v["clusters"]), v["validity"])
         for name, v in values["per_clip"].items()
     }
     scores = {name: Score(**score) for name, score in values["scores"].items()}

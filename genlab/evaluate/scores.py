@@ -42,6 +42,7 @@ class ClipValues(NamedTuple):
     weights: Float[np.ndarray, "n"]
     clusters: tuple[object, ...]
     """Clips that hang together (one prompt under several seeds, one group of clips scored as one) share a cluster."""
+    validity: Validity = "metric"
 
     @property
     def values(self) -> Float[np.ndarray, "n"]:
@@ -63,6 +64,15 @@ def clip_means(values: Float[np.ndarray, "n"], clusters: tuple[object, ...]) -> 
     """Return `ClipValues` of weight 1, and 0 where a value is NaN."""
     is_defined = np.isfinite(values)
     return ClipValues(np.where(is_defined, values, 0.0), is_defined.astype(np.float64), clusters)
+
+
+def is_conclusive(better: Validity, worse: Validity) -> bool:
+    """Return whether a row whose value is the better one of two is thereby better, given what the two values are.
+
+    Bits are best when low. An upper bound below an exact value is conclusive, because the truth lies lower still; an
+    exact value below an upper bound is not, nor is one bound below another.
+    """
+    return worse in ("exact", "metric") and (better == worse or (better, worse) == ("upper bound", "exact"))
 
 
 class Meaning(NamedTuple):

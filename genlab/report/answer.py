@@ -9,7 +9,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from genlab.report.text import arm_title, format_interval, format_value, score_title
+from genlab.evaluate.scores import is_conclusive
+from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
 
 MIN_SEEDS = 3
 Status = Literal["settled", "not settled", "insufficient seeds", "uncontrolled"]
@@ -72,6 +73,13 @@ def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: st
         headline = f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed[0]['control']}."
         return Answer("not settled", headline, shows, "")
     for rival in ranked[1:]:
+        if not is_conclusive(_validity(best, name), _validity(rival, name)):
+            both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
+            headline = (
+                f"Not settled: the {title} of {both} cannot be ranked; of such values, only an upper bound below "
+                "an exact one is conclusive."
+            )
+            return Answer("not settled", headline, shows, "")
         pair = find_difference(results, name, best["name"], rival["name"])
         if pair is None:
             headline = f"Not settled: {arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
@@ -105,7 +113,7 @@ def find_difference(results: Mapping[str, Any], score: str, first: str, second: 
 
 def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int) -> tuple[str, str]:
     score = arms[0]["scores"][name]
-    values = "; ".join(f"{arm_title(arm)} {format_interval(arm['scores'][name])}" for arm in arms)
+    values = "; ".join(f"{arm_title(arm)} {format_score(arm['scores'][name])}" for arm in arms)
     meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
     shows = f"{score_title(name)} ({meaning}): {values}."
     told: dict[bool, list[str]] = {True: [], False: []}
@@ -126,6 +134,10 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
 
 def _value(arm: Mapping[str, Any], name: str) -> float | None:
     return (arm.get("scores", {}).get(name) or {}).get("value")
+
+
+def _validity(arm: Mapping[str, Any], name: str) -> Any:
+    return arm["scores"][name].get("validity", "metric")
 
 
 def _lower_first(title: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
 from genlab.report.answer import find_answer
-from genlab.report.text import arm_title, format_interval, format_quantity, score_title
+from genlab.report.text import arm_title, format_interval, format_quantity, format_score, score_title
 
 MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
 
@@ -21,7 +21,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     answer = find_answer(results, ledger)
     head = ["", *(score_title(name) for name in names)]
     body = [
-        [arm_title(arm), *(format_interval(arm["scores"][name]) if name in arm["scores"] else "" for name in names)]
+        [arm_title(arm), *(format_score(arm["scores"][name]) if name in arm["scores"] else "" for name in names)]
         for arm in arms
     ]
     notes = ["", *(f"{_unit(arms, name)}" for name in names)]

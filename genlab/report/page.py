@@ -46,7 +46,7 @@ _MODES = {
 }
 _VALIDITIES = {
     "exact": "an exact likelihood",
-    "upper bound": "the truth is at most this",
+    "upper bound": "the truth is at most this: below an exact value it is conclusive, beside another bound it is not",
     "biased": "the estimate leans to one side at this sample size; compare only at the same n",
     "not a likelihood": "comparable within one family only",
     "metric": "a plain measurement",

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from genlab.report.answer import Answer, model_arms, primary_score
 from genlab.report.text import (
+    AT_MOST,
     MINUS,
     MISSING,
     arm_title,
@@ -211,8 +212,9 @@ def _score_cell(
         if score.get(key) is not None and score.get(key) != usual.get(key)
     ]
     is_best = bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
-    return Markup('<td{}><b>{}</b><span class="interval">{}</span>{}</td>').format(
+    return Markup('<td{}><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
         Markup(' class="best"') if is_best else "",
+        AT_MOST if score.get("validity") == "upper bound" else "",
         format_value(value, low, high, usual.get("decimals")),
         format_bounds(value, low, high, usual.get("decimals")),
         join(Markup('<span class="unlike">{}</span>').format(text) for text in unlike),

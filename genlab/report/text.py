@@ -34,6 +34,7 @@ _SCORE_TITLES = {
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
+AT_MOST = "\N{LESS-THAN OR EQUAL TO} "
 
 
 def arm_title(arm: Mapping[str, Any]) -> str:
@@ -61,6 +62,11 @@ def format_interval(estimate: Mapping[str, Any], absolute: bool = False) -> str:
     if absolute and value is not None and low is not None and high is not None and high < 0:
         value, low, high = -value, -high, -low
     return f"{format_value(value, low, high)} {format_bounds(value, low, high)}".rstrip()
+
+
+def format_score(score: Mapping[str, Any]) -> str:
+    """Return `format_interval` of a score, with the sign of a bound before a bound."""
+    return f"{AT_MOST if score.get('validity') == 'upper bound' else ''}{format_interval(score)}"
 
 
 def format_value(

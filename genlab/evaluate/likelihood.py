@@ -1,0 +1,167 @@
+"""Bits of codes under trained decoders: one number per clip, what it is worth, and the test that can prove it wrong.
+
+In: a decoder with `score` and clips of a token store. Out: bits per clip in compiled batches with their Monte-Carlo
+error, per-clip values for the table, and, on clips of a `KnownEntropy` source, `Excess`: how far the bits lie above
+those of the source itself on the very same clips, which takes out the luck of the clips.
+
+Every batch has its own key, and a decoder draws for each example by itself, so the draws of one clip tell nothing about
+another's. The spread of the values over clips is then the spread of clips and draws together: an interval that
+resamples clips holds the Monte-Carlo error already, and adding it again would count it twice.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from genlab.data.known_entropy import KnownEntropy
+from genlab.data.store import TokenClip, TokenStore
+from genlab.decoders.base import Cond
+from genlab.evaluate.scores import ClipValues, Score, Validity, make_score
+from genlab.evaluate.statistics import Estimate
+from genlab.tokens import Tokens
+
+BATCH_CLIPS = 32
+
+
+class ClipBits(NamedTuple):
+    """Bits per clip, one standard deviation of the Monte-Carlo error of each, and what the numbers are."""
+
+    bits: Float[np.ndarray, "n"]
+    std_error: Float[np.ndarray, "n"]
+    validity: Validity
+
+
+class Excess(NamedTuple):
+    """Bits per second of a decoder on clips of a known source, and how much that is above the source's own.
+
+    `source` is the mean over the clips themselves, not the expectation. `monte_carlo_error` is one standard deviation
+    of `bits` from the decoder's own draws, and part of both intervals.
+    """
+
+    bits: Estimate
+    source: float
+    excess: Estimate
+    monte_carlo_error: float
+    validity: Validity
+
+    @property
+    def is_refuted(self) -> bool:
+        """True if the score is surely below what no model can reach: it cannot be what its validity says."""
+        return self.validity in ("exact", "upper bound") and self.excess.high < 0
+
+    def describe(self) -> str:
+        """Return the finding in one line."""
+        share = self.excess.value / self.source
+        verdict = "REFUTED: no model can be below the source" if self.is_refuted else "not below the source"
+        return (
+            f"{self.validity}: {self.bits.value:.1f} [{self.bits.low:.1f}, {self.bits.high:.1f}] bits/s on "
+            f"{self.bits.n} fresh clips, Monte-Carlo error {self.monte_carlo_error:.2f}; the source itself "
+            f"{self.source:.1f}; excess {self.excess.value:+.2f} [{self.excess.low:+.2f}, {self.excess.high:+.2f}] "
+            f"({share:+.1%}): {verdict}"
+        )
+
+
+def can_score(decoder: Any) -> bool:
+    """Return whether the family puts a number of bits on codes."""
+    return hasattr(decoder, "score")
+
+
+def score_clips(
+    decoder: Any, store: TokenStore, clips: Sequence[TokenClip], *, num_draws: int, seed: int = 0
+) -> ClipBits:
+    """Return the bits of each clip's codes, in compiled batches of one shape."""
+    num_frames = max(len(clip.units) for clip in clips)
+    examples = [store.example(clip, num_frames) for clip in clips]
+    tokens, cond = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    graph, state = nnx.split(decoder)
+    validities: list[Any] = []
+
+    @jax.jit
+    def score(state: Any, tokens: Tokens, cond: Cond, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out = nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws)
+        validities.append(out.validity)  # static: known once the call is traced
+        return out.bits, out.std_error
+
+    parts = []
+    for number, first in enumerate(range(0, len(clips), BATCH_CLIPS)):
+        # A short last batch is filled up with the first clip: one compiled shape, results cut off again.
+        rows = np.arange(first, first + min(BATCH_CLIPS, len(clips)))
+        rows = np.where(rows < len(clips), rows, 0)
+        batch = [jax.tree.map(operator.itemgetter(rows), leaves) for leaves in (tokens, cond)]
+        parts.append(jax.device_get(score(state, *batch, jax.random.fold_in(jax.random.key(seed), number))))
+    bits, errors = (np.concatenate(column)[: len(clips)].astype(np.float64) for column in zip(*parts))
+    return ClipBits(bits, errors, validities[-1])
+
+
+def score_bits(
+    decoders: Sequence[Any],
+    store: TokenStore,
+    clips: Sequence[TokenClip],
+    clusters: Sequence[object],
+    *,
+    num_draws: int,
+    seed: int,
+) -> tuple[Score, ClipValues]:
+    """Return bits per second of the clips' own codes under the decoders of every training seed, and the values of each.
+
+    Args:
+        decoders: one per training seed, all of one family.
+        store: the token store of the clips.
+        clips: the clips.
+        clusters: which clips are one unit of the statistics.
+        num_draws: draws per clip behind a bound.
+        seed: of the draws, and of the interval.
+    """
+    outs = [
+        score_clips(decoder, store, clips, num_draws=num_draws, seed=seed + number)
+        for number, decoder in enumerate(decoders)
+    ]
+    values = _bits_per_s(outs, store, clips, tuple(clusters) * len(outs))
+    error, note = _monte_carlo_error(outs, values), ""
+    if values.validity != "exact":
+        note = f"{num_draws} draws per clip; the interval holds their error, {error:.2g} bits/s (one deviation)"
+    score = make_score("bits_per_s", values.estimate(seed), seeds=len(outs), validity=values.validity, note=note)
+    return score, values
+
+
+def measure_excess(
+    decoder: Any,
+    source: KnownEntropy,
+    store: TokenStore,
+    *,
+    num_frames: int,
+    num_clips: int = 512,
+    num_draws: int = 8,
+    seed: int = 0,
+) -> Excess:
+    """Score fresh clips of the source with the decoder, and subtract what the source itself says of each."""
+    clips = source.fresh_clips(num_clips, num_frames, seed)
+    out = score_clips(decoder, store, clips, num_draws=num_draws, seed=seed)
+    own_bits = source.exact_bits(np.stack([clip.codes for clip in clips]))
+    values = _bits_per_s([out], store, clips, tuple(range(num_clips)))
+    excess = values._replace(totals=values.totals - own_bits)
+    return Excess(
+        bits=values.estimate(seed),
+        source=float(own_bits.sum() / values.weights.sum()),
+        excess=excess.estimate(seed),
+        monte_carlo_error=_monte_carlo_error([out], values),
+        validity=values.validity,
+    )
+
+
+def _bits_per_s(
+    outs: Sequence[ClipBits], store: TokenStore, clips: Sequence[TokenClip], clusters: tuple[object, ...]
+) -> ClipValues:
+    seconds = np.array([len(clip.units) for clip in clips]) / store.info.spec.frame_hz
+    bits = np.concatenate([out.bits for out in outs])
+    return ClipValues(bits, np.tile(seconds, len(outs)), clusters, outs[0].validity)
+
+
+def _monte_carlo_error(outs: Sequence[ClipBits], values: ClipValues) -> float:
+    errors = np.concatenate([out.std_error for out in outs])
+    return float(np.sqrt((errors**2).sum()) / values.weights.sum())
