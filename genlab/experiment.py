@@ -30,6 +30,7 @@ from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
@@ -123,8 +124,10 @@ class RecogniserRun(Run):
         return BatchSource(dataset, self.batch_size)
 
 
-DecoderConfig = Annotated[ARConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")]
-SamplerConfig = Annotated[ARSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")]
+DecoderConfig = Annotated[ARConfig | DepthConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")]
+SamplerConfig = Annotated[
+    ARSampler | DepthSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")
+]
 
 
 class TokenData(Config):

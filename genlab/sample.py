@@ -194,7 +194,7 @@ def _measure_latency(
 ) -> tuple[float, float, float]:
     """Return seconds for one clip alone, seconds until sound can start, and seconds of compilation."""
     whole, compile_s = _time_one(model, run, store, codec, clip, len(clip.units), key)
-    if run.arm.decoder.kind != "ar":
+    if run.arm.decoder.kind not in ("ar", "depth"):
         return whole, whole, compile_s
     first, more_s = _time_one(model, run, store, codec, clip, min(FIRST_AUDIO_FRAMES, len(clip.units)), key)
     return whole, first, compile_s + more_s

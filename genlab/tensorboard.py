@@ -42,6 +42,7 @@ _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every famil
 _COST_METRICS = ("steps_per_s", "data_wait_fraction")
 _LOSS_NAMES = {
     "ar": "loss_ar_nats_per_code",
+    "depth": "loss_depth_nats_per_code",
     "masked": "loss_masked_nats_per_hidden_code",
     "diffusion": "loss_flow_mse",
     "codec": "loss_codec_weighted",

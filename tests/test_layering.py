@@ -26,7 +26,8 @@ ORDER = """
     recognisers.export
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
-    decoders.unmasking decoders.ar decoders.masked decoders.diffusion
+    decoders.visiting decoders.stepwise decoders.unmasking
+    decoders.ar decoders.depth decoders.masked decoders.diffusion
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood

@@ -1,41 +1,35 @@
-"""Autoregressive decoder over codes: K codebooks per step under a delay pattern (MusicGen, 2306.05284).
+"""Autoregressive decoder over codes: K codebooks per step under a delay pattern (MusicGen, 2306.05284), or one by one.
 
-In: codes "b t k". The pattern spreads frames over steps; step s sees the sum of the K code vectors of step s - 1 plus
-the conditions of its own frame, and K heads predict step s. The loss is the mean over codes of -log p, so the sum
-over a clip is its exact negative log-likelihood. Sampling is one compiled loop over a preallocated key-value cache.
+In: codes "b t k". The pattern spreads frames over steps; step s sees the sum of the code vectors of step s - 1 plus
+the conditions of its own frame, and predicts its codes, one head per level. Under the flat pattern a step holds one
+code, so only the head of its level is computed. The loss is the mean over codes of -log p, so the sum over a clip is
+its exact negative log-likelihood. Sampling is one compiled loop over a preallocated key-value cache (`stepwise.py`).
 
-To fill holes, frames can be visited out of order: known frames first, then the hole, each at its own rotary position,
-which is the prefix-suffix-middle order of 2207.14255 for frames that carry positions. A share of the training
-examples is drawn this way.
+To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the training examples is
+drawn this way.
 """
 
-import functools
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pydantic
 from flax import nnx
 from jax import lax
-from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
-from genlab.decoders.conditioning import (
-    ConditionConfig,
-    Conditioner,
-    CondVocab,
-    condition_flops,
-    guide,
-    with_unconditional,
-)
-from genlab.decoders.logits import cross_entropy, draw
-from genlab.decoders.patterns import DelayPattern
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
-from genlab.nets.linear import CodeEmbedding, Linear, code_heads
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
+from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab, condition_flops
+from genlab.decoders.logits import cross_entropy
+from genlab.decoders.patterns import DelayPattern, Pattern
+from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies, run_known, sample_codes, stream_codes
+from genlab.decoders.visiting import draw_known, refuse_untrained_holes
+from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.blocks import Text
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
 class ARSampler(Config):
@@ -56,7 +50,7 @@ class ARConfig(Config):
     """
 
     kind: Literal["ar"] = "ar"
-    pattern: DelayPattern = DelayPattern()
+    pattern: Pattern = DelayPattern()
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
 
@@ -91,7 +85,7 @@ class ARConfig(Config):
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + backbone_flops(backbone, steps, is_causal=True, text_route=condition.text_route, num_symbols=num_symbols)
-            + 2 * steps * backbone.width * spec.codebooks * spec.entries
+            + self._heads_flops(spec, backbone, steps)
         )
         return 3 * forward
 
@@ -107,17 +101,20 @@ class ARConfig(Config):
     ) -> SampleCost:
         """Return the cost of drawing one clip."""
         steps = self.pattern.num_steps(num_frames, spec.codebooks)
-        copies = 1 if sampler.guidance == 1 else 2
+        copies = num_copies(sampler)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, text_route=condition.text_route, num_symbols=num_symbols)
-            + 2 * steps * backbone.width * spec.codebooks * spec.entries
+            + self._heads_flops(spec, backbone, steps)
         )
         return SampleCost(copies * steps, copies * flops)
 
+    def _heads_flops(self, spec: TokenSpec, backbone: BackboneConfig, steps: int) -> float:
+        return 2.0 * self.pattern.levels(steps, spec.codebooks).size * backbone.width * spec.entries
+
 
 class AR(nnx.Module):
-    """Code embeddings, causal backbone, one head per codebook."""
+    """Code embeddings, causal backbone, one head per codebook (j: the codes of a step)."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
@@ -149,9 +146,11 @@ class AR(nnx.Module):
         """Return the mean nats per code of each example, weighted by its number of codes."""
         hole_key, condition_key, dropout_key = jax.random.split(key, 3)
         share = 0.0 if self.deterministic else self.config.infill_share
-        is_known = _draw_known(hole_key, tokens.is_valid, share)
+        is_known = draw_known(hole_key, tokens.is_valid, share)
         nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key)
-        per_level = nats.sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
+        per_level = (
+            self.pattern.revert(nats, self.spec.codebooks).sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
+        )
         weight = is_target.sum(axis=(1, 2)).astype(jnp.float32)
         metrics = {f"nats_level_{level}": per_level[:, level] for level in range(self.spec.codebooks)}
         return LossOut(nats.sum(axis=(1, 2)) / jnp.maximum(weight, 1), weight, metrics)
@@ -176,14 +175,37 @@ class AR(nnx.Module):
         Raises:
             GenlabError: if frames follow a hole and the model was trained with infill_share=0.
         """
-        if prompt is not None and self.config.infill_share == 0 and _has_hole(prompt):
-            raise GenlabError(
-                "prompt.is_known: this autoregressive decoder was trained with infill_share=0 and can only continue a "
-                "prefix, not fill a hole; train it with decoder.infill_share=0.1, or use a masked or diffusion decoder"
-            )
-        codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
-        steps = self.config.pattern.num_steps(codes.shape[1], codes.shape[2])
-        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))
+        refuse_untrained_holes(prompt, self.config.infill_share)
+        codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
+        steps = self.pattern.num_steps(codes.shape[1], codes.shape[2])
+        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * num_copies(sampler))
+
+    def stream(
+        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler: ARSampler, chunk_frames: int
+    ) -> Iterator[Int[Array, "b t k"]]:
+        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels are known."""
+        return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
+
+    @property
+    def pattern(self) -> Pattern:
+        """Which codes a step predicts."""
+        return self.config.pattern
+
+    def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
+        """Return the sum of the vectors of each step's codes."""
+        return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
+
+    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[DecodePlan, Cache]:
+        """Return what does not change in the loop, and the cache."""
+        return self.backbone.start(num_examples, num_steps, text)
+
+    def draw_step(
+        self, plan: DecodePlan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: ARSampler
+    ) -> tuple[Int[Array, "b j"], Cache]:
+        """Return the codes of a step, those given among them, and the cache after it."""
+        hidden, cache = self.backbone.extend(x, plan, cache, positions=step.position[:, None])
+        drawn = choose(step.key, self._step_logits(hidden, step.levels)[:, 0], sampler)
+        return jnp.where(step.is_given, step.given, drawn), cache
 
     def _nats(
         self,
@@ -192,111 +214,28 @@ class AR(nnx.Module):
         is_known: Bool[Array, "b t"],
         condition_key: Key[Array, ""] | None,
         dropout_key: Key[Array, ""] | None,
-    ) -> tuple[Float[Array, "b s k"], Bool[Array, "b s k"]]:
-        pattern, absent = self.config.pattern, self.spec.entries
-        is_valid = tokens.is_valid
-        order = _visiting_order(is_known, is_valid)
-        codes = pattern.build(_visit(read_codes(tokens), order), fill=0)
-        is_target = pattern.build(jnp.repeat(_visit(is_valid, order)[:, :, None], codes.shape[2], axis=2), fill=False)
-        codes = jnp.where(is_target, codes, absent)
-        conditions = self.conditioner(cond, is_valid, key=condition_key)
-        features, positions = _per_step(conditions.frames, order, codes.shape[1])
-        previous = jnp.pad(codes[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=absent)
-        hidden = self.backbone(
-            self.embed(previous).astype(features.dtype) + features,
-            positions=positions,
-            is_valid=jnp.ones(positions.shape, bool),
-            text=conditions.text,
-            key=dropout_key,
-        )
+    ) -> tuple[Float[Array, "b s j"], Bool[Array, "b s j"]]:
+        hidden, codes, is_target = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
         nats = cross_entropy(self._logits(hidden), jnp.where(is_target, codes, 0))
         return jnp.where(is_target, nats, 0), is_target
 
-    def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s k v"]:
-        return self.heads(hidden).reshape(*hidden.shape[:2], self.spec.codebooks, self.spec.entries)
+    def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j v"]:
+        b, s, h = hidden.shape
+        k, v = self.spec.codebooks, self.spec.entries
+        if self._has_all_levels:
+            return self.heads(hidden).reshape(b, s, k, v)
+        # Each step has one level: [b t*k h] x [h k v] -> [b t*k 1 v], level by level.
+        heads = self.heads.kernel[...].astype(hidden.dtype).reshape(h, k, v)
+        logits = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(hidden.reshape(b, s // k, k, h), heads)
+        return logits.reshape(b, s, 1, v)
 
+    def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 j v"]:
+        if self._has_all_levels:
+            return self._logits(hidden)
+        v = self.spec.entries
+        head = lax.dynamic_slice_in_dim(self.heads.kernel[...], levels[0] * v, v, axis=1)
+        return matmul(hidden, head.astype(hidden.dtype))[:, :, None]
 
-@functools.partial(jax.jit, static_argnames="sampler")
-def _sample_codes(
-    model: AR,
-    cond: Cond,
-    num_frames: Int[Array, "b"],
-    key: Key[Array, ""],
-    prompt: Prompt | None,
-    sampler: ARSampler,
-) -> Int[Array, "b t k"]:
-    pattern, absent = model.config.pattern, model.spec.entries
-    b, t = cond.content.shape
-    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
-    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
-    known = jnp.zeros((b, t, model.spec.codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
-    order = _visiting_order(is_known, is_valid)
-    # What the loop must not draw: known codes, and the absent ones outside the clip.
-    given = jnp.where(is_known[:, :, None], known, absent)
-    is_given = jnp.broadcast_to((is_known | ~is_valid)[:, :, None], given.shape)
-    given = pattern.build(_visit(given, order), fill=absent)
-    is_given = pattern.build(_visit(is_given, order), fill=True)
-
-    copies = 1 if sampler.guidance == 1 else 2
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
-    features, positions = _per_step(conditions.frames, jnp.tile(order, (copies, 1)), given.shape[1])
-
-    def step(carry, inputs):
-        cache, previous = carry
-        step_features, step_positions, step_given, step_is_given, step_key = inputs
-        x = jnp.tile(model.embed(previous[:, None]), (copies, 1, 1)).astype(step_features.dtype)
-        hidden, cache = model.backbone.extend(
-            x + step_features[:, None], plan, cache, positions=step_positions[:, None]
-        )
-        logits = model._logits(hidden)[:, 0].astype(jnp.float32)
-        logits = logits if copies == 1 else guide(logits, sampler.guidance)
-        drawn = draw(step_key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
-        codes = jnp.where(step_is_given, step_given, drawn)
-        return (cache, codes), codes
-
-    plan, cache = model.backbone.start(copies * b, given.shape[1], conditions.text)
-    by_step = [jnp.moveaxis(array, 1, 0) for array in (features, positions, given, is_given)]
-    inputs = (*by_step, jax.random.split(key, given.shape[1]))
-    _, steps = lax.scan(step, (cache, jnp.full((b, model.spec.codebooks), absent)), inputs)
-    codes = _visit(pattern.revert(jnp.moveaxis(steps, 0, 1)), jnp.argsort(order, axis=1))
-    return jnp.where(is_valid[:, :, None], codes, 0)
-
-
-def _visiting_order(is_known: Bool[Array, "b t"], is_valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
-    """Return the frames in the order they are predicted: known ones, then the others, then padding."""
-    return jnp.argsort(jnp.where(is_valid, jnp.where(is_known, 0, 1), 2), axis=1, stable=True)
-
-
-def _visit(frames: Shaped[Array, "b t *rest"], order: Int[Array, "b t"]) -> Shaped[Array, "b t *rest"]:
-    return jnp.take_along_axis(frames, order.reshape(*order.shape, *[1] * (frames.ndim - 2)), axis=1)
-
-
-def _per_step(
-    frames: Float[Array, "b t h"], order: Int[Array, "b t"], num_steps: int
-) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
-    """Return the condition features and frame number of each step; the steps after the last frame have no features."""
-    b, t = order.shape
-    extra = jnp.broadcast_to(jnp.arange(t, num_steps)[None, :], (b, num_steps - t))
-    features = jnp.pad(_visit(frames, order), ((0, 0), (0, num_steps - t), (0, 0)))
-    return features, jnp.concatenate([order, extra], axis=1)
-
-
-def _draw_known(key: Key[Array, ""], is_valid: Bool[Array, "b t"], share: float) -> Bool[Array, "b t"]:
-    """Leave a random hole in a `share` of the examples; everything else counts as known, which is the plain order."""
-    if share == 0:
-        return is_valid
-    b, t = is_valid.shape
-    choice_key, ends_key = jax.random.split(key)
-    has_hole = jax.random.bernoulli(choice_key, share, (b,))
-    ends = jnp.sort(jax.random.uniform(ends_key, (b, 2)), axis=1) * is_valid.sum(axis=1, keepdims=True)
-    frame = jnp.arange(t)[None, :]
-    is_hole = (frame >= jnp.floor(ends[:, :1])) & (frame < jnp.ceil(ends[:, 1:])) & has_hole[:, None]
-    return is_valid & ~is_hole
-
-
-def _has_hole(prompt: Prompt) -> bool:
-    """Return whether an unknown frame precedes a known one; inside a compiled caller this cannot be seen."""
-    if isinstance(prompt.is_known, Tracer):
-        return False
-    is_known = np.asarray(prompt.is_known)
-    return bool((is_known[:, 1:] & ~is_known[:, :-1]).any() or (is_known[:, 0] < is_known.any(axis=1)).any())
+    @property
+    def _has_all_levels(self) -> bool:
+        return self.pattern.levels(1, self.spec.codebooks).size == self.spec.codebooks

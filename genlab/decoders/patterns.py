@@ -1,52 +1,130 @@
 """Code patterns: which codes an autoregressive decoder predicts together at each step.
 
-In: codes "b t k" per frame. Out: codes "b s k" per step, and back. The delay pattern (MusicGen, 2306.05284 section
-2.1) shifts codebook k by k * delay frames, so that a code is predicted after the coarser codes of its own frame:
+In: codes "b t k" per frame. Out: codes "b s j", j of them at each step, and back. The delay pattern (MusicGen,
+2306.05284 section 2.1) shifts codebook k by k * delay frames, so that a code is predicted after the coarser codes of
+its own frame; the flat pattern (AudioLM, 2209.03143; MusicGen's "flattening") predicts one code at each step:
 
-    3 codebooks x 4 frames, delay 1                  delay 0
-    frame     0  1  2  3       step  0  1  2  3  4  5      step  0  1  2  3
-    level 0   a  b  c  d             a  b  c  d  .  .            a  b  c  d
-    level 1   e  f  g  h             .  e  f  g  h  .            e  f  g  h
-    level 2   i  j  k  l             .  .  i  j  k  l            i  j  k  l
+    3 codebooks x 4 frames     delay 1                          delay 0             flat
+    frame     0  1  2  3       step  0  1  2  3  4  5     step  0  1  2  3    step  0  1  2  3  4  5 ... 11
+    level 0   a  b  c  d             a  b  c  d  .  .           a  b  c  d          a  e  i  b  f  j      l
+    level 1   e  f  g  h             .  e  f  g  h  .           e  f  g  h
+    level 2   i  j  k  l             .  .  i  j  k  l           i  j  k  l
 
 A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at once (parallel heads).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
+import numpy as np
 import pydantic
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from genlab.config import Config
 
 
-class DelayPattern(Config):
-    """Codebook k lags codebook 0 by `k * delay_frames`."""
+class _Lagged(Config):
+    """All levels in every step, each some frames behind the first."""
 
-    kind: Literal["delay"] = "delay"
-    delay_frames: int = pydantic.Field(default=1, ge=0)
+    def lags(self, codebooks: int) -> list[int]:
+        """Return by how many frames each level is behind."""
+        raise NotImplementedError
 
     def num_steps(self, num_frames: int, codebooks: int) -> int:
         """Return the number of steps that `num_frames` frames take."""
-        return num_frames + (codebooks - 1) * self.delay_frames
+        return num_frames + self.lags(codebooks)[-1]
+
+    def num_frames(self, num_steps: int, codebooks: int) -> int:
+        """Return the number of frames that are complete after `num_steps` steps."""
+        return max(0, num_steps - self.lags(codebooks)[-1])
+
+    def levels(self, num_steps: int, codebooks: int) -> Int[np.ndarray, "s j"]:
+        """Return the level of every code that a step predicts."""
+        return np.tile(np.arange(codebooks, dtype=np.int32), (num_steps, 1))
+
+    def per_step(
+        self, frames: Float[Array, "b t h"], numbers: Int[Array, "b t"], codebooks: int
+    ) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
+        """Return the features and the rotary position of each step, given those of the frames in order of visit.
+
+        A step has those of the frame whose level 0 it predicts; the steps after the last frame have no features.
+        """
+        b, t = numbers.shape
+        num_steps = self.num_steps(t, codebooks)
+        extra = jnp.broadcast_to(jnp.arange(t, num_steps)[None, :], (b, num_steps - t))
+        features = jnp.pad(frames, ((0, 0), (0, num_steps - t), (0, 0)))
+        return features, jnp.concatenate([numbers, extra], axis=1)
 
     def build(self, frames: Shaped[Array, "b t k"], fill: int | bool) -> Shaped[Array, "b s k"]:
         """Spread frames over steps."""
-        codebooks = frames.shape[2]
-        lags = [level * self.delay_frames for level in range(codebooks)]
+        lags = self.lags(frames.shape[2])
         levels = [
             jnp.pad(frames[:, :, level], ((0, 0), (lag, lags[-1] - lag)), constant_values=fill)
             for level, lag in enumerate(lags)
         ]
         return jnp.stack(levels, axis=2)
 
-    def revert(self, steps: Shaped[Array, "b s k"]) -> Shaped[Array, "b t k"]:
-        """Gather the codes of each frame again."""
-        codebooks = steps.shape[2]
-        num_frames = steps.shape[1] - (codebooks - 1) * self.delay_frames
-        levels = [
-            steps[:, level * self.delay_frames : level * self.delay_frames + num_frames, level]
-            for level in range(codebooks)
-        ]
+    def revert(self, steps: Shaped[Array, "b s k"], codebooks: int) -> Shaped[Array, "b t k"]:
+        """Gather the codes of each complete frame again."""
+        num_frames = self.num_frames(steps.shape[1], codebooks)
+        levels = [steps[:, lag : lag + num_frames, level] for level, lag in enumerate(self.lags(codebooks))]
         return jnp.stack(levels, axis=2)
+
+
+class DelayPattern(_Lagged):
+    """Codebook k lags codebook 0 by `k * delay_frames`; delay 0 is "parallel"."""
+
+    kind: Literal["delay"] = "delay"
+    delay_frames: int = pydantic.Field(default=1, ge=0)
+
+    def lags(self, codebooks: int) -> list[int]:
+        """Return by how many frames each level is behind."""
+        return [level * self.delay_frames for level in range(codebooks)]
+
+
+class AcousticDelayPattern(_Lagged):
+    """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2, "acoustic delay")."""
+
+    kind: Literal["acoustic_delay"] = "acoustic_delay"
+    delay_frames: int = pydantic.Field(default=1, ge=0)
+
+    def lags(self, codebooks: int) -> list[int]:
+        """Return by how many frames each level is behind."""
+        return [0] + [self.delay_frames] * (codebooks - 1)
+
+
+class FlatPattern(Config):
+    """One code per step, coarse to fine inside a frame."""
+
+    kind: Literal["flat"] = "flat"
+
+    def num_steps(self, num_frames: int, codebooks: int) -> int:
+        """Return the number of steps that `num_frames` frames take."""
+        return num_frames * codebooks
+
+    def num_frames(self, num_steps: int, codebooks: int) -> int:
+        """Return the number of frames that are complete after `num_steps` steps."""
+        return num_steps // codebooks
+
+    def levels(self, num_steps: int, codebooks: int) -> Int[np.ndarray, "s 1"]:
+        """Return the level of the code that a step predicts."""
+        return (np.arange(num_steps, dtype=np.int32) % codebooks)[:, None]
+
+    def per_step(
+        self, frames: Float[Array, "b t h"], numbers: Int[Array, "b t"], codebooks: int
+    ) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
+        """Return the features and the rotary position of each step: the features of its frame, and a position each."""
+        positions = numbers[:, :, None] * codebooks + jnp.arange(codebooks)[None, None, :]
+        return jnp.repeat(frames, codebooks, axis=1), positions.reshape(numbers.shape[0], -1)
+
+    def build(self, frames: Shaped[Array, "b t k"], fill: int | bool) -> Shaped[Array, "b s 1"]:
+        """Spread frames over steps; every step has a code, so nothing is filled."""
+        return frames.reshape(frames.shape[0], -1, 1)
+
+    def revert(self, steps: Shaped[Array, "b s 1"], codebooks: int) -> Shaped[Array, "b t k"]:
+        """Gather the codes of each complete frame again."""
+        num_frames = self.num_frames(steps.shape[1], codebooks)
+        return steps[:, : num_frames * codebooks].reshape(steps.shape[0], num_frames, codebooks)
+
+
+Pattern = Annotated[DelayPattern | AcousticDelayPattern | FlatPattern, pydantic.Field(discriminator="kind")]

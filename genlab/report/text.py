@@ -6,6 +6,7 @@ from typing import Any
 
 _ARM_TITLES = {
     "ar": "Autoregressive",
+    "depth": "Depth transformer",
     "masked": "Masked parallel",
     "diffusion": "Latent diffusion",
     "real": "Real audio",

@@ -1,4 +1,4 @@
-"""The three families at toy size, and one batch they all read."""
+"""The families at toy size, and one batch they all read."""
 
 import dataclasses
 import functools
@@ -13,8 +13,10 @@ from flax import nnx
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.base import Cond, Prompt
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.patterns import FlatPattern
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec
 
@@ -22,6 +24,7 @@ SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=4, entries=16
 VOCAB = CondVocab(num_speakers=3, num_units=10)
 BACKBONE = BackboneConfig(width=32, layers=2, heads=4)
 SEMANTIC = ConditionConfig(content="semantic", dropout=0.1)
+DEPTH = DepthConfig(width=16, layers=1, heads=2, acoustic_delay_frames=1, trained_share=0.5)
 NUM_EXAMPLES, NUM_FRAMES, NUM_SYMBOLS = 3, 12, 5
 
 
@@ -40,6 +43,8 @@ class Family:
 
 FAMILIES = {
     "ar": Family(ARConfig(), ARSampler(), ARSampler(temperature=0.0)),
+    "flat": Family(ARConfig(pattern=FlatPattern()), ARSampler(), ARSampler(temperature=0.0)),
+    "depth": Family(DEPTH, DepthSampler(), DepthSampler(temperature=0.0)),
     "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
 }

@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.patterns import DelayPattern
+from genlab.decoders.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
+from genlab.decoders.stepwise import run_known
+from genlab.flops import count_flops
 from genlab.tokens import Tokens
 
+PATTERNS = {
+    "parallel": DelayPattern(delay_frames=0),
+    "delay": DelayPattern(),
+    "acoustic": AcousticDelayPattern(delay_frames=2),
+    "flat": FlatPattern(),
+}
+VOCAB = CondVocab(num_speakers=3, num_units=10)
+KEY = jax.random.key(0)
 NOTHING = ConditionConfig(content="none", speaker=False)
 
 
@@ -29,35 +39,52 @@ def randomised(decoder, seed=3):
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
-def test_the_pattern_inverts(delay, codebooks, num_frames):
+def test_patterns_invert(delay, codebooks, num_frames):
     codes = jnp.arange(2 * num_frames * codebooks).reshape(2, num_frames, codebooks)
-    pattern = DelayPattern(delay_frames=delay)
-    steps = pattern.build(codes, fill=-1)
-    assert steps.shape[1] == pattern.num_steps(num_frames, codebooks)
-    assert (steps == -1).sum() == steps.size - codes.size
-    np.testing.assert_array_equal(pattern.revert(steps), codes)
-    if delay == 0:
-        np.testing.assert_array_equal(steps, codes)
+    lagged = DelayPattern(delay_frames=delay), AcousticDelayPattern(delay_frames=delay)
+    for pattern in (*lagged, FlatPattern()):
+        steps = pattern.build(codes, fill=-1)
+        num_steps = pattern.num_steps(num_frames, codebooks)
+        assert steps.shape[1:] == pattern.levels(num_steps, codebooks).shape
+        assert steps.shape[1] == num_steps and pattern.num_frames(num_steps, codebooks) == num_frames
+        assert (steps == -1).sum() == steps.size - codes.size
+        np.testing.assert_array_equal(pattern.revert(steps, codebooks), codes)
+        # Codes are numbered coarse to fine, frame by frame: every step holds the level it says.
+        is_code = np.asarray(steps) >= 0
+        levels = np.broadcast_to(pattern.levels(num_steps, codebooks)[None], steps.shape)
+        np.testing.assert_array_equal((np.asarray(steps) % codebooks)[is_code], levels[is_code])
+        if delay == 0 and pattern in lagged:
+            np.testing.assert_array_equal(steps, codes)
 
 
 def test_the_pattern_of_the_docstring():
     letters = np.array([[ord(letter) for letter in row] for row in ("abcd", "efgh", "ijkl")])
     steps = DelayPattern().build(jnp.asarray(letters.T[None]), fill=ord("."))
     assert ["".join(map(chr, row)) for row in np.asarray(steps[0]).T] == ["abcd..", ".efgh.", "..ijkl"]
+    steps = FlatPattern().build(jnp.asarray(letters.T[None]), fill=ord("."))
+    assert ["".join(map(chr, row)) for row in np.asarray(steps[0]).T] == ["aeibfjcgkdhl"]
 
 
-def test_probabilities_of_all_clips_sum_to_one():
+@pytest.mark.parametrize("name", PATTERNS)
+def test_probabilities_of_all_clips_sum_to_one(name):
     """Two frames of two binary codebooks: 16 clips."""
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
-    decoder = randomised(ARConfig().build(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING, key=jax.random.key(0)))
+    config = ARConfig(pattern=PATTERNS[name])
+    decoder = randomised(config.build(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING, key=jax.random.key(0)))
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     _, cond = toy_batch(16, 2)
-    score = decoder.score(Tokens(codes, None, jnp.full(16, 2)), cond)
-    assert score.validity == "exact"
-    assert np.std(score.bits) > 0.1
-    np.testing.assert_allclose((2.0**-score.bits).sum(), 1, rtol=1e-5)
+    tokens = Tokens(codes, None, jnp.full(16, 2))
+
+    def score(model):
+        out = model.score(tokens, cond)
+        assert out.validity == "exact"
+        return out.bits
+
+    bits = jax.jit(score)(decoder)
+    assert np.std(bits) > 0.1
+    np.testing.assert_allclose((2.0**-bits).sum(), 1, rtol=1e-5)
 
 
 def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
@@ -68,6 +95,71 @@ def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
     out = decoder.loss(tokens, cond, key=key)
     np.testing.assert_array_equal(out.weight, SPEC.codebooks * tokens.num_frames)
     np.testing.assert_allclose(out.per_example * out.weight / jnp.log(2), decoder.score(tokens, cond).bits, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_the_cached_step_is_the_full_pass(name):
+    """The greedy codes of the loop are the largest logits of one pass over them."""
+    tokens, cond = toy_batch(num_frames=7)
+    decoder = randomised(ARConfig(pattern=PATTERNS[name]).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    sampler = ARSampler(temperature=0.0)
+    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler).tokens.codes
+    assert len(np.unique(drawn)) > 4
+
+    @jax.jit
+    def best(codes):
+        known = run_known(decoder, tokens._replace(codes=codes), cond, tokens.is_valid, None, None)
+        return jnp.argmax(decoder._logits(known.hidden), axis=-1), known
+
+    found, known = best(drawn)
+    np.testing.assert_array_equal(found[known.is_target], known.codes[known.is_target])
+
+
+def test_flat_is_parallel_where_there_is_one_codebook():
+    tokens, cond = toy_batch(num_frames=7)
+    spec, tokens = SPEC.model_copy(update={"codebooks": 1}), tokens._replace(codes=tokens.codes[:, :, :1])
+    flat, parallel = (
+        randomised(ARConfig(pattern=PATTERNS[name]).build(spec, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+        for name in ("flat", "parallel")
+    )
+    bits = [jax.jit(lambda model: model.score(tokens, cond).bits)(decoder) for decoder in (flat, parallel)]
+    np.testing.assert_allclose(bits[0], bits[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["acoustic", "flat"])
+def test_the_formula_agrees_with_the_walk(name):
+    """Of the flat pattern: one head per step; the delay pattern is checked in test_budget.py."""
+    tokens, cond = toy_batch(num_frames=7)
+    config = ARConfig(pattern=PATTERNS[name])
+    make = nnx.eval_shape(lambda: config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    graph, params = nnx.split(make)
+
+    def loss(params):
+        return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
+
+    formula = config.train_flops_per_clip(SPEC, BACKBONE, ConditionConfig(), num_frames=7)
+    assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=0.01)
+    sampler = ARSampler()
+
+    def sample(params):
+        drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler)
+        return drawn.tokens.codes
+
+    cost = config.sample_cost(sampler, SPEC, BACKBONE, ConditionConfig(), num_frames=7)
+    assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=0.01)
+
+
+def test_a_flat_step_sees_all_codes_before_it_and_none_after():
+    tokens, cond = toy_batch(num_frames=7)
+    decoder = randomised(ARConfig(pattern=FlatPattern()).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+
+    @jax.jit
+    def nats(codes):
+        return decoder._nats(tokens._replace(codes=codes), cond, tokens.is_valid, None, None)[0][0, :, 0]
+
+    changed = tokens.codes.at[0, 3, 2].add(1) % SPEC.entries
+    moved = np.abs(nats(tokens.codes) - nats(changed)) > 1e-6
+    assert moved.tolist() == [False] * 14 + [True] * 14
 
 
 @pytest.mark.parametrize("delay", [0, 1, 2])
@@ -100,7 +192,7 @@ def test_the_hole_is_drawn_from_both_sides():
 
     def hole_nats(codes, is_known):
         nats, is_target = decoder._nats(tokens._replace(codes=codes), cond, is_known, None, None)
-        per_frame = decoder.config.pattern.revert(jnp.where(is_target, nats, 0))
+        per_frame = decoder.config.pattern.revert(jnp.where(is_target, nats, 0), SPEC.codebooks)
         order = jnp.argsort(jnp.where(tokens.is_valid, jnp.where(is_known, 0, 1), 2), axis=1, stable=True)
         return jnp.take_along_axis(per_frame, jnp.argsort(order, axis=1)[:, :, None], axis=1)[0, 2:5]
 

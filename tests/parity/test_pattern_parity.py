@@ -91,4 +91,4 @@ def test_steps_become_the_same_frames(musicgen):
         torch.from_numpy(columns.transpose(0, 2, 1).reshape(BATCH * codebooks, -1).copy()),
     )
     expected = applied[applied != START].reshape(BATCH, codebooks, -1).numpy().transpose(0, 2, 1)
-    np.testing.assert_array_equal(pattern.revert(jnp.asarray(predicted)), expected)
+    np.testing.assert_array_equal(pattern.revert(jnp.asarray(predicted), codebooks), expected)

@@ -1,0 +1,375 @@
+"""Autoregressive over frames and, inside a frame, over its codes: RQ-Transformer (2203.01941), Moshi, CSM.
+
+In: codes "b t k". A temporal transformer sees the sum of the K code vectors of step s - 1 plus the conditions of its
+own frame; its output h(s) predicts the first code of step s. A small depth transformer then goes through the other
+levels of the step: position k sees h(s) and the code of level k - 1 and predicts the code of level k (Moshi,
+2410.00037 section 3.4.1, where the first level is text):
+
+    temporal   step s - 1's K codes + condition  ->  h(s)  ->  code 0
+    depth      (h(s), code 0)  (h(s), code 1)  ...  (h(s), code K - 2)
+                     |               |                      |
+                   code 1          code 2    ...         code K - 1
+
+Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.2). Training may run the depth
+transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is the same in expectation; the
+first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
+
+Differences: RQ-Transformer and CSM give h(s) to the first depth position only; Moshi has depth weights per level, here
+the levels share all but embeddings and heads.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from genlab.config import Config
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab, condition_flops
+from genlab.decoders.logits import cross_entropy
+from genlab.decoders.patterns import AcousticDelayPattern
+from genlab.decoders.stepwise import (
+    KnownSteps,
+    Step,
+    choose,
+    embed_levels,
+    num_copies,
+    run_known,
+    sample_codes,
+    stream_codes,
+)
+from genlab.decoders.visiting import draw_known, refuse_untrained_holes
+from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.blocks import Text
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.tokens import Tokens, TokenSpec, make_tokens
+
+
+class DepthSampler(Config):
+    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
+
+    kind: Literal["depth"] = "depth"
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    top_k: int = pydantic.Field(default=0, ge=0)
+    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
+
+
+class DepthConfig(Config):
+    """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest is the backbone's.
+
+    `trained_share` is the share of frames whose levels after the first are trained in one step. `infill_share` and
+    `starts_from_codec` as in the autoregressive family.
+    """
+
+    kind: Literal["depth"] = "depth"
+    width: int = pydantic.Field(default=128, gt=0)
+    layers: int = pydantic.Field(default=2, gt=0)
+    heads: int = pydantic.Field(default=4, gt=0)
+    acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
+    trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
+    infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+    starts_from_codec: bool = True
+
+    @pydantic.model_validator(mode="after")
+    def _check_heads(self) -> "DepthConfig":
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary channel pairs)"
+            )
+        return self
+
+    @property
+    def pattern(self) -> AcousticDelayPattern:
+        """Which codes belong to a step."""
+        return AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
+
+    def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
+        """Return the shape of the depth transformer; its numerics are those of the temporal one."""
+        return backbone.model_copy(update={"width": self.width, "layers": self.layers, "heads": self.heads})
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "Depth":
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        """
+        vectors = code_vectors if self.starts_from_codec else None
+        return jax.jit(lambda key: Depth(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+
+    def num_trained(self, num_frames: int) -> int:
+        """Return on how many of `num_frames` frames the depth transformer is trained."""
+        return math.ceil(self.trained_share * num_frames)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both transformers."""
+        steps = self.pattern.num_steps(num_frames, spec.codebooks)
+        depth, levels = self.depth_backbone(backbone), spec.codebooks - 1
+        in_depth = self._edges_flops(spec, backbone) + backbone_flops(depth, levels, is_causal=True) if levels else 0
+        forward = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + backbone_flops(backbone, steps, is_causal=True, text_route=condition.text_route, num_symbols=num_symbols)
+            + 2 * num_frames * backbone.width * spec.entries
+            + self.num_trained(num_frames) * in_depth
+        )
+        return 3 * forward
+
+    def sample_cost(
+        self,
+        sampler: DepthSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip: every step is a call of the backbone and K - 1 of the depth one."""
+        steps, copies = self.pattern.num_steps(num_frames, spec.codebooks), num_copies(sampler)
+        depth, levels = self.depth_backbone(backbone), spec.codebooks - 1
+        in_depth = self._edges_flops(spec, backbone) + decode_flops(depth, levels) if levels else 0
+        flops = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + decode_flops(backbone, steps, text_route=condition.text_route, num_symbols=num_symbols)
+            + steps * (2 * backbone.width * spec.entries + in_depth)
+        )
+        return SampleCost(copies * steps * spec.codebooks, copies * flops)
+
+    def _edges_flops(self, spec: TokenSpec, backbone: BackboneConfig) -> float:
+        """Return the FLOPs of one frame's way into the depth transformer and out of it."""
+        return 2.0 * backbone.width * self.width + 2 * (spec.codebooks - 1) * self.width * spec.entries
+
+
+class DepthPart(nnx.Module):
+    """The depth transformer between its input and its heads: levels 1 to K - 1 of one frame."""
+
+    def __init__(
+        self,
+        config: DepthConfig,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None,
+    ):
+        in_key, embed_key, backbone_key, head_key = jax.random.split(key, 4)
+        levels, first, others = spec.codebooks - 1, None, None
+        if code_vectors is not None:
+            first, others = code_vectors[:-1], code_vectors[1:]
+        self.entries = spec.entries
+        self.project_in = Linear(backbone.width, config.width, key=in_key)
+        self.embed = CodeEmbedding(levels, spec.entries, config.width, key=embed_key, code_vectors=first)
+        self.backbone = Backbone(config.depth_backbone(backbone), key=backbone_key, is_causal=True)
+        self.heads = nnx.Param(code_heads(levels, spec.entries, config.width, key=head_key, code_vectors=others))
+
+    def __call__(
+        self, hidden: Float[Array, "r h"], codes: Int[Array, "r k"], *, key: Key[Array, ""] | None
+    ) -> Float[Array, "r k-1 v"]:
+        """Return the logits of all levels but the first, given the frame's codes."""
+        rows, levels = codes.shape[0], codes.shape[1] - 1
+        x = self._embed(codes[:, :-1], jnp.arange(levels)) + self.project_in(hidden)[:, None]
+        positions = jnp.broadcast_to(jnp.arange(levels)[None, :], (rows, levels))
+        out = self.backbone(x, positions=positions, is_valid=jnp.ones((rows, levels), bool), key=key)
+        return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(out, self.heads[...].astype(out.dtype))
+
+    def draw(
+        self,
+        plan: DecodePlan,
+        cache: Cache,
+        hidden: Float[Array, "c 1 h"],
+        first: Int[Array, "b"],
+        step: Step,
+        sampler: DepthSampler,
+    ) -> Int[Array, "b l"]:
+        """Return the codes of one frame after its first, drawn one by one."""
+        entering, copies = self.project_in(hidden), num_copies(sampler)
+
+        def draw_level(carry, inputs):
+            cache, code = carry
+            level, head, given, is_given, key = inputs
+            embedded = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
+            positions = jnp.broadcast_to(level, (entering.shape[0], 1))
+            out, cache = self.backbone.extend(embedded + entering, plan, cache, positions=positions)
+            drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
+            code = jnp.where(is_given, given, drawn)
+            return (cache, code), code
+
+        levels = self.heads.shape[0]
+        keys = jax.random.split(jax.random.fold_in(step.key, 1), levels)
+        inputs = (jnp.arange(levels), self.heads[...], step.given[:, 1:].T, step.is_given[:, 1:].T, keys)
+        return lax.scan(draw_level, (cache, first), inputs)[1].T
+
+    def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:
+        vectors = embed_levels(self.embed.tables.table[...], self.entries, codes[:, :, None], levels[:, None])
+        return vectors.astype(self.backbone.config.dtype)
+
+
+class _Plan(NamedTuple):
+    """What does not change in the loop over steps: both transformers' layers, and the depth one's empty cache."""
+
+    temporal: DecodePlan
+    depth: tuple[DecodePlan, Cache] | None
+
+
+class Depth(nnx.Module):
+    """Code embeddings, causal backbone with the head of the first level, and the depth transformer for the others."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "codes"
+
+    def __init__(
+        self,
+        config: DepthConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ):
+        embed_key, condition_key, backbone_key, head_key, depth_key = jax.random.split(key, 5)
+        self.config = config
+        self.spec = spec
+        self.deterministic = False
+        self.embed = CodeEmbedding(
+            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+        )
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(backbone, key=backbone_key, is_causal=True, text_route=condition.text_route)
+        first = None if code_vectors is None else code_vectors[:1]
+        self.head = Linear(backbone.width, spec.entries, key=head_key)
+        self.head.kernel[...] = code_heads(1, spec.entries, backbone.width, key=head_key, code_vectors=first)[0]
+        self.depth = (
+            DepthPart(config, spec, backbone, key=depth_key, code_vectors=code_vectors) if spec.codebooks > 1 else None
+        )
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the mean nats per code of each example, weighted by its number of codes.
+
+        Levels after the first are estimated from a share of the frames, drawn from the key; evaluation uses all.
+        """
+        hole_key, condition_key, dropout_key, frame_key, depth_key = jax.random.split(key, 5)
+        share = 0.0 if self.deterministic else self.config.infill_share
+        is_known = draw_known(hole_key, tokens.is_valid, share)
+        known = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
+        is_sampled = self.config.trained_share < 1 and not self.deterministic
+        nats = self._nats(known, tokens.num_frames, frame_key if is_sampled else None, depth_key)
+        weight = known.is_target.sum(axis=(1, 2)).astype(jnp.float32)
+        per_level = nats / jnp.maximum(tokens.num_frames, 1)[:, None]
+        metrics = {f"nats_level_{level}": per_level[:, level] for level in range(self.spec.codebooks)}
+        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, metrics)
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
+        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn."""
+        known = run_known(self, tokens, cond, tokens.is_valid, None, None)
+        bits = self._nats(known, tokens.num_frames, None, None).sum(axis=1) / jnp.log(2.0)
+        return ScoreOut(bits, jnp.zeros_like(bits), "exact")
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: DepthSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw codes; the frames that the prompt knows are kept.
+
+        Raises:
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0.
+        """
+        refuse_untrained_holes(prompt, self.config.infill_share)
+        codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
+        steps = self.pattern.num_steps(codes.shape[1], codes.shape[2])
+        calls = steps * codes.shape[2] * num_copies(sampler)
+        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
+
+    def stream(
+        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler: DepthSampler, chunk_frames: int
+    ) -> Iterator[Int[Array, "b t k"]]:
+        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels are known."""
+        return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
+
+    @property
+    def pattern(self) -> AcousticDelayPattern:
+        """Which codes belong to a step."""
+        return self.config.pattern
+
+    def embed_codes(self, codes: Int[Array, "b s k"], levels: Int[Array, "s k"]) -> Float[Array, "b s h"]:
+        """Return the sum of the vectors of each step's codes."""
+        return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
+
+    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[_Plan, Cache]:
+        """Return what does not change in the loop, and the cache of the temporal transformer."""
+        plan, cache = self.backbone.start(num_examples, num_steps, text)
+        if self.depth is None:
+            return _Plan(plan, None), cache
+        return _Plan(plan, self.depth.backbone.start(num_examples, self.spec.codebooks - 1, None)), cache
+
+    def draw_step(
+        self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler
+    ) -> tuple[Int[Array, "b k"], Cache]:
+        """Return the codes of a step, those given among them, and the cache after it."""
+        hidden, cache = self.backbone.extend(x, plan.temporal, cache, positions=step.position[:, None])
+        first = jnp.where(step.is_given[:, 0], step.given[:, 0], choose(step.key, self.head(hidden)[:, 0], sampler))
+        if self.depth is None or plan.depth is None:
+            return first[:, None], cache
+        others = self.depth.draw(*plan.depth, hidden, first, step, sampler)
+        return jnp.concatenate([first[:, None], others], axis=1), cache
+
+    def _nats(
+        self,
+        known: KnownSteps,
+        num_frames: Int[Array, "b"],
+        frame_key: Key[Array, ""] | None,
+        depth_key: Key[Array, ""] | None,
+    ) -> Float[Array, "b k"]:
+        """Return the nats of each level over the clip; with `frame_key` levels after the first are estimated."""
+        lag = self.config.acoustic_delay_frames if self.spec.codebooks > 1 else 0
+        hidden, codes, is_target = known
+        b, t = hidden.shape[0], hidden.shape[1] - lag
+        first = _nats_where(self.head(hidden[:, :t]), codes[:, :t, 0], is_target[:, :t, 0]).sum(axis=1)[:, None]
+        if self.depth is None:
+            return first
+        # Frame i has its levels after the first at step i + lag.
+        hidden, codes, is_target = hidden[:, lag:], codes[:, lag:], is_target[:, lag:, 1:]
+        scale = jnp.ones((b,))
+        if frame_key is not None:
+            num_trained = self.config.num_trained(t)
+            draws = jnp.where(is_target[:, :, 0], jax.random.uniform(frame_key, (b, t)), jnp.inf)
+            chosen = jnp.argsort(draws, axis=1)[:, :num_trained, None]
+            hidden, codes, is_target = (
+                jnp.take_along_axis(array, chosen, axis=1) for array in (hidden, codes, is_target)
+            )
+            scale = num_frames / jnp.maximum(jnp.minimum(num_frames, num_trained), 1)
+        logits = self.depth(hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=depth_key)
+        logits = logits.reshape(b, -1, *logits.shape[1:])
+        others = _nats_where(logits, codes[:, :, 1:], is_target).sum(axis=1)
+        return jnp.concatenate([first, scale[:, None] * others], axis=1)
+
+
+def _nats_where(logits, codes, is_target):
+    return jnp.where(is_target, cross_entropy(logits, jnp.where(is_target, codes, 0)), 0)
