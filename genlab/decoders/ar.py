@@ -21,13 +21,19 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
-from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab, condition_flops
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+)
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import DelayPattern, Pattern
 from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies, run_known, sample_codes, stream_codes
 from genlab.decoders.visiting import draw_known, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
-from genlab.nets.blocks import Text
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
@@ -84,7 +90,7 @@ class ARConfig(Config):
         steps = self.pattern.num_steps(num_frames, spec.codebooks)
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, steps, is_causal=True, text_route=condition.text_route, num_symbols=num_symbols)
+            + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
             + self._heads_flops(spec, backbone, steps)
         )
         return 3 * forward
@@ -104,7 +110,7 @@ class ARConfig(Config):
         copies = num_copies(sampler)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, steps, text_route=condition.text_route, num_symbols=num_symbols)
+            + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
             + self._heads_flops(spec, backbone, steps)
         )
         return SampleCost(copies * steps, copies * flops)
@@ -137,7 +143,13 @@ class AR(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.backbone = Backbone(backbone, key=backbone_key, is_causal=True, text_route=condition.text_route)
+        self.backbone = Backbone(
+            backbone,
+            key=backbone_key,
+            is_causal=True,
+            is_modulated=condition.is_modulating,
+            text_route=condition.text_route,
+        )
         self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
         heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
@@ -195,9 +207,9 @@ class AR(nnx.Module):
         """Return the sum of the vectors of each step's codes."""
         return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
 
-    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[DecodePlan, Cache]:
+    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[DecodePlan, Cache]:
         """Return what does not change in the loop, and the cache."""
-        return self.backbone.start(num_examples, num_steps, text)
+        return self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
 
     def draw_step(
         self, plan: DecodePlan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: ARSampler

@@ -10,7 +10,7 @@ Text has no alignment, so every frame and every symbol also carries its relative
 (sinusoids of 0 to 1): a causal decoder then knows how much is left to say, which the others see from the padding.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,18 @@ class CondVocab(Config):
 class ConditionConfig(Config):
     """What a decoder is told; one instance is shared by all arms of a comparison.
 
-    `route` says how text reaches the backbone and is unused for other content. `dropout` is the share of training
-    examples whose conditions are all dropped: guidance needs some, 0.1 is usual.
+    `route` says how text reaches the backbone and is unused for other content. `clip_route` says how what holds for
+    the whole clip does, speaker and, with `duration`, the number of frames: added to every frame, or modulating the
+    norms of every layer (adaLN; in the diffusion decoder together with the noise level). A speaker may be any label
+    that clips have, for example a class of sounds. `dropout` is the share of training examples whose conditions are
+    all dropped: guidance needs some, 0.1 is usual.
     """
 
     content: Literal["semantic", "text", "none"] = "semantic"
     route: Literal["prefix", "cross"] = "prefix"
     speaker: bool = True
+    duration: bool = False
+    clip_route: Literal["sum", "adaln"] = "sum"
     dropout: float = pydantic.Field(default=0.1, ge=0, lt=1)
     layers: int = pydantic.Field(default=2, gt=0)
 
@@ -56,12 +61,18 @@ class ConditionConfig(Config):
         """The text route that the backbone is built with."""
         return self.route if self.content == "text" else "none"
 
+    @property
+    def is_modulating(self) -> bool:
+        """True if the backbone is built with a modulation for what holds for the whole clip."""
+        return self.clip_route == "adaln" and (self.speaker or self.duration)
+
 
 class Conditions(NamedTuple):
-    """Encoded conditions: `frames` is added to the decoder's input, `text` goes to the backbone."""
+    """Encoded conditions: `frames` is added to the decoder's input, `text` and `clip` go to the backbone."""
 
     frames: Float[Array, "b t h"]
     text: Text | None
+    clip: Float[Array, "b h"] | None = None
 
 
 class Conditioner(nnx.Module):
@@ -105,9 +116,15 @@ class Conditioner(nnx.Module):
             embedded = self.content(symbols) + _places(symbols > 0, self.width)
             text = Text(self._encode(embedded, symbols > 0), symbols > 0)
             frames += _places(is_valid, self.width).astype(self.dtype)
+        clip = jnp.zeros((is_valid.shape[0], self.width))
         if self.speakers is not None:
             speakers = jnp.where(is_dropped, self.vocab.num_speakers, cond.speaker)
-            frames += self.speakers(speakers)[:, None, :].astype(self.dtype)
+            clip += self.speakers(speakers)
+        if self.config.duration:
+            clip += jnp.where(is_dropped[:, None], 0.0, _describe_duration(is_valid.sum(axis=1), self.width))
+        if self.config.is_modulating:
+            return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text, clip)
+        frames += clip[:, None, :].astype(self.dtype)
         return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
 
     def _keep_symbols(self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]) -> Int[Array, "b n"]:
@@ -128,6 +145,13 @@ def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
     return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
+def _describe_duration(num_frames: Int[Array, "b"], width: int) -> Float[Array, "b h"]:
+    # Sinusoids of the logarithm: the slowest makes half a turn from 1 frame to 20,000, the fastest 100 times that.
+    place = jnp.log(jnp.maximum(num_frames, 1)) / jnp.log(20_000.0)
+    angles = jnp.pi * place[:, None] * 100.0 ** jnp.linspace(0, 1, width // 2)[None, :]
+    return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
 def with_unconditional(cond: Cond) -> Cond:
     """Return the batch followed by its copy without conditions, for one network call on both."""
     dropped = cond._replace(is_dropped=jnp.ones_like(cond.is_dropped))
@@ -138,6 +162,11 @@ def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
     """Split a doubled batch and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
     conditional, unconditional = jnp.split(outputs, 2)
     return unconditional + guidance * (conditional - unconditional)
+
+
+def backbone_inputs(config: ConditionConfig, num_symbols: int) -> dict[str, Any]:
+    """Return what the FLOP formulas of the backbone depend on."""
+    return {"is_modulated": config.is_modulating, "text_route": config.text_route, "num_symbols": num_symbols}
 
 
 def condition_flops(config: ConditionConfig, backbone: BackboneConfig, num_frames: int, num_symbols: int = 0) -> float:

@@ -31,7 +31,14 @@ from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
-from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab, condition_flops
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+)
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import AcousticDelayPattern
 from genlab.decoders.stepwise import (
@@ -46,7 +53,6 @@ from genlab.decoders.stepwise import (
 )
 from genlab.decoders.visiting import draw_known, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
-from genlab.nets.blocks import Text
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
@@ -130,7 +136,7 @@ class DepthConfig(Config):
         in_depth = self._edges_flops(spec, backbone) + backbone_flops(depth, levels, is_causal=True) if levels else 0
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, steps, is_causal=True, text_route=condition.text_route, num_symbols=num_symbols)
+            + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
             + 2 * num_frames * backbone.width * spec.entries
             + self.num_trained(num_frames) * in_depth
         )
@@ -152,7 +158,7 @@ class DepthConfig(Config):
         in_depth = self._edges_flops(spec, backbone) + decode_flops(depth, levels) if levels else 0
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, steps, text_route=condition.text_route, num_symbols=num_symbols)
+            + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
             + steps * (2 * backbone.width * spec.entries + in_depth)
         )
         return SampleCost(copies * steps * spec.codebooks, copies * flops)
@@ -257,7 +263,13 @@ class Depth(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.backbone = Backbone(backbone, key=backbone_key, is_causal=True, text_route=condition.text_route)
+        self.backbone = Backbone(
+            backbone,
+            key=backbone_key,
+            is_causal=True,
+            is_modulated=condition.is_modulating,
+            text_route=condition.text_route,
+        )
         first = None if code_vectors is None else code_vectors[:1]
         self.head = Linear(backbone.width, spec.entries, key=head_key)
         self.head.kernel[...] = code_heads(1, spec.entries, backbone.width, key=head_key, code_vectors=first)[0]
@@ -322,9 +334,9 @@ class Depth(nnx.Module):
         """Return the sum of the vectors of each step's codes."""
         return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
 
-    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[_Plan, Cache]:
+    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[_Plan, Cache]:
         """Return what does not change in the loop, and the cache of the temporal transformer."""
-        plan, cache = self.backbone.start(num_examples, num_steps, text)
+        plan, cache = self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
         if self.depth is None:
             return _Plan(plan, None), cache
         return _Plan(plan, self.depth.backbone.start(num_examples, self.spec.codebooks - 1, None)), cache

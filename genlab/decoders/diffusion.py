@@ -172,7 +172,7 @@ class Diffusion(nnx.Module):
             positions=positions,
             is_valid=is_valid,
             text=conditions.text,
-            noise=self.level_embedding(level),
+            clip=self.level_embedding(level) + (0 if conditions.clip is None else conditions.clip),
             key=key,
         )
         return self.head(hidden).astype(jnp.float32)

@@ -35,6 +35,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
     CondVocab,
+    backbone_inputs,
     condition_flops,
     guide,
     with_unconditional,
@@ -167,7 +168,9 @@ class Masked(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.backbone = Backbone(backbone, key=backbone_key, text_route=condition.text_route)
+        self.backbone = Backbone(
+            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+        )
         self.heads = nnx.Param(
             code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
         )
@@ -223,6 +226,7 @@ class Masked(nnx.Module):
             positions=_frame_numbers(is_valid),
             is_valid=is_valid,
             text=conditions.text,
+            clip=conditions.clip,
             key=key,
         )
 
@@ -339,4 +343,4 @@ def _call_flops(
     spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
 ) -> float:
     head = 2 * num_frames * backbone.width * spec.entries
-    return backbone_flops(backbone, num_frames, text_route=condition.text_route, num_symbols=num_symbols) + head
+    return backbone_flops(backbone, num_frames, **backbone_inputs(condition, num_symbols)) + head

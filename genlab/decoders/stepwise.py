@@ -18,12 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import ConfigError
 from genlab.decoders.base import Cond, Prompt
-from genlab.decoders.conditioning import Conditioner, guide, with_unconditional
+from genlab.decoders.conditioning import Conditioner, Conditions, guide, with_unconditional
 from genlab.decoders.logits import draw
 from genlab.decoders.patterns import Pattern
 from genlab.decoders.visiting import visit, visiting_order
 from genlab.nets.backbone import Backbone, Cache
-from genlab.nets.blocks import Text
 from genlab.tokens import Tokens, TokenSpec, read_codes
 
 
@@ -56,7 +55,7 @@ class StepDecoder(Protocol):
         """Return the sum of the vectors of each step's codes."""
         ...
 
-    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[Any, Cache]:
+    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[Any, Cache]:
         """Return what does not change in the loop, and the empty cache."""
         ...
 
@@ -109,6 +108,7 @@ def run_known(
         positions=positions,
         is_valid=jnp.ones(positions.shape, bool),
         text=conditions.text,
+        clip=conditions.clip,
         key=dropout_key,
     )
     return KnownSteps(hidden, codes, is_target)
@@ -226,7 +226,7 @@ def _begin(
     features, positions = pattern.per_step(visit(conditions.frames, all_orders), all_orders, codebooks)
     num_steps = given.shape[1]
     levels = pattern.levels(num_steps, codebooks)
-    plan, cache = model.start(copies * b, num_steps, conditions.text)
+    plan, cache = model.start(copies * b, num_steps, conditions)
     steps = Step(
         features=features.swapaxes(0, 1),
         position=positions.swapaxes(0, 1),

@@ -2,14 +2,15 @@
 
 In: frames [b t h] already embedded and conditioned. Out: frames [b t h], normalised, in the compute dtype. The layers
 are stacked and scanned, so compile time does not grow with depth. Families differ only in what they ask for at
-construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a noise level through adaLN-zero)
-and the text route (positions prepended to the frames, or cross-attention). Frames and prefixed text both count
-positions from 0, so the number of padding symbols cannot move a frame, and symbol i starts out near frame i.
+construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a vector per clip through
+adaLN-zero: the noise level, the speaker) and the text route (positions prepended to the frames, or cross-attention).
+Frames and prefixed text both count positions from 0, so the number of padding symbols cannot move a frame, and symbol i
+starts out near frame i.
 
 Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,7 @@ class DecodePlan(NamedTuple):
     layers: tuple[Block, ...]
     is_valid: Bool[Array, "b s"]
     text: tuple[TextMemory | None, ...]
+    modulation: tuple[Any, Any, Any]
 
 
 class Cache(NamedTuple):
@@ -153,13 +155,13 @@ class Backbone(nnx.Module):
         positions: Int[Array, "b t"],
         is_valid: Bool[Array, "b t"],
         text: Text | None = None,
-        noise: Float[Array, "b h"] | None = None,
+        clip: Float[Array, "b h"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t h"]:
         """Run all frames at once.
 
         `positions` are frame numbers for the rotary angles, `is_valid` marks the frames that may be attended to,
-        `text` is used by the route this backbone was built with, and `noise` is an embedding of the noise level.
+        `text` is used by the route this backbone was built with, and `clip` modulates every layer.
         """
         x = x.astype(self.config.dtype)
         prefix = 0
@@ -169,7 +171,7 @@ class Backbone(nnx.Module):
             x = jnp.concatenate([prepended.features, x], axis=1)
             positions = jnp.concatenate([_text_positions(prepended), positions], axis=1)
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
-        modulation, shift, scale = self._modulation(noise, x.dtype)
+        modulation, shift, scale = self._modulation(clip, x.dtype)
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
             is_valid=is_valid,
@@ -180,7 +182,9 @@ class Backbone(nnx.Module):
         x = self._run(x, context, self._read(crossed), None if self.deterministic else key)
         return self.norm(x[:, prefix:]) * (1 + scale) + shift
 
-    def start(self, num_examples: int, num_steps: int, text: Text | None) -> tuple[DecodePlan, Cache]:
+    def start(
+        self, num_examples: int, num_steps: int, text: Text | None, clip: Float[Array, "b h"] | None = None
+    ) -> tuple[DecodePlan, Cache]:
         """Prepare to decode `num_steps` frames; a text prefix is read into the cache here.
 
         The layers are taken apart once, before the loop over steps: slicing stacked weights in every step would copy
@@ -201,6 +205,7 @@ class Backbone(nnx.Module):
             layers=_unstack(self.layers, config.layers),
             is_valid=is_valid,
             text=(None,) * config.layers if read is None else _unstack(read, config.layers),
+            modulation=self._modulation(clip, config.dtype),
         )
         if prepended is not None:
             features, positions = prepended.features, _text_positions(prepended)
@@ -217,19 +222,21 @@ class Backbone(nnx.Module):
         prefix: int = 0,
     ) -> tuple[Float[Array, "b q h"], Cache]:
         """Run the next positions against the cache and append them to it."""
+        modulation, shift, scale = plan.modulation
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
             is_valid=plan.is_valid,
             is_causal=True,
             prefix=prefix,
             position=cache.position,
+            modulation=modulation,
         )
         filled = []
         x = x.astype(self.config.dtype)
         for layer, text, layer_cache in zip(plan.layers, plan.text, cache.layers, strict=True):
             x, layer_cache = layer(x, context, text=text, cache=layer_cache)
             filled.append(layer_cache)
-        return self.norm(x), Cache(tuple(filled), cache.position + x.shape[1])
+        return self.norm(x) * (1 + scale) + shift, Cache(tuple(filled), cache.position + x.shape[1])
 
     def _run(self, x, context: Context, text: TextMemory | None, key: Key[Array, ""] | None):
         num_layers = self.config.layers
@@ -256,10 +263,11 @@ class Backbone(nnx.Module):
             return None
         return jax.vmap(lambda cross: cross.read(text))(self.layers.cross)
 
-    def _modulation(self, noise: Float[Array, "b h"] | None, dtype):
-        if self.modulation is None or noise is None:
+    def _modulation(self, clip: Float[Array, "b h"] | None, dtype) -> tuple[Any, Any, Any]:
+        """Return shifts, scales and gates of the layers, and shift and scale of the last norm."""
+        if self.modulation is None or clip is None:
             return None, 0, 0
-        parts = self.modulation(jax.nn.silu(noise)).reshape(noise.shape[0], 8, noise.shape[1])
+        parts = self.modulation(jax.nn.silu(clip)).reshape(clip.shape[0], 8, clip.shape[1])
         shift, scale = (parts[:, i, None, :].astype(dtype) for i in (6, 7))
         return parts[:, :6], shift, scale
 
@@ -294,12 +302,18 @@ def backbone_flops(
 
 
 def decode_flops(
-    config: BackboneConfig, num_steps: int, *, text_route: TextRoute = "none", num_symbols: int = 0
+    config: BackboneConfig,
+    num_steps: int,
+    *,
+    is_modulated: bool = False,
+    text_route: TextRoute = "none",
+    num_symbols: int = 0,
 ) -> float:
     """Return the FLOPs of decoding one example frame by frame: every step attends to the whole preallocated cache."""
     prefix = num_symbols if text_route == "prefix" else 0
     slots = prefix + num_steps
     flops = _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0, is_causal=True)
+    flops += 2 * config.width * 8 * config.width if is_modulated else 0
     # Of the prefix, the last layer makes keys and values only.
     return flops - 2 * prefix * config.width * (config.width + 3 * config.ffn_width + 2 * slots)
 

@@ -73,7 +73,7 @@ def test_padding_keys_are_not_attended(key):
 def test_a_modulated_backbone_starts_as_the_identity(key):
     backbone = Backbone(CONFIG, key=key, is_modulated=True)
     x, positions, _ = inputs(key)
-    out = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), noise=jnp.ones((2, 32)))
+    out = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), clip=jnp.ones((2, 32)))
     np.testing.assert_allclose(out, x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)), atol=1e-4)
 
 
