@@ -1,19 +1,25 @@
-"""Diffusion decoder over normalised latents: a diffusion transformer trained by flow matching.
+"""Diffusion decoder over normalised latents: a transformer that sees noisy clips.
 
 In: latents "b t d" of zero mean and unit variance. The network sees a noisy clip and its noise level (DiT,
-2212.09748) and predicts the velocity of the path from clean to noise (2210.02747). The loss is the mean squared error
-over frames and channels. Sampling integrates the velocity from pure noise, level 1, to level 0 in one compiled loop.
-Known frames follow their own straight path from the noise to the prompt, which is replacement at every level, and
-come back exactly.
+2212.09748) and predicts, by default, the velocity of the straight path from clean to noise (2210.02747). The loss is
+the mean squared error over frames and channels. Sampling runs a solver from noise to level 0 in one compiled loop.
+Known frames follow their own path from the noise to the prompt, which is replacement at every level, and come back
+exactly.
+
+Guidance can be limited to an interval of noise levels (2404.07724), outside of which the unconditional half is not
+computed, and its result rescaled to the spread of the conditional prediction (2305.08891 section 3.4).
 """
 
 import functools
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pydantic
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
@@ -27,9 +33,9 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
-from genlab.decoders.paths import StraightPath
-from genlab.decoders.schedules import LevelDraw, LogitNormalLevels, level_grid
-from genlab.decoders.solvers import Euler, Solver
+from genlab.decoders.paths import Path, Prediction, StraightPath
+from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
+from genlab.decoders.solvers import Denoiser, Euler, Solver
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
@@ -39,21 +45,56 @@ LEVEL_CHANNELS = 256
 
 
 class DiffusionSampler(Config):
-    """How latents are drawn: `steps` of the solver on a grid of noise levels; `guidance` 1 is off."""
+    """How latents are drawn: `steps` of the solver on a grid of noise levels; `guidance` 1 is off.
+
+    `guidance_interval` are the lowest and highest guided noise levels. `guidance_rescale` 1 gives the guided prediction
+    the standard deviation of the conditional one, 0 leaves it.
+    """
 
     kind: Literal["diffusion"] = "diffusion"
     solver: Solver = Euler()
     steps: int = pydantic.Field(default=32, gt=0)
     shift: float = pydantic.Field(default=1.0, gt=0)
     guidance: float = pydantic.Field(default=1.0, ge=0)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_rescale: float = pydantic.Field(default=0.0, ge=0, le=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check_interval(self) -> "DiffusionSampler":
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"guidance_interval={self.guidance_interval}: expected 0 <= low < high <= 1")
+        return self
+
+    def is_guided(self, level):
+        """Return whether a network call at `level` is a guided one; for jax and numpy alike."""
+        low, high = self.guidance_interval
+        return (self.guidance != 1) & (np.float32(low) <= level) & (level <= np.float32(high))
+
+    def guided_calls(self, config: "DiffusionConfig") -> Bool[np.ndarray, "calls"]:
+        """Return for every step of the loop that calls the network whether the call is guided, which is two calls."""
+        levels = config.path.grid(self.steps, self.shift)
+        is_defined = config.path.is_defined_at_clean(config.predicts)
+        return self.is_guided(self.solver.call_levels(config.path, levels, is_defined).astype(np.float32))
 
 
 class DiffusionConfig(Config):
-    """The latent diffusion family. `levels` draws the noise level of each training example."""
+    """The latent diffusion family. `levels` draws the noise level of each training example.
+
+    `min_snr_gamma` weighs the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the form that belongs
+    to what the network predicts; without it every level counts alike.
+    """
 
     kind: Literal["diffusion"] = "diffusion"
-    path: StraightPath = StraightPath()
+    path: Path = StraightPath()
+    predicts: Prediction = "velocity"
     levels: LevelDraw = LogitNormalLevels()
+    min_snr_gamma: float | None = pydantic.Field(default=None, gt=0)
+
+    @pydantic.model_validator(mode="after")
+    def _check_prediction(self) -> "DiffusionConfig":
+        self.path.check(self.predicts)
+        return self
 
     def build(
         self,
@@ -96,16 +137,17 @@ class DiffusionConfig(Config):
         num_symbols: int = 0,
     ) -> SampleCost:
         """Return the cost of drawing one clip."""
-        steps = sampler.steps * sampler.solver.calls_per_step
-        copies = 1 if sampler.guidance == 1 else 2
-        flops = condition_flops(condition, backbone, num_frames, num_symbols) + steps * _call_flops(
+        is_guided = sampler.guided_calls(self)
+        calls = int(is_guided.size + is_guided.sum())
+        encodings = 2 if is_guided.any() else 1
+        flops = encodings * condition_flops(condition, backbone, num_frames, num_symbols) + calls * _call_flops(
             spec, backbone, condition, num_frames, num_symbols
         )
-        return SampleCost(copies * steps, copies * flops)
+        return SampleCost(calls, flops)
 
 
 class Diffusion(nnx.Module):
-    """Latent projection, bidirectional backbone modulated by the noise level, velocity head."""
+    """Latent projection, bidirectional backbone modulated by the noise level, one head."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
@@ -129,17 +171,19 @@ class Diffusion(nnx.Module):
         self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the mean squared velocity error of each example, weighted by its number of latent values."""
+        """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
+        path, predicts = self.config.path, self.config.predicts
         is_valid = tokens.is_valid
         clean = read_latents(tokens)
         noise = jax.random.normal(noise_key, clean.shape)
-        level = self.config.levels.draw(level_key, clean.shape[0])
+        level = jnp.minimum(self.config.levels.draw(level_key, clean.shape[0]), path.noisiest_level)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        noisy = self.config.path.noisy(clean, noise, level)
-        velocity = self._velocity(noisy, level, conditions, is_valid, key=dropout_key)
-        errors = jnp.square(velocity - self.config.path.velocity(clean, noise))
+        predicted = self._predict(path.noisy(clean, noise, level), level, conditions, is_valid, key=dropout_key)
+        errors = jnp.square(predicted - path.target(predicts, clean, noise, level))
         errors = jnp.where(is_valid[:, :, None], errors, 0).sum(axis=(1, 2))
+        if self.config.min_snr_gamma is not None:
+            errors = errors * path.min_snr_weight(predicts, level, self.config.min_snr_gamma)
         weight = (tokens.num_frames * clean.shape[2]).astype(jnp.float32)
         return LossOut(errors / jnp.maximum(weight, 1), weight, {"noise_level": level})
 
@@ -154,11 +198,10 @@ class Diffusion(nnx.Module):
     ) -> SampleOut:
         """Draw latents; the frames that the prompt knows are kept, whatever their pattern."""
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
-        steps = sampler.steps * sampler.solver.calls_per_step
-        tokens = make_tokens(latents=latents, num_frames=num_frames)
-        return SampleOut(tokens, steps * (1 if sampler.guidance == 1 else 2))
+        is_guided = sampler.guided_calls(self.config)
+        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), int(is_guided.size + is_guided.sum()))
 
-    def _velocity(
+    def _predict(
         self,
         noisy: Float[Array, "b t d"],
         level: Float[Array, "b"],
@@ -167,12 +210,14 @@ class Diffusion(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         positions = jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape)
+        noisy = noisy * self.config.path.input_scale(level)[:, None, None]
+        clip = self.level_embedding(self.config.path.embedded(level))
         hidden = self.backbone(
             self.embed(noisy.astype(conditions.frames.dtype)) + conditions.frames,
             positions=positions,
             is_valid=is_valid,
             text=conditions.text,
-            clip=self.level_embedding(level) + (0 if conditions.clip is None else conditions.clip),
+            clip=clip if conditions.clip is None else clip + conditions.clip,
             key=key,
         )
         return self.head(hidden).astype(jnp.float32)
@@ -210,18 +255,65 @@ def _sample_latents(
     is_known = jnp.zeros((b, t, 1), bool) if prompt is None else (prompt.is_known & is_valid)[:, :, None]
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
 
-    copies = 1 if sampler.guidance == 1 else 2
-    is_attended = jnp.tile(is_valid, (copies, 1))
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    path, predicts = model.config.path, model.config.predicts
+    is_guided = sampler.guided_calls(model.config)
+    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided)
 
     def velocity(noisy, level):
-        levels = jnp.broadcast_to(level, (copies * b,))
-        predicted = model._velocity(jnp.tile(noisy, (copies, 1, 1)), levels, conditions, is_attended)
-        predicted = predicted if copies == 1 else guide(predicted, sampler.guidance)
-        return jnp.where(is_known, model.config.path.velocity(known, noise), predicted)
+        levels = jnp.broadcast_to(level, (b,))
+        predicted = path.convert(predict(noisy, level), noisy, levels, predicts=predicts, wanted="velocity")
+        return jnp.where(is_known, path.target("velocity", known, noise, levels), predicted)
 
-    latents = sampler.solver.solve(velocity, noise, jnp.asarray(level_grid(sampler.steps, sampler.shift)))
+    def clean(noisy, level):
+        levels = jnp.broadcast_to(level, (b,))
+        return jnp.where(is_known, known, path.recover(predicts, predict(noisy, level), noisy, levels)[0])
+
+    grid = path.grid(sampler.steps, sampler.shift)
+    start = path.noisy(jnp.where(is_known, known, 0), noise, jnp.full((b,), grid[0], jnp.float32))
+    denoiser = Denoiser(path, velocity, clean, path.is_defined_at_clean(predicts))
+    latents = sampler.solver.solve(denoiser, start, grid, key=jax.random.fold_in(key, 1))
     return jnp.where(is_valid[:, :, None], jnp.where(is_known, known, latents), 0)
+
+
+def _guided_prediction(
+    model: Diffusion,
+    cond: Cond,
+    is_valid: Bool[Array, "b t"],
+    sampler: DiffusionSampler,
+    is_guided: Bool[np.ndarray, "calls"],
+) -> Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]:
+    """Return the prediction at some noisy latents and level, guided where the sampler says so.
+
+    `is_guided` tells which calls are: if all or none are, there is nothing to choose in the loop.
+    """
+    b = is_valid.shape[0]
+    is_attended = jnp.tile(is_valid, (2, 1)) if is_guided.any() else is_valid
+    conditions = model.conditioner(with_unconditional(cond) if is_guided.any() else cond, is_attended)
+    conditional = jax.tree.map(lambda array: array[:b], conditions)
+
+    def predict_plainly(noisy, level):
+        return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid)
+
+    def predict_guided(noisy, level):
+        levels = jnp.broadcast_to(level, (2 * b,))
+        outputs = model._predict(jnp.tile(noisy, (2, 1, 1)), levels, conditions, is_attended)
+        guided = guide(outputs, sampler.guidance)
+        if sampler.guidance_rescale == 0:
+            return guided
+        factor = _spread(outputs[:b], is_valid) / _spread(guided, is_valid)
+        return guided * (sampler.guidance_rescale * factor + 1 - sampler.guidance_rescale)
+
+    def predict(noisy, level):
+        return lax.cond(sampler.is_guided(level), predict_guided, predict_plainly, noisy, level)
+
+    if is_guided.all():
+        return predict_guided
+    return predict if is_guided.any() else predict_plainly
+
+
+def _spread(values: Float[Array, "b t d"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b 1 1"]:
+    """Return the standard deviation of each example over its frames and channels."""
+    return jnp.std(values, axis=(1, 2), keepdims=True, where=is_valid[:, :, None])
 
 
 def _call_flops(

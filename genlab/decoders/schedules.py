@@ -74,4 +74,4 @@ def level_grid(num_steps: int, shift: float = 1.0) -> np.ndarray:
     Eq. 23 of 2403.03206: level' = shift * level / (1 + (shift - 1) * level).
     """
     levels = np.linspace(1.0, 0.0, num_steps + 1)
-    return (shift * levels / (1 + (shift - 1) * levels)).astype(np.float32)
+    return shift * levels / (1 + (shift - 1) * levels)

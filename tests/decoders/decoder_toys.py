@@ -16,7 +16,9 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.paths import CosinePath
 from genlab.decoders.patterns import FlatPattern
+from genlab.decoders.solvers import DPMSolver
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec
 
@@ -41,12 +43,14 @@ class Family:
         return self.config.build(spec, VOCAB, backbone, condition, key=jax.random.key(seed))
 
 
+DIFFUSION_V = DiffusionConfig(path=CosinePath(), predicts="v")
 FAMILIES = {
     "ar": Family(ARConfig(), ARSampler(), ARSampler(temperature=0.0)),
     "flat": Family(ARConfig(pattern=FlatPattern()), ARSampler(), ARSampler(temperature=0.0)),
     "depth": Family(DEPTH, DepthSampler(), DepthSampler(temperature=0.0)),
     "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
+    "diffusion_v": Family(DIFFUSION_V, DiffusionSampler(steps=4, solver=DPMSolver()), DiffusionSampler(steps=32)),
 }
 
 
