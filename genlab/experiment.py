@@ -32,6 +32,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.nets.backbone import BackboneConfig
@@ -124,9 +125,11 @@ class RecogniserRun(Run):
         return BatchSource(dataset, self.batch_size)
 
 
-DecoderConfig = Annotated[ARConfig | DepthConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")]
+DecoderConfig = Annotated[
+    ARConfig | DepthConfig | LatentARConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")
+]
 SamplerConfig = Annotated[
-    ARSampler | DepthSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")
+    ARSampler | DepthSampler | LatentARSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")
 ]
 
 

@@ -44,14 +44,14 @@ def refuse_untrained_holes(prompt: Prompt | None, infill_share: float) -> None:
     Raises:
         GenlabError: if frames follow a hole and infill_share is 0.
     """
-    if prompt is not None and infill_share == 0 and _has_hole(prompt):
+    if prompt is not None and infill_share == 0 and has_hole(prompt):
         raise GenlabError(
             "prompt.is_known: this autoregressive decoder was trained with infill_share=0 and can only continue a "
             "prefix, not fill a hole; train it with decoder.infill_share=0.1, or use a masked or diffusion decoder"
         )
 
 
-def _has_hole(prompt: Prompt) -> bool:
+def has_hole(prompt: Prompt) -> bool:
     """Return whether an unknown frame precedes a known one; inside a compiled caller this cannot be seen."""
     if isinstance(prompt.is_known, Tracer):
         return False

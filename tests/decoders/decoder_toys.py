@@ -15,6 +15,8 @@ from genlab.decoders.base import Cond, Prompt
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
+from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.paths import CosinePath
 from genlab.decoders.patterns import FlatPattern
@@ -37,6 +39,8 @@ class Family:
     config: Any
     sampler: Any
     precise: Any
+    is_guided: bool = True
+    fresh_loss: tuple[float, float] | None = None
 
     @functools.lru_cache  # noqa: B019 - families live as long as the tests
     def build(self, backbone=BACKBONE, condition=SEMANTIC, spec=SPEC, seed=0):
@@ -51,6 +55,27 @@ FAMILIES = {
     "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
     "diffusion_v": Family(DIFFUSION_V, DiffusionSampler(steps=4, solver=DPMSolver()), DiffusionSampler(steps=32)),
+    # 8 channels of a unit Gaussian have 11.4 nats, and their distance to 0 is 2.7.
+    "latent_gmm": Family(
+        LatentARConfig(head=GaussianMixture(components=4, min_std=0.1), context_noise=0.3),
+        LatentARSampler(),
+        LatentARSampler(temperature=0.0),
+        is_guided=False,
+        fresh_loss=(11.0, 13.0),
+    ),
+    "latent_flow": Family(
+        LatentARConfig(head=FlowMatching(width=32, layers=2), context_noise=0.3),
+        LatentARSampler(steps=4),
+        LatentARSampler(steps=16),
+        fresh_loss=(1.5, 2.5),
+    ),
+    "latent_energy": Family(
+        LatentARConfig(head=EnergyScore(width=32, layers=2, noise_channels=8), context_noise=0.3),
+        LatentARSampler(),
+        LatentARSampler(temperature=0.0),
+        is_guided=False,
+        fresh_loss=(2.4, 3.0),
+    ),
 }
 
 

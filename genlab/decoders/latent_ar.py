@@ -1,0 +1,365 @@
+"""Autoregressive decoder over normalised latents: a causal backbone and a head that draws one frame at a time.
+
+In: latents "b t d" of zero mean and unit variance. Step s sees the latent of step s - 1 plus the conditions of its own
+frame, as the decoder of codes does (ar.py), and a head (heads.py) says which latents may stand in that frame: a
+mixture of Gaussians (GIVT, 2312.02116), a flow (MAR, 2406.11838; CALM, 2509.06926) or an implicit sampler trained by
+the energy score (SLED, 2505.13181). The loss is the head's, averaged over frames. Sampling is one compiled loop over a
+preallocated key-value cache; holes are filled by visiting the known frames first, as in ar.py.
+
+`context_noise` is CALM's noise on the context: while training, each previous latent becomes sqrt(1 - k) latent +
+sqrt(k) noise with k uniform in [0, context_noise], so that a model that reads its own drawn frames has seen worse.
+Difference from CALM: no second, short-range transformer reads the clean latents, so k should stay well below 1.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config, GenlabError
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+    with_unconditional,
+)
+from genlab.decoders.heads import GaussianMixture, GaussianMixtureHead, Head
+from genlab.decoders.solvers import Euler, Solver
+from genlab.decoders.visiting import draw_known, has_hole, refuse_untrained_holes, visit, visiting_order
+from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.linear import Linear
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
+
+
+class LatentARSampler(Config):
+    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` of the `solver`.
+
+    `temperature` scales the noise that a head draws: the standard deviation of a mixture's component, of a flow's
+    starting point, of the energy head's input. `guidance` 1 is off, and only a flow head takes another.
+    """
+
+    kind: Literal["latent_ar"] = "latent_ar"
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    steps: int = pydantic.Field(default=16, gt=0)
+    solver: Solver = Euler()
+    guidance: float = pydantic.Field(default=1.0, ge=0)
+
+
+class LatentARConfig(Config):
+    """The autoregressive family over latents. `infill_share` as in the autoregressive family over codes."""
+
+    kind: Literal["latent_ar"] = "latent_ar"
+    head: Head = GaussianMixture()
+    context_noise: float = pydantic.Field(default=0.0, ge=0, le=1)
+    infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "LatentAR":
+        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
+        return jax.jit(lambda key: LatentAR(self, spec, vocab, backbone, condition, key=key))(key)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
+        forward = condition_flops(condition, backbone, num_frames, num_symbols) + backbone_flops(
+            backbone, num_frames, is_causal=True, **backbone_inputs(condition, num_symbols)
+        )
+        # Latents are data: nothing is propagated into them.
+        embed = 2 * 2 * (num_frames - 1) * spec.latent_channels * backbone.width
+        return 3 * forward + embed + num_frames * self.head.train_flops(backbone.width, spec.latent_channels)
+
+    def sample_cost(
+        self,
+        sampler: LatentARSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip.
+
+        Raises:
+            GenlabError: if the sampler asks for guidance and the head has none.
+        """
+        self.check_guidance(sampler)
+        copies = 1 if sampler.guidance == 1 else 2
+        per_frame = 2 * spec.latent_channels * backbone.width
+        per_frame += self.head.draw_flops(backbone.width, spec.latent_channels, sampler)
+        flops = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + decode_flops(backbone, num_frames, **backbone_inputs(condition, num_symbols))
+            + num_frames * per_frame
+        )
+        return SampleCost(copies * self.num_calls(sampler, num_frames), copies * flops)
+
+    def num_calls(self, sampler: LatentARSampler, num_frames: int) -> int:
+        """Return the sequential network calls of drawing one clip without guidance."""
+        return num_frames * (1 + self.head.draw_calls(sampler))
+
+    def check_guidance(self, sampler: LatentARSampler) -> None:
+        """Refuse a guidance that the head cannot give.
+
+        Raises:
+            GenlabError: if the sampler asks for guidance and the head has none.
+        """
+        if sampler.guidance != 1 and not self.head.takes_guidance:
+            raise GenlabError(
+                f"sampler.guidance={sampler.guidance:g}: a head of kind {self.head.kind!r} has no guided density to "
+                "draw from; set sampler.guidance=1 or use decoder.head.kind='flow', whose velocity can be guided"
+            )
+
+
+class _Carry(NamedTuple):
+    """What one frame hands to the next: the cache and the embedded latent, doubled under guidance."""
+
+    cache: Cache
+    embedded: Float[Array, "b2 h"]
+
+
+class _Frames(NamedTuple):
+    """What the loop over frames reads, time first and in visiting order."""
+
+    features: Float[Array, "t b2 h"]
+    positions: Int[Array, "t b2"]
+    given: Float[Array, "t b d"]
+    is_given: Bool[Array, "t b"]
+    keys: Key[Array, "t"]
+
+
+class LatentAR(nnx.Module):
+    """Latent projection, causal backbone, a head for continuous frames."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "latents"
+
+    def __init__(
+        self,
+        config: LatentARConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+    ):
+        embed_key, begin_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
+        self.config = config
+        self.spec = spec
+        self.deterministic = False
+        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
+        # What the first step sees in place of a latent.
+        self.begin = nnx.Param(backbone.width**-0.5 * jax.random.normal(begin_key, (backbone.width,)))
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(
+            backbone,
+            key=backbone_key,
+            is_causal=True,
+            is_modulated=condition.is_modulating,
+            text_route=condition.text_route,
+        )
+        self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the head's mean loss per frame of each example, weighted by its number of frames."""
+        hole_key, condition_key, noise_key, dropout_key, head_key = jax.random.split(key, 5)
+        share = 0.0 if self.deterministic else self.config.infill_share
+        is_known = draw_known(hole_key, tokens.is_valid, share)
+        noise_key = None if self.deterministic else noise_key
+        hidden, latents, is_target = self._hidden(tokens, cond, is_known, condition_key, noise_key, dropout_key)
+        losses = jnp.where(is_target, self.head.loss(hidden, latents, key=head_key), 0)
+        weight = tokens.num_frames.astype(jnp.float32)
+        return LossOut(losses.sum(axis=1) / jnp.maximum(weight, 1), weight, {})
+
+    def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:
+        """Return the exact log density of each example's latents in nats, frame by frame from the left.
+
+        Raises:
+            GenlabError: if the head has no density.
+        """
+        if not isinstance(self.head, GaussianMixtureHead):
+            raise GenlabError(
+                f"latent_log_density: a head of kind {self.config.head.kind!r} draws latents but has no density; "
+                "use decoder.head.kind='gmm'"
+            )
+        hidden, latents, is_target = self._hidden(tokens, cond, tokens.is_valid, None, None, None)
+        return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: LatentARSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw latents; the frames that the prompt knows are kept.
+
+        Raises:
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or the sampler asks
+                for guidance and the head has none.
+        """
+        self.config.check_guidance(sampler)
+        refuse_untrained_holes(prompt, self.config.infill_share)
+        latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
+        calls = self.config.num_calls(sampler, latents.shape[1]) * (1 if sampler.guidance == 1 else 2)
+        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
+
+    def stream(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: LatentARSampler,
+        chunk_frames: int,
+        prompt: Prompt | None = None,
+    ) -> Iterator[Float[Array, "b c d"]]:
+        """Return the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
+
+        Raises:
+            GenlabError: if the prompt has a hole, or the sampler asks for guidance and the head has none.
+        """
+        self.config.check_guidance(sampler)
+        if prompt is not None and has_hole(prompt):
+            raise GenlabError(
+                "prompt.is_known: a stream goes from left to right and cannot wait for the frames after a hole; "
+                "give it a prefix, or use sample"
+            )
+        return _stream_latents(self, cond, num_frames, key, prompt, sampler, chunk_frames)
+
+    def _hidden(
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        is_known: Bool[Array, "b t"],
+        condition_key: Key[Array, ""] | None,
+        noise_key: Key[Array, ""] | None,
+        dropout_key: Key[Array, ""] | None,
+    ) -> tuple[Float[Array, "b t h"], Float[Array, "b t d"], Bool[Array, "b t"]]:
+        """Return hidden vectors, latents and which of them count, all in visiting order."""
+        is_valid = tokens.is_valid
+        order = visiting_order(is_known, is_valid)
+        latents = visit(jnp.where(is_valid[:, :, None], read_latents(tokens), 0), order)
+        conditions = self.conditioner(cond, is_valid, key=condition_key)
+        features = visit(conditions.frames, order)
+        previous = self.embed(self._noisy(latents[:, :-1], noise_key).astype(features.dtype))
+        begin = jnp.broadcast_to(self.begin[...].astype(features.dtype), (latents.shape[0], 1, features.shape[2]))
+        hidden = self.backbone(
+            jnp.concatenate([begin, previous], axis=1) + features,
+            positions=order,
+            is_valid=jnp.ones(order.shape, bool),
+            text=conditions.text,
+            clip=conditions.clip,
+            key=dropout_key,
+        )
+        return hidden, latents, visit(is_valid, order)
+
+    def _noisy(self, latents: Float[Array, "b t d"], key: Key[Array, ""] | None) -> Float[Array, "b t d"]:
+        if key is None or self.config.context_noise == 0:
+            return latents
+        share_key, noise_key = jax.random.split(key)
+        share = jax.random.uniform(share_key, (*latents.shape[:2], 1), maxval=self.config.context_noise)
+        return jnp.sqrt(1 - share) * latents + jnp.sqrt(share) * jax.random.normal(noise_key, latents.shape)
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_latents(
+    model: LatentAR,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: LatentARSampler,
+) -> Float[Array, "b t d"]:
+    order, plan, carry, frames = _begin(model, cond, num_frames, key, prompt, sampler)
+    _, latents = _draw_frames(model, plan, carry, frames, sampler)
+    return visit(latents, jnp.argsort(order, axis=1))
+
+
+def _stream_latents(
+    model: LatentAR,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: LatentARSampler,
+    chunk_frames: int,
+) -> Iterator[Float[Array, "b c d"]]:
+    _, plan, carry, frames = _begin(model, cond, num_frames, key, prompt, sampler)
+    for first in range(0, cond.content.shape[1], chunk_frames):
+        chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
+        carry, latents = _draw_frames(model, plan, carry, chunk, sampler)
+        yield latents
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _begin(
+    model: LatentAR,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: LatentARSampler,
+) -> tuple[Int[Array, "b t"], DecodePlan, _Carry, _Frames]:
+    """Return the visiting order and all that the loop over frames needs."""
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    known = jnp.zeros((b, t, model.spec.latent_channels)) if prompt is None else read_latents(prompt.tokens)
+    order = visiting_order(is_known, is_valid)
+
+    copies = 1 if sampler.guidance == 1 else 2
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
+    plan, cache = model.backbone.start(copies * b, t, conditions.text, conditions.clip)
+    # What the loop must not draw: known latents, and zeros outside the clip.
+    given = jnp.where(is_known[:, :, None], known, 0)
+    visits = jnp.tile(order, (copies, 1))
+    by_frame = (visit(conditions.frames, visits), visits, visit(given, order), visit(is_known | ~is_valid, order))
+    features, positions, given, is_given = (jnp.moveaxis(array, 1, 0) for array in by_frame)
+    frames = _Frames(features, positions, given, is_given, jax.random.split(key, t))
+    begin = jnp.broadcast_to(model.begin[...].astype(conditions.frames.dtype), frames.features.shape[1:])
+    return order, plan, _Carry(cache, begin), frames
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _draw_frames(
+    model: LatentAR, plan: DecodePlan, carry: _Carry, frames: _Frames, sampler: LatentARSampler
+) -> tuple[_Carry, Float[Array, "b c d"]]:
+    """Draw the next frames in visiting order."""
+
+    def step(carry: _Carry, frame: Any):
+        x = (carry.embedded + frame.features)[:, None]
+        hidden, cache = model.backbone.extend(x, plan, carry.cache, positions=frame.positions[:, None])
+        drawn = model.head.draw(frame.keys, hidden[:, 0], sampler)
+        latents = jnp.where(frame.is_given[:, None], frame.given, drawn)
+        copies = hidden.shape[0] // latents.shape[0]
+        return _Carry(cache, model.embed(jnp.tile(latents, (copies, 1)).astype(hidden.dtype))), latents
+
+    carry, latents = lax.scan(step, carry, frames)
+    return carry, jnp.moveaxis(latents, 0, 1)
