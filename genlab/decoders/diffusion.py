@@ -12,7 +12,7 @@ computed, and its result rescaled to the spread of the conditional prediction (2
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
     CondVocab,
+    backbone_inputs,
     condition_flops,
     guide,
     with_unconditional,
@@ -321,5 +322,5 @@ def _call_flops(
 ) -> float:
     edges = 4 * num_frames * backbone.width * spec.latent_channels
     level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width)
-    text = {"text_route": condition.text_route, "num_symbols": num_symbols}
-    return backbone_flops(backbone, num_frames, is_modulated=True, **text) + edges + level
+    inputs: dict[str, Any] = {**backbone_inputs(condition, num_symbols), "is_modulated": True}
+    return backbone_flops(backbone, num_frames, **inputs) + edges + level

@@ -25,7 +25,8 @@ from genlab.config import Config
 from genlab.decoders.conditioning import guide
 from genlab.decoders.diffusion import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.paths import StraightPath
-from genlab.decoders.schedules import LevelDraw, LogitNormalLevels, level_grid
+from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
+from genlab.decoders.solvers import Denoiser
 from genlab.nets.blocks import RMSNorm
 from genlab.nets.linear import Linear
 
@@ -155,7 +156,8 @@ class FlowMatchingHead(nnx.Module):
         noise = jax.random.normal(noise_key, clean.shape)
         level = self.config.levels.draw(level_key, clean.shape[0])
         velocity = self._velocity(path.noisy(clean, noise, level), level, condition)
-        return jnp.square(velocity - path.velocity(clean, noise)).reshape(b, t, m * d).mean(axis=-1)
+        target = path.target("velocity", clean, noise, level)
+        return jnp.square(velocity - target).reshape(b, t, m * d).mean(axis=-1)
 
     def draw(self, key: Key[Array, ""], hidden: Float[Array, "b2 h"], sampler: Any) -> Float[Array, "b d"]:
         """Integrate the velocity from noise, scaled by the temperature; guidance reads a doubled batch."""
@@ -168,7 +170,13 @@ class FlowMatchingHead(nnx.Module):
             predicted = self._velocity(jnp.tile(noisy, (copies, 1, 1)), levels, condition)
             return predicted if copies == 1 else guide(predicted, sampler.guidance)
 
-        return sampler.solver.solve(velocity, noise, jnp.asarray(level_grid(sampler.steps)))[:, 0]
+        def clean(noisy, level):
+            levels = jnp.broadcast_to(level, noisy.shape[:1])
+            return self.config.path.recover("velocity", velocity(noisy, level), noisy, levels)[0]
+
+        path = self.config.path
+        denoiser = Denoiser(path, velocity, clean)
+        return sampler.solver.solve(denoiser, noise, path.grid(sampler.steps), key=jax.random.fold_in(key, 1))[:, 0]
 
     def _velocity(
         self, noisy: Float[Array, "r 1 d"], level: Float[Array, "r"], condition: Float[Array, "r w"]
