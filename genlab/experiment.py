@@ -143,6 +143,15 @@ class TokenData(Config):
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
 
+    @pydantic.model_validator(mode="after")
+    def _check_frames(self) -> "TokenData":
+        if isinstance(self.corpus, KnownEntropy) and self.num_frames > self.corpus.clip_frames:
+            raise ValueError(
+                f"num_frames={self.num_frames}: longer than the clips of the source, whose scores would then be for "
+                f"frames no arm was trained on; raise corpus.clip_frames={self.corpus.clip_frames}"
+            )
+        return self
+
     def load_codec(self) -> FrozenCodec:
         """Return the codec, taking and giving waves at the rate of corpora and metrics, whatever its own.
 

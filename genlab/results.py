@@ -231,4 +231,7 @@ def _method(config: Comparison, material: Material) -> list[str]:
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
         f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
         "Its floors bound what an arm can reach.",
+        "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
+        f"over {config.evaluation.score_draws} draws per clip. They rank two arms only where both are exact, or where "
+        "the bound of one lies below the exact value of the other.",
     ]

@@ -94,6 +94,12 @@ def refused(capsys, *argv):
         (["data", QUICKSTART, "data.codec=missing.safetensors"], "no weights at missing.safetensors"),
         (["codec", "info", "--codec", "no_such_codec"], "codec 'no_such_codec': no weights at"),
         (["codec", "export", "one"], "expected 2 paths, got 1"),
+        (["budget", KNOWN_ENTROPY, "data.num_frames=65"], "num_frames=65: longer than the clips of the source"),
+        (
+            ["budget", KNOWN_ENTROPY, "data.corpus.entrees=9"],
+            "data.corpus.entrees: no such field; did you mean 'entries'",
+        ),
+        (["budget", KNOWN_ENTROPY, "data.corpus.states=9"], "data.corpus: states=9: expected at most entries=8"),
         (["report", QUICKSTART], "expected a run directory"),
         (["evaluate", "no/such/run"], "expected a run directory"),
         (["bench", "ar_trian"], "no such workload"),

@@ -217,6 +217,7 @@ def _draw_tables(seed: int, states: int, branches: int, codebooks: int, entries:
     for state in range(states):
         first[state, state::states] = rng.dirichlet(np.ones(len(range(state, entries, states))))
     finer = rng.dirichlet(np.full(entries, CONCENTRATION), (codebooks - 1, states, entries))
+    start = np.clip(start, 0, None)  # a state that is hardly ever visited may come out of the solver below zero
     return _Tables(start / start.sum(), moves, first, finer)
 
 
