@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
-from decoder_toys import BACKBONE, DEPTH, NUM_FRAMES, SPEC, VOCAB, prompt_where, toy_batch
+from decoder_toys import BACKBONE, DEPTH, NUM_FRAMES, SPEC, VOCAB, prompt_where, randomised, toy_batch
 from flax import nnx
 
 from genlab.config import GenlabError
@@ -23,15 +23,6 @@ PLAIN = ConditionConfig(dropout=0.0)
 NOTHING = ConditionConfig(content="none", speaker=False)
 KEY = jax.random.key(0)
 FULL = DEPTH.model_copy(update={"trained_share": 1.0, "infill_share": 0.0})
-
-
-def randomised(decoder, seed=3):
-    """The decoder with heads that say something."""
-    graph, params = nnx.split(decoder)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
 def build(config, spec=SPEC, condition=PLAIN):
