@@ -26,7 +26,7 @@ ORDER = """
     recognisers.export
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
-    decoders.visiting decoders.stepwise
+    decoders.visiting decoders.stepwise decoders.levels
     decoders.ar decoders.depth decoders.masked decoders.diffusion
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
