@@ -11,7 +11,7 @@ from genlab.experiment import load_experiment
 
 ROOT = Path(__file__).parents[1]
 GOLDENS = Path(__file__).with_name("goldens") / "configs"
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -47,4 +47,4 @@ def test_the_json_of_a_run_directory_is_the_same_experiment(path, tmp_path):
 def test_the_docstring_is_a_lab_note(path):
     note = path.read_text(encoding="utf-8").split('"""')[1]
     assert "Question:" in note
-    assert re.search(rf"genlab (compare|train) configs/{path.name}", note)
+    assert re.search(rf"genlab (compare|train) {path.relative_to(ROOT).as_posix()}", note)

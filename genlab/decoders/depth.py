@@ -14,8 +14,7 @@ Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.
 transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is the same in expectation; the
 first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
 
-Differences: RQ-Transformer and CSM give h(s) to the first depth position only; Moshi has depth weights per level, here
-the levels share all but embeddings and heads.
+Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 """
 
 import math
@@ -26,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
@@ -39,6 +37,7 @@ from genlab.decoders.conditioning import (
     backbone_inputs,
     condition_flops,
 )
+from genlab.decoders.levels import Levels
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import AcousticDelayPattern
 from genlab.decoders.stepwise import (
@@ -53,7 +52,7 @@ from genlab.decoders.stepwise import (
 )
 from genlab.decoders.visiting import draw_known, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
-from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
@@ -70,14 +69,16 @@ class DepthSampler(Config):
 class DepthConfig(Config):
     """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest is the backbone's.
 
-    `trained_share` is the share of frames whose levels after the first are trained in one step. `infill_share` and
-    `starts_from_codec` as in the autoregressive family.
+    `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has them, at the same
+    FLOPs. `trained_share` is the share of frames whose levels after the first are trained in one step. `infill_share`
+    and `starts_from_codec` as in the autoregressive family.
     """
 
     kind: Literal["depth"] = "depth"
     width: int = pydantic.Field(default=128, gt=0)
     layers: int = pydantic.Field(default=2, gt=0)
     heads: int = pydantic.Field(default=4, gt=0)
+    is_per_level: bool = False
     acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
@@ -168,70 +169,6 @@ class DepthConfig(Config):
         return 2.0 * backbone.width * self.width + 2 * (spec.codebooks - 1) * self.width * spec.entries
 
 
-class DepthPart(nnx.Module):
-    """The depth transformer between its input and its heads: levels 1 to K - 1 of one frame."""
-
-    def __init__(
-        self,
-        config: DepthConfig,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None,
-    ):
-        in_key, embed_key, backbone_key, head_key = jax.random.split(key, 4)
-        levels, first, others = spec.codebooks - 1, None, None
-        if code_vectors is not None:
-            first, others = code_vectors[:-1], code_vectors[1:]
-        self.entries = spec.entries
-        self.project_in = Linear(backbone.width, config.width, key=in_key)
-        self.embed = CodeEmbedding(levels, spec.entries, config.width, key=embed_key, code_vectors=first)
-        self.backbone = Backbone(config.depth_backbone(backbone), key=backbone_key, is_causal=True)
-        self.heads = nnx.Param(code_heads(levels, spec.entries, config.width, key=head_key, code_vectors=others))
-
-    def __call__(
-        self, hidden: Float[Array, "r h"], codes: Int[Array, "r k"], *, key: Key[Array, ""] | None
-    ) -> Float[Array, "r k-1 v"]:
-        """Return the logits of all levels but the first, given the frame's codes."""
-        rows, levels = codes.shape[0], codes.shape[1] - 1
-        x = self._embed(codes[:, :-1], jnp.arange(levels)) + self.project_in(hidden)[:, None]
-        positions = jnp.broadcast_to(jnp.arange(levels)[None, :], (rows, levels))
-        out = self.backbone(x, positions=positions, is_valid=jnp.ones((rows, levels), bool), key=key)
-        return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(out, self.heads[...].astype(out.dtype))
-
-    def draw(
-        self,
-        plan: DecodePlan,
-        cache: Cache,
-        hidden: Float[Array, "c 1 h"],
-        first: Int[Array, "b"],
-        step: Step,
-        sampler: DepthSampler,
-    ) -> Int[Array, "b l"]:
-        """Return the codes of one frame after its first, drawn one by one."""
-        entering, copies = self.project_in(hidden), num_copies(sampler)
-
-        def draw_level(carry, inputs):
-            cache, code = carry
-            level, head, given, is_given, key = inputs
-            embedded = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
-            positions = jnp.broadcast_to(level, (entering.shape[0], 1))
-            out, cache = self.backbone.extend(embedded + entering, plan, cache, positions=positions)
-            drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
-            code = jnp.where(is_given, given, drawn)
-            return (cache, code), code
-
-        levels = self.heads.shape[0]
-        keys = jax.random.split(jax.random.fold_in(step.key, 1), levels)
-        inputs = (jnp.arange(levels), self.heads[...], step.given[:, 1:].T, step.is_given[:, 1:].T, keys)
-        return lax.scan(draw_level, (cache, first), inputs)[1].T
-
-    def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:
-        vectors = embed_levels(self.embed.tables.table[...], self.entries, codes[:, :, None], levels[:, None])
-        return vectors.astype(self.backbone.config.dtype)
-
-
 class _Plan(NamedTuple):
     """What does not change in the loop over steps: both transformers' layers, and the depth one's empty cache."""
 
@@ -274,8 +211,13 @@ class Depth(nnx.Module):
         self.head = Linear(backbone.width, spec.entries, key=head_key)
         self.head.kernel[...] = code_heads(1, spec.entries, backbone.width, key=head_key, code_vectors=first)[0]
         self.depth = (
-            DepthPart(config, spec, backbone, key=depth_key, code_vectors=code_vectors) if spec.codebooks > 1 else None
-        )
+            Levels(
+                config.depth_backbone(backbone), spec, entering_width=backbone.width,
+                is_per_level=config.is_per_level, key=depth_key, code_vectors=code_vectors,
+            )
+            if spec.codebooks > 1
+            else None
+        )  # fmt: skip
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes.

@@ -138,6 +138,15 @@ def train(decoder, batch, steps: int, learning_rate: float = 3e-3):
     return nnx.merge(graph, params, rest), np.array(losses)
 
 
+def randomised(decoder, seed=3):
+    """The decoder with heads that say something."""
+    graph, params = nnx.split(decoder)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
+
+
 def with_state_of(fresh, decoder):
     """`fresh` with the weights of a decoder of the same shape."""
     return nnx.merge(nnx.graphdef(fresh), nnx.state(decoder))

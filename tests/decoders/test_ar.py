@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, prompt_where, toy_batch, train
+from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, prompt_where, randomised, toy_batch, train
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,15 +28,6 @@ PATTERNS = {
 VOCAB = CondVocab(num_speakers=3, num_units=10)
 KEY = jax.random.key(0)
 NOTHING = ConditionConfig(content="none", speaker=False)
-
-
-def randomised(decoder, seed=3):
-    """The decoder with heads that say something."""
-    graph, params = nnx.split(decoder)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
 @settings(deadline=None, max_examples=30)

@@ -1,13 +1,15 @@
 """What only the family with a depth transformer promises: order inside a frame, an exact likelihood, cheap training."""
 
+import functools
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
-from decoder_toys import BACKBONE, DEPTH, NUM_FRAMES, SPEC, VOCAB, prompt_where, toy_batch
+from decoder_toys import BACKBONE, DEPTH, NUM_FRAMES, SPEC, VOCAB, prompt_where, randomised, toy_batch
 from flax import nnx
 
 from genlab.config import GenlabError
@@ -23,15 +25,6 @@ PLAIN = ConditionConfig(dropout=0.0)
 NOTHING = ConditionConfig(content="none", speaker=False)
 KEY = jax.random.key(0)
 FULL = DEPTH.model_copy(update={"trained_share": 1.0, "infill_share": 0.0})
-
-
-def randomised(decoder, seed=3):
-    """The decoder with heads that say something."""
-    graph, params = nnx.split(decoder)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
 def build(config, spec=SPEC, condition=PLAIN):
@@ -103,8 +96,10 @@ def test_each_code_sees_the_codes_before_it_and_no_others(decoder):
         np.testing.assert_array_equal(moved(frame, level), expected)
 
 
-def test_the_cached_step_is_the_full_pass(decoder):
+@pytest.mark.parametrize("is_per_level", [False, True])
+def test_the_cached_step_is_the_full_pass(is_per_level):
     """The greedy codes of both loops are the largest logits of one pass over them."""
+    decoder = build(FULL.model_copy(update={"is_per_level": is_per_level}))
     tokens, cond = toy_batch(num_frames=7)
     drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(temperature=0.0))
     codes = drawn.tokens.codes
@@ -117,6 +112,31 @@ def test_the_cached_step_is_the_full_pass(decoder):
     others = jnp.argmax(decoder.depth(*rows, key=None), axis=-1).reshape(3, 8, 3)
     found = np.concatenate([first[:, :, None], others], axis=2)
     np.testing.assert_array_equal(found[known.is_target], known.codes[known.is_target])
+
+
+def test_equal_weights_of_all_levels_are_shared_weights(decoder):
+    tokens, cond = toy_batch()
+    parted = FULL.model_copy(update={"is_per_level": True}).build(SPEC, VOCAB, BACKBONE, PLAIN, key=KEY)
+
+    def broadcast(one, each):  # [layers, inputs, outputs] -> [layers, levels, inputs, outputs]
+        return one if one.shape == each.shape else jnp.broadcast_to(one[:, None], each.shape)
+
+    nnx.update(parted, jax.tree.map(broadcast, nnx.state(decoder, nnx.Param), nnx.state(parted, nnx.Param)))
+
+    def loss_and_gradient(model):
+        graph, params = nnx.split(model)
+
+        def loss(params):
+            return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    losses, gradients = zip(*(loss_and_gradient(model) for model in (decoder, parted)))
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    name = "depth", "backbone", "layers", "ffn", "project_in", "kernel"
+    one, each = (functools.reduce(operator.getitem, name, gradient)[...] for gradient in gradients)
+    np.testing.assert_allclose(each.sum(axis=1), one, atol=1e-5)
+    assert (np.abs(each).max(axis=(0, 2, 3)) > 1e-4).all()
 
 
 def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
@@ -142,12 +162,15 @@ def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
     np.testing.assert_allclose(evaluated.per_example, every.per_example, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("share", "delay", "codebooks"), [(1.0, 0, 4), (0.25, 2, 4), (1.0, 1, 1)])
-def test_the_formulas_agree_with_the_walk(share, delay, codebooks):
+@pytest.mark.parametrize(
+    ("share", "delay", "codebooks", "is_per_level"), [(1.0, 0, 4, True), (0.25, 2, 4, False), (1.0, 1, 1, False)]
+)
+def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level):
     tokens, cond = toy_batch(num_frames=7)
     spec = SPEC.model_copy(update={"codebooks": codebooks})
     tokens = tokens._replace(codes=tokens.codes[:, :, :codebooks])
-    config = DEPTH.model_copy(update={"trained_share": share, "acoustic_delay_frames": delay})
+    changes = {"trained_share": share, "acoustic_delay_frames": delay, "is_per_level": is_per_level}
+    config = DEPTH.model_copy(update=changes)
     graph, params = nnx.split(nnx.eval_shape(lambda: config.build(spec, VOCAB, BACKBONE, PLAIN, key=KEY)))
 
     def loss(params):

@@ -19,9 +19,8 @@ from test_backbone_parity import CONFIG, qwen_weights  # noqa: E402
 from transformers.models.csm import modeling_csm  # noqa: E402
 from transformers.models.moshi import modeling_moshi  # noqa: E402
 
-from genlab.decoders.depth import DepthConfig, DepthPart  # noqa: E402
+from genlab.decoders.levels import Levels  # noqa: E402
 from genlab.decoders.patterns import AcousticDelayPattern  # noqa: E402
-from genlab.nets.backbone import BackboneConfig  # noqa: E402
 from genlab.nets.blocks import ROPE_BASE  # noqa: E402
 from genlab.tokens import TokenSpec  # noqa: E402
 
@@ -63,9 +62,7 @@ def tensor(array):
 @pytest.fixture(scope="module")
 def depth():
     torch.set_num_threads(1)
-    backbone = BackboneConfig(width=WIDTH, layers=1, heads=2, ffn_multiple=CONFIG.ffn_multiple)
-    config = DepthConfig(width=CONFIG.width, layers=CONFIG.layers, heads=CONFIG.heads)
-    part = DepthPart(config, SPEC, backbone, key=jax.random.key(0), code_vectors=None)
+    part = Levels(CONFIG, SPEC, entering_width=WIDTH, is_per_level=False, key=jax.random.key(0), code_vectors=None)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(part, nnx.Param)
     nnx.update(part, jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state))

@@ -1,0 +1,22 @@
+"""AudioLM's acoustic stage (2209.03143): semantic units in, codes one by one, coarse to fine inside each frame.
+
+Question: what does predicting every code after all before it give, for as many steps as there are codes? With the
+quick start's data and budget, so its arms stand beside it. Expect fewer bits than the delay pattern at equal updates,
+and K times its sampling steps. Unlike AudioLM: one stage for all levels, and the speaker is given by name.
+
+    genlab compare configs/presets/audiolm_flat.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.patterns import FlatPattern
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    arm = Arm(decoder=ARConfig(pattern=FlatPattern()), sampler=ARSampler(temperature=0.8))
+    return base.model_copy(update={"name": "audiolm_flat", "arms": {"audiolm_flat": arm}})

@@ -1,0 +1,25 @@
+"""Sesame's CSM: a depth transformer without delay, trained on a random sixteenth of the frames; text before the audio.
+
+Question: what is lost when the levels after the first are trained on 1/16 of the frames, and what do the FLOPs that
+this saves buy? `arms.csm.decoder.trained_share=1.0` is the control at the same budget. Unlike CSM: no audio context
+before the clip, and the temporal transformer's output enters every depth position, not only the first.
+
+    genlab compare configs/presets/csm.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.depth import DepthConfig, DepthSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
+    arm = Arm(
+        decoder=DepthConfig(width=128, layers=2, heads=4, trained_share=1 / 16, infill_share=0.0),
+        sampler=DepthSampler(temperature=0.9, top_k=50),
+    )
+    return base.model_copy(update={"name": "csm", "condition": condition, "arms": {"csm": arm}})

@@ -1,0 +1,25 @@
+"""Moshi's audio model (2410.00037 section 3.4): a depth transformer inside each frame, acoustic delay 1.
+
+Question: what do a depth transformer and one frame of delay between the first level and the others give on the quick
+start's data and budget? `arms.moshi.decoder.acoustic_delay_frames=0` and `...is_per_level=false` are its ablations.
+Unlike Moshi: one speaker, and the text stands before the audio and not in a stream beside it.
+
+    genlab compare configs/presets/moshi.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.depth import DepthConfig, DepthSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
+    arm = Arm(
+        decoder=DepthConfig(width=128, layers=2, heads=4, is_per_level=True, acoustic_delay_frames=1, infill_share=0.0),
+        sampler=DepthSampler(temperature=0.8, top_k=250),
+    )
+    return base.model_copy(update={"name": "moshi", "condition": condition, "arms": {"moshi": arm}})

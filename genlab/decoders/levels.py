@@ -1,0 +1,112 @@
+"""The depth transformer: the levels of one frame after its first, predicted one after another.
+
+In: the temporal transformer's output for a frame "r h" and the frame's codes "r k" (r: frames of any examples). Out:
+logits "r k-1 v", or codes drawn by one compiled scan over levels with a key-value cache of their own. Position k sees
+the temporal output and the code of level k - 1, and has the head of level k (Moshi, 2410.00037 section 3.4.1; there
+projections differ between levels, which is an option here).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies
+from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.tokens import TokenSpec
+
+
+class Levels(nnx.Module):
+    """The depth transformer between its input and its heads: levels 1 to K - 1 of one frame."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        spec: TokenSpec,
+        *,
+        entering_width: int,
+        is_per_level: bool,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None,
+    ):
+        in_key, embed_key, backbone_key, head_key = jax.random.split(key, 4)
+        levels, first, others = spec.codebooks - 1, None, None
+        if code_vectors is not None:
+            first, others = code_vectors[:-1], code_vectors[1:]
+        self.entries = spec.entries
+        self.project_in = Linear(entering_width, config.width, key=in_key)
+        self.embed = CodeEmbedding(levels, spec.entries, config.width, key=embed_key, code_vectors=first)
+        self.backbone = Backbone(config, key=backbone_key, is_causal=True)
+        if is_per_level:
+            _part_levels(self.backbone, levels, jax.random.fold_in(backbone_key, 1))
+        self.heads = nnx.Param(code_heads(levels, spec.entries, config.width, key=head_key, code_vectors=others))
+
+    def __call__(
+        self, hidden: Float[Array, "r h"], codes: Int[Array, "r k"], *, key: Key[Array, ""] | None
+    ) -> Float[Array, "r k-1 v"]:
+        """Return the logits of all levels but the first, given the frame's codes."""
+        rows, levels = codes.shape[0], codes.shape[1] - 1
+        x = self._embed(codes[:, :-1], jnp.arange(levels)) + self.project_in(hidden)[:, None]
+        positions = jnp.broadcast_to(jnp.arange(levels)[None, :], (rows, levels))
+        out = self.backbone(x, positions=positions, is_valid=jnp.ones((rows, levels), bool), key=key)
+        return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(out, self.heads[...].astype(out.dtype))
+
+    def draw(
+        self,
+        plan: DecodePlan,
+        cache: Cache,
+        hidden: Float[Array, "c 1 h"],
+        first: Int[Array, "b"],
+        step: Step,
+        sampler,
+    ) -> Int[Array, "b l"]:
+        """Return the codes of one frame after its first, drawn one by one."""
+        entering, copies = self.project_in(hidden), num_copies(sampler)
+
+        def draw_level(carry, inputs):
+            cache, code = carry
+            level, head, given, is_given, key = inputs
+            embedded = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
+            # Weights of one level each have one axis more than any other of a layer.
+            layers = jax.tree.map(
+                lambda leaf: lax.dynamic_slice_in_dim(leaf, level, 1) if leaf.ndim == 3 else leaf, plan.layers
+            )
+            positions = jnp.broadcast_to(level, (entering.shape[0], 1))
+            out, cache = self.backbone.extend(
+                embedded + entering, plan._replace(layers=layers), cache, positions=positions
+            )
+            drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
+            code = jnp.where(is_given, given, drawn)
+            return (cache, code), code
+
+        levels = self.heads.shape[0]
+        keys = jax.random.split(jax.random.fold_in(step.key, 1), levels)
+        inputs = (jnp.arange(levels), self.heads[...], step.given[:, 1:].T, step.is_given[:, 1:].T, keys)
+        return lax.scan(draw_level, (cache, first), inputs)[1].T
+
+    def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:
+        vectors = embed_levels(self.embed.tables.table[...], self.entries, codes[:, :, None], levels[:, None])
+        return vectors.astype(self.backbone.config.dtype)
+
+
+class LevelLinear(nnx.Module):
+    """A product with a kernel of its own for each level (Moshi's "depthwise parametrization")."""
+
+    def __init__(self, kernel: Float[Array, "*layers l i o"]):
+        self.kernel = nnx.Param(kernel)
+
+    def __call__(self, x: Float[Array, "r l i"]) -> Float[Array, "r l o"]:
+        """Return the product in the dtype of `x`."""
+        return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(x, self.kernel[...].astype(x.dtype))
+
+
+def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
+    """Give each level projections of its own, with a deviation as in `Backbone`; norms stay shared."""
+    keys = iter(jax.random.split(key, 4))
+    for module in (backbone.layers.attention, backbone.layers.ffn):
+        for name, scale in (("project_in", 1.0), ("project_out", backbone.config.residual_scale)):
+            layers, inputs, outputs = getattr(module, name).kernel.shape
+            draws = jax.random.normal(next(keys), (layers, levels, inputs, outputs))
+            setattr(module, name, LevelLinear(scale * inputs**-0.5 * draws))
