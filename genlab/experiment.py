@@ -29,6 +29,7 @@ from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.nets.backbone import BackboneConfig
@@ -121,8 +122,12 @@ class RecogniserRun(Run):
         return BatchSource(dataset, self.batch_size)
 
 
-DecoderConfig = Annotated[ARConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")]
-SamplerConfig = Annotated[ARSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")]
+DecoderConfig = Annotated[
+    ARConfig | MaskedConfig | DiffusionConfig | DiscreteConfig, pydantic.Field(discriminator="kind")
+]
+SamplerConfig = Annotated[
+    ARSampler | MaskedSampler | DiffusionSampler | DiscreteSampler, pydantic.Field(discriminator="kind")
+]
 
 
 class TokenData(Config):

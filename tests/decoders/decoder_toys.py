@@ -14,6 +14,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.base import Cond, Prompt
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec
@@ -42,6 +43,7 @@ FAMILIES = {
     "ar": Family(ARConfig(), ARSampler(), ARSampler(temperature=0.0)),
     "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
+    "discrete": Family(DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)),
 }
 
 
