@@ -27,6 +27,7 @@ from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
 from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
@@ -123,10 +124,11 @@ class RecogniserRun(Run):
 
 
 DecoderConfig = Annotated[
-    ARConfig | MaskedConfig | DiffusionConfig | DiscreteConfig, pydantic.Field(discriminator="kind")
+    ARConfig | MaskedConfig | DiffusionConfig | DiscreteConfig | BlockwiseConfig, pydantic.Field(discriminator="kind")
 ]
 SamplerConfig = Annotated[
-    ARSampler | MaskedSampler | DiffusionSampler | DiscreteSampler, pydantic.Field(discriminator="kind")
+    ARSampler | MaskedSampler | DiffusionSampler | DiscreteSampler | BlockwiseSampler,
+    pydantic.Field(discriminator="kind"),
 ]
 
 

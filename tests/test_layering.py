@@ -27,6 +27,7 @@ ORDER = """
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
     decoders.unmasking decoders.corruption decoders.ar decoders.masked decoders.diffusion decoders.discrete
+    decoders.blockwise
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch

@@ -19,7 +19,6 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pydantic
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -37,31 +36,17 @@ from genlab.decoders.conditioning import (
 )
 from genlab.decoders.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.diffusion import LEVEL_CHANNELS, LevelEmbedding
-from genlab.decoders.logits import cross_entropy, draw
-from genlab.decoders.schedules import CosineHiding, Hiding, LinearHiding
-from genlab.decoders.unmasking import Order, bound_from_draws, draw_places, draw_revealed
+from genlab.decoders.schedules import Hiding, LinearHiding
+from genlab.decoders.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
 
 
-class DiscreteSampler(Config):
-    """How codes are drawn, in `steps` network calls; `hiding` spaces their noise levels.
-
-    `order` and its temperature are those of the masked family; uniform noise knows the ancestral order only.
-    `is_annealed` lowers the temperature step by step. `guidance` 1 is off.
-    """
+class DiscreteSampler(RevealSampler):
+    """How codes are drawn; uniform noise knows the ancestral order only."""
 
     kind: Literal["discrete"] = "discrete"
-    steps: int = pydantic.Field(default=32, gt=0)
-    hiding: Hiding = CosineHiding()
-    order: Order = "ancestral"
-    order_temperature: float = pydantic.Field(default=1.0, ge=0)
-    temperature: float = pydantic.Field(default=1.0, ge=0)
-    is_annealed: bool = False
-    top_k: int = pydantic.Field(default=0, ge=0)
-    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
 
 
 class DiscreteConfig(Config):
@@ -302,26 +287,10 @@ def _step_codes(
     sampler: DiscreteSampler,
 ) -> Int[Array, "b t k"]:
     """Return codes of the noise level at `progress`, given those at `previous` and the network's belief."""
-    code_key, order_key = jax.random.split(key)
-    settings = {"temperature": sampler.temperature, "top_k": sampler.top_k, "top_p": sampler.top_p}
-    heat = 1 - previous if sampler.is_annealed else 1.0
-    entries = logits.shape[-1]
-    if isinstance(noise, UniformNoise):
-        share, next_share = sampler.hiding.hidden_share(previous), sampler.hiding.hidden_share(progress)
-        belief = jax.nn.log_softmax(logits) + noise.own_evidence(codes, share, entries)
-        drawn = draw(code_key, belief / heat, **settings)
-        return noise.less_noisy(order_key, codes, drawn, share, next_share, entries)
-    drawn = draw(code_key, logits / heat, **settings)
-    rows = (len(codes), -1)
-    is_revealed = draw_revealed(
-        order_key,
-        cross_entropy(logits, drawn).reshape(rows),
-        (is_free & (codes == entries)).reshape(rows),
-        is_free.sum(axis=(1, 2)),
-        progress,
-        previous,
-        hiding=sampler.hiding,
-        order=sampler.order,
-        order_temperature=sampler.order_temperature,
-    )
-    return jnp.where(is_revealed.reshape(codes.shape), drawn, codes)
+    if not isinstance(noise, UniformNoise):
+        return sampler.reveal(key, codes, is_free, logits, progress, previous)
+    clean_key, noisy_key = jax.random.split(key)
+    share, next_share = sampler.hiding.hidden_share(previous), sampler.hiding.hidden_share(progress)
+    belief = jax.nn.log_softmax(logits) + noise.own_evidence(codes, share, logits.shape[-1])
+    clean = sampler.draw(clean_key, belief, previous)
+    return noise.less_noisy(noisy_key, codes, clean, share, next_share, logits.shape[-1])

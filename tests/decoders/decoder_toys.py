@@ -12,6 +12,7 @@ from flax import nnx
 
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.base import Cond, Prompt
+from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
@@ -44,6 +45,9 @@ FAMILIES = {
     "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
     "discrete": Family(DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)),
+    "blockwise": Family(
+        BlockwiseConfig(block_frames=5), BlockwiseSampler(steps=2), BlockwiseSampler(steps=6, temperature=0.0)
+    ),
 }
 
 
