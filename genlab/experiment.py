@@ -29,9 +29,11 @@ from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
@@ -126,10 +128,12 @@ class RecogniserRun(Run):
 
 
 DecoderConfig = Annotated[
-    ARConfig | DepthConfig | LatentARConfig | MaskedConfig | DiffusionConfig, pydantic.Field(discriminator="kind")
+    ARConfig | DepthConfig | LatentARConfig | MaskedConfig | DiscreteConfig | BlockwiseConfig | DiffusionConfig,
+    pydantic.Field(discriminator="kind"),
 ]
 SamplerConfig = Annotated[
-    ARSampler | DepthSampler | LatentARSampler | MaskedSampler | DiffusionSampler, pydantic.Field(discriminator="kind")
+    ARSampler | DepthSampler | LatentARSampler | MaskedSampler | DiscreteSampler | BlockwiseSampler | DiffusionSampler,
+    pydantic.Field(discriminator="kind"),
 ]
 
 

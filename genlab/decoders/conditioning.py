@@ -158,6 +158,12 @@ def with_unconditional(cond: Cond) -> Cond:
     return jax.tree.map(lambda first, second: jnp.concatenate([first, second]), cond, dropped)
 
 
+def modulate(level: Float[Array, "b h"] | None, conditions: Conditions) -> Float[Array, "b h"] | None:
+    """Return what modulates the backbone: an embedded noise level, what holds for the whole clip, or their sum."""
+    parts = [part for part in (level, conditions.clip) if part is not None]
+    return sum(parts[1:], parts[0]) if parts else None
+
+
 def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
     """Split a doubled batch and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
     conditional, unconditional = jnp.split(outputs, 2)

@@ -32,6 +32,7 @@ from genlab.decoders.conditioning import (
     backbone_inputs,
     condition_flops,
     guide,
+    modulate,
     with_unconditional,
 )
 from genlab.decoders.paths import Path, Prediction, StraightPath
@@ -212,13 +213,13 @@ class Diffusion(nnx.Module):
     ) -> Float[Array, "b t d"]:
         positions = jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape)
         noisy = noisy * self.config.path.input_scale(level)[:, None, None]
-        clip = self.level_embedding(self.config.path.embedded(level))
+        level_features = self.level_embedding(self.config.path.embedded(level))
         hidden = self.backbone(
             self.embed(noisy.astype(conditions.frames.dtype)) + conditions.frames,
             positions=positions,
             is_valid=is_valid,
             text=conditions.text,
-            clip=clip if conditions.clip is None else clip + conditions.clip,
+            clip=modulate(level_features, conditions),
             key=key,
         )
         return self.head(hidden).astype(jnp.float32)

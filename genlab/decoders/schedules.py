@@ -29,6 +29,14 @@ class CosineHiding(Config):
         # Exactly 0 at the end: cos(pi/2) in float32 is not.
         return jnp.where(progress >= 1, 0.0, jnp.cos(jnp.pi / 2 * progress))
 
+    def progress_at(self, share: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return the progress at which `share` is hidden."""
+        return 2 / jnp.pi * jnp.arccos(share)
+
+    def hiding_rate(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return how fast the hidden share falls at `progress`."""
+        return jnp.pi / 2 * jnp.sin(jnp.pi / 2 * progress)
+
 
 class LinearHiding(Config):
     """The share of frames still hidden is 1 - progress."""
@@ -39,8 +47,35 @@ class LinearHiding(Config):
         """Return the share hidden at `progress`."""
         return 1 - progress
 
+    def progress_at(self, share: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return the progress at which `share` is hidden."""
+        return 1 - share
 
-Hiding = Annotated[CosineHiding | LinearHiding, pydantic.Field(discriminator="kind")]
+    def hiding_rate(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return how fast the hidden share falls at `progress`."""
+        return jnp.ones_like(progress)
+
+
+class PowerHiding(Config):
+    """The share still hidden is (1 - progress) ** power: above 1, more of the progress is spent near clean codes."""
+
+    kind: Literal["power"] = "power"
+    power: float = pydantic.Field(default=2.0, gt=0)
+
+    def hidden_share(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return the share hidden at `progress`."""
+        return (1 - progress) ** self.power
+
+    def progress_at(self, share: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return the progress at which `share` is hidden."""
+        return 1 - share ** (1 / self.power)
+
+    def hiding_rate(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
+        """Return how fast the hidden share falls at `progress`."""
+        return self.power * (1 - progress) ** (self.power - 1)
+
+
+Hiding = Annotated[CosineHiding | LinearHiding | PowerHiding, pydantic.Field(discriminator="kind")]
 
 
 class UniformLevels(Config):

@@ -18,7 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config
 from genlab.decoders.base import ScoreOut
-from genlab.decoders.schedules import Hiding
+from genlab.decoders.logits import cross_entropy, draw
+from genlab.decoders.schedules import CosineHiding, Hiding
 
 Order = Literal["confidence", "random", "ancestral"]
 
@@ -44,6 +45,57 @@ class Spans(Config):
 
 
 SINGLE = Spans()
+
+
+class RevealSampler(Config):
+    """How codes of all levels are drawn, in `steps` network calls; `hiding` spaces their noise levels.
+
+    `order` and its temperature are those of the masked family. `is_annealed` lowers the temperature step by step, from
+    `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
+    """
+
+    steps: int = pydantic.Field(default=32, gt=0)
+    hiding: Hiding = CosineHiding()
+    order: Order = "ancestral"
+    order_temperature: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    is_annealed: bool = False
+    top_k: int = pydantic.Field(default=0, ge=0)
+    top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
+
+    def draw(
+        self, key: Key[Array, ""], logits: Float[Array, "b t k v"], previous: Float[Array, ""]
+    ) -> Int[Array, "b t k"]:
+        """Draw codes in the step that follows `previous`."""
+        heated = logits / (1 - previous) if self.is_annealed else logits
+        return draw(key, heated, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    def reveal(
+        self,
+        key: Key[Array, ""],
+        codes: Int[Array, "b t k"],
+        is_free: Bool[Array, "b t k"],
+        logits: Float[Array, "b t k v"],
+        progress: Float[Array, ""],
+        previous: Float[Array, ""],
+    ) -> Int[Array, "b t k"]:
+        """Draw the codes that are absent and reveal some; `is_free` marks those that were absent at the start."""
+        code_key, order_key = jax.random.split(key)
+        drawn = self.draw(code_key, logits, previous)
+        rows = (len(codes), -1)
+        is_revealed = draw_revealed(
+            order_key,
+            cross_entropy(logits, drawn).reshape(rows),
+            (is_free & (codes == logits.shape[-1])).reshape(rows),
+            is_free.sum(axis=(1, 2)),
+            progress,
+            previous,
+            hiding=self.hiding,
+            order=self.order,
+            order_temperature=self.order_temperature,
+        )
+        return jnp.where(is_revealed.reshape(codes.shape), drawn, codes)
 
 
 def rank(values: Float[Array, "b n"]) -> Int[Array, "b n"]:

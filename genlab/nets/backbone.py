@@ -156,13 +156,18 @@ class Backbone(nnx.Module):
         is_valid: Bool[Array, "b t"],
         text: Text | None = None,
         clip: Float[Array, "b h"] | None = None,
+        is_allowed: Bool[Array, "#b t t"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t h"]:
         """Run all frames at once.
 
         `positions` are frame numbers for the rotary angles, `is_valid` marks the frames that may be attended to,
-        `text` is used by the route this backbone was built with, and `clip` modulates every layer.
+        `text` is used by the route this backbone was built with, `clip` modulates every layer, and `is_allowed` says
+        which frames each frame of a backbone that is not causal may attend to. A text prefix then attends to itself
+        alone, as in decoding.
         """
+        if is_allowed is not None and isinstance(self.config.mixer, Dilated):
+            raise ConfigError("backbone.mixer=dilated: this decoder says which frames see which; use mixer=attention")
         x = x.astype(self.config.dtype)
         prefix = 0
         prepended, crossed = self._route(text, x.dtype)
@@ -171,6 +176,9 @@ class Backbone(nnx.Module):
             x = jnp.concatenate([prepended.features, x], axis=1)
             positions = jnp.concatenate([_text_positions(prepended), positions], axis=1)
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
+            if is_allowed is not None:
+                is_allowed = jnp.pad(is_allowed, ((0, 0), (prefix, 0), (prefix, 0)))
+                is_allowed |= (jnp.arange(is_allowed.shape[2]) < prefix)[None, None, :]
         modulation, shift, scale = self._modulation(clip, x.dtype)
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
@@ -178,6 +186,7 @@ class Backbone(nnx.Module):
             is_causal=self.is_causal,
             prefix=prefix,
             modulation=modulation,
+            is_allowed=is_allowed,
         )
         x = self._run(x, context, self._read(crossed), None if self.deterministic else key)
         return self.norm(x[:, prefix:]) * (1 + scale) + shift
@@ -219,9 +228,9 @@ class Backbone(nnx.Module):
         cache: Cache,
         *,
         positions: Int[Array, "b q"],
-        prefix: int = 0,
+        prefix: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "b q h"], Cache]:
-        """Run the next positions against the cache and append them to it."""
+        """Run the next positions against the cache and append them to it; all of them see the slots before `prefix`."""
         modulation, shift, scale = plan.modulation
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
@@ -306,16 +315,26 @@ def decode_flops(
     num_steps: int,
     *,
     is_modulated: bool = False,
+    passes: int = 1,
+    is_read_last: bool = False,
     text_route: TextRoute = "none",
     num_symbols: int = 0,
 ) -> float:
-    """Return the FLOPs of decoding one example frame by frame: every step attends to the whole preallocated cache."""
+    """Return the FLOPs of decoding one example: every frame, run `passes` times, attends to the whole cache.
+
+    `is_read_last` adds a pass that only fills the cache.
+    """
     prefix = num_symbols if text_route == "prefix" else 0
-    slots = prefix + num_steps
-    flops = _layers_flops(config, slots, slots * slots, num_symbols if text_route == "cross" else 0, is_causal=True)
-    flops += 2 * config.width * 8 * config.width if is_modulated else 0
-    # Of the prefix, the last layer makes keys and values only.
-    return flops - 2 * prefix * config.width * (config.width + 3 * config.ffn_width + 2 * slots)
+    crossed = num_symbols if text_route == "cross" else 0
+    slots, width = prefix + num_steps, config.width
+    # What is only read, the prefix at first, needs keys and values of the last layer but not its output.
+    unused = 2 * width * (width + 3 * config.ffn_width + 2 * slots)
+    first = _layers_flops(config, slots, slots * slots, crossed, is_causal=True) - prefix * unused
+    first += 2 * width * 8 * width if is_modulated else 0
+    again = _layers_flops(config, num_steps, num_steps * slots, crossed, is_causal=True)
+    again -= config.layers * 4 * crossed * width**2
+    unused += 4 * width * (width + crossed) if crossed else 0
+    return first + (passes - 1) * again + (again - num_steps * unused if is_read_last else 0)
 
 
 def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool) -> float:

@@ -45,17 +45,18 @@ class Rotation(NamedTuple):
 class Context(NamedTuple):
     """What every layer sees beside its input.
 
-    `is_valid` marks the keys that may be attended; `prefix` is the number of leading positions that causal attention
-    shows to everyone; `position` is the cache slot of the first query; `modulation` holds shift, scale and gate of the
-    attention and of the feed-forward part.
+    `is_valid` marks the keys that may be attended and `is_allowed` narrows them for each query; `prefix` is the number
+    of leading positions that causal attention shows to everyone; `position` is the cache slot of the first query;
+    `modulation` holds shift, scale and gate of the attention and of the feed-forward part.
     """
 
     rotation: Rotation
     is_valid: Bool[Array, "b s"]
     is_causal: bool
-    prefix: int = 0
+    prefix: Int[Array, ""] | int = 0
     position: Int[Array, ""] | int = 0
     modulation: Float[Array, "b 6 h"] | None = None
+    is_allowed: Bool[Array, "#b q s"] | None = None
 
 
 class KeysValues(NamedTuple):
@@ -157,7 +158,10 @@ class SelfAttention(nnx.Module):
             is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
             mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
         elif context.is_causal:
+            assert isinstance(context.prefix, int), "only decoding against a cache takes a traced prefix"
             mixed = attend_causally(queries, memory, context.is_valid, context.prefix)
+        elif context.is_allowed is not None:
+            mixed = attend(queries, memory, context.is_valid[:, None, :] & context.is_allowed)
         else:
             mixed = attend(queries, memory, context.is_valid[:, None, :])
         return self.project_out(mixed.reshape(b, q, h)), cache

@@ -12,9 +12,11 @@ from flax import nnx
 
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.base import Cond, Prompt
+from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
@@ -75,6 +77,10 @@ FAMILIES = {
         LatentARSampler(temperature=0.0),
         is_guided=False,
         fresh_loss=(2.4, 3.0),
+    ),
+    "discrete": Family(DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)),
+    "blockwise": Family(
+        BlockwiseConfig(block_frames=5), BlockwiseSampler(steps=2), BlockwiseSampler(steps=6, temperature=0.0)
     ),
 }
 

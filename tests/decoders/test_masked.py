@@ -11,15 +11,19 @@ from flax import nnx
 from genlab.decoders import masked
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
-from genlab.decoders.schedules import CosineHiding, LinearHiding
+from genlab.decoders.schedules import CosineHiding, LinearHiding, PowerHiding
 from genlab.decoders.unmasking import Spans, count_hidden, draw_places, draw_revealed
 
 
-@pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding()])
+@pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding(), PowerHiding(power=3.0)])
 def test_schedules_go_from_all_hidden_to_none(hiding):
-    shares = hiding.hidden_share(jnp.linspace(0, 1, 11))
+    progress = jnp.linspace(0, 1, 11)
+    shares = hiding.hidden_share(progress)
     assert shares[0] == 1 and shares[-1] == 0
     assert (jnp.diff(shares) < 0).all()
+    np.testing.assert_allclose(hiding.progress_at(shares), progress, atol=1e-3)
+    slopes = jax.vmap(jax.grad(hiding.hidden_share))(progress[:-1])
+    np.testing.assert_allclose(hiding.hiding_rate(progress[:-1]), -slopes, atol=1e-5)
 
 
 def test_levels_below_are_given_and_levels_above_hidden():

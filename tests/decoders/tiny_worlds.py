@@ -46,10 +46,10 @@ def build(config, seed=0, backbone=BACKBONE):
 
 
 def belief(likelihoods):
-    """Return log p(code | evidence) [b t k v] from the likelihood of the evidence under each clip [b n]."""
-    posterior = likelihoods * jnp.asarray(SHARES, jnp.float32)[None]
+    """Return log p(code | evidence) [b t k v] from the likelihood of each code's evidence under each clip [b n t k]."""
     is_entry = jnp.asarray(CLIPS)[..., None] == jnp.arange(ENTRIES)[None, None, None]
-    shares = jnp.einsum("bn,ntkv->btkv", posterior, is_entry.astype(jnp.float32))
+    prior = jnp.asarray(SHARES, jnp.float32)
+    shares = jnp.einsum("n,bntk,ntkv->btkv", prior, likelihoods, is_entry.astype(jnp.float32))
     return jnp.log(jnp.maximum(shares / jnp.maximum(shares.sum(-1, keepdims=True), 1e-30), 1e-30))
 
 
@@ -57,7 +57,17 @@ def belief_of_visible(codes):
     """Return log p(code | codes that are not absent), the optimum of every family that hides codes."""
     clips = jnp.asarray(CLIPS)[None]
     is_consistent = ((codes[:, None] == ENTRIES) | (codes[:, None] == clips)).all(axis=(2, 3))
-    return belief(is_consistent.astype(jnp.float32))
+    return belief(jnp.broadcast_to(is_consistent[:, :, None, None], (*is_consistent.shape, FRAMES, CODEBOOKS)) * 1.0)
+
+
+def belief_of_noisy(codes, share):
+    """Return log p(code | all noisy codes but its own), the optimum under uniform noise."""
+    is_same = codes[:, None] == jnp.asarray(CLIPS)[None]
+    own = (1 - share[:, None, None, None]) * is_same + share[:, None, None, None] / ENTRIES
+    b, n = own.shape[:2]
+    sites = own.reshape(b, n, -1)
+    others = [jnp.prod(jnp.delete(sites, i, axis=2), axis=2) for i in range(sites.shape[2])]
+    return belief(jnp.stack(others, axis=2).reshape(own.shape))
 
 
 def any_order_nats(nats_of_hidden, num_positions):

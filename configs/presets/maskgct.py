@@ -1,0 +1,26 @@
+"""MaskGCT, acoustic stage (2409.00750): semantic units to codes, level by level, at a temperature that falls to 0.
+
+Question: does annealing the temperature beat SoundStorm's noise on the order at equal steps and budget?
+
+    genlab compare configs/presets/maskgct.py
+
+Masked decoding as in SoundStorm with guidance and a falling temperature. The numbers of steps are those of our
+SoundStorm preset rather than the paper's, so that the two differ in one thing; its text-to-semantic stage is not here.
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the comparison."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    sampler = MaskedSampler(
+        steps=(16, 1), order_temperature=0.0, temperature=1.5, is_annealed=True, guidance=2.5, is_last_greedy=False
+    )
+    arm = Arm(decoder=MaskedConfig(), sampler=sampler)
+    question = "Does annealing the temperature beat noise on the order?"
+    return base.model_copy(update={"name": "maskgct", "question": question, "arms": {"maskgct": arm}})

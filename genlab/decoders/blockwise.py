@@ -1,0 +1,327 @@
+"""Block-wise absorbing diffusion over codes: block after block from the left, in parallel inside a block (BD3-LM).
+
+In: codes "b t k". A block is `block_frames` frames; given the clean blocks before it, all its codes are modelled by
+absorbing diffusion (`corruption.py`). The bound of a clip is the sum over blocks (eq. 5 of 2503.09573). Training runs
+a noisy and a clean copy of the clip through the backbone at once (their section 3.2):
+
+    5 frames in blocks of 2; rows attend to columns     noisy 0 0 1 1 2   clean 0 0 1 1 2
+    noisy block 0                                             x x . . .         . . . . .
+    noisy block 1                                             . . x x .         x x . . .
+    noisy block 2                                             . . . . x         x x x x .
+    clean block 1                                             . . . . .         x x x x .
+
+Sampling keeps the clean blocks in a key-value cache: one compiled loop over blocks, and in it one over steps. A prompt
+is kept whatever its pattern, but a block sees known frames of its own and of earlier blocks only.
+
+One block as long as the clip is `discrete.py`; blocks of one frame with everything hidden are autoregressive with
+parallel heads. Differences from the paper: codes of K levels instead of text tokens, and levels drawn from a schedule,
+spread evenly over all blocks of a batch, instead of from an interval that is tuned while training.
+"""
+
+import functools
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from genlab.config import Config
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+    guide,
+    with_unconditional,
+)
+from genlab.decoders.corruption import AbsorbingNoise
+from genlab.decoders.schedules import Hiding, LinearHiding
+from genlab.decoders.unmasking import RevealSampler, bound_from_draws, draw_places
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
+
+NOISE = AbsorbingNoise()
+
+
+class BlockwiseSampler(RevealSampler):
+    """How codes are drawn, with `steps` network calls per block and one more to read the finished block."""
+
+    kind: Literal["blockwise"] = "blockwise"
+    steps: int = pydantic.Field(default=8, gt=0)
+
+
+class BlockwiseConfig(Config):
+    """The block-wise family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
+
+    kind: Literal["blockwise"] = "blockwise"
+    block_frames: int = pydantic.Field(default=8, gt=0)
+    hiding: Hiding = LinearHiding()
+    starts_from_codec: bool = True
+
+    def num_blocks(self, num_frames: int) -> int:
+        """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
+        return -(-num_frames // self.block_frames)
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "Blockwise":
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        """
+        vectors = code_vectors if self.starts_from_codec else None
+        return jax.jit(lambda key: Blockwise(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(
+            key
+        )
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
+        frames = self.num_blocks(num_frames) * self.block_frames
+        inputs = backbone_inputs(condition, num_symbols)
+        forward = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + backbone_flops(backbone, 2 * frames, **inputs)
+            + 2 * frames * backbone.width * spec.codebooks * spec.entries
+        )
+        return 3 * forward
+
+    def sample_cost(
+        self,
+        sampler: BlockwiseSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip."""
+        blocks, copies = self.num_blocks(num_frames), 1 if sampler.guidance == 1 else 2
+        frames = blocks * self.block_frames
+        inputs = backbone_inputs(condition, num_symbols)
+        flops = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + decode_flops(backbone, frames, passes=sampler.steps, is_read_last=True, **inputs)
+            + sampler.steps * 2 * frames * backbone.width * spec.codebooks * spec.entries
+        )
+        return SampleCost(copies * blocks * (sampler.steps + 1), copies * flops)
+
+
+class Blockwise(nnx.Module):
+    """Code embeddings, a backbone that is told who sees whom, one head per codebook."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "codes"
+
+    def __init__(
+        self,
+        config: BlockwiseConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ):
+        embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
+        self.config = config
+        self.spec = spec
+        self.embed = CodeEmbedding(
+            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+        )
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(
+            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+        )
+        self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""
+        level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
+        b, t, _ = read_codes(tokens).shape
+        blocks = self.config.num_blocks(t)
+        # Neighbouring levels go to the same block of different examples, so those of one example differ.
+        even = jnp.arange(blocks * b).reshape(blocks, b).T / (blocks * b)
+        level = 1 - (jax.random.uniform(level_key) + even) % 1
+        conditions = self.conditioner(cond, tokens.is_valid, key=condition_key)
+        nats, share = self._bound(tokens, level, conditions, self.config.hiding, noise_key, dropout_key)
+        weight = (tokens.num_frames * self.spec.codebooks).astype(jnp.float32)
+        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"noise_share": share.mean(axis=1)})
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes; each block is estimated `num_draws` times."""
+        return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: BlockwiseSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw codes; the frames that the prompt knows are kept, but no block sees those of later blocks."""
+        codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
+        calls = self.config.num_blocks(codes.shape[1]) * (sampler.steps + 1) * (1 if sampler.guidance == 1 else 2)
+        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
+
+    def _bound(
+        self,
+        tokens: Tokens,
+        level: Float[Array, "b n"],
+        conditions: Conditions,
+        hiding: Hiding,
+        noise_key: Key[Array, ""],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b n"], Float[Array, "b n"]]:
+        """Return one draw of the bound of each block in nats, and the share of its codes that were hidden."""
+        b, n = level.shape
+        is_valid = self._fill_up(tokens.is_valid)
+        clean = self._fill_up(read_codes(tokens))
+
+        def by_block(frames):
+            return frames.reshape(b * n, self.config.block_frames, *frames.shape[2:])
+
+        corrupted = NOISE.corrupt(
+            noise_key, by_block(clean), by_block(is_valid), level.reshape(b * n), hiding, self.spec.entries
+        )
+        logits = self._logits(corrupted.codes.reshape(clean.shape), clean, conditions, is_valid, key=dropout_key)
+        nats = NOISE.nats(by_block(logits), by_block(clean), corrupted)
+        return nats.reshape(b, n, -1).sum(axis=2), corrupted.share.reshape(b, n)
+
+    def _logits(
+        self,
+        noisy: Int[Array, "b t k"],
+        clean: Int[Array, "b t k"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t k v"]:
+        """Return the belief about each noisy code from its own block and the clean blocks before."""
+        t = noisy.shape[1]
+        features = self._fill_up(conditions.frames)
+        codes = jnp.concatenate([noisy, clean], axis=1)
+        positions = jnp.broadcast_to(jnp.tile(jnp.arange(t), 2)[None, :], (len(codes), 2 * t))
+        hidden = self.backbone(
+            self.embed(codes).astype(features.dtype) + jnp.tile(features, (1, 2, 1)),
+            positions=positions,
+            is_valid=jnp.tile(is_valid, (1, 2)),
+            text=conditions.text,
+            clip=conditions.clip,
+            is_allowed=jnp.asarray(_allowed(t, self.config.block_frames))[None],
+            key=key,
+        )
+        return self.heads(hidden[:, :t]).reshape(*noisy.shape, self.spec.entries)
+
+    def _fill_up(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "b s *rest"]:
+        """Pad the frames with zeros to whole blocks."""
+        missing = -frames.shape[1] % self.config.block_frames
+        return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
+
+
+def _allowed(num_frames: int, block_frames: int) -> np.ndarray:
+    """Return which frames of the noisy and the clean copy each of them attends to [q s]."""
+    block = np.arange(num_frames) // block_frames
+    is_same, is_before = block[:, None] == block[None, :], block[:, None] > block[None, :]
+    return np.block([[is_same, is_before], [np.zeros_like(is_same), is_same | is_before]])
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _bound_draws(
+    model: Blockwise, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> Float[Array, "r n b"]:
+    """Return unbiased draws of the bound of each block in nats."""
+    b, t, _ = read_codes(tokens).shape
+    blocks = model.config.num_blocks(t)
+    conditions = model.conditioner(cond, tokens.is_valid)
+    place_key, noise_key = jax.random.split(key)
+
+    def draw_bound(_, inputs):
+        level, step_key = inputs
+        return None, model._bound(tokens, level, conditions, NOISE.scoring, step_key)[0].T
+
+    levels = 1 - draw_places(place_key, num_draws, b * blocks).reshape(num_draws, b, blocks)
+    return lax.scan(draw_bound, None, (levels, jax.random.split(noise_key, num_draws)))[1]
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_codes(
+    model: Blockwise,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: BlockwiseSampler,
+) -> Int[Array, "b t k"]:
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    codes = jnp.full((b, t, model.spec.codebooks), model.spec.entries)
+    if prompt is not None:
+        codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
+
+    copies = 1 if sampler.guidance == 1 else 2
+    is_attended = jnp.tile(is_valid, (copies, 1))
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    features, is_attended = model._fill_up(conditions.frames), model._fill_up(is_attended)
+    slots, block_frames = features.shape[1], model.config.block_frames
+    plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
+    plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
+
+    def run(codes, cache, block_features, positions):
+        x = jnp.tile(model.embed(codes), (copies, 1, 1)).astype(block_features.dtype) + block_features
+        return model.backbone.extend(x, plan, cache, positions=positions, prefix=cache.position + block_frames)
+
+    def draw_block(cache, inputs):
+        codes, is_free, block_features, positions, block_key = inputs
+
+        def step(carry, inputs):
+            (codes, cache), (progress, previous, step_key) = carry, inputs
+            hidden, written = run(codes, cache, block_features, positions)
+            logits = model.heads(hidden).astype(jnp.float32).reshape(copies * b, block_frames, -1, model.spec.entries)
+            logits = logits if copies == 1 else guide(logits, sampler.guidance)
+            codes = sampler.reveal(step_key, codes, is_free, logits, progress, previous)
+            # What the noisy block wrote is overwritten by the next step, and at last by the finished block.
+            return (codes, written._replace(position=cache.position)), None
+
+        steps = (progress[1:], progress[:-1], jax.random.split(block_key, sampler.steps))
+        (codes, cache), _ = lax.scan(step, (codes, cache), steps)
+        _, cache = run(codes, cache, block_features, positions)
+        return cache, codes
+
+    progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
+    is_free = jnp.broadcast_to(model._fill_up(is_valid & ~is_known)[:, :, None], (b, slots, codes.shape[2]))
+    positions = jnp.broadcast_to(jnp.arange(slots)[None, :], (copies * b, slots))
+    by_block = [
+        jnp.moveaxis(frames.reshape(len(frames), -1, block_frames, *frames.shape[2:]), 1, 0)
+        for frames in (model._fill_up(codes), is_free, features, positions)
+    ]
+    _, blocks = lax.scan(draw_block, cache, (*by_block, jax.random.split(key, slots // block_frames)))
+    codes = jnp.moveaxis(blocks, 0, 1).reshape(b, slots, -1)[:, :t]
+    return jnp.where(is_valid[:, :, None], codes, 0)

@@ -1,0 +1,298 @@
+"""Discrete diffusion over all codes of a clip at once: MDLM (2406.07524), D3PM (2107.03006), UDLM (2412.10193).
+
+In: codes "b t k". Training corrupts a share of the T x K codes, of all levels alike; the network sees the sum of the K
+code vectors of a frame and K heads predict every clean code. The loss is a draw of an upper bound on the likelihood,
+in nats per code; `corruption.py` holds the two kinds of noise and their bounds. The shares of a batch are spread evenly
+with one common random offset (2107.00630, appendix I.1), so the mean over a batch varies little.
+
+Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the next level from
+the model; absorbing noise can also reveal the most confident codes first, or a random choice of a fixed size. Known
+frames are clean at every step.
+
+Differences from the papers: frames of K codes instead of a row of tokens, so codes of a frame that are drawn in one
+step are drawn independently; no exponential moving average in here.
+"""
+
+import functools
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config, GenlabError
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+    guide,
+    modulate,
+    with_unconditional,
+)
+from genlab.decoders.corruption import AbsorbingNoise, Noise, UniformNoise
+from genlab.decoders.diffusion import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.schedules import Hiding, LinearHiding
+from genlab.decoders.unmasking import RevealSampler, bound_from_draws, draw_places
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
+
+
+class DiscreteSampler(RevealSampler):
+    """How codes are drawn; uniform noise knows the ancestral order only."""
+
+    kind: Literal["discrete"] = "discrete"
+
+
+class DiscreteConfig(Config):
+    """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
+
+    kind: Literal["discrete"] = "discrete"
+    noise: Noise = AbsorbingNoise()
+    hiding: Hiding = LinearHiding()
+    starts_from_codec: bool = True
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "Discrete":
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        """
+        vectors = code_vectors if self.starts_from_codec else None
+        return jax.jit(lambda key: Discrete(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
+        forward = condition_flops(condition, backbone, num_frames, num_symbols) + self._call_flops(
+            spec, backbone, condition, num_frames, num_symbols
+        )
+        # The sinusoids of the level are data: nothing is propagated into them.
+        return 3 * forward - (2 * backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0)
+
+    def sample_cost(
+        self,
+        sampler: DiscreteSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip."""
+        self.check(sampler)
+        copies = 1 if sampler.guidance == 1 else 2
+        flops = condition_flops(condition, backbone, num_frames, num_symbols) + sampler.steps * self._call_flops(
+            spec, backbone, condition, num_frames, num_symbols
+        )
+        return SampleCost(copies * sampler.steps, copies * flops)
+
+    def check(self, sampler: DiscreteSampler) -> None:
+        """Refuse an order that the noise does not have.
+
+        Raises:
+            GenlabError: if codes are never hidden and are to be revealed.
+        """
+        if isinstance(self.noise, UniformNoise) and sampler.order != "ancestral":
+            raise GenlabError(
+                f"sampler.order={sampler.order!r}: with decoder.noise.kind='uniform' no code is hidden, so none can be "
+                "revealed first; use sampler.order='ancestral', or decoder.noise.kind='absorbing'"
+            )
+
+    def _call_flops(
+        self, spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
+    ) -> float:
+        level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width) if self.noise.is_level_shown else 0
+        heads = 2 * num_frames * backbone.width * spec.codebooks * spec.entries
+        inputs: dict[str, Any] = backbone_inputs(condition, num_symbols)
+        inputs["is_modulated"] |= self.noise.is_level_shown
+        return backbone_flops(backbone, num_frames, **inputs) + heads + level
+
+
+class Discrete(nnx.Module):
+    """Code embeddings, bidirectional backbone, told the noise level or not, one head per codebook."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "codes"
+
+    def __init__(
+        self,
+        config: DiscreteConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ):
+        embed_key, condition_key, backbone_key, level_key, head_key = jax.random.split(key, 5)
+        is_modulated = config.noise.is_level_shown or condition.is_modulating
+        self.config = config
+        self.spec = spec
+        self.embed = CodeEmbedding(
+            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+        )
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(backbone, key=backbone_key, is_modulated=is_modulated, text_route=condition.text_route)
+        self.level_embedding = LevelEmbedding(backbone.width, key=level_key) if config.noise.is_level_shown else None
+        self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""
+        level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
+        b, is_valid = tokens.num_frames.shape[0], tokens.is_valid
+        level = 1 - (jax.random.uniform(level_key) + jnp.arange(b) / b) % 1
+        conditions = self.conditioner(cond, is_valid, key=condition_key)
+        nats, share = self._bound(tokens, level, conditions, self.config.hiding, noise_key, dropout_key)
+        weight = (tokens.num_frames * self.spec.codebooks).astype(jnp.float32)
+        return LossOut(nats / jnp.maximum(weight, 1), weight, {"noise_share": share})
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, from `num_draws` noise levels each."""
+        return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws)[:, None])
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: DiscreteSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw codes; the frames that the prompt knows are kept, whatever their pattern."""
+        self.config.check(sampler)
+        codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
+        calls = sampler.steps * (1 if sampler.guidance == 1 else 2)
+        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
+
+    def _bound(
+        self,
+        tokens: Tokens,
+        level: Float[Array, "b"],
+        conditions: Conditions,
+        hiding: Hiding,
+        noise_key: Key[Array, ""],
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+        """Return one draw of the bound of each example in nats, and the share of its codes that were noise."""
+        codes, is_valid = read_codes(tokens), tokens.is_valid
+        corrupted = self.config.noise.corrupt(noise_key, codes, is_valid, level, hiding, self.spec.entries)
+        logits = self._logits(corrupted.codes, corrupted.share, conditions, is_valid, key=dropout_key)
+        nats = self.config.noise.nats(logits, codes, corrupted)
+        return jnp.where(is_valid[:, :, None], nats, 0).sum(axis=(1, 2)), corrupted.share
+
+    def _logits(
+        self,
+        noisy: Int[Array, "b t k"],
+        share: Float[Array, "b"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t k v"]:
+        hidden = self.backbone(
+            self.embed(noisy).astype(conditions.frames.dtype) + conditions.frames,
+            positions=jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape),
+            is_valid=is_valid,
+            text=conditions.text,
+            clip=modulate(None if self.level_embedding is None else self.level_embedding(share), conditions),
+            key=key,
+        )
+        return self.heads(hidden).reshape(*noisy.shape, self.spec.entries)
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _bound_draws(
+    model: Discrete, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> Float[Array, "r b"]:
+    """Return unbiased draws of the bound in nats; no schedule moves their mean, so the noise picks a quiet one."""
+    conditions = model.conditioner(cond, tokens.is_valid)
+    place_key, noise_key = jax.random.split(key)
+
+    def draw_bound(_, inputs):
+        place, step_key = inputs
+        return None, model._bound(tokens, 1 - place, conditions, model.config.noise.scoring, step_key)[0]
+
+    places = draw_places(place_key, num_draws, tokens.num_frames.shape[0])
+    return lax.scan(draw_bound, None, (places, jax.random.split(noise_key, num_draws)))[1]
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_codes(
+    model: Discrete,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: DiscreteSampler,
+) -> Int[Array, "b t k"]:
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    start_key, step_key = jax.random.split(key)
+    codes = model.config.noise.start(start_key, (b, t, model.spec.codebooks), model.spec.entries)
+    if prompt is not None:
+        codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
+    is_free = jnp.broadcast_to((is_valid & ~is_known)[:, :, None], codes.shape)
+
+    copies = 1 if sampler.guidance == 1 else 2
+    is_attended = jnp.tile(is_valid, (copies, 1))
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+
+    def step(codes, inputs):
+        progress, previous, step_key = inputs
+        share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
+        logits = model._logits(jnp.tile(codes, (copies, 1, 1)), share, conditions, is_attended).astype(jnp.float32)
+        logits = logits if copies == 1 else guide(logits, sampler.guidance)
+        less_noisy = _step_codes(model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler)
+        return jnp.where(is_free, less_noisy, codes), None
+
+    progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
+    inputs = (progress[1:], progress[:-1], jax.random.split(step_key, sampler.steps))
+    codes, _ = lax.scan(step, codes, inputs)
+    return jnp.where(is_valid[:, :, None], codes, 0)
+
+
+def _step_codes(
+    noise: AbsorbingNoise | UniformNoise,
+    codes: Int[Array, "b t k"],
+    is_free: Bool[Array, "b t k"],
+    logits: Float[Array, "b t k v"],
+    progress: Float[Array, ""],
+    previous: Float[Array, ""],
+    key: Key[Array, ""],
+    sampler: DiscreteSampler,
+) -> Int[Array, "b t k"]:
+    """Return codes of the noise level at `progress`, given those at `previous` and the network's belief."""
+    if not isinstance(noise, UniformNoise):
+        return sampler.reveal(key, codes, is_free, logits, progress, previous)
+    clean_key, noisy_key = jax.random.split(key)
+    share, next_share = sampler.hiding.hidden_share(previous), sampler.hiding.hidden_share(progress)
+    belief = jax.nn.log_softmax(logits) + noise.own_evidence(codes, share, logits.shape[-1])
+    clean = sampler.draw(clean_key, belief, previous)
+    return noise.less_noisy(noisy_key, codes, clean, share, next_share, logits.shape[-1])
