@@ -26,7 +26,7 @@ ORDER = """
     recognisers.export
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
-    decoders.ar decoders.masked decoders.diffusion decoders.scheduler_export
+    decoders.ar decoders.masked decoders.diffusion_score decoders.diffusion decoders.scheduler_export
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch
