@@ -22,8 +22,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.config import Config, GenlabError
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -35,12 +35,13 @@ from genlab.decoders.conditioning import (
     modulate,
     with_unconditional,
 )
+from genlab.decoders.diffusion_score import codes_bound, log_density
 from genlab.decoders.paths import Path, Prediction, StraightPath
 from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.solvers import Denoiser, Euler, Solver
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
 
 # Sinusoids that describe the noise level to the network.
 LEVEL_CHANNELS = 256
@@ -108,8 +109,13 @@ class DiffusionConfig(Config):
         key: Key[Array, ""],
         code_vectors: Float[Array, "k v d"] | None = None,
     ) -> "Diffusion":
-        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
-        return jax.jit(lambda key: Diffusion(self, spec, vocab, backbone, condition, key=key))(key)
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries: only `score` needs them.
+        """
+        return jax.jit(
+            lambda key: Diffusion(self, spec, vocab, backbone, condition, key=key, code_vectors=code_vectors)
+        )(key)
 
     def train_flops_per_clip(
         self,
@@ -148,6 +154,10 @@ class DiffusionConfig(Config):
         return SampleCost(calls, flops)
 
 
+class CodeVectors(nnx.Variable):
+    """The codec's entries: state that nothing trains."""
+
+
 class Diffusion(nnx.Module):
     """Latent projection, bidirectional backbone modulated by the noise level, one head."""
 
@@ -162,6 +172,7 @@ class Diffusion(nnx.Module):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ):
         embed_key, condition_key, backbone_key, level_key, head_key = jax.random.split(key, 5)
         self.config = config
@@ -171,6 +182,7 @@ class Diffusion(nnx.Module):
         self.backbone = Backbone(backbone, key=backbone_key, is_modulated=True, text_route=condition.text_route)
         self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
         self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
+        self.code_vectors = None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
@@ -202,6 +214,29 @@ class Diffusion(nnx.Module):
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), int(is_guided.size + is_guided.sum()))
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
+
+        How: diffusion_score.py. Only the codes are read; the latents in them are the sums of their code vectors.
+
+        Raises:
+            GenlabError: if the decoder was built without the codec's entries.
+        """
+        if self.code_vectors is None:
+            raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
+        bits, std_error = _score_codes(self, tokens, cond, key, num_draws)
+        return ScoreOut(bits, std_error, "upper bound")
+
+    def latent_log_density(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_steps: int = 64, num_probes: int = 1
+    ) -> Float[Array, "b"]:
+        """Return log p of each example's latents in nats, by the probability flow (diffusion_score.py).
+
+        It compares models of the same latents with each other and nothing else. Each of `num_steps` Heun steps calls
+        the network twice, and each call is followed by one gradient per probe; `num_probes` 0 takes the exact trace.
+        """
+        return _density_of_latents(self, tokens, cond, key, num_steps, num_probes)
 
     def _predict(
         self,
@@ -240,6 +275,38 @@ class LevelEmbedding(nnx.Module):
         angles = level[:, None] * rates[None, :]
         sinusoids = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         return self.project_out(jax.nn.silu(self.project_in(sinusoids)))
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _score_codes(
+    model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
+    conditions = model.conditioner(cond, is_valid)
+
+    def clean(noisy, level):
+        return path.recover(predicts, model._predict(noisy, level, conditions, is_valid), noisy, level)[0]
+
+    assert model.code_vectors is not None, "score refuses a decoder without them"
+    vectors = model.code_vectors[...]
+    return codes_bound(path, clean, read_codes(tokens), is_valid, vectors, key=key, num_draws=num_draws)[:2]
+
+
+@functools.partial(jax.jit, static_argnames=("num_steps", "num_probes"))
+def _density_of_latents(
+    model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_steps: int, num_probes: int
+) -> Float[Array, "b"]:
+    is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
+    conditions = model.conditioner(cond, is_valid)
+
+    def velocity(noisy, level):
+        levels = jnp.broadcast_to(level, (noisy.shape[0],))
+        predicted = model._predict(noisy, levels, conditions, is_valid)
+        return path.convert(predicted, noisy, levels, predicts=predicts, wanted="velocity")
+
+    return log_density(
+        path, velocity, read_latents(tokens), is_valid, key=key, num_steps=num_steps, num_probes=num_probes
+    )
 
 
 @functools.partial(jax.jit, static_argnames="sampler")

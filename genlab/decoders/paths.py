@@ -241,7 +241,7 @@ class CosinePath(BoundedPath):
         """Return evenly spaced levels, shifted."""
         levels = level_grid(num_steps)
         with np.errstate(divide="ignore"):
-            shifted = self.level_at_ratio(shift * self.sigma(levels) / self.alpha(levels))
+            shifted = np.asarray(self.level_at_ratio(shift * self.sigma(levels) / self.alpha(levels)))
         return self.last_level * (levels if shift == 1 else shifted)
 
 
