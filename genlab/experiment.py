@@ -30,6 +30,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.nets.backbone import BackboneConfig
@@ -123,10 +124,10 @@ class RecogniserRun(Run):
 
 
 DecoderConfig = Annotated[
-    ARConfig | MaskedConfig | DiffusionConfig | LatentARConfig, pydantic.Field(discriminator="kind")
+    ARConfig | MaskedConfig | DiffusionConfig | LatentARConfig | MARConfig, pydantic.Field(discriminator="kind")
 ]
 SamplerConfig = Annotated[
-    ARSampler | MaskedSampler | DiffusionSampler | LatentARSampler, pydantic.Field(discriminator="kind")
+    ARSampler | MaskedSampler | DiffusionSampler | LatentARSampler | MARSampler, pydantic.Field(discriminator="kind")
 ]
 
 

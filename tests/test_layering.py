@@ -27,7 +27,7 @@ ORDER = """
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
     decoders.ar decoders.masked decoders.diffusion decoders.heads
-    decoders.code_given_latent decoders.latent_ar
+    decoders.code_given_latent decoders.latent_ar decoders.mar
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.content evaluate.pitch

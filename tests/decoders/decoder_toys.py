@@ -16,6 +16,7 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec
@@ -66,6 +67,12 @@ FAMILIES = {
         LatentARSampler(temperature=0.0),
         is_guided=False,
         fresh_loss=(2.4, 3.0),
+    ),
+    "mar": Family(
+        MARConfig(head=FlowMatching(width=32, layers=2)),
+        MARSampler(rounds=3, steps=4),
+        MARSampler(rounds=6, steps=16),
+        fresh_loss=(1.5, 2.5),
     ),
 }
 
