@@ -35,6 +35,7 @@ from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.nets.backbone import BackboneConfig
@@ -128,11 +129,25 @@ class RecogniserRun(Run):
 
 
 DecoderConfig = Annotated[
-    ARConfig | DepthConfig | LatentARConfig | MaskedConfig | DiscreteConfig | BlockwiseConfig | DiffusionConfig,
+    ARConfig
+    | DepthConfig
+    | LatentARConfig
+    | MARConfig
+    | MaskedConfig
+    | DiscreteConfig
+    | BlockwiseConfig
+    | DiffusionConfig,
     pydantic.Field(discriminator="kind"),
 ]
 SamplerConfig = Annotated[
-    ARSampler | DepthSampler | LatentARSampler | MaskedSampler | DiscreteSampler | BlockwiseSampler | DiffusionSampler,
+    ARSampler
+    | DepthSampler
+    | LatentARSampler
+    | MARSampler
+    | MaskedSampler
+    | DiscreteSampler
+    | BlockwiseSampler
+    | DiffusionSampler,
     pydantic.Field(discriminator="kind"),
 ]
 

@@ -27,8 +27,9 @@ ORDER = """
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
     decoders.visiting decoders.stepwise decoders.levels decoders.unmasking
-    decoders.corruption decoders.ar decoders.depth decoders.masked decoders.diffusion_score decoders.diffusion
-    decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads decoders.latent_ar
+    decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
+    decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
+    decoders.latent_ar decoders.mar
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood

@@ -23,7 +23,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.code_given_latent import code_log_probability, draw_latents, level_variances, posterior_std
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -33,15 +34,14 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.heads import GaussianMixture, GaussianMixtureHead, Head
-from genlab.decoders.solvers import Euler, Solver
 from genlab.decoders.visiting import draw_known, has_hole, refuse_untrained_holes, visit, visiting_order
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
 
 
 class LatentARSampler(Config):
-    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` of the `solver`.
+    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` to solve its flow.
 
     `temperature` scales the noise that a head draws: the standard deviation of a mixture's component, of a flow's
     starting point, of the energy head's input. `guidance` 1 is off, and only a flow head takes another.
@@ -50,7 +50,6 @@ class LatentARSampler(Config):
     kind: Literal["latent_ar"] = "latent_ar"
     temperature: float = pydantic.Field(default=1.0, ge=0)
     steps: int = pydantic.Field(default=16, gt=0)
-    solver: Solver = Euler()
     guidance: float = pydantic.Field(default=1.0, ge=0)
 
 
@@ -72,8 +71,13 @@ class LatentARConfig(Config):
         key: Key[Array, ""],
         code_vectors: Float[Array, "k v d"] | None = None,
     ) -> "LatentAR":
-        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
-        return jax.jit(lambda key: LatentAR(self, spec, vocab, backbone, condition, key=key))(key)
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries; without them a mixture has no `score`.
+        """
+        family = MixtureAR if isinstance(self.head, GaussianMixture) else LatentAR
+        shapes = (self, spec, vocab, backbone, condition)
+        return jax.jit(lambda key: family(*shapes, key=key, code_vectors=code_vectors))(key)
 
     def train_flops_per_clip(
         self,
@@ -152,8 +156,12 @@ class _Frames(NamedTuple):
     keys: Key[Array, "t"]
 
 
+class CodeVectors(nnx.Variable):
+    """The codec's normalised entries: saved with the run, moved by nobody."""
+
+
 class LatentAR(nnx.Module):
-    """Latent projection, causal backbone, a head for continuous frames."""
+    """Latent projection, causal backbone, a head for continuous frames. Without a density it has no `score`."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
@@ -166,6 +174,7 @@ class LatentAR(nnx.Module):
         condition: ConditionConfig,
         *,
         key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
     ):
         embed_key, begin_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
         self.config = config
@@ -183,6 +192,7 @@ class LatentAR(nnx.Module):
             text_route=condition.text_route,
         )
         self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
+        self.code_vectors = None if code_vectors is None else CodeVectors(code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the head's mean loss per frame of each example, weighted by its number of frames."""
@@ -194,20 +204,6 @@ class LatentAR(nnx.Module):
         losses = jnp.where(is_target, self.head.loss(hidden, latents, key=head_key), 0)
         weight = tokens.num_frames.astype(jnp.float32)
         return LossOut(losses.sum(axis=1) / jnp.maximum(weight, 1), weight, {})
-
-    def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:
-        """Return the exact log density of each example's latents in nats, frame by frame from the left.
-
-        Raises:
-            GenlabError: if the head has no density.
-        """
-        if not isinstance(self.head, GaussianMixtureHead):
-            raise GenlabError(
-                f"latent_log_density: a head of kind {self.config.head.kind!r} draws latents but has no density; "
-                "use decoder.head.kind='gmm'"
-            )
-        hidden, latents, is_target = self._hidden(tokens, cond, tokens.is_valid, None, None, None)
-        return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
 
     def sample(
         self,
@@ -240,7 +236,7 @@ class LatentAR(nnx.Module):
         chunk_frames: int,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b c d"]]:
-        """Return the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
+        """Yield the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
 
         Raises:
             GenlabError: if the prompt has a hole, or the sampler asks for guidance and the head has none.
@@ -251,7 +247,11 @@ class LatentAR(nnx.Module):
                 "prompt.is_known: a stream goes from left to right and cannot wait for the frames after a hole; "
                 "give it a prefix, or use sample"
             )
-        return _stream_latents(self, cond, num_frames, key, prompt, sampler, chunk_frames)
+        _, plan, carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
+        for first in range(0, cond.content.shape[1], chunk_frames):
+            chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
+            carry, latents = _draw_frames(self, plan, carry, chunk, sampler)
+            yield latents
 
     def _hidden(
         self,
@@ -288,6 +288,51 @@ class LatentAR(nnx.Module):
         return jnp.sqrt(1 - share) * latents + jnp.sqrt(share) * jax.random.normal(noise_key, latents.shape)
 
 
+class MixtureAR(LatentAR):
+    """The family with a mixture head, which alone has a density, and so a bound on the bits of codes."""
+
+    def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:
+        """Return the exact log density of each example's latents in nats, frame by frame from the left."""
+        assert isinstance(self.head, GaussianMixtureHead), "build gives this class to mixtures alone"
+        hidden, latents, is_target = self._hidden(tokens, cond, tokens.is_valid, None, None, None)
+        return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, from `num_draws` draws of latents around them.
+
+        The density's latents are drawn, not the codec's: see `code_given_latent.py`. One draw tells nothing of the
+        error and gives inf.
+
+        Raises:
+            GenlabError: if the decoder was built without the codec's entries.
+        """
+        if self.code_vectors is None:
+            raise GenlabError(
+                "score: this decoder was built without code_vectors, and latents alone do not say what the codes "
+                "are; pass the codec's normalised entries to build"
+            )
+        bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws)) / jnp.log(2.0)
+        error = jnp.full(bits.shape[1:], jnp.inf) if num_draws == 1 else bits.std(axis=0, ddof=1) / num_draws**0.5
+        return ScoreOut(bits.mean(axis=0), error, "upper bound")
+
+
+@jax.jit
+def _bound_nats(model: MixtureAR, tokens: Tokens, cond: Cond, keys: Key[Array, "n"]) -> Float[Array, "n b"]:
+    """Return unbiased draws of the bound on -log p(codes)."""
+    assert model.code_vectors is not None, "score has refused"
+    codes, vectors = read_codes(tokens), model.code_vectors[...]
+    std = posterior_std(vectors)
+    variances = level_variances(vectors, std)
+
+    def draw_bound(key):
+        latents, log_posterior = draw_latents(key, codes, vectors, std)
+        paid_back = code_log_probability(codes, latents, vectors, variances)
+        per_frame = jnp.where(tokens.is_valid, log_posterior - paid_back, 0)
+        return per_frame.sum(axis=1) - model.latent_log_density(tokens._replace(latents=latents), cond)
+
+    return lax.map(draw_bound, keys)
+
+
 @functools.partial(jax.jit, static_argnames="sampler")
 def _sample_latents(
     model: LatentAR,
@@ -300,22 +345,6 @@ def _sample_latents(
     order, plan, carry, frames = _begin(model, cond, num_frames, key, prompt, sampler)
     _, latents = _draw_frames(model, plan, carry, frames, sampler)
     return visit(latents, jnp.argsort(order, axis=1))
-
-
-def _stream_latents(
-    model: LatentAR,
-    cond: Cond,
-    num_frames: Int[Array, "b"],
-    key: Key[Array, ""],
-    prompt: Prompt | None,
-    sampler: LatentARSampler,
-    chunk_frames: int,
-) -> Iterator[Float[Array, "b c d"]]:
-    _, plan, carry, frames = _begin(model, cond, num_frames, key, prompt, sampler)
-    for first in range(0, cond.content.shape[1], chunk_frames):
-        chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
-        carry, latents = _draw_frames(model, plan, carry, chunk, sampler)
-        yield latents
 
 
 @functools.partial(jax.jit, static_argnames="sampler")

@@ -19,6 +19,7 @@ from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.paths import CosinePath
 from genlab.decoders.patterns import FlatPattern
@@ -81,6 +82,12 @@ FAMILIES = {
     "discrete": Family(DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)),
     "blockwise": Family(
         BlockwiseConfig(block_frames=5), BlockwiseSampler(steps=2), BlockwiseSampler(steps=6, temperature=0.0)
+    ),
+    "mar": Family(
+        MARConfig(head=FlowMatching(width=32, layers=2)),
+        MARSampler(rounds=3, steps=4),
+        MARSampler(rounds=6, steps=16),
+        fresh_loss=(1.5, 2.5),
     ),
 }
 

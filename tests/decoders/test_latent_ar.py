@@ -1,5 +1,7 @@
 """What only the autoregressive family over latents promises: causality, an exact density, the cache, the stream."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,11 @@ from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, 
 from flax import nnx
 
 from genlab.config import GenlabError
-from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.heads import EnergyScore, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.experiment import Arm
+from genlab.tokens import Tokens
 
 NAMES = ("latent_gmm", "latent_flow", "latent_energy")
 GUIDED = LatentARSampler(steps=4, guidance=2.0)
@@ -158,8 +161,40 @@ def test_what_cannot_be_done_is_refused(mixture, batch, key):
     with pytest.raises(GenlabError, match="a stream goes from left to right"):
         mixture.stream(cond, **asked, prompt=hole, chunk_frames=4)
     mixture.sample(cond, **asked, prompt=prefix)
-    with pytest.raises(GenlabError, match="'flow' draws latents but has no density"):
-        FAMILIES["latent_flow"].build().latent_log_density(tokens, cond)
+    with pytest.raises(GenlabError, match="built without code_vectors"):
+        mixture.score(tokens, cond, key=key)
+    # Who asks whether a family has a score must get the truth.
+    assert not hasattr(FAMILIES["latent_flow"].build(), "score")
+
+
+def test_the_bound_of_one_code_is_the_divergence_of_the_posterior(batch, key):
+    """With one entry the codes cost nothing, so the bound is all slack: KL(q, unit Gaussian) per channel."""
+    tokens, cond = batch
+    spec = SPEC.model_copy(update={"codebooks": 1, "entries": 1})
+    vectors = 0.5 * jax.random.normal(key, (1, 1, SPEC.latent_channels))
+    config = LatentARConfig(head=GaussianMixture(min_std=1e-6))
+    decoder = config.build(spec, VOCAB, BACKBONE, SEMANTIC, key=key, code_vectors=vectors)
+    decoder.head.project.kernel[...] = jnp.zeros_like(decoder.head.project.kernel[...])
+    codes = jnp.zeros((*tokens.is_valid.shape, 1), jnp.int32)
+    score = decoder.score(tokens._replace(codes=codes), cond, key=key, num_draws=100)
+    variance = jnp.mean(vectors**2)
+    per_frame = 0.5 * (variance + vectors**2 - 1 - jnp.log(variance)).sum() / np.log(2)
+    assert score.validity == "upper bound"
+    assert (np.abs(score.bits - per_frame * tokens.num_frames) < 4 * score.std_error).all()
+    assert (score.std_error < 0.1 * score.bits).all()
+
+
+def test_bounds_of_all_clips_leave_probability_over(key):
+    """Two frames of two binary codebooks: an upper bound on the bits of each is a lower one on its probability."""
+    spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
+    vectors = jnp.array([1.0, 0.3])[:, None, None] * jax.random.normal(key, (2, 2, SPEC.latent_channels))
+    config, vocab = LatentARConfig(head=GaussianMixture(components=4)), CondVocab(num_speakers=1)
+    nothing = ConditionConfig(content="none", speaker=False)
+    decoder = roughened(config.build(spec, vocab, BACKBONE, nothing, key=key, code_vectors=vectors))
+    codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
+    score = decoder.score(Tokens(codes, None, jnp.full(16, 2)), toy_batch(16, 2)[1], key=key, num_draws=64)
+    assert np.isfinite(score.bits).all() and 0 < (2.0**-score.bits).sum() < 1
+    assert jnp.isinf(decoder.score(Tokens(codes, None, jnp.full(16, 2)), toy_batch(16, 2)[1], key=key).std_error).all()
 
 
 def test_an_arm_is_read_from_plain_values():

@@ -1,0 +1,25 @@
+"""GIVT (2312.02116) on speech: a causal transformer over latents whose head is a mixture of Gaussians.
+
+Question: can one pass per frame and an exact density do what a tower of codes does? Read its content error beside the
+quick start's AR arm: same data, backbone and training FLOPs, latents in the place of codes.
+
+    genlab compare configs/presets/givt.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.heads import GaussianMixture
+from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    arm = Arm(
+        decoder=LatentARConfig(head=GaussianMixture(components=16)),
+        sampler=LatentARSampler(temperature=0.9),
+    )
+    question = "With equal training compute, what does a mixture head on latents reach?"
+    return base.model_copy(update={"name": "givt", "question": question, "arms": {"givt": arm}})

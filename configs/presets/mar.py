@@ -1,0 +1,25 @@
+"""MAR (2406.11838) on speech: a bidirectional transformer over latents with a flow head, frames in random order.
+
+Question: what does a free order buy a head on continuous frames? Read its content error beside the presets calm (the
+same head, from left to right) and the quick start's masked arm (the same order, over codes).
+
+    genlab compare configs/presets/mar.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.heads import FlowMatching
+from genlab.decoders.mar import MARConfig, MARSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    arm = Arm(
+        decoder=MARConfig(head=FlowMatching(width=192, draws=4)),
+        sampler=MARSampler(rounds=16, steps=8, guidance=1.5),
+    )
+    question = "With equal training compute, what does a flow head on latents reach in a random order?"
+    return base.model_copy(update={"name": "mar", "question": question, "arms": {"mar": arm}})

@@ -1,0 +1,25 @@
+"""SLED (2505.13181) on speech: a causal transformer over latents whose head is trained by the energy score.
+
+Question: is one call of an implicit head, without a density and without steps, enough for a frame of speech? Read its
+content error beside the quick start's AR arm: same data, backbone and training FLOPs, latents in the place of codes.
+
+    genlab compare configs/presets/sled.py
+"""
+
+import runpy
+from pathlib import Path
+
+from genlab.decoders.heads import EnergyScore
+from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.experiment import Arm, Comparison
+
+
+def config() -> Comparison:
+    """Return the quick start with this arm alone."""
+    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    arm = Arm(
+        decoder=LatentARConfig(head=EnergyScore(width=192, samples=2, beta=1.0)),
+        sampler=LatentARSampler(),
+    )
+    question = "With equal training compute, what does an energy-score head on latents reach?"
+    return base.model_copy(update={"name": "sled", "question": question, "arms": {"sled": arm}})

@@ -1,0 +1,227 @@
+"""Masked decoder over latents: a bidirectional backbone and a flow head, in random order (MAR, 2406.11838 section 3.4).
+
+In: latents "b t d" of zero mean and unit variance. Training hides a share of the frames, and the flow head (heads.py)
+learns the latents of the hidden ones, each given its own hidden vector. Sampling starts from the prompt and reveals
+frames in a random order, several at once, as many per step as the cosine schedule of MaskGIT says; all frames that one
+step reveals are drawn independently, so fewer steps trade dependence for speed.
+
+Differences from the paper: a decoder alone in place of MAE's encoder and decoder, so a hidden frame costs as much as a
+visible one; the hidden share follows the cosine schedule and not a truncated Gaussian.
+"""
+
+import functools
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from genlab.config import Config
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+    with_unconditional,
+)
+from genlab.decoders.heads import FlowMatching
+from genlab.decoders.schedules import CosineHiding, Hiding
+from genlab.decoders.unmasking import draw_hidden, rank
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.nets.linear import Linear
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
+
+
+class MARSampler(Config):
+    """How latents are drawn: in `rounds` of the backbone, each followed by `steps` of the flow head.
+
+    `temperature` scales the noise that the flow starts from; `guidance` 1 is off.
+    """
+
+    kind: Literal["mar"] = "mar"
+    rounds: int = pydantic.Field(default=16, gt=0)
+    steps: int = pydantic.Field(default=16, gt=0)
+    hiding: Hiding = CosineHiding()
+    temperature: float = pydantic.Field(default=1.0, ge=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
+
+
+class MARConfig(Config):
+    """The masked family over latents."""
+
+    kind: Literal["mar"] = "mar"
+    head: FlowMatching = FlowMatching()
+    hiding: Hiding = CosineHiding()
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "MAR":
+        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
+        return jax.jit(lambda key: MAR(self, spec, vocab, backbone, condition, key=key))(key)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
+        inputs = backbone_inputs(condition, num_symbols)
+        forward = condition_flops(condition, backbone, num_frames, num_symbols)
+        forward += backbone_flops(backbone, num_frames, **inputs)
+        # Latents are data: nothing is propagated into them.
+        embed = 2 * 2 * num_frames * spec.latent_channels * backbone.width
+        return 3 * forward + embed + num_frames * self.head.train_flops(backbone.width, spec.latent_channels)
+
+    def sample_cost(
+        self,
+        sampler: MARSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip; every round draws all frames and keeps those that it reveals."""
+        copies = 1 if sampler.guidance == 1 else 2
+        inputs = backbone_inputs(condition, num_symbols)
+        per_frame = 2 * spec.latent_channels * backbone.width
+        per_frame += self.head.draw_flops(backbone.width, spec.latent_channels, sampler)
+        per_round = backbone_flops(backbone, num_frames, **inputs) + num_frames * per_frame
+        flops = condition_flops(condition, backbone, num_frames, num_symbols) + sampler.rounds * per_round
+        return SampleCost(copies * self.num_calls(sampler), copies * flops)
+
+    def num_calls(self, sampler: MARSampler) -> int:
+        """Return the sequential network calls of drawing a batch without guidance."""
+        return sampler.rounds * (1 + self.head.draw_calls(sampler))
+
+
+class MAR(nnx.Module):
+    """Latent projection with a vector for hidden frames, bidirectional backbone, flow head."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "latents"
+
+    def __init__(
+        self,
+        config: MARConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+    ):
+        embed_key, absent_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
+        self.config = config
+        self.spec = spec
+        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
+        self.absent = nnx.Param(backbone.width**-0.5 * jax.random.normal(absent_key, (backbone.width,)))
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(
+            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+        )
+        self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the head's mean loss over each example's hidden frames, weighted by their number."""
+        share_key, frame_key, condition_key, dropout_key, head_key = jax.random.split(key, 5)
+        is_valid, latents = tokens.is_valid, read_latents(tokens)
+        share = self.config.hiding.hidden_share(jax.random.uniform(share_key, tokens.num_frames.shape))
+        is_masked = draw_hidden(frame_key, is_valid, jnp.maximum(jnp.ceil(share * is_valid.sum(axis=1)), 1))
+        conditions = self.conditioner(cond, is_valid, key=condition_key)
+        hidden = self._hidden(latents, is_valid & ~is_masked, conditions, is_valid, dropout_key)
+        latents = jnp.where(is_valid[:, :, None], latents, 0)
+        losses = jnp.where(is_masked, self.head.loss(hidden, latents, key=head_key), 0)
+        weight = is_masked.sum(axis=1).astype(jnp.float32)
+        return LossOut(losses.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": share})
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: MARSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw latents; the frames that the prompt knows are kept, whatever their pattern."""
+        latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
+        calls = self.config.num_calls(sampler) * (1 if sampler.guidance == 1 else 2)
+        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
+
+    def _hidden(
+        self,
+        latents: Float[Array, "b t d"],
+        is_visible: Bool[Array, "b t"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t h"]:
+        dtype = conditions.frames.dtype
+        absent = self.absent[...].astype(dtype)[None, None]
+        embedded = jnp.where(is_visible[:, :, None], self.embed(latents.astype(dtype)), absent)
+        return self.backbone(
+            embedded + conditions.frames,
+            positions=jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape),
+            is_valid=is_valid,
+            text=conditions.text,
+            clip=conditions.clip,
+            key=key,
+        )
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_latents(
+    model: MAR,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: MARSampler,
+) -> Float[Array, "b t d"]:
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    latents = jnp.zeros((b, t, model.spec.latent_channels))
+    if prompt is not None:
+        latents = jnp.where(is_known[:, :, None], read_latents(prompt.tokens), latents)
+    order_key, draw_key = jax.random.split(key)
+    # Known frames come first, padding last: what is not yet revealed is a tail of the order.
+    place = jax.random.uniform(order_key, (b, t)) + jnp.where(is_valid, jnp.where(is_known, 0, 1), 2)
+    turn, num_unknown = rank(place), (is_valid & ~is_known).sum(axis=1)
+
+    copies = 1 if sampler.guidance == 1 else 2
+    is_attended = jnp.tile(is_valid, (copies, 1))
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+
+    def step(carry, inputs):
+        latents, is_visible = carry
+        progress, step_key = inputs
+        doubled = jnp.tile(latents, (copies, 1, 1)), jnp.tile(is_visible, (copies, 1))
+        hidden = model._hidden(*doubled, conditions, is_attended)
+        drawn = model.head.draw(step_key, hidden.reshape(copies * b * t, -1), sampler).reshape(latents.shape)
+        num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
+        is_shown = is_valid & (turn < (num_frames - num_hidden)[:, None])
+        latents = jnp.where((is_shown & ~is_visible)[:, :, None], drawn, latents)
+        return (latents, is_shown), None
+
+    progress = jnp.arange(1, sampler.rounds + 1) / sampler.rounds
+    (latents, _), _ = lax.scan(step, (latents, is_known), (progress, jax.random.split(draw_key, sampler.rounds)))
+    return latents
