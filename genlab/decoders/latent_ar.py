@@ -236,7 +236,7 @@ class LatentAR(nnx.Module):
         chunk_frames: int,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b c d"]]:
-        """Yield the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
+        """Return the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
 
         Raises:
             GenlabError: if the prompt has a hole, or the sampler asks for guidance and the head has none.
@@ -247,11 +247,15 @@ class LatentAR(nnx.Module):
                 "prompt.is_known: a stream goes from left to right and cannot wait for the frames after a hole; "
                 "give it a prefix, or use sample"
             )
-        _, plan, carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
-        for first in range(0, cond.content.shape[1], chunk_frames):
-            chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
-            carry, latents = _draw_frames(self, plan, carry, chunk, sampler)
-            yield latents
+        _, plan, first_carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
+
+        def chunks(carry):
+            for first in range(0, cond.content.shape[1], chunk_frames):
+                chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
+                carry, latents = _draw_frames(self, plan, carry, chunk, sampler)
+                yield latents
+
+        return chunks(first_carry)
 
     def _hidden(
         self,
