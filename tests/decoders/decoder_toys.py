@@ -30,7 +30,7 @@ from genlab.tokens import Tokens, TokenSpec
 SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=4, entries=16, latent_channels=8)
 VOCAB = CondVocab(num_speakers=3, num_units=10)
 BACKBONE = BackboneConfig(width=32, layers=2, heads=4)
-SEMANTIC = ConditionConfig(content="semantic", dropout=0.1)
+SEMANTIC = ConditionConfig(content="semantic", dropout=0.3)
 DEPTH = DepthConfig(width=16, layers=1, heads=2, acoustic_delay_frames=1, trained_share=0.5)
 NUM_EXAMPLES, NUM_FRAMES, NUM_SYMBOLS = 3, 12, 5
 
