@@ -37,7 +37,7 @@ def key():
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Drop compiled programs before their memory maps are too many: at 65,530 of them Linux refuses, and XLA crashes."""
+    """Drop compiled programs before their memory maps run out: past 65,530 of them XLA crashes on Linux."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 16_000:

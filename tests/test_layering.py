@@ -25,7 +25,8 @@ ORDER = """
     recognisers recognisers.augment recognisers.ctc recognisers.transcribe recognisers.units recognisers.shipped
     recognisers.export
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
-    decoders.conditioning decoders.logits decoders.patterns decoders.schedules decoders.paths decoders.solvers
+    decoders.conditioning decoders.denoisers decoders.logits decoders.patterns decoders.schedules decoders.paths
+    decoders.solvers
     decoders.visiting decoders.stepwise decoders.levels decoders.unmasking
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads

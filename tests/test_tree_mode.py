@@ -1,4 +1,4 @@
-"""Flax plans to make NNX's tree mode, which shares no references between modules, its default: training must work there."""
+"""Flax plans to make NNX's tree mode, without references shared by modules, its default: training must work there."""
 
 import os
 import subprocess

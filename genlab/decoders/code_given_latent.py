@@ -11,7 +11,9 @@ one level),
 
     softmax_v(-|residual_k - entry_kv|^2 / (2 variance_k)),   residual_k = latent - sum of the levels before k.
 
-Every q and every variance_k give a valid bound; `level_variances` are what the later levels leave on average.
+Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model of latents does not
+resolve what it must, a large one where neighbouring entries blur; `level_variances` are what the later levels leave on
+average.
 """
 
 import jax
@@ -22,8 +24,8 @@ from genlab.decoders.logits import cross_entropy
 
 
 def posterior_std(vectors: Float[Array, "k v d"]) -> Float[Array, ""]:
-    """Return the standard deviation of q: the size of the last level's entries, near the error that they leave."""
-    return jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-6)
+    """Return the standard deviation of q: half the size of the last level's entries, a fixed number of the codec."""
+    return 0.5 * jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-8)
 
 
 def level_variances(vectors: Float[Array, "k v d"], std: Float[Array, ""]) -> Float[Array, "k"]:

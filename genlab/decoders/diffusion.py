@@ -12,7 +12,7 @@ computed, and its result rescaled to the spread of the conditional prediction (2
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -29,22 +29,17 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
     CondVocab,
-    backbone_inputs,
     condition_flops,
     guide,
-    modulate,
     with_unconditional,
 )
+from genlab.decoders.denoisers import ModulatedBackbone, Network
 from genlab.decoders.diffusion_score import codes_bound, log_density
 from genlab.decoders.paths import Path, Prediction, StraightPath
 from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.solvers import Denoiser, Euler, Solver
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
-from genlab.nets.linear import Linear
+from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
-
-# Sinusoids that describe the noise level to the network.
-LEVEL_CHANNELS = 256
 
 
 class DiffusionSampler(Config):
@@ -89,6 +84,7 @@ class DiffusionConfig(Config):
     """
 
     kind: Literal["diffusion"] = "diffusion"
+    network: Network = ModulatedBackbone()
     path: Path = StraightPath()
     predicts: Prediction = "velocity"
     levels: LevelDraw = LogitNormalLevels()
@@ -127,12 +123,10 @@ class DiffusionConfig(Config):
         num_symbols: int = 0,
     ) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
-        forward = condition_flops(condition, backbone, num_frames, num_symbols) + _call_flops(
-            spec, backbone, condition, num_frames, num_symbols
-        )
+        forward = condition_flops(condition, backbone, num_frames, num_symbols)
+        forward += self.network.flops(spec.latent_channels, backbone, condition, num_frames, num_symbols)
         # Latents and sinusoids are data: nothing is propagated into them.
-        first_layers = 2 * backbone.width * (num_frames * spec.latent_channels + LEVEL_CHANNELS)
-        return 3 * forward - first_layers
+        return 3 * forward - self.network.data_flops(spec.latent_channels, backbone, num_frames)
 
     def sample_cost(
         self,
@@ -148,10 +142,10 @@ class DiffusionConfig(Config):
         is_guided = sampler.guided_calls(self)
         calls = int(is_guided.size + is_guided.sum())
         encodings = 2 if is_guided.any() else 1
-        flops = encodings * condition_flops(condition, backbone, num_frames, num_symbols) + calls * _call_flops(
-            spec, backbone, condition, num_frames, num_symbols
+        call = self.network.flops(spec.latent_channels, backbone, condition, num_frames, num_symbols)
+        return SampleCost(
+            calls, encodings * condition_flops(condition, backbone, num_frames, num_symbols) + calls * call
         )
-        return SampleCost(calls, flops)
 
 
 class CodeVectors(nnx.Variable):
@@ -159,7 +153,7 @@ class CodeVectors(nnx.Variable):
 
 
 class Diffusion(nnx.Module):
-    """Latent projection, bidirectional backbone modulated by the noise level, one head."""
+    """The conditions' encoder and the network that predicts."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
@@ -174,14 +168,11 @@ class Diffusion(nnx.Module):
         key: Key[Array, ""],
         code_vectors: Float[Array, "k v d"] | None = None,
     ):
-        embed_key, condition_key, backbone_key, level_key, head_key = jax.random.split(key, 5)
+        condition_key, network_key = jax.random.split(key)
         self.config = config
         self.spec = spec
-        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.backbone = Backbone(backbone, key=backbone_key, is_modulated=True, text_route=condition.text_route)
-        self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
-        self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
+        self.network = config.network.build(spec.latent_channels, backbone, condition, key=network_key)
         self.code_vectors = None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
@@ -246,35 +237,8 @@ class Diffusion(nnx.Module):
         is_valid: Bool[Array, "b t"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        positions = jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape)
         noisy = noisy * self.config.path.input_scale(level)[:, None, None]
-        level_features = self.level_embedding(self.config.path.embedded(level))
-        hidden = self.backbone(
-            self.embed(noisy.astype(conditions.frames.dtype)) + conditions.frames,
-            positions=positions,
-            is_valid=is_valid,
-            text=conditions.text,
-            clip=modulate(level_features, conditions),
-            key=key,
-        )
-        return self.head(hidden).astype(jnp.float32)
-
-
-class LevelEmbedding(nnx.Module):
-    """Sinusoids of the noise level through a two-layer network, in float32."""
-
-    def __init__(self, width: int, *, key: Key[Array, ""]):
-        in_key, out_key = jax.random.split(key)
-        self.project_in = Linear(LEVEL_CHANNELS, width, key=in_key)
-        self.project_out = Linear(width, width, key=out_key)
-
-    def __call__(self, level: Float[Array, "b"]) -> Float[Array, "b h"]:
-        """Return the embedding of each level."""
-        # Angles of 1000 * level, from a period of 2 pi / 1000 up to 20 pi levels (DDPM, 2006.11239).
-        rates = 1000.0 * 10_000.0 ** -jnp.linspace(0, 1, LEVEL_CHANNELS // 2)
-        angles = level[:, None] * rates[None, :]
-        sinusoids = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        return self.project_out(jax.nn.silu(self.project_in(sinusoids)))
+        return self.network(noisy, self.config.path.embedded(level), conditions, is_valid, key)
 
 
 @functools.partial(jax.jit, static_argnames="num_draws")
@@ -383,12 +347,3 @@ def _guided_prediction(
 def _spread(values: Float[Array, "b t d"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b 1 1"]:
     """Return the standard deviation of each example over its frames and channels."""
     return jnp.std(values, axis=(1, 2), keepdims=True, where=is_valid[:, :, None])
-
-
-def _call_flops(
-    spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
-) -> float:
-    edges = 4 * num_frames * backbone.width * spec.latent_channels
-    level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width)
-    inputs: dict[str, Any] = {**backbone_inputs(condition, num_symbols), "is_modulated": True}
-    return backbone_flops(backbone, num_frames, **inputs) + edges + level

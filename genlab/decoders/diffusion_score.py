@@ -7,11 +7,8 @@
               <= KL at the noisiest level  +  1/2 integral E |x(c) - clean(z_r, r)|^2 d(1 / r^2)  -  E log p(c|z)
 
 with the integral over the noise ratio r = sigma / alpha, from s to the noisiest level; the path enters through r alone
-(VDM eq. 17). The chain starts at q(z|c) itself, as in Plaid, so it needs no likelihood of latents at its end. p(c|z) is
-a product over the levels of the residual quantiser: a softmax over -|residual - entry|^2 / 2 variance, the variance
-being s^2 plus the mean square of the entries of all later levels. s is `NOISE_SHARE` of the root mean square of the
-last level's entries, per channel: a fixed number of the codec. Any s gives a bound; a small one costs bits where the
-network does not resolve what it must still denoise, a large one where neighbouring entries blur.
+(VDM eq. 17). The chain starts at q(z|c) itself, as in Plaid, so it needs no likelihood of latents at its end. q, its
+standard deviation s and p(c|z) are those of code_given_latent.py.
 
 `log_density` integrates the probability flow (2011.13456 eq. 39). It compares models of the same latents; a density is
 not comparable with bits of codes.
@@ -26,10 +23,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.decoders.base import ScoreOut
-from genlab.decoders.logits import cross_entropy
+from genlab.decoders.code_given_latent import chosen_vectors, code_log_probability, level_variances, posterior_std
 from genlab.decoders.paths import GaussianPath
 
-NOISE_SHARE = 0.5
 # sigma / alpha where the chain ends: what is left of the clean latents costs 2e-5 nats per unit of variance.
 HIGHEST_RATIO = float(np.exp(5.0))
 # Densities are of latents at this level, where every kind of prediction has a velocity.
@@ -64,9 +60,9 @@ def codes_bound(
         num_draws: network calls per example.
     """
     is_counted = is_valid[:, :, None]
-    levels = jnp.arange(codes.shape[2])[None, None, :]
-    latents = jnp.where(is_counted, code_vectors[levels, codes].sum(axis=2), 0)
-    lowest = jnp.log(noise_scale(code_vectors))
+    latents = jnp.where(is_counted, chosen_vectors(codes, code_vectors).sum(axis=2), 0)
+    std = posterior_std(code_vectors)
+    lowest, variances = jnp.log(std), level_variances(code_vectors, std)
     highest = jnp.log(min(HIGHEST_RATIO, _ratio(path, path.noisiest_level)))
     start_key, draw_key = jax.random.split(key)
     start = jax.random.uniform(start_key, (codes.shape[0],))
@@ -80,9 +76,9 @@ def codes_bound(
         errors = jnp.where(is_counted, jnp.square(latents - clean(noisy, level)), 0).sum(axis=(1, 2))
         # 1/2 d(1 / r^2) = -(1 / r^2) d log r, at a density of 1 / (highest - lowest).
         denoising = (highest - lowest) * jnp.exp(-2 * log_ratio) * errors
-        noisy = latents + jnp.exp(lowest) * jax.random.normal(code_key, latents.shape)
-        nats = jnp.where(is_counted, _code_nats(noisy, codes, code_vectors), 0)
-        return None, denoising + nats.sum(axis=(1, 2))
+        noisy = latents + std * jax.random.normal(code_key, latents.shape)
+        gained = jnp.where(is_valid, code_log_probability(codes, noisy, code_vectors, variances), 0)
+        return None, denoising - gained.sum(axis=1)
 
     _, drawn = lax.scan(draw, None, (jnp.arange(num_draws), jax.random.split(draw_key, num_draws)))
     variance = jnp.exp(2 * highest)
@@ -90,11 +86,6 @@ def codes_bound(
     nats = drawn.mean(axis=0) + 0.5 * jnp.where(is_counted, prior, 0).sum(axis=(1, 2))
     errors = jnp.full_like(nats, jnp.inf) if num_draws == 1 else drawn.std(axis=0, ddof=1) / np.sqrt(num_draws)
     return ScoreOut(nats / np.log(2), errors / np.log(2), "upper bound")
-
-
-def noise_scale(code_vectors: Float[Array, "k v d"]) -> Float[Array, ""]:
-    """Return s, the standard deviation of the latents around the sum of their code vectors."""
-    return NOISE_SHARE * jnp.sqrt(jnp.mean(jnp.square(code_vectors[-1])) + 1e-8)
 
 
 def log_density(
@@ -141,23 +132,6 @@ def log_density(
 
 def _ratio(path: GaussianPath, level: float) -> float:
     return path.sigma(level) / path.alpha(level) if path.alpha(level) > 0 else float("inf")
-
-
-def _code_nats(
-    noisy: Float[Array, "b t d"], codes: Int[Array, "b t k"], code_vectors: Float[Array, "k v d"]
-) -> Float[Array, "b t k"]:
-    """Return -log p(c|z) of every code."""
-    mean_squares = jnp.mean(jnp.square(code_vectors), axis=(1, 2))
-    later = jnp.flip(jnp.cumsum(jnp.flip(mean_squares))) - mean_squares
-    variances = jnp.square(noise_scale(code_vectors)) + later
-
-    def score_level(residual, inputs):
-        entries, own, variance = inputs
-        distances = jnp.square(entries).sum(axis=1)[None, None, :] - 2 * residual @ entries.T
-        return residual - entries[own], cross_entropy(-distances / (2 * variance), own)
-
-    _, nats = lax.scan(score_level, noisy, (code_vectors, jnp.moveaxis(codes, 2, 0), variances))
-    return jnp.moveaxis(nats, 0, 2)
 
 
 def _probes(key: Key[Array, ""], shape: tuple[int, ...], num_probes: int) -> Float[Array, "n b t d"]:

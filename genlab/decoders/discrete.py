@@ -37,7 +37,7 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.corruption import AbsorbingNoise, Noise, UniformNoise
-from genlab.decoders.diffusion import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.schedules import Hiding, LinearHiding
 from genlab.decoders.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops

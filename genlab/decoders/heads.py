@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import guide
-from genlab.decoders.diffusion import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
 from genlab.nets.blocks import RMSNorm
 from genlab.nets.linear import Linear

@@ -114,7 +114,7 @@ class StableAudio(nnx.Module):
         self.before = nnx.Linear(channels, channels, use_bias=False, rngs=rngs)
         self.project_in = nnx.Linear(channels, width, use_bias=False, rngs=rngs)
         self.layers = jax.vmap(lambda key: _Block(config, key))(jax.random.split(layer_key, config.layers))
-        self.project_out = nnx.Linear(width, channels, use_bias=False, rngs=rngs)
+        self.project_out = nnx.Linear(width, channels, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
         self.after = nnx.Linear(channels, channels, use_bias=False, rngs=rngs)
 
     def __call__(
@@ -147,6 +147,20 @@ class StableAudio(nnx.Module):
         x = lax.scan(lambda x, layer: (layer(x, turned, is_valid, text), None), x, self.layers)[0]
         predicted = self.project_out(x)[:, 1:]
         return self.after(predicted) + predicted
+
+
+def stable_audio_flops(
+    config: StableAudioConfig, channels: int, *, text_width: int, global_width: int, num_frames: int, num_symbols: int
+) -> float:
+    """Return the FLOPs of the matrix products in one forward pass over one example, as executed."""
+    width, cross, length = config.width, config.cross_width, num_frames + 1
+    own = 2 * length * width * (4 * width + 2 * length)
+    crossed = 4 * length * width**2 + 4 * num_symbols * cross**2 + 4 * length * num_symbols * width
+    ffn = 6 * FFN_MULTIPLE * length * width**2
+    first = 2 * width * (LEVEL_CHANNELS + global_width + 2 * width)
+    text = 2 * num_symbols * cross * (text_width + cross)
+    edges = 4 * num_frames * channels**2 + 2 * width * channels * (num_frames + length)
+    return float(config.layers * (own + crossed + ffn) + first + text + edges)
 
 
 def save_stable_audio(model: StableAudio, directory: str | Path, *, num_frames: int) -> None:

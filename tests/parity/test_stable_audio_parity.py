@@ -23,6 +23,7 @@ def test_diffusers_loads_the_export_and_predicts_the_same(tmp_path, shape):
 
     config = StableAudioConfig(head_channels=8, cross_width=shape["key_heads"] * 8, **shape)
     model = jax.jit(lambda key: StableAudio(config, 6, 10, 5, key=key))(jax.random.key(0))
+    model.project_out.kernel[...] = jax.random.normal(jax.random.key(1), model.project_out.kernel.shape)
     save_stable_audio(model, tmp_path, num_frames=9)
     reference, report = StableAudioDiTModel.from_pretrained(str(tmp_path), output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -46,6 +47,7 @@ def test_diffusers_loads_the_export_and_predicts_the_same(tmp_path, shape):
 def test_padding_and_shapes_are_refused_or_ignored():
     config = StableAudioConfig(layers=1, heads=2, key_heads=2, head_channels=8, cross_width=16)
     model = StableAudio(config, 6, 10, 5, key=jax.random.key(0))
+    model.project_out.kernel[...] = jax.random.normal(jax.random.key(1), model.project_out.kernel.shape)
     rng = np.random.default_rng(0)
     noisy, text, vector = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((1, 9, 6), (1, 7, 10), (1, 5)))
     is_valid, is_text = jnp.arange(9)[None] < 6, jnp.arange(7)[None] < 4
