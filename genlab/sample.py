@@ -2,8 +2,8 @@
 
 Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its codes or latents,
 so only the decoder differs between arms. Compilation is timed apart. `latency_s` is one prompt alone, from conditions
-to audio. `first_audio_s` is the wait before sound can start: a causal decoder plays its first frames while it goes on,
-the others have nothing to play before their last network call.
+to audio. `first_audio_s` is the wait before sound can start: a decoder with `stream` plays its first frames while it
+goes on, the others have nothing to play before their last network call.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -25,7 +26,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
 from genlab.experiment import DecoderRun
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
-from genlab.tokens import Tokens
+from genlab.tokens import Tokens, make_tokens
 from genlab.train import load_trained
 
 FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts
@@ -193,29 +194,32 @@ def _measure_latency(
     model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clip: TokenClip, key: jax.Array
 ) -> tuple[float, float, float]:
     """Return seconds for one clip alone, seconds until sound can start, and seconds of compilation."""
-    whole, compile_s = _time_one(model, run, store, codec, clip, len(clip.units), key)
-    if run.arm.decoder.kind not in ("ar", "depth"):
-        return whole, whole, compile_s
-    first, more_s = _time_one(model, run, store, codec, clip, min(FIRST_AUDIO_FRAMES, len(clip.units)), key)
-    return whole, first, compile_s + more_s
-
-
-def _time_one(
-    model: nnx.Module,
-    run: DecoderRun,
-    store: TokenStore,
-    codec: FrozenCodec,
-    clip: TokenClip,
-    frames: int,
-    key: jax.Array,
-) -> tuple[float, float]:
-    short = clip._replace(units=clip.units[:frames], codes=clip.codes[:frames], latents=clip.latents[:frames])
-    cond, num_frames = conditions(store, [short], frames)
+    decoder: Any = model
+    cond, num_frames = conditions(store, [clip], len(clip.units))
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
-    decode(compiled(cond, num_frames, key), store, codec)  # the codec compiles its own shape here
-    repeats = []
-    for _ in range(3):
+    whole_s, _ = _time_calls(lambda: decode(compiled(cond, num_frames, key), store, codec))
+    if not hasattr(decoder, "stream"):
+        return whole_s, whole_s, compile_s
+
+    def play_first() -> None:
+        chunks = decoder.stream(
+            cond, num_frames=num_frames, key=key, sampler=run.arm.sampler, chunk_frames=FIRST_AUDIO_FRAMES
+        )
+        frames = next(chunks)
+        played = np.minimum(num_frames, frames.shape[1])
+        tokens = make_tokens(**{decoder.reads: frames}, num_frames=jnp.asarray(played))
+        decode(SampleOut(tokens, 0), store, codec)
+
+    first_s, more_s = _time_calls(play_first)
+    return whole_s, first_s, compile_s + more_s
+
+
+def _time_calls(call: Callable[[], Any]) -> tuple[float, float]:
+    """Return the median of three calls, and what a call before them, which compiles, took longer, in seconds."""
+    seconds = []
+    for _ in range(4):
         began = time.perf_counter()
-        decode(compiled(cond, num_frames, key), store, codec)
-        repeats.append(time.perf_counter() - began)
-    return float(np.median(repeats)), compile_s
+        call()
+        seconds.append(time.perf_counter() - began)
+    median = float(np.median(seconds[1:]))
+    return median, max(seconds[0] - median, 0.0)

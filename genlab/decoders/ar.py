@@ -32,7 +32,7 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import DelayPattern, Pattern
 from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies, run_known, sample_codes, stream_codes
-from genlab.decoders.visiting import draw_known, refuse_untrained_holes
+from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens
@@ -143,6 +143,7 @@ class AR(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        refuse_reordering(backbone, config.infill_share)
         self.backbone = Backbone(
             backbone,
             key=backbone_key,

@@ -153,6 +153,7 @@ class Blockwise(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        backbone.require_attention("decoder.kind=blockwise", "it cannot tell blocks apart", "decoder.kind=discrete")
         self.backbone = Backbone(
             backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
         )

@@ -62,7 +62,7 @@ class ModulatedBackbone(Config):
 
     def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
         """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2 * backbone.width * (num_frames * channels + LEVEL_CHANNELS)
+        return 2.0 * backbone.width * (num_frames * channels + LEVEL_CHANNELS)
 
 
 class StableAudioNetwork(Config):
@@ -111,7 +111,7 @@ class StableAudioNetwork(Config):
 
     def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
         """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2 * (num_frames * channels**2 + LEVEL_CHANNELS * backbone.width)
+        return 2.0 * (num_frames * channels**2 + LEVEL_CHANNELS * backbone.width)
 
     def _shape(self, backbone: BackboneConfig) -> StableAudioConfig:
         channels = backbone.width // backbone.heads

@@ -50,7 +50,7 @@ from genlab.decoders.stepwise import (
     sample_codes,
     stream_codes,
 )
-from genlab.decoders.visiting import draw_known, refuse_untrained_holes
+from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Tokens, TokenSpec, make_tokens
@@ -200,6 +200,7 @@ class Depth(nnx.Module):
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        refuse_reordering(backbone, config.infill_share)
         self.backbone = Backbone(
             backbone,
             key=backbone_key,

@@ -34,7 +34,14 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.heads import GaussianMixture, GaussianMixtureHead, Head
-from genlab.decoders.visiting import draw_known, has_hole, refuse_untrained_holes, visit, visiting_order
+from genlab.decoders.visiting import (
+    draw_known,
+    refuse_holes,
+    refuse_reordering,
+    refuse_untrained_holes,
+    visit,
+    visiting_order,
+)
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
@@ -184,6 +191,7 @@ class LatentAR(nnx.Module):
         # What the first step sees in place of a latent.
         self.begin = nnx.Param(backbone.width**-0.5 * jax.random.normal(begin_key, (backbone.width,)))
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        refuse_reordering(backbone, config.infill_share)
         self.backbone = Backbone(
             backbone,
             key=backbone_key,
@@ -236,17 +244,9 @@ class LatentAR(nnx.Module):
         chunk_frames: int,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b c d"]]:
-        """Return the latents of `sample` in chunks of `chunk_frames`, each drawn when it is asked for.
-
-        Raises:
-            GenlabError: if the prompt has a hole, or the sampler asks for guidance and the head has none.
-        """
+        """Return the latents of `sample` in chunks, each drawn when asked for; a hole in the prompt is refused."""
         self.config.check_guidance(sampler)
-        if prompt is not None and has_hole(prompt):
-            raise GenlabError(
-                "prompt.is_known: a stream goes from left to right and cannot wait for the frames after a hole; "
-                "give it a prefix, or use sample"
-            )
+        refuse_holes(prompt)
         _, plan, first_carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
 
         def chunks(carry):

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Int, Key, Shaped
 
 from genlab.config import GenlabError
 from genlab.decoders.base import Prompt
+from genlab.nets.backbone import BackboneConfig
 
 
 def visiting_order(is_known: Bool[Array, "b t"], is_valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
@@ -38,6 +39,18 @@ def draw_known(key: Key[Array, ""], is_valid: Bool[Array, "b t"], share: float) 
     return is_valid & ~is_hole
 
 
+def refuse_reordering(backbone: BackboneConfig, infill_share: float) -> None:
+    """Refuse a backbone that depends on neighbours in time if frames are to be visited out of order.
+
+    Raises:
+        ConfigError: if the mixer is not attention and infill_share is above 0.
+    """
+    if infill_share > 0:
+        backbone.require_attention(
+            f"decoder.infill_share={infill_share}", "it cannot visit them out of order", "decoder.infill_share=0"
+        )
+
+
 def refuse_untrained_holes(prompt: Prompt | None, infill_share: float) -> None:
     """Refuse a prompt that the training did not prepare for.
 
@@ -48,6 +61,19 @@ def refuse_untrained_holes(prompt: Prompt | None, infill_share: float) -> None:
         raise GenlabError(
             "prompt.is_known: this autoregressive decoder was trained with infill_share=0 and can only continue a "
             "prefix, not fill a hole; train it with decoder.infill_share=0.1, or use a masked or diffusion decoder"
+        )
+
+
+def refuse_holes(prompt: Prompt | None) -> None:
+    """Refuse a prompt that a stream cannot wait for.
+
+    Raises:
+        GenlabError: if frames follow a hole.
+    """
+    if prompt is not None and has_hole(prompt):
+        raise GenlabError(
+            "prompt.is_known: a stream goes from left to right and cannot wait for the frames after a hole; "
+            "give it a prefix, or use sample"
         )
 
 

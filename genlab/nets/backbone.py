@@ -85,6 +85,18 @@ class BackboneConfig(Config):
         """The scale of a projection into the residual stream, so that its variance does not grow with depth."""
         return (2 * self.layers) ** -0.5
 
+    def require_attention(self, setting: str, problem: str, fix: str) -> None:
+        """Refuse a mixer that reads frames at fixed distances where a setting needs one that chooses what it reads.
+
+        Raises:
+            ConfigError: that names the setting, the problem and the fix.
+        """
+        if self.mixer.kind != "attention":
+            raise ConfigError(
+                f"{setting}: backbone.mixer={self.mixer.kind} reads frames at fixed distances, so {problem}; "
+                f"use {fix}, or backbone.mixer.kind=attention"
+            )
+
 
 class DecodePlan(NamedTuple):
     """What does not change while a causal backbone decodes: its layers one by one, and what they may attend to."""
@@ -116,10 +128,9 @@ class Backbone(nnx.Module):
     ):
         layer_key, modulation_key = jax.random.split(key)
         conv_reach = 2 ** (config.mixer.cycle - 1) if isinstance(config.mixer, Dilated) else 0
-        if conv_reach and text_route == "prefix":
-            raise ConfigError(
-                "condition.route='prefix': backbone.mixer=dilated reads frames at fixed distances, so text before them "
-                "is out of reach; use condition.route='cross', or condition.content='semantic'"
+        if text_route == "prefix":
+            config.require_attention(
+                "condition.route='prefix'", "text before the frames is out of its reach", "condition.route='cross'"
             )
         self.config = config
         self.is_causal = is_causal

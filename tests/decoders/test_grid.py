@@ -1,0 +1,112 @@
+"""The whole grid of families, mixers and conditions, generated: a legal cell keeps its promises, another says why not.
+
+Cells are traced, not run: shapes of samples, network calls, and the FLOPs of training and sampling by the formulas.
+"""
+
+import dataclasses
+import itertools
+from typing import NamedTuple
+
+import jax
+import pytest
+from decoder_toys import BACKBONE, FAMILIES, NUM_SYMBOLS, SPEC, VOCAB, Family, toy_batch, view_of
+from flax import nnx
+
+from genlab.config import ConfigError
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.denoisers import StableAudioNetwork
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.flops import count_flops
+from genlab.nets.backbone import Attention, Dilated
+
+STABLE_AUDIO = Family(DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler())
+ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO}
+MIXERS = {"attention": Attention(), "dilated": Dilated(cycle=2)}
+CONTENTS = {
+    "semantic": {"content": "semantic"},
+    "prefix": {"content": "text", "route": "prefix"},
+    "cross": {"content": "text", "route": "cross"},
+    "none": {"content": "none"},
+}
+WHOLE_CLIP = {
+    "sum": {"clip_route": "sum"},
+    "adaln": {"clip_route": "adaln", "duration": True},
+    "nothing": {"speaker": False},
+}
+
+
+class Cell(NamedTuple):
+    family: str
+    mixer: str
+    content: str
+    whole_clip: str
+
+
+CELLS = [Cell(*values) for values in itertools.product(ALL_FAMILIES, MIXERS, CONTENTS, WHOLE_CLIP)]
+
+
+def reason_against(cell: Cell, family: Family) -> str | None:
+    """What the error must name, or None if the cell is legal."""
+    if cell.family == "stable_audio" and (cell.content != "cross" or cell.whole_clip != "adaln"):
+        return "decoder.network=stable_audio: condition.content"
+    if cell.mixer == "attention":
+        return None
+    if cell.family == "stable_audio":
+        return "backbone.mixer.kind='dilated'"
+    if getattr(family.config, "infill_share", 0) > 0:
+        return "decoder.infill_share=.*backbone.mixer=dilated"
+    if cell.family in ("blockwise", "latent_blocks"):
+        return "decoder.kind=.*backbone.mixer=dilated"
+    return "condition.route='prefix'.*backbone.mixer=dilated" if cell.content == "prefix" else None
+
+
+def in_order(cell: Cell) -> Family:
+    """The family; where the mixer reads neighbours in time, without visiting frames out of order."""
+    family = ALL_FAMILIES[cell.family]
+    if cell.mixer == "attention" or not hasattr(family.config, "infill_share"):
+        return family
+    return dataclasses.replace(family, config=family.config.model_copy(update={"infill_share": 0.0}))
+
+
+ILLEGAL = [cell for cell in CELLS if reason_against(cell, ALL_FAMILIES[cell.family])]
+LEGAL = [cell for cell in CELLS if not reason_against(cell, in_order(cell))]
+
+
+@pytest.mark.parametrize("cell", ILLEGAL, ids="-".join)
+def test_an_illegal_cell_says_why(cell):
+    condition = ConditionConfig(**CONTENTS[cell.content], **WHOLE_CLIP[cell.whole_clip])
+    backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer]})
+    family = ALL_FAMILIES[cell.family]
+    with pytest.raises(ConfigError, match=f"^{reason_against(cell, family)}.*(use |set |only)"):
+        jax.eval_shape(lambda key: family.config.build(SPEC, VOCAB, backbone, condition, key=key), jax.random.key(0))
+
+
+@pytest.mark.parametrize("cell", LEGAL, ids="-".join)
+def test_a_legal_cell_keeps_its_promises(cell):
+    family = in_order(cell)
+    condition = ConditionConfig(**CONTENTS[cell.content], **WHOLE_CLIP[cell.whole_clip], layers=1)
+    backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer], "layers": 1})
+    tokens, cond = toy_batch()
+    key = jax.random.key(0)
+    decoder = jax.eval_shape(lambda key: family.config.build(SPEC, VOCAB, backbone, condition, key=key), key)
+    graph, params, rest = nnx.split(decoder, nnx.Param, ...)
+    sizes = {"num_frames": tokens.codes.shape[1], "num_symbols": NUM_SYMBOLS}
+
+    def loss(params, rest):
+        return nnx.merge(graph, params, rest).loss(tokens, cond, key=key).per_example.sum()
+
+    walked = count_flops(jax.value_and_grad(loss), params, rest) / 3
+    assert family.config.train_flops_per_clip(SPEC, backbone, condition, **sizes) == pytest.approx(walked, rel=1e-6)
+
+    calls = []
+
+    def sample(params, rest):
+        model = nnx.merge(graph, params, rest)
+        out = model.sample(cond, num_frames=tokens.num_frames, key=key, sampler=family.sampler)
+        assert view_of(model, out.tokens).shape == view_of(model, tokens).shape
+        calls.append(out.num_network_calls)
+        return out.tokens
+
+    walked = count_flops(sample, params, rest) / 3
+    cost = family.config.sample_cost(family.sampler, SPEC, backbone, condition, **sizes)
+    assert cost == (calls[0], pytest.approx(walked, rel=1e-6))
