@@ -35,6 +35,7 @@ from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
@@ -136,6 +137,7 @@ DecoderConfig = Annotated[
     | MaskedConfig
     | DiscreteConfig
     | BlockwiseConfig
+    | LatentBlocksConfig
     | DiffusionConfig,
     pydantic.Field(discriminator="kind"),
 ]
@@ -147,6 +149,7 @@ SamplerConfig = Annotated[
     | MaskedSampler
     | DiscreteSampler
     | BlockwiseSampler
+    | LatentBlocksSampler
     | DiffusionSampler,
     pydantic.Field(discriminator="kind"),
 ]

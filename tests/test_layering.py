@@ -30,7 +30,7 @@ ORDER = """
     decoders.visiting decoders.stepwise decoders.levels decoders.unmasking
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
-    decoders.latent_ar decoders.mar
+    decoders.latent_ar decoders.mar decoders.latent_blocks
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood

@@ -235,7 +235,7 @@ class Blockwise(nnx.Module):
             is_valid=jnp.tile(is_valid, (1, 2)),
             text=conditions.text,
             clip=conditions.clip,
-            is_allowed=jnp.asarray(_allowed(t, self.config.block_frames))[None],
+            is_allowed=jnp.asarray(allowed_between_copies(t, self.config.block_frames))[None],
             key=key,
         )
         return self.heads(hidden[:, :t]).reshape(*noisy.shape, self.spec.entries)
@@ -246,8 +246,8 @@ class Blockwise(nnx.Module):
         return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
 
 
-def _allowed(num_frames: int, block_frames: int) -> np.ndarray:
-    """Return which frames of the noisy and the clean copy each of them attends to [q s]."""
+def allowed_between_copies(num_frames: int, block_frames: int) -> Bool[np.ndarray, "q s"]:
+    """Return which frames of the noisy and the clean copy each of them attends to."""
     block = np.arange(num_frames) // block_frames
     is_same, is_before = block[:, None] == block[None, :], block[:, None] > block[None, :]
     return np.block([[is_same, is_before], [np.zeros_like(is_same), is_same | is_before]])

@@ -37,7 +37,7 @@ from genlab.decoders.denoisers import ModulatedBackbone, Network
 from genlab.decoders.diffusion_score import codes_bound, log_density
 from genlab.decoders.paths import Path, Prediction, StraightPath
 from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.solvers import Denoiser, Euler, Solver
+from genlab.decoders.solvers import Euler, Solver, fill_in
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
 
@@ -285,27 +285,15 @@ def _sample_latents(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     noise = jax.random.normal(key, (b, t, model.spec.latent_channels))
-    is_known = jnp.zeros((b, t, 1), bool) if prompt is None else (prompt.is_known & is_valid)[:, :, None]
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
-
     path, predicts = model.config.path, model.config.predicts
-    is_guided = sampler.guided_calls(model.config)
-    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided)
-
-    def velocity(noisy, level):
-        levels = jnp.broadcast_to(level, (b,))
-        predicted = path.convert(predict(noisy, level), noisy, levels, predicts=predicts, wanted="velocity")
-        return jnp.where(is_known, path.target("velocity", known, noise, levels), predicted)
-
-    def clean(noisy, level):
-        levels = jnp.broadcast_to(level, (b,))
-        return jnp.where(is_known, known, path.recover(predicts, predict(noisy, level), noisy, levels)[0])
-
-    grid = path.grid(sampler.steps, sampler.shift)
-    start = path.noisy(jnp.where(is_known, known, 0), noise, jnp.full((b,), grid[0], jnp.float32))
-    denoiser = Denoiser(path, velocity, clean, path.is_defined_at_clean(predicts))
-    latents = sampler.solver.solve(denoiser, start, grid, key=jax.random.fold_in(key, 1))
-    return jnp.where(is_valid[:, :, None], jnp.where(is_known, known, latents), 0)
+    predict = _guided_prediction(model, cond, is_valid, sampler, sampler.guided_calls(model.config))
+    latents = fill_in(
+        sampler.solver, path, predicts, predict, noise, path.grid(sampler.steps, sampler.shift),
+        known=known, is_known=is_known, key=jax.random.fold_in(key, 1),
+    )  # fmt: skip
+    return jnp.where(is_valid[:, :, None], latents, 0)
 
 
 def _guided_prediction(

@@ -20,10 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from genlab.config import Config
-from genlab.decoders.paths import GaussianPath
+from genlab.decoders.paths import GaussianPath, Prediction
 
 Estimate = Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]
 Levels = Float[np.ndarray, "_"]
@@ -198,6 +198,38 @@ class Ancestral(OneCall):
 
 
 Solver = Annotated[Euler | Heun | RK4 | DDIM | DPMSolver | Ancestral, pydantic.Field(discriminator="kind")]
+
+
+def fill_in(
+    solver: Solver,
+    path: GaussianPath,
+    predicts: Prediction,
+    predict: Estimate,
+    noise: Float[Array, "b t d"],
+    levels: Levels,
+    *,
+    known: Float[Array, "b t d"],
+    is_known: Bool[Array, "b t"],
+    key: Key[Array, ""],
+) -> Float[Array, "b t d"]:
+    """Return the clean latents to which a network's predictions lead from `noise`.
+
+    Known frames follow their own path from their noise, which is replacement at every level, and come back exactly.
+    """
+    is_kept, b = is_known[:, :, None], noise.shape[0]
+
+    def velocity(noisy, level):
+        every = jnp.broadcast_to(level, (b,))
+        predicted = path.convert(predict(noisy, level), noisy, every, predicts=predicts, wanted="velocity")
+        return jnp.where(is_kept, path.target("velocity", known, noise, every), predicted)
+
+    def clean(noisy, level):
+        every = jnp.broadcast_to(level, (b,))
+        return jnp.where(is_kept, known, path.recover(predicts, predict(noisy, level), noisy, every)[0])
+
+    start = path.noisy(jnp.where(is_kept, known, 0), noise, jnp.full((b,), levels[0], jnp.float32))
+    denoiser = Denoiser(path, velocity, clean, path.is_defined_at_clean(predicts))
+    return jnp.where(is_kept, known, solver.solve(denoiser, start, levels, key=key))
 
 
 def _reaches_end(levels: Levels, is_defined_at_clean: bool) -> bool:

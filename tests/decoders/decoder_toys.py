@@ -19,6 +19,7 @@ from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.paths import CosinePath
@@ -87,6 +88,12 @@ FAMILIES = {
         MARConfig(head=FlowMatching(width=32, layers=2)),
         MARSampler(rounds=3, steps=4),
         MARSampler(rounds=6, steps=16),
+        fresh_loss=(1.5, 2.5),
+    ),
+    "latent_blocks": Family(
+        LatentBlocksConfig(block_frames=5),
+        LatentBlocksSampler(steps=4),
+        LatentBlocksSampler(steps=16),
         fresh_loss=(1.5, 2.5),
     ),
 }

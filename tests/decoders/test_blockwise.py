@@ -19,7 +19,7 @@ from decoder_toys import (
 )
 from flax import nnx
 
-from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler, _allowed, _sample_codes
+from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler, _sample_codes, allowed_between_copies
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig
 from genlab.decoders.logits import cross_entropy
@@ -40,7 +40,7 @@ def test_the_drawing_of_the_docstring():
         .....xxxx.
         .....xxxxx
     """.split()
-    assert ["".join(".x"[int(cell)] for cell in row) for row in _allowed(5, 2)] == drawn
+    assert ["".join(".x"[int(cell)] for cell in row) for row in allowed_between_copies(5, 2)] == drawn
 
 
 @pytest.mark.parametrize("block_frames", [NUM_FRAMES, 3 * NUM_FRAMES])

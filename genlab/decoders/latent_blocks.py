@@ -1,0 +1,398 @@
+"""Block-wise diffusion over normalised latents: block after block from the left, by a solver inside a block.
+
+In: latents "b t d" of zero mean and unit variance. A block is `block_frames` frames; given the clean blocks before it,
+all its frames are modelled by diffusion (diffusion.py) at one noise level per block and example (ACDiT, 2412.07720).
+Training runs a noisy and a clean copy of the clip at once, who sees whom being drawn in blockwise.py, and sampling runs
+one compiled loop over blocks, in it the solver, and keeps the clean blocks in a key-value cache.
+
+The backbone's modulation is one vector per clip, but levels differ between blocks, and clean frames have none. So the
+embedded level is added to the input of every noisy frame, and the clean copy goes without: that is how the network
+tells them apart. This is the difference from the diffusion decoder, whose norms are modulated by the level.
+
+A prompt is kept whatever its pattern, but a block sees known frames of its own and of earlier blocks only.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from genlab.config import Config, GenlabError
+from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.blockwise import allowed_between_copies
+from genlab.decoders.code_given_latent import chosen_vectors
+from genlab.decoders.conditioning import (
+    ConditionConfig,
+    Conditioner,
+    Conditions,
+    CondVocab,
+    backbone_inputs,
+    condition_flops,
+    guide,
+    with_unconditional,
+)
+from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.diffusion import CodeVectors
+from genlab.decoders.diffusion_score import codes_bound
+from genlab.decoders.paths import Path, Prediction, StraightPath
+from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
+from genlab.decoders.solvers import Euler, Solver, fill_in
+from genlab.decoders.stepwise import num_copies
+from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.linear import Linear
+from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
+
+
+class LatentBlocksSampler(Config):
+    """How latents are drawn: `steps` of the solver per block, and one more network call to read the finished block.
+
+    `shift` and `guidance` as in the diffusion family.
+    """
+
+    kind: Literal["latent_blocks"] = "latent_blocks"
+    solver: Solver = Euler()
+    steps: int = pydantic.Field(default=16, gt=0)
+    shift: float = pydantic.Field(default=1.0, gt=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0)
+
+
+class LatentBlocksConfig(Config):
+    """The block-wise family over latents. `levels` draws the noise level of each block of each training example."""
+
+    kind: Literal["latent_blocks"] = "latent_blocks"
+    block_frames: int = pydantic.Field(default=8, gt=0)
+    path: Path = StraightPath()
+    predicts: Prediction = "velocity"
+    levels: LevelDraw = LogitNormalLevels()
+
+    @pydantic.model_validator(mode="after")
+    def _check_prediction(self) -> "LatentBlocksConfig":
+        self.path.check(self.predicts)
+        return self
+
+    def num_blocks(self, num_frames: int) -> int:
+        """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
+        return -(-num_frames // self.block_frames)
+
+    def solver_calls(self, sampler: LatentBlocksSampler) -> int:
+        """Return the network calls that draw one block without guidance."""
+        levels = self.path.grid(sampler.steps, sampler.shift)
+        return sampler.solver.call_levels(self.path, levels, self.path.is_defined_at_clean(self.predicts)).size
+
+    def num_calls(self, sampler: LatentBlocksSampler, num_frames: int) -> int:
+        """Return the sequential network calls of drawing one clip (guidance counts as two)."""
+        return num_copies(sampler) * self.num_blocks(num_frames) * (self.solver_calls(sampler) + 1)
+
+    def build(
+        self,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ) -> "LatentBlocks":
+        """Return the decoder with fresh weights, made in one compiled call.
+
+        `code_vectors` are the codec's normalised entries: only `score` needs them.
+        """
+        shapes = (self, spec, vocab, backbone, condition)
+        return jax.jit(lambda key: LatentBlocks(*shapes, key=key, code_vectors=code_vectors))(key)
+
+    def train_flops_per_clip(
+        self,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> float:
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
+        blocks, per_frame = self.num_blocks(num_frames), 2 * backbone.width * spec.latent_channels
+        frames = blocks * self.block_frames
+        inputs = backbone_inputs(condition, num_symbols)
+        forward = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + backbone_flops(backbone, 2 * frames, **inputs)
+            + blocks * _level_flops(backbone.width)
+            + 3 * frames * per_frame
+        )
+        # Latents and sinusoids are data: nothing is propagated into them.
+        return 3 * forward - 2 * frames * per_frame - blocks * 2 * backbone.width * LEVEL_CHANNELS
+
+    def sample_cost(
+        self,
+        sampler: LatentBlocksSampler,
+        spec: TokenSpec,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        num_frames: int,
+        num_symbols: int = 0,
+    ) -> SampleCost:
+        """Return the cost of drawing one clip."""
+        blocks, calls = self.num_blocks(num_frames), self.solver_calls(sampler)
+        frames = blocks * self.block_frames
+        inputs = backbone_inputs(condition, num_symbols)
+        flops = (
+            condition_flops(condition, backbone, num_frames, num_symbols)
+            + decode_flops(backbone, frames, passes=calls, is_read_last=True, **inputs)
+            + calls * blocks * _level_flops(backbone.width)
+            + (2 * calls + 1) * frames * 2 * backbone.width * spec.latent_channels
+        )
+        return SampleCost(self.num_calls(sampler, num_frames), num_copies(sampler) * flops)
+
+
+class _Blocks(NamedTuple):
+    """What the loop over blocks reads, blocks first; features and positions are doubled under guidance."""
+
+    noise: Float[Array, "n b f d"]
+    known: Float[Array, "n b f d"]
+    is_known: Bool[Array, "n b f"]
+    is_valid: Bool[Array, "n b f"]
+    features: Float[Array, "n b2 f h"]
+    positions: Int[Array, "n b2 f"]
+    keys: Key[Array, "n"]
+
+
+class LatentBlocks(nnx.Module):
+    """Latent projection, level embedding, a backbone that is told who sees whom, one head that starts at zero."""
+
+    reads: ClassVar[Literal["codes", "latents"]] = "latents"
+
+    def __init__(
+        self,
+        config: LatentBlocksConfig,
+        spec: TokenSpec,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        condition: ConditionConfig,
+        *,
+        key: Key[Array, ""],
+        code_vectors: Float[Array, "k v d"] | None = None,
+    ):
+        embed_key, level_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
+        self.config = config
+        self.spec = spec
+        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
+        self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
+        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.backbone = Backbone(
+            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+        )
+        self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
+        self.code_vectors = None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
+
+    def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
+        """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
+        level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
+        path, latents = self.config.path, read_latents(tokens)
+        b, t, d = latents.shape
+        n = self.config.num_blocks(t)
+        clean, noise = self._by_block(latents), self._by_block(jax.random.normal(noise_key, latents.shape))
+        level = jnp.minimum(self.config.levels.draw(level_key, b * n), path.noisiest_level)
+        conditions = self.conditioner(cond, tokens.is_valid, key=condition_key)
+        noisy = path.noisy(clean, noise, level)
+        predicted = self._predict(noisy, level, latents, conditions, tokens.is_valid, key=dropout_key)
+        errors = jnp.square(predicted - path.target(self.config.predicts, clean, noise, level))
+        errors = jnp.where(self._by_block(tokens.is_valid)[:, :, None], errors, 0).reshape(b, -1).sum(axis=1)
+        weight = (tokens.num_frames * d).astype(jnp.float32)
+        return LossOut(errors / jnp.maximum(weight, 1), weight, {"noise_level": level.reshape(b, n).mean(axis=1)})
+
+    def sample(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: LatentBlocksSampler,
+        prompt: Prompt | None = None,
+    ) -> SampleOut:
+        """Draw latents; the frames that the prompt knows are kept, but no block sees those of later blocks."""
+        latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
+        calls = self.config.num_calls(sampler, latents.shape[1])
+        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
+
+    def stream(
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: LatentBlocksSampler,
+        prompt: Prompt | None = None,
+    ) -> Iterator[Float[Array, "b f d"]]:
+        """Yield the latents of `sample` block by block, each drawn when it is asked for."""
+        plan, cache, blocks = _begin(self, cond, num_frames, key, prompt, sampler)
+        t = cond.content.shape[1]
+        for number, first in enumerate(range(0, t, self.config.block_frames)):
+            block = jax.tree.map(lambda leaf, number=number: leaf[number : number + 1], blocks)
+            cache, latents = _draw_blocks(self, plan, cache, block, sampler)
+            yield latents[:, : t - first]
+
+    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
+
+        The sum over blocks, by the chain rule, of the bound of diffusion_score.py on a block's codes given those
+        before it. Only the codes are read; the latents in them are the sums of their code vectors.
+
+        Raises:
+            GenlabError: if the decoder was built without the codec's entries.
+        """
+        if self.code_vectors is None:
+            raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
+        bits, std_error = _score_codes(self, tokens, cond, key, num_draws)
+        return ScoreOut(bits, std_error, "upper bound")
+
+    def _predict(
+        self,
+        noisy: Float[Array, "m f d"],
+        level: Float[Array, "m"],
+        clean: Float[Array, "b t d"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "m f d"]:
+        """Return the prediction for every noisy block of every example, which sees itself and the clean blocks before.
+
+        `m` are the blocks of the examples, those of the first example first.
+        """
+        clean, is_valid = self._fill_up(clean), self._fill_up(is_valid)
+        features = self._fill_up(conditions.frames)
+        b, t, h = features.shape
+        embedded = self._embed_noisy(noisy, level, features.dtype).reshape(b, t, h)
+        embedded = jnp.concatenate([embedded, self.embed(clean.astype(features.dtype))], axis=1)
+        hidden = self.backbone(
+            embedded + jnp.tile(features, (1, 2, 1)),
+            positions=jnp.broadcast_to(jnp.tile(jnp.arange(t), 2)[None, :], (b, 2 * t)),
+            is_valid=jnp.tile(is_valid, (1, 2)),
+            text=conditions.text,
+            clip=conditions.clip,
+            is_allowed=jnp.asarray(allowed_between_copies(t, self.config.block_frames))[None],
+            key=key,
+        )
+        return self.head(hidden[:, :t]).astype(jnp.float32).reshape(noisy.shape)
+
+    def _embed_noisy(self, noisy: Float[Array, "m f d"], level: Float[Array, "m"], dtype: Any) -> Float[Array, "m f h"]:
+        path = self.config.path
+        scaled = noisy * path.input_scale(level)[:, None, None]
+        told = self.level_embedding(path.embedded(level)).astype(dtype)
+        return self.embed(scaled.astype(dtype)) + told[:, None]
+
+    def _fill_up(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "b s *rest"]:
+        """Pad the frames with zeros to whole blocks."""
+        missing = -frames.shape[1] % self.config.block_frames
+        return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
+
+    def _by_block(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "m f *rest"]:
+        """Return each block as an example of its own."""
+        return self._fill_up(frames).reshape(-1, self.config.block_frames, *frames.shape[2:])
+
+
+def _level_flops(width: int) -> float:
+    return 2.0 * width * (LEVEL_CHANNELS + width)
+
+
+@functools.partial(jax.jit, static_argnames="num_draws")
+def _score_codes(
+    model: LatentBlocks, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
+    assert model.code_vectors is not None, "score refuses a decoder without them"
+    path, vectors, codes = model.config.path, model.code_vectors[...], read_codes(tokens)
+    conditions = model.conditioner(cond, tokens.is_valid)
+    latents = chosen_vectors(codes, vectors).sum(axis=2)
+
+    def clean(noisy, level):
+        predicted = model._predict(noisy, level, latents, conditions, tokens.is_valid)
+        return path.recover(model.config.predicts, predicted, noisy, level)[0]
+
+    blocks, is_valid = model._by_block(codes), model._by_block(tokens.is_valid)
+    bits, error, _ = codes_bound(path, clean, blocks, is_valid, vectors, key=key, num_draws=num_draws)
+    by_example = (codes.shape[0], -1)
+    return bits.reshape(by_example).sum(axis=1), jnp.sqrt(jnp.square(error).reshape(by_example).sum(axis=1))
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _sample_latents(
+    model: LatentBlocks,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: LatentBlocksSampler,
+) -> Float[Array, "b t d"]:
+    plan, cache, blocks = _begin(model, cond, num_frames, key, prompt, sampler)
+    return _draw_blocks(model, plan, cache, blocks, sampler)[1][:, : cond.content.shape[1]]
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _begin(
+    model: LatentBlocks,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    prompt: Prompt | None,
+    sampler: LatentBlocksSampler,
+) -> tuple[DecodePlan, Cache, _Blocks]:
+    """Return what does not change in the loop over blocks, the empty cache, and what the loop reads."""
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    noise = jax.random.normal(key, (b, t, model.spec.latent_channels))
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
+
+    copies = num_copies(sampler)
+    is_attended = jnp.tile(is_valid, (copies, 1))
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    is_attended = model._fill_up(is_attended)
+    slots = is_attended.shape[1]
+    plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
+    plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
+    positions = jnp.broadcast_to(jnp.arange(slots)[None, :], is_attended.shape)
+    num_blocks = model.config.num_blocks(t)
+
+    def blocks_first(frames):
+        blocks = model._by_block(frames)
+        return jnp.moveaxis(blocks.reshape(-1, num_blocks, *blocks.shape[1:]), 1, 0)
+
+    by_block = [blocks_first(frames) for frames in (noise, known, is_known, is_valid, conditions.frames, positions)]
+    return plan, cache, _Blocks(*by_block, keys=jax.random.split(jax.random.fold_in(key, 1), num_blocks))
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _draw_blocks(
+    model: LatentBlocks, plan: DecodePlan, cache: Cache, blocks: _Blocks, sampler: LatentBlocksSampler
+) -> tuple[Cache, Float[Array, "b s d"]]:
+    """Draw the next blocks, and return them as frames with the cache that has read them."""
+    config, copies = model.config, num_copies(sampler)
+
+    def draw_block(cache: Cache, block: Any):
+        def run(embedded):
+            x, prefix = embedded + block.features, cache.position + config.block_frames
+            return model.backbone.extend(x, plan, cache, positions=block.positions, prefix=prefix)
+
+        def predict(noisy, level):
+            noisy = jnp.tile(noisy, (copies, 1, 1))
+            embedded = model._embed_noisy(noisy, jnp.broadcast_to(level, noisy.shape[:1]), block.features.dtype)
+            # What the noisy block wrote into the cache is dropped: later blocks see clean ones alone.
+            outputs = model.head(run(embedded)[0]).astype(jnp.float32)
+            return outputs if copies == 1 else guide(outputs, sampler.guidance)
+
+        latents = fill_in(
+            sampler.solver, config.path, config.predicts, predict, block.noise,
+            config.path.grid(sampler.steps, sampler.shift), known=block.known, is_known=block.is_known, key=block.keys,
+        )  # fmt: skip
+        clean = model.embed(jnp.tile(latents, (copies, 1, 1)).astype(block.features.dtype))
+        return run(clean)[1], jnp.where(block.is_valid[:, :, None], latents, 0)
+
+    cache, latents = lax.scan(draw_block, cache, blocks)
+    b = latents.shape[1]
+    return cache, jnp.moveaxis(latents, 0, 1).reshape(b, -1, latents.shape[3])
