@@ -5,9 +5,8 @@ all its frames are modelled by diffusion (diffusion.py) at one noise level per b
 Training runs a noisy and a clean copy of the clip at once, who sees whom being drawn in blockwise.py, and sampling runs
 one compiled loop over blocks, in it the solver, and keeps the clean blocks in a key-value cache.
 
-The backbone's modulation is one vector per clip, but levels differ between blocks, and clean frames have none. So the
-embedded level is added to the input of every noisy frame, and the clean copy goes without: that is how the network
-tells them apart. This is the difference from the diffusion decoder, whose norms are modulated by the level.
+The backbone's modulation is one vector per clip, but levels differ between blocks. So, unlike in the diffusion decoder,
+the embedded level is added to every noisy frame's input; the clean copy goes without, which tells the two apart.
 
 A prompt is kept whatever its pattern, but a block sees known frames of its own and of earlier blocks only.
 """
@@ -185,6 +184,7 @@ class LatentBlocks(nnx.Module):
         self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
         self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        backbone.require_attention("decoder.kind=latent_blocks", "blocks are not told apart", "decoder.kind=diffusion")
         self.backbone = Backbone(
             backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
         )
@@ -228,15 +228,16 @@ class LatentBlocks(nnx.Module):
         num_frames: Int[Array, "b"],
         key: Key[Array, ""],
         sampler: LatentBlocksSampler,
+        chunk_frames: int = 1,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b f d"]]:
-        """Yield the latents of `sample` block by block, each drawn when it is asked for."""
+        """Yield the latents of `sample` when asked for, in the fewest whole blocks that hold `chunk_frames`."""
         plan, cache, blocks = _begin(self, cond, num_frames, key, prompt, sampler)
-        t = cond.content.shape[1]
-        for number, first in enumerate(range(0, t, self.config.block_frames)):
-            block = jax.tree.map(lambda leaf, number=number: leaf[number : number + 1], blocks)
-            cache, latents = _draw_blocks(self, plan, cache, block, sampler)
-            yield latents[:, : t - first]
+        t, chunk = cond.content.shape[1], self.config.num_blocks(chunk_frames)
+        for first in range(0, self.config.num_blocks(t), chunk):
+            some = jax.tree.map(lambda leaf, first=first: leaf[first : first + chunk], blocks)
+            cache, latents = _draw_blocks(self, plan, cache, some, sampler)
+            yield latents[:, : t - first * self.config.block_frames]
 
     def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
         """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
