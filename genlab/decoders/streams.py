@@ -30,9 +30,9 @@ from genlab.tokens import TokenSpec
 class PlanStream(Config):
     """The semantic units as a stream that is predicted before the codes.
 
-    A code sees the plan up to `lead_frames` after its own frame. `num_units` is the size of the plan's vocabulary; the
-    data set may have fewer (the shipped recogniser has 256). The loss is that of the codes plus `weight` times that of
-    the plan.
+    A code sees the plan at least up to `lead_frames` after its own frame. `num_units` is the size of the plan's
+    vocabulary; the data set may have fewer (the shipped recogniser has 256). The loss is that of the codes plus
+    `weight` times that of the plan.
     """
 
     num_units: int = pydantic.Field(default=256, gt=0)

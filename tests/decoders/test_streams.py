@@ -60,7 +60,7 @@ def build(name, condition=TEXT):
     return randomised(CASES[name].build(SPEC, VOCAB, BACKBONE, condition, key=KEY))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(0, 2), st.integers(0, 3), st.integers(1, 4), st.integers(1, 6))
 def test_patterns_of_plan_and_codes_invert(delay, lead, codebooks, num_frames):
     count = codebooks + 1
