@@ -1,8 +1,9 @@
-"""Moshi's audio model (2410.00037 section 3.4): a depth transformer inside each frame, acoustic delay 1.
+"""Moshi's audio model (2410.00037 section 3.4): a depth transformer in each frame, delay 1, inner monologue.
 
-Question: what do a depth transformer and one frame of delay between the first level and the others give on the quick
-start's data and budget? `arms.moshi.decoder.acoustic_delay_frames=0` and `...is_per_level=false` are its ablations.
-Unlike Moshi: one speaker, and the text stands before the audio and not in a stream beside it.
+Question: what do a depth transformer, one frame of delay between the first level and the others, and a stream of units
+in front of them give on the quick start's data and budget? `arms.moshi.decoder.acoustic_delay_frames=0`,
+`...is_per_level=false` and `...plan=null` are its ablations. With the plan the bits are an upper bound.
+Unlike Moshi: one speaker; the inner monologue says semantic units, and the text itself stands before the audio.
 
     genlab compare configs/presets/moshi.py
 """
@@ -11,6 +12,7 @@ import runpy
 from pathlib import Path
 
 from genlab.decoders.depth import DepthConfig, DepthSampler
+from genlab.decoders.streams import PlanStream
 from genlab.experiment import Arm, Comparison
 
 
@@ -19,7 +21,15 @@ def config() -> Comparison:
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
-        decoder=DepthConfig(width=128, layers=2, heads=4, is_per_level=True, acoustic_delay_frames=1, infill_share=0.0),
+        decoder=DepthConfig(
+            width=128,
+            layers=2,
+            heads=4,
+            is_per_level=True,
+            acoustic_delay_frames=1,
+            infill_share=0.0,
+            plan=PlanStream(),
+        ),
         sampler=DepthSampler(temperature=0.8, top_k=250),
     )
     return base.model_copy(update={"name": "moshi", "condition": condition, "arms": {"moshi": arm}})

@@ -5,6 +5,9 @@ the conditions of its own frame, and predicts its codes, one head per level. Und
 code, so only the head of its level is computed. The loss is the mean over codes of -log p, so the sum over a clip is
 its exact negative log-likelihood. Sampling is one compiled loop over a preallocated key-value cache (`stepwise.py`).
 
+With `plan` the semantic units of the frames are one more stream in front of the codes (`streams.py`), with vectors and
+a head of their own. The loss is then the nats of the codes plus the weighted nats of the plan, per code.
+
 To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the training examples is
 drawn this way.
 """
@@ -30,8 +33,9 @@ from genlab.decoders.conditioning import (
     condition_flops,
 )
 from genlab.decoders.logits import cross_entropy
-from genlab.decoders.patterns import DelayPattern, Pattern
-from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies, run_known, sample_codes, stream_codes
+from genlab.decoders.patterns import DelayPattern, Pattern, StepPattern
+from genlab.decoders.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
+from genlab.decoders.streams import PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
@@ -57,8 +61,14 @@ class ARConfig(Config):
 
     kind: Literal["ar"] = "ar"
     pattern: Pattern = DelayPattern()
+    plan: PlanStream | None = None
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
+
+    @property
+    def step_pattern(self) -> StepPattern:
+        """Which streams a step predicts."""
+        return self.pattern if self.plan is None else self.pattern.behind_plan(self.plan.lead_frames)
 
     def build(
         self,
@@ -87,11 +97,13 @@ class ARConfig(Config):
         num_symbols: int = 0,
     ) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes."""
-        steps = self.pattern.num_steps(num_frames, spec.codebooks)
+        streams = Streams(spec=spec, plan=self.plan)
+        steps = self.step_pattern.num_steps(num_frames, streams.count)
+        heads = streams.sizes_at(self.step_pattern.levels(steps, streams.count)).sum()
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
-            + self._heads_flops(spec, backbone, steps)
+            + 2.0 * backbone.width * heads
         )
         return 3 * forward
 
@@ -106,17 +118,17 @@ class ARConfig(Config):
         num_symbols: int = 0,
     ) -> SampleCost:
         """Return the cost of drawing one clip."""
-        steps = self.pattern.num_steps(num_frames, spec.codebooks)
-        copies = num_copies(sampler)
+        streams, copies = Streams(spec=spec, plan=self.plan), num_copies(sampler)
+        steps = self.step_pattern.num_steps(num_frames, streams.count)
+        # A flat step has one code head, and that of the plan whether it is wanted or not.
+        code_heads = min(spec.codebooks, self.step_pattern.levels(1, streams.count).size)
+        heads = code_heads * spec.entries + (0 if self.plan is None else self.plan.num_units + 1)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
-            + self._heads_flops(spec, backbone, steps)
+            + 2.0 * steps * backbone.width * heads
         )
         return SampleCost(copies * steps, copies * flops)
-
-    def _heads_flops(self, spec: TokenSpec, backbone: BackboneConfig, steps: int) -> float:
-        return 2.0 * self.pattern.levels(steps, spec.codebooks).size * backbone.width * spec.entries
 
 
 class AR(nnx.Module):
@@ -138,10 +150,13 @@ class AR(nnx.Module):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
         self.spec = spec
+        self.streams = Streams(spec=spec, plan=config.plan)
+        self.streams.check(condition, vocab)
         self.deterministic = False
         self.embed = CodeEmbedding(
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
+        self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         refuse_reordering(backbone, config.infill_share)
         self.backbone = Backbone(
@@ -154,6 +169,9 @@ class AR(nnx.Module):
         self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
         heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+        self.plan_head = (
+            Linear(backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
+        )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes."""
@@ -161,18 +179,22 @@ class AR(nnx.Module):
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
         nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key)
-        per_level = (
-            self.pattern.revert(nats, self.spec.codebooks).sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
+        levels = self.pattern.levels(nats.shape[1], self.streams.count)
+        per_stream = (
+            self.pattern.revert(nats, self.streams.count).sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
         )
-        weight = is_target.sum(axis=(1, 2)).astype(jnp.float32)
-        metrics = {f"nats_level_{level}": per_level[:, level] for level in range(self.spec.codebooks)}
-        return LossOut(nats.sum(axis=(1, 2)) / jnp.maximum(weight, 1), weight, metrics)
+        weight = (is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)
+        total = self.streams.weigh(nats, levels).sum(axis=(1, 2))
+        return LossOut(total / jnp.maximum(weight, 1), weight, self.streams.name(per_stream))
 
     def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
-        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn."""
+        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
+
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound.
+        """
         nats, _ = self._nats(tokens, cond, tokens.is_valid, None, None)
         bits = nats.sum(axis=(1, 2)) / jnp.log(2.0)
-        return ScoreOut(bits, jnp.zeros_like(bits), "exact")
+        return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
     def sample(
         self,
@@ -183,14 +205,14 @@ class AR(nnx.Module):
         sampler: ARSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept.
+        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
 
         Raises:
             GenlabError: if frames follow a hole and the model was trained with infill_share=0.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
-        steps = self.pattern.num_steps(codes.shape[1], codes.shape[2])
+        steps = self.pattern.num_steps(codes.shape[1], self.streams.count)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * num_copies(sampler))
 
     def stream(
@@ -200,13 +222,13 @@ class AR(nnx.Module):
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property
-    def pattern(self) -> Pattern:
+    def pattern(self) -> StepPattern:
         """Which codes a step predicts."""
-        return self.config.pattern
+        return self.config.step_pattern
 
     def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
         """Return the sum of the vectors of each step's codes."""
-        return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
+        return self.streams.embed(self.embed.tables.table[...], codes, levels)
 
     def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[DecodePlan, Cache]:
         """Return what does not change in the loop, and the cache."""
@@ -218,6 +240,10 @@ class AR(nnx.Module):
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(x, plan, cache, positions=step.position[:, None])
         drawn = choose(step.key, self._step_logits(hidden, step.levels)[:, 0], sampler)
+        if self.plan_head is not None:
+            unit = choose(jax.random.fold_in(step.key, 1), self.plan_head(hidden), sampler)
+            has_both = self._has_all_levels
+            drawn = jnp.concatenate([unit, drawn], 1) if has_both else jnp.where(step.levels[0] == 0, unit, drawn)
         return jnp.where(step.is_given, step.given, drawn), cache
 
     def _nats(
@@ -229,8 +255,23 @@ class AR(nnx.Module):
         dropout_key: Key[Array, ""] | None,
     ) -> tuple[Float[Array, "b s j"], Bool[Array, "b s j"]]:
         hidden, codes, is_target = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
-        nats = cross_entropy(self._logits(hidden), jnp.where(is_target, codes, 0))
+        nats = self._cross_entropies(hidden, jnp.where(is_target, codes, 0))
         return jnp.where(is_target, nats, 0), is_target
+
+    def _cross_entropies(self, hidden: Float[Array, "b s h"], codes: Int[Array, "b s j"]) -> Float[Array, "b s j"]:
+        if self.plan_head is None:
+            return cross_entropy(self._logits(hidden), codes)
+        b, j = hidden.shape[0], self.streams.count
+        if self._has_all_levels:
+            of_plan = cross_entropy(self.plan_head(hidden), codes[:, :, 0])
+            return self.streams.join(of_plan, cross_entropy(self._logits(hidden), codes[:, :, 1:]))
+        # Each row of steps is a unit and its codes: [b rows*j ...] -> [b rows j ...].
+        hidden, codes = hidden.reshape(b, -1, j, hidden.shape[2]), codes.reshape(b, -1, j)
+        of_plan = cross_entropy(self.plan_head(hidden[:, :, 0]), codes[:, :, 0])
+        of_codes = cross_entropy(
+            self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])), codes[:, :, 1:].reshape(b, -1, 1)
+        )
+        return self.streams.join(of_plan, of_codes.reshape(b, -1, j - 1)).reshape(b, -1, 1)
 
     def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j v"]:
         b, s, h = hidden.shape
@@ -242,13 +283,14 @@ class AR(nnx.Module):
         logits = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(hidden.reshape(b, s // k, k, h), heads)
         return logits.reshape(b, s, 1, v)
 
-    def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 j v"]:
+    def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 l v"]:
         if self._has_all_levels:
             return self._logits(hidden)
         v = self.spec.entries
-        head = lax.dynamic_slice_in_dim(self.heads.kernel[...], levels[0] * v, v, axis=1)
+        level = levels[0] if self.plan_head is None else jnp.maximum(levels[0] - 1, 0)
+        head = lax.dynamic_slice_in_dim(self.heads.kernel[...], level * v, v, axis=1)
         return matmul(hidden, head.astype(hidden.dtype))[:, :, None]
 
     @property
     def _has_all_levels(self) -> bool:
-        return self.pattern.levels(1, self.spec.codebooks).size == self.spec.codebooks
+        return self.pattern.levels(1, self.streams.count).size == self.streams.count

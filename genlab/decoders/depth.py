@@ -14,6 +14,9 @@ Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.
 transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is the same in expectation; the
 first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
 
+With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and the depth transformer
+goes through all K codes after it (`streams.py`).
+
 Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 """
 
@@ -23,6 +26,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pydantic
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
@@ -39,17 +43,17 @@ from genlab.decoders.conditioning import (
 )
 from genlab.decoders.levels import Levels
 from genlab.decoders.logits import cross_entropy
-from genlab.decoders.patterns import AcousticDelayPattern
+from genlab.decoders.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
 from genlab.decoders.stepwise import (
     KnownSteps,
     Step,
     choose,
-    embed_levels,
     num_copies,
     run_known,
     sample_codes,
     stream_codes,
 )
+from genlab.decoders.streams import PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
@@ -70,8 +74,8 @@ class DepthConfig(Config):
     """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest is the backbone's.
 
     `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has them, at the same
-    FLOPs. `trained_share` is the share of frames whose levels after the first are trained in one step. `infill_share`
-    and `starts_from_codec` as in the autoregressive family.
+    FLOPs. `trained_share` is the share of frames whose levels after the first are trained in one step. `plan`,
+    `infill_share` and `starts_from_codec` as in the autoregressive family.
     """
 
     kind: Literal["depth"] = "depth"
@@ -80,6 +84,7 @@ class DepthConfig(Config):
     heads: int = pydantic.Field(default=4, gt=0)
     is_per_level: bool = False
     acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
+    plan: PlanStream | None = None
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
@@ -93,9 +98,10 @@ class DepthConfig(Config):
         return self
 
     @property
-    def pattern(self) -> AcousticDelayPattern:
-        """Which codes belong to a step."""
-        return AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
+    def pattern(self) -> LaggedPattern:
+        """Which streams belong to a step. The codes of a step see its unit, so a plan without a lead has no lag."""
+        codes = AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
+        return codes if self.plan is None else BehindPlan(codes=codes, lag_frames=self.plan.lead_frames)
 
     def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
         """Return the shape of the depth transformer; its numerics are those of the temporal one."""
@@ -118,9 +124,14 @@ class DepthConfig(Config):
         vectors = code_vectors if self.starts_from_codec else None
         return jax.jit(lambda key: Depth(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
-    def num_trained(self, num_frames: int) -> int:
-        """Return on how many of `num_frames` frames the depth transformer is trained."""
-        return math.ceil(self.trained_share * num_frames)
+    def num_trained(self, num_steps: int) -> int:
+        """Return on how many of `num_steps` steps the depth transformer is trained."""
+        return math.ceil(self.trained_share * num_steps)
+
+    def depth_steps(self, num_frames: int, streams: Streams) -> slice:
+        """Return the steps that have streams after the first: as many as frames, unless a plan leads a delay."""
+        lags = self.pattern.lags(streams.count)
+        return slice(lags[1], num_frames + lags[-1])
 
     def train_flops_per_clip(
         self,
@@ -132,14 +143,19 @@ class DepthConfig(Config):
         num_symbols: int = 0,
     ) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both transformers."""
-        steps = self.pattern.num_steps(num_frames, spec.codebooks)
-        depth, levels = self.depth_backbone(backbone), spec.codebooks - 1
-        in_depth = self._edges_flops(spec, backbone) + backbone_flops(depth, levels, is_causal=True) if levels else 0
+        streams = Streams(spec=spec, plan=self.plan)
+        steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
+        in_depth, trained = 0.0, 0
+        if levels:
+            in_depth = backbone_flops(self.depth_backbone(backbone), levels, is_causal=True)
+            in_depth += self._edges_flops(streams, backbone)
+            in_steps = self.depth_steps(num_frames, streams)
+            trained = self.num_trained(in_steps.stop - in_steps.start)
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
-            + 2 * num_frames * backbone.width * spec.entries
-            + self.num_trained(num_frames) * in_depth
+            + 2 * num_frames * backbone.width * streams.sizes[0]
+            + trained * in_depth
         )
         return 3 * forward
 
@@ -153,20 +169,21 @@ class DepthConfig(Config):
         num_frames: int,
         num_symbols: int = 0,
     ) -> SampleCost:
-        """Return the cost of drawing one clip: every step is a call of the backbone and K - 1 of the depth one."""
-        steps, copies = self.pattern.num_steps(num_frames, spec.codebooks), num_copies(sampler)
-        depth, levels = self.depth_backbone(backbone), spec.codebooks - 1
-        in_depth = self._edges_flops(spec, backbone) + decode_flops(depth, levels) if levels else 0
+        """Return the cost of drawing one clip: every step is a call of the backbone and j - 1 of the depth one."""
+        streams, copies = Streams(spec=spec, plan=self.plan), num_copies(sampler)
+        steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
+        depth = self.depth_backbone(backbone)
+        in_depth = self._edges_flops(streams, backbone) + decode_flops(depth, levels) if levels else 0
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
-            + steps * (2 * backbone.width * spec.entries + in_depth)
+            + steps * (2 * backbone.width * streams.sizes[0] + in_depth)
         )
-        return SampleCost(copies * steps * spec.codebooks, copies * flops)
+        return SampleCost(copies * steps * streams.count, copies * flops)
 
-    def _edges_flops(self, spec: TokenSpec, backbone: BackboneConfig) -> float:
+    def _edges_flops(self, streams: Streams, backbone: BackboneConfig) -> float:
         """Return the FLOPs of one frame's way into the depth transformer and out of it."""
-        return 2.0 * backbone.width * self.width + 2 * (spec.codebooks - 1) * self.width * spec.entries
+        return 2.0 * backbone.width * self.width + 2 * (streams.count - 1) * self.width * streams.spec.entries
 
 
 class _Plan(NamedTuple):
@@ -195,10 +212,13 @@ class Depth(nnx.Module):
         embed_key, condition_key, backbone_key, head_key, depth_key = jax.random.split(key, 5)
         self.config = config
         self.spec = spec
+        self.streams = Streams(spec=spec, plan=config.plan)
+        self.streams.check(condition, vocab)
         self.deterministic = False
         self.embed = CodeEmbedding(
             spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
         )
+        self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         refuse_reordering(backbone, config.infill_share)
         self.backbone = Backbone(
@@ -208,15 +228,16 @@ class Depth(nnx.Module):
             is_modulated=condition.is_modulating,
             text_route=condition.text_route,
         )
-        first = None if code_vectors is None else code_vectors[:1]
-        self.head = Linear(backbone.width, spec.entries, key=head_key)
-        self.head.kernel[...] = code_heads(1, spec.entries, backbone.width, key=head_key, code_vectors=first)[0]
+        first = None if code_vectors is None or config.plan is not None else code_vectors[:1]
+        entries = self.streams.sizes[0]
+        self.head = Linear(backbone.width, entries, key=head_key)
+        self.head.kernel[...] = code_heads(1, entries, backbone.width, key=head_key, code_vectors=first)[0]
         self.depth = (
             Levels(
-                config.depth_backbone(backbone), spec, entering_width=backbone.width,
+                config.depth_backbone(backbone), self.streams, entering_width=backbone.width,
                 is_per_level=config.is_per_level, key=depth_key, code_vectors=code_vectors,
             )
-            if spec.codebooks > 1
+            if self.streams.count > 1
             else None
         )  # fmt: skip
 
@@ -230,17 +251,21 @@ class Depth(nnx.Module):
         is_known = draw_known(hole_key, tokens.is_valid, share)
         known = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
         is_sampled = self.config.trained_share < 1 and not self.deterministic
-        nats = self._nats(known, tokens.num_frames, frame_key if is_sampled else None, depth_key)
-        weight = known.is_target.sum(axis=(1, 2)).astype(jnp.float32)
-        per_level = nats / jnp.maximum(tokens.num_frames, 1)[:, None]
-        metrics = {f"nats_level_{level}": per_level[:, level] for level in range(self.spec.codebooks)}
-        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, metrics)
+        nats = self._nats(known, frame_key if is_sampled else None, depth_key)
+        levels = np.arange(self.streams.count)[None]
+        weight = (known.is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)
+        total = self.streams.weigh(nats[:, None], levels)[:, 0].sum(axis=1)
+        metrics = self.streams.name(nats / jnp.maximum(tokens.num_frames, 1)[:, None])
+        return LossOut(total / jnp.maximum(weight, 1), weight, metrics)
 
     def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
-        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn."""
+        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
+
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound.
+        """
         known = run_known(self, tokens, cond, tokens.is_valid, None, None)
-        bits = self._nats(known, tokens.num_frames, None, None).sum(axis=1) / jnp.log(2.0)
-        return ScoreOut(bits, jnp.zeros_like(bits), "exact")
+        bits = self._nats(known, None, None).sum(axis=1) / jnp.log(2.0)
+        return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
     def sample(
         self,
@@ -251,15 +276,14 @@ class Depth(nnx.Module):
         sampler: DepthSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept.
+        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
 
         Raises:
             GenlabError: if frames follow a hole and the model was trained with infill_share=0.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
-        steps = self.pattern.num_steps(codes.shape[1], codes.shape[2])
-        calls = steps * codes.shape[2] * num_copies(sampler)
+        calls = self.pattern.num_steps(codes.shape[1], self.streams.count) * self.streams.count * num_copies(sampler)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def stream(
@@ -269,24 +293,24 @@ class Depth(nnx.Module):
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property
-    def pattern(self) -> AcousticDelayPattern:
+    def pattern(self) -> LaggedPattern:
         """Which codes belong to a step."""
         return self.config.pattern
 
-    def embed_codes(self, codes: Int[Array, "b s k"], levels: Int[Array, "s k"]) -> Float[Array, "b s h"]:
+    def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
         """Return the sum of the vectors of each step's codes."""
-        return embed_levels(self.embed.tables.table[...], self.spec.entries, codes, levels)
+        return self.streams.embed(self.embed.tables.table[...], codes, levels)
 
     def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[_Plan, Cache]:
         """Return what does not change in the loop, and the cache of the temporal transformer."""
         plan, cache = self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
         if self.depth is None:
             return _Plan(plan, None), cache
-        return _Plan(plan, self.depth.backbone.start(num_examples, self.spec.codebooks - 1, None)), cache
+        return _Plan(plan, self.depth.backbone.start(num_examples, self.streams.count - 1, None)), cache
 
     def draw_step(
         self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler
-    ) -> tuple[Int[Array, "b k"], Cache]:
+    ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(x, plan.temporal, cache, positions=step.position[:, None])
         first = jnp.where(step.is_given[:, 0], step.given[:, 0], choose(step.key, self.head(hidden)[:, 0], sampler))
@@ -298,28 +322,28 @@ class Depth(nnx.Module):
     def _nats(
         self,
         known: KnownSteps,
-        num_frames: Int[Array, "b"],
         frame_key: Key[Array, ""] | None,
         depth_key: Key[Array, ""] | None,
-    ) -> Float[Array, "b k"]:
-        """Return the nats of each level over the clip; with `frame_key` levels after the first are estimated."""
-        lag = self.config.acoustic_delay_frames if self.spec.codebooks > 1 else 0
+    ) -> Float[Array, "b j"]:
+        """Return the nats of each stream over the clip; with `frame_key` those after the first are estimated."""
         hidden, codes, is_target = known
-        b, t = hidden.shape[0], hidden.shape[1] - lag
+        b, t = hidden.shape[0], self.pattern.num_frames(hidden.shape[1], self.streams.count)
         first = _nats_where(self.head(hidden[:, :t]), codes[:, :t, 0], is_target[:, :t, 0]).sum(axis=1)[:, None]
         if self.depth is None:
             return first
-        # Frame i has its levels after the first at step i + lag.
-        hidden, codes, is_target = hidden[:, lag:], codes[:, lag:], is_target[:, lag:, 1:]
+        steps = self.config.depth_steps(t, self.streams)
+        hidden, codes, is_target = hidden[:, steps], codes[:, steps], is_target[:, steps, 1:]
         scale = jnp.ones((b,))
         if frame_key is not None:
-            num_trained = self.config.num_trained(t)
-            draws = jnp.where(is_target[:, :, 0], jax.random.uniform(frame_key, (b, t)), jnp.inf)
+            num_trained = self.config.num_trained(hidden.shape[1])
+            is_full = is_target.any(axis=2)
+            draws = jnp.where(is_full, jax.random.uniform(frame_key, is_full.shape), jnp.inf)
             chosen = jnp.argsort(draws, axis=1)[:, :num_trained, None]
             hidden, codes, is_target = (
                 jnp.take_along_axis(array, chosen, axis=1) for array in (hidden, codes, is_target)
             )
-            scale = num_frames / jnp.maximum(jnp.minimum(num_frames, num_trained), 1)
+            num_full = is_full.sum(axis=1)
+            scale = num_full / jnp.maximum(jnp.minimum(num_full, num_trained), 1)
         logits = self.depth(hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=depth_key)
         logits = logits.reshape(b, -1, *logits.shape[1:])
         others = _nats_where(logits, codes[:, :, 1:], is_target).sum(axis=1)

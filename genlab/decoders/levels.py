@@ -1,9 +1,10 @@
-"""The depth transformer: the levels of one frame after its first, predicted one after another.
+"""The depth transformer: the streams of one frame after its first, predicted one after another.
 
-In: the temporal transformer's output for a frame "r h" and the frame's codes "r k" (r: frames of any examples). Out:
-logits "r k-1 v", or codes drawn by one compiled scan over levels with a key-value cache of their own. Position k sees
+In: the temporal transformer's output for a frame "r h" and the frame's codes "r j" (r: frames of any examples). Out:
+logits "r j-1 v", or codes drawn by one compiled scan over levels with a key-value cache of their own. Position k sees
 the temporal output and the code of level k - 1, and has the head of level k (Moshi, 2410.00037 section 3.4.1; there
-projections differ between levels, which is an option here).
+projections differ between levels, which is an option here). With a plan the first level is the unit, and all codes are
+predicted here (`streams.py`).
 """
 
 import jax
@@ -12,19 +13,19 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.decoders.stepwise import Step, choose, embed_levels, num_copies
+from genlab.decoders.stepwise import Step, choose, num_copies
+from genlab.decoders.streams import Streams
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
-from genlab.tokens import TokenSpec
 
 
 class Levels(nnx.Module):
-    """The depth transformer between its input and its heads: levels 1 to K - 1 of one frame."""
+    """The depth transformer between its input and its heads: all streams of one frame but the first."""
 
     def __init__(
         self,
         config: BackboneConfig,
-        spec: TokenSpec,
+        streams: Streams,
         *,
         entering_width: int,
         is_per_level: bool,
@@ -32,21 +33,22 @@ class Levels(nnx.Module):
         code_vectors: Float[Array, "k v d"] | None,
     ):
         in_key, embed_key, backbone_key, head_key = jax.random.split(key, 4)
-        levels, first, others = spec.codebooks - 1, None, None
+        levels, entries, first, others = streams.count - 1, streams.spec.entries, None, None
         if code_vectors is not None:
-            first, others = code_vectors[:-1], code_vectors[1:]
-        self.entries = spec.entries
+            first, others = code_vectors[:-1], code_vectors[-levels:]
+        self.streams = streams
         self.project_in = Linear(entering_width, config.width, key=in_key)
-        self.embed = CodeEmbedding(levels, spec.entries, config.width, key=embed_key, code_vectors=first)
+        self.embed = CodeEmbedding(streams.spec.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first)
+        streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.backbone = Backbone(config, key=backbone_key, is_causal=True)
         if is_per_level:
             _part_levels(self.backbone, levels, jax.random.fold_in(backbone_key, 1))
-        self.heads = nnx.Param(code_heads(levels, spec.entries, config.width, key=head_key, code_vectors=others))
+        self.heads = nnx.Param(code_heads(levels, entries, config.width, key=head_key, code_vectors=others))
 
     def __call__(
-        self, hidden: Float[Array, "r h"], codes: Int[Array, "r k"], *, key: Key[Array, ""] | None
-    ) -> Float[Array, "r k-1 v"]:
-        """Return the logits of all levels but the first, given the frame's codes."""
+        self, hidden: Float[Array, "r h"], codes: Int[Array, "r j"], *, key: Key[Array, ""] | None
+    ) -> Float[Array, "r j-1 v"]:
+        """Return the logits of all streams but the first, given the frame's codes."""
         rows, levels = codes.shape[0], codes.shape[1] - 1
         x = self._embed(codes[:, :-1], jnp.arange(levels)) + self.project_in(hidden)[:, None]
         positions = jnp.broadcast_to(jnp.arange(levels)[None, :], (rows, levels))
@@ -87,7 +89,7 @@ class Levels(nnx.Module):
         return lax.scan(draw_level, (cache, first), inputs)[1].T
 
     def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:
-        vectors = embed_levels(self.embed.tables.table[...], self.entries, codes[:, :, None], levels[:, None])
+        vectors = self.streams.embed(self.embed.tables.table[...], codes[:, :, None], levels[:, None])
         return vectors.astype(self.backbone.config.dtype)
 
 

@@ -11,6 +11,15 @@ its own frame; the flat pattern (AudioLM, 2209.03143; MusicGen's "flattening") p
     level 2   i  j  k  l             .  .  i  j  k  l           i  j  k  l
 
 A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at once (parallel heads).
+
+A plan is one more stream in front of the levels, a unit per frame, that goes some frames ahead of the codes. What is
+predicted in one step cannot see each other, so under a delay the codes wait one step more than the plan leads:
+
+    plan m n o p, lead 0       delay 1                                flat
+    2 codebooks x 4 frames     step  0  1  2  3  4  5           step  0  1  2  3  4  5 ... 11
+                               plan  m  n  o  p  .  .                 m  a  e  n  b  f      h
+                               0     .  a  b  c  d  .
+                               1     .  .  e  f  g  h
 """
 
 from typing import Annotated, Literal
@@ -23,12 +32,16 @@ from jaxtyping import Array, Float, Int, Shaped
 from genlab.config import Config
 
 
-class _Lagged(Config):
+class LaggedPattern(Config):
     """All levels in every step, each some frames behind the first."""
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
         raise NotImplementedError
+
+    def behind_plan(self, lead_frames: int) -> "BehindPlan":
+        """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""
+        return BehindPlan(codes=self, lag_frames=lead_frames + 1)
 
     def num_steps(self, num_frames: int, codebooks: int) -> int:
         """Return the number of steps that `num_frames` frames take."""
@@ -71,7 +84,7 @@ class _Lagged(Config):
         return jnp.stack(levels, axis=2)
 
 
-class DelayPattern(_Lagged):
+class DelayPattern(LaggedPattern):
     """Codebook k lags codebook 0 by `k * delay_frames`; delay 0 is "parallel"."""
 
     kind: Literal["delay"] = "delay"
@@ -82,7 +95,7 @@ class DelayPattern(_Lagged):
         return [level * self.delay_frames for level in range(codebooks)]
 
 
-class AcousticDelayPattern(_Lagged):
+class AcousticDelayPattern(LaggedPattern):
     """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2, "acoustic delay")."""
 
     kind: Literal["acoustic_delay"] = "acoustic_delay"
@@ -93,18 +106,38 @@ class AcousticDelayPattern(_Lagged):
         return [0] + [self.delay_frames] * (codebooks - 1)
 
 
+class BehindPlan(LaggedPattern):
+    """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the first codebook."""
+
+    codes: LaggedPattern
+    lag_frames: int = pydantic.Field(ge=0)
+
+    def lags(self, codebooks: int) -> list[int]:
+        """Return by how many frames each stream is behind the plan."""
+        return [0] + [self.lag_frames + lag for lag in self.codes.lags(codebooks - 1)]
+
+
 class FlatPattern(Config):
     """One code per step, coarse to fine inside a frame."""
 
     kind: Literal["flat"] = "flat"
 
+    @property
+    def rows(self) -> LaggedPattern:
+        """The codes that follow one another, `codebooks` of them a row."""
+        return DelayPattern(delay_frames=0)
+
+    def behind_plan(self, lead_frames: int) -> "FlatBehindPlan":
+        """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""
+        return FlatBehindPlan(lead_frames=lead_frames)
+
     def num_steps(self, num_frames: int, codebooks: int) -> int:
         """Return the number of steps that `num_frames` frames take."""
-        return num_frames * codebooks
+        return self.rows.num_steps(num_frames, codebooks) * codebooks
 
     def num_frames(self, num_steps: int, codebooks: int) -> int:
         """Return the number of frames that are complete after `num_steps` steps."""
-        return num_steps // codebooks
+        return self.rows.num_frames(num_steps // codebooks, codebooks)
 
     def levels(self, num_steps: int, codebooks: int) -> Int[np.ndarray, "s 1"]:
         """Return the level of the code that a step predicts."""
@@ -113,18 +146,32 @@ class FlatPattern(Config):
     def per_step(
         self, frames: Float[Array, "b t h"], numbers: Int[Array, "b t"], codebooks: int
     ) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
-        """Return the features and the rotary position of each step: the features of its frame, and a position each."""
-        positions = numbers[:, :, None] * codebooks + jnp.arange(codebooks)[None, None, :]
-        return jnp.repeat(frames, codebooks, axis=1), positions.reshape(numbers.shape[0], -1)
+        """Return the features and the rotary position of each step: the features of its row, and a position each."""
+        features, rows = self.rows.per_step(frames, numbers, codebooks)
+        positions = rows[:, :, None] * codebooks + jnp.arange(codebooks)[None, None, :]
+        return jnp.repeat(features, codebooks, axis=1), positions.reshape(numbers.shape[0], -1)
 
     def build(self, frames: Shaped[Array, "b t k"], fill: int | bool) -> Shaped[Array, "b s 1"]:
-        """Spread frames over steps; every step has a code, so nothing is filled."""
-        return frames.reshape(frames.shape[0], -1, 1)
+        """Spread frames over steps; every step has a code, so nothing is filled unless a plan leads."""
+        return self.rows.build(frames, fill).reshape(frames.shape[0], -1, 1)
 
     def revert(self, steps: Shaped[Array, "b s 1"], codebooks: int) -> Shaped[Array, "b t k"]:
         """Gather the codes of each complete frame again."""
-        num_frames = self.num_frames(steps.shape[1], codebooks)
-        return steps[:, : num_frames * codebooks].reshape(steps.shape[0], num_frames, codebooks)
+        num_rows = steps.shape[1] // codebooks
+        rows = steps[:, : num_rows * codebooks].reshape(steps.shape[0], num_rows, codebooks)
+        return self.rows.revert(rows, codebooks)
+
+
+class FlatBehindPlan(FlatPattern):
+    """A unit of the plan, then the codes of the frame `lead_frames` before it, one by one."""
+
+    lead_frames: int = pydantic.Field(ge=0)
+
+    @property
+    def rows(self) -> LaggedPattern:
+        """The unit and the codes that follow one another."""
+        return BehindPlan(codes=DelayPattern(delay_frames=0), lag_frames=self.lead_frames)
 
 
 Pattern = Annotated[DelayPattern | AcousticDelayPattern | FlatPattern, pydantic.Field(discriminator="kind")]
+StepPattern = LaggedPattern | FlatPattern

@@ -1,7 +1,8 @@
 """What decoders that predict step after step share: the pass over known codes, the compiled loop, and streaming.
 
 In: a model that embeds the codes of a step, runs a causal backbone, and predicts the next step from its output. Step s
-sees the vectors of the codes of step s - 1 plus the conditions of its own frame. With known codes all steps run at once
+sees the vectors of the codes of step s - 1 plus the conditions of its own frame. A plan is one more code of each frame
+here, in front of the others (`streams.py`; j: the codes of a step). With known codes all steps run at once
 (`run_known`); sampling is one compiled scan over a preallocated key-value cache (`sample_codes`), and streaming is the
 same scan cut into chunks, one compiled call each, with the cache carried between them (`stream_codes`).
 """
@@ -20,10 +21,11 @@ from genlab.config import ConfigError
 from genlab.decoders.base import Cond, Prompt
 from genlab.decoders.conditioning import Conditioner, Conditions, guide, with_unconditional
 from genlab.decoders.logits import draw
-from genlab.decoders.patterns import Pattern
+from genlab.decoders.patterns import StepPattern
+from genlab.decoders.streams import Streams
 from genlab.decoders.visiting import visit, visiting_order
 from genlab.nets.backbone import Backbone, Cache
-from genlab.tokens import Tokens, TokenSpec, read_codes
+from genlab.tokens import Tokens, read_codes
 
 
 class Step(NamedTuple):
@@ -42,12 +44,16 @@ class Step(NamedTuple):
 class StepDecoder(Protocol):
     """What the loop asks of a model."""
 
-    spec: TokenSpec
     conditioner: Conditioner
     backbone: Backbone
 
     @property
-    def pattern(self) -> Pattern:
+    def streams(self) -> Streams:
+        """What a frame holds."""
+        ...
+
+    @property
+    def pattern(self) -> StepPattern:
         """Which codes a step predicts."""
         ...
 
@@ -93,16 +99,16 @@ def run_known(
     dropout_key: Key[Array, ""] | None,
 ) -> KnownSteps:
     """Run all steps at once over known codes, visiting the frames of `is_known` first."""
-    pattern, absent, codebooks = model.pattern, model.spec.entries, model.spec.codebooks
+    pattern, streams = model.pattern, model.streams
     is_valid = tokens.is_valid
     order = visiting_order(is_known, is_valid)
-    codes = pattern.build(visit(read_codes(tokens), order), fill=0)
-    is_target = pattern.build(jnp.repeat(visit(is_valid, order)[:, :, None], codebooks, axis=2), fill=False)
-    codes = jnp.where(is_target, codes, absent)
+    codes = pattern.build(visit(streams.join(cond.content, read_codes(tokens)), order), fill=0)
+    is_target = pattern.build(jnp.repeat(visit(is_valid, order)[:, :, None], streams.count, axis=2), fill=False)
+    levels = pattern.levels(codes.shape[1], streams.count)
+    codes = jnp.where(is_target, codes, streams.sizes_at(levels)[None])
     conditions = model.conditioner(cond, is_valid, key=condition_key)
-    features, positions = pattern.per_step(visit(conditions.frames, order), order, codebooks)
-    previous = jnp.pad(codes[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=absent)
-    levels = pattern.levels(codes.shape[1], codebooks)
+    features, positions = pattern.per_step(visit(conditions.frames, order), order, streams.count)
+    previous = jnp.concatenate([_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1)
     hidden = model.backbone(
         model.embed_codes(previous, _levels_before(levels)).astype(features.dtype) + features,
         positions=positions,
@@ -112,14 +118,6 @@ def run_known(
         key=dropout_key,
     )
     return KnownSteps(hidden, codes, is_target)
-
-
-def embed_levels(
-    table: Float[Array, "r h"], entries: int, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]
-) -> Float[Array, "b s h"]:
-    """Return the summed vectors of codes whose levels are given, out of the stacked tables of a `CodeEmbedding`."""
-    rows = codes + (entries + 1) * levels[None]
-    return jnp.take(table, rows, axis=0, mode="clip").sum(axis=2)
 
 
 def choose(key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler) -> Int[Array, "b2 *n"]:
@@ -146,8 +144,8 @@ def sample_codes(
     """Draw the codes of whole clips; frames that the prompt knows are kept, frames past the end are 0."""
     loop = _begin(model, cond, num_frames, key, prompt, sampler)
     _, codes = _advance(model, loop.plan, loop.carry, loop.steps, sampler)
-    codes = visit(model.pattern.revert(codes, model.spec.codebooks), jnp.argsort(loop.order, axis=1))
-    return jnp.where(loop.is_valid[:, :, None], codes, 0)
+    codes = visit(model.pattern.revert(codes, model.streams.count), jnp.argsort(loop.order, axis=1))
+    return jnp.where(loop.is_valid[:, :, None], model.streams.codes_of(codes), 0)
 
 
 def stream_codes(
@@ -168,16 +166,16 @@ def stream_codes(
     """
     if chunk_frames < 1:
         raise ConfigError(f"chunk_frames={chunk_frames}: expected at least 1 frame a chunk; use 25 for half a second")
-    codebooks, pattern = model.spec.codebooks, model.pattern
-    steps_per_frame = pattern.num_steps(2, codebooks) - pattern.num_steps(1, codebooks)
+    count, pattern = model.streams.count, model.pattern
+    steps_per_frame = pattern.num_steps(2, count) - pattern.num_steps(1, count)
     chunk_steps = chunk_frames * steps_per_frame
-    num_steps = pattern.num_steps(cond.content.shape[1], codebooks)
+    num_steps = pattern.num_steps(cond.content.shape[1], count)
     plan, carry, steps = _begin_stream(model, cond, num_frames, key, sampler, chunk_steps)
     pending, done = jnp.zeros((carry[1].shape[0], 0, carry[1].shape[1]), jnp.int32), 0
     for first in range(0, num_steps, chunk_steps):
         carry, codes = _stream_chunk(model, plan, carry, steps, first, sampler, chunk_steps)
         pending = jnp.concatenate([pending, codes[:, : num_steps - first]], axis=1)
-        frames = pattern.revert(pending, codebooks)
+        frames = model.streams.codes_of(pattern.revert(pending, count))
         if not frames.shape[1]:
             continue
         is_valid = jnp.arange(done, done + frames.shape[1])[None, :] < num_frames[:, None]
@@ -208,24 +206,25 @@ def _begin(
     prompt: Prompt | None,
     sampler,
 ) -> _Loop:
-    pattern, absent, codebooks = model.pattern, model.spec.entries, model.spec.codebooks
+    pattern, streams = model.pattern, model.streams
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
-    known = jnp.zeros((b, t, codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
+    known = jnp.zeros((b, t, streams.spec.codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
     order = visiting_order(is_known, is_valid)
-    # What the loop must not draw: known codes, and the absent ones outside the clip.
-    given = jnp.where(is_known[:, :, None], known, absent)
-    is_given = jnp.broadcast_to((is_known | ~is_valid)[:, :, None], given.shape)
-    given = pattern.build(visit(given, order), fill=absent)
-    is_given = pattern.build(visit(is_given, order), fill=True)
+    # What the loop must not draw: known codes, and the absent ones outside the clip. A prompt has no plan.
+    is_kept = streams.join(jnp.zeros_like(is_known), jnp.broadcast_to(is_known[:, :, None], known.shape))
+    is_given = pattern.build(visit(is_kept | ~is_valid[:, :, None], order), fill=True)
+    given = pattern.build(visit(streams.join(jnp.zeros((b, t), jnp.int32), known), order), fill=0)
+    num_steps = given.shape[1]
+    levels = pattern.levels(num_steps, streams.count)
+    absent = streams.sizes_at(levels)[None]
+    given = jnp.where(pattern.build(visit(is_kept, order), fill=False), given, absent)
 
     copies = num_copies(sampler)
     conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
     all_orders = jnp.tile(order, (copies, 1))
-    features, positions = pattern.per_step(visit(conditions.frames, all_orders), all_orders, codebooks)
-    num_steps = given.shape[1]
-    levels = pattern.levels(num_steps, codebooks)
+    features, positions = pattern.per_step(visit(conditions.frames, all_orders), all_orders, streams.count)
     plan, cache = model.start(copies * b, num_steps, conditions)
     steps = Step(
         features=features.swapaxes(0, 1),
@@ -236,11 +235,16 @@ def _begin(
         previous_levels=_levels_before(levels),
         key=jax.random.split(key, num_steps),
     )
-    return _Loop(plan, (cache, jnp.full((b, given.shape[2]), absent)), steps, order, is_valid)
+    return _Loop(plan, (cache, _before_first(streams, levels, b)), steps, order, is_valid)
 
 
 def _levels_before(levels: Int[np.ndarray, "s j"]) -> Int[Array, "s j"]:
     return jnp.asarray(np.roll(levels, 1, axis=0))
+
+
+def _before_first(streams: Streams, levels: Int[np.ndarray, "s j"], num_examples: int) -> Int[Array, "b j"]:
+    # Of the level that comes before the first one: nothing.
+    return jnp.broadcast_to(jnp.asarray(streams.sizes_at(levels[-1:])), (num_examples, levels.shape[1]))
 
 
 def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
