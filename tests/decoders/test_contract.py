@@ -27,14 +27,6 @@ from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Most of the time here goes into compiling what runs for milliseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request):
     return FAMILIES[request.param]

@@ -10,6 +10,7 @@ from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, 
 from flax import nnx
 
 from genlab.config import GenlabError
+from genlab.decoders.code_given_latent import posterior_std
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.heads import EnergyScore, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
@@ -177,7 +178,7 @@ def test_the_bound_of_one_code_is_the_divergence_of_the_posterior(batch, key):
     decoder.head.project.kernel[...] = jnp.zeros_like(decoder.head.project.kernel[...])
     codes = jnp.zeros((*tokens.is_valid.shape, 1), jnp.int32)
     score = decoder.score(tokens._replace(codes=codes), cond, key=key, num_draws=100)
-    variance = jnp.mean(vectors**2)
+    variance = jnp.square(posterior_std(vectors))
     per_frame = 0.5 * (variance + vectors**2 - 1 - jnp.log(variance)).sum() / np.log(2)
     assert score.validity == "upper bound"
     assert (np.abs(score.bits - per_frame * tokens.num_frames) < 4 * score.std_error).all()
