@@ -124,7 +124,8 @@ def score_bits(
     values = _bits_per_s(outs, store, clips, tuple(clusters) * len(outs))
     error, note = _monte_carlo_error(outs, values), ""
     if error > 0:  # a bound without draws is that of a plan
-        note = f"{num_draws} draws per clip; the interval holds their error, {error:.2g} bits/s (one deviation)"
+        # Draws that are spread evenly err less than independent ones, which is what their deviation tells.
+        note = f"{num_draws} draws per clip; the interval holds their error, at most {error:.1f} bits/s (one deviation)"
     score = make_score("bits_per_s", values.estimate(seed), seeds=len(outs), validity=values.validity, note=note)
     return score, values
 
