@@ -21,6 +21,7 @@ from transformers.models.moshi import modeling_moshi  # noqa: E402
 
 from genlab.decoders.levels import Levels  # noqa: E402
 from genlab.decoders.patterns import AcousticDelayPattern  # noqa: E402
+from genlab.decoders.streams import Streams  # noqa: E402
 from genlab.nets.blocks import ROPE_BASE  # noqa: E402
 from genlab.tokens import TokenSpec  # noqa: E402
 
@@ -62,7 +63,8 @@ def tensor(array):
 @pytest.fixture(scope="module")
 def depth():
     torch.set_num_threads(1)
-    part = Levels(CONFIG, SPEC, entering_width=WIDTH, is_per_level=False, key=jax.random.key(0), code_vectors=None)
+    streams = Streams(spec=SPEC, plan=None)
+    part = Levels(CONFIG, streams, entering_width=WIDTH, is_per_level=False, key=jax.random.key(0), code_vectors=None)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(part, nnx.Param)
     nnx.update(part, jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state))
