@@ -24,8 +24,8 @@ from genlab.decoders.logits import cross_entropy
 
 
 def posterior_std(vectors: Float[Array, "k v d"]) -> Float[Array, ""]:
-    """Return the standard deviation of q: half the size of the last level's entries, a fixed number of the codec."""
-    return 0.5 * jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-8)
+    """Return the standard deviation of q: the size of the last level's entries, a fixed number of the codec."""
+    return jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-8)
 
 
 def level_variances(vectors: Float[Array, "k v d"], std: Float[Array, ""]) -> Float[Array, "k"]:

@@ -46,7 +46,7 @@ def test_a_latent_without_noise_says_its_codes(key):
 def test_the_variances_are_those_of_the_residuals(key):
     codes = jax.random.randint(key, (50, 200, 3), 0, 4)
     std = posterior_std(VECTORS)
-    np.testing.assert_allclose(std, 0.5 * jnp.sqrt(jnp.square(VECTORS[2]).mean()), rtol=1e-4)
+    np.testing.assert_allclose(std, jnp.sqrt(jnp.square(VECTORS[2]).mean()), rtol=1e-4)
     latents, log_density = draw_latents(key, codes, VECTORS, std)
     chosen = chosen_vectors(codes, VECTORS)
     left = latents[:, :, None] - jnp.cumsum(chosen, axis=2)

@@ -82,7 +82,7 @@ def test_two_levels_of_unequal_shares_cost_some_slack():
 
 
 def test_a_worse_denoiser_has_a_higher_bound():
-    source, path = Source((1.0,), entries=16, channels=8, is_uniform=True), StraightPath()
+    source, path = Source((1.0, 0.4), entries=8, channels=8, is_uniform=True), StraightPath()
     clean = source.denoiser(path)
     best, error = excess_of(source, path, clean)
     shrunk, _ = excess_of(source, path, lambda noisy, level: 0.8 * clean(noisy, level))
