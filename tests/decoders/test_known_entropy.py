@@ -53,7 +53,7 @@ def test_no_score_falls_below_the_entropy(name, store, tmp_path):
     assert not found.is_refuted
     assert (found.validity == "exact") == (found.monte_carlo_error == 0)
     # The interval must be narrow enough for the test above to mean something.
-    assert found.excess.high - found.excess.low < 0.1 * found.bits.value
+    assert found.excess.high - found.excess.low < 0.1 * found.source
     if result.model.reads == "codes":  # a bound through latents may be far above, and is still a bound
         assert found.bits.value < SOURCE.code_bits * SOURCE.spec.frame_hz, "no better than unigrams: nothing was learnt"
     if name == "ar":
