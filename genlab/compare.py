@@ -231,8 +231,12 @@ def _add_bits(row: RowResult, config: Comparison, material: Material, trained: M
     decoders = [trained[seed].model for seed in config.seeds]
     if not can_score(decoders[0]):
         return row
+    store = material.store
+    # Training clips serve where no clips of validation are left: no prompt is one of them, so the bound stays a bound.
+    splits = ({"valid"} - {config.prompts_split}) & set(store.info.splits) or {"train"}
+    unscored = choose_prompts(store, *splits, config.num_prompts, config.data.num_frames)
     score, values = score_bits(
-        decoders, material.store, material.clips, [prompt.clip_id for prompt in material.prompts],
+        decoders, store, material.clips, [prompt.clip_id for prompt in material.prompts], unscored=unscored,
         num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,
     )  # fmt: skip
     return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})

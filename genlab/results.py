@@ -232,6 +232,7 @@ def _method(config: Comparison, material: Material) -> list[str]:
         f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
         "Its floors bound what an arm can reach.",
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
-        f"over {config.evaluation.score_draws} draws per clip. They rank two arms only where both are exact, or where "
+        f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide as is best on unscored "
+        "clips. They rank two arms only where both are exact, or where "
         "the bound of one lies below the exact value of the other.",
     ]

@@ -69,7 +69,11 @@ class ScoreOut(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What every family offers."""
+    """What every family offers.
+
+    A family whose bound has a free choice lists the values in `bound_widths`; its `score` takes one more argument,
+    `width` (code_given_latent.py).
+    """
 
     reads: ClassVar[Literal["codes", "latents"]]
 

@@ -12,20 +12,47 @@ one level),
     softmax_v(-|residual_k - entry_kv|^2 / (2 variance_k)),   residual_k = latent - sum of the levels before k.
 
 Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model of latents does not
-resolve what it must, a large one where neighbouring entries blur; `level_variances` are what the later levels leave on
-average.
+resolve what it must, a large one where neighbouring entries blur; so its width is chosen among `WIDTHS` on clips that
+are not scored (likelihood.py). `level_variances` are what the later levels leave on average.
 """
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
+from genlab.config import GenlabError
 from genlab.decoders.logits import cross_entropy
 
+Width = float | Float[Array, ""]
 
-def posterior_std(vectors: Float[Array, "k v d"]) -> Float[Array, ""]:
-    """Return the standard deviation of q: the size of the last level's entries, a fixed number of the codec."""
-    return jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-8)
+# How wide q may be, in units of the root mean square of the last level's entries.
+WIDTHS = (0.5, 1.0, 1.5, 2.0)
+
+
+class CodeVectors(nnx.Variable):
+    """The codec's normalised entries: saved with the run, moved by nobody."""
+
+
+def keep_entries(code_vectors: Float[Array, "k v d"] | None) -> CodeVectors | None:
+    """Return the entries as a decoder keeps them."""
+    return None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
+
+
+def read_entries(kept: CodeVectors | None) -> Float[Array, "k v d"]:
+    """Return the entries that a decoder through latents was built with.
+
+    Raises:
+        GenlabError: if there are none.
+    """
+    if kept is None:
+        raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
+    return kept[...]
+
+
+def posterior_std(vectors: Float[Array, "k v d"], width: Width = 1.0) -> Float[Array, ""]:
+    """Return the standard deviation of q: the size of the last level's entries, times `width`."""
+    return width * jnp.sqrt(jnp.mean(jnp.square(vectors[-1])) + 1e-8)
 
 
 def level_variances(vectors: Float[Array, "k v d"], std: Float[Array, ""]) -> Float[Array, "k"]:

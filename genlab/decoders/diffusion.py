@@ -22,8 +22,15 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
+from genlab.decoders.code_given_latent import (
+    WIDTHS,
+    Width,
+    keep_entries,
+    posterior_std,
+    read_entries,
+)
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -148,14 +155,11 @@ class DiffusionConfig(Config):
         )
 
 
-class CodeVectors(nnx.Variable):
-    """The codec's entries: state that nothing trains."""
-
-
 class Diffusion(nnx.Module):
     """The conditions' encoder and the network that predicts."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
+    bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
 
     def __init__(
         self,
@@ -173,7 +177,7 @@ class Diffusion(nnx.Module):
         self.spec = spec
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         self.network = config.network.build(spec.latent_channels, backbone, condition, key=network_key)
-        self.code_vectors = None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
+        self.code_vectors = keep_entries(code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
@@ -206,7 +210,9 @@ class Diffusion(nnx.Module):
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), int(is_guided.size + is_guided.sum()))
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: Width = 1.0
+    ) -> ScoreOut:
         """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
 
         How: diffusion_score.py. Only the codes are read; the latents in them are the sums of their code vectors.
@@ -214,9 +220,7 @@ class Diffusion(nnx.Module):
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
-        if self.code_vectors is None:
-            raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
-        bits, std_error = _score_codes(self, tokens, cond, key, num_draws)
+        bits, std_error = _score_codes(self, tokens, cond, key, num_draws, width)
         return ScoreOut(bits, std_error, "upper bound")
 
     def latent_log_density(
@@ -243,7 +247,7 @@ class Diffusion(nnx.Module):
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def _score_codes(
-    model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+    model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int, width: Width
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
     is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
     conditions = model.conditioner(cond, is_valid)
@@ -251,9 +255,9 @@ def _score_codes(
     def clean(noisy, level):
         return path.recover(predicts, model._predict(noisy, level, conditions, is_valid), noisy, level)[0]
 
-    assert model.code_vectors is not None, "score refuses a decoder without them"
-    vectors = model.code_vectors[...]
-    return codes_bound(path, clean, read_codes(tokens), is_valid, vectors, key=key, num_draws=num_draws)[:2]
+    vectors = read_entries(model.code_vectors)
+    std = posterior_std(vectors, width)
+    return codes_bound(path, clean, read_codes(tokens), is_valid, vectors, std, key=key, num_draws=num_draws)[:2]
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "num_probes"))

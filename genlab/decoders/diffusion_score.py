@@ -23,7 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.decoders.base import ScoreOut
-from genlab.decoders.code_given_latent import chosen_vectors, code_log_probability, level_variances, posterior_std
+from genlab.decoders.code_given_latent import chosen_vectors, code_log_probability, level_variances
 from genlab.decoders.paths import GaussianPath
 
 # sigma / alpha where the chain ends: what is left of the clean latents costs 2e-5 nats per unit of variance.
@@ -41,6 +41,7 @@ def codes_bound(
     codes: Int[Array, "b t k"],
     is_valid: Bool[Array, "b t"],
     code_vectors: Float[Array, "k v d"],
+    std: Float[Array, ""],
     *,
     key: Key[Array, ""],
     num_draws: int,
@@ -56,12 +57,12 @@ def codes_bound(
         codes: what is scored.
         is_valid: the frames that count.
         code_vectors: the codec's entries in normalised latent units.
+        std: the standard deviation of q.
         key: draws levels and noise.
         num_draws: network calls per example.
     """
     is_counted = is_valid[:, :, None]
     latents = jnp.where(is_counted, chosen_vectors(codes, code_vectors).sum(axis=2), 0)
-    std = posterior_std(code_vectors)
     lowest, variances = jnp.log(std), level_variances(code_vectors, std)
     highest = jnp.log(min(HIGHEST_RATIO, _ratio(path, path.noisiest_level)))
     start_key, draw_key = jax.random.split(key)

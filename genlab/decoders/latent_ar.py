@@ -23,8 +23,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
+from genlab.decoders import code_given_latent
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
-from genlab.decoders.code_given_latent import code_log_probability, draw_latents, level_variances, posterior_std
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -163,10 +163,6 @@ class _Frames(NamedTuple):
     keys: Key[Array, "t"]
 
 
-class CodeVectors(nnx.Variable):
-    """The codec's normalised entries: saved with the run, moved by nobody."""
-
-
 class LatentAR(nnx.Module):
     """Latent projection, causal backbone, a head for continuous frames. Without a density it has no `score`."""
 
@@ -200,7 +196,7 @@ class LatentAR(nnx.Module):
             text_route=condition.text_route,
         )
         self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
-        self.code_vectors = None if code_vectors is None else CodeVectors(code_vectors)
+        self.code_vectors = code_given_latent.keep_entries(code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the head's mean loss per frame of each example, weighted by its number of frames."""
@@ -295,42 +291,47 @@ class LatentAR(nnx.Module):
 class MixtureAR(LatentAR):
     """The family with a mixture head, which alone has a density, and so a bound on the bits of codes."""
 
+    bound_widths: ClassVar[tuple[float, ...]] = code_given_latent.WIDTHS
+
     def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:
         """Return the exact log density of each example's latents in nats, frame by frame from the left."""
         assert isinstance(self.head, GaussianMixtureHead), "build gives this class to mixtures alone"
         hidden, latents, is_target = self._hidden(tokens, cond, tokens.is_valid, None, None, None)
         return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+    def score(
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_draws: int = 1,
+        width: code_given_latent.Width = 1.0,
+    ) -> ScoreOut:
         """Return an upper bound on the bits of each example's codes, from `num_draws` draws of latents around them.
 
-        The density's latents are drawn, not the codec's: see `code_given_latent.py`. One draw tells nothing of the
-        error and gives inf.
+        The latents are drawn, see `code_given_latent.py`; one draw says nothing of the error and gives inf.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
-        if self.code_vectors is None:
-            raise GenlabError(
-                "score: this decoder was built without code_vectors, and latents alone do not say what the codes "
-                "are; pass the codec's normalised entries to build"
-            )
-        bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws)) / jnp.log(2.0)
+        bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws), width) / jnp.log(2.0)
         error = jnp.full(bits.shape[1:], jnp.inf) if num_draws == 1 else bits.std(axis=0, ddof=1) / num_draws**0.5
         return ScoreOut(bits.mean(axis=0), error, "upper bound")
 
 
 @jax.jit
-def _bound_nats(model: MixtureAR, tokens: Tokens, cond: Cond, keys: Key[Array, "n"]) -> Float[Array, "n b"]:
+def _bound_nats(
+    model: MixtureAR, tokens: Tokens, cond: Cond, keys: Key[Array, "n"], width: code_given_latent.Width
+) -> Float[Array, "n b"]:
     """Return unbiased draws of the bound on -log p(codes)."""
-    assert model.code_vectors is not None, "score has refused"
-    codes, vectors = read_codes(tokens), model.code_vectors[...]
-    std = posterior_std(vectors)
-    variances = level_variances(vectors, std)
+    codes, vectors = read_codes(tokens), code_given_latent.read_entries(model.code_vectors)
+    std = code_given_latent.posterior_std(vectors, width)
+    variances = code_given_latent.level_variances(vectors, std)
 
     def draw_bound(key):
-        latents, log_posterior = draw_latents(key, codes, vectors, std)
-        paid_back = code_log_probability(codes, latents, vectors, variances)
+        latents, log_posterior = code_given_latent.draw_latents(key, codes, vectors, std)
+        paid_back = code_given_latent.code_log_probability(codes, latents, vectors, variances)
         per_frame = jnp.where(tokens.is_valid, log_posterior - paid_back, 0)
         return per_frame.sum(axis=1) - model.latent_log_density(tokens._replace(latents=latents), cond)
 

@@ -22,10 +22,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config
 from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.blockwise import allowed_between_copies
-from genlab.decoders.code_given_latent import chosen_vectors
+from genlab.decoders.code_given_latent import WIDTHS, Width, chosen_vectors, keep_entries, posterior_std, read_entries
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -37,7 +37,6 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
-from genlab.decoders.diffusion import CodeVectors
 from genlab.decoders.diffusion_score import codes_bound
 from genlab.decoders.paths import Path, Prediction, StraightPath
 from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
@@ -166,6 +165,7 @@ class LatentBlocks(nnx.Module):
     """Latent projection, level embedding, a backbone that is told who sees whom, one head that starts at zero."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
+    bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
 
     def __init__(
         self,
@@ -189,7 +189,7 @@ class LatentBlocks(nnx.Module):
             backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
         )
         self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
-        self.code_vectors = None if code_vectors is None else CodeVectors(jnp.asarray(code_vectors))
+        self.code_vectors = keep_entries(code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
@@ -239,7 +239,9 @@ class LatentBlocks(nnx.Module):
             cache, latents = _draw_blocks(self, plan, cache, some, sampler)
             yield latents[:, : t - first * self.config.block_frames]
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: Width = 1.0
+    ) -> ScoreOut:
         """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
 
         The sum over blocks, by the chain rule, of the bound of diffusion_score.py on a block's codes given those
@@ -248,9 +250,7 @@ class LatentBlocks(nnx.Module):
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
-        if self.code_vectors is None:
-            raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
-        bits, std_error = _score_codes(self, tokens, cond, key, num_draws)
+        bits, std_error = _score_codes(self, tokens, cond, key, num_draws, width)
         return ScoreOut(bits, std_error, "upper bound")
 
     def _predict(
@@ -304,10 +304,9 @@ def _level_flops(width: int) -> float:
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def _score_codes(
-    model: LatentBlocks, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
+    model: LatentBlocks, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int, width: Width
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    assert model.code_vectors is not None, "score refuses a decoder without them"
-    path, vectors, codes = model.config.path, model.code_vectors[...], read_codes(tokens)
+    path, vectors, codes = model.config.path, read_entries(model.code_vectors), read_codes(tokens)
     conditions = model.conditioner(cond, tokens.is_valid)
     latents = chosen_vectors(codes, vectors).sum(axis=2)
 
@@ -316,7 +315,8 @@ def _score_codes(
         return path.recover(model.config.predicts, predicted, noisy, level)[0]
 
     blocks, is_valid = model._by_block(codes), model._by_block(tokens.is_valid)
-    bits, error, _ = codes_bound(path, clean, blocks, is_valid, vectors, key=key, num_draws=num_draws)
+    std = posterior_std(vectors, width)
+    bits, error, _ = codes_bound(path, clean, blocks, is_valid, vectors, std, key=key, num_draws=num_draws)
     by_example = (codes.shape[0], -1)
     return bits.reshape(by_example).sum(axis=1), jnp.sqrt(jnp.square(error).reshape(by_example).sum(axis=1))
 

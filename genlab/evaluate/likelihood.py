@@ -4,13 +4,16 @@ In: a decoder with `score` and clips of a token store. Out: bits per clip in com
 error, per-clip values for the table, and, on clips of a `KnownEntropy` source, `Excess`: how far the bits lie above
 those of the source itself on the very same clips, which takes out the luck of the clips.
 
+A bound through latents is valid for every width of its q. Which one counts is chosen per decoder on clips that are not
+scored (`choose_width`), so that the choice costs nobody an honest number.
+
 Every batch has its own key, and a decoder draws for each example by itself, so the draws of one clip tell nothing about
 another's. The spread of the values over clips is then the spread of clips and draws together: an interval that
 resamples clips holds the Monte-Carlo error already, and adding it again would count it twice.
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +23,7 @@ from jaxtyping import Float
 
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenClip, TokenStore
-from genlab.decoders.base import Cond
+from genlab.decoders.base import Cond, ScoreOut
 from genlab.evaluate.scores import ClipValues, Score, Validity, make_score
 from genlab.evaluate.statistics import Estimate
 from genlab.tokens import Tokens
@@ -71,31 +74,67 @@ def can_score(decoder: Any) -> bool:
     return hasattr(decoder, "score")
 
 
-def score_clips(
+def choose_width(
     decoder: Any, store: TokenStore, clips: Sequence[TokenClip], *, num_draws: int, seed: int = 0
+) -> float | None:
+    """Return the width of q with the lowest bound on `clips`, or None if the family has no such choice.
+
+    `clips` must not be those that are scored: the lowest of several bounds on the same clips is no bound.
+    """
+    widths = getattr(decoder, "bound_widths", ())
+    score = _compile_score(decoder, num_draws)
+    totals = [_score_batches(score, store, clips, seed, {"width": width}).bits.sum() for width in widths]
+    return widths[int(np.argmin(totals))] if widths else None
+
+
+def score_clips(
+    decoder: Any,
+    store: TokenStore,
+    clips: Sequence[TokenClip],
+    *,
+    num_draws: int,
+    seed: int = 0,
+    width: float | None = None,
 ) -> ClipBits:
-    """Return the bits of each clip's codes, in compiled batches of one shape."""
-    num_frames = max(len(clip.units) for clip in clips)
-    examples = [store.example(clip, num_frames) for clip in clips]
-    tokens, cond = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    """Return the bits of each clip's codes, in compiled batches; `width` is that of q, where there is one."""
+    chosen = {} if width is None else {"width": width}
+    return _score_batches(_compile_score(decoder, num_draws), store, clips, seed, chosen)
+
+
+def _compile_score(decoder: Any, num_draws: int) -> Callable[..., ScoreOut]:
     graph, state = nnx.split(decoder)
     validities: list[Any] = []
 
     @jax.jit
-    def score(state: Any, tokens: Tokens, cond: Cond, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        out = nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws)
+    def score(
+        state: Any, tokens: Tokens, cond: Cond, key: jax.Array, chosen: Mapping[str, float]
+    ) -> tuple[jax.Array, jax.Array]:
+        out = nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws, **chosen)
         validities.append(out.validity)  # static: known once the call is traced
         return out.bits, out.std_error
 
+    return lambda *arguments: ScoreOut(*jax.device_get(score(state, *arguments)), validities[-1])
+
+
+def _score_batches(
+    score: Callable[..., ScoreOut],
+    store: TokenStore,
+    clips: Sequence[TokenClip],
+    seed: int,
+    chosen: Mapping[str, float],
+) -> ClipBits:
+    num_frames = max(len(clip.units) for clip in clips)
+    examples = [store.example(clip, num_frames) for clip in clips]
+    tokens, cond = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     parts = []
     for number, first in enumerate(range(0, len(clips), BATCH_CLIPS)):
         # A short last batch is filled up with the first clip: one compiled shape, results cut off again.
         rows = np.arange(first, first + min(BATCH_CLIPS, len(clips)))
         rows = np.where(rows < len(clips), rows, 0)
         batch = [jax.tree.map(operator.itemgetter(rows), leaves) for leaves in (tokens, cond)]
-        parts.append(jax.device_get(score(state, *batch, jax.random.fold_in(jax.random.key(seed), number))))
-    bits, errors = (np.concatenate(column)[: len(clips)].astype(np.float64) for column in zip(*parts))
-    return ClipBits(bits, errors, validities[-1])
+        parts.append(score(*batch, jax.random.fold_in(jax.random.key(seed), number), chosen))
+    bits, errors = (np.concatenate(column)[: len(clips)].astype(np.float64) for column in list(zip(*parts))[:2])
+    return ClipBits(bits, errors, parts[0].validity)
 
 
 def score_bits(
@@ -104,6 +143,7 @@ def score_bits(
     clips: Sequence[TokenClip],
     clusters: Sequence[object],
     *,
+    unscored: Sequence[TokenClip],
     num_draws: int,
     seed: int,
 ) -> tuple[Score, ClipValues]:
@@ -114,18 +154,21 @@ def score_bits(
         store: the token store of the clips.
         clips: the clips.
         clusters: which clips are one unit of the statistics.
+        unscored: other clips, on which the width of q is chosen.
         num_draws: draws per clip behind a bound.
         seed: of the draws, and of the interval.
     """
-    outs = [
-        score_clips(decoder, store, clips, num_draws=num_draws, seed=seed + number)
-        for number, decoder in enumerate(decoders)
-    ]
+    outs, widths = [], []
+    for decoder_seed, decoder in enumerate(decoders, seed):
+        widths.append(choose_width(decoder, store, unscored, num_draws=num_draws, seed=decoder_seed))
+        outs.append(score_clips(decoder, store, clips, num_draws=num_draws, seed=decoder_seed, width=widths[-1]))
     values = _bits_per_s(outs, store, clips, tuple(clusters) * len(outs))
     error, note = _monte_carlo_error(outs, values), ""
     if error > 0:  # a bound without draws is that of a plan
         # Draws that are spread evenly err less than independent ones, which is what their deviation tells.
         note = f"{num_draws} draws per clip; the interval holds their error, at most {error:.1f} bits/s (one deviation)"
+    if widths[0] is not None:
+        note += f"; width of q {', '.join(f'{width:g}' for width in widths)}, chosen on {len(unscored)} unscored clips"
     score = make_score("bits_per_s", values.estimate(seed), seeds=len(outs), validity=values.validity, note=note)
     return score, values
 
@@ -141,8 +184,9 @@ def measure_excess(
     seed: int = 0,
 ) -> Excess:
     """Score fresh clips of the source with the decoder, and subtract what the source itself says of each."""
-    clips = source.fresh_clips(num_clips, num_frames, seed)
-    out = score_clips(decoder, store, clips, num_draws=num_draws, seed=seed)
+    clips, unscored = (source.fresh_clips(num_clips, num_frames, number) for number in (seed, seed + 1))
+    width = choose_width(decoder, store, unscored[:64], num_draws=num_draws, seed=seed)
+    out = score_clips(decoder, store, clips, num_draws=num_draws, seed=seed, width=width)
     own_bits = source.exact_bits(np.stack([clip.codes for clip in clips]))
     values = _bits_per_s([out], store, clips, tuple(range(num_clips)))
     excess = values._replace(totals=values.totals - own_bits)

@@ -51,7 +51,7 @@ class EvaluationConfig(Config):
     """Real clips behind the distribution distances."""
     centroid_groups: int = Field(default=4, ge=1)
     """Stretches of 3 s of real speech behind each speaker's centroid."""
-    score_draws: int = Field(default=8, ge=1)
+    score_draws: int = Field(default=32, ge=1)
     """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
     threads: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)

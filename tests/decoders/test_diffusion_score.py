@@ -8,6 +8,7 @@ from decoder_toys import BACKBONE, SEMANTIC, SPEC, VOCAB, toy_batch, train
 from flax import nnx
 
 from genlab.config import GenlabError
+from genlab.decoders.code_given_latent import posterior_std
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.diffusion_score import codes_bound, log_density
 from genlab.decoders.paths import CosinePath, EDMPath, StraightPath
@@ -58,7 +59,9 @@ def excess_of(source, path, clean, num_draws=32):
 
     @jax.jit
     def compute(key):
-        return codes_bound(path, clean, codes, is_valid, source.vectors, key=key, num_draws=num_draws)[:2]
+        return codes_bound(
+            path, clean, codes, is_valid, source.vectors, posterior_std(source.vectors), key=key, num_draws=num_draws
+        )[:2]
 
     found, errors = compute(jax.random.key(2))
     excess = np.asarray(found) - bits

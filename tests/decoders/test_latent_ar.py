@@ -162,7 +162,7 @@ def test_what_cannot_be_done_is_refused(mixture, batch, key):
     with pytest.raises(GenlabError, match="a stream goes from left to right"):
         mixture.stream(cond, **asked, prompt=hole, chunk_frames=4)
     mixture.sample(cond, **asked, prompt=prefix)
-    with pytest.raises(GenlabError, match="built without code_vectors"):
+    with pytest.raises(GenlabError, match="code_vectors: absent"):
         mixture.score(tokens, cond, key=key)
     # Who asks whether a family has a score must get the truth.
     assert not hasattr(FAMILIES["latent_flow"].build(), "score")

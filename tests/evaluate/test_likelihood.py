@@ -9,7 +9,7 @@ from flax import nnx
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.base import ScoreOut
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.likelihood import can_score, measure_excess, score_bits, score_clips
+from genlab.evaluate.likelihood import can_score, choose_width, measure_excess, score_bits, score_clips
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import is_conclusive
@@ -86,8 +86,35 @@ def test_the_interval_holds_the_monte_carlo_error(store):
 
 
 def score_row(store, decoders, num_draws=4):
+    clips, unscored = SOURCE.fresh_clips(40, NUM_FRAMES), SOURCE.fresh_clips(8, NUM_FRAMES, seed=1)
+    names = [clip.id for clip in clips]
+    return score_bits(decoders, store, clips, names, unscored=unscored, num_draws=num_draws, seed=0)
+
+
+class Wide(nnx.Module):
+    """A bound that is lowest at `best`, on clips whose first code is even; on others, at the lowest width."""
+
+    bound_widths = (0.5, 1.0, 2.0)
+
+    def __init__(self, best):
+        self.best = best
+
+    def score(self, tokens, cond, *, key, num_draws=1, width=1.0):
+        """Return the bits of each example."""
+        is_even = tokens.codes[:, 0, 0] % 2 == 0
+        return ScoreOut(jnp.where(is_even, 100 * jnp.abs(width - self.best), width), 0 * is_even, "upper bound")
+
+
+def test_the_width_of_q_is_chosen_per_decoder_on_clips_that_are_not_scored(store):
     clips = SOURCE.fresh_clips(40, NUM_FRAMES)
-    return score_bits(decoders, store, clips, [clip.id for clip in clips], num_draws=num_draws, seed=0)
+    even, odd = ([clip for clip in clips if clip.codes[0, 0] % 2 == rest] for rest in (0, 1))
+    assert [choose_width(Wide(best), store, even, num_draws=1) for best in (0.6, 1.1, 9)] == [0.5, 1.0, 2.0]
+    assert choose_width(Oracle(), store, even, num_draws=1) is None
+    score, values = score_bits(
+        [Wide(1.0), Wide(2.0)], store, odd, [clip.id for clip in odd], unscored=even, num_draws=1, seed=0
+    )
+    assert values.totals.tolist() == [1.0] * len(odd) + [2.0] * len(odd)  # lower widths were there to be had
+    assert f"width of q 1, 2, chosen on {len(even)} unscored clips" in score.note
 
 
 def test_a_score_says_what_it_is_and_counts_prompts_not_seeds(store):
