@@ -55,7 +55,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
             with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
                 result = run_training(
                     run.build, source, steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings,
-                    run_dir=out, writer=TrainingLog(writer, run.kind), progress=progress,
+                    run_dir=out, writer=TrainingLog(writer, run.kind, run.loss_unit), progress=progress,
                 )  # fmt: skip
     print(f"{out}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
     print(json.dumps({name: round(value, 5) for name, value in result.last_metrics.items()}))

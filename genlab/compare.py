@@ -181,7 +181,7 @@ def train_arm(run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progr
             seed=run.seed,
             settings=run.settings,
             run_dir=run_dir,
-            writer=TrainingLog(writer, run.arm.decoder.kind),
+            writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit),
             progress=progress,
         )
 

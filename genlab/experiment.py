@@ -9,7 +9,7 @@ function `config()`; the same commands accept the `config.json` that a run direc
 import importlib.util
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import pydantic
@@ -77,6 +77,7 @@ class CodecRun(Run):
     """Train the in-lab codec, from scratch or from the weights that another run exported (`start_from`)."""
 
     kind: Literal["codec"] = "codec"
+    loss_unit: ClassVar[str] = "weighted"
     codec: SpectralCodecConfig
     start_from: str | None = None
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
@@ -111,6 +112,7 @@ class RecogniserRun(Run):
     """Train the in-lab CTC recogniser."""
 
     kind: Literal["recogniser"] = "recogniser"
+    loss_unit: ClassVar[str] = "ctc_nats_per_symbol"
     recogniser: RecogniserConfig
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
     max_samples: int | None = pydantic.Field(default=None, ge=1)

@@ -40,25 +40,11 @@ Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = ("steps_per_s", "data_wait_fraction")
-_LOSS_NAMES = {
-    "ar": "loss_ar_nats_per_code",
-    "depth": "loss_depth_nats_per_code",
-    "masked": "loss_masked_nats_per_hidden_code",
-    "diffusion": "loss_flow_mse",
-    "codec": "loss_codec_weighted",
-    "recogniser": "loss_ctc_nats_per_symbol",
-}
 
 
-def loss_tag(family: str, group: Literal["train", "valid"] = "train") -> str:
-    """Return the tag of a family's loss; it names the unit, so no chart mixes two families.
-
-    Raises:
-        GenlabError: if the family is unknown, so that a new one has to choose a unit.
-    """
-    if family not in _LOSS_NAMES:
-        raise GenlabError(f"family {family!r}: no loss tag; expected one of {', '.join(_LOSS_NAMES)}")
-    return f"{group}/{_LOSS_NAMES[family]}"
+def loss_tag(family: str, unit: str, group: Literal["train", "valid"] = "train") -> str:
+    """Return the tag of a family's loss; it names family and unit, so no chart mixes two families or two losses."""
+    return f"{group}/loss_{family}_{unit}"
 
 
 def prompt_tag(kind: Kind, prompt: int) -> str:
@@ -104,11 +90,11 @@ class ClipNote(NamedTuple):
 class TrainingLog:
     """The `writer` of `train`: gives plain metric names the tags of a family.
 
-    `loss` becomes `loss_tag(family)`; what only this family measures is prefixed by it, such as `train/ar_accuracy`.
+    `loss` becomes `loss_tag(family, unit)`; what only this family measures is prefixed by it: `train/ar_accuracy`.
     """
 
-    def __init__(self, writer: "RunWriter", family: str):
-        self._writer, self._family, self._loss_tag = writer, family, loss_tag(family)
+    def __init__(self, writer: "RunWriter", family: str, unit: str):
+        self._writer, self._family, self._loss_tag = writer, family, loss_tag(family, unit)
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of a training step."""
@@ -167,7 +153,7 @@ class RunWriter:
             if group not in SCALAR_GROUPS or not name:
                 raise GenlabError(f"tag {tag!r}: expected GROUP/NAME with a group of {', '.join(SCALAR_GROUPS)}")
             if group in ("train", "valid") and name == "loss":
-                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; use loss_tag(family)")
+                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; use loss_tag")
         self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:

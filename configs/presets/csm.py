@@ -2,7 +2,7 @@
 
 Question: what is lost when the levels after the first are trained on 1/16 of the frames, and what do the FLOPs that
 this saves buy? `arms.csm.decoder.trained_share=1.0` is the control at the same budget. Unlike CSM: no audio context
-before the clip, and the temporal transformer's output enters every depth position, not only the first.
+before the clip.
 
     genlab compare configs/presets/csm.py
 """
@@ -19,7 +19,9 @@ def config() -> Comparison:
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
-        decoder=DepthConfig(width=128, layers=2, heads=4, trained_share=1 / 16, infill_share=0.0),
+        decoder=DepthConfig(
+            width=128, layers=2, heads=4, has_own_position=True, trained_share=1 / 16, infill_share=0.0
+        ),
         sampler=DepthSampler(temperature=0.9, top_k=50),
     )
     return base.model_copy(update={"name": "csm", "condition": condition, "arms": {"csm": arm}})

@@ -60,6 +60,7 @@ class ARConfig(Config):
     """
 
     kind: Literal["ar"] = "ar"
+    loss_unit: ClassVar[str] = "nats_per_code"
     pattern: Pattern = DelayPattern()
     plan: PlanStream | None = None
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)

@@ -71,6 +71,7 @@ class ScoreOut(NamedTuple):
 class Decoder(Protocol):
     """What every family offers.
 
+    Its config builds it, counts its FLOPs, and names the unit of its loss (`loss_unit`), which TensorBoard needs.
     A family whose bound has a free choice lists the values in `bound_widths`; its `score` takes one more argument,
     `width` (code_given_latent.py).
     """

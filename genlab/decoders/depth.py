@@ -22,7 +22,7 @@ Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 
 import math
 from collections.abc import Iterator
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -74,15 +74,18 @@ class DepthConfig(Config):
     """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest is the backbone's.
 
     `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has them, at the same
-    FLOPs. `trained_share` is the share of frames whose levels after the first are trained in one step. `plan`,
-    `infill_share` and `starts_from_codec` as in the autoregressive family.
+    FLOPs. `has_own_position` gives the temporal transformer's output the first position, as CSM does, at one more call
+    per frame; otherwise it enters every position. `trained_share` is the share of frames whose levels after the first
+    are trained in one step. `plan`, `infill_share` and `starts_from_codec` as in the autoregressive family.
     """
 
     kind: Literal["depth"] = "depth"
+    loss_unit: ClassVar[str] = "nats_per_code"
     width: int = pydantic.Field(default=128, gt=0)
     layers: int = pydantic.Field(default=2, gt=0)
     heads: int = pydantic.Field(default=4, gt=0)
     is_per_level: bool = False
+    has_own_position: bool = False
     acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
     plan: PlanStream | None = None
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
@@ -124,6 +127,10 @@ class DepthConfig(Config):
         vectors = code_vectors if self.starts_from_codec else None
         return jax.jit(lambda key: Depth(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
+    def depth_positions(self, streams: Streams) -> int:
+        """Return the positions of the depth transformer in one frame."""
+        return streams.count - 1 + self.has_own_position if streams.count > 1 else 0
+
     def num_trained(self, num_steps: int) -> int:
         """Return on how many of `num_steps` steps the depth transformer is trained."""
         return math.ceil(self.trained_share * num_steps)
@@ -147,7 +154,7 @@ class DepthConfig(Config):
         steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
         in_depth, trained = 0.0, 0
         if levels:
-            in_depth = backbone_flops(self.depth_backbone(backbone), levels, is_causal=True)
+            in_depth = backbone_flops(self.depth_backbone(backbone), self.depth_positions(streams), is_causal=True)
             in_depth += self._edges_flops(streams, backbone)
             in_steps = self.depth_steps(num_frames, streams)
             trained = self.num_trained(in_steps.stop - in_steps.start)
@@ -169,17 +176,21 @@ class DepthConfig(Config):
         num_frames: int,
         num_symbols: int = 0,
     ) -> SampleCost:
-        """Return the cost of drawing one clip: every step is a call of the backbone and j - 1 of the depth one."""
+        """Return the cost of drawing one clip: every step is a call of the backbone and some of the depth one."""
         streams, copies = Streams(spec=spec, plan=self.plan), num_copies(sampler)
-        steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
-        depth = self.depth_backbone(backbone)
-        in_depth = self._edges_flops(streams, backbone) + decode_flops(depth, levels) if levels else 0
+        steps, positions = self.pattern.num_steps(num_frames, streams.count), self.depth_positions(streams)
+        in_depth = 0.0
+        if positions:
+            # Like a prefix, the temporal output's own position only fills the cache.
+            route: dict[str, Any] = {"text_route": "prefix", "num_symbols": 1} if self.has_own_position else {}
+            in_depth = decode_flops(self.depth_backbone(backbone), streams.count - 1, **route)
+            in_depth += self._edges_flops(streams, backbone)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
             + steps * (2 * backbone.width * streams.sizes[0] + in_depth)
         )
-        return SampleCost(copies * steps * streams.count, copies * flops)
+        return SampleCost(copies * steps * (1 + positions), copies * flops)
 
     def _edges_flops(self, streams: Streams, backbone: BackboneConfig) -> float:
         """Return the FLOPs of one frame's way into the depth transformer and out of it."""
@@ -234,8 +245,8 @@ class Depth(nnx.Module):
         self.head.kernel[...] = code_heads(1, entries, backbone.width, key=head_key, code_vectors=first)[0]
         self.depth = (
             Levels(
-                config.depth_backbone(backbone), self.streams, entering_width=backbone.width,
-                is_per_level=config.is_per_level, key=depth_key, code_vectors=code_vectors,
+                config.depth_backbone(backbone), self.streams, entering_width=backbone.width, key=depth_key,
+                has_own_position=config.has_own_position, is_per_level=config.is_per_level, code_vectors=code_vectors,
             )
             if self.streams.count > 1
             else None
@@ -283,7 +294,8 @@ class Depth(nnx.Module):
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
-        calls = self.pattern.num_steps(codes.shape[1], self.streams.count) * self.streams.count * num_copies(sampler)
+        per_step = num_copies(sampler) * (1 + self.config.depth_positions(self.streams))
+        calls = per_step * self.pattern.num_steps(codes.shape[1], self.streams.count)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def stream(
@@ -306,7 +318,9 @@ class Depth(nnx.Module):
         plan, cache = self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
         if self.depth is None:
             return _Plan(plan, None), cache
-        return _Plan(plan, self.depth.backbone.start(num_examples, self.streams.count - 1, None)), cache
+        return _Plan(
+            plan, self.depth.backbone.start(num_examples, self.config.depth_positions(self.streams), None)
+        ), cache
 
     def draw_step(
         self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler

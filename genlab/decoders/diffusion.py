@@ -102,6 +102,11 @@ class DiffusionConfig(Config):
         self.path.check(self.predicts)
         return self
 
+    @property
+    def loss_unit(self) -> str:
+        """What one unit of the loss is."""
+        return f"mse_of_{self.predicts}"
+
     def build(
         self,
         spec: TokenSpec,

@@ -55,6 +55,7 @@ class DiscreteConfig(Config):
     """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
 
     kind: Literal["discrete"] = "discrete"
+    loss_unit: ClassVar[str] = "nats_per_code"
     noise: Noise = AbsorbingNoise()
     hiding: Hiding = LinearHiding()
     starts_from_codec: bool = True

@@ -40,6 +40,7 @@ class GaussianMixture(Config):
     """
 
     kind: Literal["gmm"] = "gmm"
+    loss_unit: ClassVar[str] = "nats_per_frame"
     components: int = pydantic.Field(default=16, gt=0)
     min_std: float = pydantic.Field(default=0.01, gt=0)
     takes_guidance: ClassVar[bool] = False
@@ -106,6 +107,7 @@ class FlowMatching(Config):
     """
 
     kind: Literal["flow"] = "flow"
+    loss_unit: ClassVar[str] = "mse_of_velocity"
     width: int = pydantic.Field(default=256, gt=0)
     layers: int = pydantic.Field(default=3, gt=0)
     draws: int = pydantic.Field(default=4, gt=0)
@@ -188,6 +190,7 @@ class EnergyScore(Config):
     """
 
     kind: Literal["energy"] = "energy"
+    loss_unit: ClassVar[str] = "energy_score"
     width: int = pydantic.Field(default=256, gt=0)
     layers: int = pydantic.Field(default=3, gt=0)
     noise_channels: int = pydantic.Field(default=64, gt=0)

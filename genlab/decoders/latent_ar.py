@@ -68,6 +68,11 @@ class LatentARConfig(Config):
     context_noise: float = pydantic.Field(default=0.0, ge=0, le=1)
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
 
+    @property
+    def loss_unit(self) -> str:
+        """What one unit of the loss is: the head says."""
+        return self.head.loss_unit
+
     def build(
         self,
         spec: TokenSpec,

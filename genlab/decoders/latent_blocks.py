@@ -74,6 +74,11 @@ class LatentBlocksConfig(Config):
         self.path.check(self.predicts)
         return self
 
+    @property
+    def loss_unit(self) -> str:
+        """What one unit of the loss is."""
+        return f"mse_of_{self.predicts}"
+
     def num_blocks(self, num_frames: int) -> int:
         """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
         return -(-num_frames // self.block_frames)

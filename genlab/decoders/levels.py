@@ -3,8 +3,9 @@
 In: the temporal transformer's output for a frame "r h" and the frame's codes "r j" (r: frames of any examples). Out:
 logits "r j-1 v", or codes drawn by one compiled scan over levels with a key-value cache of their own. Position k sees
 the temporal output and the code of level k - 1, and has the head of level k (Moshi, 2410.00037 section 3.4.1; there
-projections differ between levels, which is an option here). With a plan the first level is the unit, and all codes are
-predicted here (`streams.py`).
+projections differ between levels, which is an option here). As another option the temporal output has a first position
+of its own and enters no other (CSM): one more call per frame. With a plan the first level is the unit, and all codes
+are predicted here (`streams.py`).
 """
 
 import jax
@@ -28,6 +29,7 @@ class Levels(nnx.Module):
         streams: Streams,
         *,
         entering_width: int,
+        has_own_position: bool,
         is_per_level: bool,
         key: Key[Array, ""],
         code_vectors: Float[Array, "k v d"] | None,
@@ -37,22 +39,24 @@ class Levels(nnx.Module):
         if code_vectors is not None:
             first, others = code_vectors[:-1], code_vectors[-levels:]
         self.streams = streams
+        self.num_before = int(has_own_position)
         self.project_in = Linear(entering_width, config.width, key=in_key)
         self.embed = CodeEmbedding(streams.spec.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first)
         streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.backbone = Backbone(config, key=backbone_key, is_causal=True)
         if is_per_level:
-            _part_levels(self.backbone, levels, jax.random.fold_in(backbone_key, 1))
+            _part_levels(self.backbone, levels + self.num_before, jax.random.fold_in(backbone_key, 1))
         self.heads = nnx.Param(code_heads(levels, entries, config.width, key=head_key, code_vectors=others))
 
     def __call__(
         self, hidden: Float[Array, "r h"], codes: Int[Array, "r j"], *, key: Key[Array, ""] | None
     ) -> Float[Array, "r j-1 v"]:
         """Return the logits of all streams but the first, given the frame's codes."""
-        rows, levels = codes.shape[0], codes.shape[1] - 1
-        x = self._embed(codes[:, :-1], jnp.arange(levels)) + self.project_in(hidden)[:, None]
-        positions = jnp.broadcast_to(jnp.arange(levels)[None, :], (rows, levels))
-        out = self.backbone(x, positions=positions, is_valid=jnp.ones((rows, levels), bool), key=key)
+        entering = self.project_in(hidden)[:, None]
+        x = self._embed(codes[:, :-1], jnp.arange(codes.shape[1] - 1))
+        x = jnp.concatenate([entering, x], axis=1) if self.num_before else x + entering
+        positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None, :], x.shape[:2])
+        out = self.backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool), key=key)[:, self.num_before :]
         return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(out, self.heads[...].astype(out.dtype))
 
     def draw(
@@ -67,22 +71,25 @@ class Levels(nnx.Module):
         """Return the codes of one frame after its first, drawn one by one."""
         entering, copies = self.project_in(hidden), num_copies(sampler)
 
+        def extend(x, cache, position):
+            # Weights of one level each have one axis more than any other of a layer.
+            layers = jax.tree.map(
+                lambda leaf: lax.dynamic_slice_in_dim(leaf, position, 1) if leaf.ndim == 3 else leaf, plan.layers
+            )
+            positions = jnp.broadcast_to(position, (x.shape[0], 1))
+            return self.backbone.extend(x, plan._replace(layers=layers), cache, positions=positions)
+
         def draw_level(carry, inputs):
             cache, code = carry
             level, head, given, is_given, key = inputs
-            embedded = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
-            # Weights of one level each have one axis more than any other of a layer.
-            layers = jax.tree.map(
-                lambda leaf: lax.dynamic_slice_in_dim(leaf, level, 1) if leaf.ndim == 3 else leaf, plan.layers
-            )
-            positions = jnp.broadcast_to(level, (entering.shape[0], 1))
-            out, cache = self.backbone.extend(
-                embedded + entering, plan._replace(layers=layers), cache, positions=positions
-            )
+            x = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
+            out, cache = extend(x if self.num_before else x + entering, cache, level + self.num_before)
             drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
             code = jnp.where(is_given, given, drawn)
             return (cache, code), code
 
+        if self.num_before:
+            cache = extend(entering, cache, jnp.zeros((), jnp.int32))[1]
         levels = self.heads.shape[0]
         keys = jax.random.split(jax.random.fold_in(step.key, 1), levels)
         inputs = (jnp.arange(levels), self.heads[...], step.given[:, 1:].T, step.is_given[:, 1:].T, keys)

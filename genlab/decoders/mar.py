@@ -59,6 +59,11 @@ class MARConfig(Config):
     head: FlowMatching = FlowMatching()
     hiding: Hiding = CosineHiding()
 
+    @property
+    def loss_unit(self) -> str:
+        """What one unit of the loss is: the head says."""
+        return self.head.loss_unit
+
     def build(
         self,
         spec: TokenSpec,

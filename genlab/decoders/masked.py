@@ -90,6 +90,7 @@ class MaskedConfig(Config):
     """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the autoregressive family."""
 
     kind: Literal["masked"] = "masked"
+    loss_unit: ClassVar[str] = "nats_per_hidden_code"
     hiding: Hiding = CosineHiding()
     spans: Spans = SINGLE
     starts_from_codec: bool = True

@@ -96,10 +96,10 @@ def test_each_code_sees_the_codes_before_it_and_no_others(decoder):
         np.testing.assert_array_equal(moved(frame, level), expected)
 
 
-@pytest.mark.parametrize("is_per_level", [False, True])
-def test_the_cached_step_is_the_full_pass(is_per_level):
+@pytest.mark.parametrize(("is_per_level", "has_own_position"), [(False, False), (True, False), (True, True)])
+def test_the_cached_step_is_the_full_pass(is_per_level, has_own_position):
     """The greedy codes of both loops are the largest logits of one pass over them."""
-    decoder = build(FULL.model_copy(update={"is_per_level": is_per_level}))
+    decoder = build(FULL.model_copy(update={"is_per_level": is_per_level, "has_own_position": has_own_position}))
     tokens, cond = toy_batch(num_frames=7)
     drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(temperature=0.0))
     codes = drawn.tokens.codes
@@ -163,13 +163,15 @@ def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
 
 
 @pytest.mark.parametrize(
-    ("share", "delay", "codebooks", "is_per_level"), [(1.0, 0, 4, True), (0.25, 2, 4, False), (1.0, 1, 1, False)]
+    ("share", "delay", "codebooks", "is_per_level", "has_own_position"),
+    [(1.0, 0, 4, True, False), (0.25, 2, 4, False, True), (1.0, 1, 1, False, True)],
 )
-def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level):
+def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level, has_own_position):
     tokens, cond = toy_batch(num_frames=7)
     spec = SPEC.model_copy(update={"codebooks": codebooks})
     tokens = tokens._replace(codes=tokens.codes[:, :, :codebooks])
     changes = {"trained_share": share, "acoustic_delay_frames": delay, "is_per_level": is_per_level}
+    changes["has_own_position"] = has_own_position
     config = DEPTH.model_copy(update=changes)
     graph, params = nnx.split(nnx.eval_shape(lambda: config.build(spec, VOCAB, BACKBONE, PLAIN, key=KEY)))
 

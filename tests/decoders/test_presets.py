@@ -1,38 +1,73 @@
-"""The presets at toy size: each builds, trains and samples."""
+"""The presets at toy size, by the path of `genlab compare`: a run directory, TensorBoard tags, samples."""
 
+import io
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import BACKBONE, SPEC, VOCAB, jitted_loss, toy_batch, train, view_of
+from decoder_toys import BACKBONE, jitted_loss, view_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from genlab.experiment import Comparison, load_experiment
+from genlab.compare import train_arm
+from genlab.data.known_entropy import KnownEntropy, draw_store
+from genlab.experiment import Comparison, TokenData, load_experiment
+from genlab.optim import OptimConfig
+from genlab.progress import Progress
+from genlab.train import TrainSettings
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "presets").glob("*.py"))
+SOURCE = KnownEntropy(states=4, codebooks=4, entries=16, noise=0.02, clips=64, clip_frames=24)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return draw_store(SOURCE, tmp_path_factory.mktemp("presets"))
+
+
+def toy_run(path):
+    """The run of a preset with its own decoder, sampler and conditions, and everything else small."""
+    experiment = load_experiment(path)
+    assert experiment.name == path.stem
+    if isinstance(experiment, Comparison):
+        assert list(experiment.arms) == [path.stem]
+        experiment = experiment.run(path.stem, 0, 3)
+    return experiment.model_copy(
+        update={
+            "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames), "steps": 3, "batch_size": 8,
+            "backbone": BACKBONE, "optim": OptimConfig(peak_lr=3e-3, warmup_fraction=0, ema_decay=None),
+            "settings": TrainSettings(log_every=1, save_every_s=None),
+        }
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
-def test_a_preset_trains_and_samples(path):
-    experiment = load_experiment(path)
-    arms = experiment.arms if isinstance(experiment, Comparison) else {experiment.name: experiment.arm}
-    [(name, arm)] = arms.items()
-    assert name == experiment.name == path.stem
-    tokens, cond = toy_batch()
-    decoder = arm.decoder.build(SPEC, VOCAB, BACKBONE, experiment.condition, key=jax.random.key(0))
-    decoder = train(decoder, (tokens, cond), steps=3)[0]
+def test_a_preset_trains_and_samples(path, store, tmp_path):
+    run = toy_run(path)
+    arm, spec = run.arm, store.info.spec
+    with Progress(io.StringIO()) as progress:
+        decoder = train_arm(run, store, tmp_path, progress).model
+    events = EventAccumulator(str(tmp_path)).Reload()
+    losses = [point.value for point in events.Scalars(f"train/loss_{arm.decoder.kind}_{arm.decoder.loss_unit}")]
+    assert np.isfinite(losses).all() and len(losses) == 3
+    clips = SOURCE.fresh_clips(3, SOURCE.clip_frames)
+    tokens, cond = jax.tree.map(
+        lambda *some: np.stack(some), *[store.example(clip, SOURCE.clip_frames) for clip in clips]
+    )
     decoder.eval()
     per_example = jitted_loss(decoder)(tokens, cond, jax.random.key(2)).per_example
     assert np.isfinite(per_example).all()
-    if decoder.reads == "codes":  # fresh heads are zero, so training starts at the entropy of a uniform code
+    if (
+        decoder.reads == "codes"
+    ):  # heads start close to saying nothing, so training starts at the entropy of a uniform code
         plan = getattr(arm.decoder, "plan", None)
-        of_plan = plan.weight * np.log(plan.num_units + 1) / SPEC.codebooks if plan else 0
-        assert per_example.mean() < np.log(SPEC.entries) + of_plan
+        of_plan = plan.weight * np.log(plan.num_units + 1) / spec.codebooks if plan else 0
+        assert per_example.mean() < np.log(spec.entries) + of_plan
     out = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=arm.sampler)
     drawn = view_of(decoder, out.tokens)
     assert drawn.shape == view_of(decoder, tokens).shape and len(np.unique(drawn)) > 2
     cost = arm.decoder.sample_cost(
-        arm.sampler, SPEC, BACKBONE, experiment.condition, num_frames=tokens.num_frames.max().item(),
-        num_symbols=cond.text.shape[1],
-    )  # fmt: skip
+        arm.sampler, spec, BACKBONE, run.condition, num_frames=SOURCE.clip_frames, num_symbols=cond.text.shape[1]
+    )
     assert out.num_network_calls == cost.network_calls

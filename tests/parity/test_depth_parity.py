@@ -2,8 +2,8 @@
 
 Our block is Qwen3's (test_backbone_parity.py) and not theirs, so the blocks are exchanged in the references and their
 wiring is kept: which code and hidden state enter a position, with which table and projection, and which head reads it.
-Moshi then computes our function, with one set of weights for all positions. CSM gives the hidden state to a position
-of its own, so there the dependencies of every logit and the alignment of the labels are compared.
+Moshi then computes our function, with one set of weights for all positions. CSM does with `has_own_position`: its
+tables lie before its projection and ours behind it, so ours are set to their product.
 """
 
 import numpy as np
@@ -60,15 +60,22 @@ def tensor(array):
     return torch.from_numpy(np.array(array, np.float32))
 
 
-@pytest.fixture(scope="module")
-def depth():
+def make_levels(has_own_position):
     torch.set_num_threads(1)
     streams = Streams(spec=SPEC, plan=None)
-    part = Levels(CONFIG, streams, entering_width=WIDTH, is_per_level=False, key=jax.random.key(0), code_vectors=None)
+    part = Levels(
+        CONFIG, streams, entering_width=WIDTH, has_own_position=has_own_position, is_per_level=False,
+        key=jax.random.key(0), code_vectors=None,
+    )  # fmt: skip
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(part, nnx.Param)
     nnx.update(part, jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state))
     return part
+
+
+@pytest.fixture(scope="module")
+def depth():
+    return make_levels(has_own_position=False)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +99,30 @@ def moshi(depth):
 
 @pytest.fixture(scope="module")
 def csm():
-    """With its own block and its own random weights."""
+    """With our block and its own random weights."""
     config = modeling_csm.CsmDepthDecoderConfig(
-        num_codebooks=LEVELS, backbone_hidden_size=WIDTH, vocab_size=ENTRIES, hidden_size=32, intermediate_size=32,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
+        num_codebooks=LEVELS, backbone_hidden_size=WIDTH, vocab_size=ENTRIES, hidden_size=CONFIG.width,
+        intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
     )  # fmt: skip
     torch.manual_seed(0)
     model = modeling_csm.CsmDepthDecoderForCausalLM(config).eval()
     with torch.no_grad():
         model.codebooks_head.weight.normal_(std=0.3)
     return model
+
+
+@pytest.fixture(scope="module")
+def depth_of_csm(csm):
+    """Ours with CSM's weights, and CSM with our block."""
+    part = make_levels(has_own_position=True)
+    projection = csm.model.inputs_embeds_projector.weight.detach().T
+    tables = csm.model.embed_tokens.weight.detach().reshape(LEVELS, ENTRIES, WIDTH)[:-1] @ projection
+    rows = part.embed.tables.table[...].reshape(LEVELS - 1, ENTRIES + 1, CONFIG.width)
+    part.embed.tables.table[...] = rows.at[:, :ENTRIES].set(tables.numpy()).reshape(-1, CONFIG.width)
+    part.project_in.kernel[...] = jnp.asarray(projection.numpy())
+    part.heads[...] = jnp.asarray(csm.codebooks_head.weight.detach().numpy())
+    csm.model.layers, csm.model.norm = torch.nn.ModuleList([Transformer(part.backbone)]), torch.nn.Identity()
+    return part
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +166,22 @@ def test_moshi_computes_the_same_logits(depth, moshi, frame):
     np.testing.assert_allclose(run_ours(depth, *frame), expected, atol=1e-4)
 
 
-def test_every_logit_sees_what_it_sees_in_csm(depth, csm, moshi, frame):
-    expected = dependencies(lambda hidden, codes: run_csm(csm, hidden, codes).logits.numpy(), *frame)
-    np.testing.assert_array_equal(expected, np.tril(np.ones((LEVELS - 1, LEVELS + 1), bool), 1))
-    for run, model in ((run_ours, depth), (run_moshi, moshi)):
+def test_csm_computes_the_same_logits(depth_of_csm, csm, frame):
+    expected = run_csm(csm, *frame).logits.numpy()
+    assert expected.std() > 0.5
+    np.testing.assert_allclose(run_ours(depth_of_csm, *frame), expected, atol=1e-4)
+
+
+def test_every_logit_sees_what_it_sees_in_the_references(depth, moshi, depth_of_csm, csm, frame):
+    def logits_of_csm(_, hidden, codes):
+        return run_csm(csm, hidden, codes).logits.numpy()
+
+    expected = np.tril(np.ones((LEVELS - 1, LEVELS + 1), bool), 1)
+    for run, model in ((run_ours, depth), (run_moshi, moshi), (run_ours, depth_of_csm), (logits_of_csm, None)):
         np.testing.assert_array_equal(dependencies(lambda *args, r=run, m=model: r(m, *args), *frame), expected)
 
 
-def test_labels_stand_where_csm_has_them(csm, frame):
+def test_labels_stand_where_csm_has_them(csm, depth_of_csm, frame):
     """Logit i is scored against the code of level i + 1, as in `Depth._nats`."""
     hidden, codes = frame
     out = run_csm(csm, hidden, codes, labels=torch.from_numpy(codes))
