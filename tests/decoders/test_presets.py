@@ -32,12 +32,12 @@ def toy_run(path):
     assert experiment.name == path.stem
     if isinstance(experiment, Comparison):
         assert list(experiment.arms) == [path.stem]
-        experiment = experiment.run(path.stem, 0, 3)
+        experiment = experiment.run(path.stem, 0, 12)
     return experiment.model_copy(
         update={
-            "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames), "steps": 3, "batch_size": 8,
+            "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames), "steps": 12, "batch_size": 8,
             "backbone": BACKBONE, "optim": OptimConfig(peak_lr=3e-3, warmup_fraction=0, ema_decay=None),
-            "settings": TrainSettings(log_every=1, save_every_s=None),
+            "settings": TrainSettings(log_every=4, save_every_s=None),
         }
     )  # fmt: skip
 
@@ -53,7 +53,7 @@ def test_a_preset_trains_and_samples(path, store, tmp_path):
     assert np.isfinite(losses).all() and len(losses) == 3
     clips = SOURCE.fresh_clips(3, SOURCE.clip_frames)
     tokens, cond = jax.tree.map(
-        lambda *some: np.stack(some), *[store.example(clip, SOURCE.clip_frames) for clip in clips]
+        lambda *some: jnp.stack(some), *[store.example(clip, SOURCE.clip_frames) for clip in clips]
     )
     decoder.eval()
     per_example = jitted_loss(decoder)(tokens, cond, jax.random.key(2)).per_example
