@@ -26,6 +26,7 @@ from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import F0_HOP_SAMPLES
 from genlab.data.store import TokenStore
+from genlab.evaluate.energy import BLOCK_S, block_energies
 from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
     ContentMetric,
@@ -38,6 +39,7 @@ from genlab.evaluate.metrics import (
 )
 from genlab.evaluate.pitch import PitchTrack
 from genlab.evaluate.rows import load_row, save_row
+from genlab.evaluate.scores import clip_means, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.ledger import build_ledger
 from genlab.progress import Progress
@@ -152,7 +154,8 @@ def score_rows(
                 row_waves, material.prompts * seeds, context, is_reconstruction=name in FLOORS, seeds=seeds
             )
             if name in sampled:
-                row = _add_bits(row, config, material, trained[name])
+                models = {seed: run.model for seed, run in trained[name].items()}
+                row = _add_energy(_add_bits(row, config, material, models), name, config, material, models)
             save_row(path, row)
         rows[name] = row
     progress("score", len(waves), len(waves))
@@ -226,9 +229,9 @@ def _context(config: Comparison, material: Material) -> EvaluationContext:
     return build_context(config.evaluation, content, waves, [clip.speaker for clip in chosen])
 
 
-def _add_bits(row: RowResult, config: Comparison, material: Material, trained: Mapping[int, RunResult]) -> RowResult:
+def _add_bits(row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]) -> RowResult:
     """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
-    decoders = [trained[seed].model for seed in config.seeds]
+    decoders = [models[seed] for seed in config.seeds]
     if not can_score(decoders[0]):
         return row
     store = material.store
@@ -240,6 +243,27 @@ def _add_bits(row: RowResult, config: Comparison, material: Material, trained: M
         num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,
     )  # fmt: skip
     return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})
+
+
+def _add_energy(
+    row: RowResult, name: str, config: Comparison, material: Material, models: Mapping[int, nnx.Module]
+) -> RowResult:
+    """Add the energy score of the block that follows the first half of each prompt's own clip."""
+    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
+    if not num_draws:
+        return row
+    energies = [
+        block_energies(
+            models[run_seed], config.run(name, run_seed, steps=1), material.store, material.clips,
+            num_draws=num_draws, seed=seed + number,
+        )
+        for number, run_seed in enumerate(config.seeds)
+    ]  # fmt: skip
+    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
+    values = clip_means(np.concatenate(energies), clusters)
+    note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
+    score = make_score("block_energy", values.estimate(seed), seeds=len(config.seeds), note=note)
+    return row._replace(scores={**row.scores, "block_energy": score}, per_clip={**row.per_clip, "block_energy": values})
 
 
 def _add_wall_time(out: Path, seconds: float) -> float:

@@ -39,6 +39,7 @@ LEADING_SCORES = (
     "dnsmos_ovrl",
     "kad",
     "bits_per_s",
+    "block_energy",
 )
 CLIPS_IN_REPORT = 12
 

@@ -37,7 +37,7 @@ ORDER = """
     evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows
-    experiment budget ledger sample
+    experiment budget ledger sample evaluate.energy
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare
     doctor peers bench commands cli

@@ -305,13 +305,7 @@ class MixtureAR(LatentAR):
         return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
 
     def score(
-        self,
-        tokens: Tokens,
-        cond: Cond,
-        *,
-        key: Key[Array, ""],
-        num_draws: int = 1,
-        width: code_given_latent.Width = 1.0,
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: float | Array = 1.0
     ) -> ScoreOut:
         """Return an upper bound on the bits of each example's codes, from `num_draws` draws of latents around them.
 

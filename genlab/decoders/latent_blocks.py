@@ -48,10 +48,7 @@ from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_laten
 
 
 class LatentBlocksSampler(Config):
-    """How latents are drawn: `steps` of the solver per block, and one more network call to read the finished block.
-
-    `shift` and `guidance` as in the diffusion family.
-    """
+    """How latents are drawn: `steps` of the solver per block, and one call to read it; the rest as in diffusion."""
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     solver: Solver = Euler()
@@ -354,11 +351,9 @@ def _begin(
     noise = jax.random.normal(key, (b, t, model.spec.latent_channels))
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
-
     copies = num_copies(sampler)
-    is_attended = jnp.tile(is_valid, (copies, 1))
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
-    is_attended = model._fill_up(is_attended)
+    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
+    is_attended = model._fill_up(jnp.tile(is_valid, (copies, 1)))
     slots = is_attended.shape[1]
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
@@ -400,5 +395,4 @@ def _draw_blocks(
         return run(clean)[1], jnp.where(block.is_valid[:, :, None], latents, 0)
 
     cache, latents = lax.scan(draw_block, cache, blocks)
-    b = latents.shape[1]
-    return cache, jnp.moveaxis(latents, 0, 1).reshape(b, -1, latents.shape[3])
+    return cache, jnp.moveaxis(latents, 0, 1).reshape(latents.shape[1], -1, latents.shape[3])

@@ -53,6 +53,8 @@ class EvaluationConfig(Config):
     """Stretches of 3 s of real speech behind each speaker's centroid."""
     score_draws: int = Field(default=32, ge=1)
     """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
+    energy_draws: int = Field(default=4, ge=0)
+    """Continuations per clip behind the energy score of the next block; 0 leaves it out."""
     threads: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
 

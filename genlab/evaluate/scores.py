@@ -100,6 +100,7 @@ MEANINGS: Mapping[str, Meaning] = {
     "pesq": Meaning("MOS 1-4.6", "higher"),
     "stoi": Meaning("share", "higher"),
     "estoi": Meaning("share", "higher"),
+    "block_energy": Meaning("deviations of the latents", "lower"),
     "bits_per_s": Meaning("bits per second of audio", "lower"),
 }
 

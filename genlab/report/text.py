@@ -31,6 +31,7 @@ _SCORE_TITLES = {
     "pesq": "PESQ",
     "stoi": "STOI",
     "estoi": "ESTOI",
+    "block_energy": "Energy of the next block",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"
