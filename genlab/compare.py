@@ -226,7 +226,10 @@ def _context(config: Comparison, material: Material) -> EvaluationContext:
     picked = np.random.default_rng(0).permutation(len(train_clips))[: 2 * config.evaluation.reference_clips]
     chosen = [train_clips[i] for i in sorted(picked)]
     waves = [material.manifest.audio(clip) / np.float32(32768) for clip in chosen]
-    return build_context(config.evaluation, content, waves, [clip.speaker for clip in chosen])
+    return build_context(
+        config.evaluation, content, waves, [clip.speaker for clip in chosen],
+        lambda waves: [codes for codes, _ in material.codec.encode(waves)],
+    )  # fmt: skip
 
 
 def _add_bits(row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]) -> RowResult:

@@ -34,7 +34,8 @@ ORDER = """
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood
-    evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction
+    evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity
+    evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample evaluate.energy

