@@ -116,6 +116,11 @@ def _add_results(add: AddCommand) -> None:
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
     _takes_config(command, "run directory of a comparison, or of an arm trained on a known-entropy source")
+    command.add_argument(
+        "--audit",
+        action="store_true",
+        help="only audit the metrics on a config's corpus: which can be trusted?",
+    )
     command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
     _takes_config(command, "run directory of a comparison")
 

@@ -75,9 +75,14 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
     """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
+    from genlab.compare import audit
     from genlab.compare import compare as run_comparison
-    from genlab.report.console import format_results
+    from genlab.report.console import format_audit, format_results
 
+    if arguments.audit:
+        with Progress() as progress:
+            print(format_audit(audit(_load(arguments, Comparison), progress)))
+        return 0
     out = _run_directory(arguments.config)
     run = load_experiment(arguments.config, tuple(arguments.overrides))
     if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):

@@ -20,12 +20,13 @@ from flax import nnx
 
 from genlab import checkpoint
 from genlab.budget import check_flops, solve_budget
-from genlab.config import GenlabError
+from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
-from genlab.data.corpus import Embedded
+from genlab.data.corpus import Embedded, cache_root
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import F0_HOP_SAMPLES
 from genlab.data.store import TokenStore
+from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S, block_energies
 from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
@@ -88,6 +89,7 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         ledger = build_ledger(config, material.store, budgets, trained, run_dirs)
         wall_s = _add_wall_time(out, time.perf_counter() - began)
         results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
+        results["audit"] = audit(config, progress, material) if config.audit else read_audit(config, material)
         checkpoint.write_json(out / "ledger.json", ledger)
         checkpoint.write_json(out / "results.json", results)
         show(config, material, sampled, results, ledger, out)
@@ -110,6 +112,28 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
     }
     show(config, material, sampled, results, ledger, out)
     return out / "report.html"
+
+
+def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
+    """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and evaluation."""
+    material = gather(config, progress) if material is None else material
+    path = _audit_path(config, material)
+    if not path.exists():
+        found = audit_metrics(material.prompts, evaluation_context(config, material), progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(path, {name: one.to_dict() for name, one in found.items()})
+    return read_audit(config, material)
+
+
+def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
+    """Return the audit of this corpus, prompts and evaluation, empty if none was made."""
+    return checkpoint.read_json(_audit_path(config, material)) or {}
+
+
+def _audit_path(config: Comparison, material: Material) -> Path:
+    clips = [clip.id for clip in material.clips]
+    key = digest([material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()])
+    return cache_root() / "audits" / f"{key}.json"
 
 
 def gather(config: Comparison, progress: Progress) -> Material:
@@ -148,7 +172,7 @@ def score_rows(
         path = out / "rows" / f"{name}.json"
         row = load_row(path)
         if row is None:
-            context = context or _context(config, material)
+            context = context or evaluation_context(config, material)
             seeds = len(config.seeds) if name in sampled else 1
             row = score_clips(
                 row_waves, material.prompts * seeds, context, is_reconstruction=name in FLOORS, seeds=seeds
@@ -217,7 +241,8 @@ def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
     return [run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))]
 
 
-def _context(config: Comparison, material: Material) -> EvaluationContext:
+def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
+    """Return what does not depend on the row: recognisers, networks, and real speech that is no prompt."""
     recogniser = load_recogniser()
     content = [ContentMetric("ctc", "word", recogniser.transcribe)]
     if isinstance(config.data.corpus, Embedded):

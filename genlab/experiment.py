@@ -270,7 +270,10 @@ class Budget(Config):
 
 
 class Comparison(Config):
-    """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts."""
+    """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts.
+
+    `audit` runs every metric on known degradations first; an audit that was made before is read whatever this says.
+    """
 
     kind: Literal["compare"] = "compare"
     name: Name
@@ -286,6 +289,7 @@ class Comparison(Config):
     prompts_split: str = "test"
     num_prompts: int = pydantic.Field(default=32, ge=2)
     evaluation: EvaluationConfig = EvaluationConfig()
+    audit: bool = False
     settings: TrainSettings = TrainSettings()
 
     @pydantic.model_validator(mode="after")
@@ -306,7 +310,7 @@ class Comparison(Config):
 
     def comparison_key(self) -> str:
         """Return a hash of what the arms must share: data, codec, batch, budget, conditions, prompts, evaluation."""
-        return self.digest(exclude={"name", "question", "arms", "settings", "optim"})
+        return self.digest(exclude={"name", "question", "arms", "settings", "optim", "audit"})
 
     def run(self, name: str, seed: int, steps: int) -> DecoderRun:
         """Return the training run of one arm once the budget has set its steps."""

@@ -25,6 +25,7 @@ from genlab.evaluate.metrics import Prompt, RowResult
 from genlab.experiment import Comparison
 from genlab.figures import mel_png
 from genlab.report import PromptRow, write_report
+from genlab.report.written import write_text_reports
 from genlab.sample import Sampled
 from genlab.tensorboard import ClipNote, RunWriter, mel_tag, prompt_tag
 from genlab.train import RunResult
@@ -144,6 +145,7 @@ def show(
         for number, prompt in enumerate(material.prompts)
     ]
     write_report(out, results, ledger, rows[:CLIPS_IN_REPORT])
+    write_text_reports(out, results, ledger)
 
 
 def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:

@@ -37,9 +37,10 @@ ORDER = """
     evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity
     evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
-    evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows
+    evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment budget ledger sample evaluate.energy
-    report.text report.answer report.tables report.plot report.clips report.page report report.console
+    report.text report.answer report.trust report.tables report.plot report.clips report.page report report.written
+    report.console
     results compare
     doctor peers bench commands cli
 """.split()

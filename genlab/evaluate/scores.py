@@ -109,7 +109,9 @@ MEANINGS: Mapping[str, Meaning] = {
         "squared deviations", "lower", "audio and real speech", _SPEECH, ("noise", "low-pass", "coarse", "shuffle")
     ),
     "coverage": Meaning("share of real clips", "higher", "audio and real speech", _SPEECH, ("noise", "collapse")),
-    "density": Meaning("balls of real clips per clip", "higher", "audio and real speech", _SPEECH, ("noise",)),
+    "density": Meaning(
+        "balls of real clips per clip", "higher", "audio and real speech", _SPEECH, ("noise", "collapse")
+    ),
     "spread": Meaning("share of the real spread", "higher", "audio and real speech", _SPEECH, ("collapse",)),
     "code_entropy": Meaning("bits per level-1 code", "higher", "audio", "the codec", ("collapse",)),
     "f0_correlation": Meaning(

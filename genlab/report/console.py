@@ -10,6 +10,7 @@ from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
 from genlab.report.answer import find_answer
 from genlab.report.text import arm_title, format_interval, format_quantity, format_score, score_title
+from genlab.report.trust import distrust
 
 MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
 
@@ -25,6 +26,11 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         for arm in arms
     ]
     notes = ["", *(f"{_unit(arms, name)}" for name in names)]
+    doubted = [
+        f"not trusted on this corpus, by its audit: {score_title(name)} ({reason})"
+        for name in names
+        if (reason := distrust(results, name))
+    ]
     models = [arm for arm in arms if arm["family"] not in ("real", "floor")]
     cost_head = ["", "parameters", "train FLOPs", "steps", "train s", "calls", "sampling s / audio s", "first audio s"]
     cost = [
@@ -45,7 +51,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         f"ledger: {ledger['stamp']}, mode {results['mode']}",
         align([head, notes, *body]),
         align([cost_head, *cost]),
-        "\n".join(controls),
+        "\n".join([*controls, *doubted]),
         f"{results['wall_s']:.0f} s, peak memory {results['peak_rss_bytes'] / 2**30:.2f} GiB",
     ]
     return "\n\n".join(parts)
@@ -67,6 +73,17 @@ def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: 
         f"{config.name}: {config.budget.mode}, batch {config.batch_size} x {config.data.num_frames} frames\n"
         + align([head, *rows])
     )
+
+
+def format_audit(audit: Mapping[str, Any]) -> str:
+    """Return which metrics rank which degradations of real clips, one line per metric."""
+    degradations = list(dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"]))
+    rows = [["", *degradations, "false alarms", "on this corpus"]]
+    for name, found in audit.items():
+        verdict = "trusted" if found["is_trusted"] else f"NOT TRUSTED: {', '.join(found['failed'])}"
+        seen = [found["verdicts"][degradation] for degradation in degradations]
+        rows.append([score_title(name), *seen, f"{found['false_alarms']:.0%}", verdict])
+    return align(rows)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:

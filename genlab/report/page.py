@@ -12,7 +12,6 @@ list of paragraphs), and the file config.json of the run directory.
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 from markupsafe import Markup
 
 from genlab.config import GenlabError
+from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 from genlab.report.answer import MIN_SEEDS, Answer, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
@@ -35,6 +35,7 @@ from genlab.report.tables import (
     score_table,
 )
 from genlab.report.text import format_quantity, format_seconds, score_title, typeset
+from genlab.report.trust import audit_table, metric_table
 
 _QUESTION = "Which way of decoding gives the best audio from the same tokens, the same data and the same budget?"
 _MODES = {
@@ -73,9 +74,7 @@ def write_report(
     config_path = Path(run_dir) / "config.json"
     config = config_path.read_text(encoding="utf-8") if config_path.is_file() else ""
     path = Path(run_dir) / "report.html"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(render_page(results, ledger, clips, config), encoding="utf-8")
-    partial.replace(path)
+    write_atomically(path, render_page(results, ledger, clips, config))
     return path
 
 
@@ -95,6 +94,7 @@ def render_page(
         _section("scores", "Scores", _scores(results, answer)),
         _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
         _section("controls", "Controls", _controls(results)),
+        _section("audit", "Can the metrics be trusted?", audit_table(results)),
         _section("listen", "Listen", _listen(clips, results)),
         _section("method", "Method", _method(results)),
         _section("reproduce", "Reproduce", _reproduce(results, config)),
@@ -226,7 +226,7 @@ def _method(results: Mapping[str, Any]) -> Markup:
         f"Pictures: {NUM_MELS} mel bands, 32 ms Hann windows, one every 5 ms, fixed dB range.",
         *map(str, results.get("method", [])),
     ]
-    return join(Markup("<p>{}</p>").format(text) for text in paragraphs if text)
+    return join(Markup("<p>{}</p>").format(text) for text in paragraphs if text) + metric_table(results)
 
 
 def _reproduce(results: Mapping[str, Any], config: str) -> Markup:

@@ -24,6 +24,7 @@ from genlab.report.text import (
     score_title,
     typeset,
 )
+from genlab.report.trust import distrust
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 STATUS_MEANINGS = {
@@ -65,7 +66,9 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
     arms = sorted(results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2))
     names = list(dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})))
     usual = {name: _usual(arms, name) for name in names}
-    head = join([Markup('<th scope="col">Row</th>'), *(_score_head(name, usual[name]) for name in names)])
+    doubts = {name: distrust(results, name) for name in names}
+    heads = (_score_head(name, usual[name], doubts[name]) for name in names)
+    head = join([Markup('<th scope="col">Row</th>'), *heads])
     rows = []
     for arm in arms:
         is_model = arm.get("family") not in ("real", "floor")
@@ -76,7 +79,7 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
             if item["arm"] == arm["name"] and not item.get("passed")
         ]
         title = Markup('<th scope="row">{}{}</th>').format(arm_title(arm), join(failed))
-        cells = [_score_cell(arm, name, usual[name], results, answer) for name in names]
+        cells = [_score_cell(arm, name, {**usual[name], "doubt": doubts[name]}, results, answer) for name in names]
         rows.append(Markup('<tr class="{}">{}{}</tr>').format(css, title, join(cells)))
     notes: dict[tuple[str, str], list[str]] = {}
     for arm in arms:
@@ -182,18 +185,24 @@ def join(parts: Iterable[Any]) -> Markup:
     return Markup("").join(parts)
 
 
-def _score_head(name: str, usual: Mapping[str, Any]) -> Markup:
+def _score_head(name: str, usual: Mapping[str, Any], doubt: str) -> Markup:
     direction = str(usual.get("direction", ""))
     arrow = ARROWS.get(direction, "")
     facts = [str(usual.get("unit", ""))]
     if usual.get("validity") not in (None, "metric"):
         facts.append(str(usual["validity"]))
     facts.append(f"n = {usual.get('n', MISSING)}")
+    if doubt:
+        facts.append(f"not trusted here: {doubt}")
     return Markup(
-        '<th scope="col">{} <span class="arrow" aria-hidden="true">{}</span><span class="hidden">, {} is better</span>'
-        '<span class="facts">{}</span></th>'
+        '<th scope="col"{}>{} <span class="arrow" aria-hidden="true">{}</span>'
+        '<span class="hidden">, {} is better</span><span class="facts">{}</span></th>'
     ).format(
-        score_title(name), arrow, direction, join(Markup("<span>{}</span>").format(fact) for fact in facts if fact)
+        Markup(' class="doubted"') if doubt else "",
+        score_title(name),
+        arrow,
+        direction,
+        join(Markup("<span>{}</span>").format(fact) for fact in facts if fact),
     )
 
 
@@ -213,7 +222,7 @@ def _score_cell(
     ]
     is_best = bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
     return Markup('<td{}><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
-        Markup(' class="best"') if is_best else "",
+        Markup(' class="best"') if is_best else Markup(' class="doubted"') if usual["doubt"] else "",
         AT_MOST if score.get("validity") == "upper bound" else "",
         format_value(value, low, high, usual.get("decimals")),
         format_bounds(value, low, high, usual.get("decimals")),

@@ -2,6 +2,7 @@
 
 import librosa
 import numpy as np
+import pytest
 import scipy.fft
 import scipy.signal
 

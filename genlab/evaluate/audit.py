@@ -1,0 +1,169 @@
+"""Is a metric to be trusted on this corpus? Each is run on real clips that were spoiled by known amounts.
+
+In: real clips as prompts and the `EvaluationContext` that will score the arms. Out: per metric and degradation one of
+`ranks`, `blind` or `reversed`, and how often it sees a difference between two halves of the same real clips, where
+there is none. A metric that does not rank every degradation that it exists to notice (`Meaning.must_see`), or that
+raises too many false alarms, is not trusted, and the tables grey it out; the others are told for information.
+
+A metric ranks a degradation if its strongest step is surely worse than the clean clips and no step is surely better
+than a milder one. "Surely" is a 95 % interval, paired by clip where the metric has a value per clip; distances between
+sets are compared by whether their intervals meet.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import scipy.signal
+import scipy.stats
+from jaxtyping import Float
+
+from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
+from genlab.evaluate.scores import Degradation, find_meaning
+from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
+from genlab.evaluate.statistics import bootstrap_mean
+
+Waves = Sequence[Float[np.ndarray, "_"]]
+Verdict = Literal["ranks", "blind", "reversed"]
+NUM_HALVES = 200
+MOST_FALSE_ALARMS = 0.12  # of 200 splits; 0.05 is expected, and the splits share their clips
+PIECE_S = (0.2, 0.1, 0.05)
+
+
+class MetricAudit(NamedTuple):
+    """What the audit found about one metric. `values` holds the clean value and then those of each step, mild first."""
+
+    verdicts: dict[str, Verdict]
+    values: dict[str, list[float]]
+    false_alarms: float
+    failed: tuple[str, ...]
+
+    @property
+    def is_trusted(self) -> bool:
+        """True if it saw all that it must, and nothing where there was nothing."""
+        return not self.failed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of results.json."""
+        return {**self._asdict(), "failed": list(self.failed), "is_trusted": self.is_trusted}
+
+
+def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.ndarray, "_"]]]]:
+    """Return the clips spoiled in every way, each in steps from mild to strong.
+
+    White noise at 20, 10 and 0 dB; a low-pass at 3.4, 2 and 1 kHz; 6, 4 and 3 bits; pieces of 200, 100 and 50 ms in
+    random order; time reversed; a set in which 1/2, 1/4 and 1/8 of the clips stand for all.
+    """
+    rng = np.random.default_rng(seed)
+    return {
+        "noise": [[_add_noise(wave, snr_db, rng) for wave in waves] for snr_db in (20, 10, 0)],
+        "low-pass": [[_low_pass(wave, cutoff_hz) for wave in waves] for cutoff_hz in (3400, 2000, 1000)],
+        "coarse": [[_coarsen(wave, bits) for wave in waves] for bits in (6, 4, 3)],
+        "shuffle": [[_shuffle(wave, round(seconds * SAMPLE_RATE_HZ), rng) for wave in waves] for seconds in PIECE_S],
+        "reversal": [[np.ascontiguousarray(wave[::-1]) for wave in waves]],
+        "collapse": [[waves[i % max(1, len(waves) // share)] for i in range(len(waves))] for share in (2, 4, 8)],
+    }
+
+
+def audit_metrics(
+    prompts: Sequence[Prompt], context: EvaluationContext, progress: Callable[[str, int, int], None] | None = None
+) -> dict[str, MetricAudit]:
+    """Return the audit of every metric that audio has.
+
+    Args:
+        prompts: real clips, none of them among those the context was built from.
+        context: what scores the arms.
+        progress: told how many rows of audio are scored.
+    """
+    waves, seed = [prompt.wave for prompt in prompts], context.config.seed
+    spoiled = spoil(waves, seed)
+    half = np.random.default_rng(seed).permutation(len(prompts))
+    jobs: list[tuple[str, Waves, Sequence[Prompt]]] = [("clean", waves, prompts)]
+    jobs += [(name, step, prompts) for name, steps in spoiled.items() for step in steps]
+    jobs += [("half", [waves[i] for i in part], [prompts[i] for i in part]) for part in np.array_split(half, 2)]
+    rows: dict[str, list[RowResult]] = {}
+    for done, (name, row_waves, row_prompts) in enumerate(jobs):
+        if progress is not None:
+            progress("audit", done, len(jobs))
+        rows.setdefault(name, []).append(score_clips(row_waves, row_prompts, context, is_reconstruction=True))
+    if progress is not None:
+        progress("audit", len(jobs), len(jobs))
+    return {name: _audit(name, rows, seed) for name in rows["clean"][0].scores}
+
+
+def _audit(name: str, rows: Mapping[str, Sequence[RowResult]], seed: int) -> MetricAudit:
+    clean, halves = rows["clean"][0], rows["half"]
+    verdicts: dict[str, Verdict] = {}
+    values: dict[str, list[float]] = {}
+    for degradation, steps in rows.items():
+        if degradation not in ("clean", "half"):
+            ladder = [clean, *steps]
+            verdicts[degradation] = _judge(name, ladder, seed)
+            values[degradation] = [row.scores[name].value for row in ladder]
+    false_alarms = _false_alarms(name, clean, halves, seed)
+    failed = [seen for seen in find_meaning(name).must_see if verdicts[seen] != "ranks"]
+    failed += ["false alarms"] if false_alarms > MOST_FALSE_ALARMS else []
+    return MetricAudit(verdicts, values, false_alarms, tuple(failed))
+
+
+def _judge(name: str, ladder: Sequence[RowResult], seed: int) -> Verdict:
+    """Return whether the rows get worse from first to last."""
+    if any(_sign(name, milder, stronger, seed) < 0 for milder, stronger in itertools.pairwise(ladder)):
+        return "reversed"
+    return "ranks" if _sign(name, ladder[0], ladder[-1], seed) > 0 else "blind"
+
+
+def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
+    """Return 1 if the second row is surely worse, -1 if it is surely better, 0 if the data do not tell."""
+    worse = 1 if find_meaning(name).direction == "lower" else -1
+    if name in first.per_clip and name in second.per_clip:
+        change = bootstrap_mean(second.per_clip[name].values - first.per_clip[name].values, seed=seed)
+        low, high = change.low, change.high
+    else:
+        low = second.scores[name].low - first.scores[name].high
+        high = second.scores[name].high - first.scores[name].low
+    if not (math.isfinite(low) and math.isfinite(high)) or low <= 0 <= high:
+        return 0
+    return worse if low > 0 else -worse
+
+
+def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed: int) -> float:
+    """Return the share of splits of the clean clips in which the halves differ by a Welch test at 5 %.
+
+    A distance between sets has one split, and a false alarm if the intervals of its halves do not meet.
+    """
+    if name not in clean.per_clip:
+        first, second = (half.scores[name] for half in halves)
+        return float(first.high < second.low or second.high < first.low)
+    values = clean.per_clip[name].values
+    values = values[np.isfinite(values)]
+    if len(values) < 4 or np.ptp(values) < 1e-6:
+        return 0.0
+    rng = np.random.default_rng(seed)
+    shuffled = np.stack([rng.permutation(values) for _ in range(NUM_HALVES)])
+    first, second = np.array_split(shuffled, 2, axis=1)
+    p_values = scipy.stats.ttest_ind(first, second, axis=1, equal_var=False).pvalue
+    return float(np.mean(np.nan_to_num(p_values, nan=1.0) < 0.05))
+
+
+def _add_noise(wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
+    power = float(np.square(wave).mean()) / 10 ** (snr_db / 10)
+    return wave + np.sqrt(power).astype(np.float32) * rng.standard_normal(len(wave)).astype(np.float32)
+
+
+def _low_pass(wave: Float[np.ndarray, "s"], cutoff_hz: float) -> Float[np.ndarray, "s"]:
+    sections = scipy.signal.butter(8, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos")
+    return scipy.signal.sosfilt(sections, wave).astype(np.float32)
+
+
+def _coarsen(wave: Float[np.ndarray, "s"], bits: int) -> Float[np.ndarray, "s"]:
+    peak = max(float(np.abs(wave).max()), 1e-6)
+    steps = 2 ** (bits - 1)
+    return (np.round(wave / peak * steps) / steps * peak).astype(np.float32)
+
+
+def _shuffle(wave: Float[np.ndarray, "s"], piece: int, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
+    starts = rng.permutation(np.arange(0, len(wave), piece))
+    return np.concatenate([wave[start : start + piece] for start in starts])

@@ -1,0 +1,81 @@
+"""What the audit says of the metrics: a table, and the scores that are greyed out.
+
+In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict` holds. Out: `Markup`, and reasons. A
+score without an audit is neither trusted nor distrusted: likelihoods are proven on sources of known entropy.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.evaluate.scores import MEANINGS, find_meaning
+from genlab.report.text import score_title
+
+_VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
+
+
+def distrust(results: Mapping[str, Any], name: str) -> str:
+    """Return why a score is not to be trusted on this corpus, or "" if nothing speaks against it."""
+    found = (results.get("audit") or {}).get(name)
+    return ", ".join(found["failed"]) if found else ""
+
+
+def audit_table(results: Mapping[str, Any]) -> Markup:
+    """Return one row per audited metric and one column per degradation; what a metric must see is marked."""
+    audit = results.get("audit") or {}
+    if not audit:
+        return Markup(
+            '<p class="lead">The metrics were not audited on this corpus: <code>genlab evaluate CONFIG --audit</code> '
+            "does it, and greys out here what does not rank known degradations of real clips.</p>"
+        )
+    degradations = list(dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"]))
+    titles = ["Metric", *degradations, "False alarms", "On this corpus"]
+    head = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in titles)
+    rows = []
+    for name, found in audit.items():
+        must_see = find_meaning(name).must_see
+        cells = [
+            Markup('<td class="{}">{}{}</td>').format(
+                "bad" if seen in found["failed"] else "",
+                _VERDICTS[found["verdicts"][seen]],
+                Markup(' <span class="must">must</span>') if seen in must_see else "",
+            )
+            for seen in degradations
+        ]
+        verdict = "trusted" if found["is_trusted"] else f"not trusted: {', '.join(found['failed'])}"
+        badge = Markup('<span class="badge {}">{}</span>').format("good" if found["is_trusted"] else "bad", verdict)
+        rows.append(
+            Markup('<tr><th scope="row">{}</th>{}<td>{:.0%}</td><td>{}</td></tr>').format(
+                score_title(name), Markup("").join(cells), found["false_alarms"], badge
+            )
+        )
+    return Markup(
+        '<p class="lead">Real clips, spoiled by known amounts. A metric ranks a degradation if its strongest step is '
+        "surely worse than the clean clips and no step is surely better than a milder one; a metric is trusted if it "
+        "ranks all it exists to notice and sees no difference between halves of the same real clips.</p>"
+        '<div class="scroll" role="region" aria-label="Audit" tabindex="0"><table class="audit">'
+        '<caption class="hidden">Audit</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(head, Markup("").join(rows))
+
+
+def metric_table(results: Mapping[str, Any]) -> Markup:
+    """Return what each metric of the page needs, and whose weights it runs on."""
+    names = list(dict.fromkeys(name for arm in results["arms"] for name in arm.get("scores", {})))
+    rows = []
+    for name in names:
+        if name in MEANINGS or name.split("_")[0] in MEANINGS:
+            meaning = find_meaning(name)
+            rows.append(
+                Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
+                    score_title(name), meaning.unit, meaning.needs, meaning.weights or "none"
+                )
+            )
+    head = Markup("").join(
+        Markup('<th scope="col">{}</th>').format(title) for title in ("Metric", "Unit", "Needs", "Weights")
+    )
+    return Markup(
+        '<details><summary>What each metric needs</summary><div class="scroll" role="region" aria-label="Metrics" '
+        'tabindex="0"><table class="metrics"><caption class="hidden">Metrics</caption><thead><tr>{}</tr></thead>'
+        "<tbody>{}</tbody></table></div></details>"
+    ).format(head, Markup("").join(rows))

@@ -1,0 +1,154 @@
+"""The report as text: report.md to paste into an issue or a paper's appendix, and scores.csv to compute with.
+
+In: results.json and ledger.json as dicts. Out: both files in the run directory, written atomically. The same sentences
+and numbers as report.html, without what can only be heard or seen.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from genlab.data.manifest import write_atomically
+from genlab.report.answer import find_answer, model_arms
+from genlab.report.text import arm_title, format_interval, format_quantity, format_score, format_seconds, score_title
+from genlab.report.trust import distrust
+
+COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
+
+
+def write_text_reports(run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
+    """Write report.md and scores.csv into `run_dir`."""
+    write_atomically(run_dir / "report.md", render_markdown(results, ledger))
+    write_atomically(run_dir / "scores.csv", render_csv(results))
+
+
+def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to doubt, commands."""
+    answer = find_answer(results, ledger)
+    parts = [
+        f"# {_cell(results['question'])}",
+        f"**{answer.status.capitalize()}.** {answer.headline} {answer.shows} {answer.cannot}".strip(),
+        f"## Ledger: {ledger.get('stamp', 'uncontrolled')}",
+        _ledger(results, ledger),
+        "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
+        _scores(results),
+        _differences(results),
+        "## Cost",
+        _cost(results),
+        "## Controls",
+        _controls(results),
+        "## Metrics to doubt on this corpus",
+        _doubts(results),
+        "## Method",
+        "\n\n".join(_cell(line) for line in results.get("method", [])),
+        "## Reproduce",
+        f"```\n{results.get('command', '')}\n```",
+        _versions(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_csv(results: Mapping[str, Any]) -> str:
+    """Return one line per arm and score."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "family", "score", *COLUMNS, "not_trusted"])
+    for arm in results["arms"]:
+        for name, score in arm.get("scores", {}).items():
+            values = [score.get(column) for column in COLUMNS]
+            writer.writerow([arm["name"], arm.get("family", ""), name, *values, distrust(results, name)])
+    return out.getvalue()
+
+
+def _ledger(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    names = [arm["name"] for arm in model_arms(results)]
+    rows = [
+        [
+            row["item"],
+            row.get("status", ""),
+            *(row.get("values", {}).get(name, "") for name in names),
+            row.get("note", ""),
+        ]
+        for row in ledger.get("rows", [])
+    ]
+    titles = [arm_title(arm) for arm in model_arms(results)]
+    return _table(["item", "status", *titles, "note"], rows)
+
+
+def _scores(results: Mapping[str, Any]) -> str:
+    arms = results["arms"]
+    rows = []
+    for name in dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})):
+        found = next(arm["scores"][name] for arm in reversed(arms) if name in arm.get("scores", {}))
+        arrow = {"lower": "↓", "higher": "↑"}.get(found.get("direction"), "")
+        title = f"{score_title(name)} {arrow} ({found.get('unit', '')})"
+        cells = [format_score(arm["scores"][name]) if name in arm.get("scores", {}) else "" for arm in arms]
+        rows.append([title, *cells, distrust(results, name)])
+    return _table(["score", *map(arm_title, arms), "not trusted here"], rows)
+
+
+def _differences(results: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            score_title(item["score"]), f"{item['a']} - {item['b']}",
+            format_interval({**item, "value": item["difference"]}),
+            "" if item.get("p_holm") is None else f"{item['p_holm']:.3f}", item.get("better", ""),
+        ]
+        for item in results.get("differences", [])
+    ]  # fmt: skip
+    return _table(["score", "pair, same prompts", "difference", "p (Holm)", "better"], rows) if rows else ""
+
+
+def _cost(results: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            arm_title(arm), format_quantity(arm.get("params")), format_quantity(arm.get("train_flops")),
+            arm.get("steps"), format_seconds(arm.get("train_wall_s")), arm.get("network_calls"),
+            format_seconds(arm.get("sampling", {}).get("real_time_factor")),
+            format_seconds(arm.get("sampling", {}).get("first_audio_s")),
+        ]
+        for arm in model_arms(results)
+    ]  # fmt: skip
+    head = ["arm", "parameters", "training FLOPs", "updates", "training time", "network calls per clip"]
+    return _table([*head, "time for one clip alone per second of audio", "time to first audio"], rows)
+
+
+def _controls(results: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            item["arm"], str(item["control"]).replace("_", " "), score_title(item["score"]),
+            format_interval({**item, "value": item.get("difference")}), "passed" if item.get("passed") else "FAILED",
+        ]
+        for item in results.get("controls", [])
+    ]  # fmt: skip
+    return _table(["arm", "control", "score", "control - own", "result"], rows) if rows else "None was run."
+
+
+def _doubts(results: Mapping[str, Any]) -> str:
+    audit = results.get("audit") or {}
+    if not audit:
+        return "Not audited: `genlab evaluate CONFIG --audit` does it."
+    doubted = [
+        f"- {score_title(name)}: {', '.join(found['failed'])}" for name, found in audit.items() if found["failed"]
+    ]
+    return "\n".join(doubted) or "None: every audited metric ranks the degradations that it exists to notice."
+
+
+def _versions(results: Mapping[str, Any]) -> str:
+    facts = {"commit": results.get("commit"), **results.get("versions", {})}
+    facts["wall time"] = format_seconds(results.get("wall_s"))
+    facts["peak memory"] = format_quantity(results.get("peak_rss_bytes"), "B")
+    return "; ".join(f"{name} {value}" for name, value in facts.items() if value)
+
+
+def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    """Return one line in which nothing acts as a table or as HTML."""
+    text = " ".join(("" if value is None else str(value)).split())
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
