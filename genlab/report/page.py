@@ -34,10 +34,9 @@ from genlab.report.tables import (
     ledger_table,
     score_table,
 )
-from genlab.report.text import format_quantity, format_seconds, score_title, typeset
+from genlab.report.text import QUESTION, format_quantity, format_seconds, score_title, typeset
 from genlab.report.trust import audit_table, metric_table
 
-_QUESTION = "Which way of decoding gives the best audio from the same tokens, the same data and the same budget?"
 _MODES = {
     "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",
     "iso_step": "every arm makes the same number of updates, with the same parameters within 1 % and the same batches",
@@ -88,7 +87,7 @@ def render_page(
         f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     answer = find_answer(results, ledger)
-    question = str(results.get("question") or _QUESTION)
+    question = str(results.get("question") or QUESTION)
     sections = [
         _section("ledger", "Is the comparison fair?", _ledger(ledger, results)),
         _section("scores", "Scores", _scores(results, answer)),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+QUESTION = "Which way of decoding gives the best audio from the same tokens, the same data and the same budget?"
 _ARM_TITLES = {
     "ar": "Autoregressive",
     "depth": "Depth transformer",

@@ -12,7 +12,15 @@ from typing import Any
 
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import find_answer, model_arms
-from genlab.report.text import arm_title, format_interval, format_quantity, format_score, format_seconds, score_title
+from genlab.report.text import (
+    QUESTION,
+    arm_title,
+    format_interval,
+    format_quantity,
+    format_score,
+    format_seconds,
+    score_title,
+)
 from genlab.report.trust import distrust
 
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
@@ -28,7 +36,7 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
     """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to doubt, commands."""
     answer = find_answer(results, ledger)
     parts = [
-        f"# {_cell(results['question'])}",
+        f"# {_cell(results.get('question') or QUESTION)}",
         f"**{answer.status.capitalize()}.** {answer.headline} {answer.shows} {answer.cannot}".strip(),
         f"## Ledger: {ledger.get('stamp', 'uncontrolled')}",
         _ledger(results, ledger),
