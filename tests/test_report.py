@@ -189,6 +189,20 @@ def test_one_seed_names_no_winner_and_says_what_it_shows(tmp_path):
     assert 'class="best"' not in page and "has the best" not in page
 
 
+def test_the_answer_says_what_its_intervals_cover(tmp_path):
+    results = make_results(seeds=2)
+    assert "cover the choice of prompts." in find_answer(results, make_ledger()).shows
+    assert "do not cover the training seed" in find_answer(results, make_ledger()).cannot
+    for arm in results["arms"]:
+        for found in arm["scores"].values():
+            found["covers"] = "prompts and training seeds"
+    answer = find_answer(results, make_ledger())
+    assert "cover the choice of prompts and training seeds." in answer.shows
+    assert "2 seeds per arm tell too little" in answer.cannot
+    page = write_report(tmp_path, results, make_ledger(), []).read_text()
+    assert "Intervals are 95 % intervals over prompts and training seeds." in page
+
+
 def test_three_seeds_and_clear_intervals_name_a_winner(tmp_path):
     answer = find_answer(make_results(seeds=3), make_ledger())
     assert (answer.status, answer.winner) == ("settled", "ar")

@@ -1,8 +1,9 @@
 """Paired comparisons: the prompt-swap control within a row, and the differences between rows.
 
 In: transcripts or per-clip values of the same prompts. Out: `Control` (does the audio follow its own prompt better than
-another one?) and `Difference` (is one arm better than another?), both over the same clips, with 95 % intervals that
-resample prompts. A word such as "better" is allowed only where the interval excludes zero and Holm's correction agrees.
+another one?) and `Difference` (is one arm better than another?), both over the same clips, with 95 % intervals over
+prompts, and over training seeds where there are several (`crossed`: prompts are paired, seeds are not). A word such as
+"better" is allowed only where the interval excludes zero and Holm's correction agrees.
 """
 
 import itertools
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.evaluate.content import ContentErrors
+from genlab.evaluate.crossed import crossed_difference, estimate_crossed
 from genlab.evaluate.scores import ClipValues, Validity, find_meaning, finite_or_none, is_conclusive
 from genlab.evaluate.statistics import (
     Estimate,
@@ -92,6 +94,7 @@ def prompt_swap(
     clusters: Sequence[object],
     count_errors: CountErrors,
     seed: int = 0,
+    runs: tuple[int, ...] = (),
 ) -> Control:
     """Score transcripts against another prompt's text, paired with their own text.
 
@@ -103,6 +106,9 @@ def prompt_swap(
         return Control("prompt_swap", score_name, math.nan, math.nan, math.nan, False)
     own = count_errors(hypotheses, texts)
     swapped = count_errors(hypotheses, [texts[int(i)] for i in other])
+    if len(set(runs)) > 1:
+        grids = [ClipValues(*errors, tuple(clusters), runs=runs).pseudo_values() for errors in (swapped, own)]
+        return _make_control("prompt_swap", score_name, estimate_crossed(grids[0] - grids[1]))
 
     def difference(*sums: Float[np.ndarray, "*r c"]) -> np.ndarray:
         return np.asarray(ratio_of_sums(sums[0], sums[1]) - ratio_of_sums(sums[2], sums[3]))
@@ -113,7 +119,7 @@ def prompt_swap(
 
 def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0) -> Control:
     """Score the voice against all the other speakers instead of the prompted one, paired per group of clips."""
-    difference = ClipValues(np.where(np.isfinite(others), others, 0.0) - own.totals, own.weights, own.clusters)
+    difference = own._replace(totals=np.where(np.isfinite(others), others, 0.0) - own.totals)
     if not np.isfinite(others).all():
         return Control("speaker_swap", "speaker_similarity", math.nan, math.nan, math.nan, False)
     return _make_control("speaker_swap", "speaker_similarity", difference.estimate(seed))
@@ -122,9 +128,10 @@ def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0)
 def compare_rows(rows: Mapping[str, Mapping[str, ClipValues]], seed: int = 0) -> list[Difference]:
     """Compare every pair of rows on every score that both have, prompt by prompt.
 
-    `rows` holds, per arm, the per-clip values that `score_clips` returned for the same prompts in the same order. Two
-    upper bounds are not compared, and against an exact value only the bound can turn out better: the order of the
-    values says nothing else about the order of what they bound.
+    `rows` holds, per arm, the per-clip values that `score_clips` returned for the same prompts in the same order. With
+    one training run per row the test flips signs of the prompts' differences; with several it is Student's t of
+    `crossed_difference`. Two upper bounds are not compared, and against an exact value only the bound can turn out
+    better: the order of the values says nothing else about the order of what they bound.
 
     Raises:
         GenlabError: if two rows were scored on different prompts.
@@ -159,14 +166,25 @@ def _subtract(
     name: str, a: str, b: str, rows: Mapping[str, Mapping[str, ClipValues]], seed: int
 ) -> tuple[Estimate, float]:
     first, second = rows[a][name], rows[b][name]
-    if first.clusters != second.clusters:
+    if first.clusters != second.clusters or first.num_runs != second.num_runs:
         raise GenlabError(f"{name}: rows {a!r} and {b!r} were scored on different prompts; score both on the same ones")
     weights = np.where((first.weights > 0) & (second.weights > 0), first.weights, 0.0)
+    if first.num_runs > 1:
+        alike = [row._replace(totals=row.values * weights, weights=weights) for row in (first, second)]
+        return _subtract_crossed(*alike)
     values = np.where(weights > 0, first.values - second.values, 0.0)
     difference = ClipValues(values * weights, weights, first.clusters)
     totals, sums = sum_clusters(difference.clusters, difference.totals, difference.weights)
     totals = totals[sums > 0]
     return difference.estimate(seed), paired_p_value(totals, np.zeros(len(totals)), seed=seed)
+
+
+def _subtract_crossed(first: ClipValues, second: ClipValues) -> tuple[Estimate, float]:
+    grids = [row.pseudo_values() for row in (first, second)] if first.weights.any() else [np.zeros((0, 0))]
+    if min(grids[0].shape) < 2:
+        return Estimate(math.nan, math.nan, math.nan, grids[0].shape[1]), 1.0
+    found = crossed_difference(*grids)
+    return found.estimate(grids[0].shape[1]), float(found.p_value())
 
 
 def _make_control(control: str, score_name: str, estimate: Estimate) -> Control:

@@ -42,6 +42,13 @@ def primary_score(results: Mapping[str, Any]) -> str | None:
     )
 
 
+def covered(results: Mapping[str, Any]) -> str:
+    """Return what the intervals of the primary score cover: prompts, or prompts and training seeds."""
+    name = primary_score(results)
+    found = {arm["scores"][name].get("covers", "prompts") for arm in model_arms(results) if name in arm["scores"]}
+    return found.pop() if len(found) == 1 else "prompts"
+
+
 def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer:
     """Return what the evidence allows to say about the primary score."""
     arms, name = model_arms(results), primary_score(results)
@@ -125,11 +132,17 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
         shows += f" On the same prompts these trained models differ: {'; '.join(told[True])}."
     if told[False]:
         shows += f" No difference is established between {'; '.join(told[False])}."
-    cannot = (
-        f"The intervals cover the choice of prompts, not of training seed: with {_count(seeds, 'seed')} a difference "
-        "between these trained models may come from the family or from the initialisation."
+    covers = covered(results)
+    shows += f" The intervals cover the choice of {covers}."
+    if "seeds" not in covers:
+        return shows, (
+            f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a difference between these "
+            "trained models may come from the family or from the initialisation."
+        )
+    return shows, (
+        f"{_count(seeds, 'seed')} per arm tell too little about how much seeds differ: a difference between these "
+        "trained models may come from the family or from the initialisation."
     )
-    return shows, cannot
 
 
 def _value(arm: Mapping[str, Any], name: str) -> float | None:
