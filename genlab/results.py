@@ -66,7 +66,7 @@ def assemble(
     """Return results.json."""
     arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
     arms += [_arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms]
-    pairs = compare_rows({name: rows[name].per_clip for name in config.arms})
+    pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
     return {
         "schema": 1,
         "name": config.name,

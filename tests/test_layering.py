@@ -33,8 +33,8 @@ ORDER = """
     decoders.latent_ar decoders.mar decoders.latent_blocks
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
-    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.sessions evaluate.scores
-    evaluate.likelihood
+    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.sessions
+    evaluate.scores evaluate.likelihood
     evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows

@@ -49,6 +49,13 @@ class Crossed(NamedTuple):
         """Return the two-sided p-value of no difference from zero, by Student's t."""
         return 2 * self.exceedance(np.abs(self.value))
 
+    def equivalence_p_value(self, margin: float) -> Float[np.ndarray, "*r"]:
+        """Return the larger p-value of two one-sided tests, of lying above -margin and below margin (Schuirmann 1987).
+
+        Below 0.05 it says what a 90 % interval within the margin says.
+        """
+        return self.exceedance(margin - np.abs(self.value))
+
     def exceedance(self, distance: Float[np.ndarray, "*r"]) -> Float[np.ndarray, "*r"]:
         """Return the probability that chance alone reaches `distance` on one side; 1/2 at 0, also without spread."""
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -107,23 +114,35 @@ def estimate_crossed(values: Float[np.ndarray, "s c"]) -> Estimate:
 
 
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:
-    """Return mean(a) - mean(b) of two arms with the same prompts (axis c) and seeds of their own.
+    """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of their own.
 
     Eq. V = V_prompt(a - b) + max(0, sum over arms of V_seed - V_rest), with Satterthwaite's degrees of freedom.
     """
-    num_prompts = a.shape[-1]
     by_prompt = a.mean(axis=-2) - b.mean(axis=-2)
-    prompt = by_prompt.var(axis=-1, ddof=1) / num_prompts
-    prompt_dof = num_prompts - 1
+    prompt = by_prompt.var(axis=-1, ddof=1) / a.shape[-1]
+    # An arm with one seed has nothing to add: the difference is then one of these trained models.
+    arms = [(mean_squares(arm), arm.shape[-2] - 1) for arm in (a, b) if arm.shape[-2] > 1]
+    std_error, dof = combine_squares(prompt, a.shape[-1] - 1, arms)
+    return Crossed(by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error)
+
+
+def combine_squares(
+    prompt: Float[np.ndarray, "*r"], prompt_dof: int, arms: Sequence[tuple[MeanSquares, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return standard error and degrees of freedom of a difference.
+
+    Args:
+        prompt: variance of the difference from prompts, which holds the rest as well.
+        prompt_dof: its degrees of freedom.
+        arms: the mean squares of each arm and the degrees of freedom of its seeds.
+    """
     added, spread = np.zeros_like(prompt), np.zeros_like(prompt)
-    for arm in (a, b):
-        squares, seed_dof = mean_squares(arm), arm.shape[-2] - 1
+    for squares, seed_dof in arms:
         added = added + squares.seed - squares.rest
         spread = spread + (squares.seed**2 + squares.rest**2 / prompt_dof) / seed_dof
     variance = prompt + np.maximum(added, 0.0)
     dof = _ratio(variance**2, np.where(added > 0, spread, 0.0) + prompt**2 / prompt_dof)
-    std_error = np.sqrt(variance)
-    return Crossed(by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error)
+    return np.sqrt(variance), dof
 
 
 def linearise_ratio(totals: Float[np.ndarray, "*r s c"], weights: Float[np.ndarray, "*r s c"]) -> np.ndarray:

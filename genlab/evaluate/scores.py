@@ -136,6 +136,12 @@ def find_meaning(score_name: str) -> Meaning:
     return MEANINGS[score_name if score_name in MEANINGS else score_name.split("_")[0]]
 
 
+def is_paired(score_name: str) -> bool:
+    """Return whether arms are compared on this score prompt by prompt: not on distances between sets of clips."""
+    is_known = score_name in MEANINGS or score_name.split("_")[0] in MEANINGS
+    return is_known and score_name not in ("kad", "frechet")
+
+
 def make_score(
     name: str,
     estimate: Estimate,

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from crossed_toys import DESIGNS, REGIMES, REPETITIONS, WIDE, draw_arm, draw_prompts, make_row
 
 from genlab.evaluate.comparisons import compare_rows, prompt_swap
 from genlab.evaluate.content import word_errors
@@ -21,25 +22,8 @@ from genlab.evaluate.crossed import (
 )
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues, clip_means
+from genlab.evaluate.scores import ClipValues
 from genlab.evaluate.statistics import holm_correction, paired_p_value
-
-REPETITIONS = 1000
-DESIGNS = [(3, 32), (5, 64)]
-REGIMES = [(0.0, 1.0, 1.0), (0.1, 1.0, 1.0), (0.3, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 0.2), (0.3, 0.1, 1.0)]
-REGIMES += [(2.0, 1.0, 1.0), (1.0, 0.1, 1.0)]
-WIDE = (0.0, 0.1, 1.0)
-"""Neither seeds nor prompts matter: 3 seeds cannot show it, so the interval is too long."""
-
-
-def draw_prompts(rng, deviation, num_prompts):
-    return deviation * rng.standard_normal((REPETITIONS, 1, num_prompts))
-
-
-def draw_arm(rng, regime, prompts, num_seeds):
-    seeds = regime[0] * rng.standard_normal((REPETITIONS, num_seeds, 1))
-    rest = regime[2] * rng.standard_normal((REPETITIONS, num_seeds, prompts.shape[-1]))
-    return seeds + prompts + rest
 
 
 def covered(found: Crossed, truth: float) -> float:
@@ -147,12 +131,6 @@ def test_mean_squares_are_those_of_the_textbook():
     assert np.isclose(found.prompt, np.var([2, 2.5, 6.5], ddof=1) / 3)
     rest = values - np.array([[7 / 3], [5.0]]) - np.array([[2, 2.5, 6.5]]) + values.mean()
     assert np.isclose(found.rest, (rest**2).sum() / 2 / 6)
-
-
-def make_row(rng, shifts, difficulty):
-    runs, clusters = (tuple(axis.ravel().tolist()) for axis in np.indices((len(shifts), len(difficulty))))
-    values = (np.array(shifts)[:, None] + difficulty[None, :]).ravel() + rng.normal(0, 0.1, len(runs))
-    return {"dnsmos_ovrl": clip_means(values, clusters)._replace(runs=runs)}
 
 
 def test_seeds_that_disagree_take_the_winner_away():
