@@ -288,9 +288,10 @@ def _add_energy(
         for number, run_seed in enumerate(config.seeds)
     ]  # fmt: skip
     clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
-    values = clip_means(np.concatenate(energies), clusters)
+    runs = tuple(np.repeat(range(len(config.seeds)), len(material.prompts)).tolist())
+    values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
     note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
-    score = make_score("block_energy", values.estimate(seed), seeds=len(config.seeds), note=note)
+    score = make_score("block_energy", values.estimate(seed), seeds=len(config.seeds), note=note, covers=values.covers)
     return row._replace(scores={**row.scores, "block_energy": score}, per_clip={**row.per_clip, "block_energy": values})
 
 

@@ -39,6 +39,7 @@ from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSample
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
+from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
 from genlab.optim import OptimConfig
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
@@ -290,6 +291,8 @@ class Comparison(Config):
     num_prompts: int = pydantic.Field(default=32, ge=2)
     evaluation: EvaluationConfig = EvaluationConfig()
     audit: bool = False
+    equivalence: dict[str, pydantic.PositiveFloat] = {}
+    """Per score, the difference that does not matter: only with it may two arms be called equivalent."""
     settings: TrainSettings = TrainSettings()
 
     @pydantic.model_validator(mode="after")
@@ -304,13 +307,19 @@ class Comparison(Config):
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
+        if unknown := [name for name in self.equivalence if not is_paired(name)]:
+            raise ValueError(
+                f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; expected a name such "
+                "as wer_ctc, speaker_similarity or bits_per_s"
+            )
         if self.prompts_split == "train":
             raise ValueError("prompts_split='train': prompts must be texts that no arm was trained on")
         return self
 
     def comparison_key(self) -> str:
         """Return a hash of what the arms must share: data, codec, batch, budget, conditions, prompts, evaluation."""
-        return self.digest(exclude={"name", "question", "arms", "settings", "optim", "audit"})
+        excluded = {"name", "question", "arms", "settings", "optim", "audit", "equivalence"}
+        return self.digest(exclude=excluded)
 
     def run(self, name: str, seed: int, steps: int) -> DecoderRun:
         """Return the training run of one arm once the budget has set its steps."""

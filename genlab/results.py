@@ -68,7 +68,7 @@ def assemble(
     """Return results.json."""
     arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
     arms += [_arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms]
-    pairs = compare_rows({name: rows[name].per_clip for name in config.arms})
+    pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
     return {
         "schema": 1,
         "name": config.name,
@@ -224,6 +224,19 @@ def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _coverage(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return (
+            "Intervals are 95 % bootstrap intervals over prompts. They do not cover the training seed: one seed per "
+            "arm says nothing about what another would have given."
+        )
+    return (
+        "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, by Student's t. A "
+        "difference of two arms is paired by prompt and not by seed: seeds numbered alike are independent draws. "
+        f"Distances between sets of clips pool the {num_seeds} seeds, and their intervals cover prompts alone."
+    )
+
+
 def _method(config: Comparison, material: Material) -> list[str]:
     spec, content = material.store.info.spec, config.condition.content
     conditions = "frame-aligned semantic units" if content == "semantic" else content
@@ -234,6 +247,7 @@ def _method(config: Comparison, material: Material) -> list[str]:
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
         f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
         "Its floors bound what an arm can reach.",
+        _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
         f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide as is best on unscored "
         "clips. They rank two arms only where both are exact, or where "

@@ -33,9 +33,9 @@ ORDER = """
     decoders.latent_ar decoders.mar decoders.latent_blocks
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
-    evaluate evaluate.spectrum evaluate.statistics evaluate.sessions evaluate.scores evaluate.likelihood
-    evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity
-    evaluate.cepstrum evaluate.reconstruction
+    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.sessions
+    evaluate.scores evaluate.likelihood evaluate.content evaluate.pitch evaluate.speaker evaluate.quality
+    evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment budget ledger sample evaluate.energy

@@ -26,7 +26,7 @@ def test_the_markdown_holds_the_answer_every_score_and_the_doubts():
         assert f"\n## {title}\n" in text
     assert "- Fréchet distance: shuffle" in text and "- Word error" not in text
     [line] = [line for line in text.splitlines() if line.startswith("| Word error (grammar) ↓")]
-    assert line.count("[") == len(results["arms"]) and results["versions"]["jax"] in text
+    assert line.count("[") == len(results["arms"])
     widths = {
         line.count(" | ") for line in text.split("## Scores")[1].split("##")[0].splitlines() if line.startswith("|")
     }

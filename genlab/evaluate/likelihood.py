@@ -8,8 +8,8 @@ A bound through latents is valid for every width of its q. Which one counts is c
 scored (`choose_width`), so that the choice costs nobody an honest number.
 
 Every batch has its own key, and a decoder draws for each example by itself, so the draws of one clip tell nothing about
-another's. The spread of the values over clips is then the spread of clips and draws together: an interval that
-resamples clips holds the Monte-Carlo error already, and adding it again would count it twice.
+another's. The spread of the values over clips is then the spread of clips and draws together: an interval over clips
+holds the Monte-Carlo error already, and adding it again would count it twice.
 """
 
 import operator
@@ -169,8 +169,8 @@ def score_bits(
         note = f"{num_draws} draws per clip; the interval holds their error, at most {error:.1f} bits/s (one deviation)"
     if widths[0] is not None:
         note += f"; width of q {', '.join(f'{width:g}' for width in widths)}, chosen on {len(unscored)} unscored clips"
-    score = make_score("bits_per_s", values.estimate(seed), seeds=len(outs), validity=values.validity, note=note)
-    return score, values
+    estimate, kind = values.estimate(seed), values.validity
+    return make_score("bits_per_s", estimate, seeds=len(outs), validity=kind, note=note, covers=values.covers), values
 
 
 def measure_excess(
@@ -204,7 +204,8 @@ def _bits_per_s(
 ) -> ClipValues:
     seconds = np.array([len(clip.units) for clip in clips]) / store.info.spec.frame_hz
     bits = np.concatenate([out.bits for out in outs])
-    return ClipValues(bits, np.tile(seconds, len(outs)), clusters, outs[0].validity)
+    runs = tuple(np.repeat(range(len(outs)), len(clips)).tolist())
+    return ClipValues(bits, np.tile(seconds, len(outs)), clusters, outs[0].validity, runs)
 
 
 def _monte_carlo_error(outs: Sequence[ClipBits], values: ClipValues) -> float:

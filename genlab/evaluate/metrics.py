@@ -47,7 +47,7 @@ class EvaluationConfig(Config):
     """How much is scored. The same config must serve every row of a table."""
 
     dnsmos_clips: int = Field(default=16, ge=0)
-    """Clips scored by DNSMOS, spread evenly over the prompts (about 0.3 s each); 0 leaves it out."""
+    """Clips of each training seed scored by DNSMOS, spread evenly over the prompts (0.3 s each); 0 leaves it out."""
     dnsmos_max_windows: int | None = Field(default=1, ge=1)
     """Windows per clip; None agrees with the reference implementation and is several times slower on short clips."""
     reference_clips: int = Field(default=160, ge=2)
@@ -177,25 +177,28 @@ def score_clips(
 
     Args:
         generated: one waveform per prompt at 16 kHz.
-        prompts: what each was asked to be, in the same order in every row.
+        prompts: what each was asked to be, in the same order in every row, once per training seed.
         context: what does not depend on the row.
         is_reconstruction: the row is a codec floor, aligned sample by sample: adds the reconstruction scores.
-        seeds: training seeds behind the row, passed on to the table.
+        seeds: training seeds behind the row, whose clips follow each other in equal numbers.
 
     Raises:
         GenlabError: if the numbers of clips differ, a waveform is not finite, or a speaker is unknown.
     """
     waves = _check_waves(generated, prompts)
     with ThreadPoolExecutor(context.config.threads) as pool:
-        jobs = _submit_jobs(pool, waves, prompts, context, is_reconstruction)
+        jobs = _submit_jobs(pool, waves, prompts, context, is_reconstruction, seeds)
         clusters = tuple(prompt.clip_id for prompt in prompts)
+        runs = tuple(np.repeat(range(seeds), len(prompts) // seeds).tolist())
         per_clip = _quality_values(jobs, len(prompts), clusters)
         per_clip |= _pitch_values([job.result() for job in jobs.pitch], clusters)
-        speaker_values, controls = _speaker_values(jobs, prompts, context)
+        speaker_values, controls = _speaker_values(jobs, prompts, context, runs)
         per_clip |= speaker_values
         transcripts = {}
         for metric, job in zip(context.content, jobs.content):
-            transcripts[metric.score_name], values, control = _content_values(metric, job.result(), prompts, context)
+            transcripts[metric.score_name], values, control = _content_values(
+                metric, job.result(), prompts, context, runs
+            )
             per_clip[metric.score_name] = values
             controls.append(control)
         if jobs.reconstruction is not None:
@@ -203,7 +206,11 @@ def score_clips(
         per_clip["mcd"] = clip_means(jobs.distortions.result(), clusters)
         embeddings = {space.suffix: [job.result() for job in jobs.embeddings[space.suffix]] for space in context.spaces}
         seed = context.config.seed
-        scores = {name: make_score(name, values.estimate(seed), seeds=seeds) for name, values in per_clip.items()}
+        per_clip = {name: values._replace(runs=runs) for name, values in per_clip.items()}
+        scores = {
+            name: make_score(name, values.estimate(seed), seeds=seeds, covers=values.covers)
+            for name, values in per_clip.items()
+        }
         for found in pool.map(lambda s: _distribution_scores(s, embeddings[s.suffix], seed, seeds), context.spaces):
             scores |= found
     scores |= _diversity_scores(embeddings[""], waves, context, seeds)
@@ -227,16 +234,22 @@ def _submit_jobs(
     prompts: Sequence[Prompt],
     context: EvaluationContext,
     is_reconstruction: bool,
+    seeds: int,
 ) -> _Jobs:
+    # Every training seed is scored on the same prompts and groups of prompts, else the two could not be told apart.
+    per_seed = len(waves) // seeds
+    offsets = range(0, len(waves), per_seed)
     # The longest jobs go first, so that the threads finish together.
-    chosen = list(_spread(len(waves), context.config.dnsmos_clips))
+    chosen = [first + i for first in offsets for i in _spread(per_seed, context.config.dnsmos_clips)]
     batches = [
         chosen[i : i + context.quality.batch_windows] for i in range(0, len(chosen), context.quality.batch_windows)
     ]
     content = [pool.submit(lambda m=metric: list(m.transcribe(waves))) for metric in context.content]
     quality = [(batch, pool.submit(context.quality, [waves[i] for i in batch])) for batch in batches]
     # Grouped by the real clips' lengths, so that the groups are the same in every row.
-    groups = group_clips([len(prompt.wave) for prompt in prompts], [prompt.speaker for prompt in prompts])
+    own = prompts[:per_seed]
+    groups = group_clips([len(prompt.wave) for prompt in own], [prompt.speaker for prompt in own])
+    groups = [[first + i for i in members] for first in offsets for members in groups]
     speaker = [pool.submit(embed_groups, context.encoder, waves, [members]) for members in groups]
     embeddings = {space.suffix: [pool.submit(space.embed, wave) for wave in waves] for space in context.spaces}
     distortions = pool.submit(cepstral_distortions, [prompt.wave for prompt in prompts], waves)
@@ -295,12 +308,13 @@ def _pitch_values(agreements: Sequence[PitchAgreement], clusters: tuple[object, 
 
 
 def _speaker_values(
-    jobs: _Jobs, prompts: Sequence[Prompt], context: EvaluationContext
+    jobs: _Jobs, prompts: Sequence[Prompt], context: EvaluationContext, runs: tuple[int, ...]
 ) -> tuple[dict[str, ClipValues], list[Control]]:
     embeddings = np.concatenate([job.result() for job in jobs.speaker])
     scores = score_speakers(embeddings, jobs.groups, [prompt.speaker for prompt in prompts], context.centroids)
-    clusters = tuple(int(group) for group in scores.group)
-    similarity = clip_means(scores.similarity[scores.group], clusters)
+    groups_per_seed = len(jobs.groups) // len(set(runs))
+    clusters = tuple(int(group) % groups_per_seed for group in scores.group)
+    similarity = clip_means(scores.similarity[scores.group], clusters)._replace(runs=runs)
     values = {
         "speaker_similarity": similarity,
         "speaker_accuracy": clip_means(scores.is_nearest[scores.group], clusters),
@@ -309,12 +323,16 @@ def _speaker_values(
 
 
 def _content_values(
-    metric: ContentMetric, transcripts: list[str], prompts: Sequence[Prompt], context: EvaluationContext
+    metric: ContentMetric,
+    transcripts: list[str],
+    prompts: Sequence[Prompt],
+    context: EvaluationContext,
+    runs: tuple[int, ...],
 ) -> tuple[list[str], ClipValues, Control]:
     count = word_errors if metric.level == "word" else character_errors
     texts = [prompt.text for prompt in prompts]
     clusters = tuple(prompt.clip_id for prompt in prompts)
-    control = prompt_swap(metric.score_name, transcripts, texts, clusters, count, context.config.seed)
+    control = prompt_swap(metric.score_name, transcripts, texts, clusters, count, context.config.seed, runs)
     return transcripts, ClipValues(*count(transcripts, texts), clusters), control
 
 
@@ -325,12 +343,14 @@ def _distribution_scores(
     reference = space.reference
     num_vectors = min(count_vectors(embeddings), len(reference.vectors))
     is_few = num_vectors < FEW_VECTORS
+    pooled = _pooled_note(seeds)
     note = f"extrapolated from {num_vectors} vectors a side, unstable below {FEW_VECTORS}" if is_few else ""
+    note = "; ".join(part for part in (note, pooled) if part)
     validity: Validity = "biased" if is_few else "metric"
     kad = kernel_distance(embeddings, reference, seed=seed)
     frechet = frechet_infinity(embeddings, reference, seed=seed)
     found = {
-        "kad": make_score("kad", kad, seeds=seeds),
+        "kad": make_score("kad", kad, seeds=seeds, note=pooled),
         "frechet": make_score("frechet", frechet, seeds=seeds, validity=validity, note=note),
     }
     return {f"{name}{space.suffix}": score for name, score in found.items()}
@@ -350,7 +370,11 @@ def _diversity_scores(
     if context.encode is not None:
         codes = context.encode(waves)
         found["code_entropy"] = code_entropy(codes, 1 + max(int(clip.max()) for clip in codes), seed=seed)
-    return {name: make_score(name, estimate, seeds=seeds) for name, estimate in found.items()}
+    return {name: make_score(name, estimate, seeds=seeds, note=_pooled_note(seeds)) for name, estimate in found.items()}
+
+
+def _pooled_note(seeds: int) -> str:
+    return "" if seeds == 1 else f"clips of {seeds} training seeds pooled; the interval does not cover the seed"
 
 
 def _spread(length: int, wanted: int) -> list[int]:

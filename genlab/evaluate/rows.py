@@ -18,7 +18,7 @@ from genlab.evaluate.scores import ClipValues, Score
 def save_row(path: Path, row: RowResult) -> None:
     """Write a scored row."""
     per_clip = {
-        name: v._asdict() | {"totals": v.totals.tolist(), "weights": v.weights.tolist(), "clusters": list(v.clusters)}
+        name: {**v._asdict(), "totals": v.totals.tolist(), "weights": v.weights.tolist()}
         for name, v in row.per_clip.items()
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,8 +32,12 @@ def load_row(path: Path) -> RowResult | None:
     if not path.exists():
         return None
     values = json.loads(path.read_text())
+    if any("runs" not in v for v in values["per_clip"].values()):
+        return None  # of a version that did not tell training runs apart: score it again
     per_clip = {
-        name: ClipValues(np.array(v["totals"]), np.array(v["weights"]), tuple(v["clusters"]), v["validity"])
+        name: ClipValues(
+            np.array(v["totals"]), np.array(v["weights"]), tuple(v["clusters"]), v["validity"], tuple(v["runs"])
+        )
         for name, v in values["per_clip"].items()
     }
     scores = {name: Score(**score) for name, score in values["scores"].items()}

@@ -1,7 +1,9 @@
 """What a score is: per-clip values that can be paired, and the row of results.json made from them.
 
-In: per-clip totals and weights with the cluster each clip belongs to. Out: `Score`, exactly the fields of results.json
-(plus `note`). A mean is the case of weight 1; a corpus error rate has errors as totals and reference words as weights.
+In: per-clip totals and weights with the cluster (prompt) and training run each clip belongs to. Out: `Score`, exactly
+the fields of results.json (plus `note`). A mean is the case of weight 1; a corpus error rate has errors as totals and
+reference words as weights. With one training run the interval covers the choice of prompts, with several also that of
+the training seed; `covers` says which.
 """
 
 import math
@@ -11,12 +13,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from genlab.evaluate.crossed import cell_sums, estimate_crossed, linearise_ratio
 from genlab.evaluate.statistics import Estimate, bootstrap_statistic, ratio_of_sums, sum_clusters
 
 Direction = Literal["lower", "higher"]
 Needs = Literal["audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"]
 Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse"]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
+Covers = Literal["prompts", "prompts and training seeds"]
 
 
 class Score(NamedTuple):
@@ -31,6 +35,8 @@ class Score(NamedTuple):
     direction: Direction
     validity: Validity = "metric"
     note: str = ""
+    covers: Covers = "prompts"
+    """What else might have been drawn: another choice of it would move the value within the interval."""
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         """Return JSON types; a number that is not defined becomes null."""
@@ -45,6 +51,8 @@ class ClipValues(NamedTuple):
     clusters: tuple[object, ...]
     """Clips that hang together (one prompt under several seeds, one group of clips scored as one) share a cluster."""
     validity: Validity = "metric"
+    runs: tuple[int, ...] = ()
+    """The training run that made each clip; empty if one run made them all."""
 
     @property
     def values(self) -> Float[np.ndarray, "n"]:
@@ -52,12 +60,31 @@ class ClipValues(NamedTuple):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.weights > 0, self.totals / self.weights, math.nan)
 
+    @property
+    def num_runs(self) -> int:
+        """Training runs behind the clips."""
+        return max(1, len(set(self.runs)))
+
+    @property
+    def covers(self) -> Covers:
+        """What the interval covers."""
+        return "prompts and training seeds" if self.num_runs > 1 else "prompts"
+
+    def pseudo_values(self) -> Float[np.ndarray, "s c"]:
+        """Return one value per training run and cluster, of those with any defined, whose mean is that over clips."""
+        runs = self.runs or (0,) * len(self.clusters)
+        totals, weights = cell_sums(runs, self.clusters, np.where(self.weights > 0, self.totals, 0.0), self.weights)
+        kept = np.ix_(weights.any(axis=1), weights.any(axis=0))
+        return linearise_ratio(totals[kept], weights[kept])
+
     def estimate(self, seed: int = 0) -> Estimate:
-        """Return the weighted mean over clips with its interval over clusters."""
+        """Return the weighted mean over clips with its interval over clusters, and over training runs if several."""
         is_defined = self.weights > 0
         kept = [cluster for cluster, keep in zip(self.clusters, is_defined) if keep]
         if not kept:
             return Estimate(math.nan, math.nan, math.nan, 0)
+        if self.num_runs > 1:
+            return estimate_crossed(self.pseudo_values())
         sums = sum_clusters(kept, self.totals[is_defined], self.weights[is_defined])
         return bootstrap_statistic(ratio_of_sums, *sums, seed=seed)
 
@@ -138,15 +165,32 @@ MEANINGS: Mapping[str, Meaning] = {
 }
 
 
+OF_SETS = ("kad", "frechet", "coverage", "density", "spread", "code_entropy")
+
+
 def find_meaning(score_name: str) -> Meaning:
     """Return unit and direction of a score; content scores are named wer_RECOGNISER or cer_RECOGNISER."""
     return MEANINGS[score_name if score_name in MEANINGS else score_name.split("_")[0]]
 
 
-def make_score(name: str, estimate: Estimate, *, seeds: int, validity: Validity = "metric", note: str = "") -> Score:
+def is_paired(score_name: str) -> bool:
+    """Return whether arms are compared on this score prompt by prompt: not on distances between sets of clips."""
+    key = score_name if score_name in MEANINGS else score_name.split("_")[0]
+    return key in MEANINGS and key not in OF_SETS
+
+
+def make_score(
+    name: str,
+    estimate: Estimate,
+    *,
+    seeds: int,
+    validity: Validity = "metric",
+    note: str = "",
+    covers: Covers = "prompts",
+) -> Score:
     """Join an estimate with what its name means."""
     meaning = find_meaning(name)
-    return Score(*estimate, seeds, meaning.unit, meaning.direction, validity, note)
+    return Score(*estimate, seeds, meaning.unit, meaning.direction, validity, note, covers)
 
 
 def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:

@@ -134,14 +134,16 @@ def paired_difference(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, s
     return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed)
 
 
-def paired_p_value(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0) -> float:
+def paired_p_value(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = 9999
+) -> float:
     """Return the two-sided p-value of no difference, by random sign flips of the paired differences."""
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     difference = difference[np.isfinite(difference)]
     if len(difference) < 2 or not difference.any():
         return 1.0
     result = scipy.stats.permutation_test(
-        (difference,), _mean, permutation_type="samples", vectorized=True, n_resamples=9999, axis=-1,
+        (difference,), _mean, permutation_type="samples", vectorized=True, n_resamples=num_resamples, axis=-1,
         rng=np.random.default_rng(seed),
     )  # fmt: skip
     return float(result.pvalue)

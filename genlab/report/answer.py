@@ -2,7 +2,8 @@
 
 In: results.json and ledger.json. Out: `Answer`. A winner is named only when at least three training seeds were run, the
 ledger is stamped controlled, the winner passed its own controls, and every paired interval against it excludes zero
-with Holm's correction. Otherwise the sentence says what is missing, and no arm is marked anywhere in the report.
+with Holm's correction. Arms are called equivalent on the same terms, within the margin that the comparison declared.
+Otherwise the sentence says what is missing and how many more seeds it takes, and no arm is marked in the report.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from genlab.evaluate.scores import is_conclusive
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
 
 MIN_SEEDS = 3
-Status = Literal["settled", "not settled", "insufficient seeds", "uncontrolled"]
+Status = Literal["settled", "equivalent", "not settled", "insufficient seeds", "uncontrolled"]
 
 
 class Answer(NamedTuple):
@@ -42,10 +43,20 @@ def primary_score(results: Mapping[str, Any]) -> str | None:
     )
 
 
+def covered(results: Mapping[str, Any]) -> str:
+    """Return what the intervals of the primary score cover: prompts, or prompts and training seeds."""
+    name = primary_score(results)
+    found = {arm["scores"][name].get("covers", "prompts") for arm in model_arms(results) if name in arm["scores"]}
+    return found.pop() if len(found) == 1 else "prompts"
+
+
 def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer:
     """Return what the evidence allows to say about the primary score."""
     arms, name = model_arms(results), primary_score(results)
     scored = [arm for arm in arms if name and _value(arm, name) is not None]
+    if len(arms) == 1 and scored:
+        shows = f"{arm_title(arms[0])}: {score_title(str(name))} {format_score(scored[0]['scores'][name])}."
+        return Answer("not settled", "Nothing is compared: there is one arm.", shows, "")
     if name is None or len(scored) < 2 or len(scored) < len(arms):
         missing = ", ".join(arm_title(arm) for arm in arms if arm not in scored) or "every arm"
         return Answer("not settled", f"Not settled: no deciding score was measured for {missing}.", "", "")
@@ -58,7 +69,8 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     if seeds < MIN_SEEDS:
         headline = (
             f"No winner is named: there {'is' if seeds == 1 else 'are'} {_count(seeds, 'training seed')} per arm, and "
-            f"at least {MIN_SEEDS} are needed to tell a family from the luck of its initialisation."
+            f"at least {MIN_SEEDS} are needed to tell a family from the luck of its initialisation, and "
+            "how many more it takes."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
     return _decide(results, scored, name, seeds, shows)
@@ -68,35 +80,77 @@ def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: st
     is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
     ranked = sorted(arms, key=lambda arm: arm["scores"][name]["value"], reverse=not is_lower_better)
     best, title = ranked[0], _lower_first(score_title(name))
-    failed = [item for item in results.get("controls", []) if item["arm"] == best["name"] and not item.get("passed")]
-    if failed:
-        headline = f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed[0]['control']}."
+    if failed := _failed_control(results, best):
+        headline = f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed}."
         return Answer("not settled", headline, shows, "")
+    alike, beaten = [], []
     for rival in ranked[1:]:
-        if not is_conclusive(_validity(best, name), _validity(rival, name)):
-            both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
-            headline = (
-                f"Not settled: the {title} of {both} cannot be ranked; of such values, only an upper bound below "
-                "an exact one is conclusive."
-            )
-            return Answer("not settled", headline, shows, "")
         pair = find_difference(results, name, best["name"], rival["name"])
-        if pair is None:
-            headline = f"Not settled: {arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
-            return Answer("not settled", headline, shows, "")
-        if pair["better"] != best["name"]:
-            headline = (
-                f"Not settled: the {title} of {arm_title(best)} and {arm_title(rival)} differs by "
-                f"{format_interval(pair)}, which does not exclude zero after correction for the number of pairs."
-            )
-            return Answer("not settled", headline, shows, "")
-    pair = find_difference(results, name, best["name"], ranked[1]["name"])
+        if doubt := _doubt(results, best, rival, name, pair):
+            return Answer("not settled", f"Not settled: {doubt}", shows, "")
+        assert pair is not None, "an unpaired rival is a doubt"
+        (beaten if pair["better"] == best["name"] else alike).append((arm_title(rival), pair))
+    over = f"on the same prompts, over {seeds} training seeds."
+    if alike:
+        facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
+        headline = (
+            f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in {title} within "
+            f"{format_value(alike[0][1]['margin'])}: {facts}"
+        )
+        headline += f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}" if beaten else ""
+        return Answer("equivalent", f"{headline}, {over}", shows, "")
+    rival, pair = beaten[0]
     headline = (
-        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better than "
-        f"{arm_title(ranked[1])} by {format_interval(pair or {}, absolute=True)} on the same prompts, over {seeds} "
-        "training seeds."
+        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better than {rival} by "
+        f"{format_interval(pair, absolute=True)} {over}"
     )
+    if pair.get("equivalent"):
+        headline += f" By the declared margin of {format_value(pair['margin'])} the two are equivalent all the same."
     return Answer("settled", headline, shows, "", best["name"])
+
+
+def _doubt(
+    results: Mapping[str, Any], best: dict[str, Any], rival: dict[str, Any], name: str, pair: Mapping[str, Any] | None
+) -> str:
+    """Return why `best` is neither better than `rival` nor equivalent to it; empty if it is one of the two."""
+    title = _lower_first(score_title(name))
+    if not is_conclusive(_validity(best, name), _validity(rival, name)):
+        both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
+        return (
+            f"the {title} of {both} cannot be ranked; of such values, only an upper bound below an exact one is "
+            "conclusive."
+        )
+    if pair is None:
+        return f"{arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
+    if pair["better"] == best["name"]:
+        return ""
+    if pair.get("equivalent"):
+        failed = _failed_control(results, rival)
+        return failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
+    within = f" nor stays within {format_value(pair['margin'])}" if pair.get("margin") else ""
+    return (
+        f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by {format_interval(pair)}, which neither "
+        f"excludes zero{within} after correction for the number of pairs.{_describe_need(pair.get('plan'))}"
+    ).replace("neither excludes zero after", "does not exclude zero after")
+
+
+def _describe_need(plan: Mapping[str, Any] | None) -> str:
+    if not plan:
+        return ""
+    target = f"a difference of {format_value(plan['target'])}"
+    if plan["seeds_needed"] is None:
+        return f" More seeds alone would not show {target}: more prompts are needed as well."
+    more = plan["seeds_needed"] - plan["seeds"]
+    if more <= 0:
+        return f" These prompts and seeds would show {target} with {plan['power']:.0%} power: it is likely smaller."
+    need = f"{_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
+    return f" To see {target}, about {need} (80 % power)."
+
+
+def _failed_control(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """Return the name of the first control that the arm failed, or nothing."""
+    failed = [item for item in results.get("controls", []) if item["arm"] == arm["name"] and not item.get("passed")]
+    return str(failed[0]["control"]) if failed else ""
 
 
 def find_difference(results: Mapping[str, Any], score: str, first: str, second: str) -> dict[str, Any] | None:
@@ -125,11 +179,17 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
         shows += f" On the same prompts these trained models differ: {'; '.join(told[True])}."
     if told[False]:
         shows += f" No difference is established between {'; '.join(told[False])}."
-    cannot = (
-        f"The intervals cover the choice of prompts, not of training seed: with {_count(seeds, 'seed')} a difference "
-        "between these trained models may come from the family or from the initialisation."
+    covers = covered(results)
+    shows += f" The intervals cover the choice of {covers}."
+    if "seeds" not in covers:
+        return shows, (
+            f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a difference between these "
+            "trained models may come from the family or from the initialisation."
+        )
+    return shows, (
+        f"{_count(seeds, 'seed')} per arm tell too little about how much seeds differ: a difference between these "
+        "trained models may come from the family or from the initialisation."
     )
-    return shows, cannot
 
 
 def _value(arm: Mapping[str, Any], name: str) -> float | None:

@@ -8,8 +8,16 @@ from typing import Any
 
 from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
-from genlab.report.answer import find_answer
-from genlab.report.text import arm_title, format_interval, format_quantity, format_score, score_title
+from genlab.report.answer import find_answer, primary_score
+from genlab.report.text import (
+    arm_title,
+    format_interval,
+    format_quantity,
+    format_score,
+    power_cells,
+    power_columns,
+    score_title,
+)
 from genlab.report.trust import distrust
 
 MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
@@ -46,15 +54,21 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         f"{format_interval({**item, 'value': item['difference']})} {'passed' if item['passed'] else 'FAILED'}"
         for item in results["controls"]
     ]
+    name = primary_score(results)
+    planned = [item for item in results.get("differences", []) if item["score"] == name and item.get("plan")]
+    power = [[f"{item['a']} - {item['b']}", *power_cells(item["plan"])] for item in planned]
+    if power:
+        power = [[f"{score_title(str(name))}, 80 % power", *power_columns(planned[0]["plan"])], *power]
     parts = [
         f"{results['question']}\n{answer.headline} {answer.shows}",
         f"ledger: {ledger['stamp']}, mode {results['mode']}",
         align([head, notes, *body]),
         align([cost_head, *cost]),
+        align(power) if power else "",
         "\n".join([*controls, *doubted]),
         f"{results['wall_s']:.0f} s, peak memory {results['peak_rss_bytes'] / 2**30:.2f} GiB",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]) -> str:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
-from genlab.report.answer import MIN_SEEDS, Answer, find_answer, model_arms, primary_score
+from genlab.report.answer import MIN_SEEDS, Answer, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.plot import cost_plots
 from genlab.report.tables import (
@@ -218,7 +218,7 @@ def _method(results: Mapping[str, Any]) -> Markup:
         "that an arm reading that view can do.",
         "All arms train on the same batches in the same order, get the same conditions, and sample the same prompts "
         "with the same seeds. Losses of different families are not compared: they are not the same quantity.",
-        "Intervals are 95 % bootstrap intervals over prompts. Two arms are compared by the paired difference on the "
+        f"Intervals are 95 % intervals over {covered(results)}. Two arms are compared by the paired difference on the "
         "same prompts, with Holm's correction for the number of pairs. Training seeds per arm: "
         f"{', '.join(map(str, seeds)) or 'not stated'}. A winner is named only with at least {MIN_SEEDS} seeds, a "
         "controlled ledger, passed controls, and every paired interval beyond zero.",

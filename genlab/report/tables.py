@@ -21,6 +21,8 @@ from genlab.report.text import (
     format_quantity,
     format_seconds,
     format_value,
+    power_cells,
+    power_columns,
     score_title,
     typeset,
 )
@@ -135,20 +137,45 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
     if not found or name is None:
         return Markup("")
     rows = [
-        Markup('<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
+        Markup('<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>').format(
             titles[item["a"]],
             MINUS,
             titles.get(item["b"], item["b"]),
             format_interval({**item, "value": item["difference"]}),
             _p_value(item.get("p_holm")),
             "yes" if item.get("better") else "no",
+            _equivalence(item),
         )
         for item in found
     ]
-    head = _row(
-        [f"{score_title(name)}, same prompts", "Difference [95 %]", "p, Holm", "Excludes zero"], "th", 'scope="col"'
-    )
-    return _table("Paired differences", head, rows, css="differences")
+    columns = [f"{score_title(name)}, same prompts", "Difference [95 %]", "p, Holm", "Excludes zero", "Equivalent"]
+    head = _row(columns, "th", 'scope="col"')
+    return _table("Paired differences", head, rows, css="differences") + _power_table(name, found, titles)
+
+
+def _equivalence(item: Mapping[str, Any]) -> str:
+    if item.get("margin") is None:
+        return "no margin declared"
+    return f"{'yes' if item.get('equivalent') else 'not shown'}, within {format_value(item['margin'])}"
+
+
+def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Markup:
+    """Return what it takes to see a difference, for the pairs whose variances are known."""
+    planned = [(item, item["plan"]) for item in found if item.get("plan")]
+    if not planned:
+        return Markup("")
+    rows = [
+        Markup('<tr><th scope="row">{} {} {}</th>{}</tr>').format(
+            titles[item["a"]],
+            MINUS,
+            titles.get(item["b"], item["b"]),
+            join(Markup("<td>{}</td>").format(cell) for cell in power_cells(plan)),
+        )
+        for item, plan in planned
+    ]
+    head = [f"{score_title(name)}, power", *power_columns(planned[0][1])]
+    note = Markup('<p class="lead">Needed for 80 % power at 5 %, two-sided, from the variances seen here: a guide.</p>')
+    return _table("Power", _row(head, "th", 'scope="col"'), rows, css="power") + note
 
 
 def control_table(results: Mapping[str, Any]) -> Markup:

@@ -121,6 +121,20 @@ def format_seconds(value: float | None) -> str:
     return f"{format_value(float(value))} s" if value >= 0.1 else f"{format_value(1000.0 * value)} ms"
 
 
+def power_columns(plan: Mapping[str, Any]) -> list[str]:
+    """Return the heads of `power_cells`."""
+    at_hand = f"{plan['seeds']} seeds and {plan['prompts']} prompts"
+    needed = [f"Prompts needed with {seeds} seeds" for seeds in plan["prompts_needed"]]
+    return ["To see", f"Power with {at_hand}", f"Seeds needed with {plan['prompts']} prompts", *needed]
+
+
+def power_cells(plan: Mapping[str, Any]) -> list[str]:
+    """Return what it takes to see a difference: power at hand, seeds needed, and prompts needed per number of seeds."""
+    seeds = "more than 100" if plan["seeds_needed"] is None else str(plan["seeds_needed"])
+    prompts = ["no number" if n is None else format_value(n) for n in plan["prompts_needed"].values()]
+    return [format_value(plan["target"]), f"{plan['power']:.0%}", seeds, *prompts]
+
+
 def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
     """Return the decimals for two digits of the interval's half width, or for three significant digits without one."""
     scale = (high - low) / 2 if low is not None and high is not None and high > low else abs(value) / 10

@@ -8,7 +8,7 @@ from genlab.config import GenlabError
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import ContentMetric, EvaluationConfig, build_context, score_clips
 
-FIELDS = {"value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note"}
+FIELDS = {"value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note", "covers"}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +77,16 @@ def test_threads_and_row_order_do_not_move_scores(prompts, context, real):
 
 
 def test_prompts_under_several_seeds_are_one_unit(prompts, context):
-    doubled = score_clips([p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, context)
+    doubled = score_clips([p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, context, seeds=2)
     assert doubled.scores["wer_grammar"].n == 4
+    assert doubled.scores["wer_grammar"].covers == "prompts and training seeds"
+    assert "does not cover the seed" in doubled.scores["kad"].note and doubled.scores["kad"].covers == "prompts"
+    once = score_clips([p.wave for p in prompts[:4]], prompts[:4], context)
+    for name, values in doubled.per_clip.items():
+        # The same audio from both seeds: the same clips are scored, in the same groups, and seeds add nothing.
+        assert len(set(values.clusters)) == len(set(once.per_clip[name].clusters))
+        assert values.runs == (0, 0, 0, 0, 1, 1, 1, 1)
+        np.testing.assert_allclose(values.values, np.tile(once.per_clip[name].values, 2), rtol=1e-5, atol=1e-6)
 
 
 def test_silence_is_scored_not_refused(prompts, context):
