@@ -4,8 +4,8 @@ Question: on one token space, with the same clips in the same order and the same
 autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's,
 frame-aligned semantic units and a speaker in, acoustic tokens out.
 
-Tuning: one training setting, shared by all arms. Samplers: the best of six settings per family on validation prompts,
-measured by sweeps/sampling_settings.py, then frozen.
+Tuning: one training setting, shared by all arms. Samplers: the best of eight settings per family on validation prompts,
+the cheapest of equals, measured by sweeps/sampling_settings.py, then frozen.
 
     genlab compare configs/quickstart.py
 """
@@ -33,13 +33,15 @@ def config() -> Comparison:
         budget=Budget(mode="iso_flop", train_flops=1.2e13),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
-            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.6, guidance=1.5), sampler_trials=6),
+            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.3, guidance=1.5), sampler_trials=8),
             "masked": Arm(
                 decoder=MaskedConfig(),
-                sampler=MaskedSampler(steps=(16, 1), temperature=0.3, guidance=1.5),
-                sampler_trials=6,
+                sampler=MaskedSampler(steps=(8, 1), temperature=0.6),
+                sampler_trials=8,
             ),
-            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=24), sampler_trials=6),
+            "diffusion": Arm(
+                decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=6, guidance=1.5), sampler_trials=8
+            ),
         },
         num_prompts=32,
         settings=TrainSettings(log_every=20, save_every_s=60.0),

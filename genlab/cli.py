@@ -87,6 +87,11 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-KEY)")
+    command.add_argument(
+        "--pareto",
+        action="store_true",
+        help="then sample every arm at equally many settings and draw quality against cost",
+    )
     command = add(
         "train",
         "Train one model: codec, recogniser, or one arm of a comparison.",

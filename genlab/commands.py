@@ -23,14 +23,21 @@ SHIPPED_UNITS = 256  # of the recogniser's export: content survives, the speaker
 def compare(arguments: argparse.Namespace, command: str) -> int:
     """Run a comparison and print its table."""
     from genlab.compare import compare as run_comparison
-    from genlab.report.console import format_results
+    from genlab.compare import rewrite_report
+    from genlab.pareto import format_fronts, trace_fronts
+    from genlab.report.console import align, format_results
     from genlab.tensorboard import tensorboard_command
 
     config = _load(arguments, Comparison)
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
         results = run_comparison(config, out, progress, command)
+        fronts = trace_fronts(config, out, progress) if arguments.pareto else []
+        if fronts:
+            rewrite_report(config, out, progress)
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
+    if fronts:
+        print("\n" + align(format_fronts(fronts)))
     print(f"\nreport:      {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
     return 0
 

@@ -110,6 +110,7 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
         name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
         for name in config.arms
     }
+    results["pareto"] = checkpoint.read_json(out / "pareto.json") or []
     show(config, material, sampled, results, ledger, out)
     return out / "report.html"
 

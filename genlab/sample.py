@@ -59,7 +59,7 @@ def sample_clips(
     waves = decode(compiled(cond, num_frames, key), store, codec)
     wall_s = time.perf_counter() - began
     single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
-    latency_s, first_audio_s, more_compile_s = _measure_latency(model, run, store, codec, clips[single], key)
+    latency_s, first_audio_s, more_compile_s = measure_latency(model, run, store, codec, clips[single], key)
     return Sampled(
         waves=waves,
         network_calls=compiled.network_calls,
@@ -190,7 +190,7 @@ def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[
     return codec.decode_latents([row[:n] for row, n in zip(latents, num_frames)])
 
 
-def _measure_latency(
+def measure_latency(
     model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clip: TokenClip, key: jax.Array
 ) -> tuple[float, float, float]:
     """Return seconds for one clip alone, seconds until sound can start, and seconds of compilation."""

@@ -39,9 +39,9 @@ ORDER = """
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment budget ledger sample evaluate.energy
-    report.text report.answer report.trust report.tables report.plot report.clips report.page report report.written
-    report.console
-    results compare
+    report.text report.answer report.trust report.tables report.plot report.fronts report.clips report.page report
+    report.written report.console
+    results compare pareto
     doctor peers bench commands cli
 """.split()
 

@@ -24,6 +24,7 @@ from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 from genlab.report.answer import MIN_SEEDS, Answer, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
+from genlab.report.fronts import fronts_section
 from genlab.report.plot import cost_plots
 from genlab.report.tables import (
     STATUS_MEANINGS,
@@ -92,6 +93,7 @@ def render_page(
         _section("ledger", "Is the comparison fair?", _ledger(ledger, results)),
         _section("scores", "Scores", _scores(results, answer)),
         _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
+        _section("fronts", "Fronts", fronts_section(results)),
         _section("controls", "Controls", _controls(results)),
         _section("audit", "Can the metrics be trusted?", audit_table(results)),
         _section("listen", "Listen", _listen(clips, results)),

@@ -15,12 +15,14 @@ from genlab.report.answer import model_arms, primary_score
 from genlab.report.tables import ARROWS, join, wall_per_second
 from genlab.report.text import arm_title, format_interval, score_title, typeset
 
-_WIDTH, _HEIGHT = 460, 300
+WIDTH, HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 302, 28, 252
 _LINE_HEIGHT = 16.0
 
 
-class _Point(NamedTuple):
+class Point(NamedTuple):
+    """One value against one cost; `index` chooses the colour and the marker of its arm."""
+
     title: str
     index: int
     cost: float
@@ -51,7 +53,7 @@ def _panel(
     for index, arm in enumerate(model_arms(results)):
         score, cost = arm.get("scores", {}).get(name) or {}, find_cost(arm)
         if score.get("value") is not None and cost:
-            points.append(_Point(arm_title(arm), index, float(cost), score))
+            points.append(Point(arm_title(arm), index, float(cost), score))
     if not points:
         return Markup("")
     levels = [
@@ -59,10 +61,10 @@ def _panel(
         for arm in results["arms"]
         if arm.get("family") in ("real", "floor") and (arm.get("scores", {}).get(name) or {}).get("value") is not None
     ]
-    y_ticks, place_y = _linear_axis(
-        [value for point in points for value in _extremes(point.score)] + [y for _, y in levels]
+    y_ticks, place_y = linear_axis(
+        [value for point in points for value in extremes(point.score)] + [y for _, y in levels]
     )
-    x_ticks, place_x = _log_axis([point.cost for point in points])
+    x_ticks, place_x = log_axis([point.cost for point in points])
     direction = points[0].score.get("direction", "")
     y_title = f"{score_title(name)} {ARROWS.get(direction, '')} {points[0].score.get('unit', '')}"
     told = "; ".join(f"{p.title}: {format_interval(p.score)} at {p.cost:.3g}" for p in points)
@@ -70,17 +72,17 @@ def _panel(
         Markup(
             '<title id="plot{0}t">{1} against {2}</title><desc id="plot{0}d">{3}. Bars are 95 % intervals.</desc>'
         ).format(number, score_title(name), x_title[0].lower() + x_title[1:], told),
-        _frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
+        draw_frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
         *_levels(levels, place_y),
         *_points(points, place_x, place_y),
-        *_labels(points, levels, place_y),
+        *draw_labels(points, levels, place_y),
     ]
     return Markup(
         '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="plot{0}t plot{0}d">{3}</svg>'
-    ).format(number, _WIDTH, _HEIGHT, join(parts))
+    ).format(number, WIDTH, HEIGHT, join(parts))
 
 
-def _frame(
+def draw_frame(
     x_ticks: Sequence[float],
     place_x: Callable[[float], float],
     y_ticks: Sequence[float],
@@ -88,6 +90,7 @@ def _frame(
     x_title: str,
     y_title: str,
 ) -> Markup:
+    """Return axes, grid and titles."""
     decimals = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
     parts = [Markup('<text class="axis" x="2" y="12">{}</text>').format(y_title)]
     for tick in y_ticks:
@@ -109,7 +112,7 @@ def _frame(
     middle = (_LEFT + _RIGHT) / 2
     parts.append(
         Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{} (log scale)</text>').format(
-            middle, _HEIGHT - 8, x_title
+            middle, HEIGHT - 8, x_title
         )
     )
     return join(parts)
@@ -121,12 +124,12 @@ def _levels(levels: Sequence[tuple[str, float]], place_y: Callable[[float], floa
 
 
 def _points(
-    points: Sequence[_Point], place_x: Callable[[float], float], place_y: Callable[[float], float]
+    points: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]
 ) -> list[Markup]:
     drawn = []
     for point in points:
         x, y = place_x(point.cost), place_y(point.score["value"])
-        low_y, high_y = (place_y(value) for value in _extremes(point.score))
+        low_y, high_y = (place_y(value) for value in extremes(point.score))
         ends = join(Markup("M{:.1f} {:.1f}h8").format(x - 4, end_y) for end_y in (low_y, high_y))
         drawn.append(
             Markup('<g class="arm{}"><path class="bar" d="M{:.1f} {:.1f}V{:.1f}{}"/>{}</g>').format(
@@ -136,8 +139,8 @@ def _points(
     return drawn
 
 
-def _labels(
-    points: Sequence[_Point], levels: Sequence[tuple[str, float]], place_y: Callable[[float], float]
+def draw_labels(
+    points: Sequence[Point], levels: Sequence[tuple[str, float]], place_y: Callable[[float], float]
 ) -> list[Markup]:
     """Return the names in the right margin, near the height of what they name, where they can hide no data."""
     named = [(place_y(point.score["value"]), point.title, point.index) for point in points]
@@ -173,12 +176,14 @@ def marker(index: int, x: float, y: float, size: float = 5.0) -> Markup:
     return Markup('<path class="marker" d="{}"/>').format(path)
 
 
-def _extremes(score: Mapping[str, Any]) -> tuple[float, float]:
+def extremes(score: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the ends of a score's interval, or the score itself."""
     low, high = score.get("low"), score.get("high")
     return (score["value"] if low is None else low, score["value"] if high is None else high)
 
 
-def _linear_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+def linear_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+    """Return ticks and the place of a value on the y axis."""
     low, high = min(values), max(values)
     if 0 < low < 0.6 * high:
         low = 0.0  # the axis starts at zero unless that would hide the differences
@@ -193,7 +198,8 @@ def _linear_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float]
     return ticks, place
 
 
-def _log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+def log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+    """Return ticks and the place of a value on the x axis."""
     low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
     bases = (1, 2, 3, 5) if high - low < 1 else (1, 2, 5) if high - low < 2 else (1,)
     ticks = [base * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for base in bases]

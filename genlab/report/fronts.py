@@ -1,0 +1,108 @@
+"""Quality against cost over many sampler settings: one panel per cost, one front per arm, and the table behind them.
+
+In: the `pareto` of results.json. Out: `Markup`. A front joins the settings of an arm that no cheaper setting of it
+surely beats, with the band of their intervals; what is beaten is drawn small and faint.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.report.answer import model_arms
+from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
+from genlab.report.tables import ARROWS, join
+from genlab.report.text import arm_title, format_interval, score_title
+
+COSTS = {
+    "network_calls": "Sequential network calls per clip",
+    "flops_per_s": "Sampling FLOPs per second of audio",
+    "latency_s": "Seconds for one clip alone",
+    "throughput_s": "Seconds per second of audio, all at once",
+}
+
+
+def fronts_section(results: Mapping[str, Any]) -> Markup:
+    """Return the panels and the table, or how to make them."""
+    entries = results.get("pareto") or []
+    if not entries:
+        return Markup(
+            '<p class="lead">Each arm is shown at its own setting only: <code>genlab compare CONFIG --pareto</code> '
+            "samples every arm at equally many settings and draws the fronts.</p>"
+        )
+    name = str(results.get("primary_score", "wer_ctc"))
+    panels = [_panel(entries, results, name, cost, title) for cost, title in COSTS.items()]
+    per_arm = len(entries) // max(1, len({entry["arm"] for entry in entries}))
+    return Markup(
+        '<p class="lead">{} settings per arm, on validation prompts. A line joins the settings that no cheaper setting '
+        "of the same arm surely beats (95 %, Holm over all pairs of the arm); its band is their interval.</p>"
+        '<div class="plots">{}</div>{}'
+    ).format(per_arm, join(panels), _table(entries, results, name))
+
+
+def _panel(
+    entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str, cost: str, title: str
+) -> Markup:
+    titles = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
+    order = list(titles)
+    fronts: dict[str, list[Point]] = {}
+    beaten: list[Point] = []
+    for entry in sorted(entries, key=lambda entry: entry["costs"][cost]):
+        arm = entry["arm"]
+        point = Point(titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"])
+        fronts.setdefault(arm, [])
+        (beaten if entry["dominated_by"][cost] else fronts[arm]).append(point)
+    points = [point for front in fronts.values() for point in front]
+    y_ticks, place_y = linear_axis([value for point in points + beaten for value in extremes(point.score)])
+    x_ticks, place_x = log_axis([point.cost for point in points + beaten])
+    direction = points[0].score.get("direction", "lower")
+    y_title = f"{score_title(name)} {ARROWS.get(direction, '')} {points[0].score.get('unit', '')}"
+    parts = [
+        Markup('<title id="front-{0}t">{1} against {2}</title>').format(cost, score_title(name), title.lower()),
+        draw_frame(x_ticks, place_x, y_ticks, place_y, title, y_title),
+    ]
+    for front in fronts.values():
+        parts += _front(front, place_x, place_y)
+    for point in beaten:
+        parts.append(
+            Markup('<g class="arm{} beaten">{}</g>').format(
+                point.index % 6, marker(point.index, place_x(point.cost), place_y(point.score["value"]), 3.0)
+            )
+        )
+    best = [min(front, key=lambda point: point.score["value"]) for front in fronts.values() if front]
+    parts += draw_labels(best, [], place_y)
+    return Markup('<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="front-{0}t">{3}</svg>').format(
+        cost, WIDTH, HEIGHT, join(parts)
+    )
+
+
+def _front(front: Sequence[Point], place_x: Any, place_y: Any) -> list[Markup]:
+    if not front:
+        return []
+    low, high = zip(*(extremes(point.score) for point in front))
+    xs = [place_x(point.cost) for point in front]
+    line = "L".join(f"{x:.1f} {place_y(point.score['value']):.1f}" for x, point in zip(xs, front))
+    upper = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, high)]
+    lower = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, low)]
+    band = "L".join([*upper, *reversed(lower)])
+    marks = join(marker(point.index, x, place_y(point.score["value"]), 4.0) for x, point in zip(xs, front))
+    group = Markup('<g class="arm{}"><path class="band" d="M{}z"/><path class="front" d="M{}"/>{}</g>')
+    return [group.format(front[0].index % 6, band, line, marks)]
+
+
+def _table(entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str) -> Markup:
+    titles = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
+    head = ["Arm", "Setting", f"{score_title(name)}, validation", *COSTS.values(), "Beaten on"]
+    rows = []
+    for entry in entries:
+        beaten = [COSTS[cost] for cost, by in entry["dominated_by"].items() if by]
+        cells = [entry["setting"], format_interval(entry["score"])]
+        cells += [f"{entry['costs'][cost]:.3g}" for cost in COSTS]
+        cells.append("every cost" if len(beaten) == len(COSTS) else "; ".join(beaten) or "none")
+        row = join(Markup("<td>{}</td>").format(cell) for cell in cells)
+        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(titles.get(entry["arm"], entry["arm"]), row))
+    return Markup(
+        "<details><summary>Every setting</summary>"
+        '<div class="scroll" role="region" aria-label="Settings" tabindex="0"><table class="fronts">'
+        '<caption class="hidden">Settings</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>'
+    ).format(join(Markup('<th scope="col">{}</th>').format(text) for text in head), join(rows))
