@@ -33,13 +33,14 @@ ORDER = """
     decoders.latent_ar decoders.mar decoders.latent_blocks
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
-    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.sessions
+    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
+    evaluate.sessions
     evaluate.scores evaluate.likelihood
     evaluate.content evaluate.pitch evaluate.speaker evaluate.quality evaluate.distribution evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows
     experiment budget ledger sample
-    report.text report.answer report.tables report.plot report.clips report.page report report.console
+    report.text report.answer report.tables report.plot report.clips report.page report report.console report.crossover
     results compare
     doctor peers bench commands cli
 """.split()
