@@ -134,6 +134,11 @@ def _add_crossover(add: AddCommand) -> None:
     command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
     command.add_argument("--plan", metavar="X,X,X", help="budgets of a sweep to come: how likely it shows the crossing")
     command.add_argument("--seeds", type=int, default=3, help="training seeds per budget of the plan")
+    command.add_argument(
+        "--exponents",
+        metavar="FAMILY=C,...",
+        help="plan with score ~ x^-C through the runs at hand: one budget will do",
+    )
 
 
 def _add_inputs(add: AddCommand) -> None:

@@ -61,6 +61,15 @@ def test_few_budgets_do_not_settle_it_and_a_plan_says_what_would(runs, capsys):
     )
 
 
+def test_one_run_and_assumed_exponents_make_a_plan(runs, capsys):
+    plan = ["--plan", "1e12,1e13,1e14,1e15"]
+    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05,diffusion=0.2"]) == 0
+    text = capsys.readouterr().out
+    assert "would show the crossing inside with probability" in text and "inside sweep" not in text
+    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05"]) == 2
+    assert "for every family, for example ar=0.1,diffusion=0.1" in capsys.readouterr().err
+
+
 def test_what_is_refused_and_what_is_warned_of(runs, tmp_path, capsys):
     def refused(*arguments):
         assert main(["crossover", *arguments]) == 2

@@ -123,6 +123,25 @@ def assume_curve(a: float, b: float, exponent: float, x_mid: float, noise: float
     return Fit(coefficients, x_mid, noise, 1, coefficients[None])
 
 
+def assume_exponent(curve: Curve, exponent: float, *, seed: int = 0) -> Fit:
+    """Return the power law score = level (x / x_mid)^-exponent through the runs at hand, which may be at one budget.
+
+    Raises:
+        GenlabError: with fewer than 2 runs, whose spread is the noise.
+    """
+    x, score = np.asarray(curve.x, np.float64), np.asarray(curve.score, np.float64)
+    if len(x) < 2 or not (x > 0).all() or not np.isfinite(score).all():
+        raise GenlabError(f"crossover: {len(x)} runs; the noise takes 2 runs or more, at x above zero and with a score")
+    x_mid = float(np.exp(np.log(x).mean()))
+    shape = (x / x_mid) ** -exponent
+    level = float((score * shape).sum() / (shape**2).sum())
+    noise = math.sqrt(((score - level * shape) ** 2).sum() / (len(x) - 1))
+    fresh = noise / math.sqrt((shape**2).sum()) * np.random.default_rng(seed).standard_normal(NUM_DRAWS)
+    levels = np.concatenate([[level], level + fresh])
+    rows = np.stack([levels, -exponent * levels, np.full_like(levels, exponent)], axis=1)
+    return Fit(rows[0], x_mid, noise, len(x) - 1, rows[1:])
+
+
 def find_crossover(
     a: Curve, b: Curve, *, shared_error: float = 0.0, seed: int = 0, num_draws: int = NUM_DRAWS
 ) -> Crossover:

@@ -15,7 +15,7 @@ import numpy as np
 
 from genlab import checkpoint
 from genlab.config import GenlabError
-from genlab.evaluate.crossover import Crossover, Curve, find_crossover, fit_curve, plan_sweep
+from genlab.evaluate.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
 from genlab.evaluate.scores import find_meaning
 from genlab.report.answer import find_difference, model_arms
 from genlab.report.console import align
@@ -46,25 +46,23 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     lower_is_better = find_meaning(arguments.score).direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
     parts = [title, _table(pilot, arguments.against), *pilot.notes]
+    exponents = _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
     for a, b in itertools.combinations(pilot.curves, 2):
         shared = pilot.shared_errors.get((a, b), 0.0)
-        found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
-        parts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
+        if not exponents:
+            found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
+            parts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
         if arguments.plan:
-            budgets = _parse_budgets(arguments.plan)
-            fits = fit_curve(pilot.curves[a]), fit_curve(pilot.curves[b], seed=1)
-            planned, cheapest = plan_sweep(fits, budgets, arguments.seeds, shared_error=shared, num_trials=100)
-            text = f"plan: {_sweep(planned.budgets, planned.seeds, arguments.against)} would show the crossing inside "
-            text += f"with probability {planned.probability:.0%}; "
-            if cheapest is None:
-                text += (
-                    "no part of it reaches 80 %, not even with 10 seeds: choose budgets on both sides of the crossing"
-                )
-            else:
-                text += (
-                    f"the smallest that reaches 80 % is {_sweep(cheapest.budgets, cheapest.seeds, arguments.against)}"
-                )
-            parts.append(text)
+            fits = [
+                assume_exponent(pilot.curves[name], exponents[name], seed=i)
+                if exponents
+                else fit_curve(pilot.curves[name], seed=i)
+                for i, name in enumerate((a, b))
+            ]
+            plans = plan_sweep(
+                (fits[0], fits[1]), _parse_budgets(arguments.plan), arguments.seeds, shared_error=shared, num_trials=100
+            )
+            parts.append(_describe_plans(*plans, arguments.against))
     return "\n".join(parts)
 
 
@@ -186,6 +184,16 @@ def _verdict(found: Crossover, a: str, b: str, curves: Mapping[str, Curve], agai
     )
 
 
+def _describe_plans(planned: Plan, cheapest: Plan | None, against: str) -> str:
+    text = (
+        f"plan: {_sweep(planned.budgets, planned.seeds, against)} would show the crossing inside with probability "
+        f"{planned.probability:.0%}; "
+    )
+    if cheapest is None:
+        return text + "no part of it reaches 80 %, not even with 10 seeds: choose budgets on both sides of the crossing"
+    return text + f"the smallest that reaches 80 % is {_sweep(cheapest.budgets, cheapest.seeds, against)}"
+
+
 def _sweep(budgets: Sequence[float], seeds: int, against: str) -> str:
     return f"{', '.join(_show(budget, against) for budget in budgets)} with {seeds} seeds"
 
@@ -204,3 +212,14 @@ def _parse_budgets(text: str) -> list[float]:
     if len(budgets) < 3 or min(budgets) <= 0:
         raise GenlabError(f"--plan {text}: expected 3 or more budgets above zero, for example 1e12,3e12,1e13")
     return budgets
+
+
+def _parse_exponents(text: str, families: Sequence[str]) -> dict[str, float]:
+    try:
+        found = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        found = {}
+    if set(found) != set(families) or min(found.values()) < 0:
+        expected = ",".join(f"{name}=0.1" for name in families)
+        raise GenlabError(f"--exponents {text}: expected one of zero or more for every family, for example {expected}")
+    return found

@@ -9,6 +9,7 @@ from genlab.config import GenlabError
 from genlab.evaluate.crossover import (
     Curve,
     assume_curve,
+    assume_exponent,
     find_crossover,
     find_probability,
     fit_curve,
@@ -144,3 +145,16 @@ def test_a_pilot_that_knows_little_promises_little():
     assert find_probability(fits, BUDGETS.tolist(), 3, num_trials=60) < find_probability(
         known, BUDGETS.tolist(), 3, num_trials=60
     )
+
+
+def test_one_budget_and_assumed_exponents_are_enough_to_plan():
+    runs = np.array([0.30, 0.31, 0.29])
+    fit = assume_exponent(Curve(np.full(3, 1e12), runs), 0.2)
+    assert np.isclose(fit.noise, 0.01) and fit.dof == 2
+    assert np.allclose(fit.predict(np.array([1e12, 1e13])), [0.3, 0.3 * 10**-0.2])
+    assert np.allclose(fit.draws[:, 0].std(), 0.01 / 3**0.5, rtol=0.1)
+    other = assume_exponent(Curve(np.full(3, 1e12), runs + 0.1), 0.35, seed=1)  # meets at 1e12 (4 / 3)^(1 / 0.15)
+    assert find_probability((fit, other), [1e12, 3e12, 1e13, 3e13, 1e14], 3, num_trials=40) > 0.8
+    assert find_probability((fit, other), [1e12, 1.5e12, 2e12], 3, num_trials=40) < 0.2
+    with pytest.raises(GenlabError, match="2 runs or more"):
+        assume_exponent(Curve(np.ones(1), np.ones(1)), 0.2)
