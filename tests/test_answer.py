@@ -1,4 +1,4 @@
-"""The sentence at the top of the report: what its intervals cover, equivalence, and what a doubt would take to settle."""
+"""The sentence at the top of the report: what its intervals cover, equivalence, and what would settle a doubt."""
 
 import pytest
 from report_toys import make_ledger, make_results

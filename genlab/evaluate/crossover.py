@@ -101,8 +101,8 @@ def fit_curve(curve: Curve, *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Fit
     budgets = np.unique(x)
     if len(x) < 3 or len(budgets) < 2 or not (x > 0).all() or not np.isfinite(score).all():
         raise GenlabError(
-            f"crossover: {len(x)} runs at x={budgets.tolist()}; a curve needs 3 runs or more at 2 budgets or more, all "
-            "above zero and with a score; run the comparison at more budgets"
+            f"{len(x)} runs at x={budgets.tolist()}: a curve needs 3 runs or more at 2 budgets or more, all above zero "
+            "and with a score; run the comparison at more budgets"
         )
     x_mid = float(np.exp(np.log(budgets).mean()))
     ratios = tuple((x / x_mid).tolist())
@@ -131,7 +131,7 @@ def assume_exponent(curve: Curve, exponent: float, *, seed: int = 0) -> Fit:
     """
     x, score = np.asarray(curve.x, np.float64), np.asarray(curve.score, np.float64)
     if len(x) < 2 or not (x > 0).all() or not np.isfinite(score).all():
-        raise GenlabError(f"crossover: {len(x)} runs; the noise takes 2 runs or more, at x above zero and with a score")
+        raise GenlabError(f"{len(x)} runs: the noise takes 2 runs or more, at x above zero and with a score")
     x_mid = float(np.exp(np.log(x).mean()))
     shape = (x / x_mid) ** -exponent
     level = float((score * shape).sum() / (shape**2).sum())
@@ -160,9 +160,7 @@ def find_crossover(
     fits = fit_curve(a, seed=2 * seed, num_draws=num_draws), fit_curve(b, seed=2 * seed + 1, num_draws=num_draws)
     low, high = max(np.min(a.x), np.min(b.x)), min(np.max(a.x), np.max(b.x))
     if not low < high:
-        raise GenlabError(
-            "crossover: the two families were not run over a common range of x; compare them at both ends"
-        )
+        raise GenlabError("the two families were not run over a common range of x; compare them at both ends")
     x = np.geomspace(low / BEYOND, high * BEYOND, GRID)
     gap = fits[0].predict(x) - fits[1].predict(x)
     reach = _reach([_predict(fit.draws, x / fit.x_mid) for fit in fits], fits, shared_error)
@@ -222,8 +220,11 @@ def plan_sweep(
     cheapest on.
     """
     budgets = tuple(sorted(budgets))
-    if len(budgets) < 3:
-        raise GenlabError(f"plan: {len(budgets)} budgets; a sweep needs 3 or more to show where curves cross")
+    if len(budgets) < 3 or num_seeds < 1:
+        raise GenlabError(
+            f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 budgets or more to show where curves "
+            "cross, and 1 seed or more"
+        )
 
     def assess(chosen: tuple[float, ...], seeds: int) -> Plan:
         chance = find_probability(fits, chosen, seeds, shared_error=shared_error, num_trials=num_trials)

@@ -42,7 +42,7 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     """
     pilot = read_pilot(arguments.runs, arguments.score, arguments.against)
     if len(pilot.curves) < 2:
-        raise GenlabError(f"crossover: {len(pilot.curves)} family with {arguments.score}; two are needed to cross")
+        raise GenlabError(f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross")
     lower_is_better = find_meaning(arguments.score).direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
     parts = [title, _table(pilot, arguments.against), *pilot.notes]
@@ -71,9 +71,7 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     loaded = {Path(run_dir): _read(Path(run_dir)) for run_dir in run_dirs}
     codecs = {str(results.get("codec", {}).get("fingerprint")) for results in loaded.values()}
     if len(codecs) > 1:
-        raise GenlabError(
-            f"crossover: the runs have {len(codecs)} different codecs; scores of other tokens are another axis"
-        )
+        raise GenlabError(f"the runs have {len(codecs)} different codecs; scores of other tokens are another axis")
     entries = [(results, arm) for results in loaded.values() for arm in model_arms(results)]
     families = [[arm["family"] for arm in model_arms(results)] for results in loaded.values()]
     # Where a run holds several arms of one family, their names tell them apart.
@@ -85,14 +83,13 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
             continue
         x = arm.get(AXES[against])
         if not x:
-            raise GenlabError(f"crossover: arm {arm['name']!r} has no {AXES[against]} in results.json; score it again")
+            raise GenlabError(f"arm {arm['name']!r} has no {AXES[against]} in results.json; score it again")
         points.setdefault(arm[field], []).extend((float(x), value) for value in _by_seed(found))
     if not points:
         raise GenlabError(f"--score {score}: no arm has it; choose one of {', '.join(_score_names(entries))}")
     curves = {name: Curve(*(np.array(column) for column in zip(*sorted(runs)))) for name, runs in points.items()}
     errors = {
-        (a, b): _shared_error([results for results in loaded.values()], field, score, a, b)
-        for a, b in itertools.combinations(curves, 2)
+        (a, b): _shared_error(list(loaded.values()), field, score, a, b) for a, b in itertools.combinations(curves, 2)
     }
     return Pilot(curves, errors, _notes(entries, loaded, score, against, field))
 
