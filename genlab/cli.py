@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_runs(add)
     _add_results(add)
+    _add_crossover(add)
     _add_inputs(add)
     _add_machine(add)
     return parser
@@ -128,6 +129,26 @@ def _add_results(add: AddCommand) -> None:
     )
     command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
     _takes_config(command, "run directory of a comparison")
+
+
+def _add_crossover(add: AddCommand) -> None:
+    command = add(
+        "crossover",
+        "Say where the ranking of families flips over finished comparisons, and plan the sweep that shows it.",
+        "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops --plan 1e12,3e12,1e13",
+    )
+    command.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished comparisons at several budgets"
+    )
+    command.add_argument("--score", required=True, help="name of the score in results.json")
+    command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
+    command.add_argument("--plan", metavar="X,X,X", help="budgets of a sweep to come: how likely it shows the crossing")
+    command.add_argument("--seeds", type=int, default=3, help="training seeds per budget of the plan")
+    command.add_argument(
+        "--exponents",
+        metavar="FAMILY=C,...",
+        help="plan with score ~ x^-C through the runs at hand: one budget will do",
+    )
 
 
 def _add_inputs(add: AddCommand) -> None:

@@ -296,6 +296,14 @@ def report(arguments: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def crossover(arguments: argparse.Namespace, command: str) -> int:
+    """Print where the ranking of families flips."""
+    from genlab.report.crossover import describe_crossover
+
+    print(describe_crossover(arguments))
+    return 0
+
+
 def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
     from genlab.bench import run_workloads

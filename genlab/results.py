@@ -22,6 +22,7 @@ from genlab.data.manifest import Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import Prompt, RowResult
+from genlab.evaluate.scores import finite_or_none
 from genlab.experiment import Comparison
 from genlab.figures import mel_png
 from genlab.report import PromptRow, write_report
@@ -212,7 +213,9 @@ def _arm_entry(
 def _in_order(row: RowResult) -> dict[str, Any]:
     """Return the scores, the deciding and the best understood ones first: that is how tables show them."""
     first = [name for name in LEADING_SCORES if name in row.scores]
-    return {name: row.scores[name].to_dict() for name in [*first, *(n for n in row.scores if n not in first)]}
+    names = [*first, *(name for name in row.scores if name not in first)]
+    by_seed = {name: [finite_or_none(value) for value in values.by_run()] for name, values in row.per_clip.items()}
+    return {name: {**row.scores[name].to_dict(), "by_seed": by_seed.get(name, [])} for name in names}
 
 
 def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:

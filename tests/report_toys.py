@@ -8,6 +8,7 @@ def score(value: float, half: float, seeds: int = 1, **more) -> dict:
         "high": value + half,
         "n": 64,
         "seeds": seeds,
+        "covers": "prompts and training seeds" if seeds > 1 else "prompts",
         "unit": "errors per word",
     }
     return {**row, "direction": "lower", "validity": "metric", **more}

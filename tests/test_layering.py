@@ -33,14 +33,14 @@ ORDER = """
     decoders.latent_ar decoders.mar decoders.latent_blocks
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
-    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.sessions
-    evaluate.scores evaluate.likelihood evaluate.content evaluate.pitch evaluate.speaker evaluate.quality
+    evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
+    evaluate.sessions evaluate.scores evaluate.likelihood evaluate.content evaluate.pitch evaluate.speaker evaluate.quality
     evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment budget ledger sample evaluate.energy
     report.text report.answer report.trust report.tables report.plot report.fronts report.clips report.page report
-    report.written report.console
+    report.written report.console report.crossover
     results compare pareto
     doctor peers bench commands cli
 """.split()

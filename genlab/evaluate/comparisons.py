@@ -201,7 +201,7 @@ def _subtract(
     name: str, a: str, b: str, rows: Mapping[str, Mapping[str, ClipValues]], margin: float, seed: int
 ) -> _Pair:
     first, second = rows[a][name], rows[b][name]
-    if first.clusters != second.clusters or first.num_runs != second.num_runs:
+    if first.clusters != second.clusters or first.runs != second.runs:
         raise GenlabError(f"{name}: rows {a!r} and {b!r} were scored on different prompts; score both on the same ones")
     weights = np.where((first.weights > 0) & (second.weights > 0), first.weights, 0.0)
     if not weights.any():

@@ -14,9 +14,11 @@ data in every arm, but also an initialisation, and the weights of two families h
 order moved two arms alike, the interval would be too wide, never too narrow; in return there are twice the degrees of
 freedom, which with 3 seeds is the difference between a quantile of 4.3 and one of 2.8.
 
-Coverage, measured in tests/evaluate/test_crossed.py over ratios of seed to prompt deviation from 0 to 2. Paired
-difference: 95-97.5 %. Mean and ratio of sums: 94-97.5 %, but up to 99 % where neither seeds nor prompts matter beside
-the rest (deviation below a fifth of it), because 3 seeds cannot show that they do not matter.
+Coverage over 10,000 draws, 3 seeds x 32 prompts and 5 x 64, deviation of seeds 0 to 2 times that of prompts
+(tests/evaluate/test_crossed.py repeats it with 1,000). Paired difference: 95.4-97.1 %. Mean and ratio of sums: 94.8-97
+%, but 98.5 % where neither seeds nor prompts matter beside the rest (deviation below a fifth of it), because 3 seeds
+cannot show that they do not. All this is for effects that are roughly normal: where seeds spread a rate that lies near
+0, skewed, 3 seeds gave 93 %; and the interval is symmetric, so that of a rate may reach below 0.
 """
 
 import math
@@ -98,7 +100,8 @@ def crossed_mean(values: Float[np.ndarray, "*r s c"]) -> Crossed:
     added = np.maximum(squares.seed - squares.rest, 0.0)
     variance = squares.prompt + added
     spread = (squares.seed**2 + squares.rest**2 / prompt_dof) / seed_dof + squares.prompt**2 / prompt_dof
-    dof = _ratio(variance**2, spread)
+    # Never below the fewest of a single source: there the cut-off part would make the quantile explode.
+    dof = np.maximum(_ratio(variance**2, spread), min(seed_dof, prompt_dof))
     quantiles = [float(scipy.stats.t.ppf(_LEVEL, each)) for each in (seed_dof, prompt_dof)]
     weighted = _ratio(added * quantiles[0] + squares.prompt * quantiles[1], variance)
     quantile = np.maximum(scipy.stats.t.ppf(_LEVEL, dof), weighted)
@@ -142,7 +145,8 @@ def combine_squares(
         spread = spread + (squares.seed**2 + squares.rest**2 / prompt_dof) / seed_dof
     variance = prompt + np.maximum(added, 0.0)
     dof = _ratio(variance**2, np.where(added > 0, spread, 0.0) + prompt**2 / prompt_dof)
-    return np.sqrt(variance), dof
+    fewest = min([prompt_dof, *(seed_dof for _, seed_dof in arms)])
+    return np.sqrt(variance), np.maximum(dof, fewest)
 
 
 def linearise_ratio(totals: Float[np.ndarray, "*r s c"], weights: Float[np.ndarray, "*r s c"]) -> np.ndarray:

@@ -51,6 +51,8 @@ class Plan(NamedTuple):
     """Seeds per arm needed with the prompts at hand; None if 100 are too few."""
     prompts_needed: Mapping[int, int | None]
     """Prompts needed with so many seeds; None if no number of prompts is enough."""
+    prompt_error: float
+    """Standard error of the difference that the choice of prompts alone causes, the same however many seeds are run."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
@@ -114,6 +116,7 @@ def make_plan(target: float, a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "
         find_power(target, components, num_prompts, num_seeds),
         find_seeds(target, components, num_prompts),
         {seeds: find_prompts(target, components, seeds) for seeds in PLANNED_SEEDS},
+        math.sqrt(components.prompt / num_prompts),
     )
 
 

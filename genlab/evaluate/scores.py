@@ -70,6 +70,13 @@ class ClipValues(NamedTuple):
         """What the interval covers."""
         return "prompts and training seeds" if self.num_runs > 1 else "prompts"
 
+    def by_run(self) -> list[float]:
+        """Return the weighted mean over the clips of each training run, NaN where none is defined."""
+        runs = self.runs or (0,) * len(self.clusters)
+        totals, weights = cell_sums(runs, runs, np.where(self.weights > 0, self.totals, 0.0), self.weights)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.divide(totals.diagonal(), weights.diagonal()).tolist()
+
     def pseudo_values(self) -> Float[np.ndarray, "s c"]:
         """Return one value per training run and cluster, of those with any defined, whose mean is that over clips."""
         runs = self.runs or (0,) * len(self.clusters)

@@ -73,6 +73,12 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
             "how many more it takes."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
+    if "seeds" not in covered(results):
+        headline = (
+            "Not settled: these intervals cover the choice of prompts alone; score the comparison again with "
+            "`genlab evaluate` for intervals that cover its training seeds."
+        )
+        return Answer("not settled", headline, shows, cannot)
     return _decide(results, scored, name, seeds, shows)
 
 

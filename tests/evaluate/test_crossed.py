@@ -187,3 +187,12 @@ def test_controls_and_rows_on_disk_keep_the_runs(tmp_path):
     text = (tmp_path / "a.json").read_text().replace('"runs"', '"other"')
     (tmp_path / "a.json").write_text(text)
     assert load_row(tmp_path / "a.json") is None  # of an older version: scored again
+
+
+@pytest.mark.parametrize("num_prompts", [2, 4])
+def test_two_prompts_give_a_wide_interval_not_an_endless_one(num_prompts):
+    rng = np.random.default_rng(11)
+    values = rng.standard_normal((REPETITIONS, 3, num_prompts))
+    for found in (crossed_mean(values), crossed_difference(values, values[::-1])):
+        assert (found.dof >= 1).all() and np.max(found.half_width / found.std_error) < 12.8
+        assert covered(found, 0.0) >= 0.93

@@ -1,0 +1,96 @@
+"""`genlab crossover` over made-up finished comparisons: what it reads, what it says, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from genlab.cli import main
+from genlab.evaluate.scores import ClipValues
+
+BUDGETS = (1e12, 3e12, 1e13, 3e13, 1e14)
+
+
+def write_run(folder, flops, seeds=3, **more):
+    """Two families whose word errors cross at 1e13 FLOPs, latent diffusion ahead above it."""
+    rng = np.random.default_rng(int(flops / 1e11))
+    arms = []
+    for family, slope in (("ar", 0.05), ("diffusion", 0.15)):
+        runs = (0.3 - slope * np.log10(flops / 1e13) + 0.01 * rng.standard_normal(seeds)).tolist()
+        score = {"value": float(np.mean(runs)), "by_seed": runs, "validity": "metric"}
+        only = {"value": 1.0, "by_seed": [1.0], "validity": "upper bound" if family == "diffusion" else "exact"}
+        arms.append(
+            {
+                "name": f"{family}_{flops:.0e}",
+                "family": family,
+                "train_flops": flops * (1 + slope / 10),
+                "epochs": flops / 1e12,
+            }
+            | {"unique_seconds": 3600.0, "scores": {"wer_ctc": score, "bits_per_s": only}}
+        )
+    pair = {"score": "wer_ctc", "a": arms[0]["name"], "b": arms[1]["name"], "difference": 0.0, "low": -0.1, "high": 0.1}
+    results = {"codec": {"fingerprint": "c"}, "arms": arms, "differences": [pair | {"plan": {"prompt_error": 0.001}}]}
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results | more))
+    (folder / "ledger.json").write_text(json.dumps({"stamp": "controlled"}))
+    return str(folder)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return [write_run(tmp_path / f"run{i}", flops) for i, flops in enumerate(BUDGETS)]
+
+
+def test_the_table_and_the_verdict(runs, capsys):
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == "Word error (CTC) against training FLOPs, mean (runs)"
+    assert lines[1].split() == ["Autoregressive", "Latent", "diffusion"] and len(lines) == 9
+    assert "1.00 TFLOP" in lines[2] and "(3)" in lines[2]
+    assert "beware: epochs differ too between these arms and runs" in text
+    assert "inside sweep: Autoregressive is ahead below" in text and "Latent diffusion above" in text
+
+
+def test_few_budgets_do_not_settle_it_and_a_plan_says_what_would(runs, capsys):
+    assert main(["crossover", *runs[:2], "--score", "wer_ctc", "--against", "flops", "--plan", "1e12,1e13,1e14"]) == 0
+    text = capsys.readouterr().out
+    assert "extrapolated" in text and "do not read it as measured" in text
+    assert (
+        "plan: 1.00 TFLOP, 10.0 TFLOP, 100 TFLOP with 3 seeds would show the crossing inside with probability" in text
+    )
+
+
+def test_one_run_and_assumed_exponents_make_a_plan(runs, capsys):
+    plan = ["--plan", "1e12,1e13,1e14,1e15"]
+    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05,diffusion=0.2"]) == 0
+    text = capsys.readouterr().out
+    assert "would show the crossing inside with probability" in text and "inside sweep" not in text
+    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05"]) == 2
+    assert "for every family, for example ar=0.1,diffusion=0.1" in capsys.readouterr().err
+
+
+def test_what_is_refused_and_what_is_warned_of(runs, tmp_path, capsys):
+    def refused(*arguments):
+        assert main(["crossover", *arguments]) == 2
+        return capsys.readouterr().err
+
+    assert "no finished comparison" in refused(str(tmp_path), "--score", "wer_ctc")
+    assert "choose one of wer_ctc, bits_per_s" in refused(*runs, "--score", "wer")
+    assert "a curve needs 3 runs" in refused(*runs, "--score", "wer_ctc", "--against", "seconds")
+    assert "expected 3 or more budgets" in refused(*runs, "--score", "wer_ctc", "--plan", "1e12,many")
+    other = write_run(tmp_path / "other", 1e15, codec={"fingerprint": "d"})
+    assert "different codecs" in refused(*runs, other, "--score", "wer_ctc")
+    (tmp_path / "run0" / "ledger.json").write_text(json.dumps({"stamp": "uncontrolled"}))
+    assert main(["crossover", *runs, "--score", "bits_per_s"]) == 0
+    text = capsys.readouterr().out
+    assert "beware: ar exact, diffusion upper bound" in text and "run0 is uncontrolled" in text
+    assert "none: no crossing is established" in text
+
+
+def test_each_training_seed_has_its_value():
+    values = ClipValues(
+        np.array([1.0, 3.0, 2.0, 0.0]), np.array([2.0, 2.0, 4.0, 0.0]), ("p", "q", "p", "q"), runs=(0, 0, 1, 1)
+    )
+    assert values.by_run() == [1.0, 0.5]
+    assert values._replace(runs=()).by_run() == [0.75]
