@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 KNOWN_ENTROPY = str(ROOT / "configs" / "known_entropy.py")
 CODEC = str(ROOT / "configs" / "codec_16khz.py")
-COMMANDS = ["bench", "budget", "codec", "compare", "data", "doctor", "evaluate", "report", "sample", "train"]
+COMMANDS = ["bench", "budget", "codec", "compare", "data", "doctor", "evaluate", "listen", "report", "sample", "train"]
 
 HELP = """
 import json, sys, time
