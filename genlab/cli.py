@@ -129,6 +129,19 @@ def _add_results(add: AddCommand) -> None:
     )
     command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
     _takes_config(command, "run directory of a comparison")
+    command = add(
+        "listen",
+        "Write a blind listening test of a finished comparison, or merge the answers to it.",
+        "genlab listen runs/first --prompts 8",
+    )
+    command.add_argument("config", metavar="RUN_DIR", help="run directory of a comparison")
+    command.add_argument(
+        "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
+    )
+    command.add_argument("--prompts", type=int, help="how many prompts to hear (default: 10, or as many as differ)")
+    command.add_argument("--seed", type=int, default=0, help="of the choice of prompts; the sealing is always random")
+    command.add_argument("--out", type=Path, help="directory of page, key and result (default: RUN_DIR/listen)")
+    command.add_argument("--merge", nargs="+", type=Path, metavar="ANSWERS.json", help="answers of the listeners")
 
 
 def _add_crossover(add: AddCommand) -> None:

@@ -27,6 +27,7 @@ COMMANDS = [
     "data",
     "doctor",
     "evaluate",
+    "listen",
     "report",
     "sample",
     "train",

@@ -1,0 +1,101 @@
+"""The key of a listening test: which opaque id is which row of the table.
+
+The page knows ids only, drawn at random and not derived from any name, plus the SHA-256 of the key file. A digest of
+ids and names alone could be inverted by trying every assignment, so the key also holds a nonce that no page carries:
+the digest ties answers to their key and tells nothing about it.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field
+
+from genlab.config import Config, ConfigError, GenlabError
+
+Test = Literal["mushra", "ab"]
+Parsed = TypeVar("Parsed", bound=Config)
+REFERENCE = "real"
+ANCHOR = "low_anchor"
+
+
+class Screen(Config):
+    """One screen of the page: the row behind every id, and the prompt and training seed that all its clips share."""
+
+    test: Test
+    prompt: int = Field(ge=0)
+    text: str
+    seed: int
+    rows: dict[str, str]
+
+
+class Key(Config):
+    """Everything that the page must not tell."""
+
+    format: Literal["genlab-listening-key-1"] = "genlab-listening-key-1"
+    nonce: str
+    comparison_key: str
+    arms: tuple[str, ...]
+    screens: dict[str, Screen]
+
+    def serialise(self) -> bytes:
+        """Return the content of the key file; its SHA-256 is what page and answers carry."""
+        return self.model_dump_json(indent=1).encode()
+
+
+def digest_key(content: bytes) -> str:
+    """Return the SHA-256 of a key file in hex, as `sha256sum key.json` prints it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def draw_id() -> str:
+    """Return an id that says nothing."""
+    return secrets.token_hex(8)
+
+
+def draw_nonce() -> str:
+    """Return what keeps the digest of the key from being guessed."""
+    return secrets.token_hex(32)
+
+
+def write_key(path: Path, content: bytes) -> None:
+    """Write the key atomically, readable by its owner alone."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_key(path: Path) -> tuple[Key, str]:
+    """Return the key and its digest.
+
+    Raises:
+        GenlabError: if there is no key, or it is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise GenlabError(f"{path}: no key here; write the page first, with `genlab listen RUN_DIR`") from None
+    try:
+        return parse(Key, content), digest_key(content)
+    except ConfigError as error:
+        raise GenlabError(f"{path}: {error}; put back the key as `genlab listen` wrote it") from None
+
+
+def parse(cls: type[Parsed], content: bytes) -> Parsed:
+    """Return a config from JSON.
+
+    Raises:
+        ConfigError: with every problem, if it is not one.
+    """
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not JSON ({error})") from None
+    return cls.from_dict(values)

@@ -1,0 +1,148 @@
+"""Write the page of a listening test: one file that opens offline, and beside it the key that stays at home.
+
+In: a finished comparison. Out: `listen.html`, with two tests in one file, and `key.json`.
+
+- Rating (MUSHRA-like, ITU-R BS.1534-3): one prompt per screen, the real clip as open reference, a slider from 0 to 100
+  for every row, among them the hidden reference and the low anchor. Not BS.1534 to the letter: generated speech is not
+  a coded copy of the reference, so its melody and timing may differ; there is no mid anchor, since 7 kHz is nearly all
+  that 16 kHz audio has, and the codec floors stand in its place; clips do not loop.
+- Pairs: every two arms of a prompt, which is better or no difference.
+
+The page holds opaque ids, clips in the order of those ids, and the digest of the key; the browser shuffles screens and
+clips for each listener and writes the order into the answers. A Content-Security-Policy forbids every request.
+"""
+
+import base64
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+
+from genlab import checkpoint
+from genlab.config import GenlabError
+from genlab.data.audio import wav_bytes
+from genlab.experiment import Comparison
+from genlab.listen.key import REFERENCE, Key, Screen, Test, digest_key, draw_id, draw_nonce, write_key
+from genlab.listen.stimuli import PromptClips, read_clips
+from genlab.progress import Progress
+from genlab.report.page import source_hash
+
+TESTS: tuple[Test, ...] = ("mushra", "ab")
+HEARINGS = 2.5  # how often a listener plays a clip of a screen, for the estimate of the time
+DECISION_S = 4.0
+
+
+class Sealed(NamedTuple):
+    """What the page may carry: ids and audio."""
+
+    screens: list[dict[str, Any]]
+    clips: dict[str, bytes]
+
+
+def write_test(
+    config: Comparison, run_dir: Path, out: Path, tests: Sequence[Test], num_prompts: int | None, seed: int,
+    progress: Progress,
+) -> str:  # fmt: skip
+    """Write `listen.html` and `key.json` into `out`, and return what to tell the person who asked.
+
+    Raises:
+        GenlabError: if the comparison is not finished, or `out` has a key already.
+    """
+    results = checkpoint.read_json(run_dir / "results.json")
+    if results is None:
+        raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
+    if (out / "key.json").exists():
+        raise GenlabError(
+            f"{out / 'key.json'}: exists, and a new key would make the answers to its page unreadable; "
+            "use another --out, or delete it"
+        )
+    if "mushra" not in tests and len(config.arms) < 2:
+        raise GenlabError("--test ab: this run has one arm, expected at least two to compare; use --test mushra")
+    prompts, rate_hz = read_clips(config, run_dir, results, num_prompts, seed, progress)
+    key, sealed = seal(prompts, rate_hz, tuple(config.arms), tests, results["comparison_key"])
+    content = key.serialise()
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "listen.html"
+    partial = page.with_name(f".{page.name}.{os.getpid()}")
+    partial.write_text(render_test(sealed, digest_key(content)), encoding="utf-8")
+    partial.replace(page)
+    write_key(out / "key.json", content)  # last: while there is no key, the command can be run again
+    merge = f"genlab listen {run_dir} --out {out} --merge answers-*.json"
+    return f"{describe_test(key, prompts, rate_hz, out)}\nmerge: {merge}"
+
+
+def seal(
+    prompts: Sequence[PromptClips], rate_hz: int, arms: tuple[str, ...], tests: Sequence[Test], comparison_key: str
+) -> tuple[Key, Sealed]:
+    """Give every clip an opaque id, and return what stays at home and what the page gets.
+
+    The screens and clips of the page are sorted by id, which is a random order.
+    """
+    screens: dict[str, Screen] = {}
+    shown: list[dict[str, Any]] = []
+    clips: dict[str, bytes] = {}
+    for prompt in prompts:
+        ids = {name: draw_id() for name in prompt.waves if "mushra" in tests or name in arms}
+        open_id = draw_id()  # the open reference has an id of its own, else it would mark the hidden one
+        clips |= {clip_id: wav_bytes(prompt.waves[name], rate_hz) for name, clip_id in ids.items()}
+        clips[open_id] = wav_bytes(prompt.waves[REFERENCE], rate_hz)
+        pairs: list[tuple[Test, tuple[str, ...]]] = [("ab", pair) for pair in itertools.combinations(arms, 2)]
+        for test, names in [("mushra", tuple(prompt.waves)), *pairs]:
+            if test not in tests:
+                continue
+            rows = {ids[name]: name for name in names}
+            screen_id = draw_id()
+            screens[screen_id] = Screen(test=test, prompt=prompt.prompt, text=prompt.text, seed=prompt.seed, rows=rows)
+            shown.append(
+                {"id": screen_id, "test": test, "text": prompt.text, "reference": open_id, "clips": sorted(rows)}
+            )
+    key = Key(nonce=draw_nonce(), comparison_key=comparison_key, arms=arms, screens=screens)
+    return key, Sealed(sorted(shown, key=lambda screen: screen["id"]), dict(sorted(clips.items())))
+
+
+def render_test(sealed: Sealed, digest: str) -> Markup:
+    """Return the whole page."""
+    style = _read("genlab.report", "style.css") + _read("genlab.listen", "listen.css")
+    script = _read("genlab.listen", "listen.js")
+    clips = {
+        clip_id: f"data:audio/wav;base64,{base64.b64encode(wav).decode('ascii')}"
+        for clip_id, wav in sealed.clips.items()
+    }
+    data = json.dumps({"key_sha256": digest, "screens": sealed.screens, "clips": clips}, ensure_ascii=True)
+    policy = (
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{source_hash(style)}'; "
+        f"script-src '{source_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    return Markup(_read("genlab.listen", "listen.html")).format(
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        # Inside a script element only "</script" and "<!--" mean anything, and both begin with this sign.
+        data=Markup(data.replace("<", "\\u003c")),
+        digest=digest[:12],
+    )
+
+
+def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: Path) -> str:
+    """Return the paths, what a listener has to do, and how long it takes."""
+    seconds = {prompt.prompt: len(prompt.waves[REFERENCE]) / rate_hz for prompt in prompts}
+    rated = [screen for screen in key.screens.values() if screen.test == "mushra"]
+    compared = [screen for screen in key.screens.values() if screen.test == "ab"]
+    total_s = sum(
+        len(screen.rows) * (HEARINGS * seconds[screen.prompt] + DECISION_S) for screen in key.screens.values()
+    )
+    parts = [f"{len(rated)} screens of {len(rated[0].rows)} clips"] if rated else []
+    parts += [f"{len(compared)} pairs"] if compared else []
+    return (
+        f"page:  {out / 'listen.html'} ({' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener)\n"
+        f"key:   {out / 'key.json'} (keep it from the listeners; send them the page alone)"
+    )
+
+
+def _read(package: str, name: str) -> str:
+    return (resources.files(package) / name).read_text(encoding="utf-8")

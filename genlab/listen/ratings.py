@@ -1,0 +1,223 @@
+"""What the answers say: mean ratings, differences and preferences with intervals, over listeners and prompts at once.
+
+In: checked answers and the key. Out: the dict of listening.json and a text table.
+
+Listeners and prompts are crossed: every listener hears every prompt, so a judgement shares its listener with some and
+its prompt with others, and a result must hold for other listeners and for other prompts. Intervals come from a
+bootstrap that draws both anew, each with replacement, and takes the cells where they meet (Owen 2007, "The pigeonhole
+bootstrap", arXiv:0712.1111: never too narrow in the mean, rather too wide). p-values: a paired test over the listeners'
+means and one over the prompts' means, of which the larger counts (the language-as-fixed-effect argument of Clark 1973),
+with Holm's correction over the pairs of arms. An arm is better only where interval and p-value agree.
+
+Post-screening follows ITU-R BS.1534-3 section 4.1.2. With fewer than `MIN_LISTENERS` left no winner is named.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Int
+
+from genlab import checkpoint
+from genlab.evaluate.scores import finite_or_none
+from genlab.evaluate.statistics import (
+    Estimate,
+    bootstrap_statistic,
+    holm_correction,
+    paired_p_value,
+    ratio_of_sums,
+)
+from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
+from genlab.listen.key import REFERENCE, Key, read_key
+
+# Nine listeners who all agree reach p = 0.05 after Holm over the ten pairs of five arms: 10 * 2 / 2**9 = 0.039.
+MIN_LISTENERS = 10
+HIDDEN_REFERENCE_MIN = 90
+MAX_MISSED_SHARE = 0.15
+ALPHA = 0.05
+
+Grid = Float[np.ndarray, "l p"]
+"""One number per listener and prompt."""
+
+
+class Listener(NamedTuple):
+    """How often a listener did not find the hidden reference."""
+
+    listener: str
+    missed: int
+    screens: int
+
+    @property
+    def is_excluded(self) -> bool:
+        """True if the hidden reference was rated below 90 on more than 15 % of the screens."""
+        return self.missed > MAX_MISSED_SHARE * self.screens
+
+
+def merge_answers(paths: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Check answer files against `out`/key.json, write `out`/listening.json and return it.
+
+    Raises:
+        GenlabError: if a file cannot be used.
+    """
+    key, digest = read_key(out / "key.json")
+    merged = summarise(read_answers(paths, key, digest), key, digest)
+    checkpoint.write_json(out / "listening.json", merged)
+    return merged
+
+
+def summarise(answers: Sequence[Answers], key: Key, digest: str) -> dict[str, Any]:
+    """Return listening.json."""
+    listeners = [screen_listener(one, key) for one in answers]
+    counted = [one for one, listener in zip(answers, listeners) if not listener.is_excluded]
+    merged: dict[str, Any] = {
+        "schema": 1,
+        "key_sha256": digest,
+        "comparison_key": key.comparison_key,
+        "reference": REFERENCE,
+        "listeners": {
+            "counted": len(counted),
+            "needed": MIN_LISTENERS,
+            "excluded": [listener._asdict() for listener in listeners if listener.is_excluded],
+        },
+    }
+    tests = {screen.test for screen in key.screens.values()}
+    summaries = {"mushra": summarise_ratings, "ab": summarise_pairs}
+    for test in [test for test in summaries if test in tests]:
+        entry = summaries[test](counted, key)
+        if len(counted) < MIN_LISTENERS:  # the numbers stand, the word does not
+            entry["pairs"] = [pair | {"better": ""} for pair in entry["pairs"]]
+        merged[test] = entry | {"winner": find_winner(entry["pairs"], key.arms)}
+    return merged
+
+
+def screen_listener(answers: Answers, key: Key) -> Listener:
+    """Count the screens on which the hidden reference was rated below 90 (BS.1534-3 section 4.1.2)."""
+    ratings = [
+        clip.rating
+        for screen in answers.screens
+        for clip in screen.clips
+        if clip.rating is not None and key.screens[screen.screen].rows[clip.id] == REFERENCE
+    ]
+    return Listener(answers.listener, sum(rating < HIDDEN_REFERENCE_MIN for rating in ratings), len(ratings))
+
+
+def summarise_ratings(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
+    """Return the mean rating of every row, and the differences between the arms."""
+    grids = rating_grids(answers, key)
+    rows = [
+        {"row": name, **_estimate(crossed_mean(grid)), "listeners": grid.shape[0], "prompts": grid.shape[1]}
+        for name, grid in grids.items()
+    ]
+    pairs, p_values = [], []
+    for a, b in itertools.combinations(key.arms, 2):
+        grid = grids[a] - grids[b]
+        estimate = crossed_mean(grid)
+        p_values.append(max(_flip_p_value(grid.mean(axis=axis)) for axis in (0, 1)) if grid.size else 1.0)
+        better = (a if estimate.value > 0 else b) if estimate.excludes_zero else ""
+        pairs.append(
+            {"a": a, "b": b, "difference": finite_or_none(estimate.value), **_bounds(estimate), "better": better}
+        )
+    return {"rows": rows, "pairs": _correct(pairs, p_values)}
+
+
+def summarise_pairs(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
+    """Return, for every two arms, the share of decided judgements that prefer the first, with ties apart."""
+    pairs, p_values = [], []
+    for (a, b), (first, second) in preference_grids(answers, key).items():
+        estimate = crossed_ratio(first, first + second)
+        p_values.append(max(_sign_p_value((first - second).sum(axis=axis)) for axis in (0, 1)))
+        share = estimate._replace(value=estimate.value - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5)
+        counts = {"prefer_a": int(first.sum()), "prefer_b": int(second.sum())}
+        better = (a if share.value > 0 else b) if share.excludes_zero else ""
+        ties = first.size - sum(counts.values())
+        pairs.append({"a": a, "b": b, **counts, "ties": ties, "share_a": finite_or_none(estimate.value)})
+        pairs[-1] |= {**_bounds(estimate), "better": better}
+    return {"pairs": _correct(pairs, p_values)}
+
+
+def rating_grids(answers: Sequence[Answers], key: Key) -> dict[str, Grid]:
+    """Return the ratings of every row by listener and prompt; references first, arms last, as in the key."""
+    rated = {name: screen for name, screen in key.screens.items() if screen.test == "mushra"}
+    prompts = {prompt: column for column, prompt in enumerate(sorted(screen.prompt for screen in rated.values()))}
+    names = dict.fromkeys(name for screen in rated.values() for name in screen.rows.values())
+    grids = {name: np.full((len(answers), len(prompts)), math.nan) for name in names}
+    for row, one in enumerate(answers):
+        for answered in one.screens:
+            if (screen := rated.get(answered.screen)) is not None:
+                for clip in answered.clips:
+                    grids[screen.rows[clip.id]][row, prompts[screen.prompt]] = clip.rating
+    return grids
+
+
+def preference_grids(answers: Sequence[Answers], key: Key) -> dict[tuple[str, str], tuple[Grid, Grid]]:
+    """Return for every two arms where the first was preferred, and where the second; ties are in neither."""
+    compared = {name: screen for name, screen in key.screens.items() if screen.test == "ab"}
+    prompts = {prompt: column for column, prompt in enumerate(sorted({s.prompt for s in compared.values()}))}
+    shape = (len(answers), len(prompts))
+    grids = {pair: (np.zeros(shape), np.zeros(shape)) for pair in itertools.combinations(key.arms, 2)}
+    for row, one in enumerate(answers):
+        for answered in one.screens:
+            screen = compared.get(answered.screen)
+            if screen is None or answered.choice == NO_DIFFERENCE:
+                continue
+            chosen = screen.rows[answered.choice]
+            [pair] = [pair for pair in grids if set(pair) == set(screen.rows.values())]
+            grids[pair][pair.index(chosen)][row, prompts[screen.prompt]] = 1.0
+    return grids
+
+
+def crossed_mean(grid: Grid, seed: int = 0) -> Estimate:
+    """Return the mean over listeners and prompts with an interval that draws both anew."""
+    return crossed_ratio(grid, np.ones_like(grid), seed)
+
+
+def crossed_ratio(totals: Grid, weights: Grid, seed: int = 0) -> Estimate:
+    """Return sum / sum over listeners and prompts with an interval that draws both anew."""
+    if not totals.size:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+
+    def statistic(listeners: Int[np.ndarray, "*r l"], prompts: Int[np.ndarray, "*r p"]) -> Float[np.ndarray, "*r"]:
+        cells = (listeners[..., :, None], prompts[..., None, :])
+        return ratio_of_sums(totals[cells].sum(axis=-1), weights[cells].sum(axis=-1))
+
+    units = (np.arange(totals.shape[0]), np.arange(totals.shape[1]))
+    return bootstrap_statistic(statistic, *units, paired=False, interval="percentile", seed=seed)
+
+
+def find_winner(pairs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> str:
+    """Return the arm that is better than every other, or "" if there is none."""
+    for arm in arms:
+        own = [pair for pair in pairs if arm in (pair["a"], pair["b"])]
+        if own and all(pair["better"] == arm for pair in own):
+            return arm
+    return ""
+
+
+def _flip_p_value(differences: Float[np.ndarray, "n"]) -> float:
+    return paired_p_value(differences, np.zeros(len(differences)))
+
+
+def _sign_p_value(balances: Float[np.ndarray, "n"]) -> float:
+    """Return the p-value of the sign test over units that lean one way."""
+    wins, losses = int((balances > 0).sum()), int((balances < 0).sum())
+    return float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+
+
+def _correct(pairs: Sequence[dict[str, Any]], p_values: Sequence[float]) -> list[dict[str, Any]]:
+    corrected = holm_correction(p_values) if p_values else []
+    return [
+        pair | {"p_value": p_value, "p_holm": float(p_holm), "better": pair["better"] if p_holm < ALPHA else ""}
+        for pair, p_value, p_holm in zip(pairs, p_values, corrected)
+    ]
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": finite_or_none(estimate.value), **_bounds(estimate)}
+
+
+def _bounds(estimate: Estimate) -> dict[str, Any]:
+    return {"low": finite_or_none(estimate.low), "high": finite_or_none(estimate.high)}
