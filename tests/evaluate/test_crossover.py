@@ -112,7 +112,7 @@ def test_too_few_runs_are_refused():
         fit_curve(Curve(BUDGETS[:2], np.ones(2)))
     with pytest.raises(GenlabError, match="common range"):
         find_crossover(Curve(BUDGETS[:3], np.arange(3.0)), Curve(100 * BUDGETS[2:], np.arange(3.0)))
-    with pytest.raises(GenlabError, match="3 or more"):
+    with pytest.raises(GenlabError, match="3 budgets or more"):
         plan_sweep((assume_curve(0, 1, 0, 1, 1), assume_curve(0, 2, 0, 1, 1)), [1.0, 2.0], 3)
 
 
