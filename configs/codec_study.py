@@ -10,6 +10,7 @@ reconstruction? Every variant is one run of this config, 2000 steps without a cr
     genlab train configs/codec_study.py codec.side_channels=16 --out runs/side
     genlab train configs/codec_study.py codec.kl_weight=0.01 --out runs/vae
 
+and again with seed=1, and with 'codec.distillation={"weight": 1}' for a weaker pull.
 `genlab codec export` each, then `genlab codec probe SPEECH_DIR --codec A,B,...`. Result: docs/codecs.md.
 """
 
