@@ -27,6 +27,11 @@ from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
 
 
+# One family per way of using the backbone: causal, causal over frames and levels, both ways, two copies, modulated.
+# What the backbone alone decides is checked on these.
+WAYS = ("ar", "depth", "masked", "blockwise", "diffusion")
+
+
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def family(request):
     return FAMILIES[request.param]
@@ -211,6 +216,7 @@ def test_evaluation_mode_drops_nothing(family, decoder, batch, key):
     np.testing.assert_allclose(evaluated, jitted_loss(plain)(*batch, key).per_example, rtol=1e-6)
 
 
+@pytest.mark.parametrize("family", WAYS, indirect=True)
 def test_remat_and_unrolling_do_not_change_the_gradient(family, decoder, batch, key):
     def gradient(model):
         graph, params = nnx.split(model)
@@ -222,6 +228,7 @@ def test_remat_and_unrolling_do_not_change_the_gradient(family, decoder, batch, 
         np.testing.assert_allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.parametrize("family", [*WAYS, "latent_flow"], indirect=True)
 def test_bfloat16_computes_the_same_loss_roughly(family, decoder, batch, loss, key):
     narrow = family.build(backbone=BACKBONE.model_copy(update={"dtype": "bfloat16"}))
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(nnx.state(narrow, nnx.Param)))
@@ -234,6 +241,7 @@ def test_bfloat16_computes_the_same_loss_roughly(family, decoder, batch, loss, k
     assert np.isfinite(view_of(narrow, sampled.tokens)).all()
 
 
+@pytest.mark.parametrize("family", WAYS, indirect=True)
 def test_eight_devices_compute_the_loss_of_one(family, decoder, key):
     assert jax.device_count() == 8
     batch = toy_batch(num_examples=8)
