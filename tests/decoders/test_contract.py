@@ -26,7 +26,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
 
-
 # One family per way of using the backbone: causal, causal over frames and levels, both ways, two copies, modulated.
 # What the backbone alone decides is checked on these.
 WAYS = ("ar", "depth", "masked", "blockwise", "diffusion")
