@@ -40,7 +40,7 @@ ORDER = """
     experiment budget ledger sample
     report.text report.answer report.tables report.plot report.clips report.page report report.console
     results compare
-    listen listen.key listen.stimuli listen.page listen.answers listen.ratings listen.table
+    listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     doctor peers bench commands cli
 """.split()
 
