@@ -265,8 +265,9 @@ def _add_bits(row: RowResult, config: Comparison, material: Material, models: Ma
         return row
     store = material.store
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the bound stays a bound.
-    splits = ({"valid"} - {config.prompts_split}) & set(store.info.splits) or {"train"}
-    unscored = choose_prompts(store, *splits, config.num_prompts, config.data.num_frames)
+    has_valid = "valid" in store.info.splits and config.prompts_split != "valid"
+    split = "valid" if has_valid else "train"
+    unscored = choose_prompts(store, split, config.num_prompts, config.data.num_frames)
     score, values = score_bits(
         decoders, store, material.clips, [prompt.clip_id for prompt in material.prompts], unscored=unscored,
         num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,

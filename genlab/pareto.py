@@ -94,11 +94,11 @@ def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
         axes["guidance"] = GUIDANCES
     shape = [len(levels) for levels in axes.values()]
     points = scipy.stats.qmc.Halton(len(axes), scramble=False).random(64 * int(np.prod(shape))) if axes else []
-    found = {own: Setting(own, {})}
+    found = {own.digest(): Setting(own, {})}
     for point in points:
         chosen = {name: levels[int(at * len(levels))] for at, (name, levels) in zip(point, axes.items())}
         sampler = own.model_copy(update=chosen)
-        found.setdefault(sampler, Setting(sampler, {k: v for k, v in chosen.items() if v != getattr(own, k)}))
+        found.setdefault(sampler.digest(), Setting(sampler, {k: v for k, v in chosen.items() if v != getattr(own, k)}))
     return list(found.values())
 
 

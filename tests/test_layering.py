@@ -42,7 +42,7 @@ ORDER = """
     report.text report.answer report.trust report.tables report.plot report.fronts report.clips report.page report
     report.written report.console report.crossover
     results compare pareto
-    listen listen.key listen.stimuli listen.page listen.answers listen.ratings listen.table
+    listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     doctor peers bench commands cli
 """.split()
 

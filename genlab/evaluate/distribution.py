@@ -170,7 +170,8 @@ def frechet_infinity(
 
     def extrapolate(picks: Int[np.ndarray, "c"]) -> float:
         points = [distance(picks[order], *pair) for order in orders for pair in zip(SUBSET_SHARES, sides)]
-        return float(np.polyfit(*np.array(points).T, 1)[1])
+        inverses, distances = np.array(points).T
+        return float(np.polyfit(inverses, distances, 1)[1])
 
     def statistic(picks: Int[np.ndarray, "*r c"]) -> Float[np.ndarray, "*r"]:
         return np.asarray(np.apply_along_axis(extrapolate, -1, picks))

@@ -26,7 +26,7 @@ from genlab.decoders.base import Prompt
 from genlab.decoders.heads import energy_score
 from genlab.experiment import DecoderRun
 from genlab.sample import compile_sampler, conditions
-from genlab.tokens import Tokens
+from genlab.tokens import Tokens, read_latents
 
 BLOCK_S = 0.24
 
@@ -49,7 +49,7 @@ def block_energies(
     examples = [store.example(clip, run.data.num_frames)[0] for clip in clips]
     tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     first = num_frames // 2
-    prompt = Prompt(tokens, np.arange(run.data.num_frames)[None, :] < first[:, None])
+    prompt = Prompt(tokens, jnp.asarray(np.arange(run.data.num_frames)[None, :] < first[:, None]))
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
     has_block = first + block_frames <= num_frames
     window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
@@ -58,7 +58,7 @@ def block_energies(
     for key in jax.random.split(jax.random.key(seed), num_draws):
         drawn = compiled(cond, num_frames, key, prompt).tokens
         draws.append(_latents_of(drawn, store)[clip, window].reshape(len(clips), -1))
-    truth = tokens.latents[clip, window].reshape(len(clips), -1)
+    truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
     scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
     return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
 

@@ -113,7 +113,11 @@ def _compile_score(decoder: Any, num_draws: int) -> Callable[..., ScoreOut]:
         validities.append(out.validity)  # static: known once the call is traced
         return out.bits, out.std_error
 
-    return lambda *arguments: ScoreOut(*jax.device_get(score(state, *arguments)), validities[-1])
+    def run(*arguments: Any) -> ScoreOut:
+        bits, std_error = jax.device_get(score(state, *arguments))
+        return ScoreOut(bits, std_error, validities[-1])
+
+    return run
 
 
 def _score_batches(

@@ -55,20 +55,21 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
     by_content: dict[str, Path] = {}
     for path in paths:
         content = path.read_bytes()
-        twin = by_content.setdefault(hashlib.sha256(content).hexdigest(), path)
-        if twin is not path:
-            raise GenlabError(f"{path}: the same answers as {twin}; give every file once")
+        digest_of_file = hashlib.sha256(content).hexdigest()
+        if digest_of_file in by_content:
+            raise GenlabError(f"{path}: the same answers as {by_content[digest_of_file]}; give every file once")
+        by_content[digest_of_file] = path
         try:
             answers = parse(Answers, content)
             check_answers(answers, key, digest)
         except ConfigError as error:
             raise GenlabError(f"{path}: {error}; {_MEND}") from None
-        other = by_listener.setdefault(answers.listener, path)
-        if other is not path:
+        if answers.listener in by_listener:
             raise GenlabError(
-                f"{path}: listener={answers.listener!r} is also in {other}: expected one file per listener; "
-                "keep the one that counts"
+                f"{path}: listener={answers.listener!r} is also in {by_listener[answers.listener]}: expected one file "
+                "per listener; keep the one that counts"
             )
+        by_listener[answers.listener] = path
         found.append(answers)
     return found
 

@@ -76,9 +76,10 @@
     return parts.join(" ");
   };
   const showMissing = (answer) => {
-    const text = missing(answer);
-    find("missing").textContent = text || "All done on this screen.";
-    find("next").disabled = text !== "";
+    const text = missing(answer) || "All done on this screen.";
+    // Screen readers speak whatever is written here, even if it is the same again.
+    if (find("missing").textContent !== text) find("missing").textContent = text;
+    find("next").disabled = missing(answer) !== "";
   };
 
   const addSlider = (row, clip, name, changed) => {

@@ -28,6 +28,7 @@ from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.experiment import Comparison
 from genlab.listen.key import REFERENCE, Key, Screen, Test, digest_key, draw_id, draw_nonce, write_key
+from genlab.listen.ratings import prompts_needed
 from genlab.listen.stimuli import PromptClips, read_clips
 from genlab.progress import Progress
 from genlab.report.page import source_hash
@@ -138,7 +139,9 @@ def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: P
     )
     parts = [f"{len(rated)} screens of {len(rated[0].rows)} clips"] if rated else []
     parts += [f"{len(compared)} pairs"] if compared else []
-    return (
+    needed = prompts_needed(len(key.arms)) if len(key.arms) > 1 else 0
+    note = f"note:  {len(prompts)} prompts settle no pair of {len(key.arms)} arms; use at least {needed}\n"
+    return ("" if len(prompts) >= needed else note) + (
         f"page:  {out / 'listen.html'} ({' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener)\n"
         f"key:   {out / 'key.json'} (keep it from the listeners; send them the page alone)"
     )

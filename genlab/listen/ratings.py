@@ -5,9 +5,11 @@ In: checked answers and the key. Out: the dict of listening.json and a text tabl
 Listeners and prompts are crossed: every listener hears every prompt, so a judgement shares its listener with some and
 its prompt with others, and a result must hold for other listeners and for other prompts. Intervals come from a
 bootstrap that draws both anew, each with replacement, and takes the cells where they meet (Owen 2007, "The pigeonhole
-bootstrap", arXiv:0712.1111: never too narrow in the mean, rather too wide). p-values: a paired test over the listeners'
-means and one over the prompts' means, of which the larger counts (the language-as-fixed-effect argument of Clark 1973),
-with Holm's correction over the pairs of arms. An arm is better only where interval and p-value agree.
+bootstrap", arXiv:0712.1111). It counts the noise of single judgements three times, so it is too wide where that rules,
+and like every percentile bootstrap a little too narrow where a few listeners or prompts do. p-values have no such
+weakness: a sign-flip test of the listeners' means and one of the prompts' means, of which the larger counts (the
+language-as-fixed-effect argument of Clark 1973), with Holm's correction over the pairs of arms. An arm is better only
+where interval and p-value agree.
 
 Post-screening follows ITU-R BS.1534-3 section 4.1.2. With fewer than `MIN_LISTENERS` left no winner is named.
 """
@@ -186,6 +188,12 @@ def crossed_ratio(totals: Grid, weights: Grid, seed: int = 0) -> Estimate:
 
     units = (np.arange(totals.shape[0]), np.arange(totals.shape[1]))
     return bootstrap_statistic(statistic, *units, paired=False, interval="percentile", seed=seed)
+
+
+def prompts_needed(num_arms: int) -> int:
+    """Return how many prompts it takes to settle anything: a unanimous test over fewer fails Holm's correction."""
+    num_pairs = math.comb(num_arms, 2)
+    return next(count for count in itertools.count(1) if num_pairs * 2.0 ** (1 - count) < ALPHA)
 
 
 def find_winner(pairs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> str:

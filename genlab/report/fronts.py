@@ -43,12 +43,12 @@ def fronts_section(results: Mapping[str, Any]) -> Markup:
 def _panel(
     entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str, cost: str, title: str
 ) -> Markup:
-    titles = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
+    titles = {str(arm["name"]): arm_title(arm) for arm in model_arms(results)}
     order = list(titles)
     fronts: dict[str, list[Point]] = {}
     beaten: list[Point] = []
     for entry in sorted(entries, key=lambda entry: entry["costs"][cost]):
-        arm = entry["arm"]
+        arm = str(entry["arm"])
         point = Point(titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"])
         fronts.setdefault(arm, [])
         (beaten if entry["dominated_by"][cost] else fronts[arm]).append(point)
