@@ -222,8 +222,8 @@ def plan_sweep(
     budgets = tuple(sorted(budgets))
     if len(budgets) < 3 or num_seeds < 1:
         raise GenlabError(
-            f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 budgets or more to show where curves "
-            "cross, and 1 seed or more"
+            f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 or more budgets to show where "
+            "curves cross, and a seed"
         )
 
     def assess(chosen: tuple[float, ...], seeds: int) -> Plan:
