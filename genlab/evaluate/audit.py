@@ -145,12 +145,12 @@ def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed
     shuffled = np.stack([rng.permutation(values) for _ in range(NUM_HALVES)])
     first, second = np.array_split(shuffled, 2, axis=1)
     _, p_values = scipy.stats.ttest_ind(first, second, axis=1, equal_var=False)
-    return float(np.mean(np.nan_to_num(p_values, nan=1.0) < 0.05))
+    return float(np.mean(np.nan_to_num(np.asarray(p_values, np.float64), nan=1.0) < 0.05))
 
 
 def _add_noise(wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
     power = float(np.square(wave).mean()) / 10 ** (snr_db / 10)
-    return wave + np.float32(np.sqrt(power)) * rng.standard_normal(len(wave)).astype(np.float32)
+    return (wave + np.sqrt(power) * rng.standard_normal(len(wave))).astype(np.float32)
 
 
 def _low_pass(wave: Float[np.ndarray, "s"], cutoff_hz: float) -> Float[np.ndarray, "s"]:

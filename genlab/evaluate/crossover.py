@@ -14,7 +14,7 @@ t times its error (Fieller 1954), so it may be open on a side, and says so.
 Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of points shows:
 `shared_error` is that error of the difference, and widens the interval.
 
-Measured in tests/evaluate/test_crossover.py: 92-98 % of intervals hold a crossing of lines, 89-94 % one of power laws
+Measured in tests/evaluate/test_crossover.py: 91-98 % of intervals hold a crossing of lines, 89-94 % one of power laws
 (the choice of the form is not in the interval); curves that do not cross are given a crossing in 5 % of cases.
 """
 
