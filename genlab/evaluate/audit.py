@@ -150,7 +150,7 @@ def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed
 
 def _add_noise(wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
     power = float(np.square(wave).mean()) / 10 ** (snr_db / 10)
-    return (wave + np.sqrt(power) * rng.standard_normal(len(wave))).astype(np.float32)
+    return np.asarray(wave + np.sqrt(power) * rng.standard_normal(len(wave)), np.float32)
 
 
 def _low_pass(wave: Float[np.ndarray, "s"], cutoff_hz: float) -> Float[np.ndarray, "s"]:
