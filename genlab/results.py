@@ -133,6 +133,10 @@ def show(
                 cost["cost/train_flops"] = entries[name]["train_flops"]
                 writer.scalars(0, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
+    scores = dict.fromkeys(f"score/{name}" for arm in results["arms"] for name in arm["scores"])
+    costs = dict.fromkeys(f"cost/sampling_{name}" for arm in results["arms"] for name in arm["sampling"])
+    with RunWriter(out, attempt="layout") as writer:
+        writer.layout({"Scores": [*scores], "Cost": [*costs, "cost/train_flops", "cost/steps_per_s"]})
     rows = [
         PromptRow(
             f"prompt{number:02}",

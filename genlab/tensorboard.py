@@ -12,6 +12,7 @@ belong on one chart, and audio is stored as int16 exactly as sampled, because a 
 
 import json
 import os
+import re
 import secrets
 import shlex
 import time
@@ -25,6 +26,8 @@ from jaxtyping import Float
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.audio import metadata as audio_metadata
+from tensorboard.plugins.custom_scalar import layout_pb2  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.text import metadata as text_metadata
@@ -218,6 +221,33 @@ class RunWriter:
         """
         row = hparams_summary.hparams_pb(dict(_flatten(values)), trial_id=run_id)
         self._write(0, Summary.FromString(row.SerializeToString()))
+
+    def layout(self, charts: Mapping[str, Sequence[str]]) -> None:
+        """Write which tags the custom scalars page shows, one chart per tag and a line per run: arms side by side.
+
+        Args:
+            charts: tags by category. A training loss is refused: its chart would hold one family alone.
+
+        Raises:
+            GenlabError: for a loss.
+        """
+        for tag in (tag for tags in charts.values() for tag in tags):
+            if "/loss_" in tag:
+                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; leave it out")
+        categories = [
+            layout_pb2.Category(
+                title=title,
+                chart=[
+                    # The page takes a pattern, and without an end score/kad would draw score/kad_voice too.
+                    layout_pb2.Chart(title=tag, multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(tag)}$"]))
+                    for tag in tags
+                ],
+            )
+            for title, tags in charts.items()
+        ]
+        layout = layout_pb2.Layout(category=categories).SerializeToString()
+        metadata = layout_metadata.create_summary_metadata()
+        self._add_strings(0, layout_metadata.CONFIG_SUMMARY_TAG, np.array(layout, dtype=object), metadata)
 
     def flush(self) -> None:
         """Wait until everything written so far is in the file; call it with every checkpoint."""

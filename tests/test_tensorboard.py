@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from genlab.config import GenlabError
@@ -209,3 +212,15 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
     table = json.loads(server("data/plugin/hparams/experiment", {"experimentName": "any"}))
     assert [(column["name"], column["differs"]) for column in table["hparamInfos"]] == [("decoder.kind", True)]
     assert "score/content_error" in {metric["name"]["tag"] for metric in table["metricInfos"]}
+
+
+def test_the_layout_puts_each_quantity_of_every_arm_on_one_chart(tmp_path):
+    with RunWriter(tmp_path) as writer:
+        writer.layout({"Scores": ["score/kad", "score/kad_voice"], "Cost": ["cost/train_flops"]})
+        with pytest.raises(GenlabError, match="share no chart"):
+            writer.layout({"Training": ["train/loss_ar_nats_per_code"]})
+    [event] = read(tmp_path).Tensors(layout_metadata.CONFIG_SUMMARY_TAG)
+    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == ["Scores", "Cost"]
+    patterns = [chart.multiline.tag[0] for chart in layout.category[0].chart]
+    assert [bool(re.search(pattern, "score/kad_voice")) for pattern in patterns] == [False, True]
