@@ -111,6 +111,8 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
         for name in config.arms
     }
     results["pareto"] = checkpoint.read_json(out / "pareto.json") or []
+    heard = out / "listen" / "listening.txt"
+    results["listening"] = heard.read_text(encoding="utf-8") if heard.exists() else ""
     show(config, material, sampled, results, ledger, out)
     return out / "report.html"
 

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.audio import metadata as audio_metadata
-from tensorboard.plugins.custom_scalar import layout_pb2  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 from tensorboard.plugins.image import metadata as image_metadata
@@ -234,18 +234,19 @@ class RunWriter:
         for tag in (tag for tags in charts.values() for tag in tags):
             if "/loss_" in tag:
                 raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; leave it out")
+        protos: Any = layout_pb2  # its classes are made when it is imported
         categories = [
-            layout_pb2.Category(
+            protos.Category(
                 title=title,
                 chart=[
                     # The page takes a pattern, and without an end score/kad would draw score/kad_voice too.
-                    layout_pb2.Chart(title=tag, multiline=layout_pb2.MultilineChartContent(tag=[f"^{re.escape(tag)}$"]))
+                    protos.Chart(title=tag, multiline=protos.MultilineChartContent(tag=[f"^{re.escape(tag)}$"]))
                     for tag in tags
                 ],
             )
             for title, tags in charts.items()
         ]
-        layout = layout_pb2.Layout(category=categories).SerializeToString()
+        layout = protos.Layout(category=categories).SerializeToString()
         metadata = layout_metadata.create_summary_metadata()
         self._add_strings(0, layout_metadata.CONFIG_SUMMARY_TAG, np.array(layout, dtype=object), metadata)
 

@@ -155,7 +155,7 @@ def _add_noise(wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Gener
 
 def _low_pass(wave: Float[np.ndarray, "s"], cutoff_hz: float) -> Float[np.ndarray, "s"]:
     sections = scipy.signal.butter(8, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos")
-    return scipy.signal.sosfilt(sections, wave).astype(np.float32)
+    return np.asarray(scipy.signal.sosfilt(sections, wave), np.float32)
 
 
 def _coarsen(wave: Float[np.ndarray, "s"], bits: int) -> Float[np.ndarray, "s"]:

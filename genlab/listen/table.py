@@ -1,11 +1,20 @@
 """The result of a listening test as plain text. In: listening.json as a dict. Out: tables and one verdict per test."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from genlab.data.manifest import write_atomically
 from genlab.listen.key import ANCHOR
 from genlab.report.console import align
 from genlab.report.text import MISSING, format_interval
+
+
+def write_listening(out: Path, merged: Mapping[str, Any]) -> str:
+    """Write the tables to listening.txt, which the report shows, and return them."""
+    text = format_listening(merged)
+    write_atomically(out / "listening.txt", text)
+    return text
 
 
 def format_listening(merged: Mapping[str, Any]) -> str:

@@ -191,9 +191,14 @@ def _controls(results: Mapping[str, Any]) -> Markup:
 
 
 def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
+    heard = Markup(
+        '<p class="lead">No listeners were asked: <code>genlab listen RUN_DIR</code> writes a blind test.</p>'
+    )
+    if results.get("listening"):
+        heard = Markup('<h3>Blind listening</h3><pre tabindex="0"><code>{}</code></pre>').format(results["listening"])
     if not clips:
-        return Markup("<p>This run kept no clips.</p>")
-    return Markup(
+        return heard + Markup("<p>This run kept no clips.</p>")
+    return heard + Markup(
         '<p class="lead">The same prompts and sampling seeds in every arm. Audio is lossless and not normalised. '
         "Starting a player stops the others; with a play button in focus, the arrow keys move by 0.2 s. Pictures share "
         "one scale, {} to {} dB below a full-scale sine:</p>"
