@@ -110,6 +110,8 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
         name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
         for name in config.arms
     }
+    # What was made after the run: an audit of the corpus, fronts, what listeners said.
+    results["audit"] = results.get("audit") or read_audit(config, material)
     results["pareto"] = checkpoint.read_json(out / "pareto.json") or []
     heard = out / "listen" / "listening.txt"
     results["listening"] = heard.read_text(encoding="utf-8") if heard.exists() else ""
