@@ -60,16 +60,16 @@ def test_equivalence_is_claimed_within_its_margin_and_only_by_arms_that_passed(t
     answer = find_answer(results, make_ledger())
     assert (answer.status, answer.winner) == ("equivalent", "")
     assert answer.headline.startswith(
-        "Autoregressive and Masked parallel are equivalent in word error (grammar) within 0.100: Masked parallel "
+        "Autoregressive and Masked parallel are equivalent in word error (grammar) within 0.1: Masked parallel "
         "differs by"
     )
     assert "Autoregressive is better than Latent diffusion" in answer.headline
     page = write_report(tmp_path, results, make_ledger(), []).read_text()
-    assert "yes, within 0.100" in page and 'class="best"' not in page
+    assert "yes, within 0.1" in page and 'class="best"' not in page
     results["controls"][1]["passed"] = False
     assert "failed its control prompt_swap" in find_answer(results, make_ledger()).headline
     missed = find_answer(_undecided(margin=0.1, equivalent=False, p_equivalent=0.3), make_ledger())
-    assert "neither excludes zero nor stays within 0.100" in missed.headline
+    assert "neither excludes zero nor stays within 0.1" in missed.headline
     assert find_answer(_undecided(), make_ledger()).headline.count("does not exclude zero") == 1
     both = make_results(seeds=3)
     both["differences"][0] |= {"margin": 0.1, "equivalent": True}

@@ -101,7 +101,7 @@ def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: st
         facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
         headline = (
             f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in {title} within "
-            f"{format_value(alike[0][1]['margin'])}: {facts}"
+            f"{alike[0][1]['margin']:g}: {facts}"
         )
         headline += f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}" if beaten else ""
         return Answer("equivalent", f"{headline}, {over}", shows, "")
@@ -111,7 +111,7 @@ def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: st
         f"{format_interval(pair, absolute=True)} {over}"
     )
     if pair.get("equivalent"):
-        headline += f" By the declared margin of {format_value(pair['margin'])} the two are equivalent all the same."
+        headline += f" By the declared margin of {pair['margin']:g} the two are equivalent all the same."
     return Answer("settled", headline, shows, "", best["name"])
 
 
@@ -133,7 +133,7 @@ def _doubt(
     if pair.get("equivalent"):
         failed = _failed_control(results, rival)
         return failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
-    within = f" nor stays within {format_value(pair['margin'])}" if pair.get("margin") else ""
+    within = f" nor stays within {pair['margin']:g}" if pair.get("margin") else ""
     return (
         f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by {format_interval(pair)}, which neither "
         f"excludes zero{within} after correction for the number of pairs.{_describe_need(pair.get('plan'))}"

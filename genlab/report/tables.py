@@ -156,7 +156,7 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
 def _equivalence(item: Mapping[str, Any]) -> str:
     if item.get("margin") is None:
         return "no margin declared"
-    return f"{'yes' if item.get('equivalent') else 'not shown'}, within {format_value(item['margin'])}"
+    return f"{'yes' if item.get('equivalent') else 'not shown'}, within {item['margin']:g}"
 
 
 def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Markup:

@@ -132,7 +132,7 @@ def power_cells(plan: Mapping[str, Any]) -> list[str]:
     """Return what it takes to see a difference: power at hand, seeds needed, and prompts needed per number of seeds."""
     seeds = "more than 100" if plan["seeds_needed"] is None else str(plan["seeds_needed"])
     prompts = ["no number" if n is None else format_value(n) for n in plan["prompts_needed"].values()]
-    return [format_value(plan["target"]), f"{plan['power']:.0%}", seeds, *prompts]
+    return [f"{plan['target']:.3g}", f"{plan['power']:.0%}", seeds, *prompts]
 
 
 def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
