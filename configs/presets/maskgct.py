@@ -4,8 +4,9 @@ Question: does annealing the temperature beat SoundStorm's noise on the order at
 
     genlab compare configs/presets/maskgct.py
 
-Masked decoding as in SoundStorm with guidance and a falling temperature. The numbers of steps are those of our
-SoundStorm preset rather than the paper's, so that the two differ in one thing; its text-to-semantic stage is not here.
+Masked decoding as in SoundStorm with guidance and a falling temperature, both with the figures of its published code.
+Steps are those of our SoundStorm preset rather than its 25, 10 and then 1 per level, so that the two differ in one
+thing. Left out: rescaled guidance, the cut to the top 2 % of entries, and its text-to-semantic stage.
 """
 
 import runpy
