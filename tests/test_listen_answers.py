@@ -17,7 +17,7 @@ TRUTH = dict(zip(ROWS, (98.0, 15.0, 85.0, 70.0, 55.0, 55.0)))
 
 
 @pytest.fixture(scope="module")
-def test_of_ten(tmp_path_factory):
+def ten_prompts(tmp_path_factory):
     """Return the folder of a sealed test of ten prompts, its key and the digest."""
     folder = tmp_path_factory.mktemp("listen")
     key, digest, _ = make_test(10)
@@ -44,8 +44,8 @@ def listen(key, digest, name, seed, careless=False):
     return answer(key, digest, name, rate, prefer)
 
 
-def test_the_order_of_known_listeners_is_recovered(test_of_ten, tmp_path):
-    folder, key, digest = test_of_ten
+def test_the_order_of_known_listeners_is_recovered(ten_prompts, tmp_path):
+    folder, key, digest = ten_prompts
     paths = [save(tmp_path, listen(key, digest, f"good{n}", n)) for n in range(12)]
     paths.append(save(tmp_path, listen(key, digest, "careless", 99, careless=True)))
     merged = merge_answers(paths, folder)
@@ -70,8 +70,8 @@ def test_the_order_of_known_listeners_is_recovered(test_of_ten, tmp_path):
     assert "rating: zebra_arm is better than every other arm" in text and "3.5 kHz low-pass" in text
 
 
-def test_too_few_listeners_name_no_winner(test_of_ten, tmp_path):
-    folder, key, digest = test_of_ten
+def test_too_few_listeners_name_no_winner(ten_prompts, tmp_path):
+    folder, key, digest = ten_prompts
     paths = [save(tmp_path, listen(key, digest, f"good{n}", n)) for n in range(MIN_LISTENERS - 1)]
     merged = merge_answers(paths, folder)
     for test in ("mushra", "ab"):
@@ -81,8 +81,8 @@ def test_too_few_listeners_name_no_winner(test_of_ten, tmp_path):
     assert text.count("insufficient listeners: 9 of at least 10; no winner is named") == 2
 
 
-def test_one_listener_and_none_left_still_make_a_table(test_of_ten, tmp_path):
-    folder, key, digest = test_of_ten
+def test_one_listener_and_none_left_still_make_a_table(ten_prompts, tmp_path):
+    folder, key, digest = ten_prompts
     merged = merge_answers([save(tmp_path, listen(key, digest, "alone", 1))], folder)
     row = merged["mushra"]["rows"][0]
     assert row["mean"] is not None and row["low"] is None
@@ -93,8 +93,8 @@ def test_one_listener_and_none_left_still_make_a_table(test_of_ten, tmp_path):
 
 
 @pytest.mark.parametrize(("missed", "is_excluded"), [(0, False), (1, False), (2, True)])
-def test_post_screening_allows_15_percent(test_of_ten, tmp_path, missed, is_excluded):
-    folder, key, digest = test_of_ten
+def test_post_screening_allows_15_percent(ten_prompts, tmp_path, missed, is_excluded):
+    folder, key, digest = ten_prompts
 
     def rate(row, prompt):
         return (89 if prompt < missed else 90) if row == "real" else 50
@@ -210,8 +210,8 @@ def _endless(values):
         (_endless, "seconds: Input should be"),
     ],
 )
-def test_edited_answers_are_refused_in_one_line(test_of_ten, tmp_path, spoil, says):
-    folder, key, digest = test_of_ten
+def test_edited_answers_are_refused_in_one_line(ten_prompts, tmp_path, spoil, says):
+    folder, key, digest = ten_prompts
     values = copy.deepcopy(listen(key, digest, "edited", 1))
     spoil(values)
     path = save(tmp_path, values, "edited")
@@ -222,15 +222,15 @@ def test_edited_answers_are_refused_in_one_line(test_of_ten, tmp_path, spoil, sa
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"null", b"[" * 100_000])
-def test_files_that_are_no_answers_are_refused(test_of_ten, tmp_path, content):
+def test_files_that_are_no_answers_are_refused(ten_prompts, tmp_path, content):
     path = tmp_path / "noise.json"
     path.write_bytes(content)
     with pytest.raises(GenlabError, match=r"noise\.json: "):
-        merge_answers([path], test_of_ten[0])
+        merge_answers([path], ten_prompts[0])
 
 
-def test_nobody_counts_twice(test_of_ten, tmp_path):
-    folder, key, digest = test_of_ten
+def test_nobody_counts_twice(ten_prompts, tmp_path):
+    folder, key, digest = ten_prompts
     first = save(tmp_path, listen(key, digest, "jo", 1), "first")
     with pytest.raises(GenlabError, match=r"first\.json: the same answers as .*first\.json; give every file once"):
         merge_answers([first, first], folder)
@@ -239,8 +239,8 @@ def test_nobody_counts_twice(test_of_ten, tmp_path):
         merge_answers([first, again], folder)
 
 
-def test_a_key_that_was_changed_opens_nothing(test_of_ten, tmp_path):
-    _, key, digest = test_of_ten
+def test_a_key_that_was_changed_opens_nothing(ten_prompts, tmp_path):
+    _, key, digest = ten_prompts
     path = save(tmp_path, listen(key, digest, "jo", 1))
     with pytest.raises(GenlabError, match=r"key\.json: no key here"):
         merge_answers([path], tmp_path)

@@ -5,6 +5,7 @@ what the quantiser reads (before quantisation), `codes` what it makes of them. E
 codec goes through `FrozenCodec` (frozen.py), which asks for nothing more than this.
 """
 
+import abc
 from typing import Any, ClassVar, Protocol, Self
 
 from jaxtyping import Array, Float, Int, Key
@@ -84,22 +85,22 @@ class PublishedConfig(Config):
     conversion: ClassVar[str] = ""
 
     @classmethod
+    @abc.abstractmethod
     def from_published(cls, values: dict[str, Any]) -> Self:
         """Return the config that a published config.json describes.
 
         Raises:
             ConfigError: if a field asks for something that the port does not have.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def published_name(self, path: str) -> str | list[str]:
         """Return the published name of our parameter at the dotted `path`; a list is stacked along a first axis."""
-        raise NotImplementedError
 
     def derive(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """Return the published tensors with those added that a model computes from others when it is loaded."""
         return tensors
 
+    @abc.abstractmethod
     def build(self, *, key: Key[Array, ""]) -> Codec:
         """Return the codec with random parameters."""
-        raise NotImplementedError

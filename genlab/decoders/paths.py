@@ -16,7 +16,8 @@ for two unknowns, so one formula converts between all of them (`recover`); it fa
 predicted noise at alpha = 0, predicted clean latents at sigma = 0.
 """
 
-from typing import Annotated, Literal
+import abc
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -34,25 +35,25 @@ class GaussianPath(Config):
     """What the paths share."""
 
     @property
+    @abc.abstractmethod
     def noisiest_level(self) -> float:
         """The highest level that is trained on, where sampling starts from noise alone."""
-        raise NotImplementedError
 
-    def alpha(self, level):
+    @abc.abstractmethod
+    def alpha(self, level) -> Any:
         """Return the factor of the clean latents; like the other functions of the level, for jax and numpy alike."""
-        raise NotImplementedError
 
-    def sigma(self, level):
+    @abc.abstractmethod
+    def sigma(self, level) -> Any:
         """Return the factor of the noise."""
-        raise NotImplementedError
 
-    def alpha_slope(self, level):
+    @abc.abstractmethod
+    def alpha_slope(self, level) -> Any:
         """Return d alpha / d time."""
-        raise NotImplementedError
 
-    def sigma_slope(self, level):
+    @abc.abstractmethod
+    def sigma_slope(self, level) -> Any:
         """Return d sigma / d time."""
-        raise NotImplementedError
 
     def time(self, level):
         """Return the time at `level`: what a solver of the velocity integrates over."""
@@ -62,9 +63,9 @@ class GaussianPath(Config):
         """Return the level at `time`."""
         return time
 
-    def level_at_ratio(self, ratio):
+    @abc.abstractmethod
+    def level_at_ratio(self, ratio) -> Any:
         """Return the level at which sigma / alpha is `ratio`."""
-        raise NotImplementedError
 
     def input_scale(self, level):
         """Return what noisy latents are multiplied by before the network reads them."""
@@ -74,9 +75,9 @@ class GaussianPath(Config):
         """Return the number by which the network is told the level."""
         return level
 
+    @abc.abstractmethod
     def grid(self, num_steps: int, shift: float = 1.0) -> np.ndarray:
         """Return the num_steps + 1 levels that a sampler visits, falling to 0; a shift multiplies sigma / alpha."""
-        raise NotImplementedError
 
     def noisy(
         self, clean: Float[Array, "b t d"], noise: Float[Array, "b t d"], level: Float[Array, "b"]
@@ -134,13 +135,13 @@ class GaussianPath(Config):
         snr = jnp.square(alpha / jnp.maximum(sigma, 1e-12))
         return jnp.minimum(snr, gamma) * jnp.square(sigma / (alpha * of_noise - sigma * of_clean))
 
+    @abc.abstractmethod
     def check(self, predicts: Prediction) -> None:
         """Refuse a prediction that says nothing on this path.
 
         Raises:
             ValueError: naming the field, the reason and the way out.
         """
-        raise NotImplementedError
 
     def is_defined_at_clean(self, predicts: Prediction) -> bool:
         """Return whether the velocity at level 0 follows from a prediction; if not, solvers do not ask for it."""

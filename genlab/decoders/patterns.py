@@ -22,6 +22,7 @@ predicted in one step cannot see each other, so under a delay the codes wait one
                                1     .  .  e  f  g  h
 """
 
+import abc
 from typing import Annotated, Literal
 
 import jax.numpy as jnp
@@ -35,9 +36,9 @@ from genlab.config import Config
 class LaggedPattern(Config):
     """All levels in every step, each some frames behind the first."""
 
+    @abc.abstractmethod
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
-        raise NotImplementedError
 
     def behind_plan(self, lead_frames: int) -> "BehindPlan":
         """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""

@@ -138,9 +138,7 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
         return Markup("")
     rows = [
         Markup('<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>').format(
-            titles[item["a"]],
-            MINUS,
-            titles.get(item["b"], item["b"]),
+            *_pair(item, titles),
             format_interval({**item, "value": item["difference"]}),
             _p_value(item.get("p_holm")),
             "yes" if item.get("better") else "no",
@@ -151,6 +149,10 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
     columns = [f"{score_title(name)}, same prompts", "Difference [95 %]", "p, Holm", "Excludes zero", "Equivalent"]
     head = _row(columns, "th", 'scope="col"')
     return _table("Paired differences", head, rows, css="differences") + _power_table(name, found, titles)
+
+
+def _pair(item: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[str, str, str]:
+    return titles[item["a"]], MINUS, titles.get(item["b"], item["b"])
 
 
 def _equivalence(item: Mapping[str, Any]) -> str:
@@ -166,9 +168,7 @@ def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[
         return Markup("")
     rows = [
         Markup('<tr><th scope="row">{} {} {}</th>{}</tr>').format(
-            titles[item["a"]],
-            MINUS,
-            titles.get(item["b"], item["b"]),
+            *_pair(item, titles),
             join(Markup("<td>{}</td>").format(cell) for cell in power_cells(plan)),
         )
         for item, plan in planned

@@ -8,12 +8,11 @@ import math
 
 import numpy as np
 import pytest
-from crossed_toys import DESIGNS, REGIMES, REPETITIONS, WIDE, draw_arm, draw_prompts, make_row
+from crossed_toys import DESIGNS, REGIMES, REPETITIONS, WIDE, covered, draw_arm, draw_pair, draw_prompts, make_row
 
 from genlab.evaluate.comparisons import compare_rows, prompt_swap
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.crossed import (
-    Crossed,
     cell_sums,
     crossed_difference,
     crossed_mean,
@@ -26,16 +25,10 @@ from genlab.evaluate.scores import ClipValues
 from genlab.evaluate.statistics import holm_correction, paired_p_value
 
 
-def covered(found: Crossed, truth: float) -> float:
-    return float(np.mean(np.abs(found.value - truth) <= found.half_width))
-
-
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 @pytest.mark.parametrize("regime", REGIMES, ids=str)
 def test_mean_and_paired_difference_cover_the_truth(regime, design):
-    rng = np.random.default_rng(1)
-    prompts = draw_prompts(rng, regime[1], design[1])
-    a, b = (draw_arm(rng, regime, prompts, design[0]) for _ in range(2))
+    a, b = draw_pair(regime, design)
     difference = crossed_difference(a + 0.5, b)
     assert 0.93 <= covered(crossed_mean(a), 0.0) <= 0.985
     assert 0.93 <= covered(difference, 0.5) <= 0.985

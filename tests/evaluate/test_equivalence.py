@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
-from crossed_toys import DESIGNS, REGIMES, draw_arm, draw_prompts, make_row
+from crossed_toys import DESIGNS, REGIMES, draw_pair, make_row
 
 from genlab.config import ConfigError
 from genlab.evaluate.comparisons import compare_rows
@@ -14,9 +14,7 @@ from genlab.evaluate.scores import is_paired
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
 @pytest.mark.parametrize("regime", REGIMES, ids=str)
 def test_size_at_the_margin_is_at_most_5_percent_and_far_inside_it_is_found(regime, design):
-    rng = np.random.default_rng(1)
-    prompts = draw_prompts(rng, regime[1], design[1])
-    a, b = (draw_arm(rng, regime, prompts, design[0]) for _ in range(2))
+    a, b = draw_pair(regime, design)
     deviation = np.sqrt(2 * (regime[0] ** 2 + regime[2] ** 2 / design[1]) / design[0])  # of the difference
     at_margin = crossed_difference(a + 4 * deviation, b).equivalence_p_value(4 * deviation)
     assert np.mean(at_margin < 0.05) <= 0.065
