@@ -244,7 +244,7 @@ class DecoderRun(Run):
     def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
         """Return the untrained decoder for a store's token space and conditions."""
         info = store.info
-        vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units)
+        vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units, is_two_sided=info.is_two_sided)
         return self.arm.decoder.build(
             info.spec, vocab, self.backbone, self.condition, key=key, code_vectors=jnp.asarray(store.code_vectors)
         )

@@ -86,8 +86,23 @@ def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, uni
         waves = [manifest.audio(clip).astype(np.float32) / 32768.0 for clip in batch]
         # A short last batch is filled up with its own first clip: one compiled shape, results cut off again.
         filled = waves + [waves[0]] * (BATCH_CLIPS - len(waves))
-        for clip, (codes, latents), unit in zip(batch, codec.encode(filled), units.encode_units(filled)):
-            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, align_units(unit, len(codes)))
+        others = _encode_others(batch, manifest, codec)
+        for clip, (codes, latents), unit, other in zip(batch, codec.encode(filled), units.encode_units(filled), others):
+            aligned = align_units(unit, len(codes))
+            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, aligned, other)
+
+
+def _encode_others(
+    batch: list[Clip], manifest: Manifest, codec: FrozenCodec
+) -> list[Int[np.ndarray, "t k"]] | list[None]:
+    """Return the codes of the other side of each clip, if there is one."""
+    waves = [wave.astype(np.float32) / 32768.0 for clip in batch if (wave := manifest.other_audio(clip)) is not None]
+    if not waves:
+        return [None] * len(batch)
+    if len(waves) < len(batch):
+        one_sided = next(clip.id for clip in batch if clip.other_path is None)
+        raise GenlabError(f"clip {one_sided!r}: it has one side, others in the corpus have two; split the corpus")
+    return [codes for codes, _ in codec.encode(waves + [waves[0]] * (BATCH_CLIPS - len(waves)))][: len(batch)]
 
 
 def align_units(units: Int[np.ndarray, "u"], num_frames: int) -> Int[np.ndarray, "t"]:
@@ -126,4 +141,5 @@ def _describe(
         # A dead channel would blow up under division; it carries nothing, so leave it as it is.
         latent_std=tuple(np.where(variance > 1e-8, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()),
         splits=splits,
+        is_two_sided=any(clip.other_path is not None for clip in clips),
     )

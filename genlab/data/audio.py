@@ -46,7 +46,30 @@ def read_wave(path: Path | str, *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Floa
     Raises:
         AudioError: if the file is missing, damaged, mislabelled, silent, too short, or has more than two channels.
     """
-    path = Path(path)
+    samples, source_hz = _read_channels(Path(path))
+    return resample(_check_level(path, samples.mean(axis=1, dtype=np.float32)), source_hz, sample_rate_hz)
+
+
+def read_sides(
+    path: Path | str, *, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> tuple[Float[np.ndarray, "s"], Float[np.ndarray, "s"]]:
+    """Return the two channels of a recorded conversation, each one side of it, at `sample_rate_hz`.
+
+    The second side may be silent throughout.
+
+    Raises:
+        AudioError: as `read_wave`, and if there is one channel only.
+    """
+    samples, source_hz = _read_channels(Path(path))
+    if samples.shape[1] != 2:
+        raise AudioError(path, "1 channel, two_sided=true expects 2: one side of the conversation in each")
+    own, other = _check_level(path, samples[:, 0]), samples[:, 1]
+    if np.any(other):
+        _check_level(path, other)
+    return resample(own, source_hz, sample_rate_hz), resample(other, source_hz, sample_rate_hz)
+
+
+def _read_channels(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
     samples, source_hz = _decode(path)
     if samples.shape[1] > MAX_CHANNELS:
         raise AudioError(path, f"{samples.shape[1]} channels, at most {MAX_CHANNELS} accepted: mix it down or pick one")
@@ -59,13 +82,16 @@ def read_wave(path: Path | str, *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Floa
     if len(samples) < MIN_DURATION_S * source_hz:
         noun = "sample" if len(samples) == 1 else "samples"
         raise AudioError(path, f"only {len(samples)} {noun} at {source_hz} Hz, at least {MIN_DURATION_S} s needed")
-    wave = samples.mean(axis=1, dtype=np.float32)
+    return samples, source_hz
+
+
+def _check_level(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
     peak = float(np.abs(wave).max())
     if peak == 0.0:
         raise AudioError(path, "digital silence: every sample is zero")
     if peak > MAX_PEAK:
         raise AudioError(path, f"samples reach {peak:.4g}, expected the range [-1, 1]: rescale it")
-    return resample(wave, source_hz, sample_rate_hz)
+    return wave
 
 
 def resample(wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int) -> Float[np.ndarray, "s2"]:

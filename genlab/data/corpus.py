@@ -17,6 +17,7 @@ from pydantic import Field
 
 from genlab.config import GenlabError, digest
 from genlab.data import embedded, folder
+from genlab.data.dialogue import Dialogue, build_dialogues
 from genlab.data.embedded import Embedded, build_embedded
 from genlab.data.folder import Folder, ImportConfig, ImportReport, Listing, import_files, list_folder
 from genlab.data.layouts import (
@@ -32,7 +33,7 @@ from genlab.data.layouts import (
 from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
 from genlab.data.shards import Progress
 
-Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD, Field(discriminator="kind")]
+Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
 
 CACHE_VARIABLE = "GENLAB_CACHE"
 
@@ -54,13 +55,17 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
         GenlabError: if the corpus cannot be built, or a file is unusable and the config says `strict`.
     """
     cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
-    listing = None if isinstance(config, Embedded) else _list_files(config)
-    final = cache_dir / f"{config.kind}-{_corpus_key(config, listing)}"
+    source: Listing | Manifest | None = None
+    if isinstance(config, Dialogue):
+        source = build_corpus(config.corpus, cache_dir, progress)
+    elif not isinstance(config, Embedded):
+        source = _list_files(config)
+    final = cache_dir / f"{config.kind}-{_corpus_key(config, source)}"
     if not (final / MANIFEST_NAME).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         with only_builder(cache_dir / f".{final.name}.lock"):
             if not (final / MANIFEST_NAME).exists():  # another process may have built it while this one waited
-                _build(config, listing, cache_dir / f"{final.name}.partial", final, progress)
+                _build(config, source, cache_dir / f"{final.name}.partial", final, progress)
     report = ImportReport.load(final)
     if report is not None and (report.skipped or report.notes):
         if report.skipped and isinstance(config, ImportConfig) and config.strict:
@@ -69,14 +74,19 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
     return Manifest.load(final)
 
 
-def _build(config: Corpus, listing: Listing | None, partial: Path, final: Path, progress: Progress | None) -> None:
+def _build(
+    config: Corpus, source: Listing | Manifest | None, partial: Path, final: Path, progress: Progress | None
+) -> None:
     partial.mkdir(exist_ok=True)
     clips: list[Clip]
     if isinstance(config, Embedded):
         clips = build_embedded(config, partial, progress)
+    elif isinstance(config, Dialogue):
+        assert isinstance(source, Manifest)
+        clips = build_dialogues(config, source, partial, progress)
     else:
-        assert listing is not None
-        clips, report = import_files(config, listing, partial, progress)
+        assert isinstance(source, Listing)
+        clips, report = import_files(config, source, partial, progress)
         report.save(partial)
     Manifest(clips, partial).save(partial)
     shutil.rmtree(partial / "shards")
@@ -98,14 +108,17 @@ def _list_files(config: ImportConfig) -> Listing:
     return list_fsdd(config)
 
 
-def _corpus_key(config: Corpus, listing: Listing | None) -> str:
-    if listing is None:
+def _corpus_key(config: Corpus, source: Listing | Manifest | None) -> str:
+    if source is None:
         return digest({"config": config.to_dict(), "version": embedded.RECIPE_VERSION})
+    if isinstance(source, Manifest):
+        settings = {key: value for key, value in config.to_dict().items() if key != "corpus"}
+        return digest({"config": settings, "utterances": source.hash()})
     # Neither where the corpus lies nor `strict` changes what is built; the files do.
     assert isinstance(config, ImportConfig)
     settings = {key: value for key, value in config.to_dict().items() if key not in {"path", "strict"}}
-    rows = [[*row, _file_state(Path(config.path).expanduser() / row.path)] for row in listing.rows]
-    return digest({"config": settings, "version": folder.IMPORT_VERSION, "rows": rows, "skipped": listing.skipped})
+    rows = [[*row, _file_state(Path(config.path).expanduser() / row.path)] for row in source.rows]
+    return digest({"config": settings, "version": folder.IMPORT_VERSION, "rows": rows, "skipped": source.skipped})
 
 
 def _file_state(path: Path) -> list[int]:

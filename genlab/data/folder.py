@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field
 
 from genlab.config import Config, GenlabError
-from genlab.data.audio import FORMATS, SAMPLE_RATE_HZ, AudioError, read_wave, to_int16, write_flac
+from genlab.data.audio import FORMATS, SAMPLE_RATE_HZ, AudioError, read_sides, read_wave, to_int16, write_flac
 from genlab.data.manifest import Clip, assign_splits, text_key, write_atomically
 from genlab.data.shards import Progress, run_shards
 
@@ -50,11 +50,13 @@ class Folder(ImportConfig):
     """A tree of audio files.
 
     `manifest` names a CSV or JSONL file with path[, text, speaker, split, licence]; other fields become labels. Without
-    it texts are empty and the speaker is the name of the file's folder.
+    it texts are empty and the speaker is the name of the file's folder. With `two_sided` every file is a conversation
+    in stereo: text and speaker are those of the first channel, the second one is what that speaker hears.
     """
 
     kind: Literal["folder"] = "folder"
     manifest: str | None = None
+    two_sided: bool = False
 
 
 class SourceRow(NamedTuple):
@@ -155,7 +157,7 @@ def import_files(
     (directory / "audio").mkdir(parents=True, exist_ok=True)
     results = run_shards(
         list(enumerate(rows)),
-        lambda item: _convert(root, item[1], directory / f"audio/{item[0]:06d}.flac", config.max_clip_s),
+        lambda item: _convert(config, root, item[1], directory / f"audio/{item[0]:06d}.flac"),
         directory / "shards",
         items_per_shard=64,
         stage="import audio",
@@ -177,6 +179,7 @@ def import_files(
                 licence=row.licence or config.licence,
                 labels=row.labels,
                 audio_digest=result["digest"],
+                other_path=f"audio/{number:06d}.other.flac" if is_two_sided(config) else None,
             )
         )
     if not clips:
@@ -290,19 +293,26 @@ def _drop_repeated(listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
     return rows, skipped
 
 
-def _convert(root: Path, row: SourceRow, target: Path, max_clip_s: float) -> dict[str, Any]:
+def is_two_sided(config: ImportConfig) -> bool:
+    """Return whether the files are conversations with one side in each channel."""
+    return isinstance(config, Folder) and config.two_sided
+
+
+def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> dict[str, Any]:
     path = root / row.path
     try:
-        wave = to_int16(read_wave(path))
-        duration_s = len(wave) / SAMPLE_RATE_HZ
-        if duration_s > max_clip_s:
+        sides = read_sides(path) if is_two_sided(config) else (read_wave(path),)
+        duration_s = len(sides[0]) / SAMPLE_RATE_HZ
+        if duration_s > config.max_clip_s:
             raise AudioError(
-                path, f"{duration_s:.1f} s long, the limit is max_clip_s={max_clip_s:g}: cut it or raise that"
+                path, f"{duration_s:.1f} s long, the limit is max_clip_s={config.max_clip_s:g}: cut it or raise that"
             )
     except AudioError as error:
         return {"reason": error.reason}
-    write_flac(target, wave)
-    return {"num_samples": len(wave), "digest": hashlib.sha256(wave.tobytes()).hexdigest()[:10]}
+    waves = [to_int16(side) for side in sides]
+    for wave, name in zip(waves, (target, target.with_suffix(".other.flac"))):
+        write_flac(name, wave)
+    return {"num_samples": len(waves[0]), "digest": hashlib.sha256(b"".join(map(bytes, waves))).hexdigest()[:10]}
 
 
 def _place(config: ImportConfig, clips: Sequence[Clip]) -> tuple[list[Clip], list[Skipped]]:

@@ -28,7 +28,9 @@ F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One utterance. `path` and `f0_path` are relative to the manifest's root; `num_samples` counts at 16 kHz.
+    """One utterance. All paths are relative to the manifest's root; `num_samples` counts at 16 kHz.
+
+    `other_path` is what the other side of a conversation said meanwhile, as long as the utterance itself.
 
     `audio_digest` is the SHA-256 (10 digits) of the samples. It is empty for rendered audio, whose bytes may differ
     between CPU types although its meaning does not.
@@ -44,6 +46,7 @@ class Clip:
     labels: dict[str, Any] = dataclasses.field(default_factory=dict)
     f0_path: str | None = None
     audio_digest: str = ""
+    other_path: str | None = None
 
     @property
     def duration_s(self) -> float:
@@ -97,6 +100,10 @@ class Manifest:
         """Return the 16-bit samples of `clip` at 16 kHz."""
         return read_flac(self.root / clip.path)
 
+    def other_audio(self, clip: Clip) -> Int[np.ndarray, "s"] | None:
+        """Return the other side of the conversation, in step with `audio`; None if the clip has one side."""
+        return None if clip.other_path is None else read_flac(self.root / clip.other_path)
+
     def f0_hz(self, clip: Clip) -> Float[np.ndarray, "t"]:
         """Return the true F0 of `clip` every `F0_HOP_SAMPLES` samples; 0 where it is unvoiced.
 
@@ -113,7 +120,8 @@ class Manifest:
         Sample counts and paths stay out: trimming may move by a frame between CPU types.
         """
         rows = [dataclasses.asdict(clip) for clip in sorted(self.clips, key=lambda clip: clip.id)]
-        return digest([{k: v for k, v in row.items() if k not in {"path", "f0_path", "num_samples"}} for row in rows])
+        unmeant = {"path", "f0_path", "other_path", "num_samples"}
+        return digest([{k: v for k, v in row.items() if k not in unmeant} for row in rows])
 
     def save(self, directory: Path) -> None:
         """Write `manifest.jsonl` atomically: it is whole or absent."""

@@ -51,10 +51,14 @@ class StoreInfo(Config):
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
     splits: dict[str, SplitInfo]
+    is_two_sided: bool = False
 
 
 class TokenClip(NamedTuple):
-    """One clip in the token space, with latents as the codec gave them (not normalised)."""
+    """One clip in the token space, with latents as the codec gave them (not normalised).
+
+    `other` are the codes of the other side of a conversation.
+    """
 
     id: str
     text: str
@@ -63,10 +67,11 @@ class TokenClip(NamedTuple):
     codes: Int[np.ndarray, "t k"]
     latents: Float[np.ndarray, "t d"]
     units: Int[np.ndarray, "t"]
+    other: Int[np.ndarray, "t k"] | None = None
 
 
 def pack_clip(clip: TokenClip) -> bytes:
-    """Serialise a clip: header length, JSON header, then the three arrays in a fixed order and type.
+    """Serialise a clip: header length, JSON header, then the arrays in a fixed order and type.
 
     Raises:
         GenlabError: if the three arrays disagree on the number of frames.
@@ -78,9 +83,11 @@ def pack_clip(clip: TokenClip) -> bytes:
             "codec and unit encoder must work at the same frame rate"
         )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
-    header |= {"frames": frames, "codebooks": codebooks, "channels": clip.latents.shape[1]}
+    header |= {"frames": frames, "codebooks": codebooks, "channels": clip.latents.shape[1], "other": clip.other is not None}
     encoded = json.dumps(header).encode()
-    arrays = (clip.codes.astype("<i2"), clip.latents.astype("<f2"), clip.units.astype("<i2"))
+    arrays = [clip.codes.astype("<i2"), clip.latents.astype("<f2"), clip.units.astype("<i2")]
+    if clip.other is not None:
+        arrays.append(clip.other.astype("<i2"))
     return struct.pack("<I", len(encoded)) + encoded + b"".join(array.tobytes() for array in arrays)
 
 
@@ -93,10 +100,14 @@ def unpack_clip(record: bytes) -> TokenClip:
     codes = np.frombuffer(record, "<i2", frames * codebooks, offset).reshape(frames, codebooks)
     offset += codes.nbytes
     latents = np.frombuffer(record, "<f2", frames * channels, offset).reshape(frames, channels)
-    units = np.frombuffer(record, "<i2", frames, offset + latents.nbytes)
+    offset += latents.nbytes
+    units = np.frombuffer(record, "<i2", frames, offset)
+    offset += units.nbytes
+    other = np.frombuffer(record, "<i2", codes.size, offset).reshape(codes.shape) if header.get("other") else None
     return TokenClip(
         header["id"], header["text"], header["speaker"], header["path"],
         codes.astype(np.int32), latents.astype(np.float32), units.astype(np.int32),
+        None if other is None else other.astype(np.int32),
     )  # fmt: skip
 
 
@@ -200,7 +211,8 @@ class TokenStore:
         codes, units = fit(clip.codes).astype(np.int32), fit(clip.units).astype(np.int32)
         speaker = np.int32(self.info.speakers.index(clip.speaker))
         tokens = Tokens(codes, latents, np.int32(valid))  # pyright: ignore[reportArgumentType]
-        return tokens, Cond(speaker, text, units, np.bool_(False))  # pyright: ignore[reportArgumentType]
+        other = None if clip.other is None else fit(clip.other).astype(np.int32)
+        return tokens, Cond(speaker, text, units, np.bool_(False), other)  # pyright: ignore[reportArgumentType]
 
     def dataset(self, split: str, *, num_frames: int, seed: int) -> grain.MapDataset:
         """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are cut at random places.

@@ -6,7 +6,8 @@ code, so only the head of its level is computed. The loss is the mean over codes
 its exact negative log-likelihood. Sampling is one compiled loop over a preallocated key-value cache (`stepwise.py`).
 
 With `plan` the semantic units of the frames are one more stream in front of the codes (`streams.py`), with vectors and
-a head of their own. The loss is then the nats of the codes plus the weighted nats of the plan, per code.
+a head of their own; with `other` the codes of the other speaker are K more streams behind them. The loss is then the
+nats of the codes plus the weighted nats of these streams, per code.
 
 To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the training examples is
 drawn this way.
@@ -35,7 +36,7 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import DelayPattern, Pattern, StepPattern
 from genlab.decoders.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
-from genlab.decoders.streams import PlanStream, Streams
+from genlab.decoders.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
@@ -63,13 +64,19 @@ class ARConfig(Config):
     loss_unit: ClassVar[str] = "nats_per_code"
     pattern: Pattern = DelayPattern()
     plan: PlanStream | None = None
+    other: OtherStream | None = None
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
 
     @property
     def step_pattern(self) -> StepPattern:
         """Which streams a step predicts."""
-        return self.pattern if self.plan is None else self.pattern.behind_plan(self.plan.lead_frames)
+        pattern = self.pattern if self.other is None else self.pattern.beside_other()
+        return pattern if self.plan is None else pattern.behind_plan(self.plan.lead_frames)
+
+    def streams(self, spec: TokenSpec) -> Streams:
+        """Return what a frame holds."""
+        return Streams(spec=spec, plan=self.plan, other=self.other)
 
     def build(
         self,
@@ -98,7 +105,7 @@ class ARConfig(Config):
         num_symbols: int = 0,
     ) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes."""
-        streams = Streams(spec=spec, plan=self.plan)
+        streams = self.streams(spec)
         steps = self.step_pattern.num_steps(num_frames, streams.count)
         heads = streams.sizes_at(self.step_pattern.levels(steps, streams.count)).sum()
         forward = (
@@ -119,7 +126,7 @@ class ARConfig(Config):
         num_symbols: int = 0,
     ) -> SampleCost:
         """Return the cost of drawing one clip."""
-        streams, copies = Streams(spec=spec, plan=self.plan), num_copies(sampler)
+        streams, copies = self.streams(spec), num_copies(sampler)
         steps = self.step_pattern.num_steps(num_frames, streams.count)
         # A flat step has one code head, and that of the plan whether it is wanted or not.
         code_heads = min(spec.codebooks, self.step_pattern.levels(1, streams.count).size)
@@ -151,12 +158,11 @@ class AR(nnx.Module):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
         self.spec = spec
-        self.streams = Streams(spec=spec, plan=config.plan)
+        self.streams = config.streams(spec)
         self.streams.check(condition, vocab)
         self.deterministic = False
-        self.embed = CodeEmbedding(
-            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
-        )
+        levels, vectors = self.streams.codebooks, self.streams.vectors(code_vectors)
+        self.embed = CodeEmbedding(levels, spec.entries, backbone.width, key=embed_key, code_vectors=vectors)
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
         refuse_reordering(backbone, config.infill_share)
@@ -167,8 +173,8 @@ class AR(nnx.Module):
             is_modulated=condition.is_modulating,
             text_route=condition.text_route,
         )
-        self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
-        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+        self.heads = Linear(backbone.width, levels * spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(levels, spec.entries, backbone.width, key=head_key, code_vectors=vectors)
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
         self.plan_head = (
             Linear(backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
@@ -191,10 +197,11 @@ class AR(nnx.Module):
     def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
         """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
 
-        With a plan they are the bits of the codes and of the data's own plan, an upper bound.
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With another speaker they
+        are those of the own codes, each given what was heard before it.
         """
         nats, _ = self._nats(tokens, cond, tokens.is_valid, None, None)
-        bits = nats.sum(axis=(1, 2)) / jnp.log(2.0)
+        bits = self.streams.drawn_nats(nats, self.pattern.levels(nats.shape[1], self.streams.count)) / jnp.log(2.0)
         return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
     def sample(
@@ -209,7 +216,8 @@ class AR(nnx.Module):
         """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
 
         Raises:
-            GenlabError: if frames follow a hole and the model was trained with infill_share=0.
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or it hears another
+                speaker and `cond` has none.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
@@ -245,6 +253,8 @@ class AR(nnx.Module):
             unit = choose(jax.random.fold_in(step.key, 1), self.plan_head(hidden), sampler)
             has_both = self._has_all_levels
             drawn = jnp.concatenate([unit, drawn], 1) if has_both else jnp.where(step.levels[0] == 0, unit, drawn)
+        if self._has_all_levels:
+            drawn = jnp.concatenate([drawn, step.given[:, self.streams.drawn :]], 1)
         return jnp.where(step.is_given, step.given, drawn), cache
 
     def _nats(
@@ -265,18 +275,19 @@ class AR(nnx.Module):
         b, j = hidden.shape[0], self.streams.count
         if self._has_all_levels:
             of_plan = cross_entropy(self.plan_head(hidden), codes[:, :, 0])
-            return self.streams.join(of_plan, cross_entropy(self._logits(hidden), codes[:, :, 1:]))
+            of_codes = cross_entropy(self._logits(hidden), codes[:, :, 1:])
+            return jnp.concatenate([of_plan[:, :, None], of_codes], axis=2)
         # Each row of steps is a unit and its codes: [b rows*j ...] -> [b rows j ...].
         hidden, codes = hidden.reshape(b, -1, j, hidden.shape[2]), codes.reshape(b, -1, j)
         of_plan = cross_entropy(self.plan_head(hidden[:, :, 0]), codes[:, :, 0])
         of_codes = cross_entropy(
             self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])), codes[:, :, 1:].reshape(b, -1, 1)
         )
-        return self.streams.join(of_plan, of_codes.reshape(b, -1, j - 1)).reshape(b, -1, 1)
+        return jnp.concatenate([of_plan[:, :, None], of_codes.reshape(b, -1, j - 1)], axis=2).reshape(b, -1, 1)
 
     def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j v"]:
         b, s, h = hidden.shape
-        k, v = self.spec.codebooks, self.spec.entries
+        k, v = self.streams.codebooks, self.spec.entries
         if self._has_all_levels:
             return self.heads(hidden).reshape(b, s, k, v)
         # Each step has one level: [b t*k h] x [h k v] -> [b t*k 1 v], level by level.
@@ -285,9 +296,11 @@ class AR(nnx.Module):
         return logits.reshape(b, s, 1, v)
 
     def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 l v"]:
-        if self._has_all_levels:
-            return self._logits(hidden)
         v = self.spec.entries
+        if self._has_all_levels:
+            # What is heard needs no head.
+            own = self.heads.kernel[:, : self.spec.codebooks * v].astype(hidden.dtype)
+            return matmul(hidden, own).reshape(*hidden.shape[:2], self.spec.codebooks, v)
         level = levels[0] if self.plan_head is None else jnp.maximum(levels[0] - 1, 0)
         head = lax.dynamic_slice_in_dim(self.heads.kernel[...], level * v, v, axis=1)
         return matmul(hidden, head.astype(hidden.dtype))[:, :, None]

@@ -16,13 +16,15 @@ class Cond(NamedTuple):
     """What a decoder is told about each clip. `is_dropped` replaces all of it by the learned "no condition".
 
     `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded with 0. A model uses
-    the one its `ConditionConfig` names and ignores the other.
+    the one its `ConditionConfig` names and ignores the other. `other` are the codes of the other side of a
+    conversation, absent where there is none; only a decoder with a stream for them hears them (`streams.py`).
     """
 
     speaker: Int[Array, "b"]
     text: Int[Array, "b n"]
     content: Int[Array, "b t"]
     is_dropped: Bool[Array, "b"]
+    other: Int[Array, "b t k"] | None = None
 
 
 class Prompt(NamedTuple):

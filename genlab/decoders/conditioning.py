@@ -30,12 +30,13 @@ class CondVocab(Config):
     """How many different conditions a data set has. Symbol 0 and unit 0 are padding.
 
     `num_symbols` counts the padding symbol (29 for a to z, apostrophe, space); `num_units` does not: units are 1 to
-    num_units.
+    num_units. `is_two_sided` says that clips are conversations with the codes of their other side.
     """
 
     num_speakers: int = pydantic.Field(gt=0)
     num_symbols: int = pydantic.Field(default=29, gt=0)
     num_units: int = pydantic.Field(default=0, ge=0)
+    is_two_sided: bool = False
 
 
 class ConditionConfig(Config):

@@ -15,7 +15,8 @@ transformer on a random share of the frames only (CSM: 1/16), weighted so that t
 first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
 
 With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and the depth transformer
-goes through all K codes after it (`streams.py`).
+goes through all K codes after it; with `other` it goes on through the K codes of the other speaker, in training only
+(`streams.py`).
 
 Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 """
@@ -53,7 +54,7 @@ from genlab.decoders.stepwise import (
     sample_codes,
     stream_codes,
 )
-from genlab.decoders.streams import PlanStream, Streams
+from genlab.decoders.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
@@ -76,7 +77,7 @@ class DepthConfig(Config):
     `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has them, at the same
     FLOPs. `has_own_position` gives the temporal transformer's output the first position, as CSM does, at one more call
     per frame; otherwise it enters every position. `trained_share` is the share of frames whose levels after the first
-    are trained in one step. `plan`, `infill_share` and `starts_from_codec` as in the autoregressive family.
+    are trained in one step. `plan`, `other`, `infill_share` and `starts_from_codec` as in the autoregressive family.
     """
 
     kind: Literal["depth"] = "depth"
@@ -88,6 +89,7 @@ class DepthConfig(Config):
     has_own_position: bool = False
     acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
     plan: PlanStream | None = None
+    other: OtherStream | None = None
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     starts_from_codec: bool = True
@@ -103,7 +105,8 @@ class DepthConfig(Config):
     @property
     def pattern(self) -> LaggedPattern:
         """Which streams belong to a step. The codes of a step see its unit, so a plan without a lead has no lag."""
-        codes = AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
+        codes: LaggedPattern = AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
+        codes = codes if self.other is None else codes.beside_other()
         return codes if self.plan is None else BehindPlan(codes=codes, lag_frames=self.plan.lead_frames)
 
     def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
@@ -127,9 +130,13 @@ class DepthConfig(Config):
         vectors = code_vectors if self.starts_from_codec else None
         return jax.jit(lambda key: Depth(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
-    def depth_positions(self, streams: Streams) -> int:
-        """Return the positions of the depth transformer in one frame."""
-        return streams.count - 1 + self.has_own_position if streams.count > 1 else 0
+    def streams(self, spec: TokenSpec) -> Streams:
+        """Return what a frame holds."""
+        return Streams(spec=spec, plan=self.plan, other=self.other)
+
+    def depth_positions(self, num_streams: int) -> int:
+        """Return the positions of the depth transformer in one frame: all streams in training, drawn ones later."""
+        return num_streams - 1 + self.has_own_position if num_streams > 1 else 0
 
     def num_trained(self, num_steps: int) -> int:
         """Return on how many of `num_steps` steps the depth transformer is trained."""
@@ -138,7 +145,7 @@ class DepthConfig(Config):
     def depth_steps(self, num_frames: int, streams: Streams) -> slice:
         """Return the steps that have streams after the first: as many as frames, unless a plan leads a delay."""
         lags = self.pattern.lags(streams.count)
-        return slice(lags[1], num_frames + lags[-1])
+        return slice(min(lags[1:]), num_frames + lags[-1])
 
     def train_flops_per_clip(
         self,
@@ -150,12 +157,13 @@ class DepthConfig(Config):
         num_symbols: int = 0,
     ) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both transformers."""
-        streams = Streams(spec=spec, plan=self.plan)
+        streams = self.streams(spec)
         steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
         in_depth, trained = 0.0, 0
         if levels:
-            in_depth = backbone_flops(self.depth_backbone(backbone), self.depth_positions(streams), is_causal=True)
-            in_depth += self._edges_flops(streams, backbone)
+            positions = self.depth_positions(streams.count)
+            in_depth = backbone_flops(self.depth_backbone(backbone), positions, is_causal=True)
+            in_depth += self._edges_flops(levels, spec, backbone)
             in_steps = self.depth_steps(num_frames, streams)
             trained = self.num_trained(in_steps.stop - in_steps.start)
         forward = (
@@ -177,14 +185,14 @@ class DepthConfig(Config):
         num_symbols: int = 0,
     ) -> SampleCost:
         """Return the cost of drawing one clip: every step is a call of the backbone and some of the depth one."""
-        streams, copies = Streams(spec=spec, plan=self.plan), num_copies(sampler)
-        steps, positions = self.pattern.num_steps(num_frames, streams.count), self.depth_positions(streams)
+        streams, copies = self.streams(spec), num_copies(sampler)
+        steps, positions = self.pattern.num_steps(num_frames, streams.count), self.depth_positions(streams.drawn)
         in_depth = 0.0
         if positions:
             # Like a prefix, the temporal output's own position only fills the cache.
             route: dict[str, Any] = {"text_route": "prefix", "num_symbols": 1} if self.has_own_position else {}
-            in_depth = decode_flops(self.depth_backbone(backbone), streams.count - 1, **route)
-            in_depth += self._edges_flops(streams, backbone)
+            in_depth = decode_flops(self.depth_backbone(backbone), streams.drawn - 1, **route)
+            in_depth += self._edges_flops(streams.drawn - 1, spec, backbone)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
@@ -192,9 +200,9 @@ class DepthConfig(Config):
         )
         return SampleCost(copies * steps * (1 + positions), copies * flops)
 
-    def _edges_flops(self, streams: Streams, backbone: BackboneConfig) -> float:
+    def _edges_flops(self, levels: int, spec: TokenSpec, backbone: BackboneConfig) -> float:
         """Return the FLOPs of one frame's way into the depth transformer and out of it."""
-        return 2.0 * backbone.width * self.width + 2 * (streams.count - 1) * self.width * streams.spec.entries
+        return 2.0 * backbone.width * self.width + 2 * levels * self.width * spec.entries
 
 
 class _Plan(NamedTuple):
@@ -223,11 +231,12 @@ class Depth(nnx.Module):
         embed_key, condition_key, backbone_key, head_key, depth_key = jax.random.split(key, 5)
         self.config = config
         self.spec = spec
-        self.streams = Streams(spec=spec, plan=config.plan)
+        self.streams = config.streams(spec)
         self.streams.check(condition, vocab)
         self.deterministic = False
+        vectors = self.streams.vectors(code_vectors)
         self.embed = CodeEmbedding(
-            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+            self.streams.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=vectors
         )
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
@@ -246,7 +255,7 @@ class Depth(nnx.Module):
         self.depth = (
             Levels(
                 config.depth_backbone(backbone), self.streams, entering_width=backbone.width, key=depth_key,
-                has_own_position=config.has_own_position, is_per_level=config.is_per_level, code_vectors=code_vectors,
+                has_own_position=config.has_own_position, is_per_level=config.is_per_level, code_vectors=vectors,
             )
             if self.streams.count > 1
             else None
@@ -272,10 +281,11 @@ class Depth(nnx.Module):
     def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
         """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
 
-        With a plan they are the bits of the codes and of the data's own plan, an upper bound.
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With another speaker they
+        are those of the own codes, each given what was heard before it.
         """
         known = run_known(self, tokens, cond, tokens.is_valid, None, None)
-        bits = self._nats(known, None, None).sum(axis=1) / jnp.log(2.0)
+        bits = self._nats(known, None, None)[:, : self.streams.drawn].sum(axis=1) / jnp.log(2.0)
         return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
     def sample(
@@ -290,11 +300,12 @@ class Depth(nnx.Module):
         """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
 
         Raises:
-            GenlabError: if frames follow a hole and the model was trained with infill_share=0.
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or it hears another
+                speaker and `cond` has none.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
-        per_step = num_copies(sampler) * (1 + self.config.depth_positions(self.streams))
+        per_step = num_copies(sampler) * (1 + self.config.depth_positions(self.streams.drawn))
         calls = per_step * self.pattern.num_steps(codes.shape[1], self.streams.count)
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
@@ -316,11 +327,10 @@ class Depth(nnx.Module):
     def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[_Plan, Cache]:
         """Return what does not change in the loop, and the cache of the temporal transformer."""
         plan, cache = self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
-        if self.depth is None:
+        if self.depth is None or self.streams.drawn == 1:
             return _Plan(plan, None), cache
-        return _Plan(
-            plan, self.depth.backbone.start(num_examples, self.config.depth_positions(self.streams), None)
-        ), cache
+        positions = self.config.depth_positions(self.streams.drawn)
+        return _Plan(plan, self.depth.backbone.start(num_examples, positions, None)), cache
 
     def draw_step(
         self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler
@@ -328,10 +338,10 @@ class Depth(nnx.Module):
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(x, plan.temporal, cache, positions=step.position[:, None])
         first = jnp.where(step.is_given[:, 0], step.given[:, 0], choose(step.key, self.head(hidden)[:, 0], sampler))
-        if self.depth is None or plan.depth is None:
-            return first[:, None], cache
-        others = self.depth.draw(*plan.depth, hidden, first, step, sampler)
-        return jnp.concatenate([first[:, None], others], axis=1), cache
+        codes, heard = [first[:, None]], step.given[:, self.streams.drawn :]
+        if self.depth is not None and plan.depth is not None:
+            codes.append(self.depth.draw(*plan.depth, hidden, first, step, sampler))
+        return jnp.concatenate([*codes, heard], axis=1), cache
 
     def _nats(
         self,

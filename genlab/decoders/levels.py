@@ -41,7 +41,7 @@ class Levels(nnx.Module):
         self.streams = streams
         self.num_before = int(has_own_position)
         self.project_in = Linear(entering_width, config.width, key=in_key)
-        self.embed = CodeEmbedding(streams.spec.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first)
+        self.embed = CodeEmbedding(streams.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first)
         streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.backbone = Backbone(config, key=backbone_key, is_causal=True)
         if is_per_level:
@@ -68,7 +68,7 @@ class Levels(nnx.Module):
         step: Step,
         sampler,
     ) -> Int[Array, "b l"]:
-        """Return the codes of one frame after its first, drawn one by one."""
+        """Return the codes of one frame after its first, drawn one by one; what is heard is not among them."""
         entering, copies = self.project_in(hidden), num_copies(sampler)
 
         def extend(x, cache, position):
@@ -90,9 +90,10 @@ class Levels(nnx.Module):
 
         if self.num_before:
             cache = extend(entering, cache, jnp.zeros((), jnp.int32))[1]
-        levels = self.heads.shape[0]
-        keys = jax.random.split(jax.random.fold_in(step.key, 1), levels)
-        inputs = (jnp.arange(levels), self.heads[...], step.given[:, 1:].T, step.is_given[:, 1:].T, keys)
+        drawn = self.streams.drawn
+        keys = jax.random.split(jax.random.fold_in(step.key, 1), drawn - 1)
+        given, is_given = step.given[:, 1:drawn].T, step.is_given[:, 1:drawn].T
+        inputs = (jnp.arange(drawn - 1), self.heads[: drawn - 1], given, is_given, keys)
         return lax.scan(draw_level, (cache, first), inputs)[1].T
 
     def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:

@@ -12,6 +12,8 @@ its own frame; the flat pattern (AudioLM, 2209.03143; MusicGen's "flattening") p
 
 A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at once (parallel heads).
 
+The other side of a conversation is K more levels behind the first K, each with the lag of its twin.
+
 A plan is one more stream in front of the levels, a unit per frame, that goes some frames ahead of the codes. What is
 predicted in one step cannot see each other, so under a delay the codes wait one step more than the plan leads:
 
@@ -39,6 +41,10 @@ class LaggedPattern(Config):
     @abc.abstractmethod
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
+
+    def beside_other(self) -> "BesideOther":
+        """Return the pattern of two speakers, whose codes of the same level come in the same step."""
+        return BesideOther(codes=self)
 
     def behind_plan(self, lead_frames: int) -> "BehindPlan":
         """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""
@@ -107,6 +113,16 @@ class AcousticDelayPattern(LaggedPattern):
         return [0] + [self.delay_frames] * (codebooks - 1)
 
 
+class BesideOther(LaggedPattern):
+    """The pattern of one speaker, twice: the codes of the other one come after those of the first as codebooks."""
+
+    codes: LaggedPattern
+
+    def lags(self, codebooks: int) -> list[int]:
+        """Return by how many frames each level of both speakers is behind."""
+        return 2 * self.codes.lags(codebooks // 2)
+
+
 class BehindPlan(LaggedPattern):
     """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the first codebook."""
 
@@ -127,6 +143,10 @@ class FlatPattern(Config):
     def rows(self) -> LaggedPattern:
         """The codes that follow one another, `codebooks` of them a row."""
         return DelayPattern(delay_frames=0)
+
+    def beside_other(self) -> "FlatPattern":
+        """Return the pattern of two speakers: a frame is the codes of the first one, then those of the other."""
+        return self
 
     def behind_plan(self, lead_frames: int) -> "FlatBehindPlan":
         """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""

@@ -2,7 +2,8 @@
 
 In: a model that embeds the codes of a step, runs a causal backbone, and predicts the next step from its output. Step s
 sees the vectors of the codes of step s - 1 plus the conditions of its own frame. A plan is one more code of each frame
-here, in front of the others (`streams.py`; j: the codes of a step). With known codes all steps run at once
+here, in front of the others, and another speaker's codes are K more behind them (`streams.py`; j: the codes of a step).
+With known codes all steps run at once
 (`run_known`); sampling is one compiled scan over a preallocated key-value cache (`sample_codes`), and streaming is the
 same scan cut into chunks, one compiled call each, with the cache carried between them (`stream_codes`).
 """
@@ -102,7 +103,7 @@ def run_known(
     pattern, streams = model.pattern, model.streams
     is_valid = tokens.is_valid
     order = visiting_order(is_known, is_valid)
-    codes = pattern.build(visit(streams.join(cond.content, read_codes(tokens)), order), fill=0)
+    codes = pattern.build(visit(streams.join(cond.content, read_codes(tokens), cond.other), order), fill=0)
     is_target = pattern.build(jnp.repeat(visit(is_valid, order)[:, :, None], streams.count, axis=2), fill=False)
     levels = pattern.levels(codes.shape[1], streams.count)
     codes = jnp.where(is_target, codes, streams.sizes_at(levels)[None])
@@ -212,10 +213,11 @@ def _begin(
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros((b, t, streams.spec.codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
     order = visiting_order(is_known, is_valid)
-    # What the loop must not draw: known codes, and the absent ones outside the clip. A prompt has no plan.
-    is_kept = streams.join(jnp.zeros_like(is_known), jnp.broadcast_to(is_known[:, :, None], known.shape))
+    # What the loop must not draw: known codes, what is heard, what lies outside the clip. A prompt has no plan.
+    is_kept, is_heard = (jnp.broadcast_to(frames[:, :, None], known.shape) for frames in (is_known, is_valid))
+    is_kept = streams.join(jnp.zeros_like(is_known), is_kept, is_heard)
     is_given = pattern.build(visit(is_kept | ~is_valid[:, :, None], order), fill=True)
-    given = pattern.build(visit(streams.join(jnp.zeros((b, t), jnp.int32), known), order), fill=0)
+    given = pattern.build(visit(streams.join(jnp.zeros((b, t), jnp.int32), known, cond.other), order), fill=0)
     num_steps = given.shape[1]
     levels = pattern.levels(num_steps, streams.count)
     absent = streams.sizes_at(levels)[None]

@@ -1,14 +1,18 @@
-"""The streams of a frame: its K code levels and, in front of them, a plan that the decoder predicts too.
+"""The streams of a frame: its K code levels, in front of them a plan, behind them what the other speaker says.
 
-In: codes "b t k" and semantic units "b t". Out: streams "b t j", the plan first (j = K, or K + 1 with a plan), each of
-its own size. The plan is Moshi's inner monologue (2410.00037 section 3.4.4) and RALL-E's chain of thought (2404.03204):
-told only the text, or nothing, the decoder first says which unit comes, then the codes given it. Where the plan stands
-among the codes is a matter of the pattern (`patterns.py`).
+In: codes "b t k", semantic units "b t", the other speaker's codes "b t k". Out: streams "b t j", the plan first, the
+other speaker last (j = K, K + 1 with a plan, and K more with another speaker), each of its own size. How the streams
+are spread over steps is a matter of the pattern (`patterns.py`).
 
-The plan is latent: training and scores read it off the data (`Cond.content`), samples draw it together with the codes
-and never look at `Cond.content`. Frames that a prompt knows have known codes only; their units are drawn by the model,
-each given the codes before it. The data's own plan is one of those that lead to its codes, so -log p(plan, codes) is an
-upper bound on -log p(codes).
+The plan is Moshi's inner monologue (2410.00037 section 3.4.4) and RALL-E's chain of thought (2404.03204): told only
+the text, or nothing, the decoder first says which unit comes, then the codes given it. It is latent: training and
+scores read it off the data (`Cond.content`), samples draw it together with the codes and never look at `Cond.content`.
+Frames that a prompt knows have known codes only; their units are drawn by the model, each given the codes before it.
+The data's own plan is one of those that lead to its codes, so -log p(plan, codes) is an upper bound on -log p(codes).
+
+The other speaker's stream is Moshi's (section 3.4.3, "multistream modeling"): trained to be predicted like the own
+codes, but heard and never drawn when sampling (`Cond.other`). Own codes see of it what was said in the steps before, as
+in a full-duplex call. A score is that of the own codes given what was heard before each.
 
 Differences: the units are those of a recogniser's codebook; Moshi predicts text, RALL-E pitch and duration of phones.
 """
@@ -21,7 +25,7 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from genlab.config import Config, ConfigError
+from genlab.config import Config, ConfigError, GenlabError
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.nets.linear import CodeEmbedding, Embedding
 from genlab.tokens import TokenSpec
@@ -40,16 +44,31 @@ class PlanStream(Config):
     weight: float = pydantic.Field(default=1.0, ge=0)
 
 
+class OtherStream(Config):
+    """The codes of the other speaker. The loss is that of the own codes plus `weight` times that of the other's.
+
+    Needs conversations: `data.corpus` of kind "dialogue", or a folder with `two_sided`.
+    """
+
+    weight: float = pydantic.Field(default=1.0, ge=0)
+
+
 class Streams(Config):
     """What a frame holds. Index `sizes[j]` of stream j stands for what is absent, as in `CodeEmbedding`."""
 
     spec: TokenSpec
     plan: PlanStream | None
+    other: OtherStream | None = None
+
+    @property
+    def codebooks(self) -> int:
+        """The code levels of all speakers."""
+        return self.spec.codebooks * (1 if self.other is None else 2)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """How many entries each stream has; unit 0 is a frame without one."""
-        codes = (self.spec.entries,) * self.spec.codebooks
+        codes = (self.spec.entries,) * self.codebooks
         return codes if self.plan is None else (self.plan.num_units + 1, *codes)
 
     @property
@@ -58,16 +77,27 @@ class Streams(Config):
         return len(self.sizes)
 
     @property
+    def drawn(self) -> int:
+        """The number of streams that sampling draws: the plan and the own codes, which come first."""
+        return self.count - self.codebooks + self.spec.codebooks
+
+    @property
     def validity(self) -> Literal["exact", "upper bound"]:
-        """What -log p of all streams is, of the codes."""
+        """What -log p of the streams that are drawn is, of the codes."""
         return "exact" if self.plan is None else "upper bound"
 
     def check(self, condition: ConditionConfig, vocab: CondVocab) -> None:
-        """Refuse a plan that is told already or that the data set cannot give.
+        """Refuse a plan that is told already, and streams that the data set cannot give.
 
         Raises:
-            ConfigError: if the condition is the plan, or the units of the data set are none or too many.
+            ConfigError: if the condition is the plan, the units of the data set are none or too many, or its clips
+                have one side only.
         """
+        if self.other is not None and not vocab.is_two_sided:
+            raise ConfigError(
+                "decoder.other: the clips of the data set have one side only; use data.corpus.kind='dialogue' or a "
+                "folder with two_sided=true, or leave the other speaker out"
+            )
         if self.plan is None:
             return
         if condition.content == "semantic":
@@ -87,25 +117,51 @@ class Streams(Config):
         return np.array(self.sizes, np.int32)[levels]
 
     def is_code(self, levels: Int[np.ndarray, "s j"]) -> Bool[np.ndarray, "s j"]:
-        """Return which predictions are codes: all, but for the plan."""
-        return levels >= self.count - self.spec.codebooks
+        """Return which predictions are own codes: neither the plan nor the other speaker's."""
+        return (levels >= self.drawn - self.spec.codebooks) & (levels < self.drawn)
 
-    def join(self, plan: Shaped[Array, "b t"], codes: Shaped[Array, "b t k"]) -> Shaped[Array, "b t j"]:
-        """Return all streams of each frame."""
-        return codes if self.plan is None else jnp.concatenate([plan[:, :, None], codes], axis=2)
+    def join(
+        self, plan: Shaped[Array, "b t"], codes: Shaped[Array, "b t k"], other: Shaped[Array, "b t k"] | None
+    ) -> Shaped[Array, "b t j"]:
+        """Return all streams of each frame.
+
+        Raises:
+            GenlabError: if the other speaker's codes are wanted and absent.
+        """
+        parts = [codes] if self.plan is None else [plan[:, :, None], codes]
+        if self.other is not None:
+            if other is None:
+                raise GenlabError("Cond.other: absent, but the decoder hears the other speaker; give it their codes")
+            parts.append(other)
+        return jnp.concatenate(parts, axis=2)
 
     def codes_of(self, streams: Shaped[Array, "b t j"]) -> Shaped[Array, "b t k"]:
-        """Return the codes of each frame."""
-        return streams if self.plan is None else streams[:, :, 1:]
+        """Return the own codes of each frame."""
+        return streams[:, :, self.drawn - self.spec.codebooks : self.drawn]
 
     def weigh(self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]) -> Float[Array, "b s j"]:
         """Return the terms of the loss."""
-        return nats if self.plan is None else jnp.where(self.is_code(levels)[None], nats, self.plan.weight * nats)
+        if self.plan is not None:
+            nats = jnp.where((levels == 0)[None], self.plan.weight * nats, nats)
+        if self.other is not None:
+            nats = jnp.where((levels >= self.drawn)[None], self.other.weight * nats, nats)
+        return nats
+
+    def drawn_nats(self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]) -> Float[Array, "b"]:
+        """Return -log p of what sampling draws: the nats of all streams but those of the other speaker."""
+        return jnp.where((levels < self.drawn)[None], nats, 0).sum(axis=(1, 2))
 
     def name(self, nats: Float[Array, "b j"]) -> dict[str, Float[Array, "b"]]:
-        """Return the mean nats of each stream as metrics."""
+        """Return the mean nats of each stream as metrics, and of the other speaker's codes together."""
         names = [f"nats_level_{level}" for level in range(self.spec.codebooks)]
-        return dict(zip(["nats_plan", *names][-self.count :], nats.T, strict=True))
+        named = dict(zip(["nats_plan", *names][-self.drawn :], nats[:, : self.drawn].T, strict=True))
+        return named if self.other is None else named | {"nats_other": nats[:, self.drawn :].mean(axis=1)}
+
+    def vectors(self, code_vectors: Float[Array, "k v d"] | None) -> Float[Array, "l v d"] | None:
+        """Return the codec's entries for the code levels of all speakers."""
+        if code_vectors is None or self.other is None:
+            return code_vectors
+        return jnp.concatenate([code_vectors, code_vectors])
 
     def add_units(self, embed: CodeEmbedding, key: Key[Array, ""]) -> None:
         """Give the plan its own vectors, after those of the codes."""

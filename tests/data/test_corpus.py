@@ -100,11 +100,11 @@ def test_import_goes_on_too(tmp_path, monkeypatch):
     calls = []
     real = folder._convert
 
-    def interrupt(root, row, target, max_clip_s):
+    def interrupt(config, root, row, target):
         calls.append(row.path)
         if len(calls) == 140:
             raise Stop
-        return real(root, row, target, max_clip_s)
+        return real(config, root, row, target)
 
     monkeypatch.setattr(folder, "_convert", interrupt)
     with pytest.raises(Stop):

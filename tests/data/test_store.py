@@ -46,8 +46,10 @@ def test_a_packed_clip_comes_back(frames, codebooks, channels, names, seed):
         codes=rng.integers(0, 2**15, (frames, codebooks)),
         latents=rng.standard_normal((frames, channels)).astype(np.float16).astype(np.float32),
         units=rng.integers(1, 2**15, frames),
+        other=rng.integers(0, 2**15, (frames, codebooks)) if seed % 2 else None,
     )
     again = unpack_clip(pack_clip(clip))
+    assert (again.other is None) == (clip.other is None)
     assert again[:4] == clip[:4]
     for name, dtype in (("codes", np.int32), ("latents", np.float32), ("units", np.int32)):
         np.testing.assert_array_equal(getattr(again, name), getattr(clip, name))
