@@ -1,9 +1,11 @@
-"""Moshi's audio model (2410.00037 section 3.4): a depth transformer in each frame, delay 1, inner monologue.
+"""Moshi's audio model (2410.00037 section 3.4): a depth transformer in each frame, delay 1, monologue, two speakers.
 
-Question: what do a depth transformer, one frame of delay between the first level and the others, and a stream of units
-in front of them give on the quick start's data and budget? `arms.moshi.decoder.acoustic_delay_frames=0`,
-`...is_per_level=false` and `...plan=null` are its ablations. With the plan the bits are an upper bound.
-Unlike Moshi: one speaker; the inner monologue says semantic units, and the text itself stands before the audio.
+Question: what do a depth transformer, one frame of delay between the first level and the others, a stream of units in
+front of them and hearing the other speaker give on conversations made of the quick start's clips, at its budget?
+`arms.moshi.decoder.acoustic_delay_frames=0`, `...is_per_level=false`, `...plan=null` and `...other=null` are its
+ablations. With the plan the bits are an upper bound.
+Unlike Moshi: the inner monologue says semantic units, and the text itself stands before the audio; conversations are
+two turns of unrelated clips, so there is something to learn about when to speak and nothing about what to answer.
 
     genlab compare configs/presets/moshi.py
 """
@@ -11,9 +13,10 @@ Unlike Moshi: one speaker; the inner monologue says semantic units, and the text
 import runpy
 from pathlib import Path
 
+from genlab.data.dialogue import Dialogue
 from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.streams import PlanStream
-from genlab.experiment import Arm, Comparison
+from genlab.decoders.streams import OtherStream, PlanStream
+from genlab.experiment import Arm, Comparison, TokenData
 
 
 def config() -> Comparison:
@@ -29,7 +32,9 @@ def config() -> Comparison:
             acoustic_delay_frames=1,
             infill_share=0.0,
             plan=PlanStream(),
+            other=OtherStream(),
         ),
         sampler=DepthSampler(temperature=0.8, top_k=250),
     )
-    return base.model_copy(update={"name": "moshi", "condition": condition, "arms": {"moshi": arm}})
+    data = TokenData(corpus=Dialogue(corpus=base.data.corpus), num_frames=208)
+    return base.model_copy(update={"name": "moshi", "data": data, "condition": condition, "arms": {"moshi": arm}})

@@ -83,7 +83,12 @@ def pack_clip(clip: TokenClip) -> bytes:
             "codec and unit encoder must work at the same frame rate"
         )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
-    header |= {"frames": frames, "codebooks": codebooks, "channels": clip.latents.shape[1], "other": clip.other is not None}
+    header |= {
+        "frames": frames,
+        "codebooks": codebooks,
+        "channels": clip.latents.shape[1],
+        "other": clip.other is not None,
+    }
     encoded = json.dumps(header).encode()
     arrays = [clip.codes.astype("<i2"), clip.latents.astype("<f2"), clip.units.astype("<i2")]
     if clip.other is not None:
