@@ -4,6 +4,9 @@ In: waves of any length, as a list or as rows of a padded array. Out: strings by
 of each frame, repeats merged, blanks dropped). No language model corrects the result, so an error in the audio stays
 an error in the text. Waves are sorted by length and run in batches of a few shapes, so a corpus costs a few
 compilations; neither padding nor batch mates change the result.
+
+The recogniser measures its input against the whole clip, so the silence of somebody who waits for their turn would
+drown the speech: what lies further than `MARGIN_S` outside of it is not read.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +19,13 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from genlab.data.text import decode_text
-from genlab.recognisers.ctc import Recogniser
+from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 
 BATCH_CLIPS = 16
 BUCKET_FRAMES = 64
+# Silence is 40 dB below the peak. Clips of a corpus of utterances have shorter margins and are read whole.
+SILENCE = 0.01
+MARGIN_S = 0.15
 
 
 class FrozenRecogniser:
@@ -54,7 +60,7 @@ class FrozenRecogniser:
             waves: float waves at 16 kHz, a list or the rows of an array.
             num_samples: the valid samples of each wave; all of them if absent.
         """
-        best = map_waves(self._best_symbols, waves, num_samples, self.config.hop_samples)
+        best = map_speech(self._best_symbols, waves, num_samples, self.config)
         return [collapse(symbols) for symbols in best]
 
 
@@ -64,6 +70,36 @@ def collapse(symbols: Int[np.ndarray, "t"]) -> str:
     is_new = np.ones(len(symbols), bool)
     is_new[1:] = symbols[1:] != symbols[:-1]
     return " ".join(decode_text(symbols[is_new & (symbols > 0)]).split())
+
+
+def map_speech(
+    compiled: Callable[[Float[np.ndarray, "b s"], Int[np.ndarray, "b"]], Array],
+    waves: Sequence[Float[np.ndarray, "s"]],
+    num_samples: Int[np.ndarray, "b"] | None,
+    config: RecogniserConfig,
+) -> list[Int[np.ndarray, "t"]]:
+    """Return the symbols that `compiled(waves, num_samples)` gives the frames of each wave; 0 far from any speech."""
+    counts = [len(wave) for wave in waves] if num_samples is None else num_samples
+    waves = [np.asarray(wave)[:count] for wave, count in zip(waves, counts)]
+    spans = [find_speech(wave, config) for wave in waves]
+    read = map_waves(compiled, [wave[span] for wave, span in zip(waves, spans)], None, config.hop_samples)
+    results = []
+    for wave, span, frames in zip(waves, spans, read):
+        whole = np.zeros(-(-len(wave) // config.hop_samples), frames.dtype)
+        first = span.start // config.hop_samples
+        whole[first : first + len(frames)] = frames
+        results.append(whole)
+    return results
+
+
+def find_speech(wave: Float[np.ndarray, "s"], config: RecogniserConfig) -> slice:
+    """Return the samples that hold speech and a margin, from the begin of a frame."""
+    loud = np.flatnonzero(np.abs(wave) > SILENCE * np.abs(wave).max(initial=0))
+    if not len(loud):
+        return slice(0, len(wave))
+    margin = round(MARGIN_S * config.sample_rate_hz)
+    first = max(0, int(loud[0]) - margin) // config.hop_samples * config.hop_samples
+    return slice(first, min(len(wave), int(loud[-1]) + 1 + margin))
 
 
 def map_waves(

@@ -19,7 +19,7 @@ from scipy.cluster.vq import kmeans2
 
 from genlab.config import GenlabError
 from genlab.recognisers.ctc import Recogniser
-from genlab.recognisers.transcribe import FrozenRecogniser, collapse, map_waves
+from genlab.recognisers.transcribe import FrozenRecogniser, collapse, map_speech, map_waves
 
 
 class Codebook(NamedTuple):
@@ -50,8 +50,8 @@ class UnitEncoder:
     def encode_units(
         self, waves: Sequence[Float[np.ndarray, "s"]], num_samples: Int[np.ndarray, "b"] | None = None
     ) -> list[Int[np.ndarray, "t"]]:
-        """Return the units of each wave, ceil(num_samples / 320) of them."""
-        units = map_waves(self._nearest, waves, num_samples, self._hop_samples)
+        """Return the units of each wave, ceil(num_samples / 320) of them; 0, none, in silence around the speech."""
+        units = map_speech(self._nearest, waves, num_samples, self.recogniser.config)
         return [row.astype(np.int16) for row in units]
 
     def transcribe_units(self, units: Sequence[Int[np.ndarray, "t"]]) -> list[str]:
@@ -61,6 +61,7 @@ class UnitEncoder:
             GenlabError: if a unit lies outside 1..U.
         """
         texts = []
+        units = [np.trim_zeros(row) for row in units]
         for row in units:
             if len(row) and not (1 <= int(np.min(row)) and int(np.max(row)) <= self.num_units):
                 raise GenlabError(f"units: expected 1..{self.num_units}, got {int(np.min(row))}..{int(np.max(row))}")

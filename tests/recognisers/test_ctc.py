@@ -10,7 +10,7 @@ from flax import nnx
 from genlab.data.text import encode_text
 from genlab.recognisers.augment import SpectrumAugment, mask_patches, warp_formants
 from genlab.recognisers.ctc import RecogniserConfig, mel_centres_hz
-from genlab.recognisers.transcribe import FrozenRecogniser, collapse
+from genlab.recognisers.transcribe import MARGIN_S, FrozenRecogniser, collapse, find_speech, map_speech
 
 QUIET = SpectrumAugment(
     noise_probability=0.0, formant_warp=0.0, equaliser_db=0.0, roughness_db=0.0, masked_bands=0, masked_spans=0
@@ -99,6 +99,28 @@ def test_loudness_and_silence_do_not_matter():
     np.testing.assert_allclose(logits(waves, num_samples), logits(waves * 0.05, num_samples), atol=2e-3)
     assert np.isfinite(logits(waves * 0, num_samples)).all()
     assert np.isfinite(logits(waves, num_samples * 0)).all()
+
+
+def test_only_the_speech_and_its_margins_are_read():
+    config, rng = SMALL, np.random.default_rng(0)
+    speech = rng.standard_normal(6_000).astype(np.float32)
+    margin = round(MARGIN_S * config.sample_rate_hz)
+    assert find_speech(np.pad(speech, margin), config) == slice(0, 6_000 + 2 * margin)
+    span = find_speech(np.pad(speech, (16_000, 9_000)), config)
+    assert span.start % config.hop_samples == 0 and 0 <= 16_000 - margin - span.start < config.hop_samples
+    assert span.stop == 22_000 + margin
+    assert find_speech(np.zeros(500, np.float32), config) == slice(0, 500)
+
+    def loud_frames(waves, num_samples):
+        is_loud = np.abs(waves).reshape(len(waves), -1, config.hop_samples).max(axis=2) > 0
+        return 1 + is_loud
+
+    alone, padded = map_speech(loud_frames, [speech, np.pad(speech, (32_000, 17_000))], None, config)
+    first = 32_000 // config.hop_samples
+    np.testing.assert_array_equal(padded[first : first + 18], alone[:18])
+    lead = -(-margin // config.hop_samples)
+    assert (padded[: first - lead] == 0).all() and (padded[first - lead : first] == 1).all()
+    assert len(padded) == -(-55_000 // config.hop_samples) and padded[-1] == 0
 
 
 def test_overfits_two_clips():

@@ -62,6 +62,9 @@ def test_units_are_deterministic_in_range_and_one_per_frame():
     padded[0, : len(waves[0])], padded[1, : len(waves[1])] = waves[0], waves[1]
     from_rows = encoder.encode_units(padded, np.array([len(waves[0]), len(waves[1])]))
     np.testing.assert_array_equal(from_rows[1], units[1])
+    # Who waits for their turn says nothing meanwhile.
+    [waiting] = encoder.encode_units([np.pad(waves[1], (320 * 100, 0))])
+    assert (waiting[:80] == 0).all() and (waiting[100:] > 0).all()
 
 
 def test_nearest_centroid_is_the_nearest():
@@ -84,7 +87,7 @@ def test_as_many_units_as_frames_lose_no_content():
 def test_wrong_units_and_too_little_audio_are_refused():
     encoder = UnitEncoder(small_recogniser(), fit_codebook(small_recogniser(), noise_waves(1), num_units=4, seed=0))
     with pytest.raises(GenlabError, match=r"units: expected 1\.\.4, got 0\.\.4"):
-        encoder.transcribe_units([np.array([0, 4])])
+        encoder.transcribe_units([np.array([4, 0, 4])])
     with pytest.raises(GenlabError, match="num_units: 999 units need as many frames"):
         fit_codebook(small_recogniser(), noise_waves(1), num_units=999, seed=0)
 
