@@ -62,7 +62,15 @@ def _data_rows(
         _order_row({name: read_hashes(run_dirs[name], shared) for name in runs}, shared),
         _matched("Unique seconds", seconds, "training split"),
         _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
+        *([_hearing_row(runs)] if store.info.is_two_sided else []),
     ]
+
+
+def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
+    hears = {name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()}
+    if len(set(hears.values())) == 1:
+        return _row("Other speaker", "matched", hears, "whether what they say is heard")
+    return _row("Other speaker", "declared", hears, "the arms that hear it are told more than the others")
 
 
 def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:

@@ -9,7 +9,8 @@ from genlab.budget import ArmBudget
 from genlab.ledger import build_ledger
 from genlab.train import RunResult
 
-STORE = SimpleNamespace(info=SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10))
+INFO = SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10, is_two_sided=False)
+STORE = SimpleNamespace(info=INFO)
 NAMES = ("ar", "masked", "diffusion")
 STEPS = {"ar": 4, "masked": 6, "diffusion": 5}
 HASHES = [f"{step:016x}" for step in range(6)]
@@ -27,7 +28,7 @@ def make_budgets(**changes):
     return budgets
 
 
-def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,)):
+def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE):
     config = config or make_comparison(f"seeds={list(seeds)}")
     trained, run_dirs = {}, {}
     for name in NAMES:
@@ -38,7 +39,7 @@ def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,)):
             path.mkdir(parents=True)
             lines = (hashes or {}).get((name, seed), HASHES[: STEPS[name]])
             (path / "batch_hashes.txt").write_text("".join(f"{line}\n" for line in lines))
-    return build_ledger(config, STORE, budgets or make_budgets(), trained, run_dirs)
+    return build_ledger(config, store, budgets or make_budgets(), trained, run_dirs)
 
 
 def row(ledger, item):
@@ -112,3 +113,12 @@ def test_a_learning_rate_per_arm_is_declared_not_hidden(tmp_path):
 def test_an_arm_that_was_tuned_longer_is_uncontrolled(tmp_path, field):
     ledger = make_ledger(tmp_path, make_comparison(f"arms.ar.{field}=20"))
     assert ledger["stamp"] == "uncontrolled"
+
+
+def test_an_arm_that_hears_more_is_declared(tmp_path):
+    talk = SimpleNamespace(info=SimpleNamespace(**vars(INFO) | {"is_two_sided": True}))
+    assert row(make_ledger(tmp_path / "a", store=talk), "Other speaker")["status"] == "matched"
+    hearing = make_ledger(tmp_path / "b", make_comparison('arms.ar.decoder.other={"weight":1.0}'), store=talk)
+    assert row(hearing, "Other speaker")["status"] == "declared"
+    assert row(hearing, "Other speaker")["values"] == {"ar": True, "masked": False, "diffusion": False}
+    assert all(item["item"] != "Other speaker" for item in make_ledger(tmp_path / "c")["rows"])
