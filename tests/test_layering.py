@@ -15,7 +15,7 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab config tokens weights decoders decoders.base host
+    genlab config tokens weights decoders decoders.base host sharding
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts data.corpus
     data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.blocks nets.backbone nets.stable_audio nets.convolution nets.snake nets.recurrent

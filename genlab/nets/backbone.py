@@ -33,6 +33,7 @@ from genlab.nets.blocks import (
 )
 from genlab.nets.dilated import dilations
 from genlab.nets.linear import Linear
+from genlab.sharding import BATCH, constrain
 
 TextRoute = Literal["none", "prefix", "cross"]
 
@@ -263,13 +264,13 @@ class Backbone(nnx.Module):
 
         def run_layer(x, inputs):
             layer, layer_text, layer_key = inputs
-            return layer(x, context, text=layer_text, key=layer_key)[0], None
+            return constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH), None
 
         if self.config.remat:
             run_layer = jax.checkpoint(run_layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
         unroll = num_layers if self.config.is_unrolled else 1
-        return lax.scan(run_layer, x, (self.layers, text, keys), unroll=unroll)[0]
+        return lax.scan(run_layer, constrain(x, BATCH), (self.layers, text, keys), unroll=unroll)[0]
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is there."""
