@@ -20,15 +20,14 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
+from genlab.nets.attention import KeysValues, causal_chunks
 from genlab.nets.blocks import (
     Block,
     Context,
-    KeysValues,
     LayerCache,
     RMSNorm,
     Text,
     TextMemory,
-    causal_chunks,
     rotation,
 )
 from genlab.nets.dilated import dilations
