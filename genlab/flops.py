@@ -27,7 +27,7 @@ def count_flops(fn: Callable, *args: Any) -> float:
     """Return the FLOPs of the matrix products and convolutions in `fn(*args)`.
 
     Raises:
-        GenlabError: if a loop whose number of turns depends on data contains some, or if `fn` calls a kernel regardless.
+        GenlabError: if a loop whose number of turns depends on data contains some, or if `fn` calls a kernel itself.
     """
     with jax.sharding.use_abstract_mesh(PLAIN):
         closed = jax.make_jaxpr(fn)(*args)

@@ -138,7 +138,7 @@ def _splash_one_chip(queries, keys, values, is_valid, *, is_causal: bool, prefix
     is_valid = jnp.pad(is_valid, ((0, 0), (0, padded - length)))
     # Keys are read by queries of the same segment: all queries are in segment 1, and the valid keys.
     segments = SegmentIds(jnp.ones_like(is_valid, jnp.int32), is_valid.astype(jnp.int32))
-    mixed = jax.vmap(kernel)(turn(queries * channels**-0.5), turn(keys), turn(values), segments)
+    mixed: jax.Array = jax.vmap(kernel)(turn(queries * channels**-0.5), turn(keys), turn(values), segments)
     return mixed.transpose(0, 2, 1, 3)[:, :length]
 
 
@@ -152,11 +152,11 @@ def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_int
     if is_causal and prefix:
         rule = splash_pairs.NumpyMask(_may_read(length, is_causal, prefix))
     block = next(size for size in range(BLOCK_FRAMES, 0, -TILE_FRAMES) if length % size == 0)
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    blocks = splash.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
+    )
     return splash.make_splash_mha_single_device(
-        splash_pairs.MultiHeadMask([rule] * heads),
-        block_sizes=splash.BlockSizes(**{f"block_{name}": block for name in names}),
-        interpret=is_interpreted,
+        splash_pairs.MultiHeadMask([rule] * heads), block_sizes=blocks, interpret=is_interpreted
     )
 
 
