@@ -264,9 +264,14 @@ def _read_meta(path: Path, step: int) -> dict[str, Any]:
 
 
 def _place(tree: Any) -> Any:
-    """Ask for the arrays on the default device, wherever the checkpoint was made."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+    """Ask for the arrays where they belong, or else on the default device, wherever the checkpoint was made."""
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def place(leaf: Any) -> Any:
+        sharding = leaf.sharding if isinstance(leaf.sharding, jax.sharding.NamedSharding) else default
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(place, tree)
 
 
 def _describe(state: dict[str, Any], *, with_crc: bool) -> dict[str, list[Any]]:

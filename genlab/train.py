@@ -24,6 +24,7 @@ from genlab import checkpoint
 from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.optim import OptimConfig
+from genlab.sharding import ShardingConfig, gather, place, put_batch, use_mesh
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
 from genlab.train_step import SAVED, Build, Model, State, create_state, make_update, split_model
 
@@ -36,6 +37,7 @@ class TrainSettings(Config):
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=2, ge=1)
     profile_steps: int = pydantic.Field(default=0, ge=0)
+    sharding: ShardingConfig = ShardingConfig()
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
@@ -94,25 +96,23 @@ def train(
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
     The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
-    every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress` is a
-    `genlab.progress.Progress`.
+    every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress`: a `Progress`.
 
     Raises:
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
         TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second signal kills.
-        LockedError: if another process trains in `run_dir`.
-        CheckpointMismatch: if `run_dir` holds another run.
+        LockedError, CheckpointMismatch: if another process trains in `run_dir`, or if it holds another run.
     """
     _check(source, steps, optim)
     init_key, step_key = jax.random.split(jax.random.key(seed))
     create = jax.jit(partial(create_state, build, optim, steps))
-    graphdef, abstract = jax.eval_shape(create, init_key)
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
-    with checkpoint.lock_run(run_dir), stop_on_signal() as stop:
+    with checkpoint.lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
+        graphdef, abstract = jax.eval_shape(create, init_key)
         run = _Run(source, steps, settings, run_dir, identity, writer, progress, stop)
-        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
+        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, place(abstract)), move_damaged=True)
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
         else:
@@ -121,10 +121,10 @@ def train(
         with checkpoint.track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
-                update = make_update(graphdef, optim, steps).lower(state, first.args, step_key).compile()
+                update = make_update(graphdef, optim, steps).lower(state, put_batch(first.args), step_key).compile()
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
-    model = nnx.merge(graphdef, state["ema"] or state["params"], state["rest"])
+        model = nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
@@ -184,7 +184,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             # The device stood idle for want of data only if the step in flight is over by now.
             if metrics is None or metrics["loss"].is_ready():
                 tally.data_wait_s += time.perf_counter() - asked
-            in_flight, (state, metrics) = metrics, update(state, jax.device_put(batch.args))
+            in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
             tally.batch_hash = chain_digest(tally.batch_hash, hashes.append(batch_digest(batch)))
             jax.block_until_ready(in_flight)
             stopping, is_last = run.stop.requested, done == run.steps

@@ -20,6 +20,7 @@ from jaxtyping import Array, Key
 
 from genlab.config import GenlabError
 from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
+from genlab.sharding import BATCH, constrain, lay_out
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
 Model = TypeVar("Model", bound=nnx.Module)
@@ -36,7 +37,7 @@ def create_state(build: Build, optim: OptimConfig, steps: int, key: Key[Array, "
     ema = {} if optim.ema_decay is None else jax.tree.map(jnp.copy, params)
     counters = {"step": jnp.int32(0), "first_bad_step": jnp.int32(-1)}
     opt = build_optimizer(optim, steps).init(params)
-    return graphdef, {"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}
+    return graphdef, lay_out({"params": params, "rest": rest, "opt": opt, "ema": ema, **counters})
 
 
 def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
@@ -58,7 +59,7 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
         metrics = {name: value * scale for name, value in sums.items()}
         metrics |= {"grad_norm": norm, "learning_rate": schedule(step)}
         counters = {"step": step + 1, "first_bad_step": first_bad}
-        return {"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}, metrics
+        return lay_out({"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}), metrics
 
     return jax.jit(update, donate_argnums=0)
 
@@ -77,8 +78,9 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
         return sums["loss"], (jnp.sum(weight), sums, split_model(model)[2])
 
     def part(rest, args, key):
+        args = jax.tree.map(lambda leaf: constrain(leaf, BATCH), args)
         grads, (weight, sums, rest) = jax.grad(summed_loss, has_aux=True)(params, rest, args, key)
-        return (grads, weight, sums), rest
+        return (lay_out(grads), weight, sums), rest
 
     if optim.accumulate == 1:
         totals, rest = part(rest, args, key)

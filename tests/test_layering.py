@@ -15,10 +15,11 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab config tokens weights decoders decoders.base host
+    genlab config tokens weights decoders decoders.base host sharding
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
-    nets nets.linear nets.dilated nets.blocks nets.backbone nets.stable_audio nets.convolution nets.snake nets.recurrent
+    nets nets.linear nets.dilated nets.attention nets.blocks nets.backbone nets.stable_audio nets.convolution
+    nets.snake nets.recurrent
     codecs codecs.base codecs.published codecs.spectrogram codecs.losses codecs.discriminator codecs.quantiser
     codecs.seanet codecs.encodec codecs.speechtokenizer codecs.mimi_convolutions codecs.mimi_transformer codecs.mimi
     codecs.dac codecs.oobleck codecs.mulaw

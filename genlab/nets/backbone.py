@@ -20,19 +20,19 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
+from genlab.nets.attention import KeysValues, causal_chunks
 from genlab.nets.blocks import (
     Block,
     Context,
-    KeysValues,
     LayerCache,
     RMSNorm,
     Text,
     TextMemory,
-    causal_chunks,
     rotation,
 )
 from genlab.nets.dilated import dilations
 from genlab.nets.linear import Linear
+from genlab.sharding import BATCH, constrain
 
 TextRoute = Literal["none", "prefix", "cross"]
 
@@ -63,7 +63,8 @@ class BackboneConfig(Config):
     mixer: Mixer = Attention()
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers.
+    remat: bool | Literal["full"] = False
     # A few percent faster on CPU than the scan, but compile time then grows with depth.
     is_unrolled: bool = False
 
@@ -263,13 +264,15 @@ class Backbone(nnx.Module):
 
         def run_layer(x, inputs):
             layer, layer_text, layer_key = inputs
-            return layer(x, context, text=layer_text, key=layer_key)[0], None
+            return constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH), None
 
         if self.config.remat:
-            run_layer = jax.checkpoint(run_layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
+            kept = jax.checkpoint_policies
+            policy = kept.nothing_saveable if self.config.remat == "full" else kept.dots_with_no_batch_dims_saveable
+            run_layer = jax.checkpoint(run_layer, policy=policy)
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
         unroll = num_layers if self.config.is_unrolled else 1
-        return lax.scan(run_layer, x, (self.layers, text, keys), unroll=unroll)[0]
+        return lax.scan(run_layer, constrain(x, BATCH), (self.layers, text, keys), unroll=unroll)[0]
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is there."""

@@ -20,11 +20,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from genlab.nets.attention import KeysValues, attend, attend_within
 from genlab.nets.dilated import DilatedConv
 from genlab.nets.linear import Linear
 
-# Causal attention is computed in chunks of queries that skip the keys after them: a tile of a TPU's matrix unit.
-CAUSAL_CHUNK_FRAMES = 128
 ROPE_BASE = 10_000.0
 
 
@@ -57,13 +56,6 @@ class Context(NamedTuple):
     position: Int[Array, ""] | int = 0
     modulation: Float[Array, "b 6 h"] | None = None
     is_allowed: Bool[Array, "#b q s"] | None = None
-
-
-class KeysValues(NamedTuple):
-    """What attention reads: the frames themselves, or the preallocated cache of one layer."""
-
-    keys: Float[Array, "b s a c"]
-    values: Float[Array, "b s a c"]
 
 
 # What a layer keeps of the frames decoded so far: keys and values, or, for a convolution, its inputs.
@@ -104,34 +96,6 @@ def rotate(x: Float[Array, "b t a c"], angles: Rotation) -> Float[Array, "b t a 
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
-def attend(
-    queries: Float[Array, "b q a c"], memory: KeysValues, is_allowed: Bool[Array, "b #q s"]
-) -> Float[Array, "b q a c"]:
-    """Return softmax(q k / sqrt(c)) v over the allowed keys."""
-    return jax.nn.dot_product_attention(queries, memory.keys, memory.values, mask=is_allowed[:, None])
-
-
-def attend_causally(
-    queries: Float[Array, "b s a c"], memory: KeysValues, is_valid: Bool[Array, "b s"], prefix: int
-) -> Float[Array, "b s a c"]:
-    """Attend to earlier positions, the own one, and the whole prefix; keys after a chunk of queries are never read."""
-    length = queries.shape[1]
-    outputs = []
-    for start, stop, num_keys in causal_chunks(length, prefix):
-        is_before = jnp.arange(num_keys)[None, :] <= jnp.maximum(jnp.arange(start, stop), prefix - 1)[:, None]
-        visible = KeysValues(memory.keys[:, :num_keys], memory.values[:, :num_keys])
-        is_allowed = is_valid[:, None, :num_keys] & is_before[None]
-        outputs.append(attend(queries[:, start:stop], visible, is_allowed))
-    return jnp.concatenate(outputs, axis=1)
-
-
-def causal_chunks(length: int, prefix: int) -> list[tuple[int, int, int]]:
-    """Return (first query, end of queries, number of keys) of each chunk."""
-    starts = range(0, length, CAUSAL_CHUNK_FRAMES)
-    stops = [min(start + CAUSAL_CHUNK_FRAMES, length) for start in starts]
-    return [(start, stop, max(stop, prefix)) for start, stop in zip(starts, stops, strict=True)]
-
-
 class SelfAttention(nnx.Module):
     """Multi-head attention with normalised, rotated queries and keys."""
 
@@ -157,13 +121,16 @@ class SelfAttention(nnx.Module):
             last_visible = jnp.maximum(context.position + jnp.arange(q), context.prefix - 1)
             is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
             mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
-        elif context.is_causal:
-            assert isinstance(context.prefix, int), "only decoding against a cache takes a traced prefix"
-            mixed = attend_causally(queries, memory, context.is_valid, context.prefix)
-        elif context.is_allowed is not None:
-            mixed = attend(queries, memory, context.is_valid[:, None, :] & context.is_allowed)
         else:
-            mixed = attend(queries, memory, context.is_valid[:, None, :])
+            assert isinstance(context.prefix, int), "only decoding against a cache takes a traced prefix"
+            mixed = attend_within(
+                queries,
+                memory,
+                context.is_valid,
+                is_causal=context.is_causal,
+                prefix=context.prefix,
+                is_allowed=context.is_allowed,
+            )
         return self.project_out(mixed.reshape(b, q, h)), cache
 
 

@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Key
 from safetensors.numpy import save_file
 
 from genlab.config import Config
-from genlab.nets.blocks import KeysValues, Rotation, Text, attend, rotate, rotation
+from genlab.nets.attention import KeysValues, attend
+from genlab.nets.blocks import Rotation, Text, rotate, rotation
 
 FFN_MULTIPLE = 4
 LEVEL_CHANNELS = 256

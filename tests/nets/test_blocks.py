@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genlab.nets import blocks
-from genlab.nets.blocks import ConvBlock, KeysValues, RMSNorm, attend, attend_causally, rotate, rotation
+from genlab.nets import attention
+from genlab.nets.attention import KeysValues, attend, attend_causally
+from genlab.nets.blocks import ConvBlock, RMSNorm, rotate, rotation
 from genlab.nets.linear import HEAD_DEVIATION, CodeEmbedding, Linear, code_heads, matmul
 
 
@@ -100,7 +101,7 @@ def test_chunks_of_causal_attention_are_causal_attention(key, prefix, monkeypatc
     is_allowed = is_before[None] & is_valid[:, None, :]
     expected = plain_attention(queries, memory, is_allowed)
     for chunk in (4, 11, 128):
-        monkeypatch.setattr(blocks, "CAUSAL_CHUNK_FRAMES", chunk)
+        monkeypatch.setattr(attention, "CAUSAL_CHUNK_FRAMES", chunk)
         np.testing.assert_allclose(attend_causally(queries, memory, is_valid, prefix), expected, atol=1e-5)
 
 

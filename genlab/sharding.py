@@ -1,0 +1,185 @@
+"""How a model lies on many chips: one mesh, one table from parameter names to axes, and the rule for batches.
+
+In: the sizes of three axes and the names of parameters. Out: shardings. `data` and `fsdp` split the batch; `fsdp` also
+splits the parameters, which are gathered where they are used (ZeRO-3, 1910.02054); `tensor` splits heads and inner
+channels, a product split by columns followed by one split by rows (1909.08053), so that a pair costs one sum. Moments
+and averages end in the name of their parameter and therefore lie where it does.
+
+A mesh is set with `use_mesh` or `jax.set_mesh`; without one every function here leaves its argument as it is, so
+programs for one device hold none of this. An axis that does not divide a dimension leaves it whole.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import pydantic
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+
+from genlab.config import Config, ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+# What splits the first axis of a batch.
+BATCH = ("data", "fsdp")
+
+COLUMNS = PartitionSpec("fsdp", "tensor")
+ROWS = PartitionSpec("tensor", "fsdp")
+INPUTS = PartitionSpec("fsdp", None)
+# The last words of a parameter's path, and how its last axes are split; layers stacked in front of them stay whole.
+# Each product split by columns feeds the one split by rows below it, head by head or channel by channel.
+TABLE: tuple[tuple[str, PartitionSpec], ...] = (
+    (r"(attention|cross)/project_(in|query|text)/kernel", COLUMNS),
+    (r"(attention|cross)/project_out/kernel", ROWS),
+    (r"(ffn|conv|level_embedding)/project_in/kernel", COLUMNS),
+    (r"(ffn|conv|level_embedding)/project_out/kernel", ROWS),
+    (r"(attn\d_[qkv]|(ffn|level|global|text)_in|inner/\d+|up)(/kernel)?", COLUMNS),
+    (r"(attn\d_out|(ffn|level|global|text)_out|outer/\d+|down)(/kernel)?", ROWS),
+    (r"(heads|head|plan_head)(/kernel)?", COLUMNS),
+    (r"table", PartitionSpec(None, "fsdp")),
+    (r"(modulation|embed|condition|noise|project|before|after)/kernel", INPUTS),
+    (r"(depth|model|network)/project_(in|out)/kernel", INPUTS),
+    (r"(encoder|decoder)_(in|out)/kernel|(input|output)", INPUTS),
+    (r"depthwise|(mixers/\d+|conditioner/layers)/kernel", PartitionSpec()),
+)
+
+
+class ShardingConfig(Config):
+    """Sizes of the mesh axes; None, for one of them at most, is what the others leave. Nothing here changes a result.
+
+    Fake CPU devices share the cores of one machine, so on CPUs only as many are used as the sizes name.
+    """
+
+    data: int | None = pydantic.Field(default=1, ge=1)
+    fsdp: int | None = pydantic.Field(default=None, ge=1)
+    tensor: int | None = pydantic.Field(default=1, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check_open(self) -> "ShardingConfig":
+        if sum(size is None for size in self._sizes) > 1:
+            raise ValueError(f"data, fsdp, tensor={self._sizes}: only one of them can be None, what the others leave")
+        return self
+
+    @property
+    def _sizes(self) -> tuple[int | None, ...]:
+        return (self.data, self.fsdp, self.tensor)
+
+    @property
+    def num_named(self) -> int:
+        """The devices that the given sizes ask for."""
+        return int(np.prod([size for size in self._sizes if size is not None]))
+
+    def sizes(self, num_devices: int) -> tuple[int, ...]:
+        """Return the axis sizes on so many devices.
+
+        Raises:
+            ConfigError: if they do not make up that number.
+        """
+        left, rest = divmod(num_devices, self.num_named)
+        if rest or (left > 1 and None not in self._sizes):
+            raise ConfigError(
+                f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are there; give sizes whose product "
+                "divides that, and None for the one that takes what is left"
+            )
+        return tuple(left if size is None else size for size in self._sizes)
+
+
+def make_mesh(config: ShardingConfig, devices: Sequence[Any]) -> Mesh:
+    """Return the mesh of `config` over `devices`."""
+    # Explicit axes, the default, would make every product state its output's sharding.
+    return jax.make_mesh(config.sizes(len(devices)), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+
+
+@contextlib.contextmanager
+def use_mesh(config: ShardingConfig) -> Iterator[None]:
+    """Compute on all devices of this process while the context lasts; with one device nothing is set."""
+    devices = jax.local_devices()
+    devices = devices[: config.num_named] if devices[0].platform == "cpu" else devices
+    if len(devices) == 1 == config.num_named:
+        yield
+        return
+    with jax.set_mesh(make_mesh(config, devices)):
+        yield
+
+
+def mesh_sizes() -> dict[str, int]:
+    """Return the axis sizes of the mesh that is set, or nothing."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return dict(mesh.shape) if set(AXES) <= set(mesh.axis_names) else {}
+
+
+def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
+    """Return how the leaf at `path`, words joined by slashes, is split: by its row of `TABLE`, or not at all."""
+    rows = [spec for pattern, spec in TABLE if re.search(rf"(^|/)({pattern})$", path)]
+    if not rows or len(rows[0]) > len(shape):
+        return PartitionSpec()
+    return fit(PartitionSpec(*(None,) * (len(shape) - len(rows[0])), *rows[0]), shape, sizes)
+
+
+def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
+    """Return `spec` without the axes that do not divide their dimension; of several on one, the first that do stay."""
+    fitted = []
+    for dimension, entry in zip(shape, (*spec, *(None,) * len(shape))):
+        kept: list[str] = []
+        for axis in (entry,) if isinstance(entry, str) else entry or ():
+            if dimension % np.prod([sizes[name] for name in (*kept, axis)]) == 0:
+                kept.append(axis)
+        fitted.append(tuple(kept) if len(kept) > 1 else kept[0] if kept else None)
+    return PartitionSpec(*fitted)
+
+
+def specs_of(tree: Any, sizes: dict[str, int]) -> Any:
+    """Return the `PartitionSpec` of every leaf of parameters, of a training state, or of shapes of them."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: spec_of(path_name(path), leaf.shape, sizes), tree)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """Return the words of a key path, joined by slashes."""
+    return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
+
+
+def lay_out(tree: Any) -> Any:
+    """Ask the compiler to split every leaf as the table says; for use under `jax.jit`."""
+    if not (sizes := mesh_sizes()):
+        return tree
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs_of(tree, sizes))
+
+
+def constrain(x: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None) -> Shaped[Array, "..."]:
+    """Ask the compiler to split the leading axes of an activation as named; for use under `jax.jit`."""
+    if not (sizes := mesh_sizes()):
+        return x
+    return jax.lax.with_sharding_constraint(x, fit(PartitionSpec(*axes), x.shape, sizes))
+
+
+def place(tree: Any) -> Any:
+    """Return shapes that say where their arrays belong, from shapes or arrays."""
+    if not (sizes := mesh_sizes()):
+        return tree
+    mesh = jax.sharding.get_mesh()
+
+    def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, tree, specs_of(tree, sizes))
+
+
+def batch_shardings(args: Any, mesh: Mesh) -> Any:
+    """Return the sharding of every leaf of a batch: its first axis over `data` and `fsdp`."""
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, fit(PartitionSpec(BATCH), leaf.shape, dict(mesh.shape))), args)
+
+
+def put_batch(args: Any) -> Any:
+    """Return the batch on the devices. Every process gives the part of it that its devices hold."""
+    if not mesh_sizes():
+        return jax.device_put(args)
+    shardings = batch_shardings(args, jax.sharding.get_mesh())
+    return jax.tree.map(jax.make_array_from_process_local_data, shardings, args)
+
+
+def gather(tree: Any) -> Any:
+    """Return the arrays whole on the first device of this process: sampling and scoring run there."""
+    return jax.device_put(tree, jax.local_devices()[0]) if mesh_sizes() else tree

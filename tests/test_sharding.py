@@ -1,0 +1,206 @@
+"""Where parameters, moments and batches lie on a mesh, and that a mesh does not change what is learnt."""
+
+import contextlib
+import functools
+import re
+import shutil
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from decoders.decoder_toys import BACKBONE, FAMILIES, SEMANTIC, SPEC, VOCAB, toy_batch
+from flax import nnx
+from jax.sharding import PartitionSpec
+from micro_models import CODEC
+from train_toy import build as build_toy
+from train_toy import make_source
+
+from genlab.config import ConfigError
+from genlab.decoders.ar import ARConfig
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.denoisers import StableAudioNetwork
+from genlab.decoders.diffusion import DiffusionConfig
+from genlab.decoders.streams import PlanStream
+from genlab.nets.backbone import Dilated
+from genlab.optim import OptimConfig, is_decayed
+from genlab.recognisers.ctc import RecogniserConfig
+from genlab.sharding import (
+    COLUMNS,
+    ROWS,
+    TABLE,
+    ShardingConfig,
+    fit,
+    make_mesh,
+    path_name,
+    put_batch,
+    spec_of,
+)
+from genlab.train import TrainSettings, train
+from genlab.train_step import create_state, make_update
+
+SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
+# Sums over channels and over the batch are added in another order.
+TOLERANCE = 1e-4
+OPTIM = OptimConfig(peak_lr=3e-3)
+CROSSING = ConditionConfig(content="text", route="cross", clip_route="adaln")
+EXTRAS = {
+    "dilated": (ARConfig(infill_share=0.0), BACKBONE.model_copy(update={"mixer": Dilated()}), SEMANTIC),
+    "plan": (
+        ARConfig(plan=PlanStream(num_units=10), infill_share=0.0), BACKBONE, ConditionConfig(content="text"),
+    ),
+    "stable_audio": (DiffusionConfig(network=StableAudioNetwork()), BACKBONE, CROSSING),
+    **{f"{name}_crossing": (family.config, BACKBONE, CROSSING) for name, family in FAMILIES.items()},
+    **{name: (family.config, BACKBONE, SEMANTIC) for name, family in FAMILIES.items()},
+}  # fmt: skip
+
+
+def make(name, key):
+    """Build the model of that name."""
+    if name in EXTRAS:
+        config, backbone, condition = EXTRAS[name]
+        return config.build(SPEC, VOCAB, backbone, condition, key=key)
+    return (CODEC if name == "codec" else RecogniserConfig(width=16, blocks=2)).build(key=key)
+
+
+MODELS = [*EXTRAS, "codec", "recogniser"]
+
+
+@functools.cache
+def matrices(name):
+    """Return path and shape of every matrix of a model: what weight decay acts on."""
+    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(partial(make, name, jax.random.key(0))), nnx.Param))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {path_name(path): leaf.shape for path, leaf in leaves if is_decayed(path, leaf)}
+
+
+def rows_of(path):
+    return [spec for pattern, spec in TABLE if re.search(rf"(^|/)({pattern})$", path)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_matrix_has_one_row_and_is_split_by_it(name):
+    found = matrices(name)
+    assert {path: len(rows_of(path)) for path in found} == dict.fromkeys(found, 1)
+    large = {path: shape for path, shape in found.items() if np.prod(shape[-2:]) >= 32 * 32}
+    assert large, name
+    for path, shape in large.items():
+        assert any(spec_of(path, shape, SIZES)), f"{path} {shape} is copied to every chip"
+
+
+def feeders(path):
+    """The products whose outputs, channel by channel, are what the product at `path` reads."""
+    for last, firsts in {
+        "cross/project_out": ["cross/project_query", "cross/project_text"],
+        "project_out": ["project_in"],
+        "attn1_out": ["attn1_q", "attn1_k", "attn1_v"],
+        "attn2_out": ["attn2_q", "attn2_k", "attn2_v"],
+        "_out": ["_in"],
+        "outer": ["inner"],
+        "down": ["up"],
+    }.items():
+        if last in path:
+            return {path.replace(last, first) for first in firsts}
+    raise AssertionError(f"{path}: which products feed it?")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tensor_parallel_products_come_in_pairs(name):
+    """Columns, then rows, with nothing but elementwise work between; only the last product of a network is alone."""
+    found = {path: rows_of(path)[0] for path in matrices(name)}
+    columns, rows = ({path for path, spec in found.items() if spec == kind} for kind in (COLUMNS, ROWS))
+    fed = [path for row in rows for path in feeders(row)]
+    assert set(fed) <= columns and len(fed) == len(set(fed))
+    assert all(re.search(r"heads?(/kernel)?$", path) for path in columns - set(fed)), columns - set(fed)
+
+
+def test_leading_layer_axes_stay_whole_and_odd_sizes_too():
+    assert spec_of("backbone/layers/ffn/project_in/kernel", (2, 32, 64), SIZES) == PartitionSpec(None, *COLUMNS)
+    assert spec_of("opt/1/0/mu/backbone/layers/ffn/project_out/kernel", (2, 64, 32), SIZES) == PartitionSpec(
+        None, *ROWS
+    )
+    assert spec_of("heads/kernel", (32, 33), SIZES) == PartitionSpec("fsdp", None)
+    assert spec_of("something/new", (32, 32), SIZES) == PartitionSpec()
+    assert fit(PartitionSpec(("data", "fsdp")), (6, 4), SIZES) == PartitionSpec("data", None)
+    assert fit(PartitionSpec(("data", "fsdp")), (8,), SIZES) == PartitionSpec(("data", "fsdp"))
+
+
+def test_sizes_make_up_the_devices():
+    assert ShardingConfig().sizes(8) == (1, 8, 1)
+    assert ShardingConfig(data=None, fsdp=4).sizes(8) == (2, 4, 1)
+    with pytest.raises(ConfigError, match="8 devices"):
+        ShardingConfig(fsdp=3).sizes(8)
+    with pytest.raises(ConfigError, match="8 devices"):
+        ShardingConfig(data=3).sizes(8)
+    with pytest.raises(ConfigError, match="only one"):
+        ShardingConfig.from_dict({"data": None})
+
+
+QUICK = {"xla_backend_optimization_level": 0}  # compiling costs more than running
+MESHES = {"8x1x1": (8, 1, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2)}
+
+
+def curve(name, steps, sizes=None):
+    """Return loss and gradient norm of `steps` updates on one batch of 8, and the last state."""
+    create = partial(create_state, partial(make, name), OPTIM, steps)
+    key, args = jax.random.key(3), jax.tree.map(np.asarray, toy_batch(num_examples=8))
+    with contextlib.ExitStack() as stack:
+        if sizes:
+            config = ShardingConfig(data=sizes[0], fsdp=sizes[1], tensor=sizes[2])
+            stack.enter_context(jax.set_mesh(make_mesh(config, jax.devices())))
+        graphdef, state = jax.jit(create)(key)
+        losses, args = [], put_batch(args)
+        update = make_update(graphdef, OPTIM, steps).lower(state, args, key).compile(compiler_options=QUICK)
+        for _ in range(steps):
+            # Fake devices that wait for each other in two programs at once can lock each other out of the threads.
+            state, metrics = jax.block_until_ready(update(state, args, key))
+            losses += [float(metrics["loss"]), float(metrics["grad_norm"])]
+    return np.array(losses), state
+
+
+@functools.cache
+def plain_curve(name, steps):
+    return curve(name, steps)[0]
+
+
+def check_curve(name, steps, mesh):
+    losses, state = curve(name, steps, MESHES[mesh])
+    np.testing.assert_allclose(losses, plain_curve(name, steps), rtol=TOLERANCE)
+    return state
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", ["ar", "masked", "diffusion"])
+def test_three_updates_are_the_same_on_every_mesh(name, mesh):
+    state = check_curve(name, 3, mesh)
+    sizes = dict(zip(("data", "fsdp", "tensor"), MESHES[mesh]))
+    kernels = jax.tree_util.tree_leaves_with_path(state)
+    kernels = {path_name(path): leaf for path, leaf in kernels if path_name(path).endswith("ffn/project_in/kernel")}
+    parts = {path.split("/")[0] + path.split("/")[3] if "opt" in path else path.split("/")[0] for path in kernels}
+    assert len(parts) == 4, "parameter, average and two moments"
+    for path, leaf in kernels.items():
+        held = leaf.addressable_shards[0].data.shape
+        assert np.prod(leaf.shape) == np.prod(held) * sizes["fsdp"] * sizes["tensor"], path
+
+
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"ar", "masked", "diffusion", "flat", "diffusion_v"}))
+def test_an_update_is_the_same_on_two_by_two_by_two(name):
+    check_curve(name, 1, "2x2x2")
+
+
+def test_training_resumes_on_another_mesh(tmp_path):
+    """The loop makes its own mesh; a run that was stopped on one device goes on on eight."""
+    settings = {
+        name: TrainSettings(log_every=5, save_every_s=None, save_every_steps=3, sharding=sharding)
+        for name, sharding in {"one": ShardingConfig(), "eight": ShardingConfig(data=2, fsdp=4)}.items()
+    }
+    optim = OptimConfig(peak_lr=1e-2)
+    run = partial(train, build_toy, make_source(), steps=8, optim=optim, seed=1)
+    one = run(settings=settings["one"], run_dir=tmp_path / "one")
+    eight = run(settings=settings["eight"], run_dir=tmp_path / "eight")
+    (tmp_path / "both").mkdir()
+    shutil.copytree(tmp_path / "one" / "checkpoints" / "6", tmp_path / "both" / "checkpoints" / "6")
+    both = run(settings=settings["eight"], run_dir=tmp_path / "both")
+    for result in (eight, both):
+        assert result.last_metrics["loss"] == pytest.approx(one.last_metrics["loss"], rel=TOLERANCE)
+        assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(nnx.state(result.model)))
