@@ -8,8 +8,11 @@
     bad_checkpoints/   what failed its check at a restore, kept for inspection
 
 In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint that is intact. Orbax
-restores a flipped byte and casts a wrong type without a word, so every checkpoint carries the shape, the type and the
-CRC-32 of each leaf, and restoring checks them. This is the only file that knows Orbax.
+restores a flipped byte and casts a wrong type without a word, so every checkpoint carries the shape, the type and a
+checksum of each leaf, and restoring checks them. This is the only file that knows Orbax.
+
+Of several processes (`hosts.py`) all save and restore their parts of the arrays, on whatever mesh they are, and only
+the leader writes the other files. The checksum of a leaf does not depend on how it is split.
 """
 
 import contextlib
@@ -20,16 +23,20 @@ import shutil
 import socket
 import time
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import v1 as ocp
 
+from genlab import hosts
 from genlab.config import GenlabError, digest
+from genlab.data.batches import chain_digest, combine_digests
+from genlab.sharding import path_name
 from genlab.stopping import EXIT_LOCKED
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
@@ -82,6 +89,8 @@ def read_json(path: Path) -> Any | None:
 
 def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
     """Replace status.json; `state` is running, finished, interrupted, diverged or failed."""
+    if not hosts.is_leader():
+        return
     beat = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
     write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
 
@@ -93,6 +102,9 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     Raises:
         LockedError: if a process on this host holds it, or one on another host was alive `REMOTE_ALIVE_S` ago.
     """
+    if not hosts.is_leader():
+        yield
+        return
     run_dir.mkdir(parents=True, exist_ok=True)
     status = read_json(run_dir / "status.json") or {}
     age_s = time.time() - status.get("heartbeat", 0.0)
@@ -145,21 +157,34 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
 
 
 class HashLog:
-    """batch_hashes.txt: line n is the digest of the batch of step n. A restart cuts off what it will do again."""
+    """batch_hashes.txt: line n is the digest of the batch of step n. A restart cuts off what it will do again.
+
+    `chained` is the hash of all lines so far, up to the last `flush`.
+    """
 
     LINE_BYTES = 17
 
-    def __init__(self, run_dir: Path, start_step: int):
-        self._file = open(run_dir / "batch_hashes.txt", "ab")
-        self._file.truncate(start_step * self.LINE_BYTES)
+    def __init__(self, run_dir: Path, start_step: int, chained: str):
+        self.chained = chained
+        self._pending: list[UInt32[np.ndarray, b]] = []
+        self._file = open(run_dir / "batch_hashes.txt" if hosts.is_leader() else os.devnull, "ab")
+        if hosts.is_leader():
+            self._file.truncate(start_step * self.LINE_BYTES)
 
-    def append(self, digest: str) -> str:
-        """Add the 16 hex digits of one step and return them."""
-        self._file.write(f"{digest}\n".encode())
-        return digest
+    def append(self, examples: UInt32[np.ndarray, "b"]) -> None:
+        """Add a step, given the digests of the examples that this process read."""
+        self._pending.append(examples)
 
     def flush(self) -> None:
-        """Make what was appended survive a kill."""
+        """Make what was appended survive a kill. All processes come here at the same step."""
+        if self._pending:
+            # [processes steps b] -> [steps processes*b]
+            examples = hosts.collect(np.stack(self._pending)[None]).swapaxes(0, 1)
+            for step in examples.reshape(len(self._pending), -1):
+                line = combine_digests(step)
+                self._file.write(f"{line}\n".encode())
+                self.chained = chain_digest(self.chained, line)
+            self._pending = []
         self._file.flush()
 
     def close(self) -> None:
@@ -172,8 +197,9 @@ class CheckpointWriter:
 
     def __init__(self, run_dir: Path, keep: int):
         # Orbax leaves a half-written save alone when the kill came just before the rename, and its name stays taken.
-        for half in (run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        for half in (run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*") if hosts.is_leader() else ():
             shutil.rmtree(half)
+        hosts.wait_for_all("half-written checkpoints are gone")
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             str((run_dir / "checkpoints").absolute()),
@@ -184,11 +210,11 @@ class CheckpointWriter:
     def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
         """Start to save `state` (named pytrees) as `step`; waits only for the copy to the host and for an earlier save.
 
-        The copy is ours because a CPU array may hand Orbax its own memory, which the next donated step overwrites.
+        On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next donated step overwrites.
         """
         self._checkpointer.wait()
-        state = {name: jax.tree.map(lambda leaf: np.array(leaf, copy=True), tree) for name, tree in state.items()}
-        meta = {**meta, "step": step, "leaves": _describe(state, with_crc=True)}
+        meta = {**meta, "step": step, "leaves": _describe(state, with_checksum=True)}
+        state = jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
         self._checkpointer.save_checkpointables_async(
             step,
             {name: tree for name, tree in state.items() if jax.tree.leaves(tree)},
@@ -221,7 +247,7 @@ def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Rest
             return _restore(run_dir / "checkpoints" / str(step), step, expect)
         except _Damaged as error:
             warnings.warn(f"{run_dir}: checkpoint {step} is damaged ({error}); trying the one before", stacklevel=2)
-            if move_damaged:
+            if move_damaged and hosts.is_leader():
                 bad = run_dir / "bad_checkpoints"
                 bad.mkdir(exist_ok=True)
                 (run_dir / "checkpoints" / str(step)).rename(bad / f"{step}-{time.time_ns()}")
@@ -231,7 +257,7 @@ def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Rest
 def _restore(path: Path, step: int, expect: Expect) -> Restored:
     meta = _read_meta(path, step)
     abstract = expect(meta)
-    wanted = _describe(abstract, with_crc=False)
+    wanted = _describe(abstract, with_checksum=False)
     found = {name: leaf for name, leaf in meta["leaves"].items() if name.split("/", 1)[0] in abstract}
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found or wanted[name] != found[name][:2]:
@@ -246,7 +272,7 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
     except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
         raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
     state = {name: state.get(name, tree) for name, tree in abstract.items()}
-    for name, leaf in _describe(state, with_crc=True).items():
+    for name, leaf in _describe(state, with_checksum=True).items():
         if leaf != found[name]:
             raise _Damaged(f"{name}: content does not match its checksum")
     return Restored(step, state, meta)
@@ -274,12 +300,30 @@ def _place(tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _describe(state: dict[str, Any], *, with_crc: bool) -> dict[str, list[Any]]:
-    """Return path -> [type, shape] of every leaf, with its CRC-32 if asked."""
-    described = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]:
-        name = "/".join(str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part)))) for part in path)
-        described[name] = [str(leaf.dtype), list(leaf.shape)]
-        if with_crc:
-            described[name].append(zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data))
+def _describe(state: dict[str, Any], *, with_checksum: bool) -> dict[str, list[Any]]:
+    """Return path -> [type, shape] of every leaf, with its checksum if asked."""
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
+    if with_checksum:
+        for name, checksum in jax.device_get(_checksums(leaves)).items():
+            described[name].append(int(checksum))
     return described
+
+
+@jax.jit
+def _checksums(leaves: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    return {name: checksum(leaf) for name, leaf in leaves.items()}
+
+
+def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
+    """Return the sum of all elements' bits, each times an odd number of its own, modulo 2^32.
+
+    A sum can be made of parts on any mesh. Odd numbers have inverses modulo 2^32, so no change of one element is
+    missed, and other damage with probability 2^-32.
+    """
+    width = array.dtype.itemsize
+    bits = array.astype(jnp.uint8) if array.dtype == bool else jax.lax.bitcast_convert_type(array, f"uint{8 * width}")
+    place = jnp.zeros(array.shape, jnp.uint32)
+    for axis, size in enumerate(array.shape):
+        place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)

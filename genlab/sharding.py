@@ -95,9 +95,10 @@ def make_mesh(config: ShardingConfig, devices: Sequence[Any]) -> Mesh:
 
 @contextlib.contextmanager
 def use_mesh(config: ShardingConfig) -> Iterator[None]:
-    """Compute on all devices of this process while the context lasts; with one device nothing is set."""
-    devices = jax.local_devices()
-    devices = devices[: config.num_named] if devices[0].platform == "cpu" else devices
+    """Compute on all devices of all processes while the context lasts; with one device nothing is set."""
+    devices = jax.devices()
+    is_shared_core = devices[0].platform == "cpu" and jax.process_count() == 1
+    devices = devices[: config.num_named] if is_shared_core else devices
     if len(devices) == 1 == config.num_named:
         yield
         return
@@ -173,13 +174,40 @@ def batch_shardings(args: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(args: Any) -> Any:
-    """Return the batch on the devices. Every process gives the part of it that its devices hold."""
+    """Return the batch on the devices. Of several processes each gives its rows, those of process 0 first."""
     if not mesh_sizes():
         return jax.device_put(args)
+    mesh, count = jax.sharding.get_mesh(), jax.process_count()
+
+    def put(leaf: Any) -> jax.Array:
+        shape = (len(leaf) * count, *leaf.shape[1:])
+        sharding = NamedSharding(mesh, fit(PartitionSpec(BATCH), shape, dict(mesh.shape)))
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(put, args)
+
+
+def put_everywhere(tree: Any) -> Any:
+    """Return arrays that all processes have made alike as whole arrays on every device."""
+    if not mesh_sizes():
+        return tree
+    return jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), PartitionSpec()))
+
+
+def abstract_batch(args: Any) -> Any:
+    """Return the shapes of a whole batch, with their shardings, for compilation."""
+    if not mesh_sizes():
+        return args
     shardings = batch_shardings(args, jax.sharding.get_mesh())
-    return jax.tree.map(jax.make_array_from_process_local_data, shardings, args)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), args, shardings
+    )
 
 
 def gather(tree: Any) -> Any:
     """Return the arrays whole on the first device of this process: sampling and scoring run there."""
-    return jax.device_put(tree, jax.local_devices()[0]) if mesh_sizes() else tree
+    if not mesh_sizes():
+        return tree
+    everywhere = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
+    whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
+    return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), jax.local_devices()[0]), whole)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from genlab import hosts
 from genlab.config import GenlabError
 
 # Only EXIT_RESUME asks to be started again.
@@ -40,15 +41,22 @@ class StopRequest:
 
     requested: str = ""
 
+    def at(self, step: int) -> str:
+        """Return why to stop after `step`, or nothing: the same in all processes, when one of several got SIGTERM."""
+        if hosts.is_one_of_several() and hosts.is_preempted(step):
+            self.requested = "SIGTERM"
+        return self.requested
+
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
     """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts as it always did.
 
-    Only the main thread may set handlers; elsewhere signals keep their meaning.
+    Only the main thread may set handlers; elsewhere signals keep their meaning. One of several processes leaves them to
+    JAX, which tells the others of a SIGTERM.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or hosts.is_one_of_several():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -10,7 +10,7 @@ no batch, draws no other noise, and ends with the same bits. The update is in tr
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import pydantic
 from flax import nnx
 
-from genlab import checkpoint
+from genlab import checkpoint, hosts
 from genlab.config import Config, GenlabError
-from genlab.data.batches import BatchSource, batch_digest, chain_digest
+from genlab.data.batches import BatchSource, batch_digest, example_digests
 from genlab.optim import OptimConfig
-from genlab.sharding import ShardingConfig, gather, place, put_batch, use_mesh
+from genlab.profiling import ProfileConfig, trace_steps
+from genlab.sharding import ShardingConfig, abstract_batch, gather, place, put_batch, put_everywhere, use_mesh
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
 from genlab.train_step import SAVED, Build, Model, State, create_state, make_update, split_model
 
@@ -36,12 +37,14 @@ class TrainSettings(Config):
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=2, ge=1)
-    profile_steps: int = pydantic.Field(default=0, ge=0)
+    profile: ProfileConfig = ProfileConfig()
     sharding: ShardingConfig = ShardingConfig()
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
-        by_time = self.save_every_s is not None and age_s >= self.save_every_s
+        # Clocks differ: processes ask each other, which costs them a wait.
+        is_asked = not hosts.is_one_of_several() or step % self.log_every == 0
+        by_time = self.save_every_s is not None and is_asked and hosts.is_any(age_s >= self.save_every_s)
         return by_time or (self.save_every_steps is not None and step % self.save_every_steps == 0)
 
 
@@ -104,12 +107,12 @@ def train(
         LockedError, CheckpointMismatch: if another process trains in `run_dir`, or if it holds another run.
     """
     _check(source, steps, optim)
-    init_key, step_key = jax.random.split(jax.random.key(seed))
     create = jax.jit(partial(create_state, build, optim, steps))
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
     with checkpoint.lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
+        init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
         run = _Run(source, steps, settings, run_dir, identity, writer, progress, stop)
         restored = checkpoint.restore_latest(run_dir, partial(_expect, run, place(abstract)), move_damaged=True)
@@ -117,11 +120,14 @@ def train(
             start, state, tally = 0, create(init_key)[1], _Tally()
         else:
             start, tally = restored.step, _Tally(**restored.meta["tally"])
-            state = {**restored.state, "step": jnp.int32(start), "first_bad_step": jnp.int32(-1)}
+            counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
+            state = {**restored.state, **counters}
         with checkpoint.track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
-                update = make_update(graphdef, optim, steps).lower(state, put_batch(first.args), step_key).compile()
+                update = (
+                    make_update(graphdef, optim, steps).lower(state, abstract_batch(first.args), step_key).compile()
+                )
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
         model = nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
@@ -152,8 +158,6 @@ def _check(source: BatchSource, steps: int, optim: OptimConfig) -> None:
         raise GenlabError(f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it")
     if source.batch_size % optim.accumulate:
         raise GenlabError(f"optim.accumulate: {optim.accumulate} does not divide the batch size {source.batch_size}")
-    if jax.process_count() > 1:
-        raise GenlabError(f"training runs in one process for now, this is one of {jax.process_count()}")
 
 
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
@@ -175,9 +179,10 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
-        hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start)))
+        hashes = checkpoint.HashLog(run.run_dir, start, tally.batch_hash)
+        stack.enter_context(contextlib.closing(hashes))
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
-        profile = stack.enter_context(_profiler(run))
+        profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
             batch = next(batches)
@@ -185,9 +190,9 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if metrics is None or metrics["loss"].is_ready():
                 tally.data_wait_s += time.perf_counter() - asked
             in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
-            tally.batch_hash = chain_digest(tally.batch_hash, hashes.append(batch_digest(batch)))
+            hashes.append(example_digests(batch))
             jax.block_until_ready(in_flight)
-            stopping, is_last = run.stop.requested, done == run.steps
+            stopping, is_last = run.stop.at(done), done == run.steps
             is_logging = is_last or done % settings.log_every == 0
             is_saving = is_last or bool(stopping) or settings.is_save_due(done, time.perf_counter() - saved_at)
             if is_logging or is_saving:
@@ -200,6 +205,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if is_saving:
                 for log in (hashes, run.writer):  # what a restart will not write again
                     getattr(log, "flush", lambda: None)()
+                tally.batch_hash = hashes.chained
                 meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
                 saver.save(done, {name: state[name] for name in SAVED}, meta)
                 saved_at = now
@@ -228,22 +234,8 @@ def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]
 
 def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, float, float]) -> tuple[int, float, float]:
     """Write the metrics and the speed since the last call, which returned `last`."""
-    if run.writer:
+    if run.writer and hosts.is_leader():
         steps, wall_s, wait_s = done - last[0], tally.wall_s - last[1], tally.data_wait_s - last[2]
         speed = {"steps_per_s": steps / wall_s, "data_wait_fraction": wait_s / wall_s}
         run.writer.scalars(done, tally.last_metrics | speed)
     return done, tally.wall_s, tally.data_wait_s
-
-
-@contextlib.contextmanager
-def _profiler(run: _Run) -> Iterator[Callable[[int], None]]:
-    """Yield a function of the steps made that traces `profile_steps` of them into profile/, past the first five."""
-    with contextlib.ExitStack() as tracing:
-
-        def profile(made: int) -> None:
-            if run.settings.profile_steps and made == 5:
-                tracing.enter_context(jax.profiler.trace(str(run.run_dir / "profile")))
-            elif made == 5 + run.settings.profile_steps:
-                tracing.close()
-
-        yield profile

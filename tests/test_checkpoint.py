@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genlab import checkpoint
 from genlab.checkpoint import (
@@ -19,6 +22,7 @@ from genlab.checkpoint import (
     CheckpointWriter,
     HashLog,
     LockedError,
+    checksum,
     lock_run,
     read_json,
     restore_latest,
@@ -26,6 +30,7 @@ from genlab.checkpoint import (
     track_status,
     write_json,
 )
+from genlab.data.batches import chain_digest, combine_digests
 from genlab.stopping import TrainingInterrupted, stop_on_signal
 
 
@@ -254,14 +259,46 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
 
 
 def test_hash_log_is_cut_at_the_restart(tmp_path):
-    log = HashLog(tmp_path, 0)
-    for step in range(5):
-        log.append(f"{step:016x}")
+    examples = np.arange(12, dtype=np.uint32).reshape(6, 2)
+    lines = [combine_digests(step) for step in examples]
+    log = HashLog(tmp_path, 0, "")
+    for step in examples[:5]:
+        log.append(step)
+    log.flush()
     log.close()
-    log = HashLog(tmp_path, 3)
-    log.append("f" * 16)
+    assert log.chained == functools.reduce(chain_digest, lines[:5], "")
+    log = HashLog(tmp_path, 3, "before")
+    log.append(examples[5])
+    log.flush()
+    log.append(examples[0])  # not flushed: a restart will write it again
     log.close()
-    assert (tmp_path / "batch_hashes.txt").read_text().split() == [f"{step:016x}" for step in range(3)] + ["f" * 16]
+    assert log.chained == chain_digest("before", lines[5])
+    assert (tmp_path / "batch_hashes.txt").read_text().split() == [*lines[:3], lines[5]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(["float32", "bfloat16", "int32", "uint8", "bool"]), st.data())
+def test_a_checksum_misses_no_change_of_one_element_and_no_swap(dtype, data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    values = rng.integers(0, 2 if dtype == "bool" else 100, (3, 4, 5))
+    array = jnp.asarray(values).astype(dtype)
+    before = int(checksum(array))
+    place = tuple(data.draw(st.integers(0, size - 1)) for size in array.shape)
+    other = jnp.asarray(values).at[place].add(1 if dtype != "bool" else 1 - 2 * values[place]).astype(dtype)
+    assert int(checksum(other)) != before
+    flat = values.reshape(-1)
+    first, second = 7, data.draw(st.integers(8, 59))
+    if flat[first] != flat[second]:
+        swapped = flat.copy()
+        swapped[[first, second]] = flat[[second, first]]
+        assert int(checksum(jnp.asarray(swapped.reshape(3, 4, 5)).astype(dtype))) != before
+
+
+def test_a_checksum_does_not_depend_on_the_mesh():
+    array = jax.random.normal(jax.random.key(0), (16, 24))
+    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    spread = jax.device_put(array, jax.NamedSharding(mesh, jax.P("data", "fsdp")))
+    assert int(jax.jit(checksum)(spread)) == int(checksum(array))
 
 
 def test_first_signal_asks_and_the_second_acts(request):

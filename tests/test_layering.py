@@ -15,7 +15,7 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab config tokens weights decoders decoders.base host sharding
+    genlab config tokens weights decoders decoders.base host hosts sharding
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.attention nets.blocks nets.backbone nets.stable_audio nets.convolution
@@ -32,7 +32,7 @@ ORDER = """
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
     decoders.latent_ar decoders.mar decoders.latent_blocks
-    flops optim stopping checkpoint train_step train
+    flops optim stopping checkpoint train_step profiling train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
     evaluate.sessions evaluate.scores evaluate.likelihood evaluate.content evaluate.pitch evaluate.speaker

@@ -14,6 +14,7 @@ from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.decoders.base import LossOut
 from genlab.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
+from genlab.profiling import ProfileConfig
 from genlab.progress import Progress
 from genlab.tokens import Tokens
 from genlab.train import TrainingDiverged, TrainSettings, load_trained, train
@@ -376,5 +377,5 @@ def test_two_trainers_in_one_directory(tmp_path):
 
 
 def test_profile_is_written(tmp_path):
-    run(tmp_path, settings=TrainSettings(save_every_s=None, profile_steps=2))
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    run(tmp_path, settings=TrainSettings(save_every_s=None, profile=ProfileConfig(steps=2)))
+    assert list(tmp_path.rglob("plugins/profile/*/*.xplane.pb"))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import grain
 import jax
 import numpy as np
+from jaxtyping import UInt32
 
 from genlab.config import GenlabError
 
@@ -48,15 +49,17 @@ class BatchSource:
         return sys.maxsize if len(self.dataset) >= sys.maxsize // 2 else len(self.dataset) // self.batch_size
 
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
-        """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends."""
-        shard = grain.sharding.ShardByJaxProcess()
-        elastic = grain.experimental.ElasticIterator(self.dataset, self.batch_size, shard, read_options=self._read)
-        elastic.set_state({"global_next_index": start_step * self.batch_size})
+        """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends.
+
+        Of several processes each yields its rows of every batch, those of process 0 first.
+        """
+        rows = _Rows(self, start_step, jax.process_index(), jax.process_count())
+        batches = iter(grain.MapDataset.source(rows).batch(rows.count).to_iter_dataset(read_options=self._read))
         try:
-            for args, clip_ids in iter(elastic):
+            for args, clip_ids in batches:
                 yield Batch(tuple(args), np.asarray(clip_ids))
         finally:
-            elastic.close()
+            batches.close()
 
     def batch_at(self, step: int) -> Batch:
         """Return the batch of one step by random access; equal to what `iterate` yields for it."""
@@ -66,16 +69,50 @@ class BatchSource:
         return Batch(tuple(args), clip_ids)
 
 
+class _Rows:
+    """The elements that one of several processes reads, one after another.
+
+    Its rows of a batch lie together: noise is drawn by row, and must not depend on how many processes share the rows.
+    """
+
+    def __init__(self, source: BatchSource, start_step: int, process: int, num_processes: int):
+        self.source, self.start_step = source, start_step
+        self.count, rest = divmod(source.batch_size, num_processes)
+        if rest:
+            raise GenlabError(
+                f"batch_size: {source.batch_size} clips cannot be shared by {num_processes} processes; use a multiple"
+            )
+        self.first = process * self.count
+
+    def __len__(self) -> int:
+        return min((self.source.num_batches - self.start_step) * self.count, sys.maxsize)
+
+    def __getitem__(self, index: int) -> Any:
+        step, row = divmod(index, self.count)
+        return self.source.dataset[(self.start_step + step) * self.source.batch_size + self.first + row]
+
+
 def batch_digest(batch: Batch) -> str:
-    """Return 16 hex digits that depend on the clip ids and on every byte, shape and type of the content.
+    """Return 16 hex digits that depend on the clip ids and on every byte, shape and type of the content."""
+    return combine_digests(example_digests(batch))
+
+
+def example_digests(batch: Batch) -> UInt32[np.ndarray, "b"]:
+    """Return a digest of each example, so that processes that read parts of a batch can tell what all of it was.
 
     The bytes enter through their CRC-32, which costs 0.25 ms per MB where SHA-256 costs three times that in every step.
     """
-    state = hashlib.sha256()
+    running = [0] * len(batch.clip_ids)
     for leaf in (np.asarray(batch.clip_ids), *map(np.asarray, jax.tree.leaves(batch.args))):
-        crc = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-        state.update(f"{leaf.dtype.str}{leaf.shape}{crc};".encode())
-    return state.hexdigest()[:16]
+        kind = f"{leaf.dtype.str}{leaf.shape[1:]}".encode()
+        rows = np.ascontiguousarray(leaf).reshape(len(running), -1).view(np.uint8)
+        running = [zlib.crc32(row.data, zlib.crc32(kind, crc)) for row, crc in zip(rows, running, strict=True)]
+    return np.array(running, np.uint32)
+
+
+def combine_digests(examples: UInt32[np.ndarray, "b"]) -> str:
+    """Return the digest of a batch from those of its examples."""
+    return hashlib.sha256(examples.astype("<u4").tobytes()).hexdigest()[:16]
 
 
 def chain_digest(running: str, batch: str) -> str:
