@@ -129,6 +129,17 @@ def run_workloads(names: tuple[str, ...] = (), *, rounds: int = 5, quick: bool =
             yield _measure(name, workload, peers.find_peer(name, size, num_threads()), rounds)
 
 
+def format_line(line: dict[str, Any]) -> str:
+    """Return the line of one workload for a person."""
+    peer = (
+        "no peer installed"
+        if line["peer"] is None
+        else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
+    )
+    setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
+    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({setting})  {peer}"
+
+
 def num_threads() -> int:
     """Return the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
     from genlab.config import GenlabError
     from genlab.host import reuse_memory
+    from genlab.topologies import COMPILER_ENVIRONMENT
 
     reuse_memory()
+    if arguments.command == "aot":
+        os.environ.update(COMPILER_ENVIRONMENT)
     try:
         from genlab import commands
 
@@ -203,6 +206,18 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument("--json", action="store_true", help="one JSON line per workload")
     command.add_argument("--rounds", type=int, default=5, help="repetitions; the median counts")
     command.add_argument("--quick", action="store_true", help="toy sizes: shows that it runs, says nothing about speed")
+    command = add(
+        "aot",
+        "Compile training step and sampler of every arm for a TPU slice that need not be there: do they fit?",
+        "genlab aot configs/scale/scale_300m.py --topology v5litepod-16",
+    )
+    _takes_config(command)
+    command.add_argument("--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4")
+    command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
+    command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument("--markdown", action="store_true", help="print the table as Markdown, with all columns")
+    command.add_argument("--save-executable", type=Path, metavar="FILE", help="keep the last program for such a slice")
     add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
 
 

@@ -325,11 +325,18 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
 
 def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
-    from genlab.bench import run_workloads
+    from genlab.bench import format_line, run_workloads
 
     for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
-        print(json.dumps(line) if arguments.json else _bench_text(line), flush=True)
+        print(json.dumps(line) if arguments.json else format_line(line), flush=True)
     return 0
+
+
+def aot(arguments: argparse.Namespace, command: str) -> int:
+    """Compile the programs of every arm for a TPU slice that need not be there."""
+    from genlab.report.compiled import report_compiled
+
+    return report_compiled(load_experiment(arguments.config, tuple(arguments.overrides)), arguments, command)
 
 
 def doctor(arguments: argparse.Namespace, command: str) -> int:
@@ -387,13 +394,3 @@ def _parse_span(text: str | None) -> tuple[float, float] | None:
     except ValueError:
         raise GenlabError(f"--keep {text}: expected FROM:TO in seconds, for example 0:0.5") from None
     return first, last
-
-
-def _bench_text(line: dict[str, Any]) -> str:
-    peer = (
-        "no peer installed"
-        if line["peer"] is None
-        else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
-    )
-    setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
-    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({setting})  {peer}"

@@ -112,6 +112,16 @@ def mesh_sizes() -> dict[str, int]:
     return dict(mesh.shape) if set(AXES) <= set(mesh.axis_names) else {}
 
 
+def compiler_options() -> dict[str, str]:
+    """Return what to tell the compiler about a program for the mesh that is set."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    if not mesh_sizes() or device is None or device.platform != "tpu":
+        return {}
+    # Products whose weights are split along the inputs would run shard by shard while the shards go round, and add into
+    # the whole output each time: of the traffic to memory more than half. Gathering the weights first costs less.
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
+
+
 def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
     """Return how the leaf at `path`, words joined by slashes, is split: by its row of `TABLE`, or not at all."""
     rows = [spec for pattern, spec in TABLE if re.search(rf"(^|/)({pattern})$", path)]

@@ -27,7 +27,7 @@ from genlab.optim import OptimConfig
 from genlab.profiling import ProfileConfig, trace_steps
 from genlab.sharding import ShardingConfig, abstract_batch, gather, place, put_batch, put_everywhere, use_mesh
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
-from genlab.train_step import SAVED, Build, Model, State, create_state, make_update, split_model
+from genlab.train_step import SAVED, Build, Model, State, compile_update, create_state, split_model
 
 
 class TrainSettings(Config):
@@ -125,9 +125,7 @@ def train(
         with checkpoint.track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
-                update = (
-                    make_update(graphdef, optim, steps).lower(state, abstract_batch(first.args), step_key).compile()
-                )
+                update = compile_update(graphdef, optim, steps, state, abstract_batch(first.args), step_key)
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
         model = nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))

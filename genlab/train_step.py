@@ -20,7 +20,7 @@ from jaxtyping import Array, Key
 
 from genlab.config import GenlabError
 from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
-from genlab.sharding import BATCH, constrain, lay_out
+from genlab.sharding import BATCH, compiler_options, constrain, lay_out
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
 Model = TypeVar("Model", bound=nnx.Module)
@@ -62,6 +62,11 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
         return lay_out({"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}), metrics
 
     return jax.jit(update, donate_argnums=0)
+
+
+def compile_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int, *args: Any) -> Any:
+    """Return the update compiled for these arguments and the mesh that is set."""
+    return make_update(graphdef, optim, steps).lower(*args).compile(compiler_options())
 
 
 def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[Any, Array, dict[str, Array], Any]:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab config tokens weights decoders decoders.base host hosts sharding
+    genlab config tokens weights decoders decoders.base host hosts sharding topologies hlo
     data data.text data.grammar data.audio data.manifest data.shards data.embedded data.folder data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.attention nets.blocks nets.backbone nets.stable_audio nets.convolution
@@ -39,12 +39,12 @@ ORDER = """
     evaluate.quality evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
-    experiment budget ledger sample evaluate.energy
+    experiment budget ledger sample evaluate.energy aot
     report.text report.answer report.trust report.tables report.plot report.fronts report.clips report.page report
     report.written report.console report.crossover
     results compare pareto
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
-    doctor peers bench commands cli
+    report.compiled doctor peers bench commands cli
 """.split()
 
 MAX_FILE_LINES = 400

@@ -197,6 +197,21 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
     return FrozenCodec(codec, metadata["sha256"][:10], metadata, wave_rate_hz)
 
 
+def token_spec(name: str) -> TokenSpec:
+    """Return the token space of the codec called `name` without its weights; a published one has its usual shape.
+
+    Raises:
+        GenlabError: if there is no such codec.
+    """
+    kind, _, source = name.partition(":")
+    if kind in PUBLISHED and not source:
+        config: Any = PUBLISHED[kind]()
+        return config.spec
+    if kind in PUBLISHED or kind == "mulaw" or name.endswith(".py"):
+        return load_codec(name).spec
+    return SpectralCodecConfig.from_dict(load_metadata(weights_path(name))["config"]).spec
+
+
 def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
     """Return the in-lab codec behind a shipped name or a path to exported weights, and its metadata.
 

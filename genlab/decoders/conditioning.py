@@ -24,6 +24,7 @@ from genlab.decoders.base import Cond
 from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock, Text
 from genlab.nets.linear import Embedding
+from genlab.sharding import BATCH, constrain
 
 
 class CondVocab(Config):
@@ -134,8 +135,8 @@ class Conditioner(nnx.Module):
         return jnp.where(is_dropped[:, None], nothing[None, :], symbols)
 
     def _encode(self, embedded: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
-        x = embedded.astype(self.dtype)
-        return lax.scan(lambda x, layer: (layer(x, is_valid), None), x, self.layers)[0]
+        x = constrain(embedded.astype(self.dtype), BATCH)
+        return lax.scan(lambda x, layer: (constrain(layer(x, is_valid), BATCH), None), x, self.layers)[0]
 
 
 def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:

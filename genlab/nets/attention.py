@@ -9,7 +9,7 @@ Extra axis letters here: a attention heads, c channels per head, q queries, s ke
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -138,8 +138,8 @@ def _splash_one_chip(queries, keys, values, is_valid, *, is_causal: bool, prefix
     is_valid = jnp.pad(is_valid, ((0, 0), (0, padded - length)))
     # Keys are read by queries of the same segment: all queries are in segment 1, and the valid keys.
     segments = SegmentIds(jnp.ones_like(is_valid, jnp.int32), is_valid.astype(jnp.int32))
-    mixed: jax.Array = jax.vmap(kernel)(turn(queries * channels**-0.5), turn(keys), turn(values), segments)
-    return mixed.transpose(0, 2, 1, 3)[:, :length]
+    mixed: Any = jax.vmap(kernel)(turn(queries * channels**-0.5), turn(keys), turn(values), segments)
+    return jnp.swapaxes(mixed, 1, 2)[:, :length]
 
 
 def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_interpreted: bool):

@@ -1,0 +1,203 @@
+"""Compiling for slices that are not there: names, the compiler's text, the estimate, and one real compilation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from genlab.aot import find_largest_batch, find_warnings, roofline
+from genlab.cli import main
+from genlab.config import GenlabError
+from genlab.hlo import Program, shape_bytes
+from genlab.report.compiled import COLUMNS, format_markdown
+from genlab.sharding import ShardingConfig, make_mesh
+from genlab.topologies import CHIPS, find_topology
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "compiler_name", "devices"),
+    [
+        ("v5litepod-16", "v5e:4x4", 16),
+        ("v5e-16", "v5e:4x4", 16),
+        ("v5e-8", "v5e:2x4", 8),
+        ("v6e-256", "v6e:16x16", 256),
+        ("v5p-16", "v5p:2x2x2", 8),
+        ("v4-16", "v4:2x2x2", 8),
+        ("tpu7x-16", "tpu7x:2x2x2", 16),
+        ("v5p:2x2x4", "v5p:2x2x4", 16),
+    ],
+)
+def test_names_that_users_know(name, compiler_name, devices):
+    topology = find_topology(name)
+    assert (topology.compiler_name, topology.num_devices) == (compiler_name, devices)
+
+
+def test_what_the_compiler_must_be_told():
+    assert find_topology("v4-16").options["chip_config_name"] == "megacore"
+    assert find_topology("v6e-8").options["chips_per_host_bounds"] == (2, 4, 1)
+    assert find_topology("v5e-16").options == {}
+
+
+@pytest.mark.parametrize("name", ["h100", "v5e-12", "v5p-7", "v9-16", "v5e:2x2x2", "v5p:4x4", "16"])
+def test_slices_that_do_not_exist_are_refused(name):
+    with pytest.raises(GenlabError, match="--topology"):
+        find_topology(name)
+
+
+def test_shapes_have_bytes():
+    assert shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0}, u32[], pred[5])") == 8 * 894 * 2 + 12 + 4 + 5
+    assert shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0})", only_memory=True) == 12
+
+
+TEXT = """
+HloModule test
+
+%body (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %one = s32[] constant(1)
+  %half = s32[] add(%i, %one)
+  %next = s32[] add(%half, %one)
+  %x = bf16[4,8]{1,0} get-tuple-element(%p), index=1
+  %start = (bf16[4,8]{1,0}, bf16[4,32]{1,0}) all-gather-start(%x), metadata={op_name="jit(f)/while/body/dot"}
+  %done = bf16[4,32]{1,0} all-gather-done(%start)
+  %again = bf16[4,32]{1,0} all-gather(%x), backend_config={"async_collective_fusion_config":{"flag_start":"2"}}
+  ROOT %out = (s32[], bf16[4,8]{1,0}) tuple(%next, %x)
+}
+
+%condition (q: (s32[], bf16[4,8])) -> pred[] {
+  %q = (s32[], bf16[4,8]{1,0}) parameter(0)
+  %bound = s32[] constant(10)
+  %j = s32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] compare(%j, %bound), direction=LT
+}
+
+ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %first = (s32[], bf16[4,8]{1,0}) tuple(%zero, %a)
+  %loop = (s32[], bf16[4,8]{1,0}) while(%first), condition=%condition, body=%body
+  %y = bf16[4,8]{1,0} get-tuple-element(%loop), index=1
+  ROOT %sum = bf16[4,8]{1,0} all-reduce(%y), to_apply=%body
+}
+"""
+
+
+def test_collectives_in_a_loop_count_its_turns():
+    """Ten in steps of two, because the compiler unrolled the body; a piece that goes on with a collective is none."""
+    gathered, summed = Program(TEXT).collectives()
+    assert (gathered.kind, gathered.runs, gathered.in_layers, gathered.elements) == ("all-gather", 5, True, 128)
+    assert gathered.bytes_per_run == 2 * (128 - 32)
+    assert (summed.kind, summed.runs, summed.in_layers, summed.bytes_per_run) == ("all-reduce", 1, False, 2 * 64)
+
+
+def test_collectives_of_a_real_program():
+    """Four chips gather a weight of 64 x 64 in each of six layers."""
+    mesh = make_mesh(ShardingConfig(fsdp=4), jax.devices()[:4])
+
+    def forward(x, layers):
+        def layer(x, kernel):
+            whole = jax.lax.with_sharding_constraint(kernel, NamedSharding(mesh, PartitionSpec()))
+            return jnp.tanh(x @ whole), None
+
+        return jax.lax.scan(layer, x, layers)[0]
+
+    split = [NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec(None, "fsdp"))]
+    shapes = (jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((6, 64, 64), jnp.float32))
+    text = jax.jit(forward, in_shardings=split).lower(*shapes).compile().as_text()
+    [gathered] = [found for found in Program(text).collectives() if found.kind == "all-gather" and found.runs == 6]
+    assert gathered.bytes_per_run == 64 * 64 * 4 * 3 / 4 and gathered.in_layers
+
+
+def test_a_slice_of_a_stack_costs_the_slice():
+    text = """
+%fused (s: f32[10,4], i: s32[]) -> f32[1,4] {
+  %s = f32[10,4]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  ROOT %cut = f32[1,4]{1,0} dynamic-slice(%s, %i, %i), dynamic_slice_sizes={1,4}
+}
+
+ENTRY %main (stack: f32[10,4], at: s32[]) -> f32[1,4] {
+  %stack = f32[10,4]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  ROOT %layer = f32[1,4]{1,0} fusion(%stack, %at), kind=kLoop, calls=%fused
+}
+"""
+    assert Program(text).memory_bytes() == 16 + 16 + 4
+
+
+def test_the_longest_time_bounds_the_step():
+    chip = CHIPS["v5e"]
+    half = roofline(chip, executed_flops=2 * 197e12, model_flops=197e12, memory_bytes=819e9, network_bytes=100e9)
+    assert half.bound == "compute" and half.step_s == 2.0 and half.mfu == 0.5
+    assert half[:3] == (2.0, 1.0, 0.5) and half.intensity == pytest.approx(2 * 197e12 / 819e9)
+    slow = roofline(chip, executed_flops=197e12, model_flops=197e12, memory_bytes=4 * 819e9, network_bytes=0)
+    assert slow.bound == "memory" and slow.mfu == 0.25
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 77, 200])
+def test_the_largest_batch_is_found_in_few_compilations(most):
+    probed = []
+
+    def measure(clips):
+        probed.append(clips)
+        return {"fits": clips <= 8 * most, "clips": clips}
+
+    found = find_largest_batch(measure, 128, 8)
+    assert found["fits"] and most * 7 / 8 - 1 <= found["clips"] / 8 <= most
+    assert len(probed) == len(set(probed)) <= 9
+    assert not find_largest_batch(lambda clips: {"fits": False, "clips": clips}, 128, 8)["fits"]
+
+
+def test_the_partitioner_is_heard():
+    line = "W1 spmd_partitioner.cc:1] [SPMD] Involuntary full rematerialization. The compiler cannot go from ..."
+    assert find_warnings(["I0 hello", line, line]) == [line]
+
+
+def test_without_the_compiler_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in (
+        "JAX_PLATFORMS",
+        "TPU_SKIP_MDS_QUERY",
+        "TPU_ACCELERATOR_TYPE",
+        "TPU_WORKER_HOSTNAMES",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD",
+    ):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    assert main(["aot", str(ROOT / "configs/scale/scale_30m.py"), "--topology", "v5e-16"]) == 2
+    assert "pip install -e '.[aot]'" in capsys.readouterr().err
+
+
+TINY = [
+    "backbone.width=256", "backbone.layers=2", "backbone.heads=2", "data.num_frames=256", "batch_size=16",
+    'condition.content="none"', "budget.train_flops=1e18",
+]  # fmt: skip
+
+
+def test_a_slice_is_compiled_for_from_here(tmp_path):
+    """The training step of every arm of the smallest scale, made smaller still."""
+    pytest.importorskip("libtpu")
+    out = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "genlab.cli", "aot", str(ROOT / "configs/scale/scale_30m.py"), *TINY]
+    command += ["--topology", "v5litepod-4", "--program", "train", "--out", str(out)]
+    env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
+    subprocess.run(command, check=True, cwd=ROOT, env={**env, "PYTHONPATH": str(ROOT)}, timeout=600)
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["family"] for row in rows] == ["ar", "masked", "diffusion"]
+    for row in rows:
+        assert row["fits"] and row["attention"] == "splash" and row["devices"] == 4
+        assert 0 < row["estimate"]["mfu"] <= 1 and row["peak_bytes"] < row["hbm_bytes"]
+        assert np.isfinite(row["flops"]) and not row["warnings"]
+        assert not any(item["activations"] for item in row["collectives"])
+        # Every layer's matrices are gathered in the compute dtype.
+        assert {item["dtype"] for item in row["collectives"] if item["in_layers"]} <= {"bf16", "f32"}
+    assert format_markdown(rows).count("\n") == 1 + len(rows) and len(COLUMNS) == format_markdown(rows[:0]).count("---")
