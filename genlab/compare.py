@@ -51,8 +51,10 @@ from genlab.tensorboard import RunWriter, TrainingLog
 from genlab.train import RunResult, train
 
 
-def compare(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
-    """Run the comparison in `out` to its end and return results.json.
+def compare(
+    config: Comparison, out: Path, progress: Progress, command: str, tuning: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run the comparison in `out` to its end and return results.json; `tuning` is where the arms' settings are from.
 
     Raises:
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
@@ -64,6 +66,8 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         if finished is not None and (out / "report.html").exists():
             return finished
         began = time.perf_counter()
+        if tuning is not None:
+            checkpoint.write_json(out / "tuning.json", tuning)
         material = gather(config, progress)
         budgets = solve_budget(config, material.store)
         for name in config.arms:
@@ -92,7 +96,7 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         results["audit"] = audit(config, progress, material) if config.audit else read_audit(config, material)
         checkpoint.write_json(out / "ledger.json", ledger)
         checkpoint.write_json(out / "results.json", results)
-        show(config, material, sampled, results, ledger, out)
+        show(config, material, sampled, results | made_beside(out), ledger, out)
     return results
 
 
@@ -110,13 +114,16 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
         name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
         for name in config.arms
     }
-    # What was made after the run: an audit of the corpus, fronts, what listeners said.
-    results["audit"] = results.get("audit") or read_audit(config, material)
-    results["pareto"] = checkpoint.read_json(out / "pareto.json") or []
-    heard = out / "listen" / "listening.txt"
-    results["listening"] = heard.read_text(encoding="utf-8") if heard.exists() else ""
-    show(config, material, sampled, results, ledger, out)
+    results["audit"] = results.get("audit") or read_audit(config, material)  # one may have been made after the run
+    show(config, material, sampled, results | made_beside(out), ledger, out)
     return out / "report.html"
+
+
+def made_beside(out: Path) -> dict[str, Any]:
+    """Return what other commands left in a run directory for its report: tuning, fronts, what listeners said."""
+    heard = out / "listen" / "listening.txt"
+    found = {name: checkpoint.read_json(out / f"{name}.json") for name in ("tuning", "pareto")}
+    return {**found, "listening": heard.read_text(encoding="utf-8") if heard.exists() else ""}
 
 
 def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
@@ -194,6 +201,8 @@ def score_rows(
 def _claim(config: Comparison, out: Path) -> None:
     values = config.to_dict()
     found = checkpoint.read_json(out / "config.json")
+    # Read as a config: a run of a version that lacked some field has its default.
+    found = None if found is None else Comparison.from_dict(found).to_dict()
     if found is not None and {**found, "settings": None} != {**values, "settings": None}:
         raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
     checkpoint.write_json(out / "config.json", values)

@@ -34,14 +34,14 @@ ORDER = """
     flops optim stopping checkpoint train_step train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
-    evaluate.sessions evaluate.scores evaluate.likelihood evaluate.content evaluate.pitch evaluate.speaker
-    evaluate.quality evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
+    evaluate.sessions evaluate.scores evaluate.best_of evaluate.likelihood evaluate.content evaluate.pitch
+    evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment budget ledger sample evaluate.energy
-    report.text report.answer report.trust report.tables report.plot report.fronts report.clips report.page report
-    report.written report.console report.crossover
-    results compare pareto
+    report.text report.answer report.trust report.tables report.plot report.fronts report.tuning report.clips
+    report.page report report.written report.console report.crossover
+    results compare pareto tune
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     doctor peers bench commands cli
 """.split()

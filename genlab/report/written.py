@@ -22,6 +22,7 @@ from genlab.report.text import (
     score_title,
 )
 from genlab.report.trust import distrust
+from genlab.report.tuning import describe_tuning, tuning_rows
 
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
 
@@ -45,6 +46,7 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         _differences(results),
         "## Cost",
         _cost(results),
+        *_tuning(results.get("tuning") or {}),
         "## Controls",
         _controls(results),
         "## Metrics to doubt on this corpus",
@@ -132,6 +134,13 @@ def _controls(results: Mapping[str, Any]) -> str:
         for item in results.get("controls", [])
     ]  # fmt: skip
     return _table(["arm", "control", "score", "control - own", "result"], rows) if rows else "None was run."
+
+
+def _tuning(tuning: Mapping[str, Any]) -> list[str]:
+    if not tuning:
+        return []
+    head, *rows = tuning_rows(tuning)
+    return ["## Tuning", _cell(describe_tuning(tuning)), _table(head, rows)]
 
 
 def _doubts(results: Mapping[str, Any]) -> str:
