@@ -321,12 +321,12 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     """Write a listening test, or merge the answers to it."""
     from genlab.listen.page import write_test
     from genlab.listen.ratings import merge_answers
-    from genlab.listen.table import write_listening
+    from genlab.listen.table import format_listening
 
     run_dir = _run_directory(arguments.config)
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
-        print(f"{write_listening(out, merge_answers(arguments.merge, out))}\n\n{out / 'listening.json'}")
+        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{out / 'listening.json'}")
         return 0
     arguments.overrides = []
     tests = ("mushra", "ab") if arguments.test == "both" else (arguments.test,)

@@ -164,6 +164,11 @@ class CompiledSampler:
     call: Callable[..., Any]
     network_calls: int
 
+    def of(self, model: nnx.Module) -> "CompiledSampler":
+        """Return the same program for other parameters."""
+        program: Any = self.call  # a partial over the state of the model that it was compiled for
+        return CompiledSampler(functools.partial(program.func, nnx.split(model)[1]), self.network_calls)
+
     def __call__(self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None) -> SampleOut:
         """Return the sampled tokens once the device is done."""
         arguments = (cond, num_frames, key) if prompt is None else (cond, num_frames, key, prompt)

@@ -10,7 +10,7 @@ no batch, draws no other noise, and ends with the same bits. The update is in tr
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,8 +24,9 @@ from genlab import checkpoint
 from genlab.config import Config, GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.optim import OptimConfig
+from genlab.profiling import trace_steps
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
-from genlab.train_step import SAVED, Build, Model, State, create_state, make_update, split_model
+from genlab.train_step import SAVED, Build, Model, State, Watch, create_state, make_update, split_model
 
 
 class TrainSettings(Config):
@@ -36,6 +37,7 @@ class TrainSettings(Config):
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
     keep: int = pydantic.Field(default=2, ge=1)
     profile_steps: int = pydantic.Field(default=0, ge=0)
+    previews: int = pydantic.Field(default=0, ge=0)  # validation prompts sampled while a comparison trains
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
@@ -58,6 +60,7 @@ class RunResult(NamedTuple):
 class _Run(NamedTuple):
     """What stays the same from the first step to the last. `identity` is what a checkpoint must share to be ours."""
 
+    graphdef: nnx.GraphDef
     source: BatchSource
     steps: int
     settings: TrainSettings
@@ -66,6 +69,7 @@ class _Run(NamedTuple):
     writer: Any
     progress: Any
     stop: StopRequest
+    watch: Mapping[int, Watch]
 
 
 @dataclasses.dataclass
@@ -90,12 +94,13 @@ def train(
     run_dir: Path,
     writer: Any = None,
     progress: Any = None,
+    watch: Mapping[int, Watch] | None = None,
 ) -> RunResult:
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
     The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
     every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress` is a
-    `genlab.progress.Progress`.
+    `genlab.progress.Progress`. `watch[n]` gets the model, averaged, after step n, outside the times that are counted.
 
     Raises:
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
@@ -111,7 +116,7 @@ def train(
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
     with checkpoint.lock_run(run_dir), stop_on_signal() as stop:
-        run = _Run(source, steps, settings, run_dir, identity, writer, progress, stop)
+        run = _Run(graphdef, source, steps, settings, run_dir, identity, writer, progress, stop, watch or {})
         restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
@@ -124,8 +129,7 @@ def train(
                 update = make_update(graphdef, optim, steps).lower(state, first.args, step_key).compile()
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
-    model = nnx.merge(graphdef, state["ema"] or state["params"], state["rest"])
-    return RunResult(steps, model, **dataclasses.asdict(tally))
+    return RunResult(steps, _averaged(graphdef, state), **dataclasses.asdict(tally))
 
 
 def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = True) -> Model:
@@ -177,7 +181,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
         hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start)))
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
-        profile = stack.enter_context(_profiler(run))
+        profile = stack.enter_context(trace_steps(run.run_dir, settings.profile_steps))
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
             batch = next(batches)
@@ -193,6 +197,11 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
                 shown = {"loss": tally.last_metrics["loss"]}
+            if done in run.watch:
+                tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
+                tally.wall_s += time.perf_counter() - began
+                run.watch[done](_averaged(run.graphdef, state))
+                began = time.perf_counter()
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:
@@ -214,6 +223,10 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
     return state
 
 
+def _averaged(graphdef: nnx.GraphDef, state: State) -> Any:
+    return nnx.merge(graphdef, state["ema"] or state["params"], state["rest"])
+
+
 def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]:
     """Return the metrics of the last step as numbers, unless some step so far went wrong."""
     bad = int(state["first_bad_step"])
@@ -233,17 +246,3 @@ def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, float, float]) ->
         speed = {"steps_per_s": steps / wall_s, "data_wait_fraction": wait_s / wall_s}
         run.writer.scalars(done, tally.last_metrics | speed)
     return done, tally.wall_s, tally.data_wait_s
-
-
-@contextlib.contextmanager
-def _profiler(run: _Run) -> Iterator[Callable[[int], None]]:
-    """Yield a function of the steps made that traces `profile_steps` of them into profile/, past the first five."""
-    with contextlib.ExitStack() as tracing:
-
-        def profile(made: int) -> None:
-            if run.settings.profile_steps and made == 5:
-                tracing.enter_context(jax.profiler.trace(str(run.run_dir / "profile")))
-            elif made == 5 + run.settings.profile_steps:
-                tracing.close()
-
-        yield profile

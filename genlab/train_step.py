@@ -22,6 +22,7 @@ from genlab.config import GenlabError
 from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
+Watch = Callable[[nnx.Module], None]
 Model = TypeVar("Model", bound=nnx.Module)
 State = dict[str, Any]
 # The parts of the state that hold arrays; the counters follow from the step.

@@ -17,8 +17,6 @@ in every family otherwise, so one arm would be tuned for what is then scored and
 """
 
 import argparse
-import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -246,9 +244,7 @@ def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Seq
         nonlocal compiled
         if compiled is None:
             compiled, _ = compile_sampler(model, run, cond, num_frames)
-        call: Any = compiled.call  # a partial over the state of the model that it was compiled for
-        ours = dataclasses.replace(compiled, call=functools.partial(call.func, nnx.split(model)[1]))
-        waves = decode(ours(cond, num_frames, jax.random.key(tuning.seed)), store, codec)
+        waves = decode(compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec)
         return ClipValues(*word_errors(recogniser.transcribe(waves), list(texts)), texts)
 
     return count_errors

@@ -24,7 +24,9 @@ from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 from genlab.report.answer import MIN_SEEDS, Answer, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
+from genlab.report.crossings import crossings_section
 from genlab.report.fronts import fronts_section
+from genlab.report.listening import listening_section
 from genlab.report.plot import cost_plots
 from genlab.report.tables import (
     STATUS_MEANINGS,
@@ -90,6 +92,7 @@ def render_page(
         _section("scores", "Scores", _scores(results, answer)),
         _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
         _section("fronts", "Fronts", fronts_section(results)),
+        _section("crossings", "Where the ranking flips", crossings_section(results.get("crossover") or [])),
         _section("tuning", "Tuning", tuning_section(results.get("tuning") or {})),
         _section("controls", "Controls", _controls(results)),
         _section("audit", "Can the metrics be trusted?", audit_table(results)),
@@ -201,11 +204,7 @@ def _controls(results: Mapping[str, Any]) -> Markup:
 
 
 def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
-    heard = Markup(
-        '<p class="lead">No listeners were asked: <code>genlab listen RUN_DIR</code> writes a blind test.</p>'
-    )
-    if results.get("listening"):
-        heard = Markup('<h3>Blind listening</h3><pre tabindex="0"><code>{}</code></pre>').format(results["listening"])
+    heard = listening_section(results.get("listening") or {})
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
     return heard + Markup(

@@ -218,6 +218,11 @@ def plain_table(label: str, head: Sequence[str], rows: Iterable[Sequence[Any]], 
     return _table(label, _row(head, "th", 'scope="col"'), body, css)
 
 
+def split_head(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return the first row, with capitals, and the others."""
+    return [title[:1].upper() + title[1:] for title in rows[0]], list(rows[1:])
+
+
 def join(parts: Iterable[Any]) -> Markup:
     """Join parts; plain strings among them are escaped."""
     return Markup("").join(parts)

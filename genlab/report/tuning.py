@@ -4,13 +4,13 @@ In: tuning.json as a dict. Out: `Markup` for the report and the page of its own 
 text for the terminal and report.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
 from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
-from genlab.report.tables import ARROWS, join, plain_table
+from genlab.report.tables import ARROWS, join, plain_table, split_head
 from genlab.report.text import MISSING, arm_title, format_interval, format_quantity, score_title
 
 _SETTINGS = {
@@ -71,11 +71,6 @@ def tuning_rows(tuning: Mapping[str, Any]) -> list[list[str]]:
         own = format_interval(arm["trials"][0])
         rows.append([title, str(arm["num_trials"]), flops, own, format_interval(chosen), what])
     return rows
-
-
-def split_head(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """Return the first row, with capitals, and the others."""
-    return [title[:1].upper() + title[1:] for title in rows[0]], list(rows[1:])
 
 
 def _titled(tuning: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
