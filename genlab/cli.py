@@ -96,6 +96,10 @@ def _add_runs(add: AddCommand) -> None:
         action="store_true",
         help="then sample every arm at equally many settings and draw quality against cost",
     )
+    command.add_argument(
+        "--tuned", type=Path, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
+    )
+    _add_tuning(add)
     command = add(
         "train",
         "Train one model: codec, recogniser, or one arm of a comparison.",
@@ -116,6 +120,25 @@ def _add_runs(add: AddCommand) -> None:
     command.add_argument(
         "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
     )
+
+
+def _add_tuning(add: AddCommand) -> None:
+    command = add(
+        "tune",
+        "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one score on validation.",
+        "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
+    )
+    _takes_config(command)
+    command.add_argument("--trials", type=int, help="settings per arm, its own among them (default 16)")
+    command.add_argument("--fraction", type=float, help="of the arm's training budget for each trial (default 0.25)")
+    command.add_argument("--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts")
+    command.add_argument("--sampler", help="random (default), or tpe, which has no best-of-k curve")
+    command.add_argument("--seed", type=int, help="of the drawn settings and of sampling (default 0)")
+    command.add_argument(
+        "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
+        help="peak_lr, warmup_fraction, weight_decay, ema_decay, dropout; equal ends fix one",
+    )  # fmt: skip
+    command.add_argument("--out", type=Path, help="directory of the trials (default: runs/tune-NAME-KEY)")
 
 
 def _add_results(add: AddCommand) -> None:

@@ -28,10 +28,14 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     from genlab.report.console import align, format_results
     from genlab.tensorboard import tensorboard_command
 
-    config = _load(arguments, Comparison)
+    config, tuning = _load(arguments, Comparison), None
+    if arguments.tuned:
+        from genlab.tune import apply_tuning
+
+        config, tuning = apply_tuning(config, arguments.tuned)
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
-        results = run_comparison(config, out, progress, command)
+        results = run_comparison(config, out, progress, command, tuning)
         fronts = trace_fronts(config, out, progress) if arguments.pareto else []
         if fronts:
             rewrite_report(config, out, progress)
@@ -39,6 +43,15 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     if fronts:
         print("\n" + align(format_fronts(fronts)))
     print(f"\nreport:      {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
+    return 0
+
+
+def tune(arguments: argparse.Namespace, command: str) -> int:
+    """Tune every arm with equal trials and print what was found."""
+    from genlab.tune import tune_from_arguments
+
+    with Progress() as progress:
+        print(tune_from_arguments(arguments, _load(arguments, Comparison), progress))
     return 0
 
 
@@ -71,10 +84,10 @@ def train(arguments: argparse.Namespace, command: str) -> int:
 
 def sample(arguments: argparse.Namespace, command: str) -> int:
     """Sample a trained arm and write FLAC files."""
-    from genlab.sample import sample_run
+    from genlab.sample import parse_span, sample_run
 
     run = _load(arguments, DecoderRun)
-    keep = _parse_span(arguments.keep)
+    keep = parse_span(arguments.keep)
     lines = sample_run(run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep)
     print("\n".join(lines))
     return 0
@@ -308,12 +321,12 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     """Write a listening test, or merge the answers to it."""
     from genlab.listen.page import write_test
     from genlab.listen.ratings import merge_answers
-    from genlab.listen.table import write_listening
+    from genlab.listen.table import format_listening
 
     run_dir = _run_directory(arguments.config)
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
-        print(f"{write_listening(out, merge_answers(arguments.merge, out))}\n\n{out / 'listening.json'}")
+        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{out / 'listening.json'}")
         return 0
     arguments.overrides = []
     tests = ("mushra", "ab") if arguments.test == "both" else (arguments.test,)
@@ -325,10 +338,10 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
 
 def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
-    from genlab.bench import format_line, run_workloads
+    from genlab.bench import describe_line, run_workloads
 
     for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
-        print(json.dumps(line) if arguments.json else format_line(line), flush=True)
+        print(json.dumps(line) if arguments.json else describe_line(line), flush=True)
     return 0
 
 
@@ -384,13 +397,3 @@ def _run_directory(path: str) -> Path:
     if not directory.is_dir():
         raise GenlabError(f"{path}: expected a run directory, for example runs/first")
     return directory
-
-
-def _parse_span(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        first, last = (float(part) for part in text.split(":"))
-    except ValueError:
-        raise GenlabError(f"--keep {text}: expected FROM:TO in seconds, for example 0:0.5") from None
-    return first, last

@@ -43,16 +43,20 @@ from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import clip_means, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.ledger import build_ledger
+from genlab.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
 from genlab.sample import Sampled, choose_prompts, sample_clips
 from genlab.tensorboard import RunWriter, TrainingLog
 from genlab.train import RunResult, train
+from genlab.train_step import Watch
 
 
-def compare(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
-    """Run the comparison in `out` to its end and return results.json.
+def compare(
+    config: Comparison, out: Path, progress: Progress, command: str, tuning: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Run the comparison in `out` to its end and return results.json; `tuning` is where the arms' settings are from.
 
     Raises:
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
@@ -64,18 +68,25 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         if finished is not None and (out / "report.html").exists():
             return finished
         began = time.perf_counter()
+        if tuning is not None:
+            checkpoint.write_json(out / "tuning.json", tuning)
         material = gather(config, progress)
         budgets = solve_budget(config, material.store)
         for name in config.arms:
             check_flops(config.run(name, config.seeds[0], budgets[name].steps), material.store)
+        first = config.seeds[0]
         run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
         trained = {
             name: {
-                seed: train_arm(config.run(name, seed, budgets[name].steps), material.store, path, progress)
+                seed: train_arm(
+                    run := config.run(name, seed, budgets[name].steps), material.store, path, progress,
+                    plan_previews(run, material.store, material.codec, out / "previews") if seed == first else {},
+                )
                 for seed, path in by_seed.items()
             }
             for name, by_seed in run_dirs.items()
-        }
+        }  # fmt: skip
+        show_previews(config, material, out / "previews")
         sampled = {
             name: {
                 seed: sample_arm(
@@ -92,7 +103,7 @@ def compare(config: Comparison, out: Path, progress: Progress, command: str) -> 
         results["audit"] = audit(config, progress, material) if config.audit else read_audit(config, material)
         checkpoint.write_json(out / "ledger.json", ledger)
         checkpoint.write_json(out / "results.json", results)
-        show(config, material, sampled, results, ledger, out)
+        show(config, material, sampled, results | made_beside(out), ledger, out)
     return results
 
 
@@ -110,13 +121,16 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
         name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
         for name in config.arms
     }
-    # What was made after the run: an audit of the corpus, fronts, what listeners said.
-    results["audit"] = results.get("audit") or read_audit(config, material)
-    results["pareto"] = checkpoint.read_json(out / "pareto.json") or []
-    heard = out / "listen" / "listening.txt"
-    results["listening"] = heard.read_text(encoding="utf-8") if heard.exists() else ""
-    show(config, material, sampled, results, ledger, out)
+    results["audit"] = results.get("audit") or read_audit(config, material)  # one may have been made after the run
+    show(config, material, sampled, results | made_beside(out), ledger, out)
     return out / "report.html"
+
+
+def made_beside(out: Path) -> dict[str, Any]:
+    """Return what other commands left in a run directory for its report."""
+    paths = {name: out / f"{name}.json" for name in ("tuning", "pareto", "crossover")}
+    paths["listening"] = out / "listen" / "listening.json"
+    return {name: checkpoint.read_json(path) for name, path in paths.items()}
 
 
 def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
@@ -194,13 +208,17 @@ def score_rows(
 def _claim(config: Comparison, out: Path) -> None:
     values = config.to_dict()
     found = checkpoint.read_json(out / "config.json")
+    # Read as a config: a run of a version that lacked some field has its default.
+    found = None if found is None else Comparison.from_dict(found).to_dict()
     if found is not None and {**found, "settings": None} != {**values, "settings": None}:
         raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
     checkpoint.write_json(out / "config.json", values)
 
 
-def train_arm(run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress) -> RunResult:
-    """Train one arm in its run directory, or go on with it, or return it if it is done."""
+def train_arm(
+    run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress, watch: Mapping[int, Watch] | None = None
+) -> RunResult:
+    """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(run_dir / "config.json", run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)
@@ -215,7 +233,21 @@ def train_arm(run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progr
             run_dir=run_dir,
             writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit),
             progress=progress,
+            watch=watch,
         )
+
+
+def show_previews(config: Comparison, material: Material, out: Path) -> None:
+    """Write what the previews of the arms are held against: real audio, codec floors, and pictures of all of them."""
+    clips = choose_preview_clips(config.run(next(iter(config.arms)), config.seeds[0], steps=1), material.store)
+    by_id = {clip.id: clip for clip in material.manifest.clips}
+    codec = material.codec
+    ceilings = {
+        "real": lambda: [material.manifest.audio(by_id[clip.id]) / np.float32(32768) for clip in clips],
+        FLOORS[0]: lambda: codec.decode_codes([clip.codes for clip in clips]),
+        FLOORS[1]: lambda: codec.decode_latents([clip.latents for clip in clips]),
+    }
+    finish_previews(out, clips, ceilings, list(config.arms), codec)
 
 
 def sample_arm(model: nnx.Module, run: DecoderRun, material: Material, run_dir: Path, progress: Progress) -> Sampled:

@@ -41,7 +41,7 @@ from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import OptimConfig
+from genlab.optim import ArmSettings, OptimConfig
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.shipped import load_units
 from genlab.train import TrainSettings
@@ -212,17 +212,18 @@ def _without_audio() -> GenlabError:
     )
 
 
-class Arm(Config):
-    """One family in a comparison: its decoder, how it samples, and, if tuned apart, its learning rate.
+class Arm(ArmSettings):
+    """One family in a comparison: its decoder, how it samples, and, if tuned apart, the settings it trains with.
 
-    The trials say how many training and sampling settings were tried on validation data, this one included: an arm that
-    was tuned longer has an advantage, so the ledger asks that arms agree.
+    The trials say how many training and sampling settings were tried on validation data, this one included, and
+    `tuning_flops` what the training ones cost: an arm that was tuned longer has an advantage, so the ledger asks that
+    arms agree.
     """
 
     decoder: DecoderConfig
     sampler: SamplerConfig
-    peak_lr: float | None = pydantic.Field(default=None, gt=0)
     training_trials: int = pydantic.Field(default=1, ge=1)
+    tuning_flops: float = pydantic.Field(default=0.0, ge=0)
     sampler_trials: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
@@ -324,10 +325,10 @@ class Comparison(Config):
     def run(self, name: str, seed: int, steps: int) -> DecoderRun:
         """Return the training run of one arm once the budget has set its steps."""
         arm = self.arms[name]
-        optim = self.optim if arm.peak_lr is None else self.optim.model_copy(update={"peak_lr": arm.peak_lr})
+        optim, backbone = arm.apply(self.optim, self.backbone)
         return DecoderRun(
             name=name, seed=seed, steps=steps, batch_size=self.batch_size, optim=optim, settings=self.settings,
-            data=self.data, backbone=self.backbone, condition=self.condition, arm=arm,
+            data=self.data, backbone=backbone, condition=self.condition, arm=arm,
         )  # fmt: skip
 
 

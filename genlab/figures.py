@@ -7,6 +7,7 @@ fit. The report, TensorBoard and `genlab sample` show the same bytes. Drawn with
 """
 
 import io
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -81,6 +82,30 @@ def mel_png(wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, exten
     picture.putpalette(np.concatenate([colour_table(NUM_COLOURS), ramp]).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def grid_png(cells: Mapping[str, Mapping[str, Float[np.ndarray, "s"]]], sample_rate_hz: int = 16_000) -> bytes:
+    """Draw the log-mel pictures of many waves of one prompt at half size, on one time axis.
+
+    Args:
+        cells: per row, the wave of each column; a row that lacks a column leaves its place empty.
+        sample_rate_hz: of all waves.
+    """
+    columns = list(dict.fromkeys(column for row in cells.values() for column in row))
+    longest_s = max((len(wave) for row in cells.values() for wave in row.values()), default=1) / sample_rate_hz
+    width, height, left, top = _WIDTH // 2, _HEIGHT // 2, 200, 30
+    page = Image.new("RGB", (left + width * len(columns), top + height * len(cells)), tuple(_PLATE.tolist()))
+    draw, font, ink = ImageDraw.Draw(page), ImageFont.load_default(_FONT_SIZE - 6), tuple(_INK.tolist())
+    for x, column in enumerate(columns):
+        draw.text((left + x * width + width // 2, top // 2), column, fill=ink, font=font, anchor="mm")
+    for y, (name, row) in enumerate(cells.items()):
+        draw.text((12, top + y * height + height // 2), name, fill=ink, font=font, anchor="lm")
+        for column, wave in row.items():
+            picture = Image.open(io.BytesIO(mel_png(wave, sample_rate_hz, extent_s=longest_s))).convert("RGB")
+            page.paste(picture.resize((width, height)), (left + columns.index(column) * width, top + y * height))
+    buffer = io.BytesIO()
+    page.quantize(NUM_COLOURS).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -18,6 +18,7 @@ from genlab.budget import TOLERANCE, ArmBudget
 from genlab.config import digest
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
+from genlab.optim import ArmSettings
 from genlab.train import RunResult
 
 SEEDS_FOR_A_STATEMENT = 3
@@ -91,29 +92,36 @@ def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[
 
 def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
     condition, optim = config.condition, config.optim
-    others = {name: run.optim.model_copy(update={"peak_lr": 1.0}).digest() for name, run in runs.items()}
+    others = {name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()}
     deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
     told = f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
-    recipe = f"AdamW, warm-up {optim.warmup_fraction:g}, weight decay {optim.weight_decay:g}"
+    recipe = f"AdamW, {optim.decay} decay, b1 {optim.b1:g}, b2 {optim.b2:g}, gradients clipped at {optim.clip_norm}"
     precision = "compute; parameters, losses and categorical sampling in float32"
     trials = {name: config.arms[name].training_trials for name in runs}
     return [
         _matched(
             "Backbone",
-            {name: run.backbone.digest() for name, run in runs.items()},
+            {name: run.backbone.digest(exclude={"dropout"}) for name, run in runs.items()},
             f"width, depth, heads, norm, positions; {deltas}",
         ),
         _matched("Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told),
         _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
+        _tuned("Warm-up share", {name: run.optim.warmup_fraction for name, run in runs.items()}),
+        _tuned("Weight decay", {name: run.optim.weight_decay for name, run in runs.items()}),
+        _tuned("EMA decay", {name: run.optim.ema_decay for name, run in runs.items()}),
+        _tuned("Dropout", {name: run.backbone.dropout for name, run in runs.items()}),
         _matched("Optimiser, other fields", others, recipe),
-        _matched(
-            "EMA decay",
-            {name: run.optim.ema_decay for name, run in runs.items()},
-            "averaged parameters are sampled in every arm",
-        ),
         _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
         _matched("Training trials", trials, "training settings tried per arm, this one included, as the config states"),
+        _tuning_row(config),
     ]
+
+
+def _tuning_row(config: Comparison) -> dict[str, Any]:
+    spent = {name: arm.tuning_flops for name, arm in config.arms.items()}
+    if not any(spent.values()):
+        return _row("Tuning FLOPs", "matched", spent, "nothing was tuned by this program")
+    return _close("Tuning FLOPs", spent, config.budget.mode == "iso_flop", "training FLOPs of all trials")
 
 
 def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
@@ -170,10 +178,10 @@ def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) 
     return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
 
 
-def _tuned(item: str, values: Mapping[str, float]) -> dict[str, Any]:
+def _tuned(item: str, values: Mapping[str, float | None]) -> dict[str, Any]:
     if len(set(values.values())) == 1:
         return _row(item, "matched", values, "shared by all arms")
-    return _row(item, "declared", values, "set per arm in the config file, which says how it was found")
+    return _row(item, "declared", values, "set per arm; the trials and the tuning FLOPs below say how it was found")
 
 
 def _row(item: str, status: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:

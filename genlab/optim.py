@@ -17,6 +17,7 @@ import optax
 import pydantic
 
 from genlab.config import Config
+from genlab.nets.backbone import BackboneConfig
 
 # Leaves with these names shift or scale channels; pulling them to zero only changes what the next matrix must undo.
 NOT_DECAYED = frozenset({"bias", "scale", "gain", "gamma", "beta", "alpha", "offset", "shift", "modulation"})
@@ -37,6 +38,25 @@ class OptimConfig(Config):
     clip_norm: float | None = pydantic.Field(default=1.0, gt=0)
     ema_decay: float | None = pydantic.Field(default=0.999, ge=0, lt=1)
     accumulate: int = pydantic.Field(default=1, ge=1)
+
+
+class ArmSettings(Config):
+    """What one arm may have for itself where all others share: four fields of `OptimConfig` and the backbone's dropout.
+
+    None keeps what is shared. `genlab tune` chooses these, and nothing else.
+    """
+
+    peak_lr: float | None = pydantic.Field(default=None, gt=0)
+    warmup_fraction: float | None = pydantic.Field(default=None, ge=0, le=1)
+    weight_decay: float | None = pydantic.Field(default=None, ge=0)
+    ema_decay: float | None = pydantic.Field(default=None, ge=0, lt=1)
+    dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
+
+    def apply(self, optim: OptimConfig, backbone: BackboneConfig) -> tuple[OptimConfig, BackboneConfig]:
+        """Return what the arm trains with."""
+        own = {name: value for name in ArmSettings.model_fields if (value := getattr(self, name)) is not None}
+        dropout = {"dropout": own.pop("dropout")} if "dropout" in own else {}
+        return optim.model_copy(update=own), backbone.model_copy(update=dropout)
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]:

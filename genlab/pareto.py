@@ -9,8 +9,6 @@ Halton sequence: as many for each arm as the arm with the fewest has, at most `N
 dropped if another of its arm costs no more and is better with Holm's correction over all pairs of the arm.
 """
 
-import dataclasses
-import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import scipy.stats
-from flax import nnx
 
 from genlab import checkpoint
 from genlab.compare import gather
@@ -133,9 +130,9 @@ def _measure(
             )  # fmt: skip
             costs = {"network_calls": compiled.network_calls, "latency_s": latency_s}
             costs["flops_per_s"] = cost.flops * len(clips) / audio_s
-        call = functools.partial(compiled.call.func, nnx.split(model)[1])
+        ours = compiled.of(model)
         began = time.perf_counter()
-        waves = decode(dataclasses.replace(compiled, call=call)(cond, num_frames, jax.random.key(seed)), store, codec)
+        waves = decode(ours(cond, num_frames, jax.random.key(seed)), store, codec)
         costs.setdefault("throughput_s", (time.perf_counter() - began) / audio_s)
         parts.append(word_errors(recogniser.transcribe(waves), texts))
     errors, words = (np.concatenate(column) for column in zip(*parts))

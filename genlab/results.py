@@ -223,11 +223,12 @@ def _in_order(row: RowResult) -> dict[str, Any]:
 
 
 def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
+    run = config.run(entry["name"], config.seeds[0], entry["steps"])
     return {
         "family": entry["family"], "params": entry["params"], "steps": entry["steps"],
         "train_flops": entry["train_flops"],
         "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
-        "peak_lr": config.arms[entry["name"]].peak_lr or config.optim.peak_lr, "content": config.condition.content,
+        "peak_lr": run.optim.peak_lr, "dropout": run.backbone.dropout, "content": config.condition.content,
     }  # fmt: skip
 
 

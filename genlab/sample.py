@@ -129,6 +129,17 @@ def sample_run(
     return [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
 
 
+def parse_span(text: str | None) -> tuple[float, float] | None:
+    """Return the seconds that `--keep FROM:TO` names."""
+    if text is None:
+        return None
+    try:
+        first, last = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise GenlabError(f"--keep {text}: expected FROM:TO in seconds, for example 0:0.5") from None
+    return first, last
+
+
 def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]) -> Prompt:
     """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to fill around."""
     examples = [store.example(clip, num_frames)[0] for clip in clips]
@@ -152,6 +163,11 @@ class CompiledSampler:
 
     call: Callable[..., Any]
     network_calls: int
+
+    def of(self, model: nnx.Module) -> "CompiledSampler":
+        """Return the same program for other parameters."""
+        program: Any = self.call  # a partial over the state of the model that it was compiled for
+        return CompiledSampler(functools.partial(program.func, nnx.split(model)[1]), self.network_calls)
 
     def __call__(self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None) -> SampleOut:
         """Return the sampled tokens once the device is done."""

@@ -6,6 +6,7 @@ exceptions are deliberate: a training loss carries its family and unit, because 
 belong on one chart, and audio is stored as int16 exactly as sampled, because a gain per clip would hide differences.
 
     samples/prompt03  reference/prompt03  codec_floor_codes/prompt03  codec_floor_latents/prompt03   audio
+    previews/prompt03                                         audio by the share of training made; see previews.py
     mel/samples/prompt03 ...                                                                         pictures of them
     train/...  valid/...  cost/...  score/...                                                        scalars
 """
@@ -38,8 +39,8 @@ from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score")
-AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents")
-Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents"]
+AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews")
+Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews"]
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = ("steps_per_s", "data_wait_fraction")

@@ -10,42 +10,24 @@ no batch, draws no other noise, and ends with the same bits. The update is in tr
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import pydantic
 from flax import nnx
 
 from genlab import checkpoint, hosts
-from genlab.config import Config, GenlabError
+from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
 from genlab.optim import OptimConfig
-from genlab.profiling import ProfileConfig, trace_steps
-from genlab.sharding import ShardingConfig, abstract_batch, gather, place, put_batch, put_everywhere, use_mesh
+from genlab.profiling import trace_steps
+from genlab.sharding import abstract_batch, gather, place, put_batch, put_everywhere, use_mesh
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
-from genlab.train_step import SAVED, Build, Model, State, compile_update, create_state, split_model
-
-
-class TrainSettings(Config):
-    """How a run is watched and saved. Nothing here changes the result, so nothing here enters the hash of a run."""
-
-    log_every: int = pydantic.Field(default=50, ge=1)
-    save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
-    save_every_steps: int | None = pydantic.Field(default=None, ge=1)
-    keep: int = pydantic.Field(default=2, ge=1)
-    profile: ProfileConfig = ProfileConfig()
-    sharding: ShardingConfig = ShardingConfig()
-
-    def is_save_due(self, step: int, age_s: float) -> bool:
-        """Return whether to save after `step`, `age_s` seconds after the last save."""
-        # Clocks differ: processes ask each other, which costs them a wait.
-        is_asked = not hosts.is_one_of_several() or step % self.log_every == 0
-        by_time = self.save_every_s is not None and is_asked and hosts.is_any(age_s >= self.save_every_s)
-        return by_time or (self.save_every_steps is not None and step % self.save_every_steps == 0)
+from genlab.train_settings import TrainSettings
+from genlab.train_step import SAVED, Build, Model, State, Watch, compile_update, create_state, split_model
 
 
 class RunResult(NamedTuple):
@@ -63,6 +45,7 @@ class RunResult(NamedTuple):
 class _Run(NamedTuple):
     """What stays the same from the first step to the last. `identity` is what a checkpoint must share to be ours."""
 
+    graphdef: nnx.GraphDef
     source: BatchSource
     steps: int
     settings: TrainSettings
@@ -71,6 +54,7 @@ class _Run(NamedTuple):
     writer: Any
     progress: Any
     stop: StopRequest
+    watch: Mapping[int, Watch]
 
 
 @dataclasses.dataclass
@@ -95,11 +79,13 @@ def train(
     run_dir: Path,
     writer: Any = None,
     progress: Any = None,
+    watch: Mapping[int, Watch] | None = None,
 ) -> RunResult:
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
     The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
     every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress`: a `Progress`.
+    `watch[n]` gets the model, averaged, after step n, outside the times that are counted.
 
     Raises:
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
@@ -114,7 +100,7 @@ def train(
     with checkpoint.lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
-        run = _Run(source, steps, settings, run_dir, identity, writer, progress, stop)
+        run = _Run(graphdef, source, steps, settings, run_dir, identity, writer, progress, stop, watch or {})
         restored = checkpoint.restore_latest(run_dir, partial(_expect, run, place(abstract)), move_damaged=True)
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
@@ -128,7 +114,7 @@ def train(
                 update = compile_update(graphdef, optim, steps, state, abstract_batch(first.args), step_key)
                 tally.compile_s += time.perf_counter() - began
                 state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
-        model = nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
+        model = _averaged(graphdef, state)
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
@@ -177,8 +163,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
-        hashes = checkpoint.HashLog(run.run_dir, start, tally.batch_hash)
-        stack.enter_context(contextlib.closing(hashes))
+        hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start, tally.batch_hash)))
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
         profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
         for done in range(start + 1, run.steps + 1):
@@ -196,6 +181,12 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
                 shown = {"loss": tally.last_metrics["loss"]}
+            if done in run.watch:
+                tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
+                tally.wall_s += time.perf_counter() - began
+                seen = _averaged(run.graphdef, state)
+                _ = run.watch[done](seen) if hosts.is_leader() else None
+                began = time.perf_counter()
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:
@@ -216,6 +207,10 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
     if run.progress:
         run.progress.finish(task)
     return state
+
+
+def _averaged(graphdef: nnx.GraphDef, state: State) -> Any:
+    return nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
 
 
 def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]:

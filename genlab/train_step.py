@@ -23,6 +23,7 @@ from genlab.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 from genlab.sharding import BATCH, compiler_options, constrain, lay_out
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
+Watch = Callable[[nnx.Module], None]
 Model = TypeVar("Model", bound=nnx.Module)
 State = dict[str, Any]
 # The parts of the state that hold arrays; the counters follow from the step.

@@ -31,6 +31,7 @@ COMMANDS = [
     "report",
     "sample",
     "train",
+    "tune",
 ]
 
 HELP = """

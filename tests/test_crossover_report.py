@@ -1,12 +1,18 @@
 """`genlab crossover` over made-up finished comparisons: what it reads, what it says, what it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from report_toys import make_ledger, make_results
 
 from genlab.cli import main
+from genlab.compare import made_beside
 from genlab.evaluate.scores import ClipValues
+from genlab.report.crossings import crossings_section
+from genlab.report.page import render_page
+from genlab.report.written import render_markdown
 
 BUDGETS = (1e12, 3e12, 1e13, 3e13, 1e14)
 
@@ -50,6 +56,34 @@ def test_the_table_and_the_verdict(runs, capsys):
     assert "1.00 TFLOP" in lines[2] and "(3)" in lines[2]
     assert "beware: epochs differ too between these arms and runs" in text
     assert "inside sweep: Autoregressive is ahead below" in text and "Latent diffusion above" in text
+
+
+def test_every_run_keeps_what_was_found_and_its_report_shows_it(runs, capsys):
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+    assert main(["crossover", *runs, "--score", "wer_ctc", "--against", "epochs"]) == 0
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0  # again: replaced, not added
+    text = capsys.readouterr().out
+    left = [json.loads((Path(run) / "crossover.json").read_text()) for run in runs]
+    assert all(entries == left[0] for entries in left)
+    assert [entry["axis"] for entry in left[0]] == ["epochs", "training FLOPs"]
+    found = left[0][1]
+    assert found["verdicts"][0] in text and found["num_runs"] == 5
+    for curve in found["curves"].values():
+        assert len(curve["x"]) == len(curve["score"]) == 15 and len(curve["grid"]) == len(curve["fit"]) == 41
+        assert all(low < fit < high for low, fit, high in zip(curve["low"], curve["fit"], curve["high"]))
+    results = {**make_results(3), "crossover": made_beside(Path(runs[0]))["crossover"]}
+    section = str(crossings_section(results["crossover"]))
+    assert section.count('<svg class="plot"') == 2 and section.count('class="front"') == 4 == section.count('"band"')
+    assert section.count('class="marker"') == 4 * (15 + 1) and "inside sweep: Autoregressive is ahead below" in section
+    assert 'id="crossings"' in render_page(results, make_ledger(), [])
+    assert "## Where the ranking flips" in render_markdown(results, make_ledger())
+    assert "genlab crossover RUN_DIR" in str(crossings_section([]))
+
+
+def test_an_assumed_exponent_leaves_nothing(runs):
+    plan = ["--plan", "1e12,1e13,1e14,1e15", "--exponents", "ar=0.05,diffusion=0.2"]
+    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan]) == 0
+    assert not (Path(runs[0]) / "crossover.json").exists()
 
 
 def test_few_budgets_do_not_settle_it_and_a_plan_says_what_would(runs, capsys):

@@ -7,11 +7,16 @@ import math
 import numpy as np
 import pytest
 from listen_toys import ARMS, ROWS, answer, make_test, save
+from report_toys import make_ledger, make_results
 
 from genlab.config import GenlabError
 from genlab.listen.key import write_key
 from genlab.listen.ratings import MIN_LISTENERS, crossed_mean, crossed_ratio, merge_answers
 from genlab.listen.table import format_listening
+from genlab.report.listening import listening_section
+from genlab.report.page import render_page
+from genlab.report.text import format_interval
+from genlab.report.written import render_markdown
 
 TRUTH = dict(zip(ROWS, (98.0, 15.0, 85.0, 70.0, 55.0, 55.0)))
 
@@ -65,6 +70,15 @@ def test_the_order_of_known_listeners_is_recovered(ten_prompts, tmp_path):
     [first, _, equal] = merged["ab"]["pairs"]
     assert first["prefer_a"] + first["prefer_b"] + first["ties"] == 12 * 10 and first["ties"] > 0
     assert first["low"] > 0.8 and first["p_holm"] < 0.05 and equal["low"] < 0.5 < equal["high"]
+    section = str(listening_section(merged))
+    assert (
+        section.count("<table") == 3 and "<pre" not in section and "zebra_arm is better than every other arm" in section
+    )
+    for name in (*ARMS, "real", "low_anchor", "codec_floor_codes"):
+        assert format_interval({**rows[name], "value": rows[name]["mean"]}) in section
+    assert section.count('scope="row"') == 6 + 3 + 3 and "hidden reference" in section
+    assert section in render_page({**make_results(), "listening": merged}, make_ledger(), [])
+    assert "## Blind listening" in render_markdown({**make_results(), "listening": merged}, make_ledger())
     text = format_listening(merged)
     assert "careless: excluded, hidden reference below 90 on 10 of 10 screens" in text
     assert "rating: zebra_arm is better than every other arm" in text and "3.5 kHz low-pass" in text

@@ -65,6 +65,13 @@ class Fit(NamedTuple):
         """Return the score at every x."""
         return _predict(self.coefficients[None], x / self.x_mid)[0]
 
+    def bound(self, x: Float[np.ndarray, "g"]) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
+        """Return the ends of the 95 % interval of the curve at every x."""
+        low, high = np.quantile(
+            _predict(self.draws, x / self.x_mid), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0
+        )
+        return low, high
+
 
 class Crossover(NamedTuple):
     """Where family a stops being ahead of b, or the other way round.

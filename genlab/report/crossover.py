@@ -1,7 +1,8 @@
 """`genlab crossover`: where the ranking of families flips over finished comparisons, and what sweep would show it.
 
 In: run directories of finished comparisons that differ in their budget (results.json of each). Out: text: the scores of
-every family against FLOPs, epochs or unique seconds, a verdict for every pair of families, and on request a plan.
+every family against FLOPs, epochs or unique seconds, a verdict for every pair of families, and on request a plan. The
+verdicts are also left as `crossover.json` in every one of these directories, whose reports then show them.
 """
 
 import argparse
@@ -45,13 +46,13 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         raise GenlabError(f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross")
     lower_is_better = find_meaning(arguments.score).direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
-    parts = [title, _table(pilot, arguments.against), *pilot.notes]
+    table, verdicts, plan_texts = _table(pilot, arguments.against), [], []
     exponents = _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
     for a, b in itertools.combinations(pilot.curves, 2):
         shared = pilot.shared_errors.get((a, b), 0.0)
         if not exponents:
             found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
-            parts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
+            verdicts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
         if arguments.plan:
             fits = [
                 assume_exponent(pilot.curves[name], exponents[name], seed=i)
@@ -62,8 +63,31 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
             plans = plan_sweep(
                 (fits[0], fits[1]), _parse_budgets(arguments.plan), arguments.seeds, shared_error=shared, num_trials=100
             )
-            parts.append(_describe_plans(*plans, arguments.against))
-    return "\n".join(parts)
+            plan_texts.append(_describe_plans(*plans, arguments.against))
+    if not exponents:
+        _leave(arguments, pilot, table, verdicts)
+    return "\n".join([title, align(table), *pilot.notes, *verdicts, *plan_texts])
+
+
+def _leave(arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], verdicts: list[str]) -> None:
+    """Write crossover.json into every run directory; an entry of the same score and axis is replaced."""
+    meaning, curves = find_meaning(arguments.score), {}
+    for name, curve in pilot.curves.items():
+        grid = np.geomspace(curve.x.min(), curve.x.max(), 41)
+        fit = fit_curve(curve)
+        rows = {"x": curve.x, "score": curve.score, "grid": grid, "fit": fit.predict(grid)}
+        rows |= dict(zip(("low", "high"), fit.bound(grid)))
+        curves[name] = {key: values.tolist() for key, values in rows.items()}
+    entry = {"score": arguments.score, "unit": meaning.unit, "direction": meaning.direction}
+    entry |= {"axis": _WORDS[arguments.against], "num_runs": len(arguments.runs), "curves": curves}
+    entry |= {"table": table, "verdicts": verdicts, "notes": pilot.notes}
+    for run_dir in arguments.runs:
+        others = [
+            old
+            for old in checkpoint.read_json(run_dir / "crossover.json") or []
+            if (old["score"], old["axis"]) != (entry["score"], entry["axis"])
+        ]
+        checkpoint.write_json(run_dir / "crossover.json", [*others, entry])
 
 
 def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
@@ -148,7 +172,7 @@ def _notes(
     return notes
 
 
-def _table(pilot: Pilot, against: str) -> str:
+def _table(pilot: Pilot, against: str) -> list[list[str]]:
     rows = [["", *(arm_title({"name": name}) for name in pilot.curves)]]
     budgets: list[float] = []
     for x in sorted(float(x) for curve in pilot.curves.values() for x in curve.x):
@@ -160,7 +184,7 @@ def _table(pilot: Pilot, against: str) -> str:
             scores = curve.score[(curve.x >= budget) & (curve.x < following)]
             cells.append(f"{format_value(float(scores.mean()))} ({len(scores)})" if len(scores) else "")
         rows.append([_show(budget, against), *cells])
-    return align(rows)
+    return rows
 
 
 def _verdict(found: Crossover, a: str, b: str, curves: Mapping[str, Curve], against: str, lower_is_better: bool) -> str:

@@ -24,7 +24,9 @@ from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 from genlab.report.answer import MIN_SEEDS, Answer, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
+from genlab.report.crossings import crossings_section
 from genlab.report.fronts import fronts_section
+from genlab.report.listening import listening_section
 from genlab.report.plot import cost_plots
 from genlab.report.tables import (
     STATUS_MEANINGS,
@@ -37,6 +39,7 @@ from genlab.report.tables import (
 )
 from genlab.report.text import QUESTION, format_quantity, format_seconds, score_title, typeset
 from genlab.report.trust import audit_table, metric_table
+from genlab.report.tuning import tuning_section
 
 _MODES = {
     "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",
@@ -82,11 +85,6 @@ def render_page(
     results: Mapping[str, Any], ledger: Mapping[str, Any], clips: Sequence[PromptRow], config: str = ""
 ) -> Markup:
     """Return the whole page."""
-    style, script = (_read(name) for name in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; media-src data:; style-src '{source_hash(style)}'; "
-        f"script-src '{source_hash(script)}'; base-uri 'none'; form-action 'none'"
-    )
     answer = find_answer(results, ledger)
     question = str(results.get("question") or QUESTION)
     sections = [
@@ -94,28 +92,43 @@ def render_page(
         _section("scores", "Scores", _scores(results, answer)),
         _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
         _section("fronts", "Fronts", fronts_section(results)),
+        _section("crossings", "Where the ranking flips", crossings_section(results.get("crossover") or [])),
+        _section("tuning", "Tuning", tuning_section(results.get("tuning") or {})),
         _section("controls", "Controls", _controls(results)),
         _section("audit", "Can the metrics be trusted?", audit_table(results)),
         _section("listen", "Listen", _listen(clips, results)),
         _section("method", "Method", _method(results)),
         _section("reproduce", "Reproduce", _reproduce(results, config)),
     ]
+    return _document(
+        f"genlab: {answer.status}: {question}",
+        Markup('<a class="skip" href="#ledger">Skip to the evidence</a>\n'),
+        Markup("{}\n{}").format(_head(question, answer, results, ledger), Markup("\n").join(sections)),
+    )
+
+
+def write_tuning_page(path: Path, tuning: Mapping[str, Any]) -> None:
+    """Write the page of a tuning by itself, before anything is compared with it."""
+    title = f"Tuning: {tuning['name']}"
+    head = Markup('<header class="top"><p class="kind">genlab tuning</p><h1>{}</h1></header>').format(title)
+    body = head + _section("tuning", "Equal trials for every arm", tuning_section(tuning))
+    write_atomically(path, _document(f"genlab: {title}", Markup(""), body))
+
+
+def _document(title: str, skip: Markup, body: Markup) -> Markup:
+    style, script = (_read(name) for name in ("style.css", "script.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; media-src data:; style-src '{source_hash(style)}'; "
+        f"script-src '{source_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
     return Markup(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta http-equiv="Content-Security-Policy" content="{}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n<meta name="color-scheme" content="light dark">\n'
-        '<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>{style}</style>\n</head>\n<body>\n'
-        '<a class="skip" href="#ledger">Skip to the evidence</a>\n<main>\n{head}\n{sections}\n</main>\n'
-        "<script>{script}</script>\n</body>\n</html>\n"
-    ).format(
-        policy=policy,
-        title=f"genlab: {answer.status}: {question}",
-        style=Markup(style),
-        script=Markup(script),
-        head=_head(question, answer, results, ledger),
-        sections=Markup("\n").join(sections),
-    )
+        '<link rel="icon" href="data:,">\n<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n'
+        "{}<main>\n{}\n</main>\n<script>{}</script>\n</body>\n</html>\n"
+    ).format(policy, title, Markup(style), skip, body, Markup(script))
 
 
 def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Markup:
@@ -191,11 +204,7 @@ def _controls(results: Mapping[str, Any]) -> Markup:
 
 
 def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
-    heard = Markup(
-        '<p class="lead">No listeners were asked: <code>genlab listen RUN_DIR</code> writes a blind test.</p>'
-    )
-    if results.get("listening"):
-        heard = Markup('<h3>Blind listening</h3><pre tabindex="0"><code>{}</code></pre>').format(results["listening"])
+    heard = listening_section(results.get("listening") or {})
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
     return heard + Markup(

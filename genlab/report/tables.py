@@ -207,6 +207,22 @@ def wall_per_second(arm: Mapping[str, Any]) -> float | None:
     return wall_s / audio_s if wall_s and audio_s else None
 
 
+def plain_table(label: str, head: Sequence[str], rows: Iterable[Sequence[Any]], css: str) -> Markup:
+    """Return a table in a region that scrolls sideways; the first cell of a row is its head."""
+    body = (
+        Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+            first, join(Markup("<td>{}</td>").format(cell) for cell in cells)
+        )
+        for first, *cells in rows
+    )
+    return _table(label, _row(head, "th", 'scope="col"'), body, css)
+
+
+def split_head(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Return the first row, with capitals, and the others."""
+    return [title[:1].upper() + title[1:] for title in rows[0]], list(rows[1:])
+
+
 def join(parts: Iterable[Any]) -> Markup:
     """Join parts; plain strings among them are escaped."""
     return Markup("").join(parts)

@@ -12,6 +12,7 @@ from typing import Any
 
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import find_answer, model_arms
+from genlab.report.listening import counted, listening_tables, verdicts_of
 from genlab.report.text import (
     QUESTION,
     arm_title,
@@ -22,6 +23,7 @@ from genlab.report.text import (
     score_title,
 )
 from genlab.report.trust import distrust
+from genlab.report.tuning import describe_tuning, tuning_rows
 
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
 
@@ -45,10 +47,13 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         _differences(results),
         "## Cost",
         _cost(results),
+        *_crossings(results.get("crossover") or []),
+        *_tuning(results.get("tuning") or {}),
         "## Controls",
         _controls(results),
         "## Metrics to doubt on this corpus",
         _doubts(results),
+        *_heard(results.get("listening") or {}),
         "## Method",
         "\n\n".join(_cell(line) for line in results.get("method", [])),
         "## Reproduce",
@@ -132,6 +137,29 @@ def _controls(results: Mapping[str, Any]) -> str:
         for item in results.get("controls", [])
     ]  # fmt: skip
     return _table(["arm", "control", "score", "control - own", "result"], rows) if rows else "None was run."
+
+
+def _tuning(tuning: Mapping[str, Any]) -> list[str]:
+    if not tuning:
+        return []
+    head, *rows = tuning_rows(tuning)
+    return ["## Tuning", _cell(describe_tuning(tuning)), _table(head, rows)]
+
+
+def _crossings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    parts = ["## Where the ranking flips"] if entries else []
+    for entry in entries:
+        head, *rows = entry["table"]
+        title = f"{score_title(entry['score'])} against {entry['axis']}, mean (runs)"
+        parts += [title, _table(head, rows), *(_cell(text) for text in (*entry["verdicts"], *entry["notes"]))]
+    return parts
+
+
+def _heard(merged: Mapping[str, Any]) -> list[str]:
+    if not merged:
+        return []
+    tables = [_table(head, rows) for _, (head, *rows) in listening_tables(merged)]
+    return ["## Blind listening", _cell(" ".join(counted(merged))), *tables, *map(_cell, verdicts_of(merged))]
 
 
 def _doubts(results: Mapping[str, Any]) -> str:
