@@ -71,6 +71,8 @@ class _Damaged(Exception):
 
 def write_json(path: Path, values: Any) -> None:
     """Write `values` so that a reader, or a restart after a crash, sees the old file or the new one, whole."""
+    if not hosts.is_leader():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=1)
@@ -89,8 +91,6 @@ def read_json(path: Path) -> Any | None:
 
 def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
     """Replace status.json; `state` is running, finished, interrupted, diverged or failed."""
-    if not hosts.is_leader():
-        return
     beat = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
     write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from genlab import checkpoint
-from genlab.budget import check_flops, solve_budget
+from genlab import checkpoint, hosts
+from genlab.budget import ArmBudget, check_flops, solve_budget
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
@@ -74,18 +74,11 @@ def compare(
         budgets = solve_budget(config, material.store)
         for name in config.arms:
             check_flops(config.run(name, config.seeds[0], budgets[name].steps), material.store)
-        first = config.seeds[0]
         run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
-        trained = {
-            name: {
-                seed: train_arm(
-                    run := config.run(name, seed, budgets[name].steps), material.store, path, progress,
-                    plan_previews(run, material.store, material.codec, out / "previews") if seed == first else {},
-                )
-                for seed, path in by_seed.items()
-            }
-            for name, by_seed in run_dirs.items()
-        }  # fmt: skip
+        trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
+        if not hosts.is_leader():  # the others wait for what it makes of the models
+            hosts.wait_for_all(str(out))
+            return checkpoint.read_json(out / "results.json") or {}
         show_previews(config, material, out / "previews")
         sampled = {
             name: {
@@ -104,7 +97,27 @@ def compare(
         checkpoint.write_json(out / "ledger.json", ledger)
         checkpoint.write_json(out / "results.json", results)
         show(config, material, sampled, results | made_beside(out), ledger, out)
+        hosts.wait_for_all(str(out))
     return results
+
+
+def _train_all(
+    config: Comparison,
+    material: Material,
+    budgets: Mapping[str, ArmBudget],
+    run_dirs: Mapping[str, Mapping[int, Path]],
+    previews: Path,
+    progress: Progress,
+) -> dict[str, dict[int, RunResult]]:
+    """Train every arm on every seed; the first seed of each is heard while it trains."""
+    trained: dict[str, dict[int, RunResult]] = {name: {} for name in run_dirs}
+    for name, by_seed in run_dirs.items():
+        for seed, path in by_seed.items():
+            run = config.run(name, seed, budgets[name].steps)
+            is_heard = seed == config.seeds[0]
+            watch = plan_previews(run, material.store, material.codec, previews) if is_heard else {}
+            trained[name][seed] = train_arm(run, material.store, path, progress, watch)
+    return trained
 
 
 def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:

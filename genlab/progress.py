@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from genlab import hosts
+
 
 @dataclass
 class _Stage:
@@ -43,7 +45,8 @@ class Progress:
         min_interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._stream = sys.stderr if stream is None else stream
+        ours = sys.stderr if hosts.is_leader() else open(os.devnull, "w")
+        self._stream = ours if stream is None else stream
         self._min_interval_s = min_interval_s
         self._clock = clock
         self._stages: list[_Stage] = []

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shlex
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
+from genlab import hosts
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 
@@ -126,7 +128,8 @@ class RunWriter:
     """
 
     def __init__(self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None):
-        self.log_dir = Path(log_dir)
+        # Of several processes only the leader is read.
+        self.log_dir = Path(log_dir if hosts.is_leader() else tempfile.mkdtemp())
         for stale in self.log_dir.glob(f"*tfevents*.{attempt}") if attempt else ():
             stale.unlink()
         is_continued = resume_step is not None and any(self.log_dir.glob("*tfevents*"))
