@@ -106,6 +106,17 @@ def use_mesh(config: ShardingConfig) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def leave_mesh() -> Iterator[None]:
+    """Compute on the first device of this process, where `gather` puts arrays, while a mesh is set."""
+    if not mesh_sizes():
+        yield
+        return
+    alone = jax.make_mesh((1,), ("alone",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
+    with jax.set_mesh(alone):
+        yield
+
+
 def mesh_sizes() -> dict[str, int]:
     """Return the axis sizes of the mesh that is set, or nothing."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -24,7 +24,7 @@ from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
 from genlab.optim import OptimConfig
 from genlab.profiling import trace_steps
-from genlab.sharding import abstract_batch, gather, place, put_batch, put_everywhere, use_mesh
+from genlab.sharding import abstract_batch, gather, leave_mesh, place, put_batch, put_everywhere, use_mesh
 from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
 from genlab.train_settings import TrainSettings
 from genlab.train_step import SAVED, Build, Model, State, Watch, compile_update, create_state, split_model
@@ -184,8 +184,9 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if done in run.watch:
                 tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
                 tally.wall_s += time.perf_counter() - began
-                seen = _averaged(run.graphdef, state)
-                _ = run.watch[done](seen) if hosts.is_leader() else None
+                model = _averaged(run.graphdef, state)
+                with leave_mesh():
+                    _ = run.watch[done](model) if hosts.is_leader() else None
                 began = time.perf_counter()
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
