@@ -79,8 +79,10 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
     """
     if not isinstance(config, Comparison | DecoderRun):
         raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or 'decoder'")
-    rows = []
-    for plan in plan_arms(config, arguments.topology).values():
+    plans, rows = plan_arms(config, arguments.topology), []
+    if arguments.arm is not None and arguments.arm not in plans:
+        raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
+    for plan in (plan for name, plan in plans.items() if arguments.arm in (None, name)):
         for verb in ("train", "sample") if arguments.program == "both" else (arguments.program,):
             num_devices = plan.topology.num_devices
             clips = config.batch_size if verb == "train" else num_devices
