@@ -140,11 +140,15 @@ def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
 def build_abstract(plan: Plan) -> Callable[[Any], nnx.Module]:
     """Return a function of a key that builds the arm's decoder; to be traced, not run."""
     run, spec = plan.run, plan.spec
-    vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS)
+    vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan))
     shape = (spec.codebooks, spec.entries, spec.latent_channels)
     return lambda key: run.arm.decoder.build(
         spec, vocab, run.backbone, run.condition, key=key, code_vectors=jnp.zeros(shape)
     )
+
+
+def _hears_other(plan: Plan) -> bool:
+    return getattr(plan.run.arm.decoder, "other", None) is not None
 
 
 def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
@@ -155,9 +159,10 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
         return jax.ShapeDtypeStruct((num_clips, *shape), dtype)
 
     latents = array(frames, spec.latent_channels, dtype=jnp.float32)
+    other: Any = array(frames, spec.codebooks) if _hears_other(plan) else None
     batch: Any = (
         Tokens(array(frames, spec.codebooks), latents, array()),  # pyright: ignore[reportArgumentType]
-        Cond(array(), array(plan.num_symbols), array(frames), array(dtype=jnp.bool_)),  # pyright: ignore[reportArgumentType]
+        Cond(array(), array(plan.num_symbols), array(frames), array(dtype=jnp.bool_), other),  # pyright: ignore[reportArgumentType]
     )
     return jax.tree.map(_on, batch, batch_shardings(batch, plan.mesh))
 

@@ -58,6 +58,7 @@ def format_terminal(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name)
     for row in rows:
         cells = format_row(row)
+        cells["attention"] = cells["attention"].split(":")[0]  # the reason is in the JSON
         table.add_row(*(cells[name] for name in KEPT))
     return table
 
