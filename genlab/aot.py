@@ -228,7 +228,7 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     began = time.perf_counter()
     with _captured_errors() as said, jax.set_mesh(plan.mesh):
         try:
-            compiled = traced.lowered.compile(compiler_options())
+            compiled, text = _compile(traced.lowered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -236,7 +236,18 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     row |= {"fits": True, "compile_s": time.perf_counter() - began, "warnings": find_warnings(said)}
     if save_to is not None:
         save_to.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    return row | _measure(plan, verb, traced, compiled)
+    return row | _measure(plan, traced, compiled.memory_analysis(), Program(text))
+
+
+def _compile(lowered: Any) -> tuple[Any, str]:
+    """Return the compiled program and its text."""
+    # `as_text` cannot read back the programs of v6e and v5p (jaxlib 0.10.2: "async-update ... sees 3"), but the
+    # compiler can write them.
+    with tempfile.TemporaryDirectory() as directory:
+        dump = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile({**compiler_options(), **dump})
+        texts = Path(directory).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
 
 
 def _overflow(text: str) -> dict[str, Any]:
@@ -253,8 +264,7 @@ def find_warnings(lines: list[str]) -> list[str]:
     return list(dict.fromkeys(line[:300] for line in found))
 
 
-def _measure(plan: Plan, verb: Verb, traced: Traced, compiled: Any) -> dict[str, Any]:
-    memory, program = compiled.memory_analysis(), Program(compiled.as_text())
+def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[str, Any]:
     num_devices = plan.topology.num_devices
     groups: dict[tuple[str, str, bool, bool], list[float]] = {}
     for found in program.collectives():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genlab.aot import find_largest_batch, find_warnings, roofline
+from genlab.aot import _overflow, find_largest_batch, find_warnings, roofline
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.hlo import Program, shape_bytes
@@ -155,6 +155,20 @@ def test_the_largest_batch_is_found_in_few_compilations(most):
     assert found["fits"] and most * 7 / 8 - 1 <= found["clips"] / 8 <= most
     assert len(probed) == len(set(probed)) <= 9
     assert not find_largest_batch(lambda clips: {"fits": False, "clips": clips}, 128, 8)["fits"]
+
+
+def test_what_does_not_fit_is_a_row():
+    text = (
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO\n"
+        "temporaries (68.66G) exceeds available HBM (15.75G). HLO module: jit_update."
+    )
+    found = _overflow(text)
+    assert found["peak_bytes"] == 68.66 * 2**30 and "\n" not in found["reason"]
+    row = {
+        "config": "ar", "program": "train", "params": 1e9, "topology": "v5e:4x4", "clips": 4096, "fits": False,
+        "mesh": {"data": 1, "fsdp": 16, "tensor": 1}, "hbm_bytes": CHIPS["v5e"].hbm_bytes, **found,
+    }  # fmt: skip
+    assert "| does not fit |" in format_markdown([row]) and "| 436% |" in format_markdown([row])
 
 
 def test_the_partitioner_is_heard():
