@@ -140,11 +140,15 @@ def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
 def build_abstract(plan: Plan) -> Callable[[Any], nnx.Module]:
     """Return a function of a key that builds the arm's decoder; to be traced, not run."""
     run, spec = plan.run, plan.spec
-    vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS)
+    vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan))
     shape = (spec.codebooks, spec.entries, spec.latent_channels)
     return lambda key: run.arm.decoder.build(
         spec, vocab, run.backbone, run.condition, key=key, code_vectors=jnp.zeros(shape)
     )
+
+
+def _hears_other(plan: Plan) -> bool:
+    return getattr(plan.run.arm.decoder, "other", None) is not None
 
 
 def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
@@ -155,9 +159,10 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
         return jax.ShapeDtypeStruct((num_clips, *shape), dtype)
 
     latents = array(frames, spec.latent_channels, dtype=jnp.float32)
+    other: Any = array(frames, spec.codebooks) if _hears_other(plan) else None
     batch: Any = (
         Tokens(array(frames, spec.codebooks), latents, array()),  # pyright: ignore[reportArgumentType]
-        Cond(array(), array(plan.num_symbols), array(frames), array(dtype=jnp.bool_)),  # pyright: ignore[reportArgumentType]
+        Cond(array(), array(plan.num_symbols), array(frames), array(dtype=jnp.bool_), other),  # pyright: ignore[reportArgumentType]
     )
     return jax.tree.map(_on, batch, batch_shardings(batch, plan.mesh))
 
@@ -223,7 +228,7 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     began = time.perf_counter()
     with _captured_errors() as said, jax.set_mesh(plan.mesh):
         try:
-            compiled = traced.lowered.compile(compiler_options())
+            compiled, text = _compile(traced.lowered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -231,7 +236,18 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     row |= {"fits": True, "compile_s": time.perf_counter() - began, "warnings": find_warnings(said)}
     if save_to is not None:
         save_to.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    return row | _measure(plan, verb, traced, compiled)
+    return row | _measure(plan, traced, compiled.memory_analysis(), Program(text))
+
+
+def _compile(lowered: Any) -> tuple[Any, str]:
+    """Return the compiled program and its text."""
+    # `as_text` cannot read back the programs of v6e and v5p (jaxlib 0.10.2: "async-update ... sees 3"), but the
+    # compiler can write them.
+    with tempfile.TemporaryDirectory() as directory:
+        dump = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
+        compiled = lowered.compile({**compiler_options(), **dump})
+        texts = Path(directory).glob("*.after_optimizations.txt")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
 
 
 def _overflow(text: str) -> dict[str, Any]:
@@ -248,8 +264,7 @@ def find_warnings(lines: list[str]) -> list[str]:
     return list(dict.fromkeys(line[:300] for line in found))
 
 
-def _measure(plan: Plan, verb: Verb, traced: Traced, compiled: Any) -> dict[str, Any]:
-    memory, program = compiled.memory_analysis(), Program(compiled.as_text())
+def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[str, Any]:
     num_devices = plan.topology.num_devices
     groups: dict[tuple[str, str, bool, bool], list[float]] = {}
     for found in program.collectives():

@@ -240,6 +240,7 @@ def _add_machine(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument("--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4")
+    command.add_argument("--arm", help="only this one (default: all)")
     command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
     command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
     command.add_argument("--out", type=Path, metavar="FILE", help="write all numbers as JSON")

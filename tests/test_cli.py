@@ -19,6 +19,7 @@ QUICKSTART = str(ROOT / "configs" / "quickstart.py")
 KNOWN_ENTROPY = str(ROOT / "configs" / "known_entropy.py")
 CODEC = str(ROOT / "configs" / "codec_16khz.py")
 COMMANDS = [
+    "aot",
     "bench",
     "budget",
     "codec",

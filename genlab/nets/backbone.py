@@ -201,7 +201,7 @@ class Backbone(nnx.Module):
             is_allowed=is_allowed,
         )
         x = self._run(x, context, self._read(crossed), None if self.deterministic else key)
-        return self.norm(x[:, prefix:]) * (1 + scale) + shift
+        return constrain(self.norm(x[:, prefix:]) * (1 + scale) + shift, BATCH)
 
     def start(
         self, num_examples: int, num_steps: int, text: Text | None, clip: Float[Array, "b h"] | None = None

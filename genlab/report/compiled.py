@@ -58,6 +58,7 @@ def format_terminal(rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(name)
     for row in rows:
         cells = format_row(row)
+        cells["attention"] = cells["attention"].split(":")[0]  # the reason is in the JSON
         table.add_row(*(cells[name] for name in KEPT))
     return table
 
@@ -79,8 +80,10 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
     """
     if not isinstance(config, Comparison | DecoderRun):
         raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or 'decoder'")
-    rows = []
-    for plan in plan_arms(config, arguments.topology).values():
+    plans, rows = plan_arms(config, arguments.topology), []
+    if arguments.arm is not None and arguments.arm not in plans:
+        raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
+    for plan in (plan for name, plan in plans.items() if arguments.arm in (None, name)):
         for verb in ("train", "sample") if arguments.program == "both" else (arguments.program,):
             num_devices = plan.topology.num_devices
             clips = config.batch_size if verb == "train" else num_devices
