@@ -50,7 +50,8 @@ def describe_tuning(tuning: Mapping[str, Any]) -> str:
     draws = {"random": "drawn at random, the same in every arm", "tpe": "chosen by TPE from the trials before"}
     curve = (
         " The curve is the best that k of the drawn trials find in expectation. Its band resamples the trials, up to "
-        "half of them, and is a guide that holds the truth less often than 95 %; the value of the chosen trial is the best of many and flatters it."
+        "half of them, and is a guide that holds the truth less often than 95 %; the value of the chosen trial is the "
+        "best of many and flatters it."
         if any(arm["best_of"] for arm in tuning["arms"].values())
         else ""
     )
