@@ -18,6 +18,8 @@ COMPILER_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # Warnings of the partitioner; by default they go to a file.
+    "TPU_STDERR_LOG_LEVEL": "1",
     # No chip is opened, so several compilations may run side by side.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
