@@ -117,6 +117,27 @@ def estimate_crossed(values: Float[np.ndarray, "s c"]) -> Estimate:
     return crossed_mean(values).estimate(values.shape[-1])
 
 
+def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
+    """Return the mean over training runs of a score of whole sets of clips, which has no value per prompt to cross.
+
+    Each run brings its own interval over prompts. The runs answer the same prompts, whose choice may move all of them
+    alike, so averaging takes nothing off that part; what the runs differ by comes on top, and the rest is in both: of
+    nominal 95 % it covers 95-96 % where runs differ as much as prompts do, and up to 100 % where they hardly differ.
+
+    Eq. V = mean(V_prompt) + var(values) / S, each part with the quantile of its own degrees of freedom (Cochran & Cox).
+    """
+    if len(runs) == 1:
+        return runs[0]
+    values = np.array([run.value for run in runs])
+    normal, student = scipy.stats.norm.ppf(_LEVEL), scipy.stats.t.ppf(_LEVEL, len(runs) - 1)
+    of_prompts = np.mean([((run.high - run.low) / (2 * normal)) ** 2 for run in runs])
+    of_runs = values.var(ddof=1) / len(runs)
+    total = of_prompts + of_runs
+    half_width = float((of_prompts * normal + of_runs * student) / np.sqrt(total)) if total > 0 else 0.0
+    value = float(values.mean())
+    return Estimate(value, value - half_width, value + half_width, runs[0].n)
+
+
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:
     """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of their own.
 

@@ -12,7 +12,7 @@ threads nor the order of rows.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from genlab.config import Config, GenlabError
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.comparisons import Control, prompt_swap, speaker_swap
 from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
+from genlab.evaluate.crossed import estimate_over_runs
 from genlab.evaluate.distribution import (
     FEW_VECTORS,
     ReferenceSet,
@@ -35,11 +36,13 @@ from genlab.evaluate.diversity import code_entropy, coverage_density, relative_s
 from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, compare_tracks
 from genlab.evaluate.quality import Dnsmos, QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
-from genlab.evaluate.scores import ClipValues, Score, Validity, clip_means, make_score
+from genlab.evaluate.scores import ClipValues, Covers, Score, Validity, clip_means, make_score
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import SpeakerEncoder, embed_groups, group_clips, score_speakers
+from genlab.evaluate.statistics import Estimate
 
 Wave = Float[np.ndarray, "_"]
+Item = TypeVar("Item")
 VOICE_CHANNELS = 32  # principal directions: some clips have fewer windows of voice than the 256 channels of a d-vector
 
 
@@ -341,18 +344,17 @@ def _distribution_scores(
     space: EmbeddingSpace, embeddings: list[np.ndarray], seed: int, seeds: int
 ) -> dict[str, Score]:
     reference = space.reference
-    num_vectors = min(count_vectors(embeddings), len(reference.vectors))
+    num_vectors = min(len(reference.vectors), *(count_vectors(own) for own in _split(embeddings, seeds)))
     is_few = num_vectors < FEW_VECTORS
-    pooled = _pooled_note(seeds)
     note = f"extrapolated from {num_vectors} vectors a side, unstable below {FEW_VECTORS}" if is_few else ""
-    note = "; ".join(part for part in (note, pooled) if part)
     validity: Validity = "biased" if is_few else "metric"
-    kad = kernel_distance(embeddings, reference, seed=seed)
-    frechet = frechet_infinity(embeddings, reference, seed=seed)
-    found = {
-        "kad": make_score("kad", kad, seeds=seeds, note=pooled),
-        "frechet": make_score("frechet", frechet, seeds=seeds, validity=validity, note=note),
-    }
+
+    def measure(own: list[np.ndarray]) -> dict[str, Estimate]:
+        kad = kernel_distance(own, reference, seed=seed)
+        return {"kad": kad, "frechet": frechet_infinity(own, reference, seed=seed)}
+
+    found = _set_scores(list(map(measure, _split(embeddings, seeds))))
+    found["frechet"] = found["frechet"]._replace(validity=validity, note=note)
     return {f"{name}{space.suffix}": score for name, score in found.items()}
 
 
@@ -360,21 +362,30 @@ def _diversity_scores(
     embeddings: list[np.ndarray], waves: Sequence[Wave], context: EvaluationContext, seeds: int
 ) -> dict[str, Score]:
     reference, seed = context.spaces[0].reference, context.config.seed
-    clips = np.stack([reference.project(vectors).mean(axis=0) for vectors in embeddings])
-    coverage, density = coverage_density(clips, reference.clip_means, seed=seed)
-    found = {
-        "coverage": coverage,
-        "density": density,
-        "spread": relative_spread(clips, reference.clip_means, seed=seed),
-    }
-    if context.encode is not None:
-        codes = context.encode(waves)
-        found["code_entropy"] = code_entropy(codes, 1 + max(int(clip.max()) for clip in codes), seed=seed)
-    return {name: make_score(name, estimate, seeds=seeds, note=_pooled_note(seeds)) for name, estimate in found.items()}
+    codes = [] if context.encode is None else context.encode(waves)
+    entries = 1 + max((int(clip.max()) for clip in codes), default=0)
+    found = []
+    for own, own_codes in zip(_split(embeddings, seeds), _split(codes, seeds)):
+        clips = np.stack([reference.project(vectors).mean(axis=0) for vectors in own])
+        coverage, density = coverage_density(clips, reference.clip_means, seed=seed)
+        spread = relative_spread(clips, reference.clip_means, seed=seed)
+        found.append({"coverage": coverage, "density": density, "spread": spread})
+        if own_codes:
+            found[-1]["code_entropy"] = code_entropy(own_codes, entries, seed=seed)
+    return _set_scores(found)
 
 
-def _pooled_note(seeds: int) -> str:
-    return "" if seeds == 1 else f"clips of {seeds} training seeds pooled; the interval does not cover the seed"
+def _set_scores(runs: list[dict[str, Estimate]]) -> dict[str, Score]:
+    """Return the scores of a row's sets of clips, one set for each training run."""
+    covers: Covers = "prompts" if len(runs) == 1 else "prompts and training seeds"
+    estimates = {name: estimate_over_runs([run[name] for run in runs]) for name in runs[0]}
+    return {name: make_score(name, found, seeds=len(runs), covers=covers) for name, found in estimates.items()}
+
+
+def _split(items: Sequence[Item], seeds: int) -> list[list[Item]]:
+    """Return what belongs to each training run; the runs follow each other."""
+    per_seed = len(items) // seeds
+    return [list(items[run * per_seed : (run + 1) * per_seed]) for run in range(seeds)]
 
 
 def _spread(length: int, wanted: int) -> list[int]:

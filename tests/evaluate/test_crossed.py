@@ -16,6 +16,7 @@ from genlab.evaluate.crossed import (
     cell_sums,
     crossed_difference,
     crossed_mean,
+    estimate_over_runs,
     linearise_ratio,
     mean_squares,
 )
@@ -69,6 +70,24 @@ def test_a_percentile_bootstrap_of_3_seeds_covers_far_too_little():
     pooled = values.mean(axis=1)  # what resampling prompts alone would say of a mean over 3 seeds
     half_width = 1.96 * pooled.std(axis=1, ddof=1) / 32**0.5
     assert np.mean(np.abs(pooled.mean(axis=1)) <= half_width) < 0.6
+
+
+@pytest.mark.parametrize("regime", [*REGIMES, WIDE], ids=str)
+def test_a_score_of_sets_is_covered_over_seeds_without_a_grid(regime):
+    """Each run says its mean over prompts and the interval of that, as a distance between sets does."""
+    for num_seeds, num_prompts in DESIGNS:
+        rng = np.random.default_rng(5)
+        values = draw_arm(rng, regime, draw_prompts(rng, regime[1], num_prompts), num_seeds)
+        means, half_widths = values.mean(axis=2), 1.96 * values.std(axis=2, ddof=1) / num_prompts**0.5
+        found = [
+            estimate_over_runs([Estimate(m, m - h, m + h, num_prompts) for m, h in zip(*run)])
+            for run in zip(means, half_widths)
+        ]
+        share = np.mean([estimate.low <= 0 <= estimate.high for estimate in found])
+        # Where seeds hardly differ, what prompts and rest do is counted in both parts.
+        assert 0.93 <= share <= (0.975 if regime[0] >= 1 else 1.0)
+    single = Estimate(1.0, 0.5, 2.0, 7)
+    assert estimate_over_runs([single]) is single
 
 
 @pytest.mark.parametrize(("name", "truth"), [("wer_ctc", 0.02), ("speaker_accuracy", 0.98)])

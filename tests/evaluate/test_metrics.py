@@ -80,8 +80,11 @@ def test_prompts_under_several_seeds_are_one_unit(prompts, context):
     doubled = score_clips([p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, context, seeds=2)
     assert doubled.scores["wer_grammar"].n == 4
     assert doubled.scores["wer_grammar"].covers == "prompts and training seeds"
-    assert "does not cover the seed" in doubled.scores["kad"].note and doubled.scores["kad"].covers == "prompts"
     once = score_clips([p.wave for p in prompts[:4]], prompts[:4], context)
+    for name in ("kad", "frechet", "kad_voice", "coverage", "spread"):
+        both, one = doubled.scores[name], once.scores[name]
+        assert (both.covers, both.n) == ("prompts and training seeds", one.n)
+        assert both.value == pytest.approx(one.value) and both.high - both.low <= one.high - one.low + 1e-9
     for name, values in doubled.per_clip.items():
         # The same audio from both seeds: the same clips are scored, in the same groups, and seeds add nothing.
         assert len(set(values.clusters)) == len(set(once.per_clip[name].clusters))
