@@ -365,14 +365,3 @@ WORKLOADS: dict[str, Callable[[BenchSize], contextlib.AbstractContextManager[Wor
     "data_loader": _data_loader,
     "checkpoint_save": _checkpoint_save,
 }
-
-
-def describe_line(line: dict[str, Any]) -> str:
-    """Return one line of results for people."""
-    peer = (
-        "no peer installed"
-        if line["peer"] is None
-        else f"{line['peer']} {line['peer_s']:.4f} s, ratio {line['ratio']:.2f}"
-    )
-    setting = f"{line['shape']}, {line['dtype']}, {line['threads']} threads"
-    return f"{line['workload']:<24} {line['ours_s']:.4f} s  ({setting})  {peer}"

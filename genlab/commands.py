@@ -338,10 +338,10 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
 
 def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
-    from genlab.bench import describe_line, run_workloads
+    from genlab.bench import format_line, run_workloads
 
     for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
-        print(json.dumps(line) if arguments.json else describe_line(line), flush=True)
+        print(json.dumps(line) if arguments.json else format_line(line), flush=True)
     return 0
 
 
