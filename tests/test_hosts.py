@@ -1,5 +1,6 @@
-"""Two processes with four devices each: they train what one process trains, and survive being stopped in any way."""
+"""Two processes, of four devices each or of one: they train what one trains, and survive being stopped in any way."""
 
+import functools
 import json
 import os
 import signal
@@ -14,12 +15,14 @@ import pytest
 
 from genlab import hosts
 from genlab.config import GenlabError
+from genlab.data.batches import chain_digest
 
 HERE = Path(__file__).parent
 LIMIT_S = 400
 # Sums over the batch and over split channels are added in another order.
 TOLERANCE = 1e-4
-SLOWLY = ("delay_s=0.1", "steps=40", "save_every_steps=5")
+STEPS = 16
+SLOWLY = ("delay_s=0.2", f"steps={STEPS}", "save_every_steps=2")
 
 
 def start(run_dir, family, *options, count=1, devices=4):
@@ -68,47 +71,57 @@ def wait_for_step(run_dir, step, processes):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("family", "mesh"), [("ar", ()), ("masked", ("data=2", "tensor=2"))])
-def test_two_processes_train_what_one_trains(family, mesh, tmp_path):
-    alone = finish(start(tmp_path / "alone", family, devices=1))
-    two = finish(start(tmp_path / "two", family, *mesh, count=2))
-    assert list(two["losses"]) == list(alone["losses"]) == [str(step) for step in range(1, 13)]
-    losses = [[run["losses"][step] for step in alone["losses"]] for run in (two, alone)]
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process with one device makes of each family."""
+
+    @functools.cache
+    def train(family):
+        return finish(start(tmp_path_factory.mktemp(family) / "run", family, f"steps={STEPS}", devices=1))
+
+    return train
+
+
+def test_two_processes_train_what_one_trains(tmp_path, alone):
+    """Noise is drawn by row and the mesh splits batch, parameters and heads."""
+    mesh = ("data=2", "tensor=2")
+    one, two = alone("masked"), finish(start(tmp_path / "run", "masked", f"steps={STEPS}", *mesh, count=2))
+    assert list(two["losses"]) == list(one["losses"]) == [str(step) for step in range(1, STEPS + 1)]
+    losses = [[run["losses"][step] for step in one["losses"]] for run in (two, one)]
     np.testing.assert_allclose(*losses, rtol=TOLERANCE)
-    assert two["batch_hash"] == alone["batch_hash"]
-    assert two["total"] == pytest.approx(alone["total"], rel=TOLERANCE)
-    hashes = [(tmp_path / name / "batch_hashes.txt").read_text() for name in ("alone", "two")]
-    assert hashes[0] == hashes[1] and len(hashes[0].split()) == 12
-    status = json.loads((tmp_path / "two" / "status.json").read_text())
-    assert status["state"] == "finished" and status["step"] == 12
+    assert two["batch_hash"] == one["batch_hash"]
+    assert two["total"] == pytest.approx(one["total"], rel=TOLERANCE)
+    hashes = (tmp_path / "run" / "batch_hashes.txt").read_text().split()
+    assert len(hashes) == STEPS and functools.reduce(chain_digest, hashes, "") == one["batch_hash"]
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "finished" and status["step"] == STEPS
 
 
-def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path):
-    whole = finish(start(tmp_path / "whole", "ar", "steps=40", devices=1))
-    processes = start(tmp_path / "cut", "ar", *SLOWLY, count=2)
-    wait_for_step(tmp_path / "cut", 5, processes)
+def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
+    whole = alone("ar")
+    processes = start(tmp_path / "cut", "ar", *SLOWLY, count=2, devices=1)
+    wait_for_step(tmp_path / "cut", 2, processes)
     processes[1].send_signal(signal.SIGTERM)
     outputs = finish(processes, codes=(75,))
     assert all("SIGTERM: saved step" in err for _, err in outputs)
     saved = max(int(path.name) for path in (tmp_path / "cut" / "checkpoints").iterdir())
     assert json.loads((tmp_path / "cut" / "status.json").read_text())["state"] == "interrupted"
     # One process with another number of devices goes on, from the step that both agreed on.
-    rest = finish(start(tmp_path / "cut", "ar", "steps=40", "data=2", devices=2))
-    assert min(map(int, rest["losses"])) == saved + 1 and saved < 40
-    np.testing.assert_allclose(rest["losses"]["40"], whole["losses"]["40"], rtol=TOLERANCE)
+    rest = finish(start(tmp_path / "cut", "ar", f"steps={STEPS}", "data=2", devices=2))
+    assert min(map(int, rest["losses"])) == saved + 1 and saved < STEPS
+    np.testing.assert_allclose(rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE)
     assert rest["batch_hash"] == whole["batch_hash"]
 
 
-def test_killed_processes_go_on_as_two(tmp_path):
-    processes = start(tmp_path, "masked", *SLOWLY, count=2)
-    wait_for_step(tmp_path, 10, processes)
+def test_killed_processes_go_on_as_two(tmp_path, alone):
+    processes = start(tmp_path, "ar", *SLOWLY, count=2, devices=1)
+    wait_for_step(tmp_path, 4, processes)
     for process in processes:
         process.kill()
         process.communicate()
-    rest = finish(start(tmp_path, "masked", "steps=40", count=2))
-    assert min(map(int, rest["losses"])) > 5
-    whole = finish(start(tmp_path / "whole", "masked", "steps=40", devices=1))
-    np.testing.assert_allclose(rest["losses"]["40"], whole["losses"]["40"], rtol=TOLERANCE)
+    rest, whole = finish(start(tmp_path, "ar", f"steps={STEPS}", count=2, devices=1)), alone("ar")
+    assert min(map(int, rest["losses"])) > 2
+    np.testing.assert_allclose(rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE)
     assert rest["batch_hash"] == whole["batch_hash"]
 
 

@@ -194,7 +194,7 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
     assert set(calls) == {cost.network_calls}
 
 
-@pytest.mark.parametrize("name", ["delay", "moshi"])
+@pytest.mark.parametrize("name", ["delay"])
 def test_an_echo_is_learned_by_hearing(name):
     """Own codes repeat what the other speaker said a frame before, which is random: only hearing it helps."""
 

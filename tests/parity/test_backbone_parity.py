@@ -16,8 +16,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 
+from genlab.nets.attention import CAUSAL_CHUNK_FRAMES  # noqa: E402
 from genlab.nets.backbone import Backbone, BackboneConfig  # noqa: E402
-from genlab.nets.blocks import CAUSAL_CHUNK_FRAMES, ROPE_BASE  # noqa: E402
+from genlab.nets.blocks import ROPE_BASE  # noqa: E402
 
 pytestmark = pytest.mark.parity
 
