@@ -152,7 +152,6 @@ def curve(name, steps, sizes=None):
         losses, args = [], put_batch(args)
         update = make_update(graphdef, OPTIM, steps).lower(state, args, key).compile(compiler_options=QUICK)
         for _ in range(steps):
-            # Fake devices that wait for each other in two programs at once can lock each other out of the threads.
             state, metrics = jax.block_until_ready(update(state, args, key))
             losses += [float(metrics["loss"]), float(metrics["grad_norm"])]
     return np.array(losses), state
