@@ -275,7 +275,7 @@ def summarise(
         arms[name] = {
             "family": budgets[name].family, "key": arm_key(config, name), "num_trials": len(of_arm),
             "train_flops": sum(trial.train_flops for trial in of_arm), "best": best.number, "setting": best.setting,
-            "best_of": best_of_k(drawn, seed=tuning.seed).to_dict() if tuning.sampler == "random" else [],
+            "best_of": best_of_k(drawn) if tuning.sampler == "random" else [],
             "trials": [trial._asdict() for trial in of_arm],
         }  # fmt: skip
     return {**head, **tuning.to_dict(), "num_prompts": num_prompts, "arms": arms}

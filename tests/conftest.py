@@ -7,7 +7,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# On as many threads as devices, two collectives in flight per device can lock each other out of the pool until XLA aborts.
+# A collective holds its thread until all devices came. On 8 threads, devices with two of them in flight lock each other
+# out of the pool, and XLA aborts after 40 s.
 os.environ.setdefault("NPROC", "64")
 # Compiled programs survive from one run of the tests to the next, and are shared with the processes that tests start.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "genlab-compiled-tests"))

@@ -1,10 +1,10 @@
-"""How the arms were tuned: the expected best of k trials of every arm, what was chosen, and every trial.
+"""How the arms were tuned: the median best of k trials of every arm, what was chosen, and every trial.
 
 In: tuning.json as a dict. Out: `Markup` for the report and the page of its own that `genlab tune` writes, and rows of
 text for the terminal and report.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -49,9 +49,9 @@ def describe_tuning(tuning: Mapping[str, Any]) -> str:
     space = "; ".join(f"{_SETTINGS[name]} {low:g} to {high:g}" for name, (low, high) in tuning["space"].items())
     draws = {"random": "drawn at random, the same in every arm", "tpe": "chosen by TPE from the trials before"}
     curve = (
-        " The curve is the best that k of the drawn trials find in expectation. Its band resamples the trials, up to "
-        "half of them, and is a guide that holds the truth less often than 95 %; the value of the chosen trial is the "
-        "best of many and flatters it."
+        " The curve is the median best of k trials with a 95 % interval. Where the band is open below, so few trials "
+        "cannot tell how much better the space may be. The value of the chosen trial is the best of many and flatters "
+        "it."
         if any(arm["best_of"] for arm in tuning["arms"].values())
         else ""
     )
@@ -95,15 +95,15 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
     x_ticks, place_x = log_axis([point.cost for point in points])
     name = score_title(tuning["by"])
     parts = [
-        Markup('<title id="best-of-t">{} of the best of k trials, expected</title>').format(name),
+        Markup('<title id="best-of-t">{} of the best of k trials, median</title>').format(name),
         draw_frame(
             x_ticks, place_x, y_ticks, place_y, "Trials", f"{name} {ARROWS[tuning['direction']]} {tuning['unit']}"
         ),
     ]
     for curve in curves:
-        banded = [point for point in curve if point.score["low"] is not None]
+        banded = [point for point in curve if point.score["high"] is not None]
         upper = [f"{place_x(point.cost):.1f} {place_y(point.score['high']):.1f}" for point in banded]
-        lower = [f"{place_x(point.cost):.1f} {place_y(point.score['low']):.1f}" for point in reversed(banded)]
+        lower = [f"{place_x(point.cost):.1f} {_lower_end(point, place_y, y_ticks):.1f}" for point in reversed(banded)]
         line = [f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in curve]
         last = curve[-1]
         parts.append(
@@ -118,3 +118,8 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
     return Markup(
         '<div class="plots"><svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="best-of-t">{}</svg></div>'
     ).format(WIDTH, HEIGHT, join(parts))
+
+
+def _lower_end(point: Point, place_y: Callable[[float], float], ticks: Sequence[float]) -> float:
+    """Return where the band ends below: an open interval reaches the edge of the figure."""
+    return place_y(ticks[0] if point.score["low"] is None else point.score["low"])
