@@ -1,4 +1,4 @@
-"""The quick start on three training seeds, with an audit of its metrics: what may be claimed, and what it would take.
+"""The quick start on three training seeds, with an audit of its metrics and prompts heard while the arms learn.
 
 Question: does the order of the three decoders in configs/quickstart.py hold beyond the luck of one initialisation? Two
 arms count as equivalent if their word errors differ by less than 0.05, declared here before the run.
@@ -16,6 +16,6 @@ def config() -> Comparison:
     """Return the comparison."""
     base = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["config"]()
     margins = {"wer_ctc": 0.05, "wer_grammar": 0.05}
-    return base.model_copy(
-        update={"name": "quickstart_seeds", "seeds": (0, 1, 2), "audit": True, "equivalence": margins}
-    )
+    settings = base.settings.model_copy(update={"previews": 4})
+    update = {"name": "quickstart_seeds", "seeds": (0, 1, 2), "audit": True, "equivalence": margins}
+    return base.model_copy(update={**update, "settings": settings})
