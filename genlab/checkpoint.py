@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -154,6 +155,32 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
         write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
         raise
     write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
+
+
+@contextlib.contextmanager
+def keep_alive(run_dir: Path) -> Iterator[None]:
+    """Keep status.json true while a job of many stages runs; a thread beats, because stages may be long and silent."""
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(OSError):  # a full disk is told by what needs the disk
+                write_status(run_dir, "running", 0)
+            is_over.wait(HEARTBEAT_S)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    state = "finished"
+    try:
+        yield
+    except BaseException as error:
+        state = getattr(error, "run_state", "failed")
+        raise
+    finally:
+        is_over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            write_status(run_dir, state, 0)
 
 
 class HashLog:

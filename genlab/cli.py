@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_runs(add)
     _add_results(add)
     _add_crossover(add)
+    _add_sweep(add)
     _add_inputs(add)
     _add_machine(add)
     return parser
@@ -74,12 +75,17 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_USAGE
-    except OSError as error:
-        if error.filename is None:
-            raise
-        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
     except KeyboardInterrupt:
         return _refuse(arguments.command, "stopped; the same command goes on from here", EXIT_INTERRUPTED)
+    except Exception as error:
+        from genlab.stopping import EXIT_DISK_FULL, is_disk_full
+
+        if is_disk_full(error):
+            text = "the disk is full; free some space, and the same command goes on"
+            return _refuse(arguments.command, text, EXIT_DISK_FULL)
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
 
 
 def _refuse(command: str, text: str, exit_code: int) -> int:
@@ -192,6 +198,22 @@ def _add_crossover(add: AddCommand) -> None:
         metavar="FAMILY=C,...",
         help="plan with score ~ x^-C through the runs at hand: one budget will do",
     )
+
+
+def _add_sweep(add: AddCommand) -> None:
+    command = add(
+        "sweep",
+        "Run a page of the lab notebook: many comparisons, killed and gone on with at will, judged by its predictions.",
+        "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
+    )
+    command.add_argument("action", choices=["list", "run", "status", "report", "prune"])
+    command.add_argument("page", nargs="?", type=Path, help="Python file with sweep(); of list: a folder")
+    command.add_argument("--out", type=Path, help="directory of the sweep (default: runs/sweep-NAME)")
+    command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
+    command.add_argument("--slots", type=int, default=1, help="run: processes at a time on this machine (default 1)")
+    command.add_argument("--dry-run", action="store_true", help="run: check everything, print the cost, start nothing")
+    command.add_argument("--retry-failed", action="store_true", help="run: try runs again that failed for good")
+    command.add_argument("--card", action="store_true", help="report: also write the page beside the Python file")
 
 
 def _add_inputs(add: AddCommand) -> None:

@@ -63,7 +63,7 @@ def compare(
     """
     out.mkdir(parents=True, exist_ok=True)
     _claim(config, out)
-    with checkpoint.lock_run(out):
+    with checkpoint.lock_run(out), checkpoint.keep_alive(out):
         finished = checkpoint.read_json(out / "results.json")
         if finished is not None and (out / "report.html").exists():
             return finished

@@ -5,6 +5,7 @@ line exits with it.
 """
 
 import contextlib
+import errno
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,13 +14,23 @@ from typing import Any
 from genlab import hosts
 from genlab.config import GenlabError
 
-# Only EXIT_RESUME asks to be started again.
+# Only EXIT_RESUME asks to be started again; after EXIT_DISK_FULL somebody has to free space first.
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_DIVERGED = 3
 EXIT_LOCKED = 4
+EXIT_DISK_FULL = 74
 EXIT_RESUME = 75
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether a full disk is behind an error; Orbax and TensorStore tell it in the text of a cause."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class TrainingDiverged(GenlabError):

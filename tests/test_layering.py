@@ -44,7 +44,9 @@ ORDER = """
     report.listening report.crossings report.clips report.page report report.written report.console report.crossover
     results compare pareto tune
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
-    report.compiled doctor peers bench commands cli
+    report.compiled doctor peers bench codec_commands
+    sweeps sweeps.page sweeps.runs sweeps.executors sweeps.judge sweeps.figures sweeps.notebook sweeps.command
+    commands cli
 """.split()
 
 MAX_FILE_LINES = 400

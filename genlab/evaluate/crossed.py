@@ -139,15 +139,26 @@ def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
 
 
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:
-    """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of their own.
+    """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of their own."""
+    return crossed_contrast((a, b), (1.0, -1.0))
 
-    Eq. V = V_prompt(a - b) + max(0, sum over arms of V_seed - V_rest), with Satterthwaite's degrees of freedom.
+
+def crossed_contrast(rows: Sequence[Float[np.ndarray, "*r s c"]], weights: Sequence[float]) -> Crossed:
+    """Return a weighted sum of the means of rows with the same prompts (axis c, two or more) and seeds of their own.
+
+    Eq. V = V_prompt(sum w a) + max(0, sum over rows of w^2 (V_seed - V_rest)), with Satterthwaite's degrees of freedom.
     """
-    by_prompt = a.mean(axis=-2) - b.mean(axis=-2)
-    prompt = by_prompt.var(axis=-1, ddof=1) / a.shape[-1]
-    # An arm with one seed has nothing to add: the difference is then one of these trained models.
-    arms = [(mean_squares(arm), arm.shape[-2] - 1) for arm in (a, b) if arm.shape[-2] > 1]
-    std_error, dof = combine_squares(prompt, a.shape[-1] - 1, arms)
+    by_prompt = sum(weight * row.mean(axis=-2) for weight, row in zip(weights, rows, strict=True))
+    by_prompt = np.asarray(by_prompt)
+    num_prompts = by_prompt.shape[-1]
+    prompt = by_prompt.var(axis=-1, ddof=1) / num_prompts
+    # A row with one seed has nothing to add: the sum is then of these trained models.
+    squares = [
+        (MeanSquares(*(weight**2 * part for part in mean_squares(row))), row.shape[-2] - 1)
+        for weight, row in zip(weights, rows)
+        if row.shape[-2] > 1
+    ]
+    std_error, dof = combine_squares(prompt, num_prompts - 1, squares)
     return Crossed(by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error)
 
 

@@ -108,12 +108,13 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
         x = arm.get(AXES[against])
         if not x:
             raise GenlabError(f"arm {arm['name']!r} has no {AXES[against]} in results.json; score it again")
-        points.setdefault(arm[field], []).extend((float(x), value) for value in _by_seed(found))
+        points.setdefault(arm[field], []).extend((float(x), value) for value in seed_values(found))
     if not points:
         raise GenlabError(f"--score {score}: no arm has it; choose one of {', '.join(_score_names(entries))}")
     curves = {name: Curve(*(np.array(column) for column in zip(*sorted(runs)))) for name, runs in points.items()}
     errors = {
-        (a, b): _shared_error(list(loaded.values()), field, score, a, b) for a, b in itertools.combinations(curves, 2)
+        (a, b): find_shared_error(list(loaded.values()), field, score, a, b)
+        for a, b in itertools.combinations(curves, 2)
     }
     return Pilot(curves, errors, _notes(entries, loaded, score, against, field))
 
@@ -125,7 +126,8 @@ def _read(run_dir: Path) -> dict[str, Any]:
     return results
 
 
-def _by_seed(score: Mapping[str, Any]) -> list[float]:
+def seed_values(score: Mapping[str, Any]) -> list[float]:
+    """Return the score of every training run behind it."""
     values = [value for value in score.get("by_seed") or [] if value is not None]
     return values or [score["value"]]
 
@@ -134,7 +136,7 @@ def _score_names(entries: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     return list(dict.fromkeys(name for _, arm in entries for name in arm["scores"]))
 
 
-def _shared_error(loaded: Sequence[Mapping[str, Any]], field: str, score: str, a: str, b: str) -> float:
+def find_shared_error(loaded: Sequence[Mapping[str, Any]], field: str, score: str, a: str, b: str) -> float:
     """Return the error of the difference that prompts cause, averaged over runs; 0 if no pair was compared."""
     found = []
     for results in loaded:

@@ -109,10 +109,15 @@ def render_page(
 
 def write_tuning_page(path: Path, tuning: Mapping[str, Any]) -> None:
     """Write the page of a tuning by itself, before anything is compared with it."""
-    title = f"Tuning: {tuning['name']}"
-    head = Markup('<header class="top"><p class="kind">genlab tuning</p><h1>{}</h1></header>').format(title)
-    body = head + _section("tuning", "Equal trials for every arm", tuning_section(tuning))
-    write_atomically(path, _document(f"genlab: {title}", Markup(""), body))
+    sections = {"Equal trials for every arm": tuning_section(tuning)}
+    write_page(path, "genlab tuning", f"Tuning: {tuning['name']}", sections)
+
+
+def write_page(path: Path, kind: str, title: str, sections: Mapping[str, Markup]) -> None:
+    """Write a page of titled sections in the style of the report."""
+    head = Markup('<header class="top"><p class="kind">{}</p><h1>{}</h1></header>').format(kind, title)
+    parts = (_section(heading.split()[0].lower(), heading, body) for heading, body in sections.items())
+    write_atomically(path, _document(f"genlab: {title}", Markup(""), head + join(parts)))
 
 
 def _document(title: str, skip: Markup, body: Markup) -> Markup:

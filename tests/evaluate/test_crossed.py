@@ -14,6 +14,7 @@ from genlab.evaluate.comparisons import compare_rows, prompt_swap
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.crossed import (
     cell_sums,
+    crossed_contrast,
     crossed_difference,
     crossed_mean,
     estimate_over_runs,
@@ -226,3 +227,14 @@ def test_two_prompts_give_a_wide_interval_not_an_endless_one(num_prompts):
     for found in (crossed_mean(values), crossed_difference(values, values[::-1])):
         assert (found.dof >= 1).all() and np.max(found.half_width / found.std_error) < 12.8
         assert covered(found, 0.0) >= 0.93
+
+
+def test_the_interval_of_an_interaction_covers_what_it_says():
+    rng = np.random.default_rng(9)
+    prompts, hits = 24, 0
+    for _ in range(1000):
+        shared = rng.normal(size=prompts)
+        rows = [shared + 0.5 * rng.normal(size=(3, 1)) + 0.7 * rng.normal(size=(3, prompts)) for _ in range(4)]
+        found = crossed_contrast(rows, (1.0, -1.0, -1.0, 1.0))
+        hits += abs(float(found.value)) <= float(found.half_width)
+    assert 0.93 <= hits / 1000 <= 0.975

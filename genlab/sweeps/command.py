@@ -1,0 +1,115 @@
+"""What `genlab sweep` does: list pages, run one, say how it stands, judge it, tidy up.
+
+In: the parsed arguments. Out: text on standard output, the exit code, and the files of the sweep.
+"""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from genlab.config import GenlabError
+from genlab.progress import Progress
+from genlab.report.console import align
+from genlab.report.text import format_quantity, format_seconds
+from genlab.stopping import EXIT_FAILED, EXIT_OK
+from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
+from genlab.sweeps.notebook import verdict_of, write_notebook
+from genlab.sweeps.page import Sweep, SweepRun, expand, load_sweep
+from genlab.sweeps.runs import Cost, find_cost, forget_failures, prune, read_state, write_page
+from genlab.tensorboard import tensorboard_command
+
+FOLDER = Path("sweeps")
+TASK_FILE = FOLDER / "cloud" / "tpu.yaml"
+
+
+def act_on_sweep(arguments: argparse.Namespace) -> int:
+    """Do the action that the arguments name, and return the exit code.
+
+    Raises:
+        GenlabError: if the page is missing or wrong, or the sweep cannot be run.
+    """
+    if arguments.action == "list":
+        print(align(list_pages(arguments.page or FOLDER)))
+        return EXIT_OK
+    if arguments.page is None:
+        raise GenlabError(f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py")
+    sweep = load_sweep(arguments.page)
+    out = arguments.out or Path("runs") / f"sweep-{sweep.name}"
+    actions = {"run": _run, "status": _status, "report": _report, "prune": _prune}
+    return actions[arguments.action](sweep, out, arguments)
+
+
+def list_pages(folder: Path) -> list[list[str]]:
+    """Return a head and a row per page below `folder`."""
+    rows = [["page", "runs", "predictions", "question"]]
+    for path in sorted(folder.rglob("*.py")):
+        if "def sweep(" in path.read_text(encoding="utf-8"):
+            sweep = load_sweep(path)
+            rows.append([str(path), str(len(sweep.points)), str(len(sweep.predictions)), sweep.question])
+    return rows
+
+
+def describe_cost(cost: Cost) -> str:
+    """Return what the sweep will spend, in a line."""
+    return (
+        f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
+        f"{format_quantity(cost.disk_bytes, 'B')} at most, {format_seconds(3600 * cost.device_hours)} of this device "
+        f"at least (a matrix product runs at {format_quantity(cost.flops_per_s, 'FLOP/s')} here; training does not)"
+    )
+
+
+def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    with Progress() as progress:
+        progress.note(describe_cost(find_cost(sweep, expand(sweep), progress)))
+        runs = write_page(sweep, out)
+        if arguments.retry_failed:
+            progress.note(f"{forget_failures(runs, out)} failed runs are tried again")
+        if arguments.dry_run:
+            return EXIT_OK
+        if arguments.executor == "print":
+            print("\n".join(print_commands(runs, out)))
+            return EXIT_OK
+        if arguments.executor == "skypilot":
+            print("\n".join(launch_on_skypilot(runs, out, TASK_FILE)))
+            return EXIT_OK
+        run_locally(runs, out, arguments.slots, progress)
+    print(align(_state_rows(runs, out)))
+    failed = any(read_state(run, out).state == "failed" for run in runs)
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    print(align(_state_rows(expand(sweep), out)))
+    return EXIT_OK
+
+
+def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    text, findings = write_notebook(sweep, expand(sweep), arguments.page, out)
+    print(text)
+    if arguments.card:
+        card = arguments.page.with_suffix(".md")
+        figure = out / "figure.svg"
+        if figure.exists():
+            arguments.page.with_suffix(".svg").write_text(figure.read_text(encoding="utf-8"), encoding="utf-8")
+        card.write_text(text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8")
+        print(f"card:        {card}")
+    print(f"page:        {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
+    print(f"verdict:     {verdict_of(findings)}")
+    return EXIT_OK
+
+
+def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    gone = prune(expand(sweep), out)
+    print("\n".join(gone) or f"{out}: nothing to prune")
+    return EXIT_OK
+
+
+def _state_rows(runs: Sequence[SweepRun], out: Path) -> list[list[str]]:
+    rows = [["run", "state", "attempts", "time", "directory", "reason"]]
+    for run in runs:
+        state = read_state(run, out)
+        directory = os.path.join(out, "runs", run.id)
+        spent = format_seconds(state.seconds) if state.seconds else ""
+        rows.append([run.label or "the run", state.state, str(state.attempts), spent, directory, state.reason[:120]])
+    return rows

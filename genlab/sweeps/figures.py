@@ -1,0 +1,156 @@
+"""The figures of a sweep: what was predicted with its interval, and each score against what was varied.
+
+In: findings, and the entries of results.json by run. Out: SVG as `Markup`, for the page of the sweep and, with its own
+style sheet, as a file that a README can show.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.evaluate.scores import find_meaning
+from genlab.report.answer import model_arms
+from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
+from genlab.report.tables import ARROWS, join
+from genlab.report.text import arm_title, format_value, score_title
+from genlab.sweeps.judge import Finding
+from genlab.sweeps.page import Sweep, SweepRun
+
+_LEFT, _RIGHT, _ROW = 24, 436, 46
+# Colours of the report's first six arms; a file has no style sheet of the page around it.
+_STYLE = (
+    "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}"
+    ".grid{stroke:#ddd}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}"
+    ".marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}"
+    ".arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
+)
+
+
+def forest(findings: Sequence[Finding]) -> Markup:
+    """Return one figure per score: every contrast as an interval against zero."""
+    figures = []
+    for score in dict.fromkeys(finding.score for finding in findings):
+        group = [
+            finding
+            for finding in findings
+            if finding.score == score and finding.kind == "contrast" and math.isfinite(finding.value)
+        ]
+        if group:
+            figures.append(_forest_of(score, group))
+    return Markup('<div class="plots">{}</div>').format(join(figures)) if figures else Markup("")
+
+
+def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
+    low, high = min(0.0, *(f.low for f in findings)), max(0.0, *(f.high for f in findings))
+    span = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return _LEFT + (value - low) / span * (_RIGHT - _LEFT)
+
+    bottom = _ROW * len(findings) + 8
+    parts = [
+        Markup('<title id="forest-{0}">{0}: predicted sums with 95 % intervals</title>').format(score_title(score)),
+        Markup('<path class="grid" d="M{0:.1f} 4V{1}"/>').format(place(0.0), bottom),
+    ]
+    colours = {"reproduced": 0, "reversed": 1, "inconclusive": 5}
+    for row, finding in enumerate(findings):
+        y = row * _ROW + 34
+        bar = Markup('<path class="bar" d="M{0:.1f} {2}H{1:.1f}M{0:.1f} {3}v8M{1:.1f} {3}v8"/>').format(
+            place(finding.low), place(finding.high), y, y - 4
+        )
+        parts.append(
+            Markup('<text class="axis" x="2" y="{}">{}: {}</text><g class="arm{}">{}{}</g>').format(
+                y - 18,
+                finding.verdict,
+                finding.text[:64],
+                colours.get(finding.verdict, 5),
+                bar,
+                marker(0, place(finding.value), y),
+            )
+        )
+    unit = find_meaning(score).unit
+    for value, anchor in ((low, "start"), (0.0, "middle"), (high, "end")):
+        if value or low == 0 or high == 0:
+            parts.append(
+                Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                    place(value), bottom + 14, anchor, format_value(value, low, high)
+                )
+            )
+    parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+        WIDTH / 2, bottom + 32, f"{score_title(score)}, {unit}"
+    ))  # fmt: skip
+    return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="forest-{}">{}</svg>').format(
+        WIDTH, bottom + 38, score_title(score), join(parts)
+    )
+
+
+def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
+    """Return a panel per predicted score and setting of the other fields: the score against the first number varied."""
+    axis = next((path for path in _fields(runs) if _is_axis(path, runs)), None)
+    if axis is None:
+        return []
+    panels = []
+    for score in dict.fromkeys(prediction.score for prediction in sweep.predictions):
+        for rest in dict.fromkeys(_rest(run, axis) for run in runs):
+            chosen = [run for run in runs if _rest(run, axis) == rest and run.label in results]
+            points = [
+                Point(arm_title(arm), index, float(run.point[axis]), arm["scores"][score])
+                for run in chosen
+                for index, arm in enumerate(model_arms(results[run.label]))
+                if (arm["scores"].get(score) or {}).get("value") is not None
+            ]
+            if len({point.cost for point in points}) > 1:
+                panels.append(_panel(score, f"{sweep.names.get(axis, axis)} {rest}".strip(), points, len(panels)))
+    return panels
+
+
+def standalone(figure: Markup) -> str:
+    """Return a panel as an SVG file."""
+    opened, _, rest = str(figure).partition(">")
+    return f'{opened} xmlns="http://www.w3.org/2000/svg" width="{WIDTH}"><style>{_STYLE}</style>{rest}\n'
+
+
+def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Markup:
+    y_ticks, place_y = linear_axis([value for point in points for value in extremes(point.score)])
+    x_ticks, place_x = log_axis([point.cost for point in points])
+    meaning = find_meaning(score)
+    y_title = f"{score_title(score)} {ARROWS[meaning.direction]} {meaning.unit}"
+    parts = [
+        Markup('<title id="curve{}t">{} against {}</title>').format(number, score_title(score), x_title),
+        draw_frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
+    ]
+    ends = []
+    for index in dict.fromkeys(point.index for point in points):
+        curve = sorted((point for point in points if point.index == index), key=lambda point: point.cost)
+        parts.append(_curve(curve, place_x, place_y))
+        ends.append(curve[-1])
+    parts += draw_labels(ends, [], place_y)
+    return Markup('<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>').format(
+        number, WIDTH, HEIGHT, join(parts)
+    )
+
+
+def _curve(points: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
+    line = "L".join(f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in points)
+    marks = []
+    for point in points:
+        x, (low, high) = place_x(point.cost), (place_y(value) for value in extremes(point.score))
+        marks.append(Markup('<path class="bar" d="M{0:.1f} {1:.1f}V{2:.1f}"/>').format(x, low, high))
+        marks.append(marker(point.index, x, place_y(point.score["value"]), 4.0))
+    return Markup('<g class="arm{}"><path class="front" d="M{}"/>{}</g>').format(points[0].index % 6, line, join(marks))
+
+
+def _fields(runs: Sequence[SweepRun]) -> list[str]:
+    return list(dict.fromkeys(path for run in runs for path in run.point))
+
+
+def _is_axis(path: str, runs: Sequence[SweepRun]) -> bool:
+    values = [run.point.get(path) for run in runs]
+    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values)
+    return is_number and len(set(values)) > 1
+
+
+def _rest(run: SweepRun, axis: str) -> str:
+    return ", ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.point.items() if path != axis)

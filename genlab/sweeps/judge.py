@@ -1,0 +1,184 @@
+"""What became of the predictions of a sweep.
+
+In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run.
+Contrasts are weighted sums over rows of per-prompt values, with the interval of `crossed_contrast` over prompts and
+training seeds; Holm's correction runs over all contrasts of the page. Three seeds is the fewest that tell anything. A
+sum of bits that contains upper bounds shows a direction only where the bounds stand on the harmless side, unless the
+prediction says that its source compares bounds as values, and then the verdict says so too.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from genlab import checkpoint
+from genlab.config import GenlabError
+from genlab.evaluate.crossed import Crossed, crossed_contrast
+from genlab.evaluate.crossover import Curve, find_crossover
+from genlab.evaluate.rows import load_row
+from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
+from genlab.evaluate.statistics import holm_correction
+from genlab.ledger import SEEDS_FOR_A_STATEMENT
+from genlab.report.crossover import AXES, find_shared_error, seed_values
+from genlab.sweeps.page import Contrast, Crossing, Sweep, SweepRun
+from genlab.sweeps.runs import read_state, run_directory
+
+Verdict = Literal["reproduced", "reversed", "inconclusive", "not run"]
+LEVEL = 0.05
+
+
+class Finding(NamedTuple):
+    """A prediction and what was found: for a contrast the sum, for a crossing its x, with a 95 % interval."""
+
+    text: str
+    kind: str
+    score: str
+    expected: str
+    verdict: Verdict
+    value: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    p_holm: float = float("nan")
+    seeds: int = 0
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON types; infinities and NaN become null."""
+        return {name: finite_or_none(value) for name, value in self._asdict().items()}
+
+
+class _Sum(NamedTuple):
+    crossed: Crossed
+    seeds: int
+    shows: tuple[bool, bool]
+    """Whether a sum below and one above zero would show anything, given which terms are upper bounds."""
+
+
+def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
+    """Return one finding per prediction, in their order.
+
+    Raises:
+        GenlabError: if a finished run lacks a score, or two rows were scored on different prompts.
+    """
+    finished = {run.label: run for run in runs if read_state(run, out).state == "finished"}
+    labels = [run.label for run in runs]
+    sums: dict[int, _Sum] = {}
+    for index, prediction in enumerate(sweep.predictions):
+        if isinstance(prediction, Contrast) and _needed(prediction, labels) <= set(finished):
+            sums[index] = _add_up(prediction, labels, finished, out)
+    p_values = [_p_value(sum_, sweep.predictions[index]) for index, sum_ in sums.items()]
+    corrected = dict(zip(sums, holm_correction(p_values).tolist() if p_values else []))
+    findings = []
+    for index, prediction in enumerate(sweep.predictions):
+        expected = prediction.expect if isinstance(prediction, Contrast) else f"{prediction.after} overtakes"
+        if isinstance(prediction, Contrast) and index in sums:
+            findings.append(_weigh(prediction, sums[index], corrected[index]))
+        elif isinstance(prediction, Crossing) and _needed(prediction, labels) <= set(finished):
+            findings.append(_find_crossing(prediction, [finished[label] for label in prediction.labels or labels], out))
+        else:
+            missing = sorted(_needed(prediction, labels) - set(finished))
+            note = f"waits for {', '.join(label or 'the run' for label in missing)}"
+            findings.append(Finding(prediction.text, prediction.kind, prediction.score, expected, "not run", note=note))
+    return findings
+
+
+def _needed(prediction: Contrast | Crossing, labels: Sequence[str]) -> set[str]:
+    return {row.partition(" @ ")[2] or labels[0] for row in prediction.rows(labels)}
+
+
+def _add_up(prediction: Contrast, labels: Sequence[str], finished: dict[str, SweepRun], out: Path) -> _Sum:
+    rows: list[ClipValues] = []
+    for row in prediction.terms:
+        arm, _, label = row.partition(" @ ")
+        scored = load_row(run_directory(out, finished[label or labels[0]]) / "rows" / f"{arm}.json")
+        if scored is None or prediction.score not in scored.per_clip:
+            raise GenlabError(f"prediction {prediction.text!r}: row {row!r} has no score {prediction.score!r}")
+        rows.append(scored.per_clip[prediction.score])
+    clusters = [list(dict.fromkeys(row.clusters)) for row in rows]
+    if any(each != clusters[0] for each in clusters):
+        raise GenlabError(f"prediction {prediction.text!r}: its rows were scored on different prompts")
+    # A prompt on which one row has no value is left out of all of them.
+    is_defined = [_defined_clusters(row) for row in rows]
+    common = set.intersection(*is_defined)
+    grids = [_keep(row, common).pseudo_values() for row in rows]
+    weights = list(prediction.terms.values())
+    crossed = crossed_contrast(grids, weights)
+    exact = [row.validity != "upper bound" or prediction.bounds_as_values for row in rows]
+    shows = tuple(all(fine or weight * side > 0 for fine, weight in zip(exact, weights)) for side in (1, -1))
+    return _Sum(crossed, min(len(grid) for grid in grids), (shows[0], shows[1]))
+
+
+def _defined_clusters(row: ClipValues) -> set[object]:
+    undefined = {cluster for cluster, weight in zip(row.clusters, row.weights) if weight <= 0}
+    return set(row.clusters) - undefined
+
+
+def _keep(row: ClipValues, clusters: set[object]) -> ClipValues:
+    weights = np.where([cluster in clusters for cluster in row.clusters], row.weights, 0.0)
+    return row._replace(weights=weights)
+
+
+def _p_value(sum_: _Sum, prediction: Contrast | Crossing) -> float:
+    margin = prediction.margin if isinstance(prediction, Contrast) else None
+    return float(sum_.crossed.p_value() if margin is None else sum_.crossed.equivalence_p_value(margin))
+
+
+def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
+    value, half = float(sum_.crossed.value), float(sum_.crossed.half_width)
+    low, high = value - half, value + half
+    is_sure = p_holm < LEVEL
+    verdict: Verdict = "inconclusive"
+    notes = []
+    if prediction.margin is not None:
+        outside = low > prediction.margin or high < -prediction.margin
+        verdict = "reproduced" if is_sure and all(sum_.shows) else "reversed" if outside else "inconclusive"
+    elif is_sure and (low > 0 or high < 0):
+        side = "below" if high < 0 else "above"
+        if sum_.shows[side == "above"]:
+            verdict = "reproduced" if side == prediction.expect else "reversed"
+        else:
+            notes.append(f"the sum is surely {side} zero, but upper bounds in it could hide the opposite")
+    if sum_.seeds < SEEDS_FOR_A_STATEMENT:
+        verdict = "inconclusive"
+        notes.append(f"insufficient seeds: {sum_.seeds}, and a statement takes {SEEDS_FOR_A_STATEMENT}")
+    if prediction.bounds_as_values:
+        notes.append("upper bounds are taken as values, as the source does")
+    if prediction.size is not None:
+        inside = low <= prediction.size <= high
+        notes.append(f"predicted size {prediction.size:g} lies {'inside' if inside else 'outside'} the interval")
+    expected = prediction.expect + (f" {prediction.margin:g}" if prediction.margin else "")
+    return Finding(
+        prediction.text, "contrast", prediction.score, expected, verdict, value, low, high, p_holm, sum_.seeds,
+        "; ".join(notes),
+    )  # fmt: skip
+
+
+def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) -> Finding:
+    loaded = [checkpoint.read_json(run_directory(out, run) / "results.json") or {} for run in runs]
+    curves = {}
+    for name in (prediction.before, prediction.after):
+        points = [
+            (float(arm[AXES[prediction.against]]), value)
+            for results in loaded
+            for arm in results["arms"]
+            if arm["name"] == name
+            for value in seed_values(arm["scores"][prediction.score])
+        ]
+        curves[name] = Curve(*(np.array(column) for column in zip(*sorted(points))))
+    shared = find_shared_error(loaded, "name", prediction.score, prediction.before, prediction.after)
+    before, after = curves[prediction.before], curves[prediction.after]
+    found = find_crossover(before, after, shared_error=shared)
+    seeds = len(before.x) // len(runs)
+    last = before.x == before.x.max(), after.x == after.x.max()
+    gap = float(after.score[last[1]].mean() - before.score[last[0]].mean())
+    overtakes = gap < 0 if find_meaning(prediction.score).direction == "lower" else gap > 0
+    is_sure = found.verdict == "inside sweep" and seeds >= SEEDS_FOR_A_STATEMENT
+    verdict: Verdict = ("reproduced" if overtakes else "reversed") if is_sure else "inconclusive"
+    leader = prediction.after if overtakes else prediction.before
+    note = f"crossing {found.verdict}; at the largest {prediction.against} of the sweep {leader} leads"
+    return Finding(
+        prediction.text, "crossing", prediction.score, f"{prediction.after} overtakes", verdict,
+        found.x, found.low, found.high, seeds=seeds, note=note,
+    )  # fmt: skip

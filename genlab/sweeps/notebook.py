@@ -1,0 +1,178 @@
+"""The notebook page of a sweep, written from its files: question, fixed, varied, predicted, and what came of it.
+
+In: the page, its runs on disk. Out: report.md and report.html in the sweep's directory, findings.json, one figure as a
+file, and TensorBoard's HParams table with one row per run and arm. The same files leave the same page.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab import checkpoint
+from genlab.data.manifest import write_atomically
+from genlab.report.answer import model_arms
+from genlab.report.page import write_page
+from genlab.report.tables import join, plain_table
+from genlab.report.text import (
+    MISSING,
+    arm_title,
+    format_interval,
+    format_quantity,
+    format_score,
+    format_seconds,
+    score_title,
+)
+from genlab.sweeps.figures import curves, forest, standalone
+from genlab.sweeps.judge import Finding, judge
+from genlab.sweeps.page import Sweep, SweepRun
+from genlab.sweeps.runs import read_state, run_directory
+from genlab.tensorboard import RunWriter
+
+MOST_SCORES = 4
+
+
+def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path) -> tuple[str, list[Finding]]:
+    """Write everything and return the page as Markdown, with the findings."""
+    results = {
+        run.label: checkpoint.read_json(run_directory(out, run) / "results.json") or {}
+        for run in runs
+        if read_state(run, out).state == "finished"
+    }
+    findings = judge(sweep, runs, out)
+    panels = curves(sweep, runs, results)
+    if panels:
+        write_atomically(out / "figure.svg", standalone(panels[0]))
+    text = _markdown(sweep, runs, results, findings, page, bool(panels))
+    write_atomically(out / "report.md", text)
+    _write_html(sweep, runs, results, findings, panels, page, out)
+    checkpoint.write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
+    _write_hparams(sweep, runs, results, out)
+    return text, findings
+
+
+def verdict_of(findings: Sequence[Finding]) -> str:
+    """Return one verdict for the page: what all predictions agree on, or how they split."""
+    verdicts = [finding.verdict for finding in findings]
+    if not verdicts:
+        return "nothing was predicted"
+    if len(set(verdicts)) == 1:
+        return verdicts[0]
+    return "split: " + ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
+
+
+def _notes(sweep: Sweep) -> list[tuple[str, str]]:
+    told = [
+        ("Question", sweep.question), ("Claim", sweep.claim), ("Source", sweep.source),
+        ("How faithful", sweep.faithful), ("Fixed", sweep.fixed), ("Varied", sweep.varied),
+    ]  # fmt: skip
+    return [(name, text) for name, text in told if text]
+
+
+def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
+    rows = [["Predicted, before the run", "Score", "Expected", "Found", "p (Holm)", "Verdict", "Note"]]
+    for finding in findings:
+        found = format_interval(finding.to_dict())
+        p_value = finding.to_dict()["p_holm"]
+        p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+        score = score_title(finding.score)
+        rows.append([finding.text, score, finding.expected, found, p_text, finding.verdict, finding.note or MISSING])
+    return rows
+
+
+def _run_rows(
+    sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path | None = None
+) -> list[list[str]]:
+    wanted = [prediction.score for prediction in sweep.predictions]
+    arms = [arm for found in results.values() for arm in model_arms(found)]
+    names = list(dict.fromkeys([*wanted, *(name for arm in arms for name in arm["scores"])]))[:MOST_SCORES]
+    rows = [["Run", "Arm", *map(score_title, names), "Steps", "Train FLOPs", "Epochs", "Calls", "Train time"]]
+    for run in runs:
+        for arm in model_arms(results.get(run.label, {"arms": []})):
+            scores = [format_score(arm["scores"][name]) if name in arm["scores"] else MISSING for name in names]
+            spent = [f"{arm['steps']:,}", format_quantity(arm["train_flops"]), f"{arm['epochs']:.2f}"]
+            cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
+            rows.append([run.label or "the run", arm_title(arm), *scores, *cost])
+    return rows
+
+
+def _markdown(
+    sweep: Sweep,
+    runs: Sequence[SweepRun],
+    results: dict[str, Any],
+    findings: Sequence[Finding],
+    page: Path,
+    is_drawn: bool,
+) -> str:
+    parts = [f"# {sweep.name}: {verdict_of(findings)}"]
+    parts += [f"**{name}.** {text}" for name, text in _notes(sweep)]
+    parts.append("## Predicted and found\n\nBrackets are 95 % intervals over prompts and training seeds.")
+    parts.append(_pipes(_finding_rows(findings)))
+    if is_drawn:
+        parts.append("![The predicted score against what was varied](figure.svg)")
+    parts += ["## Runs", _pipes(_run_rows(sweep, runs, results))]
+    parts += ["## Reproduce", _reproduce(results, page)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reproduce(results: dict[str, Any], page: Path) -> str:
+    command = f"genlab sweep run {shlex.quote(str(page))} && genlab sweep report {shlex.quote(str(page))}"
+    commits = sorted({str(found.get("commit")) for found in results.values()} - {"", "None"})
+    wall_s = sum(found.get("wall_s", 0.0) for found in results.values())
+    versions = next((found["versions"] for found in results.values() if "versions" in found), {})
+    told = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return (
+        f"```\n{command}\n```\n\n{len(results)} runs in {format_seconds(wall_s)}; commit {', '.join(commits)}; {told}."
+    )
+
+
+def _pipes(rows: Sequence[Sequence[str]]) -> str:
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def _write_html(
+    sweep: Sweep,
+    runs: Sequence[SweepRun],
+    results: dict[str, Any],
+    findings: Sequence[Finding],
+    panels: Sequence[Markup],
+    page: Path,
+    out: Path,
+) -> None:
+    notes = join(
+        Markup('<p class="lead"><strong>{}.</strong> {}</p>').format(name, text) for name, text in _notes(sweep)
+    )
+    head, *rows = _finding_rows(findings)
+    found = plain_table("Predictions", head, rows, css="predictions")
+    drawn = Markup('<div class="plots">{}</div>').format(join(panels)) if panels else Markup("")
+    title, *entries = _run_rows(sweep, runs, results)
+    links = join(
+        Markup('<li><a href="runs/{}/report.html">{}</a></li>').format(run.id, run.label or "the run")
+        for run in runs
+        if run.label in results
+    )
+    sections = {
+        "Question": notes,
+        "Predicted and found": forest(findings) + found,
+        "Runs": drawn + plain_table("Runs", title, entries, css="runs") + Markup("<ul>{}</ul>").format(links),
+        "Reproduce": Markup("<pre>{}</pre>").format(_reproduce(results, page).replace("```", "").strip()),
+    }
+    write_page(out / "report.html", "genlab sweep", f"{sweep.name}: {verdict_of(findings)}", sections)
+
+
+def _write_hparams(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path) -> None:
+    """One group per sweep, one row per run and arm: what was varied beside what was scored."""
+    for run in runs:
+        for arm in model_arms(results.get(run.label, {"arms": []})):
+            row_id = f"{run.id}-{arm['name']}"
+            with RunWriter(out / "hparams" / row_id, attempt="sweep") as writer:
+                point = {
+                    path: value if isinstance(value, int | float | str) else str(value)
+                    for path, value in run.point.items()
+                }
+                writer.scores(0, arm["scores"])
+                writer.hparams({"arm": arm["name"], "steps": arm["steps"], **point}, run_id=f"{sweep.name}/{row_id}")

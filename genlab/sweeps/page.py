@@ -1,0 +1,217 @@
+"""A sweep as a page of a lab notebook: what is asked, fixed, varied and predicted, and the runs that follow from it.
+
+In: a Python file with a function `sweep()` that returns a `Sweep`. Out: `expand`, a pure function: one fully resolved
+`Comparison` per point, with an id that is a hash of everything that changes its result. The arms of a comparison share
+data, budget and prompts by construction; points vary what all arms of a run share, or add arms.
+
+    points = product({"data.corpus.minutes": [5.0, 30.0], "budget.train_flops": [1e12, 4e12]})   4 points
+    points = zipped({"data.num_frames": [48, 96], "batch_size": [16, 8]})                       2 points
+    points = chain(points, more)        points = subsample(points, 6, seed=0)
+
+A prediction is signed and written before the run: a weighted sum of scores that is to lie below zero, above it, or
+within a margin; or two families whose curves are to cross inside the sweep.
+"""
+
+import importlib.util
+import itertools
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import pydantic
+
+from genlab.config import Config, ConfigError, explain
+from genlab.evaluate.scores import is_paired
+from genlab.experiment import Comparison, Name
+
+Point = dict[str, Any]
+Expected = Literal["below", "above", "within"]
+
+
+def product(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
+    """Return every combination; the last axis varies fastest."""
+    return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
+
+
+def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
+    """Return the axes side by side.
+
+    Raises:
+        ValueError: if they differ in length.
+    """
+    return [dict(zip(axes, values)) for values in zip(*axes.values(), strict=True)]
+
+
+def chain(*points: Sequence[Point]) -> list[Point]:
+    """Return the points one after the other, each once."""
+    return list({json.dumps(point, sort_keys=True): point for point in itertools.chain(*points)}.values())
+
+
+def subsample(points: Sequence[Point], number: int, seed: int = 0) -> list[Point]:
+    """Return `number` of the points, drawn without replacement, in their order."""
+    picked = set(random.Random(seed).sample(range(len(points)), number))
+    return [point for index, point in enumerate(points) if index in picked]
+
+
+class Contrast(Config):
+    """Predicted: a weighted sum of scores lies below zero, above it, or within `margin` of it.
+
+    `terms` are weights of rows, an arm's name or `ARM @ LABEL` where the sweep has several points:
+    `{"masked @ minutes=5": 1, "ar @ minutes=5": -1}`. `size` is the value that was predicted, if one was.
+    """
+
+    kind: Literal["contrast"] = "contrast"
+    text: str
+    score: str
+    terms: dict[str, float] = pydantic.Field(min_length=1)
+    expect: Expected
+    margin: float | None = pydantic.Field(default=None, gt=0)
+    size: float | None = None
+    bounds_as_values: bool = False
+    """The source holds upper bounds against exact values as if they were alike; so does the verdict, which says so."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Contrast":
+        if (self.expect == "within") != (self.margin is not None):
+            raise ValueError(f"expect={self.expect!r}: a margin belongs to expect='within' and to nothing else")
+        if not is_paired(self.score):
+            raise ValueError(f"score={self.score!r}: not compared prompt by prompt; take one such as bits_per_s")
+        return self
+
+    def rows(self, labels: Sequence[str]) -> list[str]:
+        """Return the rows that it is about."""
+        return list(self.terms)
+
+
+class Crossing(Config):
+    """Predicted: with growing x, `after` becomes better than `before`, inside the sweep.
+
+    `labels` choose the points whose runs are the curves; empty takes all of them.
+    """
+
+    kind: Literal["crossing"] = "crossing"
+    text: str
+    score: str
+    before: str
+    after: str
+    against: Literal["flops", "epochs", "seconds"] = "flops"
+    labels: tuple[str, ...] = ()
+
+    def rows(self, labels: Sequence[str]) -> list[str]:
+        """Return the rows that it is about."""
+        return [f"{arm} @ {label}" for arm in (self.before, self.after) for label in self.labels or labels]
+
+
+Prediction = Annotated[Contrast | Crossing, pydantic.Field(discriminator="kind")]
+
+
+class Sweep(Config):
+    """The page. `claim` and `source` are of a published statement that it tests, `faithful` how far the test goes."""
+
+    name: Name
+    question: str
+    fixed: str
+    varied: str
+    claim: str = ""
+    source: str = ""
+    faithful: str = ""
+    base: Comparison
+    points: tuple[dict[str, Any], ...] = ({},)
+    names: dict[str, str] = {}
+    """Short names of varied fields for labels; without one, the last part of the path."""
+    predictions: tuple[Prediction, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Sweep":
+        runs = expand(self)
+        labels = [run.label for run in runs]
+        if taken := {label for label in labels if labels.count(label) > 1}:
+            raise ValueError(f"points: two are called {min(taken)!r}; give their fields distinct `names`")
+        for prediction in self.predictions:
+            for row in prediction.rows(labels):
+                arm, _, label = row.partition(" @ ")
+                if not label and len(runs) > 1:
+                    raise ValueError(f"predictions: {row!r} is a row of {len(runs)} runs; write ARM @ LABEL")
+                if not any(arm in run.config.arms and label in ("", run.label) for run in runs):
+                    example = f"{next(iter(runs[-1].config.arms))} @ {labels[-1]}"
+                    raise ValueError(f"predictions: no row {row!r}; rows are ARM, or ARM @ LABEL such as {example!r}")
+            if isinstance(prediction, Contrast):
+                _check_fair(prediction, runs)
+        return self
+
+
+class SweepRun(NamedTuple):
+    """One point: where it stands on disk, what people call it, and what is run."""
+
+    id: str
+    label: str
+    point: Point
+    config: Comparison
+
+
+def expand(sweep: Sweep) -> list[SweepRun]:
+    """Return the runs of a sweep, a pure function of it.
+
+    Raises:
+        ConfigError: if a point sets a field that is not there, or makes an impossible comparison.
+    """
+    runs = []
+    for point in sweep.points:
+        label = ", ".join(f"{sweep.names.get(path, path.rsplit('.', 1)[-1])}={_brief(point[path])}" for path in point)
+        config = sweep.base.override(f"{path}={json.dumps(value)}" for path, value in point.items())
+        config = config.model_copy(update={"name": sweep.name, "question": sweep.question})
+        slug = re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")[:40] or "run"
+        runs.append(SweepRun(f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}", label, point, config))
+    return runs
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Return the page of a Python file.
+
+    Raises:
+        ConfigError: if there is no such file, it has no `sweep()`, or a field is wrong.
+    """
+    path = Path(path)
+    module_spec = importlib.util.spec_from_file_location(f"genlab_sweep_{path.stem}", path)
+    if not path.is_file() or module_spec is None or module_spec.loader is None:
+        raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` names those there are")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        found = module.sweep() if hasattr(module, "sweep") else None
+    except pydantic.ValidationError as error:
+        raise ConfigError(f"sweep {path}: {explain(error, Sweep)}") from None
+    except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"sweep {path}: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Sweep):
+        raise ConfigError(f"sweep {path}: expected a function sweep() that returns a Sweep")
+    return found
+
+
+def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
+    """Refuse to hold different arms of different points against each other, unless these points share what arms must.
+
+    Fair are sums that vanish within every run, and one arm against itself, which shows what the point did to it.
+    """
+    by_run: dict[str, float] = {}
+    keys = {run.label: run.config.comparison_key() for run in runs}
+    for row, weight in prediction.terms.items():
+        label = _label_of(row, runs)
+        by_run[label] = by_run.get(label, 0.0) + weight
+    one_arm = len({row.split(" @ ")[0] for row in prediction.terms}) == 1
+    if len({keys[label] for label in by_run}) > 1 and not one_arm and any(abs(sum_) > 1e-9 for sum_ in by_run.values()):
+        raise ValueError(
+            f"predictions: {prediction.text!r} holds different arms of the points {', '.join(map(repr, by_run))} "
+            "against each other, which share no data, budget or prompts; compare arms within a point"
+        )
+
+
+def _label_of(row: str, runs: Sequence[SweepRun]) -> str:
+    return row.split(" @ ", 1)[1] if " @ " in row else runs[0].label
+
+
+def _brief(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"').replace(" ", "")

@@ -1,0 +1,193 @@
+"""The runs of a sweep on disk: what each is doing, what the sweep will cost, and what may be deleted.
+
+    sweep.json              the page, and its runs
+    runs/ID.json            the resolved config of a run: `genlab compare runs/ID.json --out runs/ID` is the run
+    runs/ID/                its run directory; finished when results.json and report.html are there
+    runs/ID/attempts.json   how every attempt ended: exit code, seconds, last line of its log
+    runs/ID/log.txt         what the attempts printed
+
+Nothing else is kept: the state of a sweep is read from these files, so whatever is killed, nothing is lost, and a run
+is held by one process at a time (`checkpoint.lock_run`), so nothing is done twice.
+"""
+
+import contextlib
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from genlab import checkpoint
+from genlab.budget import check_flops, solve_budget
+from genlab.config import GenlabError
+from genlab.progress import Progress
+from genlab.sample import choose_prompts
+from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
+from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
+
+State = Literal["waiting", "running", "interrupted", "failed", "finished"]
+MOST_CRASHES = 3
+HOPELESS = (EXIT_DIVERGED, EXIT_USER_ERROR)  # the same command would end the same way
+HARMLESS = (EXIT_LOCKED, EXIT_RESUME, EXIT_DISK_FULL)
+ALIVE_S = 60.0
+
+
+def run_directory(out: Path, run: SweepRun) -> Path:
+    """Return where a run is made."""
+    return out / "runs" / run.id
+
+
+def config_path(out: Path, run: SweepRun) -> Path:
+    """Return the file of a run's resolved config."""
+    return out / "runs" / f"{run.id}.json"
+
+
+class RunState(NamedTuple):
+    """What a run is doing, why, and how often it was begun."""
+
+    run: SweepRun
+    state: State
+    reason: str
+    attempts: int
+    seconds: float
+
+
+class Cost(NamedTuple):
+    """What a sweep will spend: training FLOPs, bytes of its run directories, and hours at this machine's best rate."""
+
+    runs: int
+    train_flops: float
+    disk_bytes: float
+    device_hours: float
+    flops_per_s: float
+
+
+def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
+    """Write page and configs, and return the runs. Files of runs that the page no longer has stay until `prune`."""
+    runs = expand(sweep)
+    (out / "runs").mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        checkpoint.write_json(config_path(out, run), run.config.to_dict())
+    listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
+    checkpoint.write_json(out / "sweep.json", {"schema": 1, "page": sweep.to_dict(), "runs": listed})
+    return runs
+
+
+def read_state(run: SweepRun, out: Path) -> RunState:
+    """Return what a run is doing, from its files alone."""
+    directory = run_directory(out, run)
+    attempts = checkpoint.read_json(directory / "attempts.json") or []
+    seconds = sum(attempt["seconds"] for attempt in attempts)
+
+    def state(name: State, reason: str = "") -> RunState:
+        return RunState(run, name, reason, len(attempts), seconds)
+
+    if (directory / "results.json").exists() and (directory / "report.html").exists():
+        return state("finished")
+    status = checkpoint.read_json(directory / "status.json") or {}
+    if _is_alive(status):
+        return state("running", f"process {status['pid']} on {status['host']}")
+    if not attempts:
+        return state("interrupted" if status else "waiting")
+    last = attempts[-1]
+    crashes = [attempt for attempt in attempts if attempt["exit"] not in (*HARMLESS, *HOPELESS, EXIT_OK)]
+    if last["exit"] in HOPELESS or (last["exit"] not in HARMLESS and len(crashes) >= MOST_CRASHES):
+        return state("failed", f"exit {last['exit']}: {last['reason']}")
+    return state("interrupted", last["reason"])
+
+
+def _is_alive(status: Mapping[str, Any]) -> bool:
+    """Return whether the process of a status.json lives: by its heartbeat, and on this host also by its number."""
+    if status.get("state") != "running" or time.time() - status["heartbeat"] > ALIVE_S:
+        return False
+    if status["host"] == socket.gethostname():
+        with contextlib.suppress(PermissionError):
+            try:
+                os.kill(status["pid"], 0)
+            except ProcessLookupError:
+                return False
+    return True
+
+
+def add_attempt(run: SweepRun, out: Path, exit_code: int, seconds: float) -> None:
+    """Note how an attempt ended, with the last line it printed; another process that held the run is no attempt."""
+    if exit_code == EXIT_LOCKED:
+        return
+    directory = run_directory(out, run)
+    directory.mkdir(parents=True, exist_ok=True)
+    log = directory / "log.txt"
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    reason = "" if exit_code == EXIT_OK else (lines[-1] if lines else "")[:500]
+    attempts = checkpoint.read_json(directory / "attempts.json") or []
+    attempts.append({"exit": exit_code, "seconds": seconds, "reason": reason, "ended": time.time()})
+    checkpoint.write_json(directory / "attempts.json", attempts)
+
+
+def forget_failures(runs: Sequence[SweepRun], out: Path) -> int:
+    """Let failed runs be tried again; return how many there were."""
+    failed = [run for run in runs if read_state(run, out).state == "failed"]
+    for run in failed:
+        (run_directory(out, run) / "attempts.json").unlink()
+    return len(failed)
+
+
+def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cost:
+    """Build the token stores, solve every budget, and return what the sweep will spend.
+
+    Raises:
+        GenlabError: if a budget cannot be met, a FLOP formula is wrong, or predictions compare different prompts.
+    """
+    flops, bytes_, prompts = 0.0, 0.0, {}
+    for done, run in enumerate(runs):
+        progress("plan", done, len(runs))
+        config, store = run.config, run.config.data.open(progress)
+        budgets = solve_budget(config, store)
+        for name, budget in budgets.items():
+            check_flops(config.run(name, config.seeds[0], budget.steps), store)
+            flops += budget.train_flops * len(config.seeds)
+            # Parameters, their average and two moments, for every checkpoint kept.
+            bytes_ += 16.0 * budget.params * len(config.seeds) * config.settings.keep
+        clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+        prompts[run.label] = (store.info.codec_fingerprint, tuple((clip.text, clip.speaker) for clip in clips))
+    progress("plan", len(runs), len(runs))
+    for prediction in sweep.predictions:
+        labels = {row.partition(" @ ")[2] for row in prediction.rows(list(prompts))} & set(prompts)
+        if len({prompts[label] for label in labels}) > 1 and isinstance(prediction, Contrast):
+            raise GenlabError(f"prediction {prediction.text!r}: its points do not have the same codec and prompts")
+    rate = measure_flops_per_s()
+    return Cost(len(runs), flops, bytes_, flops / rate / 3600, rate)
+
+
+def measure_flops_per_s(size: int = 1024, rounds: int = 5) -> float:
+    """Return the rate of one large matrix product here, which no training step reaches."""
+    product = jax.jit(lambda a, b: a @ b)
+    a = jnp.ones((size, size))
+    product(a, a).block_until_ready()
+    best = min(_seconds(product, a) for _ in range(rounds))
+    return 2 * size**3 / best
+
+
+def _seconds(product: Any, a: jax.Array) -> float:
+    began = time.perf_counter()
+    product(a, a).block_until_ready()
+    return time.perf_counter() - began
+
+
+def prune(runs: Sequence[SweepRun], out: Path) -> list[str]:
+    """Delete what the page no longer has, and the checkpoints of finished runs; return what went."""
+    kept, gone = {name for run in runs for name in (run.id, f"{run.id}.json")}, []
+    for path in sorted((out / "runs").iterdir()):
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            gone.append(path.name)
+    for run in runs:
+        if read_state(run, out).state == "finished":
+            for path in sorted(run_directory(out, run).glob("arms/*/seed*/checkpoints")):
+                shutil.rmtree(path)
+                gone.append(str(path.relative_to(out)))
+    return gone

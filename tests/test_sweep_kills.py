@@ -1,0 +1,122 @@
+"""Sweeps in real processes that are killed, and on a disk that fills up: no run is lost, and none is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sweep_toys import write_page
+
+from genlab.stopping import EXIT_DISK_FULL, EXIT_RESUME
+from genlab.sweeps.page import SweepRun, expand, load_sweep
+from genlab.sweeps.runs import read_state, run_directory
+
+
+class Bench:
+    """A page, the directory of its sweep, and a coordinator in a process of its own."""
+
+    def __init__(self, folder: Path, out: Path, cache: Path):
+        self.page, self.out = write_page(folder), out
+        self.runs: list[SweepRun] = expand(load_sweep(self.page))
+        self.environment = {**os.environ, "GENLAB_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+
+    def start(self) -> subprocess.Popen:
+        command = [sys.executable, "-m", "genlab.cli", "sweep", "run", str(self.page), "--out", str(self.out)]
+        return subprocess.Popen(
+            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def directory(self, index: int) -> Path:
+        return run_directory(self.out, self.runs[index])
+
+    def attempts(self, index: int) -> list[int]:
+        path = self.directory(index) / "attempts.json"
+        return [attempt["exit"] for attempt in json.loads(path.read_text())] if path.exists() else []
+
+    def has_saved(self, index: int, step: int) -> bool:
+        return (self.directory(index) / f"arms/ar/seed0/checkpoints/{step}").exists()
+
+    def kill_worker(self, index: int) -> None:
+        os.kill(json.loads((self.directory(index) / "status.json").read_text())["pid"], signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], object], coordinator: subprocess.Popen, limit_s: float = 240.0) -> None:
+    ends = time.monotonic() + limit_s
+    while not condition():
+        if coordinator.poll() is not None or time.monotonic() > ends:
+            coordinator.kill()
+            raise AssertionError(f"never came: {coordinator.communicate()[0][-2000:]}")
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sweep-cache")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Bench:
+    """A sweep whose first run lost its worker, then coordinator and worker, then was asked to stop; its second run
+    outlived its coordinator."""
+    folder = tmp_path_factory.mktemp("killed")
+    bench = Bench(folder, folder / "out", cache)
+    coordinator = bench.start()
+    wait_for(lambda: bench.has_saved(0, 50), coordinator)
+    bench.kill_worker(0)
+    wait_for(lambda: bench.attempts(0) == [-signal.SIGKILL] and bench.has_saved(0, 150), coordinator)
+    coordinator.kill()
+    bench.kill_worker(0)
+    coordinator.wait()
+    coordinator = bench.start()
+    wait_for(lambda: bench.has_saved(0, 200), coordinator)
+    coordinator.send_signal(signal.SIGTERM)
+    coordinator.wait()
+    assert coordinator.returncode == EXIT_RESUME and bench.attempts(0) == [-signal.SIGKILL, EXIT_RESUME]
+    coordinator = bench.start()
+    wait_for(lambda: bench.has_saved(1, 50), coordinator)
+    coordinator.kill()
+    coordinator.wait()
+    last = bench.start()
+    told, _ = last.communicate(timeout=240)
+    assert last.returncode == 0, told[-2000:]
+    return bench
+
+
+def test_killed_at_four_places_nothing_is_lost_or_done_twice(killed: Bench):
+    assert [read_state(run, killed.out).state for run in killed.runs] == ["finished", "finished"]
+    assert killed.attempts(0) == [-signal.SIGKILL, EXIT_RESUME, 0] and killed.attempts(1) == []
+    for index, steps in enumerate((300, 400)):
+        directory = killed.directory(index)
+        assert len((directory / "arms/ar/seed0/batch_hashes.txt").read_text().splitlines()) == steps
+        log = (directory / "log.txt").read_text()
+        assert log.count("report: ") == 1, "one process came to the end"
+    assert "continues at 0" not in (killed.directory(0) / "log.txt").read_text()
+
+
+def test_a_disk_that_fills_up_stops_the_sweep_and_costs_nothing(tmp_path: Path, cache: Path, killed: Bench):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("a small disk takes a root that may mount")
+    try:
+        bench = Bench(tmp_path, disk / "out", cache)
+        first = bench.start()
+        told, _ = first.communicate(timeout=240)
+        assert first.returncode == EXIT_DISK_FULL and "free some space" in told, told[-2000:]
+        assert {read_state(run, bench.out).state for run in bench.runs} <= {"waiting", "interrupted"}
+        subprocess.run(["mount", "-o", "remount,size=500m", str(disk)], check=True)
+        second = bench.start()
+        told, _ = second.communicate(timeout=400)
+        assert second.returncode == 0, told[-2000:]
+        for index in range(2):  # to the last bit what the killed runs came to
+            ours, theirs = (json.loads((b.directory(index) / "results.json").read_text()) for b in (bench, killed))
+            for key in ("scores", "batch_hash"):
+                assert ours["arms"][-1][key] == theirs["arms"][-1][key]
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
