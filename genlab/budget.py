@@ -132,7 +132,8 @@ def _count_params(model: nnx.Module) -> int:
 
 def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, float]:
     """Return clips, unique seconds, and seconds of real audio that one pass of crops shows."""
-    split, spec = store.split("train"), store.info.spec
-    frames = [len(store.clip(index).units) for index in range(split.first, split.first + split.clips)]
-    seen = np.minimum(frames, config.data.num_frames).sum() / spec.frame_hz
-    return split.clips, split.seconds, float(seen)
+    numbers, hz = store.numbers("train", config.data.train_clips), store.info.spec.frame_hz
+    frames = np.array([len(store.clip(number).units) for number in numbers])
+    seen = np.minimum(frames, config.data.num_frames).sum() / hz
+    unique_s = store.split("train").seconds if config.data.train_clips is None else float(frames.sum() / hz)
+    return len(numbers), unique_s, float(seen)

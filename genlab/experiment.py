@@ -167,6 +167,8 @@ class TokenData(Config):
     corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
+    train_clips: int | None = pydantic.Field(default=None, ge=1)
+    """Train on a fixed random part of the training split, to see what repeated data do; prompts stay as they are."""
 
     @pydantic.model_validator(mode="after")
     def _check_frames(self) -> "TokenData":
@@ -252,7 +254,8 @@ class DecoderRun(Run):
 
     def source_of(self, store: TokenStore) -> BatchSource:
         """Return the training batches: the same for every arm with the same seed, data and batch size."""
-        dataset = store.dataset("train", num_frames=self.data.num_frames, seed=self.seed)
+        data = self.data
+        dataset = store.dataset("train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips)
         return BatchSource(dataset, self.batch_size)
 
 

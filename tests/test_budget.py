@@ -43,6 +43,13 @@ def test_seconds_seen_count_no_padding(store):
     assert budget.unique_seconds == pytest.approx(split.seconds)
 
 
+def test_repeated_data_are_counted_as_repeated(store):
+    whole, part = (solve_budget(make_comparison(f"data.train_clips={n}"), store)["ar"] for n in ("null", "4"))
+    assert part.steps == whole.steps and part.epochs == pytest.approx(2 * whole.epochs)
+    frames = sum(len(store.clip(i).units) for i in store.numbers("train", 4))
+    assert part.unique_seconds == pytest.approx(frames / 50) and part.unique_seconds < whole.unique_seconds
+
+
 def test_iso_step_gives_equal_steps(store):
     budgets = solve_budget(make_comparison("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=7"), store)
     assert {budget.steps for budget in budgets.values()} == {7}

@@ -219,19 +219,33 @@ class TokenStore:
         other = None if clip.other is None else fit(clip.other).astype(np.int32)
         return tokens, Cond(speaker, text, units, np.bool_(False), other)  # pyright: ignore[reportArgumentType]
 
-    def dataset(self, split: str, *, num_frames: int, seed: int) -> grain.MapDataset:
+    def numbers(self, split: str, clips: int | None = None) -> list[int]:
+        """Return the record numbers of a split, or of a fixed random part of it: less is always within more.
+
+        Raises:
+            GenlabError: if the split has fewer clips.
+        """
+        info = self.split(split)
+        numbers = list(range(info.first, info.first + info.clips))
+        if clips is None:
+            return numbers
+        if clips > info.clips:
+            raise GenlabError(f"data.train_clips={clips}: split {split!r} has only {info.clips} clips; lower it")
+        picked = np.random.default_rng(0).permutation(info.clips)[:clips]
+        return [numbers[index] for index in sorted(picked)]
+
+    def dataset(self, split: str, *, num_frames: int, seed: int, clips: int | None = None) -> grain.MapDataset:
         """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are cut at random places.
 
         Element i is a pure function of (seed, i), which is what makes the data of every arm identical and resume exact.
         """
-        info = self.split(split)
 
         def crop(index: int, rng: np.random.Generator) -> tuple[tuple[Tokens, Cond], np.int32]:
             clip = self.clip(index)
             spare = max(0, len(clip.units) - num_frames)
             return self.example(clip, num_frames, int(rng.integers(spare + 1))), np.int32(index)
 
-        numbers = grain.MapDataset.range(info.first, info.first + info.clips)
+        numbers = grain.MapDataset.source(self.numbers(split, clips))
         return numbers.seed(seed).shuffle().repeat(None).random_map(crop)
 
 

@@ -177,3 +177,12 @@ def test_batches_are_the_same_by_iteration_and_by_position(store):
     tokens, cond = source.batch_at(0).args
     assert tokens.codes.shape == (4, 8, 3) and tokens.latents.shape == (4, 8, 8) and tokens.num_frames.shape == (4,)
     assert cond.speaker.shape == (4,) and cond.content.shape == (4, 8) and cond.is_dropped.shape == (4,)
+
+
+def test_a_part_of_the_training_clips_is_fixed_and_nested(store):
+    few, more = store.numbers("train", 3), store.numbers("train", 5)
+    assert set(few) < set(more) < set(store.numbers("train")) == set(range(2, 10))
+    dataset = store.dataset("train", num_frames=8, seed=7, clips=3)
+    assert {int(dataset[i][1]) for i in range(12)} == set(few)
+    with pytest.raises(GenlabError, match=r"train_clips=9: split 'train' has only 8"):
+        store.numbers("train", 9)
