@@ -90,7 +90,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Bench:
 def test_killed_at_four_places_nothing_is_lost_or_done_twice(killed: Bench):
     assert [read_state(run, killed.out).state for run in killed.runs] == ["finished", "finished"]
     assert killed.attempts(0) == [-signal.SIGKILL, EXIT_RESUME, 0] and killed.attempts(1) == []
-    for index, steps in enumerate((300, 400)):
+    for index, steps in enumerate((300, 600)):
         directory = killed.directory(index)
         assert len((directory / "arms/ar/seed0/batch_hashes.txt").read_text().splitlines()) == steps
         log = (directory / "log.txt").read_text()

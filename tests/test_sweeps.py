@@ -86,8 +86,8 @@ def test_an_effect_and_an_interaction_are_fair():
 def test_pages_that_compare_other_prompts_are_refused_before_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     page = write_page(tmp_path)
-    page.write_text(page.read_text().replace('{"budget.steps": [300, 400]}', '{"num_prompts": [2, 3]}').replace(
-        "steps=400", "num_prompts=3").replace("steps=300\"", "num_prompts=2\""))  # fmt: skip
+    text = page.read_text().replace('"budget.steps": [300, 600]', '"num_prompts": [2, 3]')
+    page.write_text(text.replace("@ steps=600", "@ num_prompts=3").replace("@ steps=300", "@ num_prompts=2"))
     assert cli.main(["sweep", "run", str(page), "--out", str(tmp_path / "out"), "--dry-run"]) == 2
     assert "do not have the same codec and prompts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -104,7 +104,7 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     assert len(commands) == 2 and all(line.startswith("genlab compare ") for line in commands)
     assert [path.name for path in (tmp_path / "out" / "runs").iterdir() if path.is_dir()] == []
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
-    assert "Is no run lost" in capsys.readouterr().out
+    assert "twice the updates" in capsys.readouterr().out
     assert cli.main(["sweep", "run", str(tmp_path / "no.py")]) == 2 == cli.main(["sweep", "status"])
 
 
