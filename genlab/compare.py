@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 from genlab import checkpoint, hosts
-from genlab.budget import ArmBudget, check_flops, solve_budget
+from genlab.budget import ArmBudget, check_flops, clip_flops, solve_budget
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
@@ -44,11 +44,12 @@ from genlab.evaluate.scores import clip_means, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.ledger import build_ledger
 from genlab.previews import choose_preview_clips, finish_previews, plan_previews
+from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
 from genlab.sample import Sampled, choose_prompts, sample_clips
-from genlab.tensorboard import RunWriter, TrainingLog
+from genlab.tensorboard import RunWriter, StepCost, TrainingLog
 from genlab.train import RunResult, train
 from genlab.train_step import Watch
 
@@ -235,6 +236,8 @@ def train_arm(
     run_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(run_dir / "config.json", run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)
+    audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
+    cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
     with RunWriter(run_dir, resume_step=start) as writer:
         return train(
             lambda key: run.build_for(store, key),
@@ -244,7 +247,7 @@ def train_arm(
             seed=run.seed,
             settings=run.settings,
             run_dir=run_dir,
-            writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit),
+            writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit, cost),
             progress=progress,
             watch=watch,
         )

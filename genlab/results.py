@@ -136,7 +136,7 @@ def show(
     scores = dict.fromkeys(f"score/{name}" for arm in results["arms"] for name in arm["scores"])
     costs = dict.fromkeys(f"cost/sampling_{name}" for arm in results["arms"] for name in arm["sampling"])
     with RunWriter(out, attempt="layout") as writer:
-        writer.layout({"Scores": [*scores], "Cost": [*costs, "cost/train_flops", "cost/steps_per_s"]})
+        writer.layout({"Scores": [*scores], "Cost": [*costs, "cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]})
     rows = [
         PromptRow(
             f"prompt{number:02}",
@@ -241,7 +241,7 @@ def _coverage(num_seeds: int) -> str:
     return (
         "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, by Student's t. A "
         "difference of two arms is paired by prompt and not by seed: seeds numbered alike are independent draws. "
-        f"Distances between sets of clips pool the {num_seeds} seeds, and their intervals cover prompts alone."
+        f"Scores of whole sets of clips are means over the {num_seeds} seeds, and their intervals cover both as well."
     )
 
 

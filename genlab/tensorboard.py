@@ -45,7 +45,7 @@ AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents
 Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews"]
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
-_COST_METRICS = ("steps_per_s", "data_wait_fraction")
+_COST_METRICS = ("steps_per_s", "data_wait_fraction", "audio_s_per_s", "mfu")
 
 
 def loss_tag(family: str, unit: str, group: Literal["train", "valid"] = "train") -> str:
@@ -93,17 +93,30 @@ class ClipNote(NamedTuple):
         return "\n".join(f"- **{name}**: {_plain(str(value))}" for name, value in rows.items() if value is not None)
 
 
+class StepCost(NamedTuple):
+    """What one training step holds: seconds of audio with padding, FLOPs by formula, and the peak of the devices."""
+
+    audio_s: float
+    flops: float
+    peak_flops_per_s: float
+
+
 class TrainingLog:
     """The `writer` of `train`: gives plain metric names the tags of a family.
 
-    `loss` becomes `loss_tag(family, unit)`; what only this family measures is prefixed by it: `train/ar_accuracy`.
+    `loss` becomes `loss_tag(family, unit)`; what only this family measures is prefixed by it: `train/ar_accuracy`. With
+    the cost of a step its speed is also told in seconds of audio per second and as a share of the peak (MFU).
     """
 
-    def __init__(self, writer: "RunWriter", family: str, unit: str):
-        self._writer, self._family, self._loss_tag = writer, family, loss_tag(family, unit)
+    def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
+        self._writer, self._family, self._loss_tag, self._cost = writer, family, loss_tag(family, unit), cost
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of a training step."""
+        speed, cost = metrics.get("steps_per_s"), self._cost
+        if speed is not None and cost is not None:
+            mfu = speed * cost.flops / cost.peak_flops_per_s
+            metrics = {**metrics, "audio_s_per_s": speed * cost.audio_s, "mfu": mfu}
         self._writer.scalars(step, {self._tag(name): value for name, value in metrics.items()})
 
     def _tag(self, name: str) -> str:

@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -26,7 +28,17 @@ from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.latent_ar import LatentARConfig
 from genlab.decoders.masked import MaskedConfig
 from genlab.figures import mel_png
-from genlab.tensorboard import ClipNote, RunWriter, TrainingLog, loss_tag, mel_tag, prompt_tag, tensorboard_command
+from genlab.profiling import find_peak_flops, measure_flops_per_s
+from genlab.tensorboard import (
+    ClipNote,
+    RunWriter,
+    StepCost,
+    TrainingLog,
+    loss_tag,
+    mel_tag,
+    prompt_tag,
+    tensorboard_command,
+)
 
 RATE_HZ = 16_000
 NOTE = ClipNote("set *the* <script>red</script> lamp", "s3", 7, 128, 2.0, "temperature 0.9")
@@ -111,6 +123,24 @@ def test_the_names_of_a_training_step_get_the_tags_of_the_family(tmp_path):
         )
     tags = {"train/loss_masked_nats_per_hidden_code", "train/grad_norm", "train/masked_accuracy", "cost/steps_per_s"}
     assert set(read(tmp_path).Tags()["scalars"]) == tags
+
+
+def test_speed_is_told_in_seconds_of_audio_and_as_a_share_of_the_peak(tmp_path):
+    with RunWriter(tmp_path) as writer:
+        cost = StepCost(audio_s=4.0, flops=3e9, peak_flops_per_s=6e10)
+        TrainingLog(writer, "ar", "nats_per_code", cost).scalars(2, {"steps_per_s": 5.0})
+    events = read(tmp_path)
+    told = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
+    assert told == pytest.approx({"cost/steps_per_s": 5.0, "cost/audio_s_per_s": 20.0, "cost/mfu": 0.25})
+
+
+def test_the_peak_is_that_of_the_catalogue_or_measured(monkeypatch):
+    assert 1e9 < measure_flops_per_s() < 1e14
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v5 lite", platform="tpu")] * 4)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    find_peak_flops.cache_clear()
+    assert find_peak_flops() == 4 * 197e12
+    find_peak_flops.cache_clear()
 
 
 def test_a_resumed_attempt_hides_the_steps_it_repeats(tmp_path):

@@ -55,7 +55,7 @@ def describe_cost(cost: Cost) -> str:
     return (
         f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
         f"{format_quantity(cost.disk_bytes, 'B')} at most, {format_seconds(3600 * cost.device_hours)} of this device "
-        f"at least (a matrix product runs at {format_quantity(cost.flops_per_s, 'FLOP/s')} here; training does not)"
+        f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
     )
 
 

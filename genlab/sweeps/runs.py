@@ -19,12 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from genlab import checkpoint
 from genlab.budget import check_flops, solve_budget
 from genlab.config import GenlabError
+from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.sample import choose_prompts
 from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
@@ -159,23 +157,8 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         labels = {row.partition(" @ ")[2] for row in prediction.rows(list(prompts))} & set(prompts)
         if len({prompts[label] for label in labels}) > 1 and isinstance(prediction, Contrast):
             raise GenlabError(f"prediction {prediction.text!r}: its points do not have the same codec and prompts")
-    rate = measure_flops_per_s()
+    rate = find_peak_flops()
     return Cost(len(runs), flops, bytes_, flops / rate / 3600, rate)
-
-
-def measure_flops_per_s(size: int = 1024, rounds: int = 5) -> float:
-    """Return the rate of one large matrix product here, which no training step reaches."""
-    product = jax.jit(lambda a, b: a @ b)
-    a = jnp.ones((size, size))
-    product(a, a).block_until_ready()
-    best = min(_seconds(product, a) for _ in range(rounds))
-    return 2 * size**3 / best
-
-
-def _seconds(product: Any, a: jax.Array) -> float:
-    began = time.perf_counter()
-    product(a, a).block_until_ready()
-    return time.perf_counter() - began
 
 
 def prune(runs: Sequence[SweepRun], out: Path) -> list[str]:
