@@ -9,10 +9,10 @@ from genlab.sweeps.page import Sweep, product
 FIRST_SWEEP = Path(__file__).parents[1] / "docs" / "first_sweep.py"
 
 
-def write_page(folder: Path) -> Path:
-    """Write the documentation's page on one seed and return its path."""
-    path = folder / "page.py"
-    path.write_text(FIRST_SWEEP.read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)"))
+def write_page(folder: Path, short: int = 300, long: int = 600) -> Path:
+    """Write the documentation's page on one seed, with other numbers of steps, and return its path."""
+    path, text = folder / "page.py", FIRST_SWEEP.read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)")
+    path.write_text(text.replace("300", str(short)).replace("600", str(long)))
     return path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,19 @@ from pathlib import Path
 import pytest
 from sweep_toys import write_page
 
+from genlab.checkpoint import saved_steps
 from genlab.stopping import EXIT_DISK_FULL, EXIT_RESUME
 from genlab.sweeps.page import SweepRun, expand, load_sweep
 from genlab.sweeps.runs import read_state, run_directory
+
+STEPS = (1500, 1000)  # some ten seconds each, which leaves time to kill them in
 
 
 class Bench:
     """A page, the directory of its sweep, and a coordinator in a process of its own."""
 
     def __init__(self, folder: Path, out: Path, cache: Path):
-        self.page, self.out = write_page(folder), out
+        self.page, self.out = write_page(folder, *STEPS), out
         self.runs: list[SweepRun] = expand(load_sweep(self.page))
         self.environment = {**os.environ, "GENLAB_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
@@ -39,7 +43,7 @@ class Bench:
         return [attempt["exit"] for attempt in json.loads(path.read_text())] if path.exists() else []
 
     def has_saved(self, index: int, step: int) -> bool:
-        return (self.directory(index) / f"arms/ar/seed0/checkpoints/{step}").exists()
+        return max(saved_steps(self.directory(index) / "arms/ar/seed0"), default=0) >= step
 
     def kill_worker(self, index: int) -> None:
         os.kill(json.loads((self.directory(index) / "status.json").read_text())["pid"], signal.SIGKILL)
@@ -54,31 +58,24 @@ def wait_for(condition: Callable[[], object], coordinator: subprocess.Popen, lim
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sweep-cache")
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Bench:
-    """A sweep whose first run lost its worker, then coordinator and worker, then was asked to stop; its second run
-    outlived its coordinator."""
-    folder = tmp_path_factory.mktemp("killed")
+def run_and_kill(folder: Path, cache: Path) -> Bench:
+    """Return a sweep that lost a worker, then coordinator and worker, was asked to stop, and lost a coordinator."""
+    folder.mkdir()
     bench = Bench(folder, folder / "out", cache)
     coordinator = bench.start()
-    wait_for(lambda: bench.has_saved(0, 50), coordinator)
+    wait_for(lambda: bench.has_saved(0, 100), coordinator)
     bench.kill_worker(0)
-    wait_for(lambda: bench.attempts(0) == [-signal.SIGKILL] and bench.has_saved(0, 150), coordinator)
+    wait_for(lambda: bench.attempts(0) == [-signal.SIGKILL] and bench.has_saved(1, 100), coordinator)
     coordinator.kill()
-    bench.kill_worker(0)
+    bench.kill_worker(1)
     coordinator.wait()
     coordinator = bench.start()
-    wait_for(lambda: bench.has_saved(0, 200), coordinator)
+    wait_for(lambda: bench.has_saved(0, 400), coordinator)
     coordinator.send_signal(signal.SIGTERM)
     coordinator.wait()
     assert coordinator.returncode == EXIT_RESUME and bench.attempts(0) == [-signal.SIGKILL, EXIT_RESUME]
     coordinator = bench.start()
-    wait_for(lambda: bench.has_saved(1, 50), coordinator)
+    wait_for(lambda: bench.has_saved(0, 800), coordinator)
     coordinator.kill()
     coordinator.wait()
     last = bench.start()
@@ -87,10 +84,11 @@ def killed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Bench:
     return bench
 
 
-def test_killed_at_four_places_nothing_is_lost_or_done_twice(killed: Bench):
+def check_killed(killed: Bench) -> None:
     assert [read_state(run, killed.out).state for run in killed.runs] == ["finished", "finished"]
-    assert killed.attempts(0) == [-signal.SIGKILL, EXIT_RESUME, 0] and killed.attempts(1) == []
-    for index, steps in enumerate((300, 600)):
+    assert killed.attempts(0) == [-signal.SIGKILL, EXIT_RESUME], "nobody was there to note the end of the last attempt"
+    assert killed.attempts(1) == [0]
+    for index, steps in enumerate(STEPS):
         directory = killed.directory(index)
         assert len((directory / "arms/ar/seed0/batch_hashes.txt").read_text().splitlines()) == steps
         log = (directory / "log.txt").read_text()
@@ -98,25 +96,35 @@ def test_killed_at_four_places_nothing_is_lost_or_done_twice(killed: Bench):
     assert "continues at 0" not in (killed.directory(0) / "log.txt").read_text()
 
 
-def test_a_disk_that_fills_up_stops_the_sweep_and_costs_nothing(tmp_path: Path, cache: Path, killed: Bench):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mounted, capture_output=True).returncode:
-        pytest.skip("a small disk takes a root that may mount")
+def fill_disk(folder: Path, cache: Path) -> Bench | None:
+    """Return a sweep whose disk was full on the way, or None where no small disk can be made."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", disk]).returncode:
+        return None
     try:
-        bench = Bench(tmp_path, disk / "out", cache)
+        bench = Bench(folder, disk / "out", cache)
         first = bench.start()
         told, _ = first.communicate(timeout=240)
         assert first.returncode == EXIT_DISK_FULL and "free some space" in told, told[-2000:]
         assert {read_state(run, bench.out).state for run in bench.runs} <= {"waiting", "interrupted"}
-        subprocess.run(["mount", "-o", "remount,size=500m", str(disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=500m", disk], check=True)
         second = bench.start()
         told, _ = second.communicate(timeout=400)
         assert second.returncode == 0, told[-2000:]
-        for index in range(2):  # to the last bit what the killed runs came to
-            ours, theirs = (json.loads((b.directory(index) / "results.json").read_text()) for b in (bench, killed))
-            for key in ("scores", "batch_hash"):
-                assert ours["arms"][-1][key] == theirs["arms"][-1][key]
+        bench.out = Path(shutil.copytree(bench.out, folder / "out"))
+        return bench
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
+        subprocess.run(["umount", "-l", disk], check=False)
+
+
+def test_no_run_is_lost_and_none_is_done_twice(tmp_path: Path):
+    killed = run_and_kill(tmp_path / "killed", tmp_path / "cache")
+    check_killed(killed)
+    filled = fill_disk(tmp_path / "filled", tmp_path / "cache")
+    if filled is None:
+        pytest.skip("killed processes passed; a disk that fills up takes a root that may mount")
+    for index in range(2):  # to the last bit what the killed runs came to
+        ours, theirs = (json.loads((b.directory(index) / "results.json").read_text()) for b in (filled, killed))
+        for key in ("scores", "batch_hash"):
+            assert ours["arms"][-1][key] == theirs["arms"][-1][key]

@@ -85,10 +85,12 @@ def read_state(run: SweepRun, out: Path) -> RunState:
     def state(name: State, reason: str = "") -> RunState:
         return RunState(run, name, reason, len(attempts), seconds)
 
+    # First: a run that ends between two reads must not look like one that was left.
+    status = checkpoint.read_json(directory / "status.json") or {}
+    is_alive = _is_alive(status)
     if (directory / "results.json").exists() and (directory / "report.html").exists():
         return state("finished")
-    status = checkpoint.read_json(directory / "status.json") or {}
-    if _is_alive(status):
+    if is_alive:
         return state("running", f"process {status['pid']} on {status['host']}")
     if not attempts:
         return state("interrupted" if status else "waiting")
