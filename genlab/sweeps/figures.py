@@ -72,10 +72,11 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
         )
     unit = find_meaning(score).unit
     for value, anchor in ((low, "start"), (0.0, "middle"), (high, "end")):
-        if value or low == 0 or high == 0:
+        is_free = min(place(0.0) - _LEFT, _RIGHT - place(0.0)) > 60  # zero would stand in the way of an end
+        if value or (anchor == "middle" and is_free):
             parts.append(
                 Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
-                    place(value), bottom + 14, anchor, format_value(value, low, high)
+                    place(value), bottom + 14, anchor, format_value(value, low, high) if value else "0"
                 )
             )
     parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
