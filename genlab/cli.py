@@ -206,9 +206,11 @@ def _add_sweep(add: AddCommand) -> None:
         "Run a page of the lab notebook: many comparisons, killed and gone on with at will, judged by its predictions.",
         "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
     )
-    command.add_argument("action", choices=["list", "run", "status", "report", "prune"])
-    command.add_argument("page", nargs="?", type=Path, help="Python file with sweep(); of list: a folder")
-    command.add_argument("--out", type=Path, help="directory of the sweep (default: runs/sweep-NAME)")
+    command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
+    command.add_argument("page", nargs="?", type=Path, help="Python file with sweep(); list: a folder; plan: a config")
+    command.add_argument("--out", type=Path, help="directory of the sweep (default: runs/sweep-NAME); plan: the page")
+    command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
+    command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
     command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
     command.add_argument("--slots", type=int, default=1, help="run: processes at a time on this machine (default 1)")
     command.add_argument("--dry-run", action="store_true", help="run: check everything, print the cost, start nothing")

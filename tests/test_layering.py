@@ -45,8 +45,8 @@ ORDER = """
     results compare pareto tune
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     report.compiled doctor peers bench codec_commands
-    sweeps sweeps.page sweeps.runs sweeps.executors sweeps.judge sweeps.figures sweeps.notebook sweeps.command
-    commands cli
+    sweeps sweeps.page sweeps.runs sweeps.executors sweeps.judge sweeps.figures sweeps.isoflop sweeps.notebook
+    sweeps.command commands cli
 """.split()
 
 MAX_FILE_LINES = 400

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sweep_toys import make_sweep, write_page
+from sweep_toys import finish, make_sweep, write_page
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from genlab import checkpoint, cli
@@ -106,13 +106,6 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
     assert "twice the updates" in capsys.readouterr().out
     assert cli.main(["sweep", "run", str(tmp_path / "no.py")]) == 2 == cli.main(["sweep", "status"])
-
-
-def finish(run, out):
-    directory = run_directory(out, run)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text("{}")
-    (directory / "report.html").write_text("")
 
 
 def test_the_state_of_a_run_is_read_from_its_files(tmp_path):

@@ -8,12 +8,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from genlab.budget import solve_budget
 from genlab.config import GenlabError
+from genlab.experiment import Comparison, load_experiment
 from genlab.progress import Progress
 from genlab.report.console import align
 from genlab.report.text import format_quantity, format_seconds
 from genlab.stopping import EXIT_FAILED, EXIT_OK
 from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
+from genlab.sweeps.isoflop import PAGE
 from genlab.sweeps.notebook import verdict_of, write_notebook
 from genlab.sweeps.page import Sweep, SweepRun, expand, load_sweep
 from genlab.sweeps.runs import Cost, find_cost, forget_failures, prune, read_state, write_page
@@ -34,6 +37,8 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if arguments.page is None:
         raise GenlabError(f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py")
+    if arguments.action == "plan":
+        return _plan(arguments)
     sweep = load_sweep(arguments.page)
     out = arguments.out or Path("runs") / f"sweep-{sweep.name}"
     actions = {"run": _run, "status": _status, "report": _report, "prune": _prune}
@@ -57,6 +62,33 @@ def describe_cost(cost: Cost) -> str:
         f"{format_quantity(cost.disk_bytes, 'B')} at most, {format_seconds(3600 * cost.device_hours)} of this device "
         f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
     )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """Print what every family would spend at every budget and shape, and write the page that runs it."""
+    config = load_experiment(arguments.page)
+    if not isinstance(config, Comparison):
+        raise GenlabError(f"{arguments.page}: kind {config.kind!r}, but a plan needs a comparison")
+    try:
+        budgets = [float(text) for text in (arguments.flops or "").split(",")]
+    except ValueError:
+        raise GenlabError(f"--flops {arguments.flops}: expected numbers such as 1e13,3e13,1e14") from None
+    families = arguments.families.split(",") if arguments.families else list(config.arms)
+    if unknown := [name for name in families if name not in config.arms]:
+        raise GenlabError(f"--families {unknown[0]}: no such arm in {arguments.page}; it has {', '.join(config.arms)}")
+    out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
+    if out.exists():
+        raise GenlabError(f"{out}: is there already; use another --out, or delete it")
+    facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
+    out.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
+    rows = [["budget", "shape", "family", "parameters", "steps", "epochs"]]
+    for run in expand(load_sweep(out)):
+        shape = f"{run.config.backbone.layers} x {run.config.backbone.width}"
+        for name, budget in solve_budget(run.config, run.config.data.open()).items():
+            cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
+            rows.append([f"{run.point['budget.train_flops']:g}", shape, name, *cells])
+    print(f"{align(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
+    return EXIT_OK
 
 
 def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:

@@ -26,12 +26,14 @@ from genlab.report.text import (
     score_title,
 )
 from genlab.sweeps.figures import curves, forest, standalone
+from genlab.sweeps.isoflop import fit_families
 from genlab.sweeps.judge import Finding, judge
 from genlab.sweeps.page import Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 from genlab.tensorboard import RunWriter
 
 MOST_SCORES = 4
+ISOFLOP_SCORE = "bits_per_s"
 
 
 def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path) -> tuple[str, list[Finding]]:
@@ -45,7 +47,8 @@ def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path
     panels = curves(sweep, runs, results)
     if panels:
         write_atomically(out / "figure.svg", standalone(panels[0]))
-    text = _markdown(sweep, runs, results, findings, page, bool(panels))
+    shapes = fit_families(runs, results, ISOFLOP_SCORE)
+    text = _markdown(sweep, runs, results, findings, page, bool(panels), shapes)
     write_atomically(out / "report.md", text)
     _write_html(sweep, runs, results, findings, panels, page, out)
     checkpoint.write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
@@ -105,6 +108,7 @@ def _markdown(
     findings: Sequence[Finding],
     page: Path,
     is_drawn: bool,
+    shapes: Sequence[str],
 ) -> str:
     parts = [f"# {sweep.name}: {verdict_of(findings)}"]
     parts += [f"**{name}.** {text}" for name, text in _notes(sweep)]
@@ -112,6 +116,8 @@ def _markdown(
     parts.append(_pipes(_finding_rows(findings)))
     if is_drawn:
         parts.append("![The predicted score against what was varied](figure.svg)")
+    if shapes:
+        parts.append("## Best sizes\n\n" + "\n".join(f"- {line}" for line in shapes))
     parts += ["## Runs", _pipes(_run_rows(sweep, runs, results))]
     parts += ["## Reproduce", _reproduce(results, page)]
     return "\n\n".join(parts) + "\n"
