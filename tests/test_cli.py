@@ -13,6 +13,7 @@ from genlab import commands as commands_module
 from genlab.cli import build_parser, main
 from genlab.codecs import frozen
 from genlab.recognisers import shipped
+from genlab.stopping import EXIT_DISK_FULL
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -31,6 +32,7 @@ COMMANDS = [
     "listen",
     "report",
     "sample",
+    "sweep",
     "train",
     "tune",
 ]
@@ -153,15 +155,22 @@ def test_a_run_directory_without_config_or_results_says_so(capsys, tmp_path):
     assert "no such file" in refused(capsys, "report", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "error", [PermissionError(13, "Permission denied", "runs/x"), OSError(28, "No space", "runs/x")]
-)
-def test_an_error_of_the_file_system_names_the_file(capsys, monkeypatch, error):
+def test_an_error_of_the_file_system_names_the_file(capsys, monkeypatch):
     def fail(arguments, command):
-        raise error
+        raise PermissionError(13, "Permission denied", "runs/x")
 
     monkeypatch.setattr(commands_module, "doctor", fail)
-    assert f"runs/x: {error.strerror}" in refused(capsys, "doctor")
+    assert "runs/x: Permission denied" in refused(capsys, "doctor")
+
+
+@pytest.mark.parametrize("text", ["No space left on device", "shard 3: RESOURCE: No space left on device [28]"])
+def test_a_full_disk_has_an_exit_code_of_its_own_however_deep_it_hides(capsys, monkeypatch, text):
+    def fail(arguments, command):
+        raise ValueError("could not save") from OSError(28, text) if text.startswith("No") else ValueError(text)
+
+    monkeypatch.setattr(commands_module, "doctor", fail)
+    assert main(["doctor"]) == EXIT_DISK_FULL
+    assert "the disk is full; free some space" in capsys.readouterr().err
 
 
 @needs_weights

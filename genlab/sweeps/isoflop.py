@@ -7,7 +7,7 @@ runs, per family: the best size at every budget, from a parabola in log paramete
 interval; and how well the score at the best size of the smaller budgets foretells that of the largest.
 
 Intervals draw every run again around its parabola with the residual spread, pooled over budgets, scaled for degrees of
-freedom: the measured coverage of 95 % intervals of a is 94-97 % (tests/test_isoflop.py). A best size at the edge of the
+freedom: of 95 % intervals of a, 93-98 % hold the truth (tests/test_isoflop.py). A best size at the edge of the
 grid is no optimum and is left out.
 """
 
