@@ -7,15 +7,16 @@ would show the flip inside, and the cheapest sweep over its budgets that does so
 A curve is a + b (1 - (x / x_mid)^-c) / c: a saturating power law (Hestness et al. 2017, arXiv 1712.00409), whose limit
 c = 0 is a straight line in log x. Which of the two is chosen per family by the error on budgets left out, all runs of a
 budget at once; a power law needs 4 budgets. Noise is the spread of runs around the curve, so it holds what training
-seeds do and what the curve misses. Curves are drawn again with fresh noise; drawing from 3 seeds with replacement would
-understate their spread (`crossed`). The interval is every x where the difference of the curves is not beyond Student's
-t times its error (Fieller 1954), so it may be open on a side, and says so.
+seeds do and what the curve misses. Curves are drawn again with fresh noise, and their form is chosen anew for each
+draw; drawing from 3 seeds with replacement would understate their spread (`crossed`). The interval is every x where
+the difference of the curves is not beyond Student's t times its error (Fieller 1954), so it may be open on a side, and
+says so.
 
 Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of points shows:
 `shared_error` is that error of the difference, and widens the interval.
 
-Measured in tests/evaluate/test_crossover.py: 91-98 % of intervals hold a crossing of lines, 89-94 % one of power laws
-(the choice of the form is not in the interval); curves that do not cross are given a crossing in 5 % of cases.
+Measured in tests/evaluate/test_crossover.py: 93-96 % of intervals hold a crossing of power laws, 96-99 % one of lines
+(a line that might have been a power law is known less well); curves that do not cross are given one in 5 % of cases.
 """
 
 import functools
@@ -113,15 +114,12 @@ def fit_curve(curve: Curve, *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Fit
         )
     x_mid = float(np.exp(np.log(budgets).mean()))
     ratios = tuple((x / x_mid).tolist())
-    is_power = len(budgets) >= MIN_BUDGETS_POWER and len(x) > 3
-    if is_power:
-        is_power = _left_out_error(ratios, score, True) < _left_out_error(ratios, score, False)
-    [coefficients] = _solve(ratios, score[None], is_power)
+    [coefficients] = _choose_form(ratios, score[None])
     fitted = _predict(coefficients[None], np.array(ratios))[0]
-    dof = len(x) - (3 if is_power else 2)
+    dof = len(x) - (3 if coefficients[2] else 2)
     noise = math.sqrt(((score - fitted) ** 2).sum() / dof)
     fresh = noise * np.random.default_rng(seed).standard_normal((num_draws, len(x)))
-    return Fit(coefficients, x_mid, noise, dof, _solve(ratios, fitted[None] + fresh, is_power))
+    return Fit(coefficients, x_mid, noise, dof, _choose_form(ratios, fitted[None] + fresh))
 
 
 def assume_curve(a: float, b: float, exponent: float, x_mid: float, noise: float) -> Fit:
@@ -279,13 +277,22 @@ def _solve(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power
     return np.concatenate([linear[best, rows], np.array(EXPONENTS)[best][:, None]], axis=1)
 
 
-def _left_out_error(ratios: tuple[float, ...], score: Float[np.ndarray, "n"], is_power: bool) -> float:
-    """Return the squared error on budgets left out, summed."""
-    values, total = np.array(ratios), 0.0
+def _choose_form(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 3"]:
+    """Return the curve of each row of scores, of the form that foretells budgets left out of it better."""
+    lines = _solve(ratios, scores, False)
+    if len(set(ratios)) < MIN_BUDGETS_POWER or len(ratios) <= 3:
+        return lines
+    is_power = _left_out_error(ratios, scores, True) < _left_out_error(ratios, scores, False)
+    return np.where(is_power[:, None], _solve(ratios, scores, True), lines)
+
+
+def _left_out_error(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool) -> np.ndarray:
+    """Return the squared error on budgets left out, summed, of each row of scores."""
+    values, total = np.array(ratios), np.zeros(len(scores))
     for budget in np.unique(values):
         is_out = values == budget
-        fitted = _solve(tuple(values[~is_out].tolist()), score[~is_out][None], is_power)
-        total += float(((_predict(fitted, values[is_out])[0] - score[is_out]) ** 2).sum())
+        fitted = _solve(tuple(values[~is_out].tolist()), scores[:, ~is_out], is_power)
+        total += ((_predict(fitted, values[is_out]) - scores[:, is_out]) ** 2).sum(axis=1)
     return total
 
 

@@ -54,16 +54,16 @@ def coverage(found, truth):
 def test_lines_that_cross_inside(num_seeds):
     found = simulate(CROSSING_LINES, num_seeds, 0.01)
     assert share(found, "inside sweep") > 0.97
-    assert coverage(found, 1e13) >= 0.90
+    assert coverage(found, 1e13) >= 0.93
     assert np.isclose(np.exp(np.mean([np.log(item.x) for item in found])), 1e13, rtol=0.1)
 
 
 @pytest.mark.parametrize("num_seeds", [1, 3, 5])
 def test_power_laws_that_cross_inside(num_seeds):
-    # 89-94 % in the long run: that the form of a curve is chosen from the same few budgets is not in the interval.
+    # 93-96 % in the long run.
     found = simulate(CROSSING_POWERS, num_seeds, 0.01)
     assert share(found, "inside sweep") > 0.97
-    assert coverage(found, 1e13) >= 0.86
+    assert coverage(found, 1e13) >= 0.90
     assert np.mean(["power law" in item.forms for item in found]) > 0.5
 
 
