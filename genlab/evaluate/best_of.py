@@ -52,5 +52,7 @@ def _rank(quantile: float, share: float, number: int) -> float:
 
 
 def _value(ranked: Float[np.ndarray, "n"], rank: float) -> float:
-    """Return the order statistic of a rank, linear between two of them."""
+    """Return the order statistic of a rank, linear between two of them; NaN for no rank."""
+    if math.isnan(rank):  # which np.interp would answer with the only value there is
+        return math.nan
     return float(np.interp(rank, np.arange(1, len(ranked) + 1), ranked))
