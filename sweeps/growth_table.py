@@ -6,7 +6,7 @@ Varied     One at a time from 8 layers of width 512, 375 frames, 16 chips.
 Predicted  Compile time is flat in layers, because they are scanned, and nearly so in width and devices. FLOPs per clip
            are linear in layers, square in width, a little more than linear in frames. Memory per chip is linear in
            layers and frames and does not grow with devices.
-Result     docs/growth_table.md, written by
+Result     Not made yet: compile times of a machine that does something else at the same time say nothing.
 
     python sweeps/growth_table.py rows/ docs/growth_table.md
 """
@@ -47,7 +47,7 @@ def main(rows_dir: Path, out: Path) -> None:
             told = [f"{row['compile_s']:.0f}", f"{flops:.3f}", f"{row['peak_bytes'] / 2**30:.2f}"]
             cells = [axis, *size.values(), *told]
             lines.append("| " + " | ".join(map(str, cells)) + " |")
-    out.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")
+            out.write_text(HEADER + "\n".join(lines) + "\n", encoding="utf-8")  # a part of the table is a table
 
 
 def compile_row(rows_dir: Path, size: dict[str, int]) -> dict[str, Any]:
