@@ -43,7 +43,7 @@ def sweep() -> Sweep:
         question="Does diffusion over codes overtake autoregression when the data are repeated?",
         claim="At one epoch autoregression leads; with many epochs on few data masked diffusion passes it.",
         source="Prabhudesai et al. 2025, arXiv 2507.15857, section 4 and figure 1",
-        faithful="Codes of synthetic speech in place of text, 1 M parameters, up to a hundred epochs.",
+        faithful="Codes of synthetic speech in place of text, 2.7 M parameters, up to a hundred epochs.",
         fixed="Codec, backbone, batch, training FLOPs of both arms, three training seeds, 24 prompts of the test split",
         varied="Unique clips of training audio (100, or all 1,124) and training FLOPs, hence epochs.",
         base=base.model_copy(update=update),
