@@ -44,8 +44,9 @@ def sweep() -> Sweep:
         question="In which order of its codes is audio modelled best?",
         claim="Flattened codes are modelled best, delayed ones nearly as well, parallel ones worst.",
         source="Copet et al. 2023, arXiv 2306.05284, section 4, ablation of the codebook interleaving patterns",
-        faithful="Speech of half an hour in place of 20,000 h of music, 2.8 M parameters in place of 300 M, 8 levels in "
-        "place of 4, exact bits in place of Frechet distance. The order of the patterns is asked as published.",
+        faithful="Speech of half an hour in place of 20,000 h of music, 2.8 M parameters in place of 300 M, 8 levels "
+        "in place of 4, exact bits in place of Frechet distance, and frame-aligned semantic units in place of text, "
+        "which suit patterns that predict whole frames.",
         fixed="Corpus, codec, backbone, conditions, batch, three training seeds, 24 prompts of the test split.",
         varied="Equal updates (as published), or equal training FLOPs.",
         base=base.model_copy(update={"budget": budgets[0]}),
