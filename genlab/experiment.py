@@ -364,24 +364,29 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
         if kind not in KINDS:
             raise ConfigError(f"config {path}: kind {kind!r}, expected one of {sorted(KINDS)}")
         return KINDS[kind].from_dict(values, overrides)
-    return _run_config_file(path).override(overrides)
+    experiment = call_page(path, "config")
+    if not isinstance(experiment, tuple(KINDS.values())):
+        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
+    return experiment.override(overrides)
 
 
-def _run_config_file(path: Path) -> Any:
-    module_spec = importlib.util.spec_from_file_location(f"genlab_config_{path.stem}", path)
+def call_page(path: Path, name: str) -> Any:
+    """Return what the function `name` of a Python file returns, None if there is no such function.
+
+    Raises:
+        ConfigError: if the file cannot be run or a field in it is wrong.
+    """
+    module_spec = importlib.util.spec_from_file_location(f"genlab_page_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
-        raise ConfigError(f"config {path}: expected a Python file or a config.json")
+        raise ConfigError(f"{name} {path}: expected a Python file or a config.json")
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        experiment = module.config() if hasattr(module, "config") else None
+        return getattr(module, name)() if hasattr(module, name) else None
     except pydantic.ValidationError as error:
-        raise ConfigError(f"config {path}: {explain(error, _class_named(error.title))}") from None
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError) as error:
-        raise ConfigError(f"config {path}: {type(error).__name__}: {error}") from error
-    if not isinstance(experiment, tuple(KINDS.values())):
-        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
-    return experiment
+        raise ConfigError(f"{name} {path}: {explain(error, _class_named(error.title))}") from None
+    except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{name} {path}: {type(error).__name__}: {error}") from error
 
 
 def _class_named(name: str) -> type[Config]:

@@ -80,7 +80,8 @@ def test_an_effect_and_an_interaction_are_fair():
     effect = {f"ar @ {HIGH}": 1.0, f"ar @ {LOW}": -1.0}
     interaction = {**effect, f"masked @ {HIGH}": -1.0, f"masked @ {LOW}": 1.0}
     for terms in (effect, interaction):
-        make_sweep(predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),))
+        sweep = make_sweep(predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),))
+        assert sweep.predictions[0].rows([LOW, HIGH]) == list(terms)
 
 
 def test_pages_that_compare_other_prompts_are_refused_before_training(tmp_path, capsys, monkeypatch):

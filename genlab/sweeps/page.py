@@ -12,7 +12,6 @@ A prediction is signed and written before the run: a weighted sum of scores that
 within a margin; or two families whose curves are to cross inside the sweep.
 """
 
-import importlib.util
 import itertools
 import json
 import random
@@ -23,9 +22,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from genlab.config import Config, ConfigError, explain
+from genlab.config import Config, ConfigError
 from genlab.evaluate.scores import is_paired
-from genlab.experiment import Comparison, Name
+from genlab.experiment import Comparison, Name, call_page
 
 Point = dict[str, Any]
 Expected = Literal["below", "above", "within"]
@@ -174,18 +173,9 @@ def load_sweep(path: str | Path) -> Sweep:
     Raises:
         ConfigError: if there is no such file, it has no `sweep()`, or a field is wrong.
     """
-    path = Path(path)
-    module_spec = importlib.util.spec_from_file_location(f"genlab_sweep_{path.stem}", path)
-    if not path.is_file() or module_spec is None or module_spec.loader is None:
+    if not Path(path).is_file():
         raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` names those there are")
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-        found = module.sweep() if hasattr(module, "sweep") else None
-    except pydantic.ValidationError as error:
-        raise ConfigError(f"sweep {path}: {explain(error, Sweep)}") from None
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"sweep {path}: {type(error).__name__}: {error}") from error
+    found = call_page(Path(path), "sweep")
     if not isinstance(found, Sweep):
         raise ConfigError(f"sweep {path}: expected a function sweep() that returns a Sweep")
     return found
