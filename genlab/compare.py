@@ -10,8 +10,10 @@ command goes on after an interruption: a trained arm, its samples and a scored r
 """
 
 import dataclasses
+import os
+import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,12 @@ def compare(
         sampled = {
             name: {
                 seed: sample_arm(
-                    trained[name][seed].model, config.run(name, seed, budgets[name].steps), material, path, progress
+                    trained[name][seed].model,
+                    config.run(name, seed, budgets[name].steps),
+                    material,
+                    path,
+                    progress,
+                    config.evaluation.lengths_s,
                 )
                 for seed, path in by_seed.items()
             }
@@ -117,8 +124,33 @@ def _train_all(
             run = config.run(name, seed, budgets[name].steps)
             is_heard = seed == config.seeds[0]
             watch = plan_previews(run, material.store, material.codec, previews) if is_heard else {}
+            before = [config.run(other, seed, budgets[other].steps) for other in trained if seed in trained[other]]
+            if (twin := _trained_alike(run, before)) is not None:
+                _copy_training(run_dirs[twin][seed], path)
             trained[name][seed] = train_arm(run, material.store, path, progress, watch)
     return trained
+
+
+def _trained_alike(run: DecoderRun, others: Sequence[DecoderRun]) -> str | None:
+    """Return the first of the others that trains to the same bits: arms may differ in how they sample alone."""
+
+    def training(run: DecoderRun) -> dict[str, Any]:
+        values = run.to_dict()
+        return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}
+
+    return next((other.name for other in others if training(other) == training(run)), None)
+
+
+def _copy_training(trained: Path, run_dir: Path) -> None:
+    """Give an arm what an equal one has trained, unless it has begun; a copy that was cut short is made again."""
+    if hosts.is_leader() and not checkpoint.saved_steps(run_dir):
+        partial = run_dir.with_name(f"{run_dir.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(trained, partial, ignore=shutil.ignore_patterns("lock", "config.json", "samples*", "*.samples"))
+        shutil.rmtree(run_dir, ignore_errors=True)
+        run_dir.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(partial, run_dir)
+    hosts.wait_for_all(f"{run_dir}.copied")
 
 
 def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
@@ -266,12 +298,19 @@ def show_previews(config: Comparison, material: Material, out: Path) -> None:
     finish_previews(out, clips, ceilings, list(config.arms), codec)
 
 
-def sample_arm(model: nnx.Module, run: DecoderRun, material: Material, run_dir: Path, progress: Progress) -> Sampled:
+def sample_arm(
+    model: nnx.Module,
+    run: DecoderRun,
+    material: Material,
+    run_dir: Path,
+    progress: Progress,
+    lengths_s: Sequence[float] = (),
+) -> Sampled:
     """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
     if checkpoint.read_json(run_dir / "samples.json") is None:
         progress(f"sample {run.name}", 0, len(material.clips))
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
-        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed)
+        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed, lengths_s)
         (run_dir / "samples").mkdir(exist_ok=True)
         for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
             write_flac(path, to_int16(wave))

@@ -102,5 +102,6 @@ def finish_previews(
                 }
                 for name in (*names, *ceilings)
             }
+            cells = {name: row for name, row in cells.items() if row}  # an arm that did not train itself has none
             tag, note = mel_tag(prompt_tag(_KIND, number)), ClipNote(clip.text, clip.speaker).markdown()
             writer.picture(tag, grid_png(cells, codec.wave_rate_hz), step=PERCENTS[-1], description=note)

@@ -210,6 +210,13 @@ def _arm_entry(
             "real_time_factor": first.latency_s / first.latency_audio_s,
             "flops": budget.sample_flops * len(first.waves), "padding_share": 1 - frames / padded,
         },
+        "by_length": {
+            length: {
+                "latency_s": [seed.by_length[length]["latency_s"] for seed in sampled.values()],
+                "network_calls": cost["network_calls"], "flops": cost["flops"],
+            }
+            for length, cost in first.by_length.items()
+        },
         "scores": _in_order(row),
     }  # fmt: skip
 

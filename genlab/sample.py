@@ -44,12 +44,22 @@ class Sampled:
     latency_audio_s: float
     first_audio_s: float
     compile_s: float
+    by_length: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
 
 
 def sample_clips(
-    model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clips: Sequence[TokenClip], seed: int
+    model: nnx.Module,
+    run: DecoderRun,
+    store: TokenStore,
+    codec: FrozenCodec,
+    clips: Sequence[TokenClip],
+    seed: int,
+    lengths_s: Sequence[float] = (),
 ) -> Sampled:
-    """Sample every clip's condition (speaker, content, number of frames), and measure what it takes."""
+    """Sample every clip's condition (speaker, content, number of frames), and measure what it takes.
+
+    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`).
+    """
     key = jax.random.key(seed)
     # The frames of a training example: prompts are no longer, and the budget counted calls and FLOPs for these.
     cond, num_frames = conditions(store, clips, run.data.num_frames)
@@ -69,6 +79,10 @@ def sample_clips(
         latency_audio_s=len(clips[single].units) / codec.spec.frame_hz,
         first_audio_s=first_audio_s,
         compile_s=compile_s + more_compile_s,
+        by_length={
+            f"{length_s:g}": measure_length(model, run, store, codec, clips[single], length_s, key)
+            for length_s in lengths_s
+        },
     )
 
 
@@ -228,6 +242,42 @@ def measure_latency(
 
     first_s, more_s = _time_calls(play_first)
     return whole_s, first_s, compile_s + more_s
+
+
+def measure_length(
+    model: nnx.Module,
+    run: DecoderRun,
+    store: TokenStore,
+    codec: FrozenCodec,
+    clip: TokenClip,
+    length_s: float,
+    key: jax.Array,
+) -> dict[str, float]:
+    """Return what one clip of `length_s` seconds costs: seconds from conditions to audio, network calls, FLOPs.
+
+    The content of `clip` is repeated until it is that long: what is said does not matter for what it costs. It is
+    timed once, after the codec has compiled this length; training seeds are the repetitions.
+    """
+    num_frames = round(length_s * codec.spec.frame_hz)
+
+    def repeat(values: np.ndarray) -> np.ndarray:
+        return np.resize(values, (num_frames, *values.shape[1:]))
+
+    arrays = {name: repeat(getattr(clip, name)) for name in ("codes", "latents", "units")}
+    long = clip._replace(**arrays, other=None if clip.other is None else repeat(clip.other))
+    decoder: Any = model
+    _ = codec.decode_codes([long.codes]) if decoder.reads == "codes" else codec.decode_latents([long.latents])
+    cond, frames = conditions(store, [long], num_frames)
+    compiled, _ = compile_sampler(model, run, cond, frames)
+    began = time.perf_counter()
+    decode(compiled(cond, frames, key), store, codec)
+    latency_s = time.perf_counter() - began
+    config: Any = run.arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
+    cost = config.sample_cost(
+        run.arm.sampler, store.info.spec, run.backbone, run.condition,
+        num_frames=num_frames, num_symbols=store.info.longest_text,
+    )  # fmt: skip
+    return {"latency_s": latency_s, "network_calls": cost.network_calls, "flops": cost.flops}
 
 
 def _time_calls(call: Callable[[], Any]) -> tuple[float, float]:

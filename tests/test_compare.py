@@ -37,6 +37,7 @@ def config():
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1))),
+            "masked_random": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1), order="random")),
             "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=4)),
         },
         num_prompts=3,
@@ -65,14 +66,17 @@ def finished(place: Path) -> dict:
     process = run_compare(place / "tiny.py", place / "whole", place / "cache")
     output, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
-    return {"out": place / "whole", "stdout": output, "results": json.loads((place / "whole/results.json").read_text())}
+    results = json.loads((place / "whole/results.json").read_text())
+    return {"out": place / "whole", "stdout": output, "stderr": errors, "results": results}
 
 
 def test_results_have_the_promised_shape(finished: dict):
     results = finished["results"]
     assert results["schema"] == 1 and results["mode"] == "iso_flop" and results["wall_s"] > 0
     assert results["peak_rss_bytes"] > 2**20
-    assert [arm["family"] for arm in results["arms"]] == ["real", "floor", "floor", "ar", "masked", "diffusion"]
+    assert [arm["family"] for arm in results["arms"]] == [
+        *("real", "floor", "floor"), *("ar", "masked", "masked", "diffusion"),
+    ]  # fmt: skip
     for arm in results["arms"]:
         for name, score in arm["scores"].items():
             assert {"value", "low", "high", "n", "seeds", "unit", "direction", "validity"} <= set(score)
@@ -86,7 +90,7 @@ def test_results_have_the_promised_shape(finished: dict):
 
 def test_training_flops_agree_within_one_percent(finished: dict):
     spent = [arm["train_flops"] for arm in finished["results"]["arms"] if arm["train_flops"]]
-    assert len(spent) == 3
+    assert len(spent) == 4
     assert max(spent) / min(spent) < 1.01
 
 
@@ -112,6 +116,20 @@ def test_ledger_is_controlled_and_batches_are_the_same(finished: dict):
     logs = [(finished["out"] / f"arms/{name}/seed0/batch_hashes.txt").read_text().split() for name in ("ar", "masked")]
     shared = min(map(len, logs))
     assert shared > 30 and logs[0][:shared] == logs[1][:shared]
+
+
+def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict):
+    one, other = (finished["out"] / "arms" / name / "seed0" for name in ("masked", "masked_random"))
+    steps = sorted(path.name for path in (one / "checkpoints").iterdir())
+    assert steps == sorted(path.name for path in (other / "checkpoints").iterdir())
+    files = [path for path in (one / "checkpoints" / steps[-1]).rglob("*") if path.is_file()]
+    assert files and all(path.read_bytes() == (other / path.relative_to(one)).read_bytes() for path in files)
+    # The curves of the training are the very same; what was sampled is its own.
+    assert {path.name for path in one.glob("events*")} & {path.name for path in other.glob("events*")}
+    sound = [[path.read_bytes() for path in sorted((run / "samples").glob("*.flac"))] for run in (one, other)]
+    assert sound[0] != sound[1]
+    assert "train masked_random" not in finished["stdout"] + finished["stderr"]
+    assert "train masked/" in finished["stdout"] + finished["stderr"]
 
 
 def test_report_and_events_are_there_and_text_is_escaped(finished: dict):

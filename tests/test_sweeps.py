@@ -21,7 +21,7 @@ from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RES
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.judge import judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
-from genlab.sweeps.page import Contrast, Crossing, chain, expand, load_sweep, product, subsample, zipped
+from genlab.sweeps.page import Contrast, Crossing, Ratio, chain, expand, load_sweep, product, subsample, zipped
 from genlab.sweeps.runs import add_attempt, config_path, forget_failures, prune, read_state, run_directory
 from genlab.sweeps.runs import write_page as write_files
 
@@ -258,6 +258,42 @@ def test_a_crossing_is_found_where_it_is(tmp_path, crossing_sweep, slope, verdic
     assert found.verdict == verdict
     if slope:
         assert found.low < 1e10 * 2**1.5 < found.high
+
+
+def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
+    def ratio(**update):
+        told = {"text": "t", "cost": "latency_s", "length_s": 10.0, "over": "ar", "under": "masked", "expect": "above"}
+        return Ratio(**{**told, **update})
+
+    base = make_sweep().base
+    timed = base.model_copy(update={"evaluation": base.evaluation.model_copy(update={"lengths_s": (10.0,)})})
+    wanted = (
+        ratio(times=2.0), ratio(times=9.0), ratio(times=4.0), ratio(cost="network_calls"),
+        ratio(cost="network_calls", times=8.0), ratio(over="masked", under="ar", expect="below"),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="add it there"):
+        make_sweep(points=({},), predictions=wanted[:1])
+    sweep = make_sweep(base=timed, points=({},), predictions=wanted)
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 1.0}, np.random.default_rng(0))
+    path = run_directory(tmp_path, runs[0]) / "results.json"
+    results = checkpoint.read_json(path)
+    seconds = {"ar": [4.0, 4.4, 3.6], "masked": [1.0, 1.0, 1.0]}
+    for arm in results["arms"]:
+        cost = {"latency_s": seconds[arm["name"]], "network_calls": 800 if arm["name"] == "ar" else 100, "flops": 1e9}
+        arm["by_length"] = {"10": cost}
+    checkpoint.write_json(path, results)
+    found = judge(sweep, runs, tmp_path)
+    verdicts = ["reproduced", "reversed", "inconclusive", "reproduced", "inconclusive", "reproduced"]
+    assert [one.verdict for one in found] == verdicts
+    # Geometric mean 3.987; Student's t with 2 degrees of freedom on the logs: a factor of 1.283.
+    np.testing.assert_allclose([found[0].value, found[0].low, found[0].high], [3.9866, 3.1068, 5.1156], rtol=1e-4)
+    assert (found[3].value, found[3].low, found[3].high) == (8.0, 8.0, 8.0)
+    text, _ = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert (
+        "## Cost by length" in text
+        and "| 10 s | the run | Autoregressive | 800 | 1.00 G | 4.00 s, 4.40 s, 3.60 s | 2.50 |" in text
+    )
 
 
 def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):

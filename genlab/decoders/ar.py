@@ -58,6 +58,8 @@ class ARConfig(Config):
 
     `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`), so that a model
     of codes knows at the start what a model of latents is told by its input: which codes are near each other.
+    `input_masking`: in training each example hides a share of the codes it has seen, drawn uniformly from 0 to this,
+    and predicts all of them as before; 2510.04071 holds that this is what diffusion owes its thrift with data to.
     """
 
     kind: Literal["ar"] = "ar"
@@ -66,6 +68,7 @@ class ARConfig(Config):
     plan: PlanStream | None = None
     other: OtherStream | None = None
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+    input_masking: float = pydantic.Field(default=0.0, ge=0, le=1)
     starts_from_codec: bool = True
 
     @property
@@ -185,7 +188,8 @@ class AR(nnx.Module):
         hole_key, condition_key, dropout_key = jax.random.split(key, 3)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
-        nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key)
+        masking = 0.0 if self.deterministic else self.config.input_masking
+        nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key, masking)
         levels = self.pattern.levels(nats.shape[1], self.streams.count)
         per_stream = (
             self.pattern.revert(nats, self.streams.count).sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
@@ -200,7 +204,7 @@ class AR(nnx.Module):
         With a plan they are the bits of the codes and of the data's own plan, an upper bound. With another speaker they
         are those of the own codes, each given what was heard before it.
         """
-        nats, _ = self._nats(tokens, cond, tokens.is_valid, None, None)
+        nats, _ = self._nats(tokens, cond, tokens.is_valid)
         bits = self.streams.drawn_nats(nats, self.pattern.levels(nats.shape[1], self.streams.count)) / jnp.log(2.0)
         return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
@@ -262,10 +266,11 @@ class AR(nnx.Module):
         tokens: Tokens,
         cond: Cond,
         is_known: Bool[Array, "b t"],
-        condition_key: Key[Array, ""] | None,
-        dropout_key: Key[Array, ""] | None,
+        condition_key: Key[Array, ""] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+        input_masking: float = 0.0,
     ) -> tuple[Float[Array, "b s j"], Bool[Array, "b s j"]]:
-        hidden, codes, is_target = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
+        hidden, codes, is_target = run_known(self, tokens, cond, is_known, condition_key, dropout_key, input_masking)
         nats = self._cross_entropies(hidden, jnp.where(is_target, codes, 0))
         return jnp.where(is_target, nats, 0), is_target
 

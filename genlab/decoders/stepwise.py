@@ -98,8 +98,12 @@ def run_known(
     is_known: Bool[Array, "b t"],
     condition_key: Key[Array, ""] | None,
     dropout_key: Key[Array, ""] | None,
+    input_masking: float = 0.0,
 ) -> KnownSteps:
-    """Run all steps at once over known codes, visiting the frames of `is_known` first."""
+    """Run all steps at once over known codes, visiting the frames of `is_known` first.
+
+    Of the codes that the steps see, each example hides a share drawn uniformly from 0 to `input_masking`.
+    """
     pattern, streams = model.pattern, model.streams
     is_valid = tokens.is_valid
     order = visiting_order(is_known, is_valid)
@@ -110,6 +114,10 @@ def run_known(
     conditions = model.conditioner(cond, is_valid, key=condition_key)
     features, positions = pattern.per_step(visit(conditions.frames, order), order, streams.count)
     previous = jnp.concatenate([_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1)
+    if input_masking:
+        assert dropout_key is not None, "inputs are hidden in training, which has a key"
+        is_seen = draw_seen(jax.random.fold_in(dropout_key, 1), previous, input_masking)
+        previous = jnp.where(is_seen, previous, jnp.asarray(streams.sizes_at(np.roll(levels, 1, axis=0)))[None])
     hidden = model.backbone(
         model.embed_codes(previous, _levels_before(levels)).astype(features.dtype) + features,
         positions=positions,
@@ -119,6 +127,13 @@ def run_known(
         key=dropout_key,
     )
     return KnownSteps(hidden, codes, is_target)
+
+
+def draw_seen(key: Key[Array, ""], codes: Int[Array, "b s j"], input_masking: float) -> Bool[Array, "b s j"]:
+    """Return which codes are seen: each example hides a share of its own, uniform from 0 to `input_masking`."""
+    share_key, code_key = jax.random.split(key)
+    share = input_masking * jax.random.uniform(share_key, (codes.shape[0], 1, 1))
+    return jax.random.uniform(code_key, codes.shape) >= share
 
 
 def choose(key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler) -> Int[Array, "b2 *n"]:

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from genlab.config import Config, GenlabError
 from genlab.evaluate.cepstrum import cepstral_distortions
@@ -61,6 +61,8 @@ class EvaluationConfig(Config):
     """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
     energy_draws: int = Field(default=4, ge=0)
     """Continuations per clip behind the energy score of the next block; 0 leaves it out."""
+    lengths_s: tuple[PositiveFloat, ...] = ()
+    """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
 

@@ -36,6 +36,9 @@ _SCORE_TITLES = {
     "mcd": "Mel-cepstral distortion",
     "f0_rmse": "F0 error",
     "code_entropy": "Entropy of level-1 codes",
+    "network_calls": "Network calls, ratio",
+    "flops": "Sampling FLOPs, ratio",
+    "latency_s": "Seconds alone, ratio",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"

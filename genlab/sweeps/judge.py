@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from genlab import checkpoint
 from genlab.config import GenlabError
@@ -22,7 +23,7 @@ from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
 from genlab.evaluate.statistics import holm_correction
 from genlab.ledger import SEEDS_FOR_A_STATEMENT
 from genlab.report.crossover import AXES, find_shared_error, seed_values
-from genlab.sweeps.page import Contrast, Crossing, Sweep, SweepRun
+from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 
 Verdict = Literal["reproduced", "reversed", "inconclusive", "not run"]
@@ -72,9 +73,11 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
     corrected = dict(zip(sums, holm_correction(p_values).tolist() if p_values else []))
     findings = []
     for index, prediction in enumerate(sweep.predictions):
-        expected = prediction.expect if isinstance(prediction, Contrast) else f"{prediction.after} overtakes"
+        expected = _expected(prediction)
         if isinstance(prediction, Contrast) and index in sums:
             findings.append(_weigh(prediction, sums[index], corrected[index]))
+        elif isinstance(prediction, Ratio) and _needed(prediction, labels) <= set(finished):
+            findings.append(_divide(prediction, labels, finished, out))
         elif isinstance(prediction, Crossing) and _needed(prediction, labels) <= set(finished):
             findings.append(_find_crossing(prediction, [finished[label] for label in prediction.labels or labels], out))
         else:
@@ -84,7 +87,15 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
     return findings
 
 
-def _needed(prediction: Contrast | Crossing, labels: Sequence[str]) -> set[str]:
+def _expected(prediction: Contrast | Crossing | Ratio) -> str:
+    if isinstance(prediction, Crossing):
+        return f"{prediction.after} overtakes"
+    if isinstance(prediction, Ratio):
+        return f"{prediction.expect} {prediction.times:g}"
+    return prediction.expect
+
+
+def _needed(prediction: Contrast | Crossing | Ratio, labels: Sequence[str]) -> set[str]:
     return {row.partition(" @ ")[2] or labels[0] for row in prediction.rows(labels)}
 
 
@@ -120,7 +131,7 @@ def _keep(row: ClipValues, clusters: set[object]) -> ClipValues:
     return row._replace(weights=weights)
 
 
-def _p_value(sum_: _Sum, prediction: Contrast | Crossing) -> float:
+def _p_value(sum_: _Sum, prediction: Contrast | Crossing | Ratio) -> float:
     margin = prediction.margin if isinstance(prediction, Contrast) else None
     return float(sum_.crossed.p_value() if margin is None else sum_.crossed.equivalence_p_value(margin))
 
@@ -152,6 +163,28 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
     return Finding(
         prediction.text, "contrast", prediction.score, expected, verdict, value, low, high, p_holm, sum_.seeds,
         "; ".join(notes),
+    )  # fmt: skip
+
+
+def _divide(prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepRun], out: Path) -> Finding:
+    """Return the ratio: exact for calls and FLOPs, with an interval over the training seeds for seconds."""
+    costs = []
+    for row in prediction.rows(labels):
+        arm, _, label = row.partition(" @ ")
+        results = checkpoint.read_json(run_directory(out, finished[label or labels[0]]) / "results.json") or {}
+        by_length = next(entry for entry in results["arms"] if entry["name"] == arm)["by_length"]
+        costs.append(np.atleast_1d(by_length[f"{prediction.length_s:g}"][prediction.cost]).astype(float))
+    ratios, is_exact = costs[0] / costs[1], prediction.cost != "latency_s"
+    value = float(ratios[0] if is_exact else stats.gmean(ratios))
+    half = stats.sem(np.log(ratios)) * stats.t.ppf(1 - LEVEL / 2, len(ratios) - 1) if len(ratios) > 1 else 0.0
+    low, high = value * float(np.exp(-half)), value * float(np.exp(half))
+    verdict: Verdict = "inconclusive"
+    if (is_exact or len(ratios) >= SEEDS_FOR_A_STATEMENT) and (low > prediction.times or high < prediction.times):
+        verdict = "reproduced" if (low > prediction.times) == (prediction.expect == "above") else "reversed"
+    note = f"a clip of {prediction.length_s:g} s, " + ("exact" if is_exact else "alone, on the machine that ran it")
+    return Finding(
+        prediction.text, "ratio", prediction.cost, _expected(prediction), verdict, value, low, high,
+        seeds=len(ratios), note=note,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
 
 from genlab import checkpoint
@@ -23,12 +24,13 @@ from genlab.report.text import (
     format_quantity,
     format_score,
     format_seconds,
+    format_value,
     score_title,
 )
 from genlab.sweeps.figures import curves, forest, standalone
 from genlab.sweeps.isoflop import fit_families
 from genlab.sweeps.judge import Finding, judge
-from genlab.sweeps.page import Sweep, SweepRun
+from genlab.sweeps.page import Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 from genlab.tensorboard import RunWriter
 
@@ -77,7 +79,8 @@ def _notes(sweep: Sweep) -> list[tuple[str, str]]:
 def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
     rows = [["Predicted, before the run", "Score", "Expected", "Found", "p (Holm)", "Verdict", "Note"]]
     for finding in findings:
-        found = format_interval(finding.to_dict())
+        is_exact = finding.low == finding.value == finding.high
+        found = format_value(finding.value) if is_exact else format_interval(finding.to_dict())
         p_value = finding.to_dict()["p_holm"]
         p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
         score = score_title(finding.score)
@@ -88,7 +91,7 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
 def _run_rows(
     sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path | None = None
 ) -> list[list[str]]:
-    wanted = [prediction.score for prediction in sweep.predictions]
+    wanted = [prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)]
     arms = [arm for found in results.values() for arm in model_arms(found)]
     names = list(dict.fromkeys([*wanted, *(name for arm in arms for name in arm["scores"])]))[:MOST_SCORES]
     rows = [["Run", "Arm", *map(score_title, names), "Steps", "Train FLOPs", "Epochs", "Calls", "Train time"]]
@@ -99,6 +102,20 @@ def _run_rows(
             cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
             rows.append([run.label or "the run", arm_title(arm), *scores, *cost])
     return rows
+
+
+def _length_rows(results: dict[str, Any]) -> list[list[str]]:
+    """Return what one clip costs at every length that was measured, no rows if none was."""
+    rows = [["Length", "Run", "Arm", "Calls", "FLOPs", "Time alone, per training seed", "Times real time"]]
+    for label, found in results.items():
+        for arm in model_arms(found):
+            for length, cost in arm.get("by_length", {}).items():
+                seconds = cost["latency_s"]
+                told = [f"{length} s", label or "the run", arm_title(arm), f"{cost['network_calls']:,}"]
+                rate = format_value(float(length) / float(np.median(seconds)))
+                timed = ", ".join(format_seconds(value) for value in seconds)
+                rows.append([*told, format_quantity(cost["flops"]), timed, rate])
+    return [rows[0], *sorted(rows[1:], key=lambda row: float(row[0].split()[0]))] if len(rows) > 1 else []
 
 
 def _markdown(
@@ -119,6 +136,8 @@ def _markdown(
     if shapes:
         parts.append("## Best sizes\n\n" + "\n".join(f"- {line}" for line in shapes))
     parts += ["## Runs", _pipes(_run_rows(sweep, runs, results))]
+    if lengths := _length_rows(results):
+        parts += ["## Cost by length", _pipes(lengths)]
     parts += ["## Reproduce", _reproduce(results, page)]
     return "\n\n".join(parts) + "\n"
 
@@ -156,6 +175,7 @@ def _write_html(
     found = plain_table("Predictions", head, rows, css="predictions")
     drawn = Markup('<div class="plots">{}</div>').format(join(panels)) if panels else Markup("")
     title, *entries = _run_rows(sweep, runs, results)
+    lengths = _length_rows(results)
     links = join(
         Markup('<li><a href="runs/{}/report.html">{}</a></li>').format(run.id, run.label or "the run")
         for run in runs
@@ -165,6 +185,7 @@ def _write_html(
         "Question": notes,
         "Predicted and found": forest(findings) + found,
         "Runs": drawn + plain_table("Runs", title, entries, css="runs") + Markup("<ul>{}</ul>").format(links),
+        **({"Cost by length": plain_table("Cost", lengths[0], lengths[1:], css="runs")} if lengths else {}),
         "Reproduce": Markup("<pre>{}</pre>").format(_reproduce(results, page).replace("```", "").strip()),
     }
     write_page(out / "report.html", "genlab sweep", f"{sweep.name}: {verdict_of(findings)}", sections)

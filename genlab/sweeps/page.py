@@ -9,7 +9,7 @@ data, budget and prompts by construction; points vary what all arms of a run sha
     points = chain(points, more)        points = subsample(points, 6, seed=0)
 
 A prediction is signed and written before the run: a weighted sum of scores that is to lie below zero, above it, or
-within a margin; or two families whose curves are to cross inside the sweep.
+within a margin; two families whose curves are to cross inside the sweep; or the ratio of what two arms cost.
 """
 
 import itertools
@@ -104,7 +104,33 @@ class Crossing(Config):
         return [f"{arm} @ {label}" for arm in (self.before, self.after) for label in self.labels or labels]
 
 
-Prediction = Annotated[Contrast | Crossing, pydantic.Field(discriminator="kind")]
+class Ratio(Config):
+    """Predicted: drawing a clip of `length_s` seconds costs `over` more than `times` what it costs `under`, or less.
+
+    `length_s` is one of `evaluation.lengths_s`. Calls and FLOPs are exact; seconds are of the machine that ran it, one
+    measurement per training seed.
+    """
+
+    kind: Literal["ratio"] = "ratio"
+    text: str
+    cost: Literal["network_calls", "flops", "latency_s"]
+    length_s: float = pydantic.Field(gt=0)
+    over: str
+    under: str
+    expect: Literal["below", "above"]
+    times: float = pydantic.Field(default=1.0, gt=0)
+
+    @property
+    def score(self) -> str:
+        """What is divided."""
+        return self.cost
+
+    def rows(self, labels: Sequence[str]) -> list[str]:
+        """Return the rows that it is about."""
+        return [self.over, self.under]
+
+
+Prediction = Annotated[Contrast | Crossing | Ratio, pydantic.Field(discriminator="kind")]
 
 
 class Sweep(Config):
@@ -139,6 +165,11 @@ class Sweep(Config):
                     raise ValueError(f"predictions: no row {row!r}; rows are ARM, or ARM @ LABEL such as {example!r}")
             if isinstance(prediction, Contrast):
                 _check_fair(prediction, runs)
+            if isinstance(prediction, Ratio) and prediction.length_s not in self.base.evaluation.lengths_s:
+                raise ValueError(
+                    f"predictions: {prediction.text!r} has length_s={prediction.length_s:g}, which "
+                    f"base.evaluation.lengths_s={self.base.evaluation.lengths_s} does not measure; add it there"
+                )
         return self
 
 

@@ -15,7 +15,7 @@ from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
-from genlab.decoders.stepwise import run_known
+from genlab.decoders.stepwise import draw_seen, run_known
 from genlab.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -104,6 +104,32 @@ def test_the_cached_step_is_the_full_pass(name):
 
     found, known = best(drawn)
     np.testing.assert_array_equal(found[known.is_target], known.codes[known.is_target])
+
+
+@pytest.mark.parametrize("name", ["delay", "flat"])
+def test_inputs_are_hidden_in_training_alone_and_all_codes_stay_targets(name):
+    tokens, cond = toy_batch(num_frames=7)
+
+    def loss_of(input_masking, is_training, seed=0):
+        config = ARConfig(pattern=PATTERNS[name], infill_share=0.0, input_masking=input_masking)
+        decoder = randomised(config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+        decoder.train() if is_training else decoder.eval()
+        return jax.jit(lambda model: model.loss(tokens, cond, key=jax.random.key(seed)))(decoder)
+
+    plain, hidden, other = loss_of(0.0, True), loss_of(0.8, True), loss_of(0.8, True, seed=1)
+    np.testing.assert_array_equal(hidden.weight, plain.weight)
+    # An example may draw a share so small that it hides nothing.
+    assert (np.abs(hidden.per_example - plain.per_example) > 1e-4).sum() >= 2
+    assert (np.abs(hidden.per_example - other.per_example) > 1e-4).sum() >= 2
+    np.testing.assert_array_equal(loss_of(0.8, False).per_example, loss_of(0.0, False).per_example)
+
+
+def test_the_share_of_hidden_inputs_is_uniform_up_to_the_one_asked_for():
+    is_seen = draw_seen(KEY, jnp.zeros((2000, 60, 3), jnp.int32), 0.6)
+    share = 1 - np.asarray(is_seen).mean(axis=(1, 2))
+    assert share.max() < 0.72 and share.min() < 0.02
+    # Uniform on [0, 0.6]: deciles at 0.06, 0.12 and so on, blurred by the 180 draws behind each share.
+    np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.15, 0.3, 0.45], atol=0.02)
 
 
 def test_flat_is_parallel_where_there_is_one_codebook():
