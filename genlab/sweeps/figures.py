@@ -94,8 +94,8 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping
         return []
     panels = []
     for score in dict.fromkeys(prediction.score for prediction in sweep.predictions):
-        for rest in dict.fromkeys(_rest(run, axis) for run in runs):
-            chosen = [run for run in runs if _rest(run, axis) == rest and run.label in results]
+        for rest in dict.fromkeys(_rest(sweep, run, axis) for run in runs):
+            chosen = [run for run in runs if _rest(sweep, run, axis) == rest and run.label in results]
             points = [
                 Point(arm_title(arm), index, float(run.point[axis]), arm["scores"][score])
                 for run in chosen
@@ -103,7 +103,8 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping
                 if (arm["scores"].get(score) or {}).get("value") is not None
             ]
             if len({point.cost for point in points}) > 1:
-                panels.append(_panel(score, f"{sweep.names.get(axis, axis)} {rest}".strip(), points, len(panels)))
+                title = sweep.names.get(axis, axis) + (f" ({rest})" if rest else "")
+                panels.append(_panel(score, title, points, len(panels)))
     return panels
 
 
@@ -153,5 +154,6 @@ def _is_axis(path: str, runs: Sequence[SweepRun]) -> bool:
     return is_number and len(set(values)) > 1
 
 
-def _rest(run: SweepRun, axis: str) -> str:
-    return ", ".join(f"{path.rsplit('.', 1)[-1]}={value}" for path, value in run.point.items() if path != axis)
+def _rest(sweep: Sweep, run: SweepRun, axis: str) -> str:
+    short = {path: sweep.names.get(path, path.rsplit(".", 1)[-1]) for path in run.point}
+    return ", ".join(f"{short[path]}={value}" for path, value in run.point.items() if path != axis)

@@ -29,7 +29,7 @@ def sweep() -> Sweep:
         "parallel_latents": base.arms["diffusion"],
     }
     arms = {name: arm.model_copy(update={"sampler_trials": 1}) for name, arm in arms.items()}
-    update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=8e12)}
+    update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=6e12)}
 
     def compare(score: str) -> tuple[Contrast, ...]:
         told = {"wer_ctc": "word error", "block_energy": "energy score"}[score]
