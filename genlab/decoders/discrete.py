@@ -6,8 +6,8 @@ in nats per code; `corruption.py` holds the two kinds of noise and their bounds.
 with one common random offset (2107.00630, appendix I.1), so the mean over a batch varies little.
 
 Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the next level from
-the model; absorbing noise can also reveal the most confident codes first, or a random choice of a fixed size. Known
-frames are clean at every step.
+the model; absorbing noise can also reveal the most confident codes first, or a random choice of a fixed size, or draw
+code and time of reveal at once. Known frames are clean at every step.
 
 Differences from the papers: frames of K codes instead of a row of tokens, so codes of a frame that are drawn in one
 step are drawn independently; no exponential moving average in here.
@@ -46,7 +46,7 @@ from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
 
 
 class DiscreteSampler(RevealSampler):
-    """How codes are drawn; uniform noise knows the ancestral order only."""
+    """How codes are drawn; uniform noise knows the ancestral order in full precision only."""
 
     kind: Literal["discrete"] = "discrete"
 
@@ -112,15 +112,20 @@ class DiscreteConfig(Config):
         return SampleCost(copies * sampler.steps, copies * flops)
 
     def check(self, sampler: DiscreteSampler) -> None:
-        """Refuse an order that the noise does not have.
+        """Refuse what only hidden codes have: an order in which they are revealed, and draws in low precision.
 
         Raises:
-            GenlabError: if codes are never hidden and are to be revealed.
+            GenlabError: if codes are never hidden.
         """
         if isinstance(self.noise, UniformNoise) and sampler.order != "ancestral":
             raise GenlabError(
                 f"sampler.order={sampler.order!r}: with decoder.noise.kind='uniform' no code is hidden, so none can be "
                 "revealed first; use sampler.order='ancestral', or decoder.noise.kind='absorbing'"
+            )
+        if isinstance(self.noise, UniformNoise) and sampler.noise_bits is not None:
+            raise GenlabError(
+                f"sampler.noise_bits={sampler.noise_bits}: not with decoder.noise.kind='uniform', whose steps draw "
+                "twice; use sampler.noise_bits=null, or decoder.noise.kind='absorbing'"
             )
 
     def _call_flops(

@@ -80,17 +80,44 @@ def draw(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    noise_bits: int | None = None,
 ) -> Int[Array, "*n"]:
-    """Draw exactly from softmax(logits / temperature), cut by top-k, then top-p; temperature 0 takes the largest.
+    """Draw from softmax(logits / temperature), cut by top-k, then top-p; temperature 0 takes the largest.
 
-    `top_k` is the number of entries kept, 0 for all; `top_p` the probability kept, 1 for all.
+    `top_k` is the number of entries kept, 0 for all; `top_p` the probability kept, 1 for all; `noise_bits` as in
+    `draw_entry`.
     """
     logits = logits.astype(jnp.float32)
     if temperature == 0:
         return jnp.argmax(logits, axis=-1)
+    return draw_entry(key, cut(logits, temperature, top_k, top_p), noise_bits)
+
+
+def cut(logits: Float[Array, "*n v"], temperature: float, top_k: int, top_p: float) -> Float[Array, "*n v"]:
+    """Return the logits of softmax(logits / temperature), -inf where top-k, then top-p, leave nothing."""
     logits = logits / temperature
     if 0 < top_k < logits.shape[-1]:
         logits = keep_top_k(logits, top_k)
     if top_p < 1:
         logits = keep_top_p(logits, top_p)
-    return jax.random.categorical(key, logits, axis=-1)
+    return logits
+
+
+def draw_entry(key: Key[Array, ""], logits: Float[Array, "*n v"], noise_bits: int | None = None) -> Int[Array, "*n"]:
+    """Draw from softmax(logits): the largest after Gumbel noise, jax's own, or `coarse_gumbel` of so many bits."""
+    if noise_bits is None:
+        return jax.random.categorical(key, logits, axis=-1)
+    return jnp.argmax(logits + coarse_gumbel(key, logits.shape, noise_bits), axis=-1)
+
+
+def coarse_gumbel(key: Key[Array, ""], shape: tuple[int, ...], bits: int) -> Float[Array, "*n"]:
+    """Return Gumbel noise -log(-log u) from uniforms u of `bits` random bits, 24 at most in float32.
+
+    u is k / 2^bits, as torch.rand draws it in float32 with 24 bits and `jax.random.uniform` with 23. So the noise is
+    bounded above, by -log(-log(1 - 2^-bits)), which is nearly bits * log 2, and unlikely entries are drawn too rarely
+    (2409.02908, section 5). Below it would reach -inf, at u = 0; half a step in its place ends it at
+    -log((bits + 1) * log 2), as near to the cell's median as can be. The same key gives the leading bits of the same
+    noise whatever `bits` is.
+    """
+    drawn = jax.random.bits(key, shape, jnp.uint32) >> (32 - bits)
+    return -jnp.log(-jnp.log(jnp.maximum(drawn.astype(jnp.float32), 0.5) * 0.5**bits))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config
 from genlab.decoders.base import ScoreOut
-from genlab.decoders.logits import cross_entropy, draw
+from genlab.decoders.logits import cross_entropy, cut, draw, draw_entry
 from genlab.decoders.schedules import CosineHiding, Hiding
 
 Order = Literal["confidence", "random", "ancestral"]
@@ -50,26 +50,55 @@ SINGLE = Spans()
 class RevealSampler(Config):
     """How codes of all levels are drawn, in `steps` network calls; `hiding` spaces their noise levels.
 
-    `order` and its temperature are those of the masked family. `is_annealed` lowers the temperature step by step, from
-    `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
+    `order` and its temperature are those of the masked family, and "joint" is the ancestral order in one draw per code
+    and step: any code, or that it stays hidden, as in the code of MDLM (2406.07524) and SEDD (2310.16834). The law is
+    the same, but not in low precision: in n steps each code is one of n times less likely outcomes. `noise_bits` are
+    the random bits of the uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`), without it jax's
+    23; fewer act like a lower temperature (2409.02908, section 5). `is_annealed` lowers the temperature step by step,
+    from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
     """
 
     steps: int = pydantic.Field(default=32, gt=0)
     hiding: Hiding = CosineHiding()
-    order: Order = "ancestral"
+    order: Order | Literal["joint"] = "ancestral"
     order_temperature: float = pydantic.Field(default=1.0, ge=0)
     temperature: float = pydantic.Field(default=1.0, ge=0)
     is_annealed: bool = False
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
     guidance: float = pydantic.Field(default=1.0, ge=0)
+    noise_bits: int | None = pydantic.Field(default=None, ge=4, le=24)
+
+    @pydantic.model_validator(mode="after")
+    def _check_draws(self) -> "RevealSampler":
+        if self.temperature == 0 and (self.order == "joint" or self.noise_bits is not None):
+            raise ValueError(
+                f"temperature={self.temperature:g}: takes the likeliest code, so there is no draw for order='joint' or "
+                "noise_bits; raise it, or use order='ancestral' and noise_bits=null"
+            )
+        return self
 
     def draw(
         self, key: Key[Array, ""], logits: Float[Array, "b t k v"], previous: Float[Array, ""]
     ) -> Int[Array, "b t k"]:
         """Draw codes in the step that follows `previous`."""
         heated = logits / (1 - previous) if self.is_annealed else logits
-        return draw(key, heated, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+        cuts = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        return draw(key, heated, **cuts, noise_bits=self.noise_bits)
+
+    def draw_or_hide(
+        self,
+        key: Key[Array, ""],
+        logits: Float[Array, "b t k v"],
+        progress: Float[Array, ""],
+        previous: Float[Array, ""],
+    ) -> Int[Array, "b t k"]:
+        """Draw, for codes hidden at `previous`, what they are at `progress`: a code, or v for one that stays hidden."""
+        heated = logits / (1 - previous) if self.is_annealed else logits
+        codes = jax.nn.log_softmax(cut(heated, self.temperature, self.top_k, self.top_p))
+        hidden = self.hiding.hidden_share(progress) / self.hiding.hidden_share(previous)
+        stays = jnp.broadcast_to(jnp.log(hidden), (*logits.shape[:-1], 1))
+        return draw_entry(key, jnp.concatenate([codes + jnp.log1p(-hidden), stays], axis=-1), self.noise_bits)
 
     def reveal(
         self,
@@ -81,13 +110,16 @@ class RevealSampler(Config):
         previous: Float[Array, ""],
     ) -> Int[Array, "b t k"]:
         """Draw the codes that are absent and reveal some; `is_free` marks those that were absent at the start."""
+        is_hidden = is_free & (codes == logits.shape[-1])
+        if self.order == "joint":
+            return jnp.where(is_hidden, self.draw_or_hide(key, logits, progress, previous), codes)
         code_key, order_key = jax.random.split(key)
         drawn = self.draw(code_key, logits, previous)
         rows = (len(codes), -1)
         is_revealed = draw_revealed(
             order_key,
             cross_entropy(logits, drawn).reshape(rows),
-            (is_free & (codes == logits.shape[-1])).reshape(rows),
+            is_hidden.reshape(rows),
             is_free.sum(axis=(1, 2)),
             progress,
             previous,

@@ -4,7 +4,7 @@ In: one embedding per clip (the mean of its window vectors, standardised as in d
 the codes that a codec gives the generated audio. Out: `coverage`, the share of real clips with a generated clip within
 the distance of their k-th nearest real neighbour, and `density`, how many such balls hold a generated clip on average,
 over k (Naeem et al. 2020, 2002.09797, eq. 3 and 4; k = 5 as there); `spread`, the mean distance between generated clips
-over that between the real ones; and the entropy of the codec's level-1 codes.
+over that between the real ones; and the entropy of the codec's codes, of the set and within each clip.
 
 None of them knows what was asked: a decoder that ignores its prompts can have all of them right.
 """
@@ -67,6 +67,20 @@ def code_entropy(codes: Sequence[Int[np.ndarray, "_ k"]], entries: int, *, seed:
     return bootstrap_statistic(
         entropy, np.arange(len(codes)), interval="spread", seed=seed, num_resamples=NUM_RESAMPLES
     )
+
+
+def clip_entropies(codes: Sequence[Int[np.ndarray, "_ k"]]) -> Float[np.ndarray, "n"]:
+    """Return the entropy in bits of the frequencies of each clip's own codes, the mean over levels (2409.02908).
+
+    t frames have log2 t at most, and t draws of the same law less than that law, so it compares clips of equal length
+    only, such as those of one prompt, whose bias is nearly the same: nothing is corrected. NaN where there is no code.
+    """
+    return np.array([np.mean([_entropy_bits(level) for level in clip.T]) if len(clip) else np.nan for clip in codes])
+
+
+def _entropy_bits(codes: Int[np.ndarray, "t"]) -> float:
+    share = np.unique(codes, return_counts=True)[1] / len(codes)
+    return float(-(share * np.log2(share)).sum())
 
 
 def _mean(values: Float[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r"]:

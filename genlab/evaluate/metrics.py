@@ -32,7 +32,7 @@ from genlab.evaluate.distribution import (
     frechet_infinity,
     kernel_distance,
 )
-from genlab.evaluate.diversity import code_entropy, coverage_density, relative_spread
+from genlab.evaluate.diversity import clip_entropies, code_entropy, coverage_density, relative_spread
 from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, compare_tracks
 from genlab.evaluate.quality import Dnsmos, QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
@@ -209,6 +209,8 @@ def score_clips(
         if jobs.reconstruction is not None:
             per_clip |= {name: clip_means(values, clusters) for name, values in jobs.reconstruction.result().items()}
         per_clip["mcd"] = clip_means(jobs.distortions.result(), clusters)
+        codes = [] if context.encode is None else context.encode(waves)
+        per_clip |= {"clip_code_entropy": clip_means(clip_entropies(codes), clusters)} if codes else {}
         embeddings = {space.suffix: [job.result() for job in jobs.embeddings[space.suffix]] for space in context.spaces}
         seed = context.config.seed
         per_clip = {name: values._replace(runs=runs) for name, values in per_clip.items()}
@@ -218,7 +220,7 @@ def score_clips(
         }
         for found in pool.map(lambda s: _distribution_scores(s, embeddings[s.suffix], seed, seeds), context.spaces):
             scores |= found
-    scores |= _diversity_scores(embeddings[""], waves, context, seeds)
+    scores |= _diversity_scores(embeddings[""], codes, context, seeds)
     return RowResult(scores, per_clip, transcripts, tuple(controls))
 
 
@@ -361,10 +363,9 @@ def _distribution_scores(
 
 
 def _diversity_scores(
-    embeddings: list[np.ndarray], waves: Sequence[Wave], context: EvaluationContext, seeds: int
+    embeddings: list[np.ndarray], codes: Sequence[np.ndarray], context: EvaluationContext, seeds: int
 ) -> dict[str, Score]:
     reference, seed = context.spaces[0].reference, context.config.seed
-    codes = [] if context.encode is None else context.encode(waves)
     entries = 1 + max((int(clip.max()) for clip in codes), default=0)
     found = []
     for own, own_codes in zip(_split(embeddings, seeds), _split(codes, seeds)):

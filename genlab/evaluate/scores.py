@@ -126,7 +126,8 @@ class Meaning(NamedTuple):
 
 ABOVE_ZERO, SHARE, CORRELATION = (0.0, math.inf), (0.0, 1.0), (-1.0, 1.0)
 RANGES: Mapping[str, tuple[float, float]] = {
-    **dict.fromkeys(("wer", "cer", "density", "spread", "code_entropy", "f0_rmse", "mcd", "mel_distance"), ABOVE_ZERO),
+    **dict.fromkeys(("wer", "cer", "density", "spread", "f0_rmse", "mcd", "mel_distance"), ABOVE_ZERO),
+    **dict.fromkeys(("code_entropy", "clip_code_entropy"), ABOVE_ZERO),
     **dict.fromkeys(("speaker_accuracy", "coverage", "voicing_agreement", "f0_gross_error"), SHARE),
     **dict.fromkeys(("speaker_similarity", "f0_correlation"), CORRELATION),
 }
@@ -156,6 +157,7 @@ MEANINGS: Mapping[str, Meaning] = {
     ),
     "spread": Meaning("share of the real spread", "higher", "audio and real speech", _SPEECH, ("collapse",)),
     "code_entropy": Meaning("bits per level-1 code", "higher", "audio", "the codec", ("collapse",)),
+    "clip_code_entropy": Meaning("bits per code of a clip", "higher", "audio", "the codec"),
     "f0_correlation": Meaning(
         "Pearson r of log F0", "higher", "audio and the real clip", _PITCH, ("shuffle", "reversal")
     ),

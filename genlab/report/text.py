@@ -39,6 +39,7 @@ _SCORE_TITLES = {
     "network_calls": "Network calls, ratio",
     "flops": "Sampling FLOPs, ratio",
     "latency_s": "Seconds alone, ratio",
+    "clip_code_entropy": "Entropy of codes within a clip",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"

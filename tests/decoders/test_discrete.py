@@ -115,6 +115,73 @@ def test_many_ancestral_steps_draw_from_the_language(noise, key):
     assert error[64] < 0.06 < 0.3 < error[1]
 
 
+def test_many_joint_steps_draw_from_the_language(key):
+    shares = shares_drawn(AbsorbingNoise(), DiscreteSampler(steps=64, order="joint", hiding=LinearHiding()), key)
+    assert np.abs(shares - tiny_worlds.SHARES).sum() < 0.06
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def reveal_all(sampler, logits, key):
+    """Codes [n], and the step in which each was revealed, of n hidden codes that are believed to have these logits."""
+    is_free = jnp.ones(logits.shape[:-1], bool)
+    progress = jnp.arange(sampler.steps + 1) / sampler.steps
+
+    def step(codes, inputs):
+        codes = sampler.reveal(inputs[2], codes, is_free, logits, inputs[0], inputs[1])
+        return codes, (codes == logits.shape[-1])[0, :, 0]
+
+    hidden = jnp.full(is_free.shape, logits.shape[-1])
+    codes, was_hidden = jax.lax.scan(step, hidden, (progress[1:], progress[:-1], jax.random.split(key, sampler.steps)))
+    return codes[0, :, 0], was_hidden.sum(axis=0)
+
+
+@pytest.mark.parametrize("order", ["joint", "ancestral"])
+@pytest.mark.parametrize("bits", [None, 24])
+def test_code_and_step_have_the_law_of_the_schedule(order, bits, key):
+    """A fixed belief in place of the network: whatever the step, whose law is the schedule's, the code has its own."""
+    shares, num_codes = np.array([0.5, 0.3, 0.15, 0.05]), 100_000
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(shares, jnp.float32)), (1, num_codes, 1, 4))
+    sampler = DiscreteSampler(steps=4, order=order, noise_bits=bits)
+    codes, steps = reveal_all(sampler, logits, key)
+    law = -np.diff(np.cos(np.pi / 2 * np.arange(5) / 4))[:, None] * shares
+    found = np.bincount(4 * steps + codes, minlength=16).reshape(4, 4) / num_codes
+    assert np.abs(found - law).sum() / 2 < 0.008  # about 0.004 by chance
+
+
+def test_fewer_bits_lower_the_entropy_of_joint_draws(key):
+    """24 bits are exact as far as draws can tell; the fewer, the less of the tail is drawn, more so in more steps."""
+    num_codes = 20_000
+    shares = np.exp(-0.35 * np.arange(32.0))
+    shares /= shares.sum()
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(shares, jnp.float32)), (1, num_codes, 1, 32))
+
+    def entropy(bits, order="joint", steps=32):
+        sampler = DiscreteSampler(steps=steps, order=order, noise_bits=bits, hiding=LinearHiding())
+        codes, hidden = reveal_all(sampler, logits, key)
+        assert hidden.max() < steps  # every code is revealed in the end
+        found = np.bincount(codes, minlength=32) / num_codes
+        return -(found * np.log2(np.where(found > 0, found, 1))).sum()
+
+    exact = -(shares * np.log2(shares)).sum()
+    error = np.sqrt((shares * (np.log2(shares) + exact) ** 2).sum() / num_codes)
+    by_bits = [entropy(bits) for bits in (24, 16, 12, 8)]
+    assert abs(by_bits[0] - exact) < 4 * error < 0.05
+    assert (np.diff(by_bits) < 0).all() and by_bits[-1] < exact - 0.4
+    # What the truncation does needs the joint draw: the same noise for the codes alone cuts far less of the tail.
+    assert exact - entropy(12, "ancestral") < 0.5 * (exact - by_bits[2])
+    assert by_bits[2] < entropy(12, steps=4) - error
+
+
+def test_draws_in_low_precision_need_draws(key):
+    with pytest.raises(ValueError, match=r"temperature=0: .* no draw"):
+        DiscreteSampler(temperature=0.0, noise_bits=8)
+    with pytest.raises(ValueError, match="noise_bits"):
+        DiscreteSampler(noise_bits=25)
+    sampler = DiscreteSampler(noise_bits=8)
+    with pytest.raises(GenlabError, match=r"sampler\.noise_bits=8: .* use sampler\.noise_bits=null"):
+        DiscreteConfig(noise=UniformNoise()).sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+
+
 def test_one_code_at_a_time_in_random_order_draws_from_the_language(key):
     sampler = DiscreteSampler(steps=4, hiding=LinearHiding(), order="random")
     np.testing.assert_allclose(shares_drawn(AbsorbingNoise(), sampler, key), tiny_worlds.SHARES, atol=0.012)
@@ -140,7 +207,7 @@ def test_uniform_noise_is_removed_as_bayes_says(key):
     np.testing.assert_allclose(table(again), table(middle), atol=0.005)
 
 
-@pytest.mark.parametrize("order", ["ancestral", "confidence", "random"])
+@pytest.mark.parametrize("order", ["ancestral", "confidence", "random", "joint"])
 def test_more_steps_than_codes_still_reveal_everything(order, key):
     tokens, cond = toy_batch()
     decoder = DiscreteConfig().build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genlab.decoders.logits import cross_entropy, draw, keep_top_k, keep_top_p
+from genlab.decoders.logits import coarse_gumbel, cross_entropy, draw, keep_top_k, keep_top_p
 
 
 def test_cross_entropy_and_its_gradient(key):
@@ -70,3 +70,47 @@ def test_draws_follow_the_cut_distribution(key, cut):
 def test_temperature_zero_takes_the_largest(key):
     logits = jax.random.normal(key, (6, 9))
     np.testing.assert_array_equal(draw(key, logits, temperature=0.0), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("bits", [4, 8, 12, 16, 20, 24])
+def test_coarse_noise_ends_where_the_formula_says(key, monkeypatch, bits):
+    """A sample of every cell, first and last included: the random words are replaced by all leading bits."""
+    cells = np.unique(np.linspace(0, 2**bits - 1, 4096).astype(np.uint64))
+    words = jnp.asarray((cells << (32 - bits)) | (2 ** (32 - bits) - 1), jnp.uint32)
+    monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: words)
+    noise = np.asarray(coarse_gumbel(key, words.shape, bits))
+    assert noise.max() == noise[-1] == pytest.approx(-np.log(-np.log1p(-(2.0**-bits))), rel=1e-6)
+    assert noise[-1] == pytest.approx(bits * np.log(2), abs=2.0**-bits)
+    assert noise.min() == noise[0] == pytest.approx(-np.log((bits + 1) * np.log(2)), rel=1e-6)
+    np.testing.assert_allclose(noise[1:], -np.log(-np.log(cells[1:] / 2.0**bits)), rtol=1e-4, atol=1e-6)
+
+
+def test_fewer_bits_are_the_leading_bits_of_the_same_noise(key):
+    fine, coarse = (np.exp(-np.exp(-np.float64(coarse_gumbel(key, (1000,), bits)))) for bits in (24, 6))
+    assert (np.maximum(np.floor(fine * 64), 0.5) == np.round(coarse * 64, 3)).all()
+
+
+@pytest.mark.parametrize("beyond", [-0.02, 0.02])
+def test_an_entry_beyond_the_reach_of_the_noise_is_never_drawn(key, beyond):
+    """Exactly: of two entries the lesser wins if it has the largest noise and the other the least, or never."""
+    bits, draws = 5, 200_000
+    reach = -np.log(-np.log1p(-(2.0**-bits))) + np.log((bits + 1) * np.log(2))
+    logits = jnp.tile(jnp.array([[0.0, -(reach + beyond)]]), (draws, 1))
+    drawn = int(draw(key, logits, noise_bits=bits).sum())
+    if beyond > 0:
+        assert drawn == 0 < int(draw(key, logits).sum())
+    else:
+        expected = draws * 2.0 ** (-2 * bits)
+        assert abs(drawn - expected) < 4 * expected**0.5
+
+
+def test_coarse_draws_follow_their_own_exact_law(key):
+    """Against the sum over all cells of the noise; draws in full precision lie far from it."""
+    bits, draws = 4, 100_000
+    logits = np.array([0.0, -1.03, -2.11, -3.57])
+    noise = -np.log(-np.log(np.maximum(np.arange(2**bits), 0.5) / 2**bits))
+    cells = np.stack(np.meshgrid(*[logit + noise for logit in logits], indexing="ij"))
+    law = np.bincount(cells.argmax(axis=0).ravel(), minlength=4) / cells[0].size
+    rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (draws, 1))
+    found, exact = (np.bincount(draw(key, rows, noise_bits=b), minlength=4) / draws for b in (bits, None))
+    assert np.abs(found - law).sum() / 2 < 0.005 < 0.01 < np.abs(exact - law).sum() / 2
