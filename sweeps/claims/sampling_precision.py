@@ -28,7 +28,6 @@ SAMPLERS = {
     "bits8": JOINT.model_copy(update={"noise_bits": 8}),
     "few24": JOINT.model_copy(update={"steps": 8}),
     "few12": JOINT.model_copy(update={"steps": 8, "noise_bits": 12}),
-    "apart24": JOINT.model_copy(update={"order": "ancestral"}),
     "apart12": JOINT.model_copy(update={"order": "ancestral", "noise_bits": 12}),
 }
 
@@ -67,6 +66,6 @@ def sweep() -> Sweep:
             lower("12 bits below 16", bits12=1.0, bits16=-1.0),
             lower("8 bits below 12", bits8=1.0, bits12=-1.0),
             lower("12 bits take more in 64 steps than in 8", bits12=1.0, bits24=-1.0, few12=-1.0, few24=1.0),
-            lower("12 bits take more where one draw decides both", bits12=1.0, bits24=-1.0, apart12=-1.0, apart24=1.0),
+            lower("12 bits: lower where one draw decides whether and what", bits12=1.0, apart12=-1.0),
         ),
     )

@@ -69,6 +69,11 @@ def test_a_blind_a_reversed_and_a_nervous_metric_are_caught(monkeypatch, prompts
     assert found["mel_distance"].verdicts["noise"] == "ranks"
 
 
+def test_a_metric_that_need_see_nothing_is_judged_by_its_false_alarms(monkeypatch, prompts):
+    found = run(monkeypatch, prompts, clip_code_entropy=lambda wave, real, i: distance(wave, real))
+    assert found["clip_code_entropy"].verdicts["noise"] == "reversed" and found["clip_code_entropy"].is_trusted
+
+
 def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
     def row(low, high, name="kad"):
         score = Score(*Estimate((low + high) / 2, low, high, 24), 1, "", "lower")

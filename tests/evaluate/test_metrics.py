@@ -7,6 +7,7 @@ import pytest
 from genlab.config import GenlabError
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import ContentMetric, EvaluationConfig, build_context, score_clips
+from genlab.evaluate.scores import is_paired
 
 FIELDS = {"value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note", "covers"}
 
@@ -90,6 +91,21 @@ def test_prompts_under_several_seeds_are_one_unit(prompts, context):
         assert len(set(values.clusters)) == len(set(once.per_clip[name].clusters))
         assert values.runs == (0, 0, 0, 0, 1, 1, 1, 1)
         np.testing.assert_allclose(values.values, np.tile(once.per_clip[name].values, 2), rtol=1e-5, atol=1e-6)
+
+
+def test_codes_give_an_entropy_per_clip_that_is_paired(prompts, context):
+    def encode(waves):
+        return [np.arange(16)[:, None] % (1 + i % 4) for i in range(len(waves))]
+
+    row = score_clips(
+        [p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, dataclasses.replace(context, encode=encode), seeds=2
+    )
+    values = row.per_clip["clip_code_entropy"]
+    thirds = -(6 * np.log2(6 / 16) + 10 * np.log2(5 / 16)) / 16
+    np.testing.assert_allclose(values.values, [0, 1, thirds, 2] * 2)
+    assert values.runs == (0, 0, 0, 0, 1, 1, 1, 1) and is_paired("clip_code_entropy") and not is_paired("code_entropy")
+    assert row.scores["clip_code_entropy"].value == pytest.approx((3 + thirds) / 4)
+    assert row.scores["clip_code_entropy"].unit == "bits per code of a clip"
 
 
 def test_silence_is_scored_not_refused(prompts, context):
