@@ -115,7 +115,7 @@ def coarse_gumbel(key: Key[Array, ""], shape: tuple[int, ...], bits: int) -> Flo
 
     u is k / 2^bits, as torch.rand draws it in float32 with 24 bits and `jax.random.uniform` with 23. So the noise is
     bounded above, by -log(-log(1 - 2^-bits)), which is nearly bits * log 2, and unlikely entries are drawn too rarely
-    (2409.02908, section 5). Below it would reach -inf, at u = 0; half a step in its place ends it at
+    (2409.02908). Below it would reach -inf, at u = 0; half a step in its place ends it at
     -log((bits + 1) * log 2), as near to the cell's median as can be. The same key gives the leading bits of the same
     noise whatever `bits` is.
     """

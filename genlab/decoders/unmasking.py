@@ -54,7 +54,7 @@ class RevealSampler(Config):
     and step: any code, or that it stays hidden, as in the code of MDLM (2406.07524) and SEDD (2310.16834). The law is
     the same, but not in low precision: in n steps each code is one of n times less likely outcomes. `noise_bits` are
     the random bits of the uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`), without it jax's
-    23; fewer act like a lower temperature (2409.02908, section 5). `is_annealed` lowers the temperature step by step,
+    23; fewer act like a lower temperature (2409.02908). `is_annealed` lowers the temperature step by step,
     from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
     """
 
