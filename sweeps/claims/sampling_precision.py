@@ -1,11 +1,12 @@
 """Claim card 5: Gumbel noise in low precision lowers the temperature of masked diffusion.
 
 Zheng et al. 2024 (arXiv 2409.02908, abstract): the categorical sampling of masked diffusion, by Gumbel noise in 32-bit
-floats, is inaccurate; it lowers the effective temperature and with it the diversity of tokens. The samplers of MDLM and
-SEDD draw for every hidden position and step among all codes and "stays hidden" at once; the uniforms bound the noise
-from above, so what is unlikely is drawn too rarely. From this we infer two more predictions, which are ours: more steps
-make it worse, and drawing whether and what apart makes it better. Here one absorbing decoder is sampled with uniforms of 24 random bits, as torch
-draws them in 32-bit floats, and of 16, 12 and 8: audio of a second has too few codes and steps for 24 to tell. All arms share their training.
+floats, is inaccurate; it lowers the effective temperature and with it the diversity of tokens. The samplers of MDLM
+and SEDD draw for every hidden position and step among all codes and "stays hidden" at once; the uniforms bound the
+noise from above, so what is unlikely is drawn too rarely. From this we infer two more predictions, which are ours:
+more steps make it worse, and drawing whether and what apart makes it better. Here one absorbing decoder is sampled
+with uniforms of 24 random bits, as torch draws them in 32-bit floats, and of 16, 12 and 8: audio of a second has too
+few codes and steps for 24 to tell. All arms share their training.
 
     genlab sweep run sweeps/claims/sampling_precision.py
     genlab sweep report sweeps/claims/sampling_precision.py --card
@@ -50,7 +51,7 @@ def sweep() -> Sweep:
     return Sweep(
         name="sampling_precision",
         question="Does masked diffusion repeat itself where its random numbers have few bits?",
-        claim="Gumbel noise in low precision acts like a lower temperature: the entropy of codes within a sample falls.",
+        claim="Gumbel noise in low precision acts like a lower temperature: the codes of a sample vary less.",
         source="Zheng et al. 2024, arXiv 2409.02908, abstract; the last two predictions are inferred from it",
         faithful="24 bits are their 32-bit floats, and fewer bits stand for more steps and more tokens than audio of a "
         "second has; 1,024 codes in 8 levels in place of 50,000 words, 3 M parameters; entropy of the codes that the "
