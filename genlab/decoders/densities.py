@@ -3,8 +3,8 @@
 In: numbers "... o" that one product makes of a hidden vector. Out: logits "... v", or the nats of given codes. Where
 the codes are values in order, as mu-law samples are, a density with a few parameters can stand in the place of a
 softmax over all of them. Cut into the same bins it is a distribution over the same codes, so the bits of both compare,
-and everything that reads logits serves both. This is the choice that WaveNet had (1609.03499 section 2.2): a softmax, or a
-mixture model such as a mixture density network.
+and everything that reads logits serves both. This is the choice that WaveNet had (1609.03499 section 2.2): a softmax,
+or a mixture model such as a mixture density network.
 
 A bin's mass is F(upper border) - F(lower border), weighted over the components, and the outermost bins take the tails
 (PixelCNN++, 1701.05517 section 2.1). Differences: no channels to couple, Gaussians as well, and no density in the place
