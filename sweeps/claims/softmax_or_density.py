@@ -63,7 +63,7 @@ def sweep() -> Sweep:
         faithful="Half an hour of synthetic speech at 4 kHz in place of days of recorded speech at 16 kHz, 9 layers of "
         "32 channels that see an eighth of a second, a quarter of an hour of crops in training, and exact bits of "
         "held-out clips where the paper gives no numbers. Its densities were of continuous samples; these are cut "
-        "into the same 256 bins.",
+        "into the same 256 bins. Few updates favour what learns fast.",
         fixed="Corpus, mu-law values, dilated convolutions, conditions, batch, updates (the paper names no budget), "
         "three training seeds, 16 prompts of the test split. The softmax's own product is the larger one: the arms of "
         "densities spend 7 and 6 % fewer training FLOPs.",
