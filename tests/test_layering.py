@@ -28,7 +28,7 @@ ORDER = """
     codecs.convnext codecs.distillation codecs.spectral codecs.frozen codecs.cache
     decoders.conditioning decoders.denoisers decoders.logits decoders.patterns decoders.schedules decoders.paths
     decoders.solvers
-    decoders.visiting decoders.streams decoders.stepwise decoders.levels decoders.unmasking
+    decoders.visiting decoders.streams decoders.stepwise decoders.levels decoders.unmasking decoders.densities
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
     decoders.latent_ar decoders.mar decoders.latent_blocks

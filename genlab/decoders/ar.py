@@ -9,6 +9,8 @@ With `plan` the semantic units of the frames are one more stream in front of the
 a head of their own; with `other` the codes of the other speaker are K more streams behind them. The loss is then the
 nats of the codes plus the weighted nats of these streams, per code.
 
+A step's numbers become logits by `output`: they are the logits, or the parameters of a density (`densities.py`).
+
 To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the training examples is
 drawn this way.
 """
@@ -18,6 +20,7 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pydantic
 from flax import nnx
 from jax import lax
@@ -33,13 +36,14 @@ from genlab.decoders.conditioning import (
     backbone_inputs,
     condition_flops,
 )
+from genlab.decoders.densities import Output, Softmax
 from genlab.decoders.logits import cross_entropy
 from genlab.decoders.patterns import DelayPattern, Pattern, StepPattern
 from genlab.decoders.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
 from genlab.decoders.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
-from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.nets.linear import CodeEmbedding, Linear, matmul
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
@@ -60,6 +64,7 @@ class ARConfig(Config):
     of codes knows at the start what a model of latents is told by its input: which codes are near each other.
     `input_masking`: in training each example hides a share of the codes it has seen, drawn uniformly from 0 to this,
     and predicts all of them as before; 2510.04071 holds that this is what diffusion owes its thrift with data to.
+    `output` is what a step says of its code (`densities.py`): one logit per entry, or a density over ordered entries.
     """
 
     kind: Literal["ar"] = "ar"
@@ -70,6 +75,7 @@ class ARConfig(Config):
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     input_masking: float = pydantic.Field(default=0.0, ge=0, le=1)
     starts_from_codec: bool = True
+    output: Output = Softmax()
 
     @property
     def step_pattern(self) -> StepPattern:
@@ -94,7 +100,11 @@ class ARConfig(Config):
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+
+        Raises:
+            ConfigError: if the conditions, the streams or the output do not suit the data.
         """
+        self.output.check(spec, self.streams(spec).count, code_vectors)
         vectors = code_vectors if self.starts_from_codec else None
         return jax.jit(lambda key: AR(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
 
@@ -110,7 +120,8 @@ class ARConfig(Config):
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes."""
         streams = self.streams(spec)
         steps = self.step_pattern.num_steps(num_frames, streams.count)
-        heads = streams.sizes_at(self.step_pattern.levels(steps, streams.count)).sum()
+        numbers = np.array([self.output.numbers(size) for size in streams.sizes])
+        heads = numbers[self.step_pattern.levels(steps, streams.count)].sum()
         forward = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
@@ -133,7 +144,7 @@ class ARConfig(Config):
         steps = self.step_pattern.num_steps(num_frames, streams.count)
         # A flat step has one code head, and that of the plan whether it is wanted or not.
         code_heads = min(spec.codebooks, self.step_pattern.levels(1, streams.count).size)
-        heads = code_heads * spec.entries + (0 if self.plan is None else self.plan.num_units + 1)
+        heads = code_heads * self.output.numbers(spec.entries) + (0 if self.plan is None else self.plan.num_units + 1)
         flops = (
             condition_flops(condition, backbone, num_frames, num_symbols)
             + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
@@ -176,9 +187,7 @@ class AR(nnx.Module):
             is_modulated=condition.is_modulating,
             text_route=condition.text_route,
         )
-        self.heads = Linear(backbone.width, levels * spec.entries, key=head_key, scale=0.0)
-        heads = code_heads(levels, spec.entries, backbone.width, key=head_key, code_vectors=vectors)
-        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+        self.heads = config.output.build(levels, spec.entries, backbone.width, key=head_key, code_vectors=vectors)
         self.plan_head = (
             Linear(backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
         )
@@ -276,7 +285,7 @@ class AR(nnx.Module):
 
     def _cross_entropies(self, hidden: Float[Array, "b s h"], codes: Int[Array, "b s j"]) -> Float[Array, "b s j"]:
         if self.plan_head is None:
-            return cross_entropy(self._logits(hidden), codes)
+            return self.config.output.nats(self._numbers(hidden), codes, self.spec.entries)
         b, j = hidden.shape[0], self.streams.count
         if self._has_all_levels:
             of_plan = cross_entropy(self.plan_head(hidden), codes[:, :, 0])
@@ -291,24 +300,29 @@ class AR(nnx.Module):
         return jnp.concatenate([of_plan[:, :, None], of_codes.reshape(b, -1, j - 1)], axis=2).reshape(b, -1, 1)
 
     def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j v"]:
+        return self.config.output.logits(self._numbers(hidden), self.spec.entries)
+
+    def _numbers(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j o"]:
+        """Return what the output makes logits of, o numbers per code."""
         b, s, h = hidden.shape
-        k, v = self.streams.codebooks, self.spec.entries
+        k, o = self.streams.codebooks, self.config.output.numbers(self.spec.entries)
         if self._has_all_levels:
-            return self.heads(hidden).reshape(b, s, k, v)
-        # Each step has one level: [b t*k h] x [h k v] -> [b t*k 1 v], level by level.
-        heads = self.heads.kernel[...].astype(hidden.dtype).reshape(h, k, v)
-        logits = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(hidden.reshape(b, s // k, k, h), heads)
-        return logits.reshape(b, s, 1, v)
+            return self.heads(hidden).reshape(b, s, k, o)
+        # Each step has one level: [b t*k h] x [h k o] -> [b t*k 1 o], level by level.
+        heads = self.heads.kernel[...].astype(hidden.dtype).reshape(h, k, o)
+        numbers = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(hidden.reshape(b, s // k, k, h), heads)
+        return numbers.reshape(b, s, 1, o)
 
     def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 l v"]:
-        v = self.spec.entries
+        output, k = self.config.output, self.spec.codebooks
+        o = output.numbers(self.spec.entries)
         if self._has_all_levels:
             # What is heard needs no head.
-            own = self.heads.kernel[:, : self.spec.codebooks * v].astype(hidden.dtype)
-            return matmul(hidden, own).reshape(*hidden.shape[:2], self.spec.codebooks, v)
+            own = self.heads.kernel[:, : k * o].astype(hidden.dtype)
+            return output.logits(matmul(hidden, own).reshape(*hidden.shape[:2], k, o), self.spec.entries)
         level = levels[0] if self.plan_head is None else jnp.maximum(levels[0] - 1, 0)
-        head = lax.dynamic_slice_in_dim(self.heads.kernel[...], level * v, v, axis=1)
-        return matmul(hidden, head.astype(hidden.dtype))[:, :, None]
+        head = lax.dynamic_slice_in_dim(self.heads.kernel[...], level * o, o, axis=1)
+        return output.logits(matmul(hidden, head.astype(hidden.dtype))[:, :, None], self.spec.entries)
 
     @property
     def _has_all_levels(self) -> bool:
