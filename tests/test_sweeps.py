@@ -105,7 +105,13 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     assert len(commands) == 2 and all(line.startswith("genlab compare ") for line in commands)
     assert [path.name for path in (tmp_path / "out" / "runs").iterdir() if path.is_dir()] == []
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
-    assert "twice the updates" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "twice the updates" in told and "reversed" not in told
+    (tmp_path / "page.md").write_text("# page: split: 1 reproduced, 1 reversed\n\ntext\n")
+    assert cli.main(["sweep", "list", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("  split: 1 reproduced, 1 reversed")
+    assert cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "never")]) == 2
+    assert "no sweep here; run `genlab sweep run" in capsys.readouterr().err
     assert cli.main(["sweep", "run", str(tmp_path / "no.py")]) == 2 == cli.main(["sweep", "status"])
 
 

@@ -46,12 +46,15 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
 
 
 def list_pages(folder: Path) -> list[list[str]]:
-    """Return a head and a row per page below `folder`."""
-    rows = [["page", "runs", "predictions", "question"]]
+    """Return a head and a row per page below `folder`; a page with a card beside it tells what came of it."""
+    rows = [["page", "runs", "predictions", "question", "what came of it"]]
     for path in sorted(folder.rglob("*.py")):
         if "def sweep(" in path.read_text(encoding="utf-8"):
             sweep = load_sweep(path)
-            rows.append([str(path), str(len(sweep.points)), str(len(sweep.predictions)), sweep.question])
+            card = path.with_suffix(".md")
+            title = card.read_text(encoding="utf-8").split("\n")[0] if card.exists() else ""
+            numbers = [str(len(sweep.points)), str(len(sweep.predictions))]
+            rows.append([str(path), *numbers, sweep.question, title.partition(": ")[2]])
     return rows
 
 
@@ -117,6 +120,8 @@ def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
 
 
 def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    if not (out / "sweep.json").exists():
+        raise GenlabError(f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name another --out")
     text, findings = write_notebook(sweep, expand(sweep), arguments.page, out)
     print(text)
     if arguments.card:

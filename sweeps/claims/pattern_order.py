@@ -21,7 +21,7 @@ from genlab.experiment import Arm, Budget, TokenData
 from genlab.sweeps.page import Contrast, Sweep, zipped
 
 PATTERNS = {"flat": FlatPattern(), "delay": DelayPattern(), "parallel": DelayPattern(delay_frames=0)}
-UPDATES, FLOPS = "mode=iso_step, updates=300, FLOPs=null", "mode=iso_flop, updates=null, FLOPs=3e+12"
+UPDATES, FLOPS = "mode=iso_step, updates=300, FLOPs=null", "mode=iso_flop, updates=null, FLOPs=2.98e+12"
 
 
 def sweep() -> Sweep:
@@ -41,7 +41,7 @@ def sweep() -> Sweep:
         text += "updates" if point == UPDATES else "FLOPs"
         return Contrast(text=text, score="bits_per_s", terms=terms, expect="below")
 
-    budgets = [Budget(mode="iso_step", steps=300), Budget(mode="iso_flop", train_flops=3e12)]
+    budgets = [Budget(mode="iso_step", steps=300), Budget(mode="iso_flop", train_flops=2.98e12)]
     axes = {
         f"budget.{name}": [getattr(budget, name) for budget in budgets] for name in ("mode", "steps", "train_flops")
     }

@@ -37,7 +37,7 @@ def sweep() -> Sweep:
         "masked_8": masked(),
         "random_8": masked(order="random"),
     }
-    update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=6e12)}
+    update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=6.03e12)}
     update |= {"evaluation": EvaluationConfig(energy_draws=0, lengths_s=LENGTHS_S)}
 
     def costs(over: str, cost: str, length_s: float, times: float, expect: str = "above") -> Ratio:
