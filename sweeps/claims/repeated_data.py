@@ -1,4 +1,4 @@
-"""Claim cards 1 and 2: with fresh data autoregression leads, with repeated data diffusion over codes catches up.
+"""Claim card 2: with repeated data diffusion over codes catches up with autoregression and passes it.
 
 Prabhudesai et al. 2025 (arXiv 2507.15857), section 4 and figure 1: at equal training FLOPs an
 autoregressive language model has the lower validation loss in its first epochs; on a small corpus it overfits after a
