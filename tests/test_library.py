@@ -1,11 +1,13 @@
 """genlab as a library: the README's script runs, and `import genlab` costs nothing."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +37,24 @@ def test_the_decoder_of_the_documentation_learns_and_draws(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout.split(" bits/s")[0]) < 3900 and "drew codes (8, 96, 8)" in done.stdout
+
+
+def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
+    """On one seed, which names no winner: the card says that too."""
+    page = tmp_path / "own_claim.py"
+    page.write_text((ROOT / "docs" / "own_claim.py").read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)"))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "GENLAB_CACHE": str(tmp_path / "cache")}
+    for action in (["run"], ["report", "--card"]):
+        command = [sys.executable, "-m", "genlab.cli", "sweep", action[0], str(page), "--out", str(tmp_path / "out")]
+        done = subprocess.run(command + action[1:], capture_output=True, text=True, env=environment, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+    title, *lines = page.with_suffix(".md").read_text().splitlines()
+    assert title == "# own_claim: inconclusive" and "insufficient seeds: 1" in done.stdout
+    assert any(line.startswith("**Source.** Copet et al. 2023") for line in lines)
+    [found] = json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]
+    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/rows/*.json")}
+    bits = {name: rows[name]["scores"]["bits_per_s"]["value"] for name in ("flat", "parallel")}
+    assert found["value"] == pytest.approx(bits["flat"] - bits["parallel"], abs=0.5)
 
 
 def test_importing_genlab_imports_nothing_heavy():
