@@ -28,12 +28,15 @@ def sweep() -> Sweep:
     base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
     arms = {
         "ar": Arm(decoder=ARConfig(infill_share=0.0), sampler=ARSampler()),
-        "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=32)),
+        "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=8)),
     }
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "condition": ConditionConfig(content="none")}
     update |= {"backbone": base.backbone.model_copy(update={"width": 128, "layers": 3, "heads": 4})}
     update |= {"data": TokenData(corpus=Embedded(minutes=120.0), num_frames=96)}
-    update |= {"budget": Budget(train_flops=BUDGETS[0]), "evaluation": EvaluationConfig(energy_draws=0)}
+    update |= {
+        "budget": Budget(train_flops=BUDGETS[0]),
+        "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16),
+    }
 
     def lead(flops: float, text: str) -> Contrast:
         terms = {f"ar @ FLOPs={flops:g}": 1.0, f"absorbing @ FLOPs={flops:g}": -1.0}

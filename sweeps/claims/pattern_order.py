@@ -34,7 +34,9 @@ def sweep() -> Sweep:
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "condition": ConditionConfig(content="none")}
     update |= {"backbone": base.backbone.model_copy(update={"width": 128, "layers": 3, "heads": 4})}
     update |= {"data": TokenData(corpus=Embedded(minutes=120.0), num_frames=96)}
-    base = base.model_copy(update={**update, "evaluation": EvaluationConfig(energy_draws=0)})
+    base = base.model_copy(
+        update={**update, "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16)}
+    )
 
     def lead(better: str, worse: str, point: str) -> Contrast:
         terms, text = {f"{better} @ {point}": 1.0, f"{worse} @ {point}": -1.0}, f"{better} below {worse}, equal "

@@ -15,6 +15,7 @@ from pathlib import Path
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
+from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget
 from genlab.sweeps.page import Contrast, Crossing, Sweep, chain, product
 
@@ -27,11 +28,13 @@ def sweep() -> Sweep:
     base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
     arms = {
         "ar": Arm(decoder=ARConfig(infill_share=0.0), sampler=ARSampler()),
-        "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=32)),
+        "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=8)),
     }
     small = {"width": 128, "layers": 3, "heads": 4}
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "condition": ConditionConfig(content="none")}
     update |= {"backbone": base.backbone.model_copy(update=small), "budget": Budget(train_flops=BUDGETS[0])}
+    # Only bits are asked for: what serves audio alone is kept small.
+    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16)}
 
     def lead(clips: int, flops: float, expect: str, text: str) -> Contrast:
         point = f"clips={clips}, FLOPs={flops:g}"
