@@ -322,6 +322,21 @@ def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):
     assert "score/bits_per_s" in read.Tags()["scalars"] and read.summary_metadata
 
 
+def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
+    sweep = make_sweep(
+        points=({},),
+        predictions=(Contrast(text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"),),
+        untested=("listeners agree: nobody was asked",),
+    )
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
+    text, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert [one.verdict for one in findings] == ["reproduced", "not tested at this scale"]
+    assert verdict_of(findings) == "reproduced" and "| listeners agree: nobody was asked | – | – | – | – | not" in text
+    # Nothing was varied, so the page's figure is that of its predictions.
+    assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()
+
+
 def test_a_page_must_hold_a_sweep(tmp_path):
     for text, told in {"x = 1": "expected a function sweep", "def sweep(): return 1 +": "SyntaxError"}.items():
         (tmp_path / "page.py").write_text(text)

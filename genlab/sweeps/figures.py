@@ -28,7 +28,7 @@ _STYLE = (
 )
 
 
-def forest(findings: Sequence[Finding]) -> Markup:
+def forest(findings: Sequence[Finding]) -> list[Markup]:
     """Return one figure per score: every contrast as an interval against zero."""
     figures = []
     for score in dict.fromkeys(finding.score for finding in findings):
@@ -39,7 +39,7 @@ def forest(findings: Sequence[Finding]) -> Markup:
         ]
         if group:
             figures.append(_forest_of(score, group))
-    return Markup('<div class="plots">{}</div>').format(join(figures)) if figures else Markup("")
+    return figures
 
 
 def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:

@@ -1,6 +1,7 @@
 """What became of the predictions of a sweep.
 
-In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run.
+In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run;
+and one per part of the claim that the page leaves out, not tested at this scale.
 Contrasts are weighted sums over rows of per-prompt values, with the interval of `crossed_contrast` over prompts and
 training seeds; Holm's correction runs over all contrasts of the page. Three seeds is the fewest that tell anything. A
 sum of bits that contains upper bounds shows a direction only where the bounds stand on the harmless side, unless the
@@ -26,7 +27,7 @@ from genlab.report.crossover import AXES, find_shared_error, seed_values
 from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 
-Verdict = Literal["reproduced", "reversed", "inconclusive", "not run"]
+Verdict = Literal["reproduced", "reversed", "inconclusive", "not run", "not tested at this scale"]
 LEVEL = 0.05
 
 
@@ -58,7 +59,7 @@ class _Sum(NamedTuple):
 
 
 def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
-    """Return one finding per prediction, in their order.
+    """Return one finding per prediction, in their order, and one per part of the claim that is not tested.
 
     Raises:
         GenlabError: if a finished run lacks a score, or two rows were scored on different prompts.
@@ -84,7 +85,7 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
             missing = sorted(_needed(prediction, labels) - set(finished))
             note = f"waits for {', '.join(label or 'the run' for label in missing)}"
             findings.append(Finding(prediction.text, prediction.kind, prediction.score, expected, "not run", note=note))
-    return findings
+    return findings + [Finding(text, "untested", "", "", "not tested at this scale") for text in sweep.untested]
 
 
 def _expected(prediction: Contrast | Crossing | Ratio) -> str:

@@ -46,21 +46,21 @@ def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path
         if read_state(run, out).state == "finished"
     }
     findings = judge(sweep, runs, out)
-    panels = curves(sweep, runs, results)
-    if panels:
-        write_atomically(out / "figure.svg", standalone(panels[0]))
+    panels, forests = curves(sweep, runs, results), forest(findings)
+    if drawn := [*panels, *forests]:
+        write_atomically(out / "figure.svg", standalone(drawn[0]))
     shapes = fit_families(runs, results, ISOFLOP_SCORE)
-    text = _markdown(sweep, runs, results, findings, page, bool(panels), shapes)
+    text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
     write_atomically(out / "report.md", text)
-    _write_html(sweep, runs, results, findings, panels, page, out)
+    _write_html(sweep, runs, results, findings, panels, forests, page, out)
     checkpoint.write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
     _write_hparams(sweep, runs, results, out)
     return text, findings
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:
-    """Return one verdict for the page: what all predictions agree on, or how they split."""
-    verdicts = [finding.verdict for finding in findings]
+    """Return one verdict for the page: what all predictions agree on, or how they split, without what was not asked."""
+    verdicts = [finding.verdict for finding in findings if finding.kind != "untested"]
     if not verdicts:
         return "nothing was predicted"
     if len(set(verdicts)) == 1:
@@ -83,8 +83,8 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
         found = format_value(finding.value) if is_exact else format_interval(finding.to_dict())
         p_value = finding.to_dict()["p_holm"]
         p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-        score = score_title(finding.score)
-        rows.append([finding.text, score, finding.expected, found, p_text, finding.verdict, finding.note or MISSING])
+        score, expected = score_title(finding.score) if finding.score else MISSING, finding.expected or MISSING
+        rows.append([finding.text, score, expected, found, p_text, finding.verdict, finding.note or MISSING])
     return rows
 
 
@@ -132,7 +132,7 @@ def _markdown(
     parts.append("## Predicted and found\n\nBrackets are 95 % intervals over prompts and training seeds.")
     parts.append(_pipes(_finding_rows(findings)))
     if is_drawn:
-        parts.append("![The predicted score against what was varied](figure.svg)")
+        parts.append("![What was found of what was predicted](figure.svg)")
     if shapes:
         parts.append("## Best sizes\n\n" + "\n".join(f"- {line}" for line in shapes))
     parts += ["## Runs", _pipes(_run_rows(sweep, runs, results))]
@@ -165,6 +165,7 @@ def _write_html(
     results: dict[str, Any],
     findings: Sequence[Finding],
     panels: Sequence[Markup],
+    forests: Sequence[Markup],
     page: Path,
     out: Path,
 ) -> None:
@@ -173,7 +174,10 @@ def _write_html(
     )
     head, *rows = _finding_rows(findings)
     found = plain_table("Predictions", head, rows, css="predictions")
-    drawn = Markup('<div class="plots">{}</div>').format(join(panels)) if panels else Markup("")
+    drawn, predicted = (
+        Markup('<div class="plots">{}</div>').format(join(plots)) if plots else Markup("")
+        for plots in (panels, forests)
+    )
     title, *entries = _run_rows(sweep, runs, results)
     lengths = _length_rows(results)
     links = join(
@@ -183,7 +187,7 @@ def _write_html(
     )
     sections = {
         "Question": notes,
-        "Predicted and found": forest(findings) + found,
+        "Predicted and found": predicted + found,
         "Runs": drawn + plain_table("Runs", title, entries, css="runs") + Markup("<ul>{}</ul>").format(links),
         **({"Cost by length": plain_table("Cost", lengths[0], lengths[1:], css="runs")} if lengths else {}),
         "Reproduce": Markup("<pre>{}</pre>").format(_reproduce(results, page).replace("```", "").strip()),

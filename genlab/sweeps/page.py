@@ -148,6 +148,9 @@ class Sweep(Config):
     names: dict[str, str] = {}
     """Short names of varied fields for labels; without one, the last part of the path."""
     predictions: tuple[Prediction, ...] = ()
+    untested: tuple[str, ...] = ()
+    """What the source claims too and this page does not ask, each with the reason: the page lists it, so that nobody
+    takes a part for the whole."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Sweep":
