@@ -35,7 +35,7 @@ def sweep() -> Sweep:
     update |= {"data": TokenData(corpus=Embedded(minutes=120.0), num_frames=96)}
     update |= {
         "budget": Budget(train_flops=BUDGETS[0]),
-        "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16),
+        "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64),
     }
 
     def lead(flops: float, text: str) -> Contrast:

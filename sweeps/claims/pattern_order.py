@@ -35,7 +35,7 @@ def sweep() -> Sweep:
     update |= {"backbone": base.backbone.model_copy(update={"width": 128, "layers": 3, "heads": 4})}
     update |= {"data": TokenData(corpus=Embedded(minutes=120.0), num_frames=96)}
     base = base.model_copy(
-        update={**update, "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16)}
+        update={**update, "evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64)}
     )
 
     def lead(better: str, worse: str, point: str) -> Contrast:

@@ -37,7 +37,7 @@ def sweep() -> Sweep:
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "condition": ConditionConfig(content="none")}
     update |= {"backbone": base.backbone.model_copy(update={"width": 128, "layers": 3, "heads": 4})}
     update |= {"budget": Budget(train_flops=2.32e12), "data": base.data.model_copy(update={"train_clips": 100})}
-    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16)}
+    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64)}
 
     def lower(better: str, worse: str, text: str, *, is_bound: bool = False) -> Contrast:
         terms = {better: 1.0, worse: -1.0}

@@ -34,7 +34,7 @@ def sweep() -> Sweep:
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "condition": ConditionConfig(content="none")}
     update |= {"backbone": base.backbone.model_copy(update=small), "budget": Budget(train_flops=BUDGETS[0])}
     # Only bits are asked for: what serves audio alone is kept small.
-    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=16)}
+    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64)}
 
     def lead(clips: int, flops: float, expect: str, text: str) -> Contrast:
         point = f"clips={clips}, FLOPs={flops:g}"
