@@ -45,7 +45,9 @@ AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents
 Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews"]
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
-_COST_METRICS = ("steps_per_s", "data_wait_fraction", "audio_s_per_s", "mfu")
+_COST_METRICS = (
+    "steps_per_s", "data_wait_fraction", "host_fraction", "device_fraction", "audio_s_per_s", "mfu",
+)  # fmt: skip
 
 
 def loss_tag(family: str, unit: str, group: Literal["train", "valid"] = "train") -> str:

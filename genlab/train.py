@@ -38,6 +38,7 @@ class RunResult(NamedTuple):
     wall_s: float
     compile_s: float
     data_wait_s: float
+    host_s: float
     batch_hash: str
     last_metrics: dict[str, float]
 
@@ -64,6 +65,8 @@ class _Tally:
     wall_s: float = 0.0
     compile_s: float = 0.0
     data_wait_s: float = 0.0
+    host_s: float = 0.0
+    """Seconds in which the device had no step to do because the host logged, saved or handed over the next one."""
     batch_hash: str = ""
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -158,8 +161,8 @@ def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
 def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):
     """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
     settings, metrics, name = run.settings, None, "/".join(run.run_dir.parts[-2:])
-    logged, shown = (start, tally.wall_s, tally.data_wait_s), {}
-    began = saved_at = time.perf_counter()
+    logged, shown = (start, dataclasses.replace(tally)), {}
+    began = saved_at = freed = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
@@ -168,13 +171,16 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
         profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
-            batch = next(batches)
-            # The device stood idle for want of data only if the step in flight is over by now.
-            if metrics is None or metrics["loss"].is_ready():
-                tally.data_wait_s += time.perf_counter() - asked
+            batch, got = next(batches), time.perf_counter()
+            # The device stood idle, for want of data or of the host, only if the step in flight is over by now.
+            is_idle = metrics is None or metrics["loss"].is_ready()
             in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
+            if is_idle:
+                tally.data_wait_s += got - asked
+                tally.host_s += asked - freed + time.perf_counter() - got
             hashes.append(example_digests(batch))
             jax.block_until_ready(in_flight)
+            freed = time.perf_counter()
             stopping, is_last = run.stop.at(done), done == run.steps
             is_logging = is_last or done % settings.log_every == 0
             is_saving = is_last or bool(stopping) or settings.is_save_due(done, time.perf_counter() - saved_at)
@@ -187,7 +193,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
                 model = _averaged(run.graphdef, state)
                 with leave_mesh():
                     _ = run.watch[done](model) if hosts.is_leader() else None
-                began = time.perf_counter()
+                began = freed = time.perf_counter()
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:
@@ -226,10 +232,14 @@ def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
-def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, float, float]) -> tuple[int, float, float]:
-    """Write the metrics and the speed since the last call, which returned `last`."""
+def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, _Tally]) -> tuple[int, _Tally]:
+    """Write the metrics and the speed since the last call, which returned `last`: steps, and where their time went."""
     if run.writer and hosts.is_leader():
-        steps, wall_s, wait_s = done - last[0], tally.wall_s - last[1], tally.data_wait_s - last[2]
-        speed = {"steps_per_s": steps / wall_s, "data_wait_fraction": wait_s / wall_s}
+        wall_s, wait_s, host_s = (
+            getattr(tally, name) - getattr(last[1], name) for name in ("wall_s", "data_wait_s", "host_s")
+        )
+        shares = {"data_wait": wait_s, "host": host_s, "device": wall_s - wait_s - host_s}
+        speed = {"steps_per_s": (done - last[0]) / wall_s}
+        speed |= {f"{name}_fraction": max(seconds, 0.0) / wall_s for name, seconds in shares.items()}
         run.writer.scalars(done, tally.last_metrics | speed)
-    return done, tally.wall_s, tally.data_wait_s
+    return done, dataclasses.replace(tally)

@@ -32,7 +32,7 @@ def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), st
     config = config or make_comparison(f"seeds={list(seeds)}")
     trained, run_dirs = {}, {}
     for name in NAMES:
-        result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, "chain", {})
+        result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {})
         trained[name] = {seed: result for seed in seeds}
         run_dirs[name] = {seed: tmp_path / name / str(seed) for seed in seeds}
         for seed, path in run_dirs[name].items():

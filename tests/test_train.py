@@ -1,6 +1,7 @@
 import io
 import json
 import threading
+import time
 
 import grain
 import jax
@@ -205,6 +206,17 @@ def test_random_streams_are_refused(tmp_path):
         run(tmp_path, build=lambda key: Streamed(nnx.Rngs(key)))
 
 
+def test_time_is_put_down_to_who_kept_the_device_waiting(tmp_path):
+    class SlowWriter(Writer):
+        def scalars(self, step, values):
+            super().scalars(step, values)
+            time.sleep(0.1)
+
+    writer = SlowWriter()
+    run(tmp_path / "toy", steps=40, writer=writer)
+    assert writer.rows[40]["host_fraction"] > 0.5 > writer.rows[40]["data_wait_fraction"]
+
+
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 
@@ -215,7 +227,9 @@ def test_result_log_status_and_second_call(tmp_path):
     assert result.steps == 40 and result.compile_s > 0 and 0 <= result.data_wait_s <= result.wall_s
     assert sorted(writer.rows) == [5, 10, 15, 20, 25, 30, 35, 40]
     row = writer.rows[40]
-    assert {"loss", "hidden", "grad_norm", "learning_rate", "steps_per_s", "data_wait_fraction"} == set(row)
+    shares = {"data_wait_fraction", "host_fraction", "device_fraction"}
+    assert {"loss", "hidden", "grad_norm", "learning_rate", "steps_per_s"} | shares == set(row)
+    assert sum(row[name] for name in shares) == pytest.approx(1.0) and min(row[name] for name in shares) >= 0
     assert row["loss"] < writer.rows[5]["loss"]
     assert result.last_metrics["loss"] == row["loss"]
     assert writer.flushes == 1, "once for the one checkpoint, of the last step"
