@@ -88,10 +88,11 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
 
 
 def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
-    """Return a panel per predicted score and setting of the other fields: the score against the first number varied."""
-    axis = next((path for path in _fields(runs) if _is_axis(path, runs)), None)
-    if axis is None:
+    """Return a panel per predicted score and setting of the other fields: the score against the number varied most."""
+    axes = [path for path in _fields(runs) if _is_axis(path, runs)]
+    if not axes:
         return []
+    axis = max(axes, key=lambda path: len({run.point[path] for run in runs}))
     panels = []
     for score in dict.fromkeys(prediction.score for prediction in sweep.predictions):
         for rest in dict.fromkeys(_rest(sweep, run, axis) for run in runs):

@@ -55,4 +55,8 @@ def sweep() -> Sweep:
         varied="Codes or latents, left to right or in parallel.",
         base=base.model_copy(update=update),
         predictions=(*compare("wer_ctc"), *compare("block_energy")),
+        untested=(
+            "A consistency head draws a latent in one call at the same quality: the head here is a flow of eight calls.",
+            "Listeners prefer it: nobody was asked.",
+        ),
     )

@@ -58,4 +58,5 @@ def sweep() -> Sweep:
             lead(BUDGETS[0], "a quarter of an epoch: AR leads"),
             lead(BUDGETS[1], "a whole epoch: AR leads"),
         ),
+        untested=("What a downstream task makes of the lead: bits alone are scored.",),
     )

@@ -62,4 +62,5 @@ def sweep() -> Sweep:
         predictions=tuple(
             lead(*pair, point) for point in (UPDATES, FLOPS) for pair in (("flat", "delay"), ("delay", "parallel"))
         ),
+        untested=("Listeners and Frechet distance rank the patterns alike: bits stand for both.",),
     )

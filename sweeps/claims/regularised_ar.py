@@ -60,4 +60,5 @@ def sweep() -> Sweep:
                 for name, told in HELPS.items()
             ),
         ),
+        untested=("Each help at its best strength: one strength of each was run, chosen beforehand.",),
     )

@@ -70,4 +70,5 @@ def sweep() -> Sweep:
         varied="What a step says of its sample: 256 logits, 3 numbers of one Gaussian, or 30 of ten logistics.",
         base=base,
         predictions=(lead("gaussian"), lead("mixture")),
+        untested=("The same at 16 kHz, with a few hundred milliseconds of context and days of recorded speech.",),
     )
