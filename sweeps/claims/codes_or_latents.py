@@ -56,7 +56,7 @@ def sweep() -> Sweep:
         base=base.model_copy(update=update),
         predictions=(*compare("wer_ctc"), *compare("block_energy")),
         untested=(
-            "A consistency head draws a latent in one call at the same quality: the head here is a flow of eight calls.",
+            "A consistency head draws a latent in one call at the same quality: here it is a flow of eight calls.",
             "Listeners prefer it: nobody was asked.",
         ),
     )

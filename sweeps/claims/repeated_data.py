@@ -70,8 +70,8 @@ def sweep() -> Sweep:
             ),
         ),
         untested=(
-            "The compute at which diffusion begins to win has a closed form in the amount of unique data: that takes many "
-            "amounts, and one is run to many epochs here.",
+            "The compute at which diffusion begins to win has a closed form in the amount of unique data: that takes "
+            "many amounts, and one is run to many epochs here.",
             "Downstream tasks follow the validation loss: none is scored.",
         ),
     )
