@@ -88,18 +88,22 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
     return rows
 
 
-def _run_rows(
-    sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path | None = None
-) -> list[list[str]]:
+def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -> list[list[str]]:
     wanted = [prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)]
     arms = [arm for found in results.values() for arm in model_arms(found)]
     names = list(dict.fromkeys([*wanted, *(name for arm in arms for name in arm["scores"])]))[:MOST_SCORES]
     rows = [["Run", "Arm", *map(score_title, names), "Steps", "Train FLOPs", "Epochs", "Calls", "Train time"]]
     for run in runs:
-        for arm in model_arms(results.get(run.label, {"arms": []})):
+        found = results.get(run.label, {"arms": []})
+        trained = model_arms(found)
+        # What no arm can beat, real audio and the codec alone, wherever a predicted score is defined for it.
+        ceilings = [arm for arm in found["arms"] if arm not in trained and set(wanted) & set(arm["scores"])]
+        for arm in [*ceilings, *trained]:
             scores = [format_score(arm["scores"][name]) if name in arm["scores"] else MISSING for name in names]
-            spent = [f"{arm['steps']:,}", format_quantity(arm["train_flops"]), f"{arm['epochs']:.2f}"]
-            cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
+            cost = [MISSING] * 5
+            if arm in trained:
+                spent = [f"{arm['steps']:,}", format_quantity(arm["train_flops"]), f"{arm['epochs']:.2f}"]
+                cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
             rows.append([run.label or "the run", arm_title(arm), *scores, *cost])
     return rows
 
