@@ -72,8 +72,8 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
         )
     unit = find_meaning(score).unit
     for value, anchor in ((low, "start"), (0.0, "middle"), (high, "end")):
-        is_free = min(place(0.0) - _LEFT, _RIGHT - place(0.0)) > 60  # zero would stand in the way of an end
-        if value or (anchor == "middle" and is_free):
+        # Zero always has its label, and an end where zero leaves it room.
+        if value == 0.0 if anchor == "middle" else abs(place(value) - place(0.0)) > 60:
             parts.append(
                 Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
                     place(value), bottom + 14, anchor, format_value(value, low, high) if value else "0"
