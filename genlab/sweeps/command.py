@@ -131,7 +131,9 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
             arguments.page.with_suffix(".svg").write_text(figure.read_text(encoding="utf-8"), encoding="utf-8")
         card.write_text(text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8")
         print(f"card:        {card}")
-    print(f"page:        {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
+    # Apart, because every arm has a row in the table of its own run too.
+    print(f"page:        {out / 'report.html'}\ntable:       {tensorboard_command(out / 'hparams')}")
+    print(f"audio:       {tensorboard_command(out / 'runs')}")
     print(f"verdict:     {verdict_of(findings)}")
     return EXIT_OK
 

@@ -35,6 +35,7 @@ from genlab.sweeps.runs import read_state, run_directory
 from genlab.tensorboard import RunWriter
 
 MOST_SCORES = 4
+SPENT = ("family", "params", "steps", "train_flops", "epochs")
 ISOFLOP_SCORE = "bits_per_s"
 
 
@@ -200,7 +201,7 @@ def _write_html(
 
 
 def _write_hparams(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path) -> None:
-    """One group per sweep, one row per run and arm: what was varied beside what was scored."""
+    """One group per sweep, one row per run and arm: what was varied beside what was spent and scored."""
     for run in runs:
         for arm in model_arms(results.get(run.label, {"arms": []})):
             row_id = f"{run.id}-{arm['name']}"
@@ -210,4 +211,7 @@ def _write_hparams(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, An
                     for path, value in run.point.items()
                 }
                 writer.scores(0, arm["scores"])
-                writer.hparams({"arm": arm["name"], "steps": arm["steps"], **point}, run_id=f"{sweep.name}/{row_id}")
+                spent = {
+                    name: arm[name] for name in ("family", "params", "steps", "train_flops", "epochs") if name in arm
+                }
+                writer.hparams({"arm": arm["name"], **point, **spent}, run_id=f"{sweep.name}/{row_id}")
