@@ -327,12 +327,15 @@ def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
         points=({},),
         predictions=(Contrast(text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"),),
         untested=("listeners agree: nobody was asked",),
+        noticed=("one arm hums",),
     )
     runs = write_files(sweep, tmp_path)
     write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
     text, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
     assert [one.verdict for one in findings] == ["reproduced", "not tested at this scale"]
     assert verdict_of(findings) == "reproduced" and "| listeners agree: nobody was asked |" in text
+    assert "## Noticed afterwards\n\n- one arm hums" in text
+    assert "<li>one arm hums</li>" in (tmp_path / "report.html").read_text()
     # Nothing was varied, so the page's figure is that of its predictions.
     assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()
 

@@ -140,6 +140,8 @@ def _markdown(
         parts.append("![What was found of what was predicted](figure.svg)")
     if shapes:
         parts.append("## Best sizes\n\n" + "\n".join(f"- {line}" for line in shapes))
+    if sweep.noticed:
+        parts.append("## Noticed afterwards\n\n" + "\n".join(f"- {line}" for line in sweep.noticed))
     parts += ["## Runs", _pipes(_run_rows(sweep, runs, results))]
     if lengths := _length_rows(results):
         parts += ["## Cost by length", _pipes(lengths)]
@@ -190,9 +192,11 @@ def _write_html(
         for run in runs
         if run.label in results
     )
+    noticed = [Markup("<li>{}</li>").format(line) for line in sweep.noticed]
     sections = {
         "Question": notes,
         "Predicted and found": predicted + found,
+        **({"Noticed afterwards": Markup("<ul>{}</ul>").format(join(noticed))} if noticed else {}),
         "Runs": drawn + plain_table("Runs", title, entries, css="runs") + Markup("<ul>{}</ul>").format(links),
         **({"Cost by length": plain_table("Cost", lengths[0], lengths[1:], css="runs")} if lengths else {}),
         "Reproduce": Markup("<pre>{}</pre>").format(_reproduce(results, page).replace("```", "").strip()),

@@ -152,6 +152,9 @@ class Sweep(Config):
     """What the source claims too and this page does not ask, each with the reason: the page lists it, so that nobody
     takes a part for the whole."""
 
+    noticed: tuple[str, ...] = ()
+    """What a person saw in the results, after the run: it predicts nothing and proves nothing."""
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Sweep":
         runs = expand(self)
