@@ -92,7 +92,8 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
 def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -> list[list[str]]:
     wanted = [prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)]
     arms = [arm for found in results.values() for arm in model_arms(found)]
-    names = list(dict.fromkeys([*wanted, *(name for arm in arms for name in arm["scores"])]))[:MOST_SCORES]
+    # Scores that nobody asked for may mean nothing here, such as the words of arms that are given none.
+    names = list(dict.fromkeys(wanted or (name for arm in arms for name in arm["scores"])))[:MOST_SCORES]
     rows = [["Run", "Arm", *map(score_title, names), "Steps", "Train FLOPs", "Epochs", "Calls", "Train time"]]
     for run in runs:
         found = results.get(run.label, {"arms": []})
