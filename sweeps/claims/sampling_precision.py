@@ -42,7 +42,9 @@ def sweep() -> Sweep:
         "num_prompts": 24,
         "backbone": base.backbone.model_copy(update=small),
         "budget": Budget(mode="iso_step", steps=400),
-        "evaluation": base.evaluation.model_copy(update={"energy_draws": 0, "score_draws": 4, "dnsmos_clips": 4}),
+        "evaluation": base.evaluation.model_copy(
+            update={"energy_draws": 0, "score_draws": 4, "dnsmos_clips": 0, "reference_clips": 64}
+        ),
     }
 
     def lower(text: str, **terms: float) -> Contrast:

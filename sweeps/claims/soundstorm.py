@@ -38,7 +38,7 @@ def sweep() -> Sweep:
         "random_8": masked(order="random"),
     }
     update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=6.03e12)}
-    update |= {"evaluation": EvaluationConfig(energy_draws=0, lengths_s=LENGTHS_S)}
+    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64, lengths_s=LENGTHS_S)}
 
     def costs(over: str, cost: str, length_s: float, times: float, expect: str = "above") -> Ratio:
         told = {"network_calls": "calls", "flops": "FLOPs", "latency_s": "time"}[cost]
