@@ -20,7 +20,8 @@ from genlab.experiment import Arm, Budget
 from genlab.sweeps.page import Contrast, Crossing, Sweep, chain, product
 
 SMALL, LARGE = 100, 1124
-BUDGETS = [5.8e11, 2.32e12, 9.28e12]
+BUDGETS = [5.8e11, 1.16e12, 2.32e12, 4.64e12, 9.28e12]
+FEW_EPOCHS = [5.8e11, 2.32e12]
 
 
 def sweep() -> Sweep:
@@ -53,7 +54,7 @@ def sweep() -> Sweep:
         points=tuple(
             chain(
                 product({"data.train_clips": [SMALL], "budget.train_flops": BUDGETS}),
-                product({"data.train_clips": [LARGE], "budget.train_flops": BUDGETS[:2]}),
+                product({"data.train_clips": [LARGE], "budget.train_flops": FEW_EPOCHS}),
             )
         ),
         names={"budget.train_flops": "FLOPs", "data.train_clips": "clips"},
