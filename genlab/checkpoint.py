@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import v1 as ocp
 
-from genlab import hosts
+from genlab import hosts, liveness
 from genlab.config import GenlabError, digest
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.sharding import path_name
@@ -148,10 +148,14 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
             write_status(run_dir, "running", done, steps=steps, attempt=attempt)
             written = time.monotonic()
 
+    def say_interrupted() -> None:
+        write_status(run_dir, "interrupted", step, steps=steps, attempt=attempt)
+
     try:
-        yield beat
+        with liveness.last_words(say_interrupted):
+            yield beat
     except BaseException as error:
-        state = getattr(error, "run_state", "failed")
+        state = _state_after(error)
         write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
         raise
     write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
@@ -168,19 +172,28 @@ def keep_alive(run_dir: Path) -> Iterator[None]:
                 write_status(run_dir, "running", 0)
             is_over.wait(HEARTBEAT_S)
 
+    def say_interrupted() -> None:
+        is_over.set()
+        write_status(run_dir, "interrupted", 0)
+
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     state = "finished"
     try:
-        yield
+        with liveness.last_words(say_interrupted):
+            yield
     except BaseException as error:
-        state = getattr(error, "run_state", "failed")
+        state = _state_after(error)
         raise
     finally:
         is_over.set()
         thread.join()
         with contextlib.suppress(OSError):
             write_status(run_dir, state, 0)
+
+
+def _state_after(error: BaseException) -> str:
+    return "interrupted" if liveness.is_echo(error) else getattr(error, "run_state", "failed")
 
 
 class HashLog:

@@ -63,13 +63,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "aot":
         os.environ.update(COMPILER_ENVIRONMENT)
     try:
-        from genlab import commands, hosts
+        from genlab import commands, hosts, liveness
 
         if arguments.command in ("compare", "train"):
             hosts.join()
         if not hosts.is_leader():  # one of several processes prints
             sys.stdout = open(os.devnull, "w")
-        return getattr(commands, arguments.command)(arguments, command) or 0
+        with liveness.shared_fate():
+            return getattr(commands, arguments.command)(arguments, command) or 0
     except GenlabError as error:
         return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
