@@ -1,9 +1,10 @@
 """A small decoder trained by as many processes as start this: what the tests of several hosts start and kill.
 
-Run as `python tests/hosts_toy.py RUN_DIR FAMILY [key=value ...]`; the leader prints one JSON line with the losses, the
-hash of all batches and the sum of the final parameters.
+Run as `python tests/hosts_toy.py RUN_DIR FAMILY [key=value ...]`; RUN_DIR may be gs://BUCKET/PATH. The leader prints
+one JSON line with the losses, the hash of all batches and the sum of the final parameters.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -13,9 +14,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from genlab import hosts, liveness
+from genlab import bucket, hosts, liveness
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
+from genlab.data.corpus import cache_root
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
@@ -58,10 +60,11 @@ class Losses:
 
 def main():
     hosts.join()
-    run_dir, family = Path(sys.argv[1]), FAMILIES[sys.argv[2]]
+    place, family = sys.argv[1], FAMILIES[sys.argv[2]]
+    is_remote = place.startswith(bucket.SCHEME)
     options = {"steps": 12, "save_every_steps": 4, "delay_s": 0.0, "failing_step": -1, "data": 1, "tensor": 1}
     options |= {key: float(value) for key, value in (item.split("=") for item in sys.argv[3:])}
-    store = draw_store(SOURCE, run_dir.parent)
+    store = draw_store(SOURCE, cache_root() if is_remote else Path(place).parent)
     vocab = CondVocab(num_speakers=len(store.info.speakers), num_units=store.info.num_units)
     source = Slowly(store.dataset("train", num_frames=SOURCE.clip_frames, seed=3), 8)
     source.delay_s, source.failing_step, losses = options["delay_s"], options["failing_step"], Losses()
@@ -73,7 +76,8 @@ def main():
         sharding=ShardingConfig(data=int(options["data"]), fsdp=fsdp, tensor=int(options["tensor"])),
     )
     try:
-        with liveness.shared_fate():
+        copy = bucket.working_copy(place) if is_remote else contextlib.nullcontext(Path(place))
+        with liveness.shared_fate(), copy as run_dir:
             result = train(
                 lambda key: family.build(store.info.spec, vocab, BACKBONE, CONDITION, key=key),
                 source,
