@@ -8,6 +8,7 @@ process that waits for a device cannot be interrupted, only ended.
 
 import contextlib
 import ctypes
+import itertools
 import os
 import signal
 import socket
@@ -39,7 +40,6 @@ ECHOES = ("gloo", "coordination service", "barrier failed", "nccl", "unavailable
 _last_words: list[Callable[[], None]] = []
 _heard_at: dict[int, float] = {}
 _read_at: float = 0.0
-_keep: list[Any] = []
 
 
 @contextlib.contextmanager
@@ -51,22 +51,31 @@ def shared_fate() -> Iterator[None]:
     if not hosts.is_one_of_several():
         yield
         return
-    _watch()
-    try:
-        yield
-    except TrainingInterrupted:
-        raise
-    except GenlabError as error:
+    interrupted = None
+    with _watching():
+        try:
+            try:
+                yield
+            except TrainingInterrupted as error:
+                interrupted = error
+            hosts.wait_for_all("all have ended")  # until then somebody may still fail
+        except BaseException as error:
+            _end_on(error)
+    if interrupted is not None:
+        raise interrupted
+
+
+def _end_on(error: BaseException) -> None:
+    if isinstance(error, GenlabError):
         print(f"genlab: {_line(error)}", file=sys.stderr)
         _leave(getattr(error, "exit_code", EXIT_USER_ERROR), _line(error))
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         _leave(EXIT_RESUME, "stopped by hand")
-    except Exception as error:
-        if is_echo(error):
-            time.sleep(GRACE_S + 3 * POLL_S)  # if the other left word, `_listen` ends this process with it
-            _end(EXIT_RESUME, f"another process is gone ({_line(error):.100}); start again to go on")
-        traceback.print_exception(error)
-        _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_FAILED, f"{type(error).__name__}: {_line(error)}")
+    if is_echo(error):
+        time.sleep(GRACE_S + 3 * POLL_S)  # if the other left word, `_listen` ends this process with it
+        _end(EXIT_RESUME, f"another process is gone ({_line(error):.100}); start again to go on")
+    traceback.print_exception(error)
+    _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_FAILED, f"{type(error).__name__}: {_line(error)}")
 
 
 @contextlib.contextmanager
@@ -88,14 +97,23 @@ def is_echo(error: BaseException | None) -> bool:
     return False
 
 
-def _watch() -> None:
-    threading.Thread(target=_listen, args=(hosts.coordination_client(),), daemon=True).start()
+@contextlib.contextmanager
+def _watching() -> Iterator[None]:
+    """Listen for the end of the other processes. Nothing of it may be left when Python ends: it would crash then."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=_listen, args=(hosts.coordination_client(), is_over), daemon=True)
     # abort() leaves no other moment: a handler in C, which Python's own signals are not.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
-    _keep.append(handler)
     libc = ctypes.CDLL(None)
     libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
-    libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        libc.signal(signal.SIGABRT, before)
 
 
 def _leave(exit_code: int, reason: str) -> None:
@@ -111,10 +129,12 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _listen(client: Any) -> None:
+def _listen(client: Any, is_over: threading.Event) -> None:
     global _read_at
     beats: dict[int, str] = {}
-    for beat in range(sys.maxsize):
+    for beat in itertools.count():
+        if is_over.wait(POLL_S):
+            return
         try:
             client.key_value_set(f"{NOTES}beat/{hosts.index()}", str(beat), allow_overwrite=True)
             notes = client.key_value_dir_get(NOTES)
@@ -125,11 +145,11 @@ def _listen(client: Any) -> None:
             kind, number = key.removeprefix(NOTES).split("/")
             if kind == "left" and int(number) != hosts.index():
                 exit_code, _, reason = value.partition(" ")
-                time.sleep(GRACE_S)
+                if is_over.wait(GRACE_S):
+                    return
                 _end(int(exit_code), f"process {number} failed: {reason}")
             if kind == "beat" and beats.get(int(number)) != value:
                 beats[int(number)], _heard_at[int(number)] = value, _read_at
-        time.sleep(POLL_S)
 
 
 def _on_abort(number: int) -> None:
