@@ -4,7 +4,8 @@
     status.json        state, step, attempt, host, pid, heartbeat; replaced atomically
     lock               held by the one process that trains here
     batch_hashes.txt   one digest per step
-    checkpoints/N/     Orbax v1, one directory per saved step, renamed into place when it is whole
+    checkpoints/N/     Orbax v1, one directory per saved step, renamed into place when it is whole, or in a bucket
+                       (bucket.py) given commit_success.txt
     bad_checkpoints/   what failed its check at a restore, kept for inspection
 
 In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint that is intact. Orbax
@@ -19,8 +20,8 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -31,14 +32,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import v1 as ocp
 
-from genlab import hosts
+from genlab import bucket, hosts, liveness
 from genlab.config import GenlabError, digest
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.sharding import path_name
-from genlab.stopping import EXIT_LOCKED
+from genlab.stopping import LockedError
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
 REMOTE_ALIVE_S = 600.0
@@ -46,12 +48,6 @@ HEARTBEAT_S = 10.0
 
 
 Expect = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class LockedError(GenlabError):
-    """Another process trains in this run directory."""
-
-    exit_code = EXIT_LOCKED
 
 
 class CheckpointMismatch(GenlabError):
@@ -107,14 +103,7 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         yield
         return
     run_dir.mkdir(parents=True, exist_ok=True)
-    status = read_json(run_dir / "status.json") or {}
-    age_s = time.time() - status.get("heartbeat", 0.0)
-    elsewhere = status.get("host") not in (None, socket.gethostname())
-    if status.get("state") == "running" and elsewhere and age_s < REMOTE_ALIVE_S:
-        raise LockedError(
-            f"{run_dir}: process {status.get('pid')} on {status['host']} trains here (heartbeat {age_s:.0f} s ago); "
-            f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
-        )
+    _refuse_other_host(run_dir)
     with open(run_dir / "lock", "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,6 +117,26 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _refuse_other_host(run_dir: Path) -> None:
+    """Raise if another host trains here. In a bucket, where new machines go on, watch first whether it lives."""
+    status = read_json(run_dir / "status.json") or {}
+    first_seen = status.get("heartbeat", 0.0)
+    while status.get("state") == "running" and status.get("host") not in (None, socket.gethostname()):
+        age_s = time.time() - status["heartbeat"]
+        if age_s >= REMOTE_ALIVE_S:
+            return
+        where = f"process {status.get('pid')} on {status['host']}"
+        if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
+            raise LockedError(
+                f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); "
+                f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
+            )
+        print(f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives", file=sys.stderr)
+        time.sleep(HEARTBEAT_S)
+        bucket.pull(run_dir / "status.json")
+        status = read_json(run_dir / "status.json") or {}
 
 
 @contextlib.contextmanager
@@ -148,10 +157,14 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
             write_status(run_dir, "running", done, steps=steps, attempt=attempt)
             written = time.monotonic()
 
+    def say_interrupted() -> None:
+        write_status(run_dir, "interrupted", step, steps=steps, attempt=attempt)
+
     try:
-        yield beat
+        with liveness.last_words(say_interrupted):
+            yield beat
     except BaseException as error:
-        state = getattr(error, "run_state", "failed")
+        state = _state_after(error)
         write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
         raise
     write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
@@ -168,19 +181,28 @@ def keep_alive(run_dir: Path) -> Iterator[None]:
                 write_status(run_dir, "running", 0)
             is_over.wait(HEARTBEAT_S)
 
+    def say_interrupted() -> None:
+        is_over.set()
+        write_status(run_dir, "interrupted", 0)
+
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     state = "finished"
     try:
-        yield
+        with liveness.last_words(say_interrupted):
+            yield
     except BaseException as error:
-        state = getattr(error, "run_state", "failed")
+        state = _state_after(error)
         raise
     finally:
         is_over.set()
         thread.join()
         with contextlib.suppress(OSError):
             write_status(run_dir, state, 0)
+
+
+def _state_after(error: BaseException) -> str:
+    return "interrupted" if liveness.is_echo(error) else getattr(error, "run_state", "failed")
 
 
 class HashLog:
@@ -223,13 +245,16 @@ class CheckpointWriter:
     """Saves in the background and keeps the newest `keep`. One per process and run directory, under `lock_run`."""
 
     def __init__(self, run_dir: Path, keep: int):
+        self._run_dir, root = run_dir, _root(run_dir)
         # Orbax leaves a half-written save alone when the kill came just before the rename, and its name stays taken.
-        for half in (run_dir / "checkpoints").glob("*.orbax-checkpoint-tmp*") if hosts.is_leader() else ():
-            shutil.rmtree(half)
+        if hosts.is_leader() and root.is_dir():
+            for path in root.iterdir():
+                if ".orbax-checkpoint-tmp" in path.name or (path.name.isdigit() and not _is_committed(path)):
+                    epath.Path(path).rmtree()
         hosts.wait_for_all("half-written checkpoints are gone")
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
-            str((run_dir / "checkpoints").absolute()),
+            str(root),
             save_decision_policy=decide.FixedIntervalPolicy(1),
             preservation_policy=preserve.LatestN(keep),
         )
@@ -240,6 +265,7 @@ class CheckpointWriter:
         On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next donated step overwrites.
         """
         self._checkpointer.wait()
+        bucket.push(self._run_dir)  # what a restart goes on from must be there before the checkpoint is
         meta = {**meta, "step": step, "leaves": _describe(state, with_checksum=True)}
         state = jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
         self._checkpointer.save_checkpointables_async(
@@ -256,8 +282,18 @@ class CheckpointWriter:
 
 def saved_steps(run_dir: Path) -> list[int]:
     """Return the steps that have a checkpoint directory, oldest first; they may still fail their check."""
-    root = run_dir / "checkpoints"
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdigit()) if root.is_dir() else []
+    root = _root(run_dir)
+    found = [path for path in root.iterdir() if path.name.isdigit() and _is_committed(path)] if root.is_dir() else []
+    return sorted(int(path.name) for path in found)
+
+
+def _root(run_dir: Path) -> Any:
+    return bucket.stored_at(run_dir / bucket.CHECKPOINTS)
+
+
+def _is_committed(path: Any) -> bool:
+    """Return whether a step's directory is whole: nothing can be renamed at once in a bucket, so Orbax marks it."""
+    return not str(path).startswith(bucket.SCHEME) or (path / "commit_success.txt").exists()
 
 
 def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Restored | None:
@@ -271,17 +307,15 @@ def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Rest
     """
     for step in reversed(saved_steps(run_dir)):
         try:
-            return _restore(run_dir / "checkpoints" / str(step), step, expect)
+            return _restore(_root(run_dir) / str(step), step, expect)
         except _Damaged as error:
             warnings.warn(f"{run_dir}: checkpoint {step} is damaged ({error}); trying the one before", stacklevel=2)
             if move_damaged and hosts.is_leader():
-                bad = run_dir / "bad_checkpoints"
-                bad.mkdir(exist_ok=True)
-                (run_dir / "checkpoints" / str(step)).rename(bad / f"{step}-{time.time_ns()}")
+                bucket.move(_root(run_dir) / str(step), run_dir / "bad_checkpoints" / f"{step}-{time.time_ns()}")
     return None
 
 
-def _restore(path: Path, step: int, expect: Expect) -> Restored:
+def _restore(path: Any, step: int, expect: Expect) -> Restored:
     meta = _read_meta(path, step)
     abstract = expect(meta)
     wanted = _describe(abstract, with_checksum=False)
@@ -294,7 +328,7 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
             )
     try:
         state = ocp.load_checkpointables(
-            str(path.absolute()), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
+            str(path), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
         )
     except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
         raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
@@ -305,9 +339,9 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
     return Restored(step, state, meta)
 
 
-def _read_meta(path: Path, step: int) -> dict[str, Any]:
+def _read_meta(path: Any, step: int) -> dict[str, Any]:
     try:
-        saved: Any = ocp.checkpointables_metadata(str(path.absolute())).custom_metadata
+        saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
         meta, expected = saved["meta"], saved["digest"]
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error

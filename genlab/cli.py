@@ -4,6 +4,7 @@ Nothing heavy is imported before a command is known, so `genlab --help` answers 
 """
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -63,13 +64,14 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "aot":
         os.environ.update(COMPILER_ENVIRONMENT)
     try:
-        from genlab import commands, hosts
+        from genlab import commands, hosts, liveness
 
         if arguments.command in ("compare", "train"):
             hosts.join()
         if not hosts.is_leader():  # one of several processes prints
             sys.stdout = open(os.devnull, "w")
-        return getattr(commands, arguments.command)(arguments, command) or 0
+        with liveness.shared_fate(), _working_copies(arguments):
+            return getattr(commands, arguments.command)(arguments, command) or 0
     except GenlabError as error:
         return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
@@ -88,6 +90,19 @@ def main(argv: list[str] | None = None) -> int:
         return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
 
 
+def _place(text: str) -> str | Path:
+    """Parse a directory; one in a bucket stays text, for a path would lose a slash of gs://."""
+    return text if "://" in text else Path(text)
+
+
+def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    if not any("://" in str(getattr(arguments, name, "")) for name in ("config", "out")):
+        return contextlib.nullcontext()
+    from genlab.bucket import working_copies
+
+    return working_copies(arguments)
+
+
 def _refuse(command: str, text: str, exit_code: int) -> int:
     print(f"genlab {command}: {' '.join(text.split())}", file=sys.stderr)
     return exit_code
@@ -100,7 +115,7 @@ def _add_runs(add: AddCommand) -> None:
         "genlab compare configs/quickstart.py --out runs/first",
     )
     _takes_config(command)
-    command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-KEY)")
+    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH")
     command.add_argument(
         "--pareto",
         action="store_true",
@@ -116,7 +131,7 @@ def _add_runs(add: AddCommand) -> None:
         "genlab train configs/quickstart.py --arm ar --out runs/ar",
     )
     _takes_config(command)
-    command.add_argument("--out", type=Path, help="run directory (default: runs/NAME-HASH)")
+    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH")
     command.add_argument("--arm", help="which arm, if the config is a comparison")
     command = add(
         "sample",
@@ -124,7 +139,7 @@ def _add_runs(add: AddCommand) -> None:
         "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
     )
     _takes_config(command, "run directory of a trained arm")
-    command.add_argument("--out", type=Path, default=Path("samples"), help="directory for the FLAC files")
+    command.add_argument("--out", type=_place, default=Path("samples"), help="directory for the FLAC files")
     command.add_argument("--prompts", type=int, default=8, help="how many held-out clips to speak")
     command.add_argument("--seed", type=int, default=0, help="of the draws")
     command.add_argument(
@@ -148,7 +163,7 @@ def _add_tuning(add: AddCommand) -> None:
         "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
         help="peak_lr, warmup_fraction, weight_decay, ema_decay, dropout; equal ends fix one",
     )  # fmt: skip
-    command.add_argument("--out", type=Path, help="directory of the trials (default: runs/tune-NAME-KEY)")
+    command.add_argument("--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)")
 
 
 def _add_results(add: AddCommand) -> None:
@@ -176,7 +191,7 @@ def _add_results(add: AddCommand) -> None:
     )
     command.add_argument("--prompts", type=int, help="how many prompts to hear (default: 10, or as many as differ)")
     command.add_argument("--seed", type=int, default=0, help="of the choice of prompts; the sealing is always random")
-    command.add_argument("--out", type=Path, help="directory of page, key and result (default: RUN_DIR/listen)")
+    command.add_argument("--out", type=_place, help="directory of page, key and result (default: RUN_DIR/listen)")
     command.add_argument("--merge", nargs="+", type=Path, metavar="ANSWERS.json", help="answers of the listeners")
 
 

@@ -9,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from genlab import checkpoint
+from genlab import checkpoint, hosts
+from genlab.bucket import shown
 from genlab.config import ConfigError, GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.experiment import Comparison, DecoderRun, load_experiment
@@ -32,13 +33,16 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
         results = run_comparison(config, out, progress, command, tuning)
-        fronts = trace_fronts(config, out, progress) if arguments.pareto else []
+        fronts = trace_fronts(config, out, progress) if arguments.pareto and hosts.is_leader() else []
         if fronts:
             rewrite_report(config, out, progress)
+    hosts.wait_for_all("everything is written")
+    if not hosts.is_leader():  # the results need not be on its disk
+        return 0
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
     if fronts:
         print("\n" + align(format_fronts(fronts)))
-    print(f"\nreport:      {out / 'report.html'}\ntensorboard: {tensorboard_command(out)}")
+    print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
     return 0
 
 
@@ -73,7 +77,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
                     run.build, source, steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings,
                     run_dir=out, writer=TrainingLog(writer, run.kind, run.loss_unit), progress=progress,
                 )  # fmt: skip
-    print(f"{out}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
+    print(f"{shown(out)}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
     print(json.dumps({name: round(value, 5) for name, value in result.last_metrics.items()}))
     return 0
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from genlab import checkpoint, hosts
+from genlab import bucket, checkpoint, hosts
 from genlab.budget import ArmBudget, check_flops, clip_flops, solve_budget
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
@@ -80,7 +80,7 @@ def compare(
         run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
         trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
         if not hosts.is_leader():  # the others wait for what it makes of the models
-            hosts.wait_for_all(str(out))
+            hosts.wait_for_all("the report is written")
             return checkpoint.read_json(out / "results.json") or {}
         show_previews(config, material, out / "previews")
         sampled = {
@@ -105,7 +105,7 @@ def compare(
         checkpoint.write_json(out / "ledger.json", ledger)
         checkpoint.write_json(out / "results.json", results)
         show(config, material, sampled, results | made_beside(out), ledger, out)
-        hosts.wait_for_all(str(out))
+        hosts.wait_for_all("the report is written")
     return results
 
 
@@ -150,7 +150,8 @@ def _copy_training(trained: Path, run_dir: Path) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, run_dir)
-    hosts.wait_for_all(f"{run_dir}.copied")
+        bucket.copy_checkpoints(trained, run_dir)
+    hosts.wait_for_all("an equal arm's training is copied")
 
 
 def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:

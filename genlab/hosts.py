@@ -6,7 +6,9 @@ the run directory. All of them compute and save their part of a checkpoint; proc
 everything else. With one process every function here returns at once.
 """
 
+import itertools
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +17,10 @@ from jaxtyping import Shaped
 from genlab.config import GenlabError
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+TIMEOUT_VARIABLE = "GENLAB_HEARTBEAT_TIMEOUT_S"
+BARRIER_MS = 7 * 24 * 3600 * 1000  # the others may have a long time to wait for the leader
+
+_barriers = itertools.count()
 
 
 def join() -> None:
@@ -29,10 +35,12 @@ def join() -> None:
         if not (address and (count or "").isdecimal() and (index or "").isdecimal()):
             wanted = "an address host:port, a number of processes and the number of this one, from 0"
             raise GenlabError(f"{', '.join(VARIABLES)}={given}: expected {wanted}; set all three or none")
-        jax.distributed.initialize(address, int(count or 0), int(index or 0))
+        jax.distributed.initialize(
+            address, int(count or 0), int(index or 0), heartbeat_timeout_seconds=heartbeat_timeout_s()
+        )
     elif os.environ.get("JAX_PLATFORMS") != "cpu":
         try:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout_s())
         except ValueError as error:
             # What it says on a machine that is no part of a cluster.
             if "should be defined" not in str(error):
@@ -49,12 +57,41 @@ def is_leader() -> bool:
     return jax.process_index() == 0
 
 
-def wait_for_all(what: str) -> None:
-    """Return when every process has come here."""
-    if is_one_of_several():
-        from jax.experimental import multihost_utils
+def index() -> int:
+    """Return the number of this process, 0 for the leader."""
+    return jax.process_index()
 
-        multihost_utils.sync_global_devices(what)
+
+def heartbeat_timeout_s() -> int:
+    """Return after how many seconds of silence a process counts as dead: 30, or GENLAB_HEARTBEAT_TIMEOUT_S.
+
+    Raises:
+        GenlabError: if the variable is not a number of seconds.
+    """
+    value = os.environ.get(TIMEOUT_VARIABLE, "30")
+    if not value.isdecimal() or not int(value):
+        raise GenlabError(f"{TIMEOUT_VARIABLE}={value!r}: expected whole seconds, at least 1")
+    return int(value)
+
+
+def coordination_client() -> Any:
+    """Return the connection by which the processes talk without a device; JAX has no public name for it."""
+    from jax._src import distributed
+
+    return distributed.global_state.client
+
+
+def coordinator_address() -> str:
+    """Return host:port of the leader."""
+    from jax._src import distributed
+
+    return distributed.global_state.coordinator_address or ""
+
+
+def wait_for_all(what: str) -> None:
+    """Return when every process has come here; unlike a collective this has no limit of minutes."""
+    if is_one_of_several():
+        coordination_client().wait_at_barrier(f"genlab/{next(_barriers)}/{what}", BARRIER_MS)
 
 
 def is_any(flag: bool) -> bool:

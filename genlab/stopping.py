@@ -33,6 +33,12 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+class LockedError(GenlabError):
+    """Another process works in this run directory."""
+
+    exit_code = EXIT_LOCKED
+
+
 class TrainingDiverged(GenlabError):
     """The loss or its gradient became infinite or NaN."""
 

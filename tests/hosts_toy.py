@@ -1,9 +1,10 @@
 """A small decoder trained by as many processes as start this: what the tests of several hosts start and kill.
 
-Run as `python tests/hosts_toy.py RUN_DIR FAMILY [key=value ...]`; the leader prints one JSON line with the losses, the
-hash of all batches and the sum of the final parameters.
+Run as `python tests/hosts_toy.py RUN_DIR FAMILY [key=value ...]`; RUN_DIR may be gs://BUCKET/PATH. The leader prints
+one JSON line with the losses, the hash of all batches and the sum of the final parameters.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -13,9 +14,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from genlab import hosts
+from genlab import bucket, hosts, liveness
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
+from genlab.data.corpus import cache_root
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
@@ -32,14 +34,16 @@ FAMILIES = {"ar": ARConfig(), "masked": MaskedConfig()}
 
 
 class Slowly(BatchSource):
-    """Batches that take their time, so that signals find a run in the middle."""
+    """Batches that take their time, so that signals find a run in the middle; the last process may fail to read one."""
 
-    delay_s = 0.0
+    delay_s, failing_step = 0.0, -1
 
     def iterate(self, start_step=0):
         """Yield batches after a while each."""
-        for batch in super().iterate(start_step):
+        for step, batch in enumerate(super().iterate(start_step), start=start_step + 1):
             time.sleep(self.delay_s)
+            if step == self.failing_step and hosts.index() == jax.process_count() - 1:
+                raise OSError("the disk of this host is broken")
             yield batch
 
 
@@ -56,30 +60,34 @@ class Losses:
 
 def main():
     hosts.join()
-    run_dir, family = Path(sys.argv[1]), FAMILIES[sys.argv[2]]
-    options = {"steps": 12, "save_every_steps": 4, "delay_s": 0.0, "data": 1, "tensor": 1}
+    place, family = sys.argv[1], FAMILIES[sys.argv[2]]
+    is_remote = place.startswith(bucket.SCHEME)
+    options = {"steps": 12, "save_every_steps": 4, "delay_s": 0.0, "failing_step": -1, "data": 1, "tensor": 1}
     options |= {key: float(value) for key, value in (item.split("=") for item in sys.argv[3:])}
-    store = draw_store(SOURCE, run_dir.parent)
+    store = draw_store(SOURCE, cache_root() if is_remote else Path(place).parent)
     vocab = CondVocab(num_speakers=len(store.info.speakers), num_units=store.info.num_units)
     source = Slowly(store.dataset("train", num_frames=SOURCE.clip_frames, seed=3), 8)
-    source.delay_s, losses = options["delay_s"], Losses()
+    source.delay_s, source.failing_step, losses = options["delay_s"], options["failing_step"], Losses()
     fsdp = jax.device_count() // int(options["data"] * options["tensor"])
+    settings = TrainSettings(
+        log_every=1,
+        save_every_s=None,
+        save_every_steps=int(options["save_every_steps"]),
+        sharding=ShardingConfig(data=int(options["data"]), fsdp=fsdp, tensor=int(options["tensor"])),
+    )
     try:
-        result = train(
-            lambda key: family.build(store.info.spec, vocab, BACKBONE, CONDITION, key=key),
-            source,
-            steps=int(options["steps"]),
-            optim=OptimConfig(peak_lr=3e-3, ema_decay=0.9),
-            seed=1,
-            settings=TrainSettings(
-                log_every=1,
-                save_every_s=None,
-                save_every_steps=int(options["save_every_steps"]),
-                sharding=ShardingConfig(data=int(options["data"]), fsdp=fsdp, tensor=int(options["tensor"])),
-            ),
-            run_dir=run_dir,
-            writer=losses,
-        )
+        copy = bucket.working_copy(place) if is_remote else contextlib.nullcontext(Path(place))
+        with liveness.shared_fate(), copy as run_dir:
+            result = train(
+                lambda key: family.build(store.info.spec, vocab, BACKBONE, CONDITION, key=key),
+                source,
+                steps=int(options["steps"]),
+                optim=OptimConfig(peak_lr=3e-3, ema_decay=0.9),
+                seed=1,
+                settings=settings,
+                run_dir=run_dir,
+                writer=losses,
+            )
     except GenlabError as error:
         print(error, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))

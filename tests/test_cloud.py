@@ -14,4 +14,4 @@ def test_the_task_is_a_spot_slice_that_resumes():
     assert resources.accelerators == {"tpu-v5litepod-16": 1} and resources.use_spot
     assert resources.job_recovery["recover_on_exit_codes"] == [75]  # stopping.EXIT_RESUME; jax is not at hand here
     assert (ROOT / task.envs["CONFIG"]).exists()
-    assert 'genlab compare "$CONFIG" --out "/runs/$RUN"' in task.run and "/runs" in task.storage_mounts
+    assert 'genlab compare "$CONFIG" --out "gs://$BUCKET/$RUN"' in task.run and task.envs["BUCKET"]

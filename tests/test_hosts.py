@@ -2,65 +2,22 @@
 
 import functools
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import LIMIT_S, finish, start
 
 from genlab import hosts
 from genlab.config import GenlabError
 from genlab.data.batches import chain_digest
+from genlab.stopping import EXIT_FAILED, EXIT_RESUME
 
-HERE = Path(__file__).parent
-LIMIT_S = 400
 # Sums over the batch and over split channels are added in another order.
 TOLERANCE = 1e-4
 STEPS = 16
 SLOWLY = ("delay_s=0.2", f"steps={STEPS}", "save_every_steps=2")
-
-
-def start(run_dir, family, *options, count=1, devices=4):
-    """Start the processes of a run, each with so many devices."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
-    }
-    together = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": str(count)}
-    command = [sys.executable, str(HERE / "hosts_toy.py"), str(run_dir), family, *options]
-    return [
-        subprocess.Popen(
-            command,
-            env=common | (together | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-
-
-def finish(processes, codes=(0,)):
-    """Wait for all of them, and return what the leader printed."""
-    try:
-        outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert all(process.returncode in codes for process in processes), [
-        (process.returncode, err[-2000:]) for process, (_, err) in zip(processes, outputs)
-    ]
-    return json.loads(outputs[0][0].splitlines()[-1]) if codes == (0,) else outputs
 
 
 def wait_for_step(run_dir, step, processes):
@@ -113,16 +70,48 @@ def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
     assert rest["batch_hash"] == whole["batch_hash"]
 
 
-def test_killed_processes_go_on_as_two(tmp_path, alone):
+def wait_for_end(process, killed):
+    """Make sure that a process ends by itself, soon, and asks to be started again."""
+    began = time.time()
+    _, err = process.communicate(timeout=60)
+    assert time.time() - began < 45
+    killed.kill()
+    assert process.returncode == EXIT_RESUME and "is gone" in err.strip().splitlines()[-1], err[-2000:]
+
+
+def test_one_is_killed_the_other_ends_and_two_go_on(tmp_path, alone):
     processes = start(tmp_path, "ar", *SLOWLY, count=2, devices=1)
     wait_for_step(tmp_path, 4, processes)
-    for process in processes:
-        process.kill()
-        process.communicate()
+    processes[1].kill()
+    wait_for_end(processes[0], processes[1])
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "interrupted"
     rest, whole = finish(start(tmp_path, "ar", f"steps={STEPS}", count=2, devices=1)), alone("ar")
     assert min(map(int, rest["losses"])) > 2
     np.testing.assert_allclose(rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE)
     assert rest["batch_hash"] == whole["batch_hash"]
+
+
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_the_other_ends_when_the_leader_is_killed_or_a_host_falls_silent(tmp_path, victim, how):
+    environ = {"GENLAB_HEARTBEAT_TIMEOUT_S": "6"}
+    processes = start(tmp_path, "ar", *SLOWLY, count=2, devices=1, environ=lambda number: environ)
+    wait_for_step(tmp_path, 2, processes)
+    processes[victim].send_signal(how)
+    wait_for_end(processes[1 - victim], processes[victim])
+
+
+def test_one_that_fails_takes_the_other_with_it(tmp_path):
+    processes = start(tmp_path, "ar", *SLOWLY, "failing_step=3", count=2, devices=1)
+    (_, first), (_, second) = finish(processes, codes=(EXIT_FAILED,))
+    assert "process 1 failed: OSError: the disk of this host is broken" in first
+    assert "Traceback" in second
+
+
+@pytest.mark.parametrize("value", ["soon", "0"])
+def test_a_timeout_that_is_no_time_is_refused(monkeypatch, value):
+    monkeypatch.setenv(hosts.TIMEOUT_VARIABLE, value)
+    with pytest.raises(GenlabError, match="expected whole seconds"):
+        hosts.heartbeat_timeout_s()
 
 
 def test_half_an_address_is_refused(monkeypatch):

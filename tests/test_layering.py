@@ -32,7 +32,7 @@ ORDER = """
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
     decoders.latent_ar decoders.mar decoders.latent_blocks
-    flops optim stopping profiling checkpoint train_step train_settings train
+    flops optim stopping liveness profiling bucket checkpoint train_step train_settings train
     progress figures tensorboard
     evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
     evaluate.sessions evaluate.scores evaluate.best_of evaluate.likelihood evaluate.content evaluate.pitch

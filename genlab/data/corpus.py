@@ -39,8 +39,18 @@ CACHE_VARIABLE = "GENLAB_CACHE"
 
 
 def cache_root() -> Path:
-    """Return the directory for built corpora and token stores: $GENLAB_CACHE, else `.genlab_cache` here."""
-    return Path(os.environ.get(CACHE_VARIABLE) or ".genlab_cache").expanduser()
+    """Return the directory for built corpora and token stores: $GENLAB_CACHE, else `.genlab_cache` here.
+
+    Raises:
+        GenlabError: if it is not on a disk.
+    """
+    root = os.environ.get(CACHE_VARIABLE) or ".genlab_cache"
+    if "://" in root:
+        raise GenlabError(
+            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local disk, where they are "
+            "built or to which they are copied, as by `gcloud storage rsync --recursive`"
+        )
+    return Path(root).expanduser()
 
 
 def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progress | None = None) -> Manifest:
