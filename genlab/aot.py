@@ -269,9 +269,11 @@ def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[
     num_devices = plan.topology.num_devices
     groups: dict[tuple[str, str, bool, bool], list[float]] = {}
     for found in program.collectives():
-        # In a loop over layers weights are gathered; anything else of their size or more would be activations.
-        is_weight = found.elements in traced.matrix_sizes
-        moves = found.in_layers and found.kind == "all-gather" and not is_weight and found.elements > 2**16
+        # In a loop over layers weights are gathered, and codes where tables are split by channels; anything else of
+        # their size or more would be activations.
+        is_weight, is_code = found.elements in traced.matrix_sizes, "f" not in found.dtype
+        is_large = not is_weight and not is_code and found.elements > 2**16
+        moves = found.in_layers and found.kind == "all-gather" and is_large
         total = groups.setdefault((found.kind, found.dtype, found.in_layers, moves), [0, 0])
         total[0] += found.runs
         total[1] += found.runs * found.bytes_per_run

@@ -20,7 +20,7 @@ SIZES = ("300m", "1b", "30m")
 SLICES = ("v6e-16", "v5e-16", "v5p-16")
 ARMS = ("ar", "masked", "diffusion")
 # The size and slice whose largest batches are searched, and those whose samplers are compiled.
-FILLED = ("300m", "v5e-16")
+FILLED = ("300m", "v6e-16")
 SAMPLED = ("300m", "v5e-16")
 # A search starts where memory would be full to this share if all but the state grew with the batch.
 FULL = 0.94

@@ -148,7 +148,7 @@ def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_int
     if is_causal and prefix:
         rule = splash_pairs.NumpyMask(_may_read(length, is_causal, prefix))
     block = next(size for size in range(BLOCK_FRAMES, 0, -TILE_FRAMES) if length % size == 0)
-    sizes = {"block_q": block, "block_kv": block, "block_q_dkv": block, "block_kv_dkv": block}
+    sizes: dict[str, Any] = {"block_q": block, "block_kv": block, "block_q_dkv": block, "block_kv_dkv": block}
     # One kernel for all gradients, unless each block of keys would write queries' gradients of its own.
     is_fused = block == length
     sizes |= {} if is_fused else {"block_q_dq": block, "block_kv_dq": block}
