@@ -47,9 +47,10 @@ def main(rows_dir: Path, out: Path) -> None:
     rows_dir.mkdir(parents=True, exist_ok=True)
     for kind, size, name, arm in plan():
         path = rows_dir / f"{kind}.{size}.{name}.{arm}.json"
+        out.write_text(format_page(rows_dir), encoding="utf-8")
         if not path.exists():
             compile_row(rows_dir, path, kind, size, name, arm)
-        out.write_text(format_page(rows_dir), encoding="utf-8")
+    out.write_text(format_page(rows_dir), encoding="utf-8")
 
 
 def plan() -> Iterator[tuple[str, str, str, str]]:
@@ -77,9 +78,11 @@ def guess_batch(path: Path) -> int:
 
 def format_page(rows_dir: Path) -> str:
     """Return the page with the rows that are there."""
-    parts = [HEADER]
+    programs = list(plan())
+    made = sum((rows_dir / f"{'.'.join(program)}.json").exists() for program in programs)
+    parts = [HEADER] if made == len(programs) else [HEADER, f"Compiled so far: {made} of {len(programs)} programs.\n"]
     for kind, heading in SECTIONS.items():
-        paths = [rows_dir / f"{kind}.{size}.{name}.{arm}.json" for found, size, name, arm in plan() if found == kind]
+        paths = [rows_dir / f"{kind}.{size}.{name}.{arm}.json" for found, size, name, arm in programs if found == kind]
         rows = [row for path in paths for row in read_rows(path)]
         parts += [heading + "\n", format_markdown(rows) + "\n"] if rows else []
     return "\n".join(parts)
