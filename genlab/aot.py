@@ -48,8 +48,8 @@ STEPS = 1000  # of the learning rate's schedule
 NUM_SPEAKERS, NUM_UNITS = 1024, 256
 # Read speech has about 15 characters per second; texts are padded to whole tiles.
 SYMBOLS_PER_S, SYMBOL_TILE = 15, 128
-# A search for the largest batch ends when it is known to this share.
-SEARCH_SHARE = 1 / 8
+# A search for the largest batch ends when it is known to this share; after so many points it no longer trusts lines.
+SEARCH_SHARE, LINES = 1 / 8, 5
 
 Verb = Literal["train", "sample"]
 
@@ -269,9 +269,11 @@ def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[
     num_devices = plan.topology.num_devices
     groups: dict[tuple[str, str, bool, bool], list[float]] = {}
     for found in program.collectives():
-        # In a loop over layers weights are gathered; anything else of their size or more would be activations.
-        is_weight = found.elements in traced.matrix_sizes
-        moves = found.in_layers and found.kind == "all-gather" and not is_weight and found.elements > 2**16
+        # In a loop over layers weights are gathered, and codes where tables are split by channels; anything else of
+        # their size or more would be activations.
+        is_weight, is_code = found.elements in traced.matrix_sizes, "f" not in found.dtype
+        is_large = not is_weight and not is_code and found.elements > 2**16
+        moves = found.in_layers and found.kind == "all-gather" and is_large
         total = groups.setdefault((found.kind, found.dtype, found.in_layers, moves), [0, 0])
         total[0] += found.runs
         total[1] += found.runs * found.bytes_per_run
@@ -307,23 +309,47 @@ def _attention(plan: Plan, kernels: dict[str, int]) -> str:
 
 
 def find_largest_batch(measure: Callable[[int], dict[str, Any]], start: int, unit: int) -> dict[str, Any]:
-    """Return the row of the largest batch that fits, a multiple of `unit`: doubling from `start`, then halving the gap.
+    """Return the row of the largest batch that fits, a multiple of `unit`; the row of `unit` if not even that fits.
 
-    Known to `SEARCH_SHARE`, because every probe is a compilation; the row of `unit` if not even that fits.
+    Memory is nearly a straight line over clips, so two or three compilations find it: each is of the batch at which the
+    line through the last two crosses what there is. The batch returned was compiled and fits, and it is known to
+    `SEARCH_SHARE`: it leaves no more of the memory free, or the next that was tried is no further above and does not.
     """
     low, high, best = 0, 0, None
+    points: list[tuple[int, float]] = []
     probe = max(1, start // unit)
     while not high or high - low > max(1, low * SEARCH_SHARE):
         row = measure(probe * unit)
+        peak, total = row.get("peak_bytes"), row["hbm_bytes"]
         if row["fits"]:
             low, best = probe, row
+            points = points or [(0, row["argument_bytes"])]
+            if peak >= (1 - SEARCH_SHARE) * total:
+                break
         else:
             high = probe
             if high == 1:
                 return row
-        probe = low * 2 if not high else (low + high) // 2
+        points += [(probe, peak)] if peak else []
+        probe = _next_probe(points if peak else [], low, high, total * (1 - SEARCH_SHARE / 2))
     assert best is not None, "the gap closes on a batch that fits"
     return best
+
+
+def _next_probe(points: list[tuple[int, float]], low: int, high: int, wanted_bytes: float) -> int:
+    """Return where the line through the last two points reaches `wanted_bytes`, between `low` and `high`.
+
+    The middle between these, or twice `low` while nothing has failed, when there is no line or lines have led nowhere.
+    """
+    halfway = (low + high) // 2 if high else 2 * low
+    if len(points) < 2 or len(points) > LINES:
+        return halfway
+    (first, first_bytes), (second, second_bytes) = points[-2:]
+    slope = (second_bytes - first_bytes) / (second - first)
+    if slope <= 0:
+        return halfway
+    crossing = int(second + (wanted_bytes - second_bytes) / slope)
+    return max(low + 1, min(crossing, high - 1) if high else crossing)
 
 
 @contextlib.contextmanager

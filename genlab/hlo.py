@@ -6,8 +6,9 @@ kernels. XLA's `cost_analysis` counts the body of a loop once, so the turns of e
 its condition compares with, over what a turn adds.
 
 Bytes are those one chip receives in one run of the program. An all-reduce counts twice its size (a reduce-scatter and
-an all-gather). Buffers in the chip's own vector memory, S(1) in a layout, cost no traffic, and of an operand that is
-only sliced inside a fusion the slice counts.
+an all-gather). Buffers in the chip's own vector memory, S(1) in a layout, cost no traffic; elsewhere arrays take whole
+tiles. Of an operand that is only sliced inside a fusion the slices count, of a result that is only updated the update.
+A kernel counts each operand once.
 """
 
 import functools
@@ -20,9 +21,10 @@ COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "coll
 # What starts no work of its own, or whose work is counted where it starts.
 FREE = {
     "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
-    "partition-id", "iota", "opt-barrier", "copy-done", "all-gather-done", "all-reduce-done",
+    "partition-id", "iota", "opt-barrier", "async-start", "copy-done", "all-gather-done", "all-reduce-done",
     "collective-permute-done", "async-done", "async-update", "slice-done", "dynamic-slice-done",
 }  # fmt: skip
+SLICES = ("dynamic-slice", "slice", "gather")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "token": 0, "opaque": 0}
 
 _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -138,11 +140,11 @@ class Program:
                     continue
                 # A start returns what it read, what it writes, and flags.
                 arrays = _arrays(operation.shape)
-                received = sum(found[0] for found in arrays)
+                received = sum(found.plain_bytes for found in arrays)
                 sent = sum(shape_bytes(found.shape) for found in self._operands(name, operation))
                 if operation.kind.endswith("-start") and operation.shape.startswith("("):
                     arrays = arrays[: 2 * len(operation.operands)][-len(operation.operands) :]
-                    received = sum(found[0] for found in arrays)
+                    received = sum(found.plain_bytes for found in arrays)
                 moved = {
                     "all-gather": received - sent,
                     "all-reduce": 2 * received,
@@ -150,8 +152,8 @@ class Program:
                 }.get(kind, received)
                 source = re.search(r'op_name="([^"]*)"', operation.rest)
                 path = source[1] if source else ""
-                elements = max((found[1] for found in arrays), default=0)
-                dtype = arrays[0][2] if arrays else ""
+                elements = max((found.elements for found in arrays), default=0)
+                dtype = arrays[0].dtype if arrays else ""
                 yield Collective(kind, self.runs[name], max(moved, 0), elements, dtype, "/while/body/" in path, path)
 
     def kernels(self) -> dict[str, int]:
@@ -182,57 +184,102 @@ class Program:
 
     def _traffic(self, computation: str, operation: Operation) -> float:
         read = [shape_bytes(found.shape, only_memory=True) for found in self._operands(computation, operation)]
-        written = shape_bytes(operation.shape, only_memory=True)
-        if operation.kind in ("copy-start", "slice-start", "dynamic-slice-start") or operation.kind.endswith("-start"):
-            return max(written / 2, 0.0)
-        if operation.kind in ("dynamic-slice", "slice", "gather"):
-            return 2.0 * written
-        if operation.kind == "dynamic-update-slice":
-            return 2.0 * (read[1] if len(read) > 1 else 0)
+        arrays = [array.memory_bytes for array in _arrays(operation.shape)]
         if operation.kind == "fusion":
             [callee] = _callees(operation)
-            return self._fusion_traffic(callee, read, written)
-        return sum(read) + written
+            places = self._places(computation, operation)
+            inputs = (min(size, self._read(callee, place)) for place, size in zip(places, read, strict=True) if size)
+            return sum(inputs) + sum(map(min, arrays, self._written(callee)))
+        if operation.kind in SLICES:
+            # Of what is sliced as much is read as comes out, and nothing if it lies in vector memory.
+            return sum(arrays) + (shape_bytes(operation.shape) if read and read[0] else 0)
+        if operation.kind == "dynamic-update-slice":
+            update = self._operands(computation, operation)[1]
+            return min(sum(arrays), shape_bytes(update.shape)) + read[1]
+        # What starts a copy or a gather has its operands in its result.
+        holds_operands = operation.kind in ("copy-start", "all-gather-start", "collective-permute-start")
+        return sum(arrays) + (0 if holds_operands else sum(read))
 
-    def _fusion_traffic(self, callee: str, read: list[int], written: int) -> float:
-        inside = self.computations[callee]
+    def _places(self, computation: str, operation: Operation) -> list[int]:
+        known = self.computations[computation]
+        return [place for place, name in enumerate(operation.operands) if name in known]
+
+    def _read(self, computation: str, place: int) -> float:
+        """Return the most bytes that a fused computation can read of a parameter: its slices, or all of it."""
+        parameters = (found for found in self.computations[computation].values() if found.kind == "parameter")
+        [parameter] = (found for found in parameters if found.rest.startswith(f"{place})"))
+        return self._read_of(computation, parameter)
+
+    def _read_of(self, computation: str, source: Operation) -> float:
         total = 0.0
-        updated = set()
-        for operation in inside.values():
-            if operation.kind == "dynamic-update-slice":
-                # In place: only the update is written, and what is around it stays.
-                updated.add(operation.operands[0])
-                whole = shape_bytes(operation.shape, only_memory=False)
-                written -= min(written, whole)
-                total += shape_bytes(inside[operation.operands[1]].shape) if operation.operands[1] in inside else 0
-        for operation in inside.values():
-            if operation.kind != "parameter":
-                continue
-            place = int(operation.rest.split(")")[0])
-            users = [user for user in inside.values() if operation.name in user.operands]
-            if operation.name in updated:
-                continue
-            if users and all(user.kind in ("dynamic-slice", "slice", "gather") for user in users):
-                total += min(read[place] if place < len(read) else 0, sum(shape_bytes(user.shape) for user in users))
-            else:
-                total += read[place] if place < len(read) else 0
-        return total + written
+        for user in self.computations[computation].values():
+            for place in (place for place, name in enumerate(user.operands) if name == source.name):
+                if user.kind in SLICES and place == 0:
+                    total += shape_bytes(user.shape)
+                elif user.kind == "dynamic-update-slice" and place == 0:
+                    total += 0  # in place: what is around the update stays
+                elif user.kind == "bitcast":
+                    total += self._read_of(computation, user)
+                elif user.kind == "fusion":
+                    total += self._read(_callees(user)[0], place)
+                else:
+                    return math.inf
+        return total
+
+    def _written(self, computation: str) -> list[float]:
+        """Return the most bytes that a fused computation can write of each of its results: updates, or all."""
+        root = next(found for found in self.computations[computation].values() if found.is_root)
+        results = self._operands(computation, root) if root.kind == "tuple" else [root]
+        return [self._written_of(computation, result) for result in results]
+
+    def _written_of(self, computation: str, result: Operation) -> float:
+        operands = self._operands(computation, result)
+        if result.kind == "dynamic-update-slice":
+            return shape_bytes(operands[1].shape)
+        if result.kind == "bitcast" and operands:
+            return self._written_of(computation, operands[0])
+        if result.kind == "fusion":
+            inner = self._written(_callees(result)[0])
+            return inner[0] if len(inner) == 1 else math.inf
+        return math.inf
 
 
 def shape_bytes(shape: str, *, only_memory: bool = False) -> int:
-    """Return the bytes of the arrays in the text of a shape; `only_memory` leaves out those in vector memory."""
-    return sum(size for size, _, _, layout in _arrays(shape) if not (only_memory and re.search(r"S\([1-9]", layout)))
+    """Return the bytes of the arrays in the text of a shape; `only_memory`: those they take in memory, tiles filled."""
+    return sum(array.memory_bytes if only_memory else array.plain_bytes for array in _arrays(shape))
 
 
-def _arrays(shape: str) -> list[tuple[int, int, str, str]]:
-    """Return bytes, elements, type and layout of every array."""
+class _ArrayText(NamedTuple):
+    """One array in the text of a shape; `memory_bytes` is 0 in vector memory."""
+
+    plain_bytes: int
+    memory_bytes: int
+    elements: int
+    dtype: str
+
+
+def _arrays(shape: str) -> list[_ArrayText]:
     found = []
     for dtype, sizes, layout in _ARRAY.findall(shape):
-        elements = math.prod(int(size) for size in sizes.split(",") if size)
         digits = re.search(r"\d+", dtype)
         bits = BITS.get(dtype, int(digits[0]) if digits else 32)
-        found.append((elements * bits // 8, elements, dtype, layout))
+        dimensions = [int(size) for size in sizes.split(",") if size]
+        elements = math.prod(dimensions)
+        is_near = re.search(r"S\([1-9]", layout)
+        padded = 0 if is_near else math.prod(_fill_tiles(dimensions, layout))
+        found.append(_ArrayText(elements * bits // 8, padded * bits // 8, elements, dtype))
     return found
+
+
+def _fill_tiles(dimensions: list[int], layout: str) -> list[int]:
+    """Return the dimensions rounded up to whole tiles: "{0,1:T(8,128)" puts 128 of the first beside each other."""
+    tiled = re.match(r"\{([\d,]+):T\(([\d,]+)\)", layout)
+    if not tiled:
+        return dimensions
+    filled, order, tile = list(dimensions), map(int, tiled[1].split(",")), map(int, tiled[2].split(",")[::-1])
+    for axis, size in zip(order, tile):
+        filled[axis] = -(-filled[axis] // size) * size
+    return filled
 
 
 def _callees(operation: Operation) -> list[str]:

@@ -123,10 +123,16 @@ def mesh_sizes() -> dict[str, int]:
     return dict(mesh.shape) if set(AXES) <= set(mesh.axis_names) else {}
 
 
+def compiled_platform() -> str:
+    """Return the platform that the program being traced is for: "cpu", "gpu" or "tpu"."""
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    platform = jax.default_backend() if device is None else device.platform
+    return "gpu" if platform in ("cuda", "rocm") else platform
+
+
 def compiler_options() -> dict[str, str]:
     """Return what to tell the compiler about a program for the mesh that is set."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    if not mesh_sizes() or device is None or device.platform != "tpu":
+    if not mesh_sizes() or compiled_platform() != "tpu":
         return {}
     # Products whose weights are split along the inputs would run shard by shard while the shards go round, and add into
     # the whole output each time: of the traffic to memory more than half. Gathering the weights first costs less.

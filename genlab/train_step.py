@@ -98,10 +98,11 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
         more, rest = part(rest, args, jax.random.fold_in(key, index))
         return (jax.tree.map(jnp.add, totals, more), rest), None
 
-    parts = jax.tree.map(lambda leaf: leaf.reshape(optim.accumulate, -1, *leaf.shape[1:]), args)
+    # Every part takes some clips of each device, so that none has to move.
+    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args)
     shapes = jax.eval_shape(part, rest, jax.tree.map(lambda leaf: leaf[0], parts), key)[0]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (totals, rest), _ = jax.lax.scan(body, (zeros, rest), (jnp.arange(optim.accumulate), parts))
+    grads, *sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (totals, rest), _ = jax.lax.scan(body, ((lay_out(grads), *sums), rest), (jnp.arange(optim.accumulate), parts))
     return *totals, rest
 
 

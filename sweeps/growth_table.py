@@ -57,7 +57,7 @@ def compile_row(rows_dir: Path, size: dict[str, int]) -> dict[str, Any]:
         fields = {
             "backbone.layers": size["layers"], "backbone.width": size["width"],
             "backbone.heads": size["width"] // 128, "data.num_frames": size["frames"],
-            "batch_size": CLIPS_PER_CHIP * size["devices"],
+            "batch_size": CLIPS_PER_CHIP * size["devices"], "optim.accumulate": 1,
         }  # fmt: skip
         command = ["aot", str(ROOT / "configs" / "scale" / "scale_30m.py"), "--arm", "masked", "--program", "train"]
         command += ["--topology", f"v5e-{size['devices']}", "--out", str(path)]

@@ -1,49 +1,96 @@
-"""Write docs/tpu_table.md: the training steps of configs/scale on slices of 16, compiled and not run.
+"""Write docs/tpu_table.md: training steps and samplers of configs/scale on slices of 16, compiled and not run.
 
     python sweeps/tpu_table.py rows/ docs/tpu_table.md
 
-Each config and slice leaves `genlab aot`'s JSON in the first directory, and what is there is not compiled again; a
-compilation takes one to three minutes of one core.
+Every program leaves `genlab aot`'s JSON in the first directory, and what is there is not compiled again; a compilation
+takes two or three minutes of one core. The table is written after every program.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from genlab.report.compiled import format_markdown
 
 ROOT = Path(__file__).parents[1]
-SIZES = ("30m", "300m", "1b")
-SLICES = ("v5e-16", "v6e-16", "v5p-16")
-HEADER = """# Training steps on TPU slices, compiled
+SIZES = ("300m", "1b", "30m")
+SLICES = ("v6e-16", "v5e-16", "v5p-16")
+ARMS = ("ar", "masked", "diffusion")
+# The size and slice whose largest batches are searched, and those whose samplers are compiled.
+FILLED = ("300m", "v6e-16")
+SAMPLED = ("300m", "v5e-16")
+# A search starts where memory would be full to this share if all but the state grew with the batch.
+FULL = 0.94
+HEADER = """# Programs for TPU slices, compiled
 
-Made by `python sweeps/tpu_table.py rows docs/tpu_table.md`, which calls `genlab aot CONFIG --topology SLICE --program
-train` for every config of `configs/scale` and every slice. Nothing here was run: memory, collectives and kernels are
-what the TPU compiler (libtpu) says of the program; "est." are estimates from published figures of the chips, as if
-memory, network and arithmetic overlapped perfectly. The MFU ceiling counts the FLOPs that the model needs; layers are
-computed again in the backward pass (`backbone.remat="full"`), which costs a fifth of it. Clips are 30 s at 12.5 frames
-per second behind 512 symbols of text; a v5p-16 has 8 chips, the others 16. "Collectives" is what one chip receives per
-step, "activations gathered per layer" counts all-gathers in the layer loop whose result is no weight, and "warnings"
-counts the partitioner's complaints about involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the
-table shows.
-
+Made by `python sweeps/tpu_table.py rows docs/tpu_table.md`, which calls `genlab aot` for the configs of
+`configs/scale`. Nothing here was run: memory, collectives and kernels are what the TPU compiler (libtpu) says of the
+program; "est." are estimates from published figures of the chips, as if memory, network and arithmetic overlapped
+perfectly. The MFU ceiling counts the FLOPs that the model needs; layers are computed again in the backward pass
+(`backbone.remat="full"`), which costs a fifth of it. Clips are 30 s at 12.5 frames per second behind 512 symbols of
+text; a v5p-16 has 8 chips, the others 16. "Collectives" is what one chip receives per step, "activations gathered per
+layer" counts all-gathers in loops whose result is no weight, and "warnings" counts the partitioner's complaints about
+involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the tables show.
 """
+SECTIONS = {
+    "train": "## Training steps at the batches of the configs",
+    "largest": "## Training steps at the largest batch that fits, in as many parts as the configs say",
+    "sample": "## Samplers, one clip per chip",
+}
 
 
 def main(rows_dir: Path, out: Path) -> None:
-    """Compile what is missing and write the table."""
+    """Compile what is missing and write the table after every program."""
     rows_dir.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for size in SIZES:
-        for name in SLICES:
-            path = rows_dir / f"{size}.{name}.json"
-            if not path.exists():
-                config = str(ROOT / "configs" / "scale" / f"scale_{size}.py")
-                command = ["aot", config, "--topology", name, "--program", "train", "--out", str(path)]
-                subprocess.run([sys.executable, "-m", "genlab.cli", *command], check=False)
-            rows += json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    out.write_text(HEADER + format_markdown(rows) + "\n", encoding="utf-8")
+    for kind, size, name, arm in plan():
+        path = rows_dir / f"{kind}.{size}.{name}.{arm}.json"
+        out.write_text(format_page(rows_dir), encoding="utf-8")
+        if not path.exists():
+            compile_row(rows_dir, path, kind, size, name, arm)
+    out.write_text(format_page(rows_dir), encoding="utf-8")
+
+
+def plan() -> Iterator[tuple[str, str, str, str]]:
+    """Yield kind of row, size, slice and arm of every program."""
+    yield from (("train", size, name, arm) for size in SIZES for name in SLICES for arm in ARMS)
+    yield from (("largest", *FILLED, arm) for arm in ARMS)
+    yield from (("sample", *SAMPLED, arm) for arm in ARMS)
+
+
+def compile_row(rows_dir: Path, path: Path, kind: str, size: str, name: str, arm: str) -> None:
+    """Have one program compiled; what goes wrong is printed, and its row is missing."""
+    command = ["aot", str(ROOT / "configs" / "scale" / f"scale_{size}.py"), "--topology", name, "--arm", arm]
+    command += ["--program", "sample" if kind == "sample" else "train", "--out", str(path)]
+    if kind == "largest":
+        command += ["--largest-batch", f"batch_size={guess_batch(rows_dir / path.name.replace(kind, 'train'))}"]
+    subprocess.run([sys.executable, "-m", "genlab.cli", *command], check=False)
+
+
+def guess_batch(path: Path) -> int:
+    """Return where to start the search for the largest batch, from the row of the config's batch."""
+    [row] = read_rows(path)
+    per_clip = (row["peak_bytes"] - row["argument_bytes"]) / row["clips"]
+    return int((FULL * row["hbm_bytes"] - row["argument_bytes"]) / per_clip)
+
+
+def format_page(rows_dir: Path) -> str:
+    """Return the page with the rows that are there."""
+    programs = list(plan())
+    made = sum((rows_dir / f"{'.'.join(program)}.json").exists() for program in programs)
+    parts = [HEADER] if made == len(programs) else [HEADER, f"Compiled so far: {made} of {len(programs)} programs.\n"]
+    for kind, heading in SECTIONS.items():
+        paths = [rows_dir / f"{kind}.{size}.{name}.{arm}.json" for found, size, name, arm in programs if found == kind]
+        rows = [row for path in paths for row in read_rows(path)]
+        parts += [heading + "\n", format_markdown(rows) + "\n"] if rows else []
+    return "\n".join(parts)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows in a file of `genlab aot`, none if it is not there."""
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -57,6 +57,12 @@ def test_shapes_have_bytes():
     assert shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0})", only_memory=True) == 12
 
 
+def test_arrays_in_memory_take_whole_tiles():
+    halves_of_heads = "bf16[4,887,8,64]{3,1,2,0:T(8,128)(2,1)}"
+    assert shape_bytes(halves_of_heads) == 4 * 887 * 8 * 64 * 2
+    assert shape_bytes(halves_of_heads, only_memory=True) == 4 * 888 * 8 * 128 * 2
+
+
 TEXT = """
 HloModule test
 
@@ -134,6 +140,62 @@ ENTRY %main (stack: f32[10,4], at: s32[]) -> f32[1,4] {
     assert Program(text).memory_bytes() == 16 + 16 + 4
 
 
+def test_slices_and_updates_of_stacks_are_seen_through_what_is_around_them():
+    """A product that takes its weight out of a stack, and a gradient that is put into one: fusions in fusions."""
+    text = """
+%cut (s: f32[10,4], i: s32[]) -> f32[4] {
+  %s = f32[10,4]{1,0} parameter(0), metadata={op_name="weights"}
+  %i = s32[] parameter(1)
+  %row = f32[1,4]{1,0} dynamic-slice(%s, %i, %i), dynamic_slice_sizes={1,4}
+  ROOT %flat = f32[4]{0} bitcast(%row)
+}
+
+%product (x: f32[4], t: f32[10,4], j: s32[], g: f32[10,4]) -> (f32[4], f32[10,4]) {
+  %x = f32[4]{0} parameter(0)
+  %t = f32[10,4]{1,0} parameter(1)
+  %j = s32[] parameter(2)
+  %g = f32[10,4]{1,0} parameter(3)
+  %weight = f32[4]{0} fusion(%t, %j), kind=kLoop, calls=%cut
+  %y = f32[4]{0} multiply(%x, %weight)
+  %wide = f32[1,4]{1,0} bitcast(%y)
+  %new = f32[10,4]{1,0} dynamic-update-slice(%g, %wide, %j, %j)
+  ROOT %both = (f32[4]{0}, f32[10,4]{1,0}) tuple(%y, %new)
+}
+
+ENTRY %main (v: f32[4], stack: f32[10,4], at: s32[], grads: f32[10,4]) -> (f32[4], f32[10,4]) {
+  %v = f32[4]{0} parameter(0)
+  %stack = f32[10,4]{1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %grads = f32[10,4]{1,0} parameter(3)
+  ROOT %out = (f32[4]{0}, f32[10,4]{1,0}) fusion(%v, %stack, %at, %grads), kind=kOutput, calls=%product
+}
+"""
+    x, weight, index, update = 16, 16, 4, 16
+    assert Program(text).memory_bytes() == x + weight + index + 16 + update
+
+
+def test_copies_to_the_chip_count_what_leaves_or_enters_memory():
+    text = """
+%piece (p: s8[64]) -> s8[16] {
+  %p = s8[64]{0} parameter(0)
+  ROOT %part = s8[16]{0:S(1)} slice(%p), slice={[0:16]}
+}
+
+ENTRY %main (a: s8[64], b: s8[8]) -> s8[8] {
+  %a = s8[64]{0} parameter(0)
+  %b = s8[8]{0} parameter(1)
+  %start = ((s8[64]{0}), s8[16]{0:S(1)}, s32[]{:S(2)}) async-start(%a), calls=%piece
+  %near = s8[16]{0:S(1)} async-done(%start)
+  %fetch = (s8[8]{0:S(1)}, s8[8]{0}, u32[]{:S(2)}) copy-start(%b)
+  %fetched = s8[8]{0:S(1)} copy-done(%fetch)
+  %move = (s8[8]{0}, s8[8]{0}, u32[]{:S(2)}) copy-start(%b)
+  ROOT %moved = s8[8]{0} copy-done(%move)
+}
+"""
+    piece, fetched, moved = 16, 8, 2 * 8
+    assert Program(text).memory_bytes() == piece + fetched + moved
+
+
 def test_the_longest_time_bounds_the_step():
     chip = CHIPS["v5e"]
     half = roofline(chip, executed_flops=2 * 197e12, model_flops=197e12, memory_bytes=819e9, network_bytes=100e9)
@@ -143,18 +205,38 @@ def test_the_longest_time_bounds_the_step():
     assert slow.bound == "memory" and slow.mfu == 0.25
 
 
-@pytest.mark.parametrize("most", [1, 5, 16, 77, 200])
-def test_the_largest_batch_is_found_in_few_compilations(most):
+def measured(clips, most, fixed=2.0, says=True, bend=0.0):
+    """A row of a program whose memory of 10 is full at 8 * `most` clips, a straight line over clips unless it bends."""
+    share = clips / 8 / most
+    peak = fixed + (10 - fixed) * share * (1 + bend * (share - 1))
+    row = {"fits": clips <= 8 * most, "clips": clips, "hbm_bytes": 10.0, "argument_bytes": 0.8 * fixed}
+    return row | {"peak_bytes": peak if says or row["fits"] else None}
+
+
+@pytest.mark.parametrize("most", [1, 5, 16, 77, 200, 3000])
+@pytest.mark.parametrize("fixed", [0.1, 5.0])
+def test_the_largest_batch_is_found_in_few_compilations(most, fixed):
     probed = []
+    found = find_largest_batch(lambda clips: probed.append(clips) or measured(clips, most, fixed), 128, 8)
+    assert found["fits"] and found["clips"] in probed
+    assert found["peak_bytes"] >= 10 * 7 / 8 or most * 7 / 8 - 1 <= found["clips"] / 8 <= most
+    assert len(probed) == len(set(probed)) <= 4 and all(clips % 8 == 0 for clips in probed)
 
-    def measure(clips):
-        probed.append(clips)
-        return {"fits": clips <= 8 * most, "clips": clips}
 
-    found = find_largest_batch(measure, 128, 8)
-    assert found["fits"] and most * 7 / 8 - 1 <= found["clips"] / 8 <= most
-    assert len(probed) == len(set(probed)) <= 9
-    assert not find_largest_batch(lambda clips: {"fits": False, "clips": clips}, 128, 8)["fits"]
+@pytest.mark.parametrize("most", [3, 16, 77, 200])
+@pytest.mark.parametrize(("bend", "says"), [(0.5, True), (-0.5, True), (0.0, False), (0.9, False)])
+def test_the_largest_batch_is_found_where_memory_is_no_line(most, bend, says):
+    probed = []
+    found = find_largest_batch(
+        lambda clips: probed.append(clips) or measured(clips, most, bend=bend, says=says), 2048, 8
+    )
+    assert found["fits"] and (found["peak_bytes"] >= 10 * 7 / 8 or most * 7 / 8 - 1 <= found["clips"] / 8 <= most)
+    assert len(probed) == len(set(probed)) <= 12
+
+
+def test_when_nothing_fits_the_smallest_batch_says_so():
+    found = find_largest_batch(lambda clips: measured(clips, 0.5), 128, 8)
+    assert not found["fits"] and found["clips"] == 8
 
 
 def test_what_does_not_fit_is_a_row():

@@ -140,9 +140,10 @@ QUICK = {"xla_backend_optimization_level": 0}  # compiling costs more than runni
 MESHES = {"8x1x1": (8, 1, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2)}
 
 
-def curve(name, steps, sizes=None):
-    """Return loss and gradient norm of `steps` updates on one batch of 8, and the last state."""
-    create = partial(create_state, partial(make, name), OPTIM, steps)
+def curve(name, steps, sizes=None, parts=1):
+    """Return loss and gradient norm of `steps` updates on one batch of 8, in so many parts, and the last state."""
+    optim = OPTIM.model_copy(update={"accumulate": parts})
+    create = partial(create_state, partial(make, name), optim, steps)
     key, args = jax.random.key(3), jax.tree.map(np.asarray, toy_batch(num_examples=8))
     with contextlib.ExitStack() as stack:
         if sizes:
@@ -150,7 +151,7 @@ def curve(name, steps, sizes=None):
             stack.enter_context(jax.set_mesh(make_mesh(config, jax.devices())))
         graphdef, state = jax.jit(create)(key)
         losses, args = [], put_batch(args)
-        update = make_update(graphdef, OPTIM, steps).lower(state, args, key).compile(compiler_options=QUICK)
+        update = make_update(graphdef, optim, steps).lower(state, args, key).compile(compiler_options=QUICK)
         for _ in range(steps):
             state, metrics = jax.block_until_ready(update(state, args, key))
             losses += [float(metrics["loss"]), float(metrics["grad_norm"])]
@@ -187,6 +188,15 @@ def test_three_updates_are_the_same_on_every_mesh(name, mesh):
 @pytest.mark.parametrize("name", ["depth", "latent_flow", "latent_blocks"])
 def test_an_update_is_the_same_on_two_by_two_by_two(name):
     check_curve(name, 1, "2x2x2")
+
+
+def test_an_update_in_parts_is_the_same_on_two_by_two_by_two():
+    """The same clips make up the parts, whose noise differs; every chip keeps its share of the gradients' sum."""
+    losses, state = curve("masked", 1, MESHES["2x2x2"], parts=2)
+    np.testing.assert_allclose(losses, curve("masked", 1, parts=2)[0], rtol=TOLERANCE)
+    moments = jax.tree_util.tree_leaves_with_path(state["opt"])
+    [moment] = [leaf for path, leaf in moments if path_name(path).endswith("mu/backbone/layers/ffn/project_in/kernel")]
+    assert 4 * np.prod(moment.addressable_shards[0].data.shape) == moment.size
 
 
 def test_training_resumes_on_another_mesh(tmp_path):

@@ -15,4 +15,4 @@ from genlab.experiment import Comparison
 def config() -> Comparison:
     """Return the comparison."""
     at = runpy.run_path(str(Path(__file__).with_name("scale_30m.py")))["at"]
-    return at("scale_1b", width=2048, layers=20, batch_size=256, peak_lr=3e-4)
+    return at("scale_1b", width=2048, layers=20, batch_size=256, accumulate=4, peak_lr=3e-4)

@@ -15,4 +15,4 @@ from genlab.experiment import Comparison
 def config() -> Comparison:
     """Return the comparison."""
     at = runpy.run_path(str(Path(__file__).with_name("scale_30m.py")))["at"]
-    return at("scale_300m", width=1024, layers=24, batch_size=512, peak_lr=5e-4)
+    return at("scale_300m", width=1024, layers=24, batch_size=512, accumulate=8, peak_lr=5e-4)

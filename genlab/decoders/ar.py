@@ -44,6 +44,7 @@ from genlab.decoders.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, matmul
+from genlab.sharding import compiled_platform
 from genlab.tokens import Tokens, TokenSpec, make_tokens
 
 
@@ -284,6 +285,14 @@ class AR(nnx.Module):
         return jnp.where(is_target, nats, 0), is_target
 
     def _cross_entropies(self, hidden: Float[Array, "b s h"], codes: Int[Array, "b s j"]) -> Float[Array, "b s j"]:
+        if self.plan_head is None and self._has_all_levels and compiled_platform() == "tpu":
+            # Cutting the numbers of all levels into levels, and joining their gradients, are passes over memory.
+            of_levels = self.heads.parts(hidden, codes.shape[2])
+            nats = [
+                self.config.output.nats(numbers, codes[:, :, level], self.spec.entries)
+                for level, numbers in enumerate(of_levels)
+            ]
+            return jnp.stack(nats, axis=2)
         if self.plan_head is None:
             return self.config.output.nats(self._numbers(hidden), codes, self.spec.entries)
         b, j = hidden.shape[0], self.streams.count

@@ -17,14 +17,17 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from genlab.sharding import BATCH, fit, mesh_sizes
+from genlab.sharding import BATCH, compiled_platform, fit, mesh_sizes
 
 # Causal attention is computed in chunks of queries that skip the keys after them: a tile of a TPU's matrix unit.
 CAUSAL_CHUNK_FRAMES = 128
 # Kernels work in tiles of this many positions; below two of them the pairs fit into fast memory anyway.
 TILE_FRAMES = 128
-# The largest block of queries or keys that a kernel holds at once.
-BLOCK_FRAMES = 512
+# The largest block of queries or keys that a kernel holds at once. Keys are read again for every block of queries, so
+# few large ones, as long as their pairs fit into vector memory.
+BLOCK_FRAMES = 1024
+# What `jax.checkpoint` calls the results that the kernel's gradient needs, for policies that keep them.
+KEPT_NAME = "attention"
 
 
 class KeysValues(NamedTuple):
@@ -79,13 +82,6 @@ def attend_within(
     if is_causal:
         return attend_causally(queries, memory, is_valid, prefix)
     return attend(queries, memory, is_valid[:, None, :] if is_allowed is None else is_valid[:, None, :] & is_allowed)
-
-
-def compiled_platform() -> str:
-    """Return the platform that the program being traced is for: "cpu", "gpu" or "tpu"."""
-    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    platform = jax.default_backend() if device is None else device.platform
-    return "gpu" if platform in ("cuda", "rocm") else platform
 
 
 def why_plain(platform: str, shape: tuple[int, ...], dtype: jnp.dtype, has_pairs: bool) -> str:
@@ -152,11 +148,16 @@ def _splash_kernel(length: int, heads: int, is_causal: bool, prefix: int, is_int
     if is_causal and prefix:
         rule = splash_pairs.NumpyMask(_may_read(length, is_causal, prefix))
     block = next(size for size in range(BLOCK_FRAMES, 0, -TILE_FRAMES) if length % size == 0)
-    blocks = splash.BlockSizes(
-        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, block_q_dq=block, block_kv_dq=block
-    )
+    sizes: dict[str, Any] = {"block_q": block, "block_kv": block, "block_q_dkv": block, "block_kv_dkv": block}
+    # One kernel for all gradients, unless each block of keys would write queries' gradients of its own.
+    is_fused = block == length
+    sizes |= {} if is_fused else {"block_q_dq": block, "block_kv_dq": block}
+    blocks = splash.BlockSizes(**sizes, use_fused_bwd_kernel=is_fused)
     return splash.make_splash_mha_single_device(
-        splash_pairs.MultiHeadMask([rule] * heads), block_sizes=blocks, interpret=is_interpreted
+        splash_pairs.MultiHeadMask([rule] * heads),
+        block_sizes=blocks,
+        residual_checkpoint_name=KEPT_NAME,
+        interpret=is_interpreted,
     )
 
 

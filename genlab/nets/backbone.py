@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
-from genlab.nets.attention import KeysValues, causal_chunks
+from genlab.nets.attention import KEPT_NAME, TILE_FRAMES, KeysValues, causal_chunks, why_plain
 from genlab.nets.blocks import (
     Block,
     Context,
@@ -32,7 +32,7 @@ from genlab.nets.blocks import (
 )
 from genlab.nets.dilated import dilations
 from genlab.nets.linear import Linear
-from genlab.sharding import BATCH, constrain
+from genlab.sharding import BATCH, compiled_platform, constrain
 
 TextRoute = Literal["none", "prefix", "cross"]
 
@@ -63,7 +63,8 @@ class BackboneConfig(Config):
     mixer: Mixer = Attention()
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers.
+    # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers; but never
+    # the attention of a TPU's kernel.
     remat: bool | Literal["full"] = False
     # A few percent faster on CPU than the scan, but compile time then grows with depth.
     is_unrolled: bool = False
@@ -192,6 +193,10 @@ class Backbone(nnx.Module):
                 is_allowed = jnp.pad(is_allowed, ((0, 0), (prefix, 0), (prefix, 0)))
                 is_allowed |= (jnp.arange(is_allowed.shape[2]) < prefix)[None, None, :]
         modulation, shift, scale = self._modulation(clip, x.dtype)
+        length = x.shape[1]
+        if more := self._missing(x, is_allowed):
+            x = jnp.pad(x, ((0, 0), (0, more), (0, 0)))
+            positions, is_valid = (jnp.pad(part, ((0, 0), (0, more))) for part in (positions, is_valid))
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
             is_valid=is_valid,
@@ -201,7 +206,7 @@ class Backbone(nnx.Module):
             is_allowed=is_allowed,
         )
         x = self._run(x, context, self._read(crossed), None if self.deterministic else key)
-        return constrain(self.norm(x[:, prefix:]) * (1 + scale) + shift, BATCH)
+        return constrain(self.norm(x[:, prefix:length]) * (1 + scale) + shift, BATCH)
 
     def start(
         self, num_examples: int, num_steps: int, text: Text | None, clip: Float[Array, "b h"] | None = None
@@ -267,12 +272,17 @@ class Backbone(nnx.Module):
             return constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH), None
 
         if self.config.remat:
-            kept = jax.checkpoint_policies
-            policy = kept.nothing_saveable if self.config.remat == "full" else kept.dots_with_no_batch_dims_saveable
-            run_layer = jax.checkpoint(run_layer, policy=policy)
+            run_layer = jax.checkpoint(run_layer, policy=_kept(self.config.remat))
         keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
         unroll = num_layers if self.config.is_unrolled else 1
         return lax.scan(run_layer, constrain(x, BATCH), (self.layers, text, keys), unroll=unroll)[0]
+
+    def _missing(self, x: Float[Array, "b t h"], is_allowed: Array | None) -> int:
+        """Return the positions that complete the tiles of a kernel; added here they are not added in every layer."""
+        if compiled_platform() != "tpu" or isinstance(self.config.mixer, Dilated):
+            return 0
+        shape = (*x.shape[:2], self.config.heads, self.config.width // self.config.heads)
+        return 0 if why_plain("tpu", shape, x.dtype, is_allowed is not None) else -x.shape[1] % TILE_FRAMES
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is there."""
@@ -293,6 +303,15 @@ class Backbone(nnx.Module):
         parts = self.modulation(jax.nn.silu(clip)).reshape(clip.shape[0], 8, clip.shape[1])
         shift, scale = (parts[:, i, None, :].astype(dtype) for i in (6, 7))
         return parts[:, :6], shift, scale
+
+
+def _kept(remat: bool | Literal["full"]) -> Any:
+    """Return what the backward pass need not compute again."""
+    policies = jax.checkpoint_policies
+    of_kernel = policies.save_only_these_names(KEPT_NAME)
+    if remat == "full":
+        return of_kernel
+    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, of_kernel)
 
 
 def _text_positions(text: Text) -> Int[Array, "b n"]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -23,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from genlab.nets.attention import KeysValues, attend, attend_within
 from genlab.nets.dilated import DilatedConv
 from genlab.nets.linear import Linear
+from genlab.sharding import compiled_platform
 
 ROPE_BASE = 10_000.0
 
@@ -92,8 +94,18 @@ def rotation(positions: Int[Array, "b t"], head_channels: int) -> Rotation:
 def rotate(x: Float[Array, "b t a c"], angles: Rotation) -> Float[Array, "b t a c"]:
     """Turn channel pairs (i, i + c/2) of every head by the angles of its position."""
     cos, sin = (part[:, :, None, :].astype(x.dtype) for part in angles)
+    if compiled_platform() == "tpu":
+        # Half a head fills half a tile, and would be written to memory on the way; a product with signs is exact.
+        turned = jnp.matmul(x, _quarter_turn(x.shape[-1]).astype(x.dtype), precision="highest")
+        return x * jnp.concatenate([cos, cos], axis=-1) + turned * jnp.concatenate([sin, sin], axis=-1)
     first, second = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
+
+
+def _quarter_turn(channels: int) -> Float[np.ndarray, "c c"]:
+    """Return the matrix that takes channel pairs (first, second) to (-second, first)."""
+    half = np.eye(channels // 2, dtype=np.float32)
+    return np.block([[np.zeros_like(half), half], [-half, np.zeros_like(half)]])
 
 
 class SelfAttention(nnx.Module):
@@ -112,10 +124,11 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Float[Array, "b q h"], KeysValues | None]:
         """Attend within `x`, or, with a cache, write `x` at `context.position` and attend to all that is written."""
         b, q, h = x.shape
-        # [b q 3h] -> three of [b q a c]
-        projected = self.project_in(x).reshape(b, q, 3, self.heads, h // self.heads)
-        queries = rotate(self.query_norm(projected[:, :, 0]), context.rotation)
-        memory = KeysValues(rotate(self.key_norm(projected[:, :, 1]), context.rotation), projected[:, :, 2])
+        queries, keys, values = (
+            part.reshape(b, q, self.heads, h // self.heads) for part in self.project_in.parts(x, 3)
+        )
+        queries = rotate(self.query_norm(queries), context.rotation)
+        memory = KeysValues(rotate(self.key_norm(keys), context.rotation), values)
         if cache is not None:
             cache = _write(cache, memory, context.position)
             last_visible = jnp.maximum(context.position + jnp.arange(q), context.prefix - 1)

@@ -14,6 +14,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from genlab.sharding import compiled_platform
+
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
 HEAD_DEVIATION = 0.5
@@ -54,6 +56,16 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
         """Return the product in the dtype of `x`."""
         return matmul(x, self.kernel[...].astype(x.dtype))
+
+    def parts(self, x: Float[Array, "*rows i"], count: int) -> list[Float[Array, "*rows p"]]:
+        """Return the product cut into `count` equal parts.
+
+        For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory.
+        """
+        kernel = self.kernel[...].astype(x.dtype)
+        if compiled_platform() == "tpu":
+            return [matmul(x, part) for part in jnp.split(kernel, count, axis=1)]
+        return jnp.split(matmul(x, kernel), count, axis=-1)
 
 
 class Embedding(nnx.Module):

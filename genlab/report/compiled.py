@@ -88,7 +88,9 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
             num_devices = plan.topology.num_devices
             clips = config.batch_size if verb == "train" else num_devices
             if arguments.largest_batch:
-                rows.append(find_largest_batch(partial(compile_program, plan, verb), clips, num_devices))
+                # Every chip has as many clips in each part of a step.
+                unit = num_devices * (config.optim.accumulate if verb == "train" else 1)
+                rows.append(find_largest_batch(partial(compile_program, plan, verb), clips, unit))
             else:
                 rows.append(compile_program(plan, verb, clips, arguments.save_executable))
             if arguments.out:  # after every program: each takes a minute

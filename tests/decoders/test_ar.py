@@ -10,6 +10,7 @@ from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, prompt_where, ran
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
@@ -27,6 +28,7 @@ PATTERNS = {
 }
 VOCAB = CondVocab(num_speakers=3, num_units=10)
 KEY = jax.random.key(0)
+TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 NOTHING = ConditionConfig(content="none", speaker=False)
 
 
@@ -254,3 +256,19 @@ def test_greedy_samples_are_the_likeliest_codes_without_a_cache(route):
             other = drawn.codes.at[:, frame, level].add(offset) % SPEC.entries
             step = frame + level
             assert (best_nats(other)[:, step, level] >= best[:, step, level] - 1e-4).all()
+
+
+def test_levels_that_tpus_take_one_by_one_have_the_same_loss_and_gradient():
+    tokens, cond = toy_batch(num_frames=7)
+    decoder = randomised(ARConfig(infill_share=0.0).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    graph, state = nnx.split(decoder)
+
+    def total(state):
+        return nnx.merge(graph, state).loss(tokens, cond, key=KEY).per_example.sum()
+
+    expected = jax.tree.leaves(jax.jit(jax.value_and_grad(total))(state))
+    with jax.sharding.use_abstract_mesh(TPU):
+        program = jax.make_jaxpr(jax.value_and_grad(total))(state)
+    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(program.jaxpr, program.consts, *jax.tree.leaves(state))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -42,8 +42,9 @@ def both(length, key, **rule):
         (256, {"is_causal": False, "prefix": 0}),
         (300, {"is_causal": True, "prefix": 9}),
         (750, {"is_causal": True, "prefix": 0}),
+        (1100, {"is_causal": True, "prefix": 0}),
     ],
-    ids=["causal", "full", "prefix", "750"],
+    ids=["causal", "full", "prefix", "750", "several blocks"],
 )
 def test_splash_attention_is_attention(key, length, rule):
     (gradient, out), (expected_gradient, expected) = both(length, key, **rule)

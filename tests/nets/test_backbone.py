@@ -1,17 +1,22 @@
 """The transformer as a whole: cached = uncached, causality, padding, the zero start of adaLN."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
 from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import ConfigError
 from genlab.flops import count_flops
+from genlab.nets import attention
 from genlab.nets.backbone import Backbone, BackboneConfig, Dilated, backbone_flops
 from genlab.nets.blocks import Text
 
+TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 CONFIG = BackboneConfig(width=32, layers=2, heads=4)
 WAVENET = BackboneConfig(width=32, layers=4, heads=4, mixer=Dilated(cycle=3))
 
@@ -139,3 +144,29 @@ def test_the_flops_of_a_dilated_stack_are_those_of_its_trace(key, is_causal):
 def test_a_dilated_stack_refuses_a_text_prefix(key):
     with pytest.raises(ConfigError, match=r"route='prefix'.*use condition\.route='cross'"):
         Backbone(WAVENET, key=key, text_route="prefix")
+
+
+@pytest.mark.parametrize("is_causal", [True, False])
+@pytest.mark.parametrize("remat", [False, True, "full"])
+def test_what_is_laid_out_otherwise_for_tpus_computes_the_same(key, monkeypatch, is_causal, remat):
+    """Whole tiles, weights cut in the place of products, rotations by a product, attention kept: with gradients."""
+    kernel = functools.partial(attention._attend_by_splash, is_interpreted=True)
+    monkeypatch.setattr(attention, "_attend_by_splash", kernel)
+    config = CONFIG.model_copy(update={"remat": remat})
+    backbone = Backbone(config, key=key, is_causal=is_causal, text_route="prefix")
+    x, positions, text = inputs(key, num_frames=270)
+    is_valid = jnp.arange(270)[None, :] < jnp.array([[270], [201]])
+
+    def total(backbone, x):
+        out = jnp.where(is_valid[:, :, None], backbone(x, positions=positions, is_valid=is_valid, text=text), 0)
+        return (out * jnp.cos(jnp.arange(32.0))[None, None]).sum(), out
+
+    graph, state = nnx.split(backbone)
+    run = jax.grad(lambda state, x: total(nnx.merge(graph, state), x), argnums=(0, 1), has_aux=True)
+    expected = jax.tree.leaves(jax.jit(run)(state, x))
+    with jax.sharding.use_abstract_mesh(TPU):
+        program = jax.make_jaxpr(run)(state, x)
+    assert "pallas_call" in str(program)
+    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(program.jaxpr, program.consts, *jax.tree.leaves((state, x)))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
