@@ -72,4 +72,11 @@ def sweep() -> Sweep:
             "Voice and acoustics stay the same over 30 s: clips that are scored last two seconds.",
             "Half a second for 30 s of audio, on a TPU.",
         ),
+        noticed=(
+            "At equal training FLOPs flat autoregression makes 61 updates, and says no words at all: its loss to "
+            "masked decoding is one of training cost. Delay, not flat, is the opponent that counts: half the word"
+            " errors of masked_16 in as much time or less.",
+            "Other work ran on the machine beside these measurements; the seconds of one arm differ by up to a "
+            "half between training seeds.",
+        ),
     )
