@@ -72,7 +72,7 @@ def sweep() -> Sweep:
         predictions=(lead("gaussian"), lead("mixture")),
         untested=("The same at 16 kHz, with a few hundred milliseconds of context and days of recorded speech.",),
         noticed=(
-            "After 450 updates no arm is near its end, so this is the order of early training; the softmax, which has the "
+            "After 450 updates no arm is near its end: this is the order of early training. The softmax, which has the "
             "most numbers to learn, leads all the same.",
         ),
     )
