@@ -8,6 +8,8 @@ of its own and enters no other (CSM): one more call per frame. With a plan the f
 are predicted here (`streams.py`).
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -17,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 from genlab.decoders.stepwise import Step, choose, num_copies
 from genlab.decoders.streams import Streams
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan
-from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul
+from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul, matmul_parts
 
 
 class Levels(nnx.Module):
@@ -110,6 +112,11 @@ class LevelLinear(nnx.Module):
     def __call__(self, x: Float[Array, "r l i"]) -> Float[Array, "r l o"]:
         """Return the product in the dtype of `x`."""
         return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(x, self.kernel[...].astype(x.dtype))
+
+    def parts(self, x: Float[Array, "r l i"], count: int) -> list[Float[Array, "r l p"]]:
+        """Return the product cut into `count` equal parts."""
+        product = jax.vmap(partial(matmul_parts, count=count), in_axes=(1, 0), out_axes=1)
+        return product(x, self.kernel[...].astype(x.dtype))
 
 
 def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:

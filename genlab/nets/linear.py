@@ -58,14 +58,18 @@ class Linear(nnx.Module):
         return matmul(x, self.kernel[...].astype(x.dtype))
 
     def parts(self, x: Float[Array, "*rows i"], count: int) -> list[Float[Array, "*rows p"]]:
-        """Return the product cut into `count` equal parts.
+        """Return the product cut into `count` equal parts."""
+        return matmul_parts(x, self.kernel[...].astype(x.dtype), count)
 
-        For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory.
-        """
-        kernel = self.kernel[...].astype(x.dtype)
-        if compiled_platform() == "tpu":
-            return [matmul(x, part) for part in jnp.split(kernel, count, axis=1)]
-        return jnp.split(matmul(x, kernel), count, axis=-1)
+
+def matmul_parts(x: Float[Array, "*rows i"], kernel: Float[Array, "i o"], count: int) -> list[Float[Array, "*rows p"]]:
+    """Return the product cut into `count` equal parts.
+
+    For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory.
+    """
+    if compiled_platform() == "tpu":
+        return [matmul(x, part) for part in jnp.split(kernel, count, axis=1)]
+    return jnp.split(matmul(x, kernel), count, axis=-1)
 
 
 class Embedding(nnx.Module):
