@@ -172,11 +172,11 @@ def _on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 
 class Traced(NamedTuple):
-    """A program before the compiler: its lowered form, parameters, matrices of a layer, and FLOPs of all chips."""
+    """A program before the compiler: its lowered form, parameters, shapes of matrices, and FLOPs of all chips."""
 
     lowered: Any
     params: int
-    matrix_sizes: frozenset[int]
+    matrices: frozenset[tuple[int, int]]
     executed_flops: float
     model_flops: float
 
@@ -190,7 +190,7 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     decoder: Any = run.arm.decoder
     graph, plain = jax.eval_shape(partial(create_state, build, run.optim, STEPS), key)
     leaves = jax.tree.leaves(plain["params"])
-    matrices = frozenset(math.prod(leaf.shape[-2:]) for leaf in leaves if len(leaf.shape) > 1)
+    matrices = frozenset(leaf.shape[-2:] for leaf in leaves if len(leaf.shape) > 1)
     params = sum(leaf.size for leaf in leaves)
     if verb == "train":
         update = make_update(graph, run.optim, STEPS)
@@ -269,10 +269,10 @@ def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[
     num_devices = plan.topology.num_devices
     groups: dict[tuple[str, str, bool, bool], list[float]] = {}
     for found in program.collectives():
-        # In a loop over layers weights are gathered, and codes where tables are split by channels; anything else of
-        # their size or more would be activations.
-        is_weight, is_code = found.elements in traced.matrix_sizes, "f" not in found.dtype
-        is_large = not is_weight and not is_code and found.elements > 2**16
+        # In a loop over layers weights are gathered, and codes where tables are split by channels; anything else that
+        # is large would be activations.
+        is_weight, is_code = _is_part(found.shape, traced.matrices), "f" not in found.dtype
+        is_large = not is_weight and not is_code and math.prod(found.shape) > 2**16
         moves = found.in_layers and found.kind == "all-gather" and is_large
         total = groups.setdefault((found.kind, found.dtype, found.in_layers, moves), [0, 0])
         total[0] += found.runs
@@ -296,6 +296,13 @@ def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[
         "memory_traffic_bytes": program.memory_bytes(),
         "estimate": {**estimate._asdict(), "bound": estimate.bound, "step_s": estimate.step_s},
     }  # fmt: skip
+
+
+def _is_part(shape: tuple[int, ...], matrices: frozenset[tuple[int, int]]) -> bool:
+    """Return whether an array is a matrix, in either layout, or one of equal parts into which its outputs were cut."""
+    if len(shape) != 2:
+        return False
+    return any(i == rows and o % columns == 0 for i, o in matrices for rows, columns in (shape, shape[::-1]))
 
 
 def _attention(plan: Plan, kernels: dict[str, int]) -> str:

@@ -45,12 +45,15 @@ class Operation(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective: how often it runs in a step, what each run brings to a chip, and the elements of its result."""
+    """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of its result's axes.
+
+    Of several results the largest counts; axes of size 1 are left out.
+    """
 
     kind: str
     runs: int
     bytes_per_run: float
-    elements: int
+    shape: tuple[int, ...]
     dtype: str
     in_layers: bool
     source: str
@@ -152,9 +155,10 @@ class Program:
                 }.get(kind, received)
                 source = re.search(r'op_name="([^"]*)"', operation.rest)
                 path = source[1] if source else ""
-                elements = max((found.elements for found in arrays), default=0)
+                shape = max((found.dimensions for found in arrays), key=math.prod, default=())
+                shape = tuple(size for size in shape if size > 1)
                 dtype = arrays[0].dtype if arrays else ""
-                yield Collective(kind, self.runs[name], max(moved, 0), elements, dtype, "/while/body/" in path, path)
+                yield Collective(kind, self.runs[name], max(moved, 0), shape, dtype, "/while/body/" in path, path)
 
     def kernels(self) -> dict[str, int]:
         """Return how often each kernel (a Pallas call) runs."""
@@ -254,7 +258,7 @@ class _ArrayText(NamedTuple):
 
     plain_bytes: int
     memory_bytes: int
-    elements: int
+    dimensions: tuple[int, ...]
     dtype: str
 
 
@@ -267,7 +271,7 @@ def _arrays(shape: str) -> list[_ArrayText]:
         elements = math.prod(dimensions)
         is_near = re.search(r"S\([1-9]", layout)
         padded = 0 if is_near else math.prod(_fill_tiles(dimensions, layout))
-        found.append(_ArrayText(elements * bits // 8, padded * bits // 8, elements, dtype))
+        found.append(_ArrayText(elements * bits // 8, padded * bits // 8, tuple(dimensions), dtype))
     return found
 
 

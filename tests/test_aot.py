@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genlab.aot import _overflow, find_largest_batch, find_warnings, roofline
+from genlab.aot import _is_part, _overflow, find_largest_batch, find_warnings, roofline
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.hlo import Program, shape_bytes
@@ -100,9 +100,18 @@ ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
 def test_collectives_in_a_loop_count_its_turns():
     """Ten in steps of two, because the compiler unrolled the body; a piece that goes on with a collective is none."""
     gathered, summed = Program(TEXT).collectives()
-    assert (gathered.kind, gathered.runs, gathered.in_layers, gathered.elements) == ("all-gather", 5, True, 128)
+    assert (gathered.kind, gathered.runs, gathered.in_layers, gathered.shape) == ("all-gather", 5, True, (4, 32))
     assert gathered.bytes_per_run == 2 * (128 - 32)
     assert (summed.kind, summed.runs, summed.in_layers, summed.bytes_per_run) == ("all-reduce", 1, False, 2 * 64)
+
+
+def test_weights_are_told_from_activations():
+    """Whole, transposed, or cut along the outputs; four clips of 887 positions are none of these."""
+    matrices = frozenset({(512, 16384), (1376, 512)})
+    weights = [(512, 16384), (512, 2048), (2048, 512), (512, 1376)]
+    assert all(_is_part(shape, matrices) for shape in weights)
+    others = [(4, 887, 512), (3548, 512), (512, 3000), (1376,)]
+    assert not any(_is_part(shape, matrices) for shape in others)
 
 
 def test_collectives_of_a_real_program():
