@@ -98,15 +98,17 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], valu
         values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
             it is recognised by not being in the input.
     """
-    known = sorted({name.rsplit(".", 1)[-1] for name in _dotted_fields(cls)})
+    known = {name.rsplit(".", 1)[-1]: name for name in sorted(_dotted_fields(cls), key=len, reverse=True)}
     return ConfigError("; ".join(_explain_one(problem, known, values) for problem in error.errors()))
 
 
-def _explain_one(problem: Any, known: list[str], values: Any) -> str:
+def _explain_one(problem: Any, known: dict[str, str], values: Any) -> str:
     path = ".".join(_written_path(problem["loc"], problem["type"], values))
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        return f"{path}: no such field" + (f"; did you mean {near[0]!r}?" if near else "")
+        written = str(problem["loc"][-1])
+        near = difflib.get_close_matches(written, known, n=1)
+        meant = known[written] if written in known else near[0] if near else None  # the place, when the name is right
+        return f"{path}: no such field" + (f"; did you mean {meant!r}?" if meant else "")
     if problem["type"] == "missing":
         return f"{path}: missing; give it a value"
     message = problem["msg"].removeprefix("Value error, ")

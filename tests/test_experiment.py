@@ -26,6 +26,7 @@ def refusal(call, *args):
     ("override", "message"),
     [
         ("bacth_size=8", "bacth_size: no such field; did you mean 'batch_size'?"),
+        ("save_every_steps=9", "save_every_steps: no such field; did you mean 'settings.save_every_steps'?"),
         ("optim.peak_lrr=1", "optim.peak_lrr: no such field; did you mean 'peak_lr'?"),
         ("arms.ar.decoder.infil_share=0", "arms.ar.decoder.infil_share: no such field; did you mean 'infill_share'?"),
         ("arms.ar.sampler.kind=masked", "sampler.kind='masked' cannot sample decoder.kind='ar'"),
