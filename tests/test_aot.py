@@ -15,7 +15,7 @@ from genlab.aot import _is_part, _overflow, find_largest_batch, find_warnings, r
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.hlo import Program, shape_bytes
-from genlab.report.compiled import COLUMNS, format_markdown
+from genlab.report.compiled import COLUMNS, format_lines, format_markdown
 from genlab.sharding import ShardingConfig, make_mesh
 from genlab.topologies import CHIPS, find_topology
 
@@ -260,6 +260,7 @@ def test_what_does_not_fit_is_a_row():
         "mesh": {"data": 1, "fsdp": 16, "tensor": 1}, "hbm_bytes": CHIPS["v5e"].hbm_bytes, **found,
     }  # fmt: skip
     assert "| does not fit |" in format_markdown([row]) and "| 436% |" in format_markdown([row])
+    assert "does not fit  68.66 of 15.75 GiB" in format_lines(row | {"frames": 375})
 
 
 def test_the_partitioner_is_heard():
@@ -294,7 +295,10 @@ def test_a_slice_is_compiled_for_from_here(tmp_path):
     command = [sys.executable, "-m", "genlab.cli", "aot", str(ROOT / "configs/scale/scale_30m.py"), *TINY]
     command += ["--topology", "v5litepod-4", "--arm", "masked", "--program", "train", "--out", str(out)]
     env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
-    subprocess.run(command, check=True, cwd=ROOT, env={**env, "PYTHONPATH": str(ROOT)}, timeout=600)
+    env = {**env, "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=600, capture_output=True, text=True).stdout
+    for told in ("of 15.75 GiB", "collective    all-gather of bf16, in a loop", "attention     splash", "MFU at most"):
+        assert told in said
     [row] = json.loads(out.read_text())["rows"]
     assert row["fits"] and row["attention"] == "splash" and row["devices"] == 4 and row["mesh"]["fsdp"] == 4
     assert 0 < row["estimate"]["mfu"] <= 1 and 0 < row["peak_bytes"] < row["hbm_bytes"] and row["warnings"] == []

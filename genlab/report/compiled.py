@@ -1,6 +1,6 @@
-"""What `genlab aot` prints: the programs of every arm as a table for the terminal or as Markdown.
+"""What `genlab aot` prints: a few lines about every program as soon as it is compiled, or a table in Markdown.
 
-In: a config and the arguments of the command, or rows as aot.py makes them. Out: a table. Times and shares of the peak
+In: a config and the arguments of the command, or rows as aot.py makes them. Out: text. Times and shares of the peak
 are estimates and are labelled so.
 """
 
@@ -8,9 +8,6 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from genlab import checkpoint
 from genlab.aot import compile_program, find_largest_batch, plan_arms
@@ -22,7 +19,6 @@ COLUMNS = (
     "arm", "program", "parameters", "slice", "mesh", "clips", "memory (GiB)", "of HBM", "attention", "collectives (GB)",
     "activations gathered per layer", "FLOP/byte", "bound (est.)", "step s (est.)", "MFU ceiling (est.)", "warnings",
 )  # fmt: skip
-KEPT = ("arm", "program", "slice", "clips", "memory (GiB)", "of HBM", "attention", "bound (est.)", "MFU ceiling (est.)")
 
 
 def format_row(row: dict[str, Any]) -> dict[str, str]:
@@ -51,16 +47,37 @@ def format_row(row: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def format_terminal(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the columns that fit a terminal; the JSON has the rest."""
-    table = Table(title="compiled, not run; times and MFU are estimates")
-    for name in KEPT:
-        table.add_column(name)
-    for row in rows:
-        cells = format_row(row)
-        cells["attention"] = cells["attention"].split(":")[0]  # the reason is in the JSON
-        table.add_row(*(cells[name] for name in KEPT))
-    return table
+def format_lines(row: dict[str, Any]) -> str:
+    """Return a few lines about one program; bytes and FLOPs are those of one chip and step."""
+    cells, peak, total = format_row(row), row.get("peak_bytes"), row["hbm_bytes"] / GIB
+    mesh = " x ".join(f"{name} {size}" for name, size in row["mesh"].items())
+    head = f"{row['config']}, {row['program']}, compiled and not run: {row['params'] / 1e6:.0f} M parameters, "
+    head += f"{row['topology']} ({mesh}), {row['clips']} clips of {row['frames']} frames"
+    if not row["fits"]:
+        wanted = f"{cells['memory (GiB)']} of {total:.2f} GiB" if peak else row["reason"]
+        return f"{head}\n  does not fit  {wanted}"
+    estimate = row["estimate"]
+    parts = (f"{name} {row[f'{name}_bytes'] / GIB:.2f}" for name in ("argument", "temp", "output"))
+    times = (f"{name} {estimate[f'{name}_s']:.3g} s" for name in ("compute", "memory", "network"))
+    facts = [
+        ("fits", f"{cells['memory (GiB)']} of {total:.2f} GiB ({cells['of HBM']}); {', '.join(parts)} GiB"),
+        ("FLOPs", f"{row['flops']:.3g}, {cells['FLOP/byte']} per byte of memory traffic"),
+        (
+            "estimate",
+            f"{', '.join(times)}: bound by {cells['bound (est.)']}, MFU at most {cells['MFU ceiling (est.)']}",
+        ),
+        ("attention", row["attention"]),
+        *(("collective", _describe_collective(item)) for item in row["collectives"]),
+        ("warnings", "; ".join(row["warnings"]) or "none"),
+        ("compiled in", f"{row['compile_s']:.0f} s"),
+    ]
+    return "\n".join((head, *(f"  {name:<13} {value}" for name, value in facts)))
+
+
+def _describe_collective(item: dict[str, Any]) -> str:
+    where = "in a loop" if item["in_layers"] else "once"
+    what = ", ACTIVATIONS" if item["activations"] else ""
+    return f"{item['kind']} of {item['dtype']}, {where}{what}: {item['bytes'] / 1e6:,.2f} MB in {item['runs']:,} runs"
 
 
 def format_markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -73,7 +90,7 @@ def format_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def report_compiled(config: Any, arguments: argparse.Namespace, command: str) -> int:
-    """Compile every program that was asked for, print the table, and return 1 if one of them does not fit.
+    """Compile every program that was asked for, print what it is like, and return 1 if one of them does not fit.
 
     Raises:
         ConfigError: if `config` has no decoder.
@@ -93,10 +110,10 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
                 rows.append(find_largest_batch(partial(compile_program, plan, verb), clips, unit))
             else:
                 rows.append(compile_program(plan, verb, clips, arguments.save_executable))
+            if not arguments.markdown:
+                print(format_lines(rows[-1]), flush=True)
             if arguments.out:  # after every program: each takes a minute
                 checkpoint.write_json(arguments.out, {"command": command, "rows": rows})
     if arguments.markdown:
         print(format_markdown(rows))
-    else:
-        Console().print(format_terminal(rows))
     return 0 if all(row["fits"] for row in rows) else 1
