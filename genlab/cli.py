@@ -95,6 +95,16 @@ def _place(text: str) -> str | Path:
     return text if "://" in text else Path(text)
 
 
+def _local(text: str) -> Path:
+    """Parse a path that only a local disk can have."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a path on a local disk; only compare, train, tune, sample, evaluate, report and listen "
+            "work in a bucket"
+        )
+    return Path(text)
+
+
 def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     if not any("://" in str(getattr(arguments, name, "")) for name in ("config", "out")):
         return contextlib.nullcontext()
@@ -122,7 +132,7 @@ def _add_runs(add: AddCommand) -> None:
         help="then sample every arm at equally many settings and draw quality against cost",
     )
     command.add_argument(
-        "--tuned", type=Path, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
+        "--tuned", type=_local, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
     )
     _add_tuning(add)
     command = add(
@@ -192,7 +202,7 @@ def _add_results(add: AddCommand) -> None:
     command.add_argument("--prompts", type=int, help="how many prompts to hear (default: 10, or as many as differ)")
     command.add_argument("--seed", type=int, default=0, help="of the choice of prompts; the sealing is always random")
     command.add_argument("--out", type=_place, help="directory of page, key and result (default: RUN_DIR/listen)")
-    command.add_argument("--merge", nargs="+", type=Path, metavar="ANSWERS.json", help="answers of the listeners")
+    command.add_argument("--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners")
 
 
 def _add_crossover(add: AddCommand) -> None:
@@ -202,7 +212,7 @@ def _add_crossover(add: AddCommand) -> None:
         "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops --plan 1e12,3e12,1e13",
     )
     command.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN_DIR", help="finished comparisons at several budgets"
+        "runs", nargs="+", type=_local, metavar="RUN_DIR", help="finished comparisons at several budgets"
     )
     command.add_argument("--score", required=True, help="name of the score in results.json")
     command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
@@ -222,8 +232,10 @@ def _add_sweep(add: AddCommand) -> None:
         "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
     )
     command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
-    command.add_argument("page", nargs="?", type=Path, help="Python file with sweep(); list: a folder; plan: a config")
-    command.add_argument("--out", type=Path, help="directory of the sweep (default: runs/sweep-NAME); plan: the page")
+    command.add_argument(
+        "page", nargs="?", type=_local, help="Python file with sweep(); list: a folder; plan: a config"
+    )
+    command.add_argument("--out", type=_local, help="directory of the sweep (default: runs/sweep-NAME); plan: the page")
     command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
     command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
     command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
@@ -251,7 +263,7 @@ def _add_inputs(add: AddCommand) -> None:
     command.add_argument(
         "paths",
         nargs="*",
-        type=Path,
+        type=_local,
         help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench or probe DIR",
     )
     command.add_argument(
@@ -282,9 +294,11 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument("--arm", help="only this one (default: all)")
     command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
     command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
-    command.add_argument("--out", type=Path, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
     command.add_argument("--markdown", action="store_true", help="print the table as Markdown, with all columns")
-    command.add_argument("--save-executable", type=Path, metavar="FILE", help="keep the last program for such a slice")
+    command.add_argument(
+        "--save-executable", type=_local, metavar="FILE", help="keep the last program for such a slice"
+    )
     add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
 
 

@@ -87,6 +87,14 @@ def test_help_ends_with_an_example_that_parses(name, capsys):
     assert arguments.command == name
 
 
+def test_what_stays_on_a_local_disk_refuses_a_bucket(capsys):
+    for argv in (["sweep", "run", "page.py", "--out", "gs://lab/x"], ["crossover", "gs://lab/x"]):
+        with pytest.raises(SystemExit) as stop:
+            main(argv)
+        assert stop.value.code == 2
+        assert "gs://lab/x: expected a path on a local disk" in capsys.readouterr().err
+
+
 def refused(capsys, *argv):
     """Run a command that must fail, and return its one line."""
     code = main([str(item) for item in argv])
