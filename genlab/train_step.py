@@ -98,7 +98,8 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
         more, rest = part(rest, args, jax.random.fold_in(key, index))
         return (jax.tree.map(jnp.add, totals, more), rest), None
 
-    # Every part takes some clips of each device, so that none has to move.
+    # Every part takes some clips of each device, so that none has to move. `optax.microbatch` does that and the sums,
+    # but hands neither a key nor `rest`, the averages of a codebook, from part to part.
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args)
     shapes = jax.eval_shape(part, rest, jax.tree.map(lambda leaf: leaf[0], parts), key)[0]
     grads, *sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -1,15 +1,17 @@
 """Write docs/tpu_table.md: training steps and samplers of configs/scale on slices of 16, compiled and not run.
 
-    python sweeps/tpu_table.py rows/ docs/tpu_table.md
+    python sweeps/tpu_table.py rows/ docs/tpu_table.md 2
 
 Every program leaves `genlab aot`'s JSON in the first directory, and what is there is not compiled again; a compilation
-takes two or three minutes of one core. The table is written after every program.
+takes two or three minutes of one core and 2 GB. The number says how many run at a time. The table is written after
+every program.
 """
 
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,12 @@ text; a v5p-16 has 8 chips, the others 16. "Collectives" is what one chip receiv
 layer" counts all-gathers in loops whose result is no weight, and "warnings" counts the partitioner's complaints about
 involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the tables show.
 """
+UNCHECKED = """## What could not be checked
+
+Seconds on a chip, which only a chip can tell. Programs for GPUs, for which no compiler is at hand without one: they
+are lowered for CUDA, where jax checks what cuDNN's attention is given, and searched for calls of anything else
+(`tests/test_gpu.py`), but not compiled. Transfers between slices: every program here is for one slice.
+"""
 SECTIONS = {
     "train": "## Training steps at the batches of the configs",
     "largest": "## Training steps at the largest batch that fits, in as many parts as the configs say",
@@ -42,14 +50,15 @@ SECTIONS = {
 }
 
 
-def main(rows_dir: Path, out: Path) -> None:
-    """Compile what is missing and write the table after every program."""
+def main(rows_dir: Path, out: Path, slots: int) -> None:
+    """Compile what is missing, `slots` programs at a time, and write the table after every program."""
     rows_dir.mkdir(parents=True, exist_ok=True)
-    for kind, size, name, arm in plan():
-        path = rows_dir / f"{kind}.{size}.{name}.{arm}.json"
-        out.write_text(format_page(rows_dir), encoding="utf-8")
-        if not path.exists():
-            compile_row(rows_dir, path, kind, size, name, arm)
+    programs = list(plan())
+    for wave in ([p for p in programs if p[0] != "largest"], [p for p in programs if p[0] == "largest"]):
+        missing = [program for program in wave if not row_path(rows_dir, *program).exists()]
+        with ThreadPoolExecutor(slots) as pool:  # the compiler works in one thread of a process of its own
+            for _ in pool.map(lambda program: compile_row(rows_dir, *program), missing):
+                out.write_text(format_page(rows_dir), encoding="utf-8")
     out.write_text(format_page(rows_dir), encoding="utf-8")
 
 
@@ -60,12 +69,18 @@ def plan() -> Iterator[tuple[str, str, str, str]]:
     yield from (("sample", *SAMPLED, arm) for arm in ARMS)
 
 
-def compile_row(rows_dir: Path, path: Path, kind: str, size: str, name: str, arm: str) -> None:
+def row_path(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> Path:
+    """Return the file of one program's row."""
+    return rows_dir / f"{kind}.{size}.{name}.{arm}.json"
+
+
+def compile_row(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> None:
     """Have one program compiled; what goes wrong is printed, and its row is missing."""
+    path = row_path(rows_dir, kind, size, name, arm)
     command = ["aot", str(ROOT / "configs" / "scale" / f"scale_{size}.py"), "--topology", name, "--arm", arm]
     command += ["--program", "sample" if kind == "sample" else "train", "--out", str(path)]
     if kind == "largest":
-        command += ["--largest-batch", f"batch_size={guess_batch(rows_dir / path.name.replace(kind, 'train'))}"]
+        command += ["--largest-batch", f"batch_size={guess_batch(row_path(rows_dir, 'train', size, name, arm))}"]
     subprocess.run([sys.executable, "-m", "genlab.cli", *command], check=False)
 
 
@@ -79,13 +94,12 @@ def guess_batch(path: Path) -> int:
 def format_page(rows_dir: Path) -> str:
     """Return the page with the rows that are there."""
     programs = list(plan())
-    made = sum((rows_dir / f"{'.'.join(program)}.json").exists() for program in programs)
+    made = sum(row_path(rows_dir, *program).exists() for program in programs)
     parts = [HEADER] if made == len(programs) else [HEADER, f"Compiled so far: {made} of {len(programs)} programs.\n"]
     for kind, heading in SECTIONS.items():
-        paths = [rows_dir / f"{kind}.{size}.{name}.{arm}.json" for found, size, name, arm in programs if found == kind]
-        rows = [row for path in paths for row in read_rows(path)]
+        rows = [row for program in programs if program[0] == kind for row in read_rows(row_path(rows_dir, *program))]
         parts += [heading + "\n", format_markdown(rows) + "\n"] if rows else []
-    return "\n".join(parts)
+    return "\n".join((*parts, UNCHECKED))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -94,4 +108,4 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), slots=int(sys.argv[3]) if len(sys.argv) > 3 else 1)

@@ -2,8 +2,9 @@
 
 In: queries, keys and values "b s a c" and which keys may be read. Out: softmax(q k / sqrt(c)) v. On TPUs Pallas splash
 attention (FlashAttention, 2205.14135, that skips blocks nothing may read), on GPUs cuDNN's for half precision; both
-never store the pairs. Elsewhere, and for what a kernel cannot say, the plain products. `why_plain` says which it is and
-why. The platform is that of the mesh that is set, also one that is only described (`genlab aot`), else the default one.
+never store the weights of the pairs. Elsewhere, and for what a kernel cannot say, the plain products. `why_plain` says
+which it is and why. The platform is that of the mesh that is set, also one that is only described (`genlab aot`), else
+the default one.
 
 Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
 """
@@ -23,6 +24,9 @@ from genlab.sharding import BATCH, compiled_platform, fit, mesh_sizes
 CAUSAL_CHUNK_FRAMES = 128
 # Kernels work in tiles of this many positions; below two of them the pairs fit into fast memory anyway.
 TILE_FRAMES = 128
+# cuDNN's gradient refuses odd lengths when pairs are masked; eights also fill the tiles of tensor cores. Its kernel
+# takes 256 channels on some GPUs and this many on all.
+CUDNN_FRAMES, CUDNN_CHANNELS = 8, 128
 # The largest block of queries or keys that a kernel holds at once. Keys are read again for every block of queries, so
 # few large ones, as long as their pairs fit into vector memory.
 BLOCK_FRAMES = 1024
@@ -94,18 +98,28 @@ def why_plain(platform: str, shape: tuple[int, ...], dtype: jnp.dtype, has_pairs
         return f"{shape[1]} positions, less than two tiles of {TILE_FRAMES}"
     if platform == "gpu" and dtype not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN's kernel takes bfloat16 and float16, not {dtype}"
+    if platform == "gpu" and (shape[3] > CUDNN_CHANNELS or shape[3] % 8):
+        return f"cuDNN's kernel takes heads of at most {CUDNN_CHANNELS} channels, a multiple of 8, not {shape[3]}"
     return ""
 
 
+def missing_positions(platform: str, shape: tuple[int, ...], dtype: jnp.dtype, has_pairs: bool) -> int:
+    """Return how many positions complete the tiles of the kernel for queries of this shape "b s a c", 0 without one."""
+    if why_plain(platform, shape, dtype, has_pairs):
+        return 0
+    return -shape[1] % (TILE_FRAMES if platform == "tpu" else CUDNN_FRAMES)
+
+
 def _attend_by_cudnn(queries, memory: KeysValues, is_valid, *, is_causal: bool, prefix: int):
-    """Run cuDNN's kernel, which takes the rule for earlier keys; a prefix and the valid keys go in as pairs."""
+    """Run cuDNN's kernel, which takes the rule for earlier keys; a prefix and the valid keys go in as all pairs."""
     length = queries.shape[1]
-    pairs = is_valid[:, None, None, :]
-    if is_causal and prefix:
-        pairs &= jnp.asarray(_may_read(length, is_causal, prefix))[None, None]
+    padding = ((0, 0), (0, -length % CUDNN_FRAMES), (0, 0), (0, 0))
+    queries, keys, values = (jnp.pad(x, padding) for x in (queries, *memory))
+    pairs = _may_read(queries.shape[1], is_causal and prefix > 0, prefix)[None, None]
+    pairs = pairs & jnp.pad(is_valid, padding[:2])[:, None, None, :]  # "b 1 s s": it refuses axes that are broadcast
     return jax.nn.dot_product_attention(
-        queries, memory.keys, memory.values, mask=pairs, is_causal=is_causal and not prefix, implementation="cudnn"
-    )
+        queries, keys, values, mask=pairs, is_causal=is_causal and not prefix, implementation="cudnn"
+    )[:, :length]
 
 
 def _attend_by_splash(

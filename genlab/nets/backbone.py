@@ -20,7 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
-from genlab.nets.attention import KEPT_NAME, TILE_FRAMES, KeysValues, causal_chunks, why_plain
+from genlab.nets.attention import KEPT_NAME, KeysValues, causal_chunks, missing_positions
 from genlab.nets.blocks import (
     Block,
     Context,
@@ -279,10 +279,10 @@ class Backbone(nnx.Module):
 
     def _missing(self, x: Float[Array, "b t h"], is_allowed: Array | None) -> int:
         """Return the positions that complete the tiles of a kernel; added here they are not added in every layer."""
-        if compiled_platform() != "tpu" or isinstance(self.config.mixer, Dilated):
+        if isinstance(self.config.mixer, Dilated):
             return 0
         shape = (*x.shape[:2], self.config.heads, self.config.width // self.config.heads)
-        return 0 if why_plain("tpu", shape, x.dtype, is_allowed is not None) else -x.shape[1] % TILE_FRAMES
+        return missing_positions(compiled_platform(), shape, x.dtype, is_allowed is not None)
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is there."""

@@ -1,0 +1,113 @@
+"""Programs for GPUs, lowered on a machine without one: cuDNN's attention takes them, and nothing in them is for TPUs.
+
+jax checks the shapes of cuDNN's calls while it lowers them. What XLA and cuDNN make of them only a GPU can tell.
+"""
+
+import re
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AbstractDevice, AbstractMesh
+
+from genlab.aot import Plan, _token_shape, abstract_batch, build_abstract
+from genlab.experiment import load_experiment
+from genlab.nets import attention
+from genlab.nets.attention import KeysValues, _attend_by_cudnn, attend_within, missing_positions, why_plain
+from genlab.sharding import ShardingConfig, make_mesh
+from genlab.topologies import find_topology
+from genlab.train_step import create_state, make_update
+
+ROOT = Path(__file__).parents[1]
+GPU = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
+# Text of 512 symbols and 257 frames: a length that no tile divides.
+SMALL = (
+    "backbone.width=256", "backbone.layers=2", "backbone.heads=2", "data.num_frames=257", "batch_size=4",
+    "optim.accumulate=2", "budget.train_flops=1e18",
+)  # fmt: skip
+ARMS = ("ar", "masked", "diffusion")
+
+
+@pytest.fixture(autouse=True)
+def cudnn_is_there(monkeypatch):
+    """Answer what jax asks of the GPU: a Hopper with a recent cuDNN."""
+    from jax._src.cudnn import fused_attention_stablehlo as asked
+
+    monkeypatch.setattr(asked, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(asked, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(asked, "is_cuda_compute_capability_equal", lambda capability: False)
+
+
+def plan(arm, *overrides):
+    config = load_experiment(str(ROOT / "configs/scale/scale_30m.py"), (*SMALL, *overrides))
+    mesh = make_mesh(ShardingConfig(), jax.devices()[:1])
+    return Plan(config.run(arm, 0, 10), find_topology("v5e-1"), mesh, *_token_shape(config.data, "text"))
+
+
+def without_placement(tree):
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def custom_calls(function, *args):
+    """Return the names of what a program for CUDA calls outside XLA."""
+    with jax.sharding.use_abstract_mesh(GPU):
+        text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+    return set(re.findall(r"custom_call @?([\w$]+)", text))
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_training_steps_run_cudnns_attention_in_half_precision(arm, dtype):
+    planned = plan(arm, f"backbone.dtype={dtype}")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    optim = planned.run.optim
+    graph, state = jax.eval_shape(partial(create_state, build_abstract(planned), optim, 10), key)
+    called = custom_calls(make_update(graph, optim, 10), state, without_placement(abstract_batch(planned, 4)), key)
+    kernels = {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
+    assert called == (kernels if dtype == "bfloat16" else set())
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_samplers_hold_nothing_for_other_machines(arm):
+    planned = plan(arm)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    graph, weights = nnx.split(nnx.eval_shape(partial(build_abstract(planned)), key))
+    tokens, cond = without_placement(abstract_batch(planned, 4))
+
+    def draw(weights, cond, num_frames, key):
+        sampled = nnx.merge(graph, weights).sample(
+            cond, num_frames=num_frames, key=key, sampler=planned.run.arm.sampler
+        )
+        return sampled.tokens
+
+    assert custom_calls(draw, weights, cond, tokens.num_frames, key) <= {"__cudnn$fmhaScaleBiasSoftmax"}
+
+
+@pytest.mark.parametrize(("is_causal", "prefix"), [(False, 0), (True, 0), (True, 100)])
+def test_what_cudnn_is_asked_is_the_attention(key, monkeypatch, is_causal, prefix):
+    """With jax's plain products in the place of the kernel: the padding, and who reads whom."""
+    queries, keys, values = jax.random.normal(key, (3, 2, 261, 2, 16))
+    is_valid = jnp.arange(261)[None, :] < jnp.array([261, 200])[:, None]
+    memory, rule = KeysValues(keys, values), {"is_causal": is_causal, "prefix": prefix}
+    expected = attend_within(queries, memory, is_valid, **rule)
+    plain = jax.nn.dot_product_attention
+
+    def stand_in(queries, *more, implementation, mask, **options):
+        assert implementation == "cudnn" and mask.shape[2:] == (264, 264) and queries.shape[1] == 264
+        return plain(queries, *more, mask=mask, **options)
+
+    monkeypatch.setattr(attention.jax.nn, "dot_product_attention", stand_in)
+    found = _attend_by_cudnn(queries, memory, is_valid, **rule)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_what_cudnn_refuses_has_a_reason():
+    half = jnp.dtype(jnp.bfloat16)
+    assert missing_positions("gpu", (2, 887, 4, 128), half, False) == 1
+    for channels in (136, 20):
+        assert f"not {channels}" in why_plain("gpu", (2, 887, 4, channels), half, False)
+        assert missing_positions("gpu", (2, 887, 4, channels), half, False) == 0
