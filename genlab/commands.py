@@ -195,7 +195,7 @@ def report(arguments: argparse.Namespace, command: str) -> int:
 
     out = _run_directory(arguments.config)
     with Progress() as progress:
-        print(rewrite_report(_load(arguments, Comparison), out, progress))
+        print(shown(rewrite_report(_load(arguments, Comparison), out, progress)))
     return 0
 
 
@@ -216,7 +216,7 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     run_dir = _run_directory(arguments.config)
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
-        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{out / 'listening.json'}")
+        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{shown(out / 'listening.json')}")
         return 0
     arguments.overrides = []
     tests = ("mushra", "ab") if arguments.test == "both" else (arguments.test,)

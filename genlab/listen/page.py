@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from genlab import checkpoint
+from genlab.bucket import shown
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.experiment import Comparison
@@ -59,7 +60,7 @@ def write_test(
         raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
     if (out / "key.json").exists():
         raise GenlabError(
-            f"{out / 'key.json'}: exists, and a new key would make the answers to its page unreadable; "
+            f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page unreadable; "
             "use another --out, or delete it"
         )
     if "mushra" not in tests and len(config.arms) < 2:
@@ -73,7 +74,7 @@ def write_test(
     partial.write_text(render_test(sealed, digest_key(content)), encoding="utf-8")
     partial.replace(page)
     write_key(out / "key.json", content)  # last: while there is no key, the command can be run again
-    merge = f"genlab listen {run_dir} --out {out} --merge answers-*.json"
+    merge = f"genlab listen {shown(run_dir)} --out {shown(out)} --merge answers-*.json"
     return f"{describe_test(key, prompts, rate_hz, out)}\nmerge: {merge}"
 
 
@@ -142,8 +143,8 @@ def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: P
     needed = prompts_needed(len(key.arms)) if len(key.arms) > 1 else 0
     note = f"note:  {len(prompts)} prompts settle no pair of {len(key.arms)} arms; use at least {needed}\n"
     return ("" if len(prompts) >= needed else note) + (
-        f"page:  {out / 'listen.html'} ({' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener)\n"
-        f"key:   {out / 'key.json'} (keep it from the listeners; send them the page alone)"
+        f"page:  {shown(out / 'listen.html')} ({' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener)\n"
+        f"key:   {shown(out / 'key.json')} (keep it from the listeners; send them the page alone)"
     )
 
 
