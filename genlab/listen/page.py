@@ -142,8 +142,9 @@ def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: P
     parts += [f"{len(compared)} pairs"] if compared else []
     needed = prompts_needed(len(key.arms)) if len(key.arms) > 1 else 0
     note = f"note:  {len(prompts)} prompts settle no pair of {len(key.arms)} arms; use at least {needed}\n"
+    work = f"{' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener"
     return ("" if len(prompts) >= needed else note) + (
-        f"page:  {shown(out / 'listen.html')} ({' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener)\n"
+        f"page:  {shown(out / 'listen.html')} ({work})\n"
         f"key:   {shown(out / 'key.json')} (keep it from the listeners; send them the page alone)"
     )
 
