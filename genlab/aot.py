@@ -237,7 +237,7 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     row["compile_cpu_s"] = time.process_time() - began_cpu  # of all threads: other work on the machine moves it less
     if save_to is not None:
         save_to.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    return row | _measure(plan, traced, compiled.memory_analysis(), Program(text))
+    return row | _measure(plan, verb, traced, compiled.memory_analysis(), Program(text))
 
 
 def _compile(lowered: Any) -> tuple[Any, str]:
@@ -265,21 +265,22 @@ def find_warnings(lines: list[str]) -> list[str]:
     return list(dict.fromkeys(line[:300] for line in found))
 
 
-def _measure(plan: Plan, traced: Traced, memory: Any, program: Program) -> dict[str, Any]:
+def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Program) -> dict[str, Any]:
     num_devices = plan.topology.num_devices
-    groups: dict[tuple[str, str, bool, bool], list[float]] = {}
+    outer_loops = int(verb == "train" and plan.run.optim.accumulate > 1)  # over the parts of a batch
+    groups: dict[tuple[str, str, int, bool], list[float]] = {}
     for found in program.collectives():
-        # In a loop over layers weights are gathered, and codes where tables are split by channels; anything else that
+        # In the loop over layers weights are gathered, and codes where tables are split by channels; anything else that
         # is large would be activations.
         is_weight, is_code = _is_part(found.shape, traced.matrices), "f" not in found.dtype
         is_large = not is_weight and not is_code and math.prod(found.shape) > 2**16
-        moves = found.in_layers and found.kind == "all-gather" and is_large
-        total = groups.setdefault((found.kind, found.dtype, found.in_layers, moves), [0, 0])
+        moves = found.loops > outer_loops and found.kind == "all-gather" and is_large
+        total = groups.setdefault((found.kind, found.dtype, found.loops, moves), [0, 0])
         total[0] += found.runs
         total[1] += found.runs * found.bytes_per_run
     collectives = [
-        {"kind": kind, "dtype": dtype, "in_layers": in_layers, "activations": moves, "runs": runs, "bytes": size}
-        for (kind, dtype, in_layers, moves), (runs, size) in sorted(groups.items(), key=lambda item: -item[1][1])
+        {"kind": kind, "dtype": dtype, "loops": loops, "activations": moves, "runs": runs, "bytes": size}
+        for (kind, dtype, loops, moves), (runs, size) in sorted(groups.items(), key=lambda item: -item[1][1])
     ]
     estimate = roofline(
         plan.topology.chip,

@@ -1,7 +1,7 @@
 """What a compiled program moves: collectives, traffic to memory and kernels, read from the compiler's own text.
 
-In: the text of a compiled program (HLO). Out: its collectives with the bytes each moves, how often they run, and
-whether inside the loop over layers; the bytes that pass between high-bandwidth memory and the chip; the names of its
+In: the text of a compiled program (HLO). Out: its collectives with the bytes each moves, how often they run, and in how
+many loops; the bytes that pass between high-bandwidth memory and the chip; the names of its
 kernels. XLA's `cost_analysis` counts the body of a loop once, so the turns of every loop are worked out here: the bound
 its condition compares with, over what a turn adds.
 
@@ -47,7 +47,7 @@ class Operation(NamedTuple):
 class Collective(NamedTuple):
     """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of its result's axes.
 
-    Of several results the largest counts; axes of size 1 are left out.
+    Of several results the largest counts; axes of size 1 are left out. `loops` says how many loops it stands in.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Collective(NamedTuple):
     bytes_per_run: float
     shape: tuple[int, ...]
     dtype: str
-    in_layers: bool
+    loops: int
     source: str
 
 
@@ -82,18 +82,28 @@ class Program:
     @functools.cached_property
     def runs(self) -> dict[str, int]:
         """How often each computation runs in one run of the program."""
-        counts = dict.fromkeys(self.computations, 0)
+        return self._visits[0]
 
-        def visit(name: str, times: int) -> None:
+    @functools.cached_property
+    def depths(self) -> dict[str, int]:
+        """In how many loops, one inside the other, each computation stands."""
+        return self._visits[1]
+
+    @functools.cached_property
+    def _visits(self) -> tuple[dict[str, int], dict[str, int]]:
+        counts, depths = dict.fromkeys(self.computations, 0), dict.fromkeys(self.computations, 0)
+
+        def visit(name: str, times: int, depth: int) -> None:
             counts[name] += times
+            depths[name] = max(depths[name], depth)
             for operation in self.computations[name].values():
                 turns = self.turns(operation, name) if operation.kind == "while" else 1
                 for callee in _callees(operation):
                     if callee in counts:
-                        visit(callee, times * turns)
+                        visit(callee, times * turns, depth + (operation.kind == "while"))
 
-        visit(self.entry, 1)
-        return counts
+        visit(self.entry, 1, 0)
+        return counts, depths
 
     def turns(self, loop: Operation, _where: str = "") -> int:
         """Return how often a loop runs; 1 if it compares with no constant."""
@@ -158,7 +168,7 @@ class Program:
                 shape = max((found.dimensions for found in arrays), key=math.prod, default=())
                 shape = tuple(size for size in shape if size > 1)
                 dtype = arrays[0].dtype if arrays else ""
-                yield Collective(kind, self.runs[name], max(moved, 0), shape, dtype, "/while/body/" in path, path)
+                yield Collective(kind, self.runs[name], max(moved, 0), shape, dtype, self.depths[name], path)
 
     def kernels(self) -> dict[str, int]:
         """Return how often each kernel (a Pallas call) runs."""

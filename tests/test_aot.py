@@ -100,9 +100,9 @@ ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
 def test_collectives_in_a_loop_count_its_turns():
     """Ten in steps of two, because the compiler unrolled the body; a piece that goes on with a collective is none."""
     gathered, summed = Program(TEXT).collectives()
-    assert (gathered.kind, gathered.runs, gathered.in_layers, gathered.shape) == ("all-gather", 5, True, (4, 32))
+    assert (gathered.kind, gathered.runs, gathered.loops, gathered.shape) == ("all-gather", 5, 1, (4, 32))
     assert gathered.bytes_per_run == 2 * (128 - 32)
-    assert (summed.kind, summed.runs, summed.in_layers, summed.bytes_per_run) == ("all-reduce", 1, False, 2 * 64)
+    assert (summed.kind, summed.runs, summed.loops, summed.bytes_per_run) == ("all-reduce", 1, 0, 2 * 64)
 
 
 def test_weights_are_told_from_activations():
@@ -129,7 +129,7 @@ def test_collectives_of_a_real_program():
     shapes = (jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((6, 64, 64), jnp.float32))
     text = jax.jit(forward, in_shardings=split).lower(*shapes).compile().as_text()
     [gathered] = [found for found in Program(text).collectives() if found.kind == "all-gather" and found.runs == 6]
-    assert gathered.bytes_per_run == 64 * 64 * 4 * 3 / 4 and gathered.in_layers
+    assert gathered.bytes_per_run == 64 * 64 * 4 * 3 / 4 and gathered.loops == 1
 
 
 def test_a_slice_of_a_stack_costs_the_slice():
@@ -297,12 +297,17 @@ def test_a_slice_is_compiled_for_from_here(tmp_path):
     env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     env = {**env, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=600, capture_output=True, text=True).stdout
-    for told in ("of 15.75 GiB", "collective    all-gather of bf16, in a loop", "attention     splash", "MFU at most"):
+    for told in (
+        "of 15.75 GiB",
+        "collective    all-gather of bf16, in a loop in a loop",
+        "attention     splash",
+        "MFU at most",
+    ):
         assert told in said
     [row] = json.loads(out.read_text())["rows"]
     assert row["fits"] and row["attention"] == "splash" and row["devices"] == 4 and row["mesh"]["fsdp"] == 4
     assert 0 < row["estimate"]["mfu"] <= 1 and 0 < row["peak_bytes"] < row["hbm_bytes"] and row["warnings"] == []
     assert sum(count for name, count in row["kernels"].items() if "fwd" in name) == 2 * 2, "forward, and again"
-    gathers = [item for item in row["collectives"] if item["in_layers"] and item["kind"] == "all-gather"]
+    gathers = [item for item in row["collectives"] if item["loops"] == 2 and item["kind"] == "all-gather"]
     assert gathers and not any(item["activations"] for item in gathers)
     assert format_markdown([row]).count("| masked |") == 1 and len(COLUMNS) == format_markdown([]).count("---")

@@ -75,7 +75,7 @@ def format_lines(row: dict[str, Any]) -> str:
 
 
 def _describe_collective(item: dict[str, Any]) -> str:
-    where = "in a loop" if item["in_layers"] else "once"
+    where = ("once", "in a loop", "in a loop in a loop")[min(item["loops"], 2)]
     what = ", ACTIVATIONS" if item["activations"] else ""
     return f"{item['kind']} of {item['dtype']}, {where}{what}: {item['bytes'] / 1e6:,.2f} MB in {item['runs']:,} runs"
 
