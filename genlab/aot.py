@@ -228,7 +228,7 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     began, began_cpu = time.perf_counter(), time.process_time()
     with _captured_errors() as said, jax.set_mesh(plan.mesh):
         try:
-            compiled, text = _compile(traced.lowered)
+            compiled, text = compile_text(traced.lowered)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -240,13 +240,13 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
     return row | _measure(plan, verb, traced, compiled.memory_analysis(), Program(text))
 
 
-def _compile(lowered: Any) -> tuple[Any, str]:
-    """Return the compiled program and its text."""
+def compile_text(lowered: Any, flags: dict[str, str] | None = None) -> tuple[Any, str]:
+    """Return the compiled program and its text; `flags` are the compiler's, beside those of training."""
     # `as_text` cannot read back the programs of v6e and v5p (jaxlib 0.10.2: "async-update ... sees 3"), but the
     # compiler can write them.
     with tempfile.TemporaryDirectory() as directory:
         dump = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
-        compiled = lowered.compile({**compiler_options(), **dump})
+        compiled = lowered.compile({**compiler_options(), **(flags or {}), **dump})
         texts = Path(directory).glob("*.after_optimizations.txt")
         return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
 
