@@ -34,7 +34,7 @@ program; "est." are estimates from published figures of the chips, as if memory,
 perfectly. The MFU ceiling counts the FLOPs that the model needs; layers are computed again in the backward pass
 (`backbone.remat="full"`), which costs a fifth of it. Clips are 30 s at 12.5 frames per second behind 512 symbols of
 text; a v5p-16 has 8 chips, the others 16. "Collectives" is what one chip receives per step, "activations gathered per
-layer" counts all-gathers in loops whose result is no weight, and "warnings" counts the partitioner's complaints about
+layer" counts all-gathers in the loop over layers whose result is no weight, and "warnings" counts the partitioner's complaints about
 involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the tables show.
 """
 UNCHECKED = """## What could not be checked
