@@ -28,14 +28,14 @@ SAMPLED = ("300m", "v5e-16")
 FULL = 0.94
 HEADER = """# Programs for TPU slices, compiled
 
-Made by `python sweeps/tpu_table.py rows docs/tpu_table.md`, which calls `genlab aot` for the configs of
+Made by `python sweeps/tpu_table.py rows docs/tpu_table.md 2`, which calls `genlab aot` for the configs of
 `configs/scale`. Nothing here was run: memory, collectives and kernels are what the TPU compiler (libtpu) says of the
 program; "est." are estimates from published figures of the chips, as if memory, network and arithmetic overlapped
 perfectly. The MFU ceiling counts the FLOPs that the model needs; layers are computed again in the backward pass
 (`backbone.remat="full"`), which costs a fifth of it. Clips are 30 s at 12.5 frames per second behind 512 symbols of
 text; a v5p-16 has 8 chips, the others 16. "Collectives" is what one chip receives per step, "activations gathered per
-layer" counts all-gathers in the loop over layers whose result is no weight, and "warnings" counts the partitioner's complaints about
-involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the tables show.
+layer" counts all-gathers in the loop over layers whose result is no weight, and "warnings" counts the partitioner's
+complaints about involuntary rematerialisation or resharding. [tpu.md](tpu.md) says what the tables show.
 """
 UNCHECKED = """## What could not be checked
 
