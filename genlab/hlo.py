@@ -303,6 +303,9 @@ def _callees(operation: Operation) -> list[str]:
         listed = re.search(r"branch_computations=\{([^}]*)\}", operation.rest)
         pairs = re.findall(r"(?:true|false)_computation=%([\w.\-]+)", operation.rest)
         return _NAME.findall(listed[1]) if listed else pairs
+    if operation.kind == "custom-call":  # what a SparseCore does
+        listed = re.search(r"called_computations=\{([^}]*)\}", operation.rest)
+        return _NAME.findall(listed[1]) if listed else []
     if operation.kind not in words:
         return []
     return re.findall(rf"\b{words[operation.kind]}=%([\w.\-]+)", operation.rest)

@@ -105,6 +105,30 @@ def test_collectives_in_a_loop_count_its_turns():
     assert (summed.kind, summed.runs, summed.loops, summed.bytes_per_run) == ("all-reduce", 1, 0, 2 * 64)
 
 
+OFFLOADED = """
+%called (p: bf16[4,8]) -> bf16[4,32] {
+  %p = bf16[4,8]{1,0} parameter(0)
+  ROOT %gathered = bf16[4,32]{1,0} all-gather(%p)
+}, execution_thread="sparsecore"
+
+%started (q: bf16[4,8]) -> bf16[4,32] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  ROOT %call = bf16[4,32]{1,0} custom-call(%q), custom_call_target="any", called_computations={%called}
+}, execution_thread="sparsecore"
+
+ENTRY %main (a: bf16[4,8]) -> bf16[4,32] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %start = ((bf16[4,8]{1,0}), bf16[4,32]{1,0}, u32[]) async-start(%a), calls=%started
+  ROOT %done = bf16[4,32]{1,0} async-done(%start)
+}
+"""
+
+
+def test_what_a_sparse_core_does_counts():
+    [gathered] = Program(OFFLOADED).collectives()
+    assert (gathered.kind, gathered.runs, gathered.bytes_per_run) == ("all-gather", 1, 2 * (128 - 32))
+
+
 def test_weights_are_told_from_activations():
     """Whole, transposed, or cut along the outputs; four clips of 887 positions are none of these."""
     matrices = frozenset({(512, 16384), (1376, 512)})
