@@ -289,15 +289,15 @@ def _sample_codes(
         codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
 
     copies = 1 if sampler.guidance == 1 else 2
-    is_attended = jnp.tile(is_valid, (copies, 1))
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    is_attended = jnp.repeat(is_valid, copies, axis=0)
+    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
     features, is_attended = model._fill_up(conditions.frames), model._fill_up(is_attended)
     slots, block_frames = features.shape[1], model.config.block_frames
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
 
     def run(codes, cache, block_features, positions):
-        x = jnp.tile(model.embed(codes), (copies, 1, 1)).astype(block_features.dtype) + block_features
+        x = jnp.repeat(model.embed(codes), copies, axis=0).astype(block_features.dtype) + block_features
         return model.backbone.extend(x, plan, cache, positions=positions, prefix=cache.position + block_frames)
 
     def draw_block(cache, inputs):

@@ -154,10 +154,16 @@ def _describe_duration(num_frames: Int[Array, "b"], width: int) -> Float[Array, 
     return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def with_unconditional(cond: Cond) -> Cond:
-    """Return the batch followed by its copy without conditions, for one network call on both."""
+def with_unconditional(cond: Cond, copies: int = 2) -> Cond:
+    """Return every row of the batch followed by itself without conditions, for one network call on both.
+
+    Neighbours in the batch lie on the same chip, so nothing has to move when `guide` compares them. One copy is `cond`.
+    """
+    if copies == 1:
+        return cond
     dropped = cond._replace(is_dropped=jnp.ones_like(cond.is_dropped))
-    return jax.tree.map(lambda first, second: jnp.concatenate([first, second]), cond, dropped)
+    pairs = jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cond, dropped)
+    return jax.tree.map(lambda pair: pair.reshape(-1, *pair.shape[2:]), pairs)
 
 
 def modulate(level: Float[Array, "b h"] | None, conditions: Conditions) -> Float[Array, "b h"] | None:
@@ -167,8 +173,8 @@ def modulate(level: Float[Array, "b h"] | None, conditions: Conditions) -> Float
 
 
 def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
-    """Split a doubled batch and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
-    conditional, unconditional = jnp.split(outputs, 2)
+    """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
+    conditional, unconditional = jnp.moveaxis(outputs.reshape(-1, 2, *outputs.shape[1:]), 1, 0)
     return unconditional + guidance * (conditional - unconditional)
 
 

@@ -317,20 +317,20 @@ def _guided_prediction(
     `is_guided` tells which calls are: if all or none are, there is nothing to choose in the loop.
     """
     b = is_valid.shape[0]
-    is_attended = jnp.tile(is_valid, (2, 1)) if is_guided.any() else is_valid
+    is_attended = jnp.repeat(is_valid, 2, axis=0) if is_guided.any() else is_valid
     conditions = model.conditioner(with_unconditional(cond) if is_guided.any() else cond, is_attended)
-    conditional = jax.tree.map(lambda array: array[:b], conditions)
+    conditional = jax.tree.map(lambda array: array[::2], conditions) if is_guided.any() else conditions
 
     def predict_plainly(noisy, level):
         return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid)
 
     def predict_guided(noisy, level):
         levels = jnp.broadcast_to(level, (2 * b,))
-        outputs = model._predict(jnp.tile(noisy, (2, 1, 1)), levels, conditions, is_attended)
+        outputs = model._predict(jnp.repeat(noisy, 2, axis=0), levels, conditions, is_attended)
         guided = guide(outputs, sampler.guidance)
         if sampler.guidance_rescale == 0:
             return guided
-        factor = _spread(outputs[:b], is_valid) / _spread(guided, is_valid)
+        factor = _spread(outputs[::2], is_valid) / _spread(guided, is_valid)
         return guided * (sampler.guidance_rescale * factor + 1 - sampler.guidance_rescale)
 
     def predict(noisy, level):

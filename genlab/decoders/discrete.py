@@ -267,13 +267,13 @@ def _sample_codes(
     is_free = jnp.broadcast_to((is_valid & ~is_known)[:, :, None], codes.shape)
 
     copies = 1 if sampler.guidance == 1 else 2
-    is_attended = jnp.tile(is_valid, (copies, 1))
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    is_attended = jnp.repeat(is_valid, copies, axis=0)
+    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
 
     def step(codes, inputs):
         progress, previous, step_key = inputs
         share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
-        logits = model._logits(jnp.tile(codes, (copies, 1, 1)), share, conditions, is_attended).astype(jnp.float32)
+        logits = model._logits(jnp.repeat(codes, copies, axis=0), share, conditions, is_attended).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
         less_noisy = _step_codes(model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler)
         return jnp.where(is_free, less_noisy, codes), None

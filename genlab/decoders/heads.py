@@ -170,7 +170,7 @@ class FlowMatchingHead(nnx.Module):
 
         def step(noisy, level):
             levels = jnp.broadcast_to(level, hidden.shape[:1])
-            velocity = self._velocity(jnp.tile(noisy, (copies, 1, 1)), levels, condition)
+            velocity = self._velocity(jnp.repeat(noisy, copies, axis=0), levels, condition)
             velocity = velocity if copies == 1 else guide(velocity, sampler.guidance)
             return noisy - velocity / sampler.steps, None
 

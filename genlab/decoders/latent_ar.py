@@ -368,11 +368,11 @@ def _begin(
     order = visiting_order(is_known, is_valid)
 
     copies = 1 if sampler.guidance == 1 else 2
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
+    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
     plan, cache = model.backbone.start(copies * b, t, conditions.text, conditions.clip)
     # What the loop must not draw: known latents, and zeros outside the clip.
     given = jnp.where(is_known[:, :, None], known, 0)
-    visits = jnp.tile(order, (copies, 1))
+    visits = jnp.repeat(order, copies, axis=0)
     by_frame = (visit(conditions.frames, visits), visits, visit(given, order), visit(is_known | ~is_valid, order))
     features, positions, given, is_given = (jnp.moveaxis(array, 1, 0) for array in by_frame)
     frames = _Frames(features, positions, given, is_given, jax.random.split(key, t))
@@ -392,7 +392,7 @@ def _draw_frames(
         drawn = model.head.draw(frame.keys, hidden[:, 0], sampler)
         latents = jnp.where(frame.is_given[:, None], frame.given, drawn)
         copies = hidden.shape[0] // latents.shape[0]
-        return _Carry(cache, model.embed(jnp.tile(latents, (copies, 1)).astype(hidden.dtype))), latents
+        return _Carry(cache, model.embed(jnp.repeat(latents, copies, axis=0).astype(hidden.dtype))), latents
 
     carry, latents = lax.scan(step, carry, frames)
     return carry, jnp.moveaxis(latents, 0, 1)

@@ -352,8 +352,8 @@ def _begin(
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
     copies = num_copies(sampler)
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
-    is_attended = model._fill_up(jnp.tile(is_valid, (copies, 1)))
+    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    is_attended = model._fill_up(jnp.repeat(is_valid, copies, axis=0))
     slots = is_attended.shape[1]
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
@@ -381,7 +381,7 @@ def _draw_blocks(
             return model.backbone.extend(x, plan, cache, positions=block.positions, prefix=prefix)
 
         def predict(noisy, level):
-            noisy = jnp.tile(noisy, (copies, 1, 1))
+            noisy = jnp.repeat(noisy, copies, axis=0)
             embedded = model._embed_noisy(noisy, jnp.broadcast_to(level, noisy.shape[:1]), block.features.dtype)
             # What the noisy block wrote into the cache is dropped: later blocks see clean ones alone.
             outputs = model.head(run(embedded)[0]).astype(jnp.float32)
@@ -391,7 +391,7 @@ def _draw_blocks(
             sampler.solver, config.path, config.predicts, predict, block.noise,
             config.path.grid(sampler.steps, sampler.shift), known=block.known, is_known=block.is_known, key=block.keys,
         )  # fmt: skip
-        clean = model.embed(jnp.tile(latents, (copies, 1, 1)).astype(block.features.dtype))
+        clean = model.embed(jnp.repeat(latents, copies, axis=0).astype(block.features.dtype))
         return run(clean)[1], jnp.where(block.is_valid[:, :, None], latents, 0)
 
     cache, latents = lax.scan(draw_block, cache, blocks)

@@ -84,7 +84,7 @@ class Levels(nnx.Module):
         def draw_level(carry, inputs):
             cache, code = carry
             level, head, given, is_given, key = inputs
-            x = jnp.tile(self._embed(code[:, None], level[None]), (copies, 1, 1))
+            x = jnp.repeat(self._embed(code[:, None], level[None]), copies, axis=0)
             out, cache = extend(x if self.num_before else x + entering, cache, level + self.num_before)
             drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
             code = jnp.where(is_given, given, drawn)

@@ -213,15 +213,16 @@ def _sample_latents(
     turn, num_unknown = rank(place), (is_valid & ~is_known).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2
-    is_attended = jnp.tile(is_valid, (copies, 1))
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), is_attended)
+    is_attended = jnp.repeat(is_valid, copies, axis=0)
+    conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
 
     def step(carry, inputs):
         latents, is_visible = carry
         progress, step_key = inputs
-        doubled = jnp.tile(latents, (copies, 1, 1)), jnp.tile(is_visible, (copies, 1))
+        doubled = jnp.repeat(latents, copies, axis=0), jnp.repeat(is_visible, copies, axis=0)
         hidden = model._hidden(*doubled, conditions, is_attended)
-        drawn = model.head.draw(step_key, hidden.reshape(copies * b * t, -1), sampler).reshape(latents.shape)
+        pairs = hidden.reshape(b, copies, t, -1).swapaxes(1, 2)  # every frame beside itself without conditions
+        drawn = model.head.draw(step_key, pairs.reshape(b * t * copies, -1), sampler).reshape(latents.shape)
         num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
         is_shown = is_valid & (turn < (num_frames - num_hidden)[:, None])
         latents = jnp.where((is_shown & ~is_visible)[:, :, None], drawn, latents)

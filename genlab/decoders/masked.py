@@ -277,14 +277,14 @@ def _sample_codes(
     num_unknown = sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
-    is_attended = jnp.tile(is_valid, (copies, 1))
+    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    is_attended = jnp.repeat(is_valid, copies, axis=0)
 
     def step(codes, inputs):
         level, progress, previous, is_last, step_key = inputs
         code_key, order_key = jax.random.split(step_key)
         visible = jnp.where(jnp.arange(codes.shape[2])[None, None, :] <= level, codes, absent)
-        hidden = model._hidden(jnp.tile(visible, (copies, 1, 1)), conditions, is_attended)
+        hidden = model._hidden(jnp.repeat(visible, copies, axis=0), conditions, is_attended)
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
         heated = logits / (1 - previous) if sampler.is_annealed else logits

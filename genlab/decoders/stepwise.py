@@ -239,8 +239,8 @@ def _begin(
     given = jnp.where(pattern.build(visit(is_kept, order), fill=False), given, absent)
 
     copies = num_copies(sampler)
-    conditions = model.conditioner(cond if copies == 1 else with_unconditional(cond), jnp.tile(is_valid, (copies, 1)))
-    all_orders = jnp.tile(order, (copies, 1))
+    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    all_orders = jnp.repeat(order, copies, axis=0)
     features, positions = pattern.per_step(visit(conditions.frames, all_orders), all_orders, streams.count)
     plan, cache = model.start(copies * b, num_steps, conditions)
     steps = Step(
@@ -270,7 +270,7 @@ def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
     def run(carry, step: Step):
         cache, previous = carry
         x = model.embed_codes(previous[:, None], step.previous_levels[None])
-        x = jnp.tile(x, (num_copies(sampler), 1, 1)).astype(step.features.dtype) + step.features[:, None]
+        x = jnp.repeat(x, num_copies(sampler), axis=0).astype(step.features.dtype) + step.features[:, None]
         codes, cache = model.draw_step(plan, cache, x, step, sampler)
         return (cache, codes), codes
 

@@ -61,5 +61,6 @@ def test_guidance_extrapolates():
     assert [guide(both, scale).item() for scale in (0.0, 1.0, 2.0)] == [1.0, 3.0, 5.0]
     _, cond = toy_batch()
     doubled = with_unconditional(cond)
-    assert doubled.is_dropped.tolist() == [False] * 3 + [True] * 3
-    np.testing.assert_array_equal(doubled.content[:3], doubled.content[3:])
+    assert doubled.is_dropped.tolist() == [False, True] * 3
+    np.testing.assert_array_equal(doubled.content, jnp.repeat(cond.content, 2, axis=0))
+    assert with_unconditional(cond, copies=1) is cond
