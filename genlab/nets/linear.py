@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.sharding import compiled_platform
+from genlab.sharding import compiled_platform, constrain
 
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
@@ -80,7 +80,8 @@ class Embedding(nnx.Module):
 
     def __call__(self, ids: Int[Array, "*ids"]) -> Float[Array, "*ids h"]:
         """Return the vectors of `ids`."""
-        return jnp.take(self.table[...], ids, axis=0, mode="clip")
+        # Whole on every chip, each looks up its own clips; split by channels, it would look up those of all chips.
+        return jnp.take(constrain(self.table[...]), ids, axis=0, mode="clip")
 
 
 class CodeEmbedding(nnx.Module):
