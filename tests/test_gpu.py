@@ -84,7 +84,9 @@ def test_samplers_hold_nothing_for_other_machines(arm):
         )
         return sampled.tokens
 
-    assert custom_calls(draw, weights, cond, tokens.num_frames, key) <= {"__cudnn$fmhaScaleBiasSoftmax"}
+    called = custom_calls(draw, weights, cond, tokens.num_frames, key)
+    # Autoregression reads a cache, frame by frame, for which plain products serve.
+    assert called == (set() if arm == "ar" else {"__cudnn$fmhaScaleBiasSoftmax"})
 
 
 @pytest.mark.parametrize(("is_causal", "prefix"), [(False, 0), (True, 0), (True, 100)])
