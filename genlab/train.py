@@ -162,7 +162,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
     """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
     settings, metrics, name = run.settings, None, "/".join(run.run_dir.parts[-2:])
     logged, shown = (start, dataclasses.replace(tally)), {}
-    began = saved_at = freed = time.perf_counter()
+    began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
         saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
@@ -177,10 +177,9 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
             if is_idle:
                 tally.data_wait_s += got - asked
-                tally.host_s += asked - freed + time.perf_counter() - got
+                tally.host_s += asked - began + time.perf_counter() - got
             hashes.append(example_digests(batch))
             jax.block_until_ready(in_flight)
-            freed = time.perf_counter()
             stopping, is_last = run.stop.at(done), done == run.steps
             is_logging = is_last or done % settings.log_every == 0
             is_saving = is_last or bool(stopping) or settings.is_save_due(done, time.perf_counter() - saved_at)
@@ -193,7 +192,8 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
                 model = _averaged(run.graphdef, state)
                 with leave_mesh():
                     _ = run.watch[done](model) if hosts.is_leader() else None
-                began = freed = time.perf_counter()
+                began = time.perf_counter()
+            # Everything counted as idle lies between two such moments, so no share of a stretch is told in the next.
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:

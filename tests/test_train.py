@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from train_toy import WIDTH, Toy, build, digest, make_source
 
+from genlab import train as train_module
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, chain_digest
 from genlab.decoders.base import LossOut
@@ -253,6 +254,22 @@ def test_result_log_status_and_second_call(tmp_path):
     (tmp_path / "toy/status.json").write_text(json.dumps({**status, "state": "running"}))
     run(tmp_path / "toy", steps=40)
     assert json.loads((tmp_path / "toy/status.json").read_text())["state"] == "finished"
+
+
+def test_waiting_for_a_slow_step_is_no_time_of_the_next_stretch(tmp_path, monkeypatch):
+    writer, fetch, pauses = Writer(), train_module._fetch, iter([0.0, 0.5])
+
+    def fetch_slowly(*args):
+        time.sleep(next(pauses, 0.0))  # as if the device were still at the step
+        return fetch(*args)
+
+    monkeypatch.setattr(train_module, "_fetch", fetch_slowly)
+    run(tmp_path, steps=20, writer=writer)
+    split = {
+        step: [row[f"{name}_fraction"] for name in ("data_wait", "host", "device")] for step, row in writer.rows.items()
+    }
+    assert {step: sum(shares) for step, shares in split.items()} == pytest.approx(dict.fromkeys((5, 10, 15, 20), 1.0))
+    assert max(split[10]) == split[10][-1], "the pause is the device's, in the stretch it belongs to"
 
 
 def test_parts_equal_the_whole(tmp_path):
