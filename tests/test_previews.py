@@ -37,7 +37,7 @@ def test_watching_changes_no_bit_and_is_not_timed(tmp_path):
     for ours, theirs, last in zip(params_of(watched.model), params_of(plain.model), seen[10]):
         assert np.array_equal(ours, theirs) and np.array_equal(ours, last)
     assert not all(np.array_equal(early, late) for early, late in zip(seen[3], seen[5]))
-    assert watched.wall_s < 1.0 and watched.batch_hash == plain.batch_hash
+    assert watched.wall_s < 1.5 and watched.batch_hash == plain.batch_hash
     run_toy(tmp_path / "watched", watch={5: look("again")})
     assert "again" not in seen  # a finished run is not looked at
 
