@@ -272,7 +272,8 @@ def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Progr
     for found in program.collectives():
         # In the loop over layers weights are gathered, and codes where tables are split by channels; anything else that
         # is large would be activations.
-        is_weight, is_code = _is_part(found.shape, traced.matrices), "f" not in found.dtype
+        is_weight = _is_part(found.shape, traced.matrices, plan.mesh.shape["fsdp"])
+        is_code = "f" not in found.dtype
         is_large = not is_weight and not is_code and math.prod(found.shape) > 2**16
         moves = found.loops > outer_loops and found.kind == "all-gather" and is_large
         total = groups.setdefault((found.kind, found.dtype, found.loops, moves), [0, 0])
@@ -299,11 +300,15 @@ def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Progr
     }  # fmt: skip
 
 
-def _is_part(shape: tuple[int, ...], matrices: frozenset[tuple[int, int]]) -> bool:
-    """Return whether an array is a matrix, in either layout, or one of equal parts into which its outputs were cut."""
+def _is_part(shape: tuple[int, ...], matrices: frozenset[tuple[int, int]], shards: int = 1) -> bool:
+    """Return whether an array is a matrix, in either layout, or one of equal parts into which its outputs were cut.
+
+    Where columns are gathered alone, the inputs are still split into so many `shards`.
+    """
     if len(shape) != 2:
         return False
-    return any(i == rows and o % columns == 0 for i, o in matrices for rows, columns in (shape, shape[::-1]))
+    pairs = (shape, shape[::-1])
+    return any(i in (rows, rows * shards) and o % columns == 0 for i, o in matrices for rows, columns in pairs)
 
 
 def _attention(plan: Plan, kernels: dict[str, int]) -> str:

@@ -24,6 +24,8 @@ ARMS = ("ar", "masked", "diffusion")
 # The size and slice whose largest batches are searched, and those whose samplers are compiled.
 FILLED = ("300m", "v6e-16")
 SAMPLED = ("300m", "v5e-16")
+# Whose heads and inner channels are split too, over four chips.
+SPLIT = ("1b", "v5e-16")
 # A search starts where memory would be full to this share if all but the state grew with the batch.
 FULL = 0.94
 HEADER = """# Programs for TPU slices, compiled
@@ -45,6 +47,7 @@ are lowered for CUDA, where jax checks what cuDNN's attention is given, and sear
 """
 SECTIONS = {
     "train": "## Training steps at the batches of the configs",
+    "split": "## Training steps with heads and inner channels split over four chips (`settings.sharding.tensor=4`)",
     "largest": "## Training steps at the largest batch that fits, in as many parts as the configs say",
     "sample": "## Samplers, one clip per chip",
 }
@@ -65,6 +68,7 @@ def main(rows_dir: Path, out: Path, slots: int) -> None:
 def plan() -> Iterator[tuple[str, str, str, str]]:
     """Yield kind of row, size, slice and arm of every program."""
     yield from (("train", size, name, arm) for size in SIZES for name in SLICES for arm in ARMS)
+    yield from (("split", *SPLIT, arm) for arm in ARMS)
     yield from (("largest", *FILLED, arm) for arm in ARMS)
     yield from (("sample", *SAMPLED, arm) for arm in ARMS)
 
@@ -81,6 +85,8 @@ def compile_row(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> No
     command += ["--program", "sample" if kind == "sample" else "train", "--out", str(path)]
     if kind == "largest":
         command += ["--largest-batch", f"batch_size={guess_batch(row_path(rows_dir, 'train', size, name, arm))}"]
+    if kind == "split":
+        command += ["settings.sharding.tensor=4"]
     subprocess.run([sys.executable, "-m", "genlab.cli", *command], check=False)
 
 

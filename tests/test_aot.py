@@ -134,8 +134,9 @@ def test_weights_are_told_from_activations():
     matrices = frozenset({(512, 16384), (1376, 512)})
     weights = [(512, 16384), (512, 2048), (2048, 512), (512, 1376)]
     assert all(_is_part(shape, matrices) for shape in weights)
+    assert _is_part((128, 16384), matrices, shards=4) and not _is_part((128, 16384), matrices, shards=2)
     others = [(4, 887, 512), (3548, 512), (512, 3000), (1376,)]
-    assert not any(_is_part(shape, matrices) for shape in others)
+    assert not any(_is_part(shape, matrices, shards) for shape in others for shards in (1, 4))
 
 
 def test_collectives_of_a_real_program():
@@ -312,15 +313,20 @@ TINY = [
 ]  # fmt: skip
 
 
-def test_a_slice_is_compiled_for_from_here(tmp_path):
-    """The training step of one arm of the smallest scale, made smaller still."""
+def compile_tiny(out, *assignments):
+    """Compile the training step of one arm of the smallest scale, made smaller still; return its row and the words."""
     pytest.importorskip("libtpu")
-    out = tmp_path / "rows.json"
-    command = [sys.executable, "-m", "genlab.cli", "aot", str(ROOT / "configs/scale/scale_30m.py"), *TINY]
+    command = [sys.executable, "-m", "genlab.cli", "aot", str(ROOT / "configs/scale/scale_30m.py"), *TINY, *assignments]
     command += ["--topology", "v5litepod-4", "--arm", "masked", "--program", "train", "--out", str(out)]
     env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     env = {**env, "PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=600, capture_output=True, text=True).stdout
+    [row] = json.loads(out.read_text())["rows"]
+    return row, said
+
+
+def test_a_slice_is_compiled_for_from_here(tmp_path):
+    row, said = compile_tiny(tmp_path / "rows.json")
     for told in (
         "of 15.75 GiB",
         "collective    all-gather of bf16, in a loop in a loop",
@@ -328,7 +334,6 @@ def test_a_slice_is_compiled_for_from_here(tmp_path):
         "MFU at most",
     ):
         assert told in said
-    [row] = json.loads(out.read_text())["rows"]
     assert row["fits"] and row["attention"] == "splash" and row["devices"] == 4 and row["mesh"]["fsdp"] == 4
     assert 0 < row["estimate"]["mfu"] <= 1 and 0 < row["peak_bytes"] < row["hbm_bytes"] and row["warnings"] == []
     assert sum(count for name, count in row["kernels"].items() if "fwd" in name) == 2 * 4, (
@@ -337,3 +342,17 @@ def test_a_slice_is_compiled_for_from_here(tmp_path):
     gathers = [item for item in row["collectives"] if item["loops"] == 2 and item["kind"] == "all-gather"]
     assert gathers and not any(item["activations"] for item in gathers)
     assert format_markdown([row]).count("| masked |") == 1 and len(COLUMNS) == format_markdown([]).count("---")
+
+
+def test_split_heads_and_channels_stay_where_they_are(tmp_path):
+    """In the layer loop frames cross `tensor` in sums only; of the joint projections weights move, which are few."""
+    row, _ = compile_tiny(tmp_path / "rows.json", "settings.sharding.tensor=2", "batch_size=64")
+    assert row["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2} and row["warnings"] == []
+    moved = {"all-reduce": 0.0, "all-gather": 0.0, "collective-permute": 0.0, "all-to-all": 0.0}
+    for item in row["collectives"]:
+        moved[item["kind"]] += item["bytes"] * (item["loops"] == 2)
+    sums, frames = moved["all-reduce"], 64 // 2 * 256 * 256 * 2
+    layers, products = 2, 5  # of a layer: two forward, two backward, and one again
+    assert 2 * frames * layers * products <= sums < 1.2 * 2 * frames * layers * products
+    assert moved["collective-permute"] + moved["all-to-all"] < sums / 10
+    assert not any(item["activations"] for item in row["collectives"])

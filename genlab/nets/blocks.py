@@ -168,8 +168,10 @@ class CrossAttention(nnx.Module):
     def read(self, text: Text) -> TextMemory:
         """Return the keys and values of the text."""
         b, n, h = text.features.shape
-        projected = self.project_text(text.features).reshape(b, n, 2, self.heads, h // self.heads)
-        return TextMemory(KeysValues(self.key_norm(projected[:, :, 0]), projected[:, :, 1]), text.is_valid)
+        keys, values = (
+            part.reshape(b, n, self.heads, h // self.heads) for part in self.project_text.parts(text.features, 2)
+        )
+        return TextMemory(KeysValues(self.key_norm(keys), values), text.is_valid)
 
     def __call__(self, x: Float[Array, "b q h"], text: TextMemory) -> Float[Array, "b q h"]:
         """Normalise `x` and attend from it to the text."""
@@ -188,7 +190,7 @@ class SwiGLU(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
         """Return the transformed frames."""
-        gate, value = jnp.split(self.project_in(x), 2, axis=-1)
+        gate, value = self.project_in.parts(x, 2)
         return self.project_out(jax.nn.silu(gate) * value)
 
 

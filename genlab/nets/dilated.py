@@ -50,7 +50,7 @@ class DilatedConv(nnx.Module):
         return self._gate([jnp.where((frames >= 0)[None, :, None], past, 0), x]), history
 
     def _gate(self, taps: list[Float[Array, "b t h"]]) -> Float[Array, "b t h"]:
-        first, second = jnp.split(self.project_in(jnp.concatenate(taps, axis=-1)), 2, axis=-1)
+        first, second = self.project_in.parts(jnp.concatenate(taps, axis=-1), 2)
         return self.project_out(jnp.tanh(first) * jax.nn.sigmoid(second))
 
 

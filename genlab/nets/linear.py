@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.sharding import compiled_platform, constrain
+from genlab.sharding import COLUMNS, compiled_platform, constrain, mesh_sizes
 
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
@@ -65,11 +65,15 @@ class Linear(nnx.Module):
 def matmul_parts(x: Float[Array, "*rows i"], kernel: Float[Array, "i o"], count: int) -> list[Float[Array, "*rows p"]]:
     """Return the product cut into `count` equal parts.
 
-    For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory.
+    For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory. So it is
+    where `tensor` splits the columns: a chip that holds a quarter of all columns together has no quarter of each part,
+    and here weights move to mend that, which are fewer than activations.
     """
-    if compiled_platform() == "tpu":
-        return [matmul(x, part) for part in jnp.split(kernel, count, axis=1)]
-    return jnp.split(matmul(x, kernel), count, axis=-1)
+    is_split = mesh_sizes().get("tensor", 1) > 1
+    if not is_split and compiled_platform() != "tpu":
+        return jnp.split(matmul(x, kernel), count, axis=-1)
+    whole = constrain(kernel, "fsdp") if is_split else kernel
+    return [matmul(x, constrain(part, *COLUMNS) if is_split else part) for part in jnp.split(whole, count, axis=1)]
 
 
 class Embedding(nnx.Module):
