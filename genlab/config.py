@@ -62,6 +62,8 @@ def digest(values: Any) -> str:
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return a deep copy of `values` with each `a.b.c=value` set; values are JSON, anything else is text.
 
+    The tables around a table may be left out where only one is called so: `profile.steps` is `settings.profile.steps`.
+
     Raises:
         ConfigError: if an override has no `=` or its path runs through something that is not a table.
     """
@@ -75,6 +77,11 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         except json.JSONDecodeError:
             value = text
         *parents, leaf = path.split(".")
+        if parents and parents[0] not in values:
+            found = list(_tables_called(parents[0], values))
+            if len(found) > 1:
+                raise ConfigError(f"{parents[0]}: which of {', '.join(found)}? (override {item!r})")
+            parents[:1] = found[0].split(".") if found else parents[:1]
         node: Any = values
         for depth, key in enumerate(parents):
             node = _child(node, key)
@@ -87,6 +94,13 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         else:
             node[leaf] = value
     return values
+
+
+def _tables_called(name: str, table: Any, prefix: str = "") -> Iterator[str]:
+    for key, value in table.items() if isinstance(table, dict) else ():
+        if key == name and isinstance(value, dict):
+            yield prefix + key
+        yield from _tables_called(name, value, f"{prefix}{key}.")
 
 
 def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None) -> ConfigError:

@@ -31,6 +31,8 @@ def refusal(call, *args):
         ("arms.ar.decoder.infil_share=0", "arms.ar.decoder.infil_share: no such field; did you mean 'infill_share'?"),
         ("arms.ar.sampler.kind=masked", "sampler.kind='masked' cannot sample decoder.kind='ar'"),
         ("arms.gan.peak_lr=1", "arms.gan: no such table in this config"),
+        ("gan.peak_lr=1", "gan: no such table in this config"),
+        ("sampler.temperature=1", "sampler: which of arms.ar.sampler, arms.masked.sampler, arms.diffusion.sampler?"),
         ("backbone.width=33", "width=33 must be a multiple of 2 * heads=4"),
         ("backbone.width=wide", "backbone.width: Input should be a valid integer (got 'wide')"),
         ("budget.train_flops=null", "mode='iso_flop' takes train_flops and not steps"),
@@ -50,6 +52,11 @@ def refusal(call, *args):
 )
 def test_a_wrong_field_is_named_with_its_path(override, message):
     assert message in refusal(make_comparison, override)
+
+
+def test_tables_around_a_table_may_be_left_out():
+    config = make_comparison("profile.steps=5", "settings.profile.start=50")
+    assert (config.settings.profile.steps, config.settings.profile.start) == (5, 50)
 
 
 def test_a_sampler_of_another_kind_may_not_leave_fields_behind():
