@@ -5,7 +5,7 @@ checkpoint, and when it ends, unless by a kill -9. Only the leader pushes, and e
 Checkpoints are never on the local disk: Orbax writes them to the bucket, each process its own part of the arrays, so
 the processes need not share a disk. The bucket is the truth: a copy that an earlier command left behind is made anew.
 
-Corpora and token stores stay on the local disk; they are read at random.
+Corpora and token stores stay on the local disk, where they are read at random; data/shared.py copies finished ones.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from typing import Any
 from genlab import hosts, liveness
 from genlab.config import GenlabError, digest
 from genlab.data.corpus import cache_root
+from genlab.data.shared import SCHEME, open_bucket, told
 from genlab.stopping import LockedError, TrainingInterrupted
 
-SCHEME = "gs://"
 PUSH_EVERY_S = 30.0
 CHECKPOINTS = "checkpoints"
 NOT_MIRRORED = {CHECKPOINTS, "bad_checkpoints", "lock"}
@@ -37,7 +37,7 @@ class _Copy:
 
     def __init__(self, url: str, root: Path):
         self.url, self.root = url, root
-        self._files = _open_bucket()
+        self._files = open_bucket()
         self._pushed: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
 
@@ -137,7 +137,7 @@ def working_copy(url: str) -> Iterator[Path]:
     number = "" if hosts.is_leader() else f"-{hosts.index()}"
     root = (cache_root() / "buckets" / f"{PurePosixPath(url).name}-{digest(url)}{number}").absolute()
     with _only_user(root, url), _stop_on_sigterm(url):
-        with _told(url, "read"):
+        with told(url, "read"):
             copy = _Copy(url, root)
             copy.pull()
         hosts.wait_for_all("the run directory is here")
@@ -215,30 +215,6 @@ def _is_mirrored(name: str) -> bool:
     )
 
 
-def _open_bucket() -> Any:
-    import fsspec
-    from fsspec.config import conf
-
-    # A listing that is remembered misses what TensorStore and other hosts wrote; this also holds for etils' own use.
-    conf.setdefault("gcs", {})["use_listings_cache"] = False
-    try:
-        return fsspec.filesystem("gcs", finalize_on_close=True)
-    except ImportError:
-        raise GenlabError(f"{SCHEME} needs gcsfs: python -m pip install -e '.[gcs]' -c constraints.txt") from None
-
-
-@contextlib.contextmanager
-def _told(url: str, what: str) -> Iterator[None]:
-    """Turn any failure of the bucket, of which its libraries know dozens, into one line."""
-    try:
-        yield
-    except GenlabError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise GenlabError(f"{url}: cannot be {what}: {reason:.200}; the same command goes on from here") from error
-
-
 @contextlib.contextmanager
 def _pushing(copy: _Copy) -> Iterator[None]:
     """Push from a thread until the end, and then once more."""
@@ -265,7 +241,7 @@ def _pushing(copy: _Copy) -> Iterator[None]:
         with contextlib.suppress(Exception):  # the error that is on its way says more
             finish()
         raise
-    with _told(copy.url, "written"):
+    with told(copy.url, "written"):
         finish()
 
 

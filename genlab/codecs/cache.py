@@ -17,7 +17,8 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError, digest
 from genlab.data.corpus import Progress, only_builder
 from genlab.data.manifest import Clip, Manifest, write_atomically
-from genlab.data.store import SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.data.shared import fetch, share
+from genlab.data.store import INFO_NAME, SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.data.text import encode_text
 from genlab.recognisers.units import UnitEncoder
 
@@ -47,11 +48,13 @@ def encode_corpus(
     directory = store_directory(manifest, codec, units, cache_dir)
     if not manifest.clips:
         raise GenlabError(f"corpus {manifest.root}: no clips to encode; check the reasons in its report")
-    if not (directory / "dataset.json").exists():
+    if not (directory / INFO_NAME).exists():
         directory.mkdir(parents=True, exist_ok=True)
         with only_builder(directory / ".lock"):
-            if not (directory / "dataset.json").exists():  # another process may have finished it meanwhile
+            # Another process may have finished it meanwhile.
+            if not (directory / INFO_NAME).exists() and not fetch(directory, INFO_NAME):
                 _encode_missing(directory, manifest, codec, units, progress)
+    share(directory, INFO_NAME)
     return TokenStore(directory, codec.fingerprint)
 
 

@@ -32,6 +32,7 @@ from genlab.data.layouts import (
 )
 from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
 from genlab.data.shards import Progress
+from genlab.data.shared import SHARED_VARIABLE, fetch, share
 
 Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
 
@@ -47,8 +48,8 @@ def cache_root() -> Path:
     root = os.environ.get(CACHE_VARIABLE) or ".genlab_cache"
     if "://" in root:
         raise GenlabError(
-            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local disk, where they are "
-            "built or to which they are copied, as by `gcloud storage rsync --recursive`"
+            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local disk. "
+            f"{SHARED_VARIABLE}=gs://BUCKET/PATH shares what is built there with other machines"
         )
     return Path(root).expanduser()
 
@@ -74,8 +75,10 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
     if not (final / MANIFEST_NAME).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         with only_builder(cache_dir / f".{final.name}.lock"):
-            if not (final / MANIFEST_NAME).exists():  # another process may have built it while this one waited
+            # Another process may have built it while this one waited.
+            if not (final / MANIFEST_NAME).exists() and not fetch(final, MANIFEST_NAME):
                 _build(config, source, cache_dir / f"{final.name}.partial", final, progress)
+    share(final, MANIFEST_NAME)
     report = ImportReport.load(final)
     if report is not None and (report.skipped or report.notes):
         if report.skipped and isinstance(config, ImportConfig) and config.strict:

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import Config, digest
 from genlab.data.corpus import only_builder
-from genlab.data.store import SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.data.store import INFO_NAME, SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.tokens import TokenSpec
 
 CONCENTRATION = 0.3  # of the finer levels' tables (Dirichlet): far from uniform, yet every entry is worth learning
@@ -156,7 +156,7 @@ def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
     directory = cache_dir / f"{source.kind}-{digest([SCHEMA, source.to_dict(), fingerprint])}"
     directory.mkdir(parents=True, exist_ok=True)
     with only_builder(directory / ".lock"):
-        if not (directory / "dataset.json").exists():
+        if not (directory / INFO_NAME).exists():
             generator = np.random.default_rng([source.seed, TRAIN_STREAM])
             clips = _as_clips(*source.draw(generator, source.clips, source.clip_frames))
             write_part(directory / "part-00000.array_record", clips)

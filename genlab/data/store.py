@@ -25,6 +25,7 @@ from genlab.data.text import encode_text
 from genlab.decoders.base import Cond
 from genlab.tokens import Tokens, TokenSpec
 
+INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 SCHEMA = 2  # raise it when records, or what units mean, change
 
 
@@ -134,7 +135,7 @@ def part_paths(directory: Path) -> list[Path]:
 
 def finish_store(directory: Path, info: StoreInfo) -> None:
     """Write `dataset.json`, which makes the directory a store."""
-    write_atomically(directory / "dataset.json", json.dumps(info.to_dict(), indent=1))
+    write_atomically(directory / INFO_NAME, json.dumps(info.to_dict(), indent=1))
 
 
 class TokenStore:
@@ -250,7 +251,7 @@ class TokenStore:
 
 
 def _read_info(directory: Path) -> StoreInfo:
-    path = directory / "dataset.json"
+    path = directory / INFO_NAME
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
