@@ -11,7 +11,6 @@ Corpora and token stores stay on the local disk, where they are read at random; 
 import argparse
 import contextlib
 import fcntl
-import mimetypes
 import os
 import shutil
 import signal
@@ -24,7 +23,7 @@ from typing import Any
 from genlab import hosts, liveness
 from genlab.config import GenlabError, digest
 from genlab.data.corpus import cache_root
-from genlab.data.shared import SCHEME, open_bucket, told
+from genlab.data.shared import SCHEME, UPLOADS, open_bucket, put, told
 from genlab.stopping import LockedError, TrainingInterrupted
 
 PUSH_EVERY_S = 30.0
@@ -60,7 +59,7 @@ class _Copy:
             states = self._states(under)
             beneath = under.relative_to(self.root)
             gone = [name for name in self._pushed if PurePosixPath(name).is_relative_to(beneath) and name not in states]
-            with ThreadPoolExecutor(8) as pool:
+            with ThreadPoolExecutor(UPLOADS) as pool:
                 changed = [name for name, state in states.items() if self._pushed.get(name) != state]
                 for name, is_there in zip(changed, pool.map(self._put, changed)):
                     if is_there:
@@ -82,12 +81,11 @@ class _Copy:
         self._files.rm(directory, recursive=True)
 
     def _put(self, name: str) -> bool:
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         try:
             content = (self.root / name).read_bytes()  # at once: some files grow while they are read
         except FileNotFoundError:
             return False
-        self._files.pipe_file(f"{self.url}/{name}", content, content_type=kind)
+        put(self._files, content, f"{self.url}/{name}")
         return True
 
     def _states(self, under: Path) -> dict[str, tuple[int, int]]:

@@ -105,6 +105,14 @@ def test_a_failing_bucket_is_told_and_leaves_nothing_half_done(url, tmp_path, mo
     assert content(tmp_path / "there") == whole
 
 
+@pytest.mark.parametrize("content", [b"", b"\r", b"RIFF\r\n", b"a\n--==0==--\r\nb\r", bytes(range(256)) * 2048 + b"\r"])
+def test_every_byte_arrives(url, content, monkeypatch):
+    monkeypatch.setattr(shared, "CHUNK_BYTES", 2**18)
+    files = shared.open_bucket()
+    shared.put(files, content, f"{url}/object")
+    assert files.cat_file(f"{url}/object") == content
+
+
 @pytest.mark.parametrize("value", ["s3://bucket/cache", "/a/directory", "gs://"])
 def test_a_shared_cache_is_in_a_bucket(value, tmp_path, monkeypatch):
     monkeypatch.setenv("GENLAB_SHARED_CACHE", value)
