@@ -71,10 +71,8 @@ def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
 
 
 def wait_for_end(process, killed):
-    """Make sure that a process ends by itself, soon, and asks to be started again."""
-    began = time.time()
-    _, err = process.communicate(timeout=60)
-    assert time.time() - began < 45
+    """Make sure that a process ends by itself, not when JAX gives up after 300 s, and asks to be started again."""
+    _, err = process.communicate(timeout=120)
     killed.kill()
     assert process.returncode == EXIT_RESUME and "is gone" in err.strip().splitlines()[-1], err[-2000:]
 
