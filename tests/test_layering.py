@@ -49,7 +49,7 @@ ORDER = """
     sweeps.command commands cli
 """.split()
 
-MAX_FILE_LINES = 400
+MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_TRAIN_LINES = 250
 MAX_CONFIG_LINES = 40  # below the docstring, which is the lab note
