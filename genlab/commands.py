@@ -166,7 +166,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
             print(f"{manifest.root}: {size}, manifest {manifest.hash()}")
             for name in manifest.splits:
                 clips = manifest.split(name)
-                texts = len({clip.text for clip in clips})
+                texts = len({clip.text for clip in clips if clip.text})
                 print(f"  {name}: {len(clips)} clips, {sum(c.duration_s for c in clips) / 60:.1f} min, {texts} texts")
             report = checkpoint.read_json(manifest.root / "report.json")
             for item in (report or {}).get("skipped", []):

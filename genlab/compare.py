@@ -26,7 +26,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import F0_HOP_SAMPLES
+from genlab.data.manifest import F0_HOP_SAMPLES, text_key
 from genlab.data.store import TokenStore
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S, block_energies
@@ -213,8 +213,8 @@ def gather(config: Comparison, progress: Progress) -> Material:
     for clip in clips:
         source = by_id[clip.id]
         f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
-        # Prompts with one text are one unit of the statistics, whoever speaks them.
-        prompts.append(Prompt(clip.text, clip.text, clip.speaker, manifest.audio(source) / np.float32(32768), f0))
+        wave = manifest.audio(source) / np.float32(32768)
+        prompts.append(Prompt(text_key(clip), clip.text, clip.speaker, wave, f0))
     return Material(store, codec, manifest, clips, prompts)
 
 

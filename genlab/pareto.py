@@ -21,6 +21,7 @@ import scipy.stats
 from genlab import checkpoint
 from genlab.compare import gather
 from genlab.config import Config, GenlabError
+from genlab.data.manifest import text_key
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, make_score
@@ -137,7 +138,8 @@ def _measure(
         parts.append(word_errors(recogniser.transcribe(waves), texts))
     errors, words = (np.concatenate(column) for column in zip(*parts))
     runs = tuple(np.repeat(range(len(config.seeds)), len(clips)).tolist())
-    return ClipValues(errors, words, tuple(texts) * len(config.seeds), runs=runs), costs
+    units = tuple(text_key(clip) for clip in clips)
+    return ClipValues(errors, words, units * len(config.seeds), runs=runs), costs
 
 
 def _judge(

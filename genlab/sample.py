@@ -22,6 +22,7 @@ from jaxtyping import Float
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
+from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
 from genlab.experiment import DecoderRun
@@ -101,8 +102,9 @@ def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: 
     spoken: dict[str, int] = {}
     ranked = []
     for clip in (clips[i] for i in np.random.default_rng(0).permutation(len(clips))):
-        ranked.append(((said.get(clip.text, 0), spoken.get(clip.speaker, 0)), clip))
-        said[clip.text] = said.get(clip.text, 0) + 1
+        unit = text_key(clip)
+        ranked.append(((said.get(unit, 0), spoken.get(clip.speaker, 0)), clip))
+        said[unit] = said.get(unit, 0) + 1
         spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
     return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
 

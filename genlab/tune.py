@@ -32,6 +32,7 @@ from genlab import checkpoint
 from genlab.budget import ArmBudget, check_flops, solve_budget
 from genlab.compare import train_arm
 from genlab.config import Config, GenlabError, digest
+from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.best_of import best_of_k
 from genlab.evaluate.content import word_errors
@@ -231,11 +232,12 @@ def own_setting(config: Comparison, name: str) -> ArmSettings:
 
 def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Sequence[TokenClip]) -> Judge:
     """Return what scores the trained models of one arm on validation prompts; the sampler is compiled once."""
-    texts = tuple(clip.text for clip in clips)
+    texts = [clip.text for clip in clips]
+    units = tuple(text_key(clip) for clip in clips)
     if tuning.by == "block_energy":
         draws = max(2, config.evaluation.energy_draws)
         return lambda model, run: clip_means(
-            block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), texts
+            block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units
         )
     codec, recogniser, compiled = config.data.load_codec(), load_recogniser(), None
     cond, num_frames = conditions(store, clips, config.data.num_frames)
@@ -245,7 +247,7 @@ def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Seq
         if compiled is None:
             compiled, _ = compile_sampler(model, run, cond, num_frames)
         waves = decode(compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec)
-        return ClipValues(*word_errors(recogniser.transcribe(waves), list(texts)), texts)
+        return ClipValues(*word_errors(recogniser.transcribe(waves), texts), units)
 
     return count_errors
 

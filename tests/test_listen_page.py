@@ -108,7 +108,10 @@ def test_clips_come_from_the_run_with_the_floors_that_its_arms_can_reach(tmp_pat
     def waves(_=None):
         return [rng.uniform(-0.1, 0.1, 4000 + 10 * number).astype(np.float32) for number in range(4)]
 
-    prompts = [SimpleNamespace(text=f"text {min(number, 2)}", wave=wave) for number, wave in enumerate(waves())]
+    prompts = [
+        SimpleNamespace(text=f"text {min(number, 2)}", clip_id=f"text {min(number, 2)}", wave=wave)
+        for number, wave in enumerate(waves())
+    ]
     material = SimpleNamespace(prompts=prompts, codec=SimpleNamespace(wave_rate_hz=RATE_HZ))
     sampled = {}
     monkeypatch.setattr(stimuli, "gather", lambda *_: material)
@@ -138,7 +141,7 @@ def test_prompts_differ_in_their_text():
     texts = ["a", "b", "a", "c", "b", "d"]
     assert choose_texts(texts, None, 0) == [0, 1, 3, 5]
     assert len({tuple(choose_texts(texts, 2, seed)) for seed in range(20)}) > 3
-    assert choose_texts(["", "", ""], None, 0) == [0, 1, 2]
+    assert choose_texts(["clip a", "clip b", "clip c"], None, 0) == [0, 1, 2]
     for num_prompts, seed in ((0, 0), (5, 0), (2, -1)):
         with pytest.raises(GenlabError, match=r"--(prompts|seed) .*expected"):
             choose_texts(texts, num_prompts, seed)

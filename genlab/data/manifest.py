@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -206,8 +206,26 @@ def assign_splits(
     return [dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker")) for clip in clips]
 
 
-def text_key(clip: Clip) -> str:
-    """Return what splits are drawn by: the text without case and punctuation, or the clip itself if it has none."""
+class Spoken(Protocol):
+    """What `text_key` reads: a clip of a manifest or of a token store."""
+
+    @property
+    def id(self) -> str:
+        """The name of the clip."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What is said, empty if nobody wrote it down."""
+        ...
+
+
+def text_key(clip: Spoken) -> str:
+    """Return the text without case and punctuation, or the clip itself if it has none.
+
+    This is the statistical unit everywhere: splits are drawn by it, and intervals resample it. Clips of one text are
+    one unit, whoever speaks them; clips without text are a unit each, or a corpus without text would be one unit.
+    """
     # Other scripts vanish in the symbol alphabet, and then all their texts would look the same.
     words = normalise_text(clip.text) if clip.text.isascii() else " ".join(re.findall(r"\w+", clip.text.casefold()))
     return words or f"clip {clip.id}"

@@ -66,7 +66,7 @@ def read_clips(
     }
     rate_hz = material.codec.wave_rate_hz
     clips = []
-    for order, number in enumerate(choose_texts([prompt.text for prompt in material.prompts], num_prompts, seed)):
+    for order, number in enumerate(choose_texts([prompt.clip_id for prompt in material.prompts], num_prompts, seed)):
         prompt, training_seed = material.prompts[number], config.seeds[order % len(config.seeds)]
         waves = {REFERENCE: prompt.wave, ANCHOR: low_anchor(prompt.wave, rate_hz)}
         waves |= {name: rows[number] for name, rows in floors.items() if views[name] in heard}
@@ -75,13 +75,15 @@ def read_clips(
     return clips, rate_hz
 
 
-def choose_texts(texts: Sequence[str], num_prompts: int | None, seed: int) -> list[int]:
+def choose_texts(units: Sequence[str], num_prompts: int | None, seed: int) -> list[int]:
     """Return prompts of different texts, drawn at random: prompts of one text are one unit of the statistics.
+
+    `units` holds the unit of each prompt (`Prompt.clip_id`), which is the clip itself where there is no text.
 
     Raises:
         GenlabError: if there are not as many.
     """
-    first = {text or number: number for number, text in reversed(list(enumerate(texts)))}  # no text: all differ
+    first = {unit: number for number, unit in reversed(list(enumerate(units)))}
     wanted = min(NUM_PROMPTS, len(first)) if num_prompts is None else num_prompts
     if seed < 0:
         raise GenlabError(f"--seed {seed}: expected 0 or more")

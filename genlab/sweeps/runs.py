@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from genlab import checkpoint
 from genlab.budget import check_flops, solve_budget
 from genlab.config import GenlabError
+from genlab.data.manifest import text_key
 from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.sample import choose_prompts
@@ -153,7 +154,7 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
             # Parameters, their average and two moments, for every checkpoint kept.
             bytes_ += 16.0 * budget.params * len(config.seeds) * config.settings.keep
         clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
-        prompts[run.label] = (store.info.codec_fingerprint, tuple((clip.text, clip.speaker) for clip in clips))
+        prompts[run.label] = (store.info.codec_fingerprint, tuple((text_key(clip), clip.speaker) for clip in clips))
     progress("plan", len(runs), len(runs))
     for prediction in sweep.predictions:
         labels = {row.partition(" @ ")[2] for row in prediction.rows(list(prompts))} & set(prompts)

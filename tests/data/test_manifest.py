@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from genlab.config import GenlabError
-from genlab.data.manifest import Clip, Manifest, assign_splits
+from genlab.data.manifest import Clip, Manifest, assign_splits, text_key
 
 
 def make_clips(num_texts=60, speakers=("a", "b", "c")):
@@ -87,3 +87,13 @@ def test_damage_is_named(tmp_path):
         Manifest(place(make_clips()), tmp_path).split("nope")
     with pytest.raises(GenlabError, match="unique, repeated: 0-a"):
         Manifest([make_clips()[0]] * 2, tmp_path)
+
+
+def test_the_unit_of_statistics_is_the_text_and_without_text_the_clip():
+    def unit(name, text):
+        return text_key(Clip(name, f"{name}.flac", text, "s", "test", 16_000, "CC0"))
+
+    assert unit("a", "Hello, you!") == unit("b", "hello you") == "hello you"
+    assert [unit("c", ""), unit("d", "")] == ["clip c", "clip d"]
+    # Other scripts have no symbols in the alphabet, and differ all the same.
+    assert unit("e", "你好世界") != unit("f", "明天见")
