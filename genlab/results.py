@@ -261,7 +261,7 @@ def _method(config: Comparison, material: Material) -> list[str]:
         "draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
         f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
-        "Its floors bound what an arm can reach.",
+        "Its floors are the best that these tokens can say of a clip.",
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
         f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide as is best on unscored "

@@ -340,6 +340,24 @@ def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
     assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()
 
 
+def test_a_withdrawn_verdict_keeps_what_was_found_and_says_why(tmp_path):
+    terms = {"ar": 1.0, "masked": -1.0}
+    withdrawn = {"t": "both arms lose to counting"}
+    sweep = make_sweep(
+        points=({},),
+        predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),),
+        withdrawn=withdrawn,
+    )
+    runs = write_files(sweep, tmp_path)
+    assert judge(sweep, runs, tmp_path / "not run")[0].verdict == "not run"
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
+    text, [finding] = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert finding.verdict == "withdrawn" and finding.note == withdrawn["t"]
+    assert -9.5 < finding.value < -8.5 and text.startswith(f"# {sweep.name}: withdrawn\n")
+    with pytest.raises(ValueError, match="withdrawn: no prediction 'u'"):
+        make_sweep(predictions=sweep.predictions, withdrawn={"u": "no such prediction"})
+
+
 def test_a_page_must_hold_a_sweep(tmp_path):
     for text, told in {"x = 1": "expected a function sweep", "def sweep(): return 1 +": "SyntaxError"}.items():
         (tmp_path / "page.py").write_text(text)

@@ -1,7 +1,8 @@
 """What became of the predictions of a sweep.
 
 In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run;
-and one per part of the claim that the page leaves out, not tested at this scale.
+and one per part of the claim that the page leaves out, not tested at this scale. A page may withdraw a verdict with a
+reason: what was found stays, the verdict goes.
 Contrasts are weighted sums over rows of per-prompt values, with the interval of `crossed_contrast` over prompts and
 training seeds; Holm's correction runs over all contrasts of the page. Three seeds is the fewest that tell anything. A
 sum of bits that contains upper bounds shows a direction only where the bounds stand on the harmless side, unless the
@@ -27,7 +28,7 @@ from genlab.report.crossover import AXES, find_shared_error, seed_values
 from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 
-Verdict = Literal["reproduced", "reversed", "inconclusive", "not run", "not tested at this scale"]
+Verdict = Literal["reproduced", "reversed", "inconclusive", "not run", "not tested at this scale", "withdrawn"]
 LEVEL = 0.05
 
 
@@ -85,7 +86,15 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
             missing = sorted(_needed(prediction, labels) - set(finished))
             note = f"waits for {', '.join(label or 'the run' for label in missing)}"
             findings.append(Finding(prediction.text, prediction.kind, prediction.score, expected, "not run", note=note))
+    findings = [_withdraw(finding, sweep.withdrawn) for finding in findings]
     return findings + [Finding(text, "untested", "", "", "not tested at this scale") for text in sweep.untested]
+
+
+def _withdraw(finding: Finding, reasons: dict[str, str]) -> Finding:
+    """Keep what was found and take its verdict back, if the page gives a reason to."""
+    if finding.verdict == "not run" or finding.text not in reasons:
+        return finding
+    return finding._replace(verdict="withdrawn", note=reasons[finding.text])
 
 
 def _expected(prediction: Contrast | Crossing | Ratio) -> str:

@@ -152,6 +152,9 @@ class Sweep(Config):
     """What the source claims too and this page does not ask, each with the reason: the page lists it, so that nobody
     takes a part for the whole."""
 
+    withdrawn: dict[str, str] = {}
+    """Predictions, by their text, whose verdict does not count any more, each with the reason. The finding stays."""
+
     noticed: tuple[str, ...] = ()
     """What a person saw in the results, after the run: it predicts nothing and proves nothing."""
 
@@ -161,6 +164,9 @@ class Sweep(Config):
         labels = [run.label for run in runs]
         if taken := {label for label in labels if labels.count(label) > 1}:
             raise ValueError(f"points: two are called {min(taken)!r}; give their fields distinct `names`")
+        texts = [prediction.text for prediction in self.predictions]
+        if unknown := [text for text in self.withdrawn if text not in texts]:
+            raise ValueError(f"withdrawn: no prediction {unknown[0]!r}; expected one of {texts}")
         for prediction in self.predictions:
             for row in prediction.rows(labels):
                 arm, _, label = row.partition(" @ ")
