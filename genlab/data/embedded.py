@@ -31,6 +31,7 @@ from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of
 from genlab.data.shards import Progress, run_shards
+from genlab.onnx import open_session
 
 RECIPE_VERSION = 1  # part of the cache key: raise it when the rendering changes
 LICENCE = "Apache-2.0"
@@ -209,14 +210,10 @@ def _load_voice() -> tuple[Any, Any, dict[str, int]]:
         raise GenlabError(
             "embedded corpus: package hibari-tts is missing, install it with `pip install hibari-tts==0.2.1`"
         )
-    import onnxruntime
     from hibari.g2p import G2P
 
     assets = Path(spec.origin).parent / "assets"
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # parallel over shards instead
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(assets / "hibari.onnx"), options, providers=["CPUExecutionProvider"])
+    session = open_session(assets / "hibari.onnx")  # one thread: parallel over shards instead
     return session, G2P(british=False), json.loads((assets / "vocab.json").read_text(encoding="utf-8"))
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import numpy as np
-import onnxruntime
 import threadpoolctl
 
 from genlab.config import GenlabError
+from genlab.onnx import open_session
 
 Network = Callable[..., list[np.ndarray]]
 """Takes the inputs by name and returns the outputs in the order of the file."""
@@ -53,12 +53,7 @@ def find_weights(package: str, relative_path: str, distribution: str | None = No
 
 def open_network(path: Path, threads: int = 1) -> Network:
     """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads; calls may overlap."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # the quantised models warn about harmless shape inference
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads)
 
     def run(**inputs: np.ndarray) -> list[np.ndarray]:
         return [np.asarray(output) for output in session.run(None, inputs)]
