@@ -22,7 +22,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     from genlab.compare import compare as run_comparison
     from genlab.compare import rewrite_report
     from genlab.pareto import format_fronts, trace_fronts
-    from genlab.report.console import align, format_results
+    from genlab.report.console import fold, format_results
     from genlab.tensorboard import tensorboard_command
 
     config, tuning = _load(arguments, Comparison), None
@@ -41,7 +41,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
         return 0
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
     if fronts:
-        print("\n" + align(format_fronts(fronts)))
+        print("\n" + fold(format_fronts(fronts)))
     print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
     return 0
 

@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,11 +242,20 @@ def score_rows(
             context = context or evaluation_context(config, material)
             seeds = len(config.seeds) if name in sampled else 1
             row = score_clips(
-                row_waves, material.prompts * seeds, context, is_reconstruction=name in FLOORS, seeds=seeds
+                row_waves,
+                material.prompts * seeds,
+                context,
+                is_reconstruction=name in FLOORS,
+                seeds=seeds,
+                progress=partial(progress, f"score {name}"),
             )
             if name in sampled:
                 models = {seed: run.model for seed, run in trained[name].items()}
-                row = _add_energy(_add_bits(row, config, material, models), name, config, material, models)
+                progress(f"score {name}: bits, energy", 0, 2)
+                row = _add_bits(row, config, material, models)
+                progress(f"score {name}: bits, energy", 1, 2)
+                row = _add_energy(row, name, config, material, models)
+                progress(f"score {name}: bits, energy", 2, 2)
             save_row(path, row)
         rows[name] = row
     progress("score", len(waves), len(waves))
@@ -309,15 +319,14 @@ def sample_arm(
 ) -> Sampled:
     """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
     if checkpoint.read_json(run_dir / "samples.json") is None:
-        progress(f"sample {run.name}", 0, len(material.clips))
+        stage = partial(progress, f"sample {run.name}/seed{run.seed}")
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
-        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed, lengths_s)
+        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed, lengths_s, stage)
         (run_dir / "samples").mkdir(exist_ok=True)
         for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
             write_flac(path, to_int16(wave))
         facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
         checkpoint.write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
-        progress(f"sample {run.name}", len(material.clips), len(material.clips))
     return read_samples(run_dir, material)
 
 

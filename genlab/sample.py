@@ -56,21 +56,36 @@ def sample_clips(
     clips: Sequence[TokenClip],
     seed: int,
     lengths_s: Sequence[float] = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sampled:
     """Sample every clip's condition (speaker, content, number of frames), and measure what it takes.
 
-    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`).
+    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`). All prompts are one batch, so
+    `progress` counts steps: compiled, drawn, decoded, timed alone, and each length.
     """
+    steps = 4 + len(lengths_s)
+    progress(0, steps)
     key = jax.random.key(seed)
     # The frames of a training example: prompts are no longer, and the budget counted calls and FLOPs for these.
     cond, num_frames = conditions(store, clips, run.data.num_frames)
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
     _compile_codec(model, codec, clips)
+    progress(1, steps)
     began = time.perf_counter()
-    waves = decode(compiled(cond, num_frames, key), store, codec)
+    drawn = compiled(cond, num_frames, key)
     wall_s = time.perf_counter() - began
+    progress(2, steps)  # outside the times: a terminal may be slow
+    began = time.perf_counter()
+    waves = decode(drawn, store, codec)
+    wall_s += time.perf_counter() - began
+    progress(3, steps)
     single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
     latency_s, first_audio_s, more_compile_s = measure_latency(model, run, store, codec, clips[single], key)
+    progress(4, steps)
+    by_length = {}
+    for number, length_s in enumerate(lengths_s, start=5):
+        by_length[f"{length_s:g}"] = measure_length(model, run, store, codec, clips[single], length_s, key)
+        progress(number, steps)
     return Sampled(
         waves=waves,
         network_calls=compiled.network_calls,
@@ -80,10 +95,7 @@ def sample_clips(
         latency_audio_s=len(clips[single].units) / codec.spec.frame_hz,
         first_audio_s=first_audio_s,
         compile_s=compile_s + more_compile_s,
-        by_length={
-            f"{length_s:g}": measure_length(model, run, store, codec, clips[single], length_s, key)
-            for length_s in lengths_s
-        },
+        by_length=by_length,
     )
 
 

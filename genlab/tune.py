@@ -42,7 +42,7 @@ from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.optim import ArmSettings
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
-from genlab.report.console import align
+from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
 from genlab.sample import choose_prompts, compile_sampler, conditions, decode
@@ -168,7 +168,7 @@ def tune_from_arguments(arguments: argparse.Namespace, config: Comparison, progr
     out = arguments.out or Path("runs") / f"tune-{config.name}-{key}"
     found = tune(config, tuning, out, progress)
     following = f"genlab compare {arguments.config} --tuned {out / 'tuning.json'}"
-    return f"{describe_tuning(found)}\n\n{align(tuning_rows(found))}\n\npage: {out / 'tuning.html'}\nnext: {following}"
+    return f"{describe_tuning(found)}\n\n{fold(tuning_rows(found))}\n\npage: {out / 'tuning.html'}\nnext: {following}"
 
 
 def shorten(config: Comparison, fraction: float) -> Comparison:

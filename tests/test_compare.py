@@ -132,6 +132,14 @@ def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict
     assert "train masked/" in finished["stdout"] + finished["stderr"]
 
 
+def test_sampling_and_scoring_say_how_far_they_are(finished: dict):
+    lines = finished["stderr"].splitlines()
+    assert "sample ar/seed0: 0/4" in lines and any(line.startswith("sample ar/seed0: done, 4") for line in lines)
+    assert any(line.startswith("score diffusion: 0/") for line in lines)
+    assert any(line.startswith("score diffusion: bits, energy: done, 2") for line in lines)
+    assert max(map(len, finished["stdout"].split("\n\nreport: ")[0].split("\n"))) <= 80
+
+
 def test_report_and_events_are_there_and_text_is_escaped(finished: dict):
     page = (finished["out"] / "report.html").read_text()
     assert "&lt;script&gt;alert(1)" in page and "<script>alert(1)" not in page

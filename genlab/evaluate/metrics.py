@@ -10,9 +10,9 @@ threads nor the order of rows.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -177,6 +177,7 @@ def score_clips(
     *,
     is_reconstruction: bool = False,
     seeds: int = 1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RowResult:
     """Run every audio metric on one row.
 
@@ -186,6 +187,7 @@ def score_clips(
         context: what does not depend on the row.
         is_reconstruction: the row is a codec floor, aligned sample by sample: adds the reconstruction scores.
         seeds: training seeds behind the row, whose clips follow each other in equal numbers.
+        progress: told how many of how many measurements are done.
 
     Raises:
         GenlabError: if the numbers of clips differ, a waveform is not finite, or a speaker is unknown.
@@ -193,6 +195,9 @@ def score_clips(
     waves = _check_waves(generated, prompts)
     with ThreadPoolExecutor(context.config.threads) as pool:
         jobs = _submit_jobs(pool, waves, prompts, context, is_reconstruction, seeds)
+        futures = jobs.futures()
+        for done, _ in enumerate(as_completed(futures)):
+            progress(done, len(futures) + 1)  # one more: the distances of whole sets, below
         clusters = tuple(prompt.clip_id for prompt in prompts)
         runs = tuple(np.repeat(range(seeds), len(prompts) // seeds).tolist())
         per_clip = _quality_values(jobs, len(prompts), clusters)
@@ -221,6 +226,7 @@ def score_clips(
         for found in pool.map(lambda s: _distribution_scores(s, embeddings[s.suffix], seed, seeds), context.spaces):
             scores |= found
     scores |= _diversity_scores(embeddings[""], codes, context, seeds)
+    progress(len(futures) + 1, len(futures) + 1)
     return RowResult(scores, per_clip, transcripts, tuple(controls))
 
 
@@ -233,6 +239,13 @@ class _Jobs(NamedTuple):
     distortions: Future[np.ndarray]
     pitch: list[Future[PitchAgreement]]
     reconstruction: Future[dict[str, np.ndarray]] | None
+
+    def futures(self) -> list[Future[Any]]:
+        """Return every job of the row."""
+        jobs: list[Future[Any]] = [job for _, job in self.quality]
+        jobs += [*self.speaker, *self.content, *(job for space in self.embeddings.values() for job in space)]
+        jobs += [self.distortions, *self.pitch]
+        return jobs if self.reconstruction is None else [*jobs, self.reconstruction]
 
 
 def _submit_jobs(

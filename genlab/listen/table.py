@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from genlab.report.console import align
+from genlab.report.console import fold
 from genlab.report.listening import counted, listening_tables, verdicts_of
 
 
 def format_listening(merged: Mapping[str, Any]) -> str:
     """Return who was counted, the tables, and what they settle."""
-    tables = [align(rows) for _, rows in listening_tables(merged)]
+    tables = [fold(rows) for _, rows in listening_tables(merged)]
     return "\n\n".join(["\n".join(counted(merged)), *tables, "\n".join(verdicts_of(merged))])

@@ -3,12 +3,14 @@
 In: results.json and ledger.json as dicts, or budgets. Out: a string. The same words and numbers as report.html.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
-from genlab.report.answer import find_answer, primary_score
+from genlab.report.answer import find_answer, model_arms, primary_score
+from genlab.report.tables import column_decimals
 from genlab.report.text import (
     arm_title,
     format_interval,
@@ -20,39 +22,26 @@ from genlab.report.text import (
 )
 from genlab.report.trust import distrust
 
+WIDTH = 80  # columns of a terminal that nobody has widened
+_GAP = "  "
+_HEAD = 12  # a head wraps when it is wider than this and than its cells
 MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
 
 
 def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
-    """Return the answer, the score table, the cost table and the controls."""
+    """Return the answer, the score tables, the cost tables and the controls, none wider than `WIDTH`."""
     arms = results["arms"]
     names = list(dict.fromkeys(name for arm in arms for name in list(arm["scores"])[:MOST_SCORES]))
     answer = find_answer(results, ledger)
-    head = ["", *(score_title(name) for name in names)]
+    head = ["", *(f"{score_title(name)}\n{_unit(arms, name)}" for name in names)]
+    decimals = {name: column_decimals(arms, name) for name in names}
     body = [
-        [arm_title(arm), *(format_score(arm["scores"][name]) if name in arm["scores"] else "" for name in names)]
-        for arm in arms
+        [arm_title(arm), *(format_score(arm["scores"].get(name, {}), decimals[name]) for name in names)] for arm in arms
     ]
-    notes = ["", *(f"{_unit(arms, name)}" for name in names)]
     doubted = [
         f"not trusted on this corpus, by its audit: {score_title(name)} ({reason})"
         for name in names
         if (reason := distrust(results, name))
-    ]
-    models = [arm for arm in arms if arm["family"] not in ("real", "floor")]
-    cost_head = ["", "parameters", "train FLOPs", "steps", "train s", "calls", "sampling s / audio s", "first audio s"]
-    cost = [
-        [
-            arm_title(arm), f"{arm['params']:,}", format_quantity(arm["train_flops"]), str(arm["steps"]),
-            f"{arm['train_wall_s']:.0f}", str(arm["network_calls"]), f"{arm['sampling']['real_time_factor']:.3f}",
-            f"{arm['sampling']['first_audio_s']:.3f}",
-        ]
-        for arm in models
-    ]  # fmt: skip
-    controls = [
-        f"control {item['control']} on {score_title(item['score'])}, {item['arm']}: "
-        f"{format_interval({**item, 'value': item['difference']})} {'passed' if item['passed'] else 'FAILED'}"
-        for item in results["controls"]
     ]
     name = primary_score(results)
     planned = [item for item in results.get("differences", []) if item["score"] == name and item.get("plan")]
@@ -60,15 +49,42 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     if power:
         power = [[f"{score_title(str(name))}, 80 % power", *power_columns(planned[0]["plan"])], *power]
     parts = [
-        f"{results['question']}\n{answer.headline} {answer.shows}",
+        wrap(results["question"]),
+        wrap(f"{answer.headline} {answer.shows}"),
         f"ledger: {ledger['stamp']}, mode {results['mode']}",
-        align([head, notes, *body]),
-        align([cost_head, *cost]),
-        align(power) if power else "",
-        "\n".join([*controls, *doubted]),
+        fold([head, *body]),
+        fold(_cost_rows(results)),
+        fold(power) if power else "",
+        "\n".join(wrap(line) for line in [*map(_describe_control, results["controls"]), *doubted]),
         f"{results['wall_s']:.0f} s, peak memory {results['peak_rss_bytes'] / 2**30:.2f} GiB",
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
+    head = ["", "parameters", "train\nFLOPs", "steps", "train s", "calls", "sampling s\n/ audio s", "first\naudio s"]
+    rows = [head]
+    for arm in model_arms(results):
+        sampling = arm["sampling"]
+        rows.append(
+            [
+                arm_title(arm),
+                f"{arm['params']:,}",
+                format_quantity(arm["train_flops"]),
+                str(arm["steps"]),
+                f"{arm['train_wall_s']:.0f}",
+                str(arm["network_calls"]),
+                f"{sampling['real_time_factor']:.3f}",
+                f"{sampling['first_audio_s']:.3f}",
+            ]
+        )
+    return rows
+
+
+def _describe_control(item: Mapping[str, Any]) -> str:
+    interval = format_interval({**item, "value": item["difference"]})
+    verdict = "passed" if item["passed"] else "FAILED"
+    return f"control {item['control']} on {score_title(item['score'])}, {item['arm']}: {interval} {verdict}"
 
 
 def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]) -> str:
@@ -83,9 +99,8 @@ def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: 
         ]
         for name, b in budgets.items()
     ]  # fmt: skip
-    return (
-        f"{config.name}: {config.budget.mode}, batch {config.batch_size} x {config.data.num_frames} frames\n"
-        + align([head, *rows])
+    return f"{config.name}: {config.budget.mode}, batch {config.batch_size} x {config.data.num_frames} frames\n" + fold(
+        [head, *rows]
     )
 
 
@@ -97,17 +112,65 @@ def format_audit(audit: Mapping[str, Any]) -> str:
         verdict = "trusted" if found["is_trusted"] else f"NOT TRUSTED: {', '.join(found['failed'])}"
         seen = [found["verdicts"][degradation] for degradation in degradations]
         rows.append([score_title(name), *seen, f"{found['false_alarms']:.0%}", verdict])
-    return align(rows)
+    return fold(rows)
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Return the rows with padded columns: the first to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))])
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def fold(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
+    """Return a table as one or more tables below each other, none wider than `width`.
+
+    Each repeats the first column. A head breaks where it says so and wraps to the width of the cells below it; a cell
+    that no table could hold wraps too, so that nothing is cut.
+    """
+    whole = align(rows)
+    if "\n" not in "".join(rows[0]) and max(map(len, whole.split("\n"))) <= width:
+        return whole
+    head, *body = rows
+    widest = [max([len(row[i]) for row in body], default=0) for i in range(len(head))]
+    longest_words = [max(map(len, title.split()), default=0) for title in head]
+    longest_lines = [min(max(map(len, title.split("\n"))), _HEAD) for title in head]
+    widths = [max(needs) for needs in zip(widest, longest_words, longest_lines)]
+    # The first column stands in every table: it may take two fifths of it.
+    widths[0] = min(max(widths[0], len(head[0])), 2 * width // 5)
+    widths[1:] = [min(wanted, width - widths[0] - len(_GAP)) for wanted in widths[1:]]
+    blocks: list[list[int]] = [[0]]
+    for i in range(1, len(head)):
+        if sum(widths[j] + len(_GAP) for j in (*blocks[-1], i)) - len(_GAP) > width:
+            blocks.append([0])
+        blocks[-1].append(i)
+    return "\n\n".join(
+        _wrapped_table([[row[i] for i in block] for row in rows], [widths[i] for i in block]) for block in blocks
+    )
+
+
+def wrap(text: str, width: int = WIDTH) -> str:
+    """Return the text as lines of at most `width`; a longer word, such as a path, stays whole."""
+    return textwrap.fill(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+
+
+def _wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
+    lines = []
+    for number, row in enumerate(rows):
+        cells = [
+            [line for part in cell.split("\n") for line in textwrap.wrap(part, max(width, 1))]
+            for cell, width in zip(row, widths)
+        ]
+        height = max([len(cell) for cell in cells] + [1])
+        for cell in cells:
+            padding = [""] * (height - len(cell))
+            cell[:] = [*padding, *cell] if number == 0 else [*cell, *padding]  # heads stand on their columns
+        lines += [_line(line, widths) for line in zip(*cells)]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))
+    return _GAP.join([cells[0].ljust(widths[0]), *padded]).rstrip()
 
 
 def _unit(arms: Sequence[Mapping[str, Any]], name: str) -> str:

@@ -19,7 +19,7 @@ from genlab.config import GenlabError
 from genlab.evaluate.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
 from genlab.evaluate.scores import find_meaning
 from genlab.report.answer import find_difference, model_arms
-from genlab.report.console import align
+from genlab.report.console import fold
 from genlab.report.text import arm_title, format_quantity, format_seconds, format_value, score_title
 
 AXES = {"flops": "train_flops", "epochs": "epochs", "seconds": "unique_seconds"}
@@ -66,7 +66,7 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
             plan_texts.append(_describe_plans(*plans, arguments.against))
     if not exponents:
         _leave(arguments, pilot, table, verdicts)
-    return "\n".join([title, align(table), *pilot.notes, *verdicts, *plan_texts])
+    return "\n".join([title, fold(table), *pilot.notes, *verdicts, *plan_texts])
 
 
 def _leave(arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], verdicts: list[str]) -> None:

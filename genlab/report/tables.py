@@ -279,15 +279,19 @@ def _usual(arms: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     fields = ("n", "validity", "unit", "direction")
     found = {field: [score[field] for score in scores if score.get(field) is not None] for field in fields}
     usual = {field: max(values, key=values.count) for field, values in found.items() if values}
-    models = [
-        arm["scores"][name] for arm in arms if arm.get("family") not in ("real", "floor") and name in arm["scores"]
-    ]
+    return {**usual, "decimals": column_decimals(arms, name)}
+
+
+def column_decimals(arms: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    """Return the decimals of a whole column, those that the intervals of the trained arms support; None if empty."""
+    scores = [(arm.get("family"), arm["scores"][name]) for arm in arms if name in arm.get("scores", {})]
+    models = [score for family, score in scores if family not in ("real", "floor")]
     decimals = [
         find_decimals(score["value"], score.get("low"), score.get("high"))
-        for score in models or scores
+        for score in models or [score for _, score in scores]
         if score.get("value") is not None
     ]
-    return {**usual, "decimals": max(decimals, default=None)}
+    return max(decimals, default=None)
 
 
 def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup:

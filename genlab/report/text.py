@@ -66,17 +66,21 @@ def score_title(name: str) -> str:
     return f"{_SCORE_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
 
 
-def format_interval(estimate: Mapping[str, Any], absolute: bool = False) -> str:
-    """Return "value [low, high]" with as many digits as the interval supports; `absolute` drops a common sign."""
+def format_interval(estimate: Mapping[str, Any], absolute: bool = False, decimals: int | None = None) -> str:
+    """Return "value [low, high]" with `decimals`, or with as many digits as the interval supports.
+
+    `absolute` drops a common sign.
+    """
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
     if absolute and value is not None and low is not None and high is not None and high < 0:
         value, low, high = -value, -high, -low
-    return f"{format_value(value, low, high)} {format_bounds(value, low, high)}".rstrip()
+    return f"{format_value(value, low, high, decimals)} {format_bounds(value, low, high, decimals)}".rstrip()
 
 
-def format_score(score: Mapping[str, Any]) -> str:
-    """Return `format_interval` of a score, with the sign of a bound before a bound."""
-    return f"{AT_MOST if score.get('validity') == 'upper bound' else ''}{format_interval(score)}"
+def format_score(score: Mapping[str, Any], decimals: int | None = None) -> str:
+    """Return `format_interval` of a score, with the sign of a bound before a bound; "" of a row without the score."""
+    bound = AT_MOST if score.get("validity") == "upper bound" else ""
+    return f"{bound}{format_interval(score, decimals=decimals)}" if score else ""
 
 
 def format_value(

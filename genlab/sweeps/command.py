@@ -12,7 +12,7 @@ from genlab.budget import solve_budget
 from genlab.config import GenlabError
 from genlab.experiment import Comparison, load_experiment
 from genlab.progress import Progress
-from genlab.report.console import align
+from genlab.report.console import align, fold
 from genlab.report.text import format_quantity, format_seconds
 from genlab.stopping import EXIT_FAILED, EXIT_OK
 from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
@@ -90,7 +90,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         for name, budget in solve_budget(run.config, run.config.data.open()).items():
             cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
             rows.append([f"{run.point['budget.train_flops']:g}", shape, name, *cells])
-    print(f"{align(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
+    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
     return EXIT_OK
 
 

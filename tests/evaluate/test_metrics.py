@@ -81,7 +81,12 @@ def test_prompts_under_several_seeds_are_one_unit(prompts, context):
     doubled = score_clips([p.wave for p in prompts[:4]] * 2, list(prompts[:4]) * 2, context, seeds=2)
     assert doubled.scores["wer_grammar"].n == 4
     assert doubled.scores["wer_grammar"].covers == "prompts and training seeds"
-    once = score_clips([p.wave for p in prompts[:4]], prompts[:4], context)
+    told = []
+    once = score_clips(
+        [p.wave for p in prompts[:4]], prompts[:4], context, progress=lambda done, total: told.append((done, total))
+    )
+    # From the first measurement to the last, one by one.
+    assert told == [(done, told[0][1]) for done in range(len(told))] and told[-1][0] == told[-1][1] > 10
     for name in ("kad", "frechet", "kad_voice", "coverage", "spread"):
         both, one = doubled.scores[name], once.scores[name]
         assert (both.covers, both.n) == ("prompts and training seeds", one.n)
