@@ -20,7 +20,7 @@ from genlab.codecs.cache import encode_corpus
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
 from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
-from genlab.config import Config, ConfigError, GenlabError, explain
+from genlab.config import Config, ConfigError, Count, GenlabError, Seed, Steps, explain
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
@@ -48,7 +48,22 @@ from genlab.train import TrainSettings
 
 # Rows of the table that are not arms: an arm of the same name would take their place on disk.
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
-Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+# Of files and directories too, which hold 255 characters with all that is put around it.
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+MAX_BATCH_FRAMES = 2**26
+
+
+def _check_batch(batch_size: int, num_frames: int) -> None:
+    """Refuse a batch that no memory holds.
+
+    Raises:
+        ValueError: that names both fields.
+    """
+    if batch_size * num_frames > MAX_BATCH_FRAMES:
+        raise ValueError(
+            f"batch_size={batch_size} times data.num_frames={num_frames}: more than {MAX_BATCH_FRAMES} frames in a "
+            "batch; lower batch_size"
+        )
 
 
 class CorpusShare(Config):
@@ -62,8 +77,8 @@ class Run(Config):
     """What every training run has. `settings` do not change the result and stay out of the hash."""
 
     name: Name
-    seed: int = pydantic.Field(default=0, ge=0)
-    steps: int = pydantic.Field(ge=1)
+    seed: Seed = 0
+    steps: Steps
     batch_size: int = pydantic.Field(ge=1)
     optim: OptimConfig = OptimConfig()
     settings: TrainSettings = TrainSettings()
@@ -82,7 +97,7 @@ class CodecRun(Run):
     codec: SpectralCodecConfig
     start_from: str | None = None
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
-    crop_samples: int = pydantic.Field(ge=1)
+    crop_samples: Count
     augment: AugmentConfig | None = None
 
     @pydantic.model_validator(mode="after")
@@ -116,7 +131,7 @@ class RecogniserRun(Run):
     loss_unit: ClassVar[str] = "ctc_nats_per_symbol"
     recogniser: RecogniserConfig
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
-    max_samples: int | None = pydantic.Field(default=None, ge=1)
+    max_samples: Count | None = None
     augment: AugmentConfig | None = None
 
     def build(self, key: Key[Array, ""]) -> Recogniser:
@@ -167,7 +182,7 @@ class TokenData(Config):
     corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
-    train_clips: int | None = pydantic.Field(default=None, ge=1)
+    train_clips: Count | None = None
     """Train on a fixed random part of the training split, to see what repeated data do; prompts stay as they are."""
 
     @pydantic.model_validator(mode="after")
@@ -244,6 +259,11 @@ class DecoderRun(Run):
     condition: ConditionConfig
     arm: Arm
 
+    @pydantic.model_validator(mode="after")
+    def _check_size(self) -> "DecoderRun":
+        _check_batch(self.batch_size, self.data.num_frames)
+        return self
+
     def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
         """Return the untrained decoder for a store's token space and conditions."""
         info = store.info
@@ -264,7 +284,7 @@ class Budget(Config):
 
     mode: Literal["iso_flop", "iso_step"] = "iso_flop"
     train_flops: float | None = pydantic.Field(default=None, gt=0)
-    steps: int | None = pydantic.Field(default=None, ge=1)
+    steps: Steps | None = None
 
     @pydantic.model_validator(mode="after")
     def _check_one(self) -> "Budget":
@@ -283,7 +303,7 @@ class Comparison(Config):
     kind: Literal["compare"] = "compare"
     name: Name
     question: str
-    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(default=(0,), min_length=1)
+    seeds: tuple[Seed, ...] = pydantic.Field(default=(0,), min_length=1)
     data: TokenData
     batch_size: int = pydantic.Field(ge=1)
     backbone: BackboneConfig
@@ -301,6 +321,7 @@ class Comparison(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
+        _check_batch(self.batch_size, self.data.num_frames)
         if taken := [name for name in self.arms if name in RESERVED_NAMES]:
             raise ValueError(f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another")
         for name, arm in self.arms.items():

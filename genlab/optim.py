@@ -28,11 +28,11 @@ STACKED = frozenset({"layers", "blocks"})
 class OptimConfig(Config):
     """AdamW and its schedule. `warmup_fraction` and `final_fraction` are fractions of the steps and of `peak_lr`."""
 
-    peak_lr: float = pydantic.Field(default=1e-3, gt=0)
+    peak_lr: float = pydantic.Field(default=1e-3, gt=0, le=100)
     warmup_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     final_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
-    weight_decay: float = pydantic.Field(default=0.05, ge=0)
+    weight_decay: float = pydantic.Field(default=0.05, ge=0, le=100)
     b1: float = pydantic.Field(default=0.9, ge=0, lt=1)
     b2: float = pydantic.Field(default=0.98, ge=0, lt=1)
     clip_norm: float | None = pydantic.Field(default=1.0, gt=0)
@@ -46,9 +46,9 @@ class ArmSettings(Config):
     None keeps what is shared. `genlab tune` chooses these, and nothing else.
     """
 
-    peak_lr: float | None = pydantic.Field(default=None, gt=0)
+    peak_lr: float | None = pydantic.Field(default=None, gt=0, le=100)
     warmup_fraction: float | None = pydantic.Field(default=None, ge=0, le=1)
-    weight_decay: float | None = pydantic.Field(default=None, ge=0)
+    weight_decay: float | None = pydantic.Field(default=None, ge=0, le=100)
     ema_decay: float | None = pydantic.Field(default=None, ge=0, lt=1)
     dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
 

@@ -31,7 +31,7 @@ from flax import nnx
 from genlab import checkpoint
 from genlab.budget import ArmBudget, check_flops, solve_budget
 from genlab.compare import train_arm
-from genlab.config import Config, GenlabError, digest
+from genlab.config import Config, GenlabError, Seed, digest
 from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.best_of import best_of_k
@@ -97,7 +97,7 @@ class Tuning(Config):
     by: Literal["wer_ctc", "block_energy"] = "wer_ctc"
     sampler: Literal["random", "tpe"] = "random"
     """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no best-of-k curve."""
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: Seed = 0
 
 
 class Trial(NamedTuple):

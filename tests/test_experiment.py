@@ -1,15 +1,20 @@
 """What a config may say, what is refused before anything runs, and which fields change which hash."""
 
 import json
+from typing import Annotated
 
 import pydantic
 import pytest
 from codec_toys import TINY
 from comparison_toys import ARMS, make_comparison
 
-from genlab.config import ConfigError
+from genlab.config import Config, ConfigError
 from genlab.data.corpus import Embedded
+from genlab.data.dialogue import Dialogue
+from genlab.data.folder import Folder
+from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedSampler
 from genlab.experiment import Arm, Budget, CodecRun, CorpusShare, load_experiment
 from genlab.train import TrainSettings
@@ -27,8 +32,11 @@ def refusal(call, *args):
     [
         ("bacth_size=8", "bacth_size: no such field; did you mean 'batch_size'?"),
         ("save_every_steps=9", "save_every_steps: no such field; did you mean 'settings.save_every_steps'?"),
-        ("optim.peak_lrr=1", "optim.peak_lrr: no such field; did you mean 'peak_lr'?"),
-        ("arms.ar.decoder.infil_share=0", "arms.ar.decoder.infil_share: no such field; did you mean 'infill_share'?"),
+        ("optim.peak_lrr=1", "optim.peak_lrr: no such field; did you mean 'optim.peak_lr'?"),
+        (
+            "arms.ar.decoder.infil_share=0",
+            "arms.ar.decoder.infil_share: no such field; did you mean 'arms.ar.decoder.infill_share'?",
+        ),
         ("arms.ar.sampler.kind=masked", "sampler.kind='masked' cannot sample decoder.kind='ar'"),
         ("arms.gan.peak_lr=1", "arms.gan: no such table in this config"),
         ("gan.peak_lr=1", "gan: no such table in this config"),
@@ -54,20 +62,129 @@ def test_a_wrong_field_is_named_with_its_path(override, message):
     assert message in refusal(make_comparison, override)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.peak_lr=NaN", "optim.peak_lr: Input should be a finite number"),
+        ("optim.peak_lr=Infinity", "optim.peak_lr: Input should be a finite number"),
+        ("optim.peak_lr=1e999", "optim.peak_lr: Input should be a finite number"),
+        ("optim.peak_lr=1e-320", "optim.peak_lr: expected 0 or a magnitude from 1e-30 to 1e+30"),
+        ("budget.train_flops=1e300", "budget.train_flops: expected 0 or a magnitude"),
+        ("seeds=[0,4294967296,8589934592]", "seeds.1: Input should be less than 4294967296 (got 4294967296)"),
+        ("data.corpus.seed=4294967296", "data.corpus.seed: Input should be less than 4294967296"),
+        ("evaluation.seed=4294967296", "evaluation.seed: Input should be less than 4294967296"),
+        ("backbone.layers=1000000000", "backbone.layers: Input should be less than or equal to 4096"),
+        ("backbone.width=1000000000", "backbone.width: too large; expected a whole number of at most 1048576"),
+        ("batch_size=" + "9" * 400, "batch_size: too large; expected a whole number of at most 1048576"),
+        ("optim.peak_lr=" + "9" * 400, "optim.peak_lr: Input should be a finite number"),
+        ("optim.peak_lr=" + "9" * 9999, "optim.peak_lr: '99999999999999999999999999999999999 ... has too many digits"),
+        ("batch_size=true", "batch_size: Input should be a valid integer (got True)"),
+        ("batch_size=4.0", "batch_size: Input should be a valid integer (got 4.0)"),
+        ("optim.peak_lr=true", "optim.peak_lr: Input should be a valid number (got True)"),
+        ("evaluation.lengths_s=[1e9]", "evaluation.lengths_s.0: Input should be less than or equal to 3600"),
+        ("equivalence.wer_ctc=NaN", "equivalence.wer_ctc: Input should be a finite number"),
+        ("question=a\0b", "question: expected text without NUL characters"),
+        ("question=\ud800", "cannot be written as UTF-8"),
+        ("name=" + "a" * 101, "name: String should have at most 100 characters"),
+        ("question=" + "[" * 100_000, "has too many digits or brackets"),
+        ("question=" + "[" * 500 + "]" * 500, "nested too deep"),
+    ],
+    ids=lambda value: ascii(value[:40]),
+)
+def test_no_field_holds_a_number_or_text_that_nothing_can_be_done_with(override, message):
+    assert message in refusal(make_comparison, override)
+
+
+def test_what_is_too_large_only_together_is_refused_before_anything_is_allocated():
+    text = refusal(make_comparison, "backbone.layers=4096", "backbone.width=1048576")
+    assert "layers=4096, width=1048576" in text and "parameters, more than 1e+13; lower one of them" in text
+    text = refusal(make_comparison, "batch_size=1048576", "data.num_frames=1048576")
+    assert "batch_size=1048576 times data.num_frames=1048576: more than 67108864 frames in a batch" in text
+    with pytest.raises(pydantic.ValidationError, match=r"hold 1.2e[+]13 codes and latents"):
+        KnownEntropy(clips=2**20, clip_frames=2**20)
+
+
+def test_no_config_takes_a_seed_of_more_than_32_bits():
+    """Configs to come as well: three such seeds would be one seed under three names."""
+    classes, fields = [Config], 0
+    for cls in classes:  # grows while it is read
+        classes += [below for below in cls.__subclasses__() if below.__module__.startswith("genlab.")]
+        for name, field in cls.model_fields.items():
+            if name == "seed":
+                adapter = pydantic.TypeAdapter(Annotated[field.annotation, *field.metadata])
+                fields += 1
+                assert adapter.validate_python(2**32 - 1) == 2**32 - 1
+                with pytest.raises(pydantic.ValidationError):
+                    adapter.validate_python(2**32)
+    assert fields >= 7
+
+
+def test_errors_are_one_printable_line_of_bounded_length():
+    for override in ("x" * 9999 + "=1", "question.\x1b[31m\n=1", "backbone.\u202e=1", "arms.ar.a\n.b=" + "y" * 9999):
+        text = refusal(make_comparison, override)
+        assert text.isprintable() and len(text) <= 600
+    many = refusal(make_comparison, *[f"backbone.{'z' * 200}{number}=1" for number in range(500)])
+    assert many.isprintable() and len(many) <= 2100 and many.endswith("and 488 more problems")
+
+
 def test_tables_around_a_table_may_be_left_out():
     config = make_comparison("profile.steps=5", "settings.profile.start=50")
     assert (config.settings.profile.steps, config.settings.profile.start) == (5, 50)
 
 
-def test_a_sampler_of_another_kind_may_not_leave_fields_behind():
+def test_another_kind_drops_the_fields_of_the_old_one():
     text = refusal(make_comparison, "arms.ar.sampler.kind=diffusion")
-    assert "arms.ar.sampler.temperature: no such field" in text
+    assert text == "arms.ar: sampler.kind='diffusion' cannot sample decoder.kind='ar'"
+    both = ["arms.ar.sampler.kind=diffusion", "arms.ar.decoder.kind=diffusion", "arms.ar.sampler.steps=3"]
+    changed = make_comparison(*both).arms["ar"]
+    assert changed.sampler == DiffusionSampler(steps=3) and changed.decoder == DiffusionConfig()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_corpus_is_two_overrides_in_either_order(order):
+    config = make_comparison(*["data.corpus.kind=folder", "data.corpus.path=clips"][::order])
+    assert config.data.corpus == Folder(path="clips")
+    nested = ["data.corpus.kind=dialogue", "data.corpus.corpus.kind=folder", "data.corpus.corpus.path=clips"]
+    assert make_comparison(*nested[::order]).data.corpus == Dialogue(corpus=Folder(path="clips"))
+    same_kind = make_comparison("data.corpus.kind=embedded", "data.corpus.minutes=2.5").data.corpus
+    assert same_kind == make_comparison("data.corpus.minutes=2.5").data.corpus
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.corpus.kind=foldr"], "data.corpus.kind: got 'foldr', expected one of 'embedded', 'folder'"),
+        (["data.corpus.kind=folder"], "data.corpus.path: missing; give it a value"),
+        (
+            ["data.corpus.kind=folder", "data.corpus.path=x", "data.corpus.minutes=3"],
+            "data.corpus.minutes: no such field",
+        ),
+        (
+            ["data.corpus.kind=dialogue", "data.corpus.corpus.path=x"],
+            "data.corpus.corpus.kind: missing; say which kind",
+        ),
+        (["batch_size=4", "batch_size=8"], "batch_size: given twice, 4 and 8; keep one"),
+        (["profile.steps=4", "settings.profile.steps=8"], "settings.profile.steps: given twice, 4 and 8"),
+        (["num_frames=3"], "num_frames: no such field; did you mean 'data.num_frames'?"),
+        (["seed=3"], "seed: no such field; did you mean 'seeds'?"),
+        (
+            ["data.corups.minutes=3"],
+            "data.corups: no such table in this config; did you mean 'data.corpus.minutes'?",
+        ),
+        (["name=3"], """name: Input should be a valid string (got 3); for text write name='"3"'"""),
+        (["=3"], "expected FIELD=VALUE"),
+        (["a..b=3"], "expected FIELD=VALUE"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_advice_names_the_whole_path(overrides, message):
+    assert message in refusal(make_comparison, *overrides)
 
 
 def test_all_problems_are_reported_at_once():
     text = refusal(make_comparison, "batch_size=0", "optim.peak_lr=-1", "data.nun_frames=3")
     assert "batch_size: " in text and "optim.peak_lr: " in text
-    assert "data.nun_frames: no such field; did you mean 'num_frames'?" in text
+    assert "data.nun_frames: no such field; did you mean 'data.num_frames'?" in text
 
 
 def test_a_missing_field_is_named():

@@ -19,7 +19,7 @@ from jaxtyping import Int
 from pydantic import Field
 from scipy.special import ndtri
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, write_flac
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
@@ -35,7 +35,7 @@ class Dialogue(Config):
 
     kind: Literal["dialogue"] = "dialogue"
     corpus: Utterances
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     mean_gap_s: float = Field(default=0.2, ge=-1.0, le=5.0)
     std_gap_s: float = Field(default=0.2, ge=0.0, le=2.0)
 

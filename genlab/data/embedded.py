@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of
@@ -68,7 +68,7 @@ class Embedded(Config):
 
     kind: Literal["embedded"] = "embedded"
     minutes: float = Field(default=30.0, gt=0.0, le=6000.0)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     speakers: int = Field(default=8, ge=1, le=len(VOICES))
     speakers_per_text: int = Field(default=2, ge=1, le=len(VOICES))
     valid_fraction: float = Field(default=0.08, ge=0.0, lt=0.5)

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import FORMATS, SAMPLE_RATE_HZ, AudioError, read_sides, read_wave, to_int16, write_flac
 from genlab.data.manifest import Clip, assign_splits, text_key, write_atomically
 from genlab.data.shards import Progress, run_shards
@@ -37,13 +37,13 @@ class ImportConfig(Config):
     path: str
     strict: bool = False
     licence: str = "unknown"
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     valid_fraction: float = Field(default=0.05, ge=0.0, lt=0.5)
     test_fraction: float = Field(default=0.05, ge=0.0, lt=0.5)
     pair_fraction: float = Field(default=0.0, ge=0.0, lt=0.5)
     held_out_speakers: tuple[str, ...] = ()
     shared_texts: bool = False
-    max_clip_s: float = Field(default=40.0, gt=0.0)
+    max_clip_s: float = Field(default=40.0, gt=0.0, le=86_400)
 
 
 class Folder(ImportConfig):

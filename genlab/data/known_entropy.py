@@ -22,7 +22,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float, Int
 
-from genlab.config import Config, digest
+from genlab.config import Config, Seed, digest
 from genlab.data.corpus import only_builder
 from genlab.data.store import INFO_NAME, SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.tokens import TokenSpec
@@ -31,6 +31,8 @@ CONCENTRATION = 0.3  # of the finer levels' tables (Dirichlet): far from uniform
 CANDIDATES = 64  # random directions per code vector, of which the one farthest from the others is kept
 NOISE_DEVIATIONS = 6  # between a code vector and the border to its neighbour
 TRAIN_STREAM, FRESH_STREAM = 0, 1
+MAX_COMPARISONS = 2**25  # of channels of code vectors, for each candidate
+MAX_NUMBERS = 2**31  # in all clips, which are drawn at once
 
 
 class KnownEntropy(Config):
@@ -41,12 +43,12 @@ class KnownEntropy(Config):
     """
 
     kind: Literal["known_entropy"] = "known_entropy"
-    seed: int = pydantic.Field(default=0, ge=0)
+    seed: Seed = 0
     states: int = pydantic.Field(default=8, ge=2, le=64)
     branches: int = pydantic.Field(default=2, ge=1)
     codebooks: int = pydantic.Field(default=3, ge=1, le=16)
     entries: int = pydantic.Field(default=8, ge=2, le=256)
-    latent_channels: int = pydantic.Field(default=8, ge=2)
+    latent_channels: int = pydantic.Field(default=8, ge=2, le=1024)
     noise: float = pydantic.Field(default=0.05, ge=0)
     clip_frames: int = pydantic.Field(default=64, ge=1)
     clips: int = pydantic.Field(default=4096, ge=1)
@@ -57,6 +59,18 @@ class KnownEntropy(Config):
             raise ValueError(
                 f"states={self.states}: expected at most entries={self.entries}, since a level-0 code names its "
                 f"state, and at least branches={self.branches}"
+            )
+        comparisons = self.codebooks * self.entries**2 * self.latent_channels
+        if comparisons > MAX_COMPARISONS:
+            raise ValueError(
+                f"codebooks={self.codebooks} of entries={self.entries} in latent_channels={self.latent_channels} take "
+                "minutes to spread apart; lower one of them"
+            )
+        numbers = self.clips * self.clip_frames * (self.codebooks + self.latent_channels)
+        if numbers > MAX_NUMBERS:
+            raise ValueError(
+                f"clips={self.clips} of clip_frames={self.clip_frames} hold {numbers:.1e} codes and latents, more than "
+                f"{MAX_NUMBERS:.1e}; lower clips or clip_frames"
             )
         half_distance = _half_distance(_directions(self))
         if half_distance < NOISE_DEVIATIONS * self.noise:

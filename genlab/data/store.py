@@ -18,6 +18,7 @@ import grain
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float, Int
+from pydantic import Field
 
 from genlab.config import Config, GenlabError
 from genlab.data.manifest import write_atomically
@@ -32,8 +33,8 @@ SCHEMA = 2  # raise it when records, or what units mean, change
 class SplitInfo(Config):
     """Where a split lies among the records."""
 
-    first: int
-    clips: int
+    first: int = Field(ge=0, lt=2**53)
+    clips: int = Field(ge=0, lt=2**53)
     seconds: float
 
 

@@ -32,12 +32,12 @@ class AugmentConfig(Config):
     speed_probability: float = Field(default=0.5, ge=0.0, le=1.0)
     min_speed: float = Field(default=0.85, gt=0.5, le=1.0)
     max_speed: float = Field(default=1.2, ge=1.0, lt=2.0)
-    gain_db: float = Field(default=6.0, ge=0.0)
+    gain_db: float = Field(default=6.0, ge=0.0, le=200)
     equaliser_probability: float = Field(default=0.3, ge=0.0, le=1.0)
-    equaliser_db: float = Field(default=6.0, ge=0.0)
+    equaliser_db: float = Field(default=6.0, ge=0.0, le=200)
     noise_probability: float = Field(default=0.2, ge=0.0, le=1.0)
-    min_snr_db: float = 15.0
-    max_snr_db: float = 40.0
+    min_snr_db: float = Field(default=15.0, ge=-200, le=200)
+    max_snr_db: float = Field(default=40.0, ge=-200, le=200)
 
 
 class ClipBank:

@@ -52,10 +52,10 @@ class ARSampler(Config):
     """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
 
     kind: Literal["ar"] = "ar"
-    temperature: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class ARConfig(Config):

@@ -55,7 +55,7 @@ class BlockwiseSampler(RevealSampler):
     """How codes are drawn, with `steps` network calls per block and one more to read the finished block."""
 
     kind: Literal["blockwise"] = "blockwise"
-    steps: int = pydantic.Field(default=8, gt=0)
+    steps: int = pydantic.Field(default=8, gt=0, le=10_000)
 
 
 class BlockwiseConfig(Config):

@@ -56,7 +56,7 @@ class ConditionConfig(Config):
     duration: bool = False
     clip_route: Literal["sum", "adaln"] = "sum"
     dropout: float = pydantic.Field(default=0.1, ge=0, lt=1)
-    layers: int = pydantic.Field(default=2, gt=0)
+    layers: int = pydantic.Field(default=2, gt=0, le=1024)
 
     @property
     def text_route(self) -> TextRoute:

@@ -76,7 +76,7 @@ class DiscretisedMixture(Config):
     """
 
     kind: Literal["mixture"] = "mixture"
-    components: int = pydantic.Field(default=10, gt=0)
+    components: int = pydantic.Field(default=10, gt=0, le=1024)
     shape: Literal["gaussian", "logistic"] = "logistic"
     min_scale: float = pydantic.Field(default=0.001, gt=0)
 

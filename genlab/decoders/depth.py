@@ -65,10 +65,10 @@ class DepthSampler(Config):
     """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
 
     kind: Literal["depth"] = "depth"
-    temperature: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class DepthConfig(Config):
@@ -83,11 +83,11 @@ class DepthConfig(Config):
     kind: Literal["depth"] = "depth"
     loss_unit: ClassVar[str] = "nats_per_code"
     width: int = pydantic.Field(default=128, gt=0)
-    layers: int = pydantic.Field(default=2, gt=0)
+    layers: int = pydantic.Field(default=2, gt=0, le=1024)
     heads: int = pydantic.Field(default=4, gt=0)
     is_per_level: bool = False
     has_own_position: bool = False
-    acoustic_delay_frames: int = pydantic.Field(default=0, ge=0)
+    acoustic_delay_frames: int = pydantic.Field(default=0, ge=0, le=10_000)
     plan: PlanStream | None = None
     other: OtherStream | None = None
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)

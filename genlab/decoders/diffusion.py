@@ -58,9 +58,9 @@ class DiffusionSampler(Config):
 
     kind: Literal["diffusion"] = "diffusion"
     solver: Solver = Euler()
-    steps: int = pydantic.Field(default=32, gt=0)
-    shift: float = pydantic.Field(default=1.0, gt=0)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    steps: int = pydantic.Field(default=32, gt=0, le=10_000)
+    shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = pydantic.Field(default=0.0, ge=0, le=1)
 

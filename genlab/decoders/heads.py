@@ -41,7 +41,7 @@ class GaussianMixture(Config):
 
     kind: Literal["gmm"] = "gmm"
     loss_unit: ClassVar[str] = "nats_per_frame"
-    components: int = pydantic.Field(default=16, gt=0)
+    components: int = pydantic.Field(default=16, gt=0, le=1024)
     min_std: float = pydantic.Field(default=0.01, gt=0)
     takes_guidance: ClassVar[bool] = False
 
@@ -109,8 +109,8 @@ class FlowMatching(Config):
     kind: Literal["flow"] = "flow"
     loss_unit: ClassVar[str] = "mse_of_velocity"
     width: int = pydantic.Field(default=256, gt=0)
-    layers: int = pydantic.Field(default=3, gt=0)
-    draws: int = pydantic.Field(default=4, gt=0)
+    layers: int = pydantic.Field(default=3, gt=0, le=1024)
+    draws: int = pydantic.Field(default=4, gt=0, le=1024)
     levels: LevelDraw = LogitNormalLevels()
     takes_guidance: ClassVar[bool] = True
 
@@ -192,9 +192,9 @@ class EnergyScore(Config):
     kind: Literal["energy"] = "energy"
     loss_unit: ClassVar[str] = "energy_score"
     width: int = pydantic.Field(default=256, gt=0)
-    layers: int = pydantic.Field(default=3, gt=0)
+    layers: int = pydantic.Field(default=3, gt=0, le=1024)
     noise_channels: int = pydantic.Field(default=64, gt=0)
-    samples: int = pydantic.Field(default=2, ge=2)
+    samples: int = pydantic.Field(default=2, ge=2, le=1024)
     beta: float = pydantic.Field(default=1.0, gt=0, lt=2)
     takes_guidance: ClassVar[bool] = False
 

@@ -55,9 +55,9 @@ class LatentARSampler(Config):
     """
 
     kind: Literal["latent_ar"] = "latent_ar"
-    temperature: float = pydantic.Field(default=1.0, ge=0)
-    steps: int = pydantic.Field(default=16, gt=0)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    steps: int = pydantic.Field(default=16, gt=0, le=10_000)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class LatentARConfig(Config):

@@ -52,9 +52,9 @@ class LatentBlocksSampler(Config):
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     solver: Solver = Euler()
-    steps: int = pydantic.Field(default=16, gt=0)
-    shift: float = pydantic.Field(default=1.0, gt=0)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    steps: int = pydantic.Field(default=16, gt=0, le=10_000)
+    shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class LatentBlocksConfig(Config):

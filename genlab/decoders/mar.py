@@ -45,11 +45,11 @@ class MARSampler(Config):
     """
 
     kind: Literal["mar"] = "mar"
-    rounds: int = pydantic.Field(default=16, gt=0)
-    steps: int = pydantic.Field(default=16, gt=0)
+    rounds: int = pydantic.Field(default=16, gt=0, le=10_000)
+    steps: int = pydantic.Field(default=16, gt=0, le=10_000)
     hiding: Hiding = CosineHiding()
-    temperature: float = pydantic.Field(default=1.0, ge=0)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class MARConfig(Config):

@@ -18,7 +18,7 @@ its rescoring by a second model are left out.
 """
 
 import functools
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -69,17 +69,19 @@ class MaskedSampler(Config):
     """
 
     kind: Literal["masked"] = "masked"
-    steps: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(16, 1), min_length=1)
+    steps: tuple[Annotated[int, pydantic.Field(gt=0, le=10_000)], ...] = pydantic.Field(
+        default=(16, 1), min_length=1, max_length=256
+    )
     hiding: Hiding = CosineHiding()
     order: Order = "confidence"
-    order_temperature: float = pydantic.Field(default=1.0, ge=0)
+    order_temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     spans: Spans = SINGLE
     is_last_greedy: bool = True
-    temperature: float = pydantic.Field(default=1.0, ge=0)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     is_annealed: bool = False
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
     def steps_per_level(self, codebooks: int) -> tuple[int, ...]:
         """Return the number of network calls of each level."""

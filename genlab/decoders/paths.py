@@ -255,9 +255,9 @@ class EDMPath(GaussianPath):
     """
 
     kind: Literal["edm"] = "edm"
-    sigma_min: float = pydantic.Field(default=0.002, gt=0)
-    sigma_max: float = pydantic.Field(default=80.0, gt=0)
-    rho: float = pydantic.Field(default=7.0, gt=0)
+    sigma_min: float = pydantic.Field(default=0.002, gt=0, le=1e6)
+    sigma_max: float = pydantic.Field(default=80.0, gt=0, le=1e6)
+    rho: float = pydantic.Field(default=7.0, gt=0, le=1000)
 
     @pydantic.model_validator(mode="after")
     def _check_sigmas(self) -> "EDMPath":

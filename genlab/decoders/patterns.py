@@ -95,7 +95,7 @@ class DelayPattern(LaggedPattern):
     """Codebook k lags codebook 0 by `k * delay_frames`; delay 0 is "parallel"."""
 
     kind: Literal["delay"] = "delay"
-    delay_frames: int = pydantic.Field(default=1, ge=0)
+    delay_frames: int = pydantic.Field(default=1, ge=0, le=10_000)
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
@@ -106,7 +106,7 @@ class AcousticDelayPattern(LaggedPattern):
     """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2, "acoustic delay")."""
 
     kind: Literal["acoustic_delay"] = "acoustic_delay"
-    delay_frames: int = pydantic.Field(default=1, ge=0)
+    delay_frames: int = pydantic.Field(default=1, ge=0, le=10_000)
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
@@ -127,7 +127,7 @@ class BehindPlan(LaggedPattern):
     """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the first codebook."""
 
     codes: LaggedPattern
-    lag_frames: int = pydantic.Field(ge=0)
+    lag_frames: int = pydantic.Field(ge=0, le=10_000)
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each stream is behind the plan."""
@@ -186,7 +186,7 @@ class FlatPattern(Config):
 class FlatBehindPlan(FlatPattern):
     """A unit of the plan, then the codes of the frame `lead_frames` before it, one by one."""
 
-    lead_frames: int = pydantic.Field(ge=0)
+    lead_frames: int = pydantic.Field(ge=0, le=10_000)
 
     @property
     def rows(self) -> LaggedPattern:

@@ -60,7 +60,7 @@ class PowerHiding(Config):
     """The share still hidden is (1 - progress) ** power: above 1, more of the progress is spent near clean codes."""
 
     kind: Literal["power"] = "power"
-    power: float = pydantic.Field(default=2.0, gt=0)
+    power: float = pydantic.Field(default=2.0, gt=0, le=1000)
 
     def hidden_share(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """Return the share hidden at `progress`."""
@@ -92,8 +92,8 @@ class LogitNormalLevels(Config):
     """sigmoid(mean + std * normal): middle levels more often than the ends."""
 
     kind: Literal["logit_normal"] = "logit_normal"
-    mean: float = 0.0
-    std: float = pydantic.Field(default=1.0, gt=0)
+    mean: float = pydantic.Field(default=0.0, ge=-1000, le=1000)
+    std: float = pydantic.Field(default=1.0, gt=0, le=1000)
 
     def draw(self, key: Key[Array, ""], num_examples: int) -> Float[Array, "b"]:
         """Return one level in (0, 1) per example."""

@@ -40,8 +40,8 @@ class PlanStream(Config):
     """
 
     num_units: int = pydantic.Field(default=256, gt=0)
-    lead_frames: int = pydantic.Field(default=0, ge=0)
-    weight: float = pydantic.Field(default=1.0, ge=0)
+    lead_frames: int = pydantic.Field(default=0, ge=0, le=10_000)
+    weight: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class OtherStream(Config):
@@ -50,7 +50,7 @@ class OtherStream(Config):
     Needs conversations: `data.corpus` of kind "dialogue", or a folder with `two_sided`.
     """
 
-    weight: float = pydantic.Field(default=1.0, ge=0)
+    weight: float = pydantic.Field(default=1.0, ge=0, le=1000)
 
 
 class Streams(Config):

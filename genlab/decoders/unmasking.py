@@ -58,15 +58,15 @@ class RevealSampler(Config):
     from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
     """
 
-    steps: int = pydantic.Field(default=32, gt=0)
+    steps: int = pydantic.Field(default=32, gt=0, le=10_000)
     hiding: Hiding = CosineHiding()
     order: Order | Literal["joint"] = "ancestral"
-    order_temperature: float = pydantic.Field(default=1.0, ge=0)
-    temperature: float = pydantic.Field(default=1.0, ge=0)
+    order_temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
     is_annealed: bool = False
     top_k: int = pydantic.Field(default=0, ge=0)
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
-    guidance: float = pydantic.Field(default=1.0, ge=0)
+    guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
     noise_bits: int | None = pydantic.Field(default=None, ge=4, le=24)
 
     @pydantic.model_validator(mode="after")

@@ -12,13 +12,13 @@ threads nor the order of rows.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, Seed
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.comparisons import Control, prompt_swap, speaker_swap
 from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
@@ -57,14 +57,14 @@ class EvaluationConfig(Config):
     """Real clips behind the distribution distances."""
     centroid_groups: int = Field(default=4, ge=1)
     """Stretches of 3 s of real speech behind each speaker's centroid."""
-    score_draws: int = Field(default=32, ge=1)
+    score_draws: int = Field(default=32, ge=1, le=1024)
     """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
-    energy_draws: int = Field(default=4, ge=0)
+    energy_draws: int = Field(default=4, ge=0, le=1024)
     """Continuations per clip behind the energy score of the next block; 0 leaves it out."""
-    lengths_s: tuple[PositiveFloat, ...] = ()
+    lengths_s: tuple[Annotated[float, Field(ge=0.1, le=3600)], ...] = ()
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
-    threads: int = Field(default=2, ge=1)
-    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=2, ge=1, le=1024)
+    seed: Seed = 0
 
 
 class Prompt(NamedTuple):

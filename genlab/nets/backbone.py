@@ -35,6 +35,7 @@ from genlab.nets.linear import Linear
 from genlab.sharding import BATCH, compiled_platform, constrain
 
 TextRoute = Literal["none", "prefix", "cross"]
+MAX_PARAMS = 1e13  # of a backbone; larger than any model so far
 
 
 class Attention(Config):
@@ -57,9 +58,9 @@ class BackboneConfig(Config):
     """Shape and numerics of the transformer; one instance is shared by all arms of a comparison."""
 
     width: int = pydantic.Field(default=256, gt=0)
-    layers: int = pydantic.Field(default=6, gt=0)
+    layers: int = pydantic.Field(default=6, gt=0, le=4096)
     heads: int = pydantic.Field(default=4, gt=0)
-    ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0)
+    ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0, le=64)
     mixer: Mixer = Attention()
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -74,6 +75,12 @@ class BackboneConfig(Config):
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary channel pairs)"
+            )
+        params = self.layers * self.width**2 * (4 + 3 * self.ffn_multiple)
+        if params > MAX_PARAMS:
+            raise ValueError(
+                f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} make {params:.1e} "
+                f"parameters, more than {MAX_PARAMS:.0e}; lower one of them"
             )
         return self
 

@@ -21,11 +21,11 @@ class SpectrumAugment(Config):
     """How strong each distortion may be; each example draws its own strength below these limits."""
 
     noise_probability: float = Field(default=0.7, ge=0, le=1)
-    min_snr_db: float = 5.0
-    max_snr_db: float = 40.0
+    min_snr_db: float = Field(default=5.0, ge=-200, le=200)
+    max_snr_db: float = Field(default=40.0, ge=-200, le=200)
     formant_warp: float = Field(default=0.18, ge=0, lt=1)
-    equaliser_db: float = Field(default=8.0, ge=0)
-    roughness_db: float = Field(default=3.0, ge=0)
+    equaliser_db: float = Field(default=8.0, ge=0, le=200)
+    roughness_db: float = Field(default=3.0, ge=0, le=200)
     masked_bands: int = Field(default=2, ge=0)
     max_band_mels: int = Field(default=12, ge=1)
     masked_spans: int = Field(default=2, ge=0)

@@ -1,0 +1,43 @@
+"""Errors that the user can mend, and how what they quote stays short and printable.
+
+Every text that reaches a person through an error passes `one_line`: no control characters, no line breaks, at most some
+2,000 characters. A value inside one passes `shorten`. Nothing here imports anything of the library.
+"""
+
+from typing import Any
+
+MAX_TEXT = 2000
+MAX_VALUE = 80
+KEPT_END = 400  # of a text that is too long: the fix stands at its end
+
+
+class GenlabError(Exception):
+    """An error the user can mend. The command line prints it in one line and exits with code 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class ConfigError(GenlabError):
+    """One or more config fields are wrong; the text names each field, its value and what was expected."""
+
+
+def one_line(text: str, limit: int = MAX_TEXT) -> str:
+    """Return `text` on one printable line of about `limit` characters: beyond, its middle is left out."""
+    spaced = " ".join(text.split())
+    line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in spaced)
+    if len(line) <= limit:
+        return line
+    end = min(KEPT_END, limit // 4)
+    return f"{line[: limit - end]} ... ({len(line) - limit} characters left out) ... {line[-end:]}"
+
+
+def shorten(value: Any, limit: int = MAX_VALUE) -> str:
+    """Return what `value` looks like in Python, in at most `limit` characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of more than 4300 digits
+        return "a number of thousands of digits"
+    except RecursionError:
+        return "a value nested too deep"
+    return text if len(text) <= limit else f"{text[: limit - 4]} ..."
