@@ -15,8 +15,9 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab errors overrides config onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
-    data data.text data.grammar data.audio data.manifest data.shards data.shared data.embedded data.folder data.layouts
+    genlab errors overrides config stored onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
+    data data.text data.grammar data.audio data.digests data.manifest data.shards data.shared data.embedded data.folder
+    data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.attention nets.blocks nets.backbone nets.stable_audio nets.convolution
     nets.snake nets.recurrent

@@ -18,6 +18,7 @@ from pydantic import Field
 from genlab.config import GenlabError, digest
 from genlab.data import embedded, folder
 from genlab.data.dialogue import Dialogue, build_dialogues
+from genlab.data.digests import DIGESTS_NAME, digest_files, write_digests
 from genlab.data.embedded import Embedded, build_embedded
 from genlab.data.folder import Folder, ImportConfig, ImportReport, Listing, import_files, list_folder
 from genlab.data.layouts import (
@@ -79,12 +80,13 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
             if not (final / MANIFEST_NAME).exists() and not fetch(final, MANIFEST_NAME):
                 _build(config, source, cache_dir / f"{final.name}.partial", final, progress)
     share(final, MANIFEST_NAME)
-    report = ImportReport.load(final)
+    manifest = Manifest.load(final)
+    report = ImportReport.load(final) if manifest.has(folder.REPORT_NAME) else None
     if report is not None and (report.skipped or report.notes):
         if report.skipped and isinstance(config, ImportConfig) and config.strict:
             raise GenlabError(f"corpus {config.path!r}: refused because strict=true; {report.summary()}")
         print(f"corpus {final.name}: {report.summary()}\n  full report: {final / folder.REPORT_NAME}", file=sys.stderr)
-    return Manifest.load(final)
+    return manifest
 
 
 def _build(
@@ -102,6 +104,9 @@ def _build(
         clips, report = import_files(config, source, partial, progress)
         report.save(partial)
     Manifest(clips, partial).save(partial)
+    made = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
+    kept = [name for name in made if not name.startswith(("shards/", ".")) and name != DIGESTS_NAME]
+    write_digests(partial, digest_files(partial, kept))
     shutil.rmtree(partial / "shards")
     if final.exists():  # a directory without a manifest is nothing that was ever finished
         shutil.rmtree(final)

@@ -8,22 +8,33 @@ from a seeded hash of the normalised text, never from the order of files: adding
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
+import pydantic
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError, digest
 from genlab.data.audio import SAMPLE_RATE_HZ, read_flac
+from genlab.data.digests import Digests, rebuild
 from genlab.data.text import normalise_text
+from genlab.stored import Count, describe_problem, read_content, write_atomically
 
 MANIFEST_NAME = "manifest.jsonl"
 F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
+
+
+def _check_inside(path: str) -> str:
+    if not path or "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        raise ValueError("expected a path below the corpus directory")
+    return path
+
+
+InnerPath = Annotated[str, pydantic.AfterValidator(_check_inside)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +47,20 @@ class Clip:
     between CPU types although its meaning does not.
     """
 
+    # Held against what is read back from a disk; a builder may make what it likes.
+    __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", strict=True)
+
     id: str
-    path: str
+    path: InnerPath
     text: str
     speaker: str
     split: str
-    num_samples: int
+    num_samples: Count
     licence: str
     labels: dict[str, Any] = dataclasses.field(default_factory=dict)
-    f0_path: str | None = None
+    f0_path: InnerPath | None = None
     audio_digest: str = ""
-    other_path: str | None = None
+    other_path: InnerPath | None = None
 
     @property
     def duration_s(self) -> float:
@@ -55,11 +69,15 @@ class Clip:
 
 
 class Manifest:
-    """The clips of one corpus and the directory that their paths start from."""
+    """The clips of one corpus and the directory that their paths start from.
 
-    def __init__(self, clips: Iterable[Clip], root: Path):
+    Files are compared with `digests` when they are first read, if the corpus has any.
+    """
+
+    def __init__(self, clips: Iterable[Clip], root: Path, digests: Digests | None = None):
         self.clips: tuple[Clip, ...] = tuple(clips)
         self.root = Path(root)
+        self._digests = digests
         ids = [clip.id for clip in self.clips]
         if len(set(ids)) != len(ids):
             repeated = sorted({clip_id for clip_id in ids if ids.count(clip_id) > 1})[:3]
@@ -97,22 +115,48 @@ class Manifest:
         return clips
 
     def audio(self, clip: Clip) -> Int[np.ndarray, "s"]:
-        """Return the 16-bit samples of `clip` at 16 kHz."""
-        return read_flac(self.root / clip.path)
+        """Return the 16-bit samples of `clip` at 16 kHz.
+
+        Raises:
+            GenlabError: if the file is damaged.
+        """
+        return read_flac(self._intact(clip.path))
 
     def other_audio(self, clip: Clip) -> Int[np.ndarray, "s"] | None:
-        """Return the other side of the conversation, in step with `audio`; None if the clip has one side."""
-        return None if clip.other_path is None else read_flac(self.root / clip.other_path)
+        """Return the other side of the conversation, in step with `audio`; None if the clip has one side.
+
+        Raises:
+            GenlabError: if the file is damaged.
+        """
+        return None if clip.other_path is None else read_flac(self._intact(clip.other_path))
 
     def f0_hz(self, clip: Clip) -> Float[np.ndarray, "t"]:
         """Return the true F0 of `clip` every `F0_HOP_SAMPLES` samples; 0 where it is unvoiced.
 
         Raises:
-            GenlabError: if this corpus knows no F0.
+            GenlabError: if this corpus knows no F0, or the file is damaged.
         """
         if clip.f0_path is None:
             raise GenlabError(f"clip {clip.id!r}: this corpus has no F0 truth, only the embedded one has")
-        return np.load(self.root / clip.f0_path)
+        return read_array(self._intact(clip.f0_path), ndim=1, fix=rebuild(self.root))
+
+    def has(self, name: str) -> bool:
+        """Return whether the corpus has a file of that name below its root.
+
+        Raises:
+            GenlabError: if it should have it, and it is missing or damaged.
+        """
+        if self._digests is None:
+            return (self.root / name).exists()
+        if name in self._digests.files:
+            self._digests.compare(name)
+        return name in self._digests.files
+
+    def _intact(self, name: str) -> Path:
+        """Return the path of a file of the corpus once it is known to hold what was written."""
+        if self._digests is not None:
+            self._digests.compare(name)
+        return self.root / name
 
     def hash(self) -> str:
         """Return 10 hex digits over ids, texts, speakers, splits, licences, labels and audio digests.
@@ -135,24 +179,46 @@ class Manifest:
         Raises:
             GenlabError: if it is missing or damaged.
         """
-        path = Path(directory) / MANIFEST_NAME
+        directory = Path(directory)
+        path = directory / MANIFEST_NAME
+        fix = f"delete {directory} and build it again"
+        if not path.exists():
+            raise GenlabError(f"{path}: no corpus here, build it with `genlab data`")
+        digests = Digests.load(directory)
+        content = read_content(path, fix=fix) or b"" if digests is None else digests.read(MANIFEST_NAME)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return cls([Clip(**json.loads(line)) for line in lines if line], Path(directory))
-        except FileNotFoundError:
-            raise GenlabError(f"{path}: no corpus here, build it with `genlab data`") from None
-        except (json.JSONDecodeError, TypeError) as error:
-            raise GenlabError(f"{path}: damaged manifest ({error}); delete {directory} and build it again") from None
+            # Lines end with a newline alone: a text may hold other characters that `splitlines` takes for ends.
+            lines = content.decode("utf-8").split("\n")
+            return cls((_read_clip(line, path, fix) for line in lines if line.strip()), directory, digests)
+        except (ValueError, RecursionError) as error:
+            raise GenlabError(f"{path}: damaged manifest ({error!s:.120}); {fix}") from None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one and never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+_CLIP = pydantic.TypeAdapter(Clip)
+
+
+def _read_clip(line: str, path: Path, fix: str) -> Clip:
+    try:
+        return _CLIP.validate_json(line, strict=True)
+    except pydantic.ValidationError as error:
+        raise GenlabError(f"{path}: damaged manifest: {describe_problem(error)}; {fix}") from None
+
+
+def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:
+    """Return the array of floats in a .npy file.
+
+    Raises:
+        GenlabError: if the file is damaged.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
+        raise GenlabError(f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}") from None
+    if not isinstance(values, np.ndarray) or values.ndim != ndim or values.dtype.kind != "f":
+        raise GenlabError(f"{path}: damaged: expected floats in {ndim} dimensions; {fix}")
+    if not np.isfinite(values).all():
+        raise GenlabError(f"{path}: damaged: expected finite numbers; {fix}")
+    return values
 
 
 def fraction_of(*key: object) -> float:

@@ -1,18 +1,23 @@
 """Work cut into shards that survive an interruption: the one loop behind every corpus build.
 
 In: a list of shards and a function that makes one, writes its files and returns a JSON-able result. Out: the results,
-in order. A shard whose result file exists is never made again; the file appears only after everything the shard
-wrote.
+in order. A shard whose result file is whole is never made again; the file appears only after everything the shard
+wrote, and carries a digest of what it holds: a damaged one is made again.
 """
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genlab.data.manifest import write_atomically
+import pydantic
+from typing_extensions import TypedDict
+
+from genlab.config import digest
+from genlab.stored import OPEN, DamagedError, read_stored, write_atomically
 
 NUM_THREADS = 2
 Progress = Callable[[str, int, int], None]
@@ -21,6 +26,12 @@ Item = TypeVar("Item")
 
 class Interrupted(Exception):
     """Raised inside a shard when another one failed, so that the pool ends at once."""
+
+
+@pydantic.with_config(OPEN)
+class _Shard(TypedDict):
+    results: list[Any]
+    digest: str
 
 
 def run_shards(
@@ -46,7 +57,8 @@ def run_shards(
     firsts = range(0, len(items), items_per_shard)
     paths = [directory / f"{number:06d}.json" for number in range(len(firsts))]
     shards = [items[first : first + items_per_shard] for first in firsts]
-    todo = [number for number, path in enumerate(paths) if not path.exists()]
+    made = {number: _read_shard(path, len(shards[number])) for number, path in enumerate(paths)}
+    todo = [number for number, results in made.items() if results is None]
     stop = threading.Event()
 
     def make_shard(number: int) -> int:
@@ -55,7 +67,10 @@ def run_shards(
             if stop.is_set():
                 raise Interrupted
             results.append(make(item))
-        write_atomically(paths[number], json.dumps(results))
+        text = json.dumps(results)
+        # As they will be read on the next attempt: JSON makes lists of tuples.
+        made[number] = json.loads(text)
+        write_atomically(paths[number], json.dumps({"results": made[number], "digest": digest(made[number])}))
         return len(results)
 
     finished = len(items) - sum(len(shards[number]) for number in todo)
@@ -74,4 +89,19 @@ def run_shards(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return [result for path in paths for result in json.loads(path.read_text(encoding="utf-8"))]
+    return [result for results in made.values() for result in results or []]
+
+
+def _read_shard(path: Path, num_items: int) -> list[Any] | None:
+    """Return the results of a finished shard, None if it has to be made."""
+    try:
+        shard = read_stored(path, _Shard, fix="making it again")
+    except DamagedError as error:
+        print(error, file=sys.stderr)
+        return None
+    if shard is None:
+        return None
+    if digest(shard["results"]) != shard["digest"] or len(shard["results"]) != num_items:
+        print(f"{path}: damaged: it does not match its digest; making it again", file=sys.stderr)
+        return None
+    return shard["results"]

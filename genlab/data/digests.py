@@ -1,0 +1,156 @@
+"""What every file of a finished corpus or token store held when it was written: a flipped bit is refused, not used.
+
+In: a directory that is whole but for one file. Out: `digests.json` beside its files, with the size and the SHA-256 of
+each and a digest of the table itself. Small files are compared when they are opened, audio and F0 when they are first
+read, and parts of a token store by size, since each of their records carries a checksum of its own; `genlab data check`
+reads every byte. A directory of a version that wrote no digests is opened as before, unchecked.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from typing_extensions import TypedDict
+
+from genlab.config import digest
+from genlab.stored import OPEN, Count, DamagedError, read_stored, write_atomically
+
+DIGESTS_NAME = "digests.json"
+Progress = Callable[[str, int, int], None]
+
+
+@pydantic.with_config(OPEN)
+class FileDigest(TypedDict):
+    """Size in bytes and SHA-256 in hex of one file."""
+
+    bytes: Count
+    sha256: Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
+
+
+@pydantic.with_config(OPEN)
+class _Table(TypedDict):
+    schema: Literal[1]
+    files: dict[str, FileDigest]
+    digest: str
+
+
+class Digests:
+    """The digests of a finished directory; `fix` is what a refusal tells people to do."""
+
+    def __init__(self, directory: Path, files: Mapping[str, FileDigest], fix: str):
+        self.directory = directory
+        self.files = files
+        self._fix = fix
+        self._compared: set[str] = set()
+
+    @classmethod
+    def load(cls, directory: Path) -> "Digests | None":
+        """Return the digests of a directory; None if the version that made it wrote none.
+
+        Raises:
+            DamagedError: if the table itself is damaged.
+        """
+        path, fix = directory / DIGESTS_NAME, rebuild(directory)
+        table = read_stored(path, _Table, fix=fix)
+        if table is None:
+            return None
+        if digest(table["files"]) != table["digest"]:
+            raise DamagedError(f"{path}: damaged: its content does not match its own digest; {fix}")
+        return cls(directory, table["files"], fix)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file.
+
+        Raises:
+            DamagedError: if it is missing, or not what was written.
+        """
+        path = self.directory / name
+        wanted = self._wanted(name)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise self._refusal(name, f"cannot be read ({error.strerror})") from None
+        if len(content) != wanted["bytes"] or hashlib.sha256(content).hexdigest() != wanted["sha256"]:
+            raise self._refusal(name, "its content does not match its digest")
+        self._compared.add(name)
+        return content
+
+    def compare(self, name: str) -> None:
+        """Read a file and compare it, once per process.
+
+        Raises:
+            DamagedError: as `read`.
+        """
+        if name not in self._compared:
+            self.read(name)
+
+    def compare_size(self, name: str) -> None:
+        """Compare the size of a large file.
+
+        Raises:
+            DamagedError: if it is missing, or of another size.
+        """
+        wanted = self._wanted(name)["bytes"]
+        try:
+            found = (self.directory / name).stat().st_size
+        except OSError as error:
+            raise self._refusal(name, f"cannot be read ({error.strerror})") from None
+        if found != wanted:
+            raise self._refusal(name, f"expected {wanted} bytes, got {found}")
+
+    def find_damage(self, progress: Progress | None = None) -> list[str]:
+        """Read every byte of every file, and return a line per file that is not what was written."""
+        damage = []
+        for done, name in enumerate(sorted(self.files)):
+            if progress is not None:
+                progress("check", done, len(self.files))
+            path = self.directory / name
+            try:
+                is_same = digest_file(path) == self.files[name]
+            except OSError as error:
+                damage.append(f"{path}: cannot be read ({error.strerror})")
+            else:
+                damage += [] if is_same else [f"{path}: its content does not match its digest"]
+        if progress is not None:
+            progress("check", len(self.files), len(self.files))
+        return damage
+
+    def _wanted(self, name: str) -> FileDigest:
+        if name not in self.files:
+            raise self._refusal(name, f"{DIGESTS_NAME} has no such file")
+        return self.files[name]
+
+    def _refusal(self, name: str, what: str) -> DamagedError:
+        return DamagedError(f"{self.directory / name}: damaged: {what}; {self._fix}")
+
+
+def rebuild(directory: Path) -> str:
+    """Return what to do about a damaged directory of the cache."""
+    return f"delete {directory} and make it again with `genlab data CONFIG`"
+
+
+def write_digests(directory: Path, files: Mapping[str, FileDigest]) -> None:
+    """Write `digests.json`; what makes the directory whole is written after it."""
+    table = {"schema": 1, "files": files, "digest": digest(files)}
+    write_atomically(directory / DIGESTS_NAME, json.dumps(table, sort_keys=True))
+
+
+def digest_files(directory: Path, names: Iterable[str]) -> dict[str, FileDigest]:
+    """Return the digests of files by their names below `directory`."""
+    return {name: digest_file(directory / name) for name in names}
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Return the digest of a file."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileDigest(bytes=file.tell(), sha256=found)
+
+
+def digest_text(text: str) -> FileDigest:
+    """Return the digest of a file that will hold `text`."""
+    content = text.encode()
+    return FileDigest(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
