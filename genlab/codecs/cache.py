@@ -1,29 +1,55 @@
 """Encode a corpus once with the frozen codec: manifest in, token store out.
 
 Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A part appears only when
-it is whole, with its latent sums beside it, so an interrupted encoding goes on with the first missing part. The store's
-name holds the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes another
+it is whole, with its latent sums and its digest beside it, so an interrupted encoding goes on with the first part that
+is missing or damaged. The store's name holds the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes another
 store. Two processes that want the same store take turns: the second one finds it finished.
 """
 
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pydantic
 from jaxtyping import Int
+from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError, digest
 from genlab.data.corpus import Progress, only_builder
-from genlab.data.manifest import Clip, Manifest, write_atomically
+from genlab.data.digests import FileDigest, digest_file
+from genlab.data.manifest import Clip, Manifest
 from genlab.data.shared import fetch, share
-from genlab.data.store import INFO_NAME, SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.data.store import (
+    INFO_NAME,
+    SCHEMA,
+    VECTORS_NAME,
+    SplitInfo,
+    StoreInfo,
+    TokenClip,
+    TokenStore,
+    finish_store,
+    write_part,
+)
 from genlab.data.text import encode_text
 from genlab.recognisers.units import UnitEncoder
+from genlab.stored import OPEN, Count, DamagedError, Number, read_stored, write_atomically
 
 PART_CLIPS = 128
 BATCH_CLIPS = 32
+
+
+@pydantic.with_config(OPEN)
+class PartFacts(TypedDict):
+    """What lies beside a part: sums over the latents of its training frames, and what it held when it was written."""
+
+    frames: Count
+    sum: list[Number]
+    squares: list[Number]
+    part: FileDigest
+    digest: str
 
 
 def store_directory(manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path) -> Path:
@@ -63,24 +89,54 @@ def _encode_missing(
 ) -> None:
     code_vectors = codec.code_vectors  # first: a codec without codes must not cost the wait for its latents
     clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
+    parts: dict[str, PartFacts] = {}
     for first in range(0, len(clips), PART_CLIPS):
         part = clips[first : first + PART_CLIPS]
         path = directory / f"part-{first // PART_CLIPS:05d}.array_record"
-        if not (path.exists() and path.with_suffix(".json").exists()):
-            _encode_part(path, part, manifest, codec, units)
+        parts[path.name] = _read_part(path) or _encode_part(path, part, manifest, codec, units)
         if progress is not None:
             progress("encode", first + len(part), len(clips))
-    np.save(directory / "code_vectors.npy", code_vectors)
-    finish_store(directory, _describe(clips, manifest, codec, units, directory))
+    np.save(directory / VECTORS_NAME, code_vectors)
+    info = _describe(clips, manifest, codec, units, list(parts.values()))
+    finish_store(directory, info, {name: facts["part"] for name, facts in parts.items()})
 
 
-def _encode_part(path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> None:
+def _read_part(path: Path) -> PartFacts | None:
+    """Return what is known of a part that an earlier attempt wrote; None if it has to be made."""
+    facts_path, fix = path.with_suffix(".json"), "encoding it again"
+    if not (path.exists() and facts_path.exists()):
+        return None
+    try:
+        facts = read_stored(facts_path, PartFacts, fix=fix)
+    except DamagedError as error:
+        print(error, file=sys.stderr)
+        return None
+    if facts is None or _digest_facts(facts) != facts["digest"] or digest_file(path) != facts["part"]:
+        print(f"{path}: damaged: it or its sums do not match their digest; {fix}", file=sys.stderr)
+        return None
+    return facts
+
+
+def _digest_facts(facts: PartFacts) -> str:
+    return digest({name: value for name, value in facts.items() if name != "digest"})
+
+
+def _encode_part(
+    path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder
+) -> PartFacts:
     encoded = list(_encode_clips(clips, manifest, codec, units))
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
     stacked = np.concatenate(train).astype(np.float64) if train else np.zeros((0, codec.spec.latent_channels))
-    sums = {"frames": len(stacked), "sum": stacked.sum(axis=0).tolist(), "squares": (stacked**2).sum(axis=0).tolist()}
-    write_atomically(path.with_suffix(".json"), json.dumps(sums))
-    write_part(path, encoded)
+    facts = PartFacts(
+        frames=len(stacked),
+        sum=stacked.sum(axis=0).tolist(),
+        squares=(stacked**2).sum(axis=0).tolist(),
+        part=write_part(path, encoded),
+        digest="",
+    )
+    facts["digest"] = _digest_facts(facts)
+    write_atomically(path.with_suffix(".json"), json.dumps(facts))
+    return facts
 
 
 def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> Iterator[TokenClip]:
@@ -121,9 +177,12 @@ def align_units(units: Int[np.ndarray, "u"], num_frames: int) -> Int[np.ndarray,
 
 
 def _describe(
-    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, directory: Path
+    clips: list[Clip],
+    manifest: Manifest,
+    codec: FrozenCodec,
+    units: UnitEncoder,
+    parts: Sequence[PartFacts],
 ) -> StoreInfo:
-    parts = [json.loads(path.read_text()) for path in sorted(directory.glob("part-*.json"))]
     frames = max(1, sum(part["frames"] for part in parts))
     mean = np.sum([part["sum"] for part in parts], axis=0) / frames
     variance = np.sum([part["squares"] for part in parts], axis=0) / frames - mean**2

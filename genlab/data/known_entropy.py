@@ -24,7 +24,17 @@ from jaxtyping import Float, Int
 
 from genlab.config import Config, Seed, digest
 from genlab.data.corpus import only_builder
-from genlab.data.store import INFO_NAME, SCHEMA, SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
+from genlab.data.store import (
+    INFO_NAME,
+    SCHEMA,
+    VECTORS_NAME,
+    SplitInfo,
+    StoreInfo,
+    TokenClip,
+    TokenStore,
+    finish_store,
+    write_part,
+)
 from genlab.tokens import TokenSpec
 
 CONCENTRATION = 0.3  # of the finer levels' tables (Dirichlet): far from uniform, yet every entry is worth learning
@@ -173,9 +183,10 @@ def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
         if not (directory / INFO_NAME).exists():
             generator = np.random.default_rng([source.seed, TRAIN_STREAM])
             clips = _as_clips(*source.draw(generator, source.clips, source.clip_frames))
-            write_part(directory / "part-00000.array_record", clips)
-            np.save(directory / "code_vectors.npy", source.code_vectors)
-            finish_store(directory, _describe(source, clips, fingerprint))
+            path = directory / "part-00000.array_record"
+            written = write_part(path, clips)
+            np.save(directory / VECTORS_NAME, source.code_vectors)
+            finish_store(directory, _describe(source, clips, fingerprint), {path.name: written})
     return TokenStore(directory, fingerprint)
 
 

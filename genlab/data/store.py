@@ -4,38 +4,44 @@ One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON
 codes int16, latents float16, units int16), the codec's code vectors, and one `dataset.json`, written last, so a
 half-written store is never taken for a whole one. `dataset.json` pins the codec's fingerprint and the manifest's hash;
 opening a store that another codec made is refused. Clips are ordered by split, so a split is a range of record numbers.
+Damage is refused: `digests.json` covers every file, and ArrayRecord checks each record that it reads.
 """
 
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import grain
 import numpy as np
 from array_record.python import array_record_data_source, array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genlab.config import Config, GenlabError
-from genlab.data.manifest import write_atomically
+from genlab.data.digests import Digests, FileDigest, digest_file, digest_text, rebuild, write_digests
+from genlab.data.manifest import read_array
 from genlab.data.text import encode_text
 from genlab.decoders.base import Cond
+from genlab.stored import Count, DamagedError, Number, parse_json, parse_stored, read_content, write_atomically
 from genlab.tokens import Tokens, TokenSpec
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
+VECTORS_NAME = "code_vectors.npy"
+PART_SUFFIX = ".array_record"
+MOST_UNITS = 2**15  # units are stored as int16
 SCHEMA = 2  # raise it when records, or what units mean, change
 
 
 class SplitInfo(Config):
     """Where a split lies among the records."""
 
-    first: int = Field(ge=0, lt=2**53)
-    clips: int = Field(ge=0, lt=2**53)
-    seconds: float
+    first: Count
+    clips: Count
+    seconds: Number
 
 
 class StoreInfo(Config):
@@ -46,14 +52,27 @@ class StoreInfo(Config):
     codec_fingerprint: str
     units_fingerprint: str
     manifest_hash: str
-    num_units: int
+    num_units: int = Field(ge=1, le=MOST_UNITS)
     speakers: tuple[str, ...]
     licences: tuple[str, ...]
-    longest_text: int
-    latent_mean: tuple[float, ...]
-    latent_std: tuple[float, ...]
+    longest_text: int = Field(ge=1, lt=2**31)
+    latent_mean: tuple[Number, ...]
+    latent_std: tuple[Annotated[Number, Field(gt=0)], ...]
     splits: dict[str, SplitInfo]
     is_two_sided: bool = False
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> "StoreInfo":
+        for name, values in (("latent_mean", self.latent_mean), ("latent_std", self.latent_std)):
+            if len(values) != self.spec.latent_channels:
+                expected = self.spec.latent_channels
+                raise ValueError(f"expected {expected} values of {name}, one per channel, got {len(values)}")
+        first = 0
+        for name, split in sorted(self.splits.items(), key=lambda item: item[1].first):
+            if split.first != first:
+                raise ValueError(f"expected split {name!r} to begin at record {first}, got {split.first}")
+            first += split.clips
+        return self
 
 
 class TokenClip(NamedTuple):
@@ -118,25 +137,36 @@ def unpack_clip(record: bytes) -> TokenClip:
     )  # fmt: skip
 
 
-def write_part(path: Path, clips: Iterable[TokenClip]) -> None:
-    """Write one part file; it appears under its name only when it is complete."""
+def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
+    """Write one part file and return its digest; it appears under its name only when it is complete."""
     temporary = path.with_suffix(".tmp")
     # group_size:1 is what makes random access fast: the default reads 256 records to return one.
     writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
     for clip in clips:
         writer.write(pack_clip(clip))
     writer.close()
+    written = digest_file(temporary)
     os.replace(temporary, path)
+    return written
 
 
 def part_paths(directory: Path) -> list[Path]:
     """Return the part files in record order."""
-    return sorted(directory.glob("part-*.array_record"))
+    return sorted(directory.glob(f"part-*{PART_SUFFIX}"))
 
 
-def finish_store(directory: Path, info: StoreInfo) -> None:
-    """Write `dataset.json`, which makes the directory a store."""
-    write_atomically(directory / INFO_NAME, json.dumps(info.to_dict(), indent=1))
+def finish_store(directory: Path, info: StoreInfo, parts: Mapping[str, FileDigest] | None = None) -> None:
+    """Write `digests.json` and `dataset.json`, which makes the directory a store.
+
+    `parts` are the digests that the parts had when they were written; without them they are read.
+    """
+    text = json.dumps(info.to_dict(), indent=1)
+    files = dict(parts or {path.name: digest_file(path) for path in part_paths(directory)})
+    if (directory / VECTORS_NAME).exists():  # tokens that stand for no latents have none
+        files[VECTORS_NAME] = digest_file(directory / VECTORS_NAME)
+    files[INFO_NAME] = digest_text(text)
+    write_digests(directory, files)
+    write_atomically(directory / INFO_NAME, text)
 
 
 class TokenStore:
@@ -147,12 +177,18 @@ class TokenStore:
         codec_fingerprint: when given, must be the fingerprint of the codec that made the store.
 
     Raises:
-        GenlabError: if the store is missing, unfinished, of another schema, or was made by another codec.
+        GenlabError: if the store is missing, unfinished, damaged, of another schema, or made by another codec.
     """
 
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
         self.directory = directory
-        self.info = _read_info(directory)
+        digests = Digests.load(directory)
+        self.info = _read_info(directory, digests)
+        if digests is not None:
+            for name in digests.files:
+                # Large, and each of their records carries a checksum of its own.
+                is_part = name.endswith(PART_SUFFIX)
+                digests.compare_size(name) if is_part else digests.compare(name)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
                 f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the config's codec is "
@@ -167,20 +203,40 @@ class TokenStore:
         """The codec's entries in normalised units: their sum over the levels of a frame is its quantised latents.
 
         Raises:
-            GenlabError: if the store lost them.
+            GenlabError: if the store lost them, or they are damaged.
         """
-        path = self.directory / "code_vectors.npy"
+        path, spec = self.directory / VECTORS_NAME, self.info.spec
         if not path.exists():
             raise GenlabError(
                 f"token store {self.directory}: {path.name} is missing; delete the store and encode again"
             )
-        vectors = np.load(path) / self.latent_std
+        stored = read_array(path, ndim=3, fix=rebuild(self.directory))
+        wanted = (spec.codebooks, spec.entries, spec.latent_channels)
+        if stored.shape != wanted:
+            told = f"expected {list(wanted)} values, got {list(stored.shape)}"
+            raise DamagedError(f"{path}: damaged: {told}; {rebuild(self.directory)}")
+        vectors = stored / self.latent_std
         vectors[0] -= self.latent_mean / self.latent_std
         return vectors.astype(np.float32)
 
     def clip(self, index: int) -> TokenClip:
-        """Return record `index`."""
-        return unpack_clip(self._records[index])
+        """Return record `index`.
+
+        Raises:
+            GenlabError: if the part that holds it is damaged.
+        """
+        try:
+            return unpack_clip(self._records[index])
+        except (RuntimeError, ValueError, KeyError, TypeError, struct.error) as error:
+            parts = ", ".join(path.name for path in self._damaged_parts()) or "a part"
+            reason = f"record {index} cannot be read ({str(error).splitlines()[0]:.80})"
+            where = f"{self.directory}: {parts}: damaged"
+            raise DamagedError(f"{where}: {reason}; {rebuild(self.directory)}") from None
+
+    def _damaged_parts(self) -> list[Path]:
+        digests = Digests.load(self.directory)
+        paths = part_paths(self.directory) if digests is not None else []
+        return [path for path in paths if digests and digest_file(path) != digests.files.get(path.name)]
 
     def split(self, name: str) -> SplitInfo:
         """Return the range of a split.
@@ -251,20 +307,20 @@ class TokenStore:
         return numbers.seed(seed).shuffle().repeat(None).random_map(crop)
 
 
-def _read_info(directory: Path) -> StoreInfo:
-    path = directory / INFO_NAME
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
+    path, fix = directory / INFO_NAME, rebuild(directory)
+    if not path.exists():
         raise GenlabError(
             f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data CONFIG`"
-        ) from None
-    except ValueError as error:
-        raise GenlabError(f"{path}: damaged ({error!s:.80}); delete {directory} and encode again") from None
+        )
+    content = read_content(path, fix=fix) or b"" if digests is None else digests.read(INFO_NAME)
+    values = parse_json(content, path=path, fix=fix)
     found = values.get("schema_version") if isinstance(values, dict) else None
     if found != SCHEMA:
-        raise GenlabError(f"token store {directory}: schema {found}, expected {SCHEMA}; delete it and encode again")
-    return StoreInfo.from_dict(values)
+        raise GenlabError(
+            f"token store {directory}: schema {found!r:.40}, expected {SCHEMA}; delete it and encode again"
+        )
+    return parse_stored(content, StoreInfo, path=path, fix=fix)
 
 
 def _open_records(directory: Path, expected: int) -> array_record_data_source.ArrayRecordDataSource:

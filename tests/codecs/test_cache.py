@@ -96,6 +96,21 @@ def test_sums_without_their_part_are_not_believed(manifest, frozen, tmp_path):
     assert np.abs(store.latent_mean).max() < 100
 
 
+@pytest.mark.parametrize("name", ["part-00000.json", "part-00000.array_record"])
+def test_a_damaged_part_of_an_interrupted_encoding_is_encoded_again(manifest, frozen, tmp_path, name, capsys):
+    with pytest.raises(Killed):
+        encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path)
+    directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path)
+    content = bytearray((directory / name).read_bytes())
+    content[content.index(b"0.") if name.endswith(".json") else 70] ^= 1
+    (directory / name).write_bytes(content)
+    store = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path)
+    assert "part-00000." in capsys.readouterr().err
+    whole = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "whole")
+    assert store.info == whole.info
+    np.testing.assert_array_equal(store.clip(0).codes, whole.clip(0).codes)
+
+
 def test_a_finished_store_is_opened_not_encoded(manifest, frozen, tmp_path):
     encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path)
     units = LoudnessUnits()

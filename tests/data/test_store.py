@@ -74,13 +74,57 @@ def test_a_store_of_another_codec_is_refused(store):
     assert TokenStore(store.directory, store.info.codec_fingerprint).info == store.info
 
 
-def test_damaged_stores_are_refused(copied):
+def test_any_flipped_bit_is_refused_or_harmless(store, copied):
+    """Every file that is read back, at 12 places each: what is read is what was written, or a line names the file."""
+    rng = np.random.default_rng(0)
+    whole = [store.clip(number) for number in range(12)]
+    refused = 0
+    read_back = ["code_vectors.npy", "dataset.json", "digests.json", "part-00000.array_record"]
+    parts = sorted(path.name for path in copied.glob("part-*.array_record"))
+    covered = sorted(json.loads((copied / "digests.json").read_text())["files"])
+    assert covered == ["code_vectors.npy", "dataset.json", *parts]
+    for name in read_back:
+        content = (copied / name).read_bytes()
+        for place in rng.integers(len(content), size=12):
+            changed = bytearray(content)
+            changed[place] ^= 1 << int(rng.integers(8))
+            (copied / name).write_bytes(changed)
+            try:
+                opened = TokenStore(copied)
+                np.testing.assert_array_equal(opened.code_vectors, store.code_vectors)
+                for number, clip in enumerate(whole):
+                    found = opened.clip(number)
+                    assert found[:4] == clip[:4]
+                    np.testing.assert_array_equal(found.codes, clip.codes)
+            except GenlabError as error:
+                assert f"{name}: damaged: " in str(error) and "\n" not in str(error)
+                assert f"; delete {copied} and make it again with `genlab data CONFIG`" in str(error)
+                refused += 1
+            else:
+                assert name.endswith(".array_record")  # the files of ArrayRecord are padded
+        (copied / name).write_bytes(content)
+    assert refused >= 36
+
+
+def test_damaged_stores_without_digests_are_refused(copied):
+    """A store of a version that wrote no digests is opened unchecked, and what cannot be read is refused."""
+    (copied / "digests.json").unlink()
+    assert TokenStore(copied).clip(0).id
     info = json.loads((copied / "dataset.json").read_text())
-    (copied / "dataset.json").write_text(json.dumps({**info, "schema_version": SCHEMA + 1, "new": 1}))
-    assert f"schema {SCHEMA + 1}, expected {SCHEMA}" in refusal(copied)
+    for change, told in (
+        ({"schema_version": SCHEMA + 1, "new": 1}, f"schema {SCHEMA + 1}, expected {SCHEMA}"),
+        ({"num_units": 0}, "damaged: field num_units: expected greater than or equal to 1, got 0"),
+        ({"latent_mean": [0.0]}, "damaged: expected 8 values of latent_mean, one per channel, got 1"),
+        ({"longest_text": "x"}, "damaged: field longest_text: expected a valid integer, got \"x\""),
+    ):
+        (copied / "dataset.json").write_text(json.dumps({**info, **change}))
+        assert told in refusal(copied)
     (copied / "dataset.json").write_text("{")
-    assert "damaged" in refusal(copied)
+    assert "damaged: expected JSON, got expecting property name" in refusal(copied)
     (copied / "dataset.json").write_text(json.dumps(info))
+    np.save(copied / "code_vectors.npy", np.zeros((1, 2, 3), np.float32))
+    with pytest.raises(GenlabError, match=r"code_vectors\.npy: damaged: expected \[.*\] values, got \[1, 2, 3\]"):
+        _ = TokenStore(copied).code_vectors
     (copied / "code_vectors.npy").unlink()
     with pytest.raises(GenlabError, match=r"code_vectors\.npy is missing"):
         _ = TokenStore(copied).code_vectors
