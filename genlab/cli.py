@@ -251,9 +251,11 @@ def _add_inputs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command = add(
-        "data", "Build a corpus and its token store, and say what is in them.", "genlab data configs/quickstart.py"
+        "data",
+        "Build a corpus and its token store, and say what is in them; `data check CONFIG` reads every byte of them.",
+        "genlab data configs/quickstart.py",
     )
-    _takes_config(command)
+    _takes_config(command, "config file, config.json or run directory; or the word check before one")
     command = add(
         "codec",
         "Load, describe, score, bench or probe codecs, export a trained one (or a recogniser), or code a file.",

@@ -146,9 +146,12 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 
 
 def data(arguments: argparse.Namespace, command: str) -> int:
-    """Build corpus and token store."""
+    """Build corpus and token store, or check what was built."""
     from genlab.data.corpus import build_corpus
+    from genlab.data.folder import ImportReport
 
+    if arguments.config == "check":
+        return _check_data(arguments)
     config = load_experiment(arguments.config, tuple(arguments.overrides))
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
@@ -168,9 +171,38 @@ def data(arguments: argparse.Namespace, command: str) -> int:
                 clips = manifest.split(name)
                 texts = len({clip.text for clip in clips if clip.text})
                 print(f"  {name}: {len(clips)} clips, {sum(c.duration_s for c in clips) / 60:.1f} min, {texts} texts")
-            report = checkpoint.read_json(manifest.root / "report.json")
-            for item in (report or {}).get("skipped", []):
-                print(f"  skipped {item['path']}: {item['reason']}")
+            report = ImportReport.load(manifest.root)
+            for item in report.skipped if report else ():
+                print(f"  skipped {item.path}: {item.reason}")
+    return 0
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    """Read every byte of the corpora and the token store of a config."""
+    from genlab.data.corpus import find_corpora
+    from genlab.data.digests import check_directories
+    from genlab.data.manifest import MANIFEST_NAME
+    from genlab.data.store import INFO_NAME
+
+    if not arguments.overrides:
+        raise ConfigError("check: which config? For example: genlab data check configs/quickstart.py")
+    path, *overrides = arguments.overrides
+    config = load_experiment(path, tuple(overrides))
+    has_store = isinstance(config, Comparison | DecoderRun)
+    corpora = [config.data.corpus] if has_store else [share.corpus for share in config.data]
+    with Progress() as progress:
+        directories = [
+            directory
+            for corpus in corpora
+            if not isinstance(corpus, KnownEntropy)
+            for directory in find_corpora(corpus)
+        ]
+        lines = check_directories(directories, MANIFEST_NAME, progress)
+        # The name of a store holds the digest of its corpus.
+        is_findable = all((directory / MANIFEST_NAME).exists() for directory in directories)
+        stores = [config.data.find_store()] if has_store and is_findable else []
+        lines += check_directories(stores, INFO_NAME, progress)
+    print("\n".join(lines))
     return 0
 
 

@@ -16,15 +16,15 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Key
 
-from genlab.codecs.cache import encode_corpus
+from genlab.codecs.cache import encode_corpus, store_directory
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
 from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
 from genlab.config import Config, ConfigError, Count, GenlabError, Seed, Steps, explain
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root
-from genlab.data.known_entropy import KnownEntropy, draw_store
+from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root, find_corpora
+from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
@@ -220,6 +220,17 @@ class TokenData(Config):
             return draw_store(self.corpus, cache_root())
         codec, units = self.load_codec(), load_units()  # missing weights must not cost the wait for a corpus
         return encode_corpus(self.build_audio(progress), codec, units, cache_root(), progress)
+
+    def find_store(self) -> Path:
+        """Return where the token store is or will be; the corpus must be built.
+
+        Raises:
+            GenlabError: if it is not, or is damaged, or the codec's weights are missing.
+        """
+        if isinstance(self.corpus, KnownEntropy):
+            return find_drawn(self.corpus, cache_root())
+        manifest = Manifest.load(find_corpora(self.corpus)[-1])
+        return store_directory(manifest, self.load_codec(), load_units(), cache_root())
 
 
 def _without_audio() -> GenlabError:

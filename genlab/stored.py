@@ -115,9 +115,9 @@ def describe_problem(error: pydantic.ValidationError) -> str:
     first = problems[0]
     field = ".".join(str(part) for part in first["loc"])
     where = f"field {field[:120]}: " if field else ""
-    if first["type"] == "missing":
+    if first["type"] in ("missing", "missing_argument"):
         told = "expected a value, got none"
-    elif first["type"] == "extra_forbidden":
+    elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         told = "expected no such field"
     else:
         expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

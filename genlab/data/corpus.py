@@ -72,7 +72,7 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
         source = build_corpus(config.corpus, cache_dir, progress)
     elif not isinstance(config, Embedded):
         source = _list_files(config)
-    final = cache_dir / f"{config.kind}-{_corpus_key(config, source)}"
+    final = _directory(config, source, cache_dir)
     if not (final / MANIFEST_NAME).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
         with only_builder(cache_dir / f".{final.name}.lock"):
@@ -111,6 +111,26 @@ def _build(
     if final.exists():  # a directory without a manifest is nothing that was ever finished
         shutil.rmtree(final)
     os.replace(partial, final)
+
+
+def find_corpora(config: Corpus, cache_dir: Path | None = None) -> list[Path]:
+    """Return where the corpus is or will be built, after the one that it is made of; nothing is built.
+
+    Raises:
+        GenlabError: if its files cannot be listed, or what it is made of is not built or damaged.
+    """
+    cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
+    if isinstance(config, Dialogue):
+        inner = find_corpora(config.corpus, cache_dir)
+        is_built = (inner[-1] / MANIFEST_NAME).exists()
+        outer = [_directory(config, Manifest.load(inner[-1]), cache_dir)] if is_built else []
+        return [*inner, *outer]
+    source = None if isinstance(config, Embedded) else _list_files(config)
+    return [_directory(config, source, cache_dir)]
+
+
+def _directory(config: Corpus, source: Listing | Manifest | None, cache_dir: Path) -> Path:
+    return cache_dir / f"{config.kind}-{_corpus_key(config, source)}"
 
 
 def _list_files(config: ImportConfig) -> Listing:

@@ -19,6 +19,7 @@ from genlab.config import digest
 from genlab.stored import OPEN, Count, DamagedError, read_stored, write_atomically
 
 DIGESTS_NAME = "digests.json"
+MOST_SHOWN = 5
 Progress = Callable[[str, int, int], None]
 
 
@@ -127,7 +128,38 @@ class Digests:
         return DamagedError(f"{self.directory / name}: damaged: {what}; {self._fix}")
 
 
-def rebuild(directory: Path) -> str:
+def check_directories(directories: Iterable[Path], whole: str, progress: Progress | None = None) -> list[str]:
+    """Read every byte of finished directories of the cache, and return a line per directory.
+
+    Args:
+        directories: corpora, or token stores.
+        whole: the name of the file that makes such a directory whole.
+        progress: told how many files were read.
+
+    Raises:
+        DamagedError: naming the damaged files, the first `MOST_SHOWN` of them.
+    """
+    lines, damage = [], []
+    for directory in directories:
+        digests = Digests.load(directory)
+        if digests is not None:
+            found = digests.find_damage(progress)
+            damage += [(directory, line) for line in found]
+            if not found:
+                lines.append(f"{directory}: {len(digests.files)} files, all as they were written")
+        elif (directory / whole).exists():
+            lines.append(f"{directory}: not checked, the version that made it wrote no digests")
+        else:
+            lines.append(f"{directory}: not built")
+    if damage:
+        shown = "; ".join(line for _, line in damage[:MOST_SHOWN])
+        more = f"; and {len(damage) - MOST_SHOWN} more" if len(damage) > MOST_SHOWN else ""
+        gone = " and ".join(dict.fromkeys(str(directory) for directory, _ in damage))
+        raise DamagedError(f"damaged: {shown}{more}; {rebuild(gone)}")
+    return lines
+
+
+def rebuild(directory: Path | str) -> str:
     """Return what to do about a damaged directory of the cache."""
     return f"delete {directory} and make it again with `genlab data CONFIG`"
 

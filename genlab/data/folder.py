@@ -21,8 +21,10 @@ from pydantic import Field
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import FORMATS, SAMPLE_RATE_HZ, AudioError, read_sides, read_wave, to_int16, write_flac
-from genlab.data.manifest import Clip, assign_splits, text_key, write_atomically
+from genlab.data.digests import rebuild
+from genlab.data.manifest import Clip, assign_splits, text_key
 from genlab.data.shards import Progress, run_shards
+from genlab.stored import read_stored, write_atomically
 
 IMPORT_VERSION = 1  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"
@@ -103,12 +105,7 @@ class ImportReport:
     @classmethod
     def load(cls, directory: Path) -> "ImportReport | None":
         """Read the report of a built corpus; None if its kind has no report."""
-        path = Path(directory) / REPORT_NAME
-        if not path.exists():
-            return None
-        values = json.loads(path.read_text(encoding="utf-8"))
-        skipped = tuple(Skipped(**item) for item in values["skipped"])
-        return cls(values["used"], values["used_s"], skipped, tuple(values["notes"]))
+        return read_stored(Path(directory) / REPORT_NAME, cls, fix=rebuild(Path(directory)))
 
 
 class Listing(NamedTuple):

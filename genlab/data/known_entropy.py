@@ -176,8 +176,8 @@ def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
 
     Every clip has the one speaker and the one unit that the store knows, and no text: conditions that say nothing.
     """
-    fingerprint = digest([table.tolist() for table in _tables(source)] + [source.code_vectors.tolist()])
-    directory = cache_dir / f"{source.kind}-{digest([SCHEMA, source.to_dict(), fingerprint])}"
+    fingerprint = _fingerprint(source)
+    directory = find_drawn(source, cache_dir)
     directory.mkdir(parents=True, exist_ok=True)
     with only_builder(directory / ".lock"):
         if not (directory / INFO_NAME).exists():
@@ -188,6 +188,15 @@ def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
             np.save(directory / VECTORS_NAME, source.code_vectors)
             finish_store(directory, _describe(source, clips, fingerprint), {path.name: written})
     return TokenStore(directory, fingerprint)
+
+
+def find_drawn(source: KnownEntropy, cache_dir: Path) -> Path:
+    """Return where the token store of the source is or will be."""
+    return cache_dir / f"{source.kind}-{digest([SCHEMA, source.to_dict(), _fingerprint(source)])}"
+
+
+def _fingerprint(source: KnownEntropy) -> str:
+    return digest([table.tolist() for table in _tables(source)] + [source.code_vectors.tolist()])
 
 
 def _describe(source: KnownEntropy, clips: list[TokenClip], fingerprint: str) -> StoreInfo:
