@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 import pydantic
 
-from genlab.config import GenlabError
+from genlab.errors import GenlabError
 
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 64
@@ -75,9 +75,7 @@ def read_content(path: Path, *, fix: str, max_bytes: int = MAX_BYTES) -> bytes |
             what = "a directory" if stat.S_ISDIR(found.st_mode) else "something else"
             raise DamagedError(f"{path}: damaged: expected a file, got {what}; {fix}")
         if found.st_size > max_bytes:
-            raise DamagedError(
-                f"{path}: damaged: expected at most {max_bytes} bytes, got {found.st_size}; {fix}"
-            )
+            raise DamagedError(f"{path}: damaged: expected at most {max_bytes} bytes, got {found.st_size}; {fix}")
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -113,12 +111,16 @@ def describe_problem(error: pydantic.ValidationError) -> str:
     """Return the first problem of a validation: `field a.b: expected ..., got ...`, and how many more there are."""
     problems = error.errors(include_url=False)
     first = problems[0]
-    field = ".".join(str(part) for part in first["loc"])
+    context = first.get("ctx", {})
+    inside = (context["path"],) if first["type"] == "value" else ()  # a limit that every config has
+    field = ".".join(str(part) for part in (*first["loc"], *inside))
     where = f"field {field[:120]}: " if field else ""
     if first["type"] in ("missing", "missing_argument"):
         told = "expected a value, got none"
     elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         told = "expected no such field"
+    elif first["type"] == "value":
+        told = f"{context['problem']:.160}, got {context['value']}"
     else:
         expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         told = expected if expected.startswith("expected ") else f"expected {expected:.160}"

@@ -115,7 +115,7 @@ def test_damaged_stores_without_digests_are_refused(copied):
         ({"schema_version": SCHEMA + 1, "new": 1}, f"schema {SCHEMA + 1}, expected {SCHEMA}"),
         ({"num_units": 0}, "damaged: field num_units: expected greater than or equal to 1, got 0"),
         ({"latent_mean": [0.0]}, "damaged: expected 8 values of latent_mean, one per channel, got 1"),
-        ({"longest_text": "x"}, "damaged: field longest_text: expected a valid integer, got \"x\""),
+        ({"longest_text": "x"}, 'damaged: field longest_text: expected a valid integer, got "x"'),
     ):
         (copied / "dataset.json").write_text(json.dumps({**info, **change}))
         assert told in refusal(copied)
