@@ -316,3 +316,25 @@ def test_colours_have_aa_contrast_in_both_schemes():
         for front, back in pairs:
             dark, light = sorted(_luminance(colours[name]) for name in (front, back))
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (front, back)
+
+
+def test_a_control_that_could_not_be_made_says_why_and_is_not_failed(tmp_path):
+    results = make_results(seeds=5)
+    reason = "there is no other speaker to compare with"
+    absent = {"difference": None, "low": None, "high": None, "passed": False}
+    results["controls"] += [
+        {"arm": arm, "control": "speaker_swap", "score": "speaker_similarity", **absent}
+        | {"status": "not applicable", "reason": reason}
+        for arm in ("ar", "masked", "diffusion")
+    ]
+    page = write_report(tmp_path, results, make_ledger(), []).read_text()
+    assert "3 of 3 passed" in page and "failed speaker swap" not in page
+    assert f'<span class="badge bounded">not applicable</span> {reason}' in page
+    assert f"Not applicable: speaker swap ({reason})." in page
+    answer = find_answer(results, make_ledger())
+    assert (answer.status, answer.winner) == ("settled", "ar")
+    # Runs of older versions have no status: a control without a number was not made either.
+    for item in results["controls"]:
+        item.pop("status", None)
+        item.pop("reason", None)
+    assert find_answer(results, make_ledger()).winner == "ar"

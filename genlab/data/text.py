@@ -27,6 +27,11 @@ def normalise_text(text: str) -> str:
     return " ".join("".join(character for character in text if character in _INDEX).split())
 
 
+def has_symbols(text: str) -> bool:
+    """Return whether anything of `text` is in the symbol alphabet: nothing of other scripts is."""
+    return bool(normalise_text(text))
+
+
 def encode_text(text: str) -> Int[np.ndarray, "n"]:
     """Return the symbols of the normalised `text` as int32."""
     return np.array([_INDEX[character] for character in normalise_text(text)], np.int32)

@@ -11,12 +11,13 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
+from genlab.data.text import has_symbols
 from genlab.evaluate.content import ContentErrors
 from genlab.evaluate.crossed import Crossed, crossed_difference, estimate_crossed
 from genlab.evaluate.power import Plan, make_plan
@@ -30,11 +31,15 @@ from genlab.evaluate.statistics import (
     sum_clusters,
 )
 
+ControlStatus = Literal["passed", "failed", "not applicable"]
 CountErrors = Callable[[Sequence[str], Sequence[str]], ContentErrors]
 
 
 class Control(NamedTuple):
-    """The same audio scored against another prompt: `difference` = swapped - own, `passed` if that is surely worse."""
+    """The same audio scored against another prompt: `difference` = swapped - own, `passed` if that is surely worse.
+
+    A control that could not be made is neither passed nor failed: `reason` says why, in words for a person.
+    """
 
     control: str
     score: str
@@ -42,10 +47,19 @@ class Control(NamedTuple):
     low: float
     high: float
     passed: bool
+    reason: str = ""
+
+    @property
+    def status(self) -> ControlStatus:
+        """What became of it. Rows of older versions have no reason, but a control without a number was not made."""
+        if self.passed:
+            return "passed"
+        return "not applicable" if self.reason or not math.isfinite(self.difference) else "failed"
 
     def to_dict(self, arm: str) -> dict[str, float | int | str | bool | None]:
         """Return the entry of results.json for `arm`."""
-        return {"arm": arm, **{name: finite_or_none(value) for name, value in self._asdict().items()}}
+        values = {name: finite_or_none(value) for name, value in self._asdict().items()}
+        return {"arm": arm, **values, "status": self.status}
 
 
 class Difference(NamedTuple):
@@ -111,12 +125,20 @@ def prompt_swap(
 ) -> Control:
     """Score transcripts against another prompt's text, paired with their own text.
 
-    Prompts that allow no swap (one prompt, or one text in the majority) yield a control that is not passed.
+    Prompts that allow no swap (no texts, one prompt, one text in the majority) make the control not applicable.
+    Prompts without text are left out of it.
     """
+    has_text = [has_symbols(text) for text in texts]
+    if not any(has_text):
+        return not_applicable("prompt_swap", score_name, "the prompts have no text")
+    if not all(has_text):
+        kept = [i for i, keep in enumerate(has_text) if keep]
+        hypotheses, texts, clusters = ([column[i] for i in kept] for column in (hypotheses, texts, clusters))
+        runs = tuple(runs[i] for i in kept) if runs else runs
     try:
         other = derange_texts(list(texts), seed)
-    except GenlabError:
-        return Control("prompt_swap", score_name, math.nan, math.nan, math.nan, False)
+    except GenlabError as error:
+        return not_applicable("prompt_swap", score_name, str(error).removeprefix("prompts: "))
     own = count_errors(hypotheses, texts)
     swapped = count_errors(hypotheses, [texts[int(i)] for i in other])
     if len(set(runs)) > 1:
@@ -131,11 +153,22 @@ def prompt_swap(
 
 
 def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0) -> Control:
-    """Score the voice against all the other speakers instead of the prompted one, paired per group of clips."""
-    difference = own._replace(totals=np.where(np.isfinite(others), others, 0.0) - own.totals)
-    if not np.isfinite(others).all():
-        return Control("speaker_swap", "speaker_similarity", math.nan, math.nan, math.nan, False)
+    """Score the voice against all the other speakers instead of the prompted one, paired per group of clips.
+
+    `others` is NaN for clips without such a comparison, which are left out.
+    """
+    is_known = np.isfinite(others) & (own.weights > 0)
+    if not is_known.any():
+        reason = "there is no other speaker to compare with"
+        return not_applicable("speaker_swap", "speaker_similarity", reason)
+    totals = np.where(is_known, others, 0.0) - np.where(is_known, own.totals, 0.0)
+    difference = own._replace(totals=totals, weights=np.where(is_known, own.weights, 0.0))
     return _make_control("speaker_swap", "speaker_similarity", difference.estimate(seed))
+
+
+def not_applicable(control: str, score_name: str, reason: str) -> Control:
+    """Return a control that could not be made, with the reason."""
+    return Control(control, score_name, math.nan, math.nan, math.nan, False, reason)
 
 
 class _Pair(NamedTuple):
@@ -230,5 +263,9 @@ def _target(grids: Sequence[Float[np.ndarray, "s c"]], lower_is_better: bool, ma
 
 
 def _make_control(control: str, score_name: str, estimate: Estimate) -> Control:
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        # One unit has a value but no interval, and without an interval nothing is shown either way.
+        reason = f"an interval needs at least 2 units that differ, there are {estimate.n}"
+        return Control(control, score_name, estimate.value, estimate.low, estimate.high, False, reason)
     is_worse = estimate.low > 0 if find_meaning(score_name).direction == "lower" else estimate.high < 0
     return Control(control, score_name, estimate.value, estimate.low, estimate.high, bool(is_worse))

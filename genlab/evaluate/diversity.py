@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
 
+from genlab.config import GenlabError
 from genlab.evaluate.statistics import Estimate, bootstrap_statistic
 
 NEIGHBOURS = 5
@@ -24,7 +25,13 @@ NUM_RESAMPLES = 500
 def coverage_density(
     generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"], *, seed: int = 0
 ) -> tuple[Estimate, Estimate]:
-    """Return coverage and density with intervals over the generated clips; the real ones and their balls are fixed."""
+    """Return coverage and density with intervals over the generated clips; the real ones and their balls are fixed.
+
+    Raises:
+        GenlabError: if there are no `NEIGHBOURS` other real clips around each.
+    """
+    if len(real) <= NEIGHBOURS:
+        raise GenlabError(f"coverage: {len(real)} real clips, expected at least {NEIGHBOURS + 1}")
     within = cdist(real, real)
     radius = np.partition(within, NEIGHBOURS, axis=1)[:, NEIGHBOURS]  # column 0 is the clip itself
     is_inside = cdist(generated, real) < radius[None, :]

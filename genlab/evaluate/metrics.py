@@ -9,18 +9,19 @@ the cost) runs beside the rest, among it pocketsphinx, which keeps the GIL. Scor
 threads nor the order of rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genlab.config import Config, GenlabError, Seed
+from genlab.data.text import has_symbols
 from genlab.evaluate.cepstrum import cepstral_distortions
-from genlab.evaluate.comparisons import Control, prompt_swap, speaker_swap
+from genlab.evaluate.comparisons import Control, not_applicable, prompt_swap, speaker_swap
 from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
 from genlab.evaluate.crossed import estimate_over_runs
 from genlab.evaluate.distribution import (
@@ -32,7 +33,7 @@ from genlab.evaluate.distribution import (
     frechet_infinity,
     kernel_distance,
 )
-from genlab.evaluate.diversity import clip_entropies, code_entropy, coverage_density, relative_spread
+from genlab.evaluate.diversity import NEIGHBOURS, clip_entropies, code_entropy, coverage_density, relative_spread
 from genlab.evaluate.pitch import PitchAgreement, PitchTrack, PitchTracker, compare_tracks
 from genlab.evaluate.quality import Dnsmos, QualityScores
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
@@ -65,6 +66,12 @@ class EvaluationConfig(Config):
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1, le=1024)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check_draws(self) -> "EvaluationConfig":
+        if self.energy_draws == 1:
+            raise ValueError("energy_draws=1: the score subtracts the distance of two draws; expected 0 or at least 2")
+        return self
 
 
 class Prompt(NamedTuple):
@@ -112,6 +119,8 @@ class EvaluationContext:
     tracker: PitchTracker
     quality: Dnsmos
     encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None
+    excused: Mapping[str, str] = field(default_factory=dict)
+    """Controls that mean nothing here, each with the reason: arms cannot follow what they are not told."""
 
 
 class RowResult(NamedTuple):
@@ -136,37 +145,66 @@ def build_context(
     waves: Sequence[Wave],
     speakers: Sequence[str],
     encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None,
+    *,
+    more_voices: Sequence[tuple[str, Wave]] = (),
+    excused: Mapping[str, str] | None = None,
 ) -> EvaluationContext:
     """Load the networks and measure real speech once.
+
+    With fewer than two real clips there are no distances between sets of clips.
 
     Args:
         config: how much is scored.
         content: the recognisers.
-        waves: real clips of every speaker that will be prompted, none of them the original of a prompt.
+        waves: real clips, none of them the original of a prompt. A speaker without any has no speaker scores.
         speakers: the speaker of each.
         encode: gives the codes of waves; without it the entropy of codes is left out.
+        more_voices: speaker and real clip of voices that `waves` lack; they serve the centroids alone.
+        excused: see `EvaluationContext`.
 
     Raises:
-        GenlabError: if a package is missing or there are too few clips.
+        GenlabError: if a package is missing.
     """
     if len(waves) != len(speakers):
         raise GenlabError(f"speakers: expected one per real clip, got {len(speakers)} for {len(waves)} clips")
     encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
+    voiced = [*zip(speakers, waves), *more_voices]
     chosen = _spread(len(waves), config.reference_clips)
     with ThreadPoolExecutor(config.threads) as pool:
         by_speaker = [
-            pool.submit(_speaker_centroid, encoder, waves, speakers, name, config.centroid_groups)
-            for name in sorted(set(speakers))
+            pool.submit(_speaker_centroid, encoder, voiced, name, config.centroid_groups)
+            for name in sorted({name for name, _ in voiced})
         ]
         heard = list(pool.map(lambda i: embedder(waves[i]), chosen))
         voices = list(pool.map(lambda i: encoder.windows(waves[i]), chosen))
         centroids = {name: vector for job in by_speaker for name, vector in job.result().items()}
-    spaces = (
-        EmbeddingSpace("", embedder, build_reference(heard)),
-        EmbeddingSpace("_voice", encoder.windows, build_reference(voices, VOICE_CHANNELS)),
+    spaces = ()
+    if len(chosen) > 1:
+        spaces = (
+            EmbeddingSpace("", embedder, build_reference(heard)),
+            EmbeddingSpace("_voice", encoder.windows, build_reference(voices, VOICE_CHANNELS)),
+        )
+    return EvaluationContext(
+        config,
+        tuple(content),
+        encoder,
+        centroids,
+        spaces,
+        PitchTracker(),
+        Dnsmos(config.dnsmos_max_windows),
+        encode,
+        excused or {},
     )
-    quality = Dnsmos(config.dnsmos_max_windows)
-    return EvaluationContext(config, tuple(content), encoder, centroids, spaces, PitchTracker(), quality, encode)
+
+
+def require_networks() -> None:
+    """Open every network that scoring needs, so that a missing package stops a command before anything is trained.
+
+    Raises:
+        GenlabError: naming the package and how to install it.
+    """
+    for network in (SpeakerEncoder, SpeechEmbedder, PitchTracker, Dnsmos):
+        network()
 
 
 @single_threaded_blas
@@ -179,7 +217,10 @@ def score_clips(
     seeds: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RowResult:
-    """Run every audio metric on one row.
+    """Run every audio metric on one row, and leave out what the prompts do not allow.
+
+    Prompts without text have no content errors, prompts whose speaker has no centroid no speaker scores; notes say how
+    many were left out. A score that no prompt allows is absent, and its control not applicable.
 
     Args:
         generated: one waveform per prompt at 16 kHz.
@@ -190,27 +231,25 @@ def score_clips(
         progress: told how many of how many measurements are done.
 
     Raises:
-        GenlabError: if the numbers of clips differ, a waveform is not finite, or a speaker is unknown.
+        GenlabError: if the numbers of clips differ, or a waveform is not finite.
     """
     waves = _check_waves(generated, prompts)
+    notes = _left_out(prompts, context)
     with ThreadPoolExecutor(context.config.threads) as pool:
         jobs = _submit_jobs(pool, waves, prompts, context, is_reconstruction, seeds)
-        futures = jobs.futures()
-        for done, _ in enumerate(as_completed(futures)):
-            progress(done, len(futures) + 1)  # one more: the distances of whole sets, below
+        total = 1 + jobs.wait(progress)  # one more: the distances of whole sets, below
         clusters = tuple(prompt.clip_id for prompt in prompts)
         runs = tuple(np.repeat(range(seeds), len(prompts) // seeds).tolist())
         per_clip = _quality_values(jobs, len(prompts), clusters)
         per_clip |= _pitch_values([job.result() for job in jobs.pitch], clusters)
         speaker_values, controls = _speaker_values(jobs, prompts, context, runs)
         per_clip |= speaker_values
-        transcripts = {}
-        for metric, job in zip(context.content, jobs.content):
-            transcripts[metric.score_name], values, control = _content_values(
-                metric, job.result(), prompts, context, runs
-            )
-            per_clip[metric.score_name] = values
+        transcripts = {metric.score_name: job.result() for metric, job in zip(context.content, jobs.content)}
+        for metric in context.content:
+            values, control = _content_values(metric, transcripts[metric.score_name], prompts, context, runs)
             controls.append(control)
+            if values.weights.any():  # else no prompt has a text, and there is nothing to be wrong about
+                per_clip[metric.score_name] = values
         if jobs.reconstruction is not None:
             per_clip |= {name: clip_means(values, clusters) for name, values in jobs.reconstruction.result().items()}
         per_clip["mcd"] = clip_means(jobs.distortions.result(), clusters)
@@ -219,15 +258,35 @@ def score_clips(
         embeddings = {space.suffix: [job.result() for job in jobs.embeddings[space.suffix]] for space in context.spaces}
         seed = context.config.seed
         per_clip = {name: values._replace(runs=runs) for name, values in per_clip.items()}
-        scores = {
-            name: make_score(name, values.estimate(seed), seeds=seeds, covers=values.covers)
-            for name, values in per_clip.items()
-        }
+        scores = {}
+        for name, values in per_clip.items():
+            note = notes.get(name.split("_")[0], "")
+            scores[name] = make_score(name, values.estimate(seed), seeds=seeds, covers=values.covers, note=note)
         for found in pool.map(lambda s: _distribution_scores(s, embeddings[s.suffix], seed, seeds), context.spaces):
             scores |= found
-    scores |= _diversity_scores(embeddings[""], codes, context, seeds)
-    progress(len(futures) + 1, len(futures) + 1)
-    return RowResult(scores, per_clip, transcripts, tuple(controls))
+    scores |= _diversity_scores(embeddings.get("", []), codes, context, seeds)
+    progress(total, total)
+    return RowResult(scores, per_clip, transcripts, tuple(_excuse(control, context) for control in controls))
+
+
+def _excuse(control: Control, context: EvaluationContext) -> Control:
+    """Return the control, not applicable if it means nothing in this comparison."""
+    reason = context.excused.get(control.control)
+    return control if reason is None else control._replace(passed=False, reason=reason)
+
+
+def _left_out(prompts: Sequence[Prompt], context: EvaluationContext) -> dict[str, str]:
+    """Return by the first word of a score's name what to say about the prompts that it leaves out."""
+    silent = sum(not has_symbols(prompt.text) for prompt in prompts)
+    strange = sum(prompt.speaker not in context.centroids for prompt in prompts)
+    total = len(prompts)
+    notes: dict[str, str] = {}
+    if silent:
+        notes |= dict.fromkeys(("wer", "cer"), f"{silent} of {total} clips are left out: their prompts have no text")
+    if strange:
+        reason = "their speakers have no real speech apart from the prompts"
+        notes["speaker"] = f"{strange} of {total} clips are left out: {reason}"
+    return notes
 
 
 class _Jobs(NamedTuple):
@@ -246,6 +305,14 @@ class _Jobs(NamedTuple):
         jobs += [*self.speaker, *self.content, *(job for space in self.embeddings.values() for job in space)]
         jobs += [self.distortions, *self.pitch]
         return jobs if self.reconstruction is None else [*jobs, self.reconstruction]
+
+    def wait(self, progress: Callable[[int, int], None]) -> int:
+        """Wait for every job, telling how many of one more than all are done, and return how many there are."""
+        futures = self.futures()
+        progress(0, len(futures) + 1)
+        for done, _ in enumerate(as_completed(futures), start=1):
+            progress(done, len(futures) + 1)
+        return len(futures)
 
 
 def _submit_jobs(
@@ -301,9 +368,9 @@ def _reconstruct(waves: Sequence[Wave], prompts: Sequence[Prompt]) -> dict[str, 
 
 
 def _speaker_centroid(
-    encoder: SpeakerEncoder, waves: Sequence[Wave], speakers: Sequence[str], name: str, max_groups: int
+    encoder: SpeakerEncoder, voiced: Sequence[tuple[str, Wave]], name: str, max_groups: int
 ) -> dict[str, np.ndarray]:
-    mine = [wave for wave, speaker in zip(waves, speakers) if speaker == name]
+    mine = [wave for speaker, wave in voiced if speaker == name]
     return encoder.centroids(mine, [name] * len(mine), max_groups)
 
 
@@ -331,14 +398,16 @@ def _speaker_values(
     jobs: _Jobs, prompts: Sequence[Prompt], context: EvaluationContext, runs: tuple[int, ...]
 ) -> tuple[dict[str, ClipValues], list[Control]]:
     embeddings = np.concatenate([job.result() for job in jobs.speaker])
+    if not any(prompt.speaker in context.centroids for prompt in prompts):
+        reason = "no prompted speaker has real speech apart from the prompts"
+        return {}, [not_applicable("speaker_swap", "speaker_similarity", reason)]
     scores = score_speakers(embeddings, jobs.groups, [prompt.speaker for prompt in prompts], context.centroids)
     groups_per_seed = len(jobs.groups) // len(set(runs))
     clusters = tuple(int(group) % groups_per_seed for group in scores.group)
     similarity = clip_means(scores.similarity[scores.group], clusters)._replace(runs=runs)
-    values = {
-        "speaker_similarity": similarity,
-        "speaker_accuracy": clip_means(scores.is_nearest[scores.group], clusters),
-    }
+    values = {"speaker_similarity": similarity}
+    if len(context.centroids) > 1:  # of one speaker the nearest is always the right one
+        values["speaker_accuracy"] = clip_means(scores.is_nearest[scores.group], clusters)
     return values, [speaker_swap(similarity, scores.others[scores.group], context.config.seed)]
 
 
@@ -348,12 +417,12 @@ def _content_values(
     prompts: Sequence[Prompt],
     context: EvaluationContext,
     runs: tuple[int, ...],
-) -> tuple[list[str], ClipValues, Control]:
+) -> tuple[ClipValues, Control]:
     count = word_errors if metric.level == "word" else character_errors
     texts = [prompt.text for prompt in prompts]
     clusters = tuple(prompt.clip_id for prompt in prompts)
     control = prompt_swap(metric.score_name, transcripts, texts, clusters, count, context.config.seed, runs)
-    return transcripts, ClipValues(*count(transcripts, texts), clusters), control
+    return ClipValues(*count(transcripts, texts), clusters), control
 
 
 @single_threaded_blas
@@ -378,16 +447,21 @@ def _distribution_scores(
 def _diversity_scores(
     embeddings: list[np.ndarray], codes: Sequence[np.ndarray], context: EvaluationContext, seeds: int
 ) -> dict[str, Score]:
-    reference, seed = context.spaces[0].reference, context.config.seed
+    seed = context.config.seed
     entries = 1 + max((int(clip.max()) for clip in codes), default=0)
-    found = []
+    found: list[dict[str, Estimate]] = []
     for own, own_codes in zip(_split(embeddings, seeds), _split(codes, seeds)):
-        clips = np.stack([reference.project(vectors).mean(axis=0) for vectors in own])
-        coverage, density = coverage_density(clips, reference.clip_means, seed=seed)
-        spread = relative_spread(clips, reference.clip_means, seed=seed)
-        found.append({"coverage": coverage, "density": density, "spread": spread})
+        scores: dict[str, Estimate] = {}
+        if context.spaces:
+            reference = context.spaces[0].reference
+            real = reference.clip_means
+            clips = np.stack([reference.project(vectors).mean(axis=0) for vectors in own])
+            if len(real) > NEIGHBOURS:
+                scores["coverage"], scores["density"] = coverage_density(clips, real, seed=seed)
+            scores["spread"] = relative_spread(clips, real, seed=seed)
         if own_codes:
-            found[-1]["code_entropy"] = code_entropy(own_codes, entries, seed=seed)
+            scores["code_entropy"] = code_entropy(own_codes, entries, seed=seed)
+        found.append(scores)
     return _set_scores(found)
 
 

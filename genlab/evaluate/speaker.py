@@ -27,11 +27,11 @@ class SpeakerScores(NamedTuple):
     """Scores per group of clips; `group` maps each clip to its group."""
 
     similarity: Float[np.ndarray, "g"]
-    """Cosine to the centroid of the wanted speaker."""
+    """Cosine to the centroid of the wanted speaker (NaN where that speaker has none)."""
     is_nearest: Float[np.ndarray, "g"]
-    """1 where the wanted speaker's centroid is the nearest of all."""
+    """1 where the wanted speaker's centroid is the nearest of all (NaN where it has none, or there is no other)."""
     others: Float[np.ndarray, "g"]
-    """Mean cosine to the centroids of the other speakers (NaN with one speaker)."""
+    """Mean cosine to the centroids of the other speakers (NaN where there is none)."""
     group: Int[np.ndarray, "n"]
 
 
@@ -101,25 +101,28 @@ def score_speakers(
 ) -> SpeakerScores:
     """Compare each group with the centroid of the speaker its prompts asked for.
 
+    A speaker whose only clips are prompts has no centroid, and its groups have no scores (NaN).
+
     Raises:
-        GenlabError: if a speaker has no centroid.
+        GenlabError: if there is no centroid at all.
     """
-    missing = sorted({speaker for speaker in speakers if speaker not in centroids})
-    if missing:
-        raise GenlabError(
-            f"prompts: speaker {missing[0]!r} has no reference centroid (known: {', '.join(sorted(centroids))}); "
-            "build the evaluation context with real clips of every prompted speaker"
-        )
-    names = list(centroids)
-    cosine = embeddings @ np.stack([centroids[name] for name in names]).T
-    wanted = np.array([names.index(speakers[members[0]]) for members in groups])
-    rows = np.arange(len(groups))
-    similarity = cosine[rows, wanted]
-    others = (cosine.sum(axis=1) - similarity) / (len(names) - 1) if len(names) > 1 else np.full(len(groups), np.nan)
+    if not centroids:
+        raise GenlabError("speakers: no real speech to compare with; give clips of at least one speaker")
     group = np.zeros(len(speakers), np.int64)
     for g, members in enumerate(groups):
         group[list(members)] = g
-    return SpeakerScores(similarity, (cosine.argmax(axis=1) == wanted).astype(np.float64), others, group)
+    names = list(centroids)
+    place = {name: i for i, name in enumerate(names)}
+    cosine = embeddings @ np.stack([centroids[name] for name in names]).T  # [g c]
+    wanted = np.array([place.get(speakers[members[0]], -1) for members in groups])
+    is_known = wanted >= 0
+    similarity = np.where(is_known, cosine[np.arange(len(groups)), wanted], np.nan)
+    if len(names) == 1:
+        nothing = np.full(len(groups), np.nan)
+        return SpeakerScores(similarity, nothing, nothing, group)
+    others = (cosine.sum(axis=1) - similarity) / (len(names) - 1)
+    is_nearest = np.where(is_known, (cosine.argmax(axis=1) == wanted).astype(np.float64), np.nan)
+    return SpeakerScores(similarity, is_nearest, others, group)
 
 
 def _mel_windows(wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "w 80 40"]:

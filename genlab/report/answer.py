@@ -155,8 +155,31 @@ def _describe_need(plan: Mapping[str, Any] | None) -> str:
 
 def _failed_control(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """Return the name of the first control that the arm failed, or nothing."""
-    failed = [item for item in results.get("controls", []) if item["arm"] == arm["name"] and not item.get("passed")]
+    failed = failed_controls(results, arm["name"])
     return str(failed[0]["control"]) if failed else ""
+
+
+def control_status(item: Mapping[str, Any]) -> str:
+    """Return passed, failed or not applicable. Runs of older versions do not say which of the last two it is."""
+    if item.get("passed"):
+        return "passed"
+    could_run = item.get("status", "failed") != "not applicable" and item.get("difference") is not None
+    return "failed" if could_run else "not applicable"
+
+
+def failed_controls(results: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
+    """Return the controls that an arm failed. One that could not be made says nothing against it."""
+    return [item for item in results.get("controls", []) if item["arm"] == arm and control_status(item) == "failed"]
+
+
+def missing_controls(results: Mapping[str, Any]) -> str:
+    """Return a sentence about the controls that could not be made, empty if all were."""
+    reasons = {
+        f"{str(item['control']).replace('_', ' ')} ({item.get('reason') or 'it could not be made'})": None
+        for item in results.get("controls", [])
+        if control_status(item) == "not applicable"
+    }
+    return f" Not applicable: {'; '.join(reasons)}." if reasons else ""
 
 
 def find_difference(results: Mapping[str, Any], score: str, first: str, second: str) -> dict[str, Any] | None:
@@ -186,7 +209,7 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
     if told[False]:
         shows += f" No difference is established between {'; '.join(told[False])}."
     covers = covered(results)
-    shows += f" The intervals cover the choice of {covers}."
+    shows += f" The intervals cover the choice of {covers}.{missing_controls(results)}"
     if "seeds" not in covers:
         return shows, (
             f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a difference between these "

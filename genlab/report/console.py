@@ -9,7 +9,7 @@ from typing import Any
 
 from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
-from genlab.report.answer import find_answer, model_arms, primary_score
+from genlab.report.answer import control_status, find_answer, model_arms, primary_score
 from genlab.report.tables import column_decimals
 from genlab.report.text import (
     arm_title,
@@ -82,9 +82,12 @@ def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _describe_control(item: Mapping[str, Any]) -> str:
+    head = f"control {item['control']} on {score_title(item['score'])}, {item['arm']}:"
+    status = control_status(item)
+    if status == "not applicable":
+        return f"{head} {status}: {item.get('reason') or 'it could not be made'}"
     interval = format_interval({**item, "value": item["difference"]})
-    verdict = "passed" if item["passed"] else "FAILED"
-    return f"control {item['control']} on {score_title(item['score'])}, {item['arm']}: {interval} {verdict}"
+    return f"{head} {interval} {'FAILED' if status == 'failed' else status}"
 
 
 def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]) -> str:

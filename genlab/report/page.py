@@ -22,7 +22,7 @@ from markupsafe import Markup
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
 from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
-from genlab.report.answer import MIN_SEEDS, Answer, covered, find_answer, model_arms, primary_score
+from genlab.report.answer import MIN_SEEDS, Answer, control_status, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
 from genlab.report.fronts import fronts_section
@@ -142,8 +142,9 @@ def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Map
         for status in STATUS_MEANINGS
         if (number := sum(row.get("status") == status for row in ledger.get("rows", [])))
     ]
-    controls = results.get("controls", [])
-    passed = sum(bool(item.get("passed")) for item in controls)
+    states = [control_status(item) for item in results.get("controls", [])]
+    controls = [state for state in states if state != "not applicable"]
+    passed = controls.count("passed")
     facts = [
         ("Matching", str(results.get("mode", "not stated"))),
         ("Ledger", _badge(_stamp(ledger) == "controlled", _stamp(ledger)) + ", ".join(["", *counts])[1:]),

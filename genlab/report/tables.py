@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.report.answer import Answer, model_arms, primary_score
+from genlab.report.answer import Answer, control_status, failed_controls, model_arms, primary_score
 from genlab.report.text import (
     AT_MOST,
     MINUS,
@@ -77,8 +77,7 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
         css = "model" if is_model else "bound"
         failed = [
             Markup('<span class="badge bad">failed {}</span>').format(str(item["control"]).replace("_", " "))
-            for item in results.get("controls", [])
-            if item["arm"] == arm["name"] and not item.get("passed")
+            for item in failed_controls(results, arm["name"])
         ]
         title = Markup('<th scope="row">{}{}</th>').format(arm_title(arm), join(failed))
         cells = [_score_cell(arm, name, {**usual[name], "doubt": doubts[name]}, results, answer) for name in names]
@@ -179,22 +178,24 @@ def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[
 
 
 def control_table(results: Mapping[str, Any]) -> Markup:
-    """Return the controls, each passed or failed."""
+    """Return the controls, each passed, failed or not applicable."""
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
     rows = []
     for item in results.get("controls", []):
-        passed = bool(item.get("passed"))
+        status = control_status(item)
+        css = {"passed": "good", "failed": "bad"}.get(status, "bounded")
         rows.append(
             Markup(
                 '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td>'
-                '<td><span class="badge {}">{}</span></td></tr>'
+                '<td><span class="badge {}">{}</span> {}</td></tr>'
             ).format(
                 titles.get(item["arm"], item["arm"]),
                 str(item["control"]).replace("_", " "),
                 score_title(item["score"]),
                 format_interval({**item, "value": item.get("difference")}),
-                "good" if passed else "bad",
-                "passed" if passed else "failed",
+                css,
+                status,
+                str(item.get("reason") or ""),
             )
         )
     head = _row(["Arm", "Control", "Score", f"Control {MINUS} own [95 %]", "Result"], "th", 'scope="col"')

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.data.manifest import write_atomically
-from genlab.report.answer import find_answer, model_arms
+from genlab.report.answer import control_status, find_answer, model_arms
 from genlab.report.listening import counted, listening_tables, verdicts_of
 from genlab.report.text import (
     QUESTION,
@@ -132,11 +132,18 @@ def _controls(results: Mapping[str, Any]) -> str:
     rows = [
         [
             item["arm"], str(item["control"]).replace("_", " "), score_title(item["score"]),
-            format_interval({**item, "value": item.get("difference")}), "passed" if item.get("passed") else "FAILED",
+            format_interval({**item, "value": item.get("difference")}), _control_result(item),
         ]
         for item in results.get("controls", [])
     ]  # fmt: skip
     return _table(["arm", "control", "score", "control - own", "result"], rows) if rows else "None was run."
+
+
+def _control_result(item: Mapping[str, Any]) -> str:
+    status = control_status(item)
+    if status == "not applicable":
+        return ": ".join(filter(None, (status, str(item.get("reason") or ""))))
+    return "FAILED" if status == "failed" else status
 
 
 def _tuning(tuning: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.comparisons import compare_rows, derange_texts, prompt_swap, speaker_swap
+from genlab.evaluate.comparisons import Control, compare_rows, derange_texts, prompt_swap, speaker_swap
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, clip_means
 
@@ -38,13 +38,34 @@ def test_speech_that_follows_its_prompt_passes_and_other_speech_does_not():
     assert prompt_swap("wer_grammar", half, TEXTS, clips, word_errors).passed
 
 
-def test_a_control_that_cannot_be_made_is_not_passed():
+def test_a_control_that_cannot_be_made_is_neither_passed_nor_failed():
     control = prompt_swap("wer_grammar", ["a"], ["a"], [0], word_errors)
-    assert not control.passed
+    assert not control.passed and control.status == "not applicable"
     assert control.to_dict("ar") == {
         "arm": "ar", "control": "prompt_swap", "score": "wer_grammar", "difference": None, "low": None, "high": None,
-        "passed": False,
+        "passed": False, "status": "not applicable",
+        "reason": "1 of 1 have the same text; the prompt-swap control needs prompts of which no text fills more than "
+        "half",
     }  # fmt: skip
+
+
+def test_a_control_of_an_older_version_without_a_number_did_not_fail():
+    assert Control("prompt_swap", "wer_ctc", math.nan, math.nan, math.nan, False).status == "not applicable"
+    assert Control("prompt_swap", "wer_ctc", 0.1, -0.1, 0.3, False).status == "failed"
+    assert Control("prompt_swap", "wer_ctc", 0.3, 0.1, 0.5, True).status == "passed"
+
+
+def test_prompts_without_text_are_left_out_of_the_swap():
+    silent = prompt_swap("wer_ctc", ["one", "two"], ["", "你好"], [0, 1], word_errors)
+    assert (silent.status, silent.reason) == ("not applicable", "the prompts have no text")
+    whole = prompt_swap("wer_ctc", TEXTS, TEXTS, list(range(len(TEXTS))), word_errors)
+    hypotheses, texts = [*TEXTS, "noise", "more noise"], [*TEXTS, "", ""]
+    assert prompt_swap("wer_ctc", hypotheses, texts, list(range(len(texts))), word_errors) == whole
+    doubled = prompt_swap(
+        "wer_ctc", hypotheses * 2, texts * 2, list(range(len(texts))) * 2, word_errors,
+        runs=(0,) * len(texts) + (1,) * len(texts),
+    )  # fmt: skip
+    assert doubled.status == "passed" and doubled.difference == pytest.approx(whole.difference)
 
 
 def test_speaker_swap_needs_the_own_voice_to_be_nearer():
@@ -52,7 +73,19 @@ def test_speaker_swap_needs_the_own_voice_to_be_nearer():
     own = clip_means(np.linspace(0.8, 0.9, 12), clusters)
     assert speaker_swap(own, np.linspace(0.4, 0.5, 12)).passed
     assert not speaker_swap(own, np.linspace(0.9, 0.8, 12)).passed
-    assert not speaker_swap(own, np.full(12, math.nan)).passed
+    alone = speaker_swap(own, np.full(12, math.nan))
+    assert (alone.status, alone.reason) == ("not applicable", "there is no other speaker to compare with")
+    # One group of clips has a value and no interval, which shows nothing either way.
+    single = speaker_swap(clip_means(np.array([0.9]), ("a",)), np.array([0.4]))
+    assert single.status == "not applicable" and single.difference == pytest.approx(-0.5)
+
+
+def test_clips_whose_speaker_is_unknown_are_left_out_of_the_speaker_swap():
+    others = np.linspace(0.4, 0.5, 12)
+    known = speaker_swap(clip_means(np.linspace(0.8, 0.9, 12), tuple(range(12))), others)
+    values = np.append(np.linspace(0.8, 0.9, 12), [math.nan, math.nan])
+    own = clip_means(values, tuple(range(14)))
+    assert speaker_swap(own, np.append(others, [math.nan, 0.3])) == known
 
 
 def make_row(rng, rate, num_clips=40):

@@ -126,5 +126,42 @@ def test_wrong_inputs_are_named(prompts, context):
     broken = np.full(1000, np.nan, np.float32)
     with pytest.raises(GenlabError, match="not finite"):
         score_clips([broken], prompts[:1], context)
-    with pytest.raises(GenlabError, match="no reference centroid"):
-        score_clips([prompts[0].wave], [prompts[0]._replace(speaker="nobody")], context)
+
+
+def test_prompts_that_a_score_cannot_use_are_left_out_and_counted(prompts, context):
+    asked = [prompts[0]._replace(text=""), prompts[1]._replace(speaker="nobody"), *prompts[2:6]]
+    row = score_clips([p.wave for p in asked], asked, context)
+    assert row.scores["wer_grammar"].n == 5 and row.scores["wer_grammar"].value < 0.2
+    assert row.scores["wer_grammar"].note == "1 of 6 clips are left out: their prompts have no text"
+    weights = row.per_clip["speaker_similarity"].weights
+    assert weights.tolist() == [1, 0, 1, 1, 1, 1]
+    assert row.scores["speaker_similarity"].note.startswith("1 of 6 clips are left out: their speakers")
+    assert row.scores["mcd"].note == "" and row.scores["mcd"].n == len({p.clip_id for p in asked})
+
+
+def test_what_no_prompt_allows_is_absent_and_its_control_not_applicable(prompts, context):
+    asked = [prompt._replace(text="", speaker="nobody") for prompt in prompts[:4]]
+    excused = dataclasses.replace(context, excused={"speaker_swap": "the arms are not told who speaks"})
+    row = score_clips([p.wave for p in asked], asked, excused)
+    assert not {name for name in row.scores if name.split("_")[0] in ("wer", "cer", "speaker")}
+    assert {"mcd", "kad", "f0_correlation"} <= set(row.scores)
+    reasons = {(control.control, control.status): control.reason for control in row.controls}
+    assert reasons == {
+        ("prompt_swap", "not applicable"): "the prompts have no text",
+        ("speaker_swap", "not applicable"): "the arms are not told who speaks",
+    }
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6])
+def test_few_real_clips_leave_out_what_needs_more(speech, prompts, count):
+    known = speech[:count]
+    config = EvaluationConfig(dnsmos_clips=0, reference_clips=max(2, count))
+    context = build_context(config, [], [p.wave for p in known], [p.speaker for p in known])
+    found = set(score_clips([p.wave for p in prompts[:3]], prompts[:3], context).scores)
+    assert ({"kad", "frechet", "spread"} <= found) == (count >= 2)
+    assert ({"coverage", "density"} <= found) == (count >= 6)
+
+
+def test_one_draw_cannot_give_an_energy_score():
+    with pytest.raises(ValueError, match=r"energy_draws=1: .* expected 0 or at least 2"):
+        EvaluationConfig(energy_draws=1)

@@ -57,6 +57,18 @@ def test_swapped_voices_are_found_out(encoder, split):
     assert score(encoder, centroids, fresh, waves).is_nearest.mean() < 0.1
 
 
-def test_an_unknown_speaker_is_named(encoder, speech):
-    with pytest.raises(GenlabError, match="speaker 'nobody' has no reference centroid"):
-        score_speakers(np.zeros((1, 256)), [[0]], ["nobody"], {"s0": np.zeros(256)})
+def test_a_speaker_without_other_speech_has_no_score():
+    centroids = {"a": np.eye(256)[0], "b": np.eye(256)[1]}
+    vectors = np.stack([0.8 * centroids["a"] + 0.6 * centroids["b"]] * 2)
+    found = score_speakers(vectors, [[0, 2], [1]], ["a", "nobody", "a"], centroids)
+    np.testing.assert_allclose(found.similarity, [0.8, np.nan])
+    np.testing.assert_allclose(found.is_nearest, [1.0, np.nan])
+    np.testing.assert_allclose(found.others[0], 0.6)
+    assert found.group.tolist() == [0, 1, 0]
+    with pytest.raises(GenlabError, match="no real speech"):
+        score_speakers(vectors, [[0, 2], [1]], ["a", "nobody", "a"], {})
+
+
+def test_of_one_speaker_the_nearest_says_nothing():
+    found = score_speakers(np.eye(256)[:1], [[0]], ["a"], {"a": np.eye(256)[0]})
+    assert found.similarity.tolist() == [1.0] and np.isnan(found.is_nearest).all() and np.isnan(found.others).all()
