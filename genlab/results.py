@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genlab import __version__
 from genlab.budget import ArmBudget
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import digest
@@ -81,7 +82,8 @@ def assemble(
         ),
         "command": command,
         "commit": current_commit(),
-        "versions": {name: version(name) for name in ("genlab", "jax", "flax", "optax", "numpy")},
+        # Our own is not looked up: a source tree that was never installed has none.
+        "versions": {"genlab": __version__} | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
         "primary_score": PRIMARY_SCORE,
