@@ -10,18 +10,43 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from genlab import __version__
+from genlab.errors import GenlabError, one_line, shorten
+from genlab.extras import list_extras
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+# The least and the most that options of these names take: whole numbers, whatever the command.
+WHOLE_NUMBERS = {
+    "prompts": (1, 2**20),
+    "seed": (0, 2**32 - 1),  # generators keep 32 bits of it
+    "trials": (2, 100_000),
+    "rounds": (1, 1_000_000),
+    "slots": (1, 1024),
+    "levels": (1, 1024),
+    "seeds": (1, 1000),
+}
 
 AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line; the usage of a command with many options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; every command's help ends with an example."""
-    parser = argparse.ArgumentParser(prog="genlab", description="Compare audio decoders fairly on one token space.")
+    parser = _Parser(
+        prog="genlab",
+        description="Compare audio decoders fairly on one token space.",
+        epilog=f"extras (pip install 'genlab[NAME]'; genlab doctor says which are installed):\n{list_extras()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"genlab {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -54,9 +79,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parse(argv)
-    command = shlex.join(["genlab", *(sys.argv[1:] if argv is None else argv)])
-    from genlab.config import GenlabError
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parse(words)
+    command = shlex.join(["genlab", *words])
     from genlab.host import reuse_memory
     from genlab.topologies import COMPILER_ENVIRONMENT
 
@@ -64,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "aot":
         os.environ.update(COMPILER_ENVIRONMENT)
     try:
+        _check_words(words, arguments)
         from genlab import commands, hosts, liveness
 
         if arguments.command in ("compare", "train"):
@@ -85,9 +111,23 @@ def main(argv: list[str] | None = None) -> int:
         if is_disk_full(error):
             text = "the disk is full; free some space, and the same command goes on"
             return _refuse(arguments.command, text, EXIT_DISK_FULL)
+        if isinstance(error, MemoryError):
+            text = f"not enough memory ({error}); lower batch_size, num_frames or the width of the networks"
+            return _refuse(arguments.command, text, EXIT_USAGE)
         if not isinstance(error, OSError) or error.filename is None:
             raise
         return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
+
+
+def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
+    """Refuse what no command can do anything with: bytes that are no text, and numbers out of range."""
+    for word in words:
+        if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
+            raise GenlabError(f"{shorten(word)}: expected UTF-8 text without NUL characters")
+    for name, (least, most) in WHOLE_NUMBERS.items():
+        value = getattr(arguments, name, None)
+        if isinstance(value, int) and not least <= value <= most:
+            raise GenlabError(f"--{name} {shorten(value)}: expected at least {least} and at most {most}")
 
 
 def _place(text: str) -> str | Path:
@@ -114,7 +154,7 @@ def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContext
 
 
 def _refuse(command: str, text: str, exit_code: int) -> int:
-    print(f"genlab {command}: {' '.join(text.split())}", file=sys.stderr)
+    print(f"genlab {command}: {one_line(text)}", file=sys.stderr)
     return exit_code
 
 
@@ -301,7 +341,8 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument(
         "--save-executable", type=_local, metavar="FILE", help="keep the last program for such a slice"
     )
-    add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
+    command = add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
+    command.description = f"{command.description}\n\nextras:\n{list_extras()}"
 
 
 def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:

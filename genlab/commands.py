@@ -86,8 +86,11 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     """Sample a trained arm and write FLAC files."""
     from genlab.sample import parse_span, sample_run
 
-    run = _load(arguments, DecoderRun)
     keep = parse_span(arguments.keep)
+    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    if isinstance(run, Comparison):
+        raise GenlabError(_name_arms(run, Path(arguments.config)))
+    run = _load(arguments, DecoderRun)
     lines = sample_run(run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep)
     print("\n".join(lines))
     return 0
@@ -301,6 +304,16 @@ def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
     with Progress() as progress:
         store = config.data.open(progress)
     return config.run(name, config.seeds[0], solve_budget(config, store)[name].steps)
+
+
+def _name_arms(config: Comparison, path: Path) -> str:
+    """Return what to say to somebody who wants to sample a comparison: which of its arms can be."""
+    trained = sorted(str(found.parent) for found in path.glob("arms/*/seed*/config.json"))
+    kinds = f"{path}: kind 'compare', but this command needs 'decoder'"
+    if trained:
+        return f"{kinds}: name one of the trained arms: {', '.join(trained)}"
+    runs = ", ".join(f"arms/{name}/seed{config.seeds[0]}" for name in config.arms)
+    return f"{kinds}: train it with `genlab compare`, then name one of {runs} in its run directory"
 
 
 def _run_directory(path: str) -> Path:

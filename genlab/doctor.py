@@ -5,12 +5,12 @@ optional that is absent, or with `!!` for something the main job cannot do witho
 """
 
 import hashlib
-import importlib.util
 import os
 import platform
 import re
 import shutil
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from genlab.codecs import frozen
 from genlab.config import GenlabError
 from genlab.data.corpus import cache_root
 from genlab.evaluate.sessions import find_weights
+from genlab.extras import EXTRAS
 from genlab.host import memory_is_reused
 from genlab.recognisers import shipped
 from genlab.weights import load_metadata
@@ -35,14 +36,6 @@ EVALUATORS = (
     ("speechmos", "dnsmos_models/sig_bak_ovr.onnx", "speechmos", "quality"),
 )
 
-OPTIONAL = (
-    ("tensorboard", "python -m pip install tensorboard", "shows runs"),
-    ("pesq", "python -m pip install pesq", "a further score of the codec floor; builds from source"),
-    ("pystoi", "python -m pip install pystoi", "a further score of the codec floor"),
-    ("torch", "python -m pip install torch", "speed peers of `genlab bench` and parity tests"),
-    ("transformers", "python -m pip install transformers", "speed peer of the autoregressive decoder"),
-)
-
 CACHE_NEEDS_BYTES = 1 << 30
 MEMORY_NEEDS_BYTES = 4 << 30
 
@@ -51,7 +44,7 @@ def examine() -> tuple[list[str], bool]:
     """Return one line per finding, and whether the main job can run here."""
     findings = [
         *_examine_versions(), *_examine_devices(), *_examine_weights(), *_examine_evaluators(),
-        *_examine_optional(), *_examine_cache(),
+        *_examine_extras(), *_examine_cache(),
     ]  # fmt: skip
     return [f"{sign} {text}" for sign, text in findings], all(sign != "!!" for sign, _ in findings)
 
@@ -123,13 +116,14 @@ def _examine_evaluators() -> list[Finding]:
     return findings
 
 
-def _examine_optional() -> list[Finding]:
+def _examine_extras() -> list[Finding]:
     findings = []
-    for package, fix, purpose in OPTIONAL:
-        if importlib.util.find_spec(package):
-            findings.append(("ok", f"{package} {_version(package) or ''}: {purpose}"))
+    for extra in EXTRAS:
+        if extra.is_installed():
+            findings.append(("ok", f"extra {extra.name} is installed: {extra.purpose}"))
         else:
-            findings.append(("--", f"{package} is not installed ({purpose}); optional: `{fix}`"))
+            text = f"extra {extra.name} is not installed ({extra.purpose}); optional: `{extra.command}`"
+            findings.append(("--", text))
     return findings
 
 
@@ -149,8 +143,13 @@ def _size_bytes(root: Path) -> int:
 
 
 def _required_packages() -> list[str]:
-    """Return the names of genlab's direct dependencies, as installed."""
-    required = [text for text in metadata.requires("genlab") or [] if "extra ==" not in text]
+    """Return the names of genlab's direct dependencies, as installed, or from the checkout that it runs in."""
+    try:
+        required = [text for text in metadata.requires("genlab") or [] if "extra ==" not in text]
+    except metadata.PackageNotFoundError:
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        found = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {"project": {}}
+        required = found["project"].get("dependencies", [])
     return sorted(re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required)
 
 

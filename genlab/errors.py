@@ -4,6 +4,7 @@ Every text that reaches a person through an error passes `one_line`: no control 
 2,000 characters. A value inside one passes `shorten`. Nothing here imports anything of the library.
 """
 
+import math
 from typing import Any
 
 MAX_TEXT = 2000
@@ -41,3 +42,21 @@ def shorten(value: Any, limit: int = MAX_VALUE) -> str:
     except RecursionError:
         return "a value nested too deep"
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
+def read_numbers(option: str, text: str, example: str) -> list[float]:
+    """Return the numbers that an option lists with commas between: finite, above zero, each once.
+
+    Raises:
+        GenlabError: that names the option and shows an example.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(0 < number < math.inf for number in numbers) or len(set(numbers)) < len(numbers):
+        raise GenlabError(
+            f"{option} {shorten(text)}: expected different numbers above zero with commas between, "
+            f"for example {example}"
+        )
+    return numbers

@@ -8,6 +8,7 @@ goes on, the others have nothing to play before their last network call.
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from genlab.data.audio import to_int16, write_flac
 from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
+from genlab.errors import shorten
 from genlab.experiment import DecoderRun
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
 from genlab.tokens import Tokens, make_tokens
@@ -135,11 +137,17 @@ def sample_run(
         keep_s: seconds of each real clip that the decoder must keep and continue or fill around; None: nothing.
 
     Returns:
-        One line per clip.
+        One line per clip, after what else there is to say.
     """
     codec, store = run.data.load_codec(), run.data.open()
-    model = load_trained(lambda key: run.build_for(store, key), run_dir)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
+    notes = [] if keep_s is None else check_span(store, clips, keep_s)
+    if len(clips) < num_prompts:
+        notes.append(
+            f"{len(clips)} prompts instead of {num_prompts}: split 'test' has no more that fit "
+            f"data.num_frames={run.data.num_frames}"
+        )
+    model = load_trained(lambda key: run.build_for(store, key), run_dir)
     frames = run.data.num_frames
     cond, num_frames = conditions(store, clips, frames)
     prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
@@ -154,18 +162,47 @@ def sample_run(
             note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
             writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, [note.markdown()])
             writer.audio(prompt_tag("codec_floor_codes", number), [floor], codec.wave_rate_hz, [note.markdown()])
-    return [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
+    return notes + [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
 
 
 def parse_span(text: str | None) -> tuple[float, float] | None:
-    """Return the seconds that `--keep FROM:TO` names."""
+    """Return the seconds that `--keep FROM:TO` names.
+
+    Raises:
+        GenlabError: if these are not two times, the second one after the first.
+    """
     if text is None:
         return None
     try:
         first, last = (float(part) for part in text.split(":"))
     except ValueError:
-        raise GenlabError(f"--keep {text}: expected FROM:TO in seconds, for example 0:0.5") from None
+        raise GenlabError(f"--keep {shorten(text)}: expected FROM:TO in seconds, for example 0:0.5") from None
+    if not 0 <= first < last < math.inf:  # false for NaN too
+        raise GenlabError(f"--keep {shorten(text)}: expected seconds with 0 <= FROM < TO, for example 0:0.5")
     return first, last
+
+
+def check_span(store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[float, float]) -> list[str]:
+    """Return what to say about clips of which `keep_s` keeps nothing or everything, in a line each or less.
+
+    Raises:
+        GenlabError: if it keeps no frame of any clip, or all frames of every clip.
+    """
+    hz, text = store.info.spec.frame_hz, f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
+    first, last = (round(second * hz) for second in keep_s)
+    frames = np.array([len(clip.units) for clip in clips])
+    kept = np.clip(np.minimum(last, frames) - first, 0, None)
+    shortest, longest = frames.min() / hz, frames.max() / hz
+    if not kept.any():
+        raise GenlabError(
+            f"{text}: keeps no frame of any prompt; they last {shortest:g} to {longest:g} s, a frame {1 / hz:g} s"
+        )
+    if (kept == frames).all():
+        raise GenlabError(
+            f"{text}: keeps all of every prompt, so nothing is left to draw; they last {shortest:g} to {longest:g} s"
+        )
+    told = {"nothing": int((kept == 0).sum()), "everything": int((kept == frames).sum())}
+    return [f"{text}: keeps {what} of {count} of {len(clips)} prompts" for what, count in told.items() if count]
 
 
 def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]) -> Prompt:

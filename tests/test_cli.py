@@ -5,13 +5,17 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from genlab import commands as commands_module
+from genlab import doctor as doctor_module
 from genlab.cli import build_parser, main
 from genlab.codecs import frozen
+from genlab.experiment import load_experiment
+from genlab.extras import EXTRAS
 from genlab.recognisers import shipped
 from genlab.stopping import EXIT_DISK_FULL
 
@@ -109,7 +113,7 @@ def refused(capsys, *argv):
     ("argv", "says"),
     [
         (["compare", "no/such.py"], "no/such.py: no such file; give a config file"),
-        (["budget", QUICKSTART, "backbone.widht=64"], "backbone.widht: no such field; did you mean 'width'?"),
+        (["budget", QUICKSTART, "backbone.widht=64"], "backbone.widht: no such field; did you mean 'backbone.width'?"),
         (["budget", QUICKSTART, "backbone.width=wide"], "backbone.width"),
         (["budget", QUICKSTART, "backbone.width"], "expected FIELD=VALUE"),
         (["budget", QUICKSTART, "nothing.here=1"], "nothing: no such table"),
@@ -123,18 +127,64 @@ def refused(capsys, *argv):
         (["budget", KNOWN_ENTROPY, "data.num_frames=65"], "num_frames=65: longer than the clips of the source"),
         (
             ["budget", KNOWN_ENTROPY, "data.corpus.entrees=9"],
-            "data.corpus.entrees: no such field; did you mean 'entries'",
+            "data.corpus.entrees: no such field; did you mean 'data.corpus.entries'?",
         ),
         (["budget", KNOWN_ENTROPY, "data.corpus.states=9"], "data.corpus: states=9: expected at most entries=8"),
         (["report", QUICKSTART], "expected a run directory"),
         (["evaluate", "no/such/run"], "expected a run directory"),
         (["bench", "ar_trian"], "no such workload"),
-        (["bench", "--rounds", "0"], "expected at least 1"),
+        (["bench", "--rounds", "0"], "--rounds 0: expected at least 1"),
+        (["bench", "--rounds", "9" * 99], " ...: expected at least 1 and at most 1000000"),
+        (["sample", "runs/first", "--prompts", "0"], "--prompts 0: expected at least 1"),
+        (["sample", "runs/first", "--prompts", "-1"], "--prompts -1: expected at least 1"),
+        (["sample", "runs/first", "--seed", "-1"], "--seed -1: expected at least 0 and at most 4294967295"),
+        (["sample", "runs/first", "--seed", str(2**32)], "--seed 4294967296: expected at least 0"),
+        (["sample", "runs/first", "--keep", "nan:1"], "--keep 'nan:1': expected seconds with 0 <= FROM < TO"),
+        (["sample", "runs/first", "--keep", "5:1"], "--keep '5:1': expected seconds with 0 <= FROM < TO"),
+        (["sample", "runs/first", "--keep", "0:inf"], "--keep '0:inf': expected seconds"),
+        (["sample", "runs/first", "--keep=-1:1"], "--keep '-1:1': expected seconds"),
+        (["sample", "runs/first", "--keep", "1"], "--keep '1': expected FROM:TO in seconds"),
+        (["listen", "runs/first", "--prompts", "0"], "--prompts 0: expected at least 1"),
+        (["tune", QUICKSTART, "--trials", "1"], "--trials 1: expected at least 2"),
+        (["sweep", "run", "page.py", "--slots", "0"], "--slots 0: expected at least 1"),
+        (["sweep", "run", "page.py", "--slots", "-3"], "--slots -3: expected at least 1"),
+        (["sweep", "plan", QUICKSTART, "--flops", "1e13,nan"], "--flops '1e13,nan': expected different numbers"),
+        (["sweep", "plan", QUICKSTART, "--flops", "1e13,1e13"], "expected different numbers above zero"),
+        (["crossover", "runs/a", "--score", "wer_ctc", "--seeds", "0"], "--seeds 0: expected at least 1"),
+        (["compare", "a\0b"], "expected UTF-8 text without NUL characters"),
+        (["compare", "\udcff.py"], "expected UTF-8 text without NUL characters"),
     ],
-    ids=lambda value: " ".join(value[:3]).replace(str(ROOT), "") if isinstance(value, list) else "",
+    ids=lambda value: ascii(" ".join(value).replace(str(ROOT), ""))[:60] if isinstance(value, list) else "",
 )
 def test_a_users_error_is_one_line_and_code_2(capsys, argv, says):
     assert says in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["sample", "x", "--prompts", "x\n\x1b[31m"], r"invalid int value: 'x\n\x1b[31m'"),
+        (["sample", "x", "--prompts", "9" * 9999], "characters left out"),
+        (["nonsense"], "argument COMMAND: invalid choice: 'nonsense'"),
+        (["sweep", "run", "page.py", "--nonsense" + "\n" * 99, "z" * 9999], "unrecognized arguments: --nonsense"),
+    ],
+    ids=["control characters", "length", "command", "option"],
+)
+def test_a_wrong_option_is_one_printable_line_too(capsys, argv, says):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    [line] = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and says in line and line.isprintable() and len(line) < 2200
+
+
+def test_a_comparison_cannot_be_sampled_but_its_arms_can(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(load_experiment(QUICKSTART).to_dict()))
+    assert "train it with `genlab compare`, then name one of arms/ar/seed0" in refused(capsys, "sample", tmp_path)
+    trained = [tmp_path / "arms" / name / "seed0" for name in ("ar", "masked")]
+    for directory in trained:
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text("{}")
+    assert f"name one of the trained arms: {trained[0]}, {trained[1]}" in refused(capsys, "sample", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +237,7 @@ def test_a_missing_recording_is_one_line(capsys, tmp_path):
 
 
 def test_a_process_prints_the_line_and_nothing_else():
-    command = [sys.executable, "-m", "genlab.cli", "compare", "no/such.py"]
+    command = [sys.executable, "-m", "genlab", "compare", "no/such.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
 
@@ -203,6 +253,24 @@ def test_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch, tmp_path):
     missing = [line for line in lines if "is not installed" in line]
     assert all("python -m pip install" in line for line in missing)
     assert any(str(tmp_path / "cache") in line for line in lines)
+
+
+def test_every_extra_is_explained_by_help_and_doctor(capsys, monkeypatch, tmp_path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(extra.name for extra in EXTRAS) == sorted(project["optional-dependencies"])
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path))
+    found = EXTRAS[0]._replace(name="found", imports=("json",)), EXTRAS[0]._replace(name="lost", imports=("no_such",))
+    monkeypatch.setattr(doctor_module, "EXTRAS", (*EXTRAS, *found))
+    main(["doctor"])
+    told = capsys.readouterr().out
+    for argv in (["--help"], ["doctor", "--help"]):
+        with pytest.raises(SystemExit):
+            main(argv)
+        shown = capsys.readouterr().out
+        assert all(f"  {extra.name} " in shown and extra.purpose in shown for extra in EXTRAS)
+    assert all(f" extra {extra.name} is " in told and extra.purpose in told for extra in EXTRAS)
+    assert "ok extra found is installed" in told
+    assert "-- extra lost is not installed (" in told and "pip install -e '.[lost]'" in told
 
 
 @needs_weights

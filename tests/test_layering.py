@@ -15,7 +15,8 @@ PACKAGE = ROOT / "genlab"
 
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
-    genlab errors overrides config stored onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
+    genlab errors extras
+    overrides config stored onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
     data data.text data.grammar data.audio data.digests data.manifest data.shards data.shared data.embedded data.folder
     data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
@@ -47,7 +48,7 @@ ORDER = """
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     report.compiled doctor peers bench codec_commands
     sweeps sweeps.page sweeps.runs sweeps.executors sweeps.judge sweeps.figures sweeps.isoflop sweeps.notebook
-    sweeps.command commands cli
+    sweeps.command commands cli __main__
 """.split()
 
 MAX_FILE_LINES = 500

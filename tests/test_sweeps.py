@@ -59,7 +59,7 @@ def test_a_run_is_named_by_what_changes_its_result():
 @pytest.mark.parametrize(
     ("update", "told"),
     [
-        ({"points": ({"budget.train_flop": 1e10},)}, "did you mean 'train_flops'"),
+        ({"points": ({"budget.train_flop": 1e10},)}, "did you mean 'budget.train_flops'"),
         ({"points": ({"budget.train_flops": 2e10}, {"budget.train_flops": 2e10})}, "two are called"),
         ({"predictions": ({"terms": {f"nobody @ {LOW}": 1}},)}, "no row 'nobody"),
         ({"predictions": ({"terms": {"ar": 1, "masked": -1}},)}, "write ARM @ LABEL"),
@@ -112,6 +112,10 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     assert capsys.readouterr().out.rstrip().endswith("  split: 1 reproduced, 1 reversed")
     assert cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "never")]) == 2
     assert "no sweep here; run `genlab sweep run" in capsys.readouterr().err
+    assert cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "no run of this page has finished (2 waiting); run `genlab sweep run" in told
+    assert not (tmp_path / "out" / "report.html").exists()
     assert cli.main(["sweep", "run", str(tmp_path / "no.py")]) == 2 == cli.main(["sweep", "status"])
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from genlab import checkpoint
 from genlab.config import GenlabError
+from genlab.errors import read_numbers, shorten
 from genlab.evaluate.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
 from genlab.evaluate.scores import find_meaning
 from genlab.report.answer import find_difference, model_arms
@@ -24,6 +25,8 @@ from genlab.report.text import arm_title, format_quantity, format_seconds, forma
 
 AXES = {"flops": "train_flops", "epochs": "epochs", "seconds": "unique_seconds"}
 _WORDS = {"flops": "training FLOPs", "epochs": "epochs", "seconds": "unique seconds"}
+EXAMPLE_PLAN = "1e12,3e12,1e13"
+MAX_BUDGETS = 1000
 SAME_BUDGET = 1.02  # arms of one budget agree within a percent: whole steps
 
 
@@ -228,12 +231,11 @@ def _show(x: float, against: str) -> str:
 
 
 def _parse_budgets(text: str) -> list[float]:
-    try:
-        budgets = [float(part) for part in text.split(",")]
-    except ValueError:
-        budgets = []
-    if len(budgets) < 3 or min(budgets) <= 0:
-        raise GenlabError(f"--plan {text}: expected 3 or more budgets above zero, for example 1e12,3e12,1e13")
+    budgets = read_numbers("--plan", text, EXAMPLE_PLAN) if text.count(",") >= 2 else []
+    if not 3 <= len(budgets) <= MAX_BUDGETS:
+        raise GenlabError(
+            f"--plan {shorten(text)}: expected 3 or more budgets, at most {MAX_BUDGETS}, for example {EXAMPLE_PLAN}"
+        )
     return budgets
 
 
@@ -242,7 +244,7 @@ def _parse_exponents(text: str, families: Sequence[str]) -> dict[str, float]:
         found = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
     except ValueError:
         found = {}
-    if set(found) != set(families) or min(found.values()) < 0:
+    if set(found) != set(families) or not all(0 <= value < math.inf for value in found.values()):
         expected = ",".join(f"{name}=0.1" for name in families)
         raise GenlabError(f"--exponents {text}: expected one of zero or more for every family, for example {expected}")
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from genlab.budget import solve_budget
 from genlab.config import GenlabError
+from genlab.errors import read_numbers
 from genlab.experiment import Comparison, load_experiment
 from genlab.progress import Progress
 from genlab.report.console import align, fold
@@ -72,10 +73,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     config = load_experiment(arguments.page)
     if not isinstance(config, Comparison):
         raise GenlabError(f"{arguments.page}: kind {config.kind!r}, but a plan needs a comparison")
-    try:
-        budgets = [float(text) for text in (arguments.flops or "").split(",")]
-    except ValueError:
-        raise GenlabError(f"--flops {arguments.flops}: expected numbers such as 1e13,3e13,1e14") from None
+    budgets = read_numbers("--flops", arguments.flops or "", "1e13,3e13,1e14")
     families = arguments.families.split(",") if arguments.families else list(config.arms)
     if unknown := [name for name in families if name not in config.arms]:
         raise GenlabError(f"--families {unknown[0]}: no such arm in {arguments.page}; it has {', '.join(config.arms)}")
@@ -83,15 +81,25 @@ def _plan(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise GenlabError(f"{out}: is there already; use another --out, or delete it")
     facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
-    out.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
+    partial = out.with_name(f".{out.stem}.partial.py")  # a page that cannot be run is not left behind
+    try:
+        partial.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
+        rows = _plan_rows(load_sweep(partial))
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
+    return EXIT_OK
+
+
+def _plan_rows(sweep: Sweep) -> list[list[str]]:
     rows = [["budget", "shape", "family", "parameters", "steps", "epochs"]]
-    for run in expand(load_sweep(out)):
+    for run in expand(sweep):
         shape = f"{run.config.backbone.layers} x {run.config.backbone.width}"
         for name, budget in solve_budget(run.config, run.config.data.open()).items():
             cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
             rows.append([f"{run.point['budget.train_flops']:g}", shape, name, *cells])
-    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
-    return EXIT_OK
+    return rows
 
 
 def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
@@ -122,7 +130,14 @@ def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
 def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     if not (out / "sweep.json").exists():
         raise GenlabError(f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name another --out")
-    text, findings = write_notebook(sweep, expand(sweep), arguments.page, out)
+    runs = expand(sweep)
+    states = [read_state(run, out).state for run in runs]
+    if "finished" not in states:
+        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        raise GenlabError(
+            f"{out}: no run of this page has finished ({told}); run `genlab sweep run {arguments.page}` first"
+        )
+    text, findings = write_notebook(sweep, runs, arguments.page, out)
     print(text)
     if arguments.card:
         card = arguments.page.with_suffix(".md")
