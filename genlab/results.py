@@ -27,9 +27,10 @@ from genlab.evaluate.scores import finite_or_none
 from genlab.experiment import Comparison
 from genlab.figures import mel_png
 from genlab.report import PromptRow, write_report
-from genlab.report.written import write_text_reports
+from genlab.report.answer import primary_score
+from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.sample import Sampled
-from genlab.tensorboard import ClipNote, RunWriter, mel_tag, prompt_tag
+from genlab.tensorboard import ClipNote, RunWriter, level_steps, mel_tag, prompt_tag
 from genlab.train import RunResult
 
 FLOORS = ("codec_floor_codes", "codec_floor_latents")
@@ -110,6 +111,7 @@ def show(
     shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
     shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
+    last_step = max(entries[name]["steps"] for name in sampled)
     for name, waves in shown.items():
         log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
         with RunWriter(log_dir, attempt="samples") as writer:
@@ -126,19 +128,17 @@ def show(
                         sampler.guidance,
                         sampler.kind,
                     )
-                writer.audio(tag, [wave], rate, [note.markdown()])
+                writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])
                 longest_s = max(len(other[number]) for other in shown.values()) / rate
-                writer.picture(mel_tag(tag), mel_png(wave, rate, extent_s=longest_s))
-            writer.scores(0, entries[name]["scores"])
+                writer.picture(mel_tag(tag), mel_png(wave, rate, extent_s=longest_s), step=entries[name]["steps"])
+            for step in level_steps(entries[name]["steps"], last_step):
+                writer.scores(step, entries[name]["scores"])
             if name in sampled:
                 cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
                 cost["cost/train_flops"] = entries[name]["train_flops"]
-                writer.scalars(0, cost)
+                writer.scalars(entries[name]["steps"], cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
-    scores = dict.fromkeys(f"score/{name}" for arm in results["arms"] for name in arm["scores"])
-    costs = dict.fromkeys(f"cost/sampling_{name}" for arm in results["arms"] for name in arm["sampling"])
-    with RunWriter(out, attempt="layout") as writer:
-        writer.layout({"Scores": [*scores], "Cost": [*costs, "cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]})
+    _write_overview(config, material, sampled, results, ledger, out)
     rows = [
         PromptRow(
             f"prompt{number:02}",
@@ -153,6 +153,30 @@ def show(
     ]
     write_report(out, results, ledger, rows[:CLIPS_IN_REPORT])
     write_text_reports(out, results, ledger)
+
+
+def _write_overview(
+    config: Comparison,
+    material: Material,
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write what TensorBoard shows of all arms together: charts, the head of the HParams table, and pages of text."""
+    entries = {arm["name"]: arm for arm in results["arms"]}
+    # The arms' own order, whose first scores are the deciding ones: floors have others before them.
+    found = dict.fromkeys(name for arm in reversed(results["arms"]) for name in arm["scores"])
+    first = [name for name in (primary_score(results), *LEADING_SCORES) if name in found]
+    scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
+    costs = dict.fromkeys(f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"])
+    rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
+    with RunWriter(out, attempt="layout") as writer:
+        writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
+        writer.hparams_head([_hparams(config, entries[name]) for name in sampled], [*scores, *costs, *rates])
+        writer.text("comparison/1_answer", render_answer(results, ledger))
+        writer.text("comparison/2_scores", render_scores(results))
+        writer.text("comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts]))
 
 
 def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
@@ -235,7 +259,6 @@ def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
     run = config.run(entry["name"], config.seeds[0], entry["steps"])
     return {
         "family": entry["family"], "params": entry["params"], "steps": entry["steps"],
-        "train_flops": entry["train_flops"],
         "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
         "peak_lr": run.optim.peak_lr, "dropout": run.backbone.dropout, "content": config.condition.content,
     }  # fmt: skip

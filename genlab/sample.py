@@ -160,8 +160,8 @@ def sample_run(
             write_flac(out / f"{clip.id}.flac", to_int16(wave))
             write_flac(out / f"{clip.id}.codec.flac", to_int16(floor))
             note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
-            writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, [note.markdown()])
-            writer.audio(prompt_tag("codec_floor_codes", number), [floor], codec.wave_rate_hz, [note.markdown()])
+            for kind, heard in (("samples", wave), ("codec_floor_codes", floor)):
+                writer.audio(prompt_tag(kind, number), [heard], codec.wave_rate_hz, [note.markdown()], run.steps)
     return notes + [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
 
 

@@ -5,15 +5,17 @@ TensorFlow, no torch). Every arm uses the same tags, so TensorBoard lays the arm
 exceptions are deliberate: a training loss carries its family and unit, because losses of different families do not
 belong on one chart, and audio is stored as int16 exactly as sampled, because a gain per clip would hide differences.
 
-    samples/prompt03  reference/prompt03  codec_floor_codes/prompt03  codec_floor_latents/prompt03   audio
-    previews/prompt03                                         audio by the share of training made; see previews.py
-    mel/samples/prompt03 ...                                                                         pictures of them
-    train/...  valid/...  cost/...  score/...                                                        scalars
+    prompt03/samples  prompt03/reference  prompt03/codec_floor_codes  prompt03/codec_floor_latents   audio
+    preview03/at_percent                                      audio by the share of training made; see previews.py
+    prompt03/samples_mel ...                                                                         pictures of them
+    train/...  valid/...  cost/...  score/...  interval/...                                          scalars
+
+TensorBoard puts tags with one beginning together: so the tag begins with the prompt, and all its players stand side by
+side. Previews are of other prompts (of the validation split), so their tags begin with another word.
 """
 
 import json
 import os
-import re
 import secrets
 import shlex
 import tempfile
@@ -30,6 +32,9 @@ from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyr
 from tensorboard.plugins.audio import metadata as audio_metadata
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_plugin_data
 from tensorboard.plugins.hparams import summary_v2 as hparams_summary
 from tensorboard.plugins.image import metadata as image_metadata
 from tensorboard.plugins.text import metadata as text_metadata
@@ -40,7 +45,7 @@ from genlab import hosts
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 
-SCALAR_GROUPS = ("train", "valid", "cost", "score")
+SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews")
 Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews"]
 
@@ -59,12 +64,30 @@ def prompt_tag(kind: Kind, prompt: int) -> str:
     """Return the audio tag of prompt number `prompt`, the same in every arm and run."""
     if kind not in AUDIO_KINDS:
         raise GenlabError(f"audio kind {kind!r}: expected one of {', '.join(AUDIO_KINDS)}")
-    return f"{kind}/prompt{prompt:02}"
+    return f"preview{prompt:02}/at_percent" if kind == "previews" else f"prompt{prompt:02}/{kind}"
 
 
 def mel_tag(audio_tag: str) -> str:
     """Return the picture's tag that belongs to an audio tag."""
-    return f"mel/{audio_tag}"
+    return f"{audio_tag}_mel"
+
+
+def interval_tags(score: str) -> tuple[str, str]:
+    """Return the tags of the lower and the upper end of a score's interval."""
+    return f"interval/{score}_low", f"interval/{score}_high"
+
+
+def level_steps(step: int, last_step: int) -> tuple[int, int]:
+    """Return the steps at which a score is written: from where the training ended to one right edge for all rows.
+
+    A single point would have no band for its interval, and a chart that leaves out outliers would leave out the best
+    row and the worst.
+
+    Args:
+        step: the last step of the row's training; 0 for what is not trained.
+        last_step: the last of any row.
+    """
+    return step, round(1.1 * last_step) + 1
 
 
 def tensorboard_command(log_dir: Path | str) -> str:
@@ -179,9 +202,17 @@ class RunWriter:
         self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the `scores` of one arm of results.json as `score/NAME`; a score without a value is left out."""
-        values = {f"score/{name}": score["value"] for name, score in scores.items()}
-        self.scalars(step, {tag: value for tag, value in values.items() if value is not None})
+        """Write the `scores` of one arm of results.json as `score/NAME`, with the ends of their intervals.
+
+        A score without a value is left out; one without an interval ends where it is, because a chart of intervals
+        refuses a point that has none.
+        """
+        values: dict[str, float] = {}
+        for name, score in scores.items():
+            if (value := score["value"]) is not None:
+                ends = (value if score.get(end) is None else score[end] for end in ("low", "high"))
+                values |= {f"score/{name}": value, **dict(zip(interval_tags(name), ends))}
+        self.scalars(step, values)
 
     def audio(
         self,
@@ -230,9 +261,8 @@ class RunWriter:
     def hparams(self, values: Mapping[str, Any], *, run_id: str) -> None:
         """Write the row of this run in the HParams table.
 
-        It goes into the run's own event file: a writer of its own would show as a second run without metrics. No table
-        head is written: TensorBoard would take the head of one arm for all, while without it it gathers the columns of
-        every arm and marks those that differ.
+        It goes into the run's own event file: a writer of its own would show as a second run without metrics. The head
+        of the table is not written here: TensorBoard takes the first head it finds for all arms; see `hparams_head`.
 
         Args:
             values: a config as nested JSON; it is flattened to dotted names.
@@ -241,8 +271,41 @@ class RunWriter:
         row = hparams_summary.hparams_pb(dict(_flatten(values)), trial_id=run_id)
         self._write(0, Summary.FromString(row.SerializeToString()))
 
+    def hparams_head(self, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+        """Write the head of the HParams table, once for all arms.
+
+        Without a head TensorBoard lists every scalar by its letters and shows the first five: costs, and no score.
+
+        Args:
+            rows: what `hparams` wrote, for every arm; shown are the first column and those in which arms differ.
+            metrics: tags of scalars, the most important first.
+        """
+        flat = [dict(_flatten(row)) for row in rows]
+        protos: Any = api_pb2
+        columns = []
+        for name in dict.fromkeys(name for row in flat for name in row):
+            values = [row.get(name) for row in flat]
+            if columns and len(set(values)) == 1:
+                continue  # what all arms share would only push the scores out of sight
+            is_number = all(isinstance(value, int | float) for value in values if value is not None)
+            kind = protos.DATA_TYPE_FLOAT64 if is_number else protos.DATA_TYPE_STRING
+            columns.append(protos.HParamInfo(name=name, type=kind, differs=len(set(values)) > 1))
+        shown = [protos.MetricInfo(name=protos.MetricName(tag=tag)) for tag in metrics]
+        head = protos.Experiment(hparam_infos=columns, metric_infos=shown, time_created_secs=time.time())
+        plugin_data = hparams_plugin_data.HParamsPluginData(experiment=head)  # pyright: ignore[reportAttributeAccessIssue]
+        metadata = hparams_metadata.create_summary_metadata(plugin_data)
+        value = Summary.Value(
+            tag=hparams_metadata.EXPERIMENT_TAG, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR
+        )
+        self._add(0, [value])
+
     def layout(self, charts: Mapping[str, Sequence[str]]) -> None:
-        """Write which tags the custom scalars page shows, one chart per tag and a line per run: arms side by side.
+        """Write which tags the custom scalars page shows, one chart per tag and a series per run: arms side by side.
+
+        Unless a person switches it off, a chart leaves out what lies outside the 5th to 95th percentile of its points:
+        of one point per arm that is always the best arm and the worst one. So every chart is one of intervals, whose
+        ends count too, and `level_steps` gives each row two points: then, of up to 10 rows, at most the ends of the
+        widest intervals are cut. A quantity that has no interval is its own two ends.
 
         Args:
             charts: tags by category. A training loss is refused: its chart would hold one family alone.
@@ -257,11 +320,8 @@ class RunWriter:
         categories = [
             protos.Category(
                 title=title,
-                chart=[
-                    # The page takes a pattern, and without an end score/kad would draw score/kad_voice too.
-                    protos.Chart(title=tag, multiline=protos.MultilineChartContent(tag=[f"^{re.escape(tag)}$"]))
-                    for tag in tags
-                ],
+                # The page puts each chart of intervals above the one before it: the last comes first.
+                chart=[protos.Chart(title=tag, margin=_margin(tag)) for tag in reversed(tags)],
             )
             for title, tags in charts.items()
         ]
@@ -287,6 +347,14 @@ class RunWriter:
 
     def _add_strings(self, step: int, tag: str, strings: np.ndarray, metadata: SummaryMetadata) -> None:
         self._add(step, [Summary.Value(tag=tag, tensor=make_tensor_proto(strings), metadata=metadata)])
+
+
+def _margin(tag: str) -> Any:
+    """Return the content of a chart that draws `tag` with its interval, if it is a score."""
+    group, _, name = tag.partition("/")
+    low, high = interval_tags(name) if group == "score" else (tag, tag)
+    content: Any = layout_pb2.MarginChartContent  # pyright: ignore[reportAttributeAccessIssue]
+    return content(series=[content.Series(value=tag, lower=low, upper=high)])
 
 
 def _plain(text: str) -> str:

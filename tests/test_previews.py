@@ -65,14 +65,14 @@ def test_every_arm_is_heard_under_the_same_tags_at_the_same_steps(place):
         planned[10](model)  # after a restart: the same audio, in the same place
         assert path.read_bytes() == first[name]
     show_previews(config, material, out)
-    tags = {f"previews/prompt{number:02}" for number in range(2)}
+    tags = {f"preview{number:02}/at_percent" for number in range(2)}
     for name in ("masked", "diffusion", "real", "codec_floor_codes", "codec_floor_latents"):
         events = EventAccumulator(str(out / name), size_guidance={"tensors": 0}).Reload()
         steps = {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
         expected = list(PERCENTS) if name in ("masked", "diffusion") else [100]
         assert all(sorted(found) == expected for found in steps.values())
     grid = EventAccumulator(str(out / "grid"), size_guidance={"tensors": 0}).Reload()
-    assert set(grid.Tags()["tensors"]) == {f"mel/{tag}" for tag in tags}
+    assert set(grid.Tags()["tensors"]) == {f"{tag}_mel" for tag in tags}
     waves = [read_wave(out / name / "at100" / "prompt00.flac") for name in ("real", "codec_floor_codes")]
     mels = [log_mel_db(wave[: min(map(len, waves))]).ravel() for wave in waves]
     assert np.corrcoef(*mels)[0, 1] > 0.8

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
+from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 
 from genlab.config import GenlabError
@@ -34,6 +34,7 @@ from genlab.tensorboard import (
     RunWriter,
     StepCost,
     TrainingLog,
+    level_steps,
     loss_tag,
     mel_tag,
     prompt_tag,
@@ -73,15 +74,15 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
     assert np.isnan(events.Scalars("valid/nan_kept")[0].value)
     assert "score/bits_per_s" not in events.Tags()["scalars"]
 
-    pairs = np.array(events.Tensors("samples/prompt03")[0].tensor_proto.string_val, dtype=object).reshape(2, 2)
+    pairs = np.array(events.Tensors("prompt03/samples")[0].tensor_proto.string_val, dtype=object).reshape(2, 2)
     for (wav, label), written in zip(pairs, (wave, sine(220))):
         heard, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
         assert (rate_hz, label) == (RATE_HZ, b"")
         np.testing.assert_allclose(heard, written, atol=1 / 32768)  # exactly as sampled: no gain per clip
-    description = events.SummaryMetadata("samples/prompt03").summary_description
+    description = events.SummaryMetadata("prompt03/samples").summary_description
     assert "- **network calls**: 128" in description and "- **guidance**: 2\\.0" in description
 
-    width, height, stored = events.Tensors("mel/samples/prompt03")[0].tensor_proto.string_val
+    width, height, stored = events.Tensors("prompt03/samples_mel")[0].tensor_proto.string_val
     assert (width, height, stored) == (b"640", b"320", png)
     assert events.Tensors("about/run")[0].tensor_proto.string_val == [b"**hello**"]
 
@@ -95,8 +96,8 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
 def test_loud_or_broken_samples_clip_instead_of_wrapping(tmp_path):
     wave = np.array([0.0, 1.5, -1.5, 0.5], np.float32)
     with RunWriter(tmp_path) as writer:
-        writer.audio("samples/prompt00", [wave], RATE_HZ, [""])
-    wav = read(tmp_path).Tensors("samples/prompt00")[0].tensor_proto.string_val[0]
+        writer.audio("prompt00/samples", [wave], RATE_HZ, [""])
+    wav = read(tmp_path).Tensors("prompt00/samples")[0].tensor_proto.string_val[0]
     heard, _ = soundfile.read(io.BytesIO(wav), dtype="float32")
     np.testing.assert_allclose(heard, [0.0, 1.0, -1.0, 0.5], atol=2 / 32768)
 
@@ -111,7 +112,7 @@ def test_losses_of_two_families_never_share_a_tag(tmp_path):
         with pytest.raises(GenlabError, match="expected GROUP/NAME"):
             writer.scalars(0, {"speed": 1.0})
         with pytest.raises(GenlabError, match="one per clip"):
-            writer.audio("samples/prompt00", [sine()], RATE_HZ, [])
+            writer.audio("prompt00/samples", [sine()], RATE_HZ, [])
     with pytest.raises(GenlabError, match="audio kind"):
         prompt_tag("sample", 0)  # type: ignore[arg-type]
 
@@ -228,12 +229,12 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
         except OSError:
             pass
         time.sleep(0.3)
-    assert {arm: list(found) for arm, found in tags.items()} == {a: ["samples/prompt03"] for a in ("ar", "masked")}
-    description = tags["ar"]["samples/prompt03"]["description"]
+    assert {arm: list(found) for arm, found in tags.items()} == {a: ["prompt03/samples"] for a in ("ar", "masked")}
+    description = tags["ar"]["prompt03/samples"]["description"]
     assert "<strong>network calls</strong>: 128" in description
     assert "<script>" not in description and "set *the* &lt;script&gt;" in description
 
-    query = urllib.parse.urlencode({"run": "masked", "tag": "samples/prompt03", "sample": 0})
+    query = urllib.parse.urlencode({"run": "masked", "tag": "prompt03/samples", "sample": 0})
     (clip,) = json.loads(server(f"data/plugin/audio/audio?{query}"))
     assert clip["step"] == 5
     heard, _ = soundfile.read(io.BytesIO(server(f"data/plugin/audio/individualAudio?{clip['query']}")), dtype="float32")
@@ -252,5 +253,58 @@ def test_the_layout_puts_each_quantity_of_every_arm_on_one_chart(tmp_path):
     [event] = read(tmp_path).Tensors(layout_metadata.CONFIG_SUMMARY_TAG)
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == ["Scores", "Cost"]
-    patterns = [chart.multiline.tag[0] for chart in layout.category[0].chart]
-    assert [bool(re.search(pattern, "score/kad_voice")) for pattern in patterns] == [False, True]
+    # The page shows charts of intervals last to first: the deciding score has to come last.
+    assert [chart.title for chart in layout.category[0].chart] == ["score/kad_voice", "score/kad"]
+    [scores, costs] = [[tuple(chart.margin.series) for chart in category.chart] for category in layout.category]
+    assert [(one.value, one.lower, one.upper) for series in scores for one in series] == [
+        ("score/kad_voice", "interval/kad_voice_low", "interval/kad_voice_high"),
+        ("score/kad", "interval/kad_low", "interval/kad_high"),
+    ]
+    assert [(one.value, one.lower, one.upper) for series in costs for one in series] == [("cost/train_flops",) * 3]
+
+
+def test_no_arm_is_an_outlier_of_its_chart(tmp_path):
+    values = [0.01, 0.02, 0.02, *np.linspace(0.1, 0.9, 7)]  # ten rows, of which one is far better and one far worse
+    for number, value in enumerate(values):
+        with RunWriter(tmp_path / str(number)) as writer:
+            for step in level_steps(40 * number, 400):
+                writer.scores(step, {"wer": {"value": value, "low": value - 0.01, "high": value + 0.01}})
+    events = [read(tmp_path / str(number)) for number in range(len(values))]
+    tags = ("score/wer", "interval/wer_low", "interval/wer_high")
+    points = [point.value for run in events for tag in tags for point in run.Scalars(tag)]
+    low, high = np.percentile(points, [5, 95])  # what the page draws unless "ignore outliers" is switched off
+    assert low <= min(values) and max(values) <= high
+    assert [point.step for point in events[3].Scalars("score/wer")] == [120, 441]
+    assert all(len(run.Scalars(tag)) == 2 for run in events for tag in tags)
+
+
+def test_a_score_without_an_interval_is_its_own_two_ends(tmp_path):
+    with RunWriter(tmp_path) as writer:
+        writer.scores(3, {"mos": {"value": 2.5, "low": None, "high": None}, "gone": {"value": None}})
+    events = read(tmp_path)
+    assert set(events.Tags()["scalars"]) == {"score/mos", "interval/mos_low", "interval/mos_high"}
+    assert {events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {2.5}
+
+
+def test_players_of_a_prompt_stand_together_and_previews_apart():
+    assert [prompt_tag(kind, 7) for kind in ("reference", "samples", "previews")] == [
+        *("prompt07/reference", "prompt07/samples"), "preview07/at_percent",
+    ]  # fmt: skip
+    assert mel_tag("prompt07/samples") == "prompt07/samples_mel"
+
+
+def test_the_hparams_table_names_the_scores_first_and_only_what_differs(tmp_path):
+    rows = [
+        {"family": "ar", "steps": 10, "width": 8, "note": "x"},
+        {"family": "masked", "steps": 30, "width": 8, "note": None},
+    ]
+    with RunWriter(tmp_path) as writer:
+        writer.hparams_head(rows, ["score/wer", "cost/mfu"])
+    content = read(tmp_path).SummaryMetadata(hparams_metadata.EXPERIMENT_TAG).plugin_data.content
+    head = hparams_metadata.parse_experiment_plugin_data(content)
+    assert [metric.name.tag for metric in head.metric_infos] == ["score/wer", "cost/mfu"]
+    assert [(info.name, info.differs, info.type) for info in head.hparam_infos] == [
+        ("family", True, api_pb2.DATA_TYPE_STRING),
+        ("steps", True, api_pb2.DATA_TYPE_FLOAT64),
+        ("note", True, api_pb2.DATA_TYPE_STRING),
+    ]

@@ -13,6 +13,7 @@ from typing import Any
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import control_status, find_answer, model_arms
 from genlab.report.listening import counted, listening_tables, verdicts_of
+from genlab.report.tables import column_decimals
 from genlab.report.text import (
     QUESTION,
     arm_title,
@@ -43,7 +44,7 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         f"## Ledger: {ledger.get('stamp', 'uncontrolled')}",
         _ledger(results, ledger),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
-        _scores(results),
+        render_scores(results),
         _differences(results),
         "## Cost",
         _cost(results),
@@ -61,6 +62,24 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         _versions(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+    """Return the question, the answer and the stamp of the ledger, for the first page of TensorBoard."""
+    answer = find_answer(results, ledger)
+    parts = [
+        f"### {_cell(results.get('question') or QUESTION)}",
+        f"**{answer.status.capitalize()}.** {_cell(answer.headline)}",
+        _cell(f"{answer.shows} {answer.cannot}"),
+        f"Ledger: {ledger.get('stamp', 'uncontrolled')}.",
+    ]
+    return "\n\n".join(part for part in parts if part.strip())
+
+
+def render_prompts(prompts: Sequence[tuple[str, str]]) -> str:
+    """Return a table of the prompts: their names in TensorBoard and in the report, texts and speakers."""
+    rows = [[f"prompt{number:02}", text, speaker] for number, (text, speaker) in enumerate(prompts)]
+    return _table(["prompt", "text", "speaker"], rows)
 
 
 def render_csv(results: Mapping[str, Any]) -> str:
@@ -90,16 +109,19 @@ def _ledger(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     return _table(["item", "status", *titles, "note"], rows)
 
 
-def _scores(results: Mapping[str, Any]) -> str:
+def render_scores(results: Mapping[str, Any]) -> str:
+    """Return a table of one row per score and one column per arm; arrows point to the better side."""
     arms = results["arms"]
     rows = []
+    doubts = any((results.get("audit") or {}).values())
     for name in dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})):
         found = next(arm["scores"][name] for arm in reversed(arms) if name in arm.get("scores", {}))
         arrow = {"lower": "↓", "higher": "↑"}.get(found.get("direction"), "")
         title = f"{score_title(name)} {arrow} ({found.get('unit', '')})"
-        cells = [format_score(arm["scores"][name]) if name in arm.get("scores", {}) else "" for arm in arms]
-        rows.append([title, *cells, distrust(results, name)])
-    return _table(["score", *map(arm_title, arms), "not trusted here"], rows)
+        decimals = column_decimals(arms, name)
+        cells = [format_score(arm.get("scores", {}).get(name, {}), decimals) for arm in arms]
+        rows.append([title, *cells, *([distrust(results, name)] if doubts else [])])
+    return _table(["score", *map(arm_title, arms), *(["not trusted here"] if doubts else [])], rows)
 
 
 def _differences(results: Mapping[str, Any]) -> str:
