@@ -36,7 +36,7 @@ from etils import epath
 from jaxtyping import Array, Shaped, UInt32
 from orbax.checkpoint import v1 as ocp
 
-from genlab import bucket, hosts, liveness
+from genlab import bucket, hosts, liveness, trust
 from genlab.config import GenlabError, digest
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.sharding import path_name
@@ -76,6 +76,18 @@ def write_json(path: Path, values: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_config(run_dir: Path, values: dict[str, Any]) -> None:
+    """Write config.json and, if it refers to Python files, their digests.
+
+    Raises:
+        ConfigError: if the directory was made with other files; nothing is written then.
+    """
+    trust.check_pins(values, run_dir)
+    if pins := trust.pins_of(values):
+        write_json(run_dir / trust.PINS_NAME, pins)
+    write_json(run_dir / "config.json", values)
 
 
 def read_json(path: Path) -> Any | None:

@@ -236,6 +236,7 @@ def _add_results(add: AddCommand) -> None:
         "genlab listen runs/first --prompts 8",
     )
     command.add_argument("config", metavar="RUN_DIR", help="run directory of a comparison")
+    _takes_trust(command)
     command.add_argument(
         "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
     )
@@ -316,6 +317,7 @@ def _add_inputs(add: AddCommand) -> None:
     )
     command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
     command.add_argument("--levels", type=int, help="decode only the first codebooks")
+    _takes_trust(command)
     command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
     command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
 
@@ -348,6 +350,15 @@ def _add_machine(add: AddCommand) -> None:
 def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
     command.add_argument("config", help=what)
     command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
+    _takes_trust(command)
+
+
+def _takes_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the Python files that a config.json refers to; read them first (docs/security.md)",
+    )
 
 
 if __name__ == "__main__":

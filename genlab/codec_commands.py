@@ -71,7 +71,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from genlab.train import load_trained
 
     run_dir, out = arguments.paths
-    run = load_experiment(run_dir)
+    run = load_experiment(run_dir, trust_code=arguments.trust_code)
     if not isinstance(run, CodecRun | RecogniserRun):
         raise GenlabError(f"{run_dir}: kind {run.kind!r}, expected the run of a codec or a recogniser")
     training = {"training": _describe_training(run)}

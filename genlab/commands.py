@@ -15,6 +15,7 @@ from genlab.config import ConfigError, GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.experiment import Comparison, DecoderRun, load_experiment
 from genlab.progress import Progress
+from genlab.trust import texts_of
 
 
 def compare(arguments: argparse.Namespace, command: str) -> int:
@@ -61,7 +62,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from genlab.tensorboard import RunWriter, TrainingLog
     from genlab.train import train as run_training
 
-    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    run = _read(arguments)
     if isinstance(run, Comparison):
         run = _pick_arm(run, arguments.arm)
     out = arguments.out or Path("runs") / run.slug
@@ -70,7 +71,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
             result = train_arm(run, run.data.open(progress), out, progress)
         else:
             out.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_json(out / "config.json", run.to_dict())
+            checkpoint.write_config(out, run.to_dict())
             source = run.source(progress)
             with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
                 result = run_training(
@@ -107,7 +108,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
             print(format_audit(audit(_load(arguments, Comparison), progress)))
         return 0
     out = _run_directory(arguments.config)
-    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    run = _read(arguments)
     if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
         return _evaluate_on_source(run, run.data.corpus, out)
     config = _load(arguments, Comparison)
@@ -155,7 +156,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
 
     if arguments.config == "check":
         return _check_data(arguments)
-    config = load_experiment(arguments.config, tuple(arguments.overrides))
+    config = _read(arguments)
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
             store = config.data.open(progress)
@@ -190,7 +191,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
     if not arguments.overrides:
         raise ConfigError("check: which config? For example: genlab data check configs/quickstart.py")
     path, *overrides = arguments.overrides
-    config = load_experiment(path, tuple(overrides))
+    config = load_experiment(path, tuple(overrides), trust_code=arguments.trust_code)
     has_store = isinstance(config, Comparison | DecoderRun)
     corpora = [config.data.corpus] if has_store else [share.corpus for share in config.data]
     with Progress() as progress:
@@ -274,7 +275,7 @@ def aot(arguments: argparse.Namespace, command: str) -> int:
     """Compile the programs of every arm for a TPU slice that need not be there."""
     from genlab.report.compiled import report_compiled
 
-    return report_compiled(load_experiment(arguments.config, tuple(arguments.overrides)), arguments, command)
+    return report_compiled(_read(arguments), arguments, command)
 
 
 def doctor(arguments: argparse.Namespace, command: str) -> int:
@@ -286,8 +287,23 @@ def doctor(arguments: argparse.Namespace, command: str) -> int:
     return 0 if is_healthy else 1
 
 
+def _read(arguments: argparse.Namespace) -> Any:
+    """Return the experiment that the arguments name, with their overrides.
+
+    What a config.json refers to is not downloaded for it; compiling alone needs no codec.
+    """
+    from genlab.codecs.frozen import check_is_local
+
+    overrides = tuple(arguments.overrides)
+    config = load_experiment(arguments.config, overrides, trust_code=arguments.trust_code)
+    is_data = isinstance(config, Comparison | DecoderRun) and Path(arguments.config).suffix != ".py"
+    if is_data and arguments.command != "aot" and config.data.codec not in texts_of(overrides):
+        check_is_local(config.data.codec, Path(arguments.config))
+    return config
+
+
 def _load(arguments: argparse.Namespace, kind: type) -> Any:
-    config = load_experiment(arguments.config, tuple(arguments.overrides))
+    config = _read(arguments)
     if not isinstance(config, kind):
         wanted = kind.model_fields["kind"].default
         raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs {wanted!r}")

@@ -269,7 +269,7 @@ def _claim(config: Comparison, out: Path) -> None:
     found = None if found is None else Comparison.from_dict(found).to_dict()
     if found is not None and {**found, "settings": None} != {**values, "settings": None}:
         raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
-    checkpoint.write_json(out / "config.json", values)
+    checkpoint.write_config(out, values)
 
 
 def train_arm(
@@ -277,7 +277,7 @@ def train_arm(
 ) -> RunResult:
     """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(run_dir / "config.json", run.to_dict())
+    checkpoint.write_config(run_dir, run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)
     audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
     cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())

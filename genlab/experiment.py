@@ -6,8 +6,8 @@ solved. Every run offers a model and batches, which is all that `train.py` needs
 function `config()`; the same commands accept the `config.json` that a run directory holds.
 """
 
-import importlib.util
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,9 +18,18 @@ from jaxtyping import Array, Key
 
 from genlab.codecs.cache import encode_corpus, store_directory
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-from genlab.codecs.frozen import FrozenCodec, load_codec, load_exported
+from genlab.codecs.frozen import FrozenCodec, check_is_local, load_codec, load_exported
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
-from genlab.config import Config, ConfigError, Count, GenlabError, Seed, Steps, explain
+from genlab.config import (
+    Config,
+    ConfigError,
+    Count,
+    GenlabError,
+    Seed,
+    Steps,
+    apply_overrides,
+    explain,
+)
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root, find_corpora
@@ -45,6 +54,7 @@ from genlab.optim import ArmSettings, OptimConfig
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.shipped import load_units
 from genlab.train import TrainSettings
+from genlab.trust import check_code, run_file, texts_of
 
 # Rows of the table that are not arms: an arm of the same name would take their place on disk.
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
@@ -375,11 +385,24 @@ KINDS: dict[str, type[Config]] = {
 }
 
 
-def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
-    """Return the experiment of a config file, of a `config.json`, or of a run directory, with overrides applied.
+def load_experiment(
+    path: str | Path,
+    overrides: tuple[str, ...] = (),
+    *,
+    named: Collection[str] = (),
+    trust_code: bool = False,
+) -> Any:
+    """Return the experiment of a config file, of a `config.json`, or of a run directory.
+
+    Args:
+        path: a Python file is executed; a config.json neither executes nor chooses a download.
+        overrides: FIELD=VALUE; what they name counts as named by the person.
+        named: Python files and published codecs that the person named elsewhere.
+        trust_code: whether Python files that a config.json refers to may run.
 
     Raises:
-        ConfigError: if there is no such file, it has no `config()`, or a field is wrong.
+        ConfigError: if there is no such file, it has no `config()`, a field is wrong, or a
+            config.json refers to code or a download that nobody named.
     """
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
@@ -395,7 +418,14 @@ def load_experiment(path: str | Path, overrides: tuple[str, ...] = ()) -> Any:
         kind = values.get("kind") if isinstance(values, dict) else None
         if kind not in KINDS:
             raise ConfigError(f"config {path}: kind {kind!r}, expected one of {sorted(KINDS)}")
-        return KINDS[kind].from_dict(values, overrides)
+        named = {*named, *texts_of(overrides)}
+        check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
+        experiment: Any = KINDS[kind].from_dict(values, overrides)
+        codec = getattr(getattr(experiment, "data", None), "codec", None)
+        # A kind alone, such as `mimi`, stands for the usual repository, which no file can choose.
+        if codec is not None and ":" in codec and codec not in named:
+            check_is_local(codec, path)
+        return experiment
     experiment = call_page(path, "config")
     if not isinstance(experiment, tuple(KINDS.values())):
         raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
@@ -408,13 +438,11 @@ def call_page(path: Path, name: str) -> Any:
     Raises:
         ConfigError: if the file cannot be run or a field in it is wrong.
     """
-    module_spec = importlib.util.spec_from_file_location(f"genlab_page_{path.stem}", path)
-    if module_spec is None or module_spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(f"{name} {path}: expected a Python file or a config.json")
-    module = importlib.util.module_from_spec(module_spec)
     try:
-        module_spec.loader.exec_module(module)
-        return getattr(module, name)() if hasattr(module, name) else None
+        function: Any = run_file(path).get(name)
+        return None if function is None else function()
     except pydantic.ValidationError as error:
         raise ConfigError(f"{name} {path}: {explain(error, _class_named(error.title))}") from None
     except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:

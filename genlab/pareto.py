@@ -32,6 +32,7 @@ from genlab.report.fronts import COSTS
 from genlab.results import PRIMARY_SCORE, Material
 from genlab.sample import choose_prompts, compile_sampler, conditions, decode, measure_latency
 from genlab.train import load_trained
+from genlab.trust import find_code
 
 NUM_SETTINGS = 8
 CALLS = (0.25, 0.5, 1.0)  # of the arm's own steps or rounds
@@ -106,6 +107,10 @@ def _scale(steps: Any, factor: float) -> Any:
     return max(1, round(factor * steps))
 
 
+def _names_of(config: Comparison) -> set[str]:
+    return {config.data.codec, *(text for _, text in find_code(config.to_dict()))}
+
+
 def _measure(
     config: Comparison, name: str, setting: Setting, material: Material, out: Path
 ) -> tuple[ClipValues, dict[str, float]]:
@@ -117,7 +122,8 @@ def _measure(
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None
     for seed in config.seeds:
         directory = out / "arms" / name / f"seed{seed}"
-        trained = load_experiment(directory)
+        # The comparison's own word for its code is enough for its arms.
+        trained = load_experiment(directory, named=_names_of(config))
         run = trained.model_copy(update={"arm": trained.arm.model_copy(update={"sampler": setting.sampler})})
         model = load_trained(lambda key, run=run: run.build_for(store, key), directory)
         if compiled is None:

@@ -47,6 +47,7 @@ from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
 from genlab.sample import choose_prompts, compile_sampler, conditions, decode
 from genlab.stopping import TrainingDiverged
+from genlab.trust import find_code
 
 SCORES = ("wer_ctc", "block_energy")  # both better when lower
 LOG_SCALE = ("peak_lr", "weight_decay", "ema_decay")
@@ -302,6 +303,8 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, 
                 f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, batch or budget; "
                 "tune this config"
             )
+        if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):
+            raise GenlabError(f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again")
         spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
         arms[name] = arm.model_copy(update={**tuned["setting"], **spent})
     return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found

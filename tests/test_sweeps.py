@@ -173,6 +173,7 @@ def test_a_managed_job_is_the_same_command_in_the_bucket(tmp_path, monkeypatch):
     assert launched[0] == {
         "CONFIG": str(config_path(tmp_path / "sweep-toy", runs[0])),
         "RUN": f"sweep-toy/runs/{runs[0].id}",
+        "NAMED": "",
     }
     assert command_of(tmp_path / "sweep-toy", runs[0])[-1].endswith(launched[0]["RUN"])
 

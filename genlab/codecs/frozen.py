@@ -10,7 +10,6 @@ come and go at `wave_rate_hz`; a codec that works at another rate is resampled h
 """
 
 import hashlib
-import runpy
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -29,12 +28,13 @@ from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.mimi import MimiConfig
 from genlab.codecs.mulaw import MuLawConfig
 from genlab.codecs.oobleck import OobleckConfig
-from genlab.codecs.published import load_published
+from genlab.codecs.published import load_published, needs_download
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
-from genlab.config import GenlabError
+from genlab.config import ConfigError, GenlabError
 from genlab.data.audio import resample
 from genlab.tokens import Tokens, TokenSpec
+from genlab.trust import run_file
 from genlab.weights import load_metadata, load_weights, save_weights
 
 BUCKET_FRAMES = 64
@@ -197,6 +197,22 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
     return FrozenCodec(codec, metadata["sha256"][:10], metadata, wave_rate_hz)
 
 
+def check_is_local(name: str, asking: Path) -> None:
+    """Refuse a published codec that would be downloaded: the file `asking` may not, a person may.
+
+    Raises:
+        ConfigError: if its files are not on this machine.
+    """
+    kind, _, source = name.partition(":")
+    config_class = PUBLISHED.get(kind)
+    if config_class and needs_download(source or config_class.hub_id, config_class.hub_subfolder):
+        raise ConfigError(
+            f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a config.json "
+            f"downloads nothing by itself; add data.codec={name:.100} if you want them, or fetch "
+            f"them with `genlab codec load {kind} --weights {(source or config_class.hub_id):.100}`"
+        )
+
+
 def token_spec(name: str) -> TokenSpec:
     """Return the token space of the codec called `name` without its weights; a published one has its usual shape.
 
@@ -232,7 +248,7 @@ def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
 def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
     if not path.is_file():
         raise GenlabError(f"codec {str(path)!r}: no such file; expected a Python file with a function codec()")
-    make = runpy.run_path(str(path)).get("codec")
+    make = run_file(path).get("codec")
     if not callable(make):
         raise GenlabError(f"{path}: no function codec() in it; it must return an object with the methods of Codec")
     codec: Any = make()

@@ -30,6 +30,7 @@ from genlab.weights import WeightsError, read_header
 # A published file may also hold what only training needs, such as running averages of the codebooks.
 MAX_BYTES_PER_PARAMETER = 16
 MAX_CONFIG_BYTES = 1 << 20
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PAIRS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
 
@@ -73,31 +74,72 @@ def load_published(config_class: type[PublishedConfig], source: str | None = Non
 
 
 def find_directory(source: str, subfolder: str = "") -> Path:
-    """Return the directory that `source` names, downloading config and safetensors if it is a repository id.
+    """Return the directory that `source` names, downloading what is missing of a repository.
 
-    With a `subfolder` only that part of a repository is meant; a directory may be the repository or the part.
+    With a `subfolder` only that part of a repository is meant; a directory may be the repository or
+    the part. What was downloaded before is taken as it is, without asking the Hub.
 
     Raises:
         GenlabError: if it is neither a directory nor something the Hub gives.
     """
-    if Path(source).is_dir():
-        part = Path(source) / subfolder
-        return part if part.is_dir() else Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    local = find_local(source, subfolder)
+    if local is not None:
+        return local
+    if not _HUB_ID.fullmatch(source):
         raise GenlabError(f"{source}: no such directory, nor the id of a Hub repository (OWNER/NAME)")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    names = ("config.json", "*.safetensors", "*.safetensors.index.json")
-    patterns = [str(Path(subfolder) / name) for name in names]
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns)) / subfolder
+        return Path(snapshot_download(source, allow_patterns=_patterns(subfolder))) / subfolder
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GenlabError(
             f"{source}: not a directory here, and the Hub did not give it ({type(error).__name__}: {reason:.120}); "
             "copy its config.json and safetensors into a directory and name that"
         ) from None
+
+
+def needs_download(source: str, subfolder: str = "") -> bool:
+    """Return whether `source` is the id of a repository that is not on this machine."""
+    return _HUB_ID.fullmatch(source) is not None and find_local(source, subfolder) is None
+
+
+def find_local(source: str, subfolder: str = "") -> Path | None:
+    """Return the directory that `source` names on this machine, None if it has to be downloaded.
+
+    A repository whose download was cut short counts as missing.
+    """
+    if Path(source).is_dir():
+        part = Path(source) / subfolder
+        return part if part.is_dir() else Path(source)
+    if not _HUB_ID.fullmatch(source):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(source, allow_patterns=_patterns(subfolder), local_files_only=True)
+    except (OSError, ValueError):  # LocalEntryNotFoundError is one
+        return None
+    directory = Path(found) / subfolder
+    wanted = {"config.json"}
+    for index in directory.glob("*.safetensors.index.json"):
+        wanted |= set(_files_of(index))
+    present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    return directory if wanted <= present and any(directory.glob("*.safetensors")) else None
+
+
+def _files_of(index: Path) -> list[str]:
+    """Return the files that the index of a divided model lists; a damaged one wants what is not there."""
+    try:
+        return list(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ["a readable index"]
+
+
+def _patterns(subfolder: str) -> list[str]:
+    names = ("config.json", "*.safetensors", "*.safetensors.index.json")
+    return [str(Path(subfolder) / name) for name in names]
 
 
 def read_config(directory: Path) -> dict[str, Any]:

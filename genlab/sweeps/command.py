@@ -10,7 +10,7 @@ from pathlib import Path
 
 from genlab.budget import solve_budget
 from genlab.config import GenlabError
-from genlab.errors import read_numbers
+from genlab.errors import one_line, read_numbers
 from genlab.experiment import Comparison, load_experiment
 from genlab.progress import Progress
 from genlab.report.console import align, fold
@@ -19,7 +19,7 @@ from genlab.stopping import EXIT_FAILED, EXIT_OK
 from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
 from genlab.sweeps.isoflop import PAGE
 from genlab.sweeps.notebook import verdict_of, write_notebook
-from genlab.sweeps.page import Sweep, SweepRun, expand, load_sweep
+from genlab.sweeps.page import Sweep, SweepRun, expand, find_question, load_sweep
 from genlab.sweeps.runs import Cost, find_cost, forget_failures, prune, read_state, write_page
 from genlab.tensorboard import tensorboard_command
 
@@ -47,15 +47,17 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
 
 
 def list_pages(folder: Path) -> list[list[str]]:
-    """Return a head and a row per page below `folder`; a page with a card beside it tells what came of it."""
-    rows = [["page", "runs", "predictions", "question", "what came of it"]]
+    """Return a head and a row per page below `folder`; a page with a card beside it tells what came of it.
+
+    Nothing is executed: the folder may be anybody's.
+    """
+    rows = [["page", "question", "what came of it"]]
     for path in sorted(folder.rglob("*.py")):
-        if "def sweep(" in path.read_text(encoding="utf-8"):
-            sweep = load_sweep(path)
+        question = find_question(path)
+        if question is not None:
             card = path.with_suffix(".md")
-            title = card.read_text(encoding="utf-8").split("\n")[0] if card.exists() else ""
-            numbers = [str(len(sweep.points)), str(len(sweep.predictions))]
-            rows.append([str(path), *numbers, sweep.question, title.partition(": ")[2]])
+            title = card.read_text(encoding="utf-8", errors="replace").split("\n")[0] if card.is_file() else ""
+            rows.append([str(path), question, one_line(title.partition(": ")[2])])
     return rows
 
 

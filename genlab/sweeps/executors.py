@@ -7,6 +7,7 @@ goes on. Several coordinators may work on one shared directory.
 """
 
 import contextlib
+import json
 import shlex
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
+from genlab.codecs.frozen import SHIPPED
 from genlab.config import GenlabError
 from genlab.progress import Progress
 from genlab.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
@@ -48,7 +50,17 @@ class _Worker(NamedTuple):
 
 def command_of(out: Path, run: SweepRun) -> list[str]:
     """Return the command that is the run."""
-    return ["genlab", "compare", str(config_path(out, run)), "--out", str(run_directory(out, run))]
+    directory = str(run_directory(out, run))
+    return ["genlab", "compare", str(config_path(out, run)), *names_of(run), "--out", directory]
+
+
+def names_of(run: SweepRun) -> list[str]:
+    """Return overrides that say again what the page names: by itself a config.json runs no code and downloads nothing.
+
+    They change no value.
+    """
+    codec = run.config.data.codec
+    return [] if codec == SHIPPED else [f"data.codec={json.dumps(codec)}"]
 
 
 def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progress) -> None:
@@ -117,7 +129,8 @@ def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> 
         if read_state(run, out).state in ("finished", "failed"):
             continue
         task = sky.Task.from_yaml(str(task_file))
-        task.update_envs({"CONFIG": str(config_path(out, run)), "RUN": f"{out.name}/runs/{run.id}"})
+        places = {"CONFIG": str(config_path(out, run)), "RUN": f"{out.name}/runs/{run.id}"}
+        task.update_envs({**places, "NAMED": " ".join(names_of(run))})
         sky.jobs.launch(task, name=run.id)
         names.append(run.id)
     return names

@@ -12,6 +12,7 @@ A prediction is signed and written before the run: a weighted sum of scores that
 within a margin; two families whose curves are to cross inside the sweep; or the ratio of what two arms cost.
 """
 
+import ast
 import itertools
 import json
 import random
@@ -23,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import pydantic
 
 from genlab.config import Config, ConfigError
+from genlab.errors import one_line
 from genlab.evaluate.scores import is_paired
 from genlab.experiment import Comparison, Name, call_page
 
@@ -208,6 +210,27 @@ def expand(sweep: Sweep) -> list[SweepRun]:
         slug = re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")[:40] or "run"
         runs.append(SweepRun(f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}", label, point, config))
     return runs
+
+
+def find_question(path: Path) -> str | None:
+    """Return what the page asks, without executing it; None if the file is no page of a sweep.
+
+    A question that is put together by the page is not known before it runs; then the first line of
+    the page's docstring stands for it.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "sweep"]
+    if not functions:
+        return None
+    for call in ast.walk(functions[0]):
+        for keyword in call.keywords if isinstance(call, ast.Call) else ():
+            text = getattr(keyword.value, "value", None)
+            if keyword.arg == "question" and isinstance(text, str):
+                return one_line(text)
+    return one_line((ast.get_docstring(tree) or "").strip().split("\n")[0])
 
 
 def load_sweep(path: str | Path) -> Sweep:

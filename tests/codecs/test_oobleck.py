@@ -221,7 +221,9 @@ def test_a_truncated_file_is_one_line(codec, tmp_path):
 def test_only_the_subfolder_of_the_repository_is_downloaded(tmp_path, monkeypatch):
     asked = {}
 
-    def snapshot_download(source, allow_patterns):
+    def snapshot_download(source, allow_patterns, local_files_only=False):
+        if local_files_only:
+            raise huggingface_hub.errors.LocalEntryNotFoundError(source)
         asked[source] = allow_patterns
         return str(tmp_path)
 
