@@ -111,8 +111,10 @@ def main(argv: list[str] | None = None) -> int:
         if is_disk_full(error):
             text = "the disk is full; free some space, and the same command goes on"
             return _refuse(arguments.command, text, EXIT_DISK_FULL)
-        if isinstance(error, MemoryError):
-            text = f"not enough memory ({error}); lower batch_size, num_frames or the width of the networks"
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            text = (
+                f"not enough memory ({shorten(str(error))}); lower batch_size, num_frames or the width of the networks"
+            )
             return _refuse(arguments.command, text, EXIT_USAGE)
         if not isinstance(error, OSError) or error.filename is None:
             raise

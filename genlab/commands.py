@@ -137,15 +137,21 @@ def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) ->
 
 def budget(arguments: argparse.Namespace, command: str) -> int:
     """Print what every arm will spend."""
-    from genlab.budget import check_flops, solve_budget
+    from genlab.budget import check_budget, check_flops, check_memory, solve_budget
     from genlab.report.console import format_budget
 
     config = _load(arguments, Comparison)
+    check_budget(config)
     with Progress() as progress:
         store = config.data.open(progress)
     budgets = solve_budget(config, store)
-    ratios = {name: check_flops(config.run(name, config.seeds[0], budgets[name].steps), store) for name in budgets}
-    print(format_budget(config, budgets, ratios))
+    runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
+    print(format_budget(config, budgets, {name: check_flops(run, store) for name, run in runs.items()}))
+    for name, run in runs.items():
+        try:
+            check_memory(run, budgets[name].params)
+        except GenlabError as error:  # it may be meant for another machine
+            print(f"not on this machine: {error}")
     return 0
 
 
@@ -311,15 +317,19 @@ def _load(arguments: argparse.Namespace, kind: type) -> Any:
 
 
 def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
-    from genlab.budget import solve_budget
+    from genlab.budget import check_budget, check_memory, solve_budget
 
     if name not in config.arms:
         raise GenlabError(
             f"--arm {name}: this config is a comparison, choose one of its arms: {', '.join(config.arms)}"
         )
+    check_budget(config)
     with Progress() as progress:
         store = config.data.open(progress)
-    return config.run(name, config.seeds[0], solve_budget(config, store)[name].steps)
+    budget = solve_budget(config, store)[name]
+    run = config.run(name, config.seeds[0], budget.steps)
+    check_memory(run, budget.params)
+    return run
 
 
 def _name_arms(config: Comparison, path: Path) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from genlab import bucket, checkpoint, hosts
-from genlab.budget import ArmBudget, check_flops, clip_flops, solve_budget
+from genlab.budget import ArmBudget, check_budget, check_flops, check_memory, clip_flops, solve_budget
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
@@ -65,6 +65,7 @@ def compare(
     Raises:
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
     """
+    check_budget(config)
     out.mkdir(parents=True, exist_ok=True)
     _claim(config, out)
     with checkpoint.lock_run(out), checkpoint.keep_alive(out):
@@ -77,7 +78,9 @@ def compare(
         material = gather(config, progress)
         budgets = solve_budget(config, material.store)
         for name in config.arms:
-            check_flops(config.run(name, config.seeds[0], budgets[name].steps), material.store)
+            run = config.run(name, config.seeds[0], budgets[name].steps)
+            check_memory(run, budgets[name].params)
+            check_flops(run, material.store)
         run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
         trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
         if not hosts.is_leader():  # the others wait for what it makes of the models

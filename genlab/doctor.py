@@ -22,7 +22,7 @@ from genlab.config import GenlabError
 from genlab.data.corpus import cache_root
 from genlab.evaluate.sessions import find_weights
 from genlab.extras import EXTRAS
-from genlab.host import memory_is_reused
+from genlab.host import memory_bytes, memory_is_reused
 from genlab.recognisers import shipped
 from genlab.weights import load_metadata
 
@@ -72,7 +72,7 @@ def _examine_devices() -> list[Finding]:
         return [("!!", f"jax finds no device: {first}; set JAX_PLATFORMS=cpu or install the right jax extra")]
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
     findings = [("ok", f"jax: {len(devices)} {devices[0].platform} device(s) ({kinds}), {os.cpu_count()} CPU cores")]
-    memory = _memory_bytes()
+    memory = memory_bytes()
     if memory:
         enough = memory >= MEMORY_NEEDS_BYTES
         advice = "" if enough else "; the quick start was measured to stay below 4 GiB: close other programs"
@@ -157,11 +157,4 @@ def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _memory_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
         return None

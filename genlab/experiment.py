@@ -61,6 +61,7 @@ RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
 # Of files and directories too, which hold 255 characters with all that is put around it.
 Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 MAX_BATCH_FRAMES = 2**26
+MAX_BATCH_SAMPLES = 2**32
 
 
 def _check_batch(batch_size: int, num_frames: int) -> None:
@@ -115,6 +116,11 @@ class CodecRun(Run):
         if self.crop_samples % self.codec.hop_samples:
             raise ValueError(
                 f"crop_samples={self.crop_samples} must be a multiple of codec.hop_samples={self.codec.hop_samples}"
+            )
+        if self.batch_size * self.crop_samples > MAX_BATCH_SAMPLES:
+            raise ValueError(
+                f"batch_size={self.batch_size} times crop_samples={self.crop_samples}: more than {MAX_BATCH_SAMPLES} "
+                "samples in a batch; lower one of them"
             )
         return self
 

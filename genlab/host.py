@@ -4,7 +4,7 @@ XLA:CPU allocates large fresh buffers in every step, from its own threads. By de
 anew and returns it to the kernel afterwards, so a training step spends much of its time in page faults. Told to keep
 freed memory, and to serve all threads from the one heap that can hold large buffers, it hands the same pages out again.
 
-In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed.
+In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed. And how much memory there is.
 """
 
 import ctypes
@@ -37,3 +37,26 @@ def reuse_memory() -> bool:
 def memory_is_reused() -> bool:
     """Return whether `reuse_memory` has taken effect in this process."""
     return _is_kept
+
+
+def memory_bytes() -> int | None:
+    """Return the memory of this machine, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def device_memory_bytes() -> int | None:
+    """Return the memory of all devices of all processes together, None where it is not known.
+
+    Devices without memory of their own use that of the machine.
+    """
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        here = memory_bytes()
+        return None if here is None else here * jax.process_count()
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return None if limit is None else limit * len(devices)

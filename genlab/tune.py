@@ -29,7 +29,7 @@ import pydantic
 from flax import nnx
 
 from genlab import checkpoint
-from genlab.budget import ArmBudget, check_flops, solve_budget
+from genlab.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
 from genlab.compare import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
 from genlab.data.manifest import text_key
@@ -138,16 +138,25 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         raise GenlabError(
             "prompts_split='valid': tuning chooses on these prompts, so report others: prompts_split=test"
         )
+    short = shorten(config, tuning.fraction)
+    try:
+        check_budget(short)
+    except GenlabError as error:
+        raise GenlabError(
+            f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the config's must be "
+            f"{1 / tuning.fraction:g} times a trial's"
+        ) from None
     out.mkdir(parents=True, exist_ok=True)
     _claim(config, tuning, out)
     with checkpoint.lock_run(out):
         store = config.data.open(progress)
-        short = shorten(config, tuning.fraction)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
-            check_flops(short.run(name, short.seeds[0], budgets[name].steps), store)
+            run = short.run(name, short.seeds[0], budgets[name].steps)
+            check_memory(run, budgets[name].params)
+            check_flops(run, store)
         job = Job(short, tuning, store, budgets, judges, out, progress)
         trials: dict[str, list[Trial]] = {name: [] for name in config.arms}
         for number in range(tuning.trials):  # arms in turn: whenever this is stopped, they have tried as much

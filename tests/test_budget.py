@@ -1,11 +1,25 @@
 """The budget of three tiny arms on a tiny store: equal FLOPs, honest formulas, refusals."""
 
+import re
+
+import numpy as np
 import pytest
 from codec_toys import LoudnessUnits, make_frozen, make_manifest
 from comparison_toys import make_comparison
 
 from genlab import budget as budget_module
-from genlab.budget import TOLERANCE, abstract_decoder, check_flops, clip_flops, solve_budget, solve_steps
+from genlab import host
+from genlab.budget import (
+    TOLERANCE,
+    abstract_decoder,
+    check_flops,
+    check_memory,
+    clip_flops,
+    next_budget,
+    solve_budget,
+    solve_steps,
+)
+from genlab.cli import main
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
 from genlab.experiment import Budget
@@ -70,6 +84,58 @@ def test_whole_steps_miss_by_at_most_half_the_tolerance():
         solve_steps(budget, "a", 70.0)
     with pytest.raises(GenlabError, match=r"1 whole steps miss it by 200\.0%"):
         solve_steps(budget, "a", 3000.0)
+
+
+def test_a_refused_budget_says_which_one_every_arm_meets(store):
+    with pytest.raises(GenlabError) as refused:
+        solve_budget(make_comparison("budget.train_flops=1e8"), store)
+    [advised] = re.findall(
+        r"raise train_flops to (budget\.train_flops=[0-9.e+]+), which every arm meets", str(refused.value)
+    )
+    budgets = solve_budget(make_comparison(advised), store)
+    asked = float(advised.split("=")[1])
+    assert all(abs(budget.train_flops / asked - 1) <= TOLERANCE / 2 for budget in budgets.values())
+
+
+def test_the_next_budget_is_met_by_all_arms_and_is_no_larger_than_it_must_be():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        costs = list(10 ** rng.uniform(8, 12, size=rng.integers(1, 6)))
+        asked = 10 ** rng.uniform(7, 14)
+        found = next_budget(asked, costs)
+        assert all(abs(max(1, round(found / cost)) * cost / found - 1) <= TOLERANCE / 2 for cost in costs)
+        assert 0.999 * asked <= found <= max(1.1 * asked, 105 * max(costs))
+    assert next_budget(1000.0, [70.0]) == 1100.0 - 50.0  # 15 steps
+    assert next_budget(10.0, [3000.0]) == 3000.0
+
+
+def test_a_budget_is_refused_before_the_corpus_is_built(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    page = tmp_path / "tiny.py"
+    page.write_text("from comparison_toys import make_comparison as config\n")
+    for command in (["budget"], ["compare", "--out", str(tmp_path / "run")], ["train", "--arm", "ar"], ["tune"]):
+        assert main([command[0], str(page), "budget.train_flops=1e8", *command[1:]]) == 2
+        told = capsys.readouterr().err
+        asked = "2.5e+07" if command[0] == "tune" else "1e+08"  # a quarter for each trial
+        assert f"budget.train_flops={asked}: arm 'ar' needs" in told and "which every arm meets" in told
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
+
+
+def test_steps_beyond_what_the_device_can_count_are_refused():
+    with pytest.raises(GenlabError, match=r"it would take 1e[+]20 steps, more than 2147483647; lower train_flops"):
+        solve_steps(Budget(train_flops=1e21), "a", 10.0)
+
+
+def test_what_no_memory_holds_is_refused_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr(host, "device_memory_bytes", lambda: 2**30)
+    run = make_comparison().run("ar", 0, steps=1)
+    check_memory(run, 2**26 - 2**10)
+    with pytest.raises(GenlabError, match=r"arm 'ar': training 6\.71e\+07 parameters with batch_size=4 takes at"):
+        check_memory(run, 2**26)
+    with pytest.raises(GenlabError, match="batch_size=8388608 takes at least 16 GiB, and there are 1 GiB"):
+        check_memory(run.model_copy(update={"batch_size": 2**23}), 0)
+    monkeypatch.setattr(host, "device_memory_bytes", lambda: None)
+    check_memory(run, 2**60)
 
 
 @pytest.mark.parametrize("name", ["ar", "masked", "diffusion"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from genlab import checkpoint
-from genlab.budget import check_flops, solve_budget
+from genlab.budget import check_budget, check_flops, solve_budget
 from genlab.config import GenlabError
 from genlab.data.manifest import text_key
 from genlab.profiling import find_peak_flops
@@ -144,6 +144,8 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         GenlabError: if a budget cannot be met, a FLOP formula is wrong, or predictions compare different prompts.
     """
     flops, bytes_, prompts = 0.0, 0.0, {}
+    for run in runs:
+        check_budget(run.config)
     for done, run in enumerate(runs):
         progress("plan", done, len(runs))
         config, store = run.config, run.config.data.open(progress)
