@@ -102,7 +102,7 @@ def compare(
             for name, by_seed in run_dirs.items()
         }
         rows = score_rows(config, material, trained, sampled, out, progress)
-        ledger = build_ledger(config, material.store, budgets, trained, run_dirs)
+        ledger = build_ledger(config, material.store, budgets, trained, run_dirs, material.manifest)
         wall_s = _add_wall_time(out, time.perf_counter() - began)
         results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
         results["audit"] = audit(config, progress, material) if config.audit else read_audit(config, material)

@@ -7,7 +7,7 @@ one such row stamps the whole comparison; nothing is ever printed as fair by def
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import jax
 
 from genlab.budget import TOLERANCE, ArmBudget
 from genlab.config import digest
+from genlab.data.manifest import Manifest, overlap_of_splits
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
 from genlab.optim import ArmSettings
@@ -30,12 +31,14 @@ def build_ledger(
     budgets: Mapping[str, ArmBudget],
     trained: Mapping[str, Mapping[int, RunResult]],
     run_dirs: Mapping[str, Mapping[int, Path]],
+    manifest: Manifest | None = None,
 ) -> dict[str, Any]:
-    """Return the ledger of a comparison."""
+    """Return the ledger of a comparison; the overlap of splits is a row of it if the `manifest` is given."""
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
     seconds = {name: f"{sum(run.wall_s for run in seeds.values()):.0f} s" for name, seeds in trained.items()}
     rows = [
         *_data_rows(config, store, budgets, runs, run_dirs),
+        *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
         *_compute_rows(config, budgets),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
@@ -65,6 +68,17 @@ def _data_rows(
         _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
         *([_hearing_row(runs)] if store.info.is_two_sided else []),
     ]
+
+
+def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
+    """Say how many recordings of train are in another split too, or of valid in test: there must be none."""
+    repeated = overlap_of_splits(manifest.clips)
+    unknown = sum(not clip.audio_digest for clip in manifest.clips)
+    note = "recordings in two splits, by the digest of their samples"
+    if unknown:
+        note += f"; {unknown} rendered clips have none and are not compared"
+    status = "undeclared" if repeated else "matched"
+    return _row("Overlap of splits", status, dict.fromkeys(names, len(repeated)), note)
 
 
 def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:

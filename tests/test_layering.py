@@ -17,8 +17,8 @@ PACKAGE = ROOT / "genlab"
 ORDER = """
     genlab errors extras
     overrides config stored trust onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
-    data data.text data.grammar data.audio data.digests data.manifest data.shards data.shared data.embedded data.folder
-    data.layouts
+    data data.text data.grammar data.container data.audio data.digests data.manifest data.shards data.shared
+    data.embedded data.listing data.table data.folder data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy
     nets nets.linear nets.dilated nets.attention nets.blocks nets.backbone nets.stable_audio nets.convolution
     nets.snake nets.recurrent

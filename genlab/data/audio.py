@@ -1,13 +1,18 @@
 """Audio files in and out: any WAV, FLAC, OGG or MP3 to 16 kHz mono float32, or one reason why not.
 
-`read_wave` trusts nothing: a truncated file, a wrong extension, NaN, silence, a single sample or a microphone array
-raises `AudioError` with a reason a person can act on. Stereo is averaged; more than two channels are refused, because
-a blind mix of an array cancels what arrives at different times. Resampling is soxr at high quality.
+`read_wave` trusts nothing: a truncated file, a wrong extension, a wrong checksum, NaN, silence, a single sample or a
+microphone array raises `AudioError` with a reason a person can act on. What the header says is judged before anything
+is decoded, so a file that is hours long costs nothing. Stereo is averaged, unless the channels cancel; more than two
+channels are refused, because a blind mix of an array cancels what arrives at different times. Resampling is soxr at
+high quality.
 """
 
+import hashlib
 import io
-import struct
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -15,15 +20,24 @@ import soxr
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
+from genlab.data.container import count_mp3_samples, find_fault, flac_checksum
 
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.05
+MAX_DURATION_S = 3_600.0
 MIN_SAMPLE_RATE_HZ = 4_000
+MAX_SAMPLE_RATE_HZ = 768_000
 MAX_CHANNELS = 2
 MAX_PEAK = 1.5  # float files may overshoot 1 a little; far more means that they are not scaled to [-1, 1]
+MIN_PEAK = 0.5 / 32_767  # what is quieter is silence at 16 bits
+MIN_MIX_POWER = 0.05  # of the channels' own; two unrelated channels keep half, an inverted copy nothing
+END_TOLERANCE_S = 0.1  # tables round durations, and MP3 pads
+BLOCK_FRAMES = 65_536
+MP3_DELAY_SAMPLES = 6 * 1_152  # header frame, encoder delay and padding, which decoders leave out
 
 FORMATS = {
     ".wav": {"WAV", "WAVEX", "RF64"},
+    ".wave": {"WAV", "WAVEX", "RF64"},
     ".flac": {"FLAC"},
     ".ogg": {"OGG"},
     ".oga": {"OGG"},
@@ -36,22 +50,55 @@ class AudioError(GenlabError):
     """An audio file cannot be used; `reason` says why in a few words."""
 
     def __init__(self, path: Path | str, reason: str):
-        super().__init__(f"audio file {str(path)!r}: {reason}")
+        name = str(path)
+        super().__init__(f"audio file {name if len(name) <= 300 else name[:300] + '...'!r}: {reason}")
         self.reason = reason
 
 
-def read_wave(path: Path | str, *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Float[np.ndarray, "s"]:
-    """Return the file as mono float32 at `sample_rate_hz`.
+class Part(NamedTuple):
+    """Which seconds of a file to read; without `duration_s`, all from `offset_s` on."""
+
+    offset_s: float = 0.0
+    duration_s: float | None = None
+
+
+WHOLE = Part()
+
+
+class Limit(NamedTuple):
+    """The longest audio that is read, and the setting that says so, for the error text."""
+
+    seconds: float = MAX_DURATION_S
+    setting: str = ""
+
+
+DEFAULT_LIMIT = Limit()
+
+
+def read_wave(
+    path: Path | str,
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    part: Part = WHOLE,
+    limit: Limit = DEFAULT_LIMIT,
+) -> Float[np.ndarray, "s"]:
+    """Return the file, or a part of it, as mono float32 at `sample_rate_hz`.
 
     Raises:
-        AudioError: if the file is missing, damaged, mislabelled, silent, too short, or has more than two channels.
+        AudioError: if the file is missing, damaged, mislabelled, silent, too short, too long, has more than two
+            channels, or two that cancel.
     """
-    samples, source_hz = _read_channels(Path(path))
-    return resample(_check_level(path, samples.mean(axis=1, dtype=np.float32)), source_hz, sample_rate_hz)
+    samples, source_hz = _read_channels(Path(path), part, limit)
+    mixed = _check_level(path, _mix(path, samples))
+    return _audible(path, resample(mixed, source_hz, sample_rate_hz))
 
 
 def read_sides(
-    path: Path | str, *, sample_rate_hz: int = SAMPLE_RATE_HZ
+    path: Path | str,
+    *,
+    sample_rate_hz: int = SAMPLE_RATE_HZ,
+    part: Part = WHOLE,
+    limit: Limit = DEFAULT_LIMIT,
 ) -> tuple[Float[np.ndarray, "s"], Float[np.ndarray, "s"]]:
     """Return the two channels of a recorded conversation, each one side of it, at `sample_rate_hz`.
 
@@ -60,38 +107,14 @@ def read_sides(
     Raises:
         AudioError: as `read_wave`, and if there is one channel only.
     """
-    samples, source_hz = _read_channels(Path(path))
+    samples, source_hz = _read_channels(Path(path), part, limit)
     if samples.shape[1] != 2:
         raise AudioError(path, "1 channel, two_sided=true expects 2: one side of the conversation in each")
     own, other = _check_level(path, samples[:, 0]), samples[:, 1]
     if np.any(other):
         _check_level(path, other)
-    return resample(own, source_hz, sample_rate_hz), resample(other, source_hz, sample_rate_hz)
-
-
-def _read_channels(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
-    samples, source_hz = _decode(path)
-    if samples.shape[1] > MAX_CHANNELS:
-        raise AudioError(path, f"{samples.shape[1]} channels, at most {MAX_CHANNELS} accepted: mix it down or pick one")
-    if len(samples) == 0:
-        raise AudioError(path, "no samples (zero length)")
-    if not np.isfinite(samples).all():
-        raise AudioError(path, "contains NaN or infinite samples")
-    if source_hz < MIN_SAMPLE_RATE_HZ:
-        raise AudioError(path, f"sample rate {source_hz} Hz, at least {MIN_SAMPLE_RATE_HZ} Hz needed")
-    if len(samples) < MIN_DURATION_S * source_hz:
-        noun = "sample" if len(samples) == 1 else "samples"
-        raise AudioError(path, f"only {len(samples)} {noun} at {source_hz} Hz, at least {MIN_DURATION_S} s needed")
-    return samples, source_hz
-
-
-def _check_level(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
-    peak = float(np.abs(wave).max())
-    if peak == 0.0:
-        raise AudioError(path, "digital silence: every sample is zero")
-    if peak > MAX_PEAK:
-        raise AudioError(path, f"samples reach {peak:.4g}, expected the range [-1, 1]: rescale it")
-    return wave
+    own = _audible(path, resample(own, source_hz, sample_rate_hz))
+    return own, resample(other, source_hz, sample_rate_hz)
 
 
 def resample(wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int) -> Float[np.ndarray, "s2"]:
@@ -135,78 +158,175 @@ def read_flac(path: Path | str) -> Int[np.ndarray, "s"]:
         raise AudioError(path, f"damaged cache file, delete its corpus directory to rebuild it ({error})") from None
 
 
-def _decode(path: Path) -> tuple[Float[np.ndarray, "s c"], int]:
+def _read_channels(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c"], int]:
+    samples, source_hz = _decode(path, part, limit)
+    if len(samples) == 0:
+        raise AudioError(path, "no samples (zero length)")
+    if not np.isfinite(samples).all():
+        raise AudioError(path, "contains NaN or infinite samples")
+    if not samples.any():
+        raise AudioError(path, "digital silence: every sample is zero")
+    return samples, source_hz
+
+
+def _mix(path: Path | str, samples: Float[np.ndarray, "s c"]) -> Float[np.ndarray, "s"]:
+    mixed = samples.mean(axis=1, dtype=np.float32)
+    if samples.shape[1] == 1:
+        return mixed
+    mixed_power = np.mean(np.square(mixed, dtype=np.float64))
+    power = np.mean(np.square(samples, dtype=np.float64))
+    if mixed_power < MIN_MIX_POWER * power:
+        raise AudioError(
+            path,
+            f"the two channels cancel when mixed to one ({mixed_power / power:.1%} of their power "
+            "is left, one is inverted): keep one of them",
+        )
+    return mixed
+
+
+def _check_level(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
+    peak = float(np.abs(wave).max())
+    if peak == 0.0:
+        raise AudioError(path, "digital silence: every sample is zero")
+    if peak > MAX_PEAK:
+        raise AudioError(path, f"samples reach {peak:.4g}, expected the range [-1, 1]: rescale it")
+    return wave
+
+
+def _audible(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
+    """Return `wave`, unless its 16-bit copy would be silence."""
+    peak = float(np.abs(wave).max(initial=0.0))
+    if peak <= MIN_PEAK:
+        raise AudioError(path, f"silence at 16 bits: samples reach only {peak:.2g} of full scale: rescale it")
+    return wave
+
+
+def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c"], int]:
     allowed = FORMATS.get(path.suffix.lower())
     if allowed is None:
-        raise AudioError(path, f"extension {path.suffix!r} is not one of {', '.join(FORMATS)}")
-    if path.exists() and not path.is_file():
-        raise AudioError(path, "not a regular file")
+        suffix = path.suffix[:20]
+        raise AudioError(path, f"extension {suffix!r} is not one of {', '.join(FORMATS)}")
     try:
+        # Before it is opened: opening a named pipe waits for a writer.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise AudioError(path, "not a regular file")
         with open(path, "rb") as source:
             magic = source.read(4)
             if not magic:
                 raise AudioError(path, "empty file (0 bytes)")
             source.seek(0)
-            _check_complete(path, magic)
+            fault = find_fault(path, magic)
+            if fault is not None:
+                raise AudioError(path, fault)
             # libsndfile wants names that are text; Linux allows others.
             name = str(path) if str(path).isprintable() else source
             with soundfile.SoundFile(name) as file:
                 if file.format not in allowed:
-                    raise AudioError(path, f"wrong extension: the content is {file.format}, not {path.suffix}")
-                samples, source_hz, expected = _read_all(path, file), file.samplerate, file.frames
+                    content = f"the content is {file.format}, not {path.suffix}"
+                    raise AudioError(path, f"wrong extension: {content}")
+                first, count = _judge_header(path, file, part, limit)
+                return _read_frames(path, file, first, count), file.samplerate
     except FileNotFoundError:
-        raise AudioError(path, "file not found") from None
+        missing = "file not found" if not path.is_symlink() else "broken link: its target is gone"
+        raise AudioError(path, missing) from None
+    except AudioError:
+        raise
     except soundfile.LibsndfileError as error:
         # For MP3 libsndfile reports any failure to find audio as a missing file.
-        reason = "no audio in it" if "does not exist" in error.error_string else error.error_string.strip(" .")
-        raise AudioError(path, f"not readable as audio: {reason}") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise AudioError(path, f"not readable: {error}") from None
-    if len(samples) < expected:
-        raise AudioError(path, f"truncated: {len(samples)} of {expected} samples can be decoded")
-    return samples, source_hz
+        found = error.error_string.strip(" .")
+        reason = "no audio in it" if "does not exist" in found else found
+        raise AudioError(path, f"not readable as audio: {reason:.200}") from None
+    except OSError as error:
+        raise AudioError(path, f"not readable: {error.strerror or error!s:.200}") from None
+    except Exception as error:
+        # A stranger's file must not end an import, whatever it makes a decoder raise.
+        raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
 
 
-def _read_all(path: Path, file: soundfile.SoundFile) -> Float[np.ndarray, "s c"]:
+def _judge_header(path: Path, file: soundfile.SoundFile, part: Part, limit: Limit) -> tuple[int, int]:
+    """Return the first frame to read and their number, or refuse by what the header says."""
+    source_hz, frames = file.samplerate, file.frames
+    if file.channels > MAX_CHANNELS:
+        advice = f"at most {MAX_CHANNELS} accepted: mix it down or pick one"
+        raise AudioError(path, f"{file.channels} channels, {advice}")
+    if source_hz < MIN_SAMPLE_RATE_HZ:
+        needed = f"at least {MIN_SAMPLE_RATE_HZ} Hz needed"
+        raise AudioError(path, f"sample rate {source_hz} Hz, {needed}")
+    if source_hz > MAX_SAMPLE_RATE_HZ:
+        accepted = f"at most {MAX_SAMPLE_RATE_HZ} Hz accepted"
+        raise AudioError(path, f"sample rate {source_hz} Hz, {accepted}")
+    if frames <= 0:
+        raise AudioError(path, "no samples (zero length)")
+    if frames >= 2**62:
+        raise AudioError(path, "its header does not say how long it is: convert it to WAV")
+    first, count = _place_part(path, part, frames, source_hz)
+    if count < MIN_DURATION_S * source_hz:
+        noun = "sample" if count == 1 else "samples"
+        needed = f"at least {MIN_DURATION_S} s needed"
+        raise AudioError(path, f"only {count} {noun} at {source_hz} Hz, {needed}")
+    if count > limit.seconds * source_hz:
+        length = f"{count / source_hz:.1f} s long"
+        most, advice = f"{limit.seconds:g} s", "cut it"
+        if limit.setting:
+            most, advice = f"{limit.setting}={limit.seconds:g}", "cut it or raise that"
+        raise AudioError(path, f"{length}, the limit is {most}: {advice}")
+    return first, count
+
+
+def _place_part(path: Path, part: Part, frames: int, source_hz: int) -> tuple[int, int]:
+    total_s = frames / source_hz
+    if part.offset_s >= total_s:
+        raise AudioError(path, f"offset {part.offset_s:g} s is beyond its end, {total_s:.3f} s")
+    first = round(part.offset_s * source_hz)
+    if part.duration_s is None:
+        return first, frames - first
+    end_s = part.offset_s + part.duration_s
+    if end_s > total_s + END_TOLERANCE_S:
+        asked = f"offset + duration, {end_s:g} s," if part.offset_s else f"duration {end_s:g} s"
+        raise AudioError(path, f"{asked} is beyond its end, {total_s:.3f} s")
+    # A table states the length of a whole file, rounded: nothing is cut off for that.
+    if first == 0 and abs(total_s - end_s) <= END_TOLERANCE_S:
+        return 0, frames
+    return first, min(round(part.duration_s * source_hz), frames - first)
+
+
+def _read_frames(path: Path, file: soundfile.SoundFile, first: int, count: int) -> Float[np.ndarray, "s c"]:
+    """Decode block by block, so that memory follows what is there and not what the header claims."""
+    is_whole = count == file.frames
+    checksum = flac_checksum(path) if is_whole and file.format == "FLAC" else None
+    found = hashlib.md5(usedforsecurity=False)
+    blocks = [np.zeros((0, file.channels), np.float32)]
     try:
-        return file.read(dtype="float32", always_2d=True)
+        if first:
+            file.seek(first)
+        for block in _blocks(file, count, "float32" if checksum is None else "int32"):
+            if checksum is not None:
+                found.update(checksum.packed(block))
+                # Both steps are exact: libsndfile's own float32 is the same number.
+                block = block.astype(np.float32) / np.float32(2**31)
+            blocks.append(block)
     except soundfile.LibsndfileError as error:
-        raise AudioError(path, f"truncated or damaged: {error.error_string.strip(' .')}") from None
+        reason = error.error_string.strip(" .")
+        raise AudioError(path, f"truncated or damaged: {reason:.200}") from None
+    samples = np.concatenate(blocks)
+    if len(samples) < count:
+        raise AudioError(path, f"truncated: {len(samples)} of {count} samples can be decoded")
+    if checksum is not None and checksum.differs(found):
+        raise AudioError(path, "damaged: the samples do not have the MD5 that the header states")
+    if is_whole and file.format in FORMATS[".mp3"]:
+        most = count + MP3_DELAY_SAMPLES
+        if count_mp3_samples(path, most + 1) > most:
+            raise AudioError(
+                path,
+                f"damaged: its header claims {count / file.samplerate:.2f} s, its frames hold more: convert it again",
+            )
+    return samples
 
 
-def _check_complete(path: Path, magic: bytes) -> None:
-    # libsndfile silently returns what is left of a cut WAV or Ogg file, so the container is asked.
-    if magic == b"RIFF":
-        missing_bytes = _missing_riff_bytes(path)
-        if missing_bytes > 0:
-            raise AudioError(path, f"truncated: the header promises {missing_bytes} more bytes")
-    if magic == b"OggS" and not _ends_ogg_stream(path):
-        raise AudioError(path, "truncated: the last Ogg page does not end the stream")
-
-
-def _missing_riff_bytes(path: Path) -> int:
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        position = 12
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack("<4sI", file.read(8))
-            if name == b"data":
-                # An encoder that could not seek back leaves 0xFFFFFFFF here: the data run to the end of the file.
-                return 0 if length >= 0xFFFFFF00 else position + 8 + length - size
-            position += 8 + length + (length & 1)
-    return 0
-
-
-def _ends_ogg_stream(path: Path) -> bool:
-    tail_bytes = 70_000  # one Ogg page is at most 65,307 bytes
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - tail_bytes))
-        tail = file.read()
-    page = tail.rfind(b"OggS")
-    if page < 0 or page + 27 > len(tail):
-        return False
-    num_segments = tail[page + 26]
-    lacing = tail[page + 27 : page + 27 + num_segments]
-    is_last_page = bool(tail[page + 5] & 0x04)
-    return is_last_page and page + 27 + num_segments + sum(lacing) <= len(tail)
+def _blocks(file: soundfile.SoundFile, count: int, dtype: str) -> Iterator[np.ndarray]:
+    while count > 0:
+        block = file.read(min(count, BLOCK_FRAMES), dtype=dtype, always_2d=True)
+        if len(block) == 0:
+            return
+        count -= len(block)
+        yield block

@@ -20,7 +20,7 @@ from genlab.data import embedded, folder
 from genlab.data.dialogue import Dialogue, build_dialogues
 from genlab.data.digests import DIGESTS_NAME, digest_files, write_digests
 from genlab.data.embedded import Embedded, build_embedded
-from genlab.data.folder import Folder, ImportConfig, ImportReport, Listing, import_files, list_folder
+from genlab.data.folder import Folder, ImportConfig, ImportReport, import_files, list_folder
 from genlab.data.layouts import (
     FSDD,
     VCTK,
@@ -31,6 +31,7 @@ from genlab.data.layouts import (
     list_ljspeech,
     list_vctk,
 )
+from genlab.data.listing import Listing
 from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
 from genlab.data.shards import Progress
 from genlab.data.shared import SHARED_VARIABLE, fetch, share
@@ -82,7 +83,7 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
     share(final, MANIFEST_NAME)
     manifest = Manifest.load(final)
     report = ImportReport.load(final) if manifest.has(folder.REPORT_NAME) else None
-    if report is not None and (report.skipped or report.notes):
+    if report is not None and (report.skipped or report.notes or report.copies):
         if report.skipped and isinstance(config, ImportConfig) and config.strict:
             raise GenlabError(f"corpus {config.path!r}: refused because strict=true; {report.summary()}")
         print(f"corpus {final.name}: {report.summary()}\n  full report: {final / folder.REPORT_NAME}", file=sys.stderr)
@@ -162,7 +163,7 @@ def _corpus_key(config: Corpus, source: Listing | Manifest | None) -> str:
 def _file_state(path: Path) -> list[int]:
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a NUL in the name is a ValueError
         return []
     return [state.st_size, state.st_mtime_ns]
 

@@ -5,32 +5,51 @@ Every file that cannot be used stands in the report with its reason; it is skipp
 is refused. The same import serves the directory layouts in `layouts.py`.
 """
 
-import csv
 import dataclasses
 import hashlib
-import io
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import Field
 
 from genlab.config import Config, GenlabError, Seed
-from genlab.data.audio import FORMATS, SAMPLE_RATE_HZ, AudioError, read_sides, read_wave, to_int16, write_flac
+from genlab.data.audio import (
+    FORMATS,
+    AudioError,
+    Limit,
+    Part,
+    read_sides,
+    read_wave,
+    to_int16,
+    write_flac,
+)
 from genlab.data.digests import rebuild
-from genlab.data.manifest import Clip, assign_splits, text_key
+from genlab.data.listing import (
+    Listing,
+    Skipped,
+    SourceRow,
+    file_identity,
+    find_broken_text,
+    printable,
+    shorten,
+    walk_files,
+)
+from genlab.data.manifest import Clip, assign_splits, copies, join_copies, overlap_of_splits, text_key
 from genlab.data.shards import Progress, run_shards
+from genlab.data.table import list_table
 from genlab.stored import read_stored, write_atomically
 
-IMPORT_VERSION = 1  # part of the cache key: raise it when the conversion changes
+IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"
-UNSUPPORTED_AUDIO = {".aac", ".aif", ".aiff", ".amr", ".au", ".m4a", ".mp2", ".mp4", ".raw", ".sph", ".webm", ".wma"}
-SPLIT_ALIASES = {"dev": "valid", "val": "valid", "validation": "valid", "eval": "test"}
-MANIFEST_FIELDS = ("path", "text", "speaker", "split", "licence")
+UNSUPPORTED_AUDIO = {
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".bwf", ".caf", ".m4a", ".m4b", ".mka",
+    ".mp2", ".mp4", ".mpga", ".ra", ".raw", ".rf64", ".snd", ".sph", ".spx", ".voc", ".w64", ".webm", ".wma", ".wv",
+}  # fmt: skip
+TABLE_NAMES = {"manifest", "metadata"}
 
 
 class ImportConfig(Config):
@@ -51,33 +70,15 @@ class ImportConfig(Config):
 class Folder(ImportConfig):
     """A tree of audio files.
 
-    `manifest` names a CSV or JSONL file with path[, text, speaker, split, licence]; other fields become labels. Without
-    it texts are empty and the speaker is the name of the file's folder. With `two_sided` every file is a conversation
-    in stereo: text and speaker are those of the first channel, the second one is what that speaker hears.
+    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[, text, speaker,
+    split, licence, offset, duration] (`table.ALIASES` lists other names for them); other columns become labels.
+    Without it texts are empty and the speaker is the name of the file's folder. With `two_sided` every file is a
+    conversation in stereo: text and speaker are those of the first channel, the second one is what that speaker hears.
     """
 
     kind: Literal["folder"] = "folder"
     manifest: str | None = None
     two_sided: bool = False
-
-
-class SourceRow(NamedTuple):
-    """One file to import. `path` is relative to the corpus; an empty `split` is drawn later."""
-
-    path: str
-    id: str
-    text: str = ""
-    speaker: str = ""
-    split: str = ""
-    licence: str = ""
-    labels: dict[str, Any] = {}
-
-
-class Skipped(NamedTuple):
-    """A file, or a line of a manifest, that was not used."""
-
-    path: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +89,16 @@ class ImportReport:
     used_s: float
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
+    copies: int = 0
 
     def summary(self, max_lines: int = 20) -> str:
         """Return a few lines for a person: the counts, then each skipped file with its reason."""
         lines = [f"{self.used} clips used ({self.used_s / 60:.1f} min), {len(self.skipped)} skipped"]
-        lines += [f"  {item.path}: {item.reason}" for item in self.skipped[:max_lines]]
+        lines += [f"  {shorten(item.path)}: {item.reason}" for item in self.skipped[:max_lines]]
         if len(self.skipped) > max_lines:
             lines.append(f"  and {len(self.skipped) - max_lines} more, all listed in {REPORT_NAME}")
+        if self.copies:
+            lines.append(f"  note: {self.copies} clips are copies of another one in the same split")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def save(self, directory: Path) -> None:
@@ -108,14 +112,6 @@ class ImportReport:
         return read_stored(Path(directory) / REPORT_NAME, cls, fix=rebuild(Path(directory)))
 
 
-class Listing(NamedTuple):
-    """What a corpus directory holds before any audio is opened."""
-
-    rows: list[SourceRow]
-    skipped: list[Skipped]
-    notes: list[str]
-
-
 def list_folder(config: Folder) -> Listing:
     """Return the files of a folder, from its manifest if one is named, else by walking the tree.
 
@@ -124,21 +120,25 @@ def list_folder(config: Folder) -> Listing:
     """
     root = existing_directory(config)
     if config.manifest is not None:
-        return _list_manifest(root, config.manifest)
-    rows, skipped, tables, others = [], [], [], Counter[str]()
-    for path in walk_files(root, skipped):
+        return list_table(root, config.manifest)
+    rows: list[SourceRow] = []
+    skipped: list[Skipped] = []
+    notes: list[str] = []
+    others = Counter[str]()
+    for path in walk_files(root, skipped, notes):
         relative = path.relative_to(root).as_posix()
         suffix = path.suffix.lower()
         if suffix in FORMATS:
             rows.append(SourceRow(relative, relative, speaker=path.parent.name))
         elif suffix in UNSUPPORTED_AUDIO:
-            skipped.append(Skipped(_printable(relative), f"format {suffix} not supported: convert it to WAV or FLAC"))
+            skipped.append(Skipped(printable(relative), f"format {suffix} not supported: convert it to WAV or FLAC"))
         else:
             others[suffix or "no extension"] += 1
-            if path.stem in {"manifest", "metadata"}:
-                tables.append(f"table not read: set manifest={relative!r} to use its texts and speakers")
-    notes = [f"{count} other files ignored ({suffix})" for suffix, count in sorted(others.items())]
-    return Listing(rows, skipped, tables + notes)
+            if path.name.split(".")[0] in TABLE_NAMES:
+                use = f"set manifest={printable(relative)!r} to use its texts and speakers"
+                notes.append(f"table not read: {use}")
+    notes += [f"{count} other files ignored ({printable(suffix)})" for suffix, count in sorted(others.items())]
+    return Listing(rows, skipped, notes)
 
 
 def import_files(
@@ -149,8 +149,8 @@ def import_files(
     Raises:
         GenlabError: if no file can be used, or the given splits share texts so that nothing is left to train on.
     """
-    root = Path(config.path).expanduser()
-    rows, skipped = _drop_repeated(listing)
+    root = existing_directory(config)
+    rows, skipped = _usable_rows(root, listing)
     (directory / "audio").mkdir(parents=True, exist_ok=True)
     results = run_shards(
         list(enumerate(rows)),
@@ -163,14 +163,14 @@ def import_files(
     clips = []
     for number, (row, result) in enumerate(zip(rows, results)):
         if "reason" in result:
-            skipped.append(Skipped(_printable(row.path), result["reason"]))
+            skipped.append(Skipped(printable(row.path), result["reason"]))
             continue
         clips.append(
             Clip(
-                id=_printable(row.id),
+                id=printable(row.id),
                 path=f"audio/{number:06d}.flac",
                 text=row.text,
-                speaker=_printable(row.speaker),
+                speaker=printable(row.speaker),
                 split=row.split,
                 num_samples=result["num_samples"],
                 licence=row.licence or config.licence,
@@ -183,110 +183,63 @@ def import_files(
         report = ImportReport(0, 0.0, tuple(skipped), tuple(listing.notes))
         raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.summary(5)}")
     clips, shared = _place(config, clips)
-    report = ImportReport(len(clips), sum(clip.duration_s for clip in clips), (*skipped, *shared), tuple(listing.notes))
+    report = ImportReport(
+        used=len(clips),
+        used_s=sum(clip.duration_s for clip in clips),
+        skipped=(*skipped, *shared),
+        notes=tuple(listing.notes),
+        copies=sum(len(group) - 1 for group in copies(clips)),
+    )
     return clips, report
 
 
 def existing_directory(config: ImportConfig) -> Path:
-    """Return the directory of the corpus.
+    """Return the directory of the corpus as an absolute path, whose last name is the folder's own.
 
     Raises:
         GenlabError: if it is not there.
     """
-    root = Path(config.path).expanduser()
-    if not root.is_dir():
-        raise GenlabError(f"path: {config.path!r} is not a directory, expected the folder that holds the corpus")
+    expected = "expected the folder that holds the corpus"
+    if not config.path.strip():
+        raise GenlabError(f"path: {config.path!r} is empty, {expected}; '.' is the current folder")
+    try:
+        root = Path(os.path.abspath(Path(config.path).expanduser()))
+        is_there = root.is_dir()
+    except (OSError, ValueError, RuntimeError):
+        is_there = False
+    if not is_there:
+        raise GenlabError(f"path: {shorten(config.path)!r} is not a directory, {expected}")
     return root
 
 
-def walk_files(root: Path, skipped: list[Skipped]) -> Iterator[Path]:
-    """Yield the files under `root` in a fixed order, hidden ones left out; what cannot be listed goes to `skipped`."""
+def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
+    """Return the rows that name one recording each, and what was skipped so far.
 
-    def note(error: OSError) -> None:
-        skipped.append(Skipped(_printable(str(error.filename)), f"folder cannot be read: {error.strerror}"))
-
-    for folder, folders, names in os.walk(root, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
-
-
-def _list_manifest(root: Path, name: str) -> Listing:
-    path = root / name
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise GenlabError(f"manifest: {str(path)!r} not found, expected a CSV or JSONL file") from None
-    except UnicodeDecodeError:
-        raise GenlabError(f"manifest: {str(path)!r} is not UTF-8 text, save it as UTF-8") from None
-    skipped: list[Skipped] = []
-    read = _read_jsonl if path.suffix.lower() in {".jsonl", ".ndjson"} else _read_csv
-    rows = []
-    for line, values in read(text, path, skipped):
-        audio = str(values.get("path") or "").strip()
-        split = str(values.get("split") or "").strip().lower()
-        if not audio:
-            skipped.append(Skipped(f"{name} line {line}", "field path is empty"))
-        elif split and not re.fullmatch(r"[a-z0-9_]+", split):
-            skipped.append(Skipped(audio, f"split {split!r} in {name} line {line}: expected letters, digits or _"))
-        else:
-            rows.append(
-                SourceRow(
-                    audio,
-                    audio,
-                    str(values.get("text") or "").strip(),
-                    str(values.get("speaker") or "").strip() or (root / audio).parent.name,
-                    SPLIT_ALIASES.get(split, split),
-                    str(values.get("licence") or "").strip(),
-                    {
-                        key: value
-                        for key, value in values.items()
-                        if key not in MANIFEST_FIELDS and value not in (None, "")
-                    },
-                )
-            )
-    return Listing(rows, skipped, [])
-
-
-def _read_csv(text: str, path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, dict[str, Any]]]:
-    header = text.split("\n", 1)[0]
-    delimiter = max(",;\t|", key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if "path" not in (reader.fieldnames or ()):
-        raise GenlabError(
-            f"manifest: {str(path)!r} has no column 'path', found {', '.join(reader.fieldnames or ['nothing'])}"
-        )
-    for values in reader:
-        if None in values:
-            skipped.append(
-                Skipped(f"{path.name} line {reader.line_num}", "more fields than the header: quote the text")
-            )
-        else:
-            yield reader.line_num, values
-
-
-def _read_jsonl(text: str, path: Path, skipped: list[Skipped]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            skipped.append(Skipped(f"{path.name} line {number}", f"not JSON: {error.msg}"))
-            continue
-        if isinstance(values, dict):
-            yield number, values
-        else:
-            skipped.append(Skipped(f"{path.name} line {number}", "not a JSON object"))
-
-
-def _drop_repeated(listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
-    rows, skipped, seen = [], list(listing.skipped), set()
+    A file is known by what the disk calls it, so that links and two spellings of a path are seen to be one.
+    """
+    rows: list[SourceRow] = []
+    skipped = list(listing.skipped)
+    ids: set[str] = set()
+    first: dict[tuple[object, float], SourceRow] = {}
     for row in listing.rows:
-        if row.id in seen:
-            skipped.append(Skipped(_printable(row.path), "listed twice, the first is used"))
-        else:
-            seen.add(row.id)
-            rows.append(row)
+        faults = [find_broken_text(value) for value in (row.text, row.licence)]
+        fault = next((fault for fault in faults if fault is not None), None)
+        if fault is not None:
+            skipped.append(Skipped(printable(row.path), f"its text {fault}"))
+            continue
+        path = root / row.path
+        place = (file_identity(path) or os.path.normpath(path), row.offset_s)
+        earlier = first.setdefault(place, row)
+        if earlier is not row or row.id in ids:
+            reason = "listed twice, the first is used"
+            if earlier.path != row.path:
+                reason += f": it is the same file as {shorten(printable(earlier.path))!r}"
+            if earlier.split != row.split:
+                reason += f" in split {earlier.split or 'drawn'!r}"
+            skipped.append(Skipped(printable(row.path), reason))
+            continue
+        ids.add(row.id)
+        rows.append(row)
     return rows, skipped
 
 
@@ -297,13 +250,12 @@ def is_two_sided(config: ImportConfig) -> bool:
 
 def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> dict[str, Any]:
     path = root / row.path
+    part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, "max_clip_s")
     try:
-        sides = read_sides(path) if is_two_sided(config) else (read_wave(path),)
-        duration_s = len(sides[0]) / SAMPLE_RATE_HZ
-        if duration_s > config.max_clip_s:
-            raise AudioError(
-                path, f"{duration_s:.1f} s long, the limit is max_clip_s={config.max_clip_s:g}: cut it or raise that"
-            )
+        if is_two_sided(config):
+            sides = read_sides(path, part=part, limit=limit)
+        else:
+            sides = (read_wave(path, part=part, limit=limit),)
     except AudioError as error:
         return {"reason": error.reason}
     waves = [to_int16(side) for side in sides]
@@ -321,8 +273,16 @@ def _place(config: ImportConfig, clips: Sequence[Clip]) -> tuple[list[Clip], lis
         pair_fraction=config.pair_fraction,
         held_out_speakers=config.held_out_speakers,
     )
-    if config.shared_texts:
-        return placed, []
+    is_drawn = {clip.id for clip in clips if not clip.split and clip.speaker not in config.held_out_speakers}
+    placed = join_copies(placed, is_drawn)
+    dropped: list[Skipped] = []
+    if not config.shared_texts:
+        placed, dropped = _drop_shared_texts(config, placed)
+    placed, repeated = _drop_repeated_recordings(placed)
+    return placed, dropped + repeated
+
+
+def _drop_shared_texts(config: ImportConfig, placed: list[Clip]) -> tuple[list[Clip], list[Skipped]]:
     held_out = {text_key(clip): clip.split for clip in placed if clip.split in {"valid", "test"}}
     shared = [clip for clip in placed if clip.split == "train" and text_key(clip) in held_out]
     kept = [clip for clip in placed if not (clip.split == "train" and text_key(clip) in held_out)]
@@ -334,6 +294,14 @@ def _place(config: ImportConfig, clips: Sequence[Clip]) -> tuple[list[Clip], lis
     return kept, [Skipped(clip.id, f"its text also occurs in split {held_out[text_key(clip)]!r}") for clip in shared]
 
 
-def _printable(name: str) -> str:
-    # A file name on Linux may be bytes that are no text; JSON and terminals need something they can show.
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def _drop_repeated_recordings(placed: list[Clip]) -> tuple[list[Clip], list[Skipped]]:
+    """Leave out of train what valid or test hear too, and out of valid what test hears."""
+    twin_of = {clip.id: twin for clip, twin in overlap_of_splits(placed)}
+    kept = [clip for clip in placed if clip.id not in twin_of]
+    repeated = []
+    for clip in placed:
+        if clip.id in twin_of:
+            twin = twin_of[clip.id]
+            reason = f"same recording as {shorten(twin.id)!r} in split {twin.split!r}"
+            repeated.append(Skipped(clip.id, f"{reason}: not used in {clip.split!r}"))
+    return kept, repeated

@@ -5,13 +5,15 @@ In: the path of an unpacked LibriSpeech, LJSpeech, VCTK or Free Spoken Digit Dat
 A recording without its transcript, and a transcript without its recording, stand in the report.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from genlab.config import GenlabError
-from genlab.data.folder import ImportConfig, Listing, Skipped, SourceRow, existing_directory
+from genlab.data.folder import ImportConfig, existing_directory
+from genlab.data.listing import Listing, Skipped, SourceRow, printable, read_bytes
 from genlab.data.text import DIGITS
 
 
@@ -68,21 +70,22 @@ def list_librispeech(config: LibriSpeech) -> Listing:
     is_official = any(name.startswith("train") for name in subsets) and any(
         not name.startswith("train") for name in subsets
     )
-    genders = _read_librispeech_genders(root / prefix / "SPEAKERS.TXT")
-    rows, skipped = [], []
+    rows: list[SourceRow] = []
+    skipped: list[Skipped] = []
+    genders = _read_librispeech_genders(root, root / prefix / "SPEAKERS.TXT", skipped)
     for subset in subsets:
         split = {"train": "train", "dev": "valid", "test": "test"}.get(subset.split("-")[0], "") if is_official else ""
         for transcript in sorted((root / prefix / subset).glob("*/*/*.trans.txt")):
             chapter = transcript.parent
-            texts = {line.split(" ", 1)[0]: line.partition(" ")[2] for line in _read_lines(transcript)}
+            lines = [line.partition(" ") for line in _read_lines(root, transcript, skipped)]
             speaker = chapter.parent.name
             labels = {"subset": subset} | ({"gender": genders[speaker]} if speaker in genders else {})
             folder = chapter.relative_to(root).as_posix()
             rows += [
                 SourceRow(f"{folder}/{name}.flac", name, text.strip(), speaker, split, "", labels)
-                for name, text in texts.items()
+                for name, _, text in lines
             ]
-            skipped += _find_unlisted(root, chapter, ".flac", set(texts))
+            skipped += _find_unlisted(root, chapter, ".flac", {name for name, _, _ in lines})
     return _checked(config, rows, skipped, "SUBSET/SPEAKER/CHAPTER/*.trans.txt")
 
 
@@ -91,8 +94,11 @@ def list_ljspeech(config: LJSpeech) -> Listing:
     root = existing_directory(config)
     prefix = "LJSpeech-1.1/" if (root / "LJSpeech-1.1").is_dir() else ""
     metadata = root / f"{prefix}metadata.csv"
-    rows, skipped, names = [], [], set()
-    for number, line in enumerate(_read_lines(metadata) if metadata.exists() else [], start=1):
+    rows: list[SourceRow] = []
+    skipped: list[Skipped] = []
+    names: set[str] = set()
+    lines = _read_lines(root, metadata, skipped) if metadata.exists() else []
+    for number, line in enumerate(lines, start=1):
         name, *texts = line.split("|")  # no quoting: texts contain bare quotation marks
         if not texts:
             skipped.append(Skipped(f"metadata.csv line {number}", "expected ID|TEXT|NORMALISED TEXT"))
@@ -110,15 +116,19 @@ def list_vctk(config: VCTK) -> Listing:
     base = root / prefix
     new_layout = (base / "wav48_silence_trimmed").is_dir()
     audio, pattern = ("wav48_silence_trimmed", f"*_{config.microphone}.flac") if new_layout else ("wav48", "*.wav")
-    rows, skipped = [], []
+    rows: list[SourceRow] = []
+    skipped: list[Skipped] = []
     for path in sorted((base / audio).glob(f"*/{pattern}")):
         name = re.sub(r"_mic[12]$", "", path.stem)
         relative = path.relative_to(root).as_posix()
         transcript = base / "txt" / path.parent.name / f"{name}.txt"
-        if transcript.exists():
-            rows.append(SourceRow(relative, name, " ".join(_read_lines(transcript)), path.parent.name))
-        else:
+        if not transcript.exists():
             skipped.append(Skipped(relative, f"no transcript txt/{path.parent.name}/{name}.txt"))
+            continue
+        unread = len(skipped)
+        lines = _read_lines(root, transcript, skipped)
+        if len(skipped) == unread:
+            rows.append(SourceRow(relative, name, " ".join(lines), path.parent.name))
     return _checked(
         config, rows, skipped, "wav48_silence_trimmed/pNNN/*_mic1.flac (or wav48/pNNN/*.wav) and txt/pNNN/*.txt"
     )
@@ -147,8 +157,15 @@ def _checked(config: ImportConfig, rows: list[SourceRow], skipped: list[Skipped]
     return Listing(rows, skipped, [])
 
 
-def _read_lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+def _read_lines(root: Path, path: Path, skipped: list[Skipped]) -> list[str]:
+    """Return the lines of a transcript. Bytes that are no UTF-8 become surrogates: their rows are skipped later."""
+    try:
+        text = read_bytes(path).removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+        skipped.append(Skipped(printable(path.relative_to(root).as_posix()), reason))
+        return []
+    return [line.strip() for line in re.split(r"\r\n|\n|\r", text) if line.strip()]
 
 
 def _find_unlisted(root: Path, folder: Path, suffix: str, names: set[str]) -> Iterator[Skipped]:
@@ -157,8 +174,9 @@ def _find_unlisted(root: Path, folder: Path, suffix: str, names: set[str]) -> It
             yield Skipped(path.relative_to(root).as_posix(), "no transcript")
 
 
-def _read_librispeech_genders(path: Path) -> dict[str, str]:
+def _read_librispeech_genders(root: Path, path: Path, skipped: list[Skipped]) -> dict[str, str]:
     if not path.exists():
         return {}
-    table = [[field.strip() for field in line.split("|")] for line in _read_lines(path) if not line.startswith(";")]
+    lines = [line for line in _read_lines(root, path, skipped) if not line.startswith(";")]
+    table = [[field.strip() for field in line.split("|")] for line in lines]
     return {fields[0]: fields[1] for fields in table if len(fields) > 1}

@@ -297,6 +297,44 @@ def text_key(clip: Spoken) -> str:
     return words or f"clip {clip.id}"
 
 
+def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
+    """Return each clip whose recording a split that is held out from it has too, with that other clip.
+
+    Recordings are compared by the digest of their samples: "train" with all other splits, and "valid" with those that
+    are neither.
+    """
+    pairs = []
+    for group in copies(clips):
+        last = max(group, key=_rank)
+        pairs += [(clip, last) for clip in group if _rank(clip) < _rank(last)]
+    return pairs
+
+
+def copies(clips: Iterable[Clip]) -> list[list[Clip]]:
+    """Return the groups of clips whose samples are the same; rendered clips, without a digest, are left out."""
+    groups: dict[tuple[str, int], list[Clip]] = {}
+    for clip in clips:
+        if clip.audio_digest:
+            # A digest of 40 bits may repeat by chance in a large corpus, but hardly at the same length.
+            groups.setdefault((clip.audio_digest, clip.num_samples), []).append(clip)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def join_copies(clips: Sequence[Clip], is_drawn: Collection[str]) -> list[Clip]:
+    """Return `clips` with the drawn copies of a recording in one split, the one nearest to train.
+
+    `is_drawn` holds the ids of the clips whose split nobody gave.
+    """
+    split_of_id: dict[str, str] = {}
+    for group in copies(clip for clip in clips if clip.id in is_drawn):
+        split_of_id |= dict.fromkeys((clip.id for clip in group), min(group, key=_rank).split)
+    return [dataclasses.replace(clip, split=split_of_id.get(clip.id, clip.split)) for clip in clips]
+
+
+def _rank(clip: Clip) -> int:
+    return {"train": 0, "valid": 1}.get(clip.split, 2)
+
+
 def _split_texts(
     texts: Collection[str], seed: int, valid_fraction: float, test_fraction: float, train_texts: Collection[str]
 ) -> dict[str, str]:

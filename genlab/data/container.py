@@ -1,0 +1,141 @@
+"""What an audio file's container says about itself, read without decoding a sample.
+
+libsndfile returns what is left of a cut WAV or Ogg file, ignores the checksum of a FLAC file and believes any length
+in an MP3 header. The functions here ask the container: how many bytes are missing, which MD5 the samples must have,
+how many samples the MP3 frames hold. They read a few kilobytes, or skip from frame to frame, whatever the file's size.
+"""
+
+import hashlib
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+MAX_CHUNKS = 10_000
+MP3_BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s
+MP3_BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+MP3_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+
+
+class FlacChecksum(NamedTuple):
+    """The MD5 that a FLAC file states for its samples, packed as `bits` per sample."""
+
+    md5: bytes
+    bits: int
+
+    def packed(self, samples: Int[np.ndarray, "s c"]) -> bytes:
+        """Return left-justified 32-bit samples as the little-endian bytes that the MD5 is taken over."""
+        values = (samples >> (32 - self.bits)).astype("<i4")
+        return values.view(np.uint8).reshape(-1, 4)[:, : self.bits // 8].tobytes()
+
+    def differs(self, found: "hashlib._Hash") -> bool:
+        """Return whether the samples that went into `found` are not the ones that were encoded."""
+        return found.digest() != self.md5
+
+
+def find_fault(path: Path, magic: bytes) -> str | None:
+    """Return why the file of these first four bytes is not whole, or None."""
+    if magic in {b"RIFF", b"RIFX", b"RF64"}:
+        missing = _missing_riff_bytes(path, magic)
+        if missing is None:
+            return f"damaged: no samples within the first {MAX_CHUNKS} parts of the file"
+        if missing > 0:
+            return f"truncated: the header promises {missing} more bytes"
+    if magic == b"OggS" and not _ends_ogg_stream(path):
+        return "truncated: the last Ogg page does not end the stream"
+    return None
+
+
+def flac_checksum(path: Path) -> FlacChecksum | None:
+    """Return the MD5 in the header of a FLAC file; None if it states none, or has a sample size of its own."""
+    with open(path, "rb") as file:
+        start = _skip_id3(file)
+        file.seek(start)
+        header = file.read(42)
+    if len(header) < 42 or header[:4] != b"fLaC":
+        return None
+    bits = (((header[20] & 1) << 4) | (header[21] >> 4)) + 1
+    md5 = header[26:42]
+    return FlacChecksum(md5, bits) if any(md5) and bits in {8, 16, 24} else None
+
+
+def count_mp3_samples(path: Path, enough: int) -> int:
+    """Return how many samples per channel the frames of an MP3 hold; counting stops once there are `enough`."""
+    total = 0
+    with open(path, "rb") as file:
+        position = _skip_id3(file)
+        while total < enough:
+            file.seek(position)
+            frame = _mp3_frame(file.read(4))
+            if frame is None:
+                break
+            length, samples = frame
+            position += length
+            total += samples
+    return total
+
+
+def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
+    order = ">" if magic == b"RIFX" else "<"
+    size = path.stat().st_size
+    long_length = None  # RF64 keeps the true length of the samples in a part of its own
+    with open(path, "rb") as file:
+        position = 12
+        for _ in range(MAX_CHUNKS):
+            if position + 8 > size:
+                return 0
+            file.seek(position)
+            name, length = struct.unpack(f"{order}4sI", file.read(8))
+            if name == b"ds64" and position + 24 <= size:
+                long_length = struct.unpack("<Q", file.read(16)[8:])[0]
+            if name == b"data":
+                if length == 0xFFFFFFFF and long_length is not None:
+                    length = long_length
+                elif length >= 0xFFFFFF00:
+                    # An encoder that could not seek back leaves 0xFFFFFFFF: the data run to the end of the file.
+                    return 0
+                return position + 8 + length - size
+            position += 8 + length + (length & 1)
+    return None
+
+
+def _ends_ogg_stream(path: Path) -> bool:
+    tail_bytes = 70_000  # one Ogg page is at most 65,307 bytes
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - tail_bytes))
+        tail = file.read()
+    page = tail.rfind(b"OggS")
+    if page < 0 or page + 27 > len(tail):
+        return False
+    num_segments = tail[page + 26]
+    lacing = tail[page + 27 : page + 27 + num_segments]
+    is_last_page = bool(tail[page + 5] & 0x04)
+    return is_last_page and page + 27 + num_segments + sum(lacing) <= len(tail)
+
+
+def _skip_id3(file: BinaryIO) -> int:
+    """Return where the file begins behind its ID3 tag."""
+    head = file.read(10)
+    if len(head) < 10 or head[:3] != b"ID3":
+        return 0
+    size = 0
+    for byte in head[6:10]:
+        size = size << 7 | (byte & 0x7F)
+    return 10 + size
+
+
+def _mp3_frame(head: bytes) -> tuple[int, int] | None:
+    """Return the length in bytes and the samples of the frame that starts with `head`; None if none does."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer != 1 or bitrate in {0, 15} or rate == 3:
+        return None
+    is_first_version = version == 3
+    bits_per_s = 1000 * (MP3_BITRATES_1 if is_first_version else MP3_BITRATES_2)[bitrate]
+    samples = 1152 if is_first_version else 576
+    padding = head[2] >> 1 & 1
+    return samples // 8 * bits_per_s // MP3_RATES_HZ[version][rate] + padding, samples

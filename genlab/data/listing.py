@@ -1,0 +1,131 @@
+"""What a corpus directory holds before any audio is opened: rows to import, and what cannot be one.
+
+`Listing` is the common shape of all that finds files: a walk through a tree (`walk_files`), a table that somebody
+wrote (`table.py`), or the layout of a well-known corpus (`layouts.py`).
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+MAX_NAME_CHARS = 120
+MAX_TEXT_BYTES = 2**31  # of a table or a transcript
+
+
+class SourceRow(NamedTuple):
+    """One recording to import. `path` is relative to the corpus; an empty `split` is drawn later.
+
+    Only the seconds from `offset_s` on, `duration_s` of them, are used; `duration_s=None` is all that is left.
+    """
+
+    path: str
+    id: str
+    text: str = ""
+    speaker: str = ""
+    split: str = ""
+    licence: str = ""
+    labels: dict[str, Any] = {}
+    offset_s: float = 0.0
+    duration_s: float | None = None
+
+
+class Skipped(NamedTuple):
+    """A file, or a line of a manifest, that was not used."""
+
+    path: str
+    reason: str
+
+
+class Listing(NamedTuple):
+    """What a corpus directory holds before any audio is opened."""
+
+    rows: list[SourceRow]
+    skipped: list[Skipped]
+    notes: list[str]
+
+
+def printable(name: str) -> str:
+    """Return a file name, which on Linux may be bytes that are no text, as JSON and terminals can show it."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shorten(name: str) -> str:
+    """Return a name in one line of at most `MAX_NAME_CHARS` characters."""
+    shown = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in name)
+    return shown if len(shown) <= MAX_NAME_CHARS else f"{shown[:MAX_NAME_CHARS]}..."
+
+
+def find_broken_text(text: str) -> str | None:
+    """Return why `text` cannot be stored as text, or None. Bytes that are no UTF-8 arrive here as surrogates."""
+    if "\0" in text:
+        return "holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        if "\udc80" <= text[error.start] <= "\udcff":
+            return "is not UTF-8 text: save the file as UTF-8"
+        return "holds half of a surrogate pair, which is no character"
+    return None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a table or transcript.
+
+    Raises:
+        OSError: if it is missing, no regular file (a named pipe would wait for a writer), or larger than 2 GiB.
+    """
+    try:
+        state = path.stat()
+    except ValueError as error:  # a NUL or a surrogate in the name
+        raise OSError(None, str(error)) from None
+    if not stat.S_ISREG(state.st_mode):
+        raise OSError(None, "a folder" if stat.S_ISDIR(state.st_mode) else "not a regular file")
+    if state.st_size > MAX_TEXT_BYTES:
+        raise OSError(None, f"{state.st_size} bytes, at most {MAX_TEXT_BYTES} accepted")
+    return path.read_bytes()
+
+
+def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator[Path]:
+    """Yield the files under `root` in a fixed order, hidden ones left out; links to folders are followed.
+
+    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder that cannot be read
+    goes to `skipped`.
+    """
+
+    def note(error: OSError) -> None:
+        name = printable(str(error.filename))
+        skipped.append(Skipped(name, f"folder cannot be read: {error.strerror}"))
+
+    # Real folders come first, so that a link never takes the place of the folder that it names.
+    seen = {_identity(root)}
+    for folder, folders, _ in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        seen |= {_identity(path) for name in folders if not (path := Path(folder, name)).is_symlink()}
+    for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+        kept = []
+        for name in sorted(name for name in folders if not name.startswith(".")):
+            path = Path(folder, name)
+            if path.is_symlink():
+                if _identity(path) in seen:
+                    shown = printable(path.relative_to(root).as_posix())
+                    notes.append(f"{shown}: a link to a folder that is listed anyway, not followed")
+                    continue
+                seen.add(_identity(path))
+            kept.append(name)
+        folders[:] = kept
+        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    return file_identity(path) or str(path)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what is the same for every spelling of a file's or folder's path; None if it is not there."""
+    try:
+        state = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (state.st_dev, state.st_ino)

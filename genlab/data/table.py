@@ -1,0 +1,429 @@
+"""The table of a corpus as somebody wrote it: CSV, TSV, JSON lines or a JSON list, also gzipped.
+
+In: a file with a column that names the audio, and optional ones for text, speaker, split, licence, offset and
+duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a recording to import or stands in
+`skipped` with its line and its reason. Nothing is guessed: a row with too few fields, a quote that is never closed or
+a number that is none is reported, and what two columns claim at once is refused.
+"""
+
+import codecs
+import csv
+import functools
+import gzip
+import io
+import json
+import math
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genlab.config import GenlabError
+from genlab.data.audio import FORMATS
+from genlab.data.listing import (
+    MAX_TEXT_BYTES,
+    Listing,
+    Skipped,
+    SourceRow,
+    find_broken_text,
+    printable,
+    read_bytes,
+    shorten,
+)
+
+# The first name wins over its aliases, which then are labels like any other column. Upper and lower case are the same.
+ALIASES = {
+    "path": (
+        "file_name", "audio_filepath", "audio_path", "audio_file", "wav_filename", "filename", "filepath",
+    ),
+    "text": ("transcription", "transcript", "sentence"),
+    "speaker": ("speaker_id", "speaker_name", "client_id"),
+    "split": (),
+    "licence": ("license",),
+    "offset": (),
+    "duration": (),
+}  # fmt: skip
+SPLIT_ALIASES = {
+    "training": "train",
+    "dev": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "development": "valid",
+    "eval": "test",
+    "evaluation": "test",
+    "testing": "test",
+}
+USUAL_SPLITS = {"train", "valid", "test", "test_pair", "test_speaker"}
+JSON_LINES = {".jsonl", ".ndjson"}
+DELIMITERS = ",;\t|"
+MAX_FIELD_CHARS = 131_072
+MAX_LABEL_DEPTH = 8
+
+
+class Report(NamedTuple):
+    """Where the readers of a table say what they could not use."""
+
+    table: str
+    skipped: list[Skipped]
+    notes: list[str]
+
+    def skip(self, line: int, reason: str) -> None:
+        """Report the row that begins in this line."""
+        self.skipped.append(Skipped(f"{self.table} line {line}", reason))
+
+
+class TableRow(NamedTuple):
+    """A row as it stands in the file: the number of its first line, and the values under their column names."""
+
+    line: int
+    values: dict[str, Any]
+
+
+def list_table(root: Path, name: str) -> Listing:
+    """Return the rows of the table `name`: a path from the corpus folder `root` on, or an absolute one.
+
+    Raises:
+        GenlabError: if the table cannot be read, or no column names the audio.
+    """
+    path = Path(name).expanduser() if name.startswith("~/") else root / name
+    text = _read_text(path)
+    report = Report(shorten(printable(name)), [], [])
+    rows: list[SourceRow] = []
+    renamed: set[tuple[str, str]] = set()
+    for line, values in _read_rows(text, path, report):
+        columns = find_columns(tuple(values))
+        if isinstance(columns, str):
+            report.skip(line, columns)
+            continue
+        row = _source_row(root, values, columns)
+        if isinstance(row, str):
+            report.skip(line, row)
+            continue
+        rows.append(row)
+        renamed |= {(found, field) for field, found in columns.items() if _plain(found) != field}
+    notes = [f"column {shorten(found)} read as {field}" for found, field in sorted(renamed)]
+    return Listing(rows, report.skipped, report.notes + notes + _notes(rows))
+
+
+@functools.lru_cache(maxsize=64)
+def find_columns(names: tuple[str, ...]) -> dict[str, str] | str:
+    """Return which column holds each known field, or the reason why that is not clear."""
+    found: dict[str, str] = {}
+    for name in names:
+        plain = _plain(name)
+        fault = find_broken_text(name)
+        if fault is not None:
+            return f"name of column {shorten(printable(name))!r} {fault}"
+        if plain in found:
+            return f"column {shorten(plain)!r} occurs twice: keep one"
+        found[plain] = name
+    columns = {}
+    for field, aliases in ALIASES.items():
+        known = [alias for alias in aliases if alias in found]
+        if field in found:
+            columns[field] = found[field]
+        elif len(known) > 1:
+            both = f"columns {known[0]!r} and {known[1]!r}"
+            return f"{both} both hold the {field}: rename one to {field!r}"
+        elif known:
+            columns[field] = found[known[0]]
+    return columns
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower()
+
+
+def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> SourceRow | str:
+    """Return the recording that a row names, or the reason why it cannot be used."""
+    for column, value in values.items():
+        fault = _find_fault(value)
+        if fault is not None:
+            return f"field {shorten(column)} {fault}"
+    texts: dict[str, str] = {}
+    for field in ("path", "text", "speaker", "split", "licence"):
+        value = values.get(columns.get(field, ""))
+        # true is no name, and a list is no text; but speaker 0 is a speaker.
+        if isinstance(value, bool | list | dict):
+            return f"field {field} is {json.dumps(value):.40}, expected text or a number"
+        texts[field] = "" if value is None else str(value).strip()
+    audio, split = texts["path"], texts["split"].lower()
+    if not audio:
+        return "field path is empty"
+    if split and not re.fullmatch(r"[a-z0-9_]+", split):
+        return f"split {shorten(split)!r} of {shorten(audio)!r}: expected letters, digits or _"
+    part: dict[str, float | None] = {}
+    for field in ("offset", "duration"):
+        value = values.get(columns.get(field, ""))
+        part[field] = _seconds(value)
+        if part[field] is None and not _is_empty(value):
+            return f"field {field} is {shorten(str(value))!r}, expected seconds"
+    if part["duration"] == 0.0:
+        return "field duration is 0, expected seconds"
+    offset_s = part["offset"] or 0.0
+    known = set(columns.values())
+    labels = {key: value for key, value in values.items() if key not in known and not _is_none(value)}
+    return SourceRow(
+        path=audio,
+        id=audio + _part_name(offset_s, part["duration"]),
+        text=texts["text"],
+        speaker=texts["speaker"] or Path(os.path.normpath(root / audio)).parent.name,
+        split=SPLIT_ALIASES.get(split, split),
+        licence=texts["licence"],
+        labels=labels,
+        offset_s=offset_s,
+        duration_s=part["duration"],
+    )
+
+
+def _part_name(offset_s: float, duration_s: float | None) -> str:
+    """Return what tells the parts of a file apart; nothing for the part that begins with the file."""
+    if not offset_s:
+        return ""
+    return f"@{offset_s:.10g}" + (f"+{duration_s:.10g}" if duration_s else "")
+
+
+def _find_fault(value: object) -> str | None:
+    """Return why a value of a row can be neither used nor stored, or None."""
+    if isinstance(value, str):
+        if len(value) > MAX_FIELD_CHARS:
+            return f"has {len(value)} characters, at most {MAX_FIELD_CHARS} accepted"
+        return find_broken_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"is {value}, expected a finite number; write null for a missing value"
+    if isinstance(value, list | dict):
+        if _depth(value) > MAX_LABEL_DEPTH:
+            return f"is nested more than {MAX_LABEL_DEPTH} deep"
+        try:
+            return find_broken_text(json.dumps(value, allow_nan=False, ensure_ascii=False))
+        except ValueError:
+            return "holds a number that is not finite"
+    return None
+
+
+def _depth(value: object) -> int:
+    """Return how deep lists and objects lie in each other, counted no further than the limit."""
+    level, layer = 0, [value]
+    while layer and level <= MAX_LABEL_DEPTH:
+        inner = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, list | dict)]
+        if not inner:
+            break
+        level += 1
+        layer = [item for items in inner for item in items]
+    return level
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _is_none(value: object) -> bool:
+    return value is None or value == ""
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _notes(rows: list[SourceRow]) -> list[str]:
+    """Return what a reader of the report should know about rows that are used."""
+    notes = []
+    parts = sum(1 for row in rows if row.offset_s)
+    if parts:
+        notes.append(f"{parts} rows name a part of a file that begins at their offset")
+    others = Counter(row.split for row in rows if row.split and row.split not in USUAL_SPLITS)
+    notes += [
+        f"{count} rows are in split {name!r}, which is neither train, valid nor test"
+        for name, count in sorted(others.items())[:20]
+    ]
+    return notes
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a table, unzipped. Bytes that are no UTF-8 become surrogates, for their rows to be named."""
+    shown = repr(shorten(printable(str(path))))
+    try:
+        data = read_bytes(path)
+        if data[:2] == b"\x1f\x8b":
+            with gzip.open(io.BytesIO(data)) as file:
+                data = file.read(MAX_TEXT_BYTES + 1)
+            if len(data) > MAX_TEXT_BYTES:
+                raise OSError(None, f"more than {MAX_TEXT_BYTES} bytes when unzipped")
+    except FileNotFoundError:
+        raise GenlabError(f"manifest: {shown} not found, expected a CSV or JSONL file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise GenlabError(f"manifest: {shown} is a damaged gzip file, copy it again") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise GenlabError(f"manifest: {shown} cannot be read ({reason}), expected a CSV or JSONL file") from None
+    try:
+        # What Excel saves as "Unicode text" begins with a mark; everything else is read as UTF-8.
+        if data[:4] in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
+            return data.decode("utf-32")
+        if data[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+            return data.decode("utf-16")
+    except UnicodeDecodeError:
+        raise GenlabError(f"manifest: {shown} is damaged UTF-16 text, save it as UTF-8") from None
+    if b"\0" in data.split(b"\n", 1)[0]:
+        raise GenlabError(f"manifest: {shown} is not UTF-8 text, save it as UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+
+
+def _read_rows(text: str, path: Path, report: Report) -> Iterator[TableRow]:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    start = text.lstrip()[:1]
+    if suffix == ".json" and start == "[":
+        return _read_list(text, path, report)
+    if suffix in JSON_LINES or start == "{" or suffix == ".json":
+        return _read_json_lines(text, report)
+    return _read_csv(text, path, report)
+
+
+def _read_list(text: str, path: Path, report: Report) -> Iterator[TableRow]:
+    try:
+        items = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        shown = shorten(printable(str(path)))
+        raise GenlabError(f"manifest: {shown!r} is not JSON: {error!s:.100}") from None
+    for number, item in enumerate(items, start=1):
+        if isinstance(item, dict):
+            yield TableRow(number, item)
+        else:
+            report.skip(number, "not a JSON object")
+
+
+def _read_json_lines(text: str, report: Report) -> Iterator[TableRow]:
+    # Not splitlines(): a text may hold line separators of Unicode, which do not end a line of JSON.
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line, object_pairs_hook=_unique)
+            reason = None if isinstance(values, dict) else "not a JSON object"
+        except json.JSONDecodeError as error:
+            values, reason = None, f"not JSON: {error.msg}"
+        except RecursionError:
+            values, reason = None, "nested too deep"
+        except ValueError as error:
+            values, reason = None, f"not usable: {error!s:.100}"
+        if reason is None:
+            yield TableRow(number, values)
+        else:
+            report.skip(number, reason)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field {shorten(printable(twice))} occurs twice")
+    return values
+
+
+class Layout(NamedTuple):
+    """How a CSV file is written: its columns, and what separates them."""
+
+    names: list[str]
+    delimiter: str
+    skips_blanks: bool
+
+    @property
+    def path_index(self) -> int:
+        """The place of the column that names the audio."""
+        columns = find_columns(tuple(filter(None, self.names)))
+        return self.names.index(columns["path"]) if isinstance(columns, dict) else 0
+
+
+def _read_csv(text: str, path: Path, report: Report) -> Iterator[TableRow]:
+    # Lines as the csv module sees them: \n, \r\n and \r end one, and stay in a quoted text as they are.
+    lines = list(io.StringIO(text, newline=""))
+    first = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    layout = _read_header(lines[first] if lines else "", path)
+    unnamed = [number for number, name in enumerate(layout.names) if not name]
+    report.notes.extend(f"column {number + 1} has no name: not read" for number in unnamed)
+    for line, fields in _records(lines, first + 1, layout):
+        if isinstance(fields, str):
+            report.skip(line + 1, fields)
+        elif len(fields) > len(layout.names):
+            report.skip(line + 1, "more fields than the header: quote the text")
+        elif len(fields) < len(layout.names):
+            report.skip(line + 1, f"{len(fields)} fields, the header has {len(layout.names)}")
+        else:
+            values = dict(zip(layout.names, fields))
+            values.pop("", None)
+            yield TableRow(line + 1, values)
+
+
+def _read_header(line: str, path: Path) -> Layout:
+    """Return the layout of the delimiter under which a column names the audio."""
+    shown = shorten(printable(str(path)))
+    layouts = []
+    for delimiter in DELIMITERS:
+        try:
+            [names] = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+        except (csv.Error, ValueError):
+            continue
+        # As people type it: path, text, speaker. Then the blanks of the rows mean as little.
+        skips_blanks = f"{delimiter} " in line
+        layouts.append(Layout([name.strip() for name in names], delimiter, skips_blanks))
+    layouts.sort(key=lambda layout: -len(layout.names))
+    found_columns = [find_columns(tuple(filter(None, layout.names))) for layout in layouts]
+    for layout, columns in zip(layouts, found_columns):
+        if isinstance(columns, dict) and "path" in columns:
+            return layout
+    for columns in found_columns:
+        if isinstance(columns, str):
+            raise GenlabError(f"manifest: {shown!r}: {columns}")
+    names = max((layout.names for layout in layouts), key=len, default=[])
+    found = shorten(printable(", ".join(names))) or "nothing"
+    expected = ", ".join(("path", *ALIASES["path"]))
+    raise GenlabError(f"manifest: {shown!r} has no column 'path', found {found}; expected one of {expected}")
+
+
+def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield each row with the index of its first line: its fields, or the reason why they cannot be told.
+
+    A quote that is opened and never closed swallows the rows behind it. It costs its own row only: reading starts
+    again with the next line.
+    """
+    while first < len(lines):
+        reader = csv.reader(
+            (lines[number] for number in range(first, len(lines))),
+            delimiter=layout.delimiter,
+            skipinitialspace=layout.skips_blanks,
+            strict=True,
+        )
+        start = first
+        try:
+            for fields in reader:
+                end = start + reader.line_num
+                if _swallows_rows(lines[first + 1 : end], layout):
+                    raise csv.Error("the text would hold other rows")
+                if len(fields) > 1 or "".join(fields).strip():
+                    yield first, fields
+                first = end
+        except csv.Error as error:
+            yield first, f'a quote is not closed or not doubled ({error}): write "" inside quotes'
+            first += 1
+
+
+def _swallows_rows(inner: list[str], layout: Layout) -> bool:
+    """Return whether a line inside a quoted text looks like a row: where the audio would stand, it is."""
+    for line in inner:
+        fields = line.split(layout.delimiter)
+        if len(fields) == len(layout.names) or len(fields) > layout.path_index + 1:
+            suffix = Path(fields[layout.path_index].strip(' "\r\n')).suffix
+            if suffix.lower() in FORMATS:
+                return True
+    return False
