@@ -117,6 +117,11 @@ def read_sides(
     return own, resample(other, source_hz, sample_rate_hz)
 
 
+def is_longer(path: Path | str, seconds: float) -> bool:
+    """Return whether a file that can be read is longer than that, by its header."""
+    return soundfile.info(str(path)).duration > seconds + END_TOLERANCE_S
+
+
 def resample(wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int) -> Float[np.ndarray, "s2"]:
     """Return `wave` at `target_hz` (soxr, high quality)."""
     if source_hz == target_hz:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,12 @@ from pydantic import Field
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import (
+    END_TOLERANCE_S,
     FORMATS,
     AudioError,
     Limit,
     Part,
+    is_longer,
     read_sides,
     read_wave,
     to_int16,
@@ -38,7 +40,15 @@ from genlab.data.listing import (
     shorten,
     walk_files,
 )
-from genlab.data.manifest import Clip, assign_splits, copies, join_copies, overlap_of_splits, text_key
+from genlab.data.manifest import (
+    Clip,
+    assign_splits,
+    copies,
+    join_copies,
+    overlap_of_splits,
+    split_rank,
+    text_key,
+)
 from genlab.data.shards import Progress, run_shards
 from genlab.data.table import list_table
 from genlab.stored import read_stored, write_atomically
@@ -99,7 +109,10 @@ class ImportReport:
             lines.append(f"  and {len(self.skipped) - max_lines} more, all listed in {REPORT_NAME}")
         if self.copies:
             lines.append(f"  note: {self.copies} clips are copies of another one in the same split")
-        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+        lines += [f"  note: {note}" for note in self.notes[:max_lines]]
+        if len(self.notes) > max_lines:
+            lines.append(f"  and {len(self.notes) - max_lines} more notes in {REPORT_NAME}")
+        return "\n".join(lines)
 
     def save(self, directory: Path) -> None:
         """Write `report.json`."""
@@ -182,12 +195,16 @@ def import_files(
     if not clips:
         report = ImportReport(0, 0.0, tuple(skipped), tuple(listing.notes))
         raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.summary(5)}")
-    clips, shared = _place(config, clips)
+    clips, shared = _place(config, clips, {printable(row.id): row for row in rows})
+    notes = list(listing.notes)
+    cut = sum(result.get("is_cut", False) for result in results)
+    if cut:
+        notes.append(f"files that the manifest's duration cuts short: {cut}")
     report = ImportReport(
         used=len(clips),
         used_s=sum(clip.duration_s for clip in clips),
         skipped=(*skipped, *shared),
-        notes=tuple(listing.notes),
+        notes=tuple(notes),
         copies=sum(len(group) - 1 for group in copies(clips)),
     )
     return clips, report
@@ -230,7 +247,8 @@ def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Sk
         path = root / row.path
         place = (file_identity(path) or os.path.normpath(path), row.offset_s)
         earlier = first.setdefault(place, row)
-        if earlier is not row or row.id in ids:
+        name = printable(row.id)
+        if earlier is not row or name in ids:
             reason = "listed twice, the first is used"
             if earlier.path != row.path:
                 reason += f": it is the same file as {shorten(printable(earlier.path))!r}"
@@ -238,7 +256,7 @@ def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Sk
                 reason += f" in split {earlier.split or 'drawn'!r}"
             skipped.append(Skipped(printable(row.path), reason))
             continue
-        ids.add(row.id)
+        ids.add(name)
         rows.append(row)
     return rows, skipped
 
@@ -258,13 +276,20 @@ def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> 
             sides = (read_wave(path, part=part, limit=limit),)
     except AudioError as error:
         return {"reason": error.reason}
+    # A table may state durations in minutes or milliseconds: a cut that nobody asked for is worth a line.
+    is_cut = not row.offset_s and row.duration_s is not None and is_longer(path, row.duration_s)
     waves = [to_int16(side) for side in sides]
     for wave, name in zip(waves, (target, target.with_suffix(".other.flac"))):
         write_flac(name, wave)
-    return {"num_samples": len(waves[0]), "digest": hashlib.sha256(b"".join(map(bytes, waves))).hexdigest()[:10]}
+    digest = hashlib.sha256(b"".join(map(bytes, waves))).hexdigest()[:10]
+    return {"num_samples": len(waves[0]), "digest": digest, "is_cut": is_cut}
 
 
-def _place(config: ImportConfig, clips: Sequence[Clip]) -> tuple[list[Clip], list[Skipped]]:
+def _place(
+    config: ImportConfig,
+    clips: Sequence[Clip],
+    row_of_id: Mapping[str, SourceRow],
+) -> tuple[list[Clip], list[Skipped]]:
     placed = assign_splits(
         clips,
         seed=config.seed,
@@ -278,7 +303,10 @@ def _place(config: ImportConfig, clips: Sequence[Clip]) -> tuple[list[Clip], lis
     dropped: list[Skipped] = []
     if not config.shared_texts:
         placed, dropped = _drop_shared_texts(config, placed)
-    placed, repeated = _drop_repeated_recordings(placed)
+    root = existing_directory(config)
+    pairs = overlap_of_splits(placed) + _overlapping_parts(root, placed, row_of_id)
+    twin_of = {clip.id: twin for clip, twin in pairs}
+    placed, repeated = _drop_repeated_recordings(placed, twin_of)
     return placed, dropped + repeated
 
 
@@ -294,9 +322,39 @@ def _drop_shared_texts(config: ImportConfig, placed: list[Clip]) -> tuple[list[C
     return kept, [Skipped(clip.id, f"its text also occurs in split {held_out[text_key(clip)]!r}") for clip in shared]
 
 
-def _drop_repeated_recordings(placed: list[Clip]) -> tuple[list[Clip], list[Skipped]]:
+def _overlapping_parts(
+    root: Path,
+    placed: list[Clip],
+    row_of_id: Mapping[str, SourceRow],
+) -> list[tuple[Clip, Clip]]:
+    """Return each clip that shares seconds of its file with a split held out from it, and the other clip."""
+
+    def start_s(clip: Clip) -> float:
+        return row_of_id[clip.id].offset_s
+
+    of_file: dict[object, list[Clip]] = {}
+    for clip in placed:
+        path = root / row_of_id[clip.id].path
+        of_file.setdefault(file_identity(path) or path, []).append(clip)
+    pairs = []
+    for group in of_file.values():
+        group.sort(key=start_s)
+        for number, clip in enumerate(group):
+            end_s = start_s(clip) + clip.duration_s - END_TOLERANCE_S
+            for other in group[number + 1 :]:
+                if start_s(other) >= end_s:
+                    break
+                pair = sorted((clip, other), key=split_rank)
+                if split_rank(pair[0]) < split_rank(pair[1]):
+                    pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _drop_repeated_recordings(
+    placed: list[Clip],
+    twin_of: Mapping[str, Clip],
+) -> tuple[list[Clip], list[Skipped]]:
     """Leave out of train what valid or test hear too, and out of valid what test hears."""
-    twin_of = {clip.id: twin for clip, twin in overlap_of_splits(placed)}
     kept = [clip for clip in placed if clip.id not in twin_of]
     repeated = []
     for clip in placed:

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genlab.data.digests import DIGESTS_NAME
+from genlab.data.manifest import MANIFEST_NAME
+
 MAX_NAME_CHARS = 120
 MAX_TEXT_BYTES = 2**31  # of a table or a transcript
 
@@ -115,6 +118,11 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
                 seen.add(_identity(path))
             kept.append(name)
         folders[:] = kept
+        if Path(folder) != root and {MANIFEST_NAME, DIGESTS_NAME} <= set(names):
+            shown = printable(os.path.relpath(folder, root))
+            notes.append(f"{shown}: a corpus that genlab built, not read again")
+            folders[:] = []
+            continue
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
 
 

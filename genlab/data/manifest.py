@@ -305,8 +305,8 @@ def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
     """
     pairs = []
     for group in copies(clips):
-        last = max(group, key=_rank)
-        pairs += [(clip, last) for clip in group if _rank(clip) < _rank(last)]
+        last = max(group, key=split_rank)
+        pairs += [(clip, last) for clip in group if split_rank(clip) < split_rank(last)]
     return pairs
 
 
@@ -327,11 +327,12 @@ def join_copies(clips: Sequence[Clip], is_drawn: Collection[str]) -> list[Clip]:
     """
     split_of_id: dict[str, str] = {}
     for group in copies(clip for clip in clips if clip.id in is_drawn):
-        split_of_id |= dict.fromkeys((clip.id for clip in group), min(group, key=_rank).split)
+        split_of_id |= dict.fromkeys((clip.id for clip in group), min(group, key=split_rank).split)
     return [dataclasses.replace(clip, split=split_of_id.get(clip.id, clip.split)) for clip in clips]
 
 
-def _rank(clip: Clip) -> int:
+def split_rank(clip: Clip) -> int:
+    """Return how far a clip is held out: not at all in train, from training in valid, from both elsewhere."""
     return {"train": 0, "valid": 1}.get(clip.split, 2)
 
 

@@ -33,6 +33,7 @@ from genlab.data.listing import (
     read_bytes,
     shorten,
 )
+from genlab.stored import MAX_NUMBER
 
 # The first name wins over its aliases, which then are labels like any other column. Upper and lower case are the same.
 ALIASES = {
@@ -194,6 +195,8 @@ def _find_fault(value: object) -> str | None:
         return find_broken_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return f"is {value}, expected a finite number; write null for a missing value"
+    if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
+        return f"is larger than {MAX_NUMBER:g}"
     if isinstance(value, list | dict):
         if _depth(value) > MAX_LABEL_DEPTH:
             return f"is nested more than {MAX_LABEL_DEPTH} deep"
@@ -239,10 +242,10 @@ def _notes(rows: list[SourceRow]) -> list[str]:
     notes = []
     parts = sum(1 for row in rows if row.offset_s)
     if parts:
-        notes.append(f"{parts} rows name a part of a file that begins at their offset")
+        notes.append(f"rows that begin at an offset within their file: {parts}")
     others = Counter(row.split for row in rows if row.split and row.split not in USUAL_SPLITS)
     notes += [
-        f"{count} rows are in split {name!r}, which is neither train, valid nor test"
+        f"split {name!r} is neither train, valid nor test; rows in it: {count}"
         for name, count in sorted(others.items())[:20]
     ]
     return notes
