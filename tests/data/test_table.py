@@ -122,7 +122,7 @@ def test_numbers_are_names_and_texts(tmp_path):
         ('{"path": "x.wav", "mood": %s}' % ("9" * 200), "field mood is larger than"),
         ('{"path": "x.wav", "mood": %s}' % ("9" * 5000), "not usable"),
         ('{"path": "x.wav", "mood": [NaN]}', "not finite"),
-        ('{"path": "x.wav", "mood": %s1%s}' % ("[" * 50, "]" * 50), "nested more than 8"),
+        (f'{{"path": "x.wav", "mood": {"[" * 50}1{"]" * 50}}}', "nested more than 8"),
         ('{"path": "x.wav", "path": "y.wav"}', "field path occurs twice"),
         ('{"path": "x.wav", "Path": "y.wav"}', "column 'path' occurs twice"),
         ('{"file_name": "x.wav", "filepath": "y.wav"}', "both hold the path"),
