@@ -283,7 +283,10 @@ def _add_sweep(add: AddCommand) -> None:
     command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
     command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
     command.add_argument("--slots", type=int, default=1, help="run: processes at a time on this machine (default 1)")
-    command.add_argument("--dry-run", action="store_true", help="run: check everything, print the cost, start nothing")
+    command.add_argument(
+        "--dry-run", action="store_true", help="run: check everything, print the cost, start nothing; prune: list only"
+    )
+    command.add_argument("--yes", action="store_true", help="prune: delete without asking")
     command.add_argument("--retry-failed", action="store_true", help="run: try runs again that failed for good")
     command.add_argument("--card", action="store_true", help="report: also write the page beside the Python file")
 

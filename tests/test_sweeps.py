@@ -22,7 +22,15 @@ from genlab.sweeps.executors import command_of, launch_on_skypilot, print_comman
 from genlab.sweeps.judge import judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
 from genlab.sweeps.page import Contrast, Crossing, Ratio, chain, expand, load_sweep, product, subsample, zipped
-from genlab.sweeps.runs import add_attempt, config_path, forget_failures, prune, read_state, run_directory
+from genlab.sweeps.runs import (
+    add_attempt,
+    config_path,
+    delete,
+    find_prunable,
+    forget_failures,
+    read_state,
+    run_directory,
+)
 from genlab.sweeps.runs import write_page as write_files
 
 LOW, HIGH = "FLOPs=2e+10", "FLOPs=4e+10"
@@ -148,16 +156,73 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path):
     assert read_state(other, tmp_path).state == "finished" and print_commands(runs, tmp_path) == []
 
 
-def test_pruning_keeps_what_the_page_has(tmp_path):
-    run, other = write_files(make_sweep(), tmp_path)
+def test_pruning_deletes_what_the_sweep_made_and_nothing_else(tmp_path):
+    sweep = make_sweep()
+    run, other, gone = write_files(make_sweep(points=(*sweep.points, {"batch_size": 2})), tmp_path)
+    write_files(sweep, tmp_path)  # the page has lost a point
     finish(run, tmp_path)
-    for each in (run, other):
+    for each in (run, other, gone):
         (run_directory(tmp_path, each) / "arms/ar/seed0/checkpoints/8").mkdir(parents=True)
-    (tmp_path / "runs" / "gone-0123456789").mkdir()
-    assert len(prune([run, other], tmp_path)) == 2
-    assert not (run_directory(tmp_path, run) / "arms/ar/seed0/checkpoints").exists()
+    precious = tmp_path / "runs" / "thesis"
+    precious.mkdir()
+    (tmp_path / "runs" / "notes.json").write_text("mine")
+    (tmp_path / "elsewhere").mkdir()
+    paths, strangers = find_prunable(sweep, [run, other], tmp_path)
+    assert {path.name for path in strangers} == {"thesis", "notes.json"}
+    checkpoints = run_directory(tmp_path, run) / "arms/ar/seed0/checkpoints"
+    assert set(paths) == {run_directory(tmp_path, gone), config_path(tmp_path, gone), checkpoints}
+    assert all(path.exists() for path in paths), "finding deletes nothing"
+    delete(paths)
+    assert not any(path.exists() for path in paths) and precious.exists()
     assert (run_directory(tmp_path, other) / "arms/ar/seed0/checkpoints/8").exists()
-    assert prune([run, other], tmp_path) == []
+    assert find_prunable(sweep, [run, other], tmp_path).paths == []
+
+
+def test_pruning_leaves_a_run_at_work(tmp_path):
+    sweep = make_sweep()
+    gone = write_files(make_sweep(points=(*sweep.points, {"batch_size": 2})), tmp_path)[2]
+    alive = {"state": "running", "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    run_directory(tmp_path, gone).mkdir()
+    checkpoint.write_json(run_directory(tmp_path, gone) / "status.json", alive)
+    assert find_prunable(sweep, write_files(sweep, tmp_path), tmp_path).paths == []
+
+
+def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):
+    write_page(tmp_path, 10, 20)
+    page, out = str(tmp_path / "page.py"), tmp_path / "mine"
+    (out / "runs" / "thesis").mkdir(parents=True)
+    for more in ([], ["--yes"]):
+        assert cli.main(["sweep", "prune", page, "--out", str(out), *more]) == 2
+        assert "mine: no sweep here, so nothing in it is genlab's to delete" in capsys.readouterr().err
+    with pytest.raises(GenlabError, match="is there already, and no sweep made it"):
+        write_files(make_sweep(), out)
+    sweep = load_sweep(page)
+    write_files(make_sweep(), tmp_path / "toy")
+    assert cli.main(["sweep", "prune", page, "--out", str(tmp_path / "toy"), "--yes"]) == 2
+    assert f"toy: holds the sweep 'toy', this page is {sweep.name!r}" in capsys.readouterr().err
+    run = write_files(sweep, tmp_path / "out")[0]
+    finish(run, tmp_path / "out")
+    kept = run_directory(tmp_path / "out", run) / "arms/ar/seed0/checkpoints"
+    kept.mkdir(parents=True)
+    argv = ["sweep", "prune", page, "--out", str(tmp_path / "out")]
+    assert cli.main(argv) == 2  # nobody can be asked here
+    out_text, err = capsys.readouterr()
+    assert str(kept) in out_text and "1 items would be deleted; add --yes" in err and kept.exists()
+    assert cli.main([*argv, "--dry-run"]) == 0 and kept.exists()
+    assert cli.main([*argv, "--yes"]) == 0 and not kept.exists()
+    assert (out / "runs" / "thesis").exists()
+
+
+def test_a_card_is_not_written_over_a_text_of_a_person(tmp_path, capsys):
+    from genlab.sweeps.command import _check_card
+
+    card = tmp_path / "page.md"
+    _check_card(card, make_sweep())
+    card.write_text("# toy: inconclusive\n")
+    _check_card(card, make_sweep())
+    card.write_text("# My notes\n")
+    with pytest.raises(GenlabError, match="is no card of this page"):
+        _check_card(card, make_sweep())
 
 
 def test_a_managed_job_is_the_same_command_in_the_bucket(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ In: the parsed arguments. Out: text on standard output, the exit code, and the f
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_loca
 from genlab.sweeps.isoflop import PAGE
 from genlab.sweeps.notebook import verdict_of, write_notebook
 from genlab.sweeps.page import Sweep, SweepRun, expand, find_question, load_sweep
-from genlab.sweeps.runs import Cost, find_cost, forget_failures, prune, read_state, write_page
+from genlab.sweeps.runs import Cost, delete, find_cost, find_prunable, forget_failures, read_state, write_page
 from genlab.tensorboard import tensorboard_command
 
 FOLDER = Path("sweeps")
@@ -143,6 +144,7 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     print(text)
     if arguments.card:
         card = arguments.page.with_suffix(".md")
+        _check_card(card, sweep)
         figure = out / "figure.svg"
         if figure.exists():
             arguments.page.with_suffix(".svg").write_text(figure.read_text(encoding="utf-8"), encoding="utf-8")
@@ -155,9 +157,31 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _check_card(card: Path, sweep: Sweep) -> None:
+    """Refuse to write over a text that is no card: somebody wrote it."""
+    if card.exists() and not card.read_bytes().startswith(f"# {sweep.name}:".encode()):
+        raise GenlabError(f"{card}: is no card of this page, which would begin with '# {sweep.name}:'; move it away")
+
+
 def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
-    gone = prune(expand(sweep), out)
-    print("\n".join(gone) or f"{out}: nothing to prune")
+    """List what would go, ask, delete it."""
+    paths, strangers = find_prunable(sweep, expand(sweep), out)
+    for path in strangers:
+        print(f"{path}: no run of this sweep, stays", file=sys.stderr)
+    if not paths:
+        print(f"{out}: nothing to prune")
+        return EXIT_OK
+    print("\n".join(map(str, paths)))
+    if arguments.dry_run:
+        return EXIT_OK
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise GenlabError(f"prune: {len(paths)} items would be deleted; add --yes if you want that")
+        if input(f"Delete these {len(paths)}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was deleted")
+            return EXIT_OK
+    delete(paths)
+    print(f"{len(paths)} deleted")
     return EXIT_OK
 
 

@@ -1,6 +1,6 @@
 """The runs of a sweep on disk: what each is doing, what the sweep will cost, and what may be deleted.
 
-    sweep.json              the page, and its runs
+    sweep.json              the page, its runs, and all runs that it ever had: the mark of a sweep
     runs/ID.json            the resolved config of a run: `genlab compare runs/ID.json --out runs/ID` is the run
     runs/ID/                its run directory; finished when results.json and report.html are there
     runs/ID/attempts.json   how every attempt ended: exit code, seconds, last line of its log
@@ -23,6 +23,7 @@ from genlab import checkpoint
 from genlab.budget import check_budget, check_flops, solve_budget
 from genlab.config import GenlabError
 from genlab.data.manifest import text_key
+from genlab.errors import shorten
 from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.sample import choose_prompts
@@ -67,13 +68,24 @@ class Cost(NamedTuple):
 
 
 def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
-    """Write page and configs, and return the runs. Files of runs that the page no longer has stay until `prune`."""
+    """Write page and configs, and return the runs. Files of runs that the page no longer has stay until `prune`.
+
+    Raises:
+        GenlabError: if `out` has runs that this page did not make.
+    """
     runs = expand(sweep)
+    found = _read_page(out)
+    if found is None and (out / "runs").is_dir() and any((out / "runs").iterdir()):
+        raise GenlabError(f"{out / 'runs'}: is there already, and no sweep made it; use another --out")
+    if found is not None:
+        _check_name(found, sweep, out)
     (out / "runs").mkdir(parents=True, exist_ok=True)
+    listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
+    made = sorted({run.id for run in runs} | _made_in(found))
+    facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
+    checkpoint.write_json(out / "sweep.json", facts)  # first: whatever is killed, it says what is genlab's
     for run in runs:
         checkpoint.write_json(config_path(out, run), run.config.to_dict())
-    listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
-    checkpoint.write_json(out / "sweep.json", {"schema": 1, "page": sweep.to_dict(), "runs": listed})
     return runs
 
 
@@ -166,16 +178,68 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
     return Cost(len(runs), flops, bytes_, flops / rate / 3600, rate)
 
 
-def prune(runs: Sequence[SweepRun], out: Path) -> list[str]:
-    """Delete what the page no longer has, and the checkpoints of finished runs; return what went."""
-    kept, gone = {name for run in runs for name in (run.id, f"{run.id}.json")}, []
-    for path in sorted((out / "runs").iterdir()):
-        if path.name not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            gone.append(path.name)
+class Prunable(NamedTuple):
+    """What may be deleted, and what lies among the runs although no page of this sweep ever had it."""
+
+    paths: list[Path]
+    strangers: list[Path]
+
+
+def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable:
+    """Return what the page no longer has, and the checkpoints of finished runs; nothing is deleted.
+
+    Only what `write_page` noted in sweep.json is genlab's to delete. Runs at work are left alone.
+
+    Raises:
+        GenlabError: if `out` is no sweep, or the one of another page.
+    """
+    page = _read_page(out)
+    if page is None:
+        raise GenlabError(f"{out}: no sweep here, so nothing in it is genlab's to delete; name the --out of a sweep")
+    _check_name(page, sweep, out)
+    made, kept = _made_in(page), {run.id for run in runs}
+    paths: list[Path] = []
+    strangers: list[Path] = []
+    for path in sorted((out / "runs").iterdir()) if (out / "runs").is_dir() else ():
+        run_id = path.name if path.is_dir() else path.name.removesuffix(".json")
+        if run_id in kept:
+            continue
+        is_ours = run_id in made and not path.is_symlink()
+        if is_ours and not _is_alive(checkpoint.read_json(out / "runs" / run_id / "status.json") or {}):
+            paths.append(path)
+        elif not is_ours:
+            strangers.append(path)
     for run in runs:
-        if read_state(run, out).state == "finished":
-            for path in sorted(run_directory(out, run).glob("arms/*/seed*/checkpoints")):
-                shutil.rmtree(path)
-                gone.append(str(path.relative_to(out)))
-    return gone
+        if run.id in made and read_state(run, out).state == "finished":
+            found = run_directory(out, run).glob("arms/*/seed*/checkpoints")
+            paths += sorted(path for path in found if not path.is_symlink())
+    return Prunable(paths, strangers)
+
+
+def delete(paths: Sequence[Path]) -> None:
+    """Delete what `find_prunable` found."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _read_page(out: Path) -> dict[str, Any] | None:
+    """Return sweep.json, None if there is none of genlab's."""
+    found = checkpoint.read_json(out / "sweep.json")
+    is_page = isinstance(found, dict) and isinstance(found.get("page"), dict) and "name" in found["page"]
+    return found if is_page else None
+
+
+def _check_name(found: Mapping[str, Any], sweep: Sweep, out: Path) -> None:
+    if found["page"]["name"] != sweep.name:
+        theirs = shorten(found["page"]["name"])
+        raise GenlabError(f"{out}: holds the sweep {theirs}, this page is {sweep.name!r}; name another --out")
+
+
+def _made_in(page: Mapping[str, Any] | None) -> set[str]:
+    """Return the ids of all runs that a sweep.json says its page has, or once had."""
+    found = page or {}
+    ids = [run.get("id") for run in found.get("runs", ()) if isinstance(run, dict)]
+    return {run_id for run_id in [*ids, *found.get("made", ())] if isinstance(run_id, str)}
