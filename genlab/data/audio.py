@@ -20,7 +20,7 @@ import soxr
 from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
-from genlab.data.container import count_mp3_samples, find_fault, flac_checksum
+from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
 
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.05
@@ -33,7 +33,6 @@ MIN_PEAK = 0.5 / 32_767  # what is quieter is silence at 16 bits
 MIN_MIX_POWER = 0.05  # of the channels' own; two unrelated channels keep half, an inverted copy nothing
 END_TOLERANCE_S = 0.1  # tables round durations, and MP3 pads
 BLOCK_FRAMES = 65_536
-MP3_DELAY_SAMPLES = 6 * 1_152  # header frame, encoder delay and padding, which decoders leave out
 
 FORMATS = {
     ".wav": {"WAV", "WAVEX", "RF64"},
@@ -318,13 +317,13 @@ def _read_frames(path: Path, file: soundfile.SoundFile, first: int, count: int) 
         raise AudioError(path, f"truncated: {len(samples)} of {count} samples can be decoded")
     if checksum is not None and checksum.differs(found):
         raise AudioError(path, "damaged: the samples do not have the MD5 that the header states")
-    if is_whole and file.format in FORMATS[".mp3"]:
-        most = count + MP3_DELAY_SAMPLES
-        if count_mp3_samples(path, most + 1) > most:
-            raise AudioError(
-                path,
-                f"damaged: its header claims {count / file.samplerate:.2f} s, its frames hold more: convert it again",
-            )
+    fault = None
+    if is_whole and file.format == "OGG":
+        fault = find_ogg_fault(path)
+    elif is_whole and file.format in FORMATS[".mp3"]:
+        fault = find_mp3_fault(path, count)
+    if fault is not None:
+        raise AudioError(path, fault)
     return samples
 
 

@@ -1,12 +1,14 @@
 """What an audio file's container says about itself, read without decoding a sample.
 
-libsndfile returns what is left of a cut WAV or Ogg file, ignores the checksum of a FLAC file and believes any length
-in an MP3 header. The functions here ask the container: how many bytes are missing, which MD5 the samples must have,
-how many samples the MP3 frames hold. They read a few kilobytes, or skip from frame to frame, whatever the file's size.
+libsndfile returns what is left of a cut WAV or Ogg file, drops damaged Ogg pages, ignores the checksum
+of a FLAC file and believes any length in an MP3 header. The functions here ask the container: how many
+bytes are missing, which MD5 the samples must have, whether pages and frames are whole. None of them
+holds more than a page in memory, whatever the file's size.
 """
 
 import hashlib
 import struct
+import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +18,8 @@ from jaxtyping import Int
 MAX_CHUNKS = 10_000
 MP3_BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s
 MP3_BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+MP3_DELAY_SAMPLES = 6 * 1_152  # header frame, encoder delay and padding, which decoders leave out
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 MP3_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
 
@@ -51,8 +55,8 @@ def find_fault(path: Path, magic: bytes) -> str | None:
 def flac_checksum(path: Path) -> FlacChecksum | None:
     """Return the MD5 in the header of a FLAC file; None if it states none, or has a sample size of its own."""
     with open(path, "rb") as file:
-        start = _skip_id3(file)
-        file.seek(start)
+        head = file.read(10)
+        file.seek(_id3_bytes(head) if head[:3] == b"ID3" and len(head) == 10 else 0)
         header = file.read(42)
     if len(header) < 42 or header[:4] != b"fLaC":
         return None
@@ -61,20 +65,46 @@ def flac_checksum(path: Path) -> FlacChecksum | None:
     return FlacChecksum(md5, bits) if any(md5) and bits in {8, 16, 24} else None
 
 
-def count_mp3_samples(path: Path, enough: int) -> int:
-    """Return how many samples per channel the frames of an MP3 hold; counting stops once there are `enough`."""
+def find_ogg_fault(path: Path) -> str | None:
+    """Return where a page of an Ogg file does not have the checksum that it states, or None.
+
+    Decoders drop such a page without a word, and a file that loses its last one is just shorter.
+    """
+    is_last = False
+    with open(path, "rb") as file:
+        while True:
+            position = file.tell()
+            head = file.read(27)
+            if len(head) < 27 or head[:4] != b"OggS":
+                # Behind the last page there may be tags.
+                return None if is_last else f"damaged: no Ogg page at byte {position}"
+            is_last = bool(head[5] & 0x04)
+            lacing = file.read(head[26])
+            page = head[:22] + bytes(4) + head[26:] + lacing + file.read(sum(lacing))
+            if _ogg_crc(page) != int.from_bytes(head[22:26], "little"):
+                return f"damaged: wrong checksum of the Ogg page at byte {position}"
+
+
+def find_mp3_fault(path: Path, samples: int) -> str | None:
+    """Return what is wrong with the frames of an MP3 of which `samples` per channel were decoded, or None."""
     total = 0
     with open(path, "rb") as file:
-        position = _skip_id3(file)
-        while total < enough:
+        position = 0
+        while total <= samples + MP3_DELAY_SAMPLES:
             file.seek(position)
-            frame = _mp3_frame(file.read(4))
-            if frame is None:
-                break
-            length, samples = frame
-            position += length
-            total += samples
-    return total
+            head = file.read(10)
+            frame = _mp3_frame(head)
+            if head[:3] == b"ID3" and len(head) == 10:
+                position += _id3_bytes(head)
+            elif frame is not None:
+                length, count = frame
+                position += length
+                total += count
+            elif _goes_on(file, position):
+                return f"damaged: no MP3 frame at byte {position}, but frames behind it"
+            else:
+                return None
+    return "damaged: its frames hold more than its header claims: convert it again"
 
 
 def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
@@ -115,15 +145,31 @@ def _ends_ogg_stream(path: Path) -> bool:
     return is_last_page and page + 27 + num_segments + sum(lacing) <= len(tail)
 
 
-def _skip_id3(file: BinaryIO) -> int:
-    """Return where the file begins behind its ID3 tag."""
-    head = file.read(10)
-    if len(head) < 10 or head[:3] != b"ID3":
-        return 0
+def _ogg_crc(page: bytes) -> int:
+    """Return the CRC-32 of a page, from the most significant bit on: zlib's with all bits reversed."""
+    # zlib inverts its value before and after.
+    value = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{value:032b}"[::-1], 2)
+
+
+def _id3_bytes(head: bytes) -> int:
     size = 0
     for byte in head[6:10]:
         size = size << 7 | (byte & 0x7F)
     return 10 + size
+
+
+def _goes_on(file: BinaryIO, position: int) -> bool:
+    """Return whether two frames follow each other somewhere behind `position`; tags at the end hold none."""
+    file.seek(position)
+    rest = file.read(65_536)
+    start = rest.find(b"\xff")
+    while start >= 0:
+        frame = _mp3_frame(rest[start : start + 4])
+        if frame is not None and _mp3_frame(rest[start + frame[0] : start + frame[0] + 4]) is not None:
+            return True
+        start = rest.find(b"\xff", start + 1)
+    return False
 
 
 def _mp3_frame(head: bytes) -> tuple[int, int] | None:
