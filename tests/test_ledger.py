@@ -6,6 +6,7 @@ import pytest
 from comparison_toys import make_comparison
 
 from genlab.budget import ArmBudget
+from genlab.data.manifest import Clip, Manifest
 from genlab.ledger import build_ledger
 from genlab.train import RunResult
 
@@ -28,7 +29,7 @@ def make_budgets(**changes):
     return budgets
 
 
-def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE):
+def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE, manifest=None):
     config = config or make_comparison(f"seeds={list(seeds)}")
     trained, run_dirs = {}, {}
     for name in NAMES:
@@ -39,7 +40,7 @@ def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), st
             path.mkdir(parents=True)
             lines = (hashes or {}).get((name, seed), HASHES[: STEPS[name]])
             (path / "batch_hashes.txt").write_text("".join(f"{line}\n" for line in lines))
-    return build_ledger(config, store, budgets or make_budgets(), trained, run_dirs)
+    return build_ledger(config, store, budgets or make_budgets(), trained, run_dirs, manifest)
 
 
 def row(ledger, item):
@@ -122,3 +123,26 @@ def test_an_arm_that_hears_more_is_declared(tmp_path):
     assert row(hearing, "Other speaker")["status"] == "declared"
     assert row(hearing, "Other speaker")["values"] == {"ar": True, "masked": False, "diffusion": False}
     assert all(item["item"] != "Other speaker" for item in make_ledger(tmp_path / "c")["rows"])
+
+
+@pytest.mark.parametrize(
+    ("digests", "repeated"),
+    [
+        ({"train": "a", "valid": "b", "test": "c"}, 0),
+        ({"train": "a", "valid": "b", "test": "a"}, 1),
+        ({"train": "a", "valid": "b", "test_speaker": "a"}, 1),
+        ({"train": "a", "valid": "b", "test": "b"}, 1),
+        ({"train": "", "valid": "", "test": ""}, 0),
+    ],
+)
+def test_a_recording_in_two_splits_is_uncontrolled(tmp_path, digests, repeated):
+    clips = [
+        Clip(split, f"{split}.flac", "", "amy", split, 16_000, "CC0", audio_digest=found)
+        for split, found in digests.items()
+    ]
+    ledger = make_ledger(tmp_path, manifest=Manifest(clips, tmp_path))
+    found = row(ledger, "Overlap of splits")
+    assert set(found["values"].values()) == {repeated}
+    assert found["status"] == ("undeclared" if repeated else "matched")
+    assert ledger["stamp"] == ("uncontrolled" if repeated else "controlled")
+    assert ("3 rendered clips" in found["note"]) == (digests["train"] == "")

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -11,6 +12,7 @@ from bad_audio import tone, write_bad_files, write_good_files
 from genlab.config import ConfigError, GenlabError
 from genlab.data.corpus import Folder, build_corpus
 from genlab.data.folder import ImportReport
+from genlab.data.manifest import overlap_of_splits
 
 
 def write_table(path, rows, **options):
@@ -157,3 +159,151 @@ def test_file_name_that_is_not_text(tmp_path):
     manifest = build_corpus(Folder(path=str(tmp_path / "in")), tmp_path / "cache")
     assert len(manifest.clips) == 2
     json.dumps([clip.id for clip in manifest.clips], ensure_ascii=False).encode("utf-8")
+
+
+def report_of(manifest):
+    return {item.path: item.reason for item in ImportReport.load(manifest.root).skipped}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_linked_folders_are_followed_once(tmp_path):
+    write_tones(tmp_path / "in", 2, "amy")
+    write_tones(tmp_path / "elsewhere", 3, "bob")
+    soundfile.write(tmp_path / "elsewhere" / "bob" / "2.wav", tone(0.7), 16_000)
+    (tmp_path / "elsewhere" / "bob" / "0.wav").unlink()
+    (tmp_path / "elsewhere" / "bob" / "1.wav").unlink()
+    os.symlink(tmp_path / "elsewhere" / "bob", tmp_path / "in" / "bob")
+    os.symlink(tmp_path / "elsewhere" / "bob", tmp_path / "in" / "bob again")
+    os.symlink(tmp_path / "in" / "amy", tmp_path / "in" / "a link to amy")
+    os.symlink(tmp_path / "in", tmp_path / "in" / "amy" / "loop")
+    os.symlink(tmp_path / "gone", tmp_path / "in" / "broken")
+    os.symlink(tmp_path / "in" / "amy" / "0.wav", tmp_path / "in" / "twice.wav")
+    os.mkfifo(tmp_path / "in" / "pipe.wav")
+    manifest = build_corpus(Folder(path=str(tmp_path / "in")), tmp_path / "cache")
+    assert {clip.id for clip in manifest.clips} == {"twice.wav", "amy/1.wav", "bob/2.wav"}
+    assert set(manifest.speakers) == {"in", "amy", "bob"}
+    reasons = report_of(manifest)
+    assert reasons["pipe.wav"] == "not a regular file"
+    assert reasons["amy/0.wav"] == "listed twice, the first is used: it is the same file as 'twice.wav'"
+    notes = "; ".join(ImportReport.load(manifest.root).notes)
+    for name in ("bob again", "a link to amy", "amy/loop"):
+        assert f"{name}: a link to a folder that is listed anyway" in notes
+
+
+def test_the_name_of_the_current_folder_is_a_speaker(tmp_path, monkeypatch):
+    write_tones(tmp_path / "in", 2, "amy")
+    monkeypatch.chdir(tmp_path / "in" / "amy")
+    manifest = build_corpus(Folder(path="."), tmp_path / "cache")
+    assert manifest.speakers == ("amy",)
+    for path in ("", "  "):
+        with pytest.raises(GenlabError, match="is empty, expected the folder that holds the corpus"):
+            build_corpus(Folder(path=path), tmp_path / "cache")
+    with pytest.raises(GenlabError, match="is not a directory"):
+        build_corpus(Folder(path="~nobody_of_that_name/x"), tmp_path / "cache")
+
+
+def test_built_corpora_inside_the_folder_are_not_recordings(tmp_path):
+    write_tones(tmp_path / "in", 2, "amy")
+    config = Folder(path=str(tmp_path / "in"))
+    first = build_corpus(config, tmp_path / "in" / "cache")
+    again = build_corpus(config, tmp_path / "in" / "cache")
+    assert again.root == first.root and len(again.clips) == 2
+
+
+def write_split_table(folder, rows):
+    lines = ["path,text,split", *(",".join(row) for row in rows)]
+    (folder / "m.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_recording_is_in_one_split_only(tmp_path):
+    folder = tmp_path / "in" / "amy"
+    write_tones(tmp_path / "in", 6)
+    shutil.copy(folder / "1.wav", folder / "copy.wav")
+    samples, rate = soundfile.read(folder / "3.wav", dtype="int16")
+    soundfile.write(folder / "other format.flac", samples, rate)
+    rows = [
+        ("amy/0.wav", "a", "train"),
+        ("amy/./0.wav", "b", "test"),
+        ("amy/1.wav", "c", "train"),
+        ("amy/copy.wav", "d", "test"),
+        ("amy/2.wav", "e", "train"),
+        ("amy/3.wav", "f", "validation"),
+        ("amy/other format.flac", "g", "test"),
+        ("amy/4.wav", "h", "test"),
+        ("amy/5.wav", "i", "valid"),
+    ]
+    write_split_table(tmp_path / "in", rows)
+    config = Folder(path=str(tmp_path / "in"), manifest="m.csv")
+    manifest = build_corpus(config, tmp_path / "cache")
+    assert overlap_of_splits(manifest.clips) == []
+    assert {clip.id: clip.split for clip in manifest.clips} == {
+        "amy/0.wav": "train",
+        "amy/2.wav": "train",
+        "amy/copy.wav": "test",
+        "amy/other format.flac": "test",
+        "amy/4.wav": "test",
+        "amy/5.wav": "valid",
+    }
+    first = "listed twice, the first is used: it is the same file as 'amy/0.wav' in split 'train'"
+    assert report_of(manifest) == {
+        "amy/./0.wav": first,
+        "amy/1.wav": "same recording as 'amy/copy.wav' in split 'test': not used in 'train'",
+        "amy/3.wav": "same recording as 'amy/other format.flac' in split 'test': not used in 'valid'",
+    }
+    with pytest.raises(GenlabError, match="strict=true") as caught:
+        build_corpus(config.override(["strict=true"]), tmp_path / "cache")
+    assert "amy/copy.wav" in str(caught.value)
+
+
+def test_drawn_copies_stay_together(tmp_path):
+    write_tones(tmp_path / "in", 20)
+    for number in range(20):
+        source = tmp_path / "in" / "amy" / f"{number}.wav"
+        shutil.copy(source, source.with_name(f"copy {number}.wav"))
+    config = Folder(path=str(tmp_path / "in"), test_fraction=0.3, valid_fraction=0.3, strict=True)
+    manifest = build_corpus(config, tmp_path / "cache")
+    assert len(manifest.clips) == 40 and set(manifest.splits) == {"train", "valid", "test"}
+    assert overlap_of_splits(manifest.clips) == []
+    assert ImportReport.load(manifest.root).copies == 20
+
+
+def test_parts_of_one_file(tmp_path):
+    (tmp_path / "in").mkdir()
+    wave = np.random.default_rng(0).normal(0, 0.1, 64_000)
+    soundfile.write(tmp_path / "in" / "long.wav", wave, 16_000)
+    rows = [
+        {"audio_filepath": "long.wav", "text": "a", "offset": 0, "duration": 1.0, "split": "train"},
+        {"audio_filepath": "long.wav", "text": "b", "offset": 1.0, "duration": 1.0, "split": "train"},
+        {"audio_filepath": "./long.wav", "text": "c", "offset": 1.5, "duration": 1.0, "split": "test"},
+        {"audio_filepath": "long.wav", "text": "d", "offset": 3.0, "split": "valid"},
+        {"audio_filepath": "long.wav", "text": "e", "offset": 3.5, "duration": 1.0, "split": "valid"},
+    ]
+    (tmp_path / "in" / "m.json").write_text("\n".join(map(json.dumps, rows)))
+    config = Folder(path=str(tmp_path / "in"), manifest="m.json", max_clip_s=1.2)
+    manifest = build_corpus(config, tmp_path / "cache")
+    found = {clip.id: clip for clip in manifest.clips}
+    assert set(found) == {"long.wav", "./long.wav@1.5+1", "long.wav@3"}
+    for name, first in (("long.wav", 0), ("./long.wav@1.5+1", 24_000), ("long.wav@3", 48_000)):
+        samples = manifest.audio(found[name])
+        wanted = np.round(wave[first : first + 16_000] * 32_767)
+        assert len(samples) == 16_000 and np.abs(samples - wanted).max() <= 2
+        assert found[name].labels == {}
+    assert report_of(manifest) == {
+        "long.wav": "offset + duration, 4.5 s, is beyond its end, 4.000 s",
+        "long.wav@1+1": "same recording as './long.wav@1.5+1' in split 'test': not used in 'train'",
+    }
+    notes = ImportReport.load(manifest.root).notes
+    assert "rows that begin at an offset within their file: 4" in notes
+    assert "files that the manifest's duration cuts short: 1" in notes
+
+
+def test_one_damaged_file_does_not_stop_an_import(tmp_path):
+    write_tones(tmp_path / "in", 3)
+    data = bytearray((tmp_path / "in" / "amy" / "0.wav").read_bytes())
+    for number, place in enumerate(range(0, 44, 2)):
+        damaged = bytearray(data)
+        damaged[place : place + 4] = b"\xff\xfe\xfd\x7f"
+        (tmp_path / "in" / f"damaged {number}.wav").write_bytes(damaged)
+    manifest = build_corpus(Folder(path=str(tmp_path / "in")), tmp_path / "cache")
+    found = {clip.id for clip in manifest.clips} | set(report_of(manifest))
+    assert len(manifest.clips) >= 3 and len(found) == 25

@@ -129,3 +129,24 @@ def test_wrong_directory_is_named(tmp_path, config):
     write_tone(tmp_path / "in" / "a" / "b.wav", 0)
     with pytest.raises(GenlabError, match=f"does not look like {config.__name__}, expected"):
         build_corpus(config(path=str(tmp_path / "in")), tmp_path / "cache")
+
+
+def test_transcripts_that_cannot_be_read_cost_themselves_only(tmp_path):
+    root = tmp_path / "VCTK-Corpus"
+    for number in range(1, 5):
+        write_tone(root / "wav48" / "p225" / f"p225_{number:03d}.wav", number)
+    texts = root / "txt" / "p225"
+    texts.mkdir(parents=True)
+    (texts / "p225_001.txt").write_bytes(b"caf\xe9\n")
+    (texts / "p225_002.txt").mkdir()
+    (texts / "p225_003.txt").write_text("one\u2028line")
+    (texts / "p225_004.txt").write_text("two\nlines")
+    manifest = build_corpus(VCTK(path=str(tmp_path)), tmp_path / "cache")
+    assert {clip.id: clip.text for clip in manifest.clips} == {
+        "p225_003": "one\u2028line",
+        "p225_004": "two lines",
+    }
+    assert {item.path: item.reason for item in ImportReport.load(manifest.root).skipped} == {
+        "VCTK-Corpus/txt/p225/p225_002.txt": "cannot be read: a folder",
+        "VCTK-Corpus/wav48/p225/p225_001.wav": "its text is not UTF-8 text: save the file as UTF-8",
+    }
