@@ -24,6 +24,7 @@ from genlab import hosts, liveness
 from genlab.config import GenlabError, digest
 from genlab.data.corpus import cache_root
 from genlab.data.shared import SCHEME, UPLOADS, open_bucket, put, told
+from genlab.names import inside
 from genlab.stopping import LockedError, TrainingInterrupted
 
 PUSH_EVERY_S = 30.0
@@ -47,7 +48,7 @@ class _Copy:
         start = len(self.url.removeprefix(SCHEME)) + 1
         names = [path[start:] for path in self._files.find(self.url) if not path.endswith("/")]
         names = [name for name in names if name and _is_mirrored(name)]
-        self._files.get([f"{self.url}/{name}" for name in names], [str(self.root / name) for name in names])
+        self._files.get([f"{self.url}/{name}" for name in names], [str(inside(self.root, name)) for name in names])
         self._pushed = self._states(self.root)
 
     def pull_file(self, path: Path) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from genlab import checkpoint
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
@@ -28,10 +29,12 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
 from genlab.errors import shorten
 from genlab.experiment import DecoderRun
+from genlab.names import file_stem
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
 from genlab.tokens import Tokens, make_tokens
 from genlab.train import load_trained
 
+SAMPLES_NAME = "sampled.json"
 FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts
 
 
@@ -131,7 +134,7 @@ def sample_run(
     Args:
         run: the config found in `run_dir`.
         run_dir: where it was trained.
-        out: directory for `NAME.flac` and `NAME.real.flac`.
+        out: directory for `NAME.flac` and `NAME.codec.flac`, where NAME stands for the clip's id.
         num_prompts: how many clips.
         seed: of the draws.
         keep_s: seconds of each real clip that the decoder must keep and continue or fill around; None: nothing.
@@ -147,6 +150,8 @@ def sample_run(
             f"{len(clips)} prompts instead of {num_prompts}: split 'test' has no more that fit "
             f"data.num_frames={run.data.num_frames}"
         )
+    names = [f"{file_stem(clip.id)}{kind}.flac" for clip in clips for kind in ("", ".codec")]
+    claim_samples(out, names, run)
     model = load_trained(lambda key: run.build_for(store, key), run_dir)
     frames = run.data.num_frames
     cond, num_frames = conditions(store, clips, frames)
@@ -154,15 +159,34 @@ def sample_run(
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
     waves = decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
     real = codec.decode_codes([clip.codes for clip in clips])
-    out.mkdir(parents=True, exist_ok=True)
     with RunWriter(out) as writer:
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
-            write_flac(out / f"{clip.id}.flac", to_int16(wave))
-            write_flac(out / f"{clip.id}.codec.flac", to_int16(floor))
+            write_flac(out / names[2 * number], to_int16(wave))
+            write_flac(out / names[2 * number + 1], to_int16(floor))
             note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
             for kind, heard in (("samples", wave), ("codec_floor_codes", floor)):
                 writer.audio(prompt_tag(kind, number), [heard], codec.wave_rate_hz, [note.markdown()], run.steps)
-    return notes + [f"{out / clip.id}.flac  {clip.speaker}  {clip.text}" for clip in clips]
+    return notes + [f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)]
+
+
+def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
+    """Note in `out` which files are about to be written there; a file of anybody else is not replaced.
+
+    Raises:
+        GenlabError: if one is there that no earlier call noted, or `out` is in the corpus, whose
+            next import would take samples for recordings.
+    """
+    corpus = getattr(run.data.corpus, "path", None)
+    if corpus is not None and out.resolve().is_relative_to(Path(corpus).expanduser().resolve()):
+        raise GenlabError(f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another")
+    found = checkpoint.read_json(out / SAMPLES_NAME)
+    ours = set(found) if isinstance(found, list) else set()
+    if taken := [name for name in names if name not in ours and (out / name).exists()]:
+        raise GenlabError(
+            f"{out / taken[0]}: is there already, and `genlab sample` did not write it; use another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(out / SAMPLES_NAME, sorted({*ours, *names}))
 
 
 def parse_span(text: str | None) -> tuple[float, float] | None:

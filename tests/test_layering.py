@@ -16,7 +16,7 @@ PACKAGE = ROOT / "genlab"
 # The contract comes first: what a token is, and what a decoder promises. All that follows reads it.
 ORDER = """
     genlab errors extras
-    overrides config stored trust onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
+    overrides config names stored trust onnx tokens weights decoders decoders.base host hosts sharding topologies hlo
     data data.text data.grammar data.container data.audio data.digests data.manifest data.shards data.shared
     data.embedded data.listing data.table data.folder data.layouts
     data.dialogue data.corpus data.waves data.batches data.store data.known_entropy

@@ -13,7 +13,7 @@ from sweep_toys import finish, make_sweep, write_page
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from genlab import checkpoint, cli
-from genlab.config import ConfigError
+from genlab.config import ConfigError, GenlabError
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues

@@ -13,7 +13,7 @@ from comparison_toys import make_comparison
 from sweep_toys import make_sweep
 
 from genlab import checkpoint, cli, trust
-from genlab.config import ConfigError
+from genlab.config import ConfigError, GenlabError
 from genlab.experiment import load_experiment
 from genlab.sweeps.executors import command_of, names_of
 from genlab.sweeps.runs import write_page
@@ -128,6 +128,17 @@ def test_a_run_without_code_has_no_pins(tmp_path):
     checkpoint.write_config(tmp_path, config.to_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert load_experiment(tmp_path) == config
+
+
+@pytest.mark.parametrize("name", ["checkpoints/100", "arms/ar/seed0"])
+def test_a_directory_of_somebody_else_is_no_run_directory(name, tmp_path):
+    """Training keeps the newest checkpoints, and would count these among them."""
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(GenlabError, match="is there already, and genlab did not make it"):
+        checkpoint.write_config(tmp_path, make_comparison().to_dict())
+    (tmp_path / "status.json").write_text("{}")
+    checkpoint.write_config(tmp_path, make_comparison().to_dict())
+    checkpoint.write_config(tmp_path, make_comparison().to_dict())
 
 
 def test_every_field_is_looked_at_but_prose():

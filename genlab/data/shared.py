@@ -17,6 +17,7 @@ from typing import Any
 
 from genlab import hosts
 from genlab.config import GenlabError
+from genlab.names import inside
 
 SHARED_VARIABLE = "GENLAB_SHARED_CACHE"
 SCHEME = "gs://"
@@ -46,7 +47,7 @@ def fetch(directory: Path, last: str) -> bool:
         # Beside it, because what was half copied must not look like something half made.
         fresh = directory.with_name(f".{directory.name}.fetched")
         shutil.rmtree(fresh, ignore_errors=True)
-        files.get([f"{url}/{name}" for name in names], [str(fresh / name) for name in names])
+        files.get([f"{url}/{name}" for name in names], [str(inside(fresh, name)) for name in names])
         for name in _whole_last(names, last):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(fresh / name, directory / name)
