@@ -19,10 +19,12 @@ from genlab import __version__
 from genlab.budget import ArmBudget
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import digest
+from genlab.curves import read_curves
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import Prompt, RowResult
+from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import finite_or_none
 from genlab.experiment import Comparison
 from genlab.figures import mel_png
@@ -30,7 +32,7 @@ from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.sample import Sampled
-from genlab.tensorboard import ClipNote, RunWriter, level_steps, mel_tag, prompt_tag
+from genlab.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, mel_tag, prompt_tag
 from genlab.train import RunResult
 
 FLOORS = ("codec_floor_codes", "codec_floor_latents")
@@ -46,6 +48,7 @@ LEADING_SCORES = (
     "block_energy",
 )
 CLIPS_IN_REPORT = 12
+MARKS_PER_CLIP = 4  # scores written beside each player
 
 
 class Material(NamedTuple):
@@ -136,23 +139,57 @@ def show(
             if name in sampled:
                 cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
                 cost["cost/train_flops"] = entries[name]["train_flops"]
-                writer.scalars(entries[name]["steps"], cost)
+                for step in level_steps(entries[name]["steps"], last_step):
+                    writer.scalars(step, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
     _write_overview(config, material, sampled, results, ledger, out)
-    rows = [
+    rows = _prompt_rows(material, shown, sampled, results, seed, out)
+    curves = {
+        name: [read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag) for run_seed in config.seeds]
+        for name in sampled
+    }
+    write_report(out, results, ledger, rows[:CLIPS_IN_REPORT], num_prompts=len(rows), curves=curves)
+    write_text_reports(out, results, ledger)
+
+
+def _prompt_rows(
+    material: Material,
+    shown: Mapping[str, list[np.ndarray]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    seed: int,
+    out: Path,
+) -> list[PromptRow]:
+    """Return what the report plays of one training seed, with the scores of every clip."""
+    marks = {name: _marks(out, name, results, len(material.prompts)) for name in shown}
+    return [
         PromptRow(
             f"prompt{number:02}",
             prompt.text,
             prompt.speaker,
             seed,
             {name: waves[number] for name, waves in shown.items()},
-            rate,
+            material.codec.wave_rate_hz,
             {name: f"{by_seed[seed].network_calls} calls" for name, by_seed in sampled.items()},
+            {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
         )
         for number, prompt in enumerate(material.prompts)
     ]
-    write_report(out, results, ledger, rows[:CLIPS_IN_REPORT])
-    write_text_reports(out, results, ledger)
+
+
+def _marks(out: Path, name: str, results: Mapping[str, Any], num_prompts: int) -> list[dict[str, float]]:
+    """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row is not kept."""
+    row = load_row(out / "rows" / f"{name}.json")
+    if row is None:
+        return []
+    wanted = dict.fromkeys([primary_score(results) or "", *LEADING_SCORES])
+    # Only what has a value for every clip: the clips of the first seed come first, in the order of the prompts.
+    found = {score: row.per_clip[score].values for score in wanted if score in row.per_clip}
+    kept = [(score, values) for score, values in found.items() if len(values) >= num_prompts][:MARKS_PER_CLIP]
+    return [
+        {score: float(values[number]) for score, values in kept if np.isfinite(values[number])}
+        for number in range(num_prompts)
+    ]
 
 
 def _write_overview(

@@ -60,6 +60,11 @@ def loss_tag(family: str, unit: str, group: Literal["train", "valid"] = "train")
     return f"{group}/loss_{family}_{unit}"
 
 
+def is_loss_tag(tag: str) -> bool:
+    """Return whether a tag is one of `loss_tag`."""
+    return "/loss_" in tag
+
+
 def prompt_tag(kind: Kind, prompt: int) -> str:
     """Return the audio tag of prompt number `prompt`, the same in every arm and run."""
     if kind not in AUDIO_KINDS:
@@ -314,7 +319,7 @@ class RunWriter:
             GenlabError: for a loss.
         """
         for tag in (tag for tags in charts.values() for tag in tags):
-            if "/loss_" in tag:
+            if is_loss_tag(tag):
                 raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; leave it out")
         protos: Any = layout_pb2  # its classes are made when it is imported
         categories = [

@@ -19,7 +19,7 @@ from genlab.figures import mel_png
 from genlab.report.answer import model_arms
 from genlab.report.plot import marker
 from genlab.report.tables import join
-from genlab.report.text import arm_title
+from genlab.report.text import arm_title, format_value, score_title
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class PromptRow:
         waves: mono audio by arm name of results.json, in the order to show: real audio, floors, arms.
         sample_rate_hz: of every wave.
         notes: a short remark by arm name, for example "128 calls, guidance 2".
+        scores: by arm name, the scores of this very clip, the deciding one first.
     """
 
     prompt: str
@@ -43,6 +44,7 @@ class PromptRow:
     waves: Mapping[str, Float[np.ndarray, "s"]]
     sample_rate_hz: int = 16_000
     notes: Mapping[str, str] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def prompt_articles(rows: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
@@ -81,7 +83,7 @@ def _clip(row: PromptRow, name: str, title: str, index: int | None, extent_s: fl
         '<div class="mel"><img alt="Log-mel picture: {title}, {prompt}" width="320" height="160" decoding="async" '
         'src="data:image/png;base64,{png}"><span class="playhead" hidden></span></div>'
         '<audio controls preload="none" aria-label="{title}, {prompt}" src="data:audio/wav;base64,{wav}"></audio>'
-        "</figure>"
+        "{marks}</figure>"
     ).format(
         seconds=seconds,
         extent=extent_s,
@@ -91,7 +93,17 @@ def _clip(row: PromptRow, name: str, title: str, index: int | None, extent_s: fl
         note=row.notes.get(name, ""),
         png=_base64(mel_png(wave, row.sample_rate_hz, extent_s=extent_s)),
         wav=_base64(wav_bytes(wave, row.sample_rate_hz)),
+        marks=_marks(row.scores.get(name, {})),
     )
+
+
+def _marks(scores: Mapping[str, float]) -> Markup:
+    """Return the scores of one clip in one line, each with its name."""
+    parts = [
+        Markup("<span><b>{}</b> {}</span>").format(format_value(float(value)), score_title(name))
+        for name, value in scores.items()
+    ]
+    return Markup('<p class="marks">{}</p>').format(join(parts)) if parts else Markup("")
 
 
 def _base64(content: bytes) -> str:

@@ -12,7 +12,7 @@ list of paragraphs), and the file config.json of the run directory.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_STAR
 from genlab.report.answer import MIN_SEEDS, Answer, control_status, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
+from genlab.report.dots import dot_plots
 from genlab.report.fronts import fronts_section
 from genlab.report.listening import listening_section
 from genlab.report.plot import cost_plots
@@ -38,6 +39,7 @@ from genlab.report.tables import (
     score_table,
 )
 from genlab.report.text import QUESTION, format_quantity, format_seconds, score_title, typeset
+from genlab.report.training import Curves, training_plots
 from genlab.report.trust import audit_table, metric_table
 from genlab.report.tuning import tuning_section
 
@@ -58,7 +60,13 @@ _VALIDITIES = {
 
 
 def write_report(
-    run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any], clips: Sequence[PromptRow]
+    run_dir: Path,
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    clips: Sequence[PromptRow],
+    *,
+    num_prompts: int | None = None,
+    curves: Curves | None = None,
 ) -> Path:
     """Write report.html into `run_dir` and return its path.
 
@@ -68,6 +76,8 @@ def write_report(
         ledger: ledger.json: {"schema": 1, "stamp": "controlled" | "uncontrolled", "rows": [{"item", "status", "values":
             {arm: value}, "note"}]} with the status matched, bounded, free or declared.
         clips: the prompts to listen to; each second of audio adds 43 kB to the page and each picture about 40 kB.
+        num_prompts: of the comparison, if `clips` are only some of them.
+        curves: the losses of every arm and training seed.
 
     Raises:
         GenlabError: if `results` has no arms.
@@ -77,33 +87,45 @@ def write_report(
     config_path = Path(run_dir) / "config.json"
     config = config_path.read_text(encoding="utf-8") if config_path.is_file() else ""
     path = Path(run_dir) / "report.html"
-    write_atomically(path, render_page(results, ledger, clips, config))
+    page = render_page(results, ledger, clips, config, num_prompts=num_prompts, curves=curves)
+    write_atomically(path, page)
     return path
 
 
 def render_page(
-    results: Mapping[str, Any], ledger: Mapping[str, Any], clips: Sequence[PromptRow], config: str = ""
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    clips: Sequence[PromptRow],
+    config: str = "",
+    *,
+    num_prompts: int | None = None,
+    curves: Curves | None = None,
 ) -> Markup:
-    """Return the whole page."""
+    """Return the whole page; see `write_report`."""
     answer = find_answer(results, ledger)
     question = str(results.get("question") or QUESTION)
-    sections = [
-        _section("ledger", "Is the comparison fair?", _ledger(ledger, results)),
-        _section("scores", "Scores", _scores(results, answer)),
-        _section("cost", "Quality against cost", cost_plots(results) + cost_table(results)),
-        _section("fronts", "Fronts", fronts_section(results)),
-        _section("crossings", "Where the ranking flips", crossings_section(results.get("crossover") or [])),
-        _section("tuning", "Tuning", tuning_section(results.get("tuning") or {})),
-        _section("controls", "Controls", _controls(results)),
-        _section("audit", "Can the metrics be trusted?", audit_table(results)),
-        _section("listen", "Listen", _listen(clips, results)),
-        _section("method", "Method", _method(results)),
-        _section("reproduce", "Reproduce", _reproduce(results, config)),
-    ]
+    bodies = {
+        "scores": ("Scores", _scores(results, answer)),
+        "listen": ("Listen", _listen(clips, results, num_prompts)),
+        "cost": ("Quality against cost", cost_plots(results) + cost_table(results)),
+        "fronts": ("Fronts", _made(results, "pareto")),
+        "crossings": ("Where the ranking flips", _made(results, "crossover")),
+        "ledger": ("Is the comparison fair?", _ledger(ledger, results)),
+        "controls": ("Controls", _controls(results)),
+        "audit": ("Can the metrics be trusted?", _made(results, "audit")),
+        "training": ("Training", training_plots(results, curves or {})),
+        "tuning": ("Tuning", _made(results, "tuning")),
+        "method": ("Method", _method(results)),
+        "reproduce": ("Reproduce", _reproduce(results, config) + _not_made(results)),
+    }
+    bodies = {anchor: part for anchor, part in bodies.items() if part[1]}  # a section without content is left out
+    sections = [_section(anchor, title, body) for anchor, (title, body) in bodies.items()]
+    links = join(Markup('<li><a href="#{}">{}</a></li>').format(anchor, title) for anchor, (title, _) in bodies.items())
+    contents = Markup('<nav class="contents" aria-label="Contents"><ul>{}</ul></nav>').format(links)
     return _document(
         f"genlab: {answer.status}: {question}",
-        Markup('<a class="skip" href="#ledger">Skip to the evidence</a>\n'),
-        Markup("{}\n{}").format(_head(question, answer, results, ledger), Markup("\n").join(sections)),
+        Markup('<a class="skip" href="#scores">Skip to the scores</a>\n'),
+        Markup("{}\n{}\n{}").format(_head(question, answer, results, ledger), contents, Markup("\n").join(sections)),
     )
 
 
@@ -186,8 +208,9 @@ def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
 def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
     name = primary_score(results)
     lead = Markup(
-        '<p class="lead">Brackets are 95 % intervals. Arrows point to the better side. Every arm ends in the same '
-        "codec, so real audio and the codec floors bound what any arm can reach. {}{}</p>"
+        '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. Arrows point to the '
+        "better side. Every arm ends in the same codec, so real audio and the codec floors bound what any arm can "
+        "reach. {}{}</p>"
     ).format(
         f"The deciding score is {score_title(name)}. " if name else "",
         "The best arm is marked." if answer.winner else "No arm is marked, because no winner is established.",
@@ -196,7 +219,7 @@ def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
     meanings = [(name, text) for name, text in _VALIDITIES.items() if name in used and name != "metric"]
     keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in meanings)
     key_list = Markup('<ul class="key">{}</ul>').format(keys) if meanings else ""
-    return lead + score_table(results, answer) + key_list + difference_table(results)
+    return lead + dot_plots(results) + score_table(results, answer) + key_list + difference_table(results)
 
 
 def _controls(results: Mapping[str, Any]) -> Markup:
@@ -209,17 +232,18 @@ def _controls(results: Mapping[str, Any]) -> Markup:
     ) + control_table(results)
 
 
-def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
-    heard = listening_section(results.get("listening") or {})
+def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any], num_prompts: int | None) -> Markup:
+    heard = _made(results, "listening")
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
     return heard + Markup(
-        '<p class="lead">The same prompts and sampling seeds in every arm. Audio is lossless and not normalised. '
+        '<p class="lead">{} The same prompts and sampling seeds in every arm. Audio is lossless and not normalised. '
         "Starting a player stops the others; with a play button in focus, the arrow keys move by 0.2 s. Pictures share "
         "one scale, {} to {} dB below a full-scale sine:</p>"
         '<div class="scale" aria-hidden="true"><span>{} dB</span><span class="ramp"></span><span>{} dB</span></div>'
         '<div id="prompts" data-start="{:.6f}" data-share="{:.6f}">{}</div>'
     ).format(
+        _count_prompts(len(clips), num_prompts or len(clips)),
         _db(-CEILING_DB),
         _db(-FLOOR_DB),
         _db(FLOOR_DB),
@@ -228,6 +252,32 @@ def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
         PLOT_SHARE,
         prompt_articles(clips, results),
     )
+
+
+def _count_prompts(shown: int, total: int) -> str:
+    if shown == total:
+        return "Every prompt of the comparison." if total > 1 else "The one prompt of the comparison."
+    return f"{shown} of {total} prompts; TensorBoard and arms/NAME/seedN/samples in the run directory have all of them."
+
+
+# What other commands add to the page. Without data each says which command makes it.
+_ADDITIONS: dict[str, Callable[[Mapping[str, Any]], Markup]] = {
+    "pareto": fronts_section,
+    "crossover": lambda results: crossings_section(results.get("crossover") or []),
+    "audit": audit_table,
+    "tuning": lambda results: tuning_section(results.get("tuning") or {}),
+    "listening": lambda results: listening_section(results.get("listening") or {}),
+}
+
+
+def _made(results: Mapping[str, Any], name: str) -> Markup:
+    return _ADDITIONS[name](results) if results.get(name) else Markup("")
+
+
+def _not_made(results: Mapping[str, Any]) -> Markup:
+    """Return what else this page could show, and the commands that make it."""
+    missing = [make(results) for name, make in _ADDITIONS.items() if not results.get(name)]
+    return Markup("<h3>Not made for this run</h3>{}").format(join(missing)) if missing else Markup("")
 
 
 def _method(results: Mapping[str, Any]) -> Markup:

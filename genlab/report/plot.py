@@ -89,8 +89,9 @@ def draw_frame(
     place_y: Callable[[float], float],
     x_title: str,
     y_title: str,
+    x_scale: str = " (log scale)",
 ) -> Markup:
-    """Return axes, grid and titles."""
+    """Return axes, grid and titles; `x_scale` says in words what the x axis is."""
     decimals = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
     parts = [Markup('<text class="axis" x="2" y="12">{}</text>').format(y_title)]
     for tick in y_ticks:
@@ -111,8 +112,8 @@ def draw_frame(
     parts.append(Markup('<path class="rule" d="M{} {}H{}"/>').format(_LEFT, _BOTTOM, _RIGHT))
     middle = (_LEFT + _RIGHT) / 2
     parts.append(
-        Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{} (log scale)</text>').format(
-            middle, HEIGHT - 8, x_title
+        Markup('<text class="axis" x="{}" y="{}" text-anchor="middle">{}{}</text>').format(
+            middle, HEIGHT - 8, x_title, x_scale
         )
     )
     return join(parts)
@@ -182,8 +183,8 @@ def extremes(score: Mapping[str, Any]) -> tuple[float, float]:
     return (score["value"] if low is None else low, score["value"] if high is None else high)
 
 
-def linear_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
-    """Return ticks and the place of a value on the y axis."""
+def linear_axis(values: Sequence[float], is_horizontal: bool = False) -> tuple[list[float], Callable[[float], float]]:
+    """Return ticks and the place of a value on the y axis, or on the x axis."""
     low, high = min(values), max(values)
     if 0 < low < 0.6 * high:
         low = 0.0  # the axis starts at zero unless that would hide the differences
@@ -192,8 +193,10 @@ def linear_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float],
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [index * step for index in range(first, max(last, first + 1) + 1)]
 
+    start, end = (_LEFT, _RIGHT) if is_horizontal else (_BOTTOM, _TOP)
+
     def place(value: float) -> float:
-        return _BOTTOM - (value - ticks[0]) / (ticks[-1] - ticks[0]) * (_BOTTOM - _TOP)
+        return start + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (end - start)
 
     return ticks, place
 

@@ -49,7 +49,9 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
         if len(set(values)) == 1 and len(values) > 1:
             cells = Markup('<td colspan="{}" class="same">{}</td>').format(len(values), values[0])
         else:
-            cells = join(Markup("<td>{}</td>").format(value) for value in values)
+            cells = join(
+                Markup('<td data-arm="{}">{}</td>').format(title, value) for title, value in zip(names.values(), values)
+            )
         status = str(row.get("status", "undeclared"))
         kind = status if status in STATUS_MEANINGS else "bad"
         badge = Markup('<span class="badge {}" title="{}">{}</span>').format(
@@ -64,24 +66,22 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
 
 
 def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
-    """Return one row per arm, real audio and floors first, one column per score."""
-    arms = sorted(results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2))
-    names = list(dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})))
-    usual = {name: _usual(arms, name) for name in names}
-    doubts = {name: distrust(results, name) for name in names}
-    heads = (_score_head(name, usual[name], doubts[name]) for name in names)
-    head = join([Markup('<th scope="col">Row</th>'), *heads])
-    rows = []
+    """Return one row per score and one column per arm; what bounds them, floors and real audio, comes last."""
+    arms = sorted(results["arms"], key=lambda arm: {"floor": 1, "real": 2}.get(arm.get("family", ""), 0))
+    names = list(dict.fromkeys(name for arm in arms for name in arm.get("scores", {})))
+    heads = [Markup('<th scope="col">Score</th>')]
     for arm in arms:
-        is_model = arm.get("family") not in ("real", "floor")
-        css = "model" if is_model else "bound"
-        failed = [
-            Markup('<span class="badge bad">failed {}</span>').format(str(item["control"]).replace("_", " "))
-            for item in failed_controls(results, arm["name"])
+        failed = dict.fromkeys(str(item["control"]) for item in failed_controls(results, arm["name"]))
+        badges = [
+            Markup('<span class="badge bad">failed {}</span>').format(control.replace("_", " ")) for control in failed
         ]
-        title = Markup('<th scope="row">{}{}</th>').format(arm_title(arm), join(failed))
-        cells = [_score_cell(arm, name, {**usual[name], "doubt": doubts[name]}, results, answer) for name in names]
-        rows.append(Markup('<tr class="{}">{}{}</tr>').format(css, title, join(cells)))
+        heads.append(Markup('<th scope="col" class="{}">{}{}</th>').format(_column(arm), arm_title(arm), join(badges)))
+    rows = []
+    for name in names:
+        usual, doubt = _usual(arms, name), distrust(results, name)
+        cells = [_score_cell(arm, name, {**usual, "doubt": doubt}, results, answer) for arm in arms]
+        rows.append(Markup("<tr>{}{}</tr>").format(_score_head(name, usual, doubt), join(cells)))
+    head = join(heads)
     notes: dict[tuple[str, str], list[str]] = {}
     for arm in arms:
         for name, score in arm.get("scores", {}).items():
@@ -239,7 +239,7 @@ def _score_head(name: str, usual: Mapping[str, Any], doubt: str) -> Markup:
     if doubt:
         facts.append(f"not trusted here: {doubt}")
     return Markup(
-        '<th scope="col"{}>{} <span class="arrow" aria-hidden="true">{}</span>'
+        '<th scope="row"{}>{}\N{NO-BREAK SPACE}<span class="arrow" aria-hidden="true">{}</span>'
         '<span class="hidden">, {} is better</span><span class="facts">{}</span></th>'
     ).format(
         Markup(' class="doubted"') if doubt else "",
@@ -256,8 +256,8 @@ def _score_cell(
     score = arm.get("scores", {}).get(name)
     if not score or score.get("value") is None:
         return Markup(
-            '<td class="missing"><span aria-hidden="true">{}</span><span class="hidden">none</span></td>'
-        ).format(MISSING)
+            '<td class="missing {}"><span aria-hidden="true">{}</span><span class="hidden">none</span></td>'
+        ).format(_column(arm), MISSING)
     value, low, high = score["value"], score.get("low"), score.get("high")
     unlike = [
         f"n = {score[key]}" if key == "n" else str(score[key])
@@ -265,13 +265,17 @@ def _score_cell(
         if score.get(key) is not None and score.get(key) != usual.get(key)
     ]
     is_best = bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
-    return Markup('<td{}><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
-        Markup(' class="best"') if is_best else Markup(' class="doubted"') if usual["doubt"] else "",
+    return Markup('<td class="{}"><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
+        "best" if is_best else "doubted" if usual["doubt"] else _column(arm),
         AT_MOST if score.get("validity") == "upper bound" else "",
         format_value(value, low, high, usual.get("decimals")),
         format_bounds(value, low, high, usual.get("decimals")),
         join(Markup('<span class="unlike">{}</span>').format(text) for text in unlike),
     )
+
+
+def _column(arm: Mapping[str, Any]) -> str:
+    return "bound" if arm.get("family") in ("real", "floor") else "model"
 
 
 def _usual(arms: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:

@@ -1,0 +1,113 @@
+"""Scores as dots with their 95 % intervals, as inline SVG: one panel per score, one line per row of the table.
+
+In: results.json. Out: `Markup`. The deciding score comes first, then the others in the order of the score table; the
+first few panels are open and the rest are folded away. Faint rings are the single training seeds, a hollow marker is an
+upper bound, and real audio and the codec floors are grey: they bound what an arm can reach.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from genlab.report.answer import model_arms, primary_score
+from genlab.report.plot import extremes, linear_axis, marker
+from genlab.report.tables import ARROWS, join
+from genlab.report.text import arm_title, format_score, score_title, typeset
+
+OPEN_PANELS = 9
+_WIDTH, _LEFT, _RIGHT = 380, 132, 366
+_TOP, _LINE = 34, 19
+_LONGEST_TITLE = 19  # letters that fit left of the panel
+
+
+def dot_plots(results: Mapping[str, Any]) -> Markup:
+    """Return the panels of all scores that some trained arm has; nothing if there are none."""
+    names = list(dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {})))
+    decides = primary_score(results)
+    names.sort(key=lambda name: name != decides)
+    panels = [panel for number, name in enumerate(names) if (panel := _panel(results, name, number))]
+    first, rest = panels[:OPEN_PANELS], panels[OPEN_PANELS:]
+    parts = [Markup('<div class="dots">{}</div>').format(join(first))] if first else []
+    if rest:
+        more = Markup('<details><summary>{} more scores as dots</summary><div class="dots">{}</div></details>')
+        parts.append(more.format(len(rest), join(rest)))
+    return join(parts)
+
+
+def _panel(results: Mapping[str, Any], name: str, number: int) -> Markup:
+    indices = {arm["name"]: index for index, arm in enumerate(model_arms(results))}
+    rows = sorted(results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2))
+    rows = [arm for arm in rows if _is_finite((arm.get("scores", {}).get(name) or {}).get("value"))]
+    if not any(arm["name"] in indices for arm in rows):
+        return Markup("")
+    scores = [arm["scores"][name] for arm in rows]
+    ticks, place = _axis([value for score in scores for value in (*extremes(score), score["value"], *_seeds(score))])
+    bottom = _TOP + _LINE * len(rows) + 2
+    told = "; ".join(f"{arm_title(arm)}: {format_score(score)}" for arm, score in zip(rows, scores))
+    facts = scores[-1]
+    arrow = ARROWS.get(str(facts.get("direction", "")), "")
+    parts = [
+        Markup('<title id="dots{0}t">{1}</title><desc id="dots{0}d">{2}. Bars are 95 % intervals.</desc>').format(
+            number, score_title(name), told
+        ),
+        Markup('<text class="name" x="0" y="13">{} {}</text>').format(score_title(name), arrow),
+        Markup('<text class="tick" x="{}" y="13" text-anchor="end">{}</text>').format(_RIGHT, facts.get("unit", "")),
+        *_grid(ticks, place, bottom),
+    ]
+    for line, (arm, score) in enumerate(zip(rows, scores)):
+        y = _TOP + _LINE * (line + 0.5)
+        parts.append(_row(arm_title(arm).replace("Codec floor", "Floor"), score, indices.get(arm["name"]), place, y))
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="dots{0}t dots{0}d">{3}</svg>'
+    ).format(number, _WIDTH, bottom + 20, join(parts))
+
+
+def _grid(ticks: Sequence[float], place: Callable[[float], float], bottom: float) -> list[Markup]:
+    line = Markup('<path class="grid" d="M{:.1f} {}V{}"/>')
+    label = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>')
+    drawn = []
+    for tick in ticks:
+        x, is_last = place(tick), tick == ticks[-1]
+        drawn.append(line.format(x, _TOP, bottom))
+        # The last one may not leave the picture.
+        at, anchor = (x + 8, "end") if is_last else (x, "middle")
+        drawn.append(label.format(at, bottom + 14, anchor, typeset(f"{tick:.6g}")))
+    return drawn
+
+
+def _row(title: str, score: Mapping[str, Any], index: int | None, place: Callable[[float], float], y: float) -> Markup:
+    """Return one line: name, interval, single seeds, and the marker on top of them."""
+    x, (low, high) = place(score["value"]), map(place, extremes(score))
+    shown = title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1].rstrip(' ,')}…"
+    ends = Markup("M{:.1f} {:.1f}v7M{:.1f} {:.1f}v7").format(low, y - 3.5, high, y - 3.5)
+    rings = join(
+        Markup('<circle class="seed" cx="{:.1f}" cy="{:.1f}" r="2.2"/>').format(place(value), y)
+        for value in _seeds(score)
+    )
+    css = "bound" if index is None else f"arm{index % 6}"
+    if score.get("validity") == "upper bound":
+        css += " hollow"
+    shape = marker(0 if index is None else index, x, y, 4.0 if index is None else 4.6)
+    return Markup(
+        '<g class="{}"><text class="label" x="0" y="{:.1f}">{}</text>'
+        '<path class="bar" d="M{:.1f} {:.1f}H{:.1f}{}"/>{}{}</g>'
+    ).format(css, y + 4.5, shown, low, y, high, ends, rings, shape)
+
+
+def _seeds(score: Mapping[str, Any]) -> list[float]:
+    """Return the score of each training seed, if there are several."""
+    values = [value for value in score.get("by_seed") or [] if _is_finite(value)]
+    return values if len(values) > 1 else []
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+    """Return ticks and the place of a value on the x axis."""
+    ticks, _ = linear_axis([value for value in values if math.isfinite(value)])
+    span = ticks[-1] - ticks[0]
+    return ticks, lambda value: _LEFT + (value - ticks[0]) / span * (_RIGHT - _LEFT)
