@@ -137,6 +137,14 @@ def _place(text: str) -> str | Path:
     return text if "://" in text else Path(text)
 
 
+def _whole(text: str) -> int:
+    """Parse a whole number as people write it; `int` alone takes underscores, blanks and other alphabets."""
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 4000:
+        raise argparse.ArgumentTypeError(f"{shorten(text)}: expected a whole number")
+    return int(text)
+
+
 def _local(text: str) -> Path:
     """Parse a path that only a local disk can have."""
     if "://" in text:
@@ -192,8 +200,8 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command, "run directory of a trained arm")
     command.add_argument("--out", type=_place, default=Path("samples"), help="directory for the FLAC files")
-    command.add_argument("--prompts", type=int, default=8, help="how many held-out clips to speak")
-    command.add_argument("--seed", type=int, default=0, help="of the draws")
+    command.add_argument("--prompts", type=_whole, default=8, help="how many held-out clips to speak")
+    command.add_argument("--seed", type=_whole, default=0, help="of the draws")
     command.add_argument(
         "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
     )
@@ -206,11 +214,11 @@ def _add_tuning(add: AddCommand) -> None:
         "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
     _takes_config(command)
-    command.add_argument("--trials", type=int, help="settings per arm, its own among them (default 16)")
+    command.add_argument("--trials", type=_whole, help="settings per arm, its own among them (default 16)")
     command.add_argument("--fraction", type=float, help="of the arm's training budget for each trial (default 0.25)")
     command.add_argument("--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts")
     command.add_argument("--sampler", help="random (default), or tpe, which has no best-of-k curve")
-    command.add_argument("--seed", type=int, help="of the drawn settings and of sampling (default 0)")
+    command.add_argument("--seed", type=_whole, help="of the drawn settings and of sampling (default 0)")
     command.add_argument(
         "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
         help="peak_lr, warmup_fraction, weight_decay, ema_decay, dropout; equal ends fix one",
@@ -242,8 +250,10 @@ def _add_results(add: AddCommand) -> None:
     command.add_argument(
         "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
     )
-    command.add_argument("--prompts", type=int, help="how many prompts to hear (default: 10, or as many as differ)")
-    command.add_argument("--seed", type=int, default=0, help="of the choice of prompts; the sealing is always random")
+    command.add_argument("--prompts", type=_whole, help="how many prompts to hear (default: 10, or as many as differ)")
+    command.add_argument(
+        "--seed", type=_whole, default=0, help="of the choice of prompts; the sealing is always random"
+    )
     command.add_argument("--out", type=_place, help="directory of page, key and result (default: RUN_DIR/listen)")
     command.add_argument("--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners")
 
@@ -260,7 +270,7 @@ def _add_crossover(add: AddCommand) -> None:
     command.add_argument("--score", required=True, help="name of the score in results.json")
     command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
     command.add_argument("--plan", metavar="X,X,X", help="budgets of a sweep to come: how likely it shows the crossing")
-    command.add_argument("--seeds", type=int, default=3, help="training seeds per budget of the plan")
+    command.add_argument("--seeds", type=_whole, default=3, help="training seeds per budget of the plan")
     command.add_argument(
         "--exponents",
         metavar="FAMILY=C,...",
@@ -282,7 +292,7 @@ def _add_sweep(add: AddCommand) -> None:
     command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
     command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
     command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
-    command.add_argument("--slots", type=int, default=1, help="run: processes at a time on this machine (default 1)")
+    command.add_argument("--slots", type=_whole, default=1, help="run: processes at a time on this machine (default 1)")
     command.add_argument(
         "--dry-run", action="store_true", help="run: check everything, print the cost, start nothing; prune: list only"
     )
@@ -321,7 +331,7 @@ def _add_inputs(add: AddCommand) -> None:
         "between; probe also several trainings of one variant, with + between",
     )
     command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
-    command.add_argument("--levels", type=int, help="decode only the first codebooks")
+    command.add_argument("--levels", type=_whole, help="decode only the first codebooks")
     _takes_trust(command)
     command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
     command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
@@ -331,7 +341,7 @@ def _add_machine(add: AddCommand) -> None:
     command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
     command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)")
     command.add_argument("--json", action="store_true", help="one JSON line per workload")
-    command.add_argument("--rounds", type=int, default=5, help="repetitions; the median counts")
+    command.add_argument("--rounds", type=_whole, default=5, help="repetitions; the median counts")
     command.add_argument("--quick", action="store_true", help="toy sizes: shows that it runs, says nothing about speed")
     command = add(
         "aot",

@@ -67,11 +67,7 @@ class Config(pydantic.BaseModel):
         """
         values = apply_overrides(values, overrides)
         try:
-            text = json.dumps(values)
-        except RecursionError:
-            raise ConfigError("config: nested too deep; give plain tables of fields") from None
-        try:
-            return cls.model_validate_json(text)
+            return cls.model_validate_json(json.dumps(values))
         except pydantic.ValidationError as error:
             raise explain(error, cls, values) from None
 
@@ -150,11 +146,20 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], valu
         values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
             it is recognised by not being in the input.
     """
-    problems = error.errors(include_url=False)
+    problems = [problem for problem in error.errors(include_url=False) if not _follows(problem, error)]
     known = list(dict.fromkeys(_paths(cls, values)))
     told = [one_line(_explain_one(problem, known, values), MAX_PROBLEM) for problem in problems[:NUM_SHOWN]]
     more = [f"and {len(problems) - NUM_SHOWN} more problems"] if len(problems) > NUM_SHOWN else []
     return ConfigError("; ".join([*told, *more]))
+
+
+def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
+    """Return whether a list is called too short only because what is wrong inside it was left out."""
+    if problem["type"] != "too_short":
+        return False
+    place = problem["loc"]
+    inside = [other["loc"] for other in error.errors(include_url=False) if len(other["loc"]) > len(place)]
+    return any(deeper[: len(place)] == place for deeper in inside)
 
 
 def _explain_one(problem: Any, known: list[str], values: Any) -> str:
@@ -169,8 +174,6 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
         return f"{'.'.join([*parts, inside])}: {problem['ctx']['problem']} (got {problem['ctx']['value']})"
     if kind == "missing":
         return f"{path}: missing; give it a value"
-    if kind == "json_invalid":
-        return "config: some text in it cannot be written as UTF-8 JSON, or it is nested too deep"
     if kind == "union_tag_invalid":
         expected = problem["ctx"]["expected_tags"]
         return f"{path}.kind: got {shorten(problem['ctx']['tag'])}, expected one of {expected}"

@@ -47,6 +47,7 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.errors import shorten
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
@@ -419,11 +420,11 @@ def load_experiment(
     if path.suffix == ".json":
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"config {path}: not readable as JSON ({error!s:.80})") from None
         kind = values.get("kind") if isinstance(values, dict) else None
-        if kind not in KINDS:
-            raise ConfigError(f"config {path}: kind {kind!r}, expected one of {sorted(KINDS)}")
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
         named = {*named, *texts_of(overrides)}
         check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
         experiment: Any = KINDS[kind].from_dict(values, overrides)

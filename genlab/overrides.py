@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from genlab.errors import ConfigError, one_line, shorten
 
+MAX_DEPTH = 32
+
 
 class Override(NamedTuple):
     """`path` as it was written, its parts, and the value: JSON, or else the text itself."""
@@ -31,6 +33,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         ConfigError: if an override has no `=`, its path runs through something that is not a table, or one field is
             given two values.
     """
+    refuse_unwritable(values)
     values = json.loads(json.dumps(values))
     given: dict[str, Any] = {}
     fresh: list[Any] = []  # tables without their fields, because their kind changed
@@ -46,6 +49,25 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     return values
 
 
+def refuse_unwritable(values: Any, root: str = "config") -> None:
+    """Refuse what JSON in UTF-8 cannot hold, or only nested so deep that no reader follows.
+
+    Raises:
+        ConfigError: that names the field.
+    """
+    rest = [("", values, 0)]
+    while rest:
+        path, value, depth = rest.pop()
+        named = _brief(path) or root
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{'.'.join(named.split('.')[:2])}: nested too deep; expected at most {MAX_DEPTH} levels")
+        if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+            raise ConfigError(f"{named}: {shorten(value)} cannot be written as UTF-8; expected Unicode text")
+        below = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+        for key, inner in below:
+            rest += [(path, str(key), depth), (f"{path}.{key}" if path else str(key), inner, depth + 1)]
+
+
 def parse_override(item: str) -> Override:
     """Return the path and the value of FIELD=VALUE.
 
@@ -57,14 +79,24 @@ def parse_override(item: str) -> Override:
     if not equals or not all(parts):
         raise ConfigError(f"override {shorten(item)}: expected FIELD=VALUE, for example optim.peak_lr=1e-3")
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_float=_float)
     except json.JSONDecodeError:
         value = text
     except (ValueError, RecursionError):
         raise ConfigError(
             f"{_brief(path)}: {shorten(text, 40)} has too many digits or brackets; give a shorter value"
         ) from None
+    refuse_unwritable(item.partition("=")[0])
+    refuse_unwritable({_brief(path): value})
     return Override(path.strip(), parts, value)
+
+
+def _float(text: str) -> float:
+    """Read a number; one that is not zero may not become zero."""
+    value = float(text)
+    if value == 0 and text.lower().partition("e")[0].strip("-.0"):
+        raise ConfigError(f"{shorten(text)}: too small to be told from 0; write 0 or a larger number")
+    return value
 
 
 def _rank(item: Override) -> tuple[int, bool]:

@@ -68,6 +68,7 @@ def test_a_wrong_field_is_named_with_its_path(override, message):
         ("optim.peak_lr=NaN", "optim.peak_lr: Input should be a finite number"),
         ("optim.peak_lr=Infinity", "optim.peak_lr: Input should be a finite number"),
         ("optim.peak_lr=1e999", "optim.peak_lr: Input should be a finite number"),
+        ("optim.weight_decay=1e-999", "'1e-999': too small to be told from 0; write 0 or a larger number"),
         ("optim.peak_lr=1e-320", "optim.peak_lr: expected 0 or a magnitude from 1e-30 to 1e+30"),
         ("budget.train_flops=1e300", "budget.train_flops: expected 0 or a magnitude"),
         ("seeds=[0,4294967296,8589934592]", "seeds.1: Input should be less than 4294967296 (got 4294967296)"),
@@ -87,7 +88,7 @@ def test_a_wrong_field_is_named_with_its_path(override, message):
         ("question=\ud800", "cannot be written as UTF-8"),
         ("name=" + "a" * 101, "name: String should have at most 100 characters"),
         ("question=" + "[" * 100_000, "has too many digits or brackets"),
-        ("question=" + "[" * 500 + "]" * 500, "nested too deep"),
+        ("question=" + "[" * 500 + "]" * 500, "question.0: nested too deep; expected at most 32 levels"),
     ],
     ids=lambda value: ascii(value[:40]),
 )
@@ -185,6 +186,14 @@ def test_all_problems_are_reported_at_once():
     text = refusal(make_comparison, "batch_size=0", "optim.peak_lr=-1", "data.nun_frames=3")
     assert "batch_size: " in text and "optim.peak_lr: " in text
     assert "data.nun_frames: no such field; did you mean 'data.num_frames'?" in text
+
+
+def test_a_list_is_not_called_short_because_of_what_is_wrong_inside_it():
+    values = {"name": "c", "steps": 1, "batch_size": 1, "codec": TINY.to_dict(), "crop_samples": TINY.hop_samples}
+    values["data"] = [{"corpus": {"kind": "embedded", "minutes": -1.0}}]
+    text = refusal(CodecRun.from_dict, values)
+    assert text == "data.0.corpus.minutes: Input should be greater than 0 (got -1.0)"
+    assert "data: Tuple should have at least 1 item" in refusal(CodecRun.from_dict, {**values, "data": []})
 
 
 def test_a_missing_field_is_named():

@@ -44,6 +44,7 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     Raises:
         GenlabError: if a directory holds no finished comparison, a score or axis is missing, or tokens differ.
     """
+    budgets = [] if arguments.plan is None else _parse_budgets(arguments.plan)
     pilot = read_pilot(arguments.runs, arguments.score, arguments.against)
     if len(pilot.curves) < 2:
         raise GenlabError(f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross")
@@ -56,16 +57,14 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         if not exponents:
             found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
             verdicts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
-        if arguments.plan:
+        if budgets:
             fits = [
                 assume_exponent(pilot.curves[name], exponents[name], seed=i)
                 if exponents
                 else fit_curve(pilot.curves[name], seed=i)
                 for i, name in enumerate((a, b))
             ]
-            plans = plan_sweep(
-                (fits[0], fits[1]), _parse_budgets(arguments.plan), arguments.seeds, shared_error=shared, num_trials=100
-            )
+            plans = plan_sweep((fits[0], fits[1]), budgets, arguments.seeds, shared_error=shared, num_trials=100)
             plan_texts.append(_describe_plans(*plans, arguments.against))
     if not exponents:
         _leave(arguments, pilot, table, verdicts)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from genlab.budget import solve_budget
+from genlab.budget import check_budget, solve_budget
 from genlab.config import GenlabError
 from genlab.errors import one_line, read_numbers
 from genlab.experiment import Comparison, load_experiment
@@ -97,7 +97,10 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _plan_rows(sweep: Sweep) -> list[list[str]]:
     rows = [["budget", "shape", "family", "parameters", "steps", "epochs"]]
-    for run in expand(sweep):
+    runs = expand(sweep)
+    for run in runs:
+        check_budget(run.config)  # all of them, before the first corpus is built
+    for run in runs:
         shape = f"{run.config.backbone.layers} x {run.config.backbone.width}"
         for name, budget in solve_budget(run.config, run.config.data.open()).items():
             cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
