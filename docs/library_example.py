@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from genlab.codecs.frozen import load_codec
-from genlab.data.audio import read_wave, to_int16, write_flac
+from genlab.data.audio import read_wave, to_int16, write_audio
 from genlab.decoders.base import Cond
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
@@ -37,5 +37,5 @@ adam = optax.adam(1e-3)
 model = nnx.merge(graph, optax.apply_updates(params, adam.update(gradient, adam.init(params))[0]), rest)
 sampled = model.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=MaskedSampler())
 [wave] = codec.decode_codes([np.asarray(sampled.tokens.codes[0])])
-write_flac(target, to_int16(wave))
+write_audio(target, to_int16(wave), sample_rate_hz=codec.wave_rate_hz)
 print(f"loss {float(value):.3f} nats per hidden code, {sampled.num_network_calls} network calls, {target}")

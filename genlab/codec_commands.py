@@ -132,17 +132,21 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
 
 def _roundtrip(arguments: argparse.Namespace) -> None:
     from genlab.codecs.frozen import load_codec
-    from genlab.data.audio import read_wave, to_int16, write_flac
+    from genlab.data.audio import read_wave, to_int16, write_audio, written_format
 
+    source, target = arguments.paths
+    written_format(target)  # first: a wrong extension must not cost the wait for the codec
+    if target.exists() and source.exists() and target.samefile(source):
+        raise GenlabError(f"{target}: is the recording itself; name another file to write")
     frozen = load_codec(arguments.codec)
     rate = frozen.wave_rate_hz
-    wave = read_wave(arguments.paths[0], sample_rate_hz=rate)
+    wave = read_wave(source, sample_rate_hz=rate)
     [(codes, _)] = frozen.encode([wave])
     codes = frozen.keep_levels(codes, arguments.levels)
     [decoded] = frozen.decode_codes([codes])
-    write_flac(arguments.paths[1], to_int16(decoded[: len(wave)]), sample_rate_hz=rate)
+    write_audio(target, to_int16(decoded[: len(wave)]), sample_rate_hz=rate)
     bits = codes.size * np.log2(frozen.spec.entries)
-    print(f"{arguments.paths[1]}: {len(codes)} frames, {bits / (len(wave) / rate) / 1000:.2f} kbit/s")
+    print(f"{target}: {len(codes)} frames, {bits / (len(wave) / rate) / 1000:.2f} kbit/s")
 
 
 def _describe_training(run: CodecRun | RecogniserRun) -> dict[str, Any]:

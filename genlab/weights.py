@@ -35,9 +35,12 @@ def save_weights(
         The metadata as written, with `sha256` (of the tensors' file), `num_parameters` and `stored_dtype` added.
 
     Raises:
-        WeightsError: if a leaf is not finite once stored, for example beyond the range of float16.
+        WeightsError: if the name does not end in .safetensors, or a leaf is not finite once stored,
+            for example beyond the range of float16.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":  # the JSON beside it would take its place, or its name would lie
+        raise WeightsError(f"{path}: expected a name that ends in .safetensors")
     tensors: dict[str, np.ndarray] = {}
     for name, leaf in _flatten(tree):
         array = np.asarray(leaf)

@@ -87,3 +87,11 @@ def test_altered_and_not_finite_values(path):
 def test_broken_json(path, text):
     path.with_suffix(".json").write_text(text)
     _refuses(path, r"m\.json")
+
+
+@pytest.mark.parametrize("name", ["m.json", "m", "m.wav"])
+def test_the_extension_says_what_is_written(tmp_path, name):
+    """Of m.json the JSON beside the weights would take the place."""
+    with pytest.raises(GenlabError, match=r"ends in \.safetensors"):
+        save_weights(tmp_path / name, TREE, {})
+    assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,10 @@ channels are refused, because a blind mix of an array cancels what arrives at di
 high quality.
 """
 
+import contextlib
 import hashlib
 import io
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +44,16 @@ FORMATS = {
     ".oga": {"OGG"},
     ".opus": {"OGG"},
     ".mp3": {"MP3", "MPEG"},
+}
+# What is written: libsndfile knows more, but an extension stands for one format and one coding.
+WRITTEN = {
+    ".wav": ("WAV", "PCM_16"),
+    ".wave": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
 
 
@@ -139,8 +151,54 @@ def to_float(wave: Int[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
 
 
 def write_flac(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
-    """Write 16-bit samples as FLAC at a fast compression level."""
-    soundfile.write(str(path), wave, sample_rate_hz, format="FLAC", subtype="PCM_16", compression_level=0.25)
+    """Write 16-bit samples as FLAC at a fast compression level.
+
+    Raises:
+        AudioError: if the name does not end in .flac.
+        OSError: as `write_audio`.
+    """
+    if Path(path).suffix.lower() != ".flac":
+        raise AudioError(path, "expected a name that ends in .flac")
+    write_audio(path, wave, sample_rate_hz=sample_rate_hz)
+
+
+def written_format(path: Path | str) -> tuple[str, str]:
+    """Return format and subtype that the extension of `path` stands for.
+
+    Raises:
+        AudioError: if it stands for none.
+    """
+    found = WRITTEN.get(Path(path).suffix.lower())
+    if found is None:
+        raise AudioError(path, f"extension {Path(path).suffix!r:.20} is not one of {', '.join(WRITTEN)}")
+    return found
+
+
+def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int) -> None:
+    """Write 16-bit samples in the format that the extension says; the file is whole or absent.
+
+    Raises:
+        AudioError: if the extension is none of `WRITTEN`, or its format has no such rate.
+        OSError: with the name `path`, if it cannot be written; a full disk is one.
+    """
+    path = Path(path)
+    kind, subtype = written_format(path)
+    level = {"compression_level": 0.25} if kind == "FLAC" else {}
+    # Encoded in memory: of what goes wrong on a disk, libsndfile tells little, Python the number.
+    buffer = io.BytesIO()
+    try:
+        soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, **level)
+    except (soundfile.LibsndfileError, ValueError) as error:
+        raise AudioError(path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})") from None
+    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    try:
+        partial.write_bytes(buffer.getbuffer())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:

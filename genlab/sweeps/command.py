@@ -81,6 +81,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     if unknown := [name for name in families if name not in config.arms]:
         raise GenlabError(f"--families {unknown[0]}: no such arm in {arguments.page}; it has {', '.join(config.arms)}")
     out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
+    if out.suffix != ".py":
+        raise GenlabError(f"--out {out}: expected the name of a page, which ends in .py")
     if out.exists():
         raise GenlabError(f"{out}: is there already; use another --out, or delete it")
     facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
