@@ -51,7 +51,7 @@ from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
-from genlab.sample import Sampled, choose_prompts, sample_clips
+from genlab.sample import Sampled, choose_prompts, note_fewer, sample_clips
 from genlab.tensorboard import RunWriter, StepCost, TrainingLog
 from genlab.train import RunResult, train
 from genlab.train_step import Watch
@@ -211,6 +211,8 @@ def gather(config: Comparison, progress: Progress) -> Material:
     codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
     manifest, store = config.data.build_audio(progress), config.data.open(progress)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    for line in note_fewer(clips, config.num_prompts, config.prompts_split, config.data.num_frames):
+        progress.note(line)
     by_id = {clip.id: clip for clip in manifest.clips}
     hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
     prompts = []

@@ -126,6 +126,15 @@ def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: 
     return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
 
 
+def note_fewer(clips: Sequence[TokenClip], wanted: int, split: str, num_frames: int) -> list[str]:
+    """Return a line if there are fewer prompts than were wanted, else none."""
+    if len(clips) >= wanted:
+        return []
+    return [
+        f"{len(clips)} prompts instead of {wanted}: split {split!r} has no more that fit data.num_frames={num_frames}"
+    ]
+
+
 def sample_run(
     run: DecoderRun, run_dir: Path, out: Path, num_prompts: int, seed: int, keep_s: tuple[float, float] | None
 ) -> list[str]:
@@ -145,11 +154,7 @@ def sample_run(
     codec, store = run.data.load_codec(), run.data.open()
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
-    if len(clips) < num_prompts:
-        notes.append(
-            f"{len(clips)} prompts instead of {num_prompts}: split 'test' has no more that fit "
-            f"data.num_frames={run.data.num_frames}"
-        )
+    notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)
     names = [f"{file_stem(clip.id)}{kind}.flac" for clip in clips for kind in ("", ".codec")]
     claim_samples(out, names, run)
     model = load_trained(lambda key: run.build_for(store, key), run_dir)

@@ -12,6 +12,7 @@ import pytest
 
 from genlab import commands as commands_module
 from genlab import doctor as doctor_module
+from genlab import host
 from genlab.cli import build_parser, main
 from genlab.codecs import frozen
 from genlab.experiment import load_experiment
@@ -148,6 +149,7 @@ def refused(capsys, *argv):
         (["tune", QUICKSTART, "--trials", "1"], "--trials 1: expected at least 2"),
         (["sweep", "run", "page.py", "--slots", "0"], "--slots 0: expected at least 1"),
         (["sweep", "run", "page.py", "--slots", "-3"], "--slots -3: expected at least 1"),
+        (["sweep", "list", QUICKSTART], "no such folder; give one that holds pages"),
         (["sweep", "plan", QUICKSTART, "--flops", "1e13,nan"], "--flops '1e13,nan': expected different numbers"),
         (["sweep", "plan", QUICKSTART, "--flops", "1e13,1e13"], "expected different numbers above zero"),
         (["crossover", "runs/a", "--score", "wer_ctc", "--seeds", "0"], "--seeds 0: expected at least 1"),
@@ -280,6 +282,12 @@ def test_budget_prints_a_line_per_arm_that_the_walk_confirms(capsys, monkeypatch
     assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
     out = capsys.readouterr().out
     assert all(f"{arm} " in out for arm in ("ar", "masked", "diffusion"))
+    assert "not on this machine" not in out
+    monkeypatch.setattr(host, "device_memory_bytes", lambda: 2**20)
+    assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
+    told = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split(": ")[1] for line in told] == [f"arm '{arm}'" for arm in ("ar", "masked", "diffusion")]
+    assert all("not on this machine" in line and "there are 0.000977 GiB" in line for line in told)
 
 
 def test_a_run_on_a_known_source_is_held_against_its_entropy(capsys, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.sample import check_span, parse_span
+from genlab.sample import check_span, note_fewer, parse_span
 
 STORE = SimpleNamespace(info=SimpleNamespace(spec=SimpleNamespace(frame_hz=50.0)))
 CLIPS = [SimpleNamespace(units=np.zeros(frames)) for frames in (50, 60, 100)]
@@ -43,3 +43,9 @@ def test_prompts_that_are_kept_in_part_only_are_counted(keep_s, told):
 def test_a_span_that_leaves_nothing_to_do_is_refused(keep_s, told):
     with pytest.raises(GenlabError, match=told):
         check_span(STORE, CLIPS, keep_s)
+
+
+def test_fewer_prompts_than_asked_for_are_told():
+    assert note_fewer(CLIPS, 3, "test", 100) == note_fewer(CLIPS, 2, "test", 100) == []
+    told = ["3 prompts instead of 8: split 'test' has no more that fit data.num_frames=100"]
+    assert note_fewer(CLIPS, 8, "test", 100) == told

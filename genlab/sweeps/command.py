@@ -35,7 +35,9 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
         GenlabError: if the page is missing or wrong, or the sweep cannot be run.
     """
     if arguments.action == "list":
-        print(align(list_pages(arguments.page or FOLDER)))
+        if not (folder := arguments.page or FOLDER).is_dir():
+            raise GenlabError(f"sweep list {folder}: no such folder; give one that holds pages, for example sweeps")
+        print(align(list_pages(folder)))
         return EXIT_OK
     if arguments.page is None:
         raise GenlabError(f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py")
