@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.corpus import cache_root
 from genlab.data.shared import SCHEME, UPLOADS, open_bucket, put, told
 from genlab.names import inside
-from genlab.stopping import LockedError, TrainingInterrupted
+from genlab.stopping import LockedError, end_on_sigterm
 
 PUSH_EVERY_S = 30.0
 CHECKPOINTS = "checkpoints"
@@ -135,7 +134,9 @@ def working_copy(url: str) -> Iterator[Path]:
     # Processes of one run may share a disk, but not a copy.
     number = "" if hosts.is_leader() else f"-{hosts.index()}"
     root = (cache_root() / "buckets" / f"{PurePosixPath(url).name}-{digest(url)}{number}").absolute()
-    with _only_user(root, url), _stop_on_sigterm(url):
+    # A command that ends pushes its last files; one of several processes leaves signals to JAX.
+    ends = contextlib.nullcontext() if hosts.is_one_of_several() else end_on_sigterm()
+    with _only_user(root, url), ends:
         with told(url, "read"):
             copy = _Copy(url, root)
             copy.pull()
@@ -253,20 +254,3 @@ def _only_user(root: Path, url: str) -> Iterator[None]:
         except OSError:
             raise LockedError(f"{url}: another command on this machine works there; wait for it") from None
         yield
-
-
-@contextlib.contextmanager
-def _stop_on_sigterm(url: str) -> Iterator[None]:
-    """Let SIGTERM end a command as an error does, so that its last files are pushed; training asks for it itself."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise TrainingInterrupted(f"{url}: SIGTERM; run again to go on")
-
-    if threading.current_thread() is not threading.main_thread() or hosts.is_one_of_several():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

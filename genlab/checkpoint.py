@@ -19,13 +19,14 @@ the leader writes the other files. The checksum of a leaf does not depend on how
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +42,15 @@ from genlab.config import GenlabError, digest
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.sharding import path_name
 from genlab.stopping import LockedError
+from genlab.stored import partial_path, remove_leftovers
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
 REMOTE_ALIVE_S = 600.0
 HEARTBEAT_S = 10.0
+CLOCKS_DIFFER_S = 60.0
+UNTOUCHED = ("checkpoints", "bad_checkpoints")  # Orbax tidies up there
+
+_locks: dict[Path, int] = {}  # run directories that this process holds, with the inode of the lock
 
 
 Expect = Callable[[dict[str, Any]], dict[str, Any]]
@@ -70,7 +76,7 @@ def write_json(path: Path, values: Any) -> None:
     """Write `values` so that a reader, or a restart after a crash, sees the old file or the new one, whole."""
     if not hosts.is_leader():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = partial_path(path)
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(values, file, indent=1)
         file.flush()
@@ -110,12 +116,31 @@ def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
     write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
 
 
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """Return status.json, empty if it is missing or is not a status."""
+    status = read_json(run_dir / "status.json")
+    return status if isinstance(status, dict) else {}
+
+
+def heartbeat_age_s(status: Mapping[str, Any]) -> float:
+    """Return how long ago a status was written; infinite for a time to come, or none."""
+    beat = status.get("heartbeat")
+    if isinstance(beat, bool) or not isinstance(beat, int | float):
+        return math.inf
+    age_s = time.time() - beat
+    # A heartbeat from the future would lock the run until then; clocks differ by less.
+    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
+
+
 @contextlib.contextmanager
 def lock_run(run_dir: Path) -> Iterator[None]:
     """Hold the run directory; the kernel lets go when the process dies, however it dies.
 
+    What killed processes left half-written is removed.
+
     Raises:
         LockedError: if a process on this host holds it, or one on another host was alive `REMOTE_ALIVE_S` ago.
+        GenlabError: at the end, if the directory was deleted meanwhile.
     """
     if not hosts.is_leader():
         yield
@@ -134,15 +159,42 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        remove_leftovers(run_dir, skip=UNTOUCHED)
+        held = os.fstat(file.fileno()).st_ino
+        _locks[run_dir.absolute()] = held
+        try:
+            yield
+            check_held(run_dir)
+        finally:
+            _locks.pop(run_dir.absolute(), None)
+
+
+def check_held(path: Path) -> None:
+    """Raise if `path` lies in a run directory that this process locked and that is gone.
+
+    What is written there would be lost, or be found in a run directory without the rest.
+
+    Raises:
+        GenlabError: if it was deleted, also if something of its name was made since.
+    """
+    for run_dir, held in _locks.items():
+        try:
+            is_there = (run_dir / "lock").stat().st_ino == held
+        except FileNotFoundError:
+            is_there = False
+        if not is_there and path.absolute().is_relative_to(run_dir):
+            raise GenlabError(
+                f"{run_dir}: deleted or replaced while this command worked there; what it had made "
+                "is lost, so nothing more is written; run it again"
+            )
 
 
 def _refuse_other_host(run_dir: Path) -> None:
     """Raise if another host trains here. In a bucket, where new machines go on, watch first whether it lives."""
-    status = read_json(run_dir / "status.json") or {}
+    status = read_status(run_dir)
     first_seen = status.get("heartbeat", 0.0)
     while status.get("state") == "running" and status.get("host") not in (None, socket.gethostname()):
-        age_s = time.time() - status["heartbeat"]
+        age_s = heartbeat_age_s(status)
         if age_s >= REMOTE_ALIVE_S:
             return
         where = f"process {status.get('pid')} on {status['host']}"
@@ -154,17 +206,18 @@ def _refuse_other_host(run_dir: Path) -> None:
         print(f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives", file=sys.stderr)
         time.sleep(HEARTBEAT_S)
         bucket.pull(run_dir / "status.json")
-        status = read_json(run_dir / "status.json") or {}
+        status = read_status(run_dir)
 
 
 @contextlib.contextmanager
 def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
     """Keep status.json true while a run trains; yields `beat(step)`, cheap enough for every step."""
-    before = read_json(run_dir / "status.json") or {}
+    before = read_status(run_dir)
     if start == steps and before.get("state") == "finished":
         yield lambda done: None
         return
-    attempt = before.get("attempt", 0) + 1
+    earlier = before.get("attempt")
+    attempt = earlier + 1 if isinstance(earlier, int) else 1
     step, written = start, time.monotonic()
     write_status(run_dir, "running", start, steps=steps, attempt=attempt)
 
@@ -220,7 +273,8 @@ def keep_alive(run_dir: Path) -> Iterator[None]:
 
 
 def _state_after(error: BaseException) -> str:
-    return "interrupted" if liveness.is_echo(error) else getattr(error, "run_state", "failed")
+    is_stopped = liveness.is_echo(error) or isinstance(error, KeyboardInterrupt)
+    return "interrupted" if is_stopped else getattr(error, "run_state", "failed")
 
 
 class HashLog:
@@ -283,6 +337,7 @@ class CheckpointWriter:
         On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next donated step overwrites.
         """
         self._checkpointer.wait()
+        check_held(self._run_dir)  # Orbax would make the directory again
         bucket.push(self._run_dir)  # what a restart goes on from must be there before the checkpoint is
         meta = {**meta, "step": step, "leaves": _describe(state, with_checksum=True)}
         state = jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state

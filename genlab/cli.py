@@ -82,7 +82,19 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     arguments = _parse(words)
     command = shlex.join(["genlab", *words])
+    from genlab.stopping import Terminated, end_on_sigterm
+
+    try:
+        with end_on_sigterm():
+            return _run(words, arguments, command)
+    except Terminated as error:
+        text = "stopped by SIGTERM; what is done is on disk, and the same command resumes"
+        return _refuse(arguments.command, text, error.exit_code)
+
+
+def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     from genlab.host import reuse_memory
+    from genlab.stopping import EXIT_DISK_FULL, Terminated, is_disk_full
     from genlab.topologies import COMPILER_ENVIRONMENT
 
     reuse_memory()
@@ -103,11 +115,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_USAGE
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         return _refuse(arguments.command, "stopped; the same command goes on from here", EXIT_INTERRUPTED)
     except Exception as error:
-        from genlab.stopping import EXIT_DISK_FULL, is_disk_full
-
         if is_disk_full(error):
             text = "the disk is full; free some space, and the same command goes on"
             return _refuse(arguments.command, text, EXIT_DISK_FULL)

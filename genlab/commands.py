@@ -59,6 +59,7 @@ def tune(arguments: argparse.Namespace, command: str) -> int:
 def train(arguments: argparse.Namespace, command: str) -> int:
     """Train one model in its run directory."""
     from genlab.compare import train_arm
+    from genlab.inputs import open_store
     from genlab.tensorboard import RunWriter, TrainingLog
     from genlab.train import train as run_training
 
@@ -68,7 +69,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out or Path("runs") / run.slug
     with Progress() as progress:
         if isinstance(run, DecoderRun):
-            result = train_arm(run, run.data.open(progress), out, progress)
+            result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.write_config(out, run.to_dict())
@@ -100,33 +101,32 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
     """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
     from genlab.compare import audit
-    from genlab.compare import compare as run_comparison
     from genlab.report.console import format_audit, format_results
+    from genlab.rescore import CHANGEABLE, check_changes, rescore
 
     if arguments.audit:
         with Progress() as progress:
             print(format_audit(audit(_load(arguments, Comparison), progress)))
         return 0
     out = _run_directory(arguments.config)
-    run = _read(arguments)
+    made, run = _read_made(arguments), _read(arguments)
     if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
+        check_changes(made, run, ("settings",))
         return _evaluate_on_source(run, run.data.corpus, out)
     config = _load(arguments, Comparison)
-    if not checkpoint.read_json(out / "results.json"):
-        raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
-    for path in [*(out / "rows").glob("*.json"), out / "results.json", out / "config.json"]:
-        path.unlink(missing_ok=True)
+    check_changes(made, config, CHANGEABLE)
     with Progress() as progress:
-        results = run_comparison(config, out, progress, command)
+        results = rescore(config, out, progress, command)
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
     return 0
 
 
 def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) -> int:
     from genlab.evaluate.likelihood import can_score, measure_excess
+    from genlab.inputs import open_store
     from genlab.train import load_trained
 
-    store = run.data.open()
+    store = open_store(run.data, run_dir)
     decoder = load_trained(lambda key: run.build_for(store, key), run_dir)
     if not can_score(decoder):
         raise GenlabError(f"{run_dir}: the {run.arm.decoder.kind} decoder puts no number of bits on codes")
@@ -234,10 +234,13 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
 def report(arguments: argparse.Namespace, command: str) -> int:
     """Write report.html and the TensorBoard pages again."""
     from genlab.compare import rewrite_report
+    from genlab.rescore import check_changes
 
     out = _run_directory(arguments.config)
+    config = _load(arguments, Comparison)
+    check_changes(_read_made(arguments), config, ("settings",))
     with Progress() as progress:
-        print(shown(rewrite_report(_load(arguments, Comparison), out, progress)))
+        print(shown(rewrite_report(config, out, progress)))
     return 0
 
 
@@ -306,6 +309,12 @@ def _read(arguments: argparse.Namespace) -> Any:
     if is_data and arguments.command != "aot" and config.data.codec not in texts_of(overrides):
         check_is_local(config.data.codec, Path(arguments.config))
     return config
+
+
+def _read_made(arguments: argparse.Namespace) -> Any:
+    """Return the experiment of a run directory as it was made, without overrides."""
+    named = texts_of(tuple(arguments.overrides))
+    return load_experiment(arguments.config, named=named, trust_code=arguments.trust_code)
 
 
 def _load(arguments: argparse.Namespace, kind: type) -> Any:

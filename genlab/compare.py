@@ -4,7 +4,7 @@ corpus -> token store -> budget -> train every arm -> sample the same prompts ->
 ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same
 command goes on after an interruption: a trained arm, its samples and a scored row are never made twice.
 
-    config.json  results.json  ledger.json  report.html
+    config.json          and the outputs: results.json, ledger.json, report.html ... (outputs.py)
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac, events of TensorBoard
     floors/ROW/          events of the real and codec-floor rows        rows/ROW.json   scores
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from genlab import bucket, checkpoint, hosts
+from genlab import bucket, checkpoint, hosts, inputs, outputs
 from genlab.budget import ArmBudget, check_budget, check_flops, check_memory, clip_flops, solve_budget
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
@@ -66,51 +66,104 @@ def compare(
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
     """
     check_budget(config)
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(config, out)
-    with checkpoint.lock_run(out), checkpoint.keep_alive(out):
-        finished = checkpoint.read_json(out / "results.json")
-        if finished is not None and (out / "report.html").exists():
-            return finished
-        began = time.perf_counter()
-        if tuning is not None:
-            checkpoint.write_json(out / "tuning.json", tuning)
-        material = gather(config, progress)
-        budgets = solve_budget(config, material.store)
-        for name in config.arms:
-            run = config.run(name, config.seeds[0], budgets[name].steps)
-            check_memory(run, budgets[name].params)
-            check_flops(run, material.store)
-        run_dirs = {n: {seed: out / "arms" / n / f"seed{seed}" for seed in config.seeds} for n in config.arms}
-        trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
-        if not hosts.is_leader():  # the others wait for what it makes of the models
+    with checkpoint.lock_run(out):
+        outputs.settle(out)
+        _claim(config, out)
+        with checkpoint.keep_alive(out):
+            hosts.wait_for_all("the outputs are settled")  # all decide from the same files
+            is_finished, wrong = outputs.is_finished(out), outputs.find_wrong(out)
+            hosts.wait_for_all("all know whether the run is finished")
+            if not is_finished and not {*wrong} <= {*outputs.RENDERED}:
+                _make(config, out, progress, command, tuning)
+            elif not is_finished and hosts.is_leader():
+                _render_again(config, out, progress)  # the scores are whole
             hosts.wait_for_all("the report is written")
-            return checkpoint.read_json(out / "results.json") or {}
-        show_previews(config, material, out / "previews")
-        sampled = {
-            name: {
-                seed: sample_arm(
-                    trained[name][seed].model,
-                    config.run(name, seed, budgets[name].steps),
-                    material,
-                    path,
-                    progress,
-                    config.evaluation.lengths_s,
-                )
-                for seed, path in by_seed.items()
-            }
-            for name, by_seed in run_dirs.items()
+    return checkpoint.read_json(out / "results.json") or {}
+
+
+def _make(
+    config: Comparison,
+    out: Path,
+    progress: Progress,
+    command: str,
+    tuning: Mapping[str, Any] | None,
+) -> None:
+    began = time.perf_counter()
+    if tuning is not None:
+        checkpoint.write_json(out / "tuning.json", tuning)
+    material = gather(config, progress, out)
+    budgets = solve_budget(config, material.store)
+    for name in config.arms:
+        run = config.run(name, config.seeds[0], budgets[name].steps)
+        check_memory(run, budgets[name].params)
+        check_flops(run, material.store)
+    run_dirs = list_run_dirs(config, out)
+    trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
+    if not hosts.is_leader():  # the others wait for what it makes of the models
+        return
+    show_previews(config, material, out / "previews")
+    sampled = {
+        name: {
+            seed: sample_arm(
+                trained[name][seed].model,
+                config.run(name, seed, budgets[name].steps),
+                material,
+                path,
+                progress,
+                config.evaluation.lengths_s,
+            )
+            for seed, path in by_seed.items()
         }
-        rows = score_rows(config, material, trained, sampled, out, progress)
-        ledger = build_ledger(config, material.store, budgets, trained, run_dirs, material.manifest)
-        wall_s = _add_wall_time(out, time.perf_counter() - began)
-        results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
-        results["audit"] = audit(config, progress, material) if config.audit else read_audit(config, material)
-        checkpoint.write_json(out / "ledger.json", ledger)
-        checkpoint.write_json(out / "results.json", results)
-        show(config, material, sampled, results | made_beside(out), ledger, out)
-        hosts.wait_for_all("the report is written")
-    return results
+        for name, by_seed in run_dirs.items()
+    }
+    rows = score_rows(config, material, trained, sampled, out, progress)
+    staged = outputs.open_stage(out, config.to_dict())
+    conclude(
+        config,
+        material,
+        budgets,
+        trained,
+        sampled,
+        rows,
+        out,
+        staged,
+        command,
+        began,
+        progress,
+    )
+
+
+def conclude(
+    config: Comparison,
+    material: Material,
+    budgets: Mapping[str, ArmBudget],
+    trained: Mapping[str, Mapping[int, RunResult]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    rows: Mapping[str, RowResult],
+    out: Path,
+    staged: Path,
+    command: str,
+    began: float,
+    progress: Progress,
+) -> None:
+    """Make results, ledger and reports of the scored rows, and replace those of the run at once."""
+    run_dirs = list_run_dirs(config, out)
+    ledger = build_ledger(config, material.store, budgets, trained, run_dirs, material.manifest)
+    found = audit(config, progress, material) if config.audit else read_audit(config, material)
+    wall_s = _add_wall_time(out, time.perf_counter() - began)
+    results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
+    results["audit"] = found
+    outputs.seal(results, ledger)
+    checkpoint.write_json(staged / "ledger.json", ledger)
+    checkpoint.write_json(staged / "results.json", results)
+    show(config, material, sampled, results | made_beside(out), ledger, out, staged)
+    outputs.publish(out)
+
+
+def list_run_dirs(config: Comparison, out: Path) -> dict[str, dict[int, Path]]:
+    """Return the directory of every arm's training, by arm and seed."""
+    arms = out / "arms"
+    return {name: {s: arms / name / f"seed{s}" for s in config.seeds} for name in config.arms}
 
 
 def _train_all(
@@ -164,16 +217,21 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
     Raises:
         GenlabError: if the comparison is not finished.
     """
-    results, ledger = (checkpoint.read_json(out / name) for name in ("results.json", "ledger.json"))
-    if results is None or ledger is None:
-        raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
-    material = gather(config, progress)
-    sampled = {
-        name: {seed: read_samples(out / "arms" / name / f"seed{seed}", material) for seed in config.seeds}
-        for name in config.arms
-    }
-    results["audit"] = results.get("audit") or read_audit(config, material)  # one may have been made after the run
-    show(config, material, sampled, results | made_beside(out), ledger, out)
+    with checkpoint.lock_run(out):
+        outputs.settle(out)
+        outputs.read_outputs(out)
+        return _render_again(config, out, progress)
+
+
+def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
+    results, ledger = outputs.read_outputs(out)
+    material = gather(config, progress, out)
+    sampled = read_all_samples(config, material, out)
+    # An audit may have been made after the run.
+    results["audit"] = results.get("audit") or read_audit(config, material)
+    staged = outputs.open_stage(out, config.to_dict())
+    show(config, material, sampled, results | made_beside(out), ledger, out, staged)
+    outputs.publish(out)
     return out / "report.html"
 
 
@@ -206,10 +264,18 @@ def _audit_path(config: Comparison, material: Material) -> Path:
     return cache_root() / "audits" / f"{key}.json"
 
 
-def gather(config: Comparison, progress: Progress) -> Material:
-    """Build corpus and token store, and choose the prompts."""
+def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:
+    """Build corpus and token store, and choose the prompts.
+
+    Raises:
+        GenlabError: if the comparison in `run_dir` was made from others (inputs.py).
+    """
     codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
-    manifest, store = config.data.build_audio(progress), config.data.open(progress)
+    manifest = config.data.build_audio(progress)
+    if run_dir is None:
+        store = config.data.open(progress)
+    else:
+        store = inputs.open_store(config.data, run_dir, progress)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
     for line in note_fewer(clips, config.num_prompts, config.prompts_split, config.data.num_frames):
         progress.note(line)
@@ -261,6 +327,7 @@ def score_rows(
                 progress(f"score {name}: bits, energy", 1, 2)
                 row = _add_energy(row, name, config, material, models)
                 progress(f"score {name}: bits, energy", 2, 2)
+            checkpoint.check_held(path)
             save_row(path, row)
         rows[name] = row
     progress("score", len(waves), len(waves))
@@ -272,7 +339,9 @@ def _claim(config: Comparison, out: Path) -> None:
     found = checkpoint.read_json(out / "config.json")
     # Read as a config: a run of a version that lacked some field has its default.
     found = None if found is None else Comparison.from_dict(found).to_dict()
-    if found is not None and {**found, "settings": None} != {**values, "settings": None}:
+    holds_any = (out / "arms").exists() or (out / "results.json").exists()
+    is_other = found is not None and {**found, "settings": None} != {**values, "settings": None}
+    if is_other and holds_any:
         raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
     checkpoint.write_config(out, values)
 
@@ -282,6 +351,7 @@ def train_arm(
 ) -> RunResult:
     """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    inputs.bind(run_dir, run.data, store)
     checkpoint.write_config(run_dir, run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)
     audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
@@ -323,6 +393,7 @@ def sample_arm(
     lengths_s: Sequence[float] = (),
 ) -> Sampled:
     """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
+    checkpoint.check_held(run_dir)
     if checkpoint.read_json(run_dir / "samples.json") is None:
         stage = partial(progress, f"sample {run.name}/seed{run.seed}")
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
@@ -342,6 +413,19 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
     rate = material.codec.wave_rate_hz
     return Sampled(waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)], **facts)
+
+
+def read_all_samples(
+    config: Comparison,
+    material: Material,
+    out: Path,
+) -> dict[str, dict[int, Sampled]]:
+    """Return what `sample_arm` wrote for every arm and seed."""
+    run_dirs = list_run_dirs(config, out)
+    return {
+        name: {seed: read_samples(path, material) for seed, path in by_seed.items()}
+        for name, by_seed in run_dirs.items()
+    }
 
 
 def _sample_paths(run_dir: Path, material: Material) -> list[Path]:

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import scipy.stats
 
-from genlab import checkpoint
+from genlab import checkpoint, outputs
 from genlab.compare import gather
-from genlab.config import Config, GenlabError
+from genlab.config import Config
 from genlab.data.manifest import text_key
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
@@ -65,9 +65,8 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
     Raises:
         GenlabError: if the comparison is not finished.
     """
-    if checkpoint.read_json(out / "results.json") is None:
-        raise GenlabError(f"{out}: no finished comparison here; run `genlab compare` first")
-    material = gather(config, progress)
+    outputs.read_results(out)
+    material = gather(config, progress, out)
     settings = list_settings(config)
     entries: list[dict[str, Any]] = []
     for name, of_arm in settings.items():

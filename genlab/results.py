@@ -106,8 +106,9 @@ def show(
     results: Mapping[str, Any],
     ledger: Mapping[str, Any],
     out: Path,
+    pages: Path,
 ) -> None:
-    """Write TensorBoard events of samples, floors and scores, and report.html."""
+    """Write TensorBoard events into `out`, and the reports into `pages`."""
     seed = config.seeds[0]
     entries = {arm["name"]: arm for arm in results["arms"]}
     rate = material.codec.wave_rate_hz
@@ -143,13 +144,19 @@ def show(
                     writer.scalars(step, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
     _write_overview(config, material, sampled, results, ledger, out)
-    rows = _prompt_rows(material, shown, sampled, results, seed, out)
+    scored = {
+        # New scores lie beside the new reports; without them the reports are of the old ones.
+        name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
+        for name in shown
+    }
+    rows = _prompt_rows(material, shown, sampled, results, seed, scored)
     curves = {
         name: [read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag) for run_seed in config.seeds]
         for name in sampled
     }
-    write_report(out, results, ledger, rows[:CLIPS_IN_REPORT], num_prompts=len(rows), curves=curves)
-    write_text_reports(out, results, ledger)
+    clips = rows[:CLIPS_IN_REPORT]
+    write_report(pages, results, ledger, clips, num_prompts=len(rows), curves=curves)
+    write_text_reports(pages, results, ledger)
 
 
 def _prompt_rows(
@@ -158,10 +165,10 @@ def _prompt_rows(
     sampled: Mapping[str, Mapping[int, Sampled]],
     results: Mapping[str, Any],
     seed: int,
-    out: Path,
+    scored: Mapping[str, RowResult | None],
 ) -> list[PromptRow]:
     """Return what the report plays of one training seed, with the scores of every clip."""
-    marks = {name: _marks(out, name, results, len(material.prompts)) for name in shown}
+    marks = {name: _marks(row, results, len(material.prompts)) for name, row in scored.items()}
     return [
         PromptRow(
             f"prompt{number:02}",
@@ -177,9 +184,12 @@ def _prompt_rows(
     ]
 
 
-def _marks(out: Path, name: str, results: Mapping[str, Any], num_prompts: int) -> list[dict[str, float]]:
+def _marks(
+    row: RowResult | None,
+    results: Mapping[str, Any],
+    num_prompts: int,
+) -> list[dict[str, float]]:
     """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row is not kept."""
-    row = load_row(out / "rows" / f"{name}.json")
     if row is None:
         return []
     wanted = dict.fromkeys([primary_score(results) or "", *LEADING_SCORES])

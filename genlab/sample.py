@@ -29,6 +29,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
 from genlab.errors import shorten
 from genlab.experiment import DecoderRun
+from genlab.inputs import open_store
 from genlab.names import file_stem
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
 from genlab.tokens import Tokens, make_tokens
@@ -151,7 +152,7 @@ def sample_run(
     Returns:
         One line per clip, after what else there is to say.
     """
-    codec, store = run.data.load_codec(), run.data.open()
+    codec, store = run.data.load_codec(), open_store(run.data, run_dir)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
     notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)

@@ -1,4 +1,4 @@
-"""How a training process ends: exit codes, the errors that carry them, and signals turned into a request.
+"""How a process ends: exit codes, the errors that carry them, and signals turned into a request.
 
 A scheduler needs to tell "start me again" from "do not bother". An error with an `exit_code` says which; the command
 line exits with it.
@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from genlab import hosts
 from genlab.config import GenlabError
 
 # Only EXIT_RESUME asks to be started again; after EXIT_DISK_FULL somebody has to free space first.
@@ -53,6 +52,17 @@ class TrainingInterrupted(GenlabError):
     run_state = "interrupted"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came while nothing trained: what is on disk is whole, and the same command resumes.
+
+    Like the KeyboardInterrupt of Ctrl-C it is no `Exception`: no code that skips what is damaged
+    takes it for damage.
+    """
+
+    exit_code = EXIT_RESUME
+    run_state = "interrupted"
+
+
 class StopRequest:
     """`requested` is empty until a signal comes, then its name."""
 
@@ -60,6 +70,8 @@ class StopRequest:
 
     def at(self, step: int) -> str:
         """Return why to stop after `step`, or nothing: the same in all processes, when one of several got SIGTERM."""
+        from genlab import hosts
+
         if hosts.is_one_of_several() and hosts.is_preempted(step):
             self.requested = "SIGTERM"
         return self.requested
@@ -72,6 +84,8 @@ def stop_on_signal() -> Iterator[StopRequest]:
     Only the main thread may set handlers; elsewhere signals keep their meaning. One of several processes leaves them to
     JAX, which tells the others of a SIGTERM.
     """
+    from genlab import hosts
+
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread() or hosts.is_one_of_several():
         yield stop
@@ -92,3 +106,25 @@ def stop_on_signal() -> Iterator[StopRequest]:
         yield stop
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """Let the first SIGTERM raise `Terminated`, wherever the main thread is; a second one kills.
+
+    Training and sweeps take the signal over while they run (`stop_on_signal`), and so does JAX in
+    one of several processes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise Terminated("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

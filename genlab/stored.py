@@ -10,8 +10,9 @@ import functools
 import json
 import math
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -193,9 +194,37 @@ def _check_number(name: str, value: float, may_be_nan: bool) -> None:
         raise ValueError(f"field {name[:60]!a}: expected a number below {MAX_NUMBER:g}, got a larger one")
 
 
+def partial_path(path: Path) -> Path:
+    """Return where this process writes a file before it takes the name `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(directory: Path, skip: Collection[str] = ()) -> None:
+    """Remove what processes that were killed left under `partial_path`, here and below.
+
+    Folders named in `skip` are not entered. A file of a process that lives is left alone.
+    """
+    for place, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if name not in skip]
+        for name in names:
+            written_by = re.fullmatch(r"\..+\.(\d{1,9})\.tmp", name)
+            if written_by and not _is_process(int(written_by[1])):
+                (Path(place) / name).unlink(missing_ok=True)
+
+
+def _is_process(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one and never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = partial_path(path)
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()

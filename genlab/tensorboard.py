@@ -173,8 +173,8 @@ class RunWriter:
     def __init__(self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None):
         # Of several processes only the leader is read.
         self.log_dir = Path(log_dir if hosts.is_leader() else tempfile.mkdtemp())
-        for stale in self.log_dir.glob(f"*tfevents*.{attempt}") if attempt else ():
-            stale.unlink()
+        # They go when the new file is whole: a process killed before that leaves them.
+        self._replaced = list(self.log_dir.glob(f"*tfevents*.{attempt}")) if attempt else []
         is_continued = resume_step is not None and any(self.log_dir.glob("*tfevents*"))
         suffix = attempt or f"{os.getpid()}-{secrets.token_hex(4)}"
         self._writer = EventFileWriter(str(self.log_dir), flush_secs=10, filename_suffix=f".{suffix}")
@@ -343,6 +343,8 @@ class RunWriter:
         if self._is_open:
             self._is_open = False
             self._writer.close()
+            for path in self._replaced:
+                path.unlink(missing_ok=True)
 
     def _add(self, step: int, values: Sequence[Summary.Value]) -> None:
         self._write(int(step), Summary(value=values))

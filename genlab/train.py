@@ -125,9 +125,13 @@ def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = T
     """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if the run kept them.
 
     Raises:
-        GenlabError: if there is no intact checkpoint.
-        CheckpointMismatch: if `build` makes another model than the one saved.
+        GenlabError: if there is no intact checkpoint, or it is of another model than `build` makes.
     """
+    return restore_trained(build, run_dir, use_ema)[0]
+
+
+def restore_trained(build: Build, run_dir: Path, use_ema: bool = True) -> tuple[Any, checkpoint.Restored]:
+    """Return the model as `load_trained` does, and the checkpoint."""
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
     def expect(meta: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = T
     restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
     if restored is None:
         raise GenlabError(f"{run_dir}: no intact checkpoint; train first, or name another run directory")
-    return nnx.merge(graphdef, restored.state.get("ema", restored.state.get("params")), restored.state["rest"])
+    return nnx.merge(graphdef, *restored.state.values()), restored
 
 
 def _check(source: BatchSource, steps: int, optim: OptimConfig) -> None:

@@ -4,6 +4,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -30,6 +32,7 @@ from genlab.checkpoint import (
     track_status,
     write_json,
 )
+from genlab.config import GenlabError
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.stopping import TrainingInterrupted, stop_on_signal
 
@@ -241,6 +244,52 @@ def test_a_live_process_on_another_host_is_respected(tmp_path):
     status(5, host=socket.gethostname())  # the lock itself says that nobody on this host is alive
     with lock_run(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("beat", [1e12, float("nan"), float("inf"), "soon", None, True, [1]])
+def test_a_heartbeat_that_cannot_be_true_locks_nothing(tmp_path, beat):
+    status = {"state": "running", "host": "elsewhere", "heartbeat": beat}
+    write_json(tmp_path / "status.json", status)
+    with lock_run(tmp_path):
+        pass
+
+
+def test_a_heartbeat_an_hour_ahead_locks_nothing_and_one_of_a_clock_that_is_ahead_does(tmp_path):
+    status = {"state": "running", "host": "elsewhere", "pid": 7}
+    write_json(tmp_path / "status.json", {**status, "heartbeat": time.time() + 3600})
+    with lock_run(tmp_path):
+        pass
+    write_json(tmp_path / "status.json", {**status, "heartbeat": time.time() + 20})
+    with pytest.raises(LockedError), lock_run(tmp_path):
+        pass
+
+
+def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes_on(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone = [f"rows/.ar.json.{dead.pid}.tmp", f".report.html.{dead.pid}.tmp"]
+    living = f".results.json.{os.getpid()}.tmp"
+    kept = [living, f"checkpoints/.x.{dead.pid}.tmp", "own.7.tmp", ".own"]
+    for name in (*gone, *kept):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with lock_run(tmp_path):
+        assert not any((tmp_path / name).exists() for name in gone)
+        assert all((tmp_path / name).exists() for name in kept)
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+def test_a_run_directory_that_is_deleted_meanwhile_is_an_error(tmp_path, is_made_again):
+    run_dir = tmp_path / "run"
+    with pytest.raises(GenlabError, match="run: deleted or replaced"), lock_run(run_dir):
+        checkpoint.check_held(run_dir / "rows")
+        run_dir.rename(tmp_path / "elsewhere")
+        if is_made_again:
+            run_dir.mkdir()
+            (run_dir / "lock").touch()
+        with pytest.raises(GenlabError, match="run: deleted or replaced"):
+            checkpoint.check_held(run_dir / "rows")
+        checkpoint.check_held(tmp_path / "elsewhere")
 
 
 def test_status_follows_the_run(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kill_points import end_at, run_until
 
+from genlab import outputs
 from genlab.evaluate.scores import MEANINGS
 
 TINY = """
@@ -159,6 +162,53 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(finished: 
     process = run_compare(place / "tiny.py", place / "whole", place / "cache", "batch_size=5")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "another configuration" in errors and "Traceback" not in errors
+
+
+def read_files(out: Path) -> dict[str, bytes]:
+    """Return every file but those of the lock and of who works there."""
+    paths = [path for path in out.rglob("*") if path.is_file()]
+    paths = [path for path in paths if path.name not in ("lock", "status.json")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_evaluate_refuses_or_is_killed_and_the_finished_run_stays(finished: dict, place: Path):
+    out = place / "rescored"
+    shutil.copytree(finished["out"], out)
+    environ = {"GENLAB_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    before = read_files(out)
+
+    refused = run_until(out, None, "evaluate", str(out), "seeds=[1]", environ=environ)
+    _, errors = refused.communicate(timeout=300)
+    assert refused.returncode == 2
+    assert errors.startswith("genlab evaluate: seeds=[1]: the run was made with [0]")
+    assert read_files(out) == before and not (out / "arms/ar/seed1").exists()
+
+    changes = (
+        "evaluation.seed=7",
+        "evaluation.energy_draws=0",
+        "evaluation.score_draws=2",
+        "evaluation.dnsmos_clips=0",
+    )
+    evaluate = ("evaluate", str(out), *changes)
+    killed = end_at(out, "rows/.ar.json", *evaluate, environ=environ)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert before.items() <= read_files(out).items(), "killed while it scored: nothing is changed"
+    assert outputs.is_finished(out)
+
+    killed = end_at(out, "os.rename outputs.partial/report.html", *evaluate, environ=environ)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not outputs.is_finished(out), "config and ledger are new, and the results are old"
+    completed = end_at(out, 10**9, *evaluate, environ=environ)
+    assert completed.returncode == 0 and outputs.is_finished(out), completed.stderr
+    results = outputs.read_results(out)
+    assert json.loads((out / "config.json").read_text())["evaluation"]["seed"] == 7
+    assert not any("block_energy" in arm["scores"] for arm in results["arms"])
+    kept = ("batch_hash", "train_flops", "network_calls", "sampling")
+    for ours, theirs in zip(results["arms"], finished["results"]["arms"]):
+        assert [ours[key] for key in kept] == [theirs[key] for key in kept]
+    for name, content in before.items():
+        if "samples/" in name or "checkpoints/" in name:
+            assert (out / name).read_bytes() == content
 
 
 def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: Path):

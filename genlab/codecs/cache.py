@@ -36,7 +36,15 @@ from genlab.data.store import (
 )
 from genlab.data.text import encode_text
 from genlab.recognisers.units import UnitEncoder
-from genlab.stored import OPEN, Count, DamagedError, Number, read_stored, write_atomically
+from genlab.stored import (
+    OPEN,
+    Count,
+    DamagedError,
+    Number,
+    read_stored,
+    remove_leftovers,
+    write_atomically,
+)
 
 PART_CLIPS = 128
 BATCH_CLIPS = 32
@@ -78,6 +86,7 @@ def encode_corpus(
     if not (directory / INFO_NAME).exists():
         directory.mkdir(parents=True, exist_ok=True)
         with only_builder(directory / ".lock"):
+            remove_leftovers(directory)
             # Another process may have finished it meanwhile.
             if not (directory / INFO_NAME).exists() and not fetch(directory, INFO_NAME):
                 _encode_missing(directory, manifest, codec, units, progress)

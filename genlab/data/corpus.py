@@ -35,6 +35,7 @@ from genlab.data.listing import Listing
 from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
 from genlab.data.shards import Progress
 from genlab.data.shared import SHARED_VARIABLE, fetch, share
+from genlab.stored import remove_leftovers
 
 Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
 
@@ -94,6 +95,7 @@ def _build(
     config: Corpus, source: Listing | Manifest | None, partial: Path, final: Path, progress: Progress | None
 ) -> None:
     partial.mkdir(exist_ok=True)
+    remove_leftovers(partial)
     clips: list[Clip]
     if isinstance(config, Embedded):
         clips = build_embedded(config, partial, progress)

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from genlab.config import Config, ConfigError, GenlabError
+from genlab.stored import partial_path
 
 Test = Literal["mushra", "ab"]
 Parsed = TypeVar("Parsed", bound=Config)
@@ -63,7 +64,7 @@ def draw_nonce() -> str:
 
 def write_key(path: Path, content: bytes) -> None:
     """Write the key atomically, readable by its owner alone."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = partial_path(path)
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)

@@ -15,7 +15,6 @@ clips for each listener and writes the order into the answers. A Content-Securit
 import base64
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from genlab import checkpoint
+from genlab import outputs
 from genlab.bucket import shown
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
@@ -33,6 +32,7 @@ from genlab.listen.ratings import prompts_needed
 from genlab.listen.stimuli import PromptClips, read_clips
 from genlab.progress import Progress
 from genlab.report.page import source_hash
+from genlab.stored import partial_path, remove_leftovers
 
 TESTS: tuple[Test, ...] = ("mushra", "ab")
 HEARINGS = 2.5  # how often a listener plays a clip of a screen, for the estimate of the time
@@ -55,9 +55,7 @@ def write_test(
     Raises:
         GenlabError: if the comparison is not finished, or `out` has a key already.
     """
-    results = checkpoint.read_json(run_dir / "results.json")
-    if results is None:
-        raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
+    results = outputs.read_results(run_dir)
     if (out / "key.json").exists():
         raise GenlabError(
             f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page unreadable; "
@@ -70,7 +68,8 @@ def write_test(
     content = key.serialise()
     out.mkdir(parents=True, exist_ok=True)
     page = out / "listen.html"
-    partial = page.with_name(f".{page.name}.{os.getpid()}")
+    remove_leftovers(out)
+    partial = partial_path(page)
     partial.write_text(render_test(sealed, digest_key(content)), encoding="utf-8")
     partial.replace(page)
     write_key(out / "key.json", content)  # last: while there is no key, the command can be run again

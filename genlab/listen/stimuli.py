@@ -55,7 +55,7 @@ def read_clips(
     """
     if ANCHOR in config.arms:
         raise GenlabError(f"arms: the name {ANCHOR!r} belongs to the low anchor of the test; rename the arm")
-    material = gather(config, progress)
+    material = gather(config, progress, run_dir)
     floors = floor_waves(material)
     views = {entry["name"]: entry["reads"] for entry in results["arms"]}
     heard = {views[name] for name in config.arms}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genlab import checkpoint
+from genlab import checkpoint, outputs
 from genlab.config import GenlabError
 from genlab.errors import read_numbers, shorten
 from genlab.evaluate.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
@@ -122,10 +122,7 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
 
 
 def _read(run_dir: Path) -> dict[str, Any]:
-    results = checkpoint.read_json(run_dir / "results.json")
-    if results is None:
-        raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
-    return results
+    return outputs.read_results(run_dir)
 
 
 def seed_values(score: Mapping[str, Any]) -> list[float]:

@@ -2,7 +2,7 @@
 
     sweep.json              the page, its runs, and all runs that it ever had: the mark of a sweep
     runs/ID.json            the resolved config of a run: `genlab compare runs/ID.json --out runs/ID` is the run
-    runs/ID/                its run directory; finished when results.json and report.html are there
+    runs/ID/                its run directory; finished when its outputs agree (outputs.py)
     runs/ID/attempts.json   how every attempt ended: exit code, seconds, last line of its log
     runs/ID/log.txt         what the attempts printed
 
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from genlab import checkpoint
+from genlab import checkpoint, outputs
 from genlab.budget import check_budget, check_flops, solve_budget
 from genlab.config import GenlabError
 from genlab.data.manifest import text_key
@@ -28,6 +28,7 @@ from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.sample import choose_prompts
 from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
+from genlab.stored import remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 
 State = Literal["waiting", "running", "interrupted", "failed", "finished"]
@@ -84,6 +85,7 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     made = sorted({run.id for run in runs} | _made_in(found))
     facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
     checkpoint.write_json(out / "sweep.json", facts)  # first: whatever is killed, it says what is genlab's
+    remove_leftovers(out, skip=[run.id for run in runs])  # a run tidies up itself, under its lock
     for run in runs:
         checkpoint.write_json(config_path(out, run), run.config.to_dict())
     return runs
@@ -99,12 +101,12 @@ def read_state(run: SweepRun, out: Path) -> RunState:
         return RunState(run, name, reason, len(attempts), seconds)
 
     # First: a run that ends between two reads must not look like one that was left.
-    status = checkpoint.read_json(directory / "status.json") or {}
+    status = checkpoint.read_status(directory)
     is_alive = _is_alive(status)
-    if (directory / "results.json").exists() and (directory / "report.html").exists():
+    if outputs.is_finished(directory):
         return state("finished")
     if is_alive:
-        return state("running", f"process {status['pid']} on {status['host']}")
+        return state("running", f"process {status.get('pid')} on {status.get('host')}")
     if not attempts:
         return state("interrupted" if status else "waiting")
     last = attempts[-1]
@@ -116,12 +118,13 @@ def read_state(run: SweepRun, out: Path) -> RunState:
 
 def _is_alive(status: Mapping[str, Any]) -> bool:
     """Return whether the process of a status.json lives: by its heartbeat, and on this host also by its number."""
-    if status.get("state") != "running" or time.time() - status["heartbeat"] > ALIVE_S:
+    if status.get("state") != "running" or checkpoint.heartbeat_age_s(status) > ALIVE_S:
         return False
-    if status["host"] == socket.gethostname():
-        with contextlib.suppress(PermissionError):
+    pid = status.get("pid")
+    if status.get("host") == socket.gethostname() and isinstance(pid, int):
+        with contextlib.suppress(PermissionError, OverflowError):
             try:
-                os.kill(status["pid"], 0)
+                os.kill(pid, 0)
             except ProcessLookupError:
                 return False
     return True

@@ -1,0 +1,117 @@
+"""Score the samples of a finished comparison again; models and samples stay as they are.
+
+In: the run directory, and its config with other values for how it is scored. Out: new rows,
+results, ledger and reports, which replace the old ones when all of them are whole (outputs.py).
+Whatever goes wrong before that, and whenever the process is killed, the run is finished with its
+old scores.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genlab import checkpoint, outputs
+from genlab.budget import solve_budget
+from genlab.compare import conclude, gather, list_run_dirs, read_all_samples, score_rows
+from genlab.config import Config, ConfigError, GenlabError
+from genlab.experiment import Comparison, DecoderRun
+from genlab.progress import Progress
+from genlab.results import Material
+from genlab.train import RunResult, restore_trained
+
+CHANGEABLE = ("evaluation", "equivalence", "audit", "question", "settings")
+MEASURED_WHILE_SAMPLING = ("evaluation.lengths_s",)
+LONGEST_VALUE = 60
+
+
+def check_changes(made: Config, asked: Config, changeable: tuple[str, ...]) -> None:
+    """Refuse to change what a run was trained or sampled with.
+
+    Raises:
+        ConfigError: naming every field that is not among `changeable` or beneath one of them.
+    """
+    old, new = (dict(_fields(config.to_dict())) for config in (made, asked))
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    refused = [
+        f"{name}={_short(new.get(name))}: the run was made with {_short(old.get(name))}"
+        for name in changed
+        if name in MEASURED_WHILE_SAMPLING or not _is_beneath(name, changeable)
+    ]
+    if refused:
+        raise ConfigError(
+            f"{'; '.join(refused[:3])}; a finished run keeps its models and samples, so this "
+            f"command can change only {', '.join(changeable)}; the rest takes `genlab compare` "
+            "with another --out"
+        )
+
+
+def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
+    """Score every row of the comparison in `out` by `config`, and return the new results.json.
+
+    Raises:
+        GenlabError: if `out` holds no finished comparison, or its models or samples are gone.
+        LockedError: if another process works there.
+    """
+    with checkpoint.lock_run(out):
+        # What this very command had made when it was killed need not be made again.
+        is_settled = outputs.settle(out)
+        results, _ = outputs.read_outputs(out)
+        if is_settled and checkpoint.read_json(out / "config.json") == config.to_dict():
+            return results
+        began = time.perf_counter()
+        material = gather(config, progress, out)
+        budgets = solve_budget(config, material.store)
+        trained = {
+            name: {
+                seed: _load_result(config.run(name, seed, budgets[name].steps), material, path)
+                for seed, path in by_seed.items()
+            }
+            for name, by_seed in list_run_dirs(config, out).items()
+        }
+        sampled = read_all_samples(config, material, out)
+        staged = outputs.open_stage(out, config.to_dict(), keep=True)
+        with checkpoint.keep_alive(out):
+            rows = score_rows(config, material, trained, sampled, staged, progress)
+            conclude(
+                config,
+                material,
+                budgets,
+                trained,
+                sampled,
+                rows,
+                out,
+                staged,
+                command,
+                began,
+                progress,
+            )
+    return outputs.read_outputs(out)[0]
+
+
+def _load_result(run: DecoderRun, material: Material, run_dir: Path) -> RunResult:
+    """Return what `train` returned when it had made all steps; nothing is trained or written."""
+    model, restored = restore_trained(lambda key: run.build_for(material.store, key), run_dir)
+    if restored.step != run.steps:
+        raise GenlabError(
+            f"{run_dir}: the newest intact checkpoint is of step {restored.step}, expected "
+            f"{run.steps}; finish the run with `genlab compare` first"
+        )
+    return RunResult(run.steps, model, **restored.meta["tally"])
+
+
+def _fields(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _is_beneath(name: str, tables: tuple[str, ...]) -> bool:
+    return any(name == table or name.startswith(f"{table}.") for table in tables)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

@@ -1,0 +1,122 @@
+"""Outputs that are replaced while the process is killed: all old or all new, no mixture counts."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from comparison_toys import make_comparison
+from kill_points import forked
+
+from genlab import checkpoint, outputs
+from genlab.config import ConfigError, GenlabError
+from genlab.rescore import CHANGEABLE, check_changes
+
+ROWS = ("rows/ar.json", "rows/real.json")
+
+
+def stage(run_dir: Path, version: str) -> None:
+    """Write whole outputs that all say their version, ready to be published."""
+    staged = outputs.open_stage(run_dir, {"version": version})
+    (staged / "rows").mkdir()
+    results, ledger = {"version": version}, {"version": version, "rows": []}
+    outputs.seal(results, ledger)
+    checkpoint.write_json(staged / "results.json", results)
+    checkpoint.write_json(staged / "ledger.json", ledger)
+    for name in (*outputs.RENDERED, *ROWS):
+        (staged / name).write_text(json.dumps({"version": version}))
+
+
+def versions(run_dir: Path) -> set[str]:
+    names = (*outputs.SCORED, *outputs.RENDERED, *ROWS, "config.json")
+    return {json.loads((run_dir / name).read_text())["version"] for name in names}
+
+
+@pytest.fixture
+def replaced(tmp_path: Path) -> Path:
+    """A finished run with other outputs staged."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    stage(run_dir, "old")
+    outputs.publish(run_dir)
+    assert outputs.is_finished(run_dir) and versions(run_dir) == {"old"}
+    stage(run_dir, "new")
+    return run_dir
+
+
+def test_a_kill_at_any_change_leaves_old_or_new_outputs(replaced: Path, tmp_path: Path):
+    jax.process_index()  # before the fork
+    seen, at, code = [], 0, -9
+    while code != 0:
+        at += 1
+        run_dir = tmp_path / f"at{at}"
+        shutil.copytree(replaced, run_dir)
+        code = forked(run_dir, at, lambda run_dir=run_dir: outputs.publish(run_dir))
+        assert code in (-9, 0)
+        if outputs.is_finished(run_dir):
+            assert len(versions(run_dir)) == 1, f"a mixture counts after change {at}"
+        completed = outputs.settle(run_dir)
+        assert outputs.is_finished(run_dir) and not outputs.settle(run_dir)
+        found = versions(run_dir)
+        assert found in ({"old"}, {"new"}) and (completed <= (found == {"new"}))
+        seen += found
+    assert at > 15 and seen == sorted(seen, reverse=True) and {*seen} == {"old", "new"}
+    assert not (run_dir / outputs.STAGE).exists()
+
+
+def test_a_file_that_is_not_the_listed_one_makes_a_run_unfinished(replaced: Path):
+    shutil.rmtree(replaced / outputs.STAGE)
+    for name in (*outputs.SCORED, *outputs.RENDERED, *ROWS):
+        path, content = replaced / name, (replaced / name).read_bytes()
+        path.write_bytes(content + b" ")
+        assert not outputs.is_finished(replaced) and outputs.find_wrong(replaced) == [name]
+        path.unlink()
+        assert not outputs.is_finished(replaced) and outputs.find_wrong(replaced) == [name]
+        path.write_bytes(content)
+        assert outputs.is_finished(replaced)
+    (replaced / outputs.MANIFEST).unlink()
+    assert not outputs.is_finished(replaced), "its results say that there was one"
+
+
+def test_damaged_staged_outputs_replace_nothing(replaced: Path):
+    staged = replaced / outputs.STAGE
+    jax.process_index()
+    first_move = "os.rename outputs.partial/config.json"
+    assert forked(replaced, first_move, lambda: outputs.publish(replaced)) == -9
+    (staged / "report.md").write_text("damaged")
+    assert not outputs.settle(replaced) and not staged.exists()
+    assert outputs.is_finished(replaced) and versions(replaced) == {"old"}
+
+
+def test_a_run_made_before_there_was_a_list_is_finished_by_its_results_and_report(tmp_path: Path):
+    checkpoint.write_json(tmp_path / "results.json", {"arms": []})
+    assert not outputs.is_finished(tmp_path)
+    (tmp_path / "report.html").touch()
+    assert outputs.is_finished(tmp_path)
+
+
+def test_results_and_ledger_of_two_evaluations_are_refused(replaced: Path):
+    shutil.copy(replaced / outputs.STAGE / "ledger.json", replaced / "ledger.json")
+    with pytest.raises(GenlabError, match="do not belong together"):
+        outputs.read_results(replaced)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("seeds=[1]", r"^seeds=\[1\]: the run was made with \[0\]"),
+        ("backbone.width=64", "^backbone.width=64: the run was made with 32"),
+        ("arms.ar.sampler.temperature=0.5", "^arms.ar.sampler.temperature=0.5"),
+        ("num_prompts=4", "^num_prompts=4"),
+        ("prompts_split=valid", "^prompts_split='valid'"),
+        ("data.corpus.minutes=2.0", "^data.corpus.minutes=2.0"),
+        ("evaluation.lengths_s=[3.0]", r"^evaluation.lengths_s=\[3.0\]"),
+    ],
+)
+def test_a_finished_run_is_scored_again_by_scoring_fields_alone(override: str, named: str):
+    made = make_comparison()
+    with pytest.raises(ConfigError, match=named):
+        check_changes(made, made.override([override, "evaluation.seed=3"]), CHANGEABLE)
+    scoring = ["evaluation.seed=3", "equivalence.wer_ctc=0.1", "audit=true", "question=Why?"]
+    check_changes(made, made.override(scoring), CHANGEABLE)
