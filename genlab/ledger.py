@@ -33,7 +33,7 @@ def build_ledger(
     run_dirs: Mapping[str, Mapping[int, Path]],
     manifest: Manifest | None = None,
 ) -> dict[str, Any]:
-    """Return the ledger of a comparison; the overlap of splits is a row of it if the `manifest` is given."""
+    """Return the ledger of a comparison, with the overlap of splits if the `manifest` is given."""
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
     seconds = {name: f"{sum(run.wall_s for run in seeds.values()):.0f} s" for name, seeds in trained.items()}
     rows = [
@@ -71,7 +71,7 @@ def _data_rows(
 
 
 def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
-    """Say how many recordings of train are in another split too, or of valid in test: there must be none."""
+    """Count the recordings of train that another split has too, or of valid: there must be none."""
     repeated = overlap_of_splits(manifest.clips)
     unknown = sum(not clip.audio_digest for clip in manifest.clips)
     note = "recordings in two splits, by the digest of their samples"

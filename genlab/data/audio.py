@@ -1,10 +1,10 @@
 """Audio files in and out: any WAV, FLAC, OGG or MP3 to 16 kHz mono float32, or one reason why not.
 
-`read_wave` trusts nothing: a truncated file, a wrong extension, a wrong checksum, NaN, silence, a single sample or a
-microphone array raises `AudioError` with a reason a person can act on. What the header says is judged before anything
-is decoded, so a file that is hours long costs nothing. Stereo is averaged, unless the channels cancel; more than two
-channels are refused, because a blind mix of an array cancels what arrives at different times. Resampling is soxr at
-high quality.
+`read_wave` trusts nothing: a truncated file, a wrong extension, a wrong checksum, NaN, silence, a
+single sample or a microphone array raises `AudioError` with a reason a person can act on. The header
+is judged before anything is decoded, so refusing a file that is hours long costs nothing. Stereo is
+averaged, unless the channels cancel; more than two channels are refused, because a blind mix of an
+array cancels what arrives at different times. Resampling is soxr at high quality.
 """
 
 import contextlib
@@ -30,9 +30,10 @@ MAX_DURATION_S = 3_600.0
 MIN_SAMPLE_RATE_HZ = 4_000
 MAX_SAMPLE_RATE_HZ = 768_000
 MAX_CHANNELS = 2
+MAX_NAME_CHARS = 300
 MAX_PEAK = 1.5  # float files may overshoot 1 a little; far more means that they are not scaled to [-1, 1]
 MIN_PEAK = 0.5 / 32_767  # what is quieter is silence at 16 bits
-MIN_MIX_POWER = 0.05  # of the channels' own; two unrelated channels keep half, an inverted copy nothing
+MIN_MIX_POWER = 0.05  # of the channels' own: unrelated channels keep half, inverted copies nothing
 END_TOLERANCE_S = 0.1  # tables round durations, and MP3 pads
 BLOCK_FRAMES = 65_536
 
@@ -62,7 +63,9 @@ class AudioError(GenlabError):
 
     def __init__(self, path: Path | str, reason: str):
         name = str(path)
-        super().__init__(f"audio file {name if len(name) <= 300 else name[:300] + '...'!r}: {reason}")
+        if len(name) > MAX_NAME_CHARS:
+            name = f"{name[:MAX_NAME_CHARS]}..."
+        super().__init__(f"audio file {name!r}: {reason}")
         self.reason = reason
 
 
@@ -353,7 +356,7 @@ def _place_part(path: Path, part: Part, frames: int, source_hz: int) -> tuple[in
 
 
 def _read_frames(path: Path, file: soundfile.SoundFile, first: int, count: int) -> Float[np.ndarray, "s c"]:
-    """Decode block by block, so that memory follows what is there and not what the header claims."""
+    """Decode block by block: memory follows what is there, not what the header claims."""
     is_whole = count == file.frames
     checksum = flac_checksum(path) if is_whole and file.format == "FLAC" else None
     found = hashlib.md5(usedforsecurity=False)

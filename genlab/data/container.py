@@ -30,7 +30,7 @@ class FlacChecksum(NamedTuple):
     bits: int
 
     def packed(self, samples: Int[np.ndarray, "s c"]) -> bytes:
-        """Return left-justified 32-bit samples as the little-endian bytes that the MD5 is taken over."""
+        """Return left-justified 32-bit samples as the bytes that the MD5 is taken over."""
         values = (samples >> (32 - self.bits)).astype("<i4")
         return values.view(np.uint8).reshape(-1, 4)[:, : self.bits // 8].tobytes()
 
@@ -53,7 +53,7 @@ def find_fault(path: Path, magic: bytes) -> str | None:
 
 
 def flac_checksum(path: Path) -> FlacChecksum | None:
-    """Return the MD5 in the header of a FLAC file; None if it states none, or has a sample size of its own."""
+    """Return the MD5 in the header of a FLAC file; None without one, or with an odd sample size."""
     with open(path, "rb") as file:
         head = file.read(10)
         file.seek(_id3_bytes(head) if head[:3] == b"ID3" and len(head) == 10 else 0)
@@ -86,7 +86,12 @@ def find_ogg_fault(path: Path) -> str | None:
 
 
 def find_mp3_fault(path: Path, samples: int) -> str | None:
-    """Return what is wrong with the frames of an MP3 of which `samples` per channel were decoded, or None."""
+    """Return what is wrong with the frames of an MP3, or None.
+
+    Args:
+        path: the file.
+        samples: how many samples per channel were decoded.
+    """
     total = 0
     with open(path, "rb") as file:
         position = 0
@@ -124,7 +129,8 @@ def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
                 if length == 0xFFFFFFFF and long_length is not None:
                     length = long_length
                 elif length >= 0xFFFFFF00:
-                    # An encoder that could not seek back leaves 0xFFFFFFFF: the data run to the end of the file.
+                    # An encoder that could not seek back leaves 0xFFFFFFFF: the data run to the
+                    # end of the file.
                     return 0
                 return position + 8 + length - size
             position += 8 + length + (length & 1)
@@ -146,7 +152,7 @@ def _ends_ogg_stream(path: Path) -> bool:
 
 
 def _ogg_crc(page: bytes) -> int:
-    """Return the CRC-32 of a page, from the most significant bit on: zlib's with all bits reversed."""
+    """Return the CRC-32 of a page: zlib's, with the bits of what goes in and out reversed."""
     # zlib inverts its value before and after.
     value = zlib.crc32(page.translate(REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{value:032b}"[::-1], 2)
@@ -160,20 +166,22 @@ def _id3_bytes(head: bytes) -> int:
 
 
 def _goes_on(file: BinaryIO, position: int) -> bool:
-    """Return whether two frames follow each other somewhere behind `position`; tags at the end hold none."""
+    """Return whether two frames follow each other behind `position`; tags at the end hold none."""
     file.seek(position)
     rest = file.read(65_536)
     start = rest.find(b"\xff")
     while start >= 0:
         frame = _mp3_frame(rest[start : start + 4])
-        if frame is not None and _mp3_frame(rest[start + frame[0] : start + frame[0] + 4]) is not None:
-            return True
+        if frame is not None:
+            next_start = start + frame[0]
+            if _mp3_frame(rest[next_start : next_start + 4]) is not None:
+                return True
         start = rest.find(b"\xff", start + 1)
     return False
 
 
 def _mp3_frame(head: bytes) -> tuple[int, int] | None:
-    """Return the length in bytes and the samples of the frame that starts with `head`; None if none does."""
+    """Return the bytes and the samples of the frame that starts with `head`; None if none does."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3

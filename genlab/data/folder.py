@@ -80,10 +80,11 @@ class ImportConfig(Config):
 class Folder(ImportConfig):
     """A tree of audio files.
 
-    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[, text, speaker,
-    split, licence, offset, duration] (`table.ALIASES` lists other names for them); other columns become labels.
-    Without it texts are empty and the speaker is the name of the file's folder. With `two_sided` every file is a
-    conversation in stereo: text and speaker are those of the first channel, the second one is what that speaker hears.
+    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[, text,
+    speaker, split, licence, offset, duration] (`table.ALIASES` lists other names for them); other
+    columns become labels. Without it texts are empty and the speaker is the name of the file's folder.
+    With `two_sided` every file is a conversation in stereo: text and speaker are those of the first
+    channel, the second one is what that speaker hears.
     """
 
     kind: Literal["folder"] = "folder"
@@ -232,7 +233,7 @@ def existing_directory(config: ImportConfig) -> Path:
 def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
     """Return the rows that name one recording each, and what was skipped so far.
 
-    A file is known by what the disk calls it, so that links and two spellings of a path are seen to be one.
+    A file is known by what the disk calls it: links and other spellings of a path are the same file.
     """
     rows: list[SourceRow] = []
     skipped = list(listing.skipped)
@@ -276,7 +277,7 @@ def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> 
             sides = (read_wave(path, part=part, limit=limit),)
     except AudioError as error:
         return {"reason": error.reason}
-    # A table may state durations in minutes or milliseconds: a cut that nobody asked for is worth a line.
+    # A table may state durations in minutes: a cut that nobody asked for is worth a line.
     is_cut = not row.offset_s and row.duration_s is not None and is_longer(path, row.duration_s)
     waves = [to_int16(side) for side in sides]
     for wave, name in zip(waves, (target, target.with_suffix(".other.flac"))):
@@ -327,7 +328,7 @@ def _overlapping_parts(
     placed: list[Clip],
     row_of_id: Mapping[str, SourceRow],
 ) -> list[tuple[Clip, Clip]]:
-    """Return each clip that shares seconds of its file with a split held out from it, and the other clip."""
+    """Return each clip that shares seconds of its file with a split held out from it, and whose."""
 
     def start_s(clip: Clip) -> float:
         return row_of_id[clip.id].offset_s

@@ -158,7 +158,10 @@ def _checked(config: ImportConfig, rows: list[SourceRow], skipped: list[Skipped]
 
 
 def _read_lines(root: Path, path: Path, skipped: list[Skipped]) -> list[str]:
-    """Return the lines of a transcript. Bytes that are no UTF-8 become surrogates: their rows are skipped later."""
+    """Return the lines of a transcript; bytes that are not UTF-8 become surrogates.
+
+    The rows that hold those are skipped on import; a file that cannot be read goes to `skipped`.
+    """
     try:
         text = read_bytes(path).removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     except OSError as error:

@@ -1,7 +1,7 @@
 """What a corpus directory holds before any audio is opened: rows to import, and what cannot be one.
 
-`Listing` is the common shape of all that finds files: a walk through a tree (`walk_files`), a table that somebody
-wrote (`table.py`), or the layout of a well-known corpus (`layouts.py`).
+`Listing` is the common shape of all that finds files: a walk through a tree (`walk_files`), a table
+that somebody wrote (`table.py`), or the layout of a well-known corpus (`layouts.py`).
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genlab.data.audio import FORMATS
 from genlab.data.digests import DIGESTS_NAME
 from genlab.data.manifest import MANIFEST_NAME
 
@@ -20,7 +21,7 @@ MAX_TEXT_BYTES = 2**31  # of a table or a transcript
 class SourceRow(NamedTuple):
     """One recording to import. `path` is relative to the corpus; an empty `split` is drawn later.
 
-    Only the seconds from `offset_s` on, `duration_s` of them, are used; `duration_s=None` is all that is left.
+    Of the file `duration_s` seconds from `offset_s` on are used; None means all that is left.
     """
 
     path: str
@@ -50,7 +51,7 @@ class Listing(NamedTuple):
 
 
 def printable(name: str) -> str:
-    """Return a file name, which on Linux may be bytes that are no text, as JSON and terminals can show it."""
+    """Return a file name, which on Linux may be any bytes, as text that JSON can hold."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -61,7 +62,7 @@ def shorten(name: str) -> str:
 
 
 def find_broken_text(text: str) -> str | None:
-    """Return why `text` cannot be stored as text, or None. Bytes that are no UTF-8 arrive here as surrogates."""
+    """Return why `text` cannot be stored, or None. Bytes that are not UTF-8 arrive as surrogates."""
     if "\0" in text:
         return "holds a NUL character"
     try:
@@ -77,7 +78,7 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of a table or transcript.
 
     Raises:
-        OSError: if it is missing, no regular file (a named pipe would wait for a writer), or larger than 2 GiB.
+        OSError: if it is missing, larger than 2 GiB, or no regular file: a named pipe would block.
     """
     try:
         state = path.stat()
@@ -91,10 +92,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator[Path]:
-    """Yield the files under `root` in a fixed order, hidden ones left out; links to folders are followed.
+    """Yield the files under `root` in a fixed order, following links to folders; no hidden ones.
 
-    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder that cannot be read
-    goes to `skipped`.
+    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder that
+    cannot be read goes to `skipped`.
     """
 
     def note(error: OSError) -> None:
@@ -117,6 +118,9 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
                     continue
                 seen.add(_identity(path))
             kept.append(name)
+            if path.suffix.lower() in FORMATS:
+                shown = printable(path.relative_to(root).as_posix())
+                notes.append(f"{shown}: a folder, not an audio file")
         folders[:] = kept
         if Path(folder) != root and {MANIFEST_NAME, DIGESTS_NAME} <= set(names):
             shown = printable(os.path.relpath(folder, root))
@@ -131,7 +135,7 @@ def _identity(path: Path) -> tuple[int, int] | str:
 
 
 def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return what is the same for every spelling of a file's or folder's path; None if it is not there."""
+    """Return what all spellings of the path of a file or folder share; None if it is not there."""
     try:
         state = path.stat()
     except (OSError, ValueError):

@@ -298,10 +298,10 @@ def text_key(clip: Spoken) -> str:
 
 
 def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
-    """Return each clip whose recording a split that is held out from it has too, with that other clip.
+    """Return each clip whose recording is also in a split held out from it, with that other clip.
 
-    Recordings are compared by the digest of their samples: "train" with all other splits, and "valid" with those that
-    are neither.
+    Recordings are compared by the digest of their samples: "train" with all other splits, and "valid"
+    with those that are neither.
     """
     pairs = []
     for group in copies(clips):
@@ -311,7 +311,7 @@ def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
 
 
 def copies(clips: Iterable[Clip]) -> list[list[Clip]]:
-    """Return the groups of clips whose samples are the same; rendered clips, without a digest, are left out."""
+    """Return the groups of clips with the same samples; rendered clips have no digest to compare."""
     groups: dict[tuple[str, int], list[Clip]] = {}
     for clip in clips:
         if clip.audio_digest:
@@ -332,7 +332,7 @@ def join_copies(clips: Sequence[Clip], is_drawn: Collection[str]) -> list[Clip]:
 
 
 def split_rank(clip: Clip) -> int:
-    """Return how far a clip is held out: not at all in train, from training in valid, from both elsewhere."""
+    """Return how far a clip is held out: 0 in train, 1 in valid, 2 in every other split."""
     return {"train": 0, "valid": 1}.get(clip.split, 2)
 
 

@@ -1,9 +1,10 @@
 """The table of a corpus as somebody wrote it: CSV, TSV, JSON lines or a JSON list, also gzipped.
 
-In: a file with a column that names the audio, and optional ones for text, speaker, split, licence, offset and
-duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a recording to import or stands in
-`skipped` with its line and its reason. Nothing is guessed: a row with too few fields, a quote that is never closed or
-a number that is none is reported, and what two columns claim at once is refused.
+In: a file with a column that names the audio, and optional ones for text, speaker, split, licence,
+offset and duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a recording
+to import or stands in `skipped` with its line and its reason. Nothing is guessed: a row with too few
+fields, a quote that is never closed or seconds that are no number are reported, and two columns that
+both name the audio are refused.
 """
 
 import codecs
@@ -35,10 +36,11 @@ from genlab.data.listing import (
 )
 from genlab.stored import MAX_NUMBER
 
-# The first name wins over its aliases, which then are labels like any other column. Upper and lower case are the same.
+# The first name wins over its aliases, which then are labels like any other column. Case is ignored.
 ALIASES = {
     "path": (
-        "file_name", "audio_filepath", "audio_path", "audio_file", "wav_filename", "filename", "filepath",
+        "file_name", "audio_filepath", "audio_path", "audio_file", "wav_filename", "filename",
+        "filepath",
     ),
     "text": ("transcription", "transcript", "sentence"),
     "speaker": ("speaker_id", "speaker_name", "client_id"),
@@ -77,14 +79,14 @@ class Report(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row as it stands in the file: the number of its first line, and the values under their column names."""
+    """A row as it stands in the file: the number of its first line, and values by column name."""
 
     line: int
     values: dict[str, Any]
 
 
 def list_table(root: Path, name: str) -> Listing:
-    """Return the rows of the table `name`: a path from the corpus folder `root` on, or an absolute one.
+    """Return the rows of the table `name`: a path relative to the folder `root`, or an absolute one.
 
     Raises:
         GenlabError: if the table cannot be read, or no column names the audio.
@@ -181,7 +183,7 @@ def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> 
 
 
 def _part_name(offset_s: float, duration_s: float | None) -> str:
-    """Return what tells the parts of a file apart; nothing for the part that begins with the file."""
+    """Return what tells the parts of a file apart: nothing for the one that starts at 0."""
     if not offset_s:
         return ""
     return f"@{offset_s:.10g}" + (f"+{duration_s:.10g}" if duration_s else "")
@@ -211,7 +213,8 @@ def _depth(value: object) -> int:
     """Return how deep lists and objects lie in each other, counted no further than the limit."""
     level, layer = 0, [value]
     while layer and level <= MAX_LABEL_DEPTH:
-        inner = [item.values() if isinstance(item, dict) else item for item in layer if isinstance(item, list | dict)]
+        holders = [item for item in layer if isinstance(item, list | dict)]
+        inner = [item.values() if isinstance(item, dict) else item for item in holders]
         if not inner:
             break
         level += 1
@@ -252,7 +255,7 @@ def _notes(rows: list[SourceRow]) -> list[str]:
 
 
 def _read_text(path: Path) -> str:
-    """Return the text of a table, unzipped. Bytes that are no UTF-8 become surrogates, for their rows to be named."""
+    """Return the text of a table, unzipped; bytes that are not UTF-8 become surrogates."""
     shown = repr(shorten(printable(str(path))))
     try:
         data = read_bytes(path)
@@ -349,7 +352,7 @@ class Layout(NamedTuple):
 
 
 def _read_csv(text: str, path: Path, report: Report) -> Iterator[TableRow]:
-    # Lines as the csv module sees them: \n, \r\n and \r end one, and stay in a quoted text as they are.
+    # Lines as the csv module sees them: \n, \r\n or \r ends one, and all stay as they are in quotes.
     lines = list(io.StringIO(text, newline=""))
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     layout = _read_header(lines[first] if lines else "", path)
@@ -395,10 +398,10 @@ def _read_header(line: str, path: Path) -> Layout:
 
 
 def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each row with the index of its first line: its fields, or the reason why they cannot be told.
+    """Yield each row with the index of its first line: its fields, or why they cannot be told.
 
-    A quote that is opened and never closed swallows the rows behind it. It costs its own row only: reading starts
-    again with the next line.
+    A quote that is opened and never closed would swallow the rows behind it. It costs its own row only:
+    reading starts again with the next line.
     """
     while first < len(lines):
         reader = csv.reader(
@@ -422,7 +425,7 @@ def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int
 
 
 def _swallows_rows(inner: list[str], layout: Layout) -> bool:
-    """Return whether a line inside a quoted text looks like a row: where the audio would stand, it is."""
+    """Return whether a line inside a quoted text looks like a row: it has audio in the right place."""
     for line in inner:
         fields = line.split(layout.delimiter)
         if len(fields) == len(layout.names) or len(fields) > layout.path_index + 1:
