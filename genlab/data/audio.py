@@ -1,10 +1,10 @@
 """Audio files in and out: any WAV, FLAC, OGG or MP3 to 16 kHz mono float32, or one reason why not.
 
 `read_wave` trusts nothing: a truncated file, a wrong extension, a wrong checksum, NaN, silence, a
-single sample or a microphone array raises `AudioError` with a reason a person can act on. The header
-is judged before anything is decoded, so refusing a file that is hours long costs nothing. Stereo is
-averaged, unless the channels cancel; more than two channels are refused, because a blind mix of an
-array cancels what arrives at different times. Resampling is soxr at high quality.
+single sample or a microphone array raises `AudioError` with a reason a person can act on. The
+header is judged before anything is decoded, so refusing a file that is hours long costs nothing.
+Stereo is averaged, unless the channels cancel; more than two channels are refused, because a blind
+mix of an array cancels what arrives at different times. Resampling is soxr at high quality.
 """
 
 import contextlib
@@ -99,8 +99,8 @@ def read_wave(
     """Return the file, or a part of it, as mono float32 at `sample_rate_hz`.
 
     Raises:
-        AudioError: if the file is missing, damaged, mislabelled, silent, too short, too long, has more than two
-            channels, or two that cancel.
+        AudioError: if the file is missing, damaged, mislabelled, silent, too short or too long, or
+            has more than two channels, or two that cancel.
     """
     samples, source_hz = _read_channels(Path(path), part, limit)
     mixed = _check_level(path, _mix(path, samples))
@@ -262,7 +262,8 @@ def _audible(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray
     """Return `wave`, unless its 16-bit copy would be silence."""
     peak = float(np.abs(wave).max(initial=0.0))
     if peak <= MIN_PEAK:
-        raise AudioError(path, f"silence at 16 bits: samples reach only {peak:.2g} of full scale: rescale it")
+        reached = f"samples reach only {peak:.2g} of full scale"
+        raise AudioError(path, f"silence at 16 bits: {reached}: rescale it")
     return wave
 
 
@@ -308,7 +309,12 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
         raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
 
 
-def _judge_header(path: Path, file: soundfile.SoundFile, part: Part, limit: Limit) -> tuple[int, int]:
+def _judge_header(
+    path: Path,
+    file: soundfile.SoundFile,
+    part: Part,
+    limit: Limit,
+) -> tuple[int, int]:
     """Return the first frame to read and their number, or refuse by what the header says."""
     source_hz, frames = file.samplerate, file.frames
     if file.channels > MAX_CHANNELS:
@@ -355,7 +361,12 @@ def _place_part(path: Path, part: Part, frames: int, source_hz: int) -> tuple[in
     return first, min(round(part.duration_s * source_hz), frames - first)
 
 
-def _read_frames(path: Path, file: soundfile.SoundFile, first: int, count: int) -> Float[np.ndarray, "s c"]:
+def _read_frames(
+    path: Path,
+    file: soundfile.SoundFile,
+    first: int,
+    count: int,
+) -> Float[np.ndarray, "s c"]:
     """Decode block by block: memory follows what is there, not what the header claims."""
     is_whole = count == file.frames
     checksum = flac_checksum(path) if is_whole and file.format == "FLAC" else None

@@ -1,9 +1,9 @@
 """What an audio file's container says about itself, read without decoding a sample.
 
-libsndfile returns what is left of a cut WAV or Ogg file, drops damaged Ogg pages, ignores the checksum
-of a FLAC file and believes any length in an MP3 header. The functions here ask the container: how many
-bytes are missing, which MD5 the samples must have, whether pages and frames are whole. None of them
-holds more than a page in memory, whatever the file's size.
+libsndfile returns what is left of a cut WAV or Ogg file, drops damaged Ogg pages, ignores the
+checksum of a FLAC file and believes any length in an MP3 header. The functions here ask the
+container: how many bytes are missing, which MD5 the samples must have, whether pages and frames are
+whole. None of them holds more than a page in memory, whatever the file's size.
 """
 
 import hashlib
@@ -20,7 +20,11 @@ MP3_BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 3
 MP3_BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 MP3_DELAY_SAMPLES = 6 * 1_152  # header frame, encoder delay and padding, which decoders leave out
 REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
-MP3_RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+MP3_RATES_HZ = {
+    3: (44_100, 48_000, 32_000),
+    2: (22_050, 24_000, 16_000),
+    0: (11_025, 12_000, 8_000),
+}
 
 
 class FlacChecksum(NamedTuple):

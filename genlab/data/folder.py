@@ -56,8 +56,9 @@ from genlab.stored import read_stored, write_atomically
 IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"
 UNSUPPORTED_AUDIO = {
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".bwf", ".caf", ".m4a", ".m4b", ".mka",
-    ".mp2", ".mp4", ".mpga", ".ra", ".raw", ".rf64", ".snd", ".sph", ".spx", ".voc", ".w64", ".webm", ".wma", ".wv",
+    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".bwf", ".caf", ".m4a",
+    ".m4b", ".mka", ".mp2", ".mp4", ".mpga", ".ra", ".raw", ".rf64", ".snd", ".sph", ".spx", ".voc",
+    ".w64", ".webm", ".wma", ".wv",
 }  # fmt: skip
 TABLE_NAMES = {"manifest", "metadata"}
 
@@ -80,10 +81,10 @@ class ImportConfig(Config):
 class Folder(ImportConfig):
     """A tree of audio files.
 
-    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[, text,
-    speaker, split, licence, offset, duration] (`table.ALIASES` lists other names for them); other
-    columns become labels. Without it texts are empty and the speaker is the name of the file's folder.
-    With `two_sided` every file is a conversation in stereo: text and speaker are those of the first
+    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[,
+    text, speaker, split, licence, offset, duration] (`table.ALIASES` lists other names for them);
+    other columns become labels. Without it texts are empty and the speaker is the name of the
+    file's folder. With `two_sided` every file is a conversation in stereo: text and speaker are those of the first
     channel, the second one is what that speaker hears.
     """
 
@@ -145,13 +146,15 @@ def list_folder(config: Folder) -> Listing:
         if suffix in FORMATS:
             rows.append(SourceRow(relative, relative, speaker=path.parent.name))
         elif suffix in UNSUPPORTED_AUDIO:
-            skipped.append(Skipped(printable(relative), f"format {suffix} not supported: convert it to WAV or FLAC"))
+            reason = f"format {suffix} not supported: convert it to WAV or FLAC"
+            skipped.append(Skipped(printable(relative), reason))
         else:
             others[suffix or "no extension"] += 1
             if path.name.split(".")[0] in TABLE_NAMES:
                 use = f"set manifest={printable(relative)!r} to use its texts and speakers"
                 notes.append(f"table not read: {use}")
-    notes += [f"{count} other files ignored ({printable(suffix)})" for suffix, count in sorted(others.items())]
+    for suffix, count in sorted(others.items()):
+        notes.append(f"{count} other files ignored ({printable(suffix)})")
     return Listing(rows, skipped, notes)
 
 
@@ -233,7 +236,7 @@ def existing_directory(config: ImportConfig) -> Path:
 def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
     """Return the rows that name one recording each, and what was skipped so far.
 
-    A file is known by what the disk calls it: links and other spellings of a path are the same file.
+    A file is known by what the disk calls it: links and other spellings of its path are that file.
     """
     rows: list[SourceRow] = []
     skipped = list(listing.skipped)
@@ -299,7 +302,8 @@ def _place(
         pair_fraction=config.pair_fraction,
         held_out_speakers=config.held_out_speakers,
     )
-    is_drawn = {clip.id for clip in clips if not clip.split and clip.speaker not in config.held_out_speakers}
+    free = [clip for clip in clips if clip.speaker not in config.held_out_speakers]
+    is_drawn = {clip.id for clip in free if not clip.split}
     placed = join_copies(placed, is_drawn)
     dropped: list[Skipped] = []
     if not config.shared_texts:
@@ -311,7 +315,10 @@ def _place(
     return placed, dropped + repeated
 
 
-def _drop_shared_texts(config: ImportConfig, placed: list[Clip]) -> tuple[list[Clip], list[Skipped]]:
+def _drop_shared_texts(
+    config: ImportConfig,
+    placed: list[Clip],
+) -> tuple[list[Clip], list[Skipped]]:
     held_out = {text_key(clip): clip.split for clip in placed if clip.split in {"valid", "test"}}
     shared = [clip for clip in placed if clip.split == "train" and text_key(clip) in held_out]
     kept = [clip for clip in placed if not (clip.split == "train" and text_key(clip) in held_out)]

@@ -62,7 +62,7 @@ def shorten(name: str) -> str:
 
 
 def find_broken_text(text: str) -> str | None:
-    """Return why `text` cannot be stored, or None. Bytes that are not UTF-8 arrive as surrogates."""
+    """Return why `text` cannot be stored, or None; bytes that are not UTF-8 are surrogates here."""
     if "\0" in text:
         return "holds a NUL character"
     try:
@@ -94,8 +94,8 @@ def read_bytes(path: Path) -> bytes:
 def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator[Path]:
     """Yield the files under `root` in a fixed order, following links to folders; no hidden ones.
 
-    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder that
-    cannot be read goes to `skipped`.
+    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder
+    that cannot be read goes to `skipped`.
     """
 
     def note(error: OSError) -> None:
@@ -106,7 +106,8 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
     seen = {_identity(root)}
     for folder, folders, _ in os.walk(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        seen |= {_identity(path) for name in folders if not (path := Path(folder, name)).is_symlink()}
+        paths = [Path(folder, name) for name in folders]
+        seen |= {_identity(path) for path in paths if not path.is_symlink()}
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
         kept = []
         for name in sorted(name for name in folders if not name.startswith(".")):

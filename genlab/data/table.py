@@ -1,10 +1,10 @@
 """The table of a corpus as somebody wrote it: CSV, TSV, JSON lines or a JSON list, also gzipped.
 
 In: a file with a column that names the audio, and optional ones for text, speaker, split, licence,
-offset and duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a recording
-to import or stands in `skipped` with its line and its reason. Nothing is guessed: a row with too few
-fields, a quote that is never closed or seconds that are no number are reported, and two columns that
-both name the audio are refused.
+offset and duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a
+recording to import or stands in `skipped` with its line and its reason. Nothing is guessed: a row
+with too few fields, a quote that is never closed or seconds that are no number are reported, and
+two columns that both name the audio are refused.
 """
 
 import codecs
@@ -36,7 +36,7 @@ from genlab.data.listing import (
 )
 from genlab.stored import MAX_NUMBER
 
-# The first name wins over its aliases, which then are labels like any other column. Case is ignored.
+# The first name wins over its aliases, which then are labels like other columns. Case is ignored.
 ALIASES = {
     "path": (
         "file_name", "audio_filepath", "audio_path", "audio_file", "wav_filename", "filename",
@@ -86,7 +86,7 @@ class TableRow(NamedTuple):
 
 
 def list_table(root: Path, name: str) -> Listing:
-    """Return the rows of the table `name`: a path relative to the folder `root`, or an absolute one.
+    """Return the rows of the table `name`, a path relative to the folder `root` or an absolute one.
 
     Raises:
         GenlabError: if the table cannot be read, or no column names the audio.
@@ -168,7 +168,8 @@ def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> 
         return "field duration is 0, expected seconds"
     offset_s = part["offset"] or 0.0
     known = set(columns.values())
-    labels = {key: value for key, value in values.items() if key not in known and not _is_none(value)}
+    others = [(key, value) for key, value in values.items() if key not in known]
+    labels = {key: value for key, value in others if not _is_none(value)}
     return SourceRow(
         path=audio,
         id=audio + _part_name(offset_s, part["duration"]),
@@ -270,7 +271,8 @@ def _read_text(path: Path) -> str:
         raise GenlabError(f"manifest: {shown} is a damaged gzip file, copy it again") from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise GenlabError(f"manifest: {shown} cannot be read ({reason}), expected a CSV or JSONL file") from None
+        expected = "expected a CSV or JSONL file"
+        raise GenlabError(f"manifest: {shown} cannot be read ({reason}), {expected}") from None
     try:
         # What Excel saves as "Unicode text" begins with a mark; everything else is read as UTF-8.
         if data[:4] in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
@@ -309,31 +311,41 @@ def _read_list(text: str, path: Path, report: Report) -> Iterator[TableRow]:
 
 
 def _read_json_lines(text: str, report: Report) -> Iterator[TableRow]:
-    # Not splitlines(): a text may hold line separators of Unicode, which do not end a line of JSON.
+    # Not splitlines(): a text may hold line separators of Unicode, which end no line of JSON.
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         if not line.strip():
             continue
-        try:
-            values = json.loads(line, object_pairs_hook=_unique)
-            reason = None if isinstance(values, dict) else "not a JSON object"
-        except json.JSONDecodeError as error:
-            values, reason = None, f"not JSON: {error.msg}"
-        except RecursionError:
-            values, reason = None, "nested too deep"
-        except ValueError as error:
-            values, reason = None, f"not usable: {error!s:.100}"
-        if reason is None:
-            yield TableRow(number, values)
+        values = _parse_object(line)
+        if isinstance(values, str):
+            report.skip(number, values)
         else:
-            report.skip(number, reason)
+            yield TableRow(number, values)
+
+
+def _parse_object(line: str) -> dict[str, Any] | str:
+    """Return the object on a line of JSON, or the reason why there is none."""
+    try:
+        values = json.loads(line, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        return f"not JSON: {error.msg}"
+    except _RepeatedError as error:
+        return str(error)
+    except RecursionError:
+        return "nested too deep"
+    except ValueError:  # Python reads no integers beyond its limit
+        return "holds a number of thousands of digits"
+    return values if isinstance(values, dict) else "not a JSON object"
+
+
+class _RepeatedError(ValueError):
+    """An object of JSON has one name twice."""
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"field {shorten(printable(twice))} occurs twice")
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
+        raise _RepeatedError(f"field {shorten(printable(twice))} occurs twice")
     return values
 
 
@@ -352,7 +364,7 @@ class Layout(NamedTuple):
 
 
 def _read_csv(text: str, path: Path, report: Report) -> Iterator[TableRow]:
-    # Lines as the csv module sees them: \n, \r\n or \r ends one, and all stay as they are in quotes.
+    # Lines as the csv module sees them: \n, \r\n or \r ends one, and in quotes they stay as they are.
     lines = list(io.StringIO(text, newline=""))
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     layout = _read_header(lines[first] if lines else "", path)
@@ -394,14 +406,15 @@ def _read_header(line: str, path: Path) -> Layout:
     names = max((layout.names for layout in layouts), key=len, default=[])
     found = shorten(printable(", ".join(names))) or "nothing"
     expected = ", ".join(("path", *ALIASES["path"]))
-    raise GenlabError(f"manifest: {shown!r} has no column 'path', found {found}; expected one of {expected}")
+    missing = f"manifest: {shown!r} has no column 'path', found {found}"
+    raise GenlabError(f"{missing}; expected one of {expected}")
 
 
 def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
     """Yield each row with the index of its first line: its fields, or why they cannot be told.
 
-    A quote that is opened and never closed would swallow the rows behind it. It costs its own row only:
-    reading starts again with the next line.
+    A quote that is opened and never closed would swallow the rows behind it. It costs its own row
+    only: reading starts again with the next line.
     """
     while first < len(lines):
         reader = csv.reader(
@@ -425,7 +438,7 @@ def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int
 
 
 def _swallows_rows(inner: list[str], layout: Layout) -> bool:
-    """Return whether a line inside a quoted text looks like a row: it has audio in the right place."""
+    """Return whether a line inside a quoted text looks like a row: audio is in its place."""
     for line in inner:
         fields = line.split(layout.delimiter)
         if len(fields) == len(layout.names) or len(fields) > layout.path_index + 1:
