@@ -92,6 +92,8 @@ def _make(
     if tuning is not None:
         checkpoint.write_json(out / "tuning.json", tuning)
     material = gather(config, progress, out)
+    for line in note_fewer(material.clips, config.num_prompts, config.prompts_split, config.data.num_frames):
+        progress.note(line)
     budgets = solve_budget(config, material.store)
     for name in config.arms:
         run = config.run(name, config.seeds[0], budgets[name].steps)
@@ -277,8 +279,6 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
     else:
         store = inputs.open_store(config.data, run_dir, progress)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
-    for line in note_fewer(clips, config.num_prompts, config.prompts_split, config.data.num_frames):
-        progress.note(line)
     by_id = {clip.id: clip for clip in manifest.clips}
     hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
     prompts = []

@@ -45,7 +45,7 @@ from genlab.recognisers.shipped import load_recogniser
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
-from genlab.sample import choose_prompts, compile_sampler, conditions, decode, note_fewer
+from genlab.sample import choose_prompts, compile_sampler, conditions, decode
 from genlab.stopping import TrainingDiverged
 from genlab.trust import find_code
 
@@ -152,8 +152,6 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         store = config.data.open(progress)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
-        for line in note_fewer(clips, config.num_prompts, "valid", config.data.num_frames):
-            progress.note(line)
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)
