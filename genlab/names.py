@@ -17,9 +17,10 @@ _DEVICES = re.compile(r"(?i)con|prn|aux|nul|com\d|lpt\d")
 
 
 def file_stem(text: str) -> str:
-    """Return the name of a file, without extension, that stands for `text`: the text itself if it is one.
+    """Return the name of a file, without extension, that stands for `text`.
 
-    Different texts have different names: what is not kept as it is ends in a digest of the whole.
+    It is the text itself if that is a name. Different texts have different names: what is not kept
+    as it is ends in a digest of the whole.
     """
     if _PLAIN.fullmatch(text) and not _DEVICES.fullmatch(text):
         return text

@@ -1,4 +1,4 @@
-"""The only door to onnxruntime: networks in ONNX files, run on the CPU, and nothing reported to anybody.
+"""The only door to onnxruntime: networks in ONNX files, on the CPU, nothing reported to anybody.
 
 In: a path. Out: an open session. Official builds of onnxruntime report their use to its maker and
 write an identifier of the machine below the home directory, from the first import on.

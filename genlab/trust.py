@@ -37,7 +37,7 @@ def code_file(text: str) -> Path | None:
 
 
 def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted field, text) of everything in JSON-like `values` that refers to a Python file."""
+    """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file."""
     if isinstance(values, str) and code_file(values) is not None:
         yield field, values
     elif isinstance(values, Mapping):
@@ -50,7 +50,7 @@ def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
 
 
 def texts_of(overrides: Iterable[str]) -> set[str]:
-    """Return the texts that overrides of the form FIELD=VALUE give to fields: the person named them."""
+    """Return the texts that overrides FIELD=VALUE give to fields: the person named them."""
     return {text for item in overrides for text in _texts_in(parse_override(item).value)}
 
 
@@ -70,8 +70,8 @@ def check_code(values: object, source: Path, *, named: Collection[str] = (), tru
     for field, text in found:
         if text not in named and not trust_code:
             raise ConfigError(
-                f"{source}: {field}={shorten(text)} is a Python file, and a config.json does not run "
-                f"code by itself; read the file, then add {FLAG} if you trust it"
+                f"{source}: {field}={shorten(text)} is a Python file, and a config.json does not "
+                f"run code by itself; read the file, then add {FLAG} if you trust it"
             )
     check_pins(values, source.parent)
 
@@ -88,9 +88,9 @@ def check_pins(values: object, run_dir: Path) -> None:
     for field, text in found:
         if text in pins and digest_of(text, field) != pins[text]:
             raise ConfigError(
-                f"{run_dir}: {field}={shorten(text)} has changed since the run was made with it (SHA-256 "
-                f"{digest_of(text, field)[:10]}, expected {pins[text][:10]}); restore the file, or use another "
-                "directory"
+                f"{run_dir}: {field}={shorten(text)} has changed since the run was made with it "
+                f"(SHA-256 {digest_of(text, field)[:10]}, expected {pins[text][:10]}); restore the "
+                "file, or use another directory"
             )
 
 
@@ -126,10 +126,10 @@ def digest_of(text: str, field: str = "file") -> str:
 
 
 def run_file(path: Path) -> dict[str, object]:
-    """Execute a Python file and return its names. Whoever calls this has made sure of the person's word.
+    """Execute a Python file and return its names.
 
-    The source itself is compiled: a compiled copy beside it, which Python would prefer, is another
-    file than the one that was read, and pinned.
+    Whoever calls this has made sure of the person's word. The source itself is compiled: a compiled
+    copy beside it, which Python would prefer, is another file than the one that was read and pinned.
 
     Raises:
         Exception: whatever the file raises.

@@ -130,7 +130,7 @@ def find_local(source: str, subfolder: str = "") -> Path | None:
 
 
 def _files_of(index: Path) -> list[str]:
-    """Return the files that the index of a divided model lists; a damaged one wants what is not there."""
+    """Return the files that an index lists; a damaged one wants what is not there."""
     try:
         return list(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -55,9 +55,9 @@ def command_of(out: Path, run: SweepRun) -> list[str]:
 
 
 def names_of(run: SweepRun) -> list[str]:
-    """Return overrides that say again what the page names: by itself a config.json runs no code and downloads nothing.
+    """Return overrides that say again what the page names.
 
-    They change no value.
+    By itself a config.json runs no code and downloads nothing. They change no value.
     """
     codec = run.config.data.codec
     return [] if codec == SHIPPED else [f"data.codec={json.dumps(codec)}"]
