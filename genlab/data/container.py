@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 MAX_CHUNKS = 10_000
+MAX_LOOSE_BYTES = 4_096  # behind the samples of a WAV: some programs pad
 MP3_BITRATES_1 = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kbit/s
 MP3_BITRATES_2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 MP3_DELAY_SAMPLES = 6 * 1_152  # header frame, encoder delay and padding, which decoders leave out
@@ -46,11 +47,7 @@ class FlacChecksum(NamedTuple):
 def find_fault(path: Path, magic: bytes) -> str | None:
     """Return why the file of these first four bytes is not whole, or None."""
     if magic in {b"RIFF", b"RIFX", b"RF64"}:
-        missing = _missing_riff_bytes(path, magic)
-        if missing is None:
-            return f"damaged: no samples within the first {MAX_CHUNKS} parts of the file"
-        if missing > 0:
-            return f"truncated: the header promises {missing} more bytes"
+        return _find_riff_fault(path, magic)
     if magic == b"OggS" and not _ends_ogg_stream(path):
         return "truncated: the last Ogg page does not end the stream"
     return None
@@ -116,7 +113,7 @@ def find_mp3_fault(path: Path, samples: int) -> str | None:
     return "damaged: its frames hold more than its header claims: convert it again"
 
 
-def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
+def _find_riff_fault(path: Path, magic: bytes) -> str | None:
     order = ">" if magic == b"RIFX" else "<"
     size = path.stat().st_size
     long_length = None  # RF64 keeps the true length of the samples in a part of its own
@@ -124,7 +121,7 @@ def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
         position = 12
         for _ in range(MAX_CHUNKS):
             if position + 8 > size:
-                return 0
+                return None
             file.seek(position)
             name, length = struct.unpack(f"{order}4sI", file.read(8))
             if name == b"ds64" and position + 24 <= size:
@@ -135,10 +132,30 @@ def _missing_riff_bytes(path: Path, magic: bytes) -> int | None:
                 elif length >= 0xFFFFFF00:
                     # An encoder that could not seek back leaves 0xFFFFFFFF: the data run to the
                     # end of the file.
-                    return 0
-                return position + 8 + length - size
+                    return None
+                return _compare_data(file, position + 8 + length, size, order)
             position += 8 + length + (length & 1)
+    return f"damaged: no samples within the first {MAX_CHUNKS} parts of the file"
+
+
+def _compare_data(file: BinaryIO, end: int, size: int, order: str) -> str | None:
+    """Return what is wrong if the samples of a WAV end at byte `end` of `size`, or None."""
+    if end > size:
+        return f"truncated: the header promises {end - size} more bytes"
+    # A recorder that crashed leaves a length of 0, or an old one, before samples that nobody reads.
+    file.seek(end)
+    behind = file.read(9)
+    is_part = _starts_part(behind, size, order) or _starts_part(behind[1:], size, order)
+    if size - end > MAX_LOOSE_BYTES and not is_part:
+        return f"damaged: {size - end} bytes follow the samples: its header is wrong, convert it again"
     return None
+
+
+def _starts_part(head: bytes, size: int, order: str) -> bool:
+    """Return whether a part with a name and a length that a file of `size` bytes can hold starts here."""
+    if len(head) < 8 or not all(32 <= byte < 127 for byte in head[:4]):
+        return False
+    return struct.unpack(f"{order}I", head[4:8])[0] <= size
 
 
 def _ends_ogg_stream(path: Path) -> bool:

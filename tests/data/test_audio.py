@@ -119,6 +119,20 @@ def test_wav_containers_cut_in_half(tmp_path, options):
     assert "truncated: the header promises 32" in refusal(tmp_path / "a.wav")
 
 
+def test_a_wav_whose_header_claims_too_little(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(), 16_000)
+    data = bytearray(path.read_bytes())
+    path.write_bytes(data + b"LIST" + struct.pack("<I", 9_000) + b"INFO" * 2_250)
+    assert len(read_wave(path)) == 32_000
+    path.write_bytes(data + bytes(100))  # padding
+    assert len(read_wave(path)) == 32_000
+    for claimed in (0, 1_000, 20_001):
+        data[40:44] = struct.pack("<I", claimed)
+        path.write_bytes(data)
+        assert f"damaged: {64_000 - claimed} bytes follow the samples" in refusal(path)
+
+
 def test_a_wav_of_endless_parts_is_not_searched_for_ever(tmp_path):
     with open(tmp_path / "a.wav", "wb") as file:
         file.write(b"RIFF\xff\xff\xff\xffWAVE")
