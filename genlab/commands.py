@@ -89,7 +89,7 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     from genlab.sample import parse_span, sample_run
 
     keep = parse_span(arguments.keep)
-    run = load_experiment(arguments.config, tuple(arguments.overrides))
+    run = _read(arguments)
     if isinstance(run, Comparison):
         raise GenlabError(_name_arms(run, Path(arguments.config)))
     run = _load(arguments, DecoderRun)

@@ -226,6 +226,17 @@ def test_a_compiled_copy_beside_a_file_is_not_what_runs(tmp_path):
     assert trust.run_file(path)["value"] == "good"
 
 
+@pytest.mark.parametrize("name", ["commands", "codec_commands"])
+def test_every_command_passes_the_word_of_the_person_on(name):
+    """Else `--trust-code` would be refused where it was given."""
+    tree = ast.parse((ROOT / f"genlab/{name}.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    reading = [call for call in calls if getattr(call.func, "id", "") == "load_experiment"]
+    assert reading
+    for call in reading:
+        assert "trust_code" in {keyword.arg for keyword in call.keywords}, call.lineno
+
+
 def test_one_module_executes_files():
     found = {}
     for path in sorted((ROOT / "genlab").rglob("*.py")):
