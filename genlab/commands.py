@@ -58,6 +58,7 @@ def tune(arguments: argparse.Namespace, command: str) -> int:
 
 def train(arguments: argparse.Namespace, command: str) -> int:
     """Train one model in its run directory."""
+    from genlab.changes import check_same_training
     from genlab.compare import train_arm
     from genlab.inputs import open_store
     from genlab.tensorboard import RunWriter, TrainingLog
@@ -71,6 +72,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
         if isinstance(run, DecoderRun):
             result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:
+            check_same_training(run, out)
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.write_config(out, run.to_dict())
             source = run.source(progress)
@@ -100,9 +102,10 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
     """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
+    from genlab.changes import SCORING, check_changes
     from genlab.compare import audit
     from genlab.report.console import format_audit, format_results
-    from genlab.rescore import CHANGEABLE, check_changes, rescore
+    from genlab.rescore import rescore
 
     if arguments.audit:
         with Progress() as progress:
@@ -114,7 +117,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
         check_changes(made, run, ("settings",))
         return _evaluate_on_source(run, run.data.corpus, out)
     config = _load(arguments, Comparison)
-    check_changes(made, config, CHANGEABLE)
+    check_changes(made, config, SCORING)
     with Progress() as progress:
         results = rescore(config, out, progress, command)
     print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
@@ -233,8 +236,8 @@ def sweep(arguments: argparse.Namespace, command: str) -> int:
 
 def report(arguments: argparse.Namespace, command: str) -> int:
     """Write report.html and the TensorBoard pages again."""
+    from genlab.changes import check_changes
     from genlab.compare import rewrite_report
-    from genlab.rescore import check_changes
 
     out = _run_directory(arguments.config)
     config = _load(arguments, Comparison)

@@ -4,7 +4,8 @@ corpus -> token store -> budget -> train every arm -> sample the same prompts ->
 ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same
 command goes on after an interruption: a trained arm, its samples and a scored row are never made twice.
 
-    config.json          and the outputs: results.json, ledger.json, report.html ... (outputs.py)
+    config.json          what is compared          inputs.json   what it is made from (inputs.py)
+    results.json ...     the outputs, which outputs.json lists (outputs.py)
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac, events of TensorBoard
     floors/ROW/          events of the real and codec-floor rows        rows/ROW.json   scores
 """
@@ -23,6 +24,7 @@ from flax import nnx
 
 from genlab import bucket, checkpoint, hosts, inputs, outputs
 from genlab.budget import ArmBudget, check_budget, check_flops, check_memory, clip_flops, solve_budget
+from genlab.changes import check_same_training, claim
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
@@ -68,17 +70,28 @@ def compare(
     check_budget(config)
     with checkpoint.lock_run(out):
         outputs.settle(out)
-        _claim(config, out)
+        claim(config, out)
         with checkpoint.keep_alive(out):
             hosts.wait_for_all("the outputs are settled")  # all decide from the same files
             is_finished, wrong = outputs.is_finished(out), outputs.find_wrong(out)
             hosts.wait_for_all("all know whether the run is finished")
             if not is_finished and not {*wrong} <= {*outputs.RENDERED}:
+                _refuse_to_train_again(config, out, wrong)
                 _make(config, out, progress, command, tuning)
             elif not is_finished and hosts.is_leader():
                 _render_again(config, out, progress)  # the scores are whole
             hosts.wait_for_all("the report is written")
     return checkpoint.read_json(out / "results.json") or {}
+
+
+def _refuse_to_train_again(config: Comparison, out: Path, wrong: list[str]) -> None:
+    """Keep a damaged output from costing a training whose checkpoints were pruned."""
+    run_dirs = [path for by_seed in list_run_dirs(config, out).values() for path in by_seed.values()]
+    if (out / outputs.MANIFEST).exists() and not all(map(checkpoint.saved_steps, run_dirs)):
+        raise GenlabError(
+            f"{out}: {', '.join(wrong[:3])}: damaged or missing, and making it again takes models "
+            f"that are gone; restore it, or delete {out} to train again"
+        )
 
 
 def _make(
@@ -334,23 +347,12 @@ def score_rows(
     return rows
 
 
-def _claim(config: Comparison, out: Path) -> None:
-    values = config.to_dict()
-    found = checkpoint.read_json(out / "config.json")
-    # Read as a config: a run of a version that lacked some field has its default.
-    found = None if found is None else Comparison.from_dict(found).to_dict()
-    holds_any = (out / "arms").exists() or (out / "results.json").exists()
-    is_other = found is not None and {**found, "settings": None} != {**values, "settings": None}
-    if is_other and holds_any:
-        raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
-    checkpoint.write_config(out, values)
-
-
 def train_arm(
     run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress, watch: Mapping[int, Watch] | None = None
 ) -> RunResult:
     """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    check_same_training(run, run_dir)
     inputs.bind(run_dir, run.data, store)
     checkpoint.write_config(run_dir, run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)

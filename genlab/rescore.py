@@ -7,43 +7,17 @@ old scores.
 """
 
 import time
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from genlab import checkpoint, outputs
 from genlab.budget import solve_budget
 from genlab.compare import conclude, gather, list_run_dirs, read_all_samples, score_rows
-from genlab.config import Config, ConfigError, GenlabError
+from genlab.config import GenlabError
 from genlab.experiment import Comparison, DecoderRun
 from genlab.progress import Progress
 from genlab.results import Material
 from genlab.train import RunResult, restore_trained
-
-CHANGEABLE = ("evaluation", "equivalence", "audit", "question", "settings")
-MEASURED_WHILE_SAMPLING = ("evaluation.lengths_s",)
-LONGEST_VALUE = 60
-
-
-def check_changes(made: Config, asked: Config, changeable: tuple[str, ...]) -> None:
-    """Refuse to change what a run was trained or sampled with.
-
-    Raises:
-        ConfigError: naming every field that is not among `changeable` or beneath one of them.
-    """
-    old, new = (dict(_fields(config.to_dict())) for config in (made, asked))
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    refused = [
-        f"{name}={_short(new.get(name))}: the run was made with {_short(old.get(name))}"
-        for name in changed
-        if name in MEASURED_WHILE_SAMPLING or not _is_beneath(name, changeable)
-    ]
-    if refused:
-        raise ConfigError(
-            f"{'; '.join(refused[:3])}; a finished run keeps its models and samples, so this "
-            f"command can change only {', '.join(changeable)}; the rest takes `genlab compare` "
-            "with another --out"
-        )
 
 
 def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
@@ -98,20 +72,3 @@ def _load_result(run: DecoderRun, material: Material, run_dir: Path) -> RunResul
             f"{run.steps}; finish the run with `genlab compare` first"
         )
     return RunResult(run.steps, model, **restored.meta["tally"])
-
-
-def _fields(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _is_beneath(name: str, tables: tuple[str, ...]) -> bool:
-    return any(name == table or name.startswith(f"{table}.") for table in tables)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

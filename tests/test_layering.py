@@ -41,7 +41,7 @@ ORDER = """
     evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
-    experiment inputs budget ledger sample previews evaluate.energy aot
+    experiment inputs changes budget ledger sample previews evaluate.energy aot
     report.text report.answer report.trust report.tables report.plot report.dots report.training report.fronts
     report.tuning report.listening report.crossings report.clips report.page report report.written report.console
     report.crossover

@@ -10,8 +10,8 @@ from comparison_toys import make_comparison
 from kill_points import forked
 
 from genlab import checkpoint, outputs
+from genlab.changes import SCORING, check_changes, check_same_training
 from genlab.config import ConfigError, GenlabError
-from genlab.rescore import CHANGEABLE, check_changes
 
 ROWS = ("rows/ar.json", "rows/real.json")
 
@@ -117,6 +117,23 @@ def test_results_and_ledger_of_two_evaluations_are_refused(replaced: Path):
 def test_a_finished_run_is_scored_again_by_scoring_fields_alone(override: str, named: str):
     made = make_comparison()
     with pytest.raises(ConfigError, match=named):
-        check_changes(made, made.override([override, "evaluation.seed=3"]), CHANGEABLE)
+        check_changes(made, made.override([override, "evaluation.seed=3"]), SCORING)
     scoring = ["evaluation.seed=3", "equivalence.wer_ctc=0.1", "audit=true", "question=Why?"]
-    check_changes(made, made.override(scoring), CHANGEABLE)
+    check_changes(made, made.override(scoring), SCORING)
+
+
+def test_another_training_is_refused_and_the_config_stays(tmp_path: Path):
+    run = make_comparison().run("ar", 0, steps=5)
+    checkpoint.write_config(tmp_path, run.to_dict())
+    check_same_training(run.override(["steps=6"]), tmp_path)  # nothing was trained yet
+    (tmp_path / "checkpoints/5").mkdir(parents=True)
+    check_same_training(run, tmp_path)
+    check_same_training(run.override(["arm.sampler.temperature=0.5", "settings.keep=2"]), tmp_path)
+    with pytest.raises(ConfigError, match=r"backbone.width=64: the run was made with 32; use another --out"):
+        check_same_training(run.override(["backbone.width=64"]), tmp_path)
+    with pytest.raises(ConfigError, match=r"arm.decoder.kind='masked': the run was made with 'ar'"):
+        check_same_training(make_comparison().run("masked", 0, steps=5), tmp_path)
+    values = {**run.to_dict(), "kind": "codec"}
+    checkpoint.write_json(tmp_path / "config.json", values)
+    with pytest.raises(ConfigError, match="holds a run of kind 'codec', expected 'decoder'"):
+        check_same_training(run, tmp_path)
