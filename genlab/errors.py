@@ -5,6 +5,7 @@ Every text that reaches a person through an error passes `one_line`: no control 
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 MAX_TEXT = 2000
@@ -60,3 +61,34 @@ def read_numbers(option: str, text: str, example: str) -> list[float]:
             f"for example {example}"
         )
     return numbers
+
+
+def is_ours_to_stop(error: BaseException) -> bool:
+    """Return whether `error` ends this process, Ctrl-C or a signal, and is nothing that a file raised."""
+    is_signal = not isinstance(error, Exception) and type(error).__module__.startswith("genlab.")
+    return isinstance(error, KeyboardInterrupt) or is_signal
+
+
+def describe_raised(path: Path, error: BaseException) -> str:
+    """Return `PATH:LINE: TYPE: TEXT` of what running the Python file `path` raised; the line is one of that file."""
+    line = _line_in(path, error)
+    try:
+        text = str(error)
+    except Exception:  # an exception class of the file may have any method
+        text = ""
+    name = "" if isinstance(error, GenlabError) else f"{type(error).__name__}: "
+    if isinstance(error, SystemExit):
+        text = f"{text or 'no code'}; a config returns its value, it does not exit"
+    return f"{path}{f':{line}' if line else ''}: {name}{one_line(text, 300)}".removesuffix(": ")
+
+
+def _line_in(path: Path, error: BaseException) -> int | None:
+    """Return the line of `path` at which `error` came up, None if it is not known."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    line, frame = None, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == str(path):
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return line

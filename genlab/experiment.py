@@ -6,7 +6,6 @@ solved. Every run offers a model and batches, which is all that `train.py` needs
 function `config()`; the same commands accept the `config.json` that a run directory holds.
 """
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -47,17 +46,19 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.errors import shorten
+from genlab.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
 from genlab.optim import ArmSettings, OptimConfig
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.shipped import load_units
+from genlab.stored import parse_json, read_content
 from genlab.train import TrainSettings
 from genlab.trust import check_code, run_file, texts_of
 
 # Rows of the table that are not arms: an arm of the same name would take their place on disk.
+RESTORE = "restore the file, or give the config that it was made of"
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
 # Of files and directories too, which hold 255 characters with all that is put around it.
 Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
@@ -418,10 +419,7 @@ def load_experiment(
             f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
         )
     if path.suffix == ".json":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"config {path}: not readable as JSON ({error!s:.80})") from None
+        values = parse_json(read_content(path, fix=RESTORE) or b"", path=path, fix=RESTORE)
         kind = values.get("kind") if isinstance(values, dict) else None
         if not isinstance(kind, str) or kind not in KINDS:
             raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
@@ -451,9 +449,12 @@ def call_page(path: Path, name: str) -> Any:
         function: Any = run_file(path).get(name)
         return None if function is None else function()
     except pydantic.ValidationError as error:
-        raise ConfigError(f"{name} {path}: {explain(error, _class_named(error.title))}") from None
-    except (SyntaxError, NameError, ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{name} {path}: {type(error).__name__}: {error}") from error
+        told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(error.__traceback__)
+        raise ConfigError(f"{name} {describe_raised(path, told)}") from None
+    except BaseException as error:  # the file is the person's own, and may raise anything
+        if is_ours_to_stop(error):
+            raise
+        raise ConfigError(f"{name} {describe_raised(path, error)}") from error
 
 
 def _class_named(name: str) -> type[Config]:

@@ -17,6 +17,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedSampler
 from genlab.experiment import Arm, Budget, CodecRun, CorpusShare, load_experiment
+from genlab.stored import DamagedError
 from genlab.train import TrainSettings
 
 
@@ -254,19 +255,29 @@ def test_a_config_file_and_its_json_are_the_same_experiment(tmp_path):
         ("return BackboneConfig(widht=8)", "widht: no such field; did you mean 'width'?"),
         ("return BackboneConfig(width=31)", "must be a multiple of 2 * heads"),
         ("return BackboneConfig()", "expected a function config() that returns one of"),
-        ("return nothing", "NameError: name 'nothing' is not defined"),
-        ("return (", "SyntaxError"),
+        ("return nothing", "experiment.py:{line}: NameError: name 'nothing' is not defined"),
+        ("return (", "experiment.py:{line}: SyntaxError: '(' was never closed"),
+        ("raise SystemExit(0)", "experiment.py:{line}: SystemExit: 0; a config returns its value, it does not exit"),
+        ("raise KeyError('a')", "experiment.py:{line}: KeyError: 'a'"),
+        ("raise BaseException", "experiment.py:{line}: BaseException"),
+        ("raise type('Odd', (Exception,), dict(__str__=lambda self: 1 / 0))", "experiment.py:{line}: Odd"),
+        ("return config()", "experiment.py:{line}: RecursionError: maximum recursion depth exceeded"),
+        ("open('no such file')", "experiment.py:{line}: FileNotFoundError: [Errno 2] No such file"),
         ("return make_comparison('bacth_size=1')", "did you mean 'batch_size'?"),
     ],
 )
 def test_a_wrong_config_file_is_one_line(tmp_path, body, message):
-    assert message in refusal(load_experiment, write(tmp_path, body))
+    line = CONFIG[: CONFIG.index("{body}")].count("\n") + 1
+    assert message.format(line=line) in refusal(load_experiment, write(tmp_path, body))
 
 
 def test_files_that_are_no_config(tmp_path):
     assert "no such file" in refusal(load_experiment, tmp_path / "missing.py")
     assert "no such file; give a config file" in refusal(load_experiment, tmp_path)
-    for text, message in (("{", "not readable as JSON"), ("[]", "kind None"), ('{"kind": "gan"}', "kind 'gan'")):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DamagedError, match=r"config\.json: damaged: expected JSON, got .* at line 1 column 2"):
+        load_experiment(tmp_path)
+    for text, message in (("[]", "kind None"), ('{"kind": "gan"}', "kind 'gan'")):
         (tmp_path / "config.json").write_text(text)
         assert message in refusal(load_experiment, tmp_path)
     (tmp_path / "notes.txt").write_text("no config")
