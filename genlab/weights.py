@@ -11,15 +11,39 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+import pydantic
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
+from genlab.stored import OPEN, Count, DamagedError, parse_json, parse_stored, read_stored
 
 _MAX_HEADER_BYTES = 4 << 20
+
+
+_RESTORE = "restore the file"
+
+
+@pydantic.with_config(OPEN)
+class WeightsFacts(TypedDict):
+    """The JSON beside weights: what they are, how they were made, and the SHA-256 of the tensors' file."""
+
+    sha256: NotRequired[Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]]
+    config: NotRequired[dict[str, Any]]
+    num_units: NotRequired[int]
+
+
+@pydantic.with_config(OPEN)
+class TensorEntry(TypedDict):
+    """One tensor in the header of a safetensors file."""
+
+    dtype: str
+    shape: Annotated[list[Count], pydantic.Field(max_length=16)]
+    data_offsets: tuple[Count, Count]
 
 
 class WeightsError(GenlabError):
@@ -87,7 +111,7 @@ def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
         )
     try:
         tensors = load_file(path)
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise WeightsError(f"{path}: safetensors refuses the file ({error!s:.80}); restore it") from None
     for name, array in tensors.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
@@ -103,16 +127,12 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path).with_suffix(".json")
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(
-            f"{path}: no such file; the JSON beside the weights says what they are, restore it"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not readable as JSON ({error!s:.80}); restore the file") from None
-    if not isinstance(facts, dict):
-        raise WeightsError(f"{path}: expected a JSON object, got {type(facts).__name__}; restore the file")
-    return facts
+        facts = read_stored(path, WeightsFacts, fix=_RESTORE)
+    except DamagedError as error:
+        raise WeightsError(str(error)) from None
+    if facts is None:
+        raise WeightsError(f"{path}: no such file; the JSON beside the weights says what they are, restore it")
+    return dict(facts)
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -133,26 +153,37 @@ def _fill(tree: Mapping, tensors: Mapping[str, np.ndarray], prefix: str = "") ->
 
 
 def read_header(path: Path) -> dict[str, dict]:
-    """Return name -> {dtype, shape, data_offsets} with offsets counted from the start of the file."""
+    """Return name -> {dtype, shape, data_offsets} with offsets counted from the start of the file.
+
+    Raises:
+        WeightsError: if there is no such file, or it does not begin with such a header.
+    """
     try:
         with path.open("rb") as file:
             num_header_bytes = int.from_bytes(file.read(8), "little")
             if not 2 <= num_header_bytes <= _MAX_HEADER_BYTES:
                 raise WeightsError(f"{path}: not a safetensors file (its header claims {num_header_bytes} bytes)")
-            header = json.loads(file.read(num_header_bytes))
-            start = 8 + num_header_bytes
-            entries = {}
-            for name, entry in header.items():
-                if name != "__metadata__":
-                    begin, end = (start + int(offset) for offset in entry["data_offsets"])
-                    entries[name] = {**entry, "data_offsets": (begin, end)}
-            return entries
+            content = file.read(num_header_bytes)
     except FileNotFoundError:
         raise WeightsError(
             f"{path}: no such weights file; reinstall genlab or give the path of a trained one"
         ) from None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error!s:.80}); restore the file") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({error!s:.80}); {_RESTORE}") from None
+    try:
+        values = parse_json(content, path=path, fix=_RESTORE)
+        if isinstance(values, dict):
+            values.pop("__metadata__", None)
+        header = parse_stored(json.dumps(values).encode(), dict[str, TensorEntry], path=path, fix=_RESTORE)
+    except DamagedError as error:
+        raise WeightsError(f"{error}; not a readable safetensors file") from None
+    start = 8 + num_header_bytes
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        if begin > end:
+            raise WeightsError(f"{path}: tensor {name[:80]!r} ends before it begins; {_RESTORE}")
+        entry["data_offsets"] = (start + begin, start + end)
+    return {name: dict(entry) for name, entry in header.items()}
 
 
 def _check_header(path: Path, header: Mapping[str, dict], wanted: Mapping[str, Any]) -> None:

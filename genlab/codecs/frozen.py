@@ -225,7 +225,7 @@ def token_spec(name: str) -> TokenSpec:
         return config.spec
     if kind in PUBLISHED or kind == "mulaw" or name.endswith(".py"):
         return load_codec(name).spec
-    return SpectralCodecConfig.from_dict(load_metadata(weights_path(name))["config"]).spec
+    return _read_shape(weights_path(name))[0].spec
 
 
 def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
@@ -235,14 +235,22 @@ def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
         GenlabError: if the file is missing, damaged, or does not match its config.
     """
     path = weights_path(name)
-    metadata = load_metadata(path)
-    if not isinstance(metadata.get("config"), dict):
-        raise GenlabError(f"{path.with_suffix('.json')}: field 'config' is missing; restore the file")
-    config = SpectralCodecConfig.from_dict(metadata["config"])
+    config, metadata = _read_shape(path)
     graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
     tree = load_weights(path, nnx.to_pure_dict(state))
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, tree))
     return nnx.merge(graph, state), metadata
+
+
+def _read_shape(path: Path) -> tuple[SpectralCodecConfig, dict[str, Any]]:
+    """Return the config in the JSON beside exported weights, and all of that JSON."""
+    metadata = load_metadata(path)
+    if "config" not in metadata:
+        raise GenlabError(f"{path.with_suffix('.json')}: field 'config' is missing; restore the file")
+    try:
+        return SpectralCodecConfig.from_dict(metadata["config"]), metadata
+    except ConfigError as error:
+        raise ConfigError(f"{path.with_suffix('.json')}: config: {error}; restore the file") from None
 
 
 def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:

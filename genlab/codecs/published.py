@@ -24,13 +24,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from genlab.codecs.base import Codec, PublishedConfig
-from genlab.config import GenlabError
+from genlab.config import ConfigError, GenlabError
+from genlab.stored import parse_stored, read_content
 from genlab.weights import WeightsError, read_header
 
 # A published file may also hold what only training needs, such as running averages of the codebooks.
 MAX_BYTES_PER_PARAMETER = 16
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_RESTORE = "restore the file"
 _PAIRS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
 
 
@@ -55,7 +57,7 @@ def load_published(config_class: type[PublishedConfig], source: str | None = Non
         GenlabError: if the files cannot be had, or are not what config.json promises; the text names file and tensor.
     """
     directory = find_directory(source or config_class.hub_id, config_class.hub_subfolder)
-    config = config_class.from_published(read_config(directory))
+    config = _describe(config_class, directory)
     config = config.from_dict(config.to_dict() | changes)
     abstract = nnx.eval_shape(lambda: config.build(key=jax.random.key(0)))
     graph, state = nnx.split(abstract)
@@ -149,15 +151,23 @@ def read_config(directory: Path) -> dict[str, Any]:
         GenlabError: if it is missing, oversized, or not a JSON object.
     """
     path = directory / "config.json"
+    content = read_content(path, fix=_RESTORE, max_bytes=MAX_CONFIG_BYTES)
+    if content is None:
+        raise GenlabError(f"{path}: no such file; {_RESTORE}")
+    return parse_stored(content, dict[str, Any], path=path, fix=_RESTORE)
+
+
+def _describe(config_class: type[PublishedConfig], directory: Path) -> PublishedConfig:
+    """Return the config that config.json describes."""
+    path = directory / "config.json"
+    values = read_config(directory)
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise GenlabError(f"{path}: {path.stat().st_size} bytes are no config; restore the file")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise GenlabError(f"{path}: not readable as JSON ({error!s:.80}); restore the file") from None
-    if not isinstance(values, dict):
-        raise GenlabError(f"{path}: expected a JSON object, got {type(values).__name__}; restore the file")
-    return values
+        return config_class.from_published(values)
+    except GenlabError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        # A port computes with fields that may be anything.
+        raise GenlabError(f"{path}: damaged: a field has a wrong type or size ({error!s:.80}); {_RESTORE}") from None
 
 
 def weight_files(directory: Path, conversion: str = "") -> list[Path]:
@@ -192,7 +202,7 @@ def read_tensors(files: list[Path], max_bytes: int) -> dict[str, np.ndarray]:
             )
         try:
             loaded = load_file(path)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise WeightsError(f"{path}: safetensors refuses the file ({error!s:.80}); restore it") from None
         for name, array in loaded.items():
             if name in tensors:

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from genlab import __version__
-from genlab.config import GenlabError
+from genlab.config import ConfigError, GenlabError
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.transcribe import FrozenRecogniser
 from genlab.recognisers.units import Codebook, UnitEncoder
@@ -79,7 +79,10 @@ def _read_shape(path: Path, metadata: Mapping[str, Any]) -> tuple[RecogniserConf
         raise GenlabError(
             f"{path.with_suffix('.json')}: num_units: expected 1..{_MAX_UNITS}, got {num_units!r:.40}; restore the file"
         )
-    return RecogniserConfig.from_dict(metadata["config"]), num_units
+    try:
+        return RecogniserConfig.from_dict(metadata["config"]), num_units
+    except ConfigError as error:
+        raise ConfigError(f"{path.with_suffix('.json')}: config: {error}; restore the file") from None
 
 
 def _abstract_codebook(config: RecogniserConfig, num_units: int) -> dict[str, jax.ShapeDtypeStruct]:
