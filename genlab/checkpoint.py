@@ -42,7 +42,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.batches import chain_digest, combine_digests
 from genlab.sharding import path_name
 from genlab.stopping import LockedError
-from genlab.stored import partial_path, remove_leftovers
+from genlab.stored import DamagedError, parse_json, partial_path, read_content, remove_leftovers
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
 REMOTE_ALIVE_S = 600.0
@@ -103,10 +103,11 @@ def write_config(run_dir: Path, values: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the content of `path`, or None if it is missing or not JSON."""
+    """Return the content of `path`, or None if it is missing or damaged. What counts is read by `read_stored`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        content = read_content(path, fix="")
+        return None if content is None else parse_json(content, path=path, fix="")
+    except DamagedError:
         return None
 
 

@@ -15,6 +15,7 @@ from genlab.config import ConfigError, GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.experiment import Comparison, DecoderRun, load_experiment
 from genlab.progress import Progress
+from genlab.report.inputs import read_ledger
 from genlab.trust import texts_of
 
 
@@ -40,7 +41,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     hosts.wait_for_all("everything is written")
     if not hosts.is_leader():  # the results need not be on its disk
         return 0
-    print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
+    print(format_results(results, read_ledger(out) or {}))
     if fronts:
         print("\n" + fold(format_fronts(fronts)))
     print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
@@ -120,7 +121,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
     check_changes(made, config, SCORING)
     with Progress() as progress:
         results = rescore(config, out, progress, command)
-    print(format_results(results, checkpoint.read_json(out / "ledger.json") or {}))
+    print(format_results(results, read_ledger(out) or {}))
     return 0
 
 

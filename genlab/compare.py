@@ -52,8 +52,12 @@ from genlab.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
+from genlab.report.additions import made_beside
+from genlab.report.inputs import read_audit as read_stored_audit
+from genlab.report.inputs import read_results
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
-from genlab.sample import Sampled, choose_prompts, note_fewer, sample_clips
+from genlab.sample import Sampled, choose_prompts, has_samples, note_fewer, read_facts, sample_clips
+from genlab.stored import Number, read_again
 from genlab.tensorboard import RunWriter, StepCost, TrainingLog
 from genlab.train import RunResult, train
 from genlab.train_step import Watch
@@ -81,7 +85,7 @@ def compare(
             elif not is_finished and hosts.is_leader():
                 _render_again(config, out, progress)  # the scores are whole
             hosts.wait_for_all("the report is written")
-    return checkpoint.read_json(out / "results.json") or {}
+    return read_results(out) or {}
 
 
 def _refuse_to_train_again(config: Comparison, out: Path, wrong: list[str]) -> None:
@@ -250,13 +254,6 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     return out / "report.html"
 
 
-def made_beside(out: Path) -> dict[str, Any]:
-    """Return what other commands left in a run directory for its report."""
-    paths = {name: out / f"{name}.json" for name in ("tuning", "pareto", "crossover")}
-    paths["listening"] = out / "listen" / "listening.json"
-    return {name: checkpoint.read_json(path) for name, path in paths.items()}
-
-
 def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
     """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and evaluation."""
     material = gather(config, progress) if material is None else material
@@ -270,7 +267,7 @@ def audit(config: Comparison, progress: Progress, material: Material | None = No
 
 def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
     """Return the audit of this corpus, prompts and evaluation, empty if none was made."""
-    return checkpoint.read_json(_audit_path(config, material)) or {}
+    return read_stored_audit(_audit_path(config, material)) or {}
 
 
 def _audit_path(config: Comparison, material: Material) -> Path:
@@ -396,7 +393,7 @@ def sample_arm(
 ) -> Sampled:
     """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
     checkpoint.check_held(run_dir)
-    if checkpoint.read_json(run_dir / "samples.json") is None:
+    if not has_samples(run_dir):
         stage = partial(progress, f"sample {run.name}/seed{run.seed}")
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
         sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed, lengths_s, stage)
@@ -410,7 +407,7 @@ def sample_arm(
 
 def read_samples(run_dir: Path, material: Material) -> Sampled:
     """Return the samples that `sample_arm` wrote."""
-    facts = checkpoint.read_json(run_dir / "samples.json")
+    facts = read_facts(run_dir)
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
     rate = material.codec.wave_rate_hz
@@ -491,6 +488,7 @@ def _add_energy(
 
 def _add_wall_time(out: Path, seconds: float) -> float:
     """Add this attempt's seconds to those of earlier ones and return the sum."""
-    total = float((checkpoint.read_json(out / "wall.json") or {}).get("wall_s", 0.0)) + seconds
+    earlier = read_again(out / "wall.json", dict[str, Number], doing="counting from this attempt")
+    total = (earlier or {}).get("wall_s", 0.0) + seconds
     checkpoint.write_json(out / "wall.json", {"wall_s": total})
     return total

@@ -21,6 +21,8 @@ from typing import Any
 
 from genlab import checkpoint, hosts
 from genlab.config import GenlabError, digest
+from genlab.report.inputs import read_ledger, read_scores
+from genlab.report.inputs import read_results as read_whole
 
 MANIFEST = "outputs.json"
 STAGE = "outputs.partial"
@@ -107,10 +109,10 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     Raises:
         GenlabError: if it is missing, or ledger.json is not of the same `compare` or `evaluate`.
     """
-    results, ledger = (checkpoint.read_json(run_dir / name) for name in SCORED)
-    if not isinstance(results, dict):
+    results, ledger = read_scores(run_dir), read_ledger(run_dir)
+    if results is None:
         raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
-    found = ledger.get("digest") if isinstance(ledger, dict) else None
+    found = ledger.get("digest") if ledger is not None else None
     if results.get("digest", found) != found:
         raise GenlabError(
             f"{run_dir}: results.json has digest {results.get('digest')!s:.20} and ledger.json "
@@ -122,8 +124,9 @@ def read_results(run_dir: Path) -> dict[str, Any]:
 
 def read_outputs(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return results.json and ledger.json, as `read_results` does, of a run that has both."""
-    results, ledger = read_results(run_dir), checkpoint.read_json(run_dir / "ledger.json")
-    if not isinstance(ledger, dict):
+    read_results(run_dir)
+    results, ledger = read_whole(run_dir), read_ledger(run_dir)
+    if results is None or ledger is None:
         raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
     return results, ledger
 
@@ -136,7 +139,7 @@ def _files(manifest: Any) -> list[tuple[str, str]]:
 def _digest_of(path: Path) -> str | None:
     try:
         state = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return None
     return _digest_at(str(path), state.st_size, state.st_mtime_ns)
 

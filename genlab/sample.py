@@ -12,13 +12,15 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pydantic
 from flax import nnx
 from jaxtyping import Float
+from typing_extensions import TypedDict
 
 from genlab import checkpoint
 from genlab.codecs.frozen import FrozenCodec
@@ -31,6 +33,7 @@ from genlab.errors import shorten
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
 from genlab.names import file_stem
+from genlab.stored import Count, Number, read_again, read_stored
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
 from genlab.tokens import Tokens, make_tokens
 from genlab.train import load_trained
@@ -52,6 +55,35 @@ class Sampled:
     first_audio_s: float
     compile_s: float
     by_length: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+
+
+@pydantic.with_config(pydantic.ConfigDict(strict=True, extra="forbid"))
+class SampleFacts(TypedDict):
+    """samples.json: `Sampled` without its waves."""
+
+    network_calls: Count
+    wall_s: Number
+    audio_s: Number
+    latency_s: Number
+    latency_audio_s: Annotated[Number, pydantic.Field(gt=0)]
+    first_audio_s: Number
+    compile_s: Number
+    by_length: NotRequired[dict[str, dict[Literal["latency_s", "network_calls", "flops"], Number]]]
+
+
+def read_facts(run_dir: Path) -> SampleFacts | None:
+    """Return samples.json of an arm's run directory, None if there is none.
+
+    Raises:
+        DamagedError: if it is damaged.
+    """
+    fix = "delete it, and the same `genlab compare` samples again"
+    return read_stored(run_dir / "samples.json", SampleFacts, fix=fix)
+
+
+def has_samples(run_dir: Path) -> bool:
+    """Return whether the arm was sampled; damaged facts are said and count as none, so that it is sampled again."""
+    return read_again(run_dir / "samples.json", SampleFacts, doing="sampling again") is not None
 
 
 def sample_clips(
@@ -185,8 +217,7 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
     corpus = getattr(run.data.corpus, "path", None)
     if corpus is not None and out.resolve().is_relative_to(Path(corpus).expanduser().resolve()):
         raise GenlabError(f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another")
-    found = checkpoint.read_json(out / SAMPLES_NAME)
-    ours = set(found) if isinstance(found, list) else set()
+    ours = set(read_stored(out / SAMPLES_NAME, list[str], fix="use another --out") or ())
     if taken := [name for name in names if name not in ours and (out / name).exists()]:
         raise GenlabError(
             f"{out / taken[0]}: is there already, and `genlab sample` did not write it; use another --out"

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import stat
+import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -48,6 +49,18 @@ def read_stored(path: Path, kind: type[T], *, fix: str, may_be_nan: bool = False
     """
     content = read_content(path, fix=fix)
     return None if content is None else parse_stored(content, kind, path=path, fix=fix, may_be_nan=may_be_nan)
+
+
+def read_again(path: Path, kind: type[T], *, doing: str, may_be_nan: bool = False) -> T | None:
+    """Return what `read_stored` does, but None for a damaged file that can be made again, which is said.
+
+    `doing` says on standard error what happens now, for example "scoring it again".
+    """
+    try:
+        return read_stored(path, kind, fix=doing, may_be_nan=may_be_nan)
+    except DamagedError as error:
+        print(error, file=sys.stderr)
+        return None
 
 
 def parse_stored(content: bytes, kind: type[T], *, path: Path, fix: str, may_be_nan: bool = False) -> T:

@@ -42,11 +42,13 @@ from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.optim import ArmSettings
 from genlab.progress import Progress
 from genlab.recognisers.shipped import load_recogniser
+from genlab.report.additions import read_tuning
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
 from genlab.sample import choose_prompts, compile_sampler, conditions, decode
 from genlab.stopping import TrainingDiverged
+from genlab.stored import read_again, read_stored
 from genlab.trust import find_code
 
 SCORES = ("wer_ctc", "block_energy")  # both better when lower
@@ -213,9 +215,9 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
 def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Trial:
     """Train and score one trial, or go on with it, or return it if it is done."""
     run_dir = job.out / "arms" / name / f"trial{number:02}"
-    found = checkpoint.read_json(run_dir / "trial.json")
+    found = read_again(run_dir / "trial.json", Trial, doing="scoring the trial again")
     if found is not None:
-        return Trial(**found)
+        return found
     short, budget = job.short, job.budgets[name]
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
     arm = short.arms[name].model_copy(update=setting.to_dict())
@@ -299,8 +301,8 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, 
     Raises:
         GenlabError: if the file is no finished tuning, or one of another comparison.
     """
-    found = checkpoint.read_json(path)
-    if not isinstance(found, dict) or found.get("schema") != 1 or not isinstance(found.get("arms"), dict):
+    found = read_tuning(path)
+    if found is None:
         raise GenlabError(f"--tuned {path}: expected the tuning.json that `genlab tune CONFIG` writes at its end")
     if set(found["arms"]) != set(config.arms):
         raise GenlabError(f"--tuned {path}: tuned {', '.join(found['arms'])}, this config has {', '.join(config.arms)}")
@@ -330,7 +332,7 @@ def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
     keys = {name: [arm_key(config, name), arm.sampler.digest()] for name, arm in config.arms.items()}
     mine = {"arms": keys, "seed": max(config.seeds), "prompts": config.num_prompts}
     mine |= {name: value for name, value in tuning.to_dict().items() if name != "trials"}
-    found = checkpoint.read_json(out / "tuning_config.json")
+    found = read_stored(out / "tuning_config.json", dict[str, Any], fix="use another --out, or delete it")
     if found is not None and found != mine:
         wrong = next(name for name in mine if found.get(name) != mine[name])
         raise GenlabError(f"{out}: holds trials with another {wrong}; use another --out, or delete it")

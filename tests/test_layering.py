@@ -34,7 +34,7 @@ ORDER = """
     decoders.corruption decoders.code_given_latent decoders.ar decoders.depth decoders.masked decoders.diffusion_score
     decoders.diffusion decoders.scheduler_export decoders.discrete decoders.blockwise decoders.heads
     decoders.latent_ar decoders.mar decoders.latent_blocks
-    flops optim stopping liveness profiling bucket checkpoint outputs train_step train_settings train
+    flops optim stopping liveness profiling bucket checkpoint train_step train_settings train
     progress figures tensorboard curves
     evaluate evaluate.spectrum evaluate.statistics evaluate.crossed evaluate.power evaluate.crossover
     evaluate.sessions evaluate.scores evaluate.best_of evaluate.likelihood evaluate.content evaluate.pitch
@@ -42,10 +42,9 @@ ORDER = """
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
     evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
     experiment inputs changes budget ledger sample previews evaluate.energy aot
-    report.text report.answer report.trust report.tables report.plot report.dots report.training report.fronts
-    report.tuning report.listening report.crossings report.clips report.page report report.written report.console
-    report.crossover
-    results compare rescore pareto tune
+    report.inputs report.additions outputs report.text report.answer report.trust report.tables report.plot report.dots
+    report.training report.fronts report.tuning report.listening report.crossings report.clips report.page report
+    report.written report.console report.crossover results compare rescore pareto tune
     listen listen.key listen.stimuli listen.answers listen.ratings listen.page listen.table
     report.compiled doctor peers bench codec_commands
     sweeps sweeps.page sweeps.runs sweeps.executors sweeps.judge sweeps.figures sweeps.isoflop sweeps.notebook

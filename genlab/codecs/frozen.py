@@ -33,6 +33,7 @@ from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecC
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError, GenlabError
 from genlab.data.audio import resample
+from genlab.errors import describe_raised, is_ours_to_stop
 from genlab.tokens import Tokens, TokenSpec
 from genlab.trust import run_file
 from genlab.weights import load_metadata, load_weights, save_weights
@@ -256,10 +257,15 @@ def _read_shape(path: Path) -> tuple[SpectralCodecConfig, dict[str, Any]]:
 def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
     if not path.is_file():
         raise GenlabError(f"codec {str(path)!r}: no such file; expected a Python file with a function codec()")
-    make = run_file(path).get("codec")
+    try:
+        make = run_file(path).get("codec")
+        codec: Any = make() if callable(make) else None
+    except BaseException as error:  # the file is the person's own, and may raise anything
+        if is_ours_to_stop(error):
+            raise
+        raise GenlabError(f"codec {describe_raised(path, error)}") from error
     if not callable(make):
         raise GenlabError(f"{path}: no function codec() in it; it must return an object with the methods of Codec")
-    codec: Any = make()
     content = hashlib.sha256(path.read_bytes())
     for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(codec))):
         content.update(np.asarray(leaf).tobytes())

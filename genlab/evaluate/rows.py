@@ -4,15 +4,48 @@ In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file
 that the paired statistics need, the transcripts and the controls.
 """
 
-import json
 from pathlib import Path
+from typing import Annotated, NotRequired
 
 import numpy as np
+import pydantic
+from typing_extensions import TypedDict
 
 from genlab.checkpoint import write_json
 from genlab.evaluate.comparisons import Control
 from genlab.evaluate.metrics import RowResult
-from genlab.evaluate.scores import ClipValues, Score
+from genlab.evaluate.scores import ClipValues, Score, Validity
+from genlab.stored import OPEN, Count, read_again
+
+
+@pydantic.with_config(OPEN)
+class StoredValues(TypedDict):
+    """One metric per clip, as `ClipValues`."""
+
+    totals: list[float]
+    weights: list[float]
+    clusters: list[str | int]
+    validity: Validity
+    runs: NotRequired[list[Count]]
+
+
+def _check_lengths(values: StoredValues) -> StoredValues:
+    clips = len(values["totals"])
+    if not clips == len(values["weights"]) == len(values["clusters"]):
+        raise ValueError("expected as many weights and clusters as totals")
+    if len(values.get("runs", [])) not in (0, clips):
+        raise ValueError(f"expected {clips} runs or none, got {len(values.get('runs', []))}")
+    return values
+
+
+@pydantic.with_config(OPEN)
+class StoredRow(TypedDict):
+    """rows/NAME.json."""
+
+    scores: dict[str, Score]
+    per_clip: dict[str, Annotated[StoredValues, pydantic.AfterValidator(_check_lengths)]]
+    transcripts: dict[str, list[str]] | Annotated[list[str], pydantic.Field(max_length=0)]
+    controls: list[Control]
 
 
 def save_row(path: Path, row: RowResult) -> None:
@@ -28,18 +61,20 @@ def save_row(path: Path, row: RowResult) -> None:
 
 
 def load_row(path: Path) -> RowResult | None:
-    """Return the row, or None if it was not scored yet."""
-    if not path.exists():
-        return None
-    values = json.loads(path.read_text())
-    if any("runs" not in v for v in values["per_clip"].values()):
-        return None  # of a version that did not tell training runs apart: score it again
+    """Return the row, or None if it was not scored yet; a damaged one is said and counts as not scored."""
+    values = read_again(path, StoredRow, doing="scoring it again", may_be_nan=True)
+    if values is None or any("runs" not in found for found in values["per_clip"].values()):
+        return None  # the latter of a version that did not tell training runs apart: score it again
     per_clip = {
         name: ClipValues(
-            np.array(v["totals"]), np.array(v["weights"]), tuple(v["clusters"]), v["validity"], tuple(v["runs"])
+            np.array(found["totals"], np.float64),
+            np.array(found["weights"], np.float64),
+            tuple(found["clusters"]),
+            found["validity"],
+            tuple(found.get("runs", ())),
         )
-        for name, v in values["per_clip"].items()
+        for name, found in values["per_clip"].items()
     }
-    scores = {name: Score(**score) for name, score in values["scores"].items()}
-    controls = tuple(Control(**control) for control in values["controls"])
-    return RowResult(scores, per_clip, values["transcripts"], controls)
+    transcripts = values["transcripts"]
+    written = transcripts if isinstance(transcripts, dict) else {}
+    return RowResult(values["scores"], per_clip, written, tuple(values["controls"]))

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.listen.key import Key, Screen, parse
+from genlab.stored import read_content
 
 NO_DIFFERENCE = "no difference"
 _MEND = "use the file as the page saved it"
@@ -54,13 +55,15 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
     by_listener: dict[str, Path] = {}
     by_content: dict[str, Path] = {}
     for path in paths:
-        content = path.read_bytes()
+        content = read_content(path, fix=_MEND)
+        if content is None:
+            raise GenlabError(f"{path}: no such file; give the answers as the page saved them")
         digest_of_file = hashlib.sha256(content).hexdigest()
         if digest_of_file in by_content:
             raise GenlabError(f"{path}: the same answers as {by_content[digest_of_file]}; give every file once")
         by_content[digest_of_file] = path
         try:
-            answers = parse(Answers, content)
+            answers = parse(Answers, content, path, _MEND)
             check_answers(answers, key, digest)
         except ConfigError as error:
             raise GenlabError(f"{path}: {error}; {_MEND}") from None

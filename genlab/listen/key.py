@@ -6,16 +6,15 @@ the digest ties answers to their key and tells nothing about it.
 """
 
 import hashlib
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from genlab.config import Config, ConfigError, GenlabError
-from genlab.stored import partial_path
+from genlab.stored import parse_json, partial_path, read_content
 
 Test = Literal["mushra", "ab"]
 Parsed = TypeVar("Parsed", bound=Config)
@@ -41,6 +40,21 @@ class Key(Config):
     comparison_key: str
     arms: tuple[str, ...]
     screens: dict[str, Screen]
+
+    @model_validator(mode="after")
+    def _check_screens(self) -> "Key":
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError("arms: expected every arm once")
+        rated = [screen.prompt for screen in self.screens.values() if screen.test == "mushra"]
+        if len(set(rated)) != len(rated):
+            raise ValueError("screens: expected every prompt on one screen of ratings")
+        for name, screen in self.screens.items():
+            rows = set(screen.rows.values())
+            if screen.test == "mushra" and not rows >= {REFERENCE, *self.arms}:
+                raise ValueError(f"screens.{name}.rows: expected {REFERENCE!r} and every arm")
+            if screen.test == "ab" and not (len(rows) == len(screen.rows) == 2 and rows <= set(self.arms)):
+                raise ValueError(f"screens.{name}.rows: expected two of the arms")
+        return self
 
     def serialise(self) -> bytes:
         """Return the content of the key file; its SHA-256 is what page and answers carry."""
@@ -79,24 +93,21 @@ def read_key(path: Path) -> tuple[Key, str]:
     Raises:
         GenlabError: if there is no key, or it is damaged.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise GenlabError(f"{path}: no key here; write the page first, with `genlab listen RUN_DIR`") from None
-    try:
-        return parse(Key, content), digest_key(content)
-    except ConfigError as error:
-        raise GenlabError(f"{path}: {error}; put back the key as `genlab listen` wrote it") from None
+    fix = "put back the key as `genlab listen` wrote it"
+    content = read_content(path, fix=fix)
+    if content is None:
+        raise GenlabError(f"{path}: no key here; write the page first, with `genlab listen RUN_DIR`")
+    return parse(Key, content, path, fix), digest_key(content)
 
 
-def parse(cls: type[Parsed], content: bytes) -> Parsed:
-    """Return a config from JSON.
+def parse(cls: type[Parsed], content: bytes, path: Path, fix: str) -> Parsed:
+    """Return a config from JSON that stands in `path`.
 
     Raises:
-        ConfigError: with every problem, if it is not one.
+        GenlabError: with every problem, if it is not one.
     """
+    values = parse_json(content, path=path, fix=fix)
     try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"not JSON ({error})") from None
-    return cls.from_dict(values)
+        return cls.from_dict(values)
+    except ConfigError as error:
+        raise GenlabError(f"{path}: {error}; {fix}") from None

@@ -51,7 +51,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     parts = [
         wrap(results["question"]),
         wrap(f"{answer.headline} {answer.shows}"),
-        f"ledger: {ledger['stamp']}, mode {results['mode']}",
+        f"ledger: {ledger.get('stamp', 'uncontrolled')}, mode {results['mode']}",
         fold([head, *body]),
         fold(_cost_rows(results)),
         fold(power) if power else "",
@@ -86,7 +86,7 @@ def _describe_control(item: Mapping[str, Any]) -> str:
     status = control_status(item)
     if status == "not applicable":
         return f"{head} {status}: {item.get('reason') or 'it could not be made'}"
-    interval = format_interval({**item, "value": item["difference"]})
+    interval = format_interval({**item, "value": item.get("difference")})
     return f"{head} {interval} {'FAILED' if status == 'failed' else status}"
 
 

@@ -19,8 +19,10 @@ from genlab.config import GenlabError
 from genlab.errors import read_numbers, shorten
 from genlab.evaluate.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
 from genlab.evaluate.scores import find_meaning
+from genlab.report.additions import read_crossings
 from genlab.report.answer import find_difference, model_arms
 from genlab.report.console import fold
+from genlab.report.inputs import read_ledger
 from genlab.report.text import arm_title, format_quantity, format_seconds, format_value, score_title
 
 AXES = {"flops": "train_flops", "epochs": "epochs", "seconds": "unique_seconds"}
@@ -86,7 +88,7 @@ def _leave(arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], 
     for run_dir in arguments.runs:
         others = [
             old
-            for old in checkpoint.read_json(run_dir / "crossover.json") or []
+            for old in read_crossings(run_dir) or []
             if (old["score"], old["axis"]) != (entry["score"], entry["axis"])
         ]
         checkpoint.write_json(run_dir / "crossover.json", [*others, entry])
@@ -94,7 +96,7 @@ def _leave(arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], 
 
 def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     """Return the runs of every family over several finished comparisons."""
-    loaded = {Path(run_dir): _read(Path(run_dir)) for run_dir in run_dirs}
+    loaded = {Path(run_dir): read_finished(Path(run_dir)) for run_dir in run_dirs}
     codecs = {str(results.get("codec", {}).get("fingerprint")) for results in loaded.values()}
     if len(codecs) > 1:
         raise GenlabError(f"the runs have {len(codecs)} different codecs; scores of other tokens are another axis")
@@ -121,7 +123,12 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     return Pilot(curves, errors, _notes(entries, loaded, score, against, field))
 
 
-def _read(run_dir: Path) -> dict[str, Any]:
+def read_finished(run_dir: Path) -> dict[str, Any]:
+    """Return results.json of a finished comparison.
+
+    Raises:
+        GenlabError: if there is none, or it is damaged.
+    """
     return outputs.read_results(run_dir)
 
 
@@ -168,7 +175,7 @@ def _notes(
     if also:
         notes.append(f"beware: {' and '.join(also)} differ too between these arms and runs")
     for run_dir in loaded:
-        if (checkpoint.read_json(run_dir / "ledger.json") or {}).get("stamp") != "controlled":
+        if (read_ledger(run_dir) or {}).get("stamp") != "controlled":
             notes.append(f"beware: {run_dir} is uncontrolled")
     return notes
 

@@ -44,15 +44,19 @@ def _panel(
     entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str, cost: str, title: str
 ) -> Markup:
     titles = {str(arm["name"]): arm_title(arm) for arm in model_arms(results)}
-    order = list(titles)
+    order = list(dict.fromkeys([*titles, *(str(entry["arm"]) for entry in entries)]))
     fronts: dict[str, list[Point]] = {}
     beaten: list[Point] = []
     for entry in sorted(entries, key=lambda entry: entry["costs"][cost]):
         arm = str(entry["arm"])
+        if entry["score"]["value"] is None:
+            continue
         point = Point(titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"])
         fronts.setdefault(arm, [])
         (beaten if entry["dominated_by"][cost] else fronts[arm]).append(point)
     points = [point for front in fronts.values() for point in front]
+    if not points:
+        return Markup("")
     y_ticks, place_y = linear_axis([value for point in points + beaten for value in extremes(point.score)])
     x_ticks, place_x = log_axis([point.cost for point in points + beaten])
     direction = points[0].score.get("direction", "lower")

@@ -52,7 +52,7 @@ def _panel(
     points = []
     for index, arm in enumerate(model_arms(results)):
         score, cost = arm.get("scores", {}).get(name) or {}, find_cost(arm)
-        if score.get("value") is not None and cost:
+        if score.get("value") is not None and cost and math.isfinite(cost):
             points.append(Point(arm_title(arm), index, float(cost), score))
     if not points:
         return Markup("")
@@ -189,7 +189,10 @@ def linear_axis(values: Sequence[float], is_horizontal: bool = False) -> tuple[l
     if 0 < low < 0.6 * high:
         low = 0.0  # the axis starts at zero unless that would hide the differences
     span = (high - low) or abs(high) or 1.0
-    step = next(base * 10.0**power for power in range(-9, 12) for base in (1, 2, 5) if span / (base * 10.0**power) <= 5)
+    # Below the resolution of the numbers ticks would fall on one place.
+    span = max(span, 1e-12 * max(abs(low), abs(high)))
+    power = math.floor(math.log10(span)) - 2
+    step = next(step for n in range(5) for base in (1, 2, 5) if span / (step := base * 10.0 ** (power + n)) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [index * step for index in range(first, max(last, first + 1) + 1)]
 
@@ -206,7 +209,7 @@ def log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], fl
     low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
     bases = (1, 2, 3, 5) if high - low < 1 else (1, 2, 5) if high - low < 2 else (1,)
     ticks = [base * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for base in bases]
-    ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+    ticks = [tick for tick in ticks if tick > 0 and low <= math.log10(tick) <= high]
 
     def place(value: float) -> float:
         return _LEFT + (math.log10(value) - low) / (high - low) * (_RIGHT - _LEFT)

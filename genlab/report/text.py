@@ -149,6 +149,14 @@ def find_decimals(value: float, low: float | None = None, high: float | None = N
     return max(0, min(5, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 3
 
 
+def inert_markdown(value: Any) -> str:
+    """Return one line of Markdown in which nothing acts as a table, as HTML, or as a link or picture."""
+    text = " ".join(("" if value is None else str(value)).split())
+    for old, new in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("]:", "]\\:")):
+        text = text.replace(old, new)
+    return text
+
+
 def _spell(name: Any) -> str:
     words = str(name).replace("_", " ").strip()
     return words[:1].upper() + words[1:]

@@ -6,6 +6,7 @@ and numbers as report.html, without what can only be heard or seen.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ from genlab.report.text import (
     format_quantity,
     format_score,
     format_seconds,
+    inert_markdown,
     score_title,
 )
 from genlab.report.trust import distrust
 from genlab.report.tuning import describe_tuning, tuning_rows
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
 
 
@@ -39,9 +42,9 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
     """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to doubt, commands."""
     answer = find_answer(results, ledger)
     parts = [
-        f"# {_cell(results.get('question') or QUESTION)}",
-        f"**{answer.status.capitalize()}.** {answer.headline} {answer.shows} {answer.cannot}".strip(),
-        f"## Ledger: {ledger.get('stamp', 'uncontrolled')}",
+        f"# {inert_markdown(results.get('question') or QUESTION)}",
+        f"**{answer.status.capitalize()}.** {inert_markdown(f'{answer.headline} {answer.shows} {answer.cannot}')}",
+        f"## Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}",
         _ledger(results, ledger),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
         render_scores(results),
@@ -56,9 +59,9 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         _doubts(results),
         *_heard(results.get("listening") or {}),
         "## Method",
-        "\n\n".join(_cell(line) for line in results.get("method", [])),
+        "\n\n".join(inert_markdown(line) for line in results.get("method", [])),
         "## Reproduce",
-        f"```\n{results.get('command', '')}\n```",
+        _fenced(str(results.get("command") or "")),
         _versions(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -68,10 +71,10 @@ def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     """Return the question, the answer and the stamp of the ledger, for the first page of TensorBoard."""
     answer = find_answer(results, ledger)
     parts = [
-        f"### {_cell(results.get('question') or QUESTION)}",
-        f"**{answer.status.capitalize()}.** {_cell(answer.headline)}",
-        _cell(f"{answer.shows} {answer.cannot}"),
-        f"Ledger: {ledger.get('stamp', 'uncontrolled')}.",
+        f"### {inert_markdown(results.get('question') or QUESTION)}",
+        f"**{answer.status.capitalize()}.** {inert_markdown(answer.headline)}",
+        inert_markdown(f"{answer.shows} {answer.cannot}"),
+        f"Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}.",
     ]
     return "\n\n".join(part for part in parts if part.strip())
 
@@ -90,7 +93,8 @@ def render_csv(results: Mapping[str, Any]) -> str:
     for arm in results["arms"]:
         for name, score in arm.get("scores", {}).items():
             values = [score.get(column) for column in COLUMNS]
-            writer.writerow([arm["name"], arm.get("family", ""), name, *values, distrust(results, name)])
+            row = [arm["name"], arm.get("family", ""), name, *values, distrust(results, name)]
+            writer.writerow([_inert(value) for value in row])
     return out.getvalue()
 
 
@@ -172,7 +176,7 @@ def _tuning(tuning: Mapping[str, Any]) -> list[str]:
     if not tuning:
         return []
     head, *rows = tuning_rows(tuning)
-    return ["## Tuning", _cell(describe_tuning(tuning)), _table(head, rows)]
+    return ["## Tuning", inert_markdown(describe_tuning(tuning)), _table(head, rows)]
 
 
 def _crossings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -180,7 +184,11 @@ def _crossings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     for entry in entries:
         head, *rows = entry["table"]
         title = f"{score_title(entry['score'])} against {entry['axis']}, mean (runs)"
-        parts += [title, _table(head, rows), *(_cell(text) for text in (*entry["verdicts"], *entry["notes"]))]
+        parts += [
+            inert_markdown(title),
+            _table(head, rows),
+            *(inert_markdown(text) for text in (*entry["verdicts"], *entry["notes"])),
+        ]
     return parts
 
 
@@ -188,7 +196,12 @@ def _heard(merged: Mapping[str, Any]) -> list[str]:
     if not merged:
         return []
     tables = [_table(head, rows) for _, (head, *rows) in listening_tables(merged)]
-    return ["## Blind listening", _cell(" ".join(counted(merged))), *tables, *map(_cell, verdicts_of(merged))]
+    return [
+        "## Blind listening",
+        inert_markdown(" ".join(counted(merged))),
+        *tables,
+        *map(inert_markdown, verdicts_of(merged)),
+    ]
 
 
 def _doubts(results: Mapping[str, Any]) -> str:
@@ -196,7 +209,11 @@ def _doubts(results: Mapping[str, Any]) -> str:
     if not audit:
         return "Not audited: `genlab evaluate CONFIG --audit` does it."
     doubted = [
-        f"- {score_title(name)}: {', '.join(found['failed'])}" for name, found in audit.items() if found["failed"]
+        f"- {inert_markdown(f'{score_title(name)}: ' + ', '.join(found['failed']))}"
+        for name, found in audit.items()
+        if found["failed"]
+        for name, found in audit.items()
+        if found["failed"]
     ]
     return "\n".join(doubted) or "None: every audited metric ranks the degradations that it exists to notice."
 
@@ -205,15 +222,22 @@ def _versions(results: Mapping[str, Any]) -> str:
     facts = {"commit": results.get("commit"), **results.get("versions", {})}
     facts["wall time"] = format_seconds(results.get("wall_s"))
     facts["peak memory"] = format_quantity(results.get("peak_rss_bytes"), "B")
-    return "; ".join(f"{name} {value}" for name, value in facts.items() if value)
+    return inert_markdown("; ".join(f"{name} {value}" for name, value in facts.items() if value))
 
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(inert_markdown(cell) for cell in line) + " |" for line in lines)
 
 
-def _cell(value: Any) -> str:
-    """Return one line in which nothing acts as a table or as HTML."""
-    text = " ".join(("" if value is None else str(value)).split())
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+def _fenced(text: str) -> str:
+    """Return a block of code that nothing in `text` can end."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _inert(value: Any) -> Any:
+    """Return a cell that a spreadsheet shows instead of computing: text that begins like a formula gets a quote."""
+    is_formula = isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS)
+    return f"'{value}" if is_formula else value

@@ -9,14 +9,13 @@ sum of bits that contains upper bounds shows a direction only where the bounds s
 prediction says that its source compares bounds as values, and then the verdict says so too.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from genlab import checkpoint
 from genlab.config import GenlabError
 from genlab.evaluate.crossed import Crossed, crossed_contrast
 from genlab.evaluate.crossover import Curve, find_crossover
@@ -24,7 +23,7 @@ from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
 from genlab.evaluate.statistics import holm_correction
 from genlab.ledger import SEEDS_FOR_A_STATEMENT
-from genlab.report.crossover import AXES, find_shared_error, seed_values
+from genlab.report.crossover import AXES, find_shared_error, read_finished, seed_values
 from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 
@@ -181,9 +180,12 @@ def _divide(prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepR
     costs = []
     for row in prediction.rows(labels):
         arm, _, label = row.partition(" @ ")
-        results = checkpoint.read_json(run_directory(out, finished[label or labels[0]]) / "results.json") or {}
-        by_length = next(entry for entry in results["arms"] if entry["name"] == arm)["by_length"]
-        costs.append(np.atleast_1d(by_length[f"{prediction.length_s:g}"][prediction.cost]).astype(float))
+        results = read_finished(run_directory(out, finished[label or labels[0]]))
+        entry = _find_arm(results, arm, prediction.text)
+        length = f"{prediction.length_s:g}"
+        if length not in entry.get("by_length", {}):
+            raise GenlabError(f"prediction {prediction.text!r}: {row!r} was not timed at {length} s; score it again")
+        costs.append(np.atleast_1d(entry["by_length"][length][prediction.cost]).astype(float))
     ratios, is_exact = costs[0] / costs[1], prediction.cost != "latency_s"
     value = float(ratios[0] if is_exact else stats.gmean(ratios))
     half = stats.sem(np.log(ratios)) * stats.t.ppf(1 - LEVEL / 2, len(ratios) - 1) if len(ratios) > 1 else 0.0
@@ -198,17 +200,31 @@ def _divide(prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepR
     )  # fmt: skip
 
 
+def _find_arm(results: Mapping[str, Any], arm: str, prediction: str) -> Mapping[str, Any]:
+    found = [entry for entry in results["arms"] if entry["name"] == arm]
+    if not found:
+        raise GenlabError(f"prediction {prediction!r}: a finished run has no arm {arm!r}; run it again")
+    return found[0]
+
+
+def _scored(arm: Mapping[str, Any], prediction: Crossing) -> list[float]:
+    score = arm["scores"].get(prediction.score) or {}
+    return [] if score.get("value") is None else seed_values(score)
+
+
 def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) -> Finding:
-    loaded = [checkpoint.read_json(run_directory(out, run) / "results.json") or {} for run in runs]
+    loaded = [read_finished(run_directory(out, run)) for run in runs]
     curves = {}
     for name in (prediction.before, prediction.after):
         points = [
-            (float(arm[AXES[prediction.against]]), value)
+            (float(arm.get(AXES[prediction.against], 0.0)), value)
             for results in loaded
             for arm in results["arms"]
             if arm["name"] == name
-            for value in seed_values(arm["scores"][prediction.score])
+            for value in _scored(arm, prediction)
         ]
+        if not points:
+            raise GenlabError(f"prediction {prediction.text!r}: no run has {prediction.score} of arm {name!r}")
         curves[name] = Curve(*(np.array(column) for column in zip(*sorted(points))))
     shared = find_shared_error(loaded, "name", prediction.score, prediction.before, prediction.after)
     before, after = curves[prediction.before], curves[prediction.after]

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from genlab import checkpoint
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import model_arms
+from genlab.report.crossover import read_finished
 from genlab.report.page import write_page
 from genlab.report.tables import join, plain_table
 from genlab.report.text import (
@@ -25,6 +26,7 @@ from genlab.report.text import (
     format_score,
     format_seconds,
     format_value,
+    inert_markdown,
     score_title,
 )
 from genlab.sweeps.figures import curves, forest, standalone
@@ -42,9 +44,7 @@ ISOFLOP_SCORE = "bits_per_s"
 def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path) -> tuple[str, list[Finding]]:
     """Write everything and return the page as Markdown, with the findings."""
     results = {
-        run.label: checkpoint.read_json(run_directory(out, run) / "results.json") or {}
-        for run in runs
-        if read_state(run, out).state == "finished"
+        run.label: read_finished(run_directory(out, run)) for run in runs if read_state(run, out).state == "finished"
     }
     findings = judge(sweep, runs, out)
     panels, forests = curves(sweep, runs, results), forest(findings)
@@ -155,14 +155,13 @@ def _reproduce(results: dict[str, Any], page: Path) -> str:
     commits = sorted({str(found.get("commit")) for found in results.values()} - {"", "None"})
     wall_s = sum(found.get("wall_s", 0.0) for found in results.values())
     versions = next((found["versions"] for found in results.values() if "versions" in found), {})
-    told = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return (
-        f"```\n{command}\n```\n\n{len(results)} runs in {format_seconds(wall_s)}; commit {', '.join(commits)}; {told}."
-    )
+    made_by = inert_markdown(", ".join(commits))
+    told = inert_markdown(", ".join(f"{name} {version}" for name, version in versions.items()))
+    return f"```\n{command}\n```\n\n{len(results)} runs in {format_seconds(wall_s)}; commit {made_by}; {told}."
 
 
 def _pipes(rows: Sequence[Sequence[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    escaped = [[inert_markdown(cell) for cell in row] for row in rows]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 

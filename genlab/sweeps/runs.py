@@ -17,7 +17,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NotRequired
+
+import pydantic
+from typing_extensions import TypedDict
 
 from genlab import checkpoint, outputs
 from genlab.budget import check_budget, check_flops, solve_budget
@@ -28,7 +31,7 @@ from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
 from genlab.sample import choose_prompts
 from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
-from genlab.stored import remove_leftovers
+from genlab.stored import OPEN, Number, read_again, read_stored, remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 
 State = Literal["waiting", "running", "interrupted", "failed", "finished"]
@@ -46,6 +49,16 @@ def run_directory(out: Path, run: SweepRun) -> Path:
 def config_path(out: Path, run: SweepRun) -> Path:
     """Return the file of a run's resolved config."""
     return out / "runs" / f"{run.id}.json"
+
+
+@pydantic.with_config(OPEN)
+class Attempt(TypedDict):
+    """How an attempt ended, an entry of attempts.json."""
+
+    exit: int
+    seconds: Number
+    reason: str
+    ended: NotRequired[Number]
 
 
 class RunState(NamedTuple):
@@ -94,7 +107,8 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
 def read_state(run: SweepRun, out: Path) -> RunState:
     """Return what a run is doing, from its files alone."""
     directory = run_directory(out, run)
-    attempts = checkpoint.read_json(directory / "attempts.json") or []
+    fix = "delete it, and its attempts are counted from none"
+    attempts = read_stored(directory / "attempts.json", list[Attempt], fix=fix) or []
     seconds = sum(attempt["seconds"] for attempt in attempts)
 
     def state(name: State, reason: str = "") -> RunState:
@@ -139,8 +153,8 @@ def add_attempt(run: SweepRun, out: Path, exit_code: int, seconds: float) -> Non
     log = directory / "log.txt"
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
     reason = "" if exit_code == EXIT_OK else (lines[-1] if lines else "")[:500]
-    attempts = checkpoint.read_json(directory / "attempts.json") or []
-    attempts.append({"exit": exit_code, "seconds": seconds, "reason": reason, "ended": time.time()})
+    attempts = read_again(directory / "attempts.json", list[Attempt], doing="counting from this attempt") or []
+    attempts.append(Attempt(exit=exit_code, seconds=seconds, reason=reason, ended=time.time()))
     checkpoint.write_json(directory / "attempts.json", attempts)
 
 
@@ -208,7 +222,7 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
         if run_id in kept:
             continue
         is_ours = run_id in made and not path.is_symlink()
-        if is_ours and not _is_alive(checkpoint.read_json(out / "runs" / run_id / "status.json") or {}):
+        if is_ours and not _is_alive(checkpoint.read_status(out / "runs" / run_id)):
             paths.append(path)
         elif not is_ours:
             strangers.append(path)
@@ -228,21 +242,40 @@ def delete(paths: Sequence[Path]) -> None:
             path.unlink()
 
 
-def _read_page(out: Path) -> dict[str, Any] | None:
-    """Return sweep.json, None if there is none of genlab's."""
-    found = checkpoint.read_json(out / "sweep.json")
-    is_page = isinstance(found, dict) and isinstance(found.get("page"), dict) and "name" in found["page"]
-    return found if is_page else None
+@pydantic.with_config(OPEN)
+class PageFacts(TypedDict):
+    """The page in sweep.json, of which only the name is read."""
+
+    name: str
 
 
-def _check_name(found: Mapping[str, Any], sweep: Sweep, out: Path) -> None:
+@pydantic.with_config(OPEN)
+class ListedRun(TypedDict):
+    """A run in sweep.json."""
+
+    id: str
+
+
+@pydantic.with_config(OPEN)
+class SweepFile(TypedDict):
+    """sweep.json: the page, its runs, and the ids of all runs that it ever had."""
+
+    page: PageFacts
+    runs: list[ListedRun]
+    made: NotRequired[list[str]]
+
+
+def _read_page(out: Path) -> SweepFile | None:
+    """Return sweep.json, None if there is none."""
+    return read_stored(out / "sweep.json", SweepFile, fix="restore it, or use another --out")
+
+
+def _check_name(found: SweepFile, sweep: Sweep, out: Path) -> None:
     if found["page"]["name"] != sweep.name:
         theirs = shorten(found["page"]["name"])
         raise GenlabError(f"{out}: holds the sweep {theirs}, this page is {sweep.name!r}; name another --out")
 
 
-def _made_in(page: Mapping[str, Any] | None) -> set[str]:
+def _made_in(page: SweepFile | None) -> set[str]:
     """Return the ids of all runs that a sweep.json says its page has, or once had."""
-    found = page or {}
-    ids = [run.get("id") for run in found.get("runs", ()) if isinstance(run, dict)]
-    return {run_id for run_id in [*ids, *found.get("made", ())] if isinstance(run_id, str)}
+    return set() if page is None else {*(run["id"] for run in page["runs"]), *page.get("made", ())}

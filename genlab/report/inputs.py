@@ -1,0 +1,280 @@
+"""What the report reads: results.json, ledger.json and the audit, each held against its type.
+
+In: a run directory. Out: the values, None if there is no such file, or one line that names the file and the field.
+Types ask for what any report needs and let everything else pass: versions add fields, and the files stay readable.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+import pydantic
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
+
+from genlab.evaluate.scores import MEANINGS
+from genlab.stored import OPEN, Count, Number, read_stored
+
+_AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
+Known = Number | None  # null where a number is not defined
+Amount = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Direction = Literal["lower", "higher"]
+
+
+@pydantic.with_config(OPEN)
+class ScoreEntry(TypedDict):
+    """One cell of the score table."""
+
+    value: Known
+    low: NotRequired[Known]
+    high: NotRequired[Known]
+    n: NotRequired[Count | None]
+    seeds: NotRequired[Count | None]
+    unit: NotRequired[str]
+    direction: NotRequired[Direction]
+    validity: NotRequired[str]
+    note: NotRequired[str]
+    covers: NotRequired[str]
+    by_seed: NotRequired[list[Known]]
+
+
+@pydantic.with_config(OPEN)
+class Sampling(TypedDict):
+    """What sampling the prompts cost."""
+
+    wall_s: NotRequired[Amount]
+    audio_s: NotRequired[Amount]
+    first_audio_s: NotRequired[Amount]
+    real_time_factor: NotRequired[Amount]
+    flops: NotRequired[Amount]
+
+
+@pydantic.with_config(OPEN)
+class LengthCost(TypedDict):
+    """What one clip of some length cost, seconds once per training seed."""
+
+    latency_s: Annotated[list[Positive], Field(min_length=1)]
+    network_calls: Count
+    flops: Amount
+
+
+@pydantic.with_config(OPEN)
+class ArmEntry(TypedDict):
+    """One row of the table: real audio, a codec floor, or a trained arm."""
+
+    name: str
+    family: str
+    scores: dict[str, ScoreEntry]
+    title: NotRequired[str]
+    reads: NotRequired[str]
+    params: NotRequired[Count]
+    train_flops: NotRequired[Amount]
+    steps: NotRequired[Count]
+    seconds_seen: NotRequired[Amount]
+    unique_seconds: NotRequired[Amount]
+    epochs: NotRequired[Amount]
+    train_wall_s: NotRequired[Amount]
+    network_calls: NotRequired[Count]
+    sampling: NotRequired[Sampling]
+    by_length: NotRequired[dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]]
+
+
+@pydantic.with_config(OPEN)
+class Plan(TypedDict):
+    """What it takes to see a difference."""
+
+    prompt_error: Number
+    target: NotRequired[Number]
+    prompts: NotRequired[Count]
+    seeds: NotRequired[Count]
+    power: NotRequired[Number]
+    seeds_needed: NotRequired[Count | None]
+    prompts_needed: NotRequired[dict[str, Count | None]]
+
+
+@pydantic.with_config(OPEN)
+class DifferenceEntry(TypedDict):
+    """Arm `a` minus arm `b` on the same prompts."""
+
+    score: str
+    a: str
+    b: str
+    difference: Known
+    low: Known
+    high: Known
+    better: NotRequired[str]
+    p_holm: NotRequired[Known]
+    margin: NotRequired[Known]
+    equivalent: NotRequired[bool]
+    plan: NotRequired[Plan | None]
+
+
+@pydantic.with_config(OPEN)
+class ControlEntry(TypedDict):
+    """A control of one arm on one score."""
+
+    arm: str
+    control: str
+    score: str
+    difference: NotRequired[Known]
+    low: NotRequired[Known]
+    high: NotRequired[Known]
+    passed: NotRequired[bool | None]
+    reason: NotRequired[str]
+    status: NotRequired[str]
+
+
+@pydantic.with_config(OPEN)
+class AuditEntry(TypedDict):
+    """What the audit found about one metric."""
+
+    verdicts: dict[str, Literal["ranks", "blind", "reversed"]]
+    false_alarms: Number
+    failed: list[str]
+    is_trusted: bool
+
+
+@pydantic.with_config(OPEN)
+class CodecFacts(TypedDict):
+    """The codec that all arms share."""
+
+    fingerprint: str
+
+
+def _check_seconds(text: str) -> str:
+    if not text.replace(".", "", 1).isdecimal() or float(text) <= 0:
+        raise ValueError("expected seconds as the name")
+    return text
+
+
+def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
+    seen = [list(found["verdicts"]) for found in audit.values()]
+    if any(sorted(names) != sorted(seen[0]) for names in seen):
+        raise ValueError("expected the same degradations for every metric")
+    if unknown := [name for name in audit if name not in MEANINGS and name.split("_")[0] not in MEANINGS]:
+        raise ValueError(f"expected names of metrics, got {unknown[0][:60]!r}")
+    return audit
+
+
+def _check_arms(arms: list[ArmEntry]) -> list[ArmEntry]:
+    needed = ("params", "train_flops", "steps", "train_wall_s", "network_calls", "sampling")
+    for arm in arms:
+        if arm["family"] not in ("real", "floor"):
+            if missing := [field for field in needed if field not in arm]:
+                raise ValueError(f"expected {missing[0]} of arm {arm['name'][:60]!r}, got none")
+            sampling = arm.get("sampling", {})
+            if missing := [field for field in ("real_time_factor", "first_audio_s") if field not in sampling]:
+                raise ValueError(f"expected sampling.{missing[0]} of arm {arm['name'][:60]!r}, got none")
+    names = [arm["name"] for arm in arms]
+    if len(set(names)) != len(names):
+        raise ValueError("expected every arm once")
+    return arms
+
+
+def _check_differences(entries: list[DifferenceEntry]) -> list[DifferenceEntry]:
+    for entry in entries:
+        if entry.get("equivalent") and entry.get("margin") is None:
+            raise ValueError(f"expected the margin of {entry['a'][:40]} and {entry['b'][:40]}, got none")
+    widths = {len(plan.get("prompts_needed", {})) for entry in entries if (plan := entry.get("plan"))}
+    if len(widths) > 1:
+        raise ValueError("expected as many prompts_needed in every plan")
+    return entries
+
+
+Audit = Annotated[dict[str, AuditEntry], AfterValidator(_check_audit)]
+
+
+@pydantic.with_config(OPEN)
+class Results(TypedDict):
+    """What several finished comparisons are put together from."""
+
+    arms: Annotated[list[ArmEntry], Field(min_length=1)]
+    differences: NotRequired[Annotated[list[DifferenceEntry], AfterValidator(_check_differences)]]
+    controls: NotRequired[list[ControlEntry]]
+    mode: NotRequired[str]
+    question: NotRequired[str]
+    comparison_key: NotRequired[str]
+    wall_s: NotRequired[Amount]
+    peak_rss_bytes: NotRequired[Count]
+    name: NotRequired[str]
+    command: NotRequired[str]
+    commit: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    primary_score: NotRequired[str | None]
+    codec: NotRequired[CodecFacts]
+    method: NotRequired[list[str]]
+    audit: NotRequired[Audit | None]
+
+
+@pydantic.with_config(OPEN)
+class WholeResults(Results):
+    """results.json, whole: what the tables and the report of one comparison need."""
+
+    schema: Literal[1]
+    question: str
+    mode: str
+    comparison_key: str
+    controls: list[ControlEntry]
+    wall_s: Amount
+    peak_rss_bytes: Count
+
+
+def _check_whole(results: WholeResults) -> WholeResults:
+    _check_arms(results["arms"])
+    for arm in results["arms"]:
+        for name, score in arm["scores"].items():
+            if missing := [field for field in ("unit", "direction") if field not in score]:
+                raise ValueError(f"expected {missing[0]} of score {name[:60]!r}, got none")
+    for entry in results.get("differences", []):
+        if "better" not in entry:
+            raise ValueError("expected better in every entry of differences, got none")
+        plan = entry.get("plan")
+        if plan and (missing := [field for field in Plan.__annotations__ if field not in plan]):
+            raise ValueError(f"expected {missing[0]} in every plan of differences, got none")
+    return results
+
+
+@pydantic.with_config(OPEN)
+class LedgerRow(TypedDict):
+    """One item of the ledger."""
+
+    item: str
+    status: NotRequired[str]
+    values: NotRequired[dict[str, pydantic.JsonValue]]
+    note: NotRequired[str]
+
+
+@pydantic.with_config(OPEN)
+class Ledger(TypedDict):
+    """ledger.json."""
+
+    stamp: Literal["controlled", "uncontrolled"]
+    schema: NotRequired[Literal[1]]
+    rows: NotRequired[list[LedgerRow]]
+
+
+def read_results(run_dir: Path) -> dict[str, Any] | None:
+    """Return results.json of a run directory, None if there is none.
+
+    Raises:
+        DamagedError: if it is damaged; so do the others below.
+    """
+    kind: Any = Annotated[WholeResults, AfterValidator(_check_whole)]
+    return cast("dict[str, Any] | None", read_stored(run_dir / "results.json", kind, fix=_AGAIN))
+
+
+def read_scores(run_dir: Path) -> dict[str, Any] | None:
+    """Return results.json for its arms, scores and differences alone, None if there is none."""
+    return cast("dict[str, Any] | None", read_stored(run_dir / "results.json", Results, fix=_AGAIN))
+
+
+def read_ledger(run_dir: Path) -> dict[str, Any] | None:
+    """Return ledger.json of a run directory, None if there is none."""
+    fix = "delete it and results.json, and the same `genlab compare` writes both again"
+    return cast("dict[str, Any] | None", read_stored(run_dir / "ledger.json", Ledger, fix=fix))
+
+
+def read_audit(path: Path) -> dict[str, Any] | None:
+    """Return the audit at `path`, None if there is none."""
+    fix = "delete it, and `genlab evaluate CONFIG --audit` makes it again"
+    return cast("dict[str, Any] | None", read_stored(path, Audit, fix=fix))
