@@ -6,7 +6,7 @@ exceptions are deliberate: a training loss carries its family and unit, because 
 belong on one chart, and audio is stored as int16 exactly as sampled, because a gain per clip would hide differences.
 
     prompt03/samples  prompt03/reference  prompt03/codec_floor_codes  prompt03/codec_floor_latents   audio
-    preview03/at_percent                                      audio by the share of training made; see previews.py
+    validation03/preview                                      audio by the share of training made; see previews.py
     prompt03/samples_mel ...                                                                         pictures of them
     train/...  valid/...  cost/...  score/...  interval/...                                          scalars
 
@@ -69,7 +69,7 @@ def prompt_tag(kind: Kind, prompt: int) -> str:
     """Return the audio tag of prompt number `prompt`, the same in every arm and run."""
     if kind not in AUDIO_KINDS:
         raise GenlabError(f"audio kind {kind!r}: expected one of {', '.join(AUDIO_KINDS)}")
-    return f"preview{prompt:02}/at_percent" if kind == "previews" else f"prompt{prompt:02}/{kind}"
+    return f"validation{prompt:02}/preview" if kind == "previews" else f"prompt{prompt:02}/{kind}"
 
 
 def mel_tag(audio_tag: str) -> str:

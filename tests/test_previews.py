@@ -65,7 +65,7 @@ def test_every_arm_is_heard_under_the_same_tags_at_the_same_steps(place):
         planned[10](model)  # after a restart: the same audio, in the same place
         assert path.read_bytes() == first[name]
     show_previews(config, material, out)
-    tags = {f"preview{number:02}/at_percent" for number in range(2)}
+    tags = {f"validation{number:02}/preview" for number in range(2)}
     for name in ("masked", "diffusion", "real", "codec_floor_codes", "codec_floor_latents"):
         events = EventAccumulator(str(out / name), size_guidance={"tensors": 0}).Reload()
         steps = {tag: [event.step for event in events.Tensors(tag)] for tag in tags}

@@ -289,7 +289,7 @@ def test_a_score_without_an_interval_is_its_own_two_ends(tmp_path):
 
 def test_players_of_a_prompt_stand_together_and_previews_apart():
     assert [prompt_tag(kind, 7) for kind in ("reference", "samples", "previews")] == [
-        *("prompt07/reference", "prompt07/samples"), "preview07/at_percent",
+        *("prompt07/reference", "prompt07/samples"), "validation07/preview",
     ]  # fmt: skip
     assert mel_tag("prompt07/samples") == "prompt07/samples_mel"
 

@@ -72,7 +72,7 @@ def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     answer = find_answer(results, ledger)
     parts = [
         f"### {inert_markdown(results.get('question') or QUESTION)}",
-        f"**{answer.status.capitalize()}.** {inert_markdown(answer.headline)}",
+        f"**{inert_markdown(answer.headline)}**",
         inert_markdown(f"{answer.shows} {answer.cannot}"),
         f"Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}.",
     ]
