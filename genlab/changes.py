@@ -11,6 +11,9 @@ from typing import Any
 from genlab import checkpoint
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.experiment import Comparison
+from genlab.stored import read_stored
+
+FIX = "restore it, or use another --out"
 
 # Of a comparison: how it is scored.
 SCORING = ("evaluation", "equivalence", "audit", "question", "settings")
@@ -48,8 +51,8 @@ def check_same_training(run: Config, run_dir: Path) -> None:
     Raises:
         ConfigError: naming what differs.
     """
-    found = checkpoint.read_json(run_dir / "config.json")
-    if not isinstance(found, dict) or not checkpoint.saved_steps(run_dir):
+    found = read_stored(run_dir / "config.json", dict[str, Any], fix=FIX)
+    if found is None or not checkpoint.saved_steps(run_dir):
         return
     kind = run.to_dict().get("kind")
     if found.get("kind") != kind:
@@ -69,7 +72,7 @@ def claim(config: Comparison, out: Path) -> None:
         GenlabError: if `out` holds something that was made by another config.
     """
     values = config.to_dict()
-    found = checkpoint.read_json(out / "config.json")
+    found = read_stored(out / "config.json", dict[str, Any], fix=FIX)
     # Read as a config: a run of a version that lacked some field has its default.
     found = None if found is None else Comparison.from_dict(found).to_dict()
     holds_any = (out / "arms").exists() or (out / "results.json").exists()

@@ -109,16 +109,17 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     Raises:
         GenlabError: if it is missing, or ledger.json is not of the same `compare` or `evaluate`.
     """
-    results, ledger = read_scores(run_dir), read_ledger(run_dir)
-    if results is None:
-        raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
-    found = ledger.get("digest") if ledger is not None else None
-    if results.get("digest", found) != found:
+    parts = [checkpoint.read_json(run_dir / name) for name in SCORED]
+    ours, theirs = (part.get("digest") if isinstance(part, dict) else None for part in parts)
+    if ours is not None and ours != theirs:
         raise GenlabError(
-            f"{run_dir}: results.json has digest {results.get('digest')!s:.20} and ledger.json "
-            f"{found!s:.20}, so they do not belong together; run the last "
+            f"{run_dir}: results.json has digest {ours!s:.20} and ledger.json "
+            f"{theirs!s:.20}, so they do not belong together; run the last "
             "`genlab compare` or `genlab evaluate` again"
         )
+    results = read_scores(run_dir)
+    if results is None:
+        raise GenlabError(f"{run_dir}: no finished comparison here; run `genlab compare` first")
     return results
 
 
