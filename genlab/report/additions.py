@@ -142,7 +142,7 @@ class Tuning(TypedDict):
     name: str
     unit: str
     direction: Direction
-    space: dict[Setting, tuple[Number, Number]]
+    space: dict[Setting, Annotated[list[Number], Field(min_length=2, max_length=2)]]
     trials: Count
     fraction: Amount
     by: str
