@@ -23,7 +23,7 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     """Run a comparison and print its table."""
     from genlab.compare import compare as run_comparison
     from genlab.compare import rewrite_report
-    from genlab.pareto import format_fronts, trace_fronts
+    from genlab.pareto import check_fronts, format_fronts, trace_fronts
     from genlab.report.console import fold, format_results
     from genlab.tensorboard import tensorboard_command
 
@@ -34,6 +34,8 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
         config, tuning = apply_tuning(config, arguments.tuned)
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
+        if arguments.pareto:
+            check_fronts(config, progress)
         results = run_comparison(config, out, progress, command, tuning)
         fronts = trace_fronts(config, out, progress) if arguments.pareto and hosts.is_leader() else []
         if fronts:

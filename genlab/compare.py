@@ -29,7 +29,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import F0_HOP_SAMPLES, text_key
+from genlab.data.manifest import F0_HOP_SAMPLES, Clip, text_key
 from genlab.data.store import TokenStore
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S, block_energies
@@ -48,15 +48,17 @@ from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import clip_means, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.ledger import build_ledger
+from genlab.preflight import excuses, find_reference, inspect, require_packages
 from genlab.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
+from genlab.prompts import choose_prompts, choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.additions import made_beside
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.report.inputs import read_results
 from genlab.results import FLOORS, Material, assemble, floor_waves, show
-from genlab.sample import Sampled, choose_prompts, has_samples, note_fewer, read_facts, sample_clips
+from genlab.sample import Sampled, has_samples, read_facts, sample_clips
 from genlab.stored import Number, read_again
 from genlab.tensorboard import RunWriter, StepCost, TrainingLog
 from genlab.train import RunResult, train
@@ -108,9 +110,10 @@ def _make(
     began = time.perf_counter()
     if tuning is not None:
         checkpoint.write_json(out / "tuning.json", tuning)
+    require_packages(config)
     material = gather(config, progress, out)
-    for line in note_fewer(material.clips, config.num_prompts, config.prompts_split, config.data.num_frames):
-        progress.note(line)
+    for note in material.preflight.notes:
+        progress.note(note)
     budgets = solve_budget(config, material.store)
     for name in config.arms:
         run = config.run(name, config.seeds[0], budgets[name].steps)
@@ -284,8 +287,9 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
     """
     codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
     manifest = config.data.build_audio(progress)
+    preflight = inspect(config, manifest, codec)  # before the corpus is encoded
     if run_dir is None:
-        store = config.data.open(progress)
+        store = config.data.open(progress, manifest)
     else:
         store = inputs.open_store(config.data, run_dir, progress)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
@@ -297,7 +301,7 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
         wave = manifest.audio(source) / np.float32(32768)
         prompts.append(Prompt(text_key(clip), clip.text, clip.speaker, wave, f0))
-    return Material(store, codec, manifest, clips, prompts)
+    return Material(store, codec, manifest, clips, prompts, preflight)
 
 
 def score_rows(
@@ -437,14 +441,20 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
     content = [ContentMetric("ctc", "word", recogniser.transcribe)]
     if isinstance(config.data.corpus, Embedded):
         content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
-    train_clips = material.manifest.split("train")
-    picked = np.random.default_rng(0).permutation(len(train_clips))[: 2 * config.evaluation.reference_clips]
-    chosen = [train_clips[i] for i in sorted(picked)]
-    waves = [material.manifest.audio(clip) / np.float32(32768) for clip in chosen]
+    reference = find_reference(config, material.manifest, material.clips)
+
+    def read(clip: Clip) -> np.ndarray:
+        return material.manifest.audio(clip) / np.float32(32768)
+
     return build_context(
-        config.evaluation, content, waves, [clip.speaker for clip in chosen],
+        config.evaluation,
+        content,
+        [read(clip) for clip in reference.common],
+        [clip.speaker for clip in reference.common],
         lambda waves: [codes for codes, _ in material.codec.encode(waves)],
-    )  # fmt: skip
+        more_voices=[(clip.speaker, read(clip)) for clip in reference.more],
+        excused=excuses(config),
+    )
 
 
 def _add_bits(row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]) -> RowResult:
@@ -454,9 +464,7 @@ def _add_bits(row: RowResult, config: Comparison, material: Material, models: Ma
         return row
     store = material.store
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the bound stays a bound.
-    has_valid = "valid" in store.info.splits and config.prompts_split != "valid"
-    split = "valid" if has_valid else "train"
-    unscored = choose_prompts(store, split, config.num_prompts, config.data.num_frames)
+    unscored = choose_unscored(store, config.prompts_split, config.num_prompts, config.data.num_frames)
     score, values = score_bits(
         decoders, store, material.clips, [prompt.clip_id for prompt in material.prompts], unscored=unscored,
         num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,

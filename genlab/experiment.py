@@ -232,12 +232,12 @@ class TokenData(Config):
             raise _without_audio()
         return build_corpus(self.corpus, progress=progress)
 
-    def open(self, progress: Progress | None = None) -> TokenStore:
-        """Return the token store, building the corpus and encoding it first, or drawing it."""
+    def open(self, progress: Progress | None = None, manifest: Manifest | None = None) -> TokenStore:
+        """Return the token store, encoding `manifest` first, or else building the corpus, or drawing the tokens."""
         if isinstance(self.corpus, KnownEntropy):
             return draw_store(self.corpus, cache_root())
         codec, units = self.load_codec(), load_units()  # missing weights must not cost the wait for a corpus
-        return encode_corpus(self.build_audio(progress), codec, units, cache_root(), progress)
+        return encode_corpus(manifest or self.build_audio(progress), codec, units, cache_root(), progress)
 
     def find_store(self) -> Path:
         """Return where the token store is or will be; the corpus must be built.
@@ -304,6 +304,8 @@ class DecoderRun(Run):
     def source_of(self, store: TokenStore) -> BatchSource:
         """Return the training batches: the same for every arm with the same seed, data and batch size."""
         data = self.data
+        if self.condition.content == "text":
+            self.condition.check_texts(store.texts("train"))
         dataset = store.dataset("train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips)
         return BatchSource(dataset, self.batch_size)
 

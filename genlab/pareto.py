@@ -24,17 +24,21 @@ from genlab.config import Config
 from genlab.data.manifest import text_key
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.scores import ClipValues, make_score
+from genlab.evaluate.energy import block_energies
+from genlab.evaluate.scores import ClipValues, clip_means, make_score
 from genlab.experiment import Arm, Comparison, load_experiment
+from genlab.preflight import Preflight, inspect, pick_from_manifest
 from genlab.progress import Progress
+from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.fronts import COSTS
-from genlab.results import PRIMARY_SCORE, Material
-from genlab.sample import choose_prompts, compile_sampler, conditions, decode, measure_latency
+from genlab.results import Material
+from genlab.sample import compile_sampler, conditions, decode, measure_latency
 from genlab.train import load_trained
 from genlab.trust import find_code
 
 NUM_SETTINGS = 8
+SCORES = ("wer_ctc", "block_energy")
 CALLS = (0.25, 0.5, 1.0)  # of the arm's own steps or rounds
 TEMPERATURES = (0.3, 0.6, 0.8, 1.0)
 GUIDANCES = (1.0, 1.5, 2.0)
@@ -67,17 +71,36 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
     """
     outputs.read_results(out)
     material = gather(config, progress, out)
+    score = _require_score(material.preflight)
     settings = list_settings(config)
     entries: list[dict[str, Any]] = []
     for name, of_arm in settings.items():
         values, costs = {}, {}
         for number, setting in enumerate(of_arm):
             progress(f"fronts {name}", number, len(of_arm))
-            values[setting.name], costs[setting.name] = _measure(config, name, setting, material, out)
+            values[setting.name], costs[setting.name] = _measure(config, name, setting, material, out, score)
         progress(f"fronts {name}", len(of_arm), len(of_arm))
-        entries += _judge(name, values, costs, config.evaluation.seed)
+        entries += _judge(name, values, costs, config.evaluation.seed, score)
     checkpoint.write_json(out / "pareto.json", entries)
     return entries
+
+
+def check_fronts(config: Comparison, progress: Progress) -> None:
+    """Refuse before anything is trained what `trace_fronts` could not measure after it.
+
+    Raises:
+        GenlabError: if the deciding score needs more than samples, or there are too few validation prompts.
+    """
+    codec = config.data.load_codec()
+    manifest = config.data.build_audio(progress)
+    _require_score(inspect(config, manifest, codec))
+    pick_from_manifest(config, manifest, codec, "valid", config.num_prompts)
+
+
+def _require_score(preflight: Preflight) -> str:
+    if preflight.deciding not in SCORES:
+        raise GenlabError(f"--pareto: the deciding score here is {preflight.deciding}, expected {' or '.join(SCORES)}")
+    return preflight.deciding
 
 
 def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
@@ -111,14 +134,15 @@ def _names_of(config: Comparison) -> set[str]:
 
 
 def _measure(
-    config: Comparison, name: str, setting: Setting, material: Material, out: Path
+    config: Comparison, name: str, setting: Setting, material: Material, out: Path, score: str
 ) -> tuple[ClipValues, dict[str, float]]:
     """Return the deciding score per clip and seed, and the costs, of one setting."""
-    store, codec, recogniser = material.store, material.codec, load_recogniser()
+    store, codec = material.store, material.codec
     clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
     cond, num_frames = conditions(store, clips, config.data.num_frames)
     audio_s = float(num_frames.sum()) / codec.spec.frame_hz
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None
+    units = tuple(text_key(clip) for clip in clips)
     for seed in config.seeds:
         directory = out / "arms" / name / f"seed{seed}"
         # The comparison's own word for its code is enough for its arms.
@@ -140,22 +164,30 @@ def _measure(
         began = time.perf_counter()
         waves = decode(ours(cond, num_frames, jax.random.key(seed)), store, codec)
         costs.setdefault("throughput_s", (time.perf_counter() - began) / audio_s)
-        parts.append(word_errors(recogniser.transcribe(waves), texts))
-    errors, words = (np.concatenate(column) for column in zip(*parts))
+        if score == "wer_ctc":
+            parts.append(ClipValues(*word_errors(load_recogniser().transcribe(waves), texts), units))
+        else:
+            draws, draw_seed = config.evaluation.energy_draws, config.evaluation.seed
+            energies = block_energies(model, run, store, clips, num_draws=draws, seed=draw_seed)
+            parts.append(clip_means(energies, units))
     runs = tuple(np.repeat(range(len(config.seeds)), len(clips)).tolist())
-    units = tuple(text_key(clip) for clip in clips)
-    return ClipValues(errors, words, units * len(config.seeds), runs=runs), costs
+    totals, weights = (np.concatenate(column) for column in zip(*((one.totals, one.weights) for one in parts)))
+    return ClipValues(totals, weights, units * len(config.seeds), runs=runs), costs
 
 
 def _judge(
-    arm: str, values: Mapping[str, ClipValues], costs: Mapping[str, Mapping[str, float]], seed: int
+    arm: str,
+    values: Mapping[str, ClipValues],
+    costs: Mapping[str, Mapping[str, float]],
+    seed: int,
+    score_name: str = "wer_ctc",
 ) -> list[dict[str, Any]]:
     """Return the entries of an arm's settings, each with what surely beats it on every cost."""
-    pairs = compare_rows({name: {PRIMARY_SCORE: one} for name, one in values.items()}, seed=seed)
+    pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
     beaten = {(pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better}
     entries = []
     for name, one in values.items():
-        score = make_score(PRIMARY_SCORE, one.estimate(seed), seeds=one.num_runs, covers=one.covers)
+        score = make_score(score_name, one.estimate(seed), seeds=one.num_runs, covers=one.covers)
         dominated_by = {
             cost: next((o for o in values if (name, o) in beaten and costs[o][cost] <= costs[name][cost]), "")
             for cost in COSTS

@@ -24,7 +24,8 @@ from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.store import TokenClip, TokenStore
 from genlab.experiment import DecoderRun
 from genlab.figures import grid_png, mel_png
-from genlab.sample import CompiledSampler, choose_prompts, compile_sampler, conditions, decode
+from genlab.prompts import choose_prompts
+from genlab.sample import CompiledSampler, compile_sampler, conditions, decode
 from genlab.tensorboard import ClipNote, RunWriter, mel_tag, prompt_tag
 from genlab.train_step import Watch
 

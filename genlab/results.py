@@ -28,6 +28,7 @@ from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import finite_or_none
 from genlab.experiment import Comparison
 from genlab.figures import mel_png
+from genlab.preflight import Preflight
 from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
@@ -36,9 +37,8 @@ from genlab.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, me
 from genlab.train import RunResult
 
 FLOORS = ("codec_floor_codes", "codec_floor_latents")
-PRIMARY_SCORE = "wer_ctc"
 LEADING_SCORES = (
-    PRIMARY_SCORE,
+    "wer_ctc",
     "wer_grammar",
     "speaker_similarity",
     "f0_correlation",
@@ -59,6 +59,7 @@ class Material(NamedTuple):
     manifest: Manifest
     clips: list[TokenClip]
     prompts: list[Prompt]
+    preflight: Preflight
 
 
 def assemble(
@@ -90,7 +91,7 @@ def assemble(
         "versions": {"genlab": __version__} | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
-        "primary_score": PRIMARY_SCORE,
+        "primary_score": material.preflight.deciding,
         "codec": {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()},
         "arms": arms,
         "differences": [pair.to_dict() for pair in pairs],

@@ -26,13 +26,13 @@ from genlab import checkpoint
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.data.audio import to_int16, write_flac
-from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.base import Cond, Prompt, SampleOut
 from genlab.errors import shorten
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
 from genlab.names import file_stem
+from genlab.prompts import choose_prompts
 from genlab.stored import Count, Number, read_again, read_stored
 from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
 from genlab.tokens import Tokens, make_tokens
@@ -135,28 +135,6 @@ def sample_clips(
         compile_s=compile_s + more_compile_s,
         by_length=by_length,
     )
-
-
-def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: int) -> list[TokenClip]:
-    """Return prompts from a held-out split: no longer than a training example, new texts first, speakers in turn.
-
-    Raises:
-        GenlabError: if fewer than two clips fit.
-    """
-    info = store.split(split)
-    clips = [store.clip(index) for index in range(info.first, info.first + info.clips)]
-    clips = sorted((clip for clip in clips if len(clip.units) <= num_frames), key=lambda clip: clip.id)
-    if len(clips) < 2:
-        raise GenlabError(f"prompts: {len(clips)} clips of split {split!r} fit data.num_frames={num_frames}; raise it")
-    said: dict[str, int] = {}
-    spoken: dict[str, int] = {}
-    ranked = []
-    for clip in (clips[i] for i in np.random.default_rng(0).permutation(len(clips))):
-        unit = text_key(clip)
-        ranked.append(((said.get(unit, 0), spoken.get(clip.speaker, 0)), clip))
-        said[unit] = said.get(unit, 0) + 1
-        spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
-    return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
 
 
 def note_fewer(clips: Sequence[TokenClip], wanted: int, split: str, num_frames: int) -> list[str]:

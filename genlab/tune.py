@@ -34,6 +34,7 @@ from genlab.compare import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
 from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
+from genlab.data.text import has_symbols
 from genlab.evaluate.best_of import best_of_k
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.energy import block_energies
@@ -41,12 +42,13 @@ from genlab.evaluate.scores import ClipValues, clip_means, find_meaning
 from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.optim import ArmSettings
 from genlab.progress import Progress
+from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.additions import read_tuning
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
-from genlab.sample import choose_prompts, compile_sampler, conditions, decode
+from genlab.sample import compile_sampler, conditions, decode
 from genlab.stopping import TrainingDiverged
 from genlab.stored import read_again, read_stored
 from genlab.trust import find_code
@@ -154,6 +156,8 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         store = config.data.open(progress)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
+        if tuning.by == "wer_ctc" and not any(has_symbols(clip.text) for clip in clips):
+            raise GenlabError("--by wer_ctc: no validation prompt has a text to be wrong about; use --by block_energy")
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)

@@ -40,8 +40,8 @@ ORDER = """
     evaluate.sessions evaluate.scores evaluate.best_of evaluate.likelihood evaluate.content evaluate.pitch
     evaluate.speaker evaluate.quality evaluate.distribution evaluate.diversity evaluate.cepstrum evaluate.reconstruction
     evaluate.codec_score evaluate.whisper evaluate.speech_coders evaluate.codec_bench evaluate.phones
-    evaluate.codec_probe evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
-    experiment inputs changes budget ledger sample previews evaluate.energy aot
+    evaluate.codec_probe evaluate.reference evaluate.comparisons evaluate.metrics evaluate.rows evaluate.audit
+    experiment inputs changes prompts budget ledger sample previews evaluate.energy preflight aot
     report.inputs report.additions outputs report.text report.answer report.trust report.tables report.plot report.dots
     report.training report.fronts report.tuning report.listening report.crossings report.clips report.page report
     report.written report.console report.crossover results compare rescore pareto tune

@@ -93,6 +93,10 @@ class FrozenCodec:
         """Return the utterance code of each wave, or nothing if the codec has no side channels."""
         return np.asarray(self._encode_padded(waves)[0].side) if self.spec.side_channels else None
 
+    def count_frames(self, num_samples: int) -> int:
+        """Return the frames of a wave of so many samples, or one less: resampling rounds its length by itself."""
+        return -(-int(num_samples * self.spec.sample_rate_hz / self.wave_rate_hz) // self.spec.hop_samples)
+
     def _encode_padded(self, waves: Sequence[Float[np.ndarray, "s"]]) -> tuple[Tokens, Int[np.ndarray, "b"]]:
         waves = [resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in waves]
         hop = self.spec.hop_samples

@@ -51,6 +51,7 @@ from genlab.data.manifest import (
 )
 from genlab.data.shards import Progress, run_shards
 from genlab.data.table import list_table
+from genlab.data.text import has_symbols
 from genlab.stored import read_stored, write_atomically
 
 IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
@@ -200,7 +201,7 @@ def import_files(
         report = ImportReport(0, 0.0, tuple(skipped), tuple(listing.notes))
         raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.summary(5)}")
     clips, shared = _place(config, clips, {printable(row.id): row for row in rows})
-    notes = list(listing.notes)
+    notes = [*listing.notes, *_note_texts(clips)]
     cut = sum(result.get("is_cut", False) for result in results)
     if cut:
         notes.append(f"files that the manifest's duration cuts short: {cut}")
@@ -287,6 +288,18 @@ def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> 
         write_flac(name, wave)
     digest = hashlib.sha256(b"".join(map(bytes, waves))).hexdigest()[:10]
     return {"num_samples": len(waves[0]), "digest": digest, "is_cut": is_cut}
+
+
+def _note_texts(clips: Sequence[Clip]) -> list[str]:
+    """Return what to say about texts that recogniser and decoders cannot read: other scripts have no symbols."""
+    written = [clip.text for clip in clips if clip.text]
+    silent = [text for text in written if not has_symbols(text)]
+    if not silent:
+        return []
+    return [
+        f"{len(silent)} of {len(written)} texts have no letter a-z, digit or apostrophe (for example "
+        f"{shorten(silent[0])}): they count as no text"
+    ]
 
 
 def _place(

@@ -195,6 +195,7 @@ class TokenStore:
                 f"{codec_fingerprint}; encode the corpus with that codec into another directory"
             )
         self._records = _open_records(directory, sum(split.clips for split in self.info.splits.values()))
+        self._texts: dict[str, tuple[str, ...]] = {}
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
         self.latent_std = np.asarray(self.info.latent_std, np.float32)
 
@@ -247,6 +248,12 @@ class TokenStore:
         if name not in self.info.splits:
             raise GenlabError(f"split {name!r}: not in token store {self.directory}; it has {sorted(self.info.splits)}")
         return self.info.splits[name]
+
+    def texts(self, split: str) -> tuple[str, ...]:
+        """Return the text of every clip of a split; they are read once."""
+        if split not in self._texts:
+            self._texts[split] = tuple(self.clip(number).text for number in self.numbers(split))
+        return self._texts[split]
 
     def normalise(self, latents: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
         """Scale latents to zero mean and unit deviation per channel, with statistics of the training split only."""

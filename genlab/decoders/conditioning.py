@@ -10,6 +10,7 @@ Text has no alignment, so every frame and every symbol also carries its relative
 (sinusoids of 0 to 1): a causal decoder then knows how much is left to say, which the others see from the padding.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +21,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
+from genlab.data.text import has_symbols
 from genlab.decoders.base import Cond
+from genlab.errors import shorten
 from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock, Text
 from genlab.nets.linear import Embedding
@@ -62,6 +65,25 @@ class ConditionConfig(Config):
     def text_route(self) -> TextRoute:
         """The text route that the backbone is built with."""
         return self.route if self.content == "text" else "none"
+
+    def check_texts(self, texts: Sequence[str]) -> str:
+        """Return a note on the training texts that say nothing to the decoder, empty if there are none.
+
+        Raises:
+            ConfigError: if text is the content and no text has a symbol: every arm would train without content.
+        """
+        silent = [text for text in texts if not has_symbols(text)]
+        if self.content != "text" or not silent:
+            return ""
+        if len(silent) < len(texts):
+            share = f"{len(silent)} of {len(texts)} training clips have no text in the alphabet a-z, 0-9 and apostrophe"
+            return f"condition.content='text': {share}; they train without content"
+        example = next(filter(None, silent), "")
+        raise ConfigError(
+            f"condition.content='text': none of the {len(texts)} training clips has a text in the alphabet a-z, 0-9 "
+            f"and apostrophe (for example {shorten(example)}), so every arm would train without content; transliterate "
+            "the texts, or set condition.content=semantic or none"
+        )
 
     @property
     def is_modulating(self) -> bool:

@@ -29,7 +29,7 @@ from genlab.data.manifest import text_key
 from genlab.errors import shorten
 from genlab.profiling import find_peak_flops
 from genlab.progress import Progress
-from genlab.sample import choose_prompts
+from genlab.prompts import choose_prompts
 from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
 from genlab.stored import OPEN, Number, read_again, read_stored, remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand

@@ -1,0 +1,203 @@
+"""What a comparison will measure, and what stops it: known from the manifest, before anything is encoded or trained.
+
+In: a `Comparison`, its corpus and its codec. Out: `Preflight`: the prompts, which scores and controls will run and why
+others will not, and the score that decides. What scoring and the report need of prompts, labels and packages is refused
+here, in seconds, and not after the arms were trained.
+"""
+
+import importlib.util
+from collections.abc import Collection
+from typing import NamedTuple
+
+from genlab.codecs.frozen import FrozenCodec
+from genlab.data.corpus import Embedded
+from genlab.data.grammar import VOCABULARY, grammar_jsgf
+from genlab.data.manifest import Clip, Manifest, text_key
+from genlab.data.text import has_symbols
+from genlab.evaluate.diversity import NEIGHBOURS
+from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.metrics import grammar_metric, require_networks
+from genlab.evaluate.reference import Reference, choose_reference
+from genlab.experiment import Comparison
+from genlab.prompts import FEWEST, Voiced, pick_prompts
+from genlab.recognisers.shipped import load_recogniser
+
+
+class Check(NamedTuple):
+    """Scores, or a control, by name: whether they will be there, and what to know about that."""
+
+    names: tuple[str, ...]
+    runs: bool
+    note: str = ""
+
+    def describe(self) -> str:
+        """Return one line."""
+        return f"{', '.join(self.names)}: {'yes' if self.runs else 'no'}" + (f", {self.note}" if self.note else "")
+
+
+class Preflight(NamedTuple):
+    """What is known before anything is trained."""
+
+    prompts: list[Clip]
+    scores: list[Check]
+    controls: list[Check]
+    deciding: str
+    notes: list[str]
+
+    @property
+    def score_names(self) -> set[str]:
+        """The scores of audio that every arm will have."""
+        return {name for check in self.scores if check.runs for name in check.names}
+
+
+def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Preflight:
+    """Return what a comparison will measure.
+
+    Raises:
+        GenlabError: if it cannot be run: too few prompts, nothing to train on, texts that say nothing.
+    """
+    prompts = pick_from_manifest(config, manifest, codec, config.prompts_split, config.num_prompts)
+    if config.settings.previews:
+        pick_from_manifest(config, manifest, codec, "valid", config.settings.previews)
+    train = manifest.split("train")
+    notes = [config.condition.check_texts([clip.text for clip in train])]
+    if len(prompts) < config.num_prompts:
+        notes.append(
+            f"prompts: {len(prompts)} of the num_prompts={config.num_prompts} asked for: no more clips of split "
+            f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
+        )
+    units = len({text_key(clip) for clip in prompts})
+    if units < FEWEST:
+        notes.append(f"prompts: all {len(prompts)} have the same text: they are one unit, and no score has an interval")
+    reference = find_reference(config, manifest, prompts)
+    scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
+    scores += _audio_checks(config, prompts, reference, codec)
+    controls = _control_checks(config, prompts, reference)
+    if not any(control.runs for control in controls):
+        notes.append("controls: none is applicable, so nothing will show that an arm follows its prompts")
+    found = Preflight(prompts, scores, controls, deciding_score(config, scores, prompts), [])
+    notes += [
+        f"equivalence.{name}: this comparison has no such score"
+        for name in config.equivalence
+        if name not in found.score_names | {"bits_per_s"}
+    ]
+    return found._replace(notes=[note for note in notes if note])
+
+
+def find_reference(config: Comparison, manifest: Manifest, prompts: Collection[Voiced]) -> Reference:
+    """Return the real speech that the prompts are compared with."""
+    ids, speakers = {clip.id for clip in prompts}, [clip.speaker for clip in prompts]
+    sizes = config.evaluation.reference_clips, config.evaluation.centroid_groups
+    return choose_reference(manifest, ids, speakers, *sizes)
+
+
+def excuses(config: Comparison) -> dict[str, str]:
+    """Return the controls that mean nothing because the arms are not told what they would have to follow."""
+    found = {}
+    if config.condition.content == "none":
+        found["prompt_swap"] = "condition.content='none': the arms are not told what to say"
+    if not config.condition.speaker:
+        found["speaker_swap"] = "condition.speaker=false: the arms are not told who speaks"
+    return found
+
+
+def require_packages(config: Comparison) -> None:
+    """Open everything that scoring will load.
+
+    Raises:
+        GenlabError: naming the package and how to install it.
+    """
+    require_networks()
+    load_recogniser()
+    if isinstance(config.data.corpus, Embedded):
+        grammar_metric(grammar_jsgf(), VOCABULARY)
+
+
+def deciding_score(config: Comparison, scores: Collection[Check], prompts: Collection[Clip]) -> str:
+    """Return the first of the scores that can decide here: words where arms are told them, then what needs none."""
+    has_text = 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
+    runs = {name for check in scores if check.runs for name in check.names}
+    if has_text and config.condition.content != "none" and "wer_ctc" in runs:
+        return "wer_ctc"
+    candidates = ("block_energy", "speaker_similarity") if config.condition.speaker else ("block_energy",)
+    return next((name for name in candidates if name in runs), "mcd")
+
+
+def pick_from_manifest(
+    config: Comparison, manifest: Manifest, codec: FrozenCodec, split: str, wanted: int
+) -> list[Clip]:
+    """Return the prompts that `choose_prompts` will take once the corpus is encoded.
+
+    Raises:
+        GenlabError: if fewer than two clips of the split fit.
+    """
+    clips = manifest.split(split)
+    sizes = {name: len(manifest.split(name)) for name in manifest.splits}
+    frames = [codec.count_frames(clip.num_samples) for clip in clips]
+    return pick_prompts(clips, frames, split, wanted, config.data.num_frames, sizes)
+
+
+def _content_checks(config: Comparison, prompts: list[Clip]) -> list[Check]:
+    silent = sum(not has_symbols(clip.text) for clip in prompts)
+    names = ("wer_ctc", "wer_grammar") if isinstance(config.data.corpus, Embedded) else ("wer_ctc",)
+    if silent == len(prompts):
+        return [Check(names, False, "no prompt has a text")]
+    note = f"{silent} of {len(prompts)} prompts have no text and are left out" if silent else ""
+    if config.condition.content == "none":
+        note = "condition.content='none': the arms are not told what to say"
+    return [Check(names, True, note)]
+
+
+def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
+    strange = sum(clip.speaker not in reference.speakers for clip in prompts)
+    if strange == len(prompts):
+        note = "no prompted speaker has real speech apart from the prompts"
+        return [Check(("speaker_similarity", "speaker_accuracy"), False, note)]
+    note = ""
+    if strange:
+        note = f"{strange} of {len(prompts)} prompts are left out: no other speech of their speakers"
+    has_others = len(reference.speakers) > 1
+    why = note if has_others else "there is one speaker"
+    return [Check(("speaker_similarity",), True, note), Check(("speaker_accuracy",), has_others, why)]
+
+
+def _audio_checks(config: Comparison, prompts: list[Clip], reference: Reference, codec: FrozenCodec) -> list[Check]:
+    evaluation = config.evaluation
+    real = min(len(reference.common), evaluation.reference_clips)
+    few = f"{real} real clips of training"
+    block_frames = round(BLOCK_S * codec.spec.frame_hz)
+    frames = [codec.count_frames(clip.num_samples) for clip in prompts]
+    long = sum(length // 2 + block_frames <= length for length in frames)
+    energy_note = f"{len(prompts) - long} of {len(prompts)} prompts are shorter than {2 * BLOCK_S:g} s and left out"
+    if not evaluation.energy_draws:
+        energy_note = "evaluation.energy_draws=0"
+    distances = ("kad", "frechet", "kad_voice", "frechet_voice", "spread")
+    missing = [name for name in ("pesq", "pystoi") if importlib.util.find_spec(name) is None]
+    installed = "codec floors only"
+    if missing:
+        installed = f"not installed: {', '.join(missing)}; `pip install 'genlab[codec]'`"
+    return [
+        Check(("mcd", "f0_correlation", "voicing_agreement", "f0_gross_error", "f0_rmse"), True),
+        Check(("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"), evaluation.dnsmos_clips > 0),
+        Check(distances, real > 1, "" if real > 1 else few),
+        Check(("coverage", "density"), real > NEIGHBOURS, "" if real > NEIGHBOURS else few),
+        Check(("block_energy",), evaluation.energy_draws > 0 and long > 0, energy_note if long < len(prompts) else ""),
+        Check(("pesq", "stoi", "estoi"), not missing, installed),
+    ]
+
+
+def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:
+    excused = excuses(config)
+    texts = [clip.text for clip in prompts if has_symbols(clip.text)]
+    largest = max((texts.count(text) for text in set(texts)), default=0)
+    reasons = {"prompt_swap": "", "speaker_swap": ""}
+    if 2 * largest > len(texts) or len(texts) < FEWEST:
+        reasons["prompt_swap"] = f"{largest} of {len(texts)} prompts with text have the same one"
+    if not texts:
+        reasons["prompt_swap"] = "the prompts have no text"
+    if len(reference.speakers) < FEWEST:
+        reasons["speaker_swap"] = "there is no other speaker to compare with"
+    elif not any(clip.speaker in reference.speakers for clip in prompts):
+        reasons["speaker_swap"] = "no prompted speaker has real speech apart from the prompts"
+    reasons |= excused
+    return [Check((name,), not reason, reason) for name, reason in reasons.items()]

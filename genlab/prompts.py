@@ -1,0 +1,116 @@
+"""Which held-out clips are spoken: the prompts, chosen the same way before and after a corpus is encoded.
+
+In: clips of a manifest or of a token store, and how many frames each has. Out: no longer than a training example, new
+texts first, speakers in turn. A split that holds too few is refused with what would help: clips that are too long ask
+for another number of frames, a split that is too small for more clips.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from genlab.config import GenlabError
+from genlab.data.manifest import Spoken, text_key
+from genlab.data.store import TokenClip, TokenStore
+
+FEWEST = 2  # below, nothing has an interval
+
+
+class Voiced(Spoken, Protocol):
+    """What the choice reads: a clip of a manifest or of a token store."""
+
+    @property
+    def speaker(self) -> str:
+        """Who speaks."""
+        ...
+
+
+C = TypeVar("C", bound=Voiced)
+
+
+def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: int) -> list[TokenClip]:
+    """Return prompts from a held-out split of a token store.
+
+    Raises:
+        GenlabError: if fewer than two clips fit.
+    """
+    clips = _read_split(store, split)
+    sizes = {name: info.clips for name, info in store.info.splits.items()}
+    frames = [len(clip.units) for clip in clips]
+    return pick_prompts(clips, frames, split, num_prompts, num_frames, sizes)
+
+
+def pick_prompts(
+    clips: Sequence[C],
+    frames: Sequence[int],
+    split: str,
+    num_prompts: int,
+    num_frames: int,
+    sizes: dict[str, int],
+) -> list[C]:
+    """Return up to `num_prompts` of `clips`: new texts first, speakers in turn.
+
+    Args:
+        clips: all clips of the split.
+        frames: of each clip.
+        split: its name.
+        num_prompts: how many are wanted.
+        num_frames: the frames of a training example; longer clips are no prompts.
+        sizes: clips of every split, for the error.
+
+    Raises:
+        GenlabError: if fewer than two clips fit.
+    """
+    fitting = sorted((clip for clip, length in zip(clips, frames) if length <= num_frames), key=lambda clip: clip.id)
+    if len(fitting) < FEWEST:
+        raise GenlabError(_explain_few(len(fitting), sorted(frames), split, num_frames, sizes))
+    said: dict[str, int] = {}
+    spoken: dict[str, int] = {}
+    ranked = []
+    for clip in (fitting[i] for i in np.random.default_rng(0).permutation(len(fitting))):
+        unit = text_key(clip)
+        ranked.append(((said.get(unit, 0), spoken.get(clip.speaker, 0)), clip))
+        said[unit] = said.get(unit, 0) + 1
+        spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
+    return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
+
+
+def choose_unscored(store: TokenStore, prompts_split: str, num_clips: int, num_frames: int) -> list[TokenClip]:
+    """Return clips that are no prompts: of validation if two fit, else of training, cut to the frames of an example."""
+    for split in ("valid", "train"):
+        if split in store.info.splits and split != prompts_split:
+            clips = _read_split(store, split)
+            frames = [len(clip.units) for clip in clips]
+            if sum(length <= num_frames for length in frames) >= FEWEST:
+                return pick_prompts(clips, frames, split, num_clips, num_frames, {})
+    clips = [cut_clip(clip, num_frames) for clip in _read_split(store, "train")]
+    return [clips[i] for i in np.random.default_rng(0).permutation(len(clips))[:num_clips]]
+
+
+def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
+    """Return the first `num_frames` frames of a clip."""
+    other = None if clip.other is None else clip.other[:num_frames]
+    codes, latents, units = clip.codes[:num_frames], clip.latents[:num_frames], clip.units[:num_frames]
+    return clip._replace(codes=codes, latents=latents, units=units, other=other)
+
+
+def _read_split(store: TokenStore, split: str) -> list[TokenClip]:
+    info = store.split(split)
+    return [store.clip(index) for index in range(info.first, info.first + info.clips)]
+
+
+def _explain_few(found: int, frames: Sequence[int], split: str, num_frames: int, sizes: dict[str, int]) -> str:
+    """Return by how much the prompts fall short, and the remedy that helps: clips too long, or clips too few."""
+    if len(frames) < FEWEST:
+        others = ", ".join(f"{name} {count}" for name, count in sorted(sizes.items()) if name not in (split, "train"))
+        return (
+            f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected at least {FEWEST}; "
+            "hold out more: a larger test_fraction or valid_fraction of the corpus, or more rows of that split in its "
+            f"manifest{f'; or take prompts from another split ({others})' if others else ''}"
+        )
+    return (
+        f"prompts: {found} of {len(frames)} clips of split {split!r} have at most data.num_frames={num_frames} frames, "
+        f"expected at least {FEWEST}; data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, "
+        f"{frames[-1]} fits all"
+    )

@@ -1,0 +1,108 @@
+"""Corpora as people have them: every comparison reaches its report, or is refused before anything is trained."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from corpus_toys import make_small_comparison, write_corpus
+
+from genlab.compare import compare
+from genlab.config import GenlabError
+from genlab.progress import Progress
+
+ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for number in range(12)]
+NO_TEXTS = [("ab"[number % 2], "", "train" if number < 8 else "test") for number in range(12)]
+OTHER_SCRIPT = [
+    ("s", text, split)
+    for text, split in (("你好世界", "train"), ("明天见", "train"), ("我们去公园", "test"), ("今天天气很好", "test"))
+]
+UNSEEN = [("ab"[n % 2], f"word {n}", "train") for n in range(8)] + [
+    (f"new{n}", f"new word {n}", "test") for n in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """results.json and report of each corpus; their token stores share the codec's compiled programs."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, rows in (("one_speaker", ONE_SPEAKER), ("no_texts", NO_TEXTS), ("unseen", UNSEEN)):
+            place = tmp_path_factory.mktemp(name)
+            patch.setenv("GENLAB_CACHE", str(place / "cache"))
+            said = io.StringIO()
+            config = make_small_comparison(write_corpus(place / "corpus", rows), "seeds=[0,1,2]")
+            with Progress(said) as progress:
+                results = compare(config, place / "run", progress, "genlab compare")
+            report = (place / "run/report.html").read_text(encoding="utf-8")
+            found[name] = {"results": json.loads(json.dumps(results)), "report": report, "said": said.getvalue()}
+    return found
+
+
+def statuses(results: dict) -> dict[str, set[tuple[str, str]]]:
+    found: dict[str, set[tuple[str, str]]] = {}
+    for item in results["controls"]:
+        found.setdefault(item["control"], set()).add((item["status"], item["reason"]))
+    return found
+
+
+def scores_of(results: dict, arm: str) -> dict[str, dict]:
+    return next(row for row in results["arms"] if row["name"] == arm)["scores"]
+
+
+def test_one_speaker_is_compared_by_words_without_the_speaker_swap(finished):
+    results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
+    assert results["primary_score"] == "wer_ctc"
+    found = statuses(results)
+    assert found["speaker_swap"] == {("not applicable", "there is no other speaker to compare with")}
+    assert {status for status, _ in found["prompt_swap"]} <= {"passed", "failed"}
+    scores = scores_of(results, "masked")
+    assert scores["speaker_similarity"]["value"] is not None and "speaker_accuracy" not in scores
+    assert "failed speaker swap" not in report and "there is no other speaker" in report
+
+
+def test_a_corpus_without_texts_has_intervals_and_a_score_that_decides(finished):
+    results, report = finished["no_texts"]["results"], finished["no_texts"]["report"]
+    assert results["primary_score"] == "block_energy"
+    for arm in ("masked", "diffusion"):
+        scores = scores_of(results, arm)
+        assert not {name for name in scores if name.startswith("wer")}
+        # A clip without text is a unit by itself: four prompts are four units.
+        for name in ("block_energy", "mcd", "f0_correlation"):
+            assert scores[name]["n"] == 4 and scores[name]["low"] < scores[name]["high"]
+    pair = next(pair for pair in results["differences"] if pair["score"] == "block_energy")
+    assert pair["low"] is not None and pair["p_holm"] <= 1
+    assert statuses(results)["prompt_swap"] == {("not applicable", "the prompts have no text")}
+    assert "Energy of the next block" in report and "no deciding score" not in report
+
+
+def test_test_speakers_with_one_clip_each_have_no_speaker_scores_and_all_the_others(finished):
+    results, said = finished["unseen"]["results"], finished["unseen"]["said"]
+    assert results["primary_score"] == "wer_ctc"
+    reason = "no prompted speaker has real speech apart from the prompts"
+    assert statuses(results)["speaker_swap"] == {("not applicable", reason)}
+    scores = scores_of(results, "diffusion")
+    assert not {name for name in scores if name.startswith("speaker")} and scores["wer_ctc"]["n"] == 3
+    assert "3 of the num_prompts=4 asked for" in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "overrides", "text"),
+    [
+        (NO_TEXTS, ["condition.content=text"], r"none of the 8 training clips has a text"),
+        (OTHER_SCRIPT, ["condition.content=text"], "你好世界"),
+        (ONE_SPEAKER, ["data.num_frames=16"], r"0 of 4 clips .* data\.num_frames=3\d fits 2 of them, 3\d fits all"),
+        (ONE_SPEAKER[:9], [], r"split 'test' has 1 clip, expected at least 2; hold out more"),
+        (ONE_SPEAKER[:8], [], r"split 'test'"),
+        (ONE_SPEAKER[8:], [], r"split 'train'"),
+        (ONE_SPEAKER, ["settings.previews=2"], r"split 'valid'"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
+    rows, overrides, text, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    config = make_small_comparison(write_corpus(tmp_path / "corpus", rows), *overrides)
+    with pytest.raises(GenlabError, match=text), Progress(io.StringIO()) as progress:
+        compare(config, tmp_path / "run", progress, "genlab compare")
+    assert not list((tmp_path / "cache").glob("tokens-*")) and not (tmp_path / "run/arms").exists()
