@@ -196,6 +196,9 @@ def _add_runs(add: AddCommand) -> None:
     command.add_argument(
         "--tuned", type=_local, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
     )
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would be done and measured, train nothing"
+    )
     _add_tuning(add)
     command = add(
         "train",

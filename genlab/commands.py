@@ -32,6 +32,8 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
         from genlab.tune import apply_tuning
 
         config, tuning = apply_tuning(config, arguments.tuned)
+    if arguments.dry_run:
+        return _rehearse(config, arguments)
     out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
     with Progress() as progress:
         if arguments.pareto:
@@ -47,6 +49,21 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     if fronts:
         print("\n" + fold(format_fronts(fronts)))
     print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
+    return 0
+
+
+def _rehearse(config: Comparison, arguments: argparse.Namespace) -> int:
+    """Print what a comparison would do."""
+    from genlab.pareto import check_fronts
+    from genlab.preflight import rehearse
+    from genlab.profiling import find_peak_flops
+    from genlab.report.console import format_plan
+
+    with Progress() as progress:
+        found = rehearse(config, progress)
+        if arguments.pareto:
+            check_fronts(config, progress)
+    print(format_plan(config, found, find_peak_flops()))
     return 0
 
 

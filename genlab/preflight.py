@@ -9,6 +9,8 @@ import importlib.util
 from collections.abc import Collection
 from typing import NamedTuple
 
+from genlab.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
+from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
@@ -16,11 +18,13 @@ from genlab.data.manifest import Clip, Manifest, text_key
 from genlab.data.text import has_symbols
 from genlab.evaluate.diversity import NEIGHBOURS
 from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metrics import grammar_metric, require_networks
 from genlab.evaluate.reference import Reference, choose_reference
 from genlab.experiment import Comparison
+from genlab.progress import Progress
 from genlab.prompts import FEWEST, Voiced, pick_prompts
-from genlab.recognisers.shipped import load_recogniser
+from genlab.recognisers.shipped import load_recogniser, load_units
 
 
 class Check(NamedTuple):
@@ -82,6 +86,46 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
         if name not in found.score_names | {"bits_per_s"}
     ]
     return found._replace(notes=[note for note in notes if note])
+
+
+class DryRun(NamedTuple):
+    """What `genlab compare CONFIG` would do, without doing it."""
+
+    preflight: Preflight
+    budgets: dict[str, ArmBudget]
+    ratios: dict[str, float]
+    """Walked over stated FLOPs of a training step, per arm."""
+    with_bits: list[str]
+    """Arms whose family puts a number of bits on codes."""
+    flops: float
+    """Of training and of sampling the prompts, for all arms and seeds."""
+    disk_bytes: float
+    """Of the checkpoints that are kept."""
+
+
+def rehearse(config: Comparison, progress: Progress) -> DryRun:
+    """Do every check of a comparison, and return what it would do; it imports the corpus and encodes nothing.
+
+    Raises:
+        GenlabError: if the comparison cannot be run.
+    """
+    codec, units = config.data.load_codec(), load_units()
+    require_packages(config)
+    manifest = config.data.build_audio(progress)
+    preflight = inspect(config, manifest, codec)
+    store = PlannedStore(manifest, codec, units)
+    budgets = solve_budget(config, store)
+    ratios, with_bits, flops, disk_bytes = {}, [], 0.0, 0.0
+    for name, budget in budgets.items():
+        run = config.run(name, config.seeds[0], budget.steps)
+        ratios[name] = check_flops(run, store)
+        if can_score(abstract_decoder(run, store)):
+            with_bits.append(name)
+        sampling = budget.sample_flops * len(preflight.prompts)
+        flops += (budget.train_flops + sampling) * len(config.seeds)
+        # Parameters, their average and two moments, for every checkpoint kept.
+        disk_bytes += 16.0 * budget.params * len(config.seeds) * config.settings.keep
+    return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
 
 
 def find_reference(config: Comparison, manifest: Manifest, prompts: Collection[Voiced]) -> Reference:

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 from corpus_toys import make_small_comparison, write_corpus
 
+from genlab.budget import solve_budget
+from genlab.cli import main
 from genlab.compare import compare
 from genlab.config import GenlabError
+from genlab.preflight import rehearse
 from genlab.progress import Progress
+from genlab.prompts import choose_prompts, choose_unscored
 
 ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for number in range(12)]
 NO_TEXTS = [("ab"[number % 2], "", "train" if number < 8 else "test") for number in range(12)]
@@ -106,3 +110,38 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
     with pytest.raises(GenlabError, match=text), Progress(io.StringIO()) as progress:
         compare(config, tmp_path / "run", progress, "genlab compare")
     assert not list((tmp_path / "cache").glob("tokens-*")) and not (tmp_path / "run/arms").exists()
+
+
+def test_a_dry_run_checks_everything_and_prints_the_plan(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    config = make_small_comparison(write_corpus(tmp_path / "corpus", UNSEEN), "equivalence.wer_grammar=0.1")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    assert main(["compare", "config.json", "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "arms: masked, diffusion, each with 1 training seed prompts: 3 of split 'test', 3 speakers" in said
+    assert "deciding score: wer_ctc" in said
+    assert "score speaker_similarity, speaker_accuracy: no, no prompted speaker has real speech" in said
+    assert "score bits_per_s: yes, of masked, diffusion" in said
+    assert "control prompt_swap: yes control speaker_swap: no, no prompted speaker has real speech" in said
+    assert "note: prompts: 3 of the num_prompts=4 asked for" in said
+    assert "note: equivalence.wer_grammar: this comparison has no such score" in said
+    assert "checkpoints" in said and "FLOP" in said
+    assert not (tmp_path / "runs").exists() and not list((tmp_path / "cache").glob("tokens-*"))
+    # What stops the comparison stops its dry run, with one line and the exit code of a user's error.
+    assert main(["compare", "config.json", "--dry-run", "data.num_frames=8"]) == 2
+    assert "0 of 3 clips of split 'test'" in capsys.readouterr().err
+
+
+def test_the_plan_of_a_budget_is_that_of_the_encoded_corpus(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    config = make_small_comparison(write_corpus(tmp_path / "corpus", ONE_SPEAKER))
+    with Progress(io.StringIO()) as progress:
+        planned = rehearse(config, progress)
+        store = config.data.open(progress)
+    assert planned.budgets == solve_budget(config, store)
+    chosen = choose_prompts(store, "test", config.num_prompts, config.data.num_frames)
+    assert [clip.id for clip in planned.preflight.prompts] == [clip.id for clip in chosen]
+    unscored = choose_unscored(store, "test", 3, 16)  # no validation split, and every training clip is longer
+    assert len(unscored) == 3 and {len(clip.units) for clip in unscored} == {16}
+    assert not {clip.id for clip in unscored} & {clip.id for clip in chosen}

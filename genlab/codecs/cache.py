@@ -10,11 +10,12 @@ finds it finished.
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pydantic
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
@@ -94,11 +95,50 @@ def encode_corpus(
     return TokenStore(directory, codec.fingerprint)
 
 
+class PlannedStore(TokenStore):
+    """The store that `encode_corpus` would make, with zeros for its tokens: enough to solve a budget before it is made.
+
+    Args:
+        manifest: the corpus.
+        codec: gives the token space and the frames of every clip.
+        units: gives the number of units.
+    """
+
+    def __init__(self, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder):
+        self.directory = manifest.root
+        self._clips, self._codec = _in_order(manifest), codec
+        zeros = [0.0] * codec.spec.latent_channels
+        nothing = PartFacts(frames=1, sum=zeros, squares=zeros, part=FileDigest(bytes=0, sha256="0" * 64), digest="")
+        self.info = _describe(self._clips, manifest, codec, units, [nothing])
+        self._texts = {}
+        self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
+        self.latent_std = np.asarray(self.info.latent_std, np.float32)
+
+    @cached_property
+    def code_vectors(self) -> Float[np.ndarray, "k v d"]:
+        """The codec's entries."""
+        return self._codec.code_vectors
+
+    def clip(self, index: int) -> TokenClip:
+        """Return record `index`, whose tokens are zeros."""
+        clip, spec = self._clips[index], self._codec.spec
+        frames = self._codec.count_frames(clip.num_samples)
+        codes, latents = np.zeros((frames, spec.codebooks), np.int32), np.zeros((frames, spec.latent_channels))
+        other = codes if clip.other_path is not None else None
+        units = np.ones(frames, np.int32)
+        return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
+
+
+def _in_order(manifest: Manifest) -> list[Clip]:
+    """Return the clips in the order of their records: a split is a range of them."""
+    return sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
+
+
 def _encode_missing(
     directory: Path, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, progress: Progress | None
 ) -> None:
     code_vectors = codec.code_vectors  # first: a codec without codes must not cost the wait for its latents
-    clips = sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
+    clips = _in_order(manifest)
     parts: dict[str, PartFacts] = {}
     for first in range(0, len(clips), PART_CLIPS):
         part = clips[first : first + PART_CLIPS]

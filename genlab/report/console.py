@@ -9,6 +9,7 @@ from typing import Any
 
 from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
+from genlab.preflight import Check, DryRun
 from genlab.report.answer import control_status, find_answer, model_arms, primary_score
 from genlab.report.tables import column_decimals
 from genlab.report.text import (
@@ -16,6 +17,7 @@ from genlab.report.text import (
     format_interval,
     format_quantity,
     format_score,
+    format_seconds,
     power_cells,
     power_columns,
     score_title,
@@ -105,6 +107,31 @@ def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: 
     return f"{config.name}: {config.budget.mode}, batch {config.batch_size} x {config.data.num_frames} frames\n" + fold(
         [head, *rows]
     )
+
+
+def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
+    """Return what a comparison would do: arms, prompts, scores, controls, the deciding score, and the cost."""
+    preflight = found.preflight
+    seeds = f"{len(config.seeds)} training seed{'s' * (len(config.seeds) != 1)}"
+    speakers = len({clip.speaker for clip in preflight.prompts})
+    bits = Check(("bits_per_s",), bool(found.with_bits), f"of {', '.join(found.with_bits)}" if found.with_bits else "")
+    checks = [*preflight.scores, bits]
+    names = [name for check in checks if check.runs for name in check.names]
+    lines = [
+        format_budget(config, found.budgets, found.ratios),
+        "",
+        f"arms: {', '.join(config.arms)}, each with {seeds}",
+        f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, {speakers} speakers",
+        f"deciding score: {preflight.deciding}",
+        f"scores: {', '.join(names)}",
+        *(f"score {check.describe()}" for check in checks if check.note or not check.runs),
+        *(f"control {check.describe()}" for check in preflight.controls),
+        *(f"note: {note}" for note in preflight.notes),
+        f"cost: {format_quantity(found.flops, 'FLOP')} of training and sampling, at least "
+        f"{format_seconds(found.flops / flops_per_s)} on this machine; checkpoints {found.disk_bytes / 1e6:,.0f} MB",
+        "nothing was encoded or trained (--dry-run)",
+    ]
+    return "\n".join(wrap(line) if number and line else line for number, line in enumerate(lines))
 
 
 def format_audit(audit: Mapping[str, Any]) -> str:
