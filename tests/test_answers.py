@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
             place = tmp_path_factory.mktemp(name)
             patch.setenv("GENLAB_CACHE", str(place / "cache"))
             said = io.StringIO()
-            config = make_small_comparison(write_corpus(place / "corpus", rows), "seeds=[0,1,2]")
+            config = make_small_comparison(write_corpus(place / "corpus", rows))
             with Progress(said) as progress:
                 results = compare(config, place / "run", progress, "genlab compare")
             report = (place / "run/report.html").read_text(encoding="utf-8")
