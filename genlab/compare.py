@@ -29,7 +29,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.corpus import Embedded, cache_root
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import F0_HOP_SAMPLES, Clip, text_key
+from genlab.data.manifest import F0_HOP_SAMPLES, text_key
 from genlab.data.store import TokenStore
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S, block_energies
@@ -443,16 +443,13 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
         content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
     reference = find_reference(config, material.manifest, material.clips)
 
-    def read(clip: Clip) -> np.ndarray:
-        return material.manifest.audio(clip) / np.float32(32768)
-
     return build_context(
         config.evaluation,
         content,
-        [read(clip) for clip in reference.common],
+        [material.wave(clip) for clip in reference.common],
         [clip.speaker for clip in reference.common],
         lambda waves: [codes for codes, _ in material.codec.encode(waves)],
-        more_voices=[(clip.speaker, read(clip)) for clip in reference.more],
+        more_voices=[(clip.speaker, material.wave(clip)) for clip in reference.more],
         excused=excuses(config),
     )
 

@@ -20,7 +20,7 @@ from genlab.budget import ArmBudget
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import digest
 from genlab.curves import read_curves
-from genlab.data.manifest import Manifest
+from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import Prompt, RowResult
@@ -60,6 +60,10 @@ class Material(NamedTuple):
     clips: list[TokenClip]
     prompts: list[Prompt]
     preflight: Preflight
+
+    def wave(self, clip: Clip) -> np.ndarray:
+        """Return the real audio of a clip in [-1, 1], at 16 kHz."""
+        return self.manifest.audio(clip) / np.float32(32768)
 
 
 def assemble(
