@@ -15,8 +15,8 @@ import os
 from genlab.codecs.spectral import AdversarialConfig, SpectralCodecConfig
 from genlab.data.corpus import Embedded, Folder
 from genlab.data.waves import AugmentConfig
-from genlab.experiment import CodecRun, CorpusShare
-from genlab.optim import OptimConfig
+from genlab.runs import CodecRun, CorpusShare
+from genlab.training.optim import OptimConfig
 
 # Every sixth speaker of the 120-clip LibriSpeech sample that the shipped weights were trained on.
 HELD_OUT = tuple("27 83 150 211 254 322 412 460 730 1034 1116 1355 1578 1841 1992 2182 2436 2836 2989 3436".split())

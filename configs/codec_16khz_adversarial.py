@@ -15,8 +15,8 @@ import runpy
 from pathlib import Path
 
 from genlab.codecs.spectral import AdversarialConfig
-from genlab.experiment import CodecRun
-from genlab.optim import OptimConfig
+from genlab.runs import CodecRun
+from genlab.training.optim import OptimConfig
 
 
 def config() -> CodecRun:

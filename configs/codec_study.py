@@ -17,7 +17,7 @@ and again with seed=1, and with 'codec.distillation={"weight": 1}' for a weaker 
 import runpy
 from pathlib import Path
 
-from genlab.experiment import CodecRun
+from genlab.runs import CodecRun
 
 
 def config() -> CodecRun:

@@ -19,7 +19,7 @@ from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import OptimConfig
+from genlab.training.optim import OptimConfig
 
 
 def config() -> Comparison:

@@ -16,9 +16,9 @@ import os
 
 from genlab.data.corpus import Embedded, Folder
 from genlab.data.waves import AugmentConfig
-from genlab.experiment import CorpusShare, RecogniserRun
-from genlab.optim import OptimConfig
 from genlab.recognisers.ctc import RecogniserConfig
+from genlab.runs import CorpusShare, RecogniserRun
+from genlab.training.optim import OptimConfig
 
 
 def config() -> RecogniserRun:

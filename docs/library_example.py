@@ -10,11 +10,10 @@ from flax import nnx
 
 from genlab.codecs.frozen import load_codec
 from genlab.data.audio import read_wave, to_int16, write_audio
-from genlab.decoders.base import Cond
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import make_tokens
+from genlab.tokens import Cond, make_tokens
 
 source, target = sys.argv[1:]
 codec = load_codec()  # the weights that ship with genlab

@@ -9,7 +9,7 @@ from the original. Everything is written down before the run; the card says what
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.decoders.patterns import DelayPattern, FlatPattern
+from genlab.decoders.steps.patterns import DelayPattern, FlatPattern
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig

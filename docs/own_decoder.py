@@ -18,14 +18,13 @@ from flax import nnx
 
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Embedded
-from genlab.decoders.base import LossOut, SampleOut, ScoreOut
 from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab
 from genlab.experiment import TokenData
 from genlab.nets.backbone import Backbone, BackboneConfig
 from genlab.nets.linear import Linear
-from genlab.optim import OptimConfig
-from genlab.tokens import make_tokens
+from genlab.tokens import LossOut, SampleOut, ScoreOut, make_tokens
 from genlab.train import TrainSettings, train
+from genlab.training.optim import OptimConfig
 
 
 class Once(nnx.Module):

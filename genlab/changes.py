@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from genlab import checkpoint
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.experiment import Comparison
-from genlab.stored import read_stored
+from genlab.run import checkpoint
+from genlab.run.stored import read_stored
 
 FIX = "restore it, or use another --out"
 

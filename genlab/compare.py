@@ -22,14 +22,12 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from genlab import bucket, checkpoint, hosts, inputs, outputs
-from genlab.budget import ArmBudget, check_budget, check_flops, check_memory, clip_flops, solve_budget
+from genlab import inputs
 from genlab.changes import check_same_training, claim
 from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
-from genlab.data.corpus import Embedded, cache_root
+from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import F0_HOP_SAMPLES, text_key
 from genlab.data.store import TokenStore
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S, block_energies
@@ -37,32 +35,36 @@ from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
     ContentMetric,
     EvaluationContext,
-    Prompt,
     RowResult,
     build_context,
     grammar_metric,
     score_clips,
 )
-from genlab.evaluate.pitch import PitchTrack
 from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import clip_means, make_score
 from genlab.experiment import Comparison, DecoderRun
-from genlab.ledger import build_ledger
-from genlab.preflight import excuses, find_reference, inspect, require_packages
-from genlab.previews import choose_preview_clips, finish_previews, plan_previews
-from genlab.profiling import find_peak_flops
-from genlab.progress import Progress
-from genlab.prompts import choose_prompts, choose_unscored
+from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, clip_flops, solve_budget
+from genlab.fairness.ledger import build_ledger
+from genlab.machine import hosts
+from genlab.material import FLOORS, Material, floor_waves, gather
+from genlab.preflight import excuses, find_reference, require_packages
+from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
+from genlab.report import outputs
 from genlab.report.additions import made_beside
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.report.inputs import read_results
-from genlab.results import FLOORS, Material, assemble, floor_waves, show
+from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
+from genlab.report.results import assemble, show
+from genlab.run import bucket, checkpoint
+from genlab.run.cache import cache_root
+from genlab.run.stored import Number, read_again
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
-from genlab.stored import Number, read_again
-from genlab.tensorboard import RunWriter, StepCost, TrainingLog
 from genlab.train import RunResult, train
-from genlab.train_step import Watch
+from genlab.training.step import Watch
+from genlab.watch.profiling import find_peak_flops
+from genlab.watch.progress import Progress
+from genlab.watch.tensorboard import RunWriter, StepCost, TrainingLog
 
 
 def compare(
@@ -277,31 +279,6 @@ def _audit_path(config: Comparison, material: Material) -> Path:
     clips = [clip.id for clip in material.clips]
     key = digest([material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()])
     return cache_root() / "audits" / f"{key}.json"
-
-
-def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:
-    """Build corpus and token store, and choose the prompts.
-
-    Raises:
-        GenlabError: if the comparison in `run_dir` was made from others (inputs.py).
-    """
-    codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
-    manifest = config.data.build_audio(progress)
-    preflight = inspect(config, manifest, codec)  # before the corpus is encoded
-    if run_dir is None:
-        store = config.data.open(progress, manifest)
-    else:
-        store = inputs.open_store(config.data, run_dir, progress)
-    clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
-    by_id = {clip.id: clip for clip in manifest.clips}
-    hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
-    prompts = []
-    for clip in clips:
-        source = by_id[clip.id]
-        f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
-        wave = manifest.audio(source) / np.float32(32768)
-        prompts.append(Prompt(text_key(clip), clip.text, clip.speaker, wave, f0))
-    return Material(store, codec, manifest, clips, prompts, preflight)
 
 
 def score_rows(

@@ -6,9 +6,8 @@ solved. Every run offers a model and batches, which is all that `train.py` needs
 function `config()`; the same commands accept the `config.json` that a run directory holds.
 """
 
-from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 import pydantic
@@ -17,25 +16,21 @@ from jaxtyping import Array, Key
 
 from genlab.codecs.cache import encode_corpus, store_directory
 from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-from genlab.codecs.frozen import FrozenCodec, check_is_local, load_codec, load_exported
-from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
+from genlab.codecs.frozen import FrozenCodec, load_codec
 from genlab.config import (
     Config,
-    ConfigError,
     Count,
     GenlabError,
+    Name,
     Seed,
     Steps,
-    apply_overrides,
-    explain,
 )
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import Corpus, Progress, build_corpus, cache_root, find_corpora
+from genlab.data.corpus import Corpus, Progress, build_corpus, find_corpora
 from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
-from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
@@ -46,24 +41,17 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import ArmSettings, OptimConfig
-from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.shipped import load_units
-from genlab.stored import parse_json, read_content
+from genlab.run.cache import cache_root
+from genlab.runs import Run
 from genlab.train import TrainSettings
-from genlab.trust import check_code, run_file, texts_of
+from genlab.training.optim import ArmSettings, OptimConfig
 
-# Rows of the table that are not arms: an arm of the same name would take their place on disk.
-RESTORE = "restore the file, or give the config that it was made of"
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
-# Of files and directories too, which hold 255 characters with all that is put around it.
-Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 MAX_BATCH_FRAMES = 2**26
-MAX_BATCH_SAMPLES = 2**32
 
 
 def _check_batch(batch_size: int, num_frames: int) -> None:
@@ -77,92 +65,6 @@ def _check_batch(batch_size: int, num_frames: int) -> None:
             f"batch_size={batch_size} times data.num_frames={num_frames}: more than {MAX_BATCH_FRAMES} frames in a "
             "batch; lower batch_size"
         )
-
-
-class CorpusShare(Config):
-    """A corpus and the share of training crops drawn from it."""
-
-    corpus: Corpus
-    share: float = pydantic.Field(default=1.0, gt=0)
-
-
-class Run(Config):
-    """What every training run has. `settings` do not change the result and stay out of the hash."""
-
-    name: Name
-    seed: Seed = 0
-    steps: Steps
-    batch_size: int = pydantic.Field(ge=1)
-    optim: OptimConfig = OptimConfig()
-    settings: TrainSettings = TrainSettings()
-
-    @property
-    def slug(self) -> str:
-        """Name of the run directory: the name and a hash of everything that changes the result."""
-        return f"{self.name}-{self.digest(exclude={'settings', 'name'})}"
-
-
-class CodecRun(Run):
-    """Train the in-lab codec, from scratch or from the weights that another run exported (`start_from`)."""
-
-    kind: Literal["codec"] = "codec"
-    loss_unit: ClassVar[str] = "weighted"
-    codec: SpectralCodecConfig
-    start_from: str | None = None
-    data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
-    crop_samples: Count
-    augment: AugmentConfig | None = None
-
-    @pydantic.model_validator(mode="after")
-    def _check_crop(self) -> "CodecRun":
-        if self.crop_samples % self.codec.hop_samples:
-            raise ValueError(
-                f"crop_samples={self.crop_samples} must be a multiple of codec.hop_samples={self.codec.hop_samples}"
-            )
-        if self.batch_size * self.crop_samples > MAX_BATCH_SAMPLES:
-            raise ValueError(
-                f"batch_size={self.batch_size} times crop_samples={self.crop_samples}: more than {MAX_BATCH_SAMPLES} "
-                "samples in a batch; lower one of them"
-            )
-        return self
-
-    def build(self, key: Key[Array, ""]) -> SpectralCodec:
-        """Return the codec that training starts with."""
-        codec = self.codec.build(key=key)
-        if self.start_from is not None:
-            codec.start_from(load_exported(self.start_from)[0])
-        return codec
-
-    def source(self, progress: Progress | None = None) -> BatchSource:
-        """Return batches of random crops, building the corpora first."""
-        manifests = [(build_corpus(item.corpus, progress=progress), item.share) for item in self.data]
-        dataset = wave_dataset(
-            manifests, split="train", crop_samples=self.crop_samples, seed=self.seed, augment=self.augment
-        )
-        return BatchSource(dataset, self.batch_size)
-
-
-class RecogniserRun(Run):
-    """Train the in-lab CTC recogniser."""
-
-    kind: Literal["recogniser"] = "recogniser"
-    loss_unit: ClassVar[str] = "ctc_nats_per_symbol"
-    recogniser: RecogniserConfig
-    data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
-    max_samples: Count | None = None
-    augment: AugmentConfig | None = None
-
-    def build(self, key: Key[Array, ""]) -> Recogniser:
-        """Return the untrained recogniser."""
-        return self.recogniser.build(key=key)
-
-    def source(self, progress: Progress | None = None) -> BatchSource:
-        """Return batches of whole clips with their text."""
-        manifests = [(build_corpus(item.corpus, progress=progress), item.share) for item in self.data]
-        dataset = clips_dataset(
-            manifests, split="train", seed=self.seed, max_samples=self.max_samples, augment=self.augment
-        )
-        return BatchSource(dataset, self.batch_size)
 
 
 DecoderConfig = Annotated[
@@ -385,84 +287,3 @@ class Comparison(Config):
             name=name, seed=seed, steps=steps, batch_size=self.batch_size, optim=optim, settings=self.settings,
             data=self.data, backbone=backbone, condition=self.condition, arm=arm,
         )  # fmt: skip
-
-
-KINDS: dict[str, type[Config]] = {
-    "codec": CodecRun,
-    "recogniser": RecogniserRun,
-    "decoder": DecoderRun,
-    "compare": Comparison,
-}
-
-
-def load_experiment(
-    path: str | Path,
-    overrides: tuple[str, ...] = (),
-    *,
-    named: Collection[str] = (),
-    trust_code: bool = False,
-) -> Any:
-    """Return the experiment of a config file, of a `config.json`, or of a run directory.
-
-    Args:
-        path: a Python file is executed; a config.json neither executes nor chooses a download.
-        overrides: FIELD=VALUE; what they name counts as named by the person.
-        named: Python files and published codecs that the person named elsewhere.
-        trust_code: whether Python files that a config.json refers to may run.
-
-    Raises:
-        ConfigError: if there is no such file, it has no `config()`, a field is wrong, or a
-            config.json refers to code or a download that nobody named.
-    """
-    path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(
-            f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
-        )
-    if path.suffix == ".json":
-        values = parse_json(read_content(path, fix=RESTORE) or b"", path=path, fix=RESTORE)
-        kind = values.get("kind") if isinstance(values, dict) else None
-        if not isinstance(kind, str) or kind not in KINDS:
-            raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
-        named = {*named, *texts_of(overrides)}
-        check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
-        experiment: Any = KINDS[kind].from_dict(values, overrides)
-        codec = getattr(getattr(experiment, "data", None), "codec", None)
-        # A kind alone, such as `mimi`, stands for the usual repository, which no file can choose.
-        if codec is not None and ":" in codec and codec not in named:
-            check_is_local(codec, path)
-        return experiment
-    experiment = call_page(path, "config")
-    if not isinstance(experiment, tuple(KINDS.values())):
-        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
-    return experiment.override(overrides)
-
-
-def call_page(path: Path, name: str) -> Any:
-    """Return what the function `name` of a Python file returns, None if there is no such function.
-
-    Raises:
-        ConfigError: if the file cannot be run or a field in it is wrong.
-    """
-    if path.suffix != ".py":
-        raise ConfigError(f"{name} {path}: expected a Python file or a config.json")
-    try:
-        function: Any = run_file(path).get(name)
-        return None if function is None else function()
-    except pydantic.ValidationError as error:
-        told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(error.__traceback__)
-        raise ConfigError(f"{name} {describe_raised(path, told)}") from None
-    except BaseException as error:  # the file is the person's own, and may raise anything
-        if is_ours_to_stop(error):
-            raise
-        raise ConfigError(f"{name} {describe_raised(path, error)}") from error
-
-
-def _class_named(name: str) -> type[Config]:
-    classes = [Config]
-    for found in classes:  # grows while it is read
-        if found.__name__ == name:
-            return found
-        classes += found.__subclasses__()
-    return Config

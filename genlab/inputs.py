@@ -19,7 +19,6 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
-from genlab import checkpoint
 from genlab.config import GenlabError
 from genlab.data.corpus import Progress
 from genlab.data.known_entropy import KnownEntropy
@@ -27,7 +26,8 @@ from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.text import SYMBOLS
 from genlab.experiment import TokenData
-from genlab.stored import OPEN, Count, Number, read_stored
+from genlab.run import checkpoint
+from genlab.run.stored import OPEN, Count, Number, read_stored
 
 INPUTS_NAME = "inputs.json"
 # In standard deviations: sums over a corpus differ a little between kinds of CPU.

@@ -9,7 +9,6 @@ import importlib.util
 from collections.abc import Collection
 from typing import NamedTuple
 
-from genlab.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
 from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.data.corpus import Embedded
@@ -22,9 +21,10 @@ from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metrics import grammar_metric, require_networks
 from genlab.evaluate.reference import Reference, choose_reference
 from genlab.experiment import Comparison
-from genlab.progress import Progress
+from genlab.fairness.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
 from genlab.prompts import FEWEST, Voiced, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
+from genlab.watch.progress import Progress
 
 
 class Check(NamedTuple):

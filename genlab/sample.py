@@ -22,21 +22,20 @@ from flax import nnx
 from jaxtyping import Float
 from typing_extensions import TypedDict
 
-from genlab import checkpoint
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
+from genlab.config.errors import shorten
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.store import TokenClip, TokenStore
-from genlab.decoders.base import Cond, Prompt, SampleOut
-from genlab.errors import shorten
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
-from genlab.names import file_stem
 from genlab.prompts import choose_prompts
-from genlab.stored import Count, Number, read_again, read_stored
-from genlab.tensorboard import ClipNote, RunWriter, prompt_tag
-from genlab.tokens import Tokens, make_tokens
+from genlab.run import checkpoint
+from genlab.run.names import file_stem
+from genlab.run.stored import Count, Number, read_again, read_stored
+from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
 from genlab.train import load_trained
+from genlab.watch.tensorboard import ClipNote, RunWriter, prompt_tag
 
 SAMPLES_NAME = "sampled.json"
 FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts

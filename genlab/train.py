@@ -19,15 +19,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from genlab import checkpoint, hosts
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
-from genlab.optim import OptimConfig
-from genlab.profiling import trace_steps
-from genlab.sharding import abstract_batch, gather, leave_mesh, place, put_batch, put_everywhere, use_mesh
-from genlab.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
-from genlab.train_settings import TrainSettings
-from genlab.train_step import SAVED, Build, Model, State, Watch, compile_update, create_state, split_model
+from genlab.machine import hosts
+from genlab.machine.sharding import abstract_batch, gather, leave_mesh, place, put_batch, put_everywhere, use_mesh
+from genlab.machine.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
+from genlab.run import checkpoint
+from genlab.training.optim import OptimConfig
+from genlab.training.settings import TrainSettings
+from genlab.training.step import SAVED, Build, Model, State, Watch, compile_update, create_state, split_model
+from genlab.watch.profiling import trace_steps
 
 
 class RunResult(NamedTuple):

@@ -14,7 +14,7 @@ Result     Never (libtpu 0.0.52): an all-reduce of the whole matrices, then a sl
 
 import os
 
-from genlab.topologies import COMPILER_ENVIRONMENT, find_topology
+from genlab.machine.topologies import COMPILER_ENVIRONMENT, find_topology
 
 os.environ.update(COMPILER_ENVIRONMENT)  # before jax is imported
 
@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genlab.aot import compile_text, describe
-from genlab.hlo import Program
-from genlab.sharding import ShardingConfig, make_mesh
+from genlab.machine.sharding import ShardingConfig, make_mesh
+from genlab.speed.aot import compile_text, describe
+from genlab.speed.hlo import Program
 
 LAYERS, CLIPS, POSITIONS = 4, 64, 896
 SIZES = ((512, 2048), (2048, 5632))

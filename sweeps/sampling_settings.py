@@ -2,7 +2,7 @@
 
 Question   Which sampler should each arm of configs/quickstart.py declare?
 Fixed      The trained decoders of one finished comparison, 32 prompts of the *validation* split, one codec.
-Varied     Eight settings per family from one published grid, calls x temperature x guidance (genlab/pareto.py).
+Varied     Eight settings per family from one published grid, calls x temperature x guidance (genlab/studies/pareto.py).
 Predicted  Before the run: temperature below 1 helps both models of codes, because a few minutes of training leave the
            tails of their softmax untrained; guidance helps every family; fewer solver steps than 24 cost quality.
 Result     One seed, word error on validation prompts. Temperature: as predicted, and further than an earlier sweep of
@@ -18,10 +18,10 @@ Result     One seed, word error on validation prompts. Temperature: as predicted
 import sys
 from pathlib import Path
 
-from genlab.experiment import load_experiment
-from genlab.pareto import format_fronts, trace_fronts
-from genlab.progress import Progress
+from genlab.load import load_experiment
 from genlab.report.console import align
+from genlab.studies.pareto import format_fronts, trace_fronts
+from genlab.watch.progress import Progress
 
 if __name__ == "__main__":
     run_dir = Path(sys.argv[1])

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from genlab.report.compiled import format_markdown
+from genlab.speed.table import format_markdown
 
 ROOT = Path(__file__).parents[1]
 SIZES = ("300m", "1b", "30m")

@@ -14,18 +14,19 @@ import jax
 import numpy as np
 from flax import nnx
 
-from genlab import bucket, hosts, liveness
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import cache_root
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.masked import MaskedConfig
+from genlab.machine import hosts, liveness
+from genlab.machine.sharding import ShardingConfig
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import OptimConfig
-from genlab.sharding import ShardingConfig
+from genlab.run import bucket
+from genlab.run.cache import cache_root
 from genlab.train import TrainSettings, train
+from genlab.training.optim import OptimConfig
 
 SOURCE = KnownEntropy(states=4, codebooks=2, entries=8, noise=0.02, clips=32, clip_frames=16)
 BACKBONE = BackboneConfig(width=32, layers=2, heads=4, dropout=0.1)

@@ -16,14 +16,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from genlab.codecs.convnext import StackConfig
 from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.decoders.ar import ARConfig
-from genlab.decoders.base import Cond
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.masked import MaskedConfig
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import OptimConfig
-from genlab.tokens import Tokens, TokenSpec
-from genlab.train_step import create_state, make_update
+from genlab.tokens import Cond, Tokens, TokenSpec
+from genlab.training.optim import OptimConfig
+from genlab.training.step import create_state, make_update
 
 SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=3, entries=12, latent_channels=4)
 VOCAB = CondVocab(num_speakers=3, num_units=10)

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from corpus_toys import make_small_comparison, write_corpus
 
-from genlab.budget import solve_budget
 from genlab.cli import main
 from genlab.compare import compare
 from genlab.config import GenlabError
+from genlab.fairness.budget import solve_budget
 from genlab.preflight import rehearse
-from genlab.progress import Progress
 from genlab.prompts import choose_prompts, choose_unscored
+from genlab.watch.progress import Progress
 
 ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for number in range(12)]
 NO_TEXTS = [("ab"[number % 2], "", "train" if number < 8 else "test") for number in range(12)]

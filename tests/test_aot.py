@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from genlab.aot import _is_part, _overflow, find_largest_batch, find_warnings, roofline
 from genlab.cli import main
 from genlab.config import GenlabError
-from genlab.hlo import Program, shape_bytes
-from genlab.report.compiled import COLUMNS, format_lines, format_markdown
-from genlab.sharding import ShardingConfig, make_mesh
-from genlab.topologies import CHIPS, find_topology
+from genlab.machine.sharding import ShardingConfig, make_mesh
+from genlab.machine.topologies import CHIPS, find_topology
+from genlab.speed.aot import _is_part, _overflow, find_largest_batch, find_warnings, roofline
+from genlab.speed.hlo import Program, shape_bytes
+from genlab.speed.table import COLUMNS, format_lines, format_markdown
 
 ROOT = Path(__file__).parents[1]
 

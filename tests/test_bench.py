@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from genlab.bench import WORKLOADS, run_workloads
 from genlab.config import GenlabError
+from genlab.speed.bench import WORKLOADS, run_workloads
 
 KEYS = ["workload", "ours_s", "peer", "peer_s", "ratio", "shape", "dtype", "threads"]
 

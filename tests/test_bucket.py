@@ -16,12 +16,12 @@ import pytest
 from bucket_server import BUCKET, serve_bucket
 from processes import LIMIT_S, finish, start
 
-from genlab import bucket, checkpoint
 from genlab.cli import main
 from genlab.config import GenlabError
-from genlab.data.batches import chain_digest
-from genlab.data.corpus import cache_root
-from genlab.stopping import EXIT_LOCKED, LockedError
+from genlab.machine.stopping import EXIT_LOCKED, LockedError
+from genlab.run import bucket, checkpoint
+from genlab.run.cache import cache_root
+from genlab.run.digests import chain_digest
 
 KNOWN_ENTROPY = str(Path(__file__).parents[1] / "configs/known_entropy.py")
 STEPS = 12

@@ -7,9 +7,12 @@ import pytest
 from codec_toys import LoudnessUnits, make_frozen, make_manifest
 from comparison_toys import make_comparison
 
-from genlab import budget as budget_module
-from genlab import host
-from genlab.budget import (
+from genlab.cli import main
+from genlab.codecs.cache import encode_corpus
+from genlab.config import GenlabError
+from genlab.experiment import Budget
+from genlab.fairness import budget as budget_module
+from genlab.fairness.budget import (
     TOLERANCE,
     abstract_decoder,
     check_flops,
@@ -19,10 +22,7 @@ from genlab.budget import (
     solve_budget,
     solve_steps,
 )
-from genlab.cli import main
-from genlab.codecs.cache import encode_corpus
-from genlab.config import GenlabError
-from genlab.experiment import Budget
+from genlab.machine import memory as host
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genlab import checkpoint
-from genlab.checkpoint import (
+from genlab.config import GenlabError
+from genlab.machine.stopping import TrainingInterrupted, stop_on_signal
+from genlab.run import checkpoint
+from genlab.run.checkpoint import (
     CheckpointMismatch,
     CheckpointWriter,
     HashLog,
@@ -32,9 +34,7 @@ from genlab.checkpoint import (
     track_status,
     write_json,
 )
-from genlab.config import GenlabError
-from genlab.data.batches import chain_digest, combine_digests
-from genlab.stopping import TrainingInterrupted, stop_on_signal
+from genlab.run.digests import chain_digest, combine_digests
 
 
 def make_state(seed):

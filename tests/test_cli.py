@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from genlab import commands as commands_module
-from genlab import doctor as doctor_module
-from genlab import host
 from genlab.cli import build_parser, main
+from genlab.cli import doctor as doctor_module
+from genlab.cli import runs as commands_module
+from genlab.cli.extras import EXTRAS
 from genlab.codecs import frozen
-from genlab.experiment import load_experiment
-from genlab.extras import EXTRAS
+from genlab.load import load_experiment
+from genlab.machine import memory as host
+from genlab.machine.stopping import EXIT_DISK_FULL
 from genlab.recognisers import shipped
-from genlab.stopping import EXIT_DISK_FULL
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from kill_points import end_at, run_until
 
-from genlab import outputs
 from genlab.evaluate.scores import MEANINGS
+from genlab.report import outputs
 
 TINY = """
 from genlab.data.corpus import Embedded

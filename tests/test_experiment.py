@@ -16,8 +16,10 @@ from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedSampler
-from genlab.experiment import Arm, Budget, CodecRun, CorpusShare, load_experiment
-from genlab.stored import DamagedError
+from genlab.experiment import Arm, Budget
+from genlab.load import load_experiment
+from genlab.run.stored import DamagedError
+from genlab.runs import CodecRun, CorpusShare
 from genlab.train import TrainSettings
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genlab.figures import (
+from genlab.watch.mel import (
     CEILING_DB,
     FLOOR_DB,
     NUM_COLOURS,

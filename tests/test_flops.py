@@ -10,7 +10,7 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.flops import count_flops
+from genlab.nets.flops import count_flops
 
 sys.path.insert(0, str(Path(__file__).parent / "decoders"))
 from decoder_toys import BACKBONE, FAMILIES, NUM_SYMBOLS, SPEC, toy_batch

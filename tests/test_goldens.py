@@ -17,7 +17,7 @@ from micro_models import BATCH, NAMES, batch_of, build, loss_curve
 from genlab.decoders.ar import ARSampler
 from genlab.decoders.diffusion import DiffusionSampler
 from genlab.decoders.masked import MaskedSampler
-from genlab.weights import load_weights, save_weights
+from genlab.nets.weights import load_weights, save_weights
 
 GOLDENS = Path(__file__).with_name("goldens") / "micro"
 STEPS = 20

@@ -14,13 +14,13 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from genlab.aot import Plan, _token_shape, abstract_batch, build_abstract
-from genlab.experiment import load_experiment
+from genlab.load import load_experiment
+from genlab.machine.sharding import ShardingConfig, make_mesh
+from genlab.machine.topologies import find_topology
 from genlab.nets import attention
 from genlab.nets.attention import KeysValues, _attend_by_cudnn, attend_within, missing_positions, why_plain
-from genlab.sharding import ShardingConfig, make_mesh
-from genlab.topologies import find_topology
-from genlab.train_step import create_state, make_update
+from genlab.speed.aot import Plan, _token_shape, abstract_batch, build_abstract
+from genlab.training.step import create_state, make_update
 
 ROOT = Path(__file__).parents[1]
 GPU = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))

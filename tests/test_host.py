@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from genlab.host import reuse_memory
+from genlab.machine.memory import reuse_memory
 
 # 100 MiB, freed and allocated again five times, in a thread that is not the first one, as XLA does.
 CHURN = """
 import resource, sys, threading
-from genlab.host import memory_is_reused, reuse_memory
+from genlab.machine.memory import memory_is_reused, reuse_memory
 if sys.argv[1] == "kept":
     assert reuse_memory() and memory_is_reused()
 else:

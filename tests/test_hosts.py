@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from processes import LIMIT_S, finish, start
 
-from genlab import hosts
 from genlab.config import GenlabError
-from genlab.data.batches import chain_digest
-from genlab.stopping import EXIT_FAILED, EXIT_RESUME
+from genlab.machine import hosts
+from genlab.machine.stopping import EXIT_FAILED, EXIT_RESUME
+from genlab.run.digests import chain_digest
 
 # Sums over the batch and over split channels are added in another order.
 TOLERANCE = 1e-4

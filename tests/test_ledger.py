@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from comparison_toys import make_comparison
 
-from genlab.budget import ArmBudget
 from genlab.data.manifest import Clip, Manifest
-from genlab.ledger import build_ledger
+from genlab.fairness.budget import ArmBudget
+from genlab.fairness.ledger import build_ledger
 from genlab.train import RunResult
 
 INFO = SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10, is_two_sided=False)

@@ -16,7 +16,6 @@ from browser import Browser, needs_browser, start_browser
 from comparison_toys import make_comparison
 from listen_toys import ARMS, RATE_HZ, ROWS, make_clips, make_test
 
-from genlab import checkpoint
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.listen import page, stimuli
@@ -25,6 +24,7 @@ from genlab.listen.page import render_test, write_test
 from genlab.listen.ratings import merge_answers, prompts_needed
 from genlab.listen.stimuli import choose_texts, cut_alike, low_anchor
 from genlab.report.page import source_hash
+from genlab.run import checkpoint
 
 
 def write_run(folder, monkeypatch, arms=ARMS, num_prompts=2):

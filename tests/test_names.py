@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genlab.config import GenlabError
-from genlab.names import file_stem, inside
+from genlab.run.names import file_stem, inside
 from genlab.sample import claim_samples
 
 RUN = SimpleNamespace(data=SimpleNamespace(corpus=SimpleNamespace()))

@@ -24,7 +24,7 @@ for command in json.loads(sys.argv[1]):
 """
 NETWORKS = """
 from genlab.data.embedded import predict_parts
-from genlab.doctor import EVALUATORS
+from genlab.cli.doctor import EVALUATORS
 from genlab.evaluate.sessions import find_weights, open_network
 
 predict_parts("one two", 1.0)
@@ -42,7 +42,7 @@ def test_one_module_imports_onnxruntime():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "onnxruntime" for name in names):
                 importing.add(str(path.relative_to(ROOT)))
-    assert importing == {"genlab/onnx.py"}
+    assert importing == {"genlab/machine/onnx.py"}
 
 
 @pytest.mark.parametrize("before", ["", "import onnxruntime\n"])

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from genlab.config import GenlabError
-from genlab.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
+from genlab.training.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
 
 
 def test_only_matrices_decay():

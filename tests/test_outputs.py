@@ -9,9 +9,10 @@ import pytest
 from comparison_toys import make_comparison
 from kill_points import forked
 
-from genlab import checkpoint, outputs
 from genlab.changes import SCORING, check_changes, check_same_training
 from genlab.config import ConfigError, GenlabError
+from genlab.report import outputs
+from genlab.run import checkpoint
 
 ROWS = ("rows/ar.json", "rows/real.json")
 

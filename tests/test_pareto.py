@@ -5,10 +5,10 @@ import pytest
 from report_toys import make_ledger, make_results
 
 from genlab.evaluate.scores import ClipValues
-from genlab.experiment import load_experiment
-from genlab.pareto import NUM_SETTINGS, _judge, format_fronts, list_settings
+from genlab.load import load_experiment
 from genlab.report.fronts import COSTS, fronts_section
 from genlab.report.page import render_page
+from genlab.studies.pareto import NUM_SETTINGS, _judge, format_fronts, list_settings
 
 
 def test_every_arm_gets_its_own_setting_and_as_many_others():

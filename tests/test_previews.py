@@ -11,10 +11,11 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_train import run as run_toy
 
-from genlab.compare import gather, show_previews
+from genlab.compare import show_previews
 from genlab.data.audio import read_wave
-from genlab.figures import grid_png, log_mel_db
-from genlab.previews import PERCENTS, plan_previews
+from genlab.material import gather
+from genlab.report.previews import PERCENTS, plan_previews
+from genlab.watch.mel import grid_png, log_mel_db
 
 
 def params_of(model):

@@ -9,7 +9,7 @@ import textwrap
 
 import pytest
 
-from genlab.progress import Progress, is_terminal
+from genlab.watch.progress import Progress, is_terminal
 
 
 class Clock:
@@ -151,7 +151,7 @@ def _on_a_terminal(script: str, **environment: str) -> str:
 
 
 SCRIPT = """
-    from genlab.progress import Progress
+    from genlab.watch.progress import Progress
     with Progress() as progress:
         task = progress.stage("train [bold]ar", total=40)
         print('{"json": true}')

@@ -8,12 +8,12 @@ from browser import needs_browser, start_browser
 from report_toys import make_ledger, make_results
 from test_report import EVIL, Page, make_clips
 
-from genlab.curves import MOST_POINTS, read_curves
 from genlab.report import PromptRow, write_report
+from genlab.report.curves import MOST_POINTS, read_curves
 from genlab.report.dots import dot_plots
 from genlab.report.page import render_page
 from genlab.report.training import describe_loss, training_plots
-from genlab.tensorboard import RunWriter, is_loss_tag
+from genlab.watch.tensorboard import RunWriter, is_loss_tag
 
 CURVES = {
     "ar": [{"train/loss_ar_nats_per_code": [(1, 7.0), (50, 3.0), (100, 2.5)]}] * 2,

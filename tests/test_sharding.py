@@ -19,13 +19,10 @@ from train_toy import make_source
 from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.decoders.denoisers import StableAudioNetwork
 from genlab.decoders.diffusion import DiffusionConfig
-from genlab.decoders.streams import PlanStream
-from genlab.nets.backbone import Dilated
-from genlab.optim import OptimConfig, is_decayed
-from genlab.recognisers.ctc import RecogniserConfig
-from genlab.sharding import (
+from genlab.decoders.noise.denoisers import StableAudioNetwork
+from genlab.decoders.steps.streams import PlanStream
+from genlab.machine.sharding import (
     COLUMNS,
     ROWS,
     TABLE,
@@ -36,8 +33,11 @@ from genlab.sharding import (
     put_batch,
     spec_of,
 )
+from genlab.nets.backbone import Dilated
+from genlab.recognisers.ctc import RecogniserConfig
 from genlab.train import TrainSettings, train
-from genlab.train_step import create_state, make_update
+from genlab.training.optim import OptimConfig, is_decayed
+from genlab.training.step import create_state, make_update
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
 # Sums over channels and over the batch are added in another order.

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from kill_points import Counter
 
-from genlab import outputs
 from genlab.cli import main
-from genlab.stopping import EXIT_RESUME, Terminated, end_on_sigterm
+from genlab.machine.stopping import EXIT_RESUME, Terminated, end_on_sigterm
+from genlab.report import outputs
 
 CONFIG = """
 from comparison_toys import make_comparison

@@ -16,27 +16,27 @@ from listen_toys import answer, make_test
 from sweep_toys import make_sweep
 from typing_extensions import TypedDict
 
-from genlab import checkpoint
 from genlab.codecs import dac, encodec, frozen, mimi, oobleck, published, speechtokenizer
 from genlab.config import GenlabError
 from genlab.data.folder import ImportReport
 from genlab.data.manifest import MANIFEST_NAME, Manifest
 from genlab.evaluate.rows import load_row
-from genlab.experiment import load_experiment
 from genlab.listen.key import digest_key
 from genlab.listen.ratings import merge_answers
+from genlab.load import load_experiment
+from genlab.nets.weights import load_metadata, read_header
 from genlab.recognisers import shipped
 from genlab.report.additions import read_crossings, read_fronts, read_listening, read_tuning
 from genlab.report.console import format_results
 from genlab.report.inputs import read_audit, read_ledger, read_results, read_scores
 from genlab.report.page import render_page
 from genlab.report.written import render_csv, render_markdown
+from genlab.run import checkpoint
+from genlab.run.stored import DamagedError, Number, parse_stored, read_again, read_stored
 from genlab.sample import has_samples, read_facts
-from genlab.stored import DamagedError, Number, parse_stored, read_again, read_stored
+from genlab.studies.tune import Trial
 from genlab.sweeps.page import expand
 from genlab.sweeps.runs import read_state, run_directory
-from genlab.tune import Trial
-from genlab.weights import load_metadata, read_header
 
 MUTATIONS = int(os.environ.get("GENLAB_MUTATIONS", 40))
 FORGIVEN = ("row.json", "trial.json", "status.json")  # made again

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from sweep_toys import write_page
 
-from genlab.checkpoint import saved_steps
-from genlab.stopping import EXIT_DISK_FULL, EXIT_RESUME
+from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_RESUME
+from genlab.run.checkpoint import saved_steps
 from genlab.sweeps.page import SweepRun, expand, load_sweep
 from genlab.sweeps.runs import read_state, run_directory
 

@@ -12,12 +12,13 @@ import pytest
 from sweep_toys import finish, make_sweep, write_page
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from genlab import checkpoint, cli
+from genlab import cli
 from genlab.config import ConfigError, GenlabError
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues
-from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RESUME
+from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RESUME
+from genlab.run import checkpoint
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.judge import judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
@@ -214,7 +215,7 @@ def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):
 
 
 def test_a_card_is_not_written_over_a_text_of_a_person(tmp_path, capsys):
-    from genlab.sweeps.command import _check_card
+    from genlab.cli.sweeps import _check_card
 
     card = tmp_path / "page.md"
     _check_card(card, make_sweep())

@@ -27,9 +27,9 @@ from genlab.decoders.ar import ARConfig
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.latent_ar import LatentARConfig
 from genlab.decoders.masked import MaskedConfig
-from genlab.figures import mel_png
-from genlab.profiling import find_peak_flops, measure_flops_per_s
-from genlab.tensorboard import (
+from genlab.watch.mel import mel_png
+from genlab.watch.profiling import find_peak_flops, measure_flops_per_s
+from genlab.watch.tensorboard import (
     ClipNote,
     RunWriter,
     StepCost,

@@ -13,14 +13,14 @@ from train_toy import WIDTH, Toy, build, digest, make_source
 
 from genlab import train as train_module
 from genlab.config import GenlabError
-from genlab.data.batches import BatchSource, batch_digest, chain_digest
-from genlab.decoders.base import LossOut
-from genlab.optim import OptimConfig
-from genlab.profiling import ProfileConfig
-from genlab.progress import Progress
-from genlab.tokens import Tokens
+from genlab.data.batches import BatchSource, batch_digest
+from genlab.run.digests import chain_digest
+from genlab.tokens import LossOut, Tokens
 from genlab.train import TrainingDiverged, TrainSettings, load_trained, train
-from genlab.train_step import create_state, make_update
+from genlab.training.optim import OptimConfig
+from genlab.training.step import create_state, make_update
+from genlab.watch.profiling import ProfileConfig
+from genlab.watch.progress import Progress
 
 QUIET = TrainSettings(log_every=5, save_every_s=None)
 

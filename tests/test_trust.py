@@ -12,12 +12,13 @@ import pytest
 from comparison_toys import make_comparison
 from sweep_toys import make_sweep
 
-from genlab import checkpoint, cli, trust
+from genlab import cli
 from genlab.config import ConfigError, GenlabError
-from genlab.experiment import load_experiment
+from genlab.load import load_experiment
+from genlab.run import checkpoint, trust
+from genlab.studies.tune import apply_tuning
 from genlab.sweeps.executors import command_of, names_of
 from genlab.sweeps.runs import write_page
-from genlab.tune import apply_tuning
 
 ROOT = Path(__file__).parents[1]
 # A codec that leaves a mark when it runs.
@@ -153,7 +154,7 @@ def test_a_tuning_names_no_code(tmp_path):
     arms = {name: {"key": "", "setting": {"decoder": "evil.py:Mine"}} for name in config.arms}
     path.write_text(json.dumps({"schema": 1, "arms": arms}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genlab.tune.arm_key", lambda config, name: "")
+        patch.setattr("genlab.studies.tune.arm_key", lambda config, name: "")
         with pytest.raises(Exception, match=r"arms\.ar\.setting.decoder refers to a Python file"):
             apply_tuning(config, path)
 
@@ -250,7 +251,7 @@ def test_one_module_executes_files():
                 names += [function.attr] if is_module else []
             if executing := EXECUTORS & set(names):
                 found.setdefault(str(path.relative_to(ROOT)), set()).update(executing)
-    assert found == {"genlab/trust.py": {"exec"}}
+    assert found == {"genlab/run/trust.py": {"exec"}}
 
 
 def test_a_file_that_ran_is_where_its_classes_say(tmp_path):

@@ -13,17 +13,17 @@ from report_toys import make_ledger, make_results
 from test_ledger import make_ledger as make_true_ledger
 from test_ledger import row
 
-from genlab import tune as tuning_module
-from genlab.checkpoint import restore_latest, write_json
 from genlab.cli import main
 from genlab.config import ConfigError, GenlabError
 from genlab.evaluate.scores import clip_means
 from genlab.experiment import Comparison
+from genlab.machine.stopping import TrainingDiverged
 from genlab.report.page import render_page
 from genlab.report.tuning import tuning_rows, tuning_section
 from genlab.report.written import render_markdown
-from genlab.stopping import TrainingDiverged
-from genlab.tune import Trial, Tuning, TuningSpace, apply_tuning, ask, own_setting, shorten, tune
+from genlab.run.checkpoint import restore_latest, write_json
+from genlab.studies import tune as tuning_module
+from genlab.studies.tune import Trial, Tuning, TuningSpace, apply_tuning, ask, own_setting, shorten, tune
 
 BUDGET = 40 * 162204672.0  # 40 updates of ar
 FIELDS = ("peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.weights import load_metadata, load_weights, save_weights
+from genlab.nets.weights import load_metadata, load_weights, save_weights
 
 TREE = {
     "layers": {

@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 
 from genlab.data.batches import BatchSource
-from genlab.decoders.base import LossOut
-from genlab.optim import OptimConfig
+from genlab.tokens import LossOut
 from genlab.train import TrainSettings, train
+from genlab.training.optim import OptimConfig
 
 CLIPS = np.random.default_rng(0).integers(-3000, 3000, (50, 48000)).astype(np.int16)
 

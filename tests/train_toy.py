@@ -17,9 +17,9 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
-from genlab.decoders.base import LossOut
-from genlab.optim import OptimConfig
+from genlab.tokens import LossOut
 from genlab.train import TrainSettings, train
+from genlab.training.optim import OptimConfig
 
 WIDTH = 8
 

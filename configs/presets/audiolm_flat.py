@@ -11,7 +11,7 @@ import runpy
 from pathlib import Path
 
 from genlab.decoders.ar import ARConfig, ARSampler
-from genlab.decoders.patterns import FlatPattern
+from genlab.decoders.steps.patterns import FlatPattern
 from genlab.experiment import Arm, Comparison
 
 

@@ -11,8 +11,8 @@ amount of noise, draws, steps, temperature and guidance are ours.
 import runpy
 from pathlib import Path
 
-from genlab.decoders.heads import FlowMatching
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Comparison
 
 

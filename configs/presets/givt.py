@@ -9,8 +9,8 @@ quick start's AR arm: same data, backbone and training FLOPs, latents in the pla
 import runpy
 from pathlib import Path
 
-from genlab.decoders.heads import GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.noise.heads import GaussianMixture
 from genlab.experiment import Arm, Comparison
 
 

@@ -12,7 +12,7 @@ import runpy
 from pathlib import Path
 
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.unmasking import Spans
+from genlab.decoders.noise.unmasking import Spans
 from genlab.experiment import Arm, Comparison
 
 

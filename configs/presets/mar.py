@@ -9,8 +9,8 @@ same head, from left to right) and the quick start's masked arm (the same order,
 import runpy
 from pathlib import Path
 
-from genlab.decoders.heads import FlowMatching
 from genlab.decoders.mar import MARConfig, MARSampler
+from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Comparison
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from genlab.data.dialogue import Dialogue
 from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.streams import OtherStream, PlanStream
+from genlab.decoders.steps.streams import OtherStream, PlanStream
 from genlab.experiment import Arm, Comparison, TokenData
 
 

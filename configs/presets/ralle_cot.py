@@ -14,8 +14,8 @@ import runpy
 from pathlib import Path
 
 from genlab.decoders.ar import ARConfig, ARSampler
-from genlab.decoders.patterns import DelayPattern
-from genlab.decoders.streams import PlanStream
+from genlab.decoders.steps.patterns import DelayPattern
+from genlab.decoders.steps.streams import PlanStream
 from genlab.experiment import Arm, Comparison
 
 

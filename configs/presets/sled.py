@@ -10,8 +10,8 @@ Two samples and beta = 1 are the paper's; its guidance is left out.
 import runpy
 from pathlib import Path
 
-from genlab.decoders.heads import EnergyScore
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.noise.heads import EnergyScore
 from genlab.experiment import Arm, Comparison
 
 

@@ -4,7 +4,7 @@ cross-attention, speaker and duration as one position before the frames.
 Question: with the quick start's data and budget, is its topology better or worse than the shared backbone, which
 `arms.stable_audio_like.decoder.network.kind=backbone` puts in its place? Unlike the published system: speech, our
 codec's latents in place of its autoencoder's, a small text encoder trained along, and a few layers.
-`genlab.nets.stable_audio.save_stable_audio` writes the trained network for diffusers.
+`genlab.decoders.noise.stable_audio.save_stable_audio` writes the trained network for diffusers.
 
     genlab compare configs/presets/stable_audio_like.py
 """
@@ -12,10 +12,10 @@ codec's latents in place of its autoencoder's, a small text encoder trained alon
 import runpy
 from pathlib import Path
 
-from genlab.decoders.denoisers import StableAudioNetwork
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
-from genlab.decoders.paths import CosinePath
-from genlab.decoders.solvers import DPMSolver
+from genlab.decoders.noise.denoisers import StableAudioNetwork
+from genlab.decoders.noise.paths import CosinePath
+from genlab.decoders.noise.solvers import DPMSolver
 from genlab.experiment import Arm, Comparison
 
 

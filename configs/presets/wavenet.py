@@ -12,7 +12,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.nets.backbone import BackboneConfig, Dilated
-from genlab.optim import OptimConfig
+from genlab.training.optim import OptimConfig
 
 
 def config() -> DecoderRun:

@@ -20,10 +20,9 @@ from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError, digest
-from genlab.data.corpus import Progress, only_builder
+from genlab.data.corpus import Progress
 from genlab.data.digests import FileDigest, digest_file
 from genlab.data.manifest import Clip, Manifest
-from genlab.data.shared import fetch, share
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,
@@ -37,7 +36,9 @@ from genlab.data.store import (
 )
 from genlab.data.text import encode_text
 from genlab.recognisers.units import UnitEncoder
-from genlab.stored import (
+from genlab.run.cache import only_builder
+from genlab.run.shared import fetch, share
+from genlab.run.stored import (
     OPEN,
     Count,
     DamagedError,

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from genlab.codecs.losses import pad_to_hop
-from genlab.codecs.spectrogram import stft
+from genlab.nets.spectrogram import stft
 
 WINDOWS_SAMPLES = (512, 1024, 2048)
 PATCH = (4, 16)  # frames x frequency bins

@@ -32,11 +32,11 @@ from genlab.codecs.published import load_published, needs_download
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError, GenlabError
+from genlab.config.errors import describe_raised, is_ours_to_stop
 from genlab.data.audio import resample
-from genlab.errors import describe_raised, is_ours_to_stop
+from genlab.nets.weights import load_metadata, load_weights, save_weights
+from genlab.run.trust import run_file
 from genlab.tokens import Tokens, TokenSpec
-from genlab.trust import run_file
-from genlab.weights import load_metadata, load_weights, save_weights
 
 BUCKET_FRAMES = 64
 SHIPPED = "in_lab_16khz"

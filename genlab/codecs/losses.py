@@ -9,7 +9,7 @@ and 4).
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from genlab.codecs.spectrogram import mel_filters, stft
+from genlab.nets.spectrogram import mel_filters, stft
 
 # (window, mels): short windows see onsets, long ones see harmonics; a short window with many mels leaves some empty.
 MEL_RESOLUTIONS = ((128, 10), (256, 24), (512, 48), (1024, 80), (2048, 160))

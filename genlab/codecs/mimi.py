@@ -36,8 +36,8 @@ from genlab.codecs.quantiser import Codebook, nearest_entry
 from genlab.config import ConfigError
 from genlab.nets.convolution import valid_frames
 from genlab.nets.linear import Linear
+from genlab.nets.weights import WeightsError
 from genlab.tokens import Tokens, TokenSpec, make_tokens
-from genlab.weights import WeightsError
 
 HALVING = 2  # frames of the transformer in a frame of the tokens
 MIN_USAGE = 1e-5

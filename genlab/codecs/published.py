@@ -25,8 +25,8 @@ from safetensors.numpy import load_file
 
 from genlab.codecs.base import Codec, PublishedConfig
 from genlab.config import ConfigError, GenlabError
-from genlab.stored import parse_stored, read_content
-from genlab.weights import WeightsError, read_header
+from genlab.nets.weights import WeightsError, read_header
+from genlab.run.stored import parse_stored, read_content
 
 # A published file may also hold what only training needs, such as running averages of the codebooks.
 MAX_BYTES_PER_PARAMETER = 16

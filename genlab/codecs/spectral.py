@@ -23,10 +23,9 @@ from genlab.codecs.discriminator import Discriminator, adversarial_losses
 from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.quantiser import ResidualQuantiser
-from genlab.codecs.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
 from genlab.config import Config, GenlabError
-from genlab.decoders.base import LossOut
-from genlab.tokens import Tokens, TokenSpec
+from genlab.nets.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
+from genlab.tokens import LossOut, Tokens, TokenSpec
 
 SUBFRAMES = 2  # STFT frames per token frame
 SIDE_LEVELS = 8  # values of a side channel: 3 bits

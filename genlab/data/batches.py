@@ -7,7 +7,6 @@ Every batch has a digest, and the digests of a run are chained, so two runs that
 the same content in the same order.
 """
 
-import hashlib
 import sys
 import zlib
 from collections.abc import Generator
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from genlab.config import GenlabError
+from genlab.run.digests import combine_digests
 
 
 class Batch(NamedTuple):
@@ -108,13 +108,3 @@ def example_digests(batch: Batch) -> UInt32[np.ndarray, "b"]:
         rows = np.ascontiguousarray(leaf).reshape(len(running), -1).view(np.uint8)
         running = [zlib.crc32(row.data, zlib.crc32(kind, crc)) for row, crc in zip(rows, running, strict=True)]
     return np.array(running, np.uint32)
-
-
-def combine_digests(examples: UInt32[np.ndarray, "b"]) -> str:
-    """Return the digest of a batch from those of its examples."""
-    return hashlib.sha256(examples.astype("<u4").tobytes()).hexdigest()[:16]
-
-
-def chain_digest(running: str, batch: str) -> str:
-    """Return the running hash after one more batch; start from an empty string."""
-    return hashlib.sha256((running + batch).encode()).hexdigest()[:16]

@@ -8,8 +8,6 @@ changed setting or a changed source file makes another corpus and never mixes wi
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,27 +32,11 @@ from genlab.data.layouts import (
 from genlab.data.listing import Listing
 from genlab.data.manifest import MANIFEST_NAME, Clip, Manifest
 from genlab.data.shards import Progress
-from genlab.data.shared import SHARED_VARIABLE, fetch, share
-from genlab.stored import remove_leftovers
+from genlab.run.cache import cache_root, only_builder
+from genlab.run.shared import fetch, share
+from genlab.run.stored import remove_leftovers
 
 Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
-
-CACHE_VARIABLE = "GENLAB_CACHE"
-
-
-def cache_root() -> Path:
-    """Return the directory for built corpora and token stores: $GENLAB_CACHE, else `.genlab_cache` here.
-
-    Raises:
-        GenlabError: if it is not on a disk.
-    """
-    root = os.environ.get(CACHE_VARIABLE) or ".genlab_cache"
-    if "://" in root:
-        raise GenlabError(
-            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local disk. "
-            f"{SHARED_VARIABLE}=gs://BUCKET/PATH shares what is built there with other machines"
-        )
-    return Path(root).expanduser()
 
 
 def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progress | None = None) -> Manifest:
@@ -168,18 +150,3 @@ def _file_state(path: Path) -> list[int]:
     except (OSError, ValueError):  # a NUL in the name is a ValueError
         return []
     return [state.st_size, state.st_mtime_ns]
-
-
-@contextmanager
-def only_builder(path: Path) -> Iterator[None]:
-    """Wait until no other process holds `path`. The operating system lets go of it when its holder dies."""
-    with open(path, "w") as file:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -16,7 +16,7 @@ import pydantic
 from typing_extensions import TypedDict
 
 from genlab.config import digest
-from genlab.stored import OPEN, Count, DamagedError, read_stored, write_atomically
+from genlab.run.stored import OPEN, Count, DamagedError, read_stored, write_atomically
 
 DIGESTS_NAME = "digests.json"
 MOST_SHOWN = 5

@@ -31,7 +31,7 @@ from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of
 from genlab.data.shards import Progress, run_shards
-from genlab.onnx import open_session
+from genlab.machine.onnx import open_session
 
 RECIPE_VERSION = 1  # part of the cache key: raise it when the rendering changes
 LICENCE = "Apache-2.0"

@@ -52,7 +52,7 @@ from genlab.data.manifest import (
 from genlab.data.shards import Progress, run_shards
 from genlab.data.table import list_table
 from genlab.data.text import has_symbols
-from genlab.stored import read_stored, write_atomically
+from genlab.run.stored import read_stored, write_atomically
 
 IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"

@@ -23,7 +23,6 @@ import pydantic
 from jaxtyping import Float, Int
 
 from genlab.config import Config, Seed, digest
-from genlab.data.corpus import only_builder
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,
@@ -35,6 +34,7 @@ from genlab.data.store import (
     finish_store,
     write_part,
 )
+from genlab.run.cache import only_builder
 from genlab.tokens import TokenSpec
 
 CONCENTRATION = 0.3  # of the finer levels' tables (Dirichlet): far from uniform, yet every entry is worth learning

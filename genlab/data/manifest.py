@@ -22,7 +22,7 @@ from genlab.config import GenlabError, digest
 from genlab.data.audio import SAMPLE_RATE_HZ, read_flac
 from genlab.data.digests import Digests, rebuild
 from genlab.data.text import normalise_text
-from genlab.stored import Count, describe_problem, read_content, write_atomically
+from genlab.run.stored import Count, describe_problem, read_content, write_atomically
 
 MANIFEST_NAME = "manifest.jsonl"
 F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz

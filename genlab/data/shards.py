@@ -17,7 +17,7 @@ import pydantic
 from typing_extensions import TypedDict
 
 from genlab.config import digest
-from genlab.stored import OPEN, DamagedError, read_stored, write_atomically
+from genlab.run.stored import OPEN, DamagedError, read_stored, write_atomically
 
 NUM_THREADS = 2
 Progress = Callable[[str, int, int], None]

@@ -25,9 +25,8 @@ from genlab.config import Config, GenlabError
 from genlab.data.digests import Digests, FileDigest, digest_file, digest_text, rebuild, write_digests
 from genlab.data.manifest import read_array
 from genlab.data.text import encode_text
-from genlab.decoders.base import Cond
-from genlab.stored import Count, DamagedError, Number, parse_json, parse_stored, read_content, write_atomically
-from genlab.tokens import Tokens, TokenSpec
+from genlab.run.stored import Count, DamagedError, Number, parse_json, parse_stored, read_content, write_atomically
+from genlab.tokens import Cond, Tokens, TokenSpec
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 VECTORS_NAME = "code_vectors.npy"

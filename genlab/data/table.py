@@ -34,7 +34,7 @@ from genlab.data.listing import (
     read_bytes,
     shorten,
 )
-from genlab.stored import MAX_NUMBER
+from genlab.run.stored import MAX_NUMBER
 
 # The first name wins over its aliases, which then are labels like other columns. Case is ignored.
 ALIASES = {

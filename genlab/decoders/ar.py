@@ -27,7 +27,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -36,16 +35,16 @@ from genlab.decoders.conditioning import (
     backbone_inputs,
     condition_flops,
 )
-from genlab.decoders.densities import Output, Softmax
-from genlab.decoders.logits import cross_entropy
-from genlab.decoders.patterns import DelayPattern, Pattern, StepPattern
-from genlab.decoders.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
-from genlab.decoders.streams import OtherStream, PlanStream, Streams
-from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
+from genlab.decoders.steps.densities import Output, Softmax
+from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
+from genlab.decoders.steps.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
+from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
+from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
+from genlab.machine.sharding import compiled_platform
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, matmul
-from genlab.sharding import compiled_platform
-from genlab.tokens import Tokens, TokenSpec, make_tokens
+from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
 
 
 class ARSampler(Config):

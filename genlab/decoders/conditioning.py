@@ -21,13 +21,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
+from genlab.config.errors import shorten
 from genlab.data.text import has_symbols
-from genlab.decoders.base import Cond
-from genlab.errors import shorten
+from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock, Text
 from genlab.nets.linear import Embedding
-from genlab.sharding import BATCH, constrain
+from genlab.tokens import Cond
 
 
 class CondVocab(Config):

@@ -33,7 +33,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -42,10 +41,10 @@ from genlab.decoders.conditioning import (
     backbone_inputs,
     condition_flops,
 )
-from genlab.decoders.levels import Levels
-from genlab.decoders.logits import cross_entropy
-from genlab.decoders.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
-from genlab.decoders.stepwise import (
+from genlab.decoders.steps.levels import Levels
+from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
+from genlab.decoders.steps.stepwise import (
     KnownSteps,
     Step,
     choose,
@@ -54,11 +53,11 @@ from genlab.decoders.stepwise import (
     sample_codes,
     stream_codes,
 )
-from genlab.decoders.streams import OtherStream, PlanStream, Streams
-from genlab.decoders.visiting import draw_known, refuse_reordering, refuse_untrained_holes
+from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
+from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
-from genlab.tokens import Tokens, TokenSpec, make_tokens
+from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
 
 
 class DepthSampler(Config):

@@ -23,14 +23,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
-from genlab.decoders.code_given_latent import (
-    WIDTHS,
-    Width,
-    keep_entries,
-    posterior_std,
-    read_entries,
-)
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -40,13 +32,32 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
-from genlab.decoders.denoisers import ModulatedBackbone, Network
-from genlab.decoders.diffusion_score import codes_bound, log_density
-from genlab.decoders.paths import Path, Prediction, StraightPath
-from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.solvers import Euler, Solver, fill_in
+from genlab.decoders.noise.code_given_latent import (
+    WIDTHS,
+    Width,
+    keep_entries,
+    posterior_std,
+    read_entries,
+)
+from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
+from genlab.decoders.noise.diffusion_score import codes_bound, log_density
+from genlab.decoders.noise.paths import Path, Prediction, StraightPath
+from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
+from genlab.decoders.noise.solvers import Euler, Solver, fill_in
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+    read_codes,
+    read_latents,
+)
 
 
 class DiffusionSampler(Config):

@@ -24,7 +24,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -36,13 +35,24 @@ from genlab.decoders.conditioning import (
     modulate,
     with_unconditional,
 )
-from genlab.decoders.corruption import AbsorbingNoise, Noise, UniformNoise
-from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
-from genlab.decoders.schedules import Hiding, LinearHiding
-from genlab.decoders.unmasking import RevealSampler, bound_from_draws, draw_places
+from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
+from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.noise.schedules import Hiding, LinearHiding
+from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+    read_codes,
+)
 
 
 class DiscreteSampler(RevealSampler):

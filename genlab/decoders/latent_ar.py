@@ -23,8 +23,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
-from genlab.decoders import code_given_latent
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -33,8 +31,9 @@ from genlab.decoders.conditioning import (
     condition_flops,
     with_unconditional,
 )
-from genlab.decoders.heads import GaussianMixture, GaussianMixtureHead, Head
-from genlab.decoders.visiting import (
+from genlab.decoders.noise import code_given_latent
+from genlab.decoders.noise.heads import GaussianMixture, GaussianMixtureHead, Head
+from genlab.decoders.steps.visiting import (
     draw_known,
     refuse_holes,
     refuse_reordering,
@@ -44,7 +43,19 @@ from genlab.decoders.visiting import (
 )
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+    read_codes,
+    read_latents,
+)
 
 
 class LatentARSampler(Config):

@@ -23,9 +23,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.blockwise import allowed_between_copies
-from genlab.decoders.code_given_latent import WIDTHS, Width, chosen_vectors, keep_entries, posterior_std, read_entries
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -36,15 +34,35 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
-from genlab.decoders.denoisers import LEVEL_CHANNELS, LevelEmbedding
-from genlab.decoders.diffusion_score import codes_bound
-from genlab.decoders.paths import Path, Prediction, StraightPath
-from genlab.decoders.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.solvers import Euler, Solver, fill_in
-from genlab.decoders.stepwise import num_copies
+from genlab.decoders.noise.code_given_latent import (
+    WIDTHS,
+    Width,
+    chosen_vectors,
+    keep_entries,
+    posterior_std,
+    read_entries,
+)
+from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
+from genlab.decoders.noise.diffusion_score import codes_bound
+from genlab.decoders.noise.paths import Path, Prediction, StraightPath
+from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
+from genlab.decoders.noise.solvers import Euler, Solver, fill_in
+from genlab.decoders.steps.stepwise import num_copies
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes, read_latents
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+    read_codes,
+    read_latents,
+)
 
 
 class LatentBlocksSampler(Config):

@@ -20,7 +20,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -30,12 +29,12 @@ from genlab.decoders.conditioning import (
     condition_flops,
     with_unconditional,
 )
-from genlab.decoders.heads import FlowMatching
-from genlab.decoders.schedules import CosineHiding, Hiding
-from genlab.decoders.unmasking import draw_hidden, rank
+from genlab.decoders.noise.heads import FlowMatching
+from genlab.decoders.noise.schedules import CosineHiding, Hiding
+from genlab.decoders.noise.unmasking import draw_hidden, rank
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_latents
+from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, Tokens, TokenSpec, make_tokens, read_latents
 
 
 class MARSampler(Config):

@@ -29,7 +29,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
-from genlab.decoders.base import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut
 from genlab.decoders.conditioning import (
     ConditionConfig,
     Conditioner,
@@ -40,9 +39,8 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
-from genlab.decoders.logits import cross_entropy, draw
-from genlab.decoders.schedules import CosineHiding, Hiding
-from genlab.decoders.unmasking import (
+from genlab.decoders.noise.schedules import CosineHiding, Hiding
+from genlab.decoders.noise.unmasking import (
     SINGLE,
     Order,
     Spans,
@@ -52,9 +50,21 @@ from genlab.decoders.unmasking import (
     draw_places,
     draw_revealed,
 )
+from genlab.decoders.steps.logits import cross_entropy, draw
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
-from genlab.tokens import Tokens, TokenSpec, make_tokens, read_codes
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+    read_codes,
+)
 
 
 class MaskedSampler(Config):

@@ -22,8 +22,8 @@ import numpy as np
 
 from genlab.config import GenlabError
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
-from genlab.decoders.paths import CosinePath, EDMPath, StraightPath
-from genlab.decoders.solvers import Ancestral
+from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
+from genlab.decoders.noise.solvers import Ancestral
 
 NUM_TRAIN_TIMESTEPS = 1000
 PREDICTION_TYPES = {"v": "v_prediction", "noise": "epsilon", "clean": "sample"}

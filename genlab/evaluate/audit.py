@@ -23,7 +23,7 @@ from jaxtyping import Float
 from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
 from genlab.evaluate.scores import Degradation, find_meaning
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
-from genlab.evaluate.statistics import bootstrap_mean
+from genlab.statistics.bootstrap import bootstrap_mean
 
 Waves = Sequence[Float[np.ndarray, "_"]]
 Verdict = Literal["ranks", "blind", "reversed"]

@@ -19,17 +19,18 @@ from jaxtyping import Float, Int
 from genlab.config import GenlabError
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import ContentErrors
-from genlab.evaluate.crossed import Crossed, crossed_difference, estimate_crossed
-from genlab.evaluate.power import Plan, make_plan
-from genlab.evaluate.scores import ClipValues, Validity, find_meaning, finite_or_none, is_conclusive
-from genlab.evaluate.statistics import (
+from genlab.evaluate.scores import ClipValues, Validity, find_meaning, is_conclusive
+from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_statistic,
+    finite_or_none,
     holm_correction,
     paired_p_value,
     ratio_of_sums,
     sum_clusters,
 )
+from genlab.statistics.crossed import Crossed, crossed_difference, estimate_crossed
+from genlab.statistics.power import Plan, make_plan
 
 ControlStatus = Literal["passed", "failed", "not applicable"]
 CountErrors = Callable[[Sequence[str], Sequence[str]], ContentErrors]

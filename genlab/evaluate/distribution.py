@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from genlab.config import GenlabError
 from genlab.evaluate.sessions import find_weights, open_network, single_threaded_blas
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames
-from genlab.evaluate.statistics import Estimate, bootstrap_statistic
+from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
 
 EMBEDDING_CHANNELS = 96
 FEW_VECTORS = 2000

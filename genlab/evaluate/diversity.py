@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scipy.spatial.distance import cdist
 
 from genlab.config import GenlabError
-from genlab.evaluate.statistics import Estimate, bootstrap_statistic
+from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
 
 NEIGHBOURS = 5
 NUM_RESAMPLES = 500

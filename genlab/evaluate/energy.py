@@ -22,11 +22,10 @@ from flax import nnx
 from jaxtyping import Float
 
 from genlab.data.store import TokenClip, TokenStore
-from genlab.decoders.base import Prompt
-from genlab.decoders.heads import energy_score
+from genlab.decoders.noise.heads import energy_score
 from genlab.experiment import DecoderRun
 from genlab.sample import compile_sampler, conditions
-from genlab.tokens import Tokens, read_latents
+from genlab.tokens import Prompt, Tokens, read_latents
 
 BLOCK_S = 0.24
 

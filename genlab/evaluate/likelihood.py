@@ -23,10 +23,9 @@ from jaxtyping import Float
 
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenClip, TokenStore
-from genlab.decoders.base import Cond, ScoreOut
 from genlab.evaluate.scores import ClipValues, Score, Validity, make_score
-from genlab.evaluate.statistics import Estimate
-from genlab.tokens import Tokens
+from genlab.statistics.bootstrap import Estimate
+from genlab.tokens import Cond, ScoreOut, Tokens
 
 BATCH_CLIPS = 32
 

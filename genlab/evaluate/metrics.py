@@ -23,7 +23,6 @@ from genlab.data.text import has_symbols
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.comparisons import Control, not_applicable, prompt_swap, speaker_swap
 from genlab.evaluate.content import GrammarRecogniser, character_errors, word_errors
-from genlab.evaluate.crossed import estimate_over_runs
 from genlab.evaluate.distribution import (
     FEW_VECTORS,
     ReferenceSet,
@@ -40,7 +39,8 @@ from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.scores import ClipValues, Covers, Score, Validity, clip_means, make_score
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import SpeakerEncoder, embed_groups, group_clips, score_speakers
-from genlab.evaluate.statistics import Estimate
+from genlab.statistics.bootstrap import Estimate
+from genlab.statistics.crossed import estimate_over_runs
 
 Wave = Float[np.ndarray, "_"]
 Item = TypeVar("Item")

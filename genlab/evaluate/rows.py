@@ -11,11 +11,11 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
-from genlab.checkpoint import write_json
 from genlab.evaluate.comparisons import Control
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.scores import ClipValues, Score, Validity
-from genlab.stored import OPEN, Count, read_again
+from genlab.run.checkpoint import write_json
+from genlab.run.stored import OPEN, Count, read_again
 
 
 @pydantic.with_config(OPEN)

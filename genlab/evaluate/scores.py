@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from genlab.evaluate.crossed import cell_sums, estimate_crossed, linearise_ratio
-from genlab.evaluate.statistics import Estimate, bootstrap_statistic, ratio_of_sums, sum_clusters
+from genlab.statistics.bootstrap import Estimate, bootstrap_statistic, finite_or_none, ratio_of_sums, sum_clusters
+from genlab.statistics.crossed import cell_sums, estimate_crossed, linearise_ratio
 
 Direction = Literal["lower", "higher"]
 Needs = Literal["audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"]
@@ -215,8 +215,3 @@ def make_score(
     low = max(estimate.low, min(lowest, estimate.value)) if math.isfinite(estimate.low) else estimate.low
     high = min(estimate.high, max(highest, estimate.value)) if math.isfinite(estimate.high) else estimate.high
     return Score(estimate.value, low, high, estimate.n, seeds, meaning.unit, meaning.direction, validity, note, covers)
-
-
-def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:
-    """Return `value`, or None for NaN and infinities, which JSON cannot say."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

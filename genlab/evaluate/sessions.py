@@ -16,7 +16,7 @@ import numpy as np
 import threadpoolctl
 
 from genlab.config import GenlabError
-from genlab.onnx import open_session
+from genlab.machine.onnx import open_session
 
 Network = Callable[..., list[np.ndarray]]
 """Takes the inputs by name and returns the outputs in the order of the file."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.listen.key import Key, Screen, parse
-from genlab.stored import read_content
+from genlab.run.stored import read_content
 
 NO_DIFFERENCE = "no difference"
 _MEND = "use the file as the page saved it"

@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, model_validator
 
 from genlab.config import Config, ConfigError, GenlabError
-from genlab.stored import parse_json, partial_path, read_content
+from genlab.run.stored import parse_json, partial_path, read_content
 
 Test = Literal["mushra", "ab"]
 Parsed = TypeVar("Parsed", bound=Config)

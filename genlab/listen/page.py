@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from genlab import outputs
-from genlab.bucket import shown
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.experiment import Comparison
 from genlab.listen.key import REFERENCE, Key, Screen, Test, digest_key, draw_id, draw_nonce, write_key
 from genlab.listen.ratings import prompts_needed
 from genlab.listen.stimuli import PromptClips, read_clips
-from genlab.progress import Progress
+from genlab.report import outputs
 from genlab.report.page import source_hash
-from genlab.stored import partial_path, remove_leftovers
+from genlab.run.bucket import shown
+from genlab.run.stored import partial_path, remove_leftovers
+from genlab.watch.progress import Progress
 
 TESTS: tuple[Test, ...] = ("mushra", "ab")
 HEARINGS = 2.5  # how often a listener plays a clip of a screen, for the estimate of the time

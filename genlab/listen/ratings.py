@@ -24,17 +24,17 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Int
 
-from genlab import checkpoint
-from genlab.evaluate.scores import finite_or_none
-from genlab.evaluate.statistics import (
+from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
+from genlab.listen.key import REFERENCE, Key, read_key
+from genlab.run import checkpoint
+from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_statistic,
+    finite_or_none,
     holm_correction,
     paired_p_value,
     ratio_of_sums,
 )
-from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
-from genlab.listen.key import REFERENCE, Key, read_key
 
 # Nine listeners who all agree reach p = 0.05 after Holm over the ten pairs of five arms: 10 * 2 / 2**9 = 0.039.
 MIN_LISTENERS = 10

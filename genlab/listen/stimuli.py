@@ -15,12 +15,12 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
-from genlab.compare import gather, read_samples
+from genlab.compare import read_samples
 from genlab.config import GenlabError
 from genlab.experiment import Comparison
 from genlab.listen.key import ANCHOR, REFERENCE
-from genlab.progress import Progress
-from genlab.results import floor_waves
+from genlab.material import floor_waves, gather
+from genlab.watch.progress import Progress
 
 Wave = Float[np.ndarray, "s"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from genlab.sharding import BATCH, compiled_platform, fit, mesh_sizes
+from genlab.machine.sharding import BATCH, compiled_platform, fit, mesh_sizes
 
 # Causal attention is computed in chunks of queries that skip the keys after them: a tile of a TPU's matrix unit.
 CAUSAL_CHUNK_FRAMES = 128

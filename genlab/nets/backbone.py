@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError
+from genlab.machine.sharding import BATCH, compiled_platform, constrain
 from genlab.nets.attention import KEPT_NAME, KeysValues, causal_chunks, missing_positions
 from genlab.nets.blocks import (
     Block,
@@ -32,7 +33,6 @@ from genlab.nets.blocks import (
 )
 from genlab.nets.dilated import dilations
 from genlab.nets.linear import Linear
-from genlab.sharding import BATCH, compiled_platform, constrain
 
 TextRoute = Literal["none", "prefix", "cross"]
 MAX_PARAMS = 1e13  # of a backbone; larger than any model so far

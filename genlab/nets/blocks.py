@@ -21,10 +21,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from genlab.machine.sharding import compiled_platform
 from genlab.nets.attention import KeysValues, attend, attend_within
 from genlab.nets.dilated import DilatedConv
 from genlab.nets.linear import Linear
-from genlab.sharding import compiled_platform
 
 ROPE_BASE = 10_000.0
 

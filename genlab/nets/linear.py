@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.sharding import COLUMNS, compiled_platform, constrain, mesh_sizes
+from genlab.machine.sharding import COLUMNS, compiled_platform, constrain, mesh_sizes
 
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384

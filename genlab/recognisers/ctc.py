@@ -21,12 +21,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 from pydantic import Field
 
-from genlab.codecs.spectrogram import mel_filters, stft
 from genlab.config import Config
 from genlab.data.text import NUM_SYMBOLS
-from genlab.decoders.base import LossOut
 from genlab.nets.linear import matmul
+from genlab.nets.spectrogram import mel_filters, stft
 from genlab.recognisers.augment import SpectrumAugment, add_noise, distort_log_mels, mask_patches, warp_formants
+from genlab.tokens import LossOut
 
 COLUMNS = 2  # spectrogram columns per frame
 LEVEL = 0.1  # root mean square of the scaled wave

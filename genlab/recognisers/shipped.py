@@ -15,10 +15,10 @@ from flax import nnx
 
 from genlab import __version__
 from genlab.config import ConfigError, GenlabError
+from genlab.nets.weights import load_metadata, load_weights, save_weights
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.recognisers.transcribe import FrozenRecogniser
 from genlab.recognisers.units import Codebook, UnitEncoder
-from genlab.weights import load_metadata, load_weights, save_weights
 
 SHIPPED = "recogniser_16khz"
 _MAX_UNITS = 32_000  # units are stored as int16

@@ -15,11 +15,11 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from genlab.data.audio import wav_bytes
-from genlab.figures import mel_png
 from genlab.report.answer import model_arms
 from genlab.report.plot import marker
 from genlab.report.tables import join
 from genlab.report.text import arm_title, format_value, score_title
+from genlab.watch.mel import mel_png
 
 
 @dataclass(frozen=True)

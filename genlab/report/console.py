@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genlab.budget import ArmBudget
 from genlab.experiment import Comparison
+from genlab.fairness.budget import ArmBudget
 from genlab.preflight import Check, DryRun
 from genlab.report.answer import control_status, find_answer, model_arms, primary_score
 from genlab.report.tables import column_decimals

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from genlab.evaluate.scores import MEANINGS
-from genlab.stored import OPEN, Count, Number, read_stored
+from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
 Known = Number | None  # null where a number is not defined

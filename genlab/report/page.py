@@ -21,7 +21,6 @@ from markupsafe import Markup
 
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
-from genlab.figures import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 from genlab.report.answer import MIN_SEEDS, Answer, control_status, covered, find_answer, model_arms, primary_score
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
@@ -42,6 +41,7 @@ from genlab.report.text import QUESTION, format_quantity, format_seconds, score_
 from genlab.report.training import Curves, training_plots
 from genlab.report.trust import audit_table, metric_table
 from genlab.report.tuning import tuning_section
+from genlab.watch.mel import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 
 _MODES = {
     "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",

@@ -21,10 +21,10 @@ from typing import NamedTuple
 
 from genlab.codecs.frozen import SHIPPED
 from genlab.config import GenlabError
-from genlab.progress import Progress
-from genlab.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
+from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
 from genlab.sweeps.page import SweepRun
 from genlab.sweeps.runs import add_attempt, config_path, read_state, run_directory
+from genlab.watch.progress import Progress
 
 POLL_S = 1.0
 LOCKED_WAIT_S = 5.0

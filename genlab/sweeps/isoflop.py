@@ -20,10 +20,10 @@ import scipy.stats
 from jaxtyping import Float
 
 from genlab.config import GenlabError
-from genlab.evaluate.statistics import CONFIDENCE
 from genlab.report.answer import model_arms
-from genlab.report.crossover import seed_values
 from genlab.report.text import arm_title
+from genlab.statistics.bootstrap import CONFIDENCE
+from genlab.studies.crossover import seed_values
 from genlab.sweeps.page import Point, SweepRun
 
 # Width and layers; heads have 64 channels, or 32 in the smallest.
@@ -33,7 +33,7 @@ GRID = (
 )  # fmt: skip
 PAGE = '''"""Lab note: which shape is best at which budget? Written by `genlab sweep plan`; predict before it runs."""
 
-from genlab.experiment import load_experiment
+from genlab.load import load_experiment
 from genlab.sweeps.isoflop import isoflop_points
 from genlab.sweeps.page import Sweep
 

@@ -17,13 +17,13 @@ import numpy as np
 from scipy import stats
 
 from genlab.config import GenlabError
-from genlab.evaluate.crossed import Crossed, crossed_contrast
-from genlab.evaluate.crossover import Curve, find_crossover
 from genlab.evaluate.rows import load_row
-from genlab.evaluate.scores import ClipValues, find_meaning, finite_or_none
-from genlab.evaluate.statistics import holm_correction
-from genlab.ledger import SEEDS_FOR_A_STATEMENT
-from genlab.report.crossover import AXES, find_shared_error, read_finished, seed_values
+from genlab.evaluate.scores import ClipValues, find_meaning
+from genlab.fairness.ledger import SEEDS_FOR_A_STATEMENT
+from genlab.statistics.bootstrap import finite_or_none, holm_correction
+from genlab.statistics.crossed import Crossed, crossed_contrast
+from genlab.statistics.crossover import Curve, find_crossover
+from genlab.studies.crossover import AXES, find_shared_error, read_finished, seed_values
 from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from genlab import checkpoint
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import model_arms
-from genlab.report.crossover import read_finished
 from genlab.report.page import write_page
 from genlab.report.tables import join, plain_table
 from genlab.report.text import (
@@ -29,12 +27,14 @@ from genlab.report.text import (
     inert_markdown,
     score_title,
 )
+from genlab.run import checkpoint
+from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
 from genlab.sweeps.isoflop import fit_families
 from genlab.sweeps.judge import Finding, judge
 from genlab.sweeps.page import Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
-from genlab.tensorboard import RunWriter
+from genlab.watch.tensorboard import RunWriter
 
 MOST_SCORES = 4
 SPENT = ("family", "params", "steps", "train_flops", "epochs")

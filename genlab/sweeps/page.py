@@ -23,10 +23,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from genlab.config import Config, ConfigError
-from genlab.errors import one_line
+from genlab.config import Config, ConfigError, Name
+from genlab.config.errors import one_line
 from genlab.evaluate.scores import is_paired
-from genlab.experiment import Comparison, Name, call_page
+from genlab.experiment import Comparison
+from genlab.load import call_page
 
 Point = dict[str, Any]
 Expected = Literal["below", "above", "within"]

@@ -22,17 +22,18 @@ from typing import Any, Literal, NamedTuple, NotRequired
 import pydantic
 from typing_extensions import TypedDict
 
-from genlab import checkpoint, outputs
-from genlab.budget import check_budget, check_flops, solve_budget
 from genlab.config import GenlabError
+from genlab.config.errors import shorten
 from genlab.data.manifest import text_key
-from genlab.errors import shorten
-from genlab.profiling import find_peak_flops
-from genlab.progress import Progress
+from genlab.fairness.budget import check_budget, check_flops, solve_budget
+from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
 from genlab.prompts import choose_prompts
-from genlab.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
-from genlab.stored import OPEN, Number, read_again, read_stored, remove_leftovers
+from genlab.report import outputs
+from genlab.run import checkpoint
+from genlab.run.stored import OPEN, Number, read_again, read_stored, remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
+from genlab.watch.profiling import find_peak_flops
+from genlab.watch.progress import Progress
 
 State = Literal["waiting", "running", "interrupted", "failed", "finished"]
 MOST_CRASHES = 3

@@ -12,8 +12,8 @@ independently of each other.
 import runpy
 from pathlib import Path
 
-from genlab.decoders.heads import FlowMatching
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Budget
 from genlab.sweeps.page import Contrast, Sweep
 

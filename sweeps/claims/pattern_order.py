@@ -15,7 +15,7 @@ from pathlib import Path
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.decoders.patterns import DelayPattern, FlatPattern
+from genlab.decoders.steps.patterns import DelayPattern, FlatPattern
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, TokenData
 from genlab.sweeps.page import Contrast, Sweep, zipped

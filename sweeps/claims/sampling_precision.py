@@ -16,7 +16,7 @@ import runpy
 from pathlib import Path
 
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
-from genlab.decoders.schedules import LinearHiding
+from genlab.decoders.noise.schedules import LinearHiding
 from genlab.experiment import Arm, Budget
 from genlab.sweeps.page import Contrast, Sweep
 

@@ -13,13 +13,13 @@ three have exact bits of the same codes.
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.decoders.densities import DiscretisedMixture, Softmax
+from genlab.decoders.steps.densities import DiscretisedMixture, Softmax
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig, Dilated
-from genlab.optim import OptimConfig
 from genlab.sweeps.page import Contrast, Sweep
 from genlab.train import TrainSettings
+from genlab.training.optim import OptimConfig
 
 OUTPUTS = {
     "softmax": Softmax(),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.patterns import FlatPattern
+from genlab.decoders.steps.patterns import FlatPattern
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget
 from genlab.sweeps.page import Contrast, Ratio, Sweep

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from genlab.codecs.spectrogram import frame_wave, hann_window, istft, log_mel, mel_filters, overlap_add, stft
 from genlab.evaluate.spectrum import periodic_window
+from genlab.nets.spectrogram import frame_wave, hann_window, istft, log_mel, mel_filters, overlap_add, stft
 
 
 @pytest.mark.parametrize(("hop", "overlap", "num_frames"), [(32, 2, 7), (80, 4, 9), (160, 4, 12), (160, 2, 1)])

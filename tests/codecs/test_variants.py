@@ -13,10 +13,10 @@ from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.frozen import FrozenCodec, export_codec, load_codec
 from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.config import ConfigError, GenlabError
-from genlab.evaluate import codec_probe
-from genlab.evaluate.phones import LABELS_PER_S, labels_at
+from genlab.evaluate.codecs import probe as codec_probe
+from genlab.evaluate.codecs.phones import LABELS_PER_S, labels_at
 from genlab.recognisers.shipped import load_units
-from genlab.train_step import split_model
+from genlab.training.step import split_model
 
 WAVES = np.stack([make_wave(seed, 40 * HOP) for seed in range(4)])
 COUNTS = np.array([40, 40, 31, 40], np.int32) * HOP

@@ -11,9 +11,10 @@ import soundfile
 from bad_audio import tone
 
 from genlab.data import embedded
-from genlab.data.corpus import FSDD, Corpus, Embedded, Folder, build_corpus, cache_root
+from genlab.data.corpus import FSDD, Corpus, Embedded, Folder, build_corpus
 from genlab.data.manifest import Manifest
 from genlab.data.shards import run_shards
+from genlab.run.cache import cache_root
 
 CONFIG = Embedded(minutes=0.9)  # three shards
 

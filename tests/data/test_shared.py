@@ -6,14 +6,15 @@ import pytest
 from bucket_server import BUCKET, serve_bucket
 from codec_toys import LoudnessUnits, make_frozen, make_manifest
 
-from genlab import hosts
 from genlab.codecs import cache
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
-from genlab.data import corpus, shared
+from genlab.data import corpus
 from genlab.data.corpus import Embedded, build_corpus
 from genlab.data.manifest import MANIFEST_NAME
 from genlab.data.store import INFO_NAME
+from genlab.machine import hosts
+from genlab.run import shared
 
 CONFIG = Embedded(minutes=0.3)
 

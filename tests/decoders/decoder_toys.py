@@ -11,22 +11,21 @@ import optax
 from flax import nnx
 
 from genlab.decoders.ar import ARConfig, ARSampler
-from genlab.decoders.base import Cond, Prompt
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
-from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.paths import CosinePath
-from genlab.decoders.patterns import FlatPattern
-from genlab.decoders.solvers import DPMSolver
+from genlab.decoders.noise.heads import EnergyScore, FlowMatching, GaussianMixture
+from genlab.decoders.noise.paths import CosinePath
+from genlab.decoders.noise.solvers import DPMSolver
+from genlab.decoders.steps.patterns import FlatPattern
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import Tokens, TokenSpec
+from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
 
 SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=4, entries=16, latent_channels=8)
 VOCAB = CondVocab(num_speakers=3, num_units=10)

@@ -15,9 +15,9 @@ from jax.sharding import AbstractDevice, AbstractMesh
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
-from genlab.decoders.stepwise import draw_seen, run_known
-from genlab.flops import count_flops
+from genlab.decoders.steps.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
+from genlab.decoders.steps.stepwise import draw_seen, run_known
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
 PATTERNS = {

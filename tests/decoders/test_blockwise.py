@@ -22,9 +22,9 @@ from flax import nnx
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler, _sample_codes, allowed_between_copies
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig
-from genlab.decoders.logits import cross_entropy
-from genlab.decoders.schedules import CosineHiding
-from genlab.flops import count_flops
+from genlab.decoders.noise.schedules import CosineHiding
+from genlab.decoders.steps.logits import cross_entropy
+from genlab.nets.flops import count_flops
 
 
 def test_the_drawing_of_the_docstring():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genlab.decoders.code_given_latent import (
+from genlab.decoders.noise.code_given_latent import (
     chosen_vectors,
     code_log_probability,
     draw_latents,

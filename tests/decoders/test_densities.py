@@ -14,10 +14,10 @@ from flax import nnx
 from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.densities import FIRST_SCALE, DiscretisedMixture, Softmax
-from genlab.decoders.logits import cross_entropy, draw
-from genlab.decoders.streams import PlanStream
-from genlab.flops import count_flops
+from genlab.decoders.steps.densities import FIRST_SCALE, DiscretisedMixture, Softmax
+from genlab.decoders.steps.logits import cross_entropy, draw
+from genlab.decoders.steps.streams import PlanStream
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens, TokenSpec
 
 BINS = 256

@@ -16,9 +16,9 @@ from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.patterns import FlatPattern
-from genlab.decoders.stepwise import run_known
-from genlab.flops import count_flops
+from genlab.decoders.steps.patterns import FlatPattern
+from genlab.decoders.steps.stepwise import run_known
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
 PLAIN = ConditionConfig(dropout=0.0)

@@ -7,10 +7,10 @@ import pytest
 from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, toy_batch, train
 
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
-from genlab.decoders.paths import CosinePath, EDMPath, StraightPath
-from genlab.decoders.schedules import level_grid
-from genlab.decoders.solvers import DDIM, RK4, Ancestral, Denoiser, DPMSolver, Euler, Heun
-from genlab.flops import count_flops
+from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
+from genlab.decoders.noise.schedules import level_grid
+from genlab.decoders.noise.solvers import DDIM, RK4, Ancestral, Denoiser, DPMSolver, Euler, Heun
+from genlab.nets.flops import count_flops
 
 SOLVERS = [Euler(), Heun(), RK4(), DDIM(), DPMSolver(), Ancestral()]
 PATHS = [StraightPath(), CosinePath(), EDMPath()]

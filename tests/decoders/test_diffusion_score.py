@@ -8,10 +8,10 @@ from decoder_toys import BACKBONE, SEMANTIC, SPEC, VOCAB, toy_batch, train
 from flax import nnx
 
 from genlab.config import GenlabError
-from genlab.decoders.code_given_latent import posterior_std
 from genlab.decoders.diffusion import DiffusionConfig
-from genlab.decoders.diffusion_score import codes_bound, log_density
-from genlab.decoders.paths import CosinePath, EDMPath, StraightPath
+from genlab.decoders.noise.code_given_latent import posterior_std
+from genlab.decoders.noise.diffusion_score import codes_bound, log_density
+from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
 
 PATHS = [StraightPath(), CosinePath(), EDMPath()]
 NUM_CLIPS, NUM_FRAMES = 64, 8

@@ -11,11 +11,11 @@ from decoder_toys import BACKBONE, NUM_EXAMPLES, NUM_FRAMES, SEMANTIC, SPEC, VOC
 from flax import nnx
 
 from genlab.config import GenlabError
-from genlab.decoders.corruption import AbsorbingNoise, UniformNoise
 from genlab.decoders.discrete import Discrete, DiscreteConfig, DiscreteSampler
-from genlab.decoders.logits import cross_entropy
-from genlab.decoders.schedules import CosineHiding, LinearHiding, PowerHiding
-from genlab.flops import count_flops
+from genlab.decoders.noise.corruption import AbsorbingNoise, UniformNoise
+from genlab.decoders.noise.schedules import CosineHiding, LinearHiding, PowerHiding
+from genlab.decoders.steps.logits import cross_entropy
+from genlab.nets.flops import count_flops
 
 NUM_CODES = tiny_worlds.FRAMES * tiny_worlds.CODEBOOKS
 

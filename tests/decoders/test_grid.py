@@ -14,10 +14,10 @@ from flax import nnx
 
 from genlab.config import ConfigError
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.decoders.denoisers import StableAudioNetwork
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
-from genlab.flops import count_flops
+from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.nets.backbone import Attention, Dilated
+from genlab.nets.flops import count_flops
 
 STABLE_AUDIO = Family(DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler())
 ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO}

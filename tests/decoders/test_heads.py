@@ -9,8 +9,8 @@ import optax
 import pytest
 from flax import nnx
 
-from genlab.decoders.heads import EnergyScore, FlowMatching, GaussianMixture, energy_score
 from genlab.decoders.latent_ar import LatentARSampler
+from genlab.decoders.noise.heads import EnergyScore, FlowMatching, GaussianMixture, energy_score
 
 WIDTH = 16
 HEADS = {

@@ -6,14 +6,14 @@ A family takes part as soon as it has `score`. Bits are compared with those of t
 import pytest
 from decoder_toys import FAMILIES
 
-from genlab.budget import abstract_decoder
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.likelihood import can_score, measure_excess
 from genlab.experiment import Arm, DecoderRun, TokenData
+from genlab.fairness.budget import abstract_decoder
 from genlab.nets.backbone import BackboneConfig
-from genlab.optim import OptimConfig
 from genlab.train import TrainSettings, train
+from genlab.training.optim import OptimConfig
 
 SOURCE = KnownEntropy(states=6, entries=6, clips=1024)
 NUM_FRAMES, STEPS = 32, 300

@@ -10,10 +10,10 @@ from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, 
 from flax import nnx
 
 from genlab.config import GenlabError
-from genlab.decoders.code_given_latent import posterior_std
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.heads import EnergyScore, GaussianMixture
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+from genlab.decoders.noise.code_given_latent import posterior_std
+from genlab.decoders.noise.heads import EnergyScore, GaussianMixture
 from genlab.experiment import Arm
 from genlab.tokens import Tokens
 

@@ -26,9 +26,9 @@ from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
-from genlab.decoders.paths import EDMPath
-from genlab.decoders.solvers import RK4, Ancestral, Heun, fill_in
-from genlab.flops import count_flops
+from genlab.decoders.noise.paths import EDMPath
+from genlab.decoders.noise.solvers import RK4, Ancestral, Heun, fill_in
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
 BLOCK_FRAMES = 5

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genlab.decoders.logits import coarse_gumbel, cross_entropy, draw, keep_top_k, keep_top_p
+from genlab.decoders.steps.logits import coarse_gumbel, cross_entropy, draw, keep_top_k, keep_top_p
 
 
 def test_cross_entropy_and_its_gradient(key):

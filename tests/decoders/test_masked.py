@@ -9,10 +9,10 @@ from decoder_toys import BACKBONE, FAMILIES, SPEC, VOCAB, toy_batch, train
 from flax import nnx
 
 from genlab.decoders import masked
-from genlab.decoders.logits import cross_entropy
 from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
-from genlab.decoders.schedules import CosineHiding, LinearHiding, PowerHiding
-from genlab.decoders.unmasking import Spans, count_hidden, draw_places, draw_revealed
+from genlab.decoders.noise.schedules import CosineHiding, LinearHiding, PowerHiding
+from genlab.decoders.noise.unmasking import Spans, count_hidden, draw_places, draw_revealed
+from genlab.decoders.steps.logits import cross_entropy
 
 
 @pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding(), PowerHiding(power=3.0)])

@@ -26,9 +26,9 @@ from genlab.config import ConfigError, GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
-from genlab.decoders.streams import OtherStream, PlanStream
-from genlab.flops import count_flops
+from genlab.decoders.steps.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
+from genlab.decoders.steps.streams import OtherStream, PlanStream
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
 KEY = jax.random.key(0)

@@ -8,8 +8,8 @@ import pytest
 
 from genlab.config import GenlabError
 from genlab.decoders.diffusion import DiffusionConfig
-from genlab.decoders.paths import CosinePath, EDMPath, StraightPath
-from genlab.decoders.schedules import LogitNormalLevels, UniformLevels, level_grid
+from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
+from genlab.decoders.noise.schedules import LogitNormalLevels, UniformLevels, level_grid
 
 PATHS = {"straight": StraightPath(), "cosine": CosinePath(), "edm": EDMPath()}
 PREDICTIONS = ("velocity", "v", "noise", "clean")

@@ -13,10 +13,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from genlab.compare import train_arm
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.data.store import TokenStore
-from genlab.experiment import Comparison, TokenData, load_experiment
-from genlab.optim import OptimConfig
-from genlab.progress import Progress
+from genlab.experiment import Comparison, TokenData
+from genlab.load import load_experiment
 from genlab.train import TrainSettings
+from genlab.training.optim import OptimConfig
+from genlab.watch.progress import Progress
 
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "presets").glob("*.py"))
 SOURCE = KnownEntropy(states=4, codebooks=4, entries=16, noise=0.02, clips=64, clip_frames=24)

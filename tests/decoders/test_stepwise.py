@@ -12,7 +12,7 @@ from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthSampler
-from genlab.decoders.patterns import DelayPattern, FlatPattern
+from genlab.decoders.steps.patterns import DelayPattern, FlatPattern
 
 KEY = jax.random.key(0)
 FRAMES = 10

@@ -29,11 +29,11 @@ from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.logits import cross_entropy
-from genlab.decoders.patterns import AcousticDelayPattern, BehindPlan, DelayPattern, FlatPattern
-from genlab.decoders.stepwise import run_known
-from genlab.decoders.streams import PlanStream
-from genlab.flops import count_flops
+from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, DelayPattern, FlatPattern
+from genlab.decoders.steps.stepwise import run_known
+from genlab.decoders.steps.streams import PlanStream
+from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
 KEY = jax.random.key(0)

@@ -9,9 +9,8 @@ import numpy as np
 from decoder_toys import BACKBONE, VOCAB
 from flax import nnx
 
-from genlab.decoders.base import Cond
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.tokens import Tokens, TokenSpec
+from genlab.tokens import Cond, Tokens, TokenSpec
 
 FRAMES, CODEBOOKS, ENTRIES = 2, 2, 2
 SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=CODEBOOKS, entries=ENTRIES, latent_channels=8)

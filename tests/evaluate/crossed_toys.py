@@ -5,8 +5,8 @@
 
 import numpy as np
 
-from genlab.evaluate.crossed import crossed_difference, crossed_mean
 from genlab.evaluate.scores import clip_means
+from genlab.statistics.crossed import crossed_difference, crossed_mean
 
 REPETITIONS = 1000
 DESIGNS = [(3, 32), (5, 64)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from genlab.evaluate.best_of import best_of_k
+from genlab.statistics.best_of import best_of_k
 
 
 @pytest.mark.parametrize("number", [7, 15, 31])

@@ -10,9 +10,10 @@ from codec_toys import make_frozen, make_wave
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.evaluate import codec_bench, speech_coders
-from genlab.evaluate.codec_bench import SCORES, Row, bench_folder, compare_with_opus, to_json, to_markdown
-from genlab.evaluate.speech_coders import Coded, code_with_codec2, code_with_opus, missing_tools
+from genlab.evaluate.codecs import bench as codec_bench
+from genlab.evaluate.codecs import speech_coders
+from genlab.evaluate.codecs.bench import SCORES, Row, bench_folder, compare_with_opus, to_json, to_markdown
+from genlab.evaluate.codecs.speech_coders import Coded, code_with_codec2, code_with_opus, missing_tools
 
 needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"system packages {missing_tools()} are not installed")
 

@@ -9,7 +9,7 @@ from codec_toys import make_frozen, make_wave
 
 from genlab.codecs.frozen import load_codec
 from genlab.config import GenlabError
-from genlab.evaluate.codec_score import score_folder
+from genlab.evaluate.codecs.score import score_folder
 
 SPEAKERS = ("ann", "bob", "eve")
 

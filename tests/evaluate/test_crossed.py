@@ -1,6 +1,6 @@
 """What the intervals promise, on drawn data whose truth is known: 1000 repetitions of every design.
 
-A regime is (deviation of seeds, of prompts, of the rest). The bands are those of `genlab.evaluate.crossed`: 93-97 %
+A regime is (deviation of seeds, of prompts, of the rest). The bands are those of `genlab.statistics.crossed`: 93-97 %
 with 1.5 points for chance in 1000 repetitions; wider ones are stated where they are needed, with the reason.
 """
 
@@ -12,7 +12,11 @@ from crossed_toys import DESIGNS, REGIMES, REPETITIONS, WIDE, covered, draw_arm,
 
 from genlab.evaluate.comparisons import compare_rows, prompt_swap
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.crossed import (
+from genlab.evaluate.metrics import RowResult
+from genlab.evaluate.rows import load_row, save_row
+from genlab.evaluate.scores import ClipValues, make_score
+from genlab.statistics.bootstrap import Estimate, holm_correction, paired_p_value
+from genlab.statistics.crossed import (
     cell_sums,
     crossed_contrast,
     crossed_difference,
@@ -21,10 +25,6 @@ from genlab.evaluate.crossed import (
     linearise_ratio,
     mean_squares,
 )
-from genlab.evaluate.metrics import RowResult
-from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues, make_score
-from genlab.evaluate.statistics import Estimate, holm_correction, paired_p_value
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.crossover import (
+from genlab.statistics.crossover import (
     Curve,
     assume_curve,
     assume_exponent,

@@ -8,12 +8,11 @@ from flax import nnx
 
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig, ARSampler
-from genlab.decoders.base import SampleOut
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.energy import BLOCK_S, block_energies
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import make_tokens
+from genlab.tokens import SampleOut, make_tokens
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)
 NUM_FRAMES, BLOCK_FRAMES = 40, round(BLOCK_S * 50)

@@ -7,8 +7,8 @@ from crossed_toys import DESIGNS, REGIMES, draw_pair, make_row
 
 from genlab.config import ConfigError
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.crossed import crossed_difference
 from genlab.evaluate.scores import is_paired
+from genlab.statistics.crossed import crossed_difference
 
 
 @pytest.mark.parametrize("design", DESIGNS, ids=str)

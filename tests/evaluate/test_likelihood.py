@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 
 from genlab.data.known_entropy import KnownEntropy, draw_store
-from genlab.decoders.base import ScoreOut
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.likelihood import can_score, choose_width, measure_excess, score_bits, score_clips
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import is_conclusive
+from genlab.tokens import ScoreOut
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=16)
 NUM_FRAMES = 16

@@ -5,8 +5,8 @@ import pytest
 from crossed_toys import make_row
 
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.crossed import crossed_difference
-from genlab.evaluate.power import (
+from genlab.statistics.crossed import crossed_difference
+from genlab.statistics.power import (
     Components,
     find_components,
     find_power,

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from genlab.evaluate.statistics import (
+from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_clustered_mean,
     bootstrap_mean,

@@ -49,7 +49,7 @@ RAISES = (
 @functools.cache
 def bases(audio: str) -> list[dict[str, Any]]:
     """Return the configs that are damaged: the tiny comparison, its arms, and every config that ships."""
-    from genlab.experiment import load_experiment
+    from genlab.load import load_experiment
 
     tiny = make_comparison(audio)
     files = sorted((ROOT / "configs").rglob("*.py"))
@@ -140,7 +140,7 @@ def _draw_budget(rng: random.Random, world: World, place: Path) -> Trial:
 
 
 def _loads(file: Path, overrides: tuple[str, ...], names: list[str], what: str) -> Trial:
-    from genlab.experiment import load_experiment
+    from genlab.load import load_experiment
 
     names = [name for name in names if name.isprintable() and name]
     return Trial(what, lambda: load_experiment(file, overrides), (*names, file.name) if names else (), judge)

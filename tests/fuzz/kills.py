@@ -195,7 +195,7 @@ def run_kills(
     points: int, world: World, folder: Path, only: tuple[str, ...] = (), minutes: float | None = None
 ) -> KillReport:
     """Kill at so many points, spread over the scenarios and over all changes of each, and return the report."""
-    import genlab.commands  # warm: a fork has it
+    import genlab.cli.runs  # warm: a fork has it
     import genlab.compare  # noqa: F401
 
     ends = None if minutes is None else time.monotonic() + 60 * minutes

@@ -115,7 +115,7 @@ def _draw_sweep(rng: random.Random, world: World, place: Path) -> Trial:
 
 @functools.cache
 def _tuning(audio: str) -> dict[str, Any]:
-    from genlab.tune import arm_key
+    from genlab.studies.tune import arm_key
 
     config = make_comparison(audio)
     setting = {"peak_lr": 1e-3, "warmup_fraction": 0.1, "weight_decay": 0.01, "ema_decay": 0.99, "dropout": 0.0}
@@ -126,7 +126,7 @@ def _tuning(audio: str) -> dict[str, Any]:
 
 
 def _draw_tuning(rng: random.Random, world: World, place: Path) -> Trial:
-    from genlab.tune import apply_tuning
+    from genlab.studies.tune import apply_tuning
 
     from .configs import judge as judge_config
 

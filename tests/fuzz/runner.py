@@ -213,7 +213,7 @@ def prepare(root: Path, scratch: Path) -> tuple[World, Streams]:
     world = make_world(root)
     os.environ |= {"GENLAB_CACHE": str(world.cache), "HF_HUB_OFFLINE": "1"}
     os.environ.pop("GENLAB_SHARED_CACHE", None)
-    importlib.import_module("genlab.commands")
+    importlib.import_module("genlab.cli.runs")
     importlib.import_module("genlab.compare")
     os.chdir(world.home)
     refuse_network()

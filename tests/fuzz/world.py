@@ -156,7 +156,7 @@ def make_world(root: Path) -> World:
 
 def _make_run(world: World) -> None:
     from genlab.compare import compare
-    from genlab.progress import Progress
+    from genlab.watch.progress import Progress
 
     with Progress() as progress:
         compare(make_comparison(str(world.audio)), world.run, progress, "genlab compare tiny.py")

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import GenlabError
-from genlab.flops import count_flops
+from genlab.machine.sharding import ShardingConfig, make_mesh
 from genlab.nets.attention import KeysValues, _attend_by_splash, attend_within, compiled_platform, why_plain
-from genlab.sharding import ShardingConfig, make_mesh
+from genlab.nets.flops import count_flops
 
 TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 

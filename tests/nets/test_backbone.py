@@ -11,10 +11,10 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import ConfigError
-from genlab.flops import count_flops
 from genlab.nets import attention
 from genlab.nets.backbone import Backbone, BackboneConfig, Dilated, backbone_flops
 from genlab.nets.blocks import Text
+from genlab.nets.flops import count_flops
 
 TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 CONFIG = BackboneConfig(width=32, layers=2, heads=4)

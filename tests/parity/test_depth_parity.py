@@ -19,9 +19,9 @@ from test_backbone_parity import CONFIG, qwen_weights  # noqa: E402
 from transformers.models.csm import modeling_csm  # noqa: E402
 from transformers.models.moshi import modeling_moshi  # noqa: E402
 
-from genlab.decoders.levels import Levels  # noqa: E402
-from genlab.decoders.patterns import AcousticDelayPattern  # noqa: E402
-from genlab.decoders.streams import Streams  # noqa: E402
+from genlab.decoders.steps.levels import Levels  # noqa: E402
+from genlab.decoders.steps.patterns import AcousticDelayPattern  # noqa: E402
+from genlab.decoders.steps.streams import Streams  # noqa: E402
 from genlab.nets.blocks import ROPE_BASE  # noqa: E402
 from genlab.tokens import TokenSpec  # noqa: E402
 

@@ -13,7 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 import jax.numpy as jnp  # noqa: E402
 
-from genlab.decoders.patterns import DelayPattern  # noqa: E402
+from genlab.decoders.steps.patterns import DelayPattern  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -17,9 +17,9 @@ import jax.numpy as jnp  # noqa: E402
 
 from genlab.config import GenlabError  # noqa: E402
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler  # noqa: E402
-from genlab.decoders.paths import CosinePath, EDMPath, StraightPath  # noqa: E402
+from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath  # noqa: E402
+from genlab.decoders.noise.solvers import DDIM, RK4, Ancestral, Denoiser, DPMSolver, Euler, Heun  # noqa: E402
 from genlab.decoders.scheduler_export import save_scheduler_config, scheduler_config  # noqa: E402
-from genlab.decoders.solvers import DDIM, RK4, Ancestral, Denoiser, DPMSolver, Euler, Heun  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, save_stable_audio
 from genlab.nets.blocks import Text
-from genlab.nets.stable_audio import StableAudio, StableAudioConfig, save_stable_audio
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

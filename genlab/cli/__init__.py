@@ -1,0 +1,396 @@
+"""The `genlab` command: parse, import what the command needs, call it, turn user errors into one line and exit code 2.
+
+Nothing heavy is imported before a command is known, so `genlab --help` answers at once.
+"""
+
+import argparse
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from genlab import __version__
+from genlab.cli.extras import list_extras
+from genlab.config.errors import GenlabError, one_line, shorten
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+# The least and the most that options of these names take: whole numbers, whatever the command.
+WHOLE_NUMBERS = {
+    "prompts": (1, 2**20),
+    "seed": (0, 2**32 - 1),  # generators keep 32 bits of it
+    "trials": (2, 100_000),
+    "rounds": (1, 1_000_000),
+    "slots": (1, 1024),
+    "levels": (1, 1024),
+    "seeds": (1, 1000),
+}
+
+AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line; the usage of a command with many options would bury it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands; every command's help ends with an example."""
+    parser = _Parser(
+        prog="genlab",
+        description="Compare audio decoders fairly on one token space.",
+        epilog=f"extras (pip install 'genlab[NAME]'; genlab doctor says which are installed):\n{list_extras()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"genlab {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+
+    _add_runs(add)
+    _add_results(add)
+    _add_crossover(add)
+    _add_sweep(add)
+    _add_inputs(add)
+    _add_machine(add)
+    return parser
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse; FIELD=VALUE may stand anywhere, also after options, where argparse by itself would refuse it."""
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    late = [item for item in rest if "=" in item and not item.startswith("-")]
+    if len(late) < len(rest) or (late and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        arguments.overrides = [*arguments.overrides, *late]
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    arguments = _parse(words)
+    command = shlex.join(["genlab", *words])
+    from genlab.machine.stopping import Terminated, end_on_sigterm
+
+    try:
+        with end_on_sigterm():
+            return _run(words, arguments, command)
+    except Terminated as error:
+        text = "stopped by SIGTERM; what is done is on disk, and the same command resumes"
+        return _refuse(arguments.command, text, error.exit_code)
+
+
+def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
+    from genlab.machine.memory import reuse_memory
+    from genlab.machine.stopping import EXIT_DISK_FULL, Terminated, is_disk_full
+    from genlab.machine.topologies import COMPILER_ENVIRONMENT
+
+    reuse_memory()
+    if arguments.command == "aot":
+        os.environ.update(COMPILER_ENVIRONMENT)
+    try:
+        _check_words(words, arguments)
+        from genlab.cli import runs as commands
+        from genlab.machine import hosts, liveness
+
+        if arguments.command in ("compare", "train"):
+            hosts.join()
+        if not hosts.is_leader():  # one of several processes prints
+            sys.stdout = open(os.devnull, "w")
+        with liveness.shared_fate(), _working_copies(arguments):
+            return getattr(commands, arguments.command)(arguments, command) or 0
+    except GenlabError as error:
+        return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
+    except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USAGE
+    except Terminated:
+        raise
+    except KeyboardInterrupt:
+        return _refuse(arguments.command, "stopped; the same command goes on from here", EXIT_INTERRUPTED)
+    except Exception as error:
+        if is_disk_full(error):
+            text = "the disk is full; free some space, and the same command goes on"
+            return _refuse(arguments.command, text, EXIT_DISK_FULL)
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            text = (
+                f"not enough memory ({shorten(str(error))}); lower batch_size, num_frames or the width of the networks"
+            )
+            return _refuse(arguments.command, text, EXIT_USAGE)
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
+
+
+def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
+    """Refuse what no command can do anything with: bytes that are no text, and numbers out of range."""
+    for word in words:
+        if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
+            raise GenlabError(f"{shorten(word)}: expected UTF-8 text without NUL characters")
+    for name, (least, most) in WHOLE_NUMBERS.items():
+        value = getattr(arguments, name, None)
+        if isinstance(value, int) and not least <= value <= most:
+            raise GenlabError(f"--{name} {shorten(value)}: expected at least {least} and at most {most}")
+
+
+def _place(text: str) -> str | Path:
+    """Parse a directory; one in a bucket stays text, for a path would lose a slash of gs://."""
+    return text if "://" in text else Path(text)
+
+
+def _whole(text: str) -> int:
+    """Parse a whole number as people write it; `int` alone takes underscores, blanks and other alphabets."""
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > 4000:
+        raise argparse.ArgumentTypeError(f"{shorten(text)}: expected a whole number")
+    return int(text)
+
+
+def _local(text: str) -> Path:
+    """Parse a path that only a local disk can have."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text}: expected a path on a local disk; only compare, train, tune, sample, evaluate, report and listen "
+            "work in a bucket"
+        )
+    return Path(text)
+
+
+def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
+    if not any("://" in str(getattr(arguments, name, "")) for name in ("config", "out")):
+        return contextlib.nullcontext()
+    from genlab.run.bucket import working_copies
+
+    return working_copies(arguments)
+
+
+def _refuse(command: str, text: str, exit_code: int) -> int:
+    print(f"genlab {command}: {one_line(text)}", file=sys.stderr)
+    return exit_code
+
+
+def _add_runs(add: AddCommand) -> None:
+    command = add(
+        "compare",
+        "Train, sample and score every arm of a comparison.",
+        "genlab compare configs/quickstart.py --out runs/first",
+    )
+    _takes_config(command)
+    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH")
+    command.add_argument(
+        "--pareto",
+        action="store_true",
+        help="then sample every arm at equally many settings and draw quality against cost",
+    )
+    command.add_argument(
+        "--tuned", type=_local, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything, print what would be done and measured, train nothing"
+    )
+    _add_tuning(add)
+    command = add(
+        "train",
+        "Train one model: codec, recogniser, or one arm of a comparison.",
+        "genlab train configs/quickstart.py --arm ar --out runs/ar",
+    )
+    _takes_config(command)
+    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH")
+    command.add_argument("--arm", help="which arm, if the config is a comparison")
+    command = add(
+        "sample",
+        "Sample a trained arm from its run directory.",
+        "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
+    )
+    _takes_config(command, "run directory of a trained arm")
+    command.add_argument("--out", type=_place, default=Path("samples"), help="directory for the FLAC files")
+    command.add_argument("--prompts", type=_whole, default=8, help="how many held-out clips to speak")
+    command.add_argument("--seed", type=_whole, default=0, help="of the draws")
+    command.add_argument(
+        "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
+    )
+
+
+def _add_tuning(add: AddCommand) -> None:
+    command = add(
+        "tune",
+        "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one score on validation.",
+        "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
+    )
+    _takes_config(command)
+    command.add_argument("--trials", type=_whole, help="settings per arm, its own among them (default 16)")
+    command.add_argument("--fraction", type=float, help="of the arm's training budget for each trial (default 0.25)")
+    command.add_argument("--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts")
+    command.add_argument("--sampler", help="random (default), or tpe, which has no best-of-k curve")
+    command.add_argument("--seed", type=_whole, help="of the drawn settings and of sampling (default 0)")
+    command.add_argument(
+        "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
+        help="peak_lr, warmup_fraction, weight_decay, ema_decay, dropout; equal ends fix one",
+    )  # fmt: skip
+    command.add_argument("--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)")
+
+
+def _add_results(add: AddCommand) -> None:
+    command = add(
+        "evaluate",
+        "Score the samples of a comparison again; of a run on a known-entropy source, print its excess bits.",
+        "genlab evaluate runs/first evaluation.dnsmos_clips=32",
+    )
+    _takes_config(command, "run directory of a comparison, or of an arm trained on a known-entropy source")
+    command.add_argument(
+        "--audit",
+        action="store_true",
+        help="only audit the metrics on a config's corpus: which can be trusted?",
+    )
+    command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
+    _takes_config(command, "run directory of a comparison")
+    command = add(
+        "listen",
+        "Write a blind listening test of a finished comparison, or merge the answers to it.",
+        "genlab listen runs/first --prompts 8",
+    )
+    command.add_argument("config", metavar="RUN_DIR", help="run directory of a comparison")
+    _takes_trust(command)
+    command.add_argument(
+        "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
+    )
+    command.add_argument("--prompts", type=_whole, help="how many prompts to hear (default: 10, or as many as differ)")
+    command.add_argument(
+        "--seed", type=_whole, default=0, help="of the choice of prompts; the sealing is always random"
+    )
+    command.add_argument("--out", type=_place, help="directory of page, key and result (default: RUN_DIR/listen)")
+    command.add_argument("--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners")
+
+
+def _add_crossover(add: AddCommand) -> None:
+    command = add(
+        "crossover",
+        "Say where the ranking of families flips over finished comparisons, and plan the sweep that shows it.",
+        "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops --plan 1e12,3e12,1e13",
+    )
+    command.add_argument(
+        "runs", nargs="+", type=_local, metavar="RUN_DIR", help="finished comparisons at several budgets"
+    )
+    command.add_argument("--score", required=True, help="name of the score in results.json")
+    command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
+    command.add_argument("--plan", metavar="X,X,X", help="budgets of a sweep to come: how likely it shows the crossing")
+    command.add_argument("--seeds", type=_whole, default=3, help="training seeds per budget of the plan")
+    command.add_argument(
+        "--exponents",
+        metavar="FAMILY=C,...",
+        help="plan with score ~ x^-C through the runs at hand: one budget will do",
+    )
+
+
+def _add_sweep(add: AddCommand) -> None:
+    command = add(
+        "sweep",
+        "Run a page of the lab notebook: many comparisons, killed and gone on with at will, judged by its predictions.",
+        "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
+    )
+    command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
+    command.add_argument(
+        "page", nargs="?", type=_local, help="Python file with sweep(); list: a folder; plan: a config"
+    )
+    command.add_argument("--out", type=_local, help="directory of the sweep (default: runs/sweep-NAME); plan: the page")
+    command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
+    command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
+    command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
+    command.add_argument("--slots", type=_whole, default=1, help="run: processes at a time on this machine (default 1)")
+    command.add_argument(
+        "--dry-run", action="store_true", help="run: check everything, print the cost, start nothing; prune: list only"
+    )
+    command.add_argument("--yes", action="store_true", help="prune: delete without asking")
+    command.add_argument("--retry-failed", action="store_true", help="run: try runs again that failed for good")
+    command.add_argument("--card", action="store_true", help="report: also write the page beside the Python file")
+
+
+def _add_inputs(add: AddCommand) -> None:
+    command = add(
+        "budget", "Print what every arm will spend, before spending it.", "genlab budget configs/quickstart.py"
+    )
+    _takes_config(command)
+    command = add(
+        "data",
+        "Build a corpus and its token store, and say what is in them; `data check CONFIG` reads every byte of them.",
+        "genlab data configs/quickstart.py",
+    )
+    _takes_config(command, "config file, config.json or run directory; or the word check before one")
+    command = add(
+        "codec",
+        "Load, describe, score, bench or probe codecs, export a trained one (or a recogniser), or code a file.",
+        "genlab codec load mimi --weights path/to/mimi",
+    )
+    command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench", "probe"])
+    command.add_argument(
+        "paths",
+        nargs="*",
+        type=_local,
+        help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench or probe DIR",
+    )
+    command.add_argument(
+        "--codec",
+        default="in_lab_16khz",
+        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take several, with commas "
+        "between; probe also several trainings of one variant, with + between",
+    )
+    command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
+    command.add_argument("--levels", type=_whole, help="decode only the first codebooks")
+    _takes_trust(command)
+    command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
+    command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
+
+
+def _add_machine(add: AddCommand) -> None:
+    command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
+    command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)")
+    command.add_argument("--json", action="store_true", help="one JSON line per workload")
+    command.add_argument("--rounds", type=_whole, default=5, help="repetitions; the median counts")
+    command.add_argument("--quick", action="store_true", help="toy sizes: shows that it runs, says nothing about speed")
+    command = add(
+        "aot",
+        "Compile training step and sampler of every arm for a TPU slice that need not be there: do they fit?",
+        "genlab aot configs/scale/scale_300m.py --topology v5litepod-16",
+    )
+    _takes_config(command)
+    command.add_argument("--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4")
+    command.add_argument("--arm", help="only this one (default: all)")
+    command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
+    command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
+    command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument("--markdown", action="store_true", help="print the table as Markdown, with all columns")
+    command.add_argument(
+        "--save-executable", type=_local, metavar="FILE", help="keep the last program for such a slice"
+    )
+    command = add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
+    command.description = f"{command.description}\n\nextras:\n{list_extras()}"
+
+
+def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
+    command.add_argument("config", help=what)
+    command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
+    _takes_trust(command)
+
+
+def _takes_trust(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the Python files that a config.json refers to; read them first (docs/security.md)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,383 @@
+"""What each command does: load its config, call one function of the library, print what a person needs next.
+
+Every function takes the parsed arguments and the command line as typed (it goes into results.json), and returns the
+exit code.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from genlab.config import ConfigError, GenlabError
+from genlab.data.known_entropy import KnownEntropy
+from genlab.experiment import Comparison, DecoderRun
+from genlab.load import load_experiment
+from genlab.machine import hosts
+from genlab.report.inputs import read_ledger
+from genlab.run import checkpoint
+from genlab.run.bucket import shown
+from genlab.run.trust import texts_of
+from genlab.watch.progress import Progress
+
+
+def compare(arguments: argparse.Namespace, command: str) -> int:
+    """Run a comparison and print its table."""
+    from genlab.compare import compare as run_comparison
+    from genlab.compare import rewrite_report
+    from genlab.report.console import fold, format_results
+    from genlab.studies.pareto import check_fronts, format_fronts, trace_fronts
+    from genlab.watch.tensorboard import tensorboard_command
+
+    config, tuning = _load(arguments, Comparison), None
+    if arguments.tuned:
+        from genlab.studies.tune import apply_tuning
+
+        config, tuning = apply_tuning(config, arguments.tuned)
+    if arguments.dry_run:
+        return _rehearse(config, arguments)
+    out = arguments.out or Path("runs") / f"{config.name}-{config.digest(exclude={'settings'})}"
+    with Progress() as progress:
+        if arguments.pareto:
+            check_fronts(config, progress)
+        results = run_comparison(config, out, progress, command, tuning)
+        fronts = trace_fronts(config, out, progress) if arguments.pareto and hosts.is_leader() else []
+        if fronts:
+            rewrite_report(config, out, progress)
+    hosts.wait_for_all("everything is written")
+    if not hosts.is_leader():  # the results need not be on its disk
+        return 0
+    print(format_results(results, read_ledger(out) or {}))
+    if fronts:
+        print("\n" + fold(format_fronts(fronts)))
+    print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
+    return 0
+
+
+def _rehearse(config: Comparison, arguments: argparse.Namespace) -> int:
+    """Print what a comparison would do."""
+    from genlab.preflight import rehearse
+    from genlab.report.console import format_plan
+    from genlab.studies.pareto import check_fronts
+    from genlab.watch.profiling import find_peak_flops
+
+    with Progress() as progress:
+        found = rehearse(config, progress)
+        if arguments.pareto:
+            check_fronts(config, progress)
+    print(format_plan(config, found, find_peak_flops()))
+    return 0
+
+
+def tune(arguments: argparse.Namespace, command: str) -> int:
+    """Tune every arm with equal trials and print what was found."""
+    from genlab.studies.tune import tune_from_arguments
+
+    with Progress() as progress:
+        print(tune_from_arguments(arguments, _load(arguments, Comparison), progress))
+    return 0
+
+
+def train(arguments: argparse.Namespace, command: str) -> int:
+    """Train one model in its run directory."""
+    from genlab.changes import check_same_training
+    from genlab.compare import train_arm
+    from genlab.inputs import open_store
+    from genlab.train import train as run_training
+    from genlab.watch.tensorboard import RunWriter, TrainingLog
+
+    run = _read(arguments)
+    if isinstance(run, Comparison):
+        run = _pick_arm(run, arguments.arm)
+    out = arguments.out or Path("runs") / run.slug
+    with Progress() as progress:
+        if isinstance(run, DecoderRun):
+            result = train_arm(run, open_store(run.data, out, progress), out, progress)
+        else:
+            check_same_training(run, out)
+            out.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_config(out, run.to_dict())
+            source = run.source(progress)
+            with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
+                result = run_training(
+                    run.build, source, steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings,
+                    run_dir=out, writer=TrainingLog(writer, run.kind, run.loss_unit), progress=progress,
+                )  # fmt: skip
+    print(f"{shown(out)}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
+    print(json.dumps({name: round(value, 5) for name, value in result.last_metrics.items()}))
+    return 0
+
+
+def sample(arguments: argparse.Namespace, command: str) -> int:
+    """Sample a trained arm and write FLAC files."""
+    from genlab.sample import parse_span, sample_run
+
+    keep = parse_span(arguments.keep)
+    run = _read(arguments)
+    if isinstance(run, Comparison):
+        raise GenlabError(_name_arms(run, Path(arguments.config)))
+    run = _load(arguments, DecoderRun)
+    lines = sample_run(run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep)
+    print("\n".join(lines))
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace, command: str) -> int:
+    """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
+    from genlab.changes import SCORING, check_changes
+    from genlab.compare import audit
+    from genlab.report.console import format_audit, format_results
+    from genlab.studies.rescore import rescore
+
+    if arguments.audit:
+        with Progress() as progress:
+            print(format_audit(audit(_load(arguments, Comparison), progress)))
+        return 0
+    out = _run_directory(arguments.config)
+    made, run = _read_made(arguments), _read(arguments)
+    if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
+        check_changes(made, run, ("settings",))
+        return _evaluate_on_source(run, run.data.corpus, out)
+    config = _load(arguments, Comparison)
+    check_changes(made, config, SCORING)
+    with Progress() as progress:
+        results = rescore(config, out, progress, command)
+    print(format_results(results, read_ledger(out) or {}))
+    return 0
+
+
+def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) -> int:
+    from genlab.evaluate.likelihood import can_score, measure_excess
+    from genlab.inputs import open_store
+    from genlab.train import load_trained
+
+    store = open_store(run.data, run_dir)
+    decoder = load_trained(lambda key: run.build_for(store, key), run_dir)
+    if not can_score(decoder):
+        raise GenlabError(f"{run_dir}: the {run.arm.decoder.kind} decoder puts no number of bits on codes")
+    print(source.describe())
+    print(measure_excess(decoder, source, store, num_frames=run.data.num_frames).describe())
+    return 0
+
+
+def budget(arguments: argparse.Namespace, command: str) -> int:
+    """Print what every arm will spend."""
+    from genlab.fairness.budget import check_budget, check_flops, check_memory, solve_budget
+    from genlab.report.console import format_budget
+
+    config = _load(arguments, Comparison)
+    check_budget(config)
+    with Progress() as progress:
+        store = config.data.open(progress)
+    budgets = solve_budget(config, store)
+    runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
+    print(format_budget(config, budgets, {name: check_flops(run, store) for name, run in runs.items()}))
+    for name, run in runs.items():
+        try:
+            check_memory(run, budgets[name].params)
+        except GenlabError as error:  # it may be meant for another machine
+            print(f"not on this machine: {error}")
+    return 0
+
+
+def data(arguments: argparse.Namespace, command: str) -> int:
+    """Build corpus and token store, or check what was built."""
+    from genlab.data.corpus import build_corpus
+    from genlab.data.folder import ImportReport
+
+    if arguments.config == "check":
+        return _check_data(arguments)
+    config = _read(arguments)
+    with Progress() as progress:
+        if isinstance(config, Comparison | DecoderRun):
+            store = config.data.open(progress)
+            print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
+            if isinstance(config.data.corpus, KnownEntropy):
+                print(config.data.corpus.describe())
+                return 0
+            corpora = [config.data.corpus]
+        else:
+            corpora = [share.corpus for share in config.data]
+        for corpus in corpora:
+            manifest = build_corpus(corpus, progress=progress)
+            size = f"{len(manifest.clips)} clips, {manifest.duration_s / 60:.1f} min, {len(manifest.speakers)} speakers"
+            print(f"{manifest.root}: {size}, manifest {manifest.hash()}")
+            for name in manifest.splits:
+                clips = manifest.split(name)
+                texts = len({clip.text for clip in clips if clip.text})
+                print(f"  {name}: {len(clips)} clips, {sum(c.duration_s for c in clips) / 60:.1f} min, {texts} texts")
+            report = ImportReport.load(manifest.root)
+            for item in report.skipped if report else ():
+                print(f"  skipped {item.path}: {item.reason}")
+    return 0
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    """Read every byte of the corpora and the token store of a config."""
+    from genlab.data.corpus import find_corpora
+    from genlab.data.digests import check_directories
+    from genlab.data.manifest import MANIFEST_NAME
+    from genlab.data.store import INFO_NAME
+
+    if not arguments.overrides:
+        raise ConfigError("check: which config? For example: genlab data check configs/quickstart.py")
+    path, *overrides = arguments.overrides
+    config = load_experiment(path, tuple(overrides), trust_code=arguments.trust_code)
+    has_store = isinstance(config, Comparison | DecoderRun)
+    corpora = [config.data.corpus] if has_store else [share.corpus for share in config.data]
+    with Progress() as progress:
+        directories = [
+            directory
+            for corpus in corpora
+            if not isinstance(corpus, KnownEntropy)
+            for directory in find_corpora(corpus)
+        ]
+        lines = check_directories(directories, MANIFEST_NAME, progress)
+        # The name of a store holds the digest of its corpus.
+        is_findable = all((directory / MANIFEST_NAME).exists() for directory in directories)
+        stores = [config.data.find_store()] if has_store and is_findable else []
+        lines += check_directories(stores, INFO_NAME, progress)
+    print("\n".join(lines))
+    return 0
+
+
+def codec(arguments: argparse.Namespace, command: str) -> int:
+    """Export a codec, load a published one, describe or score one, bench or probe several, or code a file."""
+    from genlab.cli.codecs import act_on_codec
+
+    act_on_codec(arguments)
+    return 0
+
+
+def sweep(arguments: argparse.Namespace, command: str) -> int:
+    """List, run, watch, judge or tidy sweeps."""
+    from genlab.cli.sweeps import act_on_sweep
+
+    return act_on_sweep(arguments)
+
+
+def report(arguments: argparse.Namespace, command: str) -> int:
+    """Write report.html and the TensorBoard pages again."""
+    from genlab.changes import check_changes
+    from genlab.compare import rewrite_report
+
+    out = _run_directory(arguments.config)
+    config = _load(arguments, Comparison)
+    check_changes(_read_made(arguments), config, ("settings",))
+    with Progress() as progress:
+        print(shown(rewrite_report(config, out, progress)))
+    return 0
+
+
+def crossover(arguments: argparse.Namespace, command: str) -> int:
+    """Print where the ranking of families flips."""
+    from genlab.studies.crossover import describe_crossover
+
+    print(describe_crossover(arguments))
+    return 0
+
+
+def listen(arguments: argparse.Namespace, command: str) -> int:
+    """Write a listening test, or merge the answers to it."""
+    from genlab.listen.page import write_test
+    from genlab.listen.ratings import merge_answers
+    from genlab.listen.table import format_listening
+
+    run_dir = _run_directory(arguments.config)
+    out = arguments.out or run_dir / "listen"
+    if arguments.merge:
+        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{shown(out / 'listening.json')}")
+        return 0
+    arguments.overrides = []
+    tests = ("mushra", "ab") if arguments.test == "both" else (arguments.test,)
+    with Progress() as progress:
+        config = _load(arguments, Comparison)
+        print(write_test(config, run_dir, out, tests, arguments.prompts, arguments.seed, progress))
+    return 0
+
+
+def bench(arguments: argparse.Namespace, command: str) -> int:
+    """Measure speed."""
+    from genlab.speed.bench import format_line, run_workloads
+
+    for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
+        print(json.dumps(line) if arguments.json else format_line(line), flush=True)
+    return 0
+
+
+def aot(arguments: argparse.Namespace, command: str) -> int:
+    """Compile the programs of every arm for a TPU slice that need not be there."""
+    from genlab.speed.table import report_compiled
+
+    return report_compiled(_read(arguments), arguments, command)
+
+
+def doctor(arguments: argparse.Namespace, command: str) -> int:
+    """Print what this machine has."""
+    from genlab.cli.doctor import examine
+
+    lines, is_healthy = examine()
+    print("\n".join(lines))
+    return 0 if is_healthy else 1
+
+
+def _read(arguments: argparse.Namespace) -> Any:
+    """Return the experiment that the arguments name, with their overrides.
+
+    What a config.json refers to is not downloaded for it; compiling alone needs no codec.
+    """
+    from genlab.codecs.frozen import check_is_local
+
+    overrides = tuple(arguments.overrides)
+    config = load_experiment(arguments.config, overrides, trust_code=arguments.trust_code)
+    is_data = isinstance(config, Comparison | DecoderRun) and Path(arguments.config).suffix != ".py"
+    if is_data and arguments.command != "aot" and config.data.codec not in texts_of(overrides):
+        check_is_local(config.data.codec, Path(arguments.config))
+    return config
+
+
+def _read_made(arguments: argparse.Namespace) -> Any:
+    """Return the experiment of a run directory as it was made, without overrides."""
+    named = texts_of(tuple(arguments.overrides))
+    return load_experiment(arguments.config, named=named, trust_code=arguments.trust_code)
+
+
+def _load(arguments: argparse.Namespace, kind: type) -> Any:
+    config = _read(arguments)
+    if not isinstance(config, kind):
+        wanted = kind.model_fields["kind"].default
+        raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs {wanted!r}")
+    return config
+
+
+def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
+    from genlab.fairness.budget import check_budget, check_memory, solve_budget
+
+    if name not in config.arms:
+        raise GenlabError(
+            f"--arm {name}: this config is a comparison, choose one of its arms: {', '.join(config.arms)}"
+        )
+    check_budget(config)
+    with Progress() as progress:
+        store = config.data.open(progress)
+    budget = solve_budget(config, store)[name]
+    run = config.run(name, config.seeds[0], budget.steps)
+    check_memory(run, budget.params)
+    return run
+
+
+def _name_arms(config: Comparison, path: Path) -> str:
+    """Return what to say to somebody who wants to sample a comparison: which of its arms can be."""
+    trained = sorted(str(found.parent) for found in path.glob("arms/*/seed*/config.json"))
+    kinds = f"{path}: kind 'compare', but this command needs 'decoder'"
+    if trained:
+        return f"{kinds}: name one of the trained arms: {', '.join(trained)}"
+    runs = ", ".join(f"arms/{name}/seed{config.seeds[0]}" for name in config.arms)
+    return f"{kinds}: train it with `genlab compare`, then name one of {runs} in its run directory"
+
+
+def _run_directory(path: str) -> Path:
+    directory = Path(path)
+    if not directory.is_dir():
+        raise GenlabError(f"{path}: expected a run directory, for example runs/first")
+    return directory

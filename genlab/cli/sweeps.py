@@ -1,0 +1,203 @@
+"""What `genlab sweep` does: list pages, run one, say how it stands, judge it, tidy up.
+
+In: the parsed arguments. Out: text on standard output, the exit code, and the files of the sweep.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from genlab.config import GenlabError
+from genlab.config.errors import one_line, read_numbers
+from genlab.experiment import Comparison
+from genlab.fairness.budget import check_budget, solve_budget
+from genlab.load import load_experiment
+from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
+from genlab.report.console import align, fold
+from genlab.report.text import format_quantity, format_seconds
+from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
+from genlab.sweeps.isoflop import PAGE
+from genlab.sweeps.notebook import verdict_of, write_notebook
+from genlab.sweeps.page import Sweep, SweepRun, expand, find_question, load_sweep
+from genlab.sweeps.runs import Cost, delete, find_cost, find_prunable, forget_failures, read_state, write_page
+from genlab.watch.progress import Progress
+from genlab.watch.tensorboard import tensorboard_command
+
+FOLDER = Path("sweeps")
+TASK_FILE = FOLDER / "cloud" / "tpu.yaml"
+
+
+def act_on_sweep(arguments: argparse.Namespace) -> int:
+    """Do the action that the arguments name, and return the exit code.
+
+    Raises:
+        GenlabError: if the page is missing or wrong, or the sweep cannot be run.
+    """
+    if arguments.action == "list":
+        if not (folder := arguments.page or FOLDER).is_dir():
+            raise GenlabError(f"sweep list {folder}: no such folder; give one that holds pages, for example sweeps")
+        print(align(list_pages(folder)))
+        return EXIT_OK
+    if arguments.page is None:
+        raise GenlabError(f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py")
+    if arguments.action == "plan":
+        return _plan(arguments)
+    sweep = load_sweep(arguments.page)
+    out = arguments.out or Path("runs") / f"sweep-{sweep.name}"
+    actions = {"run": _run, "status": _status, "report": _report, "prune": _prune}
+    return actions[arguments.action](sweep, out, arguments)
+
+
+def list_pages(folder: Path) -> list[list[str]]:
+    """Return a head and a row per page below `folder`; a page with a card beside it tells what came of it.
+
+    Nothing is executed: the folder may be anybody's.
+    """
+    rows = [["page", "question", "what came of it"]]
+    for path in sorted(folder.rglob("*.py")):
+        question = find_question(path)
+        if question is not None:
+            card = path.with_suffix(".md")
+            title = card.read_text(encoding="utf-8", errors="replace").split("\n")[0] if card.is_file() else ""
+            rows.append([str(path), question, one_line(title.partition(": ")[2])])
+    return rows
+
+
+def describe_cost(cost: Cost) -> str:
+    """Return what the sweep will spend, in a line."""
+    return (
+        f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
+        f"{format_quantity(cost.disk_bytes, 'B')} at most, {format_seconds(3600 * cost.device_hours)} of this device "
+        f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
+    )
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """Print what every family would spend at every budget and shape, and write the page that runs it."""
+    config = load_experiment(arguments.page)
+    if not isinstance(config, Comparison):
+        raise GenlabError(f"{arguments.page}: kind {config.kind!r}, but a plan needs a comparison")
+    budgets = read_numbers("--flops", arguments.flops or "", "1e13,3e13,1e14")
+    families = arguments.families.split(",") if arguments.families else list(config.arms)
+    if unknown := [name for name in families if name not in config.arms]:
+        raise GenlabError(f"--families {unknown[0]}: no such arm in {arguments.page}; it has {', '.join(config.arms)}")
+    out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
+    if out.suffix != ".py":
+        raise GenlabError(f"--out {out}: expected the name of a page, which ends in .py")
+    if out.exists():
+        raise GenlabError(f"{out}: is there already; use another --out, or delete it")
+    facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
+    partial = out.with_name(f".{out.stem}.partial.py")  # a page that cannot be run is not left behind
+    try:
+        partial.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
+        rows = _plan_rows(load_sweep(partial))
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
+    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
+    return EXIT_OK
+
+
+def _plan_rows(sweep: Sweep) -> list[list[str]]:
+    rows = [["budget", "shape", "family", "parameters", "steps", "epochs"]]
+    runs = expand(sweep)
+    for run in runs:
+        check_budget(run.config)  # all of them, before the first corpus is built
+    for run in runs:
+        shape = f"{run.config.backbone.layers} x {run.config.backbone.width}"
+        for name, budget in solve_budget(run.config, run.config.data.open()).items():
+            cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
+            rows.append([f"{run.point['budget.train_flops']:g}", shape, name, *cells])
+    return rows
+
+
+def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    with Progress() as progress:
+        progress.note(describe_cost(find_cost(sweep, expand(sweep), progress)))
+        runs = write_page(sweep, out)
+        if arguments.retry_failed:
+            progress.note(f"{forget_failures(runs, out)} failed runs are tried again")
+        if arguments.dry_run:
+            return EXIT_OK
+        if arguments.executor == "print":
+            print("\n".join(print_commands(runs, out)))
+            return EXIT_OK
+        if arguments.executor == "skypilot":
+            print("\n".join(launch_on_skypilot(runs, out, TASK_FILE)))
+            return EXIT_OK
+        run_locally(runs, out, arguments.slots, progress)
+    print(align(_state_rows(runs, out)))
+    failed = any(read_state(run, out).state == "failed" for run in runs)
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    print(align(_state_rows(expand(sweep), out)))
+    return EXIT_OK
+
+
+def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    if not (out / "sweep.json").exists():
+        raise GenlabError(f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name another --out")
+    runs = expand(sweep)
+    states = [read_state(run, out).state for run in runs]
+    if "finished" not in states:
+        told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        raise GenlabError(
+            f"{out}: no run of this page has finished ({told}); run `genlab sweep run {arguments.page}` first"
+        )
+    text, findings = write_notebook(sweep, runs, arguments.page, out)
+    print(text)
+    if arguments.card:
+        card = arguments.page.with_suffix(".md")
+        _check_card(card, sweep)
+        figure = out / "figure.svg"
+        if figure.exists():
+            arguments.page.with_suffix(".svg").write_text(figure.read_text(encoding="utf-8"), encoding="utf-8")
+        card.write_text(text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8")
+        print(f"card:        {card}")
+    # Apart, because every arm has a row in the table of its own run too.
+    print(f"page:        {out / 'report.html'}\ntable:       {tensorboard_command(out / 'hparams')}")
+    print(f"audio:       {tensorboard_command(out / 'runs')}")
+    print(f"verdict:     {verdict_of(findings)}")
+    return EXIT_OK
+
+
+def _check_card(card: Path, sweep: Sweep) -> None:
+    """Refuse to write over a text that is no card: somebody wrote it."""
+    if card.exists() and not card.read_bytes().startswith(f"# {sweep.name}:".encode()):
+        raise GenlabError(f"{card}: is no card of this page, which would begin with '# {sweep.name}:'; move it away")
+
+
+def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
+    """List what would go, ask, delete it."""
+    paths, strangers = find_prunable(sweep, expand(sweep), out)
+    for path in strangers:
+        print(f"{path}: no run of this sweep, stays", file=sys.stderr)
+    if not paths:
+        print(f"{out}: nothing to prune")
+        return EXIT_OK
+    print("\n".join(map(str, paths)))
+    if arguments.dry_run:
+        return EXIT_OK
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise GenlabError(f"prune: {len(paths)} items would be deleted; add --yes if you want that")
+        if input(f"Delete these {len(paths)}? [y/N] ").strip().lower() not in ("y", "yes"):
+            print("nothing was deleted")
+            return EXIT_OK
+    delete(paths)
+    print(f"{len(paths)} deleted")
+    return EXIT_OK
+
+
+def _state_rows(runs: Sequence[SweepRun], out: Path) -> list[list[str]]:
+    rows = [["run", "state", "attempts", "time", "directory", "reason"]]
+    for run in runs:
+        state = read_state(run, out)
+        directory = os.path.join(out, "runs", run.id)
+        spent = format_seconds(state.seconds) if state.seconds else ""
+        rows.append([run.label or "the run", state.state, str(state.attempts), spent, directory, state.reason[:120]])
+    return rows

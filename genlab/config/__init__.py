@@ -1,0 +1,235 @@
+"""The base of every config: frozen, strict, hashed, and able to take dotted overrides.
+
+Configs are pydantic models that stand beside the code they configure; a config file is Python that returns one of them.
+In: Python objects, or JSON plus overrides such as `decoder.width=768`. Out: a validated object, or a `ConfigError` that
+lists every problem at once with its dotted path and a "did you mean". Nothing here imports jax.
+
+What every field obeys is said here once: numbers are finite and of a magnitude that float32 can hold, whole numbers
+without a bound of their own are at most `MAX_WHOLE`, and text can be written to a file.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Annotated, Any, Self, get_args, get_origin
+
+import annotated_types
+import pydantic
+import pydantic_core
+
+from genlab.config.errors import ConfigError as ConfigError
+from genlab.config.errors import GenlabError as GenlabError
+from genlab.config.errors import one_line, shorten
+from genlab.config.overrides import apply_overrides, child
+
+MAX_WHOLE = 2**20  # more layers, clips in a batch or draws than any machine has room or time for
+LARGEST, SMALLEST = 1e30, 1e-30  # beyond, float32 overflows or turns into zero where such a number is used
+NUM_SHOWN = 12  # problems of one config
+MAX_PROBLEM = 500  # characters of one problem
+
+# Generators keep 32 bits of a seed: larger ones would be the same seed under two names.
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+# Counters of updates are int32 on the device.
+Steps = Annotated[int, pydantic.Field(ge=1, lt=2**31)]
+# Of recordings and their samples, of which a disk may hold many.
+Count = Annotated[int, pydantic.Field(ge=1, lt=2**40)]
+
+
+class Config(pydantic.BaseModel):
+    """Base of all configs: immutable, unknown fields refused, no silent type conversion."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _check_values(self) -> Self:
+        for name in type(self).model_fields:
+            for path, value in _leaves(getattr(self, name), name):
+                if problem := _problem_of(value, name in _fields_with_a_bound(type(self))):
+                    found = {"path": path, "problem": problem, "value": shorten(value)}
+                    raise pydantic_core.PydanticCustomError("value", "{path}={value}: {problem}", found)
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Validate JSON-like `values` after `overrides` of the form `a.b.c=value`.
+
+        Raises:
+            ConfigError: with one line per problem.
+        """
+        values = apply_overrides(values, overrides)
+        try:
+            return cls.model_validate_json(json.dumps(values))
+        except pydantic.ValidationError as error:
+            raise explain(error, cls, values) from None
+
+    def override(self, overrides: Iterable[str]) -> Self:
+        """Return a validated copy with `a.b.c=value` overrides applied."""
+        return type(self).from_dict(self.to_dict(), overrides)
+
+    def digest(self, exclude: set[str] | None = None) -> str:
+        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`."""
+        return digest({key: value for key, value in self.to_dict().items() if key not in (exclude or set())})
+
+
+def digest(values: Any) -> str:
+    """Return the first 10 hex digits of the SHA-256 of `values` as canonical JSON."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield every number and text in `value`; configs inside it have checked their own."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{path}: name", str(key)
+            yield from _leaves(inner, f"{path}.{key}")
+    elif isinstance(value, tuple | list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}.{number}")
+    elif isinstance(value, int | float | str) and not isinstance(value, bool):
+        yield path, value
+
+
+def _problem_of(value: float | str, is_bound: bool) -> str | None:
+    """Return why no field may hold `value`, None if it may; `is_bound` if its field has an upper bound of its own."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return "expected text without NUL characters"
+        is_unicode = value.isprintable() or not any("\ud800" <= char <= "\udfff" for char in value)
+        return None if is_unicode else "expected text that can be written as UTF-8"
+    if isinstance(value, int):
+        too_large = not is_bound and abs(value) > MAX_WHOLE
+        return f"too large; expected a whole number of at most {MAX_WHOLE}" if too_large else None
+    if not math.isfinite(value):
+        return "expected a finite number"
+    if value and not SMALLEST <= abs(value) <= LARGEST:
+        return f"expected 0 or a magnitude from {SMALLEST:g} to {LARGEST:g}, which float32 can hold"
+    return None
+
+
+@functools.cache
+def _fields_with_a_bound(cls: type[pydantic.BaseModel]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, field in cls.model_fields.items()
+        if _has_bound([*field.metadata, *_metadata_in(field.annotation)])
+    )
+
+
+def _has_bound(metadata: Iterable[Any]) -> bool:
+    kinds = (annotated_types.Le, annotated_types.Lt)
+    inside = [item for entry in metadata for item in (entry, *getattr(entry, "metadata", ()))]
+    return any(isinstance(item, kinds) for item in inside)
+
+
+def _metadata_in(annotation: Any) -> Iterator[Any]:
+    yield from getattr(annotation, "__metadata__", ())
+    for inner in get_args(annotation):
+        yield from _metadata_in(inner)
+
+
+def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None) -> ConfigError:
+    """Return every problem of `error` in one line, with its dotted path and a "did you mean".
+
+    Args:
+        error: what validating `cls` raised.
+        cls: the class whose fields a typo may have meant.
+        values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
+            it is recognised by not being in the input.
+    """
+    problems = [problem for problem in error.errors(include_url=False) if not _follows(problem, error)]
+    known = list(dict.fromkeys(_paths(cls, values)))
+    told = [one_line(_explain_one(problem, known, values), MAX_PROBLEM) for problem in problems[:NUM_SHOWN]]
+    more = [f"and {len(problems) - NUM_SHOWN} more problems"] if len(problems) > NUM_SHOWN else []
+    return ConfigError("; ".join([*told, *more]))
+
+
+def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
+    """Return whether a list is called too short only because what is wrong inside it was left out."""
+    if problem["type"] != "too_short":
+        return False
+    place = problem["loc"]
+    inside = [other["loc"] for other in error.errors(include_url=False) if len(other["loc"]) > len(place)]
+    return any(deeper[: len(place)] == place for deeper in inside)
+
+
+def _explain_one(problem: Any, known: list[str], values: Any) -> str:
+    parts = list(_written_path(problem["loc"], problem["type"], values))
+    path = ".".join(one_line(part, 80) for part in parts) or "config"
+    kind, given = problem["type"], shorten(problem["input"])
+    if kind == "extra_forbidden":
+        meant = _meant(parts, known)
+        return f"{path}: no such field" + (f"; did you mean {meant!r}?" if meant else "")
+    if kind == "value":
+        inside = one_line(problem["ctx"]["path"], 120)
+        return f"{'.'.join([*parts, inside])}: {problem['ctx']['problem']} (got {problem['ctx']['value']})"
+    if kind == "missing":
+        return f"{path}: missing; give it a value"
+    if kind == "union_tag_invalid":
+        expected = problem["ctx"]["expected_tags"]
+        return f"{path}.kind: got {shorten(problem['ctx']['tag'])}, expected one of {expected}"
+    if kind == "union_tag_not_found":
+        return f"{path}.kind: missing; say which kind the other fields of {path} belong to"
+    message = problem["msg"].removeprefix("Value error, ")
+    if message != problem["msg"]:
+        return f"{path}: {message}"
+    is_plain = isinstance(problem["input"], int | float)
+    fix = f"""; for text write {path}='"{given}"'""" if kind == "string_type" and is_plain else ""
+    return f"{path}: {message} (got {given}){fix}"
+
+
+def _meant(parts: list[str], known: list[str]) -> str | None:
+    """Return the whole path of the field that `parts` may have meant.
+
+    A slip of the pen beside it comes before the same name in another table, and that before all that is only similar.
+    """
+    around, written = ".".join(parts[:-1]), parts[-1][:80]
+    beside = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == around}
+    anywhere = {path.rpartition(".")[2]: path for path in sorted(known, key=len, reverse=True)}
+    for fields, likeness in ((beside, 0.85), (anywhere, 1.0), (beside, 0.6), (anywhere, 0.6)):
+        if near := difflib.get_close_matches(written, fields, n=1, cutoff=likeness):
+            return fields[near[0]]
+    return None
+
+
+def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> Iterator[str]:
+    node = values
+    for depth, part in enumerate(location):
+        below = child(node, str(part))
+        is_absent = kind == "missing" and depth == len(location) - 1
+        if values is None or below is not None or is_absent or (isinstance(node, dict) and part in node):
+            node = below
+            yield str(part)
+
+
+def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+    """Yield the dotted path of every field below a type, of unions only those of the kind that `node` is."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        kind = annotation.model_fields.get("kind")
+        if depth > 8 or (kind and isinstance(node, dict) and node.get("kind", kind.default) != kind.default):
+            return
+        for name, field in annotation.model_fields.items():
+            yield prefix + name
+            yield from _paths(field.annotation, child(node, name), f"{prefix}{name}.", depth + 1)
+        return
+    inner, origin = get_args(annotation), get_origin(annotation)
+    if origin in (dict, tuple):
+        items = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else [])
+        for key, value in items:
+            yield from _paths(inner[-1 if origin is dict else 0], value, f"{prefix}{key}.", depth + 1)
+    else:
+        for choice in inner:
+            yield from _paths(choice, node, prefix, depth)
+
+
+# Of files and directories too, which hold 255 characters with all that is put around it.
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]

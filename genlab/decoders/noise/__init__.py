@@ -1,0 +1,1 @@
+"""What denoisers share: paths, schedules, solvers, heads, corruption."""

@@ -1,0 +1,176 @@
+"""Networks of the diffusion decoder: noisy latents, a noise level and the conditions in, a prediction out.
+
+`ModulatedBackbone` is the backbone of all families, modulated by the noise level (DiT, 2212.09748): the one to compare
+arms with. `StableAudioNetwork` is Stable Audio's own (2404.10301): with the same width, layers and heads it is a
+different network, and its weights can be written for diffusers.
+"""
+
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import pydantic
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from genlab.config import Config, ConfigError
+from genlab.decoders.conditioning import ConditionConfig, Conditions, backbone_inputs, modulate
+from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, stable_audio_flops
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.nets.linear import Linear
+
+# Sinusoids that describe the noise level to the network.
+LEVEL_CHANNELS = 256
+
+
+class LevelEmbedding(nnx.Module):
+    """Sinusoids of the noise level through a two-layer network, in float32."""
+
+    def __init__(self, width: int, *, key: Key[Array, ""]):
+        in_key, out_key = jax.random.split(key)
+        self.project_in = Linear(LEVEL_CHANNELS, width, key=in_key)
+        self.project_out = Linear(width, width, key=out_key)
+
+    def __call__(self, level: Float[Array, "b"]) -> Float[Array, "b h"]:
+        """Return the embedding of each level."""
+        # Angles of 1000 * level, from a period of 2 pi / 1000 up to 20 pi levels (DDPM, 2006.11239).
+        rates = 1000.0 * 10_000.0 ** -jnp.linspace(0, 1, LEVEL_CHANNELS // 2)
+        angles = level[:, None] * rates[None, :]
+        sinusoids = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        return self.project_out(jax.nn.silu(self.project_in(sinusoids)))
+
+
+class ModulatedBackbone(Config):
+    """The backbone of all families, modulated by the noise level."""
+
+    kind: Literal["backbone"] = "backbone"
+
+    def build(
+        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]
+    ) -> "BackboneDenoiser":
+        """Return the network with fresh weights for latents of `channels` channels."""
+        return BackboneDenoiser(channels, backbone, condition, key=key)
+
+    def flops(
+        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
+    ) -> float:
+        """Return the FLOPs of one call on one clip."""
+        edges = 4 * num_frames * backbone.width * channels
+        level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width)
+        inputs: dict[str, Any] = {**backbone_inputs(condition, num_symbols), "is_modulated": True}
+        return backbone_flops(backbone, num_frames, **inputs) + edges + level
+
+    def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
+        """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
+        return 2.0 * backbone.width * (num_frames * channels + LEVEL_CHANNELS)
+
+
+class StableAudioNetwork(Config):
+    """Stable Audio's transformer in the width, layers and heads of the backbone, with its own norms and routes.
+
+    It takes text by cross-attention with `key_heads` heads and one vector per clip, and computes in float32.
+    """
+
+    kind: Literal["stable_audio"] = "stable_audio"
+    key_heads: int = pydantic.Field(default=2, ge=1)
+
+    def build(
+        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]
+    ) -> "StableAudioDenoiser":
+        """Return the network with fresh weights for latents of `channels` channels.
+
+        Raises:
+            ConfigError: if the network has no place for what the conditions or the backbone ask for.
+        """
+        if condition.text_route != "cross" or not condition.is_modulating:
+            raise ConfigError(
+                f"decoder.network=stable_audio: condition.content={condition.content!r}, route={condition.route!r}, "
+                f"clip_route={condition.clip_route!r}, but the network takes text by cross-attention and one vector "
+                "per clip; set content='text', route='cross', clip_route='adaln' with speaker or duration"
+            )
+        asked = {"mixer.kind": "attention", "dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
+        for field, only in asked.items():
+            value = backbone.mixer.kind if field == "mixer.kind" else getattr(backbone, field)
+            if value != only:
+                raise ConfigError(f"backbone.{field}={value!r}: decoder.network=stable_audio has {only!r} only")
+        shape = self._shape(backbone)
+        return StableAudioDenoiser(StableAudio(shape, channels, backbone.width, backbone.width, key=key))
+
+    def flops(
+        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
+    ) -> float:
+        """Return the FLOPs of one call on one clip."""
+        return stable_audio_flops(
+            self._shape(backbone),
+            channels,
+            text_width=backbone.width,
+            global_width=backbone.width,
+            num_frames=num_frames,
+            num_symbols=num_symbols,
+        )
+
+    def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
+        """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
+        return 2.0 * (num_frames * channels**2 + LEVEL_CHANNELS * backbone.width)
+
+    def _shape(self, backbone: BackboneConfig) -> StableAudioConfig:
+        channels = backbone.width // backbone.heads
+        return StableAudioConfig(
+            layers=backbone.layers,
+            heads=backbone.heads,
+            key_heads=self.key_heads,
+            head_channels=channels,
+            cross_width=self.key_heads * channels,
+        )
+
+
+Network = Annotated[ModulatedBackbone | StableAudioNetwork, pydantic.Field(discriminator="kind")]
+
+
+class BackboneDenoiser(nnx.Module):
+    """Latent projection, bidirectional backbone modulated by the noise level, one head that starts at zero."""
+
+    def __init__(self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]):
+        embed_key, backbone_key, level_key, head_key = jax.random.split(key, 4)
+        self.embed = Linear(channels, backbone.width, key=embed_key)
+        self.backbone = Backbone(backbone, key=backbone_key, is_modulated=True, text_route=condition.text_route)
+        self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
+        self.head = Linear(backbone.width, channels, key=head_key, scale=0.0)
+
+    def __call__(
+        self,
+        noisy: Float[Array, "b t d"],
+        level: Float[Array, "b"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Return the prediction, in float32; with a key, dropout acts."""
+        hidden = self.backbone(
+            self.embed(noisy.astype(conditions.frames.dtype)) + conditions.frames,
+            positions=jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape),
+            is_valid=is_valid,
+            text=conditions.text,
+            clip=modulate(self.level_embedding(level), conditions),
+            key=key,
+        )
+        return self.head(hidden).astype(jnp.float32)
+
+
+class StableAudioDenoiser(nnx.Module):
+    """Stable Audio's network on our conditions: the encoded text and what holds for the whole clip."""
+
+    def __init__(self, model: StableAudio):
+        self.model = model
+
+    def __call__(
+        self,
+        noisy: Float[Array, "b t d"],
+        level: Float[Array, "b"],
+        conditions: Conditions,
+        is_valid: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Return the prediction; nothing is dropped."""
+        assert conditions.text is not None and conditions.clip is not None, "the config asks for both"
+        return self.model(noisy, level, is_valid=is_valid, text=conditions.text, vector=conditions.clip)

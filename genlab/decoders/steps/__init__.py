@@ -1,0 +1,1 @@
+"""What step-by-step decoders share: patterns, streams, caches, logits."""

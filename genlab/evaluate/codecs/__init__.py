@@ -1,0 +1,1 @@
+"""What codecs are scored by, apart from decoders."""

@@ -1,0 +1,1 @@
+"""What is held equal: budgets and the ledger."""

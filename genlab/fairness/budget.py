@@ -1,0 +1,218 @@
+"""The budget: what each arm may spend, solved before anything is trained.
+
+In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio seen, and sampling
+cost. FLOPs are the executed matrix-product FLOPs of a training step, by the formula that each decoder file states;
+`check_flops` walks the real loss and its gradient and refuses a formula that is off by more than a percent.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from genlab.codecs.frozen import token_spec
+from genlab.config import GenlabError
+from genlab.data.known_entropy import KnownEntropy
+from genlab.data.store import TokenStore
+from genlab.experiment import Budget, Comparison, DecoderRun
+from genlab.machine import memory as host
+from genlab.nets.flops import count_flops
+
+TOLERANCE = 0.01
+MAX_STEPS = 2**31 - 1  # counters of updates are int32 on the device
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmBudget:
+    """What one arm spends.
+
+    `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the training split, which
+    holds `unique_seconds`. Sampling cost is that of one clip of `num_frames` frames.
+    """
+
+    name: str
+    family: str
+    reads: str
+    params: int
+    flops_per_clip: float
+    steps: int
+    train_flops: float
+    seconds_seen: float
+    unique_seconds: float
+    epochs: float
+    network_calls: int
+    sample_flops: float
+
+
+def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
+    """Return what every arm spends.
+
+    Raises:
+        GenlabError: if rounding to whole steps leaves training FLOPs more than 1 % apart (too few steps).
+    """
+    clips, unique_seconds, seconds_per_epoch = _train_seconds(config, store)
+    runs = {name: config.run(name, config.seeds[0], steps=1) for name in config.arms}
+    costs = [clip_flops(run, store) * config.batch_size for run in runs.values()]
+    budgets = {}
+    for name, arm in config.arms.items():
+        run = runs[name]
+        flops_per_clip = clip_flops(run, store)
+        flops_per_step = flops_per_clip * config.batch_size
+        steps = solve_steps(config.budget, name, flops_per_step, costs)
+        epochs = steps * config.batch_size / clips
+        decoder: Any = arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
+        cost = decoder.sample_cost(
+            arm.sampler, store.info.spec, config.backbone, config.condition,
+            num_frames=config.data.num_frames, num_symbols=store.info.longest_text,
+        )  # fmt: skip
+        abstract = abstract_decoder(run, store)
+        budgets[name] = ArmBudget(
+            name, arm.decoder.kind, abstract.reads, count_params(abstract), flops_per_clip, steps,
+            steps * flops_per_step, epochs * seconds_per_epoch, unique_seconds, epochs, cost.network_calls, cost.flops,
+        )  # fmt: skip
+    return budgets
+
+
+def solve_steps(budget: Budget, name: str, flops_per_step: float, costs: Sequence[float] = ()) -> int:
+    """Return the number of whole steps that arm `name` may take; `costs` are the FLOPs per step of all arms.
+
+    Raises:
+        GenlabError: if they miss the training FLOPs by more than half of `TOLERANCE`: two arms may miss on either side;
+            it names the next budget that all arms can meet. Also if they are more than can be counted.
+    """
+    if budget.steps is not None:
+        return budget.steps
+    assert budget.train_flops is not None, "a Budget has one of the two"
+    steps = max(1, round(budget.train_flops / flops_per_step))
+    off = abs(steps * flops_per_step / budget.train_flops - 1)
+    told = f"budget.train_flops={budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a step"
+    if off > TOLERANCE / 2:
+        fitting = next_budget(budget.train_flops, costs or (flops_per_step,))
+        raise GenlabError(
+            f"{told}, so {steps} whole steps miss it by {off:.1%}; raise train_flops to "
+            f"budget.train_flops={fitting:.7g}, which every arm meets, or lower batch_size"
+        )
+    if steps > MAX_STEPS:
+        raise GenlabError(f"{told}, so it would take {steps:.3g} steps, more than {MAX_STEPS}; lower train_flops")
+    return steps
+
+
+def next_budget(train_flops: float, costs: Sequence[float]) -> float:
+    """Return the least budget from `train_flops` on, in few digits, that whole steps of every arm meet.
+
+    `costs` are the arms' FLOPs per step. A hundred steps of the dearest arm always do.
+    """
+    half = 0.99 * TOLERANCE / 2  # a little less than is allowed, so that rounding the answer is safe
+
+    def misses(flops: float) -> list[float]:
+        return [cost for cost in costs if abs(max(1, round(flops / cost)) * cost / flops - 1) > half]
+
+    wanted = train_flops
+    while missed := misses(wanted):
+        # The next multiple of a cost comes within reach a little before it is met.
+        ahead = max((math.floor(wanted / cost) + 1) * cost / (1 + half) for cost in missed)
+        wanted = max(ahead, wanted * (1 + 1e-6))
+    for digits in range(2, 6):
+        unit = 10.0 ** (math.floor(math.log10(wanted)) - digits + 1)
+        rounded = float(f"{math.ceil(wanted / unit) * unit:.{digits}g}")
+        if not misses(rounded):
+            return rounded
+    return float(f"{wanted:.7g}")
+
+
+def check_budget(config: Comparison) -> None:
+    """Refuse a budget that no arm can meet by what is known without the corpus, which takes long to build.
+
+    How long texts are is not known yet: with `content="text"` only what is too dear without a text is refused here.
+
+    Raises:
+        GenlabError: as `solve_steps`, or if there is no such codec.
+    """
+    data, is_known = config.data, config.condition.content != "text"
+    spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
+    costs = {
+        name: config.batch_size
+        * arm.decoder.train_flops_per_clip(
+            spec, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1
+        )
+        for name, arm in config.arms.items()
+    }
+    for name, cost in costs.items():
+        wanted = config.budget.train_flops or math.inf
+        if is_known or cost > wanted * (1 + TOLERANCE):
+            solve_steps(config.budget, name, cost, list(costs.values()))
+
+
+def check_memory(run: DecoderRun, params: int) -> None:
+    """Refuse what cannot be trained in the memory that is there, before any of it is taken.
+
+    Counted is the least it takes: the parameters, their two moments and average, and one activation of a batch.
+
+    Raises:
+        GenlabError: that says how much it needs and how much there is.
+    """
+    shared = 3 + (run.optim.ema_decay is not None)
+    frames = run.batch_size // run.optim.accumulate * run.data.num_frames
+    needed, present = 4.0 * (shared * params + frames * run.backbone.width), host.device_memory_bytes()
+    if present is not None and needed > present:
+        raise GenlabError(
+            f"arm {run.name!r}: training {params:.3g} parameters with batch_size={run.batch_size} takes at least "
+            f"{needed / 2**30:.3g} GiB, and there are {present / 2**30:.3g} GiB; lower backbone.width, "
+            "backbone.layers or batch_size"
+        )
+
+
+def clip_flops(run: DecoderRun, store: TokenStore) -> float:
+    """Return the FLOPs of one loss and its gradient over one training example, by the family's formula."""
+    return run.arm.decoder.train_flops_per_clip(
+        store.info.spec,
+        run.backbone,
+        run.condition,
+        num_frames=run.data.num_frames,
+        num_symbols=store.info.longest_text,
+    )
+
+
+def check_flops(run: DecoderRun, store: TokenStore) -> float:
+    """Return walked / formula FLOPs of one real training batch.
+
+    Raises:
+        GenlabError: if they differ by more than 1 %.
+    """
+    graph, params, rest = nnx.split(abstract_decoder(run, store), nnx.Param, ...)
+    batch = run.source_of(store).batch_at(0)
+
+    def loss(params: Any, rest: Any, args: Any, key: Any) -> Any:
+        out = nnx.merge(graph, params, rest).loss(*args, key=key)
+        return (out.per_example * out.weight).sum()
+
+    walked = count_flops(jax.value_and_grad(loss), params, rest, batch.args, jax.random.key(0)) / run.batch_size
+    ratio = walked / clip_flops(run, store)
+    if abs(ratio - 1) > TOLERANCE:
+        raise GenlabError(
+            f"arm {run.name!r}: its FLOP formula is off by {ratio - 1:+.1%} from the walk over its training step"
+        )
+    return ratio
+
+
+def abstract_decoder(run: DecoderRun, store: TokenStore) -> Any:
+    """Return the decoder with shapes instead of arrays."""
+    return nnx.eval_shape(lambda: run.build_for(store, jax.random.key(0)))
+
+
+def count_params(model: nnx.Module) -> int:
+    """Return how many numbers a decoder learns; shapes are enough."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, float]:
+    """Return clips, unique seconds, and seconds of real audio that one pass of crops shows."""
+    numbers, hz = store.numbers("train", config.data.train_clips), store.info.spec.frame_hz
+    frames = np.array([len(store.clip(number).units) for number in numbers])
+    seen = np.minimum(frames, config.data.num_frames).sum() / hz
+    unique_s = store.split("train").seconds if config.data.train_clips is None else float(frames.sum() / hz)
+    return len(numbers), unique_s, float(seen)

@@ -1,0 +1,202 @@
+"""The ledger: what was held equal, what was bounded, what was free, what differed and was declared.
+
+In: a `Comparison`, its budgets, and what training reported. Out: `ledger.json`, with a stamp: `controlled` if every row
+that must agree does, else `uncontrolled`. Rows are matched (equal), bounded (within 1 %), free (this mode lets it vary)
+or declared (differs on purpose, in the open). A row whose values differ although they should match is `undeclared`, and
+one such row stamps the whole comparison; nothing is ever printed as fair by default.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from genlab.config import digest
+from genlab.data.manifest import Manifest, overlap_of_splits
+from genlab.data.store import TokenStore
+from genlab.experiment import Comparison, DecoderRun
+from genlab.fairness.budget import TOLERANCE, ArmBudget
+from genlab.train import RunResult
+from genlab.training.optim import ArmSettings
+
+SEEDS_FOR_A_STATEMENT = 3
+
+
+def build_ledger(
+    config: Comparison,
+    store: TokenStore,
+    budgets: Mapping[str, ArmBudget],
+    trained: Mapping[str, Mapping[int, RunResult]],
+    run_dirs: Mapping[str, Mapping[int, Path]],
+    manifest: Manifest | None = None,
+) -> dict[str, Any]:
+    """Return the ledger of a comparison, with the overlap of splits if the `manifest` is given."""
+    runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
+    seconds = {name: f"{sum(run.wall_s for run in seeds.values()):.0f} s" for name, seeds in trained.items()}
+    rows = [
+        *_data_rows(config, store, budgets, runs, run_dirs),
+        *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
+        *_compute_rows(config, budgets),
+        *_recipe_rows(config, runs),
+        *_sampling_rows(config, budgets),
+        _seeds_row({name: len(seeds) for name, seeds in trained.items()}),
+        _matched("Checkpoint rule", dict.fromkeys(runs, "last"), "fixed before the run; no selection on test"),
+        _row("Training wall clock", "free", seconds, device_text()),
+    ]
+    stamp = "controlled" if all(row["status"] != "undeclared" for row in rows) else "uncontrolled"
+    return {"schema": 1, "stamp": stamp, "mode": config.budget.mode, "rows": rows}
+
+
+def _data_rows(
+    config: Comparison,
+    store: TokenStore,
+    budgets: Mapping[str, ArmBudget],
+    runs: Mapping[str, DecoderRun],
+    run_dirs: Mapping[str, Mapping[int, Path]],
+) -> list[dict[str, Any]]:
+    shared = min(budget.steps for budget in budgets.values())
+    tokens = f"{store.info.manifest_hash} / {store.info.codec_fingerprint}"
+    seconds = {name: round(budget.unique_seconds) for name, budget in budgets.items()}
+    batch = {name: run.batch_size for name, run in runs.items()}
+    return [
+        _matched("Token store", dict.fromkeys(runs, tokens), "manifest hash / codec fingerprint"),
+        _order_row({name: read_hashes(run_dirs[name], shared) for name in runs}, shared),
+        _matched("Unique seconds", seconds, "training split"),
+        _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
+        *([_hearing_row(runs)] if store.info.is_two_sided else []),
+    ]
+
+
+def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
+    """Count the recordings of train that another split has too, or of valid: there must be none."""
+    repeated = overlap_of_splits(manifest.clips)
+    unknown = sum(not clip.audio_digest for clip in manifest.clips)
+    note = "recordings in two splits, by the digest of their samples"
+    if unknown:
+        note += f"; {unknown} rendered clips have none and are not compared"
+    status = "undeclared" if repeated else "matched"
+    return _row("Overlap of splits", status, dict.fromkeys(names, len(repeated)), note)
+
+
+def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
+    hears = {name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()}
+    if len(set(hears.values())) == 1:
+        return _row("Other speaker", "matched", hears, "whether what they say is heard")
+    return _row("Other speaker", "declared", hears, "the arms that hear it are told more than the others")
+
+
+def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+    is_iso_flop = config.budget.mode == "iso_flop"
+
+    def values(field: str) -> dict[str, Any]:
+        return {name: getattr(budget, field) for name, budget in budgets.items()}
+
+    seen = {name: round(budget.seconds_seen) for name, budget in budgets.items()}
+    flops_note = "executed matrix products, formula checked against a walk over the traced step"
+    return [
+        _close("Training FLOPs", values("train_flops"), is_iso_flop, flops_note),
+        _close("Parameters", values("params"), not is_iso_flop, "heads and noise-level modulation differ by family"),
+        _close("Updates", values("steps"), not is_iso_flop, "training FLOPs over FLOPs per step"),
+        _close("Seconds of audio seen", seen, not is_iso_flop, "without padding"),
+    ]
+
+
+def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
+    condition, optim = config.condition, config.optim
+    others = {name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()}
+    deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
+    told = f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
+    recipe = f"AdamW, {optim.decay} decay, b1 {optim.b1:g}, b2 {optim.b2:g}, gradients clipped at {optim.clip_norm}"
+    precision = "compute; parameters, losses and categorical sampling in float32"
+    trials = {name: config.arms[name].training_trials for name in runs}
+    return [
+        _matched(
+            "Backbone",
+            {name: run.backbone.digest(exclude={"dropout"}) for name, run in runs.items()},
+            f"width, depth, heads, norm, positions; {deltas}",
+        ),
+        _matched("Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told),
+        _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
+        _tuned("Warm-up share", {name: run.optim.warmup_fraction for name, run in runs.items()}),
+        _tuned("Weight decay", {name: run.optim.weight_decay for name, run in runs.items()}),
+        _tuned("EMA decay", {name: run.optim.ema_decay for name, run in runs.items()}),
+        _tuned("Dropout", {name: run.backbone.dropout for name, run in runs.items()}),
+        _matched("Optimiser, other fields", others, recipe),
+        _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
+        _matched("Training trials", trials, "training settings tried per arm, this one included, as the config states"),
+        _tuning_row(config),
+    ]
+
+
+def _tuning_row(config: Comparison) -> dict[str, Any]:
+    spent = {name: arm.tuning_flops for name, arm in config.arms.items()}
+    if not any(spent.values()):
+        return _row("Tuning FLOPs", "matched", spent, "nothing was tuned by this program")
+    return _close("Tuning FLOPs", spent, config.budget.mode == "iso_flop", "training FLOPs of all trials")
+
+
+def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+    calls = {name: budget.network_calls for name, budget in budgets.items()}
+    guidance = {name: config.arms[name].sampler.guidance for name in budgets}
+    trials = {name: config.arms[name].sampler_trials for name in budgets}
+    return [
+        _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),
+        _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
+        _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
+    ]
+
+
+def read_hashes(run_dirs: Mapping[int, Path], steps: int) -> list[list[str]]:
+    """Return the logged batch hashes of the first `steps` steps of every seed, seeds in ascending order."""
+    return [(run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps] for seed in sorted(run_dirs)]
+
+
+def device_text() -> str:
+    """Return the device and the versions that a timing belongs to."""
+    device = jax.devices()[0]
+    return f"{jax.device_count()} x {device.device_kind} ({platform.machine()}), jax {version('jax')}"
+
+
+def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]:
+    """Compare the batches of the arms. A log that lacks steps proves nothing, so it counts as a difference."""
+    row = _matched(
+        "Data order",
+        {name: digest(by_seed) for name, by_seed in hashes.items()},
+        f"hash over the batches of the first {steps} steps, all seeds",
+    )
+    short = [name for name, by_seed in hashes.items() if any(len(seed) < steps for seed in by_seed)]
+    if short:
+        row |= {"status": "undeclared", "note": f"batch_hashes.txt of {', '.join(short)} ends before step {steps}"}
+    return row
+
+
+def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
+    is_enough = min(counts.values()) >= SEEDS_FOR_A_STATEMENT
+    return _matched("Seeds", counts, "training seeds" + ("" if is_enough else ": insufficient seeds for a statement"))
+
+
+def _matched(item: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
+    is_equal = len({str(value) for value in values.values()}) == 1
+    return _row(item, "matched" if is_equal else "undeclared", values, note)
+
+
+def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) -> dict[str, Any]:
+    """A quantity that this mode holds within `TOLERANCE`, or leaves free."""
+    if not must_match:
+        return _row(item, "free", values, note)
+    spread = max(values.values()) / max(min(values.values()), 1e-9) - 1
+    status = "bounded" if spread <= TOLERANCE else "undeclared"
+    return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
+
+
+def _tuned(item: str, values: Mapping[str, float | None]) -> dict[str, Any]:
+    if len(set(values.values())) == 1:
+        return _row(item, "matched", values, "shared by all arms")
+    return _row(item, "declared", values, "set per arm; the trials and the tuning FLOPs below say how it was found")
+
+
+def _row(item: str, status: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
+    return {"item": item, "status": status, "values": values, "note": note}

@@ -1,0 +1,104 @@
+"""Config files, config.json and pages: from a path to the object that it describes."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from genlab.codecs.frozen import check_is_local
+from genlab.config import (
+    Config,
+    ConfigError,
+    apply_overrides,
+    explain,
+)
+from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
+from genlab.experiment import Comparison, DecoderRun
+from genlab.run.stored import parse_json, read_content
+from genlab.run.trust import check_code, run_file, texts_of
+from genlab.runs import CodecRun, RecogniserRun
+
+# Rows of the table that are not arms: an arm of the same name would take their place on disk.
+RESTORE = "restore the file, or give the config that it was made of"
+
+
+KINDS: dict[str, type[Config]] = {
+    "codec": CodecRun,
+    "recogniser": RecogniserRun,
+    "decoder": DecoderRun,
+    "compare": Comparison,
+}
+
+
+def load_experiment(
+    path: str | Path,
+    overrides: tuple[str, ...] = (),
+    *,
+    named: Collection[str] = (),
+    trust_code: bool = False,
+) -> Any:
+    """Return the experiment of a config file, of a `config.json`, or of a run directory.
+
+    Args:
+        path: a Python file is executed; a config.json neither executes nor chooses a download.
+        overrides: FIELD=VALUE; what they name counts as named by the person.
+        named: Python files and published codecs that the person named elsewhere.
+        trust_code: whether Python files that a config.json refers to may run.
+
+    Raises:
+        ConfigError: if there is no such file, it has no `config()`, a field is wrong, or a
+            config.json refers to code or a download that nobody named.
+    """
+    path = Path(path)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ConfigError(
+            f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
+        )
+    if path.suffix == ".json":
+        values = parse_json(read_content(path, fix=RESTORE) or b"", path=path, fix=RESTORE)
+        kind = values.get("kind") if isinstance(values, dict) else None
+        if not isinstance(kind, str) or kind not in KINDS:
+            raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
+        named = {*named, *texts_of(overrides)}
+        check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
+        experiment: Any = KINDS[kind].from_dict(values, overrides)
+        codec = getattr(getattr(experiment, "data", None), "codec", None)
+        # A kind alone, such as `mimi`, stands for the usual repository, which no file can choose.
+        if codec is not None and ":" in codec and codec not in named:
+            check_is_local(codec, path)
+        return experiment
+    experiment = call_page(path, "config")
+    if not isinstance(experiment, tuple(KINDS.values())):
+        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
+    return experiment.override(overrides)
+
+
+def call_page(path: Path, name: str) -> Any:
+    """Return what the function `name` of a Python file returns, None if there is no such function.
+
+    Raises:
+        ConfigError: if the file cannot be run or a field in it is wrong.
+    """
+    if path.suffix != ".py":
+        raise ConfigError(f"{name} {path}: expected a Python file or a config.json")
+    try:
+        function: Any = run_file(path).get(name)
+        return None if function is None else function()
+    except pydantic.ValidationError as error:
+        told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(error.__traceback__)
+        raise ConfigError(f"{name} {describe_raised(path, told)}") from None
+    except BaseException as error:  # the file is the person's own, and may raise anything
+        if is_ours_to_stop(error):
+            raise
+        raise ConfigError(f"{name} {describe_raised(path, error)}") from error
+
+
+def _class_named(name: str) -> type[Config]:
+    classes = [Config]
+    for found in classes:  # grows while it is read
+        if found.__name__ == name:
+            return found
+        classes += found.__subclasses__()
+    return Config

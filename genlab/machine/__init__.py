@@ -1,0 +1,1 @@
+"""Devices, hosts, meshes, memory, signals."""

@@ -1,0 +1,66 @@
+"""What every stage of a comparison shares: tokens, codec, corpus, prompts."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from genlab import inputs
+from genlab.codecs.frozen import FrozenCodec
+from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, text_key
+from genlab.data.store import TokenClip, TokenStore
+from genlab.evaluate.metrics import Prompt
+from genlab.evaluate.pitch import PitchTrack
+from genlab.experiment import Comparison
+from genlab.preflight import Preflight, inspect
+from genlab.prompts import choose_prompts
+from genlab.watch.progress import Progress
+
+FLOORS = ("codec_floor_codes", "codec_floor_latents")
+
+
+class Material(NamedTuple):
+    """What every stage shares: the tokens, the codec, the corpus, and the prompts."""
+
+    store: TokenStore
+    codec: FrozenCodec
+    manifest: Manifest
+    clips: list[TokenClip]
+    prompts: list[Prompt]
+    preflight: Preflight
+
+    def wave(self, clip: Clip) -> np.ndarray:
+        """Return the real audio of a clip in [-1, 1], at 16 kHz."""
+        return self.manifest.audio(clip) / np.float32(32768)
+
+
+def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
+    """Return the prompts resynthesised from their own codes and from their own latents."""
+    codes = material.codec.decode_codes([clip.codes for clip in material.clips])
+    latents = material.codec.decode_latents([clip.latents for clip in material.clips])
+    return dict(zip(FLOORS, (codes, latents)))
+
+
+def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:
+    """Build corpus and token store, and choose the prompts.
+
+    Raises:
+        GenlabError: if the comparison in `run_dir` was made from others (inputs.py).
+    """
+    codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
+    manifest = config.data.build_audio(progress)
+    preflight = inspect(config, manifest, codec)  # before the corpus is encoded
+    if run_dir is None:
+        store = config.data.open(progress, manifest)
+    else:
+        store = inputs.open_store(config.data, run_dir, progress)
+    clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    by_id = {clip.id: clip for clip in manifest.clips}
+    hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
+    prompts = []
+    for clip in clips:
+        source = by_id[clip.id]
+        f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
+        wave = manifest.audio(source) / np.float32(32768)
+        prompts.append(Prompt(text_key(clip), clip.text, clip.speaker, wave, f0))
+    return Material(store, codec, manifest, clips, prompts, preflight)

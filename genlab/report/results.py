@@ -1,0 +1,321 @@
+"""results.json and what people see of it: the entries of every row, the TensorBoard pages, the HTML report.
+
+In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every arm, report.html.
+Nothing is computed here that a score or a ledger row does not already hold.
+"""
+
+import functools
+import resource
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genlab import __version__
+from genlab.config import digest
+from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.metrics import RowResult
+from genlab.evaluate.rows import load_row
+from genlab.experiment import Comparison
+from genlab.fairness.budget import ArmBudget
+from genlab.material import FLOORS, Material, floor_waves
+from genlab.report import PromptRow, write_report
+from genlab.report.answer import primary_score
+from genlab.report.curves import read_curves
+from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
+from genlab.sample import Sampled
+from genlab.statistics.bootstrap import finite_or_none
+from genlab.train import RunResult
+from genlab.watch.mel import mel_png
+from genlab.watch.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, mel_tag, prompt_tag
+
+LEADING_SCORES = (
+    "wer_ctc",
+    "wer_grammar",
+    "speaker_similarity",
+    "f0_correlation",
+    "dnsmos_ovrl",
+    "kad",
+    "bits_per_s",
+    "block_energy",
+)
+CLIPS_IN_REPORT = 12
+MARKS_PER_CLIP = 4  # scores written beside each player
+
+
+def assemble(
+    config: Comparison,
+    material: Material,
+    budgets: Mapping[str, ArmBudget],
+    trained: Mapping[str, Mapping[int, RunResult]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    rows: Mapping[str, RowResult],
+    command: str,
+    wall_s: float,
+) -> dict[str, Any]:
+    """Return results.json."""
+    arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
+    arms += [_arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms]
+    pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
+    return {
+        "schema": 1,
+        "name": config.name,
+        "question": config.question,
+        "mode": config.budget.mode,
+        # Names and paths do not tell whether weights and audio are the same; fingerprints do.
+        "comparison_key": digest(
+            [config.comparison_key(), material.codec.fingerprint, material.store.info.manifest_hash]
+        ),
+        "command": command,
+        "commit": current_commit(),
+        # Our own is not looked up: a source tree that was never installed has none.
+        "versions": {"genlab": __version__} | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+        "wall_s": wall_s,
+        "peak_rss_bytes": peak_rss_bytes(),
+        "primary_score": material.preflight.deciding,
+        "codec": {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()},
+        "arms": arms,
+        "differences": [pair.to_dict() for pair in pairs],
+        "controls": [control.to_dict(name) for name in config.arms for control in rows[name].controls],
+        "method": _method(config, material),
+    }
+
+
+def show(
+    config: Comparison,
+    material: Material,
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    out: Path,
+    pages: Path,
+) -> None:
+    """Write TensorBoard events into `out`, and the reports into `pages`."""
+    seed = config.seeds[0]
+    entries = {arm["name"]: arm for arm in results["arms"]}
+    rate = material.codec.wave_rate_hz
+    shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
+    shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
+    last_step = max(entries[name]["steps"] for name in sampled)
+    for name, waves in shown.items():
+        log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
+        with RunWriter(log_dir, attempt="samples") as writer:
+            for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
+                tag = prompt_tag(kinds.get(name, "samples"), number)
+                note = ClipNote(prompt.text, prompt.speaker)
+                if name in sampled:
+                    sampler = config.arms[name].sampler
+                    note = ClipNote(
+                        prompt.text,
+                        prompt.speaker,
+                        seed,
+                        sampled[name][seed].network_calls,
+                        sampler.guidance,
+                        sampler.kind,
+                    )
+                writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])
+                longest_s = max(len(other[number]) for other in shown.values()) / rate
+                writer.picture(mel_tag(tag), mel_png(wave, rate, extent_s=longest_s), step=entries[name]["steps"])
+            for step in level_steps(entries[name]["steps"], last_step):
+                writer.scores(step, entries[name]["scores"])
+            if name in sampled:
+                cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
+                cost["cost/train_flops"] = entries[name]["train_flops"]
+                for step in level_steps(entries[name]["steps"], last_step):
+                    writer.scalars(step, cost)
+                writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
+    _write_overview(config, material, sampled, results, ledger, out)
+    scored = {
+        # New scores lie beside the new reports; without them the reports are of the old ones.
+        name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
+        for name in shown
+    }
+    rows = _prompt_rows(material, shown, sampled, results, seed, scored)
+    curves = {
+        name: [read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag) for run_seed in config.seeds]
+        for name in sampled
+    }
+    clips = rows[:CLIPS_IN_REPORT]
+    write_report(pages, results, ledger, clips, num_prompts=len(rows), curves=curves)
+    write_text_reports(pages, results, ledger)
+
+
+def _prompt_rows(
+    material: Material,
+    shown: Mapping[str, list[np.ndarray]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    seed: int,
+    scored: Mapping[str, RowResult | None],
+) -> list[PromptRow]:
+    """Return what the report plays of one training seed, with the scores of every clip."""
+    marks = {name: _marks(row, results, len(material.prompts)) for name, row in scored.items()}
+    return [
+        PromptRow(
+            f"prompt{number:02}",
+            prompt.text,
+            prompt.speaker,
+            seed,
+            {name: waves[number] for name, waves in shown.items()},
+            material.codec.wave_rate_hz,
+            {name: f"{by_seed[seed].network_calls} calls" for name, by_seed in sampled.items()},
+            {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
+        )
+        for number, prompt in enumerate(material.prompts)
+    ]
+
+
+def _marks(
+    row: RowResult | None,
+    results: Mapping[str, Any],
+    num_prompts: int,
+) -> list[dict[str, float]]:
+    """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row is not kept."""
+    if row is None:
+        return []
+    wanted = dict.fromkeys([primary_score(results) or "", *LEADING_SCORES])
+    # Only what has a value for every clip: the clips of the first seed come first, in the order of the prompts.
+    found = {score: row.per_clip[score].values for score in wanted if score in row.per_clip}
+    kept = [(score, values) for score, values in found.items() if len(values) >= num_prompts][:MARKS_PER_CLIP]
+    return [
+        {score: float(values[number]) for score, values in kept if np.isfinite(values[number])}
+        for number in range(num_prompts)
+    ]
+
+
+def _write_overview(
+    config: Comparison,
+    material: Material,
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    results: Mapping[str, Any],
+    ledger: Mapping[str, Any],
+    out: Path,
+) -> None:
+    """Write what TensorBoard shows of all arms together: charts, the head of the HParams table, and pages of text."""
+    entries = {arm["name"]: arm for arm in results["arms"]}
+    # The arms' own order, whose first scores are the deciding ones: floors have others before them.
+    found = dict.fromkeys(name for arm in reversed(results["arms"]) for name in arm["scores"])
+    first = [name for name in (primary_score(results), *LEADING_SCORES) if name in found]
+    scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
+    costs = dict.fromkeys(f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"])
+    rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
+    with RunWriter(out, attempt="layout") as writer:
+        writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
+        writer.hparams_head([_hparams(config, entries[name]) for name in sampled], [*scores, *costs, *rates])
+        writer.text("comparison/1_answer", render_answer(results, ledger))
+        writer.text("comparison/2_scores", render_scores(results))
+        writer.text("comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts]))
+
+
+def current_commit() -> str:
+    """Return the git commit of this source tree, with "+" if it has local changes; empty outside a checkout."""
+    here = Path(__file__).parent
+    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    try:
+        commit = run(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
+        return commit + ("+" if run(["git", "status", "--porcelain", "--", str(here)]).stdout else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def peak_rss_bytes() -> int:
+    """Return the peak resident memory of this process."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
+    family = "real" if name == "real" else "floor"
+    reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
+    return {
+        "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0,
+        "seconds_seen": 0.0, "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0,
+        "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
+        "scores": _in_order(row),
+    }  # fmt: skip
+
+
+def _arm_entry(
+    budget: ArmBudget, trained: Mapping[int, RunResult], sampled: Mapping[int, Sampled], row: RowResult
+) -> dict[str, Any]:
+    first = next(iter(sampled.values()))
+    train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
+    frames = sum(len(wave) for wave in first.waves)
+    padded = len(first.waves) * max(len(wave) for wave in first.waves)
+    return {
+        "name": budget.name, "family": budget.family, "reads": budget.reads, "params": budget.params,
+        "train_flops": budget.train_flops, "steps": budget.steps, "seconds_seen": budget.seconds_seen,
+        "unique_seconds": budget.unique_seconds, "epochs": budget.epochs,
+        "batch_hash": "-".join(result.batch_hash for result in trained.values()),
+        "train_wall_s": train_wall_s,
+        "train_compile_s": sum(result.compile_s for result in trained.values()),
+        "data_wait_fraction": sum(run.data_wait_s for run in trained.values()) / train_wall_s,
+        "network_calls": first.network_calls,
+        "sampling": {
+            "wall_s": first.wall_s, "audio_s": first.audio_s, "first_audio_s": first.first_audio_s,
+            "latency_s": first.latency_s, "latency_audio_s": first.latency_audio_s, "compile_s": first.compile_s,
+            "real_time_factor": first.latency_s / first.latency_audio_s,
+            "flops": budget.sample_flops * len(first.waves), "padding_share": 1 - frames / padded,
+        },
+        "by_length": {
+            length: {
+                "latency_s": [seed.by_length[length]["latency_s"] for seed in sampled.values()],
+                "network_calls": cost["network_calls"], "flops": cost["flops"],
+            }
+            for length, cost in first.by_length.items()
+        },
+        "scores": _in_order(row),
+    }  # fmt: skip
+
+
+def _in_order(row: RowResult) -> dict[str, Any]:
+    """Return the scores, the deciding and the best understood ones first: that is how tables show them."""
+    first = [name for name in LEADING_SCORES if name in row.scores]
+    names = [*first, *(name for name in row.scores if name not in first)]
+    by_seed = {name: [finite_or_none(value) for value in values.by_run()] for name, values in row.per_clip.items()}
+    return {name: {**row.scores[name].to_dict(), "by_seed": by_seed.get(name, [])} for name in names}
+
+
+def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
+    run = config.run(entry["name"], config.seeds[0], entry["steps"])
+    return {
+        "family": entry["family"], "params": entry["params"], "steps": entry["steps"],
+        "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
+        "peak_lr": run.optim.peak_lr, "dropout": run.backbone.dropout, "content": config.condition.content,
+    }  # fmt: skip
+
+
+def _coverage(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return (
+            "Intervals are 95 % bootstrap intervals over prompts. They do not cover the training seed: one seed per "
+            "arm says nothing about what another would have given."
+        )
+    return (
+        "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, by Student's t. A "
+        "difference of two arms is paired by prompt and not by seed: seeds numbered alike are independent draws. "
+        f"Scores of whole sets of clips are means over the {num_seeds} seeds, and their intervals cover both as well."
+    )
+
+
+def _method(config: Comparison, material: Material) -> list[str]:
+    spec, content = material.store.info.spec, config.condition.content
+    conditions = "frame-aligned semantic units" if content == "semantic" else content
+    return [
+        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no arm has seen. The "
+        f"conditions are the speaker and {conditions} of the real clip, and the number of frames; every arm "
+        "draws prompt i with the same seed.",
+        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
+        f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
+        "Its floors are the best that these tokens can say of a clip.",
+        _coverage(len(config.seeds)),
+        "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
+        f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide as is best on unscored "
+        "clips. They rank two arms only where both are exact, or where "
+        "the bound of one lies below the exact value of the other.",
+    ]

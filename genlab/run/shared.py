@@ -1,0 +1,130 @@
+"""Finished corpora and token stores that machines share through a bucket: GENLAB_SHARED_CACHE=gs://BUCKET/PATH.
+
+Their names hold digests of everything they are made from, so one with the right name is the right one. What the bucket
+has is copied to the local cache instead of being made; what is made here is copied there by the leader. The file that
+makes a directory whole is copied last, in both directions. Training reads at random, from the local copy only.
+"""
+
+import contextlib
+import mimetypes
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from genlab.config import GenlabError
+from genlab.machine import hosts
+from genlab.run.names import inside
+
+SHARED_VARIABLE = "GENLAB_SHARED_CACHE"
+SCHEME = "gs://"
+UPLOADS = 16  # at a time
+CHUNK_BYTES = 32 * 2**20  # of a large object, a multiple of what Google asks for, 2 ** 18
+
+
+def fetch(directory: Path, last: str) -> bool:
+    """Copy what the bucket holds under the name of `directory` there; `last` names the file that makes it whole.
+
+    Returns:
+        Whether the bucket holds it. Without a shared cache, no.
+
+    Raises:
+        GenlabError: if the bucket cannot be read; the directory is then as unfinished as it was.
+    """
+    url = _shared_url(directory)
+    if url is None:
+        return False
+    with told(url, "read"):
+        files = open_bucket()
+        if not files.exists(f"{url}/{last}"):
+            return False
+        start = len(url.removeprefix(SCHEME)) + 1
+        names = [path[start:] for path in files.find(url)]
+        print(f"{url}: copied from there, {len(names):,} files", file=sys.stderr)
+        # Beside it, because what was half copied must not look like something half made.
+        fresh = directory.with_name(f".{directory.name}.fetched")
+        shutil.rmtree(fresh, ignore_errors=True)
+        files.get([f"{url}/{name}" for name in names], [str(inside(fresh, name)) for name in names])
+        for name in _whole_last(names, last):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fresh / name, directory / name)
+        shutil.rmtree(fresh)
+    return True
+
+
+def share(directory: Path, last: str) -> None:
+    """Copy a finished directory to the bucket, if there is a shared cache and it does not hold it.
+
+    Raises:
+        GenlabError: if the bucket cannot be written; the directory stays.
+    """
+    url = _shared_url(directory)
+    if url is None or not hosts.is_leader():
+        return
+    with told(url, "written"):
+        files = open_bucket()
+        if files.exists(f"{url}/{last}"):
+            return
+        paths = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+        *names, whole = _whole_last([path.as_posix() for path in paths if not path.name.startswith(".")], last)
+        print(f"{url}: copied there for other machines, {len(names):,} files", file=sys.stderr)
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            for _ in pool.map(lambda name: put(files, (directory / name).read_bytes(), f"{url}/{name}"), names):
+                pass
+        put(files, (directory / whole).read_bytes(), f"{url}/{whole}")
+
+
+def open_bucket() -> Any:
+    """Return the file system of Google's buckets, which remembers nothing.
+
+    Raises:
+        GenlabError: if the library for it is not installed.
+    """
+    import fsspec
+    from fsspec.config import conf
+
+    # A listing that is remembered misses what TensorStore and other hosts wrote; this also holds for etils' own use.
+    conf.setdefault("gcs", {})["use_listings_cache"] = False
+    try:
+        return fsspec.filesystem("gcs", finalize_on_close=True)
+    except ImportError:
+        raise GenlabError(f"{SCHEME} needs gcsfs: python -m pip install -e '.[gcs]' -c constraints.txt") from None
+
+
+def put(files: Any, content: bytes, url: str) -> None:
+    """Write one object; its MD5 is compared.
+
+    gcsfs sends small objects between two lines, and a server may take a carriage return at the end for a part of the
+    second line and drop it (gcsfs 2026.10.1, `simple_upload`). What is no smaller than a chunk is sent alone.
+    """
+    kind = mimetypes.guess_type(url)[0] or "application/octet-stream"
+    chunk = min(max(len(content), 1), CHUNK_BYTES)
+    files.pipe_file(url, content, content_type=kind, consistency="md5", chunksize=chunk)
+
+
+@contextlib.contextmanager
+def told(url: str, what: str) -> Iterator[None]:
+    """Turn any failure of the bucket, of which its libraries know dozens, into one line."""
+    try:
+        yield
+    except GenlabError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GenlabError(f"{url}: cannot be {what}: {reason:.200}; the same command goes on from here") from error
+
+
+def _shared_url(directory: Path) -> str | None:
+    root = os.environ.get(SHARED_VARIABLE, "").rstrip("/")
+    if not root:
+        return None
+    if not root.removeprefix(SCHEME).strip("/") or not root.startswith(SCHEME):
+        raise GenlabError(f"{SHARED_VARIABLE}={root}: expected {SCHEME}BUCKET/PATH")
+    return f"{root}/{directory.name}"
+
+
+def _whole_last(names: list[str], last: str) -> list[str]:
+    return sorted(names, key=lambda name: (name == last, name))

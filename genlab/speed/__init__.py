@@ -1,0 +1,1 @@
+"""What it costs: benchmarks, peers, ahead-of-time compilation."""

@@ -1,0 +1,1 @@
+"""Intervals, power, crossings: pure numpy and scipy."""

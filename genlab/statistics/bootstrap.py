@@ -1,0 +1,168 @@
+"""Intervals, paired differences and multiplicity: every number genlab prints comes with what it is worth.
+
+In: per-clip values, or arrays whose first axis is the clip (the cluster that is resampled). Out: `Estimate`, a value
+with a 95 % interval from scipy.stats.bootstrap (Efron & Tibshirani 1993; BCa intervals, ch. 14.3) under a fixed seed.
+
+Degenerate cases, on purpose:
+- no finite value: value, low and high are NaN, n is 0;
+- one clip: the value stands, low and high are NaN, because one clip says nothing about spread (NaN becomes null in
+  JSON);
+- all clips equal: low = high = value. The interval then understates the doubt: 0 errors in 30 clips is not proof of
+  none.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float, Shaped
+
+CONFIDENCE = 0.95
+NUM_RESAMPLES = 2000
+
+Interval = Literal["bca", "percentile", "spread"]
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; `n` is the number of independent units behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True if the whole interval lies on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_mean(values: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:
+    """Return the mean with its interval; NaN values (metric undefined on that clip) are left out of value and n."""
+    values = np.asarray(values, np.float64)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    return bootstrap_statistic(_mean, values, seed=seed, num_resamples=num_resamples)
+
+
+def bootstrap_statistic(
+    statistic: Callable[..., Float[np.ndarray, "*r"]],
+    *arrays: Shaped[np.ndarray, "_"],
+    paired: bool = True,
+    interval: Interval = "bca",
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Estimate:
+    """Return a statistic of whole sets of clips with its interval.
+
+    Args:
+        statistic: takes each array with shape `"*r n"` and reduces its last axis: one call serves all resamples.
+            To resample things that are not one number per clip, pass `np.arange(n)` and index inside the statistic.
+        arrays: one entry per clip (or per cluster of clips that hang together).
+        paired: resample the same clips from all arrays; False draws each array on its own (two independent samples).
+        interval: "bca"; "percentile"; or "spread" = value +- 1.96 bootstrap standard errors, for statistics whose
+            resampling distribution is shifted (the Frechet distance), so that percentiles would miss the value itself.
+        seed: of the resampling.
+        num_resamples: more make the limits smoother, not tighter.
+    """
+    arrays = tuple(np.asarray(array) for array in arrays)
+    value = float(statistic(*arrays))
+    num_clips = min(len(array) for array in arrays)
+    if num_clips < 2 or not math.isfinite(value):
+        return Estimate(value, math.nan, math.nan, num_clips)
+    samples = (np.arange(num_clips),) if paired else tuple(np.arange(len(array)) for array in arrays)
+
+    def resampled(*indices: Shaped[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "*r"]:
+        picks = indices * len(arrays) if paired else indices
+        return statistic(*(array[index] for array, index in zip(arrays, picks)))
+
+    result = scipy.stats.bootstrap(
+        samples, resampled, n_resamples=num_resamples, confidence_level=CONFIDENCE, vectorized=True, axis=-1,
+        method="percentile", rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    draws = result.bootstrap_distribution
+    if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):
+        return Estimate(value, value, value, num_clips)
+    low, high = (float(limit) for limit in result.confidence_interval)
+    if interval == "spread":
+        error = float(result.standard_error) * scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2)
+        low, high = float(value - error), float(value + error)
+    elif interval == "bca":
+        with np.errstate(all="ignore"):
+            corrected = scipy.stats.bootstrap(
+                samples, resampled, n_resamples=0, confidence_level=CONFIDENCE, vectorized=True, axis=-1,
+                method="BCa", bootstrap_result=result,
+            ).confidence_interval  # fmt: skip
+        # The acceleration is undefined when leaving out any one clip changes nothing; percentiles are right then.
+        if math.isfinite(corrected.low) and math.isfinite(corrected.high):
+            low, high = float(corrected.low), float(corrected.high)
+    return Estimate(value, low, high, num_clips)
+
+
+def ratio_of_sums(numerators: Float[np.ndarray, "*r n"], denominators: Float[np.ndarray, "*r n"]) -> np.ndarray:
+    """Return sum / sum over the last axis (a corpus error rate); NaN where the denominators sum to zero."""
+    total = denominators.sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, numerators.sum(axis=-1) / total, math.nan)
+
+
+def sum_clusters(clusters: Sequence[object], *arrays: Float[np.ndarray, "n"]) -> tuple[Float[np.ndarray, "c"], ...]:
+    """Return each array summed within clusters (clips of one prompt hang together), in order of first appearance."""
+    order = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    index = np.array([order[cluster] for cluster in clusters], np.intp)
+    return tuple(np.bincount(index, np.asarray(array, np.float64), len(order)) for array in arrays)
+
+
+def bootstrap_clustered_mean(
+    values: Float[np.ndarray, "n"], clusters: Sequence[object], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """Return the mean over clips, resampling clusters of clips; NaN values are left out."""
+    values = np.asarray(values, np.float64)
+    is_defined = np.isfinite(values)
+    if not is_defined.any():
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    kept = [cluster for cluster, keep in zip(clusters, is_defined) if keep]
+    sums, counts = sum_clusters(kept, values[is_defined], np.ones(len(kept)))
+    return bootstrap_statistic(ratio_of_sums, sums, counts, seed=seed, num_resamples=num_resamples)
+
+
+def paired_difference(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0) -> Estimate:
+    """Return the mean of a - b over the same clips; clips where either is NaN are left out."""
+    return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed)
+
+
+def paired_p_value(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = 9999
+) -> float:
+    """Return the two-sided p-value of no difference, by random sign flips of the paired differences."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = difference[np.isfinite(difference)]
+    if len(difference) < 2 or not difference.any():
+        return 1.0
+    result = scipy.stats.permutation_test(
+        (difference,), _mean, permutation_type="samples", vectorized=True, n_resamples=num_resamples, axis=-1,
+        rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(result.pvalue)
+
+
+def holm_correction(p_values: Sequence[float]) -> Float[np.ndarray, "m"]:
+    """Return p-values adjusted for asking several questions at once (Holm 1979, step-down)."""
+    raw = np.asarray(p_values, np.float64)
+    order = np.argsort(raw)
+    steps = raw[order] * (len(raw) - np.arange(len(raw)))
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def _mean(values: Float[np.ndarray, "*r n"], axis: int = -1) -> np.ndarray:
+    return np.asarray(values.mean(axis=axis))
+
+
+def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:
+    """Return `value`, or None for NaN and infinities, which JSON cannot say."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

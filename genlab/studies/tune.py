@@ -1,0 +1,357 @@
+"""Tuning, equally: every arm tries as many settings on as many training FLOPs, and one score judges them all.
+
+In: a `Comparison` and a `Tuning`. Out: a directory that `genlab compare CONFIG --tuned` reads:
+
+    tuning.json  tuning.html  tuning_config.json
+    arms/NAME/trialNN/       an ordinary training run, and trial.json once it is scored
+
+Trial 0 is the arm's own setting; the others are drawn from one `TuningSpace`, and by default all arms try the very same
+draws. A trial trains for `fraction` of the arm's budget, with its whole schedule, under a training seed that the
+comparison does not report. Optuna is used as ask and tell in one process and keeps nothing: the setting of trial n is a
+pure function of the seed, n and the finished trials, so a command that was killed goes on when it is given again.
+
+The score is one of audio or of samples on *validation* prompts, the same for every arm, never test (Dodge et al. 2019,
+arXiv 1909.03004, report what tuning spent; fairness asks for the selection rule before the run). A family's own
+validation loss would be cheaper, and legal within an arm, but it is refused: a loss weighs what sampling never shows,
+in every family otherwise, so one arm would be tuned for what is then scored and another for something else.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import pydantic
+from flax import nnx
+
+from genlab.compare import train_arm
+from genlab.config import Config, GenlabError, Seed, digest
+from genlab.data.manifest import text_key
+from genlab.data.store import TokenClip, TokenStore
+from genlab.data.text import has_symbols
+from genlab.evaluate.content import word_errors
+from genlab.evaluate.energy import block_energies
+from genlab.evaluate.scores import ClipValues, clip_means, find_meaning
+from genlab.experiment import Arm, Comparison, DecoderRun
+from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
+from genlab.machine.stopping import TrainingDiverged
+from genlab.prompts import choose_prompts
+from genlab.recognisers.shipped import load_recogniser
+from genlab.report.additions import read_tuning
+from genlab.report.console import fold
+from genlab.report.page import write_tuning_page
+from genlab.report.tuning import describe_tuning, tuning_rows
+from genlab.run import checkpoint
+from genlab.run.stored import read_again, read_stored
+from genlab.run.trust import find_code
+from genlab.sample import compile_sampler, conditions, decode
+from genlab.statistics.best_of import best_of_k
+from genlab.training.optim import ArmSettings
+from genlab.watch.progress import Progress
+
+SCORES = ("wer_ctc", "block_energy")  # both better when lower
+LOG_SCALE = ("peak_lr", "weight_decay", "ema_decay")
+
+Judge = Callable[[nnx.Module, DecoderRun], ClipValues]
+
+
+def _check_range(span: tuple[float, float]) -> tuple[float, float]:
+    if not span[0] <= span[1]:
+        raise ValueError(f"{list(span)}: expected [LOW, HIGH] with LOW <= HIGH")
+    return span
+
+
+Range = Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)]
+
+
+class TuningSpace(Config):
+    """The lowest and highest value of each setting; equal ones fix it. One space serves all arms.
+
+    `peak_lr` and `weight_decay` are uniform on a log scale, and so is `1 - ema_decay`; the others are uniform.
+    """
+
+    peak_lr: Range = (3e-4, 1e-2)
+    warmup_fraction: Range = (0.0, 0.2)
+    weight_decay: Range = (1e-3, 0.3)
+    ema_decay: Range = (0.9, 0.999)
+    dropout: Range = (0.0, 0.2)
+
+    @pydantic.model_validator(mode="after")
+    def _check_ends(self) -> "TuningSpace":
+        for name, span in self:
+            if name in LOG_SCALE and not 0 < span[0]:
+                raise ValueError(f"{name}={list(span)}: is drawn on a log scale, so LOW must be above 0")
+            for end in span:
+                try:
+                    ArmSettings.model_validate({name: end})
+                except pydantic.ValidationError as error:
+                    raise ValueError(f"{name}={list(span)}: {error.errors()[0]['msg']}") from None
+        return self
+
+
+class Tuning(Config):
+    """How arms are tuned. Trials share everything but the setting: data order, initialisation, sampling seeds."""
+
+    space: TuningSpace = TuningSpace()
+    trials: int = pydantic.Field(default=16, ge=2)
+    fraction: float = pydantic.Field(default=0.25, gt=0, le=1)
+    by: Literal["wer_ctc", "block_energy"] = "wer_ctc"
+    sampler: Literal["random", "tpe"] = "random"
+    """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no best-of-k curve."""
+    seed: Seed = 0
+
+
+class Trial(NamedTuple):
+    """A finished trial, as in trial.json. `value` is None if training diverged; its FLOPs were spent all the same."""
+
+    number: int
+    setting: dict[str, float | None]
+    value: float | None
+    low: float | None
+    high: float | None
+    train_flops: float
+    steps: int
+    wall_s: float
+    note: str = ""
+
+
+class Job(NamedTuple):
+    """What all trials share. `short` is the comparison on the budget of a trial."""
+
+    short: Comparison
+    tuning: Tuning
+    store: TokenStore
+    budgets: dict[str, ArmBudget]
+    judges: dict[str, Judge]
+    out: Path
+    progress: Progress
+
+
+def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> dict[str, Any]:
+    """Run every trial of every arm in `out`, or go on with them, and return tuning.json.
+
+    Raises:
+        GenlabError: if `out` holds another tuning, or validation prompts are what the comparison reports.
+    """
+    _require_optuna()
+    if config.prompts_split == "valid":
+        raise GenlabError(
+            "prompts_split='valid': tuning chooses on these prompts, so report others: prompts_split=test"
+        )
+    short = shorten(config, tuning.fraction)
+    try:
+        check_budget(short)
+    except GenlabError as error:
+        raise GenlabError(
+            f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the config's must be "
+            f"{1 / tuning.fraction:g} times a trial's"
+        ) from None
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(config, tuning, out)
+    with checkpoint.lock_run(out):
+        store = config.data.open(progress)
+        budgets = solve_budget(short, store)
+        clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
+        if tuning.by == "wer_ctc" and not any(has_symbols(clip.text) for clip in clips):
+            raise GenlabError("--by wer_ctc: no validation prompt has a text to be wrong about; use --by block_energy")
+        judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
+        for name in config.arms:
+            run = short.run(name, short.seeds[0], budgets[name].steps)
+            check_memory(run, budgets[name].params)
+            check_flops(run, store)
+        job = Job(short, tuning, store, budgets, judges, out, progress)
+        trials: dict[str, list[Trial]] = {name: [] for name in config.arms}
+        for number in range(tuning.trials):  # arms in turn: whenever this is stopped, they have tried as much
+            for name, finished in trials.items():
+                finished.append(run_trial(job, name, number, finished))
+        summary = summarise(config, tuning, trials, budgets, len(clips))
+        checkpoint.write_json(out / "tuning.json", summary)
+        write_tuning_page(out / "tuning.html", summary)
+    return summary
+
+
+def tune_from_arguments(arguments: argparse.Namespace, config: Comparison, progress: Progress) -> str:
+    """Tune as the command line says, and return what to print."""
+    asked = {name: getattr(arguments, name) for name in ("trials", "fraction", "by", "sampler", "seed")}
+    changes = [f"space.{item}" for item in arguments.space]
+    changes += [f"{name}={value}" for name, value in asked.items() if value is not None]
+    tuning = Tuning().override(changes)
+    key = digest([config.digest(exclude={"settings"}), tuning.digest(exclude={"trials"})])
+    out = arguments.out or Path("runs") / f"tune-{config.name}-{key}"
+    found = tune(config, tuning, out, progress)
+    following = f"genlab compare {arguments.config} --tuned {out / 'tuning.json'}"
+    return f"{describe_tuning(found)}\n\n{fold(tuning_rows(found))}\n\npage: {out / 'tuning.html'}\nnext: {following}"
+
+
+def shorten(config: Comparison, fraction: float) -> Comparison:
+    """Return the comparison with a part of its budget, and one training seed that it does not report itself."""
+    budget = config.budget
+    if budget.train_flops is not None:
+        budget = budget.model_copy(update={"train_flops": budget.train_flops * fraction})
+    elif budget.steps is not None:
+        budget = budget.model_copy(update={"steps": max(1, round(budget.steps * fraction))})
+    return config.model_copy(update={"budget": budget, "seeds": (max(config.seeds) + 1,)})
+
+
+def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
+    """Return the setting of trial `number`: a pure function of the arguments; random draws need but two of them."""
+    optuna = _require_optuna()
+    spans = {name: sorted(_flip(name, end) for end in span) for name, span in tuning.space}
+    axes = {name: optuna.distributions.FloatDistribution(*spans[name], log=name in LOG_SCALE) for name in spans}
+    kinds = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
+    sampler_seed = int(np.random.SeedSequence([tuning.seed, number]).generate_state(1)[0])
+    study = optuna.create_study(sampler=kinds[tuning.sampler](seed=sampler_seed))
+    for trial in finished:
+        point = {name: _flip(name, value) for name, value in trial.setting.items()}
+        is_inside = all(
+            value is not None and spans[name][0] <= value <= spans[name][1] for name, value in point.items()
+        )
+        if is_inside and trial.value is not None:
+            study.add_trial(optuna.trial.create_trial(params=point, distributions=axes, value=trial.value))
+    drawn = study.ask(axes).params
+    return ArmSettings(**{name: _flip(name, value) for name, value in drawn.items()})
+
+
+def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Trial:
+    """Train and score one trial, or go on with it, or return it if it is done."""
+    run_dir = job.out / "arms" / name / f"trial{number:02}"
+    found = read_again(run_dir / "trial.json", Trial, doing="scoring the trial again")
+    if found is not None:
+        return found
+    short, budget = job.short, job.budgets[name]
+    setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
+    arm = short.arms[name].model_copy(update=setting.to_dict())
+    run = short.model_copy(update={"arms": {name: arm}}).run(name, short.seeds[0], budget.steps)
+    began, ends, note = time.perf_counter(), (math.nan,) * 3, ""
+    try:
+        model = train_arm(run, job.store, run_dir, job.progress).model
+        ends = job.judges[name](model, run).estimate(job.tuning.seed)[:3]
+    except TrainingDiverged as error:
+        note = f"diverged: {error}"
+    wall_s = time.perf_counter() - began
+    value, low, high = (end if math.isfinite(end) else None for end in ends)
+    trial = Trial(number, setting.to_dict(), value, low, high, budget.train_flops, budget.steps, wall_s, note)
+    checkpoint.write_json(run_dir / "trial.json", trial._asdict())
+    return trial
+
+
+def own_setting(config: Comparison, name: str) -> ArmSettings:
+    """Return what the config gives the arm, shared or its own."""
+    run = config.run(name, config.seeds[0], steps=1)
+    own = {field: getattr(run.optim, field) for field in ArmSettings.model_fields if field != "dropout"}
+    return ArmSettings(**own, dropout=run.backbone.dropout)
+
+
+def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Sequence[TokenClip]) -> Judge:
+    """Return what scores the trained models of one arm on validation prompts; the sampler is compiled once."""
+    texts = [clip.text for clip in clips]
+    units = tuple(text_key(clip) for clip in clips)
+    if tuning.by == "block_energy":
+        draws = max(2, config.evaluation.energy_draws)
+        return lambda model, run: clip_means(
+            block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units
+        )
+    codec, recogniser, compiled = config.data.load_codec(), load_recogniser(), None
+    cond, num_frames = conditions(store, clips, config.data.num_frames)
+
+    def count_errors(model: nnx.Module, run: DecoderRun) -> ClipValues:
+        nonlocal compiled
+        if compiled is None:
+            compiled, _ = compile_sampler(model, run, cond, num_frames)
+        waves = decode(compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec)
+        return ClipValues(*word_errors(recogniser.transcribe(waves), texts), units)
+
+    return count_errors
+
+
+def summarise(
+    config: Comparison,
+    tuning: Tuning,
+    trials: dict[str, list[Trial]],
+    budgets: dict[str, ArmBudget],
+    num_prompts: int,
+) -> dict[str, Any]:
+    """Return tuning.json.
+
+    Raises:
+        GenlabError: if every trial of an arm diverged.
+    """
+    meaning = find_meaning(tuning.by)
+    head = {"schema": 1, "name": config.name, "unit": meaning.unit, "direction": meaning.direction}
+    arms = {}
+    for name, of_arm in trials.items():
+        values = [math.inf if trial.value is None else trial.value for trial in of_arm]
+        worst = max((value for value in values if math.isfinite(value)), default=None)
+        if worst is None:
+            raise GenlabError(f"arm {name!r}: all {len(of_arm)} trials diverged; lower optim.peak_lr and space.peak_lr")
+        best = of_arm[values.index(min(values))]
+        drawn = [min(value, worst) for value in values[1:]]  # a diverged trial counts as the worst that did not
+        arms[name] = {
+            "family": budgets[name].family, "key": arm_key(config, name), "num_trials": len(of_arm),
+            "train_flops": sum(trial.train_flops for trial in of_arm), "best": best.number, "setting": best.setting,
+            "best_of": best_of_k(drawn) if tuning.sampler == "random" else [],
+            "trials": [trial._asdict() for trial in of_arm],
+        }  # fmt: skip
+    return {**head, **tuning.to_dict(), "num_prompts": num_prompts, "arms": arms}
+
+
+def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, Any]]:
+    """Return the comparison in which every arm has its best setting, and the tuning.json at `path`.
+
+    Raises:
+        GenlabError: if the file is no finished tuning, or one of another comparison.
+    """
+    found = read_tuning(path)
+    if found is None:
+        raise GenlabError(f"--tuned {path}: expected the tuning.json that `genlab tune CONFIG` writes at its end")
+    if set(found["arms"]) != set(config.arms):
+        raise GenlabError(f"--tuned {path}: tuned {', '.join(found['arms'])}, this config has {', '.join(config.arms)}")
+    arms: dict[str, Arm] = {}
+    for name, arm in config.arms.items():
+        tuned = found["arms"][name]
+        if tuned["key"] != arm_key(config, name):
+            raise GenlabError(
+                f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, batch or budget; "
+                "tune this config"
+            )
+        if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):
+            raise GenlabError(f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again")
+        spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
+        arms[name] = arm.model_copy(update={**tuned["setting"], **spent})
+    return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found
+
+
+def arm_key(config: Comparison, name: str) -> str:
+    """Return a hash of what a setting was tuned for: all that the arm trains on and with, but for the seeds."""
+    shared = (config.data, config.backbone, config.condition, config.budget, config.optim, config.arms[name].decoder)
+    return digest([config.batch_size, *(part.to_dict() for part in shared)])
+
+
+def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
+    """Refuse a directory with other trials. More trials of the same kind may follow those that are there."""
+    keys = {name: [arm_key(config, name), arm.sampler.digest()] for name, arm in config.arms.items()}
+    mine = {"arms": keys, "seed": max(config.seeds), "prompts": config.num_prompts}
+    mine |= {name: value for name, value in tuning.to_dict().items() if name != "trials"}
+    found = read_stored(out / "tuning_config.json", dict[str, Any], fix="use another --out, or delete it")
+    if found is not None and found != mine:
+        wrong = next(name for name in mine if found.get(name) != mine[name])
+        raise GenlabError(f"{out}: holds trials with another {wrong}; use another --out, or delete it")
+    checkpoint.write_json(out / "tuning_config.json", mine)
+
+
+def _flip(name: str, value: Any) -> Any:
+    """Return the number that is drawn for a setting, or the setting for a drawn number: 1 - decay for an average."""
+    return 1 - value if name == "ema_decay" and value is not None else value
+
+
+def _require_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise GenlabError("tune: optuna is not installed; run: pip install 'genlab[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

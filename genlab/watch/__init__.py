@@ -1,0 +1,1 @@
+"""What a person watches: progress, TensorBoard, pictures, profiles."""
