@@ -10,7 +10,7 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.nets.flops import count_flops
+from genlab.nets.flops import count_flops, counts_elementwise
 
 sys.path.insert(0, str(Path(__file__).parent / "decoders"))
 from decoder_toys import BACKBONE, FAMILIES, NUM_SYMBOLS, SPEC, toy_batch
@@ -46,6 +46,51 @@ def test_convolutions():
 
     assert convolve(1, kernel) == 2 * (2 * 8 * 5) * (3 * 6)
     assert convolve(6, jnp.ones((3, 1, 6))) == 2 * (2 * 8 * 6) * 3
+
+
+def test_ragged_products_count_the_rows_that_are_routed():
+    """Six rows through three experts cost what six rows through one do; so do both gradients."""
+    rows, kernels, sizes = jnp.ones((6, 4)), jnp.ones((3, 4, 5)), jnp.array([2, 3, 1])
+    product = lambda x, w: jax.lax.ragged_dot(x, w, sizes)  # noqa: E731
+    assert count_flops(product, rows, kernels) == 2 * 6 * 4 * 5
+    both = jax.grad(lambda x, w: jnp.sin(product(x, w)).sum(), argnums=(0, 1))
+    assert count_flops(both, rows, kernels) == 3 * 2 * 6 * 4 * 5
+
+
+def test_fourier_transforms():
+    signal = jnp.ones((3, 16))
+    assert count_flops(jnp.fft.rfft, signal) == 3 * 2.5 * 16 * 4
+    assert count_flops(lambda x: jnp.fft.irfft(x, 16), jnp.fft.rfft(signal)) == 3 * 2.5 * 16 * 4
+    assert count_flops(jnp.fft.fft, signal.astype(jnp.complex64)) == 3 * 5 * 16 * 4
+    assert count_flops(lambda x, w: x @ w, signal + 0j, jnp.ones((16, 2)) + 0j) == 4 * 2 * 3 * 16 * 2
+
+
+def test_a_recurrence_does_not_train_for_free():
+    decay, inputs = jnp.full((4,), 0.9), jnp.ones((10, 4))
+
+    def by_scan(inputs):
+        return jax.lax.scan(lambda state, x: (decay * state + x,) * 2, jnp.zeros(4), inputs)[1]
+
+    assert count_flops(by_scan, inputs) == 10 * 2 * 4
+    # A scan with products counts those alone, as the formulas of the families do.
+    mixed = lambda w: jax.lax.scan(lambda s, x: (s @ w + x, x), jnp.zeros(4), inputs)[0]  # noqa: E731
+    assert count_flops(mixed, jnp.ones((4, 4))) == 10 * 2 * 16
+
+    def join(left, right):
+        return left[0] * right[0], right[0] * left[1] + right[1]
+
+    def by_tree(inputs):
+        decays = jnp.broadcast_to(decay[None], inputs.shape)
+        return jax.lax.associative_scan(join, (decays, inputs))[1]
+
+    assert count_flops(by_tree, inputs) == 0  # nobody can tell it from other elementwise work ...
+    assert count_flops(counts_elementwise(by_tree), inputs) >= 10 * 2 * 4  # ... unless it says so
+    assert count_flops(counts_elementwise(by_scan), inputs) == 10 * 2 * 4
+
+
+def test_products_that_nobody_counted_are_refused():
+    with pytest.raises(GenlabError, match=r"'triangular_solve'.*add it to genlab/nets/flops\.py"):
+        count_flops(lambda a, b: jax.scipy.linalg.solve_triangular(a, b), jnp.eye(3), jnp.ones((3, 1)))
 
 
 def test_unknown_trip_counts_are_refused():

@@ -33,7 +33,7 @@ from genlab.machine.sharding import (
     put_batch,
     spec_of,
 )
-from genlab.nets.backbone import Dilated
+from genlab.nets.mixers.dilated import Dilated
 from genlab.recognisers.ctc import RecogniserConfig
 from genlab.train import TrainSettings, train
 from genlab.training.optim import OptimConfig, is_decayed

@@ -11,7 +11,8 @@ from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.experiment import Arm, DecoderRun, TokenData
-from genlab.nets.backbone import BackboneConfig, Dilated
+from genlab.nets.backbone import BackboneConfig
+from genlab.nets.mixers.dilated import Dilated
 from genlab.training.optim import OptimConfig
 
 

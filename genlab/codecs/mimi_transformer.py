@@ -22,8 +22,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 
 from genlab.config import Config
-from genlab.nets.blocks import ROPE_BASE, Rotation, rotate
 from genlab.nets.linear import Linear
+from genlab.nets.rotary import ROPE_BASE, Rotation, rotate
 
 FIRST_LAYER_SCALE = 0.01
 

@@ -76,8 +76,34 @@ class Config(pydantic.BaseModel):
         return type(self).from_dict(self.to_dict(), overrides)
 
     def digest(self, exclude: set[str] | None = None) -> str:
-        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`."""
-        return digest({key: value for key, value in self.to_dict().items() if key not in (exclude or set())})
+        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`.
+
+        Fields that were `added` later and have their default are left out.
+        """
+        values = _without_added(self, self.to_dict())
+        return digest({key: value for key, value in values.items() if key not in (exclude or set())})
+
+
+def added(default: Any) -> Any:
+    """Declare a field that configs of earlier versions lack: at its default it changes no digest."""
+    return pydantic.Field(default=default, json_schema_extra={"added": True})
+
+
+def _without_added(node: Any, dumped: Any) -> Any:
+    """Return the dump of a config, or of what holds configs, without added fields at their defaults."""
+    if isinstance(node, pydantic.BaseModel):
+        kept = {}
+        for name, field in type(node).model_fields.items():
+            extra = field.json_schema_extra
+            is_added = isinstance(extra, dict) and bool(extra.get("added"))
+            if name in dumped and not (is_added and getattr(node, name) == field.default):
+                kept[name] = _without_added(getattr(node, name), dumped[name])
+        return kept
+    if isinstance(node, dict) and isinstance(dumped, dict):
+        return {key: _without_added(node[key], dumped[key]) if key in node else dumped[key] for key in dumped}
+    if isinstance(node, list | tuple) and isinstance(dumped, list):
+        return [_without_added(item, value) for item, value in zip(node, dumped, strict=True)]
+    return dumped
 
 
 def digest(values: Any) -> str:

@@ -25,7 +25,8 @@ from genlab.config.errors import shorten
 from genlab.data.text import has_symbols
 from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.backbone import BackboneConfig, TextRoute
-from genlab.nets.blocks import ConvBlock, Text
+from genlab.nets.blocks import ConvBlock
+from genlab.nets.context import Text
 from genlab.nets.linear import Embedding
 from genlab.tokens import Cond
 

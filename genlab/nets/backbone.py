@@ -1,7 +1,8 @@
 """The one transformer that every decoder family runs on.
 
 In: frames [b t h] already embedded and conditioned. Out: frames [b t h], normalised, in the compute dtype. The layers
-are stacked and scanned, so compile time does not grow with depth. Families differ only in what they ask for at
+are stacked and scanned, so compile time does not grow with depth; where several mixers take turns, the scan runs over
+their period. Families differ only in what they ask for at
 construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a vector per clip through
 adaLN-zero: the noise level, the speaker) and the text route (positions prepended to the frames, or cross-attention).
 Frames and prefixed text both count positions from 0, so the number of padding symbols cannot move a frame, and symbol i
@@ -10,6 +11,7 @@ starts out near frame i.
 Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
 """
 
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -19,49 +21,37 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, ConfigError
-from genlab.machine.sharding import BATCH, compiled_platform, constrain
-from genlab.nets.attention import KEPT_NAME, KeysValues, causal_chunks, missing_positions
-from genlab.nets.blocks import (
-    Block,
-    Context,
-    LayerCache,
-    RMSNorm,
-    Text,
-    TextMemory,
-    rotation,
-)
-from genlab.nets.dilated import dilations
+from genlab.config import Config, ConfigError, added
+from genlab.machine.sharding import BATCH, constrain
+from genlab.nets.attention import KEPT_NAME, causal_chunks
+from genlab.nets.blocks import Block
+from genlab.nets.context import Context, LayerCache, Text, TextMemory
+from genlab.nets.feedforward import Gated
+from genlab.nets.layer import LayerShape, Mixer
 from genlab.nets.linear import Linear
+from genlab.nets.mixers.attention import Attention
+from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.norm import RMSNorm
+from genlab.nets.rotary import rotation
 
 TextRoute = Literal["none", "prefix", "cross"]
 MAX_PARAMS = 1e13  # of a backbone; larger than any model so far
-
-
-class Attention(Config):
-    """Every frame reads all others, or all earlier ones."""
-
-    kind: Literal["attention"] = "attention"
-
-
-class Dilated(Config):
-    """Layer l reads the frame 2 ** (l mod cycle) away (WaveNet); `heads` is then unused."""
-
-    kind: Literal["dilated"] = "dilated"
-    cycle: int = pydantic.Field(default=10, ge=1, le=20)
-
-
-Mixer = Annotated[Attention | Dilated, pydantic.Field(discriminator="kind")]
+AnyMixer = Annotated[Attention | Dilated, pydantic.Field(discriminator="kind")]
 
 
 class BackboneConfig(Config):
-    """Shape and numerics of the transformer; one instance is shared by all arms of a comparison."""
+    """Shape and numerics of the transformer; one instance is shared by all arms of a comparison.
+
+    `mixer` may be a tuple, the period in which mixers take turns over depth: two of them in four layers are layers
+    0 and 2 of the first, 1 and 3 of the second.
+    """
 
     width: int = pydantic.Field(default=256, gt=0)
     layers: int = pydantic.Field(default=6, gt=0, le=4096)
     heads: int = pydantic.Field(default=4, gt=0)
     ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0, le=64)
-    mixer: Mixer = Attention()
+    mixer: AnyMixer | tuple[AnyMixer, ...] = Attention()
+    ffn: Gated = added(Gated())
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers; but never
@@ -82,7 +72,21 @@ class BackboneConfig(Config):
                 f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} make {params:.1e} "
                 f"parameters, more than {MAX_PARAMS:.0e}; lower one of them"
             )
+        if not self.period or self.layers % len(self.period):
+            raise ValueError(
+                f"layers={self.layers} must be a multiple of the {len(self.period)} mixers that take turns; "
+                f"set layers={max(1, len(self.period)) * max(1, round(self.layers / max(1, len(self.period))))}"
+            )
         return self
+
+    @property
+    def period(self) -> tuple[Mixer, ...]:
+        """The mixers that take turns over depth."""
+        return self.mixer if isinstance(self.mixer, tuple) else (self.mixer,)
+
+    def layer_shape(self, *, is_causal: bool) -> LayerShape:
+        """Return what a layer is told of this backbone."""
+        return LayerShape(self.width, self.heads, self.ffn_width, self.residual_scale, is_causal, self.dtype)
 
     @property
     def ffn_width(self) -> int:
@@ -100,9 +104,9 @@ class BackboneConfig(Config):
         Raises:
             ConfigError: that names the setting, the problem and the fix.
         """
-        if self.mixer.kind != "attention":
+        if fixed := [mixer.kind for mixer in self.period if not mixer.chooses]:
             raise ConfigError(
-                f"{setting}: backbone.mixer={self.mixer.kind} reads frames at fixed distances, so {problem}; "
+                f"{setting}: backbone.mixer={fixed[0]} reads frames at fixed distances, so {problem}; "
                 f"use {fix}, or backbone.mixer.kind=attention"
             )
 
@@ -136,7 +140,6 @@ class Backbone(nnx.Module):
         text_route: TextRoute = "none",
     ):
         layer_key, modulation_key = jax.random.split(key)
-        conv_reach = 2 ** (config.mixer.cycle - 1) if isinstance(config.mixer, Dilated) else 0
         if text_route == "prefix":
             config.require_attention(
                 "condition.route='prefix'", "text before the frames is out of its reach", "condition.route='cross'"
@@ -146,23 +149,32 @@ class Backbone(nnx.Module):
         self.text_route = text_route
         self.deterministic = False
 
-        def make_block(key):
-            return Block(
-                config.width,
-                config.heads,
-                config.ffn_width,
-                key=key,
-                output_scale=config.residual_scale,
-                dropout=config.dropout,
-                is_crossing=text_route == "cross",
-                is_modulated=is_modulated,
-                conv_reach=conv_reach,
-                is_causal=is_causal,
-            )
+        shape, period = config.layer_shape(is_causal=is_causal), len(config.period)
+        keys = jax.random.split(layer_key, config.layers)
 
-        self.layers = jax.vmap(make_block)(jax.random.split(layer_key, config.layers))
-        if isinstance(config.mixer, Dilated) and self.layers.conv is not None:
-            self.layers.conv.dilation[...] = dilations(config.layers, config.mixer.cycle)
+        def stack(place: int, mixer: Mixer) -> Block:
+            # Every `period`-th layer, the parameters of all of them stacked along a first axis.
+            def make_block(key):
+                return Block(
+                    shape,
+                    mixer,
+                    config.ffn,
+                    key=key,
+                    dropout=config.dropout,
+                    is_crossing=text_route == "cross",
+                    is_modulated=is_modulated,
+                )
+
+            block = jax.vmap(make_block)(keys[place::period])
+            mixer.number(block.mixer, jnp.arange(place, config.layers, period))
+            return block
+
+        stacks = [stack(place, mixer) for place, mixer in enumerate(config.period)]
+        # One stack keeps the path it has always had in checkpoints, `layers/...`.
+        if period == 1:
+            self.layers = stacks[0]
+        else:
+            self.places = nnx.List(stacks)
         self.norm = RMSNorm(config.width)
         self.modulation = (
             Linear(config.width, 8 * config.width, key=modulation_key, scale=0.0) if is_modulated else None
@@ -186,8 +198,11 @@ class Backbone(nnx.Module):
         which frames each frame of a backbone that is not causal may attend to. A text prefix then attends to itself
         alone, as in decoding.
         """
-        if is_allowed is not None and isinstance(self.config.mixer, Dilated):
-            raise ConfigError("backbone.mixer=dilated: this decoder says which frames see which; use mixer=attention")
+        fixed = [mixer.kind for mixer in self.config.period if not mixer.chooses]
+        if is_allowed is not None and fixed:
+            raise ConfigError(
+                f"backbone.mixer={fixed[0]}: this decoder says which frames see which; use mixer=attention"
+            )
         x = x.astype(self.config.dtype)
         prefix = 0
         prepended, crossed = self._route(text, x.dtype)
@@ -228,16 +243,15 @@ class Backbone(nnx.Module):
         is_valid = jnp.ones((num_examples, num_steps), bool)
         if prepended is not None:
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
-        shape = (*is_valid.shape, config.heads, config.width // config.heads)
-        empty = KeysValues(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-        if isinstance(config.mixer, Dilated):
-            empty = jnp.zeros((*is_valid.shape, config.width), config.dtype)
-        cache = Cache((empty,) * config.layers, jnp.zeros((), jnp.int32))
+        shape = config.layer_shape(is_causal=True)
+        empty = tuple(mixer.empty(shape, *is_valid.shape) for mixer in config.period)
+        groups = config.layers // len(config.period)
+        cache = Cache(empty * groups, jnp.zeros((), jnp.int32))
         read = self._read(crossed)
         plan = DecodePlan(
-            layers=_unstack(self.layers, config.layers),
+            layers=_unstack(self.stacks, groups),
             is_valid=is_valid,
-            text=(None,) * config.layers if read is None else _unstack(read, config.layers),
+            text=(None,) * config.layers if read is None else _unstack(read, groups),
             modulation=self._modulation(clip, config.dtype),
         )
         if prepended is not None:
@@ -271,25 +285,35 @@ class Backbone(nnx.Module):
             filled.append(layer_cache)
         return self.norm(x) * (1 + scale) + shift, Cache(tuple(filled), cache.position + x.shape[1])
 
-    def _run(self, x, context: Context, text: TextMemory | None, key: Key[Array, ""] | None):
-        num_layers = self.config.layers
+    def _run(self, x, context: Context, text: tuple[TextMemory, ...] | None, key: Key[Array, ""] | None):
+        num_layers, period = self.config.layers, len(self.config.period)
+        groups = num_layers // period
 
-        def run_layer(x, inputs):
-            layer, layer_text, layer_key = inputs
-            return constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH), None
+        def run_group(x, inputs):
+            layers, texts, keys = inputs
+            for place, layer in enumerate(layers):
+                layer_key = None if keys is None else keys[place]
+                layer_text = None if texts is None else texts[place]
+                x = constrain(layer(x, context, text=layer_text, key=layer_key)[0], BATCH)
+            return x, None
 
         if self.config.remat:
-            run_layer = jax.checkpoint(run_layer, policy=_kept(self.config.remat))
-        keys = None if key is None or self.config.dropout == 0 else jax.random.split(key, num_layers)
-        unroll = num_layers if self.config.is_unrolled else 1
-        return lax.scan(run_layer, constrain(x, BATCH), (self.layers, text, keys), unroll=unroll)[0]
+            run_group = jax.checkpoint(run_group, policy=_kept(self.config.remat))
+        keys = None
+        if key is not None and self.config.dropout > 0:
+            keys = jax.random.split(key, num_layers).reshape(groups, period)
+        unroll = groups if self.config.is_unrolled else 1
+        return lax.scan(run_group, constrain(x, BATCH), (self.stacks, text, keys), unroll=unroll)[0]
+
+    @property
+    def stacks(self) -> tuple[Block, ...]:
+        """The stacked layers of each place in the period."""
+        return (self.layers,) if len(self.config.period) == 1 else tuple(self.places)
 
     def _missing(self, x: Float[Array, "b t h"], is_allowed: Array | None) -> int:
         """Return the positions that complete the tiles of a kernel; added here they are not added in every layer."""
-        if isinstance(self.config.mixer, Dilated):
-            return 0
-        shape = (*x.shape[:2], self.config.heads, self.config.width // self.config.heads)
-        return missing_positions(compiled_platform(), shape, x.dtype, is_allowed is not None)
+        shape = self.config.layer_shape(is_causal=self.is_causal)
+        return max(mixer.missing(shape, x, is_allowed is not None) for mixer in self.config.period)
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is there."""
@@ -298,10 +322,11 @@ class Backbone(nnx.Module):
         text = Text(text.features.astype(dtype), text.is_valid)
         return (text, None) if self.text_route == "prefix" else (None, text)
 
-    def _read(self, text: Text | None) -> TextMemory | None:
+    def _read(self, text: Text | None) -> tuple[TextMemory, ...] | None:
+        """Return the text as each layer reads it, stacked like the layers."""
         if text is None:
             return None
-        return jax.vmap(lambda cross: cross.read(text))(self.layers.cross)
+        return tuple(jax.vmap(lambda cross: cross.read(text))(stack.cross) for stack in self.stacks)
 
     def _modulation(self, clip: Float[Array, "b h"] | None, dtype) -> tuple[Any, Any, Any]:
         """Return shifts, scales and gates of the layers, and shift and scale of the last norm."""
@@ -325,9 +350,16 @@ def _text_positions(text: Text) -> Int[Array, "b n"]:
     return jnp.broadcast_to(jnp.arange(text.is_valid.shape[1])[None, :], text.is_valid.shape)
 
 
-def _unstack(stacked, num_layers: int) -> tuple:
-    leaves, tree = jax.tree.flatten(stacked)
-    return tuple(jax.tree.unflatten(tree, [leaf[layer] for leaf in leaves]) for layer in range(num_layers))
+def _unstack(stacks: tuple[Any, ...], groups: int) -> tuple:
+    """Return the layers one by one, in the order of depth."""
+    layers = []
+    for group in range(groups):
+        layers += [jax.tree.map(partial(_take, group=group), stack) for stack in stacks]
+    return tuple(layers)
+
+
+def _take(leaf: Array, group: int) -> Array:
+    return leaf[group]
 
 
 def backbone_flops(
@@ -367,8 +399,9 @@ def decode_flops(
     prefix = num_symbols if text_route == "prefix" else 0
     crossed = num_symbols if text_route == "cross" else 0
     slots, width = prefix + num_steps, config.width
-    # What is only read, the prefix at first, needs keys and values of the last layer but not its output.
-    unused = 2 * width * (width + 3 * config.ffn_width + 2 * slots)
+    shape = config.layer_shape(is_causal=True)
+    # What is only read, the prefix at first, fills the cache of the last layer but needs no output of it.
+    unused = config.period[-1].unread_flops(shape, slots) + config.ffn.flops(shape, 1)
     first = _layers_flops(config, slots, slots * slots, crossed, is_causal=True) - prefix * unused
     first += 2 * width * 8 * width if is_modulated else 0
     again = _layers_flops(config, num_steps, num_steps * slots, crossed, is_causal=True)
@@ -378,11 +411,9 @@ def decode_flops(
 
 
 def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool) -> float:
-    width = config.width
-    flops = 2 * positions * width * (4 * width + 3 * config.ffn_width) + 4 * width * pairs
-    if isinstance(config.mixer, Dilated):
-        taps = 2 if is_causal else 3
-        flops = 2 * positions * width * ((2 * taps + 1) * width + 3 * config.ffn_width)
+    width, shape = config.width, config.layer_shape(is_causal=is_causal)
+    mixing = [mixer.flops(shape, positions, pairs) for mixer in config.period]
+    flops = sum(mixing) / len(mixing) + config.ffn.flops(shape, positions)
     if crossed_symbols:
         flops += 4 * positions * width * width + 4 * crossed_symbols * width * width
         flops += 4 * width * positions * crossed_symbols

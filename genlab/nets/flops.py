@@ -1,7 +1,11 @@
 """FLOPs of any JAX function, walked over its jaxpr.
 
-In: a function and its arguments (arrays or shapes). Out: the floating-point operations of its matrix products and
-convolutions, 2mnk each, times the length of the scans around them; branches count as their dearest. What the compiler
+In: a function and its arguments (arrays or shapes). Out: the floating-point operations of its matrix products (2mnk
+each; of ragged ones only the rows that are routed), convolutions and Fourier transforms (5 n log2 n of a complex
+transform of length n, half of that for a real one), times the length of the scans around them; branches count as their
+most expensive one. A recurrence has no products and would train for free, so the additions and multiplications of a
+scan without products count too, one each, and so do those of a function under `counts_elementwise`. A primitive that
+multiplies matrices and is not known here is an error. What the compiler
 would discard as unused is not counted. Attention counts as the plain products on every platform, so a budget does not
 depend on the machine: a kernel's products are hidden from the walk, and it repeats some of them. XLA's own
 `cost_analysis` counts the body of a scan once, so it cannot serve here. The formulas of the decoders are checked
@@ -13,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh
@@ -35,33 +40,105 @@ def count_flops(fn: Callable, *args: Any) -> float:
     return _walk(used)
 
 
-def _walk(jaxpr: Jaxpr) -> float:
-    return float(sum(_equation_flops(equation) for equation in jaxpr.eqns))
+def counts_elementwise(fn: Callable) -> Callable:
+    """Return `fn`, compiled by itself, whose additions and multiplications `count_flops` counts: a state update."""
+
+    def counted_elementwise(*args: Any) -> Any:
+        return fn(*args)
+
+    return jax.jit(counted_elementwise)
 
 
-def _equation_flops(equation: Any) -> float:
+def _walk(jaxpr: Jaxpr, *, is_counted: bool = False) -> float:
+    """Return what a program costs; `is_counted` where its elementwise work is added by the caller."""
+    return float(sum(_equation_flops(equation, is_counted) for equation in jaxpr.eqns))
+
+
+def _equation_flops(equation: Any, is_counted: bool) -> float:
     name, params = equation.primitive.name, equation.params
-    if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-        return 2 * depth * math.prod(equation.outvars[0].aval.shape)
-    if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        out_channels = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_channels
+    if name in _PRODUCTS:
+        return _PRODUCTS[name](equation)
+    if any(word in name for word in _PRODUCT_WORDS):
+        raise GenlabError(f"count_flops: how much work {name!r} is, nobody has said; add it to genlab/nets/flops.py")
     if name == "pallas_call":
         raise GenlabError(f"count_flops: the products inside the kernel {params.get('name')} cannot be counted")
-    inner = [_walk(jaxpr) for jaxpr in _inner_jaxprs(params)]
+    marked = params.get("name") == COUNTED and not is_counted
+    inner = [_walk(jaxpr, is_counted=is_counted or marked) for jaxpr in _inner_jaxprs(params)]
+    if marked:
+        return sum(inner) + sum(map(_elementwise, _inner_jaxprs(params)))
     if name == "scan":
-        return params["length"] * sum(inner)
+        turn = sum(inner)
+        if turn == 0 and not is_counted:
+            turn = sum(map(_elementwise, _inner_jaxprs(params)))
+        return float(params["length"] * turn)
     if name == "cond":
-        return max(inner)
+        return max(inner, default=0.0)
     if name == "while" and sum(inner) > 0:
         raise GenlabError(
             "count_flops: a while loop contains matrix products and its number of turns depends on data; "
             "use lax.scan, or lax.fori_loop with bounds that are Python integers"
         )
-    return sum(inner)
+    return float(sum(inner))
+
+
+def _dot_flops(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+    out = equation.outvars[0].aval
+    # A complex product is four real ones.
+    real_products = 4.0 if jnp.issubdtype(out.dtype, jnp.complexfloating) else 1.0
+    return 2.0 * real_products * depth * math.prod(out.shape)
+
+
+def _ragged_flops(equation: Any) -> float:
+    """Return those of the rows that are there, each against the one group that it is routed to."""
+    (contracted, _), _ = equation.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    rows, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    ragged = equation.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions
+    depth = math.prod(rows[axis] for axis in contracted)
+    if set(ragged) & set(contracted):
+        # The gradient of the kernels: one product per group, and together the groups have all rows.
+        return 2.0 * depth * math.prod(out) / equation.invars[2].aval.shape[0]
+    return 2.0 * depth * math.prod(out)
+
+
+def _convolution_flops(equation: Any) -> float:
+    kernel = equation.invars[1].aval.shape
+    out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_channels
+
+
+def _fourier_flops(equation: Any) -> float:
+    length, kind = math.prod(equation.params["fft_lengths"]), jax.lax.FftType(equation.params["fft_type"])
+    is_real = kind in (jax.lax.FftType.RFFT, jax.lax.FftType.IRFFT)
+    # The real side has all of the samples; the other one about half as many numbers.
+    samples = (equation.outvars if kind == jax.lax.FftType.IRFFT else equation.invars)[0].aval.shape
+    batch = math.prod(samples) / length
+    return (2.5 if is_real else 5.0) * batch * length * math.log2(max(length, 1))
+
+
+_PRODUCTS: dict[str, Callable[[Any], float]] = {
+    "dot_general": _dot_flops,
+    "ragged_dot_general": _ragged_flops,
+    "conv_general_dilated": _convolution_flops,
+    "fft": _fourier_flops,
+}
+# What a primitive of this kind would be called; "convert_element_type" is none.
+_PRODUCT_WORDS = ("dot", "matmul", "gemm", "conv_", "fft", "solve", "cholesky", "ffi_call", "custom_call")
+_ELEMENTWISE = frozenset({"add", "sub", "mul", "div", "add_any", "exp", "log", "tanh", "logistic", "rsqrt"})
+COUNTED = "counted_elementwise"
+
+
+def _elementwise(jaxpr: Jaxpr) -> float:
+    """Return the floating-point operations, one per element of the output, also of scans and calls inside."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        aval = equation.outvars[0].aval
+        if equation.primitive.name in _ELEMENTWISE and jnp.issubdtype(aval.dtype, jnp.inexact):
+            total += math.prod(aval.shape) * (2 if jnp.issubdtype(aval.dtype, jnp.complexfloating) else 1)
+        turns = equation.params["length"] if equation.primitive.name == "scan" else 1
+        total += turns * sum(map(_elementwise, _inner_jaxprs(equation.params)))
+    return float(total)
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:

@@ -314,8 +314,9 @@ def _attention(plan: Plan, kernels: dict[str, int]) -> str:
     if any("splash" in name for name in kernels):
         return "splash"
     net = plan.run.backbone
-    if net.mixer.kind != "attention":
-        return f"none: {net.mixer.kind} mixer"
+    mixers = list(dict.fromkeys(mixer.kind for mixer in net.period))
+    if "attention" not in mixers:
+        return f"none: {', '.join(mixers)} mixer"
     shape = (1, plan.run.data.num_frames + plan.num_symbols, net.heads, net.width // net.heads)
     return "plain: " + (why_plain("tpu", shape, jnp.dtype(net.dtype), False) or "per pair, or against a cache")
 

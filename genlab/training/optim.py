@@ -23,6 +23,8 @@ from genlab.nets.backbone import BackboneConfig
 NOT_DECAYED = frozenset({"bias", "scale", "gain", "gamma", "beta", "alpha", "offset", "shift", "modulation"})
 # Attributes with these names hold a module whose leaves carry a leading layer axis.
 STACKED = frozenset({"layers", "blocks"})
+# An attribute of this name holds one such module for each place in a period of layers.
+PLACES = "places"
 
 
 class OptimConfig(Config):
@@ -87,10 +89,13 @@ def is_decayed(path: tuple[Any, ...], leaf: Any) -> bool:
 
     A leaf decays if its name does not end in a word of `NOT_DECAYED` and it has at least two axes besides the layer
     axis. The layer axis is there when an attribute named in `STACKED` lies on the path directly above a name; below
-    `layers/0`, a list of modules, nothing is stacked.
+    `layers/0`, a list of modules, nothing is stacked, but below `places/0`, a place in a period of layers, it is.
     """
     names = [str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path]
-    stacked_axes = sum(name in STACKED and not below.isdigit() for name, below in itertools.pairwise(names))
+    stacked_axes = sum(
+        (name in STACKED and not below.isdigit()) or (name == PLACES and below.isdigit())
+        for name, below in itertools.pairwise(names)
+    )
     return names[-1].rsplit("_", 1)[-1] not in NOT_DECAYED and jnp.ndim(leaf) - stacked_axes >= 2
 
 

@@ -16,7 +16,8 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.steps.densities import DiscretisedMixture, Softmax
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, Comparison, TokenData
-from genlab.nets.backbone import BackboneConfig, Dilated
+from genlab.nets.backbone import BackboneConfig
+from genlab.nets.mixers.dilated import Dilated
 from genlab.sweeps.page import Contrast, Sweep
 from genlab.train import TrainSettings
 from genlab.training.optim import OptimConfig

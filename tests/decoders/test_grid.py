@@ -16,8 +16,9 @@ from genlab.config import ConfigError
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.denoisers import StableAudioNetwork
-from genlab.nets.backbone import Attention, Dilated
 from genlab.nets.flops import count_flops
+from genlab.nets.mixers.attention import Attention
+from genlab.nets.mixers.dilated import Dilated
 
 STABLE_AUDIO = Family(DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler())
 ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO}

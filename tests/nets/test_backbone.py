@@ -11,14 +11,21 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import ConfigError
+from genlab.machine.sharding import path_name
 from genlab.nets import attention
-from genlab.nets.backbone import Backbone, BackboneConfig, Dilated, backbone_flops
-from genlab.nets.blocks import Text
+from genlab.nets.attention import KeysValues
+from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.nets.context import Text
 from genlab.nets.flops import count_flops
+from genlab.nets.mixers.attention import Attention
+from genlab.nets.mixers.dilated import Dilated
+from genlab.training.optim import is_decayed
+from genlab.training.step import split_model
 
 TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 CONFIG = BackboneConfig(width=32, layers=2, heads=4)
 WAVENET = BackboneConfig(width=32, layers=4, heads=4, mixer=Dilated(cycle=3))
+TURNS = BackboneConfig(width=32, layers=4, heads=4, mixer=(Dilated(cycle=3), Attention()))
 
 
 def inputs(key, num_frames=9, num_symbols=4):
@@ -30,7 +37,15 @@ def inputs(key, num_frames=9, num_symbols=4):
 
 @pytest.mark.parametrize(
     ("route", "config"),
-    [("none", CONFIG), ("prefix", CONFIG), ("cross", CONFIG), ("none", WAVENET), ("cross", WAVENET)],
+    [
+        ("none", CONFIG),
+        ("prefix", CONFIG),
+        ("cross", CONFIG),
+        ("none", WAVENET),
+        ("cross", WAVENET),
+        ("none", TURNS),
+        ("cross", TURNS),
+    ],
 )
 def test_decoding_step_by_step_is_the_full_forward_pass(key, route, config):
     backbone = Backbone(config, key=key, is_causal=True, text_route=route)
@@ -51,7 +66,7 @@ def test_decoding_step_by_step_is_the_full_forward_pass(key, route, config):
     np.testing.assert_allclose(jnp.moveaxis(decode(x), 0, 1), full, atol=1e-4)
 
 
-@pytest.mark.parametrize("config", [CONFIG, WAVENET])
+@pytest.mark.parametrize("config", [CONFIG, WAVENET, TURNS])
 @pytest.mark.parametrize("is_causal", [True, False])
 def test_only_a_causal_backbone_ignores_the_future(key, is_causal, config):
     backbone = Backbone(config, key=key, is_causal=is_causal)
@@ -134,11 +149,54 @@ def test_a_dilated_stack_reads_exactly_its_receptive_field(key, is_causal):
 
 
 @pytest.mark.parametrize("is_causal", [True, False])
-def test_the_flops_of_a_dilated_stack_are_those_of_its_trace(key, is_causal):
-    backbone = Backbone(WAVENET, key=key, is_causal=is_causal)
+@pytest.mark.parametrize("config", [WAVENET, TURNS])
+def test_the_flops_of_a_stack_are_those_of_its_trace(key, is_causal, config):
+    backbone = Backbone(config, key=key, is_causal=is_causal)
     x, positions, _ = inputs(key)
     run = lambda x: backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool))  # noqa: E731
-    assert count_flops(run, x) == 2 * backbone_flops(WAVENET, 9, is_causal=is_causal)
+    assert count_flops(run, x) == 2 * backbone_flops(config, 9, is_causal=is_causal)
+
+
+@pytest.mark.parametrize("remat", [False, "full"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_period_of_the_same_mixer_is_that_mixer_alone(key, remat, dropout):
+    update = {"layers": 4, "dropout": dropout, "remat": remat}
+    alone = CONFIG.model_copy(update=update)
+    period = alone.model_copy(update={"mixer": (Attention(), Attention())})
+    x, positions, text = inputs(key)
+    options = {"positions": positions, "is_valid": jnp.ones((2, 9), bool), "text": text, "key": key}
+
+    def run(config):
+        backbone = Backbone(config, key=key, text_route="cross")
+        return jax.jit(lambda x: backbone(x, **options))(x)
+
+    # The compiler may fuse two layers of a scan's body in another order than one.
+    np.testing.assert_allclose(run(period), run(alone), atol=2e-5)
+
+
+def test_mixers_take_turns_over_depth(key):
+    """Layers 0 and 2 are dilated, 1 and 3 attend; each dilated layer knows its place among all layers."""
+    backbone = Backbone(TURNS, key=key, is_causal=True)
+    dilated, attending = backbone.stacks
+    np.testing.assert_array_equal(dilated.conv.dilation[...], [1, 4])
+    assert dilated.mixer is dilated.conv and attending.mixer is attending.attention
+    assert attending.attention.project_in.kernel.shape == (2, 32, 96)
+    _, cache = backbone.start(2, 9, None)
+    assert [isinstance(layer, KeysValues) for layer in cache.layers] == [False, True, False, True]
+    decayed = {
+        path_name(path): is_decayed(path, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(split_model(backbone)[1])
+    }
+    assert decayed["places/0/conv/project_in/kernel"] and decayed["places/1/ffn/project_out/kernel"]
+    assert not decayed["places/1/attention_norm/scale"]
+
+
+def test_a_period_must_divide_the_layers():
+    told = r"layers=5 must be a multiple of the 2 mixers that take turns; set layers=4"
+    with pytest.raises(pydantic.ValidationError, match=told):
+        BackboneConfig(layers=5, mixer=(Attention(), Dilated()))
+    with pytest.raises(ConfigError, match=r"mixer=dilated reads frames at fixed distances"):
+        TURNS.require_attention("x", "y", "z")
 
 
 def test_a_dilated_stack_refuses_a_text_prefix(key):

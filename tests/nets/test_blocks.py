@@ -7,8 +7,10 @@ import pytest
 
 from genlab.nets import attention
 from genlab.nets.attention import KeysValues, attend, attend_causally
-from genlab.nets.blocks import ConvBlock, RMSNorm, rotate, rotation
+from genlab.nets.blocks import ConvBlock
 from genlab.nets.linear import HEAD_DEVIATION, CodeEmbedding, Linear, code_heads, matmul
+from genlab.nets.norm import RMSNorm
+from genlab.nets.rotary import rotate, rotation
 
 
 def test_matmul_has_the_gradients_of_matmul(key):

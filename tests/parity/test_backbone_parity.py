@@ -18,7 +18,7 @@ from flax import nnx  # noqa: E402
 
 from genlab.nets.attention import CAUSAL_CHUNK_FRAMES  # noqa: E402
 from genlab.nets.backbone import Backbone, BackboneConfig  # noqa: E402
-from genlab.nets.blocks import ROPE_BASE  # noqa: E402
+from genlab.nets.rotary import ROPE_BASE  # noqa: E402
 
 pytestmark = pytest.mark.parity
 

@@ -22,7 +22,7 @@ from transformers.models.moshi import modeling_moshi  # noqa: E402
 from genlab.decoders.steps.levels import Levels  # noqa: E402
 from genlab.decoders.steps.patterns import AcousticDelayPattern  # noqa: E402
 from genlab.decoders.steps.streams import Streams  # noqa: E402
-from genlab.nets.blocks import ROPE_BASE  # noqa: E402
+from genlab.nets.rotary import ROPE_BASE  # noqa: E402
 from genlab.tokens import TokenSpec  # noqa: E402
 
 pytestmark = pytest.mark.parity

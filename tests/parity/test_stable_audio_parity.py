@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, save_stable_audio
-from genlab.nets.blocks import Text
+from genlab.nets.context import Text
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.parity

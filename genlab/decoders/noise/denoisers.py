@@ -88,9 +88,11 @@ class StableAudioNetwork(Config):
                 f"clip_route={condition.clip_route!r}, but the network takes text by cross-attention and one vector "
                 "per clip; set content='text', route='cross', clip_route='adaln' with speaker or duration"
             )
-        asked = {"mixer.kind": "attention", "dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
+        asked = {"dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
+        found = {field: getattr(backbone, field) for field in asked}
+        asked["mixer.kind"], found["mixer.kind"] = ["attention"], [mixer.kind for mixer in backbone.period]
         for field, only in asked.items():
-            value = backbone.mixer.kind if field == "mixer.kind" else getattr(backbone, field)
+            value = found[field]
             if value != only:
                 raise ConfigError(f"backbone.{field}={value!r}: decoder.network=stable_audio has {only!r} only")
         shape = self._shape(backbone)

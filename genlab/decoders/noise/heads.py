@@ -26,8 +26,8 @@ from genlab.config import Config
 from genlab.decoders.conditioning import guide
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
-from genlab.nets.blocks import RMSNorm
 from genlab.nets.linear import Linear
+from genlab.nets.norm import RMSNorm
 
 # The spread of the first means, weights and log deviations: components that start equal would stay equal.
 FIRST_SPREAD = 0.3

@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 
 from genlab.config import Config
 from genlab.nets.attention import KeysValues, attend
-from genlab.nets.blocks import Rotation, Text, rotate, rotation
+from genlab.nets.context import Text
+from genlab.nets.rotary import Rotation, rotate, rotation
 
 FFN_MULTIPLE = 4
 LEVEL_CHANNELS = 256

@@ -122,7 +122,7 @@ class LevelLinear(nnx.Module):
 def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
     """Give each level projections of its own, with a deviation as in `Backbone`; norms stay shared."""
     keys = iter(jax.random.split(key, 4))
-    for module in (backbone.layers.attention, backbone.layers.ffn):
+    for module in (backbone.layers.mixer, backbone.layers.ffn):
         for name, scale in (("project_in", 1.0), ("project_out", backbone.config.residual_scale)):
             layers, inputs, outputs = getattr(module, name).kernel.shape
             draws = jax.random.normal(next(keys), (layers, levels, inputs, outputs))

@@ -6,13 +6,54 @@ causal stack of one cycle sees 2 ** cycle frames. We differ in the rest of the b
 it, as in all our blocks, and no skip connections to the output, because the residual stream carries them.
 """
 
+from typing import ClassVar, Literal
+
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from genlab.config import Config
+from genlab.nets.context import Context
+from genlab.nets.layer import LayerShape
 from genlab.nets.linear import Linear
+
+
+class Dilated(Config):
+    """Layer l reads the frame 2 ** (l mod cycle) away (WaveNet); `heads` is then unused."""
+
+    kind: Literal["dilated"] = "dilated"
+    cycle: int = pydantic.Field(default=10, ge=1, le=20)
+    part: ClassVar[str] = "conv"
+    chooses: ClassVar[bool] = False
+
+    def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> "DilatedConv":
+        """Return the mixer of one layer."""
+        reach = 2 ** (self.cycle - 1)
+        return DilatedConv(shape.width, reach, key=key, output_scale=shape.output_scale, is_causal=shape.is_causal)
+
+    def number(self, stacked: "DilatedConv", places: Int[Array, "l"]) -> None:
+        """Tell stacked layers how far each of them reaches: 1, 2, 4, ..., 2 ** (cycle - 1), and again."""
+        stacked.dilation[...] = 2 ** (places.astype(jnp.int32) % self.cycle)
+
+    def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> Float[Array, "b s h"]:
+        """Return silence before the first frame."""
+        return jnp.zeros((num_examples, num_slots, shape.width), shape.dtype)
+
+    def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
+        """Return 0: there is no kernel."""
+        return 0
+
+    def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
+        """Return those of the taps, two or three of them, and of the output."""
+        taps = 2 if shape.is_causal else 3
+        return 2.0 * positions * (2 * taps + 1) * shape.width**2
+
+    def unread_flops(self, shape: LayerShape, slots: int) -> float:
+        """Return all of them: the cache holds the layer's inputs."""
+        return self.flops(shape, 1, slots)
 
 
 class Dilation(nnx.Variable):
@@ -30,8 +71,16 @@ class DilatedConv(nnx.Module):
         self.project_in = Linear((2 if is_causal else 3) * width, 2 * width, key=in_key)
         self.project_out = Linear(width, width, key=out_key, scale=output_scale)
 
-    def __call__(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
-        """Mix all frames at once; what lies outside the clip is silence."""
+    def __call__(
+        self, x: Float[Array, "b t h"], context: Context, cache: Float[Array, "b s h"] | None = None
+    ) -> tuple[Float[Array, "b t h"], Float[Array, "b s h"] | None]:
+        """Mix all frames at once, or, with a cache, the next ones with those before them."""
+        if cache is not None:
+            return self._step(x, cache, context.position)
+        return self._whole(x, context.is_valid), None
+
+    def _whole(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+        # What lies outside the clip is silence.
         x = jnp.where(is_valid[:, :, None], x, 0)
         padded = jnp.pad(x, ((0, 0), (self.reach, self.reach), (0, 0)))
         # Slices, not gathers: the gradient of a slice whose start is traced is a copy, that of a gather a scatter.
@@ -40,7 +89,7 @@ class DilatedConv(nnx.Module):
         )
         return self._gate([past, x] if self.is_causal else [past, x, future])
 
-    def step(
+    def _step(
         self, x: Float[Array, "b q h"], history: Float[Array, "b s h"], position: Int[Array, ""] | int
     ) -> tuple[Float[Array, "b q h"], Float[Array, "b s h"]]:
         """Mix the frames at `position`, the first of them, with those in `history`, and write them there."""
@@ -52,8 +101,3 @@ class DilatedConv(nnx.Module):
     def _gate(self, taps: list[Float[Array, "b t h"]]) -> Float[Array, "b t h"]:
         first, second = self.project_in.parts(jnp.concatenate(taps, axis=-1), 2)
         return self.project_out(jnp.tanh(first) * jax.nn.sigmoid(second))
-
-
-def dilations(layers: int, cycle: int) -> Int[Array, "l"]:
-    """Return 1, 2, 4, ..., 2 ** (cycle - 1), and again."""
-    return 2 ** (jnp.arange(layers, dtype=jnp.int32) % cycle)

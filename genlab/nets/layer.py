@@ -1,0 +1,83 @@
+"""What a layer is made of: the contracts of mixers and of feed-forward parts.
+
+A mixer is a config (frozen, hashed, saved) that builds a module. The module takes normalised frames [b t h] and the
+`Context` that all layers share, and returns what the layer adds to the stream. With a cache it mixes the next frames
+with what was decoded before, and returns the cache with these frames in it.
+"""
+
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from genlab.nets.context import LayerCache
+
+
+class LayerShape(NamedTuple):
+    """What a layer is told of the backbone that it is built for.
+
+    `output_scale` is the deviation of projections into the residual stream, in units of that of other projections;
+    `dtype` is the compute dtype, in which caches are kept.
+    """
+
+    width: int
+    heads: int
+    ffn_width: int
+    output_scale: float
+    is_causal: bool
+    dtype: str = "float32"
+
+    @property
+    def head_channels(self) -> int:
+        """Channels of one head."""
+        return self.width // self.heads
+
+
+@runtime_checkable
+class Mixer(Protocol):
+    """The config of a mixer. `part` is the attribute of a layer that holds its parameters."""
+
+    kind: Any
+    part: ClassVar[str]
+    chooses: ClassVar[bool]
+    """Whether each frame may be told which frames it reads: text in front of them, holes, blocks, visiting orders."""
+
+    def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
+        """Return the mixer of one layer; layers are built under `jax.vmap` and stacked."""
+        ...
+
+    def number(self, stacked: Any, places: jnp.ndarray) -> None:
+        """Tell stacked layers which of all layers, counted from 0, each of them is."""
+        ...
+
+    def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> LayerCache:
+        """Return what one layer keeps before the first frame."""
+        ...
+
+    def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
+        """Return the positions that complete the tiles of a kernel; added once, they are not added in every layer."""
+        ...
+
+    def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
+        """Return the FLOPs of one layer's mixing: so many positions, so many pairs of a query and a key."""
+        ...
+
+    def unread_flops(self, shape: LayerShape, slots: int) -> float:
+        """Return the FLOPs per position that are saved in the last layer where only its cache is wanted."""
+        ...
+
+
+@runtime_checkable
+class FeedForward(Protocol):
+    """The config of what transforms each frame by itself."""
+
+    kind: Any
+
+    def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
+        """Return the feed-forward part of one layer, a module from [b t h] to [b t h]."""
+        ...
+
+    def flops(self, shape: LayerShape, positions: int) -> float:
+        """Return the FLOPs of one layer's part over so many positions."""
+        ...

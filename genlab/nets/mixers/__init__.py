@@ -1,0 +1,1 @@
+"""How frames of a layer read each other: one file per mixer."""
