@@ -12,6 +12,7 @@ from genlab.codecs.frozen import load_codec
 from genlab.data.audio import read_wave, to_int16, write_audio
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Cond, make_tokens
 
@@ -20,10 +21,14 @@ codec = load_codec()  # the weights that ship with genlab
 [(codes, latents)] = codec.encode([read_wave(source)])
 tokens = make_tokens(codes=jnp.asarray(codes)[None], latents=jnp.asarray(latents)[None])
 cond = Cond(jnp.zeros(1, int), jnp.zeros((1, 1), int), jnp.zeros(codes.shape[:1], int)[None], jnp.zeros(1, bool))
-model = MaskedConfig().build(
-    codec.spec, CondVocab(num_speakers=1), BackboneConfig(width=64, layers=2, heads=2),
-    ConditionConfig(content="none"), key=jax.random.key(0), code_vectors=jnp.asarray(codec.code_vectors),
-)  # fmt: skip
+task = Task(
+    codec.spec,
+    CondVocab(num_speakers=1),
+    BackboneConfig(width=64, layers=2, heads=2),
+    ConditionConfig(content="none"),
+    code_vectors=jnp.asarray(codec.code_vectors),
+)
+model = MaskedConfig().build(task, key=jax.random.key(0))
 graph, params, rest = nnx.split(model, nnx.Param, ...)
 
 

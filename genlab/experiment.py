@@ -41,6 +41,7 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.task import Task
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
@@ -195,13 +196,23 @@ class DecoderRun(Run):
         _check_batch(self.batch_size, self.data.num_frames)
         return self
 
-    def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
-        """Return the untrained decoder for a store's token space and conditions."""
+    def task(self, store: TokenStore) -> Task:
+        """Return what the decoder reads, is told and runs on, given a store's token space and conditions."""
         info = store.info
         vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units, is_two_sided=info.is_two_sided)
-        return self.arm.decoder.build(
-            info.spec, vocab, self.backbone, self.condition, key=key, code_vectors=jnp.asarray(store.code_vectors)
+        return Task(
+            info.spec,
+            vocab,
+            self.backbone,
+            self.condition,
+            num_frames=self.data.num_frames,
+            num_symbols=info.longest_text,
+            code_vectors=jnp.asarray(store.code_vectors),
         )
+
+    def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
+        """Return the untrained decoder for a store's token space and conditions."""
+        return self.arm.decoder.build(self.task(store), key=key)
 
     def source_of(self, store: TokenStore) -> BatchSource:
         """Return the training batches: the same for every arm with the same seed, data and batch size."""

@@ -361,10 +361,7 @@ def measure_length(
     decode(compiled(cond, frames, key), store, codec)
     latency_s = time.perf_counter() - began
     config: Any = run.arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
-    cost = config.sample_cost(
-        run.arm.sampler, store.info.spec, run.backbone, run.condition,
-        num_frames=num_frames, num_symbols=store.info.longest_text,
-    )  # fmt: skip
+    cost = config.sample_cost(run.arm.sampler, run.task(store)._replace(num_frames=num_frames))
     return {"latency_s": latency_s, "network_calls": cost.network_calls, "flops": cost.flops}
 
 

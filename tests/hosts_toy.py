@@ -20,6 +20,7 @@ from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.masked import MaskedConfig
+from genlab.decoders.task import Task
 from genlab.machine import hosts, liveness
 from genlab.machine.sharding import ShardingConfig
 from genlab.nets.backbone import BackboneConfig
@@ -80,7 +81,7 @@ def main():
         copy = bucket.working_copy(place) if is_remote else contextlib.nullcontext(Path(place))
         with liveness.shared_fate(), copy as run_dir:
             result = train(
-                lambda key: family.build(store.info.spec, vocab, BACKBONE, CONDITION, key=key),
+                lambda key: family.build(Task(store.info.spec, vocab, BACKBONE, CONDITION), key=key),
                 source,
                 steps=int(options["steps"]),
                 optim=OptimConfig(peak_lr=3e-3, ema_decay=0.9),

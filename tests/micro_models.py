@@ -19,6 +19,7 @@ from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.masked import MaskedConfig
+from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Cond, Tokens, TokenSpec
 from genlab.training.optim import OptimConfig
@@ -45,7 +46,7 @@ def build(name, key):
     """Return the model of that name with fresh parameters."""
     if name == "codec":
         return CODEC.build(key=key)
-    return DECODERS[name].build(SPEC, VOCAB, BACKBONE, CONDITION, key=key)
+    return DECODERS[name].build(Task(SPEC, VOCAB, BACKBONE, CONDITION), key=key)
 
 
 def batch_of(name):

@@ -10,6 +10,7 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops, counts_elementwise
 
 sys.path.insert(0, str(Path(__file__).parent / "decoders"))
@@ -111,7 +112,7 @@ def test_the_formula_of_each_family_is_the_walk(name, num_frames):
         return nnx.merge(graph, params).loss(tokens, cond, key=jax.random.key(0)).per_example.sum()
 
     walked = count_flops(jax.value_and_grad(loss), params) / tokens.num_frames.shape[0]
-    assert family.config.train_flops_per_clip(SPEC, BACKBONE, condition, **sizes) == pytest.approx(walked, rel=1e-6)
+    assert family.config.train_flops(Task(SPEC, VOCAB, BACKBONE, condition, **sizes)) == pytest.approx(walked, rel=1e-6)
 
     copies = 2 if family.is_guided else 1
     sampler = family.sampler.model_copy(update={"guidance": float(copies)})
@@ -121,7 +122,7 @@ def test_the_formula_of_each_family_is_the_walk(name, num_frames):
         return decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=sampler).tokens
 
     walked = count_flops(sample, params) / tokens.num_frames.shape[0]
-    cost = family.config.sample_cost(sampler, SPEC, BACKBONE, condition, **sizes)
+    cost = family.config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, condition, **sizes))
     assert cost.flops == pytest.approx(walked, rel=1e-6)
-    unguided = family.config.sample_cost(family.sampler, SPEC, BACKBONE, condition, **sizes)
+    unguided = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, BACKBONE, condition, **sizes))
     assert cost == (copies * unguided.network_calls, copies * unguided.flops)

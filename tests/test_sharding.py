@@ -22,6 +22,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.steps.streams import PlanStream
+from genlab.decoders.task import Task
 from genlab.machine.sharding import (
     COLUMNS,
     ROWS,
@@ -59,7 +60,7 @@ def make(name, key):
     """Build the model of that name."""
     if name in EXTRAS:
         config, backbone, condition = EXTRAS[name]
-        return config.build(SPEC, VOCAB, backbone, condition, key=key)
+        return config.build(Task(SPEC, VOCAB, backbone, condition), key=key)
     return (CODEC if name == "codec" else RecogniserConfig(width=16, blocks=2)).build(key=key)
 
 

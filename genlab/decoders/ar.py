@@ -28,12 +28,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
 )
 from genlab.decoders.steps.densities import Output, Softmax
 from genlab.decoders.steps.logits import cross_entropy
@@ -41,8 +37,9 @@ from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
 from genlab.decoders.steps.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
 from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
+from genlab.decoders.task import Task
 from genlab.machine.sharding import compiled_platform
-from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, matmul
 from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
 
@@ -87,16 +84,7 @@ class ARConfig(Config):
         """Return what a frame holds."""
         return Streams(spec=spec, plan=self.plan, other=self.other)
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "AR":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "AR":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
@@ -104,51 +92,36 @@ class ARConfig(Config):
         Raises:
             ConfigError: if the conditions, the streams or the output do not suit the data.
         """
-        self.output.check(spec, self.streams(spec).count, code_vectors)
-        vectors = code_vectors if self.starts_from_codec else None
-        return jax.jit(lambda key: AR(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+        self.output.check(task.spec, self.streams(task.spec).count, task.code_vectors)
+        start = task if self.starts_from_codec else task._replace(code_vectors=None)
+        return jax.jit(lambda key: AR(self, start, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes."""
-        streams = self.streams(spec)
-        steps = self.step_pattern.num_steps(num_frames, streams.count)
+        streams = self.streams(task.spec)
+        steps = self.step_pattern.num_steps(task.num_frames, streams.count)
         numbers = np.array([self.output.numbers(size) for size in streams.sizes])
         heads = numbers[self.step_pattern.levels(steps, streams.count)].sum()
         forward = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
-            + 2.0 * backbone.width * heads
+            task.condition_flops
+            + backbone_flops(task.backbone, steps, is_causal=True, **task.backbone_inputs)
+            + 2.0 * task.backbone.width * heads
         )
         return 3 * forward
 
-    def sample_cost(
-        self,
-        sampler: ARSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: ARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        streams, copies = self.streams(spec), num_copies(sampler)
-        steps = self.step_pattern.num_steps(num_frames, streams.count)
+        streams, copies = self.streams(task.spec), num_copies(sampler)
+        steps = self.step_pattern.num_steps(task.num_frames, streams.count)
         # A flat step has one code head, and that of the plan whether it is wanted or not.
-        code_heads = min(spec.codebooks, self.step_pattern.levels(1, streams.count).size)
-        heads = code_heads * self.output.numbers(spec.entries) + (0 if self.plan is None else self.plan.num_units + 1)
+        code_heads = min(task.spec.codebooks, self.step_pattern.levels(1, streams.count).size)
+        heads = code_heads * self.output.numbers(task.spec.entries) + (
+            0 if self.plan is None else self.plan.num_units + 1
+        )
         flops = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
-            + 2.0 * steps * backbone.width * heads
+            task.condition_flops
+            + decode_flops(task.backbone, steps, **task.backbone_inputs)
+            + 2.0 * steps * task.backbone.width * heads
         )
         return SampleCost(copies * steps, copies * flops)
 
@@ -158,38 +131,30 @@ class AR(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
-    def __init__(
-        self,
-        config: ARConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: ARConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
-        self.spec = spec
-        self.streams = config.streams(spec)
-        self.streams.check(condition, vocab)
+        self.spec = task.spec
+        self.streams = config.streams(task.spec)
+        self.streams.check(task.condition, task.vocab)
         self.deterministic = False
-        levels, vectors = self.streams.codebooks, self.streams.vectors(code_vectors)
-        self.embed = CodeEmbedding(levels, spec.entries, backbone.width, key=embed_key, code_vectors=vectors)
+        levels, vectors = self.streams.codebooks, self.streams.vectors(task.code_vectors)
+        self.embed = CodeEmbedding(levels, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors)
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        refuse_reordering(backbone, config.infill_share)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        refuse_reordering(task.backbone, config.infill_share)
         self.backbone = Backbone(
-            backbone,
+            task.backbone,
             key=backbone_key,
             is_causal=True,
-            is_modulated=condition.is_modulating,
-            text_route=condition.text_route,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
-        self.heads = config.output.build(levels, spec.entries, backbone.width, key=head_key, code_vectors=vectors)
+        self.heads = config.output.build(
+            levels, task.spec.entries, task.backbone.width, key=head_key, code_vectors=vectors
+        )
         self.plan_head = (
-            Linear(backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
+            Linear(task.backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
         )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:

@@ -31,19 +31,16 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     guide,
     with_unconditional,
 )
 from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops, decode_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import (
     Cond,
@@ -53,7 +50,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
 )
@@ -81,62 +77,34 @@ class BlockwiseConfig(Config):
         """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
         return -(-num_frames // self.block_frames)
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "Blockwise":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "Blockwise":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
         """
-        vectors = code_vectors if self.starts_from_codec else None
-        return jax.jit(lambda key: Blockwise(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(
-            key
-        )
+        start = task if self.starts_from_codec else task._replace(code_vectors=None)
+        return jax.jit(lambda key: Blockwise(self, start, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
-        frames = self.num_blocks(num_frames) * self.block_frames
-        inputs = backbone_inputs(condition, num_symbols)
+        frames = self.num_blocks(task.num_frames) * self.block_frames
+        inputs = task.backbone_inputs
         forward = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, 2 * frames, **inputs)
-            + 2 * frames * backbone.width * spec.codebooks * spec.entries
+            task.condition_flops
+            + backbone_flops(task.backbone, 2 * frames, **inputs)
+            + 2 * frames * task.backbone.width * task.spec.codebooks * task.spec.entries
         )
         return 3 * forward
 
-    def sample_cost(
-        self,
-        sampler: BlockwiseSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: BlockwiseSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        blocks, copies = self.num_blocks(num_frames), 1 if sampler.guidance == 1 else 2
+        blocks, copies = self.num_blocks(task.num_frames), 1 if sampler.guidance == 1 else 2
         frames = blocks * self.block_frames
-        inputs = backbone_inputs(condition, num_symbols)
+        inputs = task.backbone_inputs
         flops = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, frames, passes=sampler.steps, is_read_last=True, **inputs)
-            + sampler.steps * 2 * frames * backbone.width * spec.codebooks * spec.entries
+            task.condition_flops
+            + decode_flops(task.backbone, frames, passes=sampler.steps, is_read_last=True, **inputs)
+            + sampler.steps * 2 * frames * task.backbone.width * task.spec.codebooks * task.spec.entries
         )
         return SampleCost(copies * blocks * (sampler.steps + 1), copies * flops)
 
@@ -146,31 +114,28 @@ class Blockwise(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
-    def __init__(
-        self,
-        config: BlockwiseConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: BlockwiseConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
-        self.spec = spec
+        self.spec = task.spec
         self.embed = CodeEmbedding(
-            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
         )
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        backbone.require_attention("decoder.kind=blockwise", "it cannot tell blocks apart", "decoder.kind=discrete")
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        task.backbone.require_attention(
+            "decoder.kind=blockwise", "it cannot tell blocks apart", "decoder.kind=discrete"
+        )
         self.backbone = Backbone(
-            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+            task.backbone,
+            key=backbone_key,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
-        self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
-        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
-        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+        self.heads = Linear(task.backbone.width, task.spec.codebooks * task.spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(
+            task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
+        )
+        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""

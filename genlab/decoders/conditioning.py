@@ -11,7 +11,7 @@ Text has no alignment, so every frame and every symbol also carries its relative
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,14 +199,3 @@ def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
     """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
     conditional, unconditional = jnp.moveaxis(outputs.reshape(-1, 2, *outputs.shape[1:]), 1, 0)
     return unconditional + guidance * (conditional - unconditional)
-
-
-def backbone_inputs(config: ConditionConfig, num_symbols: int) -> dict[str, Any]:
-    """Return what the FLOP formulas of the backbone depend on."""
-    return {"is_modulated": config.is_modulating, "text_route": config.text_route, "num_symbols": num_symbols}
-
-
-def condition_flops(config: ConditionConfig, backbone: BackboneConfig, num_frames: int, num_symbols: int = 0) -> float:
-    """Return the FLOPs of encoding one example's conditions."""
-    positions = {"semantic": num_frames, "text": num_symbols, "none": 0}[config.content]
-    return float(config.layers * positions * 6 * backbone.width**2)

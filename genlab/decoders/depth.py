@@ -34,12 +34,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
 )
 from genlab.decoders.steps.levels import Levels
 from genlab.decoders.steps.logits import cross_entropy
@@ -55,6 +51,7 @@ from genlab.decoders.steps.stepwise import (
 )
 from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
+from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
@@ -112,22 +109,13 @@ class DepthConfig(Config):
         """Return the shape of the depth transformer; its numerics are those of the temporal one."""
         return backbone.model_copy(update={"width": self.width, "layers": self.layers, "heads": self.heads})
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "Depth":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "Depth":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
         """
-        vectors = code_vectors if self.starts_from_codec else None
-        return jax.jit(lambda key: Depth(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+        start = task if self.starts_from_codec else task._replace(code_vectors=None)
+        return jax.jit(lambda key: Depth(self, start, key=key))(key)
 
     def streams(self, spec: TokenSpec) -> Streams:
         """Return what a frame holds."""
@@ -146,62 +134,45 @@ class DepthConfig(Config):
         lags = self.pattern.lags(streams.count)
         return slice(min(lags[1:]), num_frames + lags[-1])
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both transformers."""
-        streams = self.streams(spec)
-        steps, levels = self.pattern.num_steps(num_frames, streams.count), streams.count - 1
+        streams = self.streams(task.spec)
+        steps, levels = self.pattern.num_steps(task.num_frames, streams.count), streams.count - 1
         in_depth, trained = 0.0, 0
         if levels:
             positions = self.depth_positions(streams.count)
-            in_depth = backbone_flops(self.depth_backbone(backbone), positions, is_causal=True)
-            in_depth += self._edges_flops(levels, spec, backbone)
-            in_steps = self.depth_steps(num_frames, streams)
+            in_depth = backbone_flops(self.depth_backbone(task.backbone), positions, is_causal=True)
+            in_depth += self._edges_flops(levels, task)
+            in_steps = self.depth_steps(task.num_frames, streams)
             trained = self.num_trained(in_steps.stop - in_steps.start)
         forward = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, steps, is_causal=True, **backbone_inputs(condition, num_symbols))
-            + 2 * num_frames * backbone.width * streams.sizes[0]
+            task.condition_flops
+            + backbone_flops(task.backbone, steps, is_causal=True, **task.backbone_inputs)
+            + 2 * task.num_frames * task.backbone.width * streams.sizes[0]
             + trained * in_depth
         )
         return 3 * forward
 
-    def sample_cost(
-        self,
-        sampler: DepthSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: DepthSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip: every step is a call of the backbone and some of the depth one."""
-        streams, copies = self.streams(spec), num_copies(sampler)
-        steps, positions = self.pattern.num_steps(num_frames, streams.count), self.depth_positions(streams.drawn)
+        streams, copies = self.streams(task.spec), num_copies(sampler)
+        steps, positions = self.pattern.num_steps(task.num_frames, streams.count), self.depth_positions(streams.drawn)
         in_depth = 0.0
         if positions:
             # Like a prefix, the temporal output's own position only fills the cache.
             route: dict[str, Any] = {"text_route": "prefix", "num_symbols": 1} if self.has_own_position else {}
-            in_depth = decode_flops(self.depth_backbone(backbone), streams.drawn - 1, **route)
-            in_depth += self._edges_flops(streams.drawn - 1, spec, backbone)
+            in_depth = decode_flops(self.depth_backbone(task.backbone), streams.drawn - 1, **route)
+            in_depth += self._edges_flops(streams.drawn - 1, task)
         flops = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, steps, **backbone_inputs(condition, num_symbols))
-            + steps * (2 * backbone.width * streams.sizes[0] + in_depth)
+            task.condition_flops
+            + decode_flops(task.backbone, steps, **task.backbone_inputs)
+            + steps * (2 * task.backbone.width * streams.sizes[0] + in_depth)
         )
         return SampleCost(copies * steps * (1 + positions), copies * flops)
 
-    def _edges_flops(self, levels: int, spec: TokenSpec, backbone: BackboneConfig) -> float:
+    def _edges_flops(self, levels: int, task: Task) -> float:
         """Return the FLOPs of one frame's way into the depth transformer and out of it."""
-        return 2.0 * backbone.width * self.width + 2 * levels * self.width * spec.entries
+        return 2.0 * task.backbone.width * self.width + 2 * levels * self.width * task.spec.entries
 
 
 class _Plan(NamedTuple):
@@ -216,44 +187,34 @@ class Depth(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
-    def __init__(
-        self,
-        config: DepthConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: DepthConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, condition_key, backbone_key, head_key, depth_key = jax.random.split(key, 5)
         self.config = config
-        self.spec = spec
-        self.streams = config.streams(spec)
-        self.streams.check(condition, vocab)
+        self.spec = task.spec
+        self.streams = config.streams(task.spec)
+        self.streams.check(task.condition, task.vocab)
         self.deterministic = False
-        vectors = self.streams.vectors(code_vectors)
+        vectors = self.streams.vectors(task.code_vectors)
         self.embed = CodeEmbedding(
-            self.streams.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=vectors
+            self.streams.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors
         )
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        refuse_reordering(backbone, config.infill_share)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        refuse_reordering(task.backbone, config.infill_share)
         self.backbone = Backbone(
-            backbone,
+            task.backbone,
             key=backbone_key,
             is_causal=True,
-            is_modulated=condition.is_modulating,
-            text_route=condition.text_route,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
-        first = None if code_vectors is None or config.plan is not None else code_vectors[:1]
+        first = None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
         entries = self.streams.sizes[0]
-        self.head = Linear(backbone.width, entries, key=head_key)
-        self.head.kernel[...] = code_heads(1, entries, backbone.width, key=head_key, code_vectors=first)[0]
+        self.head = Linear(task.backbone.width, entries, key=head_key)
+        self.head.kernel[...] = code_heads(1, entries, task.backbone.width, key=head_key, code_vectors=first)[0]
         self.depth = (
             Levels(
-                config.depth_backbone(backbone), self.streams, entering_width=backbone.width, key=depth_key,
+                config.depth_backbone(task.backbone), self.streams, entering_width=task.backbone.width, key=depth_key,
                 has_own_position=config.has_own_position, is_per_level=config.is_per_level, code_vectors=vectors,
             )
             if self.streams.count > 1

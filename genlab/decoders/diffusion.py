@@ -24,11 +24,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    condition_flops,
     guide,
     with_unconditional,
 )
@@ -44,7 +41,7 @@ from genlab.decoders.noise.diffusion_score import codes_bound, log_density
 from genlab.decoders.noise.paths import Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import Euler, Solver, fill_in
-from genlab.nets.backbone import BackboneConfig
+from genlab.decoders.task import Task
 from genlab.tokens import (
     Cond,
     LossOut,
@@ -53,7 +50,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
     read_latents,
@@ -118,57 +114,27 @@ class DiffusionConfig(Config):
         """What one unit of the loss is."""
         return f"mse_of_{self.predicts}"
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "Diffusion":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "Diffusion":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries: only `score` needs them.
         """
-        return jax.jit(
-            lambda key: Diffusion(self, spec, vocab, backbone, condition, key=key, code_vectors=code_vectors)
-        )(key)
+        return jax.jit(lambda key: Diffusion(self, task, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
-        forward = condition_flops(condition, backbone, num_frames, num_symbols)
-        forward += self.network.flops(spec.latent_channels, backbone, condition, num_frames, num_symbols)
+        forward = task.condition_flops
+        forward += self.network.flops(task)
         # Latents and sinusoids are data: nothing is propagated into them.
-        return 3 * forward - self.network.data_flops(spec.latent_channels, backbone, num_frames)
+        return 3 * forward - self.network.data_flops(task)
 
-    def sample_cost(
-        self,
-        sampler: DiffusionSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: DiffusionSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         is_guided = sampler.guided_calls(self)
         calls = int(is_guided.size + is_guided.sum())
         encodings = 2 if is_guided.any() else 1
-        call = self.network.flops(spec.latent_channels, backbone, condition, num_frames, num_symbols)
-        return SampleCost(
-            calls, encodings * condition_flops(condition, backbone, num_frames, num_symbols) + calls * call
-        )
+        call = self.network.flops(task)
+        return SampleCost(calls, encodings * task.condition_flops + calls * call)
 
 
 class Diffusion(nnx.Module):
@@ -177,23 +143,13 @@ class Diffusion(nnx.Module):
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
     bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
 
-    def __init__(
-        self,
-        config: DiffusionConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: DiffusionConfig, task: Task, *, key: Key[Array, ""]):
         condition_key, network_key = jax.random.split(key)
         self.config = config
-        self.spec = spec
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.network = config.network.build(spec.latent_channels, backbone, condition, key=network_key)
-        self.code_vectors = keep_entries(code_vectors)
+        self.spec = task.spec
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        self.network = config.network.build(task, key=network_key)
+        self.code_vectors = keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of latent values."""

@@ -25,12 +25,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     guide,
     modulate,
     with_unconditional,
@@ -39,7 +35,8 @@ from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import (
     Cond,
@@ -49,7 +46,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
 )
@@ -70,55 +66,25 @@ class DiscreteConfig(Config):
     hiding: Hiding = LinearHiding()
     starts_from_codec: bool = True
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "Discrete":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "Discrete":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
         """
-        vectors = code_vectors if self.starts_from_codec else None
-        return jax.jit(lambda key: Discrete(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+        start = task if self.starts_from_codec else task._replace(code_vectors=None)
+        return jax.jit(lambda key: Discrete(self, start, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
-        forward = condition_flops(condition, backbone, num_frames, num_symbols) + self._call_flops(
-            spec, backbone, condition, num_frames, num_symbols
-        )
+        forward = task.condition_flops + self._call_flops(task)
         # The sinusoids of the level are data: nothing is propagated into them.
-        return 3 * forward - (2 * backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0)
+        return 3 * forward - (2 * task.backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0)
 
-    def sample_cost(
-        self,
-        sampler: DiscreteSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: DiscreteSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         self.check(sampler)
         copies = 1 if sampler.guidance == 1 else 2
-        flops = condition_flops(condition, backbone, num_frames, num_symbols) + sampler.steps * self._call_flops(
-            spec, backbone, condition, num_frames, num_symbols
-        )
+        flops = task.condition_flops + sampler.steps * self._call_flops(task)
         return SampleCost(copies * sampler.steps, copies * flops)
 
     def check(self, sampler: DiscreteSampler) -> None:
@@ -138,14 +104,12 @@ class DiscreteConfig(Config):
                 "twice; use sampler.noise_bits=null, or decoder.noise.kind='absorbing'"
             )
 
-    def _call_flops(
-        self, spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
-    ) -> float:
-        level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width) if self.noise.is_level_shown else 0
-        heads = 2 * num_frames * backbone.width * spec.codebooks * spec.entries
-        inputs: dict[str, Any] = backbone_inputs(condition, num_symbols)
+    def _call_flops(self, task: Task) -> float:
+        level = 2 * task.backbone.width * (LEVEL_CHANNELS + task.backbone.width) if self.noise.is_level_shown else 0
+        heads = 2 * task.num_frames * task.backbone.width * task.spec.codebooks * task.spec.entries
+        inputs: dict[str, Any] = task.backbone_inputs
         inputs["is_modulated"] |= self.noise.is_level_shown
-        return backbone_flops(backbone, num_frames, **inputs) + heads + level
+        return backbone_flops(task.backbone, task.num_frames, **inputs) + heads + level
 
 
 class Discrete(nnx.Module):
@@ -153,30 +117,26 @@ class Discrete(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
-    def __init__(
-        self,
-        config: DiscreteConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: DiscreteConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, condition_key, backbone_key, level_key, head_key = jax.random.split(key, 5)
-        is_modulated = config.noise.is_level_shown or condition.is_modulating
+        is_modulated = config.noise.is_level_shown or task.condition.is_modulating
         self.config = config
-        self.spec = spec
+        self.spec = task.spec
         self.embed = CodeEmbedding(
-            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
         )
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        self.backbone = Backbone(backbone, key=backbone_key, is_modulated=is_modulated, text_route=condition.text_route)
-        self.level_embedding = LevelEmbedding(backbone.width, key=level_key) if config.noise.is_level_shown else None
-        self.heads = Linear(backbone.width, spec.codebooks * spec.entries, key=head_key, scale=0.0)
-        heads = code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
-        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(backbone.width, -1)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        self.backbone = Backbone(
+            task.backbone, key=backbone_key, is_modulated=is_modulated, text_route=task.condition.text_route
+        )
+        self.level_embedding = (
+            LevelEmbedding(task.backbone.width, key=level_key) if config.noise.is_level_shown else None
+        )
+        self.heads = Linear(task.backbone.width, task.spec.codebooks * task.spec.entries, key=head_key, scale=0.0)
+        heads = code_heads(
+            task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
+        )
+        self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""

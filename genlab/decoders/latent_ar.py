@@ -24,11 +24,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     with_unconditional,
 )
 from genlab.decoders.noise import code_given_latent
@@ -41,7 +37,8 @@ from genlab.decoders.steps.visiting import (
     visit,
     visiting_order,
 )
-from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
 from genlab.tokens import (
     Cond,
@@ -51,7 +48,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
     read_latents,
@@ -84,51 +80,28 @@ class LatentARConfig(Config):
         """What one unit of the loss is: the head says."""
         return self.head.loss_unit
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "LatentAR":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "LatentAR":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; without them a mixture has no `score`.
         """
         family = MixtureAR if isinstance(self.head, GaussianMixture) else LatentAR
-        shapes = (self, spec, vocab, backbone, condition)
-        return jax.jit(lambda key: family(*shapes, key=key, code_vectors=code_vectors))(key)
+        return jax.jit(lambda key: family(self, task, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
-        forward = condition_flops(condition, backbone, num_frames, num_symbols) + backbone_flops(
-            backbone, num_frames, is_causal=True, **backbone_inputs(condition, num_symbols)
+        forward = task.condition_flops + backbone_flops(
+            task.backbone, task.num_frames, is_causal=True, **task.backbone_inputs
         )
         # Latents are data: nothing is propagated into them.
-        embed = 2 * 2 * (num_frames - 1) * spec.latent_channels * backbone.width
-        return 3 * forward + embed + num_frames * self.head.train_flops(backbone.width, spec.latent_channels)
+        embed = 2 * 2 * (task.num_frames - 1) * task.spec.latent_channels * task.backbone.width
+        return (
+            3 * forward
+            + embed
+            + task.num_frames * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
+        )
 
-    def sample_cost(
-        self,
-        sampler: LatentARSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: LatentARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip.
 
         Raises:
@@ -136,14 +109,14 @@ class LatentARConfig(Config):
         """
         self.check_guidance(sampler)
         copies = 1 if sampler.guidance == 1 else 2
-        per_frame = 2 * spec.latent_channels * backbone.width
-        per_frame += self.head.draw_flops(backbone.width, spec.latent_channels, sampler)
+        per_frame = 2 * task.spec.latent_channels * task.backbone.width
+        per_frame += self.head.draw_flops(task.backbone.width, task.spec.latent_channels, sampler)
         flops = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, num_frames, **backbone_inputs(condition, num_symbols))
-            + num_frames * per_frame
+            task.condition_flops
+            + decode_flops(task.backbone, task.num_frames, **task.backbone_inputs)
+            + task.num_frames * per_frame
         )
-        return SampleCost(copies * self.num_calls(sampler, num_frames), copies * flops)
+        return SampleCost(copies * self.num_calls(sampler, task.num_frames), copies * flops)
 
     def num_calls(self, sampler: LatentARSampler, num_frames: int) -> int:
         """Return the sequential network calls of drawing one clip without guidance."""
@@ -184,35 +157,25 @@ class LatentAR(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
-    def __init__(
-        self,
-        config: LatentARConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: LatentARConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, begin_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
         self.config = config
-        self.spec = spec
+        self.spec = task.spec
         self.deterministic = False
-        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
+        self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
         # What the first step sees in place of a latent.
-        self.begin = nnx.Param(backbone.width**-0.5 * jax.random.normal(begin_key, (backbone.width,)))
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        refuse_reordering(backbone, config.infill_share)
+        self.begin = nnx.Param(task.backbone.width**-0.5 * jax.random.normal(begin_key, (task.backbone.width,)))
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        refuse_reordering(task.backbone, config.infill_share)
         self.backbone = Backbone(
-            backbone,
+            task.backbone,
             key=backbone_key,
             is_causal=True,
-            is_modulated=condition.is_modulating,
-            text_route=condition.text_route,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
-        self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
-        self.code_vectors = code_given_latent.keep_entries(code_vectors)
+        self.head = config.head.build(task.backbone.width, task.spec.latent_channels, key=head_key)
+        self.code_vectors = code_given_latent.keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the head's mean loss per frame of each example, weighted by its number of frames."""

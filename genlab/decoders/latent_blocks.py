@@ -25,12 +25,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from genlab.config import Config
 from genlab.decoders.blockwise import allowed_between_copies
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     guide,
     with_unconditional,
 )
@@ -48,7 +44,8 @@ from genlab.decoders.noise.paths import Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import Euler, Solver, fill_in
 from genlab.decoders.steps.stepwise import num_copies
-from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
 from genlab.tokens import (
     Cond,
@@ -58,7 +55,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
     read_latents,
@@ -107,66 +103,39 @@ class LatentBlocksConfig(Config):
         """Return the sequential network calls of drawing one clip (guidance counts as two)."""
         return num_copies(sampler) * self.num_blocks(num_frames) * (self.solver_calls(sampler) + 1)
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "LatentBlocks":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "LatentBlocks":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries: only `score` needs them.
         """
-        shapes = (self, spec, vocab, backbone, condition)
-        return jax.jit(lambda key: LatentBlocks(*shapes, key=key, code_vectors=code_vectors))(key)
+        return jax.jit(lambda key: LatentBlocks(self, task, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
-        blocks, per_frame = self.num_blocks(num_frames), 2 * backbone.width * spec.latent_channels
+        blocks, per_frame = self.num_blocks(task.num_frames), 2 * task.backbone.width * task.spec.latent_channels
         frames = blocks * self.block_frames
-        inputs = backbone_inputs(condition, num_symbols)
+        inputs = task.backbone_inputs
         forward = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + backbone_flops(backbone, 2 * frames, **inputs)
-            + blocks * _level_flops(backbone.width)
+            task.condition_flops
+            + backbone_flops(task.backbone, 2 * frames, **inputs)
+            + blocks * _level_flops(task.backbone.width)
             + 3 * frames * per_frame
         )
         # Latents and sinusoids are data: nothing is propagated into them.
-        return 3 * forward - 2 * frames * per_frame - blocks * 2 * backbone.width * LEVEL_CHANNELS
+        return 3 * forward - 2 * frames * per_frame - blocks * 2 * task.backbone.width * LEVEL_CHANNELS
 
-    def sample_cost(
-        self,
-        sampler: LatentBlocksSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: LatentBlocksSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        blocks, calls = self.num_blocks(num_frames), self.solver_calls(sampler)
+        blocks, calls = self.num_blocks(task.num_frames), self.solver_calls(sampler)
         frames = blocks * self.block_frames
-        inputs = backbone_inputs(condition, num_symbols)
+        inputs = task.backbone_inputs
         flops = (
-            condition_flops(condition, backbone, num_frames, num_symbols)
-            + decode_flops(backbone, frames, passes=calls, is_read_last=True, **inputs)
-            + calls * blocks * _level_flops(backbone.width)
-            + (2 * calls + 1) * frames * 2 * backbone.width * spec.latent_channels
+            task.condition_flops
+            + decode_flops(task.backbone, frames, passes=calls, is_read_last=True, **inputs)
+            + calls * blocks * _level_flops(task.backbone.width)
+            + (2 * calls + 1) * frames * 2 * task.backbone.width * task.spec.latent_channels
         )
-        return SampleCost(self.num_calls(sampler, num_frames), num_copies(sampler) * flops)
+        return SampleCost(self.num_calls(sampler, task.num_frames), num_copies(sampler) * flops)
 
 
 class _Blocks(NamedTuple):
@@ -187,29 +156,24 @@ class LatentBlocks(nnx.Module):
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
     bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
 
-    def __init__(
-        self,
-        config: LatentBlocksConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: LatentBlocksConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, level_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
         self.config = config
-        self.spec = spec
-        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
-        self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
-        backbone.require_attention("decoder.kind=latent_blocks", "blocks are not told apart", "decoder.kind=diffusion")
-        self.backbone = Backbone(
-            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+        self.spec = task.spec
+        self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
+        self.level_embedding = LevelEmbedding(task.backbone.width, key=level_key)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
+        task.backbone.require_attention(
+            "decoder.kind=latent_blocks", "blocks are not told apart", "decoder.kind=diffusion"
         )
-        self.head = Linear(backbone.width, spec.latent_channels, key=head_key, scale=0.0)
-        self.code_vectors = keep_entries(code_vectors)
+        self.backbone = Backbone(
+            task.backbone,
+            key=backbone_key,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
+        )
+        self.head = Linear(task.backbone.width, task.spec.latent_channels, key=head_key, scale=0.0)
+        self.code_vectors = keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of latent values."""

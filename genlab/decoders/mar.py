@@ -21,20 +21,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     with_unconditional,
 )
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.decoders.noise.schedules import CosineHiding, Hiding
 from genlab.decoders.noise.unmasking import draw_hidden, rank
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import Linear
-from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, Tokens, TokenSpec, make_tokens, read_latents
+from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, Tokens, make_tokens, read_latents
 
 
 class MARSampler(Config):
@@ -63,53 +60,31 @@ class MARConfig(Config):
         """What one unit of the loss is: the head says."""
         return self.head.loss_unit
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "MAR":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "MAR":
         """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
-        return jax.jit(lambda key: MAR(self, spec, vocab, backbone, condition, key=key))(key)
+        return jax.jit(lambda key: MAR(self, task, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
-        inputs = backbone_inputs(condition, num_symbols)
-        forward = condition_flops(condition, backbone, num_frames, num_symbols)
-        forward += backbone_flops(backbone, num_frames, **inputs)
+        inputs = task.backbone_inputs
+        forward = task.condition_flops
+        forward += backbone_flops(task.backbone, task.num_frames, **inputs)
         # Latents are data: nothing is propagated into them.
-        embed = 2 * 2 * num_frames * spec.latent_channels * backbone.width
-        return 3 * forward + embed + num_frames * self.head.train_flops(backbone.width, spec.latent_channels)
+        embed = 2 * 2 * task.num_frames * task.spec.latent_channels * task.backbone.width
+        return (
+            3 * forward
+            + embed
+            + task.num_frames * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
+        )
 
-    def sample_cost(
-        self,
-        sampler: MARSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: MARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip; every round draws all frames and keeps those that it reveals."""
         copies = 1 if sampler.guidance == 1 else 2
-        inputs = backbone_inputs(condition, num_symbols)
-        per_frame = 2 * spec.latent_channels * backbone.width
-        per_frame += self.head.draw_flops(backbone.width, spec.latent_channels, sampler)
-        per_round = backbone_flops(backbone, num_frames, **inputs) + num_frames * per_frame
-        flops = condition_flops(condition, backbone, num_frames, num_symbols) + sampler.rounds * per_round
+        inputs = task.backbone_inputs
+        per_frame = 2 * task.spec.latent_channels * task.backbone.width
+        per_frame += self.head.draw_flops(task.backbone.width, task.spec.latent_channels, sampler)
+        per_round = backbone_flops(task.backbone, task.num_frames, **inputs) + task.num_frames * per_frame
+        flops = task.condition_flops + sampler.rounds * per_round
         return SampleCost(copies * self.num_calls(sampler), copies * flops)
 
     def num_calls(self, sampler: MARSampler) -> int:
@@ -122,26 +97,20 @@ class MAR(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
-    def __init__(
-        self,
-        config: MARConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-    ):
+    def __init__(self, config: MARConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, absent_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
         self.config = config
-        self.spec = spec
-        self.embed = Linear(spec.latent_channels, backbone.width, key=embed_key)
-        self.absent = nnx.Param(backbone.width**-0.5 * jax.random.normal(absent_key, (backbone.width,)))
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.spec = task.spec
+        self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
+        self.absent = nnx.Param(task.backbone.width**-0.5 * jax.random.normal(absent_key, (task.backbone.width,)))
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.backbone = Backbone(
-            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+            task.backbone,
+            key=backbone_key,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
-        self.head = config.head.build(backbone.width, spec.latent_channels, key=head_key)
+        self.head = config.head.build(task.backbone.width, task.spec.latent_channels, key=head_key)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the head's mean loss over each example's hidden frames, weighted by their number."""

@@ -30,12 +30,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
-    ConditionConfig,
     Conditioner,
     Conditions,
-    CondVocab,
-    backbone_inputs,
-    condition_flops,
     guide,
     with_unconditional,
 )
@@ -51,7 +47,8 @@ from genlab.decoders.noise.unmasking import (
     draw_revealed,
 )
 from genlab.decoders.steps.logits import cross_entropy, draw
-from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
+from genlab.decoders.task import Task
+from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
 from genlab.tokens import (
     Cond,
@@ -61,7 +58,6 @@ from genlab.tokens import (
     SampleOut,
     ScoreOut,
     Tokens,
-    TokenSpec,
     make_tokens,
     read_codes,
 )
@@ -107,54 +103,24 @@ class MaskedConfig(Config):
     spans: Spans = SINGLE
     starts_from_codec: bool = True
 
-    def build(
-        self,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ) -> "Masked":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "Masked":
         """Return the decoder with fresh weights, made in one compiled call.
 
         `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
         """
-        vectors = code_vectors if self.starts_from_codec else None
-        return jax.jit(lambda key: Masked(self, spec, vocab, backbone, condition, key=key, code_vectors=vectors))(key)
+        start = task if self.starts_from_codec else task._replace(code_vectors=None)
+        return jax.jit(lambda key: Masked(self, start, key=key))(key)
 
-    def train_flops_per_clip(
-        self,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> float:
+    def train_flops(self, task: Task) -> float:
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes with one head."""
-        forward = condition_flops(condition, backbone, num_frames, num_symbols) + _call_flops(
-            spec, backbone, condition, num_frames, num_symbols
-        )
+        forward = task.condition_flops + _call_flops(task)
         return 3 * forward
 
-    def sample_cost(
-        self,
-        sampler: MaskedSampler,
-        spec: TokenSpec,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        num_frames: int,
-        num_symbols: int = 0,
-    ) -> SampleCost:
+    def sample_cost(self, sampler: MaskedSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        steps = sum(sampler.steps_per_level(spec.codebooks))
+        steps = sum(sampler.steps_per_level(task.spec.codebooks))
         copies = 1 if sampler.guidance == 1 else 2
-        flops = condition_flops(condition, backbone, num_frames, num_symbols) + steps * _call_flops(
-            spec, backbone, condition, num_frames, num_symbols
-        )
+        flops = task.condition_flops + steps * _call_flops(task)
         return SampleCost(copies * steps, copies * flops)
 
 
@@ -163,29 +129,28 @@ class Masked(nnx.Module):
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
-    def __init__(
-        self,
-        config: MaskedConfig,
-        spec: TokenSpec,
-        vocab: CondVocab,
-        backbone: BackboneConfig,
-        condition: ConditionConfig,
-        *,
-        key: Key[Array, ""],
-        code_vectors: Float[Array, "k v d"] | None = None,
-    ):
+    def __init__(self, config: MaskedConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
-        self.spec = spec
+        self.spec = task.spec
         self.embed = CodeEmbedding(
-            spec.codebooks, spec.entries, backbone.width, key=embed_key, code_vectors=code_vectors
+            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
         )
-        self.conditioner = Conditioner(condition, vocab, backbone, key=condition_key)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.backbone = Backbone(
-            backbone, key=backbone_key, is_modulated=condition.is_modulating, text_route=condition.text_route
+            task.backbone,
+            key=backbone_key,
+            is_modulated=task.condition.is_modulating,
+            text_route=task.condition.text_route,
         )
         self.heads = nnx.Param(
-            code_heads(spec.codebooks, spec.entries, backbone.width, key=head_key, code_vectors=code_vectors)
+            code_heads(
+                task.spec.codebooks,
+                task.spec.entries,
+                task.backbone.width,
+                key=head_key,
+                code_vectors=task.code_vectors,
+            )
         )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
@@ -352,8 +317,6 @@ def _frame_numbers(is_valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
     return jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape)
 
 
-def _call_flops(
-    spec: TokenSpec, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
-) -> float:
-    head = 2 * num_frames * backbone.width * spec.entries
-    return backbone_flops(backbone, num_frames, **backbone_inputs(condition, num_symbols)) + head
+def _call_flops(task: Task) -> float:
+    head = 2 * task.num_frames * task.backbone.width * task.spec.entries
+    return backbone_flops(task.backbone, task.num_frames, **task.backbone_inputs) + head

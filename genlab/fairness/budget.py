@@ -18,6 +18,8 @@ from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenStore
+from genlab.decoders.conditioning import CondVocab
+from genlab.decoders.task import Task
 from genlab.experiment import Budget, Comparison, DecoderRun
 from genlab.machine import memory as host
 from genlab.nets.flops import count_flops
@@ -65,10 +67,7 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
         steps = solve_steps(config.budget, name, flops_per_step, costs)
         epochs = steps * config.batch_size / clips
         decoder: Any = arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
-        cost = decoder.sample_cost(
-            arm.sampler, store.info.spec, config.backbone, config.condition,
-            num_frames=config.data.num_frames, num_symbols=store.info.longest_text,
-        )  # fmt: skip
+        cost = decoder.sample_cost(arm.sampler, run.task(store))
         abstract = abstract_decoder(run, store)
         budgets[name] = ArmBudget(
             name, arm.decoder.kind, abstract.reads, count_params(abstract), flops_per_clip, steps,
@@ -134,13 +133,10 @@ def check_budget(config: Comparison) -> None:
     """
     data, is_known = config.data, config.condition.content != "text"
     spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
-    costs = {
-        name: config.batch_size
-        * arm.decoder.train_flops_per_clip(
-            spec, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1
-        )
-        for name, arm in config.arms.items()
-    }
+    # No formula asks how many speakers or units there are.
+    vocab = CondVocab(num_speakers=1)
+    task = Task(spec, vocab, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1)
+    costs = {name: config.batch_size * arm.decoder.train_flops(task) for name, arm in config.arms.items()}
     for name, cost in costs.items():
         wanted = config.budget.train_flops or math.inf
         if is_known or cost > wanted * (1 + TOLERANCE):
@@ -168,13 +164,7 @@ def check_memory(run: DecoderRun, params: int) -> None:
 
 def clip_flops(run: DecoderRun, store: TokenStore) -> float:
     """Return the FLOPs of one loss and its gradient over one training example, by the family's formula."""
-    return run.arm.decoder.train_flops_per_clip(
-        store.info.spec,
-        run.backbone,
-        run.condition,
-        num_frames=run.data.num_frames,
-        num_symbols=store.info.longest_text,
-    )
+    return run.arm.decoder.train_flops(run.task(store))
 
 
 def check_flops(run: DecoderRun, store: TokenStore) -> float:

@@ -133,7 +133,7 @@ def _elementwise(jaxpr: Jaxpr) -> float:
     """Return the floating-point operations, one per element of the output, also of scans and calls inside."""
     total = 0.0
     for equation in jaxpr.eqns:
-        aval = equation.outvars[0].aval
+        aval: Any = equation.outvars[0].aval
         if equation.primitive.name in _ELEMENTWISE and jnp.issubdtype(aval.dtype, jnp.inexact):
             total += math.prod(aval.shape) * (2 if jnp.issubdtype(aval.dtype, jnp.complexfloating) else 1)
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1

@@ -33,6 +33,7 @@ from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
+from genlab.decoders.task import Task
 from genlab.experiment import Comparison, DecoderRun, TokenData
 from genlab.machine.sharding import batch_shardings, compiler_options, make_mesh, place
 from genlab.machine.topologies import Chip, Topology, find_topology
@@ -138,11 +139,21 @@ def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
 
 def build_abstract(plan: Plan) -> Callable[[Any], nnx.Module]:
     """Return a function of a key that builds the arm's decoder; to be traced, not run."""
+    return lambda key: plan.run.arm.decoder.build(_task(plan), key=key)
+
+
+def _task(plan: Plan) -> Task:
     run, spec = plan.run, plan.spec
     vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan))
     shape = (spec.codebooks, spec.entries, spec.latent_channels)
-    return lambda key: run.arm.decoder.build(
-        spec, vocab, run.backbone, run.condition, key=key, code_vectors=jnp.zeros(shape)
+    return Task(
+        spec,
+        vocab,
+        run.backbone,
+        run.condition,
+        num_frames=run.data.num_frames,
+        num_symbols=plan.num_symbols,
+        code_vectors=jnp.zeros(shape),
     )
 
 
@@ -185,7 +196,6 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     run, build = plan.run, build_abstract(plan)
     key = jax.eval_shape(lambda: jax.random.key(0))
     tokens, cond = abstract_batch(plan, num_clips)
-    sizes: dict[str, Any] = {"num_frames": run.data.num_frames, "num_symbols": plan.num_symbols}
     decoder: Any = run.arm.decoder
     graph, plain = jax.eval_shape(partial(create_state, build, run.optim, STEPS), key)
     leaves = jax.tree.leaves(plain["params"])
@@ -194,10 +204,10 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     if verb == "train":
         update = make_update(graph, run.optim, STEPS)
         executed = count_flops(update, *jax.tree.map(lambda leaf: _on(leaf, None), (plain, (tokens, cond))), key)
-        model = num_clips * decoder.train_flops_per_clip(plan.spec, run.backbone, run.condition, **sizes)
+        model = num_clips * decoder.train_flops(_task(plan))
         with jax.set_mesh(plan.mesh):
             return Traced(update.lower(place(plain), (tokens, cond), key), params, matrices, executed, model)
-    cost = decoder.sample_cost(run.arm.sampler, plan.spec, run.backbone, run.condition, **sizes)
+    cost = decoder.sample_cost(run.arm.sampler, _task(plan))
 
     def draw(params: Any, rest: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
         model: Any = nnx.merge(graph, params, rest)

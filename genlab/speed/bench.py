@@ -40,6 +40,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.checkpoint import CheckpointWriter
 from genlab.speed import peers
@@ -210,14 +211,16 @@ def _millions(tree: Any) -> str:
     return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.1f} M parameters"
 
 
+def _task(size: BenchSize) -> Task:
+    return Task(size.spec, VOCAB, size.backbone, NOTHING, num_frames=size.frames)
+
+
 class _Trainer:
     """A decoder in the middle of training."""
 
     def __init__(self, config: Any, size: BenchSize):
         optim = OptimConfig()
-        create = partial(
-            create_state, lambda key: config.build(size.spec, VOCAB, size.backbone, NOTHING, key=key), optim, STEPS
-        )
+        create = partial(create_state, lambda key: config.build(_task(size), key=key), optim, STEPS)
         key = jax.random.key(0)
         graph, _ = jax.eval_shape(jax.jit(create), key)
         self.state = jax.jit(create)(key)[1]
@@ -239,7 +242,7 @@ def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]
 
 @contextlib.contextmanager
 def _sample(config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize) -> Iterator[Workload]:
-    decoder = config.build(size.spec, VOCAB, size.backbone, NOTHING, key=jax.random.key(0))
+    decoder = config.build(_task(size), key=jax.random.key(0))
     graph, state = nnx.split(decoder)
     sampler, (tokens, cond) = sampler_of(size), _tokens(size, 1)
     keys = iter(jax.random.split(jax.random.key(1), 10_000))

@@ -155,10 +155,7 @@ def _measure(
             median = clips[sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]]
             latency_s, _, _ = measure_latency(model, run, store, codec, median, jax.random.key(seed))
             decode(compiled(cond, num_frames, jax.random.key(seed)), store, codec)
-            cost = run.arm.decoder.sample_cost(
-                setting.sampler, store.info.spec, config.backbone, config.condition,
-                num_frames=config.data.num_frames, num_symbols=cond.text.shape[1],
-            )  # fmt: skip
+            cost = run.arm.decoder.sample_cost(setting.sampler, run.task(store))
             costs = {"network_calls": compiled.network_calls, "latency_s": latency_s}
             costs["flops_per_s"] = cost.flops * len(clips) / audio_s
         ours = compiled.of(model)

@@ -24,6 +24,7 @@ from genlab.decoders.noise.heads import EnergyScore, FlowMatching, GaussianMixtu
 from genlab.decoders.noise.paths import CosinePath
 from genlab.decoders.noise.solvers import DPMSolver
 from genlab.decoders.steps.patterns import FlatPattern
+from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
 
@@ -47,7 +48,7 @@ class Family:
 
     @functools.lru_cache  # noqa: B019 - families live as long as the tests
     def build(self, backbone=BACKBONE, condition=SEMANTIC, spec=SPEC, seed=0):
-        return self.config.build(spec, VOCAB, backbone, condition, key=jax.random.key(seed))
+        return self.config.build(Task(spec, VOCAB, backbone, condition), key=jax.random.key(seed))
 
 
 DIFFUSION_V = DiffusionConfig(path=CosinePath(), predicts="v")

@@ -17,6 +17,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.steps.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
 from genlab.decoders.steps.stepwise import draw_seen, run_known
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -65,7 +66,7 @@ def test_probabilities_of_all_clips_sum_to_one(name):
     """Two frames of two binary codebooks: 16 clips."""
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
     config = ARConfig(pattern=PATTERNS[name])
-    decoder = randomised(config.build(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING, key=jax.random.key(0)))
+    decoder = randomised(config.build(Task(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING), key=jax.random.key(0)))
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     _, cond = toy_batch(16, 2)
     tokens = Tokens(codes, None, jnp.full(16, 2))
@@ -84,7 +85,7 @@ def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
     tokens, cond = toy_batch()
     config = ARConfig(infill_share=0.0)
     plain = ConditionConfig(dropout=0.0)
-    decoder = randomised(config.build(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, plain, key=key))
+    decoder = randomised(config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, plain), key=key))
     out = decoder.loss(tokens, cond, key=key)
     np.testing.assert_array_equal(out.weight, SPEC.codebooks * tokens.num_frames)
     np.testing.assert_allclose(out.per_example * out.weight / jnp.log(2), decoder.score(tokens, cond).bits, rtol=1e-5)
@@ -94,7 +95,9 @@ def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
 def test_the_cached_step_is_the_full_pass(name):
     """The greedy codes of the loop are the largest logits of one pass over them."""
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(ARConfig(pattern=PATTERNS[name]).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    decoder = randomised(
+        ARConfig(pattern=PATTERNS[name]).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
+    )
     sampler = ARSampler(temperature=0.0)
     drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler).tokens.codes
     assert len(np.unique(drawn)) > 4
@@ -114,7 +117,7 @@ def test_inputs_are_hidden_in_training_alone_and_all_codes_stay_targets(name):
 
     def loss_of(input_masking, is_training, seed=0):
         config = ARConfig(pattern=PATTERNS[name], infill_share=0.0, input_masking=input_masking)
-        decoder = randomised(config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+        decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
         decoder.train() if is_training else decoder.eval()
         return jax.jit(lambda model: model.loss(tokens, cond, key=jax.random.key(seed)))(decoder)
 
@@ -138,7 +141,7 @@ def test_flat_is_parallel_where_there_is_one_codebook():
     tokens, cond = toy_batch(num_frames=7)
     spec, tokens = SPEC.model_copy(update={"codebooks": 1}), tokens._replace(codes=tokens.codes[:, :, :1])
     flat, parallel = (
-        randomised(ARConfig(pattern=PATTERNS[name]).build(spec, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+        randomised(ARConfig(pattern=PATTERNS[name]).build(Task(spec, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
         for name in ("flat", "parallel")
     )
     bits = [jax.jit(lambda model: model.score(tokens, cond).bits)(decoder) for decoder in (flat, parallel)]
@@ -150,13 +153,13 @@ def test_the_formula_agrees_with_the_walk(name):
     """Of the flat pattern: one head per step; the delay pattern is checked in test_budget.py."""
     tokens, cond = toy_batch(num_frames=7)
     config = ARConfig(pattern=PATTERNS[name])
-    make = nnx.eval_shape(lambda: config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    make = nnx.eval_shape(lambda: config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
     graph, params = nnx.split(make)
 
     def loss(params):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
 
-    formula = config.train_flops_per_clip(SPEC, BACKBONE, ConditionConfig(), num_frames=7)
+    formula = config.train_flops(Task(SPEC, VOCAB, BACKBONE, ConditionConfig(), num_frames=7))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=0.01)
     sampler = ARSampler()
 
@@ -164,13 +167,13 @@ def test_the_formula_agrees_with_the_walk(name):
         drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler)
         return drawn.tokens.codes
 
-    cost = config.sample_cost(sampler, SPEC, BACKBONE, ConditionConfig(), num_frames=7)
+    cost = config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, ConditionConfig(), num_frames=7))
     assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=0.01)
 
 
 def test_a_flat_step_sees_all_codes_before_it_and_none_after():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(ARConfig(pattern=FlatPattern()).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    decoder = randomised(ARConfig(pattern=FlatPattern()).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
 
     @jax.jit
     def nats(codes):
@@ -186,7 +189,7 @@ def test_no_step_sees_its_own_or_later_codes(delay):
     tokens, cond = toy_batch()
     config = ARConfig(pattern=DelayPattern(delay_frames=delay))
     vocab = CondVocab(num_speakers=3, num_units=10)
-    decoder = randomised(config.build(SPEC, vocab, BACKBONE, ConditionConfig(), key=jax.random.key(0)))
+    decoder = randomised(config.build(Task(SPEC, vocab, BACKBONE, ConditionConfig()), key=jax.random.key(0)))
 
     @jax.jit
     def nats(codes):
@@ -224,7 +227,7 @@ def test_the_hole_is_drawn_from_both_sides():
 def test_what_was_not_trained_is_refused(key):
     tokens, cond = toy_batch()
     decoder = ARConfig(infill_share=0.0).build(
-        SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, ConditionConfig(), key=key
+        Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, ConditionConfig()), key=key
     )
     hole = prompt_where(tokens, (np.arange(NUM_FRAMES) < 2) | (np.arange(NUM_FRAMES) > 4))
     with pytest.raises(GenlabError, match="infill_share=0 and can only continue"):
@@ -232,7 +235,7 @@ def test_what_was_not_trained_is_refused(key):
     prefix = prompt_where(tokens, np.arange(NUM_FRAMES) < 2)
     decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=ARSampler(), prompt=prefix)
     with pytest.raises(GenlabError, match="num_units=0"):
-        ARConfig().build(SPEC, CondVocab(num_speakers=3), BACKBONE, ConditionConfig(), key=key)
+        ARConfig().build(Task(SPEC, CondVocab(num_speakers=3), BACKBONE, ConditionConfig()), key=key)
 
 
 @pytest.mark.parametrize("route", ["prefix", "cross"])
@@ -260,7 +263,7 @@ def test_greedy_samples_are_the_likeliest_codes_without_a_cache(route):
 
 def test_levels_that_tpus_take_one_by_one_have_the_same_loss_and_gradient():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(ARConfig(infill_share=0.0).build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY))
+    decoder = randomised(ARConfig(infill_share=0.0).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
     graph, state = nnx.split(decoder)
 
     def total(state):

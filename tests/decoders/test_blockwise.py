@@ -24,6 +24,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig
 from genlab.decoders.noise.schedules import CosineHiding
 from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 
 
@@ -47,9 +48,9 @@ def test_the_drawing_of_the_docstring():
 def test_one_block_is_discrete_diffusion(block_frames, key):
     batch = toy_batch()
     config = DiscreteConfig(hiding=CosineHiding())
-    whole = train(config.build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key), batch, steps=10)[0]
+    whole = train(config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key), batch, steps=10)[0]
     blocks = BlockwiseConfig(block_frames=block_frames, hiding=CosineHiding()).build(
-        SPEC, VOCAB, BACKBONE, SEMANTIC, key=key
+        Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key
     )
     blocks = with_state_of(blocks, whole)
     if block_frames == NUM_FRAMES:
@@ -99,7 +100,7 @@ def test_the_score_is_the_mean_over_all_orders_in_each_block(key):
 
 def test_no_block_sees_itself_clean_or_later_ones():
     tokens, cond = toy_batch()
-    fresh = BlockwiseConfig(block_frames=4).build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=jax.random.key(0))
+    fresh = BlockwiseConfig(block_frames=4).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=jax.random.key(0))
     decoder = train(fresh, toy_batch(), steps=10)[0]
 
     def beliefs(codes):
@@ -116,7 +117,7 @@ def test_the_cache_changes_nothing(route):
     tokens, cond = toy_batch()
     cond = cond._replace(text=cond.text.at[1, 3:].set(0))
     condition = ConditionConfig(content="text", route=route, dropout=0.0)
-    fresh = BlockwiseConfig(block_frames=5).build(SPEC, VOCAB, BACKBONE, condition, key=jax.random.key(0))
+    fresh = BlockwiseConfig(block_frames=5).build(Task(SPEC, VOCAB, BACKBONE, condition), key=jax.random.key(0))
     decoder = train(fresh, (tokens, cond), steps=10)[0]
     sampler = BlockwiseSampler(steps=1, temperature=0.0)
     drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=sampler).tokens
@@ -141,7 +142,7 @@ def test_the_cache_changes_nothing(route):
 )
 def test_the_flop_formulas_agree_with_the_walk(condition, key):
     config, sampler = BlockwiseConfig(block_frames=4), BlockwiseSampler(steps=3)
-    decoder = config.build(SPEC, VOCAB, BACKBONE, condition, key=key)
+    decoder = config.build(Task(SPEC, VOCAB, BACKBONE, condition), key=key)
     graph, params = nnx.split(decoder)
     tokens, cond = toy_batch()
 
@@ -153,6 +154,8 @@ def test_the_flop_formulas_agree_with_the_walk(condition, key):
 
     shape = {"num_frames": NUM_FRAMES, "num_symbols": cond.text.shape[1]}
     walked = count_flops(jax.value_and_grad(mean_loss), params) / NUM_EXAMPLES
-    assert walked == pytest.approx(config.train_flops_per_clip(SPEC, BACKBONE, condition, **shape), rel=0.01)
+    assert walked == pytest.approx(config.train_flops(Task(SPEC, VOCAB, BACKBONE, condition, **shape)), rel=0.01)
     walked = count_flops(sample, params) / NUM_EXAMPLES
-    assert walked == pytest.approx(config.sample_cost(sampler, SPEC, BACKBONE, condition, **shape).flops, rel=0.01)
+    assert walked == pytest.approx(
+        config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, condition, **shape)).flops, rel=0.01
+    )

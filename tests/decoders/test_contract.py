@@ -25,6 +25,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.task import Task
 
 # One family per way of using the backbone: causal, causal over frames and levels, both ways, two copies, modulated.
 # What the backbone alone decides is checked on these.
@@ -63,7 +64,7 @@ def test_loss_and_sample_have_their_shapes(family, decoder, loss, batch, key):
     assert view.shape == view_of(decoder, tokens).shape and getattr(sampled.tokens, absent) is None
     assert np.isfinite(view).all()
     assert (np.where(tokens.is_valid[:, :, None], 0, view) == 0).all()
-    cost = family.config.sample_cost(family.sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    cost = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
     assert sampled.num_network_calls == cost.network_calls
 
 

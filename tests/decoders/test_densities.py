@@ -17,6 +17,7 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.steps.densities import FIRST_SCALE, DiscretisedMixture, Softmax
 from genlab.decoders.steps.logits import cross_entropy, draw
 from genlab.decoders.steps.streams import PlanStream
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens, TokenSpec
 
@@ -165,7 +166,7 @@ def mulaw_batch(num_frames=12):
 def toy_decoder(shape="logistic"):
     config = ARConfig(output=DiscretisedMixture(components=3, shape=shape), infill_share=0.0)
     vectors = jnp.linspace(-1.7, 1.5, MULAW.entries)[None, :, None]
-    return randomised(config.build(MULAW, VOCAB, BACKBONE, CONDITION, key=KEY, code_vectors=vectors))
+    return randomised(config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION, code_vectors=vectors), key=KEY))
 
 
 def test_the_loss_of_a_decoder_is_its_score():
@@ -209,7 +210,7 @@ def test_streamed_samples_are_the_samples_and_the_cached_step_is_the_full_pass()
 def test_the_formula_agrees_with_the_walk(shape):
     tokens, cond = mulaw_batch()
     config = ARConfig(output=DiscretisedMixture(components=5, shape=shape))
-    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(MULAW, VOCAB, BACKBONE, CONDITION, key=KEY)))
+    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION), key=KEY)))
 
     def loss(params):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
@@ -218,11 +219,11 @@ def test_the_formula_agrees_with_the_walk(shape):
         model = nnx.merge(graph, params)
         return model.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=ARSampler()).tokens.codes
 
-    formula = config.train_flops_per_clip(MULAW, BACKBONE, CONDITION, num_frames=12)
+    formula = config.train_flops(Task(MULAW, VOCAB, BACKBONE, CONDITION, num_frames=12))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=0.01)
-    softmax = ARConfig().train_flops_per_clip(MULAW, BACKBONE, CONDITION, num_frames=12)
+    softmax = ARConfig().train_flops(Task(MULAW, VOCAB, BACKBONE, CONDITION, num_frames=12))
     assert softmax - formula == 3 * 12 * 2 * BACKBONE.width * (16 - 15)
-    cost = config.sample_cost(ARSampler(), MULAW, BACKBONE, CONDITION, num_frames=12)
+    cost = config.sample_cost(ARSampler(), Task(MULAW, VOCAB, BACKBONE, CONDITION, num_frames=12))
     assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=0.01)
 
 
@@ -238,7 +239,7 @@ def test_codes_without_an_order_are_refused():
     config = ARConfig(output=DiscretisedMixture())
 
     def build(config=config, spec=MULAW, **options):
-        config.build(spec, VOCAB, BACKBONE, CONDITION, key=KEY, **options)
+        config.build(Task(spec, VOCAB, BACKBONE, CONDITION), key=KEY)
 
     expected = "decoder.output.kind='mixture': expected one code per frame that is a value on a scale, but the codec"
     with pytest.raises(ConfigError, match=f"{expected} has codebooks=8 of latent_channels=1; use data.codec='mulaw"):

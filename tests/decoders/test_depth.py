@@ -18,6 +18,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.decoders.steps.stepwise import run_known
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -28,7 +29,7 @@ FULL = DEPTH.model_copy(update={"trained_share": 1.0, "infill_share": 0.0})
 
 
 def build(config, spec=SPEC, condition=PLAIN):
-    return randomised(config.build(spec, VOCAB, BACKBONE, condition, key=KEY))
+    return randomised(config.build(Task(spec, VOCAB, BACKBONE, condition), key=KEY))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_one_codebook_is_the_flat_autoregressive_decoder():
     tokens, cond = toy_batch()
     spec, tokens = SPEC.model_copy(update={"codebooks": 1}), tokens._replace(codes=tokens.codes[:, :, :1])
     depth = build(FULL, spec)
-    flat = ARConfig(pattern=FlatPattern(), infill_share=0.0).build(spec, VOCAB, BACKBONE, PLAIN, key=KEY)
+    flat = ARConfig(pattern=FlatPattern(), infill_share=0.0).build(Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY)
     flat.embed, flat.conditioner, flat.backbone, flat.heads = (
         depth.embed, depth.conditioner, depth.backbone, depth.head,
     )  # fmt: skip
@@ -116,7 +117,7 @@ def test_the_cached_step_is_the_full_pass(is_per_level, has_own_position):
 
 def test_equal_weights_of_all_levels_are_shared_weights(decoder):
     tokens, cond = toy_batch()
-    parted = FULL.model_copy(update={"is_per_level": True}).build(SPEC, VOCAB, BACKBONE, PLAIN, key=KEY)
+    parted = FULL.model_copy(update={"is_per_level": True}).build(Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY)
 
     def broadcast(one, each):  # [layers, inputs, outputs] -> [layers, levels, inputs, outputs]
         return one if one.shape == each.shape else jnp.broadcast_to(one[:, None], each.shape)
@@ -144,7 +145,9 @@ def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
     tokens, cond = toy_batch()
     tokens = tokens._replace(num_frames=jnp.array([NUM_FRAMES, 7, 2]))
     sharing = nnx.merge(
-        nnx.graphdef(FULL.model_copy(update={"trained_share": 0.25}).build(SPEC, VOCAB, BACKBONE, PLAIN, key=KEY)),
+        nnx.graphdef(
+            FULL.model_copy(update={"trained_share": 0.25}).build(Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY)
+        ),
         nnx.state(decoder),
     )
     every = jax.jit(lambda key: decoder.loss(tokens, cond, key=key))(KEY)
@@ -173,7 +176,7 @@ def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level,
     changes = {"trained_share": share, "acoustic_delay_frames": delay, "is_per_level": is_per_level}
     changes["has_own_position"] = has_own_position
     config = DEPTH.model_copy(update=changes)
-    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(spec, VOCAB, BACKBONE, PLAIN, key=KEY)))
+    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY)))
 
     def loss(params):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
@@ -182,9 +185,9 @@ def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level,
         drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler())
         return drawn.tokens.codes
 
-    formula = config.train_flops_per_clip(spec, BACKBONE, PLAIN, num_frames=7)
+    formula = config.train_flops(Task(spec, VOCAB, BACKBONE, PLAIN, num_frames=7))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=0.01)
-    cost = config.sample_cost(DepthSampler(), spec, BACKBONE, PLAIN, num_frames=7)
+    cost = config.sample_cost(DepthSampler(), Task(spec, VOCAB, BACKBONE, PLAIN, num_frames=7))
     assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=0.01)
 
 

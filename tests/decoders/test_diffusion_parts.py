@@ -10,6 +10,7 @@ from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
 from genlab.decoders.noise.schedules import level_grid
 from genlab.decoders.noise.solvers import DDIM, RK4, Ancestral, Denoiser, DPMSolver, Euler, Heun
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 
 SOLVERS = [Euler(), Heun(), RK4(), DDIM(), DPMSolver(), Ancestral()]
@@ -143,7 +144,7 @@ def draw(decoder, key, **fields):
     tokens, cond = toy_batch()
     sampler = DiffusionSampler(steps=4, **fields)
     out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
-    cost = decoder.config.sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    cost = decoder.config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
     assert out.num_network_calls == cost.network_calls
     return np.asarray(out.tokens.latents), cost
 
@@ -181,7 +182,7 @@ def test_rescaled_guidance_has_the_spread_of_the_conditional_prediction(fitted, 
 @pytest.mark.parametrize("solver", [RK4(), DPMSolver()], ids=lambda solver: solver.kind)
 def test_sampling_flops_are_those_of_the_compiled_program(solver):
     config = DiffusionConfig(path=CosinePath(), predicts="v")
-    decoder = config.build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=jax.random.key(0))
+    decoder = config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=jax.random.key(0))
     _, cond = toy_batch(num_examples=1)
     sampler = DiffusionSampler(steps=3, solver=solver, guidance=2.0)
     num_frames = jnp.array([NUM_FRAMES])
@@ -190,5 +191,5 @@ def test_sampling_flops_are_those_of_the_compiled_program(solver):
         return decoder.sample(cond, num_frames=num_frames, key=key, sampler=sampler).tokens.latents
 
     counted = count_flops(run, jax.random.key(0))
-    claimed = config.sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES).flops
+    claimed = config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)).flops
     np.testing.assert_allclose(claimed, counted, rtol=0.01)

@@ -12,6 +12,7 @@ from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.noise.code_given_latent import posterior_std
 from genlab.decoders.noise.diffusion_score import codes_bound, log_density
 from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
+from genlab.decoders.task import Task
 
 PATHS = [StraightPath(), CosinePath(), EDMPath()]
 NUM_CLIPS, NUM_FRAMES = 64, 8
@@ -102,7 +103,7 @@ def vectors():
 
 def build(vectors, **fields):
     config = DiffusionConfig(**fields)
-    return config.build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=jax.random.key(0), code_vectors=vectors)
+    return config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=jax.random.key(0))
 
 
 def test_a_decoder_scores_codes(vectors, key):

@@ -15,6 +15,7 @@ from genlab.decoders.discrete import Discrete, DiscreteConfig, DiscreteSampler
 from genlab.decoders.noise.corruption import AbsorbingNoise, UniformNoise
 from genlab.decoders.noise.schedules import CosineHiding, LinearHiding, PowerHiding
 from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 
 NUM_CODES = tiny_worlds.FRAMES * tiny_worlds.CODEBOOKS
@@ -93,7 +94,7 @@ def test_no_schedule_moves_the_mean_of_the_loss(noise, schedules):
 @pytest.mark.parametrize("noise", [AbsorbingNoise(), UniformNoise()], ids=["absorbing", "uniform"])
 def test_a_model_that_knows_nothing_pays_for_every_bit(noise, key):
     tokens, cond = toy_batch()
-    fresh = DiscreteConfig(noise=noise).build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key)
+    fresh = DiscreteConfig(noise=noise).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key)
     score = fresh.score(tokens, cond, key=key, num_draws=100)
     expected = np.log2(SPEC.entries) * SPEC.codebooks * tokens.num_frames
     assert (np.abs(score.bits - expected) < 3.5 * score.std_error + 1e-2).all()
@@ -179,7 +180,9 @@ def test_draws_in_low_precision_need_draws(key):
         DiscreteSampler(noise_bits=25)
     sampler = DiscreteSampler(noise_bits=8)
     with pytest.raises(GenlabError, match=r"sampler\.noise_bits=8: .* use sampler\.noise_bits=null"):
-        DiscreteConfig(noise=UniformNoise()).sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+        DiscreteConfig(noise=UniformNoise()).sample_cost(
+            sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+        )
 
 
 def test_one_code_at_a_time_in_random_order_draws_from_the_language(key):
@@ -210,7 +213,7 @@ def test_uniform_noise_is_removed_as_bayes_says(key):
 @pytest.mark.parametrize("order", ["ancestral", "confidence", "random", "joint"])
 def test_more_steps_than_codes_still_reveal_everything(order, key):
     tokens, cond = toy_batch()
-    decoder = DiscreteConfig().build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key)
+    decoder = DiscreteConfig().build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key)
     sampler = DiscreteSampler(steps=60, order=order)
     out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
     assert out.num_network_calls == 60 and out.tokens.codes.max() < SPEC.entries
@@ -218,7 +221,7 @@ def test_more_steps_than_codes_still_reveal_everything(order, key):
 
 def test_uniform_noise_keeps_a_prompt_and_counts_guidance_twice(key):
     tokens, cond = toy_batch()
-    decoder = DiscreteConfig(noise=UniformNoise()).build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key)
+    decoder = DiscreteConfig(noise=UniformNoise()).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key)
     prompt = prompt_where(tokens, np.arange(NUM_FRAMES) % 3 == 1)
     sampler = DiscreteSampler(steps=3, guidance=2.0, is_annealed=True)
     out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt)
@@ -231,9 +234,9 @@ def test_uniform_noise_has_no_codes_to_reveal(key):
     tokens, cond = toy_batch()
     config, sampler = DiscreteConfig(noise=UniformNoise()), DiscreteSampler(order="confidence")
     with pytest.raises(GenlabError, match=r"sampler\.order='confidence': .* no code is hidden"):
-        config.sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+        config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
     with pytest.raises(GenlabError, match=r"use sampler\.order='ancestral'"):
-        config.build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key).sample(
+        config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key).sample(
             cond, num_frames=tokens.num_frames, key=key, sampler=sampler
         )
 
@@ -241,12 +244,12 @@ def test_uniform_noise_has_no_codes_to_reveal(key):
 @pytest.mark.parametrize("noise", [AbsorbingNoise(), UniformNoise()], ids=["absorbing", "uniform"])
 def test_the_flop_formula_agrees_with_the_walk(noise, key):
     config = DiscreteConfig(noise=noise)
-    graph, params = nnx.split(config.build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key))
+    graph, params = nnx.split(config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key))
     batch = toy_batch()
 
     def mean_loss(params):
         return nnx.merge(graph, params).loss(*batch, key=key).per_example.mean()
 
     walked = count_flops(jax.value_and_grad(mean_loss), params) / NUM_EXAMPLES
-    formula = config.train_flops_per_clip(SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    formula = config.train_flops(Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
     assert walked == pytest.approx(formula, rel=0.01)

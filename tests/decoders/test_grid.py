@@ -16,6 +16,7 @@ from genlab.config import ConfigError
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.denoisers import StableAudioNetwork
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
@@ -79,7 +80,9 @@ def test_an_illegal_cell_says_why(cell):
     backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer]})
     family = ALL_FAMILIES[cell.family]
     with pytest.raises(ConfigError, match=f"^{reason_against(cell, family)}.*(use |set |only)"):
-        jax.eval_shape(lambda key: family.config.build(SPEC, VOCAB, backbone, condition, key=key), jax.random.key(0))
+        jax.eval_shape(
+            lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key), jax.random.key(0)
+        )
 
 
 @pytest.mark.parametrize("cell", LEGAL, ids="-".join)
@@ -89,7 +92,7 @@ def test_a_legal_cell_keeps_its_promises(cell):
     backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer], "layers": 1})
     tokens, cond = toy_batch()
     key = jax.random.key(0)
-    decoder = jax.eval_shape(lambda key: family.config.build(SPEC, VOCAB, backbone, condition, key=key), key)
+    decoder = jax.eval_shape(lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key), key)
     graph, params, rest = nnx.split(decoder, nnx.Param, ...)
     sizes = {"num_frames": tokens.codes.shape[1], "num_symbols": NUM_SYMBOLS}
 
@@ -97,7 +100,7 @@ def test_a_legal_cell_keeps_its_promises(cell):
         return nnx.merge(graph, params, rest).loss(tokens, cond, key=key).per_example.sum()
 
     walked = count_flops(jax.value_and_grad(loss), params, rest) / 3
-    assert family.config.train_flops_per_clip(SPEC, backbone, condition, **sizes) == pytest.approx(walked, rel=1e-6)
+    assert family.config.train_flops(Task(SPEC, VOCAB, backbone, condition, **sizes)) == pytest.approx(walked, rel=1e-6)
 
     calls = []
 
@@ -109,5 +112,5 @@ def test_a_legal_cell_keeps_its_promises(cell):
         return out.tokens
 
     walked = count_flops(sample, params, rest) / 3
-    cost = family.config.sample_cost(family.sampler, SPEC, backbone, condition, **sizes)
+    cost = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, backbone, condition, **sizes))
     assert cost == (calls[0], pytest.approx(walked, rel=1e-6))

@@ -14,6 +14,7 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.noise.code_given_latent import posterior_std
 from genlab.decoders.noise.heads import EnergyScore, GaussianMixture
+from genlab.decoders.task import Task
 from genlab.experiment import Arm
 from genlab.tokens import Tokens
 
@@ -43,7 +44,7 @@ def trained(request):
 def mixture():
     """A mixture model without noise on its context, holes or dropped conditions: its loss is its likelihood."""
     config = LatentARConfig(head=GaussianMixture(components=4), infill_share=0.0)
-    plain = config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(dropout=0.0), key=jax.random.key(0))
+    plain = config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig(dropout=0.0)), key=jax.random.key(0))
     return roughened(plain)
 
 
@@ -56,7 +57,7 @@ def test_the_loss_is_the_density(mixture, batch, key):
 
 def test_the_density_of_a_model_that_knows_nothing_is_the_unit_gaussian(batch, key):
     tokens, cond = batch
-    fresh = LatentARConfig(head=GaussianMixture(min_std=1e-6)).build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key)
+    fresh = LatentARConfig(head=GaussianMixture(min_std=1e-6)).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key)
     fresh.head.project.kernel[...] = jnp.zeros_like(fresh.head.project.kernel[...])
     log_normal = -0.5 * (jnp.square(tokens.latents) + np.log(2 * np.pi)).sum(axis=2)
     expected = jnp.where(tokens.is_valid, log_normal, 0).sum(axis=1)
@@ -110,7 +111,7 @@ def test_context_noise_acts_in_training_alone(batch, key):
     tokens, cond = batch
     plain = ConditionConfig(dropout=0.0)
     quiet, noisy = (
-        LatentARConfig(context_noise=noise, infill_share=0.0).build(SPEC, VOCAB, BACKBONE, plain, key=key)
+        LatentARConfig(context_noise=noise, infill_share=0.0).build(Task(SPEC, VOCAB, BACKBONE, plain), key=key)
         for noise in (0.0, 0.5)
     )
     losses = [jitted_loss(model)(tokens, cond, key).per_example for model in (quiet, noisy)]
@@ -144,7 +145,9 @@ def test_guidance_moves_a_flow_and_is_refused_by_the_others(trained, batch, key)
 def test_the_cost_counts_the_head():
     def calls(name, **sampler):
         config = FAMILIES[name].config
-        return config.sample_cost(LatentARSampler(**sampler), SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)[0]
+        return config.sample_cost(
+            LatentARSampler(**sampler), Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+        )[0]
 
     assert calls("latent_gmm") == NUM_FRAMES
     assert calls("latent_energy") == 2 * NUM_FRAMES
@@ -174,7 +177,7 @@ def test_the_bound_of_one_code_is_the_divergence_of_the_posterior(batch, key):
     spec = SPEC.model_copy(update={"codebooks": 1, "entries": 1})
     vectors = 0.5 * jax.random.normal(key, (1, 1, SPEC.latent_channels))
     config = LatentARConfig(head=GaussianMixture(min_std=1e-6))
-    decoder = config.build(spec, VOCAB, BACKBONE, SEMANTIC, key=key, code_vectors=vectors)
+    decoder = config.build(Task(spec, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=key)
     decoder.head.project.kernel[...] = jnp.zeros_like(decoder.head.project.kernel[...])
     codes = jnp.zeros((*tokens.is_valid.shape, 1), jnp.int32)
     score = decoder.score(tokens._replace(codes=codes), cond, key=key, num_draws=100)
@@ -191,7 +194,7 @@ def test_bounds_of_all_clips_leave_probability_over(key):
     vectors = jnp.array([1.0, 0.3])[:, None, None] * jax.random.normal(key, (2, 2, SPEC.latent_channels))
     config, vocab = LatentARConfig(head=GaussianMixture(components=4)), CondVocab(num_speakers=1)
     nothing = ConditionConfig(content="none", speaker=False)
-    decoder = roughened(config.build(spec, vocab, BACKBONE, nothing, key=key, code_vectors=vectors))
+    decoder = roughened(config.build(Task(spec, vocab, BACKBONE, nothing, code_vectors=vectors), key=key))
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     score = decoder.score(Tokens(codes, None, jnp.full(16, 2)), toy_batch(16, 2)[1], key=key, num_draws=64)
     assert np.isfinite(score.bits).all() and 0 < (2.0**-score.bits).sum() < 1

@@ -28,6 +28,7 @@ from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.noise.paths import EDMPath
 from genlab.decoders.noise.solvers import RK4, Ancestral, Heun, fill_in
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -39,7 +40,7 @@ def build(condition=SEMANTIC, **fields):
     """A decoder whose head says something."""
     config = LatentBlocksConfig(**{"block_frames": BLOCK_FRAMES, **fields})
     vectors = 0.5 ** jnp.arange(4.0)[:, None, None] * jax.random.normal(jax.random.key(5), (4, SPEC.entries, 8))
-    return randomised(config.build(SPEC, VOCAB, BACKBONE, condition, key=jax.random.key(0), code_vectors=vectors))
+    return randomised(config.build(Task(SPEC, VOCAB, BACKBONE, condition, code_vectors=vectors), key=jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_one_block_is_diffusion_that_is_told_the_level_by_frame(block_frames, ba
     tokens, cond = batch
     blocks = build(block_frames=block_frames)
     vectors = blocks.code_vectors[...]
-    whole = DiffusionConfig().build(SPEC, VOCAB, BACKBONE, SEMANTIC, key=key, code_vectors=vectors)
+    whole = DiffusionConfig().build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=key)
     whole.conditioner, whole.network = blocks.conditioner, FrameLevels(blocks)
     expected, found = (jitted_loss(model)(tokens, cond, key) for model in (whole, blocks))
     np.testing.assert_allclose(found.per_example, expected.per_example, rtol=1e-5)
@@ -184,7 +185,7 @@ def test_scores_of_all_clips_leave_probability_over(key):
     vectors = jnp.array([1.0, 0.3])[:, None, None] * jax.random.normal(key, (2, 2, SPEC.latent_channels))
     nothing = ConditionConfig(content="none", speaker=False)
     fresh = LatentBlocksConfig(block_frames=1).build(
-        spec, CondVocab(num_speakers=1), BACKBONE, nothing, key=key, code_vectors=vectors
+        Task(spec, CondVocab(num_speakers=1), BACKBONE, nothing, code_vectors=vectors), key=key
     )
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     tokens, (_, cond) = Tokens(codes, None, jnp.full(16, 2)), toy_batch(16, 2)
@@ -211,6 +212,6 @@ def test_calls_and_flops_are_those_of_the_loop(fields, solver, calls, batch, key
     def sample(key):
         return decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler).tokens
 
-    cost = decoder.config.sample_cost(sampler, SPEC, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    cost = decoder.config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
     assert cost.network_calls == 2 * 3 * (calls + 1)
     assert count_flops(sample, key) / NUM_EXAMPLES == pytest.approx(cost.flops, rel=1e-6)

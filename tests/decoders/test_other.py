@@ -28,6 +28,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.steps.patterns import AcousticDelayPattern, DelayPattern, FlatPattern
 from genlab.decoders.steps.streams import OtherStream, PlanStream
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -60,7 +61,7 @@ def conversation(num_examples=3, num_frames=NUM_FRAMES, spec=SPEC, seed=1):
 @functools.cache
 def build(name, condition=TEXT):
     """A decoder whose heads say something."""
-    return randomised(CASES[name].build(SPEC, TWO_SIDED, BACKBONE, condition, key=KEY))
+    return randomised(CASES[name].build(Task(SPEC, TWO_SIDED, BACKBONE, condition), key=KEY))
 
 
 def test_the_pattern_of_two_speakers():
@@ -107,7 +108,7 @@ def test_probabilities_of_all_clips_sum_to_one_and_samples_follow(name):
     """Two frames of two binary codebooks beside a fixed other side: 16 clips."""
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
     config = CASES[name]
-    decoder = randomised(config.build(spec, TWO_SIDED, BACKBONE, NOTHING, key=KEY))
+    decoder = randomised(config.build(Task(spec, TWO_SIDED, BACKBONE, NOTHING), key=KEY))
     clips = jnp.array(list(itertools.product([0, 1], repeat=4)))
     tokens = Tokens(clips.reshape(16, 2, 2), None, jnp.full(16, 2))
     heard = jnp.array([[1, 0], [0, 1]])[None]
@@ -137,7 +138,7 @@ def test_the_loss_adds_the_weighted_streams(name, key):
         changes = {"other": OtherStream(weight=weight), "infill_share": 0.0}
         changes |= {"trained_share": 1.0} if isinstance(CASES[name], DepthConfig) else {}
         config = CASES[name].model_copy(update=changes)
-        decoder = randomised(config.build(SPEC, TWO_SIDED, BACKBONE, condition, key=KEY))
+        decoder = randomised(config.build(Task(SPEC, TWO_SIDED, BACKBONE, condition), key=KEY))
         outs.append(jitted_loss(decoder)(*batch, key))
     found = outs[0].metrics
     own = sum(found[f"nats_level_{level}"] for level in range(SPEC.codebooks)) + found["nats_plan"]
@@ -175,7 +176,9 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
     tokens, cond = conversation(num_frames=7, spec=spec)
     vectors = jnp.ones((codebooks, SPEC.entries, SPEC.latent_channels))
     config, sampler = CASES[name], sampler_of(CASES[name])
-    abstract = nnx.eval_shape(lambda: config.build(spec, TWO_SIDED, BACKBONE, TEXT, key=KEY, code_vectors=vectors))
+    abstract = nnx.eval_shape(
+        lambda: config.build(Task(spec, TWO_SIDED, BACKBONE, TEXT, code_vectors=vectors), key=KEY)
+    )
     graph, params = nnx.split(abstract)
 
     def loss(params):
@@ -187,9 +190,9 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
         return out.tokens.codes
 
     sizes, calls = {"num_frames": 7, "num_symbols": NUM_SYMBOLS}, []
-    formula = config.train_flops_per_clip(spec, BACKBONE, TEXT, **sizes)
+    formula = config.train_flops(Task(spec, VOCAB, BACKBONE, TEXT, **sizes))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=1e-6)
-    cost = config.sample_cost(sampler, spec, BACKBONE, TEXT, **sizes)
+    cost = config.sample_cost(sampler, Task(spec, VOCAB, BACKBONE, TEXT, **sizes))
     assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=1e-6)
     assert set(calls) == {cost.network_calls}
 
@@ -208,7 +211,7 @@ def test_an_echo_is_learned_by_hearing(name):
     update = {"infill_share": 0.0, "other": OtherStream(weight=0.0)}
     update |= {"trained_share": 1.0, "acoustic_delay_frames": 0} if isinstance(CASES[name], DepthConfig) else {}
     config = CASES[name].model_copy(update=update)
-    fresh = config.build(SPEC, TWO_SIDED, BACKBONE, NOTHING, key=KEY)
+    fresh = config.build(Task(SPEC, TWO_SIDED, BACKBONE, NOTHING), key=KEY)
     fitted = train(fresh, batch_of(1, 192), steps=120, learning_rate=1e-2)[0]
     fitted.eval()
     found = jitted_loss(fitted)(*batch_of(3, 16), KEY)
@@ -222,7 +225,7 @@ def test_what_the_data_cannot_give_is_refused():
     with pytest.raises(
         ConfigError, match=r"decoder.other: the clips of the data set have one side only; use data.corp"
     ):
-        CASES["delay"].build(SPEC, VOCAB, BACKBONE, TEXT, key=KEY)
+        CASES["delay"].build(Task(SPEC, VOCAB, BACKBONE, TEXT), key=KEY)
     tokens, cond = toy_batch()
     with pytest.raises(GenlabError, match=r"Cond\.other: absent"):
         build("depth").loss(tokens, cond, key=KEY)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from genlab.compare import train_arm
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.data.store import TokenStore
+from genlab.decoders.task import Task
 from genlab.experiment import Comparison, TokenData
 from genlab.load import load_experiment
 from genlab.train import TrainSettings
@@ -84,6 +85,7 @@ def test_a_preset_trains_and_samples(path, store, tmp_path):
     drawn = view_of(decoder, out.tokens)
     assert drawn.shape == view_of(decoder, tokens).shape and len(np.unique(drawn)) > 2
     cost = arm.decoder.sample_cost(
-        arm.sampler, spec, BACKBONE, run.condition, num_frames=SOURCE.clip_frames, num_symbols=cond.text.shape[1]
+        arm.sampler,
+        Task(spec, VOCAB, BACKBONE, run.condition, num_frames=SOURCE.clip_frames, num_symbols=cond.text.shape[1]),
     )
     assert out.num_network_calls == cost.network_calls

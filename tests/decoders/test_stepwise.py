@@ -13,6 +13,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.depth import DepthSampler
 from genlab.decoders.steps.patterns import DelayPattern, FlatPattern
+from genlab.decoders.task import Task
 
 KEY = jax.random.key(0)
 FRAMES = 10
@@ -31,7 +32,7 @@ def decoders():
     for name, (config, _) in CASES.items():
         text = ConditionConfig(content="text", route="prefix" if name == "delay" else "cross")
         condition = text if name in ("delay", "depth") else ConditionConfig()
-        made[name] = randomised(config.build(SPEC, VOCAB, BACKBONE, condition, key=KEY))
+        made[name] = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY))
     return made
 
 

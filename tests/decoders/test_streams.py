@@ -33,6 +33,7 @@ from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, DelayPattern, FlatPattern
 from genlab.decoders.steps.stepwise import run_known
 from genlab.decoders.steps.streams import PlanStream
+from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Tokens
 
@@ -57,7 +58,7 @@ def sampler_of(config, **values):
 @functools.cache
 def build(name, condition=TEXT):
     """A decoder whose heads say something."""
-    return randomised(CASES[name].build(SPEC, VOCAB, BACKBONE, condition, key=KEY))
+    return randomised(CASES[name].build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY))
 
 
 @settings(deadline=None, max_examples=12)
@@ -139,7 +140,7 @@ def test_probabilities_of_all_plans_and_clips_sum_to_one(name):
     spec, vocab = SPEC.model_copy(update={"codebooks": 2, "entries": 2}), CondVocab(num_speakers=1, num_units=1)
     plan = CASES[name].plan.model_copy(update={"num_units": 1})
     config = CASES[name].model_copy(update={"plan": plan})
-    decoder = randomised(config.build(spec, vocab, BACKBONE, NOTHING, key=KEY))
+    decoder = randomised(config.build(Task(spec, vocab, BACKBONE, NOTHING), key=KEY))
     outcomes = jnp.array(list(itertools.product([0, 1], repeat=6)))
     tokens = Tokens(outcomes[:, :4].reshape(64, 2, 2), None, jnp.full(64, 2))
     cond = toy_batch(64, 2)[1]._replace(content=outcomes[:, 4:])
@@ -170,7 +171,7 @@ def test_the_loss_adds_the_weighted_plan(name, key):
     outs = []
     for weight in (0.0, 1.0, 2.5):
         plan = config.plan.model_copy(update={"weight": weight})
-        decoder = config.model_copy(update={"plan": plan}).build(SPEC, VOCAB, BACKBONE, condition, key=KEY)
+        decoder = config.model_copy(update={"plan": plan}).build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY)
         outs.append(jitted_loss(randomised(decoder))(*batch, key))
     of_codes = sum(outs[0].metrics[f"nats_level_{level}"] for level in range(SPEC.codebooks)) / SPEC.codebooks
     for weight, out in zip((0.0, 1.0, 2.5), outs, strict=True):
@@ -186,7 +187,7 @@ def test_a_trained_share_keeps_the_loss_in_expectation():
     """Of a plan that leads a delay, the depth transformer has more steps than frames, some of them half full."""
     batch, config = toy_batch(), CASES["depth_ahead"].model_copy(update={"infill_share": 0.0, "trained_share": 0.5})
     condition = TEXT.model_copy(update={"dropout": 0.0})
-    decoder = randomised(config.build(SPEC, VOCAB, BACKBONE, condition, key=KEY))
+    decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY))
     compute = jitted_loss(decoder)
     draws = jnp.stack([compute(*batch, key).per_example for key in jax.random.split(KEY, 400)])
     decoder.eval()
@@ -216,7 +217,10 @@ def test_streaming_draws_what_sampling_draws(name, caplog):
     chunks = list(decoder.stream(cond, key=KEY, chunk_frames=5, **arguments))
     np.testing.assert_array_equal(jnp.concatenate(chunks, axis=1), out.tokens.codes)
     sizes = {"num_frames": NUM_FRAMES, "num_symbols": NUM_SYMBOLS}
-    assert CASES[name].sample_cost(sampler, SPEC, BACKBONE, TEXT, **sizes).network_calls == out.num_network_calls
+    assert (
+        CASES[name].sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, TEXT, **sizes)).network_calls
+        == out.num_network_calls
+    )
     # One program, which never looks at the units of the clip.
     other = cond._replace(content=jnp.zeros_like(cond.content))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
@@ -252,7 +256,7 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
 
     sizes = {"num_frames": 7, "num_symbols": NUM_SYMBOLS}
-    formula = CASES[name].train_flops_per_clip(spec, BACKBONE, TEXT, **sizes)
+    formula = CASES[name].train_flops(Task(spec, VOCAB, BACKBONE, TEXT, **sizes))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=1e-6)
     sampler = sampler_of(CASES[name])
 
@@ -260,7 +264,7 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
         drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler)
         return drawn.tokens.codes
 
-    cost = CASES[name].sample_cost(sampler, spec, BACKBONE, TEXT, **sizes)
+    cost = CASES[name].sample_cost(sampler, Task(spec, VOCAB, BACKBONE, TEXT, **sizes))
     assert count_flops(sample, params) / 3 == pytest.approx(cost.flops, rel=1e-6)
 
 
@@ -274,7 +278,7 @@ def test_codes_that_follow_from_units_are_learned_through_the_plan(name):
         codes = units[:, :, None] * jnp.array([1, 2, 3, 3])[None, None, :]
         return tokens._replace(codes=codes), cond._replace(content=units)
 
-    fresh = CASES[name].build(SPEC, VOCAB, BACKBONE, NOTHING, key=KEY)
+    fresh = CASES[name].build(Task(SPEC, VOCAB, BACKBONE, NOTHING), key=KEY)
     start = jitted_loss(fresh)(*batch_of(3), KEY).metrics
     np.testing.assert_allclose(start["nats_plan"], np.log(11), rtol=1e-5)
     fitted = train(fresh, batch_of(1), steps=120, learning_rate=1e-2)[0]
@@ -292,8 +296,8 @@ def test_codes_that_follow_from_units_are_learned_through_the_plan(name):
 def test_what_cannot_be_planned_is_refused():
     for config in (CASES["delay"], CASES["depth"]):
         with pytest.raises(ConfigError, match="content='semantic' already tells the units"):
-            config.build(SPEC, VOCAB, BACKBONE, ConditionConfig(), key=KEY)
+            config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
         with pytest.raises(ConfigError, match="num_units=10: the data set has 0 semantic units; encode it"):
-            config.build(SPEC, CondVocab(num_speakers=3), BACKBONE, TEXT, key=KEY)
+            config.build(Task(SPEC, CondVocab(num_speakers=3), BACKBONE, TEXT), key=KEY)
         with pytest.raises(ConfigError, match="has 11 semantic units; set it to 11"):
-            config.build(SPEC, CondVocab(num_speakers=3, num_units=11), BACKBONE, TEXT, key=KEY)
+            config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=11), BACKBONE, TEXT), key=KEY)

@@ -10,6 +10,7 @@ from decoder_toys import BACKBONE, VOCAB
 from flax import nnx
 
 from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.task import Task
 from genlab.tokens import Cond, Tokens, TokenSpec
 
 FRAMES, CODEBOOKS, ENTRIES = 2, 2, 2
@@ -36,7 +37,7 @@ def shares_of(codes):
 
 def build(config, seed=0, backbone=BACKBONE):
     """A decoder of the language whose heads say something."""
-    decoder = config.build(SPEC, VOCAB, backbone, NOTHING, key=jax.random.key(seed))
+    decoder = config.build(Task(SPEC, VOCAB, backbone, NOTHING), key=jax.random.key(seed))
     graph, params = nnx.split(decoder)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from genlab.config import Config, ConfigError
-from genlab.decoders.conditioning import ConditionConfig, Conditions, backbone_inputs, modulate
+from genlab.decoders.conditioning import Conditions, modulate
 from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, stable_audio_flops
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
@@ -45,24 +45,20 @@ class ModulatedBackbone(Config):
 
     kind: Literal["backbone"] = "backbone"
 
-    def build(
-        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]
-    ) -> "BackboneDenoiser":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "BackboneDenoiser":
         """Return the network with fresh weights for latents of `channels` channels."""
-        return BackboneDenoiser(channels, backbone, condition, key=key)
+        return BackboneDenoiser(task, key=key)
 
-    def flops(
-        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
-    ) -> float:
+    def flops(self, task: Task) -> float:
         """Return the FLOPs of one call on one clip."""
-        edges = 4 * num_frames * backbone.width * channels
-        level = 2 * backbone.width * (LEVEL_CHANNELS + backbone.width)
-        inputs: dict[str, Any] = {**backbone_inputs(condition, num_symbols), "is_modulated": True}
-        return backbone_flops(backbone, num_frames, **inputs) + edges + level
+        edges = 4 * task.num_frames * task.backbone.width * task.spec.latent_channels
+        level = 2 * task.backbone.width * (LEVEL_CHANNELS + task.backbone.width)
+        inputs: dict[str, Any] = {**task.backbone_inputs, "is_modulated": True}
+        return backbone_flops(task.backbone, task.num_frames, **inputs) + edges + level
 
-    def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
+    def data_flops(self, task: Task) -> float:
         """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2.0 * backbone.width * (num_frames * channels + LEVEL_CHANNELS)
+        return 2.0 * task.backbone.width * (task.num_frames * task.spec.latent_channels + LEVEL_CHANNELS)
 
 
 class StableAudioNetwork(Config):
@@ -74,46 +70,45 @@ class StableAudioNetwork(Config):
     kind: Literal["stable_audio"] = "stable_audio"
     key_heads: int = pydantic.Field(default=2, ge=1)
 
-    def build(
-        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]
-    ) -> "StableAudioDenoiser":
+    def build(self, task: Task, *, key: Key[Array, ""]) -> "StableAudioDenoiser":
         """Return the network with fresh weights for latents of `channels` channels.
 
         Raises:
             ConfigError: if the network has no place for what the conditions or the backbone ask for.
         """
-        if condition.text_route != "cross" or not condition.is_modulating:
+        if task.condition.text_route != "cross" or not task.condition.is_modulating:
             raise ConfigError(
-                f"decoder.network=stable_audio: condition.content={condition.content!r}, route={condition.route!r}, "
-                f"clip_route={condition.clip_route!r}, but the network takes text by cross-attention and one vector "
-                "per clip; set content='text', route='cross', clip_route='adaln' with speaker or duration"
+                f"decoder.network=stable_audio: condition.content={task.condition.content!r}, "
+                f"route={task.condition.route!r}, clip_route={task.condition.clip_route!r}, but the "
+                "network takes text by cross-attention and one vector per clip; set content='text', "
+                "route='cross', clip_route='adaln' with speaker or duration"
             )
         asked = {"dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
-        found = {field: getattr(backbone, field) for field in asked}
-        asked["mixer.kind"], found["mixer.kind"] = ["attention"], [mixer.kind for mixer in backbone.period]
+        found = {field: getattr(task.backbone, field) for field in asked}
+        asked["mixer.kind"], found["mixer.kind"] = ["attention"], [mixer.kind for mixer in task.backbone.period]
         for field, only in asked.items():
             value = found[field]
             if value != only:
                 raise ConfigError(f"backbone.{field}={value!r}: decoder.network=stable_audio has {only!r} only")
-        shape = self._shape(backbone)
-        return StableAudioDenoiser(StableAudio(shape, channels, backbone.width, backbone.width, key=key))
-
-    def flops(
-        self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, num_frames: int, num_symbols: int
-    ) -> float:
-        """Return the FLOPs of one call on one clip."""
-        return stable_audio_flops(
-            self._shape(backbone),
-            channels,
-            text_width=backbone.width,
-            global_width=backbone.width,
-            num_frames=num_frames,
-            num_symbols=num_symbols,
+        shape = self._shape(task.backbone)
+        return StableAudioDenoiser(
+            StableAudio(shape, task.spec.latent_channels, task.backbone.width, task.backbone.width, key=key)
         )
 
-    def data_flops(self, channels: int, backbone: BackboneConfig, num_frames: int) -> float:
+    def flops(self, task: Task) -> float:
+        """Return the FLOPs of one call on one clip."""
+        return stable_audio_flops(
+            self._shape(task.backbone),
+            task.spec.latent_channels,
+            text_width=task.backbone.width,
+            global_width=task.backbone.width,
+            num_frames=task.num_frames,
+            num_symbols=task.num_symbols,
+        )
+
+    def data_flops(self, task: Task) -> float:
         """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2.0 * (num_frames * channels**2 + LEVEL_CHANNELS * backbone.width)
+        return 2.0 * (task.num_frames * task.spec.latent_channels**2 + LEVEL_CHANNELS * task.backbone.width)
 
     def _shape(self, backbone: BackboneConfig) -> StableAudioConfig:
         channels = backbone.width // backbone.heads
@@ -132,12 +127,14 @@ Network = Annotated[ModulatedBackbone | StableAudioNetwork, pydantic.Field(discr
 class BackboneDenoiser(nnx.Module):
     """Latent projection, bidirectional backbone modulated by the noise level, one head that starts at zero."""
 
-    def __init__(self, channels: int, backbone: BackboneConfig, condition: ConditionConfig, *, key: Key[Array, ""]):
+    def __init__(self, task: Task, *, key: Key[Array, ""]):
         embed_key, backbone_key, level_key, head_key = jax.random.split(key, 4)
-        self.embed = Linear(channels, backbone.width, key=embed_key)
-        self.backbone = Backbone(backbone, key=backbone_key, is_modulated=True, text_route=condition.text_route)
-        self.level_embedding = LevelEmbedding(backbone.width, key=level_key)
-        self.head = Linear(backbone.width, channels, key=head_key, scale=0.0)
+        self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
+        self.backbone = Backbone(
+            task.backbone, key=backbone_key, is_modulated=True, text_route=task.condition.text_route
+        )
+        self.level_embedding = LevelEmbedding(task.backbone.width, key=level_key)
+        self.head = Linear(task.backbone.width, task.spec.latent_channels, key=head_key, scale=0.0)
 
     def __call__(
         self,

@@ -1,0 +1,50 @@
+"""The task of a decoder: what it reads and predicts, what it is told, what it runs on, and how long a clip is.
+
+All arms of a comparison share one, so it is one argument wherever a decoder is built or its cost is counted.
+"""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float
+
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.nets.backbone import BackboneConfig
+from genlab.tokens import TokenSpec
+
+
+class Task(NamedTuple):
+    """Everything a decoder's config needs to build it and to count what it costs.
+
+    A decoder takes clips of any length; `num_frames` and `num_symbols` are those of a training example, which the FLOP
+    formulas count. `code_vectors` are the codec's normalised entries, where there is a codec: models of codes may
+    start from them.
+    """
+
+    spec: TokenSpec
+    vocab: CondVocab
+    backbone: BackboneConfig
+    condition: ConditionConfig
+    num_frames: int = 0
+    num_symbols: int = 0
+    code_vectors: Float[Array, "k v d"] | None = None
+
+    @property
+    def width(self) -> int:
+        """Channels of the backbone."""
+        return self.backbone.width
+
+    @property
+    def backbone_inputs(self) -> dict[str, Any]:
+        """What the FLOP formulas of the backbone depend on."""
+        condition = self.condition
+        return {
+            "is_modulated": condition.is_modulating,
+            "text_route": condition.text_route,
+            "num_symbols": self.num_symbols,
+        }
+
+    @property
+    def condition_flops(self) -> float:
+        """FLOPs of encoding one example's conditions."""
+        positions = {"semantic": self.num_frames, "text": self.num_symbols, "none": 0}
+        return float(self.condition.layers * positions[self.condition.content] * 6 * self.backbone.width**2)
