@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Key
 from genlab.config import Config, ConfigError
 from genlab.decoders.conditioning import Conditions, modulate
 from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, stable_audio_flops
+from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
 
