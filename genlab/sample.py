@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -53,7 +53,7 @@ class Sampled:
     latency_audio_s: float
     first_audio_s: float
     compile_s: float
-    by_length: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    by_length: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @pydantic.with_config(pydantic.ConfigDict(strict=True, extra="forbid"))
@@ -179,8 +179,10 @@ def sample_run(
             write_flac(out / names[2 * number], to_int16(wave))
             write_flac(out / names[2 * number + 1], to_int16(floor))
             note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
-            for kind, heard in (("samples", wave), ("codec_floor_codes", floor)):
-                writer.audio(prompt_tag(kind, number), [heard], codec.wave_rate_hz, [note.markdown()], run.steps)
+            told = [note.markdown()]
+            writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, told, run.steps)
+            floor_tag = prompt_tag("codec_floor_codes", number)
+            writer.audio(floor_tag, [floor], codec.wave_rate_hz, told, run.steps)
     return notes + [f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)]
 
 

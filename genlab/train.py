@@ -66,8 +66,7 @@ class _Tally:
     wall_s: float = 0.0
     compile_s: float = 0.0
     data_wait_s: float = 0.0
-    host_s: float = 0.0
-    """Seconds in which the device had no step to do because the host logged, saved or handed over the next one."""
+    host_s: float = 0.0  # the device waited while the host logged, saved or handed over a step
     batch_hash: str = ""
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 

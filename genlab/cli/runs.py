@@ -80,8 +80,8 @@ def tune(arguments: argparse.Namespace, command: str) -> int:
 
 def train(arguments: argparse.Namespace, command: str) -> int:
     """Train one model in its run directory."""
+    from genlab.arms import train_arm
     from genlab.changes import check_same_training
-    from genlab.compare import train_arm
     from genlab.inputs import open_store
     from genlab.train import train as run_training
     from genlab.watch.tensorboard import RunWriter, TrainingLog
@@ -125,8 +125,8 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
     """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
     from genlab.changes import SCORING, check_changes
-    from genlab.compare import audit
     from genlab.report.console import format_audit, format_results
+    from genlab.score import audit
     from genlab.studies.rescore import rescore
 
     if arguments.audit:

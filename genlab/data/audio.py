@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
 
+SampleType = Literal["int16", "int32", "float32", "float64"]
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.05
 MAX_DURATION_S = 3_600.0
@@ -186,11 +187,11 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
     """
     path = Path(path)
     kind, subtype = written_format(path)
-    level = {"compression_level": 0.25} if kind == "FLAC" else {}
+    level = 0.25 if kind == "FLAC" else None
     # Encoded in memory: of what goes wrong on a disk, libsndfile tells little, Python the number.
     buffer = io.BytesIO()
     try:
-        soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, **level)
+        soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level)
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})") from None
     partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
@@ -399,7 +400,7 @@ def _read_frames(
     return samples
 
 
-def _blocks(file: soundfile.SoundFile, count: int, dtype: str) -> Iterator[np.ndarray]:
+def _blocks(file: soundfile.SoundFile, count: int, dtype: SampleType) -> Iterator[np.ndarray]:
     while count > 0:
         block = file.read(min(count, BLOCK_FRAMES), dtype=dtype, always_2d=True)
         if len(block) == 0:

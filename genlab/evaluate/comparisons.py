@@ -134,7 +134,9 @@ def prompt_swap(
         return not_applicable("prompt_swap", score_name, "the prompts have no text")
     if not all(has_text):
         kept = [i for i, keep in enumerate(has_text) if keep]
-        hypotheses, texts, clusters = ([column[i] for i in kept] for column in (hypotheses, texts, clusters))
+        hypotheses = [hypotheses[i] for i in kept]
+        texts = [texts[i] for i in kept]
+        clusters = [clusters[i] for i in kept]
         runs = tuple(runs[i] for i in kept) if runs else runs
     try:
         other = derange_texts(list(texts), seed)

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
-from genlab.compare import read_samples
+from genlab.arms import read_samples
 from genlab.config import GenlabError
 from genlab.experiment import Comparison
 from genlab.listen.key import ANCHOR, REFERENCE

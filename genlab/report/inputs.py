@@ -277,4 +277,4 @@ def read_ledger(run_dir: Path) -> dict[str, Any] | None:
 def read_audit(path: Path) -> dict[str, Any] | None:
     """Return the audit at `path`, None if there is none."""
     fix = "delete it, and `genlab evaluate CONFIG --audit` makes it again"
-    return cast("dict[str, Any] | None", read_stored(path, Audit, fix=fix))
+    return cast("dict[str, Any] | None", read_stored(path, cast("type[Any]", Audit), fix=fix))

@@ -289,7 +289,7 @@ class HashLog:
 
     def __init__(self, run_dir: Path, start_step: int, chained: str):
         self.chained = chained
-        self._pending: list[UInt32[np.ndarray, "b"]] = []
+        self._pending: list[np.ndarray] = []
         self._file = open(run_dir / "batch_hashes.txt" if hosts.is_leader() else os.devnull, "ab")
         if hosts.is_leader():
             self._file.truncate(start_step * self.LINE_BYTES)

@@ -18,11 +18,10 @@ import jax
 import numpy as np
 import scipy.stats
 
-from genlab.config import Config
+from genlab.config import Config, GenlabError
 from genlab.data.manifest import text_key
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.energy import block_energies
 from genlab.evaluate.scores import ClipValues, clip_means, make_score
 from genlab.experiment import Arm, Comparison
 from genlab.load import load_experiment
@@ -35,6 +34,7 @@ from genlab.report.fronts import COSTS
 from genlab.run import checkpoint
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode, measure_latency
+from genlab.score import block_energies
 from genlab.train import load_trained
 from genlab.watch.progress import Progress
 

@@ -10,13 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from genlab.compare import conclude, list_run_dirs, read_all_samples, score_rows
+from genlab.arms import read_all_samples
+from genlab.compare import conclude, list_run_dirs
 from genlab.config import GenlabError
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import solve_budget
 from genlab.material import Material, gather
 from genlab.report import outputs
 from genlab.run import checkpoint
+from genlab.score import score_rows
 from genlab.train import RunResult, restore_trained
 from genlab.watch.progress import Progress
 

@@ -28,13 +28,12 @@ import numpy as np
 import pydantic
 from flax import nnx
 
-from genlab.compare import train_arm
+from genlab.arms import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
 from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.energy import block_energies
 from genlab.evaluate.scores import ClipValues, clip_means, find_meaning
 from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
@@ -49,6 +48,7 @@ from genlab.run import checkpoint
 from genlab.run.stored import read_again, read_stored
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode
+from genlab.score import block_energies
 from genlab.statistics.best_of import best_of_k
 from genlab.training.optim import ArmSettings
 from genlab.watch.progress import Progress

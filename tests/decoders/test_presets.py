@@ -10,7 +10,7 @@ import pytest
 from decoder_toys import BACKBONE, jitted_loss, view_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from genlab.compare import train_arm
+from genlab.arms import train_arm
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.data.store import TokenStore
 from genlab.decoders.task import Task

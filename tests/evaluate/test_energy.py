@@ -9,9 +9,10 @@ from flax import nnx
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.energy import BLOCK_S, block_energies
+from genlab.evaluate.energy import BLOCK_S
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.nets.backbone import BackboneConfig
+from genlab.score import block_energies
 from genlab.tokens import SampleOut, make_tokens
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)

@@ -1,0 +1,209 @@
+"""Scores of every row of a comparison: bits, energies and metrics of audio, each once, and the audit of the metrics.
+
+In: the material of a comparison, trained arms and their samples. Out: one `RowResult` per row (real audio, codec
+floors, arms), kept in rows/NAME.json. The energy of the next block counts sampled codes as the latents they stand for,
+and is drawn with the arm's own sampler: what is scored is what would be heard, not the bare model.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from genlab.config import digest
+from genlab.data.corpus import Embedded
+from genlab.data.grammar import VOCABULARY, grammar_jsgf
+from genlab.data.store import TokenClip, TokenStore
+from genlab.decoders.noise.heads import energy_score
+from genlab.evaluate.audit import audit_metrics
+from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.likelihood import can_score, score_bits
+from genlab.evaluate.metrics import (
+    ContentMetric,
+    EvaluationContext,
+    RowResult,
+    build_context,
+    grammar_metric,
+    score_clips,
+)
+from genlab.evaluate.rows import load_row, save_row
+from genlab.evaluate.scores import clip_means, make_score
+from genlab.experiment import Comparison, DecoderRun
+from genlab.material import FLOORS, Material, floor_waves, gather
+from genlab.preflight import excuses, find_reference
+from genlab.prompts import choose_unscored
+from genlab.recognisers.shipped import load_recogniser
+from genlab.report.inputs import read_audit as read_stored_audit
+from genlab.run import checkpoint
+from genlab.run.cache import cache_root
+from genlab.sample import Sampled, compile_sampler, conditions
+from genlab.tokens import Prompt, Tokens, read_latents
+from genlab.train import RunResult
+from genlab.watch.progress import Progress
+
+
+def block_energies(
+    model: nnx.Module, run: DecoderRun, store: TokenStore, clips: Sequence[TokenClip], *, num_draws: int, seed: int
+) -> Float[np.ndarray, "n"]:
+    """Return the energy score of each clip's block, NaN where less than a block follows the middle.
+
+    Args:
+        model: the trained decoder.
+        run: names the sampler and the frames of a training example.
+        store: the token store of the clips.
+        clips: what is continued.
+        num_draws: continuations per clip, at least 2.
+        seed: of the draws.
+    """
+    block_frames = round(BLOCK_S * store.info.spec.frame_hz)
+    cond, num_frames = conditions(store, clips, run.data.num_frames)
+    examples = [store.example(clip, run.data.num_frames)[0] for clip in clips]
+    tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+    first = num_frames // 2
+    prompt = Prompt(tokens, jnp.asarray(np.arange(run.data.num_frames)[None, :] < first[:, None]))
+    compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
+    has_block = first + block_frames <= num_frames
+    window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
+    clip = np.arange(len(clips))[:, None]
+    draws = []
+    for key in jax.random.split(jax.random.key(seed), num_draws):
+        drawn = compiled(cond, num_frames, key, prompt).tokens
+        draws.append(_latents_of(drawn, store)[clip, window].reshape(len(clips), -1))
+    truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
+    scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
+    return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
+
+
+def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]:
+    if tokens.latents is not None:
+        return np.asarray(tokens.latents, np.float32)
+    vectors = store.code_vectors
+    return vectors[np.arange(len(vectors))[None, None, :], np.asarray(tokens.codes)].sum(axis=2)
+
+
+def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
+    """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and evaluation."""
+    material = gather(config, progress) if material is None else material
+    path = _audit_path(config, material)
+    if not path.exists():
+        found = audit_metrics(material.prompts, evaluation_context(config, material), progress)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_json(path, {name: one.to_dict() for name, one in found.items()})
+    return read_audit(config, material)
+
+
+def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
+    """Return the audit of this corpus, prompts and evaluation, empty if none was made."""
+    return read_stored_audit(_audit_path(config, material)) or {}
+
+
+def _audit_path(config: Comparison, material: Material) -> Path:
+    clips = [clip.id for clip in material.clips]
+    key = digest([material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()])
+    return cache_root() / "audits" / f"{key}.json"
+
+
+def score_rows(
+    config: Comparison,
+    material: Material,
+    trained: Mapping[str, Mapping[int, RunResult]],
+    sampled: Mapping[str, Mapping[int, Sampled]],
+    out: Path,
+    progress: Progress,
+) -> dict[str, RowResult]:
+    """Score real audio, both codec floors and every arm, each once."""
+    waves = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    waves |= {
+        name: [wave for seed in config.seeds for wave in by_seed[seed].waves] for name, by_seed in sampled.items()
+    }
+    rows: dict[str, RowResult] = {}
+    context: EvaluationContext | None = None
+    for done, (name, row_waves) in enumerate(waves.items()):
+        progress("score", done, len(waves))
+        path = out / "rows" / f"{name}.json"
+        row = load_row(path)
+        if row is None:
+            context = context or evaluation_context(config, material)
+            seeds = len(config.seeds) if name in sampled else 1
+            row = score_clips(
+                row_waves,
+                material.prompts * seeds,
+                context,
+                is_reconstruction=name in FLOORS,
+                seeds=seeds,
+                progress=partial(progress, f"score {name}"),
+            )
+            if name in sampled:
+                models = {seed: run.model for seed, run in trained[name].items()}
+                progress(f"score {name}: bits, energy", 0, 2)
+                row = _add_bits(row, config, material, models)
+                progress(f"score {name}: bits, energy", 1, 2)
+                row = _add_energy(row, name, config, material, models)
+                progress(f"score {name}: bits, energy", 2, 2)
+            checkpoint.check_held(path)
+            save_row(path, row)
+        rows[name] = row
+    progress("score", len(waves), len(waves))
+    return rows
+
+
+def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
+    """Return what does not depend on the row: recognisers, networks, and real speech that is no prompt."""
+    recogniser = load_recogniser()
+    content = [ContentMetric("ctc", "word", recogniser.transcribe)]
+    if isinstance(config.data.corpus, Embedded):
+        content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
+    reference = find_reference(config, material.manifest, material.clips)
+
+    return build_context(
+        config.evaluation,
+        content,
+        [material.wave(clip) for clip in reference.common],
+        [clip.speaker for clip in reference.common],
+        lambda waves: [codes for codes, _ in material.codec.encode(waves)],
+        more_voices=[(clip.speaker, material.wave(clip)) for clip in reference.more],
+        excused=excuses(config),
+    )
+
+
+def _add_bits(row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]) -> RowResult:
+    """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
+    decoders = [models[seed] for seed in config.seeds]
+    if not can_score(decoders[0]):
+        return row
+    store = material.store
+    # Training clips serve where no clips of validation are left: no prompt is one of them, so the bound stays a bound.
+    unscored = choose_unscored(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    score, values = score_bits(
+        decoders, store, material.clips, [prompt.clip_id for prompt in material.prompts], unscored=unscored,
+        num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,
+    )  # fmt: skip
+    return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})
+
+
+def _add_energy(
+    row: RowResult, name: str, config: Comparison, material: Material, models: Mapping[int, nnx.Module]
+) -> RowResult:
+    """Add the energy score of the block that follows the first half of each prompt's own clip."""
+    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
+    if not num_draws:
+        return row
+    energies = [
+        block_energies(
+            models[run_seed], config.run(name, run_seed, steps=1), material.store, material.clips,
+            num_draws=num_draws, seed=seed + number,
+        )
+        for number, run_seed in enumerate(config.seeds)
+    ]  # fmt: skip
+    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
+    runs = tuple(np.repeat(range(len(config.seeds)), len(material.prompts)).tolist())
+    values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
+    note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
+    score = make_score("block_energy", values.estimate(seed), seeds=len(config.seeds), note=note, covers=values.covers)
+    return row._replace(scores={**row.scores, "block_energy": score}, per_clip={**row.per_clip, "block_energy": values})
