@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .contract import FAULTS, WALL_S, Streams, Verdict, empty, limit_memory, refuse_network, run_trial, where
-from .world import World, make_world
+from .world import ROOT_FOLDER as ROOT
+from .world import World
 
-ROOT = Path(__file__).parents[2]
 # Of 100 inputs so many go to each area: what is cheap and wide gets more.
 SHARES = {
     "configs": 30,
@@ -94,7 +94,7 @@ def _kind_of(text: str) -> str:
 def plan(inputs: int, only: Sequence[str] = ()) -> dict[str, int]:
     """Return how many inputs each area gets."""
     shares = {area: share for area, share in SHARES.items() if not only or area in only}
-    return {area: max(1, round(inputs * share / sum(shares.values()))) for area, share in shares.items()}
+    return {area: max(min(1, inputs), round(inputs * share / sum(shares.values()))) for area, share in shares.items()}
 
 
 def run_inputs(counts: dict[str, int], seed: int, root: Path, workers: int = 2, minutes: float | None = None) -> Report:
@@ -132,22 +132,28 @@ def run_inputs(counts: dict[str, int], seed: int, root: Path, workers: int = 2, 
     return report
 
 
+def environment() -> dict[str, str]:
+    """Return the environment of processes that run inputs: one CPU device, and this source tree."""
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+    return {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONFAULTHANDLER": "1"}
+
+
+def ensure_world(root: Path) -> None:
+    """Make the world in a process of its own, unless it is there: this one stays free of what that needs."""
+    if not (root / "world.json").exists():
+        command = [sys.executable, "-m", "tests.fuzz", "--make-world", str(root)]
+        subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
+
+
 class Worker:
     """A process that runs inputs."""
 
     def __init__(self, root: Path):
-        environment = {
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
-            "PYTHONFAULTHANDLER": "1",
-        }
         self._errors = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.fuzz", "--worker", str(root)],
             cwd=ROOT,
-            env=environment,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -210,7 +216,7 @@ def work(root: Path) -> None:
 
 def prepare(root: Path, scratch: Path) -> tuple[World, Streams]:
     """Open the world, move into its home, and take the streams."""
-    world = make_world(root)
+    world = World(root)
     os.environ |= {"GENLAB_CACHE": str(world.cache), "HF_HUB_OFFLINE": "1"}
     os.environ.pop("GENLAB_SHARED_CACHE", None)
     importlib.import_module("genlab.cli.runs")
