@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .world import ROOT_FOLDER, World, make_comparison
+from .world import ROOT_FOLDER, World, make_comparison, score_quickly
 
 CALLS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "link", "symlink", "truncate")
 LIMIT_S = 300.0
@@ -121,33 +121,6 @@ def install_from_environment() -> None:
     at, token, count_file = os.environ[VARIABLE].split(" ")
     score_quickly()
     Counter(int(at), Path(token), Path(count_file)).install()
-
-
-def score_quickly() -> None:
-    """Replace what takes long and leaves nothing behind."""
-    import numpy as np
-
-    from genlab import compare, sample
-    from genlab.evaluate.metrics import RowResult
-    from genlab.evaluate.scores import clip_means, make_score
-
-    def score(waves: Any, prompts: Any, context: Any, **more: Any) -> RowResult:
-        values = clip_means(np.array([float(np.abs(wave).mean()) for wave in waves]), tuple(range(len(waves))))
-        seeds = more.get("seeds", 1)
-        values = values._replace(runs=tuple(np.repeat(range(seeds), len(waves) // seeds).tolist()))
-        return RowResult(
-            {"wer_ctc": make_score("wer_ctc", values.estimate(0), seeds=seeds)}, {"wer_ctc": values}, {}, ()
-        )
-
-    for module, name, quick in (
-        (compare, "score_clips", score),
-        (compare, "evaluation_context", lambda *args: None),
-        (compare, "_add_bits", lambda row, *args: row),
-        (compare, "_add_energy", lambda row, *args: row),
-        (sample, "measure_latency", lambda *args: (0.1, 0.1, 0.1)),
-    ):
-        assert hasattr(module, name), f"{module.__name__}.{name} has another name now"
-        setattr(module, name, quick)
 
 
 def _write_config(world: World, place: Path) -> None:

@@ -1,6 +1,6 @@
 """The tiny world that inputs are damaged copies of: own audio, its cache, a finished comparison, weights, a sweep.
 
-Made once, in one process, in about a minute; workers only read it and copy from it.
+Made once, in a process of its own, in some twenty seconds; workers only read it and copy from it.
 """
 
 import dataclasses
@@ -145,6 +145,7 @@ def make_world(root: Path) -> World:
     world.home.mkdir()
     (world.home / "diary.txt").write_text("mine\n")
     os.environ["GENLAB_CACHE"] = str(world.cache)
+    os.chdir(root)
     _make_run(world)
     _make_weights(world)
     _make_published(world)
@@ -154,10 +155,40 @@ def make_world(root: Path) -> World:
     return world
 
 
+def score_quickly() -> None:
+    """Replace what takes long in a comparison and leaves nothing of its own on the disk."""
+    import numpy as np
+
+    from genlab import compare, sample
+    from genlab.evaluate.comparisons import Control
+    from genlab.evaluate.metrics import RowResult
+    from genlab.evaluate.scores import clip_means, make_score
+
+    def score(waves: Any, prompts: Any, context: Any, **more: Any) -> RowResult:
+        seeds, loudness = more.get("seeds", 1), np.array([float(np.abs(wave).mean()) for wave in waves])
+        clusters, runs = tuple(range(len(waves))), tuple(np.repeat(range(seeds), len(waves) // seeds).tolist())
+        names = ("wer_ctc", "speaker_similarity", "f0_correlation", "dnsmos_ovrl", "mcd")
+        values = {name: clip_means(loudness + n / 10, clusters)._replace(runs=runs) for n, name in enumerate(names)}
+        scores = {name: make_score(name, found.estimate(0), seeds=seeds) for name, found in values.items()}
+        control = Control("prompt_swap", "wer_ctc", 0.5, 0.4, 0.6, True)
+        return RowResult(scores, values, {"wer_ctc": ["some words"] * len(waves)}, (control,))
+
+    for module, name, quick in (
+        (compare, "score_clips", score),
+        (compare, "evaluation_context", lambda *args: None),
+        (compare, "_add_bits", lambda row, *args: row),
+        (compare, "_add_energy", lambda row, *args: row),
+        (sample, "measure_latency", lambda *args: (0.1, 0.1, 0.1)),
+    ):
+        assert hasattr(module, name), f"{module.__name__}.{name} has another name now"
+        setattr(module, name, quick)
+
+
 def _make_run(world: World) -> None:
     from genlab.compare import compare
     from genlab.watch.progress import Progress
 
+    score_quickly()
     with Progress() as progress:
         compare(make_comparison(str(world.audio)), world.run, progress, "genlab compare tiny.py")
 
