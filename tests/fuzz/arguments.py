@@ -7,12 +7,12 @@ import random
 import shutil
 from pathlib import Path
 
-from .contract import Trial
+from .contract import Trial, snapshot
 from .damage import TEXTS
-from .run_dirs import copy_run
+from .run_dirs import copy_pilot, copy_run
 from .world import World
 
-BAD_NUMBERS = ("-1", "0", "nan", "inf", "1e999", "x", "", "1.5", "9" * 5000, "-0", "0x10", " 1", "1,2", "--1", "²")
+BAD_NUMBERS = ("-1", "0", "nan", "inf", "1e999", "x", "", "1.5", "9" * 5000, "-0", "0x10", "1,2", "--1", "²")
 BAD_PATHS = (
     "none",
     "/none/x",
@@ -25,7 +25,6 @@ BAD_PATHS = (
     "x" * 300,
     "x" * 5000,
     "gs://",
-    "gs://lab/x",
     "s3://x/y",
     "http://x/y",
     "none.py",
@@ -115,7 +114,7 @@ def _as_shell(text: str) -> str:
 def _draw_number(rng: random.Random, world: World, place: Path) -> Trial:
     """Return a number where another one is expected."""
     run, number, out = str(world.run), rng.choice(BAD_NUMBERS), ["--out", str(place / "out")]
-    arm, page = f"{run}/arms/ar/seed0", str(world.page)
+    arm, page, pilot = f"{run}/arms/ar/seed0", str(world.page), copy_pilot(world, place)
     spans = ("nan:1", "5:1", "0:99", "inf:inf", "0:nan", "-1:1", "0", "0:1:2", ":", "a:b", "1e999:2", "0:0", "9:9")
     span, word = rng.choice(spans), rng.choice(("0", "-1", "x", ""))
     cases: list[tuple[str, list[str]]] = [
@@ -130,9 +129,9 @@ def _draw_number(rng: random.Random, world: World, place: Path) -> Trial:
         ("--seed", ["tune", run, *out, "--seed", rng.choice(("-1", "x", "1e9", str(2**32), "9" * 5000))]),
         ("peak_lr", ["tune", run, *out, "--space", f"peak_lr=[{number},{rng.choice(BAD_NUMBERS)}]"]),
         ("--space", ["tune", run, *out, "--space", rng.choice(("x=1", "peak_lr", "=", "peak_lr=[1]", "lr=[1,2]"))]),
-        ("--seeds", ["crossover", run, run, "--score", "wer_ctc", "--plan", "1e9,2e9", "--seeds", number]),
-        ("--plan", ["crossover", run, run, "--score", "wer_ctc", "--plan", rng.choice((number, f"{number},1e9", ","))]),
-        ("--exponents", ["crossover", run, "--score", "wer_ctc", "--plan", "1e9", "--exponents", f"ar={number}"]),
+        ("--seeds", ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9,2e9", "--seeds", number]),
+        ("--plan", ["crossover", *pilot, "--score", "wer_ctc", "--plan", rng.choice((number, f"{number},1e9", ","))]),
+        ("--exponents", ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9", "--exponents", f"ar={number}"]),
         ("--flops", ["sweep", "plan", f"{run}/config.json", *out, "--flops", rng.choice((word, f"1e9,{word}", "nan"))]),
         ("--levels", ["codec", "roundtrip", str(world.audio / "c00.wav"), str(place / "o.wav"), "--levels", number]),
         ("--prompts", ["sample", arm, *out, "--prompts", str(10**9)]),
@@ -160,9 +159,39 @@ def _draw_path(rng: random.Random, world: World, place: Path) -> Trial:
         "FIELD": rng.choice(("batch_size=3", "seeds=[1]", "evaluation.none=1", "data.num_frames=1")),
         "ARM": rng.choice(("x", "", "real")),
     }
-    argv = [words.get(word, word) for word in rng.choice(PATH_COMMANDS).split()]
-    names = [odd, odd.strip(), Path(odd).name if odd else "", "config", "expected", "--out", "path", "directory"]
+    command = rng.choice(PATH_COMMANDS)
+    if command.startswith("evaluate RUN"):
+        return _draw_evaluate(copy_run(world, place / "run"), words["FIELD"])
+    argv = [words.get(word, word) for word in command.split()]
+    names = [
+        "--speakers",
+        odd,
+        odd.strip(),
+        Path(odd).name if odd else "",
+        "config",
+        "expected",
+        "--out",
+        "path",
+        "directory",
+    ]
     return _run(argv, [*names, *argv[2:]], world, place)
+
+
+def _draw_evaluate(run: Path, field: str) -> Trial:
+    """Return an evaluation with an override that would need another training: the run must stay as it is."""
+    from genlab.cli import main
+
+    before = snapshot(run)
+
+    def act() -> int:
+        code = main(["evaluate", str(run), field])
+        changed = {name for name, state in before.items() if snapshot(run).get(name) != state}
+        if code and {Path(name).name for name in changed} - {"lock", "status.json"}:
+            raise AssertionError(f"refused, but changed {sorted(changed)[:3]}")
+        return code
+
+    names = (field.partition("=")[0], "evaluation")
+    return Trial(f"genlab evaluate RUN {field}", act, names, is_command=True, must_refuse=True)
 
 
 def _draw_grammar(rng: random.Random, world: World, place: Path) -> Trial:
@@ -206,7 +235,7 @@ def _draw_mixture(rng: random.Random, world: World, place: Path) -> Trial:
     run, page = str(copy_run(world, place / "run")), str(world.page)
     cases = [
         ["budget", run],
-        ["crossover", run, run, "--score", rng.choice(("wer_ctc", "dnsmos_ovrl", "kad", *TEXTS))],
+        ["crossover", *pilot, "--score", rng.choice(("wer_ctc", "dnsmos_ovrl", "kad", *TEXTS))],
         ["sweep", "status", page, "--out", str(place / "sweep")],
         ["codec", "info", "--codec", str(world.codec)],
         ["sweep", "list", str(world.page.parent)],

@@ -93,7 +93,7 @@ def _judge(trial: Trial, result: Any, error: BaseException | None, code: int, to
 
     if error is not None and (trial.is_command or not isinstance(error, GenlabError)):
         return Verdict("traceback", f"{type(error).__name__}: {error!s:.300} ({where(error)})")
-    if "Traceback (most recent call last)" in told:
+    if trial.is_command and "Traceback (most recent call last)" in told:
         return Verdict("traceback", told[-600:])
     if error is None and code == 0:
         if trial.must_refuse:

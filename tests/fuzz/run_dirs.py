@@ -60,13 +60,27 @@ def copy_run(world: World, out: Path) -> Path:
     return out
 
 
+def copy_pilot(world: World, place: Path) -> list[str]:
+    """Copy the run twice more, as if it had been trained at two larger budgets."""
+    runs = []
+    for times in (2, 4):
+        run = copy_run(world, place / f"larger{times}")
+        results = json.loads((run / "results.json").read_text())
+        for arm in results["arms"]:
+            for name in ("train_flops", "epochs", "unique_seconds"):
+                arm[name] = times * arm.get(name, 0)
+        (run / "results.json").write_text(json.dumps(results))
+        runs.append(str(run))
+    return runs
+
+
 def _draw_crossover(rng: random.Random, world: World, place: Path) -> Trial:
     from genlab.cli import main
 
-    run = copy_run(world, place / "run")
+    run, others = copy_run(world, place / "run"), copy_pilot(world, place)
     file = run / rng.choice(("results.json",) * 4 + ("ledger.json",))
     what = damage_stored(file, rng)
-    argv = ["crossover", str(run), str(copy_run(world, place / "other")), "--score", "wer_ctc"]
+    argv = ["crossover", str(run), *others, "--score", "wer_ctc"]
     if rng.random() < 0.3:
         argv += ["--against", rng.choice(("epochs", "seconds"))]
 

@@ -11,6 +11,7 @@ import os
 import queue
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,10 @@ def work(root: Path) -> None:
             area, seed, first, last = line.split()
             for index in range(int(first), int(last)):
                 what, verdict = run_one(area, int(seed), index, world, scratch / "place", streams)
+                if verdict.kind == "touched":  # the next input finds everything as it was
+                    os.chdir("/")
+                    copy_world(root, world.root)
+                    os.chdir(world.home)
                 answer = {"area": area, "seed": int(seed), "index": index, "kind": verdict.kind}
                 print(json.dumps({**answer, "text": verdict.text[:1000], "what": what[:1000]}), file=answers)
         os.chdir("/")
@@ -216,7 +221,7 @@ def work(root: Path) -> None:
 
 def prepare(root: Path, scratch: Path) -> tuple[World, Streams]:
     """Open the world, move into its home, and take the streams."""
-    world = World(root)
+    world = copy_world(root, scratch / "world")
     os.environ |= {"GENLAB_CACHE": str(world.cache), "HF_HUB_OFFLINE": "1"}
     os.environ.pop("GENLAB_SHARED_CACHE", None)
     importlib.import_module("genlab.cli.runs")
@@ -224,6 +229,19 @@ def prepare(root: Path, scratch: Path) -> tuple[World, Streams]:
     os.chdir(world.home)
     refuse_network()
     return world, Streams(scratch)
+
+
+def copy_world(root: Path, copy: Path) -> World:
+    """Return the world as a copy that one worker may spoil; recordings and cache are shared."""
+    world = World(empty(copy))
+    for path in root.iterdir():
+        if path.name in ("audio", "cache"):
+            (copy / path.name).symlink_to(path)
+        elif path.is_dir():
+            shutil.copytree(path, copy / path.name)
+        else:
+            shutil.copy(path, copy / path.name)
+    return world
 
 
 def run_one(area: str, seed: int, index: int, world: World, place: Path, streams: Streams) -> tuple[str, Verdict]:
