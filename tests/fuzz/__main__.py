@@ -30,7 +30,9 @@ def main() -> int:
         if arguments.kills is not None:
             from .kills import run_kills
 
-            kills = run_kills(arguments.kills, World(root), scratch / "kills", tuple(only), arguments.minutes)
+            kills = run_kills(
+                arguments.kills, World(root), scratch / "kills", tuple(only), arguments.minutes, arguments.index
+            )
             print(kills.table())
             return 1 if kills.lost else 0
         if arguments.index is not None:
@@ -57,7 +59,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=2000, help="how many, over all areas (default 2000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help=f"areas with commas between: {', '.join(SHARES)}")
-    parser.add_argument("--index", type=int, help="run one input of one area and print everything")
+    parser.add_argument("--index", type=int, help="run one input of one area, or kill at this change alone")
     parser.add_argument("--minutes", type=float, help="begin no further inputs after so long")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--world", type=Path, help="keep the tiny world here for the next time")

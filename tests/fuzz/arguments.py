@@ -235,7 +235,7 @@ def _draw_mixture(rng: random.Random, world: World, place: Path) -> Trial:
     run, page = str(copy_run(world, place / "run")), str(world.page)
     cases = [
         ["budget", run],
-        ["crossover", *pilot, "--score", rng.choice(("wer_ctc", "dnsmos_ovrl", "kad", *TEXTS))],
+        ["crossover", run, *copy_pilot(world, place), "--score", rng.choice(("wer_ctc", "dnsmos_ovrl", "kad", *TEXTS))],
         ["sweep", "status", page, "--out", str(place / "sweep")],
         ["codec", "info", "--codec", str(world.codec)],
         ["sweep", "list", str(world.page.parent)],

@@ -165,7 +165,12 @@ SHARES = {"data": 25, "compare": 35, "evaluate": 25, "sweep": 5, "sweep workers"
 
 
 def run_kills(
-    points: int, world: World, folder: Path, only: tuple[str, ...] = (), minutes: float | None = None
+    points: int,
+    world: World,
+    folder: Path,
+    only: tuple[str, ...] = (),
+    minutes: float | None = None,
+    only_at: int | None = None,
 ) -> KillReport:
     """Kill at so many points, spread over the scenarios and over all changes of each, and return the report."""
     import genlab.cli.runs  # warm: a fork has it
@@ -183,7 +188,7 @@ def run_kills(
         for number in range(count):
             if ends is not None and time.monotonic() > ends:
                 break
-            at = 1 + number * changes // count
+            at = 1 + number * changes // count if only_at is None else only_at
             code, _ = _run(scenario, world, place, at, is_new=True)
             died = f"{scenario.name} at change {at} of {changes}"
             code, _ = _run(scenario, world, place, 0, is_new=False)
@@ -194,7 +199,8 @@ def run_kills(
             found, left = _content(scenario, place)
             if found != wanted:
                 changed = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-                report.lost.append(f"{died}: {', '.join(changed[:4])} differ")
+                first = _first_difference(wanted.get(changed[0], ""), found.get(changed[0], ""))
+                report.lost.append(f"{died}: {', '.join(changed[:4])} differ: {first}")
             elif left - litter:
                 report.left.append(f"{died}: {', '.join(sorted(left - litter)[:3])} left behind")
     return report
@@ -278,11 +284,19 @@ def _digest(path: Path, place: Path) -> str:
         content = b"\n".join(
             sorted(line for line in content.splitlines() if b"_s" not in line and b"real_time" not in line)
         )
-    return hashlib.sha256(content).hexdigest()[:12]
+    is_text = path.suffix in (".json", ".csv", ".txt")
+    return content.decode() if is_text else hashlib.sha256(content).hexdigest()[:12]
+
+
+def _first_difference(wanted: str, found: str) -> str:
+    same = next((place for place, pair in enumerate(zip(wanted, found)) if pair[0] != pair[1]), 0)
+    around = slice(max(0, same - 100), same + 60)
+    return f"{wanted[around]!r} became {found[around]!r}"
 
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
+        value = {**value, "values": None} if value.get("item") == "Training wall clock" else value
         return {key: _without_times(child) for key, child in value.items() if not VOLATILE.search(key)}
     return [_without_times(child) for child in value] if isinstance(value, list) else value
 
