@@ -13,7 +13,7 @@ from typing import Any
 
 from .contract import Trial
 from .damage import damage_bytes, damage_file, damage_json, damage_text, to_text
-from .world import World
+from .world import World, make_wave
 
 
 @functools.cache
@@ -55,8 +55,9 @@ def _content(manifest: Any, store: Any) -> str:
 
 def draw(rng: random.Random, world: World, place: Path) -> Trial:
     """Return the opening of a corpus and its token store of which one file is damaged."""
-    if rng.random() < 0.15:
-        return _draw_known_entropy(rng, place)
+    chance = rng.random()
+    if chance < 0.3:
+        return _draw_known_entropy(rng, place) if chance < 0.15 else _draw_f0(rng, place)
     cache = place / "cache"
     cache.mkdir()
     for name in (world.facts["corpus"], world.facts["tokens"]):
@@ -133,6 +134,48 @@ def _draw_known_entropy(rng: random.Random, place: Path) -> Trial:
 
     what = f"known entropy, {file.relative_to(cache)}: {how}"
     return Trial(what, lambda: draw_store(source, cache), (file.name, file.parent.name, str(cache)), judge)
+
+
+def _draw_f0(rng: random.Random, place: Path) -> Trial:
+    """Return the reading of a corpus that knows the true F0 of its clips."""
+    import numpy as np
+
+    from genlab.data.audio import to_int16, write_flac
+    from genlab.data.digests import digest_files, write_digests
+    from genlab.data.manifest import Clip, Manifest
+
+    root = place / "cache"
+    root.mkdir()
+    clips = []
+    for number in range(3):
+        wave = to_int16(make_wave(number, 4000))
+        write_flac(root / f"{number}.flac", wave)
+        np.save(root / f"{number}.npy", np.full(20, 100.0 + number, np.float32))
+        clips.append(
+            Clip(str(number), f"{number}.flac", "yes", "ann", "train", len(wave), "CC0-1.0", f0_path=f"{number}.npy")
+        )
+    names = [f"{number}.{suffix}" for number in range(3) for suffix in ("flac", "npy")]
+    Manifest(clips, root).save(root)
+    write_digests(root, digest_files(root, [*names, "manifest.jsonl"]))
+    before = _content_of_f0(root)
+    file, how = _damage_one(rng, root)
+
+    def judge(found: str) -> str | None:
+        return None if found == before else f"{file.name} ({how}): other content was taken for the same"
+
+    names = (file.name, root.name, str(root))
+    return Trial(f"F0 truth, {file.name}: {how}", lambda: _content_of_f0(root), names, judge)
+
+
+def _content_of_f0(root: Path) -> str:
+    from genlab.data.manifest import Manifest
+
+    manifest = Manifest.load(root)
+    found = hashlib.sha256()
+    for clip in manifest.clips:
+        found.update(repr(clip).encode("utf-8", "backslashreplace"))
+        found.update(manifest.audio(clip).tobytes() + manifest.f0_hz(clip).tobytes())
+    return found.hexdigest()
 
 
 def _content_of_store(store: Any) -> str:

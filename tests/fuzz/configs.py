@@ -117,7 +117,8 @@ def _draw_python(rng: random.Random, world: World, place: Path) -> Trial:
     from genlab.cli import main
 
     what = f"Python config: {text!r}"
-    return Trial(what, lambda: main(["budget", str(file)]), (file.name,), is_command=True, must_refuse=True)
+    names = (file.name, "memory", "stopped")
+    return Trial(what, lambda: main(["budget", str(file)]), names, is_command=True, must_refuse=True)
 
 
 def _draw_budget(rng: random.Random, world: World, place: Path) -> Trial:

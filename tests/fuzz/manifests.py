@@ -17,7 +17,7 @@ from .world import CLIPS, World
 WORDS = ("yes", "no", "lift", "Hello, world", 'say "go"', "tea; coffee", "tab\there", "1", "0", "naïve", "日本", "it's")
 SPLITS = ("", "train", "valid", "test", "dev", "val", "validation", "eval", "Train", "TEST", "training", "my_split")
 MEANINGS = {"dev": "valid", "val": "valid", "validation": "valid", "eval": "test", "training": "train"}
-PATH_NAMES = ("path", "path", "path", "file_name", "audio_filepath", "audio", "file")
+PATH_NAMES = ("path", "path", "path", "file_name", "audio_filepath", "filename")
 TEXT_NAMES = ("text", "text", "text", "transcription", "transcript", "sentence")
 
 

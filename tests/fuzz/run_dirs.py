@@ -61,10 +61,10 @@ def copy_run(world: World, out: Path) -> Path:
 
 
 def copy_pilot(world: World, place: Path) -> list[str]:
-    """Copy the run twice more, as if it had been trained at two larger budgets."""
+    """Copy the run three times, as if it had been trained at other budgets."""
     runs = []
-    for times in (2, 4):
-        run = copy_run(world, place / f"larger{times}")
+    for times in (0.5, 2, 4):
+        run = copy_run(world, place / f"budget{times}")
         results = json.loads((run / "results.json").read_text())
         for arm in results["arms"]:
             for name in ("train_flops", "epochs", "unique_seconds"):
@@ -87,7 +87,7 @@ def _draw_crossover(rng: random.Random, world: World, place: Path) -> Trial:
     def judge(code: int) -> str | None:
         return _find_bad_number(run / "crossover.json")
 
-    names = (str(run), file.name, "--score", "wer_ctc")
+    names = (str(run), file.name, "--score", "wer_ctc", "families", "budgets")
     return Trial(f"crossover: {what}", lambda: main(argv), names, judge, is_command=True)
 
 
