@@ -112,7 +112,7 @@ def _run(argv: list[str], names: list[str], world: World, place: Path, must_refu
     shown = " ".join(repr(item) if len(item) < 80 else f"{item[:40]!r}..." for item in argv)
     names = [name[:40] for name in names if name and name[:40].isprintable()]
     # A few in processes of their own, chosen by what they are: the same input is always run in the same way.
-    is_apart = zlib.crc32(" ".join(argv[:2]).encode("utf-8", "replace")) % 40 == 0
+    is_apart = zlib.crc32(" ".join(word for word in argv if "/" not in word).encode("utf-8", "replace")) % 40 == 0
     main = _run_process if is_apart and "" not in argv else run_here
     return Trial(f"genlab {shown}", lambda: main(argv), tuple(names), is_command=True, must_refuse=must_refuse)
 
@@ -178,7 +178,7 @@ def _draw_path(rng: random.Random, world: World, place: Path) -> Trial:
         "--speakers",
         odd,
         odd.strip(),
-        Path(odd).name if odd else "",
+        Path(odd).stem if odd else "",
         "config",
         "expected",
         "--out",
