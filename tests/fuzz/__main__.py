@@ -16,6 +16,7 @@ from .world import World, make_world
 def main() -> int:
     """Parse and run."""
     arguments = _parse()
+    sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.worker:
         work(arguments.worker)
         return 0

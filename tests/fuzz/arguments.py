@@ -140,9 +140,12 @@ def _draw_number(rng: random.Random, world: World, place: Path) -> Trial:
         ("--seed", ["tune", run, *out, "--seed", rng.choice(("-1", "x", "1e9", str(2**32), "9" * 5000))]),
         ("peak_lr", ["tune", run, *out, "--space", f"peak_lr=[{number},{rng.choice(BAD_NUMBERS)}]"]),
         ("--space", ["tune", run, *out, "--space", rng.choice(("x=1", "peak_lr", "=", "peak_lr=[1]", "lr=[1,2]"))]),
-        ("--seeds", ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9,2e9", "--seeds", number]),
+        ("--seeds", ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9,2e9,4e9", "--seeds", number]),
         ("--plan", ["crossover", *pilot, "--score", "wer_ctc", "--plan", rng.choice((number, f"{number},1e9", ","))]),
-        ("--exponents", ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9", "--exponents", f"ar={number}"]),
+        (
+            "--exponents",
+            ["crossover", *pilot, "--score", "wer_ctc", "--plan", "1e9,2e9,4e9", "--exponents", f"ar={number}"],
+        ),
         ("--flops", ["sweep", "plan", f"{run}/config.json", *out, "--flops", rng.choice((word, f"1e9,{word}", "nan"))]),
         ("--levels", ["codec", "roundtrip", str(world.audio / "c00.wav"), str(place / "o.wav"), "--levels", number]),
         ("--prompts", ["sample", arm, *out, "--prompts", str(10**9)]),
@@ -176,6 +179,7 @@ def _draw_path(rng: random.Random, world: World, place: Path) -> Trial:
     argv = [words.get(word, word) for word in command.split()]
     names = [
         "--speakers",
+        "trained arms",
         odd,
         odd.strip(),
         Path(odd).stem if odd else "",

@@ -78,7 +78,7 @@ def _damage_one(rng: random.Random, cache: Path) -> tuple[Path, str]:
     """Damage one file, the few that are not audio more often, and return it and how."""
     files = sorted(path for path in cache.rglob("*") if path.is_file() and path.name != ".lock")
     audio = [path for path in files if path.suffix == ".flac"]
-    file = rng.choice(audio if rng.random() < 0.15 else [path for path in files if path.suffix != ".flac"])
+    file = rng.choice(audio if audio and rng.random() < 0.15 else [path for path in files if path.suffix != ".flac"])
     kind = rng.randrange(4)
     if file.suffix == ".json" and kind == 0:
         values, where = damage_json(json.loads(file.read_text()), rng)

@@ -300,7 +300,7 @@ def _draw_config(rng: random.Random, world: World, place: Path) -> Trial:
     own = place / "own_codec.py"
     own.write_text(f"open({str(evidence)!r}, 'w').close()\ndef codec():\n    raise ValueError('run')\n")
     values = json.loads((run / "config.json").read_text())
-    codec = rng.choice((str(own), "mimi:owner/name", "encodec:owner/name", "dac:x/y", str(own), f"encodec:{place}"))
+    codec = rng.choice((str(own), "mimi:owner/name", "encodec:owner/name", "dac:x/y", str(own)))
     values["data"]["codec"] = codec
     (run / "config.json").write_text(json.dumps(values))
     arm = run / "arms" / "ar" / "seed0"
