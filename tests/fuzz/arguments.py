@@ -36,7 +36,7 @@ BAD_PATHS = (
     "é",
     "\x1b[31m.py",
 )
-# Words in capitals are replaced: ODD by a path of `BAD_PATHS`.
+# Words in capitals are replaced: ODD by a path that may be there, BAD by one that is not.
 PATH_COMMANDS = (
     "budget ODD",
     "data ODD",
@@ -63,13 +63,13 @@ PATH_COMMANDS = (
     "aot ODD --topology v6e-16",
     "aot CONFIG --topology ODD",
     "codec export ODD TARGET",
-    "codec roundtrip ODD TARGET",
+    "codec roundtrip BAD TARGET",
     "codec roundtrip WAV NOWHERE",
     "codec roundtrip WAV MISNAMED",
     "codec info --codec ODD",
-    "codec score ODD",
-    "codec bench ODD",
-    "codec probe ODD",
+    "codec score BAD",
+    "codec bench BAD",
+    "codec probe BAD",
     "codec probe AUDIO --codec ODD",
     "codec load ODD",
     "codec load encodec --weights ODD",
@@ -159,8 +159,10 @@ def _draw_number(rng: random.Random, world: World, place: Path) -> Trial:
 def _draw_path(rng: random.Random, world: World, place: Path) -> Trial:
     """Return a path where there is nothing, or something else."""
     odd = rng.choice((*BAD_PATHS, str(world.audio), str(world.audio / "c00.wav"), str(world.cache)))
+    bad = rng.choice([path for path in BAD_PATHS if path not in (".", "..", "~", "")])  # these hold who knows what
     words = {
         "ODD": odd,
+        "BAD": bad,
         "OUT": str(place / "out"),
         "RUN": str(world.run),
         "CONFIG": str(world.run / "config.json"),
@@ -180,6 +182,9 @@ def _draw_path(rng: random.Random, world: World, place: Path) -> Trial:
     names = [
         "--speakers",
         "trained arms",
+        bad,
+        repr(bad)[1:-1],
+        repr(odd)[1:-1],
         odd,
         odd.strip(),
         Path(odd).stem if odd else "",

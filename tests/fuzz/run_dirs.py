@@ -7,6 +7,7 @@ numbers and text that stays text: no markup in a page, no formula in a table.
 import functools
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,8 @@ def _draw_text_reports(rng: random.Random, world: World, place: Path) -> Trial:
 
     def judge(result: Any) -> str | None:
         for name in ("report.html", "report.md"):
-            if "<img src=x" in (place / name).read_text():
+            text = re.sub(r"^(`{3,})\n.*?^\1$", "", (place / name).read_text(), flags=re.M | re.S)  # code stays code
+            if "<img src=x" in text:
                 return f"{name} holds markup of {changed}"
         for line in (place / "scores.csv").read_text().splitlines():
             if any(cell.startswith(("=", "@")) for cell in line.split(",")):
