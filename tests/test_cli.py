@@ -100,6 +100,17 @@ def test_what_stays_on_a_local_disk_refuses_a_bucket(capsys):
         assert "gs://lab/x: expected a path on a local disk" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["report", ""], ["listen", " "], ["compare", QUICKSTART, "--out", ""], ["crossover", "", "x", "--score", "kad"]],
+)
+def test_a_path_of_nothing_does_not_name_the_current_directory(capsys, argv):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "expected a path, got nothing" in capsys.readouterr().err
+
+
 def refused(capsys, *argv):
     """Run a command that must fail, and return its one line."""
     code = main([str(item) for item in argv])

@@ -147,7 +147,14 @@ def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
 
 def _place(text: str) -> str | Path:
     """Parse a directory; one in a bucket stays text, for a path would lose a slash of gs://."""
-    return text if "://" in text else Path(text)
+    return text if "://" in text else Path(_named(text))
+
+
+def _named(text: str) -> str:
+    """Parse a path as it was written; an unset variable of the shell must not name the current directory."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("'': expected a path, got nothing; is a variable empty?")
+    return text
 
 
 def _whole(text: str) -> int:
@@ -165,7 +172,7 @@ def _local(text: str) -> Path:
             f"{text}: expected a path on a local disk; only compare, train, tune, sample, evaluate, report and listen "
             "work in a bucket"
         )
-    return Path(text)
+    return Path(_named(text))
 
 
 def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
@@ -261,7 +268,7 @@ def _add_results(add: AddCommand) -> None:
         "Write a blind listening test of a finished comparison, or merge the answers to it.",
         "genlab listen runs/first --prompts 8",
     )
-    command.add_argument("config", metavar="RUN_DIR", help="run directory of a comparison")
+    command.add_argument("config", type=_named, metavar="RUN_DIR", help="run directory of a comparison")
     _takes_trust(command)
     command.add_argument(
         "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
@@ -379,7 +386,7 @@ def _add_machine(add: AddCommand) -> None:
 
 
 def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
-    command.add_argument("config", help=what)
+    command.add_argument("config", type=_named, help=what)
     command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
     _takes_trust(command)
 
