@@ -162,6 +162,8 @@ def _check_arms(arms: list[ArmEntry]) -> list[ArmEntry]:
         if arm["family"] not in ("real", "floor"):
             if missing := [field for field in needed if field not in arm]:
                 raise ValueError(f"expected {missing[0]} of arm {arm['name'][:60]!r}, got none")
+            if not 1 <= arm.get("steps", 0) < 2**31:
+                raise ValueError(f"expected at least one step of arm {arm['name'][:60]!r}")
             sampling = arm.get("sampling", {})
             if missing := [field for field in ("real_time_factor", "first_audio_s") if field not in sampling]:
                 raise ValueError(f"expected sampling.{missing[0]} of arm {arm['name'][:60]!r}, got none")

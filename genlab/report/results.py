@@ -8,7 +8,7 @@ import functools
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from genlab.report.curves import read_curves
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.sample import Sampled
 from genlab.statistics.bootstrap import finite_or_none
+from genlab.run.stored import DamagedError
 from genlab.train import RunResult
 from genlab.watch.mel import mel_png
 from genlab.watch.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, mel_tag, prompt_tag
@@ -96,11 +97,11 @@ def show(
 ) -> None:
     """Write TensorBoard events into `out`, and the reports into `pages`."""
     seed = config.seeds[0]
-    entries = {arm["name"]: arm for arm in results["arms"]}
     rate = material.codec.wave_rate_hz
     shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
     shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
+    entries = _entries_of(results, shown, out)
     last_step = max(entries[name]["steps"] for name in sampled)
     for name, waves in shown.items():
         log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
@@ -186,6 +187,18 @@ def _marks(
         {score: float(values[number]) for score, values in kept if np.isfinite(values[number])}
         for number in range(num_prompts)
     ]
+
+
+def _entries_of(results: Mapping[str, Any], names: Iterable[str], out: Path) -> dict[str, Any]:
+    """Return the entry of every row that is shown; results.json may have been edited since it was written."""
+    entries = {arm["name"]: arm for arm in results["arms"]}
+    for name in names:
+        if "steps" not in entries.get(name, {}):
+            raise DamagedError(
+                f"{out / 'results.json'}: damaged: expected an entry with steps of row {name!r}, got "
+                f"{', '.join(entries)}; run the same `genlab compare` again"
+            )
+    return entries
 
 
 def _write_overview(

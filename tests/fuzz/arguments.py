@@ -110,6 +110,7 @@ def _run(argv: list[str], names: list[str], world: World, place: Path, must_refu
 
     argv = [_as_shell(item) for item in argv]
     shown = " ".join(repr(item) if len(item) < 80 else f"{item[:40]!r}..." for item in argv)
+    names = [" ".join(name.split()) for name in names]  # a line shows line breaks as blanks
     names = [name[:40] for name in names if name and name[:40].isprintable()]
     # A few in processes of their own, chosen by what they are: the same input is always run in the same way.
     is_apart = zlib.crc32(" ".join(word for word in argv if "/" not in word).encode("utf-8", "replace")) % 40 == 0
