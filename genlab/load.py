@@ -1,5 +1,6 @@
 """Config files, config.json and pages: from a path to the object that it describes."""
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,9 @@ def load_experiment(
             config.json refers to code or a download that nobody named.
     """
     path = Path(path)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
+    # pathlib raises on names longer than the system takes.
+    path = path / "config.json" if os.path.isdir(path) else path
+    if not os.path.isfile(path):
         raise ConfigError(
             f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
         )

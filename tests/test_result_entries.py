@@ -6,8 +6,8 @@ import json_toys
 import pytest
 
 from genlab.report.inputs import read_results
-from genlab.results import _entries_of
-from genlab.stored import DamagedError
+from genlab.report.results import _entries_of
+from genlab.run.stored import DamagedError
 
 ROWS = {"arms": [{"name": "real", "steps": 0}, {"name": "ar", "steps": 4}, {"name": "masked"}]}
 

@@ -10,6 +10,7 @@ come and go at `wave_rate_hz`; a codec that works at another rate is resampled h
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -32,7 +33,7 @@ from genlab.codecs.published import load_published, needs_download
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError, GenlabError
-from genlab.config.errors import describe_raised, is_ours_to_stop
+from genlab.config.errors import describe_raised, is_ours_to_stop, one_line, shorten
 from genlab.data.audio import resample
 from genlab.nets.weights import load_metadata, load_weights, save_weights
 from genlab.run.trust import run_file
@@ -169,9 +170,10 @@ def weights_path(name: str) -> Path:
     """
     shipped = Path(str(resources.files("genlab.codecs") / "weights" / f"{name}.safetensors"))
     path = shipped if "/" not in name and not name.endswith(".safetensors") else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
         raise GenlabError(
-            f"codec {name!r}: no weights at {path}; use {SHIPPED!r}, a published one ({', '.join(PUBLISHED)}, or "
+            f"codec {shorten(name)}: no weights at {one_line(str(path), 200)}; "
+            f"use {SHIPPED!r}, a published one ({', '.join(PUBLISHED)}, or "
             "KIND:DIRECTORY), a Python file with codec(), or train one with `genlab train configs/codec_16khz.py` and "
             "give the path of the exported .safetensors"
         )
@@ -259,7 +261,7 @@ def _read_shape(path: Path) -> tuple[SpectralCodecConfig, dict[str, Any]]:
 
 
 def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
-    if not path.is_file():
+    if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
         raise GenlabError(f"codec {str(path)!r}: no such file; expected a Python file with a function codec()")
     try:
         make = run_file(path).get("codec")

@@ -11,6 +11,7 @@ Layouts: PyTorch keeps convolutions as [out, in, frames], transposed ones as [in
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -112,7 +113,7 @@ def find_local(source: str, subfolder: str = "") -> Path | None:
 
     A repository whose download was cut short counts as missing.
     """
-    if Path(source).is_dir():
+    if os.path.isdir(source):  # pathlib raises on names longer than the system takes
         part = Path(source) / subfolder
         return part if part.is_dir() else Path(source)
     if not _HUB_ID.fullmatch(source):

@@ -27,9 +27,9 @@ from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
+from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
 from genlab.statistics.bootstrap import finite_or_none
-from genlab.run.stored import DamagedError
 from genlab.train import RunResult
 from genlab.watch.mel import mel_png
 from genlab.watch.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, mel_tag, prompt_tag

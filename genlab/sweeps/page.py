@@ -15,6 +15,7 @@ within a margin; two families whose curves are to cross inside the sweep; or the
 import ast
 import itertools
 import json
+import os
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -240,7 +241,7 @@ def load_sweep(path: str | Path) -> Sweep:
     Raises:
         ConfigError: if there is no such file, it has no `sweep()`, or a field is wrong.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
         raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` names those there are")
     found = call_page(Path(path), "sweep")
     if not isinstance(found, Sweep):

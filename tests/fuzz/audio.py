@@ -64,6 +64,7 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
     is_long = len(samples) >= 0.05 * rate and fields.get("max_clip_s", 1) > 0.8
     is_whole = (
         how == "whole"
+        and subtype != "IMA_ADPCM"  # it comes in whole blocks
         and what == "tone"
         and is_long
         and (form, suffix)
