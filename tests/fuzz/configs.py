@@ -83,7 +83,7 @@ def _draw_override(rng: random.Random, world: World, place: Path) -> Trial:
     file.write_text(json.dumps(values))
     overrides = [_override(rng, values) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     names = [part for item in overrides for part in item.partition("=")[0].split(".")]
-    return _loads(file, tuple(overrides), ["override", *names], f"overrides {overrides!r:.300}")
+    return _loads(file, tuple(overrides), ["override", "UTF-8", *names], f"overrides {overrides!r:.300}")
 
 
 def _override(rng: random.Random, values: dict[str, Any]) -> str:

@@ -159,7 +159,8 @@ def score_quickly() -> None:
     """Replace what takes long in a comparison and leaves nothing of its own on the disk."""
     import numpy as np
 
-    from genlab import compare, sample
+    from genlab import sample
+    from genlab import score as scoring
     from genlab.evaluate.comparisons import Control
     from genlab.evaluate.metrics import RowResult
     from genlab.evaluate.scores import clip_means, make_score
@@ -174,10 +175,10 @@ def score_quickly() -> None:
         return RowResult(scores, values, {"wer_ctc": ["some words"] * len(waves)}, (control,))
 
     for module, name, quick in (
-        (compare, "score_clips", score),
-        (compare, "evaluation_context", lambda *args: None),
-        (compare, "_add_bits", lambda row, *args: row),
-        (compare, "_add_energy", lambda row, *args: row),
+        (scoring, "score_clips", score),
+        (scoring, "evaluation_context", lambda *args: None),
+        (scoring, "_add_bits", lambda row, *args: row),
+        (scoring, "_add_energy", lambda row, *args: row),
         (sample, "measure_latency", lambda *args: (0.1, 0.1, 0.1)),
     ):
         assert hasattr(module, name), f"{module.__name__}.{name} has another name now"
