@@ -1,4 +1,4 @@
-"""genlab as a library: the README's script runs, and `import genlab` costs nothing."""
+"""genlab as a library: the script of docs/library.md runs, and `import genlab` costs nothing."""
 
 import json
 import os
@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "library_example.py"
 
 
-def test_the_readme_shows_the_script_that_is_tested():
+def test_the_page_shows_the_script_that_is_tested():
     code = EXAMPLE.read_text().split('"""', 2)[2].strip()
-    assert code in (ROOT / "README.md").read_text()
+    assert code in (ROOT / "docs" / "library.md").read_text()
 
 
 def test_the_script_runs_on_a_wav(tmp_path: Path):
