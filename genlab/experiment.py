@@ -157,7 +157,7 @@ class TokenData(Config):
 def _without_audio() -> GenlabError:
     return GenlabError(
         "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or compared; train an arm with "
-        "`genlab train CONFIG --arm NAME` and hold its score against the entropy with `genlab evaluate RUN_DIR`"
+        "`genlab train CONFIG --arm NAME` and compare its score with the entropy: `genlab evaluate RUN_DIR`"
     )
 
 

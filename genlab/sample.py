@@ -198,9 +198,7 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
         raise GenlabError(f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another")
     ours = set(read_stored(out / SAMPLES_NAME, list[str], fix="use another --out") or ())
     if taken := [name for name in names if name not in ours and (out / name).exists()]:
-        raise GenlabError(
-            f"{out / taken[0]}: is there already, and `genlab sample` did not write it; use another --out"
-        )
+        raise GenlabError(f"{out / taken[0]}: already exists, and `genlab sample` did not write it; use another --out")
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(out / SAMPLES_NAME, sorted({*ours, *names}))
 

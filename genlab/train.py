@@ -1,7 +1,7 @@
 """The training loop of everything that has `loss`: codec, recogniser and every decoder.
 
 In: a function that builds the model, a `BatchSource`, an `OptimConfig`, a run directory. Out: the trained model and
-what the run cost. Called again on the same directory it goes on where it was, and a finished run returns at once.
+what the run cost. Called again on the same directory it resumes, and a finished run returns at once.
 
 Step n reads batch n and folds n into its key, so a run that was interrupted, at any moment and however often, repeats
 no batch, draws no other noise, and ends with the same bits. The update is in train_step.py, the disk in checkpoint.py.
@@ -214,7 +214,7 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if run.progress:
                 run.progress.update(task, done=done, **shown)
             if stopping and not is_last:
-                raise TrainingInterrupted(f"{run.run_dir}: {stopping}: saved step {done}; run again to go on")
+                raise TrainingInterrupted(f"{run.run_dir}: {stopping}: saved step {done}; run again to resume")
     if run.progress:
         run.progress.finish(task)
     return state

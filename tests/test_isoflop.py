@@ -75,7 +75,7 @@ def test_a_plan_becomes_a_page_whose_report_names_the_best_sizes(tmp_path, monke
     assert cli.main(arguments) == 0
     table = capsys.readouterr().out
     assert table.count(" ar ") == 15 and "masked" not in table and f"genlab sweep run {page}" in table
-    assert cli.main(arguments) == 2 and "is there already" in capsys.readouterr().err
+    assert cli.main(arguments) == 2 and "already exists" in capsys.readouterr().err
     sweep = load_sweep(page)
     runs, rng = write_files(sweep, out), np.random.default_rng(2)
     for run in runs:

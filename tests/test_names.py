@@ -61,7 +61,7 @@ def test_samples_replace_samples_and_nothing_else(tmp_path):
     (out / "mine.flac").write_text("recording")
     claim_samples(out, ["a.flac", "b.flac"], RUN)
     assert json.loads((out / "sampled.json").read_text()) == ["a.flac", "b.flac"]
-    with pytest.raises(GenlabError, match=r"mine\.flac: is there already, and `genlab sample` did not write it"):
+    with pytest.raises(GenlabError, match=r"mine\.flac: already exists, and `genlab sample` did not write it"):
         claim_samples(out, ["mine.flac"], RUN)
 
 

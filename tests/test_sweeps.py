@@ -195,7 +195,7 @@ def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):
     for more in ([], ["--yes"]):
         assert cli.main(["sweep", "prune", page, "--out", str(out), *more]) == 2
         assert "mine: no sweep here, so nothing in it is genlab's to delete" in capsys.readouterr().err
-    with pytest.raises(GenlabError, match="is there already, and no sweep made it"):
+    with pytest.raises(GenlabError, match="already exists, and no sweep made it"):
         write_files(make_sweep(), out)
     sweep = load_sweep(page)
     write_files(make_sweep(), tmp_path / "toy")

@@ -135,7 +135,7 @@ def test_a_run_without_code_has_no_pins(tmp_path):
 def test_a_directory_of_somebody_else_is_no_run_directory(name, tmp_path):
     """Training keeps the newest checkpoints, and would count these among them."""
     (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(GenlabError, match="is there already, and genlab did not make it"):
+    with pytest.raises(GenlabError, match="already exists, and genlab did not make it"):
         checkpoint.write_config(tmp_path, make_comparison().to_dict())
     (tmp_path / "status.json").write_text("{}")
     checkpoint.write_config(tmp_path, make_comparison().to_dict())

@@ -18,7 +18,7 @@ from genlab.config.errors import GenlabError, one_line, shorten
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-# The least and the most that options of these names take: whole numbers, whatever the command.
+# The range of options with these names, in every command. They take whole numbers.
 WHOLE_NUMBERS = {
     "prompts": (1, 2**20),
     "seed": (0, 2**32 - 1),  # generators keep 32 bits of it
@@ -33,7 +33,7 @@ AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one line; the usage of a command with many options would bury it."""
+    """Reports an error in one line; the usage of a command with many options would bury it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse; FIELD=VALUE may stand anywhere, also after options, where argparse by itself would refuse it."""
+    """Parse; FIELD=VALUE may come anywhere, even after options, where argparse alone would refuse it."""
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
@@ -119,10 +119,10 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     except Terminated:
         raise
     except KeyboardInterrupt:
-        return _refuse(arguments.command, "stopped; the same command goes on from here", EXIT_INTERRUPTED)
+        return _refuse(arguments.command, "stopped; the same command resumes", EXIT_INTERRUPTED)
     except Exception as error:
         if is_disk_full(error):
-            text = "the disk is full; free some space, and the same command goes on"
+            text = "the disk is full; free some space, then the same command resumes"
             return _refuse(arguments.command, text, EXIT_DISK_FULL)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             text = (
@@ -135,7 +135,7 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
 
 
 def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
-    """Refuse what no command can do anything with: bytes that are no text, and numbers out of range."""
+    """Refuse what no command can use: bytes that are not text, and numbers out of range."""
     for word in words:
         if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
             raise GenlabError(f"{shorten(word)}: expected UTF-8 text without NUL characters")
@@ -146,7 +146,7 @@ def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
 
 
 def _place(text: str) -> str | Path:
-    """Parse a directory; one in a bucket stays text, for a path would lose a slash of gs://."""
+    """Parse a directory; one in a bucket stays text, because a path would lose a slash of gs://."""
     return text if "://" in text else Path(_named(text))
 
 
@@ -158,7 +158,7 @@ def _named(text: str) -> str:
 
 
 def _whole(text: str) -> int:
-    """Parse a whole number as people write it; `int` alone takes underscores, blanks and other alphabets."""
+    """Parse a whole number as people write it; `int` also accepts underscores, blanks and other alphabets."""
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 4000:
         raise argparse.ArgumentTypeError(f"{shorten(text)}: expected a whole number")
@@ -166,7 +166,7 @@ def _whole(text: str) -> int:
 
 
 def _local(text: str) -> Path:
-    """Parse a path that only a local disk can have."""
+    """Parse a path that must be on a local disk."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text}: expected a path on a local disk; only compare, train, tune, sample, evaluate, report and listen "
@@ -199,13 +199,15 @@ def _add_runs(add: AddCommand) -> None:
     command.add_argument(
         "--pareto",
         action="store_true",
-        help="then sample every arm at equally many settings and draw quality against cost",
+        help="then sample every arm at the same number of settings and plot quality against cost",
     )
     command.add_argument(
-        "--tuned", type=_local, metavar="TUNING.json", help="train each arm with the best setting of `genlab tune`"
+        "--tuned", type=_local, metavar="TUNING.json", help="train each arm with its best setting from `genlab tune`"
     )
     command.add_argument(
-        "--dry-run", action="store_true", help="check everything, print what would be done and measured, train nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything, print what would be done and measured, but train nothing",
     )
     _add_tuning(add)
     command = add(
@@ -215,7 +217,7 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH")
-    command.add_argument("--arm", help="which arm, if the config is a comparison")
+    command.add_argument("--arm", help="which arm to train, if the config is a comparison")
     command = add(
         "sample",
         "Sample a trained arm from its run directory.",
@@ -223,28 +225,32 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command, "run directory of a trained arm")
     command.add_argument("--out", type=_place, default=Path("samples"), help="directory for the FLAC files")
-    command.add_argument("--prompts", type=_whole, default=8, help="how many held-out clips to speak")
-    command.add_argument("--seed", type=_whole, default=0, help="of the draws")
+    command.add_argument("--prompts", type=_whole, default=8, help="how many held-out clips to sample")
+    command.add_argument("--seed", type=_whole, default=0, help="seed of the draws")
     command.add_argument(
-        "--keep", metavar="FROM:TO", help="seconds of each real clip to keep: continue 0:0.5, or fill around"
+        "--keep",
+        metavar="FROM:TO",
+        help="seconds of each real clip to keep and continue, or fill around, for example 0:0.5",
     )
 
 
 def _add_tuning(add: AddCommand) -> None:
     command = add(
         "tune",
-        "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one score on validation.",
+        "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one validation score.",
         "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
     _takes_config(command)
-    command.add_argument("--trials", type=_whole, help="settings per arm, its own among them (default 16)")
-    command.add_argument("--fraction", type=float, help="of the arm's training budget for each trial (default 0.25)")
+    command.add_argument("--trials", type=_whole, help="settings to try per arm, including its own (default 16)")
+    command.add_argument(
+        "--fraction", type=float, help="share of the arm's training budget that each trial gets (default 0.25)"
+    )
     command.add_argument("--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts")
-    command.add_argument("--sampler", help="random (default), or tpe, which has no best-of-k curve")
-    command.add_argument("--seed", type=_whole, help="of the drawn settings and of sampling (default 0)")
+    command.add_argument("--sampler", help="random (default) or tpe, which gives no best-of-k curve")
+    command.add_argument("--seed", type=_whole, help="seed of the drawn settings and of sampling (default 0)")
     command.add_argument(
         "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
-        help="peak_lr, warmup_fraction, weight_decay, ema_decay, dropout; equal ends fix one",
+        help="ranges of peak_lr, warmup_fraction, weight_decay, ema_decay or dropout; equal ends fix a setting",
     )  # fmt: skip
     command.add_argument("--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)")
 
@@ -252,20 +258,20 @@ def _add_tuning(add: AddCommand) -> None:
 def _add_results(add: AddCommand) -> None:
     command = add(
         "evaluate",
-        "Score the samples of a comparison again; of a run on a known-entropy source, print its excess bits.",
+        "Score the samples of a comparison again, or print the excess bits of a run on a known-entropy source.",
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
     _takes_config(command, "run directory of a comparison, or of an arm trained on a known-entropy source")
     command.add_argument(
         "--audit",
         action="store_true",
-        help="only audit the metrics on a config's corpus: which can be trusted?",
+        help="only audit the metrics: which of them can be trusted on this corpus?",
     )
-    command = add("report", "Write report.html again from a finished run directory.", "genlab report runs/first")
+    command = add("report", "Rewrite report.html from a finished run directory.", "genlab report runs/first")
     _takes_config(command, "run directory of a comparison")
     command = add(
         "listen",
-        "Write a blind listening test of a finished comparison, or merge the answers to it.",
+        "Write a blind listening test for a finished comparison, or merge its answers.",
         "genlab listen runs/first --prompts 8",
     )
     command.add_argument("config", type=_named, metavar="RUN_DIR", help="run directory of a comparison")
@@ -275,69 +281,77 @@ def _add_results(add: AddCommand) -> None:
     )
     command.add_argument("--prompts", type=_whole, help="how many prompts to hear (default: 10, or as many as differ)")
     command.add_argument(
-        "--seed", type=_whole, default=0, help="of the choice of prompts; the sealing is always random"
+        "--seed", type=_whole, default=0, help="seed of the choice of prompts; the key is always random"
     )
-    command.add_argument("--out", type=_place, help="directory of page, key and result (default: RUN_DIR/listen)")
+    command.add_argument("--out", type=_place, help="directory of the page, key and result (default: RUN_DIR/listen)")
     command.add_argument("--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners")
 
 
 def _add_crossover(add: AddCommand) -> None:
     command = add(
         "crossover",
-        "Say where the ranking of families flips over finished comparisons, and plan the sweep that shows it.",
+        "Find the budget at which the ranking of families flips, and plan a sweep that would show it.",
         "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops --plan 1e12,3e12,1e13",
     )
     command.add_argument(
         "runs", nargs="+", type=_local, metavar="RUN_DIR", help="finished comparisons at several budgets"
     )
     command.add_argument("--score", required=True, help="name of the score in results.json")
-    command.add_argument("--against", choices=["flops", "epochs", "seconds"], default="flops", help="what x is")
-    command.add_argument("--plan", metavar="X,X,X", help="budgets of a sweep to come: how likely it shows the crossing")
+    command.add_argument(
+        "--against", choices=["flops", "epochs", "seconds"], default="flops", help="the x axis (default: flops)"
+    )
+    command.add_argument(
+        "--plan", metavar="X,X,X", help="budgets of a planned sweep: how likely is it to show the crossing?"
+    )
     command.add_argument("--seeds", type=_whole, default=3, help="training seeds per budget of the plan")
     command.add_argument(
         "--exponents",
         metavar="FAMILY=C,...",
-        help="plan with score ~ x^-C through the runs at hand: one budget will do",
+        help="plan with score ~ x^-C through the given runs, so that one budget is enough",
     )
 
 
 def _add_sweep(add: AddCommand) -> None:
     command = add(
         "sweep",
-        "Run a page of the lab notebook: many comparisons, killed and gone on with at will, judged by its predictions.",
+        "Run a page of the lab notebook: many comparisons that can be killed and resumed, judged by its predictions.",
         "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
     )
     command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
     command.add_argument(
-        "page", nargs="?", type=_local, help="Python file with sweep(); list: a folder; plan: a config"
+        "page", nargs="?", type=_local, help="Python file that defines sweep(); for list, a folder; for plan, a config"
     )
-    command.add_argument("--out", type=_local, help="directory of the sweep (default: runs/sweep-NAME); plan: the page")
+    command.add_argument(
+        "--out", type=_local, help="directory of the sweep (default: runs/sweep-NAME); for plan, the page to write"
+    )
     command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
     command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
     command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
-    command.add_argument("--slots", type=_whole, default=1, help="run: processes at a time on this machine (default 1)")
+    command.add_argument(
+        "--slots", type=_whole, default=1, help="run: how many processes at a time on this machine (default 1)"
+    )
     command.add_argument(
         "--dry-run", action="store_true", help="run: check everything, print the cost, start nothing; prune: list only"
     )
     command.add_argument("--yes", action="store_true", help="prune: delete without asking")
-    command.add_argument("--retry-failed", action="store_true", help="run: try runs again that failed for good")
+    command.add_argument("--retry-failed", action="store_true", help="run: retry runs that are marked as failed")
     command.add_argument("--card", action="store_true", help="report: also write the page beside the Python file")
 
 
 def _add_inputs(add: AddCommand) -> None:
     command = add(
-        "budget", "Print what every arm will spend, before spending it.", "genlab budget configs/quickstart.py"
+        "budget", "Print what every arm would spend, without spending it.", "genlab budget configs/quickstart.py"
     )
     _takes_config(command)
     command = add(
         "data",
-        "Build a corpus and its token store, and say what is in them; `data check CONFIG` reads every byte of them.",
+        "Build a corpus and its token store and say what is in them; `data check CONFIG` verifies every byte.",
         "genlab data configs/quickstart.py",
     )
-    _takes_config(command, "config file, config.json or run directory; or the word check before one")
+    _takes_config(command, "config file, config.json or run directory, with the word `check` before it to verify")
     command = add(
         "codec",
-        "Load, describe, score, bench or probe codecs, export a trained one (or a recogniser), or code a file.",
+        "Load, describe, score, benchmark or probe codecs, export a trained one (or a recogniser), or code a file.",
         "genlab codec load mimi --weights path/to/mimi",
     )
     command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench", "probe"])
@@ -350,11 +364,11 @@ def _add_inputs(add: AddCommand) -> None:
     command.add_argument(
         "--codec",
         default="in_lab_16khz",
-        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take several, with commas "
-        "between; probe also several trainings of one variant, with + between",
+        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take several, separated by "
+        "commas; probe also takes several trainings of one variant, joined by +",
     )
-    command.add_argument("--weights", help="of load: a directory with config.json and safetensors, or a Hub id")
-    command.add_argument("--levels", type=_whole, help="decode only the first codebooks")
+    command.add_argument("--weights", help="load: a directory with config.json and safetensors, or a Hub id")
+    command.add_argument("--levels", type=_whole, help="how many codebooks to decode, from the first (default: all)")
     _takes_trust(command)
     command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
     command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
@@ -364,22 +378,24 @@ def _add_machine(add: AddCommand) -> None:
     command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
     command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)")
     command.add_argument("--json", action="store_true", help="one JSON line per workload")
-    command.add_argument("--rounds", type=_whole, default=5, help="repetitions; the median counts")
-    command.add_argument("--quick", action="store_true", help="toy sizes: shows that it runs, says nothing about speed")
+    command.add_argument("--rounds", type=_whole, default=5, help="how often to repeat (default 5); the median counts")
+    command.add_argument(
+        "--quick", action="store_true", help="toy sizes: shows that everything runs, but says nothing about speed"
+    )
     command = add(
         "aot",
-        "Compile training step and sampler of every arm for a TPU slice that need not be there: do they fit?",
+        "Compile every arm's training step and sampler for a TPU slice, without having one: do they fit?",
         "genlab aot configs/scale/scale_300m.py --topology v5litepod-16",
     )
     _takes_config(command)
     command.add_argument("--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4")
-    command.add_argument("--arm", help="only this one (default: all)")
+    command.add_argument("--arm", help="compile only this arm (default: all)")
     command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
     command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
     command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
     command.add_argument("--markdown", action="store_true", help="print the table as Markdown, with all columns")
     command.add_argument(
-        "--save-executable", type=_local, metavar="FILE", help="keep the last program for such a slice"
+        "--save-executable", type=_local, metavar="FILE", help="keep the last compiled program, for use on such a slice"
     )
     command = add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
     command.description = f"{command.description}\n\nextras:\n{list_extras()}"
@@ -395,7 +411,7 @@ def _takes_trust(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trust-code",
         action="store_true",
-        help="run the Python files that a config.json refers to; read them first (docs/security.md)",
+        help="run the Python files that a config.json refers to; read them first (see docs/security.md)",
     )
 
 

@@ -118,7 +118,9 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
     from genlab.evaluate.codecs.score import read_folder
 
     if not arguments.speakers:
-        raise GenlabError("codec probe: --speakers missing; name those to test on, all others fit the probes")
+        raise GenlabError(
+            "codec probe: --speakers missing; name the speakers to test on, the others are used to fit the probes"
+        )
     codecs = {
         Path(names).stem: [load_codec(name, SAMPLE_RATE_HZ) for name in names.split("+")]
         for names in arguments.codec.split(",")
@@ -138,7 +140,7 @@ def _roundtrip(arguments: argparse.Namespace) -> None:
     source, target = arguments.paths
     written_format(target)  # first: a wrong extension must not cost the wait for the codec
     if target.exists() and source.exists() and target.samefile(source):
-        raise GenlabError(f"{target}: is the recording itself; name another file to write")
+        raise GenlabError(f"{target}: is the input file itself; write to another file")
     frozen = load_codec(arguments.codec)
     rate = frozen.wave_rate_hz
     wave = read_wave(source, sample_rate_hz=rate)

@@ -123,7 +123,7 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
 
 
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
-    """Score a comparison's samples again, or hold the score of a run against the entropy of its source."""
+    """Score a comparison's samples again, or compare the score of a run with the entropy of its source."""
     from genlab.changes import SCORING, check_changes
     from genlab.report.console import format_audit, format_results
     from genlab.score import audit
@@ -154,7 +154,9 @@ def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) ->
     store = open_store(run.data, run_dir)
     decoder = load_trained(lambda key: run.build_for(store, key), run_dir)
     if not can_score(decoder):
-        raise GenlabError(f"{run_dir}: the {run.arm.decoder.kind} decoder puts no number of bits on codes")
+        raise GenlabError(
+            f"{run_dir}: the {run.arm.decoder.kind} decoder has no likelihood, so it cannot be scored in bits"
+        )
     print(source.describe())
     print(measure_excess(decoder, source, store, num_frames=run.data.num_frames).describe())
     return 0

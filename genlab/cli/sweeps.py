@@ -1,4 +1,4 @@
-"""What `genlab sweep` does: list pages, run one, say how it stands, judge it, tidy up.
+"""What `genlab sweep` does: list pages, run one, show its progress, judge it, tidy up.
 
 In: the parsed arguments. Out: text on standard output, the exit code, and the files of the sweep.
 """
@@ -51,11 +51,11 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
 
 
 def list_pages(folder: Path) -> list[list[str]]:
-    """Return a head and a row per page below `folder`; a page with a card beside it tells what came of it.
+    """Return a head and a row per page below `folder`; a page with a card shows its outcome.
 
     Nothing is executed: the folder may be anybody's.
     """
-    rows = [["page", "question", "what came of it"]]
+    rows = [["page", "question", "outcome"]]
     for path in sorted(folder.rglob("*.py")):
         question = find_question(path)
         if question is not None:
@@ -82,12 +82,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     budgets = read_numbers("--flops", arguments.flops or "", "1e13,3e13,1e14")
     families = arguments.families.split(",") if arguments.families else list(config.arms)
     if unknown := [name for name in families if name not in config.arms]:
-        raise GenlabError(f"--families {unknown[0]}: no such arm in {arguments.page}; it has {', '.join(config.arms)}")
+        raise GenlabError(
+            f"--families {unknown[0]}: no such arm in {arguments.page}; its arms are {', '.join(config.arms)}"
+        )
     out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
     if out.suffix != ".py":
         raise GenlabError(f"--out {out}: expected the name of a page, which ends in .py")
     if out.exists():
-        raise GenlabError(f"{out}: is there already; use another --out, or delete it")
+        raise GenlabError(f"{out}: already exists; use another --out, or delete it")
     facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
     partial = out.with_name(f".{out.stem}.partial.py")  # a page that cannot be run is not left behind
     try:
@@ -118,7 +120,7 @@ def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
         progress.note(describe_cost(find_cost(sweep, expand(sweep), progress)))
         runs = write_page(sweep, out)
         if arguments.retry_failed:
-            progress.note(f"{forget_failures(runs, out)} failed runs are tried again")
+            progress.note(f"{forget_failures(runs, out)} failed runs will be retried")
         if arguments.dry_run:
             return EXIT_OK
         if arguments.executor == "print":
@@ -168,14 +170,16 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
 def _check_card(card: Path, sweep: Sweep) -> None:
     """Refuse to write over a text that is no card: somebody wrote it."""
     if card.exists() and not card.read_bytes().startswith(f"# {sweep.name}:".encode()):
-        raise GenlabError(f"{card}: is no card of this page, which would begin with '# {sweep.name}:'; move it away")
+        raise GenlabError(
+            f"{card}: is not the card of this page, which would begin with '# {sweep.name}:'; move it away"
+        )
 
 
 def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     """List what would go, ask, delete it."""
     paths, strangers = find_prunable(sweep, expand(sweep), out)
     for path in strangers:
-        print(f"{path}: no run of this sweep, stays", file=sys.stderr)
+        print(f"{path}: not a run of this sweep, kept", file=sys.stderr)
     if not paths:
         print(f"{out}: nothing to prune")
         return EXIT_OK

@@ -101,14 +101,14 @@ def derange_texts(texts: Sequence[str], seed: int = 0) -> Int[np.ndarray, "n"]:
     rng = np.random.default_rng(seed)
     names = sorted(set(texts))
     rank = dict(zip(names, rng.permutation(len(names))))
-    # Equal texts stand together in this order; turning it by the largest group moves each out of its own group.
+    # Equal texts are adjacent in this order; turning it by the largest group moves each out of its own group.
     shuffled: list[int] = rng.permutation(len(texts)).tolist()
     order = sorted(shuffled, key=lambda i: rank[texts[i]])
     largest = max((list(texts).count(name) for name in names), default=0)
     if not texts or 2 * largest > len(texts):
         raise GenlabError(
             f"prompts: {largest} of {len(texts)} have the same text; the prompt-swap control needs prompts "
-            "of which no text fills more than half"
+            "where no text occurs in more than half"
         )
     other = np.empty(len(texts), np.intp)
     other[order] = np.roll(order, -largest)

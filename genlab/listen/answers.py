@@ -15,7 +15,7 @@ from genlab.listen.key import Key, Screen, parse
 from genlab.run.stored import read_content
 
 NO_DIFFERENCE = "no difference"
-_MEND = "use the file as the page saved it"
+_FIX = "use the file as the page saved it"
 
 
 class HeardClip(Config):
@@ -55,7 +55,7 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
     by_listener: dict[str, Path] = {}
     by_content: dict[str, Path] = {}
     for path in paths:
-        content = read_content(path, fix=_MEND)
+        content = read_content(path, fix=_FIX)
         if content is None:
             raise GenlabError(f"{path}: no such file; give the answers as the page saved them")
         digest_of_file = hashlib.sha256(content).hexdigest()
@@ -63,10 +63,10 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
             raise GenlabError(f"{path}: the same answers as {by_content[digest_of_file]}; give every file once")
         by_content[digest_of_file] = path
         try:
-            answers = parse(Answers, content, path, _MEND)
+            answers = parse(Answers, content, path, _FIX)
             check_answers(answers, key, digest)
         except ConfigError as error:
-            raise GenlabError(f"{path}: {error}; {_MEND}") from None
+            raise GenlabError(f"{path}: {error}; {_FIX}") from None
         if answers.listener in by_listener:
             raise GenlabError(
                 f"{path}: listener={answers.listener!r} is also in {by_listener[answers.listener]}: expected one file "

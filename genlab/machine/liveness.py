@@ -73,7 +73,7 @@ def _end_on(error: BaseException) -> None:
         _leave(EXIT_RESUME, "stopped by hand")
     if is_echo(error):
         time.sleep(GRACE_S + 3 * POLL_S)  # if the other left word, `_listen` ends this process with it
-        _end(EXIT_RESUME, f"another process is gone ({_line(error):.100}); start again to go on")
+        _end(EXIT_RESUME, f"another process is gone ({_line(error):.100}); the same command resumes")
     traceback.print_exception(error)
     _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_FAILED, f"{type(error).__name__}: {_line(error)}")
 
@@ -158,7 +158,7 @@ def _on_abort(number: int) -> None:
     if not hosts.is_leader() and not _answers(hosts.coordinator_address()):
         silent = [0]
     if silent:  # else the fault is our own, and nothing changes
-        _end(EXIT_RESUME, f"process {silent[0]} is gone; start again to go on")
+        _end(EXIT_RESUME, f"process {silent[0]} is gone; the same command resumes")
 
 
 def _answers(address: str) -> bool:

@@ -81,8 +81,8 @@ class ShardingConfig(Config):
         left, rest = divmod(num_devices, self.num_named)
         if rest or (left > 1 and None not in self._sizes):
             raise ConfigError(
-                f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are there; give sizes whose product "
-                "divides that, and None for the one that takes what is left"
+                f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are available; give sizes whose "
+                "product divides that, and None for the one that takes what is left"
             )
         return tuple(left if size is None else size for size in self._sizes)
 

@@ -59,7 +59,7 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation)
     if any(word in name for word in _PRODUCT_WORDS):
-        raise GenlabError(f"count_flops: how much work {name!r} is, nobody has said; add it to genlab/nets/flops.py")
+        raise GenlabError(f"count_flops: the work of {name!r} is not known; add it to genlab/nets/flops.py")
     if name == "pallas_call":
         raise GenlabError(f"count_flops: the products inside the kernel {params.get('name')} cannot be counted")
     marked = params.get("name") == COUNTED and not is_counted

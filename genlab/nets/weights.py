@@ -131,7 +131,7 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     except DamagedError as error:
         raise WeightsError(str(error)) from None
     if facts is None:
-        raise WeightsError(f"{path}: no such file; the JSON beside the weights says what they are, restore it")
+        raise WeightsError(f"{path}: no such file; restore the JSON file that describes the weights")
     return dict(facts)
 
 

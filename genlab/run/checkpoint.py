@@ -96,7 +96,7 @@ def write_config(run_dir: Path, values: dict[str, Any]) -> None:
     is_ours = any((run_dir / name).exists() for name in ("config.json", "status.json"))
     taken = [name for name in ("arms", bucket.CHECKPOINTS) if (run_dir / name).exists()]
     if taken and not is_ours and hosts.is_leader():
-        raise GenlabError(f"{run_dir / taken[0]}: is there already, and genlab did not make it; use another --out")
+        raise GenlabError(f"{run_dir / taken[0]}: already exists, and genlab did not make it; use another --out")
     trust.check_pins(values, run_dir)
     if pins := trust.pins_of(values):
         write_json(run_dir / trust.PINS_NAME, pins)

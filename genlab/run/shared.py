@@ -114,7 +114,7 @@ def told(url: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise GenlabError(f"{url}: cannot be {what}: {reason:.200}; the same command goes on from here") from error
+        raise GenlabError(f"{url}: cannot be {what}: {reason:.200}; the same command resumes") from error
 
 
 def _shared_url(directory: Path) -> str | None:

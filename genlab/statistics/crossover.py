@@ -136,7 +136,7 @@ def assume_exponent(curve: Curve, exponent: float, *, seed: int = 0) -> Fit:
     """
     x, score = np.asarray(curve.x, np.float64), np.asarray(curve.score, np.float64)
     if len(x) < 2 or not (x > 0).all() or not np.isfinite(score).all():
-        raise GenlabError(f"{len(x)} runs: the noise takes 2 runs or more, at x above zero and with a score")
+        raise GenlabError(f"{len(x)} runs: estimating the noise needs 2 runs or more, at x above zero and with a score")
     x_mid = float(np.exp(np.log(x).mean()))
     shape = (x / x_mid) ** -exponent
     level = float((score * shape).sum() / (shape**2).sum())
@@ -278,7 +278,7 @@ def _solve(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power
 
 
 def _choose_form(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 3"]:
-    """Return the curve of each row of scores, of the form that foretells budgets left out of it better."""
+    """Return the curve of each row of scores, of the form that predicts held-out budgets better."""
     lines = _solve(ratios, scores, False)
     if len(set(ratios)) < MIN_BUDGETS_POWER or len(ratios) <= 3:
         return lines

@@ -157,7 +157,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
         if tuning.by == "wer_ctc" and not any(has_symbols(clip.text) for clip in clips):
-            raise GenlabError("--by wer_ctc: no validation prompt has a text to be wrong about; use --by block_energy")
+            raise GenlabError("--by wer_ctc: no validation prompt has a text; use --by block_energy")
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)

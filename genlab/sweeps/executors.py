@@ -1,9 +1,9 @@
 """Who runs the runs: processes on this machine, SkyPilot's managed jobs, or somebody who copies commands.
 
 In: the runs of a sweep that are not finished. A run is the same idempotent command everywhere, `genlab compare
-CONFIG --out DIR`: finished it returns at once, interrupted it goes on bit-exactly, held by another process it says so.
-So there is no queue to lose: whoever is killed, coordinator or worker, the next `genlab sweep run` reads the files and
-goes on. Several coordinators may work on one shared directory.
+CONFIG --out DIR`. A finished run returns at once, an interrupted one resumes bit-exactly, and one that another process
+holds says so. So there is no queue to lose: if the coordinator or a worker is killed, the next `genlab sweep run` reads
+the files and resumes. Several coordinators may work on one shared directory.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class Stopped(GenlabError):
 
 
 class DiskFull(GenlabError):
-    """No run can go on before somebody frees space."""
+    """No run can continue until somebody frees space."""
 
     exit_code = EXIT_DISK_FULL
 
@@ -100,7 +100,7 @@ def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progr
                 ]
                 workers += [_start(run, out) for run in ready[: slots - len(workers)]]
                 stop.wait(POLL_S)
-            raise Stopped("stopped; the runs are saved, and the same command goes on from here")
+            raise Stopped("stopped; the runs are saved, and the same command resumes")
         finally:
             _end(workers, out)
 
@@ -114,7 +114,7 @@ def print_commands(runs: Sequence[SweepRun], out: Path) -> list[str]:
 def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> list[str]:
     """Launch one managed job per unfinished run with the task of `task_file`, and return the names of the jobs.
 
-    A preempted slice is replaced and the run goes on at its checkpoint in the bucket. Results lie in the bucket: copy
+    A preempted slice is replaced and the run resumes from its checkpoint in the bucket. Results lie in the bucket: copy
     or mount it over `runs/` before `genlab sweep report`.
 
     Raises:
@@ -153,9 +153,9 @@ def _note(worker: _Worker, out: Path) -> None:
     try:
         add_attempt(worker.run, out, exit_code, time.monotonic() - worker.began)
     except OSError as error:
-        raise DiskFull(f"{out}: {error.strerror}; free some space, and the same command goes on") from None
+        raise DiskFull(f"{out}: {error.strerror}; free some space, then the same command resumes") from None
     if exit_code == EXIT_DISK_FULL:
-        raise DiskFull(f"{out}: the disk is full; free some space, and the same command goes on")
+        raise DiskFull(f"{out}: the disk is full; free some space, then the same command resumes")
 
 
 def _end(workers: Sequence[_Worker], out: Path) -> None:

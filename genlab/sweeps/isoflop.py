@@ -4,7 +4,7 @@ In: budgets in training FLOPs. Out: points for a sweep, every budget with the sh
 that 20 positions per parameter would choose (Hoffmann et al. 2022, arXiv 2203.15556, section 3.2). Every run trains
 all families at one shape, so data and FLOPs are shared and each family has its own best shape. And from the finished
 runs, per family: the best size at every budget, from a parabola in log parameters; how it grows, N ~ C^a, with an
-interval; and how well the score at the best size of the smaller budgets foretells that of the largest.
+interval; and how well the score at the best size of the smaller budgets predicts that of the largest.
 
 Intervals draw every run again around its parabola with the residual spread, pooled over budgets, scaled for degrees of
 freedom: of 95 % intervals of a, 93-98 % hold the truth (tests/test_isoflop.py). A best size at the edge of the
@@ -65,19 +65,19 @@ class Optimum(NamedTuple):
 
 
 class Scaling(NamedTuple):
-    """How the best size of a family grows with the budget, and the error of foretelling the largest budget's score."""
+    """How the best size of a family grows with the budget, and the error of predicting the largest budget's score."""
 
     optima: list[Optimum]
     exponent: float
     low: float
     high: float
-    foretold: float
+    predicted: float
     found: float
 
     @property
     def held_out_error(self) -> float:
         """Foretold over found score at the largest budget, less one."""
-        return self.foretold / self.found - 1
+        return self.predicted / self.found - 1
 
 
 def isoflop_points(budgets: Sequence[float], num_shapes: int = 5) -> list[Point]:
@@ -142,8 +142,8 @@ def fit_scaling(
     # The spread of the draws, with Student's quantile for the degrees of freedom behind the residual spread.
     error = float(np.diff(np.quantile(_slopes(budgets[inside], places), [0.1587, 0.8413]))[0] / 2)
     reach = float(scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof)) * error
-    foretold, found = _foretell([optima[index] for index in inside])
-    return Scaling(optima, float(exponent), float(exponent) - reach, float(exponent) + reach, foretold, found)
+    predicted, found = _predict([optima[index] for index in inside])
+    return Scaling(optima, float(exponent), float(exponent) - reach, float(exponent) + reach, predicted, found)
 
 
 def fit_families(runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]], score: str) -> list[str]:
@@ -170,9 +170,9 @@ def describe_scaling(family: str, scaling: Scaling) -> str:
     sizes = (f"{optimum.params:.3g}" if math.isfinite(optimum.params) else "none" for optimum in scaling.optima)
     best = ", ".join(f"{size} at {optimum.flops:.2g} FLOPs" for size, optimum in zip(sizes, scaling.optima))
     text = f"{family}: best size {best}; N ~ C^{scaling.exponent:.2f} [{scaling.low:.2f}, {scaling.high:.2f}]"
-    if math.isnan(scaling.foretold):
-        return f"{text}; two budgets foretell nothing"
-    return f"{text}; the largest budget's score is foretold within {scaling.held_out_error:+.1%}"
+    if math.isnan(scaling.predicted):
+        return f"{text}; two budgets are too few to predict a third"
+    return f"{text}; the score of the largest budget is predicted to within {scaling.held_out_error:+.1%}"
 
 
 def _powers(params: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n 3"]:
@@ -193,7 +193,7 @@ def _slopes(flops: Float[np.ndarray, "b"], log_params: Float[np.ndarray, "r b"])
     return (log_params - log_params.mean(axis=1, keepdims=True)) @ x / (x @ x)
 
 
-def _foretell(optima: Sequence[Optimum]) -> tuple[float, float]:
+def _predict(optima: Sequence[Optimum]) -> tuple[float, float]:
     """Return what a power law through the smaller budgets says of the largest, and what was found there."""
     last, found = optima[-1], optima[-1].score
     if len(optima) < 3:

@@ -74,7 +74,7 @@ class Contrast(Config):
     margin: float | None = pydantic.Field(default=None, gt=0)
     size: float | None = None
     bounds_as_values: bool = False
-    """The source holds upper bounds against exact values as if they were alike; so does the verdict, which says so."""
+    """The source compares upper bounds with exact values as if they were alike; so does the verdict, and says so."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Contrast":
@@ -190,7 +190,7 @@ class Sweep(Config):
 
 
 class SweepRun(NamedTuple):
-    """One point: where it stands on disk, what people call it, and what is run."""
+    """One point: where it is on disk, what people call it, and what is run."""
 
     id: str
     label: str
@@ -218,7 +218,7 @@ def find_question(path: Path) -> str | None:
     """Return what the page asks, without executing it; None if the file is no page of a sweep.
 
     A question that is put together by the page is not known before it runs; then the first line of
-    the page's docstring stands for it.
+    the page's docstring is used instead.
     """
     try:
         tree = ast.parse(path.read_bytes())
@@ -242,7 +242,7 @@ def load_sweep(path: str | Path) -> Sweep:
         ConfigError: if there is no such file, it has no `sweep()`, or a field is wrong.
     """
     if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
-        raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` names those there are")
+        raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` shows the pages that exist")
     found = call_page(Path(path), "sweep")
     if not isinstance(found, Sweep):
         raise ConfigError(f"sweep {path}: expected a function sweep() that returns a Sweep")
@@ -250,7 +250,7 @@ def load_sweep(path: str | Path) -> Sweep:
 
 
 def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
-    """Refuse to hold different arms of different points against each other, unless these points share what arms must.
+    """Refuse to compare different arms of different points, unless these points share what arms must share.
 
     Fair are sums that vanish within every run, and one arm against itself, which shows what the point did to it.
     """
@@ -262,8 +262,8 @@ def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
     one_arm = len({row.split(" @ ")[0] for row in prediction.terms}) == 1
     if len({keys[label] for label in by_run}) > 1 and not one_arm and any(abs(sum_) > 1e-9 for sum_ in by_run.values()):
         raise ValueError(
-            f"predictions: {prediction.text!r} holds different arms of the points {', '.join(map(repr, by_run))} "
-            "against each other, which share no data, budget or prompts; compare arms within a point"
+            f"predictions: {prediction.text!r} compares different arms of the points {', '.join(map(repr, by_run))}, "
+            "which share no data, budget or prompts; compare arms within a point"
         )
 
 

@@ -91,7 +91,7 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     runs = expand(sweep)
     found = _read_page(out)
     if found is None and (out / "runs").is_dir() and any((out / "runs").iterdir()):
-        raise GenlabError(f"{out / 'runs'}: is there already, and no sweep made it; use another --out")
+        raise GenlabError(f"{out / 'runs'}: already exists, and no sweep made it; use another --out")
     if found is not None:
         _check_name(found, sweep, out)
     (out / "runs").mkdir(parents=True, exist_ok=True)

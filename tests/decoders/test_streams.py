@@ -295,7 +295,7 @@ def test_codes_that_follow_from_units_are_learned_through_the_plan(name):
 
 def test_what_cannot_be_planned_is_refused():
     for config in (CASES["delay"], CASES["depth"]):
-        with pytest.raises(ConfigError, match="content='semantic' already tells the units"):
+        with pytest.raises(ConfigError, match="content='semantic' already gives the units"):
             config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
         with pytest.raises(ConfigError, match="num_units=10: the data set has 0 semantic units; encode it"):
             config.build(Task(SPEC, CondVocab(num_speakers=3), BACKBONE, TEXT), key=KEY)

@@ -44,7 +44,7 @@ def test_a_control_that_cannot_be_made_is_neither_passed_nor_failed():
     assert control.to_dict("ar") == {
         "arm": "ar", "control": "prompt_swap", "score": "wer_grammar", "difference": None, "low": None, "high": None,
         "passed": False, "status": "not applicable",
-        "reason": "1 of 1 have the same text; the prompt-swap control needs prompts of which no text fills more than "
+        "reason": "1 of 1 have the same text; the prompt-swap control needs prompts where no text occurs in more than "
         "half",
     }  # fmt: skip
 

@@ -102,7 +102,7 @@ class Streams(Config):
             return
         if condition.content == "semantic":
             raise ConfigError(
-                "decoder.plan: condition.content='semantic' already tells the units that the plan predicts; "
+                "decoder.plan: condition.content='semantic' already gives the units that the plan predicts; "
                 "use condition.content='text' or 'none', or decoder.plan=null"
             )
         units = vocab.num_units
