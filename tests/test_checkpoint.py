@@ -35,6 +35,7 @@ from genlab.run.checkpoint import (
     write_json,
 )
 from genlab.run.digests import chain_digest, combine_digests
+from genlab.run.silence import silenced
 
 
 def make_state(seed):
@@ -133,6 +134,35 @@ def test_damaged_data_falls_back_with_a_warning(run_dir, damage):
     writer.save(4, make_state(9), {})
     writer.close()
     assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step == 4
+
+
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "params/_METADATA", "params/_sharding"])
+def test_of_a_damaged_checkpoint_orbax_itself_says_nothing(run_dir, name, caplog, capfd):
+    damaged = run_dir / "checkpoints/4" / name
+    damaged.write_bytes(damaged.read_bytes()[:-20])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        step = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step
+    assert step == (4 if name.endswith("_sharding") else 3)
+    assert [record.getMessage() for record in caplog.records] == []
+    assert capfd.readouterr().err == ""
+
+
+def test_what_a_failed_read_leaves_under_way_is_silent_and_other_exceptions_are_not(capfd, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with silenced():
+        pass
+
+    def end_in_thread(error):  # as C++ does: not `threading`, whose exceptions have a hook of their own
+        thread = threading.Thread(target=lambda: sys.excepthook(type(error), error, error.__traceback__))
+        thread.start()
+        thread.join()
+        return capfd.readouterr().err
+
+    assert end_in_thread(RuntimeError("Event loop is closed")) == ""
+    assert "RuntimeError: of our own" in end_in_thread(RuntimeError("of our own"))
+    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
+    assert "Event loop is closed" in capfd.readouterr().err, "in the main thread it is an error of ours"
 
 
 def test_every_flipped_byte_is_seen_or_harmless(run_dir):

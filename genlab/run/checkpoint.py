@@ -43,6 +43,7 @@ from genlab.machine.sharding import path_name
 from genlab.machine.stopping import LockedError
 from genlab.run import bucket, trust
 from genlab.run.digests import chain_digest, combine_digests
+from genlab.run.silence import silenced
 from genlab.run.stored import DamagedError, parse_json, partial_path, read_content, remove_leftovers
 
 # flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
@@ -402,9 +403,9 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
                 f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another directory"
             )
     try:
-        state = ocp.load_checkpointables(
-            str(path), {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
-        )
+        placed = {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
+        with silenced():
+            state = ocp.load_checkpointables(str(path), placed)
     except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
         raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
     state = {name: state.get(name, tree) for name, tree in abstract.items()}
@@ -416,7 +417,8 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
 
 def _read_meta(path: Any, step: int) -> dict[str, Any]:
     try:
-        saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
+        with silenced():
+            saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
         meta, expected = saved["meta"], saved["digest"]
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error
