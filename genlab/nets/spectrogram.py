@@ -21,7 +21,7 @@ def hann_window(window_samples: int) -> np.ndarray:
 
 
 def frame_wave(
-    wave: Float[Array, "b s"], window_samples: int, hop_samples: int, before: int | None = None
+    wave: Float[Array | np.ndarray, "b s"], window_samples: int, hop_samples: int, before: int | None = None
 ) -> Float[Array, "b t w"]:
     """Cut a wave whose length is a multiple of the hop into overlapping frames, one per hop.
 
@@ -40,7 +40,7 @@ def frame_wave(
     )
 
 
-def cut_frames(wave: Float[Array, "b s"], window_samples: int, hop_samples: int) -> Float[Array, "b t w"]:
+def cut_frames(wave: Float[Array | np.ndarray, "b s"], window_samples: int, hop_samples: int) -> Float[Array, "b t w"]:
     """Return every whole frame of the wave, without padding; its length is a multiple of the hop."""
     overlap = window_samples // hop_samples
     pieces = wave.reshape(wave.shape[0], -1, hop_samples)
@@ -48,7 +48,7 @@ def cut_frames(wave: Float[Array, "b s"], window_samples: int, hop_samples: int)
     return jnp.concatenate([pieces[:, i : i + num_frames] for i in range(overlap)], axis=-1)
 
 
-def spread_frames(frames: Float[Array, "b t w"], hop_samples: int) -> Float[Array, "b s"]:
+def spread_frames(frames: Float[Array | np.ndarray, "b t w"], hop_samples: int) -> Float[Array, "b s"]:
     """Add overlapping frames up: (t - 1) * hop + window samples."""
     batch, _, window_samples = frames.shape
     overlap = window_samples // hop_samples
@@ -57,14 +57,16 @@ def spread_frames(frames: Float[Array, "b t w"], hop_samples: int) -> Float[Arra
     return functools.reduce(jnp.add, shifted).reshape(batch, -1)
 
 
-def overlap_add(frames: Float[Array, "b t w"], hop_samples: int, before: int | None = None) -> Float[Array, "b s"]:
+def overlap_add(
+    frames: Float[Array | np.ndarray, "b t w"], hop_samples: int, before: int | None = None
+) -> Float[Array, "b s"]:
     """Invert the framing: add overlapping frames and cut the padding off, giving t * hop samples."""
-    before = (frames.shape[2] - hop_samples) // 2 if before is None else before
+    before = (int(frames.shape[2]) - hop_samples) // 2 if before is None else before
     return spread_frames(frames, hop_samples)[:, before : before + frames.shape[1] * hop_samples]
 
 
 def stft(
-    wave: Float[Array, "b s"], window_samples: int, hop_samples: int, before: int | None = None
+    wave: Float[Array | np.ndarray, "b s"], window_samples: int, hop_samples: int, before: int | None = None
 ) -> Complex[Array, "b t f"]:
     """Return the complex spectrogram with a Hann window; `before` as in `frame_wave`."""
     window = hann_window(window_samples)[None, None]
@@ -72,7 +74,7 @@ def stft(
 
 
 def istft(
-    spectrum: Complex[Array, "b t f"], window_samples: int, hop_samples: int, before: int | None = None
+    spectrum: Complex[Array | np.ndarray, "b t f"], window_samples: int, hop_samples: int, before: int | None = None
 ) -> Float[Array, "b s"]:
     """Return the wave whose `stft` is nearest to `spectrum` (windowed overlap-add over the summed squared window)."""
     window = hann_window(window_samples)[None, None]
@@ -106,7 +108,7 @@ def mel_filters(sample_rate_hz: int, window_samples: int, num_mels: int, high_hz
 
 
 def log_mel(
-    wave: Float[Array, "b s"],
+    wave: Float[Array | np.ndarray, "b s"],
     window_samples: int,
     hop_samples: int,
     num_mels: int,

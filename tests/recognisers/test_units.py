@@ -162,7 +162,7 @@ def _change_json(path, **changes):
         (lambda path: path.write_bytes(path.read_bytes() + b"\0" * 5_000_000), "bytes follow the last tensor"),
         (lambda path: _change_json(path, num_units=7), "tensor 'units.centroids' has shape"),
         (lambda path: _change_json(path, num_units=1 << 40), "num_units: expected 1"),
-        (lambda path: _change_json(path, config=None), "field 'config' is missing"),
+        (lambda path: _change_json(path, config=None), "field config: expected an object, got null"),
         (lambda path: _change_json(path, config={"kind": "ctc", "widht": 3}), "did you mean 'width'"),
         (lambda path: _change_json(path, sha256="0" * 64), "SHA-256 differs"),
     ],
