@@ -3,8 +3,7 @@
 In: a function that builds the model, a `BatchSource`, an `OptimConfig`, a run directory. Out: the trained model and
 what the run cost. Called again on the same directory it resumes, and a finished run returns at once.
 
-Step n reads batch n and folds n into its key, so a run that was interrupted, at any moment and however often, repeats
-no batch, draws no other noise, and ends with the same bits. The update is in train_step.py, the disk in checkpoint.py.
+Step n reads batch n and folds n into its key, so an interrupted run ends with the same bits.
 """
 
 import contextlib
@@ -22,8 +21,9 @@ from flax import nnx
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
 from genlab.machine import hosts
-from genlab.machine.sharding import abstract_batch, gather, leave_mesh, place, put_batch, put_everywhere, use_mesh
+from genlab.machine.sharding import abstract_batch, gather, leave_mesh, put_batch, put_everywhere, use_mesh
 from genlab.machine.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
+from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
@@ -104,7 +104,7 @@ def train(
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
         run = _Run(graphdef, source, steps, settings, run_dir, identity, writer, progress, stop, watch or {})
-        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, place(abstract)), move_damaged=True)
+        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
         else:
@@ -159,7 +159,7 @@ def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
                 f"{run.run_dir}: {field}: now {ours}, but the run here was started with {theirs}; "
                 "use the settings and the data it was started with, or another directory"
             )
-    return {name: abstract[name] for name in SAVED}
+    return {name: part for name, part in place_state(run.graphdef, abstract).items() if name in SAVED}
 
 
 def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):

@@ -5,32 +5,59 @@ import pytest
 from flax import nnx
 
 from genlab.config import GenlabError
+from genlab.nets.param import matrix, rules_of, vector
 from genlab.training.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
 
 
+class Net(nnx.Module):
+    """Layers of flax, stacked and not, and parameters with rules of their own."""
+
+    def __init__(self, rngs):
+        make = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Linear(4, 6, rngs=rngs)))
+        self.layers = make(rngs)
+        self.blocks = nnx.List([nnx.Linear(4, 6, rngs=rngs)])
+        self.norm = nnx.LayerNorm(6, rngs=rngs)
+        self.up_bias = vector(jnp.zeros((3, 6)))
+        self.embed = matrix(jnp.zeros((9, 6)))
+
+
+DECAYS = {
+    "layers": {"kernel": True, "bias": False},  # the bias of stacked layers is 2-D and must not decay
+    "blocks": {0: {"kernel": True, "bias": False}},
+    "norm": {"scale": False, "bias": False},
+    "up_bias": False,
+    "embed": True,
+}
+
+
 def test_only_matrices_decay():
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            make = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Linear(4, 6, rngs=rngs)))
-            self.layers = make(rngs)
-            self.blocks = nnx.List([nnx.Linear(4, 6, rngs=rngs)])
-            self.norm = nnx.LayerNorm(6, rngs=rngs)
-            self.up_bias = nnx.Param(jnp.zeros((3, 6)))
-            self.embed = nnx.Param(jnp.zeros((9, 6)))
-
-    params = nnx.to_pure_dict(nnx.state(Net(nnx.Rngs(0)), nnx.Param))
-    decays = decay_tree(params)
-    assert decays["layers"] == {"kernel": True, "bias": False}, "the bias of stacked layers is 2-D and must not decay"
-    assert decays["blocks"][0] == {"kernel": True, "bias": False}
-    assert decays["norm"] == {"scale": False, "bias": False}
-    assert decays["up_bias"] is False and decays["embed"] is True
-
+    model = Net(nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert decay_tree(params, rules_of(model)) == DECAYS
     zeros = jax.tree.map(jnp.zeros_like, params)
-    optimizer = build_optimizer(OptimConfig(weight_decay=0.5, warmup_fraction=0.0), 10)
+    optimizer = build_optimizer(OptimConfig(weight_decay=0.5, warmup_fraction=0.0), 10, model)
     ones = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
     moved = jax.tree.map(lambda update: bool((update != 0).any()), updates)
-    assert moved == decays, "with no gradient, exactly the decayed leaves move"
+    assert moved == DECAYS, "with no gradient, exactly the decayed leaves move"
+
+
+def test_an_optimizer_of_flax_decays_the_same():
+    """`nnx.Optimizer` hands over an `nnx.State`, whose paths are one word longer."""
+    model = Net(nnx.Rngs(0))
+    nnx.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)))
+    transformation = build_optimizer(OptimConfig(weight_decay=0.5, warmup_fraction=0.0), 10, model)
+    optimizer = nnx.Optimizer(model, transformation, wrt=nnx.Param)
+    optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+    params = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    assert jax.tree.map(lambda leaf: bool((leaf != 1).any()), params) == DECAYS
+
+
+def test_an_optimizer_is_refused_the_parameters_of_another_model():
+    model = Net(nnx.Rngs(0))
+    optimizer = build_optimizer(OptimConfig(), 10, model)
+    with pytest.raises(GenlabError, match="parameter down/kernel: the model that the optimizer"):
+        optimizer.init({"down": {"kernel": jnp.zeros((2, 2))}})
 
 
 def test_schedule_reaches_its_points():

@@ -16,6 +16,13 @@ from micro_models import CODEC
 from train_toy import build as build_toy
 from train_toy import make_source
 
+from genlab.codecs.dac import DacConfig
+from genlab.codecs.distillation import DistillationConfig
+from genlab.codecs.encodec import EncodecConfig
+from genlab.codecs.mimi import MimiConfig
+from genlab.codecs.oobleck import OobleckConfig
+from genlab.codecs.spectral import AdversarialConfig
+from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig
@@ -24,20 +31,24 @@ from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.steps.streams import PlanStream
 from genlab.decoders.task import Task
 from genlab.machine.sharding import (
+    CHANNELS,
     COLUMNS,
+    INPUTS,
     ROWS,
-    TABLE,
+    WHOLE,
     ShardingConfig,
     fit,
     make_mesh,
     path_name,
     put_batch,
     spec_of,
+    specs_of,
 )
 from genlab.nets.mixers.dilated import Dilated
+from genlab.nets.param import VECTOR, rules_of, splits_of
 from genlab.recognisers.ctc import RecogniserConfig
 from genlab.train import TrainSettings, train
-from genlab.training.optim import OptimConfig, is_decayed
+from genlab.training.optim import OptimConfig, decay_tree
 from genlab.training.step import create_state, make_update
 
 SIZES = {"data": 2, "fsdp": 2, "tensor": 2}
@@ -61,32 +72,99 @@ def make(name, key):
     if name in EXTRAS:
         config, backbone, condition = EXTRAS[name]
         return config.build(Task(SPEC, VOCAB, backbone, condition), key=key)
-    return (CODEC if name == "codec" else RecogniserConfig(width=16, blocks=2)).build(key=key)
+    return (CODECS | FROZEN | {"recogniser": RecogniserConfig(width=16, blocks=2)})[name].build(key=key)
 
 
-MODELS = [*EXTRAS, "codec", "recogniser"]
+CODECS = {
+    "codec": CODEC,
+    "codec_adversarial": CODEC.model_copy(update={"adversarial": AdversarialConfig(start_step=1)}),
+    "codec_side": CODEC.model_copy(update={"side_channels": 4, "kl_weight": 0.1}),
+    "codec_distilled": CODEC.model_copy(update={"distillation": DistillationConfig()}),
+}
+# Codecs that are read and never trained: every chip holds all of them.
+FROZEN = {
+    config.kind: config
+    for config in (DacConfig(), EncodecConfig(), MimiConfig(), OobleckConfig(), SpeechTokenizerConfig())
+}
+TRAINED = [*EXTRAS, "codec", "codec_adversarial", "codec_side", "codec_distilled", "recogniser"]
+MODELS = [*TRAINED, *FROZEN]
+
+
+def is_spec(leaf):
+    return isinstance(leaf, PartitionSpec)
+
+
+@functools.cache
+def abstract(name):
+    """Return the model with shapes in the place of arrays."""
+    return nnx.eval_shape(partial(make, name, jax.random.key(0)))
 
 
 @functools.cache
 def matrices(name):
-    """Return path and shape of every matrix of a model: what weight decay acts on."""
-    params = nnx.to_pure_dict(nnx.state(nnx.eval_shape(partial(make, name, jax.random.key(0))), nnx.Param))
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {path_name(path): leaf.shape for path, leaf in leaves if is_decayed(path, leaf)}
-
-
-def rows_of(path):
-    return [spec for pattern, spec in TABLE if re.search(rf"(^|/)({pattern})$", path)]
+    """Return path, shape and split of every matrix of a model: what weight decay acts on."""
+    params = nnx.to_flat_state(nnx.state(abstract(name), nnx.Param))
+    shapes, rules = {"/".join(map(str, words)): param.shape for words, param in params}, rules_of(abstract(name))
+    return {path: (shape, rules[path].split) for path, shape in shapes.items() if rules[path].is_decayed}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_every_matrix_has_one_row_and_is_split_by_it(name):
-    found = matrices(name)
-    assert {path: len(rows_of(path)) for path in found} == dict.fromkeys(found, 1)
-    large = {path: shape for path, shape in found.items() if np.prod(shape[-2:]) >= 32 * 32}
+def test_every_parameter_carries_a_rule_and_large_matrices_are_split(name):
+    """No parameter of the package relies on the default for layers that know nothing of rules."""
+    params = nnx.to_flat_state(nnx.state(abstract(name), nnx.Param))
+    assert [words for words, param in params if param.get_metadata("rule", None) is None] == []
+    splits = splits_of(abstract(name))
+    large = {path: shape for path, (shape, _) in matrices(name).items() if np.prod(shape[-2:]) >= 32 * 32}
     assert large, name
     for path, shape in large.items():
-        assert any(spec_of(path, shape, SIZES)), f"{path} {shape} is copied to every chip"
+        is_split = any(spec_of(path, shape, splits, SIZES))
+        assert is_split or name in FROZEN, f"{path} {shape} is copied to every chip"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_state_of_variables_is_split_and_decays_like_its_plain_dict(name):
+    """`nnx.split` gives an `nnx.State`; a name table that misses it would replicate and decay all of it."""
+    state, rules, splits = nnx.state(abstract(name), nnx.Param), rules_of(abstract(name)), splits_of(abstract(name))
+    plain = nnx.to_pure_dict(state)
+
+    def read(function, tree):
+        leaves = jax.tree_util.tree_leaves_with_path(function(tree), is_leaf=is_spec)
+        return {path_name(path): leaf for path, leaf in leaves}
+
+    specs = read(lambda tree: specs_of(tree, splits, SIZES), plain)
+    assert read(lambda tree: specs_of(tree, splits, SIZES), state) == specs
+    decays = read(lambda tree: decay_tree(tree, rules), plain)
+    assert read(lambda tree: decay_tree(tree, rules), state) == decays
+    assert set(specs) == set(decays) == {path for path in rules if "/teacher/" not in path}
+    assert any(decays.values()) and not all(decays.values())
+
+
+SPLITS = {
+    "conditioner/content/table": CHANNELS,
+    "conditioner/layers/ffn/project_in/kernel": COLUMNS,
+    "conditioner/layers/ffn/project_out/kernel": ROWS,
+    "conditioner/layers/kernel": WHOLE,
+    "conditioner/speakers/table": CHANNELS,
+    "network/backbone/layers/attention/project_in/kernel": COLUMNS,
+    "network/backbone/layers/attention/project_out/kernel": ROWS,
+    "network/backbone/layers/cross/project_out/kernel": ROWS,
+    "network/backbone/layers/cross/project_query/kernel": COLUMNS,
+    "network/backbone/layers/cross/project_text/kernel": COLUMNS,
+    "network/backbone/layers/ffn/project_in/kernel": COLUMNS,
+    "network/backbone/layers/ffn/project_out/kernel": ROWS,
+    "network/backbone/modulation/kernel": INPUTS,
+    "network/embed/kernel": INPUTS,
+    "network/head/kernel": COLUMNS,
+    "network/level_embedding/project_in/kernel": COLUMNS,
+    "network/level_embedding/project_out/kernel": ROWS,
+}
+
+
+def test_these_matrices_of_one_family_decay_and_are_split_so():
+    """What does not decay is whole on every chip."""
+    assert {path: split for path, (_, split) in matrices("diffusion_crossing").items()} == SPLITS
+    rest = {path: rule for path, rule in rules_of(abstract("diffusion_crossing")).items() if path not in SPLITS}
+    assert set(rest.values()) == {VECTOR} and "network/backbone/layers/modulation" in rest
 
 
 def feeders(path):
@@ -108,7 +186,7 @@ def feeders(path):
 @pytest.mark.parametrize("name", MODELS)
 def test_tensor_parallel_products_come_in_pairs(name):
     """Columns, then rows, with nothing but elementwise work between; only the last product of a network is alone."""
-    found = {path: rows_of(path)[0] for path in matrices(name)}
+    found = {path: split for path, (_, split) in matrices(name).items()}
     columns, rows = ({path for path, spec in found.items() if spec == kind} for kind in (COLUMNS, ROWS))
     fed = [path for row in rows for path in feeders(row)]
     assert set(fed) <= columns and len(fed) == len(set(fed))
@@ -116,12 +194,15 @@ def test_tensor_parallel_products_come_in_pairs(name):
 
 
 def test_leading_layer_axes_stay_whole_and_odd_sizes_too():
-    assert spec_of("backbone/layers/ffn/project_in/kernel", (2, 32, 64), SIZES) == PartitionSpec(None, *COLUMNS)
-    assert spec_of("opt/1/0/mu/backbone/layers/ffn/project_out/kernel", (2, 64, 32), SIZES) == PartitionSpec(
-        None, *ROWS
-    )
-    assert spec_of("heads/kernel", (32, 33), SIZES) == PartitionSpec("fsdp", None)
-    assert spec_of("something/new", (32, 32), SIZES) == PartitionSpec()
+    splits = {"layers/project_in/kernel": COLUMNS, "layers/project_out/kernel": ROWS, "heads/kernel": COLUMNS}
+    moment = "opt/1/0/mu/layers/project_out/kernel"
+    assert spec_of("layers/project_in/kernel", (2, 32, 64), splits, SIZES) == PartitionSpec(None, *COLUMNS)
+    assert spec_of(moment, (2, 64, 32), splits, SIZES) == PartitionSpec(None, *ROWS)
+    assert spec_of("heads/kernel", (32, 33), splits, SIZES) == PartitionSpec("fsdp", None)
+    assert spec_of("rest/entries", (32, 32), splits, SIZES) == PartitionSpec(None, None)
+    longer = splits | {"mu/heads/kernel": ROWS}
+    assert spec_of("params/mu/heads/kernel", (32, 32), longer, SIZES) == ROWS
+    assert spec_of("params/heads/kernel", (32, 32), longer, SIZES) == COLUMNS
     assert fit(PartitionSpec(("data", "fsdp")), (6, 4), SIZES) == PartitionSpec("data", None)
     assert fit(PartitionSpec(("data", "fsdp")), (8,), SIZES) == PartitionSpec(("data", "fsdp"))
 

@@ -14,6 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from genlab.config import Config
+from genlab.machine.sharding import COLUMNS, ROWS, WHOLE
+from genlab.nets.param import NORM_RULES, linear_rules, matrix, vector
 
 
 class StackConfig(Config):
@@ -30,13 +32,13 @@ class ConvNeXtBlock(nnx.Module):
 
     def __init__(self, config: StackConfig, causal: bool, rngs: nnx.Rngs):
         width, hidden = config.width, config.width * config.expansion
-        self.depthwise = nnx.Param(
-            jax.random.normal(rngs.params(), (config.kernel_frames, width)) * config.kernel_frames**-0.5
-        )
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.up = nnx.Linear(width, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, width, rngs=rngs)
-        self.scale = nnx.Param(jnp.full((width,), 1.0 / config.blocks))
+        shape = (config.kernel_frames, width)
+        kernel = jax.random.normal(rngs.params(), shape) * config.kernel_frames**-0.5
+        self.depthwise = matrix(kernel, WHOLE)
+        self.norm = nnx.LayerNorm(width, rngs=rngs, **NORM_RULES)
+        self.up = nnx.Linear(width, hidden, rngs=rngs, **linear_rules(COLUMNS))
+        self.down = nnx.Linear(hidden, width, rngs=rngs, **linear_rules(ROWS))
+        self.scale = vector(jnp.full((width,), 1.0 / config.blocks))
         self.causal = causal
 
     def __call__(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:

@@ -21,7 +21,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from genlab.codecs.base import PublishedConfig
 from genlab.config import ConfigError
+from genlab.machine.sharding import WHOLE
 from genlab.nets.convolution import Conv1d, ConvTranspose1d, pad_time, valid_frames
+from genlab.nets.param import matrix, vector
 from genlab.nets.snake import Snake
 from genlab.tokens import Tokens, TokenSpec
 
@@ -236,7 +238,7 @@ class DirectionQuantiser(nnx.Module):
         levels, latent, inner = config.codebooks, config.latent_channels, config.code_channels
         self.in_proj = Projections(levels, latent, inner, key=keys[0])
         self.out_proj = Projections(levels, inner, latent, key=keys[1])
-        self.entries = nnx.Param(jax.random.normal(keys[2], (levels, config.entries, inner)))
+        self.entries = matrix(jax.random.normal(keys[2], (levels, config.entries, inner)), WHOLE)
 
     @property
     def code_vectors(self) -> Float[Array, "k v d"]:
@@ -270,8 +272,9 @@ class Projections(nnx.Module):
     """One product with a bias for every level."""
 
     def __init__(self, levels: int, inputs: int, outputs: int, *, key: Key[Array, ""]):
-        self.kernel = nnx.Param(inputs**-0.5 * jax.random.normal(key, (levels, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros((levels, outputs)))
+        kernel = inputs**-0.5 * jax.random.normal(key, (levels, inputs, outputs))
+        self.kernel = matrix(kernel, WHOLE)
+        self.bias = vector(jnp.zeros((levels, outputs)))
 
     def __call__(self, frames: Float[Array, "b t i"], level: int) -> Float[Array, "b t o"]:
         """Return the projection of one level."""

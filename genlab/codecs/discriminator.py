@@ -16,6 +16,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from genlab.codecs.losses import pad_to_hop
+from genlab.machine.sharding import COLUMNS, ROWS, WHOLE
+from genlab.nets.param import linear_rules, matrix
 from genlab.nets.spectrogram import stft
 
 WINDOWS_SAMPLES = (512, 1024, 2048)
@@ -27,9 +29,9 @@ class PatchMixer(nnx.Module):
     """Look at the 3x3 neighbouring patches per channel, then mix channels with a two-layer MLP."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
-        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (3, 3, width)) / 3)
-        self.up = nnx.Linear(width, 2 * width, rngs=rngs)
-        self.down = nnx.Linear(2 * width, width, rngs=rngs)
+        self.kernel = matrix(jax.random.normal(rngs.params(), (3, 3, width)) / 3, WHOLE)
+        self.up = nnx.Linear(width, 2 * width, rngs=rngs, **linear_rules(COLUMNS))
+        self.down = nnx.Linear(2 * width, width, rngs=rngs, **linear_rules(ROWS))
 
     def __call__(self, patches: Float[Array, "b i j c"]) -> Float[Array, "b i j c"]:
         """Return the patches after one residual update."""
@@ -46,9 +48,10 @@ class PatchDiscriminator(nnx.Module):
 
     def __init__(self, window_samples: int, width: int, rngs: nnx.Rngs):
         self.window_samples = window_samples
-        self.embed = nnx.Linear(PATCH[0] * PATCH[1] * PLANES, width, rngs=rngs)
+        inputs = PATCH[0] * PATCH[1] * PLANES
+        self.embed = nnx.Linear(inputs, width, rngs=rngs, **linear_rules())
         self.mixers = nnx.List([PatchMixer(width, rngs) for _ in range(2)])
-        self.head = nnx.Linear(width, 1, rngs=rngs)
+        self.head = nnx.Linear(width, 1, rngs=rngs, **linear_rules(COLUMNS))
 
     def __call__(self, wave: Float[Array, "b s"]) -> tuple[Float[Array, "b i j"], list[Array]]:
         """Return one logit per patch (high: real) and the activations below it."""

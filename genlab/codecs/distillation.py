@@ -13,6 +13,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
+from genlab.machine.sharding import path_name
+from genlab.nets.param import linear_rules, rules_of
 from genlab.recognisers.shipped import SHIPPED, load_units
 
 
@@ -33,9 +35,17 @@ class Distillation(nnx.Module):
     def __init__(self, config: DistillationConfig, channels: int, key: Key[Array, ""]):
         units = load_units(config.teacher)
         self._graph = units.recogniser.graph
-        self.teacher = nnx.data(jax.tree.map(Teacher, units.recogniser.state))
+        state = units.recogniser.state
+        # Frozen weights lie on a mesh as they did where they were trained.
+        rules = rules_of(nnx.merge(self._graph, state))
+
+        def freeze(path: tuple[object, ...], leaf: Array) -> Teacher:
+            return Teacher(leaf, rule=rules[path_name(path)])
+
+        self.teacher = nnx.data(jax.tree_util.tree_map_with_path(freeze, state))
         self.mean, self.std = Teacher(jnp.asarray(units.codebook.mean)), Teacher(jnp.asarray(units.codebook.std))
-        self.projection = nnx.Linear(channels, units.codebook.mean.shape[0], rngs=nnx.Rngs(key))
+        features, rngs = units.codebook.mean.shape[0], nnx.Rngs(key)
+        self.projection = nnx.Linear(channels, features, rngs=rngs, **linear_rules())
 
     def __call__(
         self, level_one: Float[Array, "b t d"], waves: Float[Array, "b s"], num_samples: Int[Array, "b"]

@@ -34,6 +34,7 @@ from genlab.codecs.mimi_convolutions import (
 from genlab.codecs.mimi_transformer import Seen, WindowTransformer, WindowTransformerConfig
 from genlab.codecs.quantiser import Codebook, nearest_entry
 from genlab.config import ConfigError
+from genlab.machine.sharding import WHOLE
 from genlab.nets.convolution import valid_frames
 from genlab.nets.linear import Linear
 from genlab.nets.weights import WeightsError
@@ -198,8 +199,9 @@ class ProjectedQuantiser(nnx.Module):
 
     def __init__(self, codebooks: int, config: MimiConfig, rngs: nnx.Rngs):
         shape = (config.entries, config.entry_channels)
-        self.input_proj = Linear(config.width, config.entry_channels, key=rngs.params())
-        self.output_proj = Linear(config.entry_channels, config.width, key=rngs.params())
+        width, channels = config.width, config.entry_channels
+        self.input_proj = Linear(width, channels, key=rngs.params(), split=WHOLE)
+        self.output_proj = Linear(channels, width, key=rngs.params(), split=WHOLE)
         self.entries = nnx.List([Codebook(jax.random.normal(rngs.params(), shape)) for _ in range(codebooks)])
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:

@@ -12,7 +12,7 @@ Extra axis letters here: a attention heads, c channels per head, n blocks, w win
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, UInt32
 
 from genlab.config import Config
+from genlab.machine.sharding import WHOLE
 from genlab.nets.linear import Linear
+from genlab.nets.param import NORM_RULES, vector
 from genlab.nets.rotary import ROPE_BASE, Rotation, rotate
 
 FIRST_LAYER_SCALE = 0.01
@@ -71,10 +73,10 @@ class WindowAttention(nnx.Module):
     def __init__(self, width: int, heads: int, window: int, rngs: nnx.Rngs):
         self.heads = heads
         self.window = window
-        self.q_proj = Linear(width, width, key=rngs.params())
-        self.k_proj = Linear(width, width, key=rngs.params())
-        self.v_proj = Linear(width, width, key=rngs.params())
-        self.o_proj = Linear(width, width, key=rngs.params())
+        self.q_proj = Linear(width, width, key=rngs.params(), split=WHOLE)
+        self.k_proj = Linear(width, width, key=rngs.params(), split=WHOLE)
+        self.v_proj = Linear(width, width, key=rngs.params(), split=WHOLE)
+        self.o_proj = Linear(width, width, key=rngs.params(), split=WHOLE)
 
     def __call__(
         self, x: Float[Array, "b t h"], past: Memory | None, num_past: UInt32[Array, ""]
@@ -157,8 +159,8 @@ class FeedForward(nnx.Module):
     """Two products with a GELU between."""
 
     def __init__(self, width: int, inner: int, rngs: nnx.Rngs):
-        self.fc1 = Linear(width, inner, key=rngs.params())
-        self.fc2 = Linear(inner, width, key=rngs.params())
+        self.fc1 = Linear(width, inner, key=rngs.params(), split=WHOLE)
+        self.fc2 = Linear(inner, width, key=rngs.params(), split=WHOLE)
 
     def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
         """Return the transformed frames."""
@@ -170,14 +172,15 @@ class WindowLayer(nnx.Module):
 
     def __init__(self, config: WindowTransformerConfig, width: int, rngs: nnx.Rngs):
         def norm() -> nnx.LayerNorm:
-            return nnx.LayerNorm(width, epsilon=config.norm_epsilon, use_fast_variance=False, rngs=rngs)
+            options: dict[str, Any] = {"epsilon": config.norm_epsilon, "use_fast_variance": False}
+            return nnx.LayerNorm(width, rngs=rngs, **options, **NORM_RULES)
 
         self.input_layernorm = norm()
         self.self_attn = WindowAttention(width, config.heads, config.window_frames, rngs)
-        self.self_attn_layer_scale = nnx.Param(jnp.full((width,), FIRST_LAYER_SCALE))
+        self.self_attn_layer_scale = vector(jnp.full((width,), FIRST_LAYER_SCALE))
         self.post_attention_layernorm = norm()
         self.mlp = FeedForward(width, config.inner_width, rngs)
-        self.mlp_layer_scale = nnx.Param(jnp.full((width,), FIRST_LAYER_SCALE))
+        self.mlp_layer_scale = vector(jnp.full((width,), FIRST_LAYER_SCALE))
 
     def __call__(
         self, x: Float[Array, "b t h"], past: Memory | None, num_past: UInt32[Array, ""]

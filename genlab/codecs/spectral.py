@@ -24,6 +24,7 @@ from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.quantiser import ResidualQuantiser
 from genlab.config import Config, GenlabError
+from genlab.nets.param import NORM_RULES, linear_rules
 from genlab.nets.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
 from genlab.tokens import LossOut, Tokens, TokenSpec
 
@@ -123,11 +124,13 @@ class SpectralCodec(nnx.Module):
         encoder, decoder = config.encoder, config.decoder
         self.config = config
         self.spec = config.spec
-        self.encoder_in = nnx.Linear(bins, encoder.width, rngs=rngs)
+        inputs = linear_rules()
+        self.encoder_in = nnx.Linear(bins, encoder.width, rngs=rngs, **inputs)
         self.encoder = nnx.List([ConvNeXtBlock(encoder, config.causal, rngs) for _ in range(encoder.blocks)])
-        self.encoder_norm = nnx.LayerNorm(encoder.width, rngs=rngs)
+        self.encoder_norm = nnx.LayerNorm(encoder.width, rngs=rngs, **NORM_RULES)
         views = 1 if config.kl_weight is None else 2  # a mean, and the scale of its noise
-        self.encoder_out = nnx.Linear(encoder.width, config.latent_channels * views, rngs=rngs)
+        leaving = config.latent_channels * views
+        self.encoder_out = nnx.Linear(encoder.width, leaving, rngs=rngs, **inputs)
         self.quantiser = ResidualQuantiser(
             config.codebooks,
             config.entries,
@@ -136,18 +139,18 @@ class SpectralCodec(nnx.Module):
             config.revival_usage,
             config.semantic_channels,
         )
-        self.decoder_in = nnx.Linear(config.latent_channels, decoder.width, rngs=rngs)
+        self.decoder_in = nnx.Linear(config.latent_channels, decoder.width, rngs=rngs, **inputs)
         self.decoder = nnx.List([ConvNeXtBlock(decoder, config.causal, rngs) for _ in range(decoder.blocks)])
-        self.decoder_norm = nnx.LayerNorm(decoder.width, rngs=rngs)
-        self.decoder_out = nnx.Linear(decoder.width, bins * 2, rngs=rngs)
+        self.decoder_norm = nnx.LayerNorm(decoder.width, rngs=rngs, **NORM_RULES)
+        self.decoder_out = nnx.Linear(decoder.width, bins * 2, rngs=rngs, **inputs)
         self.step = nnx.Variable(jnp.zeros((), jnp.int32))
         if config.adversarial is not None:
             self.discriminator = Discriminator(config.adversarial.width, rngs)
         if config.distillation is not None:
             self.distillation = Distillation(config.distillation, config.latent_channels, rngs.params())
         if config.side_channels:
-            self.side_out = nnx.Linear(encoder.width, config.side_channels, rngs=rngs)
-            self.side_in = nnx.Linear(config.side_channels, decoder.width, rngs=rngs)
+            self.side_out = nnx.Linear(encoder.width, config.side_channels, rngs=rngs, **inputs)
+            self.side_in = nnx.Linear(config.side_channels, decoder.width, rngs=rngs, **inputs)
 
     @property
     def code_vectors(self) -> Float[Array, "k v d"]:

@@ -16,6 +16,7 @@ drawn this way.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -38,7 +39,7 @@ from genlab.decoders.steps.stepwise import Step, choose, num_copies, run_known, 
 from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.decoders.task import Task
-from genlab.machine.sharding import compiled_platform
+from genlab.machine.sharding import COLUMNS, compiled_platform
 from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, matmul
 from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
@@ -153,9 +154,8 @@ class AR(nnx.Module):
         self.heads = config.output.build(
             levels, task.spec.entries, task.backbone.width, key=head_key, code_vectors=vectors
         )
-        self.plan_head = (
-            Linear(task.backbone.width, config.plan.num_units + 1, key=head_key, scale=0.0) if config.plan else None
-        )
+        head = partial(Linear, task.backbone.width, key=head_key, scale=0.0, split=COLUMNS)
+        self.plan_head = head(config.plan.num_units + 1) if config.plan else None
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes."""

@@ -40,6 +40,7 @@ from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import (
@@ -131,7 +132,8 @@ class Blockwise(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
-        self.heads = Linear(task.backbone.width, task.spec.codebooks * task.spec.entries, key=head_key, scale=0.0)
+        width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
+        self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
             task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
         )

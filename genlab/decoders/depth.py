@@ -52,6 +52,7 @@ from genlab.decoders.steps.stepwise import (
 from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
@@ -210,7 +211,7 @@ class Depth(nnx.Module):
         )
         first = None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
         entries = self.streams.sizes[0]
-        self.head = Linear(task.backbone.width, entries, key=head_key)
+        self.head = Linear(task.backbone.width, entries, key=head_key, split=COLUMNS)
         self.head.kernel[...] = code_heads(1, entries, task.backbone.width, key=head_key, code_vectors=first)[0]
         self.depth = (
             Levels(

@@ -36,6 +36,7 @@ from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
 from genlab.tokens import (
@@ -132,7 +133,8 @@ class Discrete(nnx.Module):
         self.level_embedding = (
             LevelEmbedding(task.backbone.width, key=level_key) if config.noise.is_level_shown else None
         )
-        self.heads = Linear(task.backbone.width, task.spec.codebooks * task.spec.entries, key=head_key, scale=0.0)
+        width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
+        self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
             task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
         )

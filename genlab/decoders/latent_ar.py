@@ -40,6 +40,7 @@ from genlab.decoders.steps.visiting import (
 from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
+from genlab.nets.param import vector
 from genlab.tokens import (
     Cond,
     LossOut,
@@ -164,7 +165,8 @@ class LatentAR(nnx.Module):
         self.deterministic = False
         self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
         # What the first step sees in place of a latent.
-        self.begin = nnx.Param(task.backbone.width**-0.5 * jax.random.normal(begin_key, (task.backbone.width,)))
+        width = task.backbone.width
+        self.begin = vector(width**-0.5 * jax.random.normal(begin_key, (width,)))
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         refuse_reordering(task.backbone, config.infill_share)
         self.backbone = Backbone(

@@ -45,6 +45,7 @@ from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import Euler, Solver, fill_in
 from genlab.decoders.steps.stepwise import num_copies
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import Linear
 from genlab.tokens import (
@@ -172,7 +173,8 @@ class LatentBlocks(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
-        self.head = Linear(task.backbone.width, task.spec.latent_channels, key=head_key, scale=0.0)
+        width, channels = task.backbone.width, task.spec.latent_channels
+        self.head = Linear(width, channels, key=head_key, scale=0.0, split=COLUMNS)
         self.code_vectors = keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:

@@ -31,6 +31,7 @@ from genlab.decoders.noise.unmasking import draw_hidden, rank
 from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import Linear
+from genlab.nets.param import vector
 from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, Tokens, make_tokens, read_latents
 
 
@@ -102,7 +103,8 @@ class MAR(nnx.Module):
         self.config = config
         self.spec = task.spec
         self.embed = Linear(task.spec.latent_channels, task.backbone.width, key=embed_key)
-        self.absent = nnx.Param(task.backbone.width**-0.5 * jax.random.normal(absent_key, (task.backbone.width,)))
+        width = task.backbone.width
+        self.absent = vector(width**-0.5 * jax.random.normal(absent_key, (width,)))
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.backbone = Backbone(
             task.backbone,

@@ -48,8 +48,10 @@ from genlab.decoders.noise.unmasking import (
 )
 from genlab.decoders.steps.logits import cross_entropy, draw
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import CodeEmbedding, code_heads, matmul
+from genlab.nets.param import matrix
 from genlab.tokens import (
     Cond,
     LossOut,
@@ -143,14 +145,15 @@ class Masked(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
-        self.heads = nnx.Param(
+        self.heads = matrix(
             code_heads(
                 task.spec.codebooks,
                 task.spec.entries,
                 task.backbone.width,
                 key=head_key,
                 code_vectors=task.code_vectors,
-            )
+            ),
+            COLUMNS,
         )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:

@@ -1,23 +1,24 @@
-"""How a model lies on many chips: one mesh, one table from parameter names to axes, and the rule for batches.
+"""How a model lies on many chips: one mesh, and how parameters and batches are split over its axes.
 
-In: the sizes of three axes and the names of parameters. Out: shardings. `data` and `fsdp` split the batch; `fsdp` also
-splits the parameters, which are gathered where they are used (ZeRO-3, 1910.02054); `tensor` splits heads and inner
-channels, a product split by columns followed by one split by rows (1909.08053), so that a pair costs one sum. Moments
-and averages end in the name of their parameter and therefore lie where it does.
+In: the sizes of three axes and, by their paths, the splits that parameters state where they are made.
+Out: shardings. `data` and `fsdp` split the batch; `fsdp` also splits the parameters, which are gathered
+where they are used (ZeRO-3, 1910.02054); `tensor` splits heads and inner channels, a product split by
+columns followed by one split by rows (1909.08053), so that a pair costs one sum. Paths of moments and
+averages end with the path of their parameter, so they lie where it does.
 
 A mesh is set with `use_mesh` or `jax.set_mesh`; without one every function here leaves its argument as it is, so
 programs for one device hold none of this. An axis that does not divide a dimension leaves it whole.
 """
 
 import contextlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import pydantic
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import GetAttrKey
 from jaxtyping import Array, Shaped
 
 from genlab.config import Config, ConfigError
@@ -26,25 +27,18 @@ AXES = ("data", "fsdp", "tensor")
 # What splits the first axis of a batch.
 BATCH = ("data", "fsdp")
 
+# How the last axes of a parameter are split; layers stacked in front of them stay whole. A product split
+# by columns feeds one split by rows, head by head or channel by channel.
 COLUMNS = PartitionSpec("fsdp", "tensor")
 ROWS = PartitionSpec("tensor", "fsdp")
+# For a product that has no partner.
 INPUTS = PartitionSpec("fsdp", None)
-# The last words of a parameter's path, and how its last axes are split; layers stacked in front of them stay whole.
-# Each product split by columns feeds the one split by rows below it, head by head or channel by channel.
-TABLE: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"(attention|cross)/project_(in|query|text)/kernel", COLUMNS),
-    (r"(attention|cross)/project_out/kernel", ROWS),
-    (r"(ffn|conv|level_embedding)/project_in/kernel", COLUMNS),
-    (r"(ffn|conv|level_embedding)/project_out/kernel", ROWS),
-    (r"(attn\d_[qkv]|(ffn|level|global|text)_in|inner/\d+|up)(/kernel)?", COLUMNS),
-    (r"(attn\d_out|(ffn|level|global|text)_out|outer/\d+|down)(/kernel)?", ROWS),
-    (r"(heads|head|plan_head)(/kernel)?", COLUMNS),
-    (r"table", PartitionSpec(None, "fsdp")),
-    (r"(modulation|embed|condition|noise|project|before|after)/kernel", INPUTS),
-    (r"(depth|model|network)/project_(in|out)/kernel", INPUTS),
-    (r"(encoder|decoder)_(in|out)/kernel|(input|output)", INPUTS),
-    (r"depthwise|(mixers/\d+|conditioner/layers)/kernel", PartitionSpec()),
-)
+# For a table of vectors that are looked up.
+CHANNELS = PartitionSpec(None, "fsdp")
+# For what is small: every chip holds all of it.
+WHOLE = PartitionSpec()
+# How each parameter is split, by its path (genlab.nets.param.splits_of).
+Splits = Mapping[str, PartitionSpec]
 
 
 class ShardingConfig(Config):
@@ -139,12 +133,22 @@ def compiler_options() -> dict[str, str]:
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
-def spec_of(path: str, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
-    """Return how the leaf at `path`, words joined by slashes, is split: by its row of `TABLE`, or not at all."""
-    rows = [spec for pattern, spec in TABLE if re.search(rf"(^|/)({pattern})$", path)]
-    if not rows or len(rows[0]) > len(shape):
-        return PartitionSpec()
-    return fit(PartitionSpec(*(None,) * (len(shape) - len(rows[0])), *rows[0]), shape, sizes)
+def spec_of(
+    path: str,
+    shape: tuple[int, ...],
+    splits: Splits,
+    sizes: dict[str, int],
+) -> PartitionSpec:
+    """Return how the leaf at `path` is split: like the parameter with whose path it ends, if any.
+
+    Of several such parameters the one with the longest path counts. Other leaves stay whole.
+    """
+    words = path.split("/")
+    ends = ("/".join(words[start:]) for start in range(len(words)))
+    split = next((splits[end] for end in ends if end in splits), WHOLE)
+    if len(split) > len(shape):
+        return WHOLE
+    return fit(PartitionSpec(*(None,) * (len(shape) - len(split)), *split), shape, sizes)
 
 
 def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
@@ -159,21 +163,28 @@ def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> P
     return PartitionSpec(*fitted)
 
 
-def specs_of(tree: Any, sizes: dict[str, int]) -> Any:
+def specs_of(tree: Any, splits: Splits, sizes: dict[str, int]) -> Any:
     """Return the `PartitionSpec` of every leaf of parameters, of a training state, or of shapes of them."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: spec_of(path_name(path), leaf.shape, sizes), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: spec_of(path_name(path), leaf.shape, splits, sizes), tree
+    )
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """Return the words of a key path, joined by slashes."""
+    """Return the words of a key path, joined by slashes.
+
+    They are the same for an `nnx.State` and for its pure dict.
+    """
+    # A path through an `nnx.State` ends with an attribute of the variable.
+    path = path[:-1] if len(path) > 1 and path[-1] == GetAttrKey("value") else path
     return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
 
 
-def lay_out(tree: Any) -> Any:
-    """Ask the compiler to split every leaf as the table says; for use under `jax.jit`."""
+def lay_out(tree: Any, splits: Splits) -> Any:
+    """Ask the compiler to split every leaf like its parameter; for use under `jax.jit`."""
     if not (sizes := mesh_sizes()):
         return tree
-    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs_of(tree, sizes))
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, specs_of(tree, splits, sizes))
 
 
 def constrain(x: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None) -> Shaped[Array, "..."]:
@@ -183,7 +194,7 @@ def constrain(x: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None) -> S
     return jax.lax.with_sharding_constraint(x, fit(PartitionSpec(*axes), x.shape, sizes))
 
 
-def place(tree: Any) -> Any:
+def place(tree: Any, splits: Splits) -> Any:
     """Return shapes that say where their arrays belong, from shapes or arrays."""
     if not (sizes := mesh_sizes()):
         return tree
@@ -192,7 +203,7 @@ def place(tree: Any) -> Any:
     def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
-    return jax.tree.map(placed, tree, specs_of(tree, sizes))
+    return jax.tree.map(placed, tree, specs_of(tree, splits, sizes))
 
 
 def batch_shardings(args: Any, mesh: Mesh) -> Any:

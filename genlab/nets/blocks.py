@@ -19,12 +19,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
+from genlab.machine.sharding import COLUMNS, ROWS, WHOLE
 from genlab.nets.attention import KeysValues, attend
 from genlab.nets.context import Context, LayerCache, Text, TextMemory
 from genlab.nets.feedforward import SwiGLU
 from genlab.nets.layer import FeedForward, LayerShape, Mixer
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
+from genlab.nets.param import matrix, vector
 
 
 class CrossAttention(nnx.Module):
@@ -34,11 +36,11 @@ class CrossAttention(nnx.Module):
         query_key, text_key, out_key = jax.random.split(key, 3)
         self.heads = heads
         self.norm = RMSNorm(width)
-        self.project_query = Linear(width, width, key=query_key)
-        self.project_text = Linear(width, 2 * width, key=text_key)
+        self.project_query = Linear(width, width, key=query_key, split=COLUMNS)
+        self.project_text = Linear(width, 2 * width, key=text_key, split=COLUMNS)
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
-        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale, split=ROWS)
 
     def read(self, text: Text) -> TextMemory:
         """Return the keys and values of the text."""
@@ -79,7 +81,7 @@ class Block(nnx.Module):
         self.ffn = ffn.build(shape, key=ffn_key)
         crossing = {"key": cross_key, "output_scale": shape.output_scale}
         self.cross = CrossAttention(shape.width, shape.heads, **crossing) if is_crossing else None
-        self.modulation = nnx.Param(jnp.zeros((6, shape.width))) if is_modulated else None
+        self.modulation = vector(jnp.zeros((6, shape.width))) if is_modulated else None
 
     @property
     def mixer(self) -> Any:
@@ -127,7 +129,8 @@ class ConvBlock(nnx.Module):
 
     def __init__(self, width: int, inner: int, *, key: Key[Array, ""], output_scale: float):
         conv_key, ffn_key = jax.random.split(key)
-        self.kernel = nnx.Param(self.KERNEL**-0.5 * jax.random.normal(conv_key, (self.KERNEL, width)))
+        kernel = self.KERNEL**-0.5 * jax.random.normal(conv_key, (self.KERNEL, width))
+        self.kernel = matrix(kernel, WHOLE)
         self.norm = RMSNorm(width)
         self.ffn = SwiGLU(width, inner, key=ffn_key, output_scale=output_scale)
 

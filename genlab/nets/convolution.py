@@ -18,7 +18,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from genlab.machine.sharding import WHOLE
 from genlab.nets.linear import matmul
+from genlab.nets.param import matrix, vector
 
 Padding = Literal["zeros", "reflect", "edge"]
 
@@ -38,8 +40,9 @@ class Conv1d(nnx.Module):
         has_bias: bool = True,
     ):
         deviation = (inputs * kernel_frames) ** -0.5
-        self.kernel = nnx.Param(deviation * jax.random.normal(key, (kernel_frames, inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros((outputs,))) if has_bias else None
+        kernel = deviation * jax.random.normal(key, (kernel_frames, inputs, outputs))
+        self.kernel = matrix(kernel, WHOLE)
+        self.bias = vector(jnp.zeros((outputs,))) if has_bias else None
         self.stride = stride
         self.dilation = dilation
 
@@ -90,8 +93,8 @@ class ConvTranspose1d(nnx.Module):
     ):
         shape = (kernel_frames, inputs) if is_depthwise else (kernel_frames, inputs, outputs)
         deviation = (kernel_frames / stride * (1 if is_depthwise else inputs)) ** -0.5
-        self.transposed_kernel = nnx.Param(deviation * jax.random.normal(key, shape))
-        self.bias = nnx.Param(jnp.zeros((outputs,))) if has_bias else None
+        self.transposed_kernel = matrix(deviation * jax.random.normal(key, shape), WHOLE)
+        self.bias = vector(jnp.zeros((outputs,))) if has_bias else None
         self.stride = stride
 
     @property

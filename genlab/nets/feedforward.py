@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from genlab.config import Config
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.layer import LayerShape
 from genlab.nets.linear import Linear
 
@@ -33,8 +34,8 @@ class SwiGLU(nnx.Module):
 
     def __init__(self, width: int, inner: int, *, key: Key[Array, ""], output_scale: float):
         in_key, out_key = jax.random.split(key)
-        self.project_in = Linear(width, 2 * inner, key=in_key)
-        self.project_out = Linear(inner, width, key=out_key, scale=output_scale)
+        self.project_in = Linear(width, 2 * inner, key=in_key, split=COLUMNS)
+        self.project_out = Linear(inner, width, key=out_key, scale=output_scale, split=ROWS)
 
     def __call__(self, x: Float[Array, "b t h"]) -> Float[Array, "b t h"]:
         """Return the transformed frames."""

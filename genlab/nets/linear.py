@@ -12,9 +12,18 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.machine.sharding import COLUMNS, compiled_platform, constrain, mesh_sizes
+from genlab.machine.sharding import (
+    CHANNELS,
+    COLUMNS,
+    INPUTS,
+    compiled_platform,
+    constrain,
+    mesh_sizes,
+)
+from genlab.nets.param import matrix
 
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
@@ -48,10 +57,23 @@ def _transpose(rows: Float[Array, "r i"]) -> Float[Array, "i r"]:
 
 
 class Linear(nnx.Module):
-    """A product with a kernel of standard deviation `scale / sqrt(inputs)`; there are no biases."""
+    """A product with a kernel of standard deviation `scale / sqrt(inputs)`; there are no biases.
 
-    def __init__(self, inputs: int, outputs: int, *, key: Key[Array, ""], scale: float = 1.0):
-        self.kernel = nnx.Param(scale * inputs**-0.5 * jax.random.normal(key, (inputs, outputs)))
+    `split` says how the kernel lies on a mesh. `INPUTS` is right anywhere; `COLUMNS` and `ROWS` are for
+    two products of which the first feeds the second.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        key: Key[Array, ""],
+        scale: float = 1.0,
+        split: PartitionSpec = INPUTS,
+    ):
+        kernel = scale * inputs**-0.5 * jax.random.normal(key, (inputs, outputs))
+        self.kernel = matrix(kernel, split)
 
     def __call__(self, x: Float[Array, "*rows i"]) -> Float[Array, "*rows o"]:
         """Return the product in the dtype of `x`."""
@@ -80,7 +102,7 @@ class Embedding(nnx.Module):
     """One vector per entry, of standard deviation 1 / sqrt(width)."""
 
     def __init__(self, entries: int, width: int, *, key: Key[Array, ""]):
-        self.table = nnx.Param(width**-0.5 * jax.random.normal(key, (entries, width)))
+        self.table = matrix(width**-0.5 * jax.random.normal(key, (entries, width)), CHANNELS)
 
     def __call__(self, ids: Int[Array, "*ids"]) -> Float[Array, "*ids h"]:
         """Return the vectors of `ids`."""

@@ -5,12 +5,14 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from genlab.nets.param import vector
+
 
 class RMSNorm(nnx.Module):
     """Divide by the root mean square of the last axis, in float32, and scale."""
 
     def __init__(self, width: int):
-        self.scale = nnx.Param(jnp.ones((width,)))
+        self.scale = vector(jnp.ones((width,)))
 
     def __call__(self, x: Float[Array, "*rows h"]) -> Float[Array, "*rows h"]:
         """Return the normalised `x` in its own dtype."""

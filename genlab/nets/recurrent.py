@@ -15,8 +15,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from genlab.machine.sharding import WHOLE
 from genlab.nets.convolution import valid_frames
 from genlab.nets.linear import Linear
+from genlab.nets.param import matrix, vector
 
 
 class Recurrence(nnx.Module):
@@ -24,9 +26,10 @@ class Recurrence(nnx.Module):
 
     def __init__(self, inputs: int, width: int, *, key: Key[Array, ""], is_backward: bool = False):
         in_key, state_key = jax.random.split(key)
-        self.project_in = Linear(inputs, 4 * width, key=in_key)
-        self.state_weights = nnx.Param(width**-0.5 * jax.random.normal(state_key, (4 * width, width)))
-        self.biases = nnx.Param(jnp.zeros((2, 4 * width)))
+        self.project_in = Linear(inputs, 4 * width, key=in_key, split=WHOLE)
+        weights = width**-0.5 * jax.random.normal(state_key, (4 * width, width))
+        self.state_weights = matrix(weights, WHOLE)
+        self.biases = vector(jnp.zeros((2, 4 * width)))
         self.is_backward = is_backward
 
     def __call__(

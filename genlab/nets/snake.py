@@ -13,6 +13,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from genlab.nets.param import vector
+
 # pi in two parts: the first has few bits, so that its product with a whole number below 2^13 is exact.
 PI_FIRST = 3.140625
 PI_REST = 9.676535897932385e-4
@@ -32,7 +34,7 @@ class Snake(nnx.Module):
     """x + sin^2(alpha x) / alpha, with one alpha per channel."""
 
     def __init__(self, channels: int):
-        self.alpha = nnx.Param(jnp.ones((channels,)))
+        self.alpha = vector(jnp.ones((channels,)))
 
     def __call__(self, frames: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         """Return the activated frames."""
@@ -44,8 +46,8 @@ class SnakeBeta(nnx.Module):
     """x + sin^2(exp(alpha) x) / exp(beta), with one alpha and one beta per channel."""
 
     def __init__(self, channels: int):
-        self.alpha = nnx.Param(jnp.zeros((channels,)))
-        self.beta = nnx.Param(jnp.zeros((channels,)))
+        self.alpha = vector(jnp.zeros((channels,)))
+        self.beta = vector(jnp.zeros((channels,)))
 
     def __call__(self, frames: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
         """Return the activated frames."""

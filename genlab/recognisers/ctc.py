@@ -23,7 +23,9 @@ from pydantic import Field
 
 from genlab.config import Config
 from genlab.data.text import NUM_SYMBOLS
+from genlab.machine import sharding
 from genlab.nets.linear import matmul
+from genlab.nets.param import matrix, vector
 from genlab.nets.spectrogram import mel_filters, stft
 from genlab.recognisers.augment import SpectrumAugment, add_noise, distort_log_mels, mask_patches, warp_formants
 from genlab.tokens import LossOut
@@ -61,14 +63,17 @@ class ConvStack(nnx.Module):
         layers, width, hidden = config.blocks, config.width, config.width * config.expansion
         depthwise_key, up_key, down_key = jax.random.split(key, 3)
         kernel = config.kernel_frames
-        self.depthwise = nnx.Param(jax.random.normal(depthwise_key, (layers, kernel, width)) * kernel**-0.5)
-        self.norm_scale = nnx.Param(jnp.ones((layers, width)))
-        self.norm_bias = nnx.Param(jnp.zeros((layers, width)))
-        self.up = nnx.Param(jax.random.normal(up_key, (layers, width, hidden)) * width**-0.5)
-        self.up_bias = nnx.Param(jnp.zeros((layers, hidden)))
-        self.down = nnx.Param(jax.random.normal(down_key, (layers, hidden, width)) * hidden**-0.5)
-        self.down_bias = nnx.Param(jnp.zeros((layers, width)))
-        self.scale = nnx.Param(jnp.full((layers, width), layers**-0.5))
+        depthwise = jax.random.normal(depthwise_key, (layers, kernel, width)) * kernel**-0.5
+        self.depthwise = matrix(depthwise, sharding.WHOLE)
+        self.norm_scale = vector(jnp.ones((layers, width)))
+        self.norm_bias = vector(jnp.zeros((layers, width)))
+        up = jax.random.normal(up_key, (layers, width, hidden)) * width**-0.5
+        self.up = matrix(up, sharding.COLUMNS)
+        self.up_bias = vector(jnp.zeros((layers, hidden)))
+        down = jax.random.normal(down_key, (layers, hidden, width)) * hidden**-0.5
+        self.down = matrix(down, sharding.ROWS)
+        self.down_bias = vector(jnp.zeros((layers, width)))
+        self.scale = vector(jnp.full((layers, width), layers**-0.5))
 
     def __call__(
         self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"], first: int, stop: int
@@ -103,11 +108,12 @@ class Recogniser(nnx.Module):
         in_key, stack_key, out_key = jax.random.split(key, 3)
         columns = COLUMNS * config.num_mels
         self.config = config
-        self.input = nnx.Param(jax.random.normal(in_key, (columns, config.width)) * columns**-0.5)
-        self.input_bias = nnx.Param(jnp.zeros((config.width,)))
+        self.input = matrix(jax.random.normal(in_key, (columns, config.width)) * columns**-0.5)
+        self.input_bias = vector(jnp.zeros((config.width,)))
         self.layers = ConvStack(config, stack_key)
-        self.output = nnx.Param(jax.random.normal(out_key, (config.width, NUM_SYMBOLS)) * 0.1 * config.width**-0.5)
-        self.output_bias = nnx.Param(jnp.zeros((NUM_SYMBOLS,)))
+        output = jax.random.normal(out_key, (config.width, NUM_SYMBOLS))
+        self.output = matrix(output * 0.1 * config.width**-0.5)
+        self.output_bias = vector(jnp.zeros((NUM_SYMBOLS,)))
 
     def num_frames(self, num_samples: Int[Array, "b"]) -> Int[Array, "b"]:
         """Return the frames of clips of `num_samples`, the same as the codec's."""

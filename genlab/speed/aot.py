@@ -35,10 +35,11 @@ from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.task import Task
 from genlab.experiment import Comparison, DecoderRun, TokenData
-from genlab.machine.sharding import batch_shardings, compiler_options, make_mesh, place
+from genlab.machine.sharding import batch_shardings, compiler_options, make_mesh
 from genlab.machine.topologies import Chip, Topology, find_topology
 from genlab.nets.attention import why_plain
 from genlab.nets.flops import count_flops
+from genlab.nets.param import place_state
 from genlab.speed.hlo import Program
 from genlab.tokens import Cond, Tokens, TokenSpec
 from genlab.training.step import create_state, make_update
@@ -206,7 +207,8 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
         executed = count_flops(update, *jax.tree.map(lambda leaf: _on(leaf, None), (plain, (tokens, cond))), key)
         model = num_clips * decoder.train_flops(_task(plan))
         with jax.set_mesh(plan.mesh):
-            return Traced(update.lower(place(plain), (tokens, cond), key), params, matrices, executed, model)
+            lowered = update.lower(place_state(graph, plain), (tokens, cond), key)
+        return Traced(lowered, params, matrices, executed, model)
     cost = decoder.sample_cost(run.arm.sampler, _task(plan))
 
     def draw(params: Any, rest: Any, cond: Cond, num_frames: Any, key: Any) -> Any:

@@ -4,27 +4,23 @@ In: an `OptimConfig` and the number of steps. Out: an optax transformation over 
 learning rate is a function of the update number alone, so only the optimizer state has to survive a restart.
 
 Weight decay acts on matrices only. Rank does not tell a matrix from a bias, because layers are stacked for `lax.scan`:
-the bias of a stacked layer is 2-D. `is_decayed` therefore decides by name and by the stacking convention stated there.
+the bias of a stacked layer is 2-D. Each parameter therefore carries a rule (genlab/nets/param.py).
 """
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 import pydantic
+from flax import nnx
 
-from genlab.config import Config
+from genlab.config import Config, GenlabError
+from genlab.machine.sharding import path_name
 from genlab.nets.backbone import BackboneConfig
-
-# Leaves with these names shift or scale channels; pulling them to zero only changes what the next matrix must undo.
-NOT_DECAYED = frozenset({"bias", "scale", "gain", "gamma", "beta", "alpha", "offset", "shift", "modulation"})
-# Attributes with these names hold a module whose leaves carry a leading layer axis.
-STACKED = frozenset({"layers", "blocks"})
-# An attribute of this name holds one such module for each place in a period of layers.
-PLACES = "places"
+from genlab.nets.param import Rule, rules_of
 
 
 class OptimConfig(Config):
@@ -84,35 +80,46 @@ def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]
     return schedule
 
 
-def is_decayed(path: tuple[Any, ...], leaf: Any) -> bool:
-    """Return whether weight decay acts on the parameter at `path`.
+def decay_tree(params: Any, rules: Mapping[str, Rule]) -> Any:
+    """Return a tree like `params` that holds True where weight decay acts.
 
-    A leaf decays if its name does not end in a word of `NOT_DECAYED` and it has at least two axes besides the layer
-    axis. The layer axis is there when an attribute named in `STACKED` lies on the path directly above a name; below
-    `layers/0`, a list of modules, nothing is stacked, but below `places/0`, a place in a period of layers, it is.
+    `params` is an `nnx.State` or a pure dict; `rules` are those of its model, by path.
+
+    Raises:
+        GenlabError: for a parameter that `rules` does not name.
     """
-    names = [str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path]
-    stacked_axes = sum(
-        (name in STACKED and not below.isdigit()) or (name == PLACES and below.isdigit())
-        for name, below in itertools.pairwise(names)
-    )
-    return names[-1].rsplit("_", 1)[-1] not in NOT_DECAYED and jnp.ndim(leaf) - stacked_axes >= 2
 
+    def is_decayed(path: tuple[Any, ...], _: Any) -> bool:
+        name = path_name(path)
+        if name not in rules:
+            raise GenlabError(
+                f"parameter {name}: the model that the optimizer was built for has none of this name; "
+                "build the optimizer for the model that it updates"
+            )
+        return rules[name].is_decayed
 
-def decay_tree(params: Any) -> Any:
-    """Return a tree like `params` that holds True where weight decay acts."""
     return jax.tree_util.tree_map_with_path(is_decayed, params)
 
 
-def build_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """Return clipping and AdamW with the schedule of `config` over `total_steps` updates."""
+def build_optimizer(
+    config: OptimConfig,
+    total_steps: int,
+    model: nnx.Module,
+) -> optax.GradientTransformation:
+    """Return clipping and AdamW with the schedule of `config` over `total_steps` updates.
+
+    It is for the parameters of `model`, whose values do not matter: they may be shapes or tracers.
+
+    Raises:
+        GenlabError: if a parameter does not say whether weight decay acts on it (`rules_of`).
+    """
     clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
     adamw = optax.adamw(
         learning_rate(config, total_steps),
         b1=config.b1,
         b2=config.b2,
         weight_decay=config.weight_decay,
-        mask=decay_tree,
+        mask=partial(decay_tree, rules=rules_of(model)),
     )
     return optax.chain(clip, adamw)
 

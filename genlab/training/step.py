@@ -19,7 +19,8 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from genlab.config import GenlabError
-from genlab.machine.sharding import BATCH, compiler_options, constrain, lay_out
+from genlab.machine.sharding import BATCH, Splits, compiler_options, constrain, lay_out
+from genlab.nets.param import splits_of
 from genlab.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
@@ -32,23 +33,29 @@ SAVED = ("params", "rest", "opt", "ema")
 
 def create_state(build: Build, optim: OptimConfig, steps: int, key: Key[Array, ""]) -> tuple[nnx.GraphDef, State]:
     """Build the model and its optimizer state; run it under `jax.jit`."""
-    graphdef, params, rest = split_model(build(key))
+    model = build(key)
+    graphdef, params, rest = split_model(model)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(rest)):
         raise GenlabError("model: it keeps a random stream; pass keys explicitly, so that restarts draw the same noise")
     ema = {} if optim.ema_decay is None else jax.tree.map(jnp.copy, params)
     counters = {"step": jnp.int32(0), "first_bad_step": jnp.int32(-1)}
-    opt = build_optimizer(optim, steps).init(params)
-    return graphdef, lay_out({"params": params, "rest": rest, "opt": opt, "ema": ema, **counters})
+    opt = build_optimizer(optim, steps, model).init(params)
+    state = {"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}
+    return graphdef, lay_out(state, splits_of(model))
 
 
 def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
     """Return the jitted `update(state, args, key) -> (state, metrics)`; it consumes (donates) the state it is given."""
-    optimizer, schedule = build_optimizer(optim, steps), learning_rate(optim, steps)
+    schedule = learning_rate(optim, steps)
 
     def update(state: State, args: tuple[Any, ...], key: Key[Array, ""]) -> tuple[State, dict[str, Array]]:
         step, params = state["step"], state["params"]
+        # Traced once, at no cost in the program: the rules stand in `graphdef`.
+        model = nnx.merge(graphdef, params, state["rest"])
+        optimizer, splits = build_optimizer(optim, steps, model), splits_of(model)
         key = jax.random.fold_in(key, step)
-        grads, weight, sums, rest = _gradient(graphdef, optim, params, state["rest"], args, key)
+        rest = state["rest"]
+        grads, weight, sums, rest = _gradient(graphdef, optim, splits, params, rest, args, key)
         scale = 1.0 / jnp.maximum(weight, 1e-6)
         grads = jax.tree.map(lambda grad: grad * scale.astype(grad.dtype), grads)
         norm = optax.global_norm(grads)
@@ -60,7 +67,8 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
         metrics = {name: value * scale for name, value in sums.items()}
         metrics |= {"grad_norm": norm, "learning_rate": schedule(step)}
         counters = {"step": step + 1, "first_bad_step": first_bad}
-        return lay_out({"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}), metrics
+        state = {"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}
+        return lay_out(state, splits), metrics
 
     return jax.jit(update, donate_argnums=0)
 
@@ -70,7 +78,9 @@ def compile_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int, *args
     return make_update(graphdef, optim, steps).lower(*args).compile(compiler_options())
 
 
-def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[Any, Array, dict[str, Array], Any]:
+def _gradient(
+    graphdef, optim: OptimConfig, splits: Splits, params, rest, args, key
+) -> tuple[Any, Array, dict[str, Array], Any]:
     """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics, and the new rest.
 
     Sums, not means: micro-batches of different weight then add up to exactly the whole batch.
@@ -86,7 +96,7 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
     def part(rest, args, key):
         args = jax.tree.map(lambda leaf: constrain(leaf, BATCH), args)
         grads, (weight, sums, rest) = jax.grad(summed_loss, has_aux=True)(params, rest, args, key)
-        return (lay_out(grads), weight, sums), rest
+        return (lay_out(grads, splits), weight, sums), rest
 
     if optim.accumulate == 1:
         totals, rest = part(rest, args, key)
@@ -103,7 +113,8 @@ def _gradient(graphdef, optim: OptimConfig, params, rest, args, key) -> tuple[An
     parts = jax.tree.map(lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args)
     shapes = jax.eval_shape(part, rest, jax.tree.map(lambda leaf: leaf[0], parts), key)[0]
     grads, *sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    (totals, rest), _ = jax.lax.scan(body, ((lay_out(grads), *sums), rest), (jnp.arange(optim.accumulate), parts))
+    first = ((lay_out(grads, splits), *sums), rest)
+    (totals, rest), _ = jax.lax.scan(body, first, (jnp.arange(optim.accumulate), parts))
     return *totals, rest
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import AbstractDevice, AbstractMesh
 
 from genlab.config import ConfigError
-from genlab.machine.sharding import path_name
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets import attention
 from genlab.nets.attention import KeysValues
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
@@ -19,8 +19,7 @@ from genlab.nets.context import Text
 from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
-from genlab.training.optim import is_decayed
-from genlab.training.step import split_model
+from genlab.nets.param import VECTOR, Rule, rules_of
 
 TPU = AbstractMesh((), (), abstract_device=AbstractDevice("TPU v5 lite", 1, "tpu"))
 CONFIG = BackboneConfig(width=32, layers=2, heads=4)
@@ -183,12 +182,10 @@ def test_mixers_take_turns_over_depth(key):
     assert attending.attention.project_in.kernel.shape == (2, 32, 96)
     _, cache = backbone.start(2, 9, None)
     assert [isinstance(layer, KeysValues) for layer in cache.layers] == [False, True, False, True]
-    decayed = {
-        path_name(path): is_decayed(path, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(split_model(backbone)[1])
-    }
-    assert decayed["places/0/conv/project_in/kernel"] and decayed["places/1/ffn/project_out/kernel"]
-    assert not decayed["places/1/attention_norm/scale"]
+    rules = rules_of(backbone)
+    assert rules["places/0/conv/project_in/kernel"] == Rule(COLUMNS, is_decayed=True)
+    assert rules["places/1/ffn/project_out/kernel"] == Rule(ROWS, is_decayed=True)
+    assert rules["places/1/attention_norm/scale"] == VECTOR
 
 
 def test_a_period_must_divide_the_layers():

@@ -17,6 +17,7 @@ from genlab.config import Config, ConfigError
 from genlab.decoders.conditioning import Conditions, modulate
 from genlab.decoders.noise.stable_audio import StableAudio, StableAudioConfig, stable_audio_flops
 from genlab.decoders.task import Task
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.linear import Linear
 
@@ -29,8 +30,8 @@ class LevelEmbedding(nnx.Module):
 
     def __init__(self, width: int, *, key: Key[Array, ""]):
         in_key, out_key = jax.random.split(key)
-        self.project_in = Linear(LEVEL_CHANNELS, width, key=in_key)
-        self.project_out = Linear(width, width, key=out_key)
+        self.project_in = Linear(LEVEL_CHANNELS, width, key=in_key, split=COLUMNS)
+        self.project_out = Linear(width, width, key=out_key, split=ROWS)
 
     def __call__(self, level: Float[Array, "b"]) -> Float[Array, "b h"]:
         """Return the embedding of each level."""
@@ -135,7 +136,8 @@ class BackboneDenoiser(nnx.Module):
             task.backbone, key=backbone_key, is_modulated=True, text_route=task.condition.text_route
         )
         self.level_embedding = LevelEmbedding(task.backbone.width, key=level_key)
-        self.head = Linear(task.backbone.width, task.spec.latent_channels, key=head_key, scale=0.0)
+        width, channels = task.backbone.width, task.spec.latent_channels
+        self.head = Linear(width, channels, key=head_key, scale=0.0, split=COLUMNS)
 
     def __call__(
         self,

@@ -26,6 +26,7 @@ from genlab.config import Config
 from genlab.decoders.conditioning import guide
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
 
@@ -271,8 +272,10 @@ class _ModulatedNetwork(nnx.Module):
         modulation_key, *keys = jax.random.split(key, 1 + 2 * layers)
         self.modulation = Linear(width, (2 + 3 * layers) * width, key=modulation_key, scale=first_modulation)
         self.norms = nnx.List([RMSNorm(width) for _ in range(layers + 1)])
-        self.inner = nnx.List([Linear(width, width, key=inner_key) for inner_key in keys[:layers]])
-        self.outer = nnx.List([Linear(width, width, key=outer_key) for outer_key in keys[layers:]])
+        inner = [Linear(width, width, key=key, split=COLUMNS) for key in keys[:layers]]
+        outer = [Linear(width, width, key=key, split=ROWS) for key in keys[layers:]]
+        self.inner = nnx.List(inner)
+        self.outer = nnx.List(outer)
         self.project_out = Linear(width, outputs, key=key, scale=0.0)
 
     def __call__(self, x: Float[Array, "r n w"], condition: Float[Array, "r n w"]) -> Float[Array, "r n o"]:

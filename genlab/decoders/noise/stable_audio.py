@@ -15,12 +15,15 @@ import numpy as np
 import pydantic
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
 from safetensors.numpy import save_file
 
 from genlab.config import Config
+from genlab.machine.sharding import COLUMNS, INPUTS, ROWS
 from genlab.nets.attention import KeysValues, attend
 from genlab.nets.context import Text
+from genlab.nets.param import NORM_RULES, linear_rules
 from genlab.nets.rotary import Rotation, rotate, rotation
 
 FFN_MULTIPLE = 4
@@ -54,25 +57,32 @@ class StableAudioConfig(Config):
         return self.heads * self.head_channels
 
 
+def _without_bias(split: PartitionSpec) -> dict[str, Any]:
+    """Return the arguments of a product without a bias."""
+    return {"use_bias": False, **linear_rules(split)}
+
+
 class _Block(nnx.Module):
     """Self-attention, cross-attention and SwiGLU, each behind a layer norm and added."""
 
     def __init__(self, config: StableAudioConfig, key: Key[Array, ""]):
         rngs, width = nnx.Rngs(key), config.width
+        columns, rows = _without_bias(COLUMNS), _without_bias(ROWS)
         self.config = config
-        self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.attn1_q, self.attn1_k, self.attn1_v, self.attn1_out = (
-            nnx.Linear(width, width, use_bias=False, rngs=rngs) for _ in range(4)
-        )
-        self.norm2 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.attn2_q = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.attn2_k, self.attn2_v = (
-            nnx.Linear(config.cross_width, config.cross_width, use_bias=False, rngs=rngs) for _ in range(2)
-        )
-        self.attn2_out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.norm3 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs)
-        self.ffn_in = nnx.Linear(width, 2 * FFN_MULTIPLE * width, rngs=rngs)
-        self.ffn_out = nnx.Linear(FFN_MULTIPLE * width, width, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs, **NORM_RULES)
+        self.attn1_q = nnx.Linear(width, width, rngs=rngs, **columns)
+        self.attn1_k = nnx.Linear(width, width, rngs=rngs, **columns)
+        self.attn1_v = nnx.Linear(width, width, rngs=rngs, **columns)
+        self.attn1_out = nnx.Linear(width, width, rngs=rngs, **rows)
+        self.norm2 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs, **NORM_RULES)
+        self.attn2_q = nnx.Linear(width, width, rngs=rngs, **columns)
+        self.attn2_k = nnx.Linear(config.cross_width, config.cross_width, rngs=rngs, **columns)
+        self.attn2_v = nnx.Linear(config.cross_width, config.cross_width, rngs=rngs, **columns)
+        self.attn2_out = nnx.Linear(width, width, rngs=rngs, **rows)
+        self.norm3 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs, **NORM_RULES)
+        inner = FFN_MULTIPLE * width
+        self.ffn_in = nnx.Linear(width, 2 * inner, rngs=rngs, **linear_rules(COLUMNS))
+        self.ffn_out = nnx.Linear(inner, width, rngs=rngs, **linear_rules(ROWS))
 
     def __call__(
         self, x: Float[Array, "b t h"], angles: Rotation, is_valid: Bool[Array, "b t"], text: Text
@@ -104,20 +114,22 @@ class StableAudio(nnx.Module):
     ):
         layer_key, rest_key = jax.random.split(key)
         rngs, width = nnx.Rngs(rest_key), config.width
+        columns, rows, inputs = (_without_bias(split) for split in (COLUMNS, ROWS, INPUTS))
         self.config = config
         # Frequencies of the noise level: drawn once, never trained, part of the file.
         self.level_rates = nnx.Variable(jax.random.normal(rngs.params(), (LEVEL_CHANNELS // 2,)))
-        self.level_in = nnx.Linear(LEVEL_CHANNELS, width, rngs=rngs)
-        self.level_out = nnx.Linear(width, width, rngs=rngs)
-        self.global_in = nnx.Linear(global_width, width, use_bias=False, rngs=rngs)
-        self.global_out = nnx.Linear(width, width, use_bias=False, rngs=rngs)
-        self.text_in = nnx.Linear(text_width, config.cross_width, use_bias=False, rngs=rngs)
-        self.text_out = nnx.Linear(config.cross_width, config.cross_width, use_bias=False, rngs=rngs)
-        self.before = nnx.Linear(channels, channels, use_bias=False, rngs=rngs)
-        self.project_in = nnx.Linear(channels, width, use_bias=False, rngs=rngs)
+        self.level_in = nnx.Linear(LEVEL_CHANNELS, width, rngs=rngs, **linear_rules(COLUMNS))
+        self.level_out = nnx.Linear(width, width, rngs=rngs, **linear_rules(ROWS))
+        self.global_in = nnx.Linear(global_width, width, rngs=rngs, **columns)
+        self.global_out = nnx.Linear(width, width, rngs=rngs, **rows)
+        self.text_in = nnx.Linear(text_width, config.cross_width, rngs=rngs, **columns)
+        self.text_out = nnx.Linear(config.cross_width, config.cross_width, rngs=rngs, **rows)
+        self.before = nnx.Linear(channels, channels, rngs=rngs, **inputs)
+        self.project_in = nnx.Linear(channels, width, rngs=rngs, **inputs)
         self.layers = jax.vmap(lambda key: _Block(config, key))(jax.random.split(layer_key, config.layers))
-        self.project_out = nnx.Linear(width, channels, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
-        self.after = nnx.Linear(channels, channels, use_bias=False, rngs=rngs)
+        zeros = nnx.initializers.zeros
+        self.project_out = nnx.Linear(width, channels, kernel_init=zeros, rngs=rngs, **inputs)
+        self.after = nnx.Linear(channels, channels, rngs=rngs, **inputs)
 
     def __call__(
         self,

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config, ConfigError
 from genlab.decoders.steps.logits import cross_entropy
+from genlab.machine.sharding import COLUMNS
 from genlab.nets.linear import Linear, code_heads
 from genlab.tokens import TokenSpec
 
@@ -54,7 +55,7 @@ class Softmax(Config):
         code_vectors: Float[Array, "k v d"] | None = None,
     ) -> Linear:
         """Return the product with the first weights of `code_heads`, level by level."""
-        product = Linear(width, codebooks * entries, key=key, scale=0.0)
+        product = Linear(width, codebooks * entries, key=key, scale=0.0, split=COLUMNS)
         heads = code_heads(codebooks, entries, width, key=key, code_vectors=code_vectors)
         product.kernel[...] = heads.swapaxes(0, 1).reshape(width, -1)
         return product
@@ -113,7 +114,8 @@ class DiscretisedMixture(Config):
         code_vectors: Float[Array, "k v d"] | None = None,
     ) -> Linear:
         """Return the product with weights of zero: components start where `_components` puts them."""
-        return Linear(width, codebooks * self.numbers(entries), key=key, scale=0.0)
+        outputs = codebooks * self.numbers(entries)
+        return Linear(width, outputs, key=key, scale=0.0, split=COLUMNS)
 
     def logits(self, numbers: Float[Array, "*n o"], entries: int) -> Float[Array, "*n v"]:
         """Return the log of the mass of every bin; they sum to one as they are."""

@@ -14,12 +14,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.decoders.steps.stepwise import Step, choose, num_copies
 from genlab.decoders.steps.streams import Streams
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads, matmul, matmul_parts
+from genlab.nets.param import matrix
 
 
 class Levels(nnx.Module):
@@ -48,7 +51,8 @@ class Levels(nnx.Module):
         self.backbone = Backbone(config, key=backbone_key, is_causal=True)
         if is_per_level:
             _part_levels(self.backbone, levels + self.num_before, jax.random.fold_in(backbone_key, 1))
-        self.heads = nnx.Param(code_heads(levels, entries, config.width, key=head_key, code_vectors=others))
+        heads = code_heads(levels, entries, config.width, key=head_key, code_vectors=others)
+        self.heads = matrix(heads, COLUMNS)
 
     def __call__(
         self, hidden: Float[Array, "r h"], codes: Int[Array, "r j"], *, key: Key[Array, ""] | None
@@ -106,8 +110,8 @@ class Levels(nnx.Module):
 class LevelLinear(nnx.Module):
     """A product with a kernel of its own for each level (Moshi's "depthwise parametrization")."""
 
-    def __init__(self, kernel: Float[Array, "*layers l i o"]):
-        self.kernel = nnx.Param(kernel)
+    def __init__(self, kernel: Float[Array, "*layers l i o"], split: PartitionSpec):
+        self.kernel = matrix(kernel, split)
 
     def __call__(self, x: Float[Array, "r l i"]) -> Float[Array, "r l o"]:
         """Return the product in the dtype of `x`."""
@@ -123,7 +127,9 @@ def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
     """Give each level projections of its own, with a deviation as in `Backbone`; norms stay shared."""
     keys = iter(jax.random.split(key, 4))
     for module in (backbone.layers.mixer, backbone.layers.ffn):
-        for name, scale in (("project_in", 1.0), ("project_out", backbone.config.residual_scale)):
+        entering = ("project_in", 1.0, COLUMNS)
+        leaving = ("project_out", backbone.config.residual_scale, ROWS)
+        for name, scale, split in (entering, leaving):
             layers, inputs, outputs = getattr(module, name).kernel.shape
             draws = jax.random.normal(next(keys), (layers, levels, inputs, outputs))
-            setattr(module, name, LevelLinear(scale * inputs**-0.5 * draws))
+            setattr(module, name, LevelLinear(scale * inputs**-0.5 * draws, split))

@@ -22,12 +22,13 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 import pydantic
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.machine.sharding import CHANNELS
 from genlab.nets.linear import CodeEmbedding, Embedding
+from genlab.nets.param import matrix
 from genlab.tokens import TokenSpec
 
 
@@ -168,7 +169,7 @@ class Streams(Config):
         if self.plan is not None:
             codes = embed.tables.table[...]
             units = Embedding(self.plan.num_units + 2, codes.shape[1], key=key).table[...]
-            embed.tables.table = nnx.Param(jnp.concatenate([codes, units]))
+            embed.tables.table = matrix(jnp.concatenate([codes, units]), CHANNELS)
 
     def embed(
         self, table: Float[Array, "r h"], codes: Int[Array, "b s j"], levels: Int[Array, "s j"]

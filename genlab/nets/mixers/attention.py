@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from genlab.config import Config
-from genlab.machine.sharding import compiled_platform
+from genlab.machine.sharding import COLUMNS, ROWS, compiled_platform
 from genlab.nets.attention import KeysValues, attend, attend_within, missing_positions
 from genlab.nets.context import Context
 from genlab.nets.layer import LayerShape
@@ -63,10 +63,10 @@ class SelfAttention(nnx.Module):
     def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
         in_key, out_key = jax.random.split(key)
         self.heads = heads
-        self.project_in = Linear(width, 3 * width, key=in_key)
+        self.project_in = Linear(width, 3 * width, key=in_key, split=COLUMNS)
         self.query_norm = RMSNorm(width // heads)
         self.key_norm = RMSNorm(width // heads)
-        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale, split=ROWS)
 
     def __call__(
         self, x: Float[Array, "b q h"], context: Context, cache: KeysValues | None = None

@@ -16,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
+from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.context import Context
 from genlab.nets.layer import LayerShape
 from genlab.nets.linear import Linear
@@ -68,8 +69,9 @@ class DilatedConv(nnx.Module):
         self.is_causal = is_causal
         self.reach = reach
         self.dilation = Dilation(jnp.ones((), jnp.int32))
-        self.project_in = Linear((2 if is_causal else 3) * width, 2 * width, key=in_key)
-        self.project_out = Linear(width, width, key=out_key, scale=output_scale)
+        taps = 2 if is_causal else 3
+        self.project_in = Linear(taps * width, 2 * width, key=in_key, split=COLUMNS)
+        self.project_out = Linear(width, width, key=out_key, scale=output_scale, split=ROWS)
 
     def __call__(
         self, x: Float[Array, "b t h"], context: Context, cache: Float[Array, "b s h"] | None = None

@@ -1,0 +1,113 @@
+"""What a parameter says about itself: how it is split over chips, and whether weight decay acts on it.
+
+In: the value of a parameter, where its module makes it. Out: an `nnx.Param` that carries a `Rule` as
+metadata. The rule speaks of the last axes, so it still holds when `jax.vmap` stacks layers in front of
+them. It is not saved: checkpoints hold arrays alone.
+
+`matrix` and `vector` make parameters; a flax layer gets its rules through `linear_rules(...)` and
+`NORM_RULES`. Flax layers without rules get a default, because flax names what it makes: `kernel` and
+`embedding` are matrices whose inputs are split over `fsdp`, `bias` and `scale` are vectors. Any other
+parameter with two or more axes and no rule is refused by name, because neither its name nor its rank tells
+a matrix from a stack of biases.
+"""
+
+from typing import Any, NamedTuple
+
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Shaped
+
+from genlab.config import GenlabError
+from genlab.machine.sharding import AXES, INPUTS, WHOLE, place
+
+
+class Rule(NamedTuple):
+    """How the last axes of a parameter are split over the mesh, and whether weight decay acts on it."""
+
+    split: PartitionSpec
+    is_decayed: bool
+
+
+# It shifts or scales channels: pulling it to zero only changes what the next matrix must undo.
+VECTOR = Rule(WHOLE, is_decayed=False)
+# For `nnx.LayerNorm(width, **NORM_RULES)`.
+NORM_RULES: dict[str, Any] = {f"{name}_metadata": {"rule": VECTOR} for name in ("scale", "bias")}
+# What layers of flax call their matrices and their vectors.
+FLAX_MATRICES = ("kernel", "embedding")
+FLAX_VECTORS = ("bias", "scale")
+
+
+def matrix(value: Shaped[Array, "..."], split: PartitionSpec = INPUTS) -> nnx.Param:
+    """Return a parameter on which weight decay acts and whose last axes are split as `split` says."""
+    return nnx.Param(value, rule=Rule(split, is_decayed=True))
+
+
+def vector(value: Shaped[Array, "..."]) -> nnx.Param:
+    """Return a parameter that every chip holds whole and that does not decay: a bias, a gain, an offset."""
+    return nnx.Param(value, rule=VECTOR)
+
+
+def linear_rules(split: PartitionSpec = INPUTS) -> dict[str, Any]:
+    """Return the arguments with which a flax layer gives its kernel and its bias their rules."""
+    kernel = Rule(split, is_decayed=True)
+    return {"kernel_metadata": {"rule": kernel}, "bias_metadata": {"rule": VECTOR}}
+
+
+def rules_of(model: nnx.Module) -> dict[str, Rule]:
+    """Return the rule of every parameter, and of every other variable that has one, by its path.
+
+    The model may hold arrays, shapes or tracers. Words of a path are joined by slashes.
+
+    Raises:
+        GenlabError: for a parameter that has no rule and no default, or a rule that cannot be followed.
+    """
+    rules = {}
+    for words, variable in nnx.to_flat_state(nnx.state(model)):
+        path = "/".join(map(str, words))
+        rule = variable.get_metadata("rule", None)
+        if rule is None and not isinstance(variable, nnx.Param):
+            continue
+        rule = _default_rule(path, variable) if rule is None else rule
+        _check_rule(path, variable, rule)
+        rules[path] = rule
+    return rules
+
+
+def splits_of(model: nnx.Module) -> dict[str, PartitionSpec]:
+    """Return how every parameter is split, by its path: what `lay_out` and `place` are told.
+
+    Raises:
+        GenlabError: as `rules_of`.
+    """
+    return {path: rule.split for path, rule in rules_of(model).items()}
+
+
+def place_state(graphdef: nnx.GraphDef, state: dict[str, Any]) -> dict[str, Any]:
+    """Return the shapes of a training state, which say where its arrays belong on the mesh that is set."""
+    return place(state, splits_of(nnx.merge(graphdef, state["params"], state["rest"])))
+
+
+def _default_rule(path: str, variable: nnx.Variable) -> Rule:
+    name, num_axes = path.rsplit("/", 1)[-1], len(variable.shape)
+    if num_axes < 2 or name in FLAX_VECTORS:
+        return VECTOR
+    if name in FLAX_MATRICES:
+        return Rule(INPUTS, is_decayed=True)
+    raise GenlabError(
+        f"parameter {path}: its {num_axes} axes do not say whether weight decay acts on it or how it is split; "
+        "make it with `matrix` or `vector` of genlab.nets.param, or call its set_metadata(rule=Rule(...))"
+    )
+
+
+def _check_rule(path: str, variable: nnx.Variable, rule: Any) -> None:
+    if not isinstance(rule, Rule):
+        raise GenlabError(f"parameter {path}: rule={rule!r:.80}: expected a genlab.nets.param.Rule")
+    if len(rule.split) > len(variable.shape):
+        raise GenlabError(
+            f"parameter {path}: split={rule.split} names {len(rule.split)} axes, but its shape is "
+            f"{tuple(variable.shape)}; name at most its last axes"
+        )
+    # An entry of a split is the name of a mesh axis, several names, or None.
+    entries = [(entry,) if isinstance(entry, str) else entry or () for entry in rule.split]
+    if unknown := [axis for entry in entries for axis in entry if axis not in AXES]:
+        raise GenlabError(f"parameter {path}: split={rule.split}: {unknown[0]!r} is not one of {', '.join(AXES)}")
