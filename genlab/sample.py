@@ -26,6 +26,7 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.data.audio import to_int16, write_flac
+from genlab.data.listing import SAMPLED_NAME
 from genlab.data.store import TokenClip, TokenStore
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
@@ -37,7 +38,6 @@ from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
 from genlab.train import load_trained
 from genlab.watch.tensorboard import ClipNote, RunWriter, prompt_tag
 
-SAMPLES_NAME = "sampled.json"
 FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts
 
 
@@ -193,14 +193,15 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
         GenlabError: if one is there that no earlier call noted, or `out` is in the corpus, whose
             next import would take samples for recordings.
     """
-    corpus = getattr(run.data.corpus, "path", None)
+    source: Any = run.data.corpus
+    corpus = getattr(getattr(source, "corpus", source), "path", None)  # dialogues are made of another
     if corpus is not None and out.resolve().is_relative_to(Path(corpus).expanduser().resolve()):
         raise GenlabError(f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another")
-    ours = set(read_stored(out / SAMPLES_NAME, list[str], fix="use another --out") or ())
+    ours = set(read_stored(out / SAMPLED_NAME, list[str], fix="use another --out") or ())
     if taken := [name for name in names if name not in ours and (out / name).exists()]:
         raise GenlabError(f"{out / taken[0]}: already exists, and `genlab sample` did not write it; use another --out")
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(out / SAMPLES_NAME, sorted({*ours, *names}))
+    checkpoint.write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
 
 
 def parse_span(text: str | None) -> tuple[float, float] | None:

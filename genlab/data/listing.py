@@ -14,6 +14,9 @@ from genlab.data.audio import FORMATS
 from genlab.data.digests import DIGESTS_NAME
 from genlab.data.manifest import MANIFEST_NAME
 
+# Where these are, genlab trained or sampled: the default --out may lie beside the recordings.
+RUN_NAMES = frozenset({"config.json", "status.json", "lock"})
+SAMPLED_NAME = "sampled.json"
 MAX_NAME_CHARS = 120
 MAX_TEXT_BYTES = 2**31  # of a table or a transcript
 
@@ -94,8 +97,9 @@ def read_bytes(path: Path) -> bytes:
 def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator[Path]:
     """Yield the files under `root` in a fixed order, following links to folders; no hidden ones.
 
-    A link to a folder that is listed anyway, or that contains the link, goes to `notes`. A folder
-    that cannot be read goes to `skipped`.
+    A link to a folder that is listed anyway, or that contains the link, goes to `notes`, and so
+    does what genlab itself made below `root`: corpora, runs, samples. A folder that cannot be read
+    goes to `skipped`.
     """
 
     def note(error: OSError) -> None:
@@ -126,6 +130,11 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
         if Path(folder) != root and {MANIFEST_NAME, DIGESTS_NAME} <= set(names):
             shown = printable(os.path.relpath(folder, root))
             notes.append(f"{shown}: a corpus that genlab built, not read again")
+            folders[:] = []
+            continue
+        if Path(folder) != root and (RUN_NAMES <= set(names) or SAMPLED_NAME in names):
+            shown = printable(os.path.relpath(folder, root))
+            notes.append(f"{shown}: what genlab made in a run, not recordings; not read")
             folders[:] = []
             continue
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
