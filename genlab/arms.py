@@ -20,6 +20,7 @@ from genlab.fairness.budget import clip_flops
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
+from genlab.run.ownership import check_is_ours
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
 from genlab.train import RunResult, train
 from genlab.training.step import Watch
@@ -55,6 +56,7 @@ def train_arm(
     run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress, watch: Mapping[int, Watch] | None = None
 ) -> RunResult:
     """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
+    check_is_ours(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     check_same_training(run, run_dir)
     inputs.bind(run_dir, run.data, store)

@@ -297,9 +297,10 @@ def test_a_heartbeat_an_hour_ahead_locks_nothing_and_one_of_a_clock_that_is_ahea
 def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes_on(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    gone = [f"rows/.ar.json.{dead.pid}.tmp", f".report.html.{dead.pid}.tmp"]
-    living = f".results.json.{os.getpid()}.tmp"
-    kept = [living, f"checkpoints/.x.{dead.pid}.tmp", "own.7.tmp", ".own"]
+    gone = [f"rows/.ar.json.genlab-{dead.pid}.tmp", f".report.html.genlab-{dead.pid}.tmp"]
+    living = f".results.json.genlab-{os.getpid()}.tmp"
+    kept = [living, f"checkpoints/.x.genlab-{dead.pid}.tmp", f".own.{dead.pid}.tmp", "own.7.tmp", ".own"]
+    checkpoint.write_status(tmp_path, "interrupted", 3)
     for name in (*gone, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

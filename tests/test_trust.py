@@ -137,13 +137,14 @@ def test_a_directory_of_somebody_else_is_no_run_directory(name, tmp_path):
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(GenlabError, match="already exists, and genlab did not make it"):
         checkpoint.write_config(tmp_path, make_comparison().to_dict())
-    (tmp_path / "status.json").write_text("{}")
+    checkpoint.write_status(tmp_path, "interrupted", 3)
     checkpoint.write_config(tmp_path, make_comparison().to_dict())
     checkpoint.write_config(tmp_path, make_comparison().to_dict())
 
 
 def test_every_field_is_looked_at_but_prose():
     values = {"arms": {"a": {"decoder": "x/own.py:Mine"}}, "data": [{"codec": "own.py"}], "question": "see own.py"}
+    assert list(trust.find_code({"arms": {"question": {"decoder": "own.py"}}})) == [("arms.question.decoder", "own.py")]
     assert list(trust.find_code(values)) == [("arms.a.decoder", "x/own.py:Mine"), ("data.0.codec", "own.py")]
     assert trust.code_file("my files/own.py:Mine") == Path("my files/own.py")
     assert trust.code_file("in_lab_16khz") is None and trust.code_file("own.python") is None

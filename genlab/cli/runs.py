@@ -83,6 +83,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from genlab.arms import train_arm
     from genlab.changes import check_same_training
     from genlab.inputs import open_store
+    from genlab.run.ownership import check_is_ours
     from genlab.train import train as run_training
     from genlab.watch.tensorboard import RunWriter, TrainingLog
 
@@ -94,6 +95,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
         if isinstance(run, DecoderRun):
             result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:
+            check_is_ours(out)
             check_same_training(run, out)
             out.mkdir(parents=True, exist_ok=True)
             checkpoint.write_config(out, run.to_dict())

@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
+from genlab.run.stored import partial_path
 
 SampleType = Literal["int16", "int32", "float32", "float64"]
 SAMPLE_RATE_HZ = 16_000
@@ -194,7 +195,7 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
         soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level)
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})") from None
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+    partial = partial_path(path)
     try:
         partial.write_bytes(buffer.getbuffer())
         os.replace(partial, path)

@@ -31,6 +31,7 @@ from genlab.listen.stimuli import PromptClips, read_clips
 from genlab.report import outputs
 from genlab.report.page import source_hash
 from genlab.run.bucket import shown
+from genlab.run.ownership import check_has_no_way_out
 from genlab.run.stored import partial_path, remove_leftovers
 from genlab.watch.progress import Progress
 
@@ -56,6 +57,7 @@ def write_test(
         GenlabError: if the comparison is not finished, or `out` has a key already.
     """
     results = outputs.read_results(run_dir)
+    check_has_no_way_out(run_dir)
     if (out / "key.json").exists():
         raise GenlabError(
             f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page unreadable; "

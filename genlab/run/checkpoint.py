@@ -43,6 +43,7 @@ from genlab.machine.sharding import path_name
 from genlab.machine.stopping import LockedError
 from genlab.run import bucket, trust
 from genlab.run.digests import chain_digest, combine_digests
+from genlab.run.ownership import check_is_ours
 from genlab.run.silence import silenced
 from genlab.run.stored import DamagedError, parse_json, partial_path, read_content, remove_leftovers
 
@@ -91,13 +92,10 @@ def write_config(run_dir: Path, values: dict[str, Any]) -> None:
 
     Raises:
         ConfigError: if the directory was made with other files; nothing is written then.
-        GenlabError: if somebody else's runs or checkpoints lie there, of which training would
-            delete the old ones.
+        GenlabError: if somebody else's files lie there, or links that lead out.
     """
-    is_ours = any((run_dir / name).exists() for name in ("config.json", "status.json"))
-    taken = [name for name in ("arms", bucket.CHECKPOINTS) if (run_dir / name).exists()]
-    if taken and not is_ours and hosts.is_leader():
-        raise GenlabError(f"{run_dir / taken[0]}: already exists, and genlab did not make it; use another --out")
+    if hosts.is_leader():
+        check_is_ours(run_dir)
     trust.check_pins(values, run_dir)
     if pins := trust.pins_of(values):
         write_json(run_dir / trust.PINS_NAME, pins)
@@ -143,11 +141,12 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 
     Raises:
         LockedError: if a process on this host holds it, or one on another host was alive `REMOTE_ALIVE_S` ago.
-        GenlabError: at the end, if the directory was deleted meanwhile.
+        GenlabError: if genlab did not make what lies there; at the end, if the directory was deleted meanwhile.
     """
     if not hosts.is_leader():
         yield
         return
+    check_is_ours(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     _refuse_other_host(run_dir)
     with open(run_dir / "lock", "a+", encoding="utf-8") as file:

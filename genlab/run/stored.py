@@ -208,8 +208,11 @@ def _check_number(name: str, value: float, may_be_nan: bool) -> None:
 
 
 def partial_path(path: Path) -> Path:
-    """Return where this process writes a file before it takes the name `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Return where this process writes a file before it takes the name `path`.
+
+    The name says that it is genlab's: a directory may hold somebody's own `.tmp` files as well.
+    """
+    return path.with_name(f".{path.name[:200]}.genlab-{os.getpid()}.tmp")
 
 
 def remove_leftovers(directory: Path, skip: Collection[str] = ()) -> None:
@@ -220,7 +223,7 @@ def remove_leftovers(directory: Path, skip: Collection[str] = ()) -> None:
     for place, folders, names in os.walk(directory):
         folders[:] = [name for name in folders if name not in skip]
         for name in names:
-            written_by = re.fullmatch(r"\..+\.(\d{1,9})\.tmp", name)
+            written_by = re.fullmatch(r"\..+\.genlab-(\d{1,9})\.tmp", name)
             if written_by and not _is_process(int(written_by[1])):
                 (Path(place) / name).unlink(missing_ok=True)
 

@@ -42,7 +42,7 @@ def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
         yield field, values
     elif isinstance(values, Mapping):
         for name, value in values.items():
-            if name not in PROSE:
+            if field or name not in PROSE:  # an arm may have the name of a field of prose
                 yield from find_code(value, f"{field}.{name}" if field else str(name))
     elif isinstance(values, list | tuple):
         for number, value in enumerate(values):

@@ -45,6 +45,7 @@ from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
 from genlab.run import checkpoint
+from genlab.run.ownership import check_is_ours
 from genlab.run.stored import read_again, read_stored
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode
@@ -150,6 +151,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
             f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the config's must be "
             f"{1 / tuning.fraction:g} times a trial's"
         ) from None
+    check_is_ours(out)
     out.mkdir(parents=True, exist_ok=True)
     _claim(config, tuning, out)
     with checkpoint.lock_run(out):

@@ -30,6 +30,7 @@ from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, 
 from genlab.prompts import choose_prompts
 from genlab.report import outputs
 from genlab.run import checkpoint
+from genlab.run.ownership import check_has_no_way_out
 from genlab.run.stored import OPEN, Number, read_again, read_stored, remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
@@ -40,6 +41,8 @@ MOST_CRASHES = 3
 HOPELESS = (EXIT_DIVERGED, EXIT_USER_ERROR)  # the same command would end the same way
 HARMLESS = (EXIT_LOCKED, EXIT_RESUME, EXIT_DISK_FULL)
 ALIVE_S = 60.0
+# What is written into the directory of a sweep, here and by its report.
+WRITTEN = ("runs", "findings.json", "figure.svg", "hparams", "report.html", "report.md")
 
 
 def run_directory(out: Path, run: SweepRun) -> Path:
@@ -90,8 +93,10 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     """
     runs = expand(sweep)
     found = _read_page(out)
-    if found is None and (out / "runs").is_dir() and any((out / "runs").iterdir()):
-        raise GenlabError(f"{out / 'runs'}: already exists, and no sweep made it; use another --out")
+    check_has_no_way_out(out)
+    for name in WRITTEN if found is None else ():
+        if os.path.lexists(out / name) and not _is_empty_folder(out / name):
+            raise GenlabError(f"{out / name}: already exists, and no sweep made it; use another --out")
     if found is not None:
         _check_name(found, sweep, out)
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -222,7 +227,7 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
         run_id = path.name if path.is_dir() else path.name.removesuffix(".json")
         if run_id in kept:
             continue
-        is_ours = run_id in made and not path.is_symlink()
+        is_ours = run_id in made and not _is_behind_link(path, out)
         if is_ours and not _is_alive(checkpoint.read_status(out / "runs" / run_id)):
             paths.append(path)
         elif not is_ours:
@@ -230,8 +235,17 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
     for run in runs:
         if run.id in made and read_state(run, out).state == "finished":
             found = run_directory(out, run).glob("arms/*/seed*/checkpoints")
-            paths += sorted(path for path in found if not path.is_symlink())
+            paths += sorted(path for path in found if not _is_behind_link(path, out))
     return Prunable(paths, strangers)
+
+
+def _is_behind_link(path: Path, out: Path) -> bool:
+    """Return whether a link below `out` is on the way to `path`: it may lead to what is not genlab's."""
+    return os.path.realpath(path) != os.path.join(os.path.realpath(out), path.relative_to(out))
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
 
 
 def delete(paths: Sequence[Path]) -> None:
