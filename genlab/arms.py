@@ -55,7 +55,7 @@ def _copy_training(trained: Path, run_dir: Path) -> None:
 def train_arm(
     run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress, watch: Mapping[int, Watch] | None = None
 ) -> RunResult:
-    """Train one arm in its run directory, or go on with it, or return it if it is done; `watch` as in `train`."""
+    """Train one arm in its run directory, resume it, or return it if it is done; `watch` as in `train`."""
     check_is_ours(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     check_same_training(run, run_dir)

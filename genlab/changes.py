@@ -1,7 +1,7 @@
 """What may change in the config of a run that has been made.
 
-In: the config that lies in a run directory and the one that is asked for now. Out: nothing, or a
-refusal that names each field, before anything is written.
+In: the config of a run directory and the requested one. Out: nothing, or an error that names each
+field, before anything is written.
 """
 
 from collections.abc import Iterator, Mapping
@@ -46,7 +46,7 @@ def check_changes(made: Config, asked: Config, changeable: tuple[str, ...]) -> N
 
 
 def check_same_training(run: Config, run_dir: Path) -> None:
-    """Refuse to go on with another training than the one in `run_dir`, whose config.json stays.
+    """Refuse to resume a training other than the one in `run_dir`, whose config.json stays.
 
     Raises:
         ConfigError: naming what differs.

@@ -1,8 +1,9 @@
 """The main job: train several decoders on one token space with one budget, sample and score them alike, say who won.
 
-corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row -> results.json,
-ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the run directory, so the same
-command goes on after an interruption: a trained arm, its samples and a scored row are never made twice.
+corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row ->
+results.json, ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the
+run directory, so the same command resumes after an interruption: a trained arm, its samples and a
+scored row are never made twice.
 
     config.json          what is compared          inputs.json   what it is made from (inputs.py)
     results.json ...     the outputs, which outputs.json lists (outputs.py)
@@ -206,7 +207,7 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
 
 
 def show_previews(config: Comparison, material: Material, out: Path) -> None:
-    """Write what the previews of the arms are held against: real audio, codec floors, and pictures of all of them."""
+    """Write what the previews of the arms are compared with: real audio, codec floors, and pictures of all of them."""
     clips = choose_preview_clips(config.run(next(iter(config.arms)), config.seeds[0], steps=1), material.store)
     by_id = {clip.id: clip for clip in material.manifest.clips}
     codec = material.codec

@@ -116,7 +116,7 @@ class TokenData(Config):
         return self
 
     def load_codec(self) -> FrozenCodec:
-        """Return the codec, taking and giving waves at the rate of corpora and metrics, whatever its own.
+        """Return the codec; it takes and gives waves at the rate of corpora and metrics, not at its own.
 
         Raises:
             GenlabError: if the tokens never were audio.
@@ -197,7 +197,7 @@ class DecoderRun(Run):
         return self
 
     def task(self, store: TokenStore) -> Task:
-        """Return what the decoder reads, is told and runs on, given a store's token space and conditions."""
+        """Return what the decoder reads, is conditioned on and runs on, given a store's token space and conditions."""
         info = store.info
         vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units, is_two_sided=info.is_two_sided)
         return Task(
@@ -241,7 +241,7 @@ class Budget(Config):
 class Comparison(Config):
     """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts.
 
-    `audit` runs every metric on known degradations first; an audit that was made before is read whatever this says.
+    `audit` runs every metric on known degradations first; an earlier audit is used even without it.
     """
 
     kind: Literal["compare"] = "compare"

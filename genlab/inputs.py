@@ -1,12 +1,12 @@
 """What a run was made from: codec, units, corpus and the numbers of its speakers, by digest.
 
 In: a run directory and the token data that its config names now. Out: `inputs.json` in the run
-directory, written when the run begins, and a refusal, by name, whenever the config names something
-else later. A model knows speakers and units by number and latents in normalised units only: with
-another speaker in the corpus every voice is shifted, and with another codec the same tokens are
-other audio, and neither could be told from a fault of the model.
+directory, written when the run begins, and an error that names what changed if the config later
+names something else. A model knows speakers and units only by number, and latents only in
+normalised units. With one more speaker in the corpus every voice is shifted, and with another codec
+the same tokens are different audio; neither could be distinguished from a fault of the model.
 
-Runs made before this file existed are opened as they always were, with a note.
+Runs made before this file existed are still opened, with a note.
 """
 
 import functools

@@ -67,7 +67,7 @@ def load_experiment(
         check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
         experiment: Any = KINDS[kind].from_dict(values, overrides)
         codec = getattr(getattr(experiment, "data", None), "codec", None)
-        # A kind alone, such as `mimi`, stands for the usual repository, which no file can choose.
+        # A kind alone, such as `mimi`, means the usual repository, which no file can choose.
         if codec is not None and ":" in codec and codec not in named:
             check_is_local(codec, path)
         return experiment

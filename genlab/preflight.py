@@ -1,8 +1,9 @@
 """What a comparison will measure, and what stops it: known from the manifest, before anything is encoded or trained.
 
-In: a `Comparison`, its corpus and its codec. Out: `Preflight`: the prompts, which scores and controls will run and why
-others will not, and the score that decides. What scoring and the report need of prompts, labels and packages is refused
-here, in seconds, and not after the arms were trained.
+In: a `Comparison`, its corpus and its codec. Out: `Preflight`: the prompts, which scores and
+controls will run and why others will not, and the score that decides. If prompts, labels or
+packages that scoring and the report need are missing, the error comes here, within seconds, and not
+after the arms have been trained.
 """
 
 import importlib.util

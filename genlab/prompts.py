@@ -1,8 +1,8 @@
-"""Which held-out clips are spoken: the prompts, chosen the same way before and after a corpus is encoded.
+"""Choose the prompts: held-out clips that every arm is sampled on, the same before and after a corpus is encoded.
 
-In: clips of a manifest or of a token store, and how many frames each has. Out: no longer than a training example, new
-texts first, speakers in turn. A split that holds too few is refused with what would help: clips that are too long ask
-for another number of frames, a split that is too small for more clips.
+In: clips of a manifest or of a token store, and how many frames each has. Out: clips no longer than
+a training example, new texts first, speakers in turn. If a split has too few, the error says what
+helps: more frames if its clips are too long, more clips if it is too small.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,10 @@
 """From a trained decoder to audio: conditions in, tokens and waves out, with what it cost.
 
-Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its codes or latents,
-so only the decoder differs between arms. Compilation is timed apart. `latency_s` is one prompt alone, from conditions
-to audio. `first_audio_s` is the wait before sound can start: a decoder with `stream` plays its first frames while it
-goes on, the others have nothing to play before their last network call.
+Every family is sampled by one compiled call for all prompts; the same frozen codec then decodes its
+codes or latents, so only the decoder differs between arms. Compilation is timed separately.
+`latency_s` is one prompt alone, from conditions to audio. `first_audio_s` is the wait before sound
+can start: a decoder with `stream` plays its first frames while it generates the rest; the others
+have nothing to play before their last network call.
 """
 
 import dataclasses
@@ -153,7 +154,7 @@ def sample_run(
     Args:
         run: the config found in `run_dir`.
         run_dir: where it was trained.
-        out: directory for `NAME.flac` and `NAME.codec.flac`, where NAME stands for the clip's id.
+        out: directory for `NAME.flac` and `NAME.codec.flac`, where NAME is the clip's id.
         num_prompts: how many clips.
         seed: of the draws.
         keep_s: seconds of each real clip that the decoder must keep and continue or fill around; None: nothing.

@@ -1,8 +1,9 @@
 """Scores of every row of a comparison: bits, energies and metrics of audio, each once, and the audit of the metrics.
 
-In: the material of a comparison, trained arms and their samples. Out: one `RowResult` per row (real audio, codec
-floors, arms), kept in rows/NAME.json. The energy of the next block counts sampled codes as the latents they stand for,
-and is drawn with the arm's own sampler: what is scored is what would be heard, not the bare model.
+In: the material of a comparison, trained arms and their samples. Out: one `RowResult` per row (real
+audio, codec floors, arms), kept in rows/NAME.json. The energy of the next block scores sampled
+codes as the latents they represent, drawn with the arm's own sampler: it scores what would be
+heard, not the bare model.
 """
 
 from collections.abc import Mapping, Sequence

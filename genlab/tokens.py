@@ -101,7 +101,7 @@ def read_latents(tokens: Tokens) -> Float[Array, "b t d"]:
 
 
 class Cond(NamedTuple):
-    """What a decoder is told about each clip. `is_dropped` replaces all of it by the learned "no condition".
+    """The conditions of each clip. `is_dropped` replaces all of them by the learned "no condition".
 
     `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded with 0. A model uses
     the one its `ConditionConfig` names and ignores the other. `other` are the codes of the other side of a

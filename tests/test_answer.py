@@ -13,7 +13,7 @@ def test_the_answer_says_what_its_intervals_cover(tmp_path):
     results = make_results(seeds=2)
     answer = find_answer(results, make_ledger())
     assert "cover the choice of prompts and training seeds." in answer.shows
-    assert "2 seeds per arm tell too little" in answer.cannot
+    assert "2 seeds per arm say too little" in answer.cannot
     page = write_report(tmp_path, results, make_ledger(), []).read_text()
     assert "Intervals are 95 % intervals over prompts and training seeds." in page
 

@@ -1,8 +1,9 @@
 """Encode a corpus once with the frozen codec: manifest in, token store out.
 
-Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A part appears only when
-it is whole, and its latent sums and its digest beside it after that, so an interrupted encoding goes on with the first
-part that is missing or damaged. The store's name holds the manifest hash and the fingerprints of codec and unit
+Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A
+part appears only when it is whole, and its latent sums and its digest beside it after that, so an
+interrupted encoding resumes with the first part that is missing or damaged. The store's name holds
+the manifest hash and the fingerprints of codec and unit
 encoder: a change of any of them makes another store. Two processes that want the same store take turns: the second one
 finds it finished.
 """

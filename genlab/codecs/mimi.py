@@ -330,7 +330,7 @@ class MimiCodec(nnx.Module):
         frames, seen = self.encoder_transformer(frames, carry.seen)
         past = carry.resampling
         if past is not None and carry.seen is not None:
-            # Before a clip stands its first frame, as when a whole clip is padded.
+            # A clip is preceded by its first frame, as when a whole clip is padded.
             past = jnp.where(carry.seen.num_frames == 0, frames[:, :1], past)
         latents, past = self.downsample(frames, past, padding="edge")
         return self.quantiser.encode(latents), latents, Carry(layers, seen, past)

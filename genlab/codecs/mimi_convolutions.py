@@ -1,10 +1,11 @@
 """The convolutions of Mimi (SEANet, causal): over a whole clip or chunk by chunk.
 
-In: frames "b t c" and, when streaming, what the chunk before left. Out: frames "b u c", u / t being the product of the
-strides, and what to carry on. A layer is written once: it takes a chunk and what precedes it, and for a whole clip
-that is nothing (`None`), which costs no copies. A convolution carries the frames that its next output shares with the
-last one, a transposed convolution the output frames that are not finished (Moshi report, 2410.00037, section 3.3.1;
-SEANet, 2009.02095). Layers stand in one list in the order, and with the names, in which they are published.
+In: frames "b t c" and, when streaming, what the chunk before left. Out: frames "b u c", u / t being
+the product of the strides, and what to carry on. A layer is written once: it takes a chunk and what
+precedes it, and for a whole clip that is nothing (`None`), which costs no copies. A convolution
+carries the frames that its next output shares with the last one, a transposed convolution the
+output frames that are not finished (Moshi report, 2410.00037, section 3.3.1; SEANet, 2009.02095).
+Layers are in one list in the order, and with the names, in which they are published.
 """
 
 from typing import Any, Literal

@@ -192,7 +192,7 @@ class WindowLayer(nnx.Module):
 
 
 class WindowTransformer(nnx.Module):
-    """A stack of layers that can stop after any frame and go on later.
+    """A stack of layers that can stop after any frame and resume later.
 
     Layers are not stacked and scanned: a scan copies each layer's weights out of the stack, which for one frame at a
     time costs as much as the layer.

@@ -1,6 +1,7 @@
 """The base of every config: frozen, strict, hashed, and able to take dotted overrides.
 
-Configs are pydantic models that stand beside the code they configure; a config file is Python that returns one of them.
+Configs are pydantic models, defined next to the code they configure; a config file is Python that
+returns one of them.
 In: Python objects, or JSON plus overrides such as `decoder.width=768`. Out: a validated object, or a `ConfigError` that
 lists every problem at once with its dotted path and a "did you mean". Nothing here imports jax.
 

@@ -1,7 +1,8 @@
-"""Errors that the user can mend, and how what they quote stays short and printable.
+"""Errors that the user can fix, with quoted values kept short and printable.
 
-Every text that reaches a person through an error passes `one_line`: no control characters, no line breaks, at most some
-2,000 characters. A value inside one passes `shorten`. Nothing here imports anything of the library.
+Every text that a user sees in an error passes through `one_line`: no control characters, no line
+breaks, at most about 2,000 characters. A value inside one passes `shorten`. Nothing here imports
+anything of the library.
 """
 
 import math
@@ -10,11 +11,11 @@ from typing import Any
 
 MAX_TEXT = 2000
 MAX_VALUE = 80
-KEPT_END = 400  # of a text that is too long: the fix stands at its end
+KEPT_END = 400  # of a text that is too long: the fix is at its end
 
 
 class GenlabError(Exception):
-    """An error the user can mend. The command line prints it in one line and exits with code 2."""
+    """An error the user can fix. The command line prints it in one line and exits with code 2."""
 
     def __str__(self) -> str:
         return one_line(super().__str__())

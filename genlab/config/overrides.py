@@ -95,7 +95,7 @@ def _float(text: str) -> float:
     """Read a number; one that is not zero may not become zero."""
     value = float(text)
     if value == 0 and text.lower().partition("e")[0].strip("-.0"):
-        raise ConfigError(f"{shorten(text)}: too small to be told from 0; write 0 or a larger number")
+        raise ConfigError(f"{shorten(text)}: too small to be distinguished from 0; write 0 or a larger number")
     return value
 
 

@@ -48,7 +48,7 @@ FORMATS = {
     ".opus": {"OGG"},
     ".mp3": {"MP3", "MPEG"},
 }
-# What is written: libsndfile knows more, but an extension stands for one format and one coding.
+# What is written: libsndfile knows more, but an extension means one format and one coding.
 WRITTEN = {
     ".wav": ("WAV", "PCM_16"),
     ".wave": ("WAV", "PCM_16"),
@@ -168,10 +168,10 @@ def write_flac(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: 
 
 
 def written_format(path: Path | str) -> tuple[str, str]:
-    """Return format and subtype that the extension of `path` stands for.
+    """Return the format and subtype that the extension of `path` means.
 
     Raises:
-        AudioError: if it stands for none.
+        AudioError: if it means none.
     """
     found = WRITTEN.get(Path(path).suffix.lower())
     if found is None:
@@ -189,7 +189,7 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
     path = Path(path)
     kind, subtype = written_format(path)
     level = 0.25 if kind == "FLAC" else None
-    # Encoded in memory: of what goes wrong on a disk, libsndfile tells little, Python the number.
+    # Encoded in memory: for disk errors libsndfile says little, while Python gives the error number.
     buffer = io.BytesIO()
     try:
         soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level)
@@ -307,7 +307,7 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
     except OSError as error:
         raise AudioError(path, f"not readable: {error.strerror or error!s:.200}") from None
     except Exception as error:
-        # A stranger's file must not end an import, whatever it makes a decoder raise.
+        # A stranger's file must not stop an import, no matter what it makes a decoder raise.
         raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
 
 

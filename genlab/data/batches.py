@@ -98,7 +98,7 @@ def batch_digest(batch: Batch) -> str:
 
 
 def example_digests(batch: Batch) -> UInt32[np.ndarray, "b"]:
-    """Return a digest of each example, so that processes that read parts of a batch can tell what all of it was.
+    """Return a digest of each example, so processes that read parts of a batch know the whole batch.
 
     The bytes enter through their CRC-32, which costs 0.25 ms per MB where SHA-256 costs three times that in every step.
     """

@@ -3,7 +3,7 @@
 libsndfile returns what is left of a cut WAV or Ogg file, drops damaged Ogg pages, ignores the
 checksum of a FLAC file and believes any length in an MP3 header. The functions here ask the
 container: how many bytes are missing, which MD5 the samples must have, whether pages and frames are
-whole. None of them holds more than a page in memory, whatever the file's size.
+whole. None of them holds more than a page in memory, even for large files.
 """
 
 import hashlib

@@ -1,8 +1,9 @@
 """Corpora behind one function: a config in, a `Manifest` with 16 kHz audio on disk out.
 
-`build_corpus` is idempotent (a finished corpus is read, not built), resumable (work goes on in `NAME.partial`) and
-atomic (only a whole corpus carries its final name). The name holds a digest of the config and of what it reads, so a
-changed setting or a changed source file makes another corpus and never mixes with the old one.
+`build_corpus` is idempotent (a finished corpus is read, not built), resumable (work continues in
+`NAME.partial`) and atomic (only a whole corpus carries its final name). The name holds a digest of
+the config and of what it reads, so a changed setting or a changed source file makes another corpus
+and never mixes with the old one.
 """
 
 import os

@@ -1,8 +1,9 @@
 """Audio that a user already has: a folder of WAV, FLAC, OGG or MP3, with or without a table of texts and speakers.
 
-In: `Folder` (path, optional CSV or JSONL manifest). Out: 16 kHz FLAC copies, manifest rows, and an `ImportReport`.
-Every file that cannot be used stands in the report with its reason; it is skipped, or with `strict=True` the corpus
-is refused. The same import serves the directory layouts in `layouts.py`.
+In: `Folder` (path, optional CSV or JSONL manifest). Out: 16 kHz FLAC copies, manifest rows, and an
+`ImportReport`. Every file that cannot be used is listed in the report with its reason; it is
+skipped, or with `strict=True` the corpus is refused. The same import serves the directory layouts
+in `layouts.py`.
 """
 
 import dataclasses
@@ -65,7 +66,7 @@ TABLE_NAMES = {"manifest", "metadata"}
 
 
 class ImportConfig(Config):
-    """What every corpus made of existing files can be told."""
+    """The options of every corpus made of existing files."""
 
     path: str
     strict: bool = False

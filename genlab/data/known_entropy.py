@@ -11,7 +11,7 @@ Information Theory, theorem 4.2.4). A code depends on coarser codes of its own f
 delayed and depth-wise orders can all reach the entropy; heads that predict all levels of a frame at once cannot.
 
 Latents are sums of code vectors, one per level on shrinking spheres, plus Gaussian noise: a mixture of Gaussians, one
-for each frame of codes, that nearest-entry encoding tells apart.
+for each frame of codes, that nearest-entry encoding can distinguish.
 """
 
 import functools

@@ -2,7 +2,7 @@
 
 In: the path of an unpacked LibriSpeech, LJSpeech, VCTK or Free Spoken Digit Dataset. Out: the rows that
 `folder.import_files` converts. An official division is kept where there is one; elsewhere texts are divided by hash.
-A recording without its transcript, and a transcript without its recording, stand in the report.
+The report lists recordings without a transcript, and transcripts without a recording.
 """
 
 import codecs

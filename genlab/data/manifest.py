@@ -238,9 +238,10 @@ def assign_splits(
 ) -> list[Clip]:
     """Return `clips` with `split` set; a clip that already has one keeps it, unless its speaker is held out.
 
-    "test" and "valid" hold texts that "train" lacks (a clip without text stands for itself). "test_pair" holds texts
-    and speakers that "train" has, but never together. "test_speaker" holds every clip of `held_out_speakers`.
-    `train_texts` are never held out, for fixed sentences whose words occur nowhere else.
+    "test" and "valid" hold texts that "train" lacks (a clip without text counts as its own text).
+    "test_pair" holds texts and speakers that "train" has, but never together. "test_speaker" holds
+    every clip of `held_out_speakers`. `train_texts` are never held out, for fixed sentences whose
+    words occur nowhere else.
 
     Raises:
         GenlabError: if a held-out speaker does not occur.
@@ -289,8 +290,9 @@ class Spoken(Protocol):
 def text_key(clip: Spoken) -> str:
     """Return the text without case and punctuation, or the clip itself if it has none.
 
-    This is the statistical unit everywhere: splits are drawn by it, and intervals resample it. Clips of one text are
-    one unit, whoever speaks them; clips without text are a unit each, or a corpus without text would be one unit.
+    This is the statistical unit everywhere: splits are drawn by it, and intervals resample it.
+    Clips of one text are one unit, even from different speakers; clips without text are a unit
+    each, since otherwise a corpus without text would be one unit.
     """
     # Other scripts vanish in the symbol alphabet, and then all their texts would look the same.
     words = normalise_text(clip.text) if clip.text.isascii() else " ".join(re.findall(r"\w+", clip.text.casefold()))

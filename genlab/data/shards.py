@@ -1,8 +1,9 @@
 """Work cut into shards that survive an interruption: the one loop behind every corpus build.
 
-In: a list of shards and a function that makes one, writes its files and returns a JSON-able result. Out: the results,
-in order. A shard whose result file is whole is never made again; the file appears only after everything the shard
-wrote, and carries a digest of what it holds: a damaged one is made again.
+In: a list of shards and a function that makes one, writes its files and returns a JSON-able result.
+Out: the results, in order. A shard whose result file is complete is never made again. The file is
+written after everything else of the shard and carries a digest of its content, so that a damaged
+one is made again.
 """
 
 import json
@@ -46,7 +47,8 @@ def run_shards(
     """Return `make(item)` of every item, taking finished shards from `directory`.
 
     Args:
-        items: the work; it must be the same list, in the same order, when an interrupted build goes on.
+        items: the work; it must be the same list, in the same order, when an interrupted build
+        resumes.
         make: makes one item and writes its files; its result must survive JSON. Called from several threads.
         directory: where the result of each finished shard is kept.
         items_per_shard: how much is lost, at most, per thread when the build is interrupted.

@@ -161,7 +161,7 @@ def finish_store(directory: Path, info: StoreInfo, parts: Mapping[str, FileDiges
     """
     text = json.dumps(info.to_dict(), indent=1)
     files = dict(parts or {path.name: digest_file(path) for path in part_paths(directory)})
-    if (directory / VECTORS_NAME).exists():  # tokens that stand for no latents have none
+    if (directory / VECTORS_NAME).exists():  # tokens without latents have none
         files[VECTORS_NAME] = digest_file(directory / VECTORS_NAME)
     files[INFO_NAME] = digest_text(text)
     write_digests(directory, files)

@@ -2,9 +2,9 @@
 
 In: a file with a column that names the audio, and optional ones for text, speaker, split, licence,
 offset and duration (seconds), under the names of `ALIASES`. Out: a `Listing`: every row is a
-recording to import or stands in `skipped` with its line and its reason. Nothing is guessed: a row
-with too few fields, a quote that is never closed or seconds that are no number are reported, and
-two columns that both name the audio are refused.
+recording to import or is listed in `skipped` with its line and its reason. Nothing is guessed: a
+row with too few fields, a quote that is never closed or seconds that are not a number are
+reported, and two columns that both name the audio are an error.
 """
 
 import codecs
@@ -79,7 +79,7 @@ class Report(NamedTuple):
 
 
 class TableRow(NamedTuple):
-    """A row as it stands in the file: the number of its first line, and values by column name."""
+    """A row as it is in the file: the number of its first line, and values by column name."""
 
     line: int
     values: dict[str, Any]
@@ -184,7 +184,7 @@ def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> 
 
 
 def _part_name(offset_s: float, duration_s: float | None) -> str:
-    """Return what tells the parts of a file apart: nothing for the one that starts at 0."""
+    """Return what distinguishes the parts of a file: nothing for the one that starts at 0."""
     if not offset_s:
         return ""
     return f"@{offset_s:.10g}" + (f"+{duration_s:.10g}" if duration_s else "")
@@ -411,7 +411,7 @@ def _read_header(line: str, path: Path) -> Layout:
 
 
 def _records(lines: list[str], first: int, layout: Layout) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield each row with the index of its first line: its fields, or why they cannot be told.
+    """Yield each row with the index of its first line: its fields, or why they cannot be read.
 
     A quote that is opened and never closed would swallow the rows behind it. It costs its own row
     only: reading starts again with the next line.

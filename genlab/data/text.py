@@ -2,7 +2,7 @@
 
 In: any string. Out: the normalised string (lower case, the digits 0-9 as words, letters, apostrophe and single
 spaces), and its symbols: 1..28 index `" abcdefghijklmnopqrstuvwxyz'"`, 0 is padding. Splits hash the normalised
-string, so two spellings of one sentence cannot land on both sides.
+string, so two spellings of one sentence are always in the same split.
 """
 
 import re

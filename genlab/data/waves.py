@@ -81,7 +81,7 @@ def wave_dataset(
     draw = _DrawCrop(bank, crop_samples, augment)
     parts = []
     for number, group in enumerate(groups):
-        # A clip stands once per crop it could fill, so every second of audio is seen equally often.
+        # A clip is listed once per crop that it could fill, so every second of audio is seen equally often.
         crops_per_clip = np.maximum(1, np.ceil(bank.num_samples[group] / crop_samples)).astype(np.int64)
         slots = np.repeat(group, crops_per_clip).tolist()
         part = grain.MapDataset.source(slots).seed(seed + 7919 * number).shuffle().repeat(None)

@@ -1,13 +1,15 @@
-"""Is a metric to be trusted on this corpus? Each is run on real clips that were spoiled by known amounts.
+"""Can a metric be trusted on this corpus? Each is run on real clips degraded by known amounts.
 
-In: real clips as prompts and the `EvaluationContext` that will score the arms. Out: per metric and degradation one of
-`ranks`, `blind` or `reversed`, and how often it sees a difference between two halves of the same real clips, where
-there is none. A metric that does not rank every degradation that it exists to notice (`Meaning.must_see`), or that
-raises too many false alarms, is not trusted, and the tables grey it out; the others are told for information.
+In: real clips as prompts and the `EvaluationContext` that will score the arms. Out: per metric and
+degradation one of `ranks`, `blind` or `reversed`, and how often it sees a difference between two
+halves of the same real clips, where there is none. A metric that does not rank every degradation it
+should detect (`Meaning.must_see`), or that raises too many false alarms, is not trusted, and the
+tables grey it out; the other degradations are shown for information.
 
-A metric ranks a degradation if its strongest step is surely worse than the clean clips and no step is surely better
-than a milder one. "Surely" is a 95 % interval, paired by clip where the metric has a value per clip; distances between
-sets are compared by whether their intervals meet.
+A metric ranks a degradation if its strongest step is significantly worse than the clean clips and
+no step is significantly better than a milder one. "Significantly" means a 95 % interval, paired by
+clip where the metric has a value per clip; distances between sets differ if their intervals do not
+overlap.
 """
 
 import itertools
@@ -54,7 +56,7 @@ def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.n
     """Return the clips spoiled in every way, each in steps from mild to strong.
 
     White noise at 20, 10 and 0 dB; a low-pass at 3.4, 2 and 1 kHz; 6, 4 and 3 bits; pieces of 200, 100 and 50 ms in
-    random order; time reversed; a set in which 1/2, 1/4 and 1/8 of the clips stand for all.
+    random order; time reversed; a set in which 1/2, 1/4 and 1/8 of the clips replace all others.
     """
     rng = np.random.default_rng(seed)
     return {
@@ -116,7 +118,7 @@ def _judge(name: str, ladder: Sequence[RowResult], seed: int) -> Verdict:
 
 
 def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
-    """Return 1 if the second row is surely worse, -1 if it is surely better, 0 if the data do not tell."""
+    """Return 1 if the second row is significantly worse, -1 if significantly better, 0 if neither."""
     worse = 1 if find_meaning(name).direction == "lower" else -1
     if name in first.per_clip and name in second.per_clip:
         change = bootstrap_mean(second.per_clip[name].values - first.per_clip[name].values, seed=seed)

@@ -37,7 +37,7 @@ CountErrors = Callable[[Sequence[str], Sequence[str]], ContentErrors]
 
 
 class Control(NamedTuple):
-    """The same audio scored against another prompt: `difference` = swapped - own, `passed` if that is surely worse.
+    """The same audio scored against another prompt: `difference` = swapped - own, `passed` if significantly worse.
 
     A control that could not be made is neither passed nor failed: `reason` says why, in words for a person.
     """
@@ -75,15 +75,15 @@ class Difference(NamedTuple):
     p_value: float
     p_holm: float
     better: str
-    """The name of the arm that is better, or "" if the data do not tell."""
+    """The name of the arm that is better, or "" if the data do not show it."""
     margin: float = math.nan
     """The declared margin of equivalence, NaN if there is none."""
     p_equivalent: float = math.nan
     """Of two one-sided tests, corrected like `p_holm`."""
     equivalent: bool = False
-    """The difference is shown to be smaller than the margin. It may still be a difference: `better` stands apart."""
+    """The difference is shown to be smaller than the margin. It may still be significant: see `better`."""
     plan: Plan | None = None
-    """What it takes to see the margin, or else a tenth of the better value; None where one seed tells nothing of it."""
+    """What it takes to see the margin, or else a tenth of the better value; None with one seed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""

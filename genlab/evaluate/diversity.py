@@ -6,7 +6,7 @@ the distance of their k-th nearest real neighbour, and `density`, how many such 
 over k (Naeem et al. 2020, 2002.09797, eq. 3 and 4; k = 5 as there); `spread`, the mean distance between generated clips
 over that between the real ones; and the entropy of the codec's codes, of the set and within each clip.
 
-None of them knows what was asked: a decoder that ignores its prompts can have all of them right.
+None of them looks at the prompts: a decoder that ignores its prompts can do well in all of them.
 """
 
 from collections.abc import Sequence

@@ -4,12 +4,13 @@ In: a decoder with `score` and clips of a token store. Out: bits per clip in com
 error, per-clip values for the table, and, on clips of a `KnownEntropy` source, `Excess`: how far the bits lie above
 those of the source itself on the very same clips, which takes out the luck of the clips.
 
-A bound through latents is valid for every width of its q. Which one counts is chosen per decoder on clips that are not
-scored (`choose_width`), so that the choice costs nobody an honest number.
+A bound through latents is valid for every width of its q. The width is chosen per decoder on clips
+that are not scored (`choose_width`), so that the choice does not bias the score.
 
-Every batch has its own key, and a decoder draws for each example by itself, so the draws of one clip tell nothing about
-another's. The spread of the values over clips is then the spread of clips and draws together: an interval over clips
-holds the Monte-Carlo error already, and adding it again would count it twice.
+Every batch has its own key, and a decoder draws for each example by itself, so the draws of one
+clip say nothing about another's. The spread of the values over clips is then the spread of clips
+and draws together: an interval over clips holds the Monte-Carlo error already, and adding it again
+would count it twice.
 """
 
 import operator
@@ -53,7 +54,7 @@ class Excess(NamedTuple):
 
     @property
     def is_refuted(self) -> bool:
-        """True if the score is surely below what no model can reach: it cannot be what its validity says."""
+        """True if the score is significantly below the entropy: then it is neither exact nor an upper bound."""
         return self.validity in ("exact", "upper bound") and self.excess.high < 0
 
     def describe(self) -> str:

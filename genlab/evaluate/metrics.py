@@ -120,7 +120,7 @@ class EvaluationContext:
     quality: Dnsmos
     encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None
     excused: Mapping[str, str] = field(default_factory=dict)
-    """Controls that mean nothing here, each with the reason: arms cannot follow what they are not told."""
+    """Controls that mean nothing here, each with the reason: arms cannot follow a condition that they do not get."""
 
 
 class RowResult(NamedTuple):
@@ -323,7 +323,7 @@ def _submit_jobs(
     is_reconstruction: bool,
     seeds: int,
 ) -> _Jobs:
-    # Every training seed is scored on the same prompts and groups of prompts, else the two could not be told apart.
+    # Every training seed is scored on the same prompts and groups of prompts, otherwise the two could not be separated.
     per_seed = len(waves) // seeds
     offsets = range(0, len(waves), per_seed)
     # The longest jobs go first, so that the threads finish together.

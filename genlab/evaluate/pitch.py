@@ -26,7 +26,7 @@ OCTAVE_SEMITONES = 12.0
 
 
 class PitchTrack(NamedTuple):
-    """F0 every `hop_s` seconds, 0 on unvoiced frames; frame i stands at time i * hop_s."""
+    """F0 every `hop_s` seconds, 0 on unvoiced frames; frame i is at time i * hop_s."""
 
     f0_hz: Float[np.ndarray, "t"]
     hop_s: float

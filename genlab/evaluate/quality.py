@@ -1,10 +1,11 @@
 """DNSMOS: predicted mean opinion scores of speech quality without a reference.
 
-In: waveforms at 16 kHz. Out: per clip the four numbers OVRL (overall), SIG (speech), BAK (background) of P.835 (Reddy,
-Gopal, Cutler, "DNSMOS P.835", ICASSP 2022) and P808 (Reddy et al., ICASSP 2021), each about 1 (bad) to 5 (excellent).
-The networks are those of the speechmos wheel; its code is not imported (it wants requests and pandas), but the numbers
-agree with it to four decimals when `max_windows` is None. DNSMOS hardly hears a low-pass and likes reversed speech:
-never report it without a content score.
+In: waveforms at 16 kHz. Out: per clip the four numbers OVRL (overall), SIG (speech), BAK
+(background) of P.835 (Reddy, Gopal, Cutler, "DNSMOS P.835", ICASSP 2022) and P808 (Reddy et al.,
+ICASSP 2021), each about 1 (bad) to 5 (excellent). The networks are those of the speechmos wheel;
+its code is not imported (it wants requests and pandas), but the numbers agree with it to four
+decimals when `max_windows` is None. DNSMOS hardly reacts to a low-pass filter and likes reversed
+speech: never report it without a content score.
 """
 
 from collections.abc import Sequence

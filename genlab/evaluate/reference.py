@@ -1,9 +1,9 @@
-"""Which real speech serves as the reference: some of training for all, and more of voices that it lacks.
+"""Choose the real speech that serves as the reference: training clips, and more of the voices that they lack.
 
-In: a manifest and its prompts. Out: clips of the training split behind the distances between sets and the centroids of
-its speakers, and clips of prompted speakers whom those do not hold, from any split but never a prompt itself: a
-generated clip resembles its own original beyond what belongs to the voice. It needs no audio, so what the scores will
-lack is known before anything is trained.
+In: a manifest and its prompts. Out: clips of the training split behind the distances between sets
+and the centroids of its speakers, and clips of prompted speakers whom those do not hold, from any
+split but never a prompt itself: a generated clip resembles its own original beyond what belongs to
+the voice. It needs no audio, so it is known before training which scores will be missing.
 """
 
 from collections.abc import Collection, Sequence

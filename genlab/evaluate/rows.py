@@ -64,7 +64,7 @@ def load_row(path: Path) -> RowResult | None:
     """Return the row, or None if it was not scored yet; a damaged one is said and counts as not scored."""
     values = read_again(path, StoredRow, doing="scoring it again", may_be_nan=True)
     if values is None or any("runs" not in found for found in values["per_clip"].values()):
-        return None  # the latter of a version that did not tell training runs apart: score it again
+        return None  # the latter from a version that did not record training runs: score it again
     per_clip = {
         name: ClipValues(
             np.array(found["totals"], np.float64),

@@ -103,7 +103,8 @@ def solve_steps(budget: Budget, name: str, flops_per_step: float, costs: Sequenc
 def next_budget(train_flops: float, costs: Sequence[float]) -> float:
     """Return the least budget from `train_flops` on, in few digits, that whole steps of every arm meet.
 
-    `costs` are the arms' FLOPs per step. A hundred steps of the dearest arm always do.
+    `costs` are the arms' FLOPs per step. A hundred steps of the most expensive arm are always
+    enough.
     """
     half = 0.99 * TOLERANCE / 2  # a little less than is allowed, so that rounding the answer is safe
 

@@ -85,7 +85,7 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
     hears = {name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()}
     if len(set(hears.values())) == 1:
         return _row("Other speaker", "matched", hears, "whether what they say is heard")
-    return _row("Other speaker", "declared", hears, "the arms that hear it are told more than the others")
+    return _row("Other speaker", "declared", hears, "the arms that hear it get more information than the others")
 
 
 def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 The page knows ids only, drawn at random and not derived from any name, plus the SHA-256 of the key file. A digest of
 ids and names alone could be inverted by trying every assignment, so the key also holds a nonce that no page carries:
-the digest ties answers to their key and tells nothing about it.
+the digest ties answers to their key and reveals nothing about it.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Screen(Config):
 
 
 class Key(Config):
-    """Everything that the page must not tell."""
+    """Everything that the page must not reveal."""
 
     format: Literal["genlab-listening-key-1"] = "genlab-listening-key-1"
     nonce: str
@@ -101,7 +101,7 @@ def read_key(path: Path) -> tuple[Key, str]:
 
 
 def parse(cls: type[Parsed], content: bytes, path: Path, fix: str) -> Parsed:
-    """Return a config from JSON that stands in `path`.
+    """Return a config from JSON that was read from `path`.
 
     Raises:
         GenlabError: with every problem, if it is not one.

@@ -5,7 +5,7 @@ In: a finished comparison. Out: `listen.html`, with two tests in one file, and `
 - Rating (MUSHRA-like, ITU-R BS.1534-3): one prompt per screen, the real clip as open reference, a slider from 0 to 100
   for every row, among them the hidden reference and the low anchor. Not BS.1534 to the letter: generated speech is not
   a coded copy of the reference, so its melody and timing may differ; there is no mid anchor, since 7 kHz is nearly all
-  that 16 kHz audio has, and the codec floors stand in its place; clips do not loop.
+  that 16 kHz audio has, and the codec floors take its place; clips do not loop.
 - Pairs: every two arms of a prompt, which is better or no difference.
 
 The page holds opaque ids, clips in the order of those ids, and the digest of the key; the browser shuffles screens and

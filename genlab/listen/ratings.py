@@ -2,11 +2,12 @@
 
 In: checked answers and the key. Out: the dict of listening.json and a text table.
 
-Listeners and prompts are crossed: every listener hears every prompt, so a judgement shares its listener with some and
-its prompt with others, and a result must hold for other listeners and for other prompts. Intervals come from a
-bootstrap that draws both anew, each with replacement, and takes the cells where they meet (Owen 2007, "The pigeonhole
-bootstrap", arXiv:0712.1111). It counts the noise of single judgements three times, so it is too wide where that rules,
-and like every percentile bootstrap a little too narrow where a few listeners or prompts do. p-values have no such
+Listeners and prompts are crossed: every listener hears every prompt, so a judgement shares its
+listener with some and its prompt with others, and a result must hold for other listeners and for
+other prompts. Intervals come from a bootstrap that resamples both, each with replacement, and takes
+the cells where they meet (Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111). It counts the
+noise of single judgements three times, so it is too wide where that rules, and like every
+percentile bootstrap a little too narrow where a few listeners or prompts do. p-values have no such
 weakness: a sign-flip test of the listeners' means and one of the prompts' means, of which the larger counts (the
 language-as-fixed-effect argument of Clark 1973), with Holm's correction over the pairs of arms. An arm is better only
 where interval and p-value agree.
@@ -90,7 +91,7 @@ def summarise(answers: Sequence[Answers], key: Key, digest: str) -> dict[str, An
     summaries = {"mushra": summarise_ratings, "ab": summarise_pairs}
     for test in [test for test in summaries if test in tests]:
         entry = summaries[test](counted, key)
-        if len(counted) < MIN_LISTENERS:  # the numbers stand, the word does not
+        if len(counted) < MIN_LISTENERS:  # the numbers are shown, the word is not
             entry["pairs"] = [pair | {"better": ""} for pair in entry["pairs"]]
         merged[test] = entry | {"winner": find_winner(entry["pairs"], key.arms)}
     return merged
@@ -173,12 +174,12 @@ def preference_grids(answers: Sequence[Answers], key: Key) -> dict[tuple[str, st
 
 
 def crossed_mean(grid: Grid, seed: int = 0) -> Estimate:
-    """Return the mean over listeners and prompts with an interval that draws both anew."""
+    """Return the mean over listeners and prompts with an interval that resamples both."""
     return crossed_ratio(grid, np.ones_like(grid), seed)
 
 
 def crossed_ratio(totals: Grid, weights: Grid, seed: int = 0) -> Estimate:
-    """Return sum / sum over listeners and prompts with an interval that draws both anew."""
+    """Return sum / sum over listeners and prompts with an interval that resamples both."""
     if not totals.size:
         return Estimate(math.nan, math.nan, math.nan, 0)
 

@@ -34,7 +34,7 @@ POLL_S = 1.0
 GRACE_S = 5.0  # for a process that ends by itself for the same reason
 LAST_WORDS_S = 10.0
 NOTES = "genlab/processes/"
-# How the libraries under JAX tell that another process is gone.
+# How the libraries under JAX say that another process is gone.
 ECHOES = ("gloo", "coordination service", "barrier failed", "nccl", "unavailable:", "connection reset")
 
 _last_words: list[Callable[[], None]] = []
@@ -89,7 +89,7 @@ def last_words(say: Callable[[], None]) -> Iterator[None]:
 
 
 def is_echo(error: BaseException | None) -> bool:
-    """Return whether an error only tells that another process is gone."""
+    """Return whether an error only says that another process is gone."""
     while error is not None and hosts.is_one_of_several():
         if isinstance(error, RuntimeError | ValueError) and any(word in str(error).lower() for word in ECHOES):
             return True

@@ -1,8 +1,9 @@
 """Settings of the machine under jax: memory that is used again instead of given back.
 
-XLA:CPU allocates large fresh buffers in every step, from its own threads. By default the C library maps each of them
-anew and returns it to the kernel afterwards, so a training step spends much of its time in page faults. Told to keep
-freed memory, and to serve all threads from the one heap that can hold large buffers, it hands the same pages out again.
+XLA:CPU allocates large fresh buffers in every step, from its own threads. By default the C library
+maps each of them again and returns it to the kernel afterwards, so a training step spends much of
+its time in page faults. If it keeps freed memory, and serves all threads from the one heap that can
+hold large buffers, it reuses the same pages.
 
 In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed. And how much memory there is.
 """
@@ -12,7 +13,7 @@ import os
 import platform
 
 # Environment variable of glibc, its number in malloc.h, our value. A trim threshold of -1 switches trimming off.
-# Without the last one, buffers above 64 MiB are mapped in every thread but the first, whatever the others say.
+# Without the last one, buffers above 64 MiB are mapped in every thread but the first, despite the other two.
 _SETTINGS = (("MALLOC_MMAP_MAX_", -4, 0), ("MALLOC_TRIM_THRESHOLD_", -1, -1), ("MALLOC_ARENA_MAX", -8, 1))
 
 _is_kept = False
@@ -22,7 +23,7 @@ def reuse_memory() -> bool:
     """Keep freed memory in the process; call it before jax starts.
 
     It does what MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=137438953472 MALLOC_ARENA_MAX=1 in the environment would do;
-    a variable that is set there stands.
+    a variable that is already set there wins.
 
     Returns:
         Whether freed memory is kept now.

@@ -1,7 +1,7 @@
 """How a process ends: exit codes, the errors that carry them, and signals turned into a request.
 
-A scheduler needs to tell "start me again" from "do not bother". An error with an `exit_code` says which; the command
-line exits with it.
+A scheduler has to distinguish "start me again" from "do not bother". An error with an `exit_code`
+says which; the command line exits with it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ EXIT_RESUME = 75
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether a full disk is behind an error; Orbax and TensorStore tell it in the text of a cause."""
+    """Return whether a full disk is behind an error; Orbax and TensorStore say so in the text of a cause."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             return True
@@ -46,7 +46,7 @@ class TrainingDiverged(GenlabError):
 
 
 class TrainingInterrupted(GenlabError):
-    """A signal asked the run to stop; the state is saved and the same command goes on."""
+    """A signal asked the run to stop; the state is saved and the same command resumes."""
 
     exit_code = EXIT_RESUME
     run_state = "interrupted"

@@ -62,7 +62,7 @@ ALIASES = {"v5litepod": "v5e", "v5lite": "v5e", "v6": "v6e", "v7x": "tpu7x"}
 
 
 class Topology(NamedTuple):
-    """A slice: its chip, the compiler's name for it, and what the compiler has to be told beside the name."""
+    """A slice: its chip, the compiler's name for it, and what else the compiler needs to know."""
 
     chip: Chip
     compiler_name: str

@@ -1,8 +1,9 @@
 """The layer of a backbone, which joins a mixer and a feed-forward part, and the short-range layer of conditions.
 
-In: frames [b t h] and a `Context` that every layer shares. Out: frames [b t h]. Pre-norm with QK-norm; norms and
-softmax run in float32 whatever the compute dtype. One block serves every family: it attends to all frames or to
-earlier ones only, to text by cross-attention or not, and takes a noise level through adaLN-zero or not.
+In: frames [b t h] and a `Context` that every layer shares. Out: frames [b t h]. Pre-norm with
+QK-norm; norms and softmax run in float32 for every compute dtype. One block serves every family: it
+attends to all frames or to earlier ones only, to text by cross-attention or not, and takes a noise
+level through adaLN-zero or not.
 
 Papers: QK-norm 2010.04245; adaLN-zero 2212.09748, with one projection shared by
 all layers plus a learned offset per layer (adaLN-single, 2310.00426 section 2.3), so that the noise level costs few

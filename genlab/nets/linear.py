@@ -89,7 +89,7 @@ def matmul_parts(x: Float[Array, "*rows i"], kernel: Float[Array, "i o"], count:
 
     For a TPU the kernel is cut, not the product: cutting that and joining its gradient are passes over memory. So it is
     where `tensor` splits the columns: a chip that holds a quarter of all columns together has no quarter of each part,
-    and here weights move to mend that, which are fewer than activations.
+    and here weights move to fix that, which are fewer than activations.
     """
     is_split = mesh_sizes().get("tensor", 1) > 1
     if not is_split and compiled_platform() != "tpu":
@@ -113,9 +113,9 @@ class Embedding(nnx.Module):
 class CodeEmbedding(nnx.Module):
     """A frame of K codes becomes the sum of K vectors, each codebook having its own table.
 
-    Index `entries` of every table stands for a code that is absent: not yet generated, hidden, or outside the clip.
-    With `code_vectors` the tables start as a random projection of the codec's own entries plus half the usual noise,
-    so codes that sound alike start alike.
+    Index `entries` of every table means a code that is absent: not yet generated, hidden, or
+    outside the clip. With `code_vectors` the tables start as a random projection of the codec's own
+    entries plus half the usual noise, so codes that sound alike start alike.
     """
 
     def __init__(

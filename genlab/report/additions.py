@@ -1,7 +1,7 @@
-"""What other commands leave in a run directory for its report: tunings, fronts, crossings, answers of listeners.
+"""What other commands add to a run directory for its report: tunings, fronts, crossings, listeners' answers.
 
 In: a run directory. Out: the values, None if there is no such file, or one line that names the file and the field.
-Types ask for what the report needs and let everything else pass.
+Types require what the report needs and allow everything else.
 """
 
 from pathlib import Path
@@ -29,7 +29,7 @@ class FrontCosts(TypedDict):
 
 @pydantic.with_config(OPEN)
 class BeatenBy(TypedDict):
-    """The setting that surely beats another one on every cost, empty if none does."""
+    """The setting that significantly beats another one on every cost, empty if none does."""
 
     network_calls: str
     flops_per_s: str

@@ -69,7 +69,7 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     if seeds < MIN_SEEDS:
         headline = (
             f"No winner is named: there {'is' if seeds == 1 else 'are'} {_count(seeds, 'training seed')} per arm, and "
-            f"at least {MIN_SEEDS} are needed to tell a family from the luck of its initialisation, and "
+            f"at least {MIN_SEEDS} are needed to separate a family from the luck of its initialisation, and "
             "how many more it takes."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
@@ -216,7 +216,7 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
             "trained models may come from the family or from the initialisation."
         )
     return shows, (
-        f"{_count(seeds, 'seed')} per arm tell too little about how much seeds differ: a difference between these "
+        f"{_count(seeds, 'seed')} per arm say too little about how much seeds differ: a difference between these "
         "trained models may come from the family or from the initialisation."
     )
 

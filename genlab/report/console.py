@@ -165,7 +165,7 @@ def fold(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
     longest_words = [max(map(len, title.split()), default=0) for title in head]
     longest_lines = [min(max(map(len, title.split("\n"))), _HEAD) for title in head]
     widths = [max(needs) for needs in zip(widest, longest_words, longest_lines)]
-    # The first column stands in every table: it may take two fifths of it.
+    # The first column is repeated in every table, so it may take two fifths of the width.
     widths[0] = min(max(widths[0], len(head[0])), 2 * width // 5)
     widths[1:] = [min(wanted, width - widths[0] - len(_GAP)) for wanted in widths[1:]]
     blocks: list[list[int]] = [[0]]

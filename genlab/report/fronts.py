@@ -1,7 +1,8 @@
 """Quality against cost over many sampler settings: one panel per cost, one front per arm, and the table behind them.
 
-In: the `pareto` of results.json. Out: `Markup`. A front joins the settings of an arm that no cheaper setting of it
-surely beats, with the band of their intervals; what is beaten is drawn small and faint.
+In: the `pareto` of results.json. Out: `Markup`. A front joins the settings of an arm that no
+cheaper setting of the same arm significantly beats, with the band of their intervals; beaten
+settings are drawn small and faint.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ def fronts_section(results: Mapping[str, Any]) -> Markup:
     per_arm = len(entries) // max(1, len({entry["arm"] for entry in entries}))
     return Markup(
         '<p class="lead">{} settings per arm, on validation prompts. A line joins the settings that no cheaper setting '
-        "of the same arm surely beats (95 %, Holm over all pairs of the arm); its band is their interval.</p>"
+        "of the same arm significantly beats (95 %, Holm over all pairs of the arm); its band is their interval.</p>"
         '<div class="plots">{}</div>{}'
     ).format(per_arm, join(panels), _table(entries, results, name))
 

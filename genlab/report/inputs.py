@@ -1,7 +1,8 @@
-"""What the report reads: results.json, ledger.json and the audit, each held against its type.
+"""What the report reads: results.json, ledger.json and the audit, each checked against its type.
 
-In: a run directory. Out: the values, None if there is no such file, or one line that names the file and the field.
-Types ask for what any report needs and let everything else pass: versions add fields, and the files stay readable.
+In: a run directory. Out: the values, None if there is no such file, or one line that names the file
+and the field. Types require what every report needs and allow everything else, so files with newer
+fields stay readable.
 """
 
 from pathlib import Path

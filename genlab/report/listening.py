@@ -1,4 +1,4 @@
-"""What listeners said, as tables: mean ratings, differences, preferences, each with its interval, and the verdicts.
+"""The listening test as tables: mean ratings, differences, preferences, each with its interval, and the verdicts.
 
 In: listening.json as a dict. Out: rows of text (a head first) for the terminal and report.md, and `Markup`.
 """

@@ -4,10 +4,10 @@
     outputs.json        the digest of each of these files, and one digest of all
     outputs.partial/    outputs that are being made; once outputs.json is in there, they are whole
 
-A run is finished when its files have the digests of its outputs.json, so a mixture of old and new
-never counts. New outputs are written into outputs.partial/ and moved from there when they are
-whole. A process that is killed before that leaves the old outputs as they were; one that is killed
-while it moves them leaves a directory that `settle` brings to the end. Runs made before
+A run is finished when its files have the digests in outputs.json, so a mixture of old and new files
+never counts as finished. New outputs are written to outputs.partial/ and moved when they are
+complete. If a process is killed before that, the old outputs are unchanged; if it is killed while
+moving them, `settle` completes the move. Runs made before
 outputs.json existed count as finished if they have results and a report.
 """
 

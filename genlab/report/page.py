@@ -227,7 +227,8 @@ def _controls(results: Mapping[str, Any]) -> Markup:
         return Markup("<p>No control was run: the scores do not show that the arms follow their prompts.</p>")
     return Markup(
         '<p class="lead">Prompt swap: the same audio scored against the text of another prompt. If an arm speaks its '
-        "own text, that must be surely worse: the interval of the difference lies beyond zero. Speaker swap: the same "
+        "own text, that must be significantly worse: the interval of the difference excludes zero. Speaker swap: the "
+        "same "
         "test with the voices of the other speakers.</p>"
     ) + control_table(results)
 

@@ -1,7 +1,8 @@
 """The tables of the report: ledger, scores with intervals, cost, paired differences, controls.
 
-In: results.json and ledger.json as dicts. Out: `Markup`. Every value enters through `Markup.format`, which escapes it,
-so text from a corpus or a config cannot become markup. Wide tables stand in a focusable region that scrolls sideways.
+In: results.json and ledger.json as dicts. Out: `Markup`. Every value enters through
+`Markup.format`, which escapes it, so text from a corpus or a config cannot become markup. Wide
+tables are in a focusable region that scrolls sideways.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the audit says of the metrics: a table, and the scores that are greyed out.
+"""The audit of the metrics: a table, and the scores that are greyed out.
 
 In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict` holds. Out: `Markup`, and reasons. A
 score without an audit is neither trusted nor distrusted: likelihoods are proven on sources of known entropy.
@@ -52,7 +52,8 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
         )
     return Markup(
         '<p class="lead">Real clips, spoiled by known amounts. A metric ranks a degradation if its strongest step is '
-        "surely worse than the clean clips and no step is surely better than a milder one; a metric is trusted if it "
+        "significantly worse than the clean clips and no step is significantly better than a milder "
+        "one; a metric is trusted if it "
         "ranks all it exists to notice and sees no difference between halves of the same real clips.</p>"
         '<div class="scroll" role="region" aria-label="Audit" tabindex="0"><table class="audit">'
         '<caption class="hidden">Audit</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'

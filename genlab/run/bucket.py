@@ -1,9 +1,10 @@
-"""Run directories in a bucket: `gs://BUCKET/PATH` may stand wherever a command takes a run directory.
+"""Run directories in a bucket: commands accept `gs://BUCKET/PATH` wherever they take a run directory.
 
-A command works on a local copy that it makes when it starts, and pushes what changed: every `PUSH_EVERY_S`, before each
-checkpoint, and when it ends, unless by a kill -9. Only the leader pushes, and every object is replaced at once.
-Checkpoints are never on the local disk: Orbax writes them to the bucket, each process its own part of the arrays, so
-the processes need not share a disk. The bucket is the truth: a copy that an earlier command left behind is made anew.
+A command works on a local copy that it makes when it starts, and pushes what changed: every
+`PUSH_EVERY_S`, before each checkpoint, and when it ends, unless by a kill -9. Only the leader
+pushes, and every object is replaced at once. Checkpoints are never on the local disk: Orbax writes
+them to the bucket, each process its own part of the arrays, so the processes need not share a disk.
+The bucket is the truth: a copy that an earlier command left behind is replaced.
 
 Corpora and token stores stay on the local disk, where they are read at random; data/shared.py copies finished ones.
 """
@@ -222,7 +223,7 @@ def _pushing(copy: _Copy) -> Iterator[None]:
 
     def push_often() -> None:
         while not is_over.wait(PUSH_EVERY_S):
-            with contextlib.suppress(Exception):  # the next round, a checkpoint or the end tries again and tells
+            with contextlib.suppress(Exception):  # the next round, a checkpoint or the end tries again and reports it
                 copy.push(copy.root)
 
     thread = threading.Thread(target=push_often, daemon=True)

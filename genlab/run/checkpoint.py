@@ -192,7 +192,7 @@ def check_held(path: Path) -> None:
 
 
 def _refuse_other_host(run_dir: Path) -> None:
-    """Raise if another host trains here. In a bucket, where new machines go on, watch first whether it lives."""
+    """Raise if another host trains here. In a bucket, where new machines resume, watch first whether it is alive."""
     status = read_status(run_dir)
     first_seen = status.get("heartbeat", 0.0)
     while status.get("state") == "running" and status.get("host") not in (None, socket.gethostname()):
@@ -250,7 +250,7 @@ def keep_alive(run_dir: Path) -> Iterator[None]:
 
     def beat() -> None:
         while not is_over.is_set():
-            with contextlib.suppress(OSError):  # a full disk is told by what needs the disk
+            with contextlib.suppress(OSError):  # a full disk is reported by what needs the disk
                 write_status(run_dir, "running", 0)
             is_over.wait(HEARTBEAT_S)
 
@@ -340,7 +340,7 @@ class CheckpointWriter:
         """
         self._checkpointer.wait()
         check_held(self._run_dir)  # Orbax would make the directory again
-        bucket.push(self._run_dir)  # what a restart goes on from must be there before the checkpoint is
+        bucket.push(self._run_dir)  # what a restart needs must be there before the checkpoint is
         meta = {**meta, "step": step, "leaves": _describe(state, with_checksum=True)}
         state = jax.tree.map(jnp.copy, state) if jax.default_backend() == "cpu" else state
         self._checkpointer.save_checkpointables_async(
@@ -419,7 +419,7 @@ def _read_meta(path: Any, step: int) -> dict[str, Any]:
         with silenced():
             saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
         meta, expected = saved["meta"], saved["digest"]
-    except Exception as error:  # whatever a damaged file makes the reader raise
+    except Exception as error:  # anything that a damaged file makes the reader raise
         raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error
     if digest(meta) != expected or meta["step"] != step:
         raise _Damaged("its metadata does not match its checksum")

@@ -1,4 +1,4 @@
-"""Texts from elsewhere as names of files: whatever an id or a listing says, no path leads out.
+"""Texts from elsewhere as names of files: no id and no listing leads out of a directory.
 
 In: the id of a clip, which for recordings is the path in somebody's table, or a name that a bucket
 lists. Out: a name of letters, digits, `_` and `-`, or a path that is inside a directory.
@@ -17,7 +17,7 @@ _DEVICES = re.compile(r"(?i)con|prn|aux|nul|com\d|lpt\d")
 
 
 def file_stem(text: str) -> str:
-    """Return the name of a file, without extension, that stands for `text`.
+    """Return the name of a file, without extension, for `text`.
 
     It is the text itself if that is a name. Different texts have different names: what is not kept
     as it is ends in a digest of the whole.

@@ -1,4 +1,4 @@
-"""JSON that is read back from a disk: parsed within limits, held against its type, refused in one line.
+"""JSON that is read back from a disk: parsed within limits, checked against its type, refused in one line.
 
 In: a path, the type that the file must have (a config, a `TypedDict`, a list of them), and what to do about a damaged
 one. Out: the values, or `DamagedError` with the text `PATH: damaged: field a.b: expected ..., got ...; FIX`. Files come
@@ -64,7 +64,7 @@ def read_again(path: Path, kind: type[T], *, doing: str, may_be_nan: bool = Fals
 
 
 def parse_stored(content: bytes, kind: type[T], *, path: Path, fix: str, may_be_nan: bool = False) -> T:
-    """Return the values of JSON in `content`, which stands in `path`, as `kind`.
+    """Return the values of JSON in `content`, read from `path`, as `kind`.
 
     Raises:
         DamagedError: as `read_stored`.
@@ -98,7 +98,7 @@ def read_content(path: Path, *, fix: str, max_bytes: int = MAX_BYTES) -> bytes |
 
 
 def parse_json(content: bytes, *, path: Path, fix: str, may_be_nan: bool = False) -> Any:
-    """Return the values of JSON in `content`, which stands in `path`.
+    """Return the values of JSON in `content`, read from `path`.
 
     Raises:
         DamagedError: if it is no JSON, or beyond the limits of this module.

@@ -2,7 +2,7 @@
 
 A person names a file on the command line (a config, a page of a sweep, `--codec FILE.py`, an
 override) or in their own program; what a named Python file refers to counts as named by it. A
-config.json is data, whoever wrote it: a Python file that it refers to, `FILE.py` or
+config.json is data, no matter who wrote it: a Python file that it refers to, `FILE.py` or
 `FILE.py:NAME` in any field, runs only with `--trust-code`, and only while its content is the one
 that the run was made with. Run directories keep the digests of such files in `PINS_NAME`.
 
@@ -132,7 +132,7 @@ def run_file(path: Path) -> dict[str, object]:
     copy beside it, which Python would prefer, is another file than the one that was read and pinned.
 
     Raises:
-        Exception: whatever the file raises.
+        Exception: anything that the file raises.
     """
     name = f"genlab_file_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}"
     module = types.ModuleType(name)

@@ -1,10 +1,11 @@
 """Compile for TPUs that are not there: the training step and the sampler of an arm, for any slice, on any machine.
 
-In: a config, the name of a slice, and how the mesh is cut. Out: for every program whether it fits, what it keeps in
-memory, what its collectives move, and which of arithmetic, memory and network bounds it. Nothing is built or opened:
-the token space comes from the codec's config, and shapes stand for weights and batches. The compiler is the one that
-runs on TPU hosts (libtpu), so what it says about memory and collectives is the program's; times are estimates from the
-published figures of the chip, as if everything that can overlap did.
+In: a config, the name of a slice, and how the mesh is cut. Out: for every program whether it fits,
+what it keeps in memory, what its collectives move, and which of arithmetic, memory and network
+bounds it. Nothing is built or opened: the token space comes from the codec's config, and shapes
+take the place of weights and batches. The compiler is the one that runs on TPU hosts (libtpu), so
+what it says about memory and collectives is the program's; times are estimates from the published
+figures of the chip, as if everything that can overlap did.
 
 FLOPs are walked over the jaxpr (flops.py), because the compiler counts the body of a loop once; so does its count of
 bytes, for which hlo.py reads the compiled text.
@@ -127,7 +128,7 @@ def describe(topology: Topology) -> Any:
         raise GenlabError("aot: the TPU compiler is not installed; run `pip install -e '.[aot]'`")
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology.compiler_name, **topology.options)
-    except Exception as error:  # whatever the compiler raises for a shape it does not know
+    except Exception as error:  # anything that the compiler raises for a shape it does not know
         raise GenlabError(f"--topology {topology.compiler_name}: {str(error).splitlines()[0][:200]}") from None
     return found.devices
 

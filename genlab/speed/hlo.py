@@ -47,7 +47,8 @@ class Operation(NamedTuple):
 class Collective(NamedTuple):
     """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of its result's axes.
 
-    Of several results the largest counts; axes of size 1 are left out. `loops` says how many loops it stands in.
+    Of several results the largest counts; axes of size 1 are left out. `loops` says how many loops
+    it is in.
     """
 
     kind: str
@@ -86,7 +87,7 @@ class Program:
 
     @functools.cached_property
     def depths(self) -> dict[str, int]:
-        """In how many loops, one inside the other, each computation stands."""
+        """How many nested loops each computation is in."""
         return self._visits[1]
 
     @functools.cached_property

@@ -1,9 +1,9 @@
-"""What k random trials of tuning find: the median best of k, for every k that the trials at hand can tell of.
+"""What k random trials of tuning find: the median best of k, for every k that the available trials allow.
 
 In: the values of n trials drawn independently from one space, lower being better. Out: one entry per k with a 95 %
 interval. Families that need more luck show it as a curve that is still falling (Dodge et al. 2019, arXiv 1909.03004,
 section 3). The median in place of their mean, as Lourie et al. 2023 (2311.09480, section 3) argue: it is a quantile of
-one trial's value, so order statistics bound it whatever the distribution of values is.
+one trial's value, so order statistics bound it for any distribution of values.
 
     Eq. P[best of k <= v] = 1 - (1 - F(v))^k = 1/2,  so the median best of k is the quantile q = 1 - 2^(-1/k) of F.
 

@@ -4,13 +4,14 @@ In: points of two families (x is FLOPs, epochs or unique seconds; one score per 
 of the flip with a 95 % interval, and a verdict. And before anything is spent: the probability that a planned sweep
 would show the flip inside, and the cheapest sweep over its budgets that does so in 80 % of cases.
 
-A curve is a + b (1 - (x / x_mid)^-c) / c: a saturating power law (Hestness et al. 2017, arXiv 1712.00409), whose limit
-c = 0 is a straight line in log x. Which of the two is chosen per family by the error on budgets left out, all runs of a
-budget at once; a power law needs 4 budgets. Noise is the spread of runs around the curve, so it holds what training
-seeds do and what the curve misses. Curves are drawn again with fresh noise, and their form is chosen anew for each
-draw; drawing from 3 seeds with replacement would understate their spread (`crossed`). The interval is every x where
-the difference of the curves is not beyond Student's t times its error (Fieller 1954), so it may be open on a side, and
-says so.
+A curve is a + b (1 - (x / x_mid)^-c) / c: a saturating power law (Hestness et al. 2017, arXiv
+1712.00409), whose limit c = 0 is a straight line in log x. Which of the two is chosen per family by
+the error on budgets left out, all runs of a budget at once; a power law needs 4 budgets. Noise is
+the spread of runs around the curve, so it holds what training seeds do and what the curve misses.
+Curves are drawn again with fresh noise, and their form is chosen again for each draw; drawing from
+3 seeds with replacement would understate their spread (`crossed`). The interval is every x where
+the difference of the curves is not beyond Student's t times its error (Fieller 1954), so it may be
+open on a side, and says so.
 
 Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of points shows:
 `shared_error` is that error of the difference, and widens the interval.
@@ -77,9 +78,9 @@ class Fit(NamedTuple):
 class Crossover(NamedTuple):
     """Where family a stops being ahead of b, or the other way round.
 
-    inside sweep: the whole interval lies inside the budgets that both families were run at. extrapolated: the gap
-    closes, but the crossing or its interval lies partly outside. none: the gap does not surely close, or not within a
-    factor of 100 of the sweep.
+    inside sweep: the whole interval lies inside the budgets that both families were run at.
+    extrapolated: the gap closes, but the crossing or its interval lies partly outside. none: the
+    gap does not significantly close, or not within a factor of 100 of the sweep.
     """
 
     x: float
@@ -300,7 +301,7 @@ def _reach(
     drawn: Sequence[Float[np.ndarray, "r g"]], fits: Sequence[Fit], shared_error: float
 ) -> Float[np.ndarray, "g"]:
     """Return Student's t times the error of the difference of two drawn curves."""
-    # Far outside, a few draws run away; the middle two thirds tell the error as well as all.
+    # Far outside, a few draws diverge; the middle two thirds estimate the error as well as all.
     variances = [(np.diff(np.quantile(draws, [0.1587, 0.8413], axis=0), axis=0)[0] / 2) ** 2 for draws in drawn]
     total = variances[0] + variances[1] + shared_error**2
     spread = sum(variance**2 / fit.dof for variance, fit in zip(variances, fits))

@@ -60,7 +60,7 @@ class Plan(NamedTuple):
 
 
 def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) -> Components | None:
-    """Return the variance components of mean(a) - mean(b), negative ones as 0; None if a seed stands alone."""
+    """Return the variance components of mean(a) - mean(b), negative ones as 0; None if there is only one seed."""
     if min(*a.shape, *b.shape) < 2:
         return None
     seed, rest, noise = 0.0, 0.0, 0.0

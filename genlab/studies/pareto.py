@@ -1,4 +1,4 @@
-"""Quality against cost: every arm sampled at equally many settings, and which of them no cheaper setting surely beats.
+"""Quality against cost: every arm sampled at equally many settings, and those no cheaper one beats.
 
 In: a finished comparison. Out: `pareto.json`: per arm and sampler setting the deciding score on *validation* prompts,
 over all training seeds, and four costs: sequential network calls, sampling FLOPs per second of audio, seconds for one
@@ -180,7 +180,7 @@ def _judge(
     seed: int,
     score_name: str = "wer_ctc",
 ) -> list[dict[str, Any]]:
-    """Return the entries of an arm's settings, each with what surely beats it on every cost."""
+    """Return the entries of an arm's settings, each with what significantly beats it on every cost."""
     pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
     beaten = {(pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better}
     entries = []

@@ -1,19 +1,21 @@
-"""Tuning, equally: every arm tries as many settings on as many training FLOPs, and one score judges them all.
+"""Fair tuning: every arm tries equally many settings with equal training FLOPs, judged by one score.
 
 In: a `Comparison` and a `Tuning`. Out: a directory that `genlab compare CONFIG --tuned` reads:
 
     tuning.json  tuning.html  tuning_config.json
     arms/NAME/trialNN/       an ordinary training run, and trial.json once it is scored
 
-Trial 0 is the arm's own setting; the others are drawn from one `TuningSpace`, and by default all arms try the very same
-draws. A trial trains for `fraction` of the arm's budget, with its whole schedule, under a training seed that the
-comparison does not report. Optuna is used as ask and tell in one process and keeps nothing: the setting of trial n is a
-pure function of the seed, n and the finished trials, so a command that was killed goes on when it is given again.
+Trial 0 is the arm's own setting; the others are drawn from one `TuningSpace`, and by default all
+arms try the very same draws. A trial trains for `fraction` of the arm's budget, with its whole
+schedule, under a training seed that the comparison does not report. Optuna is used as ask and tell
+in one process and keeps nothing: the setting of trial n is a pure function of the seed, n and the
+finished trials, so a command that was killed resumes when it is given again.
 
-The score is one of audio or of samples on *validation* prompts, the same for every arm, never test (Dodge et al. 2019,
-arXiv 1909.03004, report what tuning spent; fairness asks for the selection rule before the run). A family's own
-validation loss would be cheaper, and legal within an arm, but it is refused: a loss weighs what sampling never shows,
-in every family otherwise, so one arm would be tuned for what is then scored and another for something else.
+The score is one of audio or of samples on *validation* prompts, the same for every arm, never test
+(Dodge et al. 2019, arXiv 1909.03004, report what tuning spent; fairness asks for the selection rule
+before the run). A family's own validation loss would be cheaper, and legal within an arm, but it is
+not allowed: losses weigh errors that never show in samples, and each family weighs them
+differently, so one arm would be tuned for the score and another would not.
 """
 
 import argparse
@@ -133,7 +135,7 @@ class Job(NamedTuple):
 
 
 def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> dict[str, Any]:
-    """Run every trial of every arm in `out`, or go on with them, and return tuning.json.
+    """Run every trial of every arm in `out`, or resume them, and return tuning.json.
 
     Raises:
         GenlabError: if `out` holds another tuning, or validation prompts are what the comparison reports.
@@ -219,7 +221,7 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
 
 
 def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Trial:
-    """Train and score one trial, or go on with it, or return it if it is done."""
+    """Train and score one trial, resume it, or return it if it is done."""
     run_dir = job.out / "arms" / name / f"trial{number:02}"
     found = read_again(run_dir / "trial.json", Trial, doing="scoring the trial again")
     if found is not None:

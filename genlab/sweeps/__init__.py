@@ -1,1 +1,1 @@
-"""Sweeps: a page of a lab notebook that can be run, killed, gone on with, and judged against what it predicted."""
+"""Sweeps: a page of a lab notebook that can be run, killed, resumed, and judged against its predictions."""

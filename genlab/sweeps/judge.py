@@ -2,11 +2,11 @@
 
 In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run;
 and one per part of the claim that the page leaves out, not tested at this scale. A page may withdraw a verdict with a
-reason: what was found stays, the verdict goes.
-Contrasts are weighted sums over rows of per-prompt values, with the interval of `crossed_contrast` over prompts and
-training seeds; Holm's correction runs over all contrasts of the page. Three seeds is the fewest that tell anything. A
-sum of bits that contains upper bounds shows a direction only where the bounds stand on the harmless side, unless the
-prediction says that its source compares bounds as values, and then the verdict says so too.
+reason: what was found stays, the verdict goes. Contrasts are weighted sums over rows of per-prompt
+values, with the interval of `crossed_contrast` over prompts and training seeds; Holm's correction
+runs over all contrasts of the page. It takes at least three seeds. A sum of bits that contains
+upper bounds shows a direction only where the bounds could not reverse it, unless the prediction
+says that its source compares bounds as values, and then the verdict says so too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -159,7 +159,7 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
         if sum_.shows[side == "above"]:
             verdict = "reproduced" if side == prediction.expect else "reversed"
         else:
-            notes.append(f"the sum is surely {side} zero, but upper bounds in it could hide the opposite")
+            notes.append(f"the sum is significantly {side} zero, but upper bounds in it could hide the opposite")
     if sum_.seeds < SEEDS_FOR_A_STATEMENT:
         verdict = "inconclusive"
         notes.append(f"insufficient seeds: {sum_.seeds}, and a statement takes {SEEDS_FOR_A_STATEMENT}")

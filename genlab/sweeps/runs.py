@@ -6,8 +6,9 @@
     runs/ID/attempts.json   how every attempt ended: exit code, seconds, last line of its log
     runs/ID/log.txt         what the attempts printed
 
-Nothing else is kept: the state of a sweep is read from these files, so whatever is killed, nothing is lost, and a run
-is held by one process at a time (`checkpoint.lock_run`), so nothing is done twice.
+Nothing else is kept: the state of a sweep is read from these files, so nothing is lost if a process
+is killed, and a run is held by one process at a time (`checkpoint.lock_run`), so nothing is done
+twice.
 """
 
 import contextlib
@@ -103,7 +104,7 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
     made = sorted({run.id for run in runs} | _made_in(found))
     facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
-    checkpoint.write_json(out / "sweep.json", facts)  # first: whatever is killed, it says what is genlab's
+    checkpoint.write_json(out / "sweep.json", facts)  # first: after any kill it says what is genlab's
     remove_leftovers(out, skip=[run.id for run in runs])  # a run tidies up itself, under its lock
     for run in runs:
         checkpoint.write_json(config_path(out, run), run.config.to_dict())

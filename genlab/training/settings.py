@@ -1,4 +1,4 @@
-"""How a run is watched, saved and spread over devices: what training can be told without changing its result."""
+"""How a run is watched, saved and spread over devices: settings of training that do not change its result."""
 
 import pydantic
 

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 FLOOR_DB = -85.0
 CEILING_DB = -15.0
 NUM_MELS = 96
-NUM_COLOURS = 64  # more cannot be told apart here, and the file would double
+NUM_COLOURS = 64  # more cannot be distinguished here, and the file would double
 
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 12, 36  # margins of the plot, in pixels

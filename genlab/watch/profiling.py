@@ -1,4 +1,4 @@
-"""What the machine does while it trains: traces of some steps for TensorBoard, and the peak that speed is held against.
+"""Profiles of training: traces of some steps for TensorBoard, and the peak that speed is compared with.
 
 The peak of a TPU is the catalogued one in bfloat16. Of any other device it is what one large matrix product reaches
 there, in the type that its training uses: float32 on a CPU, bfloat16 elsewhere.

@@ -1,9 +1,10 @@
 """How far a long command is: bars on a terminal, plain lines anywhere else.
 
-In: named stages with a total, and updates. Out, on standard error so that standard output stays clean for `--json`:
-rich bars with stage, step, values, and time left when the stream is a terminal; otherwise at most one plain line every
-`min_interval_s` per stage and a last one when it ends. A stream that is not a terminal never receives control codes,
-whatever FORCE_COLOR says. One `Progress` may be active per terminal at a time, which is rich's own rule.
+In: named stages with a total, and updates. Out, on standard error so that standard output stays
+clean for `--json`: rich bars with stage, step, values, and time left when the stream is a terminal;
+otherwise at most one plain line every `min_interval_s` per stage and a last one when it ends. A
+stream that is not a terminal never receives control codes, even if FORCE_COLOR is set. One
+`Progress` may be active per terminal at a time, which is rich's own rule.
 
     with Progress() as progress:
         task = progress.stage("train ar", total=400)

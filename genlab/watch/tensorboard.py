@@ -10,8 +10,9 @@ belong on one chart, and audio is stored as int16 exactly as sampled, because a 
     prompt03/samples_mel ...                                                                         pictures of them
     train/...  valid/...  cost/...  score/...  interval/...                                          scalars
 
-TensorBoard puts tags with one beginning together: so the tag begins with the prompt, and all its players stand side by
-side. Previews are of other prompts (of the validation split), so their tags begin with another word.
+TensorBoard puts tags with one beginning together: so the tag begins with the prompt, and all its
+players are side by side. Previews are of other prompts (of the validation split), so their tags
+begin with another word.
 """
 
 import json
@@ -134,8 +135,9 @@ class StepCost(NamedTuple):
 class TrainingLog:
     """The `writer` of `train`: gives plain metric names the tags of a family.
 
-    `loss` becomes `loss_tag(family, unit)`; what only this family measures is prefixed by it: `train/ar_accuracy`. With
-    the cost of a step its speed is also told in seconds of audio per second and as a share of the peak (MFU).
+    `loss` becomes `loss_tag(family, unit)`; what only this family measures is prefixed by it:
+    `train/ar_accuracy`. With the cost of a step its speed is also given in seconds of audio per
+    second and as a share of the peak (MFU).
     """
 
     def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
@@ -162,7 +164,8 @@ class RunWriter:
 
     Args:
         log_dir: the run's directory of event files; attempts share it.
-        resume_step: the step that training goes on from (0: from the start). TensorBoard then forgets what earlier
+        resume_step: the step that training resumes from (0: from the start). TensorBoard then
+        forgets what earlier
             attempts wrote after that step, so a run killed and started again shows one curve. None adds to what is
             there and hides nothing.
         attempt: a suffix of the file name; a file of the same attempt is replaced, so what is written once per run can

@@ -140,7 +140,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Return the table, and below it where ours stands beside Opus."""
+    """Return the table, and below it how ours compares with Opus."""
     shown = [name for name in SCORES if any(row.values.get(name) is not None for row in rows)]
     arrows = [f"{SCORES[name][0]} {'↑' if SCORES[name][1] else '↓'}" for name in shown]
     lines = [
@@ -165,7 +165,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 class _Judge:
-    """All scores of a set of waves against the originals; whatever is not installed is None."""
+    """All scores of a set of waves against the originals; None where the package is not installed."""
 
     def __init__(self, originals: Sequence[Float[np.ndarray, "_"]]):
         self.originals = originals

@@ -116,7 +116,7 @@ def _speaker_cosines(waves: list[np.ndarray], decoded: list[np.ndarray]) -> dict
 
 
 def _estimate(values: np.ndarray | None) -> dict[str, float | int | None] | None:
-    """Return mean, interval and n; null stands for what is not defined or not installed."""
+    """Return mean, interval and n; null means not defined or not installed."""
     if values is None:
         return None
     fields = bootstrap_mean(values)._asdict()
