@@ -4,7 +4,8 @@ In: an `OptimConfig` and the number of steps. Out: an optax transformation over 
 learning rate is a function of the update number alone, so only the optimizer state has to survive a restart.
 
 Weight decay acts on matrices only. Rank does not distinguish a matrix from a bias, because layers
-are stacked for `lax.scan`: the bias of a stacked layer is 2-D. Each parameter therefore carries a rule (genlab/nets/param.py).
+are stacked for `lax.scan`: the bias of a stacked layer is 2-D. Each parameter therefore
+carries a rule (genlab/nets/param.py).
 """
 
 from collections.abc import Callable, Mapping
