@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
+from genlab.config import GenlabError
 from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest, text_key
@@ -64,7 +65,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     prompts = pick_from_manifest(config, manifest, codec, config.prompts_split, config.num_prompts)
     if config.settings.previews:
         pick_from_manifest(config, manifest, codec, "valid", config.settings.previews)
-    train = manifest.split("train")
+    train = _require_split(manifest, "train")
     notes = [config.condition.check_texts([clip.text for clip in train])]
     if len(prompts) < config.num_prompts:
         notes.append(
@@ -174,12 +175,22 @@ def pick_from_manifest(
     """Return the prompts that `choose_prompts` will take once the corpus is encoded.
 
     Raises:
-        GenlabError: if fewer than two clips of the split fit.
+        GenlabError: if there is no such split, or fewer than two of its clips fit.
     """
-    clips = manifest.split(split)
+    clips = _require_split(manifest, split)
     sizes = {name: len(manifest.split(name)) for name in manifest.splits}
     frames = [codec.count_frames(clip.num_samples) for clip in clips]
     return pick_prompts(clips, frames, split, wanted, config.data.num_frames, sizes)
+
+
+def _require_split(manifest: Manifest, split: str) -> list[Clip]:
+    """Return the clips of a split, or say how a corpus comes by them."""
+    if split not in manifest.splits:
+        raise GenlabError(
+            f"the corpus has no clips in split {split!r}, only in {', '.join(manifest.splits)}: name "
+            "some in the column split of its table, or leave that column out, so that they are drawn"
+        )
+    return manifest.split(split)
 
 
 def _content_checks(config: Comparison, prompts: list[Clip]) -> list[Check]:
@@ -209,13 +220,18 @@ def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
 def _audio_checks(config: Comparison, prompts: list[Clip], reference: Reference, codec: FrozenCodec) -> list[Check]:
     evaluation = config.evaluation
     real = min(len(reference.common), evaluation.reference_clips)
-    few = f"{real} real clips of training"
+    few = f"only {real} real clip{'s' * (real != 1)} to compare with"
     block_frames = round(BLOCK_S * codec.spec.frame_hz)
     frames = [codec.count_frames(clip.num_samples) for clip in prompts]
     long = sum(length // 2 + block_frames <= length for length in frames)
-    energy_note = f"{len(prompts) - long} of {len(prompts)} prompts are shorter than {2 * BLOCK_S:g} s and left out"
+    energy_note = ""
+    if long < len(prompts):
+        short = f"{len(prompts) - long} of {len(prompts)} prompts"
+        energy_note = f"{short} are shorter than {2 * BLOCK_S:g} s and left out"
     if not evaluation.energy_draws:
         energy_note = "evaluation.energy_draws=0"
+    dnsmos = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
+    is_rated = evaluation.dnsmos_clips > 0
     distances = ("kad", "frechet", "kad_voice", "frechet_voice", "spread")
     missing = [name for name in ("pesq", "pystoi") if importlib.util.find_spec(name) is None]
     installed = "codec floors only"
@@ -223,10 +239,14 @@ def _audio_checks(config: Comparison, prompts: list[Clip], reference: Reference,
         installed = f"not installed: {', '.join(missing)}; `pip install 'genlab[codec]'`"
     return [
         Check(("mcd", "f0_correlation", "voicing_agreement", "f0_gross_error", "f0_rmse"), True),
-        Check(("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808"), evaluation.dnsmos_clips > 0),
-        Check(distances, real > 1, "" if real > 1 else few),
-        Check(("coverage", "density"), real > NEIGHBOURS, "" if real > NEIGHBOURS else few),
-        Check(("block_energy",), evaluation.energy_draws > 0 and long > 0, energy_note if long < len(prompts) else ""),
+        Check(dnsmos, is_rated, "" if is_rated else "evaluation.dnsmos_clips=0"),
+        Check(distances, real > 1, "" if real > 1 else f"{few}, 2 needed"),
+        Check(
+            ("coverage", "density"),
+            real > NEIGHBOURS,
+            "" if real > NEIGHBOURS else f"{few}, {NEIGHBOURS + 1} needed",
+        ),
+        Check(("block_energy",), evaluation.energy_draws > 0 and long > 0, energy_note),
         Check(("pesq", "stoi", "estoi"), not missing, installed),
     ]
 

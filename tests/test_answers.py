@@ -93,13 +93,13 @@ def test_test_speakers_with_one_clip_each_have_no_speaker_scores_and_all_the_oth
 @pytest.mark.parametrize(
     ("rows", "overrides", "text"),
     [
-        (NO_TEXTS, ["condition.content=text"], r"none of the 8 training clips has a text"),
+        (NO_TEXTS, ["condition.content=text"], r"none of the 8 training clips has a text, .* data\.corpus\.manifest"),
         (OTHER_SCRIPT, ["condition.content=text"], "你好世界"),
         (ONE_SPEAKER, ["data.num_frames=16"], r"0 of 4 clips .* data\.num_frames=3\d fits 2 of them, 3\d fits all"),
         (ONE_SPEAKER[:9], [], r"split 'test' has 1 clip, expected at least 2; hold out more"),
-        (ONE_SPEAKER[:8], [], r"split 'test'"),
-        (ONE_SPEAKER[8:], [], r"split 'train'"),
-        (ONE_SPEAKER, ["settings.previews=2"], r"split 'valid'"),
+        (ONE_SPEAKER[:8], [], r"no clips in split 'test', only in train: name some in the column split"),
+        (ONE_SPEAKER[8:], [], r"no clips in split 'train', only in test: name some"),
+        (ONE_SPEAKER, ["settings.previews=2"], r"no clips in split 'valid', only in test, train: name"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
@@ -131,6 +131,19 @@ def test_a_dry_run_checks_everything_and_prints_the_plan(tmp_path: Path, monkeyp
     # What stops the comparison stops its dry run, with one line and the exit code of a user's error.
     assert main(["compare", "config.json", "--dry-run", "data.num_frames=8"]) == 2
     assert "0 of 3 clips of split 'test'" in capsys.readouterr().err
+
+
+def test_every_score_that_will_not_be_there_has_a_reason(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    off = ["evaluation.dnsmos_clips=0", "evaluation.energy_draws=0", "evaluation.reference_clips=2"]
+    config = make_small_comparison(write_corpus(tmp_path / "corpus", ONE_SPEAKER), *off)
+    with Progress(io.StringIO()) as progress:
+        found = rehearse(config, progress).preflight
+    why = {check.names[0]: check.note for check in found.scores + found.controls if not check.runs}
+    assert why["dnsmos_ovrl"] == "evaluation.dnsmos_clips=0"
+    assert why["block_energy"] == "evaluation.energy_draws=0"
+    assert why["coverage"].startswith("only 2 real clips to compare with")
+    assert all(why.values())
 
 
 def test_the_plan_of_a_budget_is_that_of_the_encoded_corpus(tmp_path: Path, monkeypatch):

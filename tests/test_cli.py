@@ -179,10 +179,11 @@ def test_a_users_error_is_one_line_and_code_2(capsys, argv, says):
         (["sample", "x", "--prompts", "x\n\x1b[31m"], r"'x\n\x1b[31m': expected a whole number"),
         (["sample", "x", "--prompts", "9" * 9999], "99 ...: expected a whole number"),
         (["sample", "x", "--prompts", "1_0"], "'1_0': expected a whole number"),
+        (["compare"], "the following arguments are required: config; see genlab compare --help"),
         (["nonsense"], "argument COMMAND: invalid choice: 'nonsense'"),
         (["sweep", "run", "page.py", "--nonsense" + "\n" * 99, "z" * 9999], "unrecognized arguments: --nonsense"),
     ],
-    ids=["control characters", "length", "underscore", "command", "option"],
+    ids=["control characters", "length", "underscore", "no config", "command", "option"],
 )
 def test_a_wrong_option_is_one_printable_line_too(capsys, argv, says):
     with pytest.raises(SystemExit) as stop:

@@ -403,7 +403,13 @@ def _add_machine(add: AddCommand) -> None:
 
 def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
     command.add_argument("config", type=_named, help=what)
-    command.add_argument("overrides", nargs="*", metavar="FIELD=VALUE", help="dotted overrides, for example seed=1")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],  # without it argparse says that they are required
+        metavar="FIELD=VALUE",
+        help="dotted overrides, for example seed=1",
+    )
     _takes_trust(command)
 
 

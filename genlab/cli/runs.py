@@ -6,11 +6,13 @@ exit code.
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from genlab.config import ConfigError, GenlabError
 from genlab.data.known_entropy import KnownEntropy
+from genlab.data.manifest import Clip, Manifest
 from genlab.experiment import Comparison, DecoderRun
 from genlab.load import load_experiment
 from genlab.machine import hosts
@@ -187,33 +189,48 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 def data(arguments: argparse.Namespace, command: str) -> int:
     """Build corpus and token store, or check what was built."""
     from genlab.data.corpus import build_corpus
-    from genlab.data.folder import ImportReport
 
     if arguments.config == "check":
         return _check_data(arguments)
     config = _read(arguments)
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
-            store = config.data.open(progress)
+            if isinstance(config.data.corpus, KnownEntropy):
+                manifests, store = [], config.data.open(progress)
+            else:
+                manifests = [build_corpus(config.data.corpus, progress=progress, is_quiet=True)]
+                store = config.data.open(progress, manifests[0])
             print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
             if isinstance(config.data.corpus, KnownEntropy):
                 print(config.data.corpus.describe())
-                return 0
-            corpora = [config.data.corpus]
         else:
-            corpora = [share.corpus for share in config.data]
-        for corpus in corpora:
-            manifest = build_corpus(corpus, progress=progress)
-            size = f"{len(manifest.clips)} clips, {manifest.duration_s / 60:.1f} min, {len(manifest.speakers)} speakers"
-            print(f"{manifest.root}: {size}, manifest {manifest.hash()}")
-            for name in manifest.splits:
-                clips = manifest.split(name)
-                texts = len({clip.text for clip in clips if clip.text})
-                print(f"  {name}: {len(clips)} clips, {sum(c.duration_s for c in clips) / 60:.1f} min, {texts} texts")
-            report = ImportReport.load(manifest.root)
-            for item in report.skipped if report else ():
-                print(f"  skipped {item.path}: {item.reason}")
+            manifests = [build_corpus(share.corpus, progress=progress, is_quiet=True) for share in config.data]
+    for manifest in manifests:
+        print("\n".join(_describe_corpus(manifest)))
     return 0
+
+
+def _describe_corpus(manifest: Manifest) -> list[str]:
+    """Return its size, that of each split, every skipped file with its reason, and notes."""
+    from genlab.data.folder import ImportReport
+    from genlab.data.listing import count_of
+
+    def describe(clips: Sequence[Clip]) -> str:
+        minutes = sum(clip.duration_s for clip in clips) / 60
+        return f"{count_of(len(clips), 'clip')}, {minutes:.1f} min"
+
+    speakers = count_of(len(manifest.speakers), "speaker")
+    size = f"{describe(manifest.clips)}, {speakers}"
+    lines = [f"{manifest.root}: {size}, manifest {manifest.hash()}"]
+    for name in manifest.splits:
+        clips = manifest.split(name)
+        texts = count_of(len({clip.text for clip in clips if clip.text}), "text")
+        lines.append(f"  {name}: {describe(clips)}, {texts}")
+    report = ImportReport.load(manifest.root)
+    if report is not None:
+        lines += [f"  skipped {item.path}: {item.reason}" for item in report.skipped]
+        lines += [f"  note: {note}" for note in report.all_notes]
+    return lines
 
 
 def _check_data(arguments: argparse.Namespace) -> int:

@@ -40,13 +40,20 @@ from genlab.run.stored import remove_leftovers
 Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
 
 
-def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progress | None = None) -> Manifest:
+def build_corpus(
+    config: Corpus,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    is_quiet: bool = False,
+) -> Manifest:
     """Return the manifest of the corpus, building what is missing; unusable files are summed up on standard error.
 
     Args:
         config: any member of `Corpus`.
         cache_dir: where corpora live; `cache_root()` if absent.
         progress: called with a stage name, the number of things done, and their total.
+        is_quiet: if true nothing is summed up: the caller shows the report itself.
 
     Raises:
         GenlabError: if the corpus cannot be built, or a file is unusable and the config says `strict`.
@@ -69,8 +76,13 @@ def build_corpus(config: Corpus, cache_dir: Path | None = None, progress: Progre
     report = ImportReport.load(final) if manifest.has(folder.REPORT_NAME) else None
     if report is not None and (report.skipped or report.notes or report.copies):
         if report.skipped and isinstance(config, ImportConfig) and config.strict:
-            raise GenlabError(f"corpus {config.path!r}: refused because strict=true; {report.summary()}")
-        print(f"corpus {final.name}: {report.summary()}\n  full report: {final / folder.REPORT_NAME}", file=sys.stderr)
+            raise GenlabError(
+                f"corpus {config.path!r}: refused because strict=true; {report.in_one_line()}; "
+                f"full report: {final / folder.REPORT_NAME}"
+            )
+        if not is_quiet:
+            where = f"  full report: {final / folder.REPORT_NAME}"
+            print(f"corpus {final.name}: {report.summary()}\n{where}", file=sys.stderr)
     return manifest
 
 

@@ -35,6 +35,7 @@ from genlab.data.listing import (
     Listing,
     Skipped,
     SourceRow,
+    count_of,
     file_identity,
     find_broken_text,
     printable,
@@ -57,6 +58,7 @@ from genlab.run.stored import read_stored, write_atomically
 
 IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"
+SUMMARY_LINES = 20
 UNSUPPORTED_AUDIO = {
     ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".bwf", ".caf", ".m4a",
     ".m4b", ".mka", ".mp2", ".mp4", ".mpga", ".ra", ".raw", ".rf64", ".snd", ".sph", ".spx", ".voc",
@@ -105,18 +107,32 @@ class ImportReport:
     notes: tuple[str, ...] = ()
     copies: int = 0
 
-    def summary(self, max_lines: int = 20) -> str:
-        """Return a few lines for a person: the counts, then each skipped file with its reason."""
-        lines = [f"{self.used} clips used ({self.used_s / 60:.1f} min), {len(self.skipped)} skipped"]
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """What is worth saying of files that were used: copies first."""
+        if not self.copies:
+            return self.notes
+        are = "is a copy" if self.copies == 1 else "are copies"
+        clips = count_of(self.copies, "clip")
+        return (f"{clips} {are} of another one in the same split", *self.notes)
+
+    def summary(self, max_lines: int = SUMMARY_LINES) -> str:
+        """Return a few lines for a person: the counts, then each skipped file with its reason.
+
+        The caller says where the full report is, if it was written.
+        """
+        lines = [f"{count_of(self.used, 'clip')} used ({self.used_s / 60:.1f} min), {len(self.skipped)} skipped"]
         lines += [f"  {shorten(item.path)}: {item.reason}" for item in self.skipped[:max_lines]]
         if len(self.skipped) > max_lines:
-            lines.append(f"  and {len(self.skipped) - max_lines} more, all listed in {REPORT_NAME}")
-        if self.copies:
-            lines.append(f"  note: {self.copies} clips are copies of another one in the same split")
-        lines += [f"  note: {note}" for note in self.notes[:max_lines]]
-        if len(self.notes) > max_lines:
-            lines.append(f"  and {len(self.notes) - max_lines} more notes in {REPORT_NAME}")
+            lines.append(f"  and {len(self.skipped) - max_lines} more skipped")
+        lines += [f"  note: {note}" for note in self.all_notes[:max_lines]]
+        if len(self.all_notes) > max_lines:
+            lines.append(f"  and {len(self.all_notes) - max_lines} more notes")
         return "\n".join(lines)
+
+    def in_one_line(self, max_lines: int = SUMMARY_LINES) -> str:
+        """Return the summary as an error quotes it."""
+        return "; ".join(line.strip() for line in self.summary(max_lines).splitlines())
 
     def save(self, directory: Path) -> None:
         """Write `report.json`."""
@@ -153,10 +169,10 @@ def list_folder(config: Folder) -> Listing:
         else:
             others[suffix or "no extension"] += 1
             if path.name.split(".")[0] in TABLE_NAMES:
-                use = f"set manifest={printable(relative)!r} to use its texts and speakers"
+                use = f"set data.corpus.manifest={printable(relative)} to use its texts and speakers"
                 notes.append(f"table not read: {use}")
     for suffix, count in sorted(others.items()):
-        notes.append(f"{count} other files ignored ({printable(suffix)})")
+        notes.append(f"{count_of(count, 'other file')} ignored ({printable(suffix)})")
     return Listing(rows, skipped, notes)
 
 
@@ -200,7 +216,7 @@ def import_files(
         )
     if not clips:
         report = ImportReport(0, 0.0, tuple(skipped), tuple(listing.notes))
-        raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.summary(5)}")
+        raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.in_one_line(5)}")
     clips, shared = _place(config, clips, {printable(row.id): row for row in rows})
     notes = [*listing.notes, *_note_texts(clips)]
     cut = sum(result.get("is_cut", False) for result in results)
@@ -339,7 +355,7 @@ def _drop_shared_texts(
     if shared and not any(clip.split == "train" for clip in kept):
         raise GenlabError(
             f"corpus {config.path!r}: every text of split 'train' also occurs in valid or test; "
-            "expected disjoint texts, set shared_texts=true if the corpus is meant so"
+            "expected disjoint texts, set data.corpus.shared_texts=true if the corpus is meant so"
         )
     return kept, [Skipped(clip.id, f"its text also occurs in split {held_out[text_key(clip)]!r}") for clip in shared]
 

@@ -53,6 +53,11 @@ class Listing(NamedTuple):
     notes: list[str]
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return how many there are, in words: 1 clip, 2 clips, 1,200 clips."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def printable(name: str) -> str:
     """Return a file name, which on Linux may be any bytes, as text that JSON can hold."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

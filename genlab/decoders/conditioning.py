@@ -79,7 +79,13 @@ class ConditionConfig(Config):
         if len(silent) < len(texts):
             share = f"{len(silent)} of {len(texts)} training clips have no text in the alphabet a-z, 0-9 and apostrophe"
             return f"condition.content='text': {share}; they train without content"
-        example = next(filter(None, silent), "")
+        example = next(filter(str.strip, silent), "")
+        if not example:
+            raise ConfigError(
+                f"condition.content='text': none of the {len(texts)} training clips has a text, so "
+                "every arm would train without content; name a table with a column text in "
+                "data.corpus.manifest, or set condition.content=semantic or none"
+            )
         raise ConfigError(
             f"condition.content='text': none of the {len(texts)} training clips has a text in the alphabet a-z, 0-9 "
             f"and apostrophe (for example {shorten(example)}), so every arm would train without content; transliterate "

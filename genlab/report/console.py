@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from genlab.data.listing import count_of
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget
 from genlab.preflight import Check, DryRun
@@ -121,7 +122,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         format_budget(config, found.budgets, found.ratios),
         "",
         f"arms: {', '.join(config.arms)}, each with {seeds}",
-        f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, {speakers} speakers",
+        f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, {count_of(speakers, 'speaker')}",
         f"deciding score: {preflight.deciding}",
         f"scores: {', '.join(names)}",
         *(f"score {check.describe()}" for check in checks if check.note or not check.runs),

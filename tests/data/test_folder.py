@@ -43,7 +43,7 @@ def test_tree_without_a_manifest(tmp_path, capsys):
     reasons = {item.path: item.reason for item in report.skipped}
     assert set(reasons) == {f"bob/{name}" for name in bad}
     assert all(part in reasons[f"bob/{name}"] for name, part in bad.items())
-    assert report.used == len(good) and report.notes == ("1 other files ignored (.txt)",)
+    assert report.used == len(good) and report.notes == ("1 other file ignored (.txt)",)
     printed = capsys.readouterr()
     assert printed.out == "" and "8 channels" in printed.err and "bob/nan.wav" in printed.err
     build_corpus(Folder(path=str(tmp_path / "in"), licence="CC0"), tmp_path / "cache")
@@ -57,6 +57,7 @@ def test_strict_refuses_and_lists(tmp_path):
         with pytest.raises(GenlabError, match="strict=true") as caught:
             build_corpus(Folder(path=str(tmp_path / "in"), strict=True), tmp_path / "cache")
         assert all(name in str(caught.value) for name in bad)
+        assert " skipped; " in str(caught.value)  # one line, and still a list
     for name in bad:
         (tmp_path / "in" / name).unlink()
     assert build_corpus(Folder(path=str(tmp_path / "in"), strict=True), tmp_path / "cache").clips
