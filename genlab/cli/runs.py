@@ -198,6 +198,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
             if isinstance(config.data.corpus, KnownEntropy):
                 manifests, store = [], config.data.open(progress)
             else:
+                config.data.load_codec()  # missing weights must not cost the wait for a corpus
                 manifests = [build_corpus(config.data.corpus, progress=progress, is_quiet=True)]
                 store = config.data.open(progress, manifests[0])
             print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
