@@ -25,6 +25,7 @@ from genlab.config import (
     Seed,
     Steps,
 )
+from genlab.config.open import Open
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, find_corpora
@@ -41,7 +42,7 @@ from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.task import Task
+from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.scores import is_paired
 from genlab.nets.backbone import BackboneConfig
@@ -51,6 +52,7 @@ from genlab.runs import Run
 from genlab.train import TrainSettings
 from genlab.training.optim import ArmSettings, OptimConfig
 
+RESERVED_FAMILIES = ("real", "floor")  # of rows that are not arms
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
 MAX_BATCH_FRAMES = 2**26
 
@@ -68,29 +70,33 @@ def _check_batch(batch_size: int, num_frames: int) -> None:
         )
 
 
-DecoderConfig = Annotated[
-    ARConfig
-    | DepthConfig
-    | LatentARConfig
-    | MARConfig
-    | MaskedConfig
-    | DiscreteConfig
-    | BlockwiseConfig
-    | LatentBlocksConfig
-    | DiffusionConfig,
-    pydantic.Field(discriminator="kind"),
+AnyDecoder = Annotated[
+    DecoderConfig,
+    Open(
+        ARConfig,
+        DepthConfig,
+        LatentARConfig,
+        MARConfig,
+        MaskedConfig,
+        DiscreteConfig,
+        BlockwiseConfig,
+        LatentBlocksConfig,
+        DiffusionConfig,
+    ),
 ]
-SamplerConfig = Annotated[
-    ARSampler
-    | DepthSampler
-    | LatentARSampler
-    | MARSampler
-    | MaskedSampler
-    | DiscreteSampler
-    | BlockwiseSampler
-    | LatentBlocksSampler
-    | DiffusionSampler,
-    pydantic.Field(discriminator="kind"),
+AnySampler = Annotated[
+    SamplerConfig,
+    Open(
+        ARSampler,
+        DepthSampler,
+        LatentARSampler,
+        MARSampler,
+        MaskedSampler,
+        DiscreteSampler,
+        BlockwiseSampler,
+        LatentBlocksSampler,
+        DiffusionSampler,
+    ),
 ]
 
 
@@ -169,16 +175,18 @@ class Arm(ArmSettings):
     arms agree.
     """
 
-    decoder: DecoderConfig
-    sampler: SamplerConfig
+    decoder: AnyDecoder
+    sampler: AnySampler
     training_trials: int = pydantic.Field(default=1, ge=1)
     tuning_flops: float = pydantic.Field(default=0.0, ge=0)
     sampler_trials: int = pydantic.Field(default=1, ge=1)
 
     @pydantic.model_validator(mode="after")
     def _check_sampler(self) -> "Arm":
-        if self.decoder.kind != self.sampler.kind:
+        if not isinstance(self.sampler, self.decoder.sampler):
             raise ValueError(f"sampler.kind={self.sampler.kind!r} cannot sample decoder.kind={self.decoder.kind!r}")
+        if self.decoder.kind in RESERVED_FAMILIES:
+            raise ValueError(f"decoder.kind={self.decoder.kind!r} names rows that are no arms; choose another kind")
         return self
 
 
@@ -269,9 +277,10 @@ class Comparison(Config):
         if taken := [name for name in self.arms if name in RESERVED_NAMES]:
             raise ValueError(f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another")
         for name, arm in self.arms.items():
-            if arm.sampler.guidance != 1 and self.condition.dropout == 0:
+            guidance = guidance_of(arm.sampler)
+            if guidance != 1 and self.condition.dropout == 0:
                 raise ValueError(
-                    f"arms.{name}.sampler.guidance={arm.sampler.guidance:g} contrasts with dropped conditions, which "
+                    f"arms.{name}.sampler.guidance={guidance:g} contrasts with dropped conditions, which "
                     "condition.dropout=0 never trains; set condition.dropout=0.1 or guidance=1"
                 )
         if len(set(self.seeds)) != len(self.seeds):

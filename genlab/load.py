@@ -17,7 +17,7 @@ from genlab.config import (
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.experiment import Comparison, DecoderRun
 from genlab.run.stored import parse_json, read_content
-from genlab.run.trust import check_code, run_file, texts_of
+from genlab.run.trust import check_code, load_classes, run_file, texts_of
 from genlab.runs import CodecRun, RecogniserRun
 
 # Rows of the table that are not arms: an arm of the same name would take their place on disk.
@@ -64,7 +64,9 @@ def load_experiment(
         if not isinstance(kind, str) or kind not in KINDS:
             raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
         named = {*named, *texts_of(overrides)}
-        check_code(apply_overrides(values, overrides), path, named=named, trust_code=trust_code)
+        asked = apply_overrides(values, overrides)
+        check_code(asked, path, named=named, trust_code=trust_code)
+        load_classes(asked)
         experiment: Any = KINDS[kind].from_dict(values, overrides)
         codec = getattr(getattr(experiment, "data", None), "codec", None)
         # A kind alone, such as `mimi`, means the usual repository, which no file can choose.
@@ -72,8 +74,9 @@ def load_experiment(
             check_is_local(codec, path)
         return experiment
     experiment = call_page(path, "config")
-    if not isinstance(experiment, tuple(KINDS.values())):
+    if type(experiment) not in KINDS.values():  # config.json could not name a subclass
         raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
+    load_classes(apply_overrides(experiment.to_dict(), overrides))
     return experiment.override(overrides)
 
 

@@ -29,6 +29,8 @@ from genlab.config.errors import shorten
 from genlab.data.audio import to_int16, write_flac
 from genlab.data.listing import SAMPLED_NAME
 from genlab.data.store import TokenClip, TokenStore
+from genlab.decoders.cost import sample_cost
+from genlab.decoders.task import guidance_of
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
 from genlab.prompts import choose_prompts
@@ -179,7 +181,7 @@ def sample_run(
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
             write_flac(out / names[2 * number], to_int16(wave))
             write_flac(out / names[2 * number + 1], to_int16(floor))
-            note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, run.arm.sampler.guidance)
+            note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, guidance_of(run.arm.sampler))
             told = [note.markdown()]
             writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, told, run.steps)
             floor_tag = prompt_tag("codec_floor_codes", number)
@@ -362,8 +364,7 @@ def measure_length(
     began = time.perf_counter()
     decode(compiled(cond, frames, key), store, codec)
     latency_s = time.perf_counter() - began
-    config: Any = run.arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
-    cost = config.sample_cost(run.arm.sampler, run.task(store)._replace(num_frames=num_frames))
+    cost = sample_cost(run.arm.decoder, run.arm.sampler, run.task(store)._replace(num_frames=num_frames))
     return {"latency_s": latency_s, "network_calls": cost.network_calls, "flops": cost.flops}
 
 

@@ -228,10 +228,10 @@ def test_a_compiled_copy_beside_a_file_is_not_what_runs(tmp_path):
     assert trust.run_file(path)["value"] == "good"
 
 
-@pytest.mark.parametrize("name", ["commands", "codec_commands"])
+@pytest.mark.parametrize("name", ["runs", "codecs"])
 def test_every_command_passes_the_word_of_the_person_on(name):
     """Else `--trust-code` would be refused where it was given."""
-    tree = ast.parse((ROOT / f"genlab/{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / f"genlab/cli/{name}.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     reading = [call for call in calls if getattr(call.func, "id", "") == "load_experiment"]
     assert reading
@@ -252,7 +252,7 @@ def test_one_module_executes_files():
                 names += [function.attr] if is_module else []
             if executing := EXECUTORS & set(names):
                 found.setdefault(str(path.relative_to(ROOT)), set()).update(executing)
-    assert found == {"genlab/run/trust.py": {"exec"}}
+    assert found == {"genlab/run/trust.py": {"exec", "import_module"}}
 
 
 def test_a_file_that_ran_is_where_its_classes_say(tmp_path):

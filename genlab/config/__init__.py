@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Self, get_args, get_origin
 
 import annotated_types
@@ -24,6 +24,7 @@ import pydantic_core
 from genlab.config.errors import ConfigError as ConfigError
 from genlab.config.errors import GenlabError as GenlabError
 from genlab.config.errors import one_line, shorten
+from genlab.config.open import Open, fingerprint, models_in, open_of
 from genlab.config.overrides import apply_overrides, child
 
 MAX_WHOLE = 2**20  # more layers, clips in a batch or draws than any machine has room or time for
@@ -55,6 +56,24 @@ class Config(pydantic.BaseModel):
                     raise pydantic_core.PydanticCustomError("value", "{path}={value}: {problem}", found)
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _check_types(self) -> Self:
+        """Refuse a nested config that `config.json` would read back as another type.
+
+        pydantic takes a subclass wherever it takes the parent. JSON names a type by its place and its `kind` alone, so
+        a subclass would share digest and run directory with its parent. Open fields (open.py) see to their own.
+        """
+        declared = _declared_types(type(self))
+        for name in type(self).model_fields:
+            for value in _configs_in(getattr(self, name)):
+                if declared[name] and type(value) not in declared[name]:
+                    expected = ", ".join(sorted(known.__name__ for known in declared[name]))
+                    raise ValueError(
+                        f"{name}: got a {type(value).__name__}, which config.json could not name and would read back "
+                        f"as another type; expected exactly one of {expected}"
+                    )
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain JSON types."""
         return self.model_dump(mode="json")
@@ -79,9 +98,10 @@ class Config(pydantic.BaseModel):
     def digest(self, exclude: set[str] | None = None) -> str:
         """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`.
 
-        Fields that were `added` later and have their default are left out.
+        Fields that were `added` later and have their default are left out. The kind of a class that is not the
+        library's own counts as the name of the class and the source of its file.
         """
-        values = _without_added(self, self.to_dict())
+        values = _hashed(self, self.to_dict())
         return digest({key: value for key, value in values.items() if key not in (exclude or set())})
 
 
@@ -90,20 +110,42 @@ def added(default: Any) -> Any:
     return pydantic.Field(default=default, json_schema_extra={"added": True})
 
 
-def _without_added(node: Any, dumped: Any) -> Any:
-    """Return the dump of a config, or of what holds configs, without added fields at their defaults."""
+@functools.cache
+def _declared_types(cls: type[pydantic.BaseModel]) -> dict[str, frozenset[type[pydantic.BaseModel]]]:
+    """Return the config types that each field declares; none for a field that is open."""
+    return {
+        name: frozenset(() if open_of(None, field.metadata) else models_in(field.annotation))
+        for name, field in cls.model_fields.items()
+    }
+
+
+def _configs_in(value: Any) -> Iterator[Config]:
+    if isinstance(value, Config):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _configs_in(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _configs_in(inner)
+
+
+def _hashed(node: Any, dumped: Any) -> Any:
+    """Return what is hashed of the dump of a config, or of what holds configs."""
     if isinstance(node, pydantic.BaseModel):
         kept = {}
         for name, field in type(node).model_fields.items():
             extra = field.json_schema_extra
             is_added = isinstance(extra, dict) and bool(extra.get("added"))
             if name in dumped and not (is_added and getattr(node, name) == field.default):
-                kept[name] = _without_added(getattr(node, name), dumped[name])
+                kept[name] = _hashed(getattr(node, name), dumped[name])
+        if hasattr(node, "kind") and (source := fingerprint(type(node))) is not None:
+            kept["kind"] = source
         return kept
     if isinstance(node, dict) and isinstance(dumped, dict):
-        return {key: _without_added(node[key], dumped[key]) if key in node else dumped[key] for key in dumped}
+        return {key: _hashed(node[key], dumped[key]) if key in node else dumped[key] for key in dumped}
     if isinstance(node, list | tuple) and isinstance(dumped, list):
-        return [_without_added(item, value) for item, value in zip(node, dumped, strict=True)]
+        return [_hashed(item, value) for item, value in zip(node, dumped, strict=True)]
     return dumped
 
 
@@ -181,7 +223,18 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], valu
 
 
 def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
-    """Return whether a list is called too short only because what is wrong inside it was left out."""
+    """Return whether a problem only follows from another one.
+
+    A list is called too short because what is wrong inside it was left out; and what may be one or several is told that
+    it is neither.
+    """
+    others = [other["loc"] for other in error.errors(include_url=False)]
+    *around, last = problem["loc"] or ("",)
+    if problem["type"] in ("tuple_type", "model_attributes_type") and str(last).startswith(
+        ("tuple[", "function-wrap[")
+    ):
+        beside = [place for place in others if place[: len(around)] == tuple(around) and place != problem["loc"]]
+        return any(place[len(around) : len(around) + 1] != (last,) for place in beside)
     if problem["type"] != "too_short":
         return False
     place = problem["loc"]
@@ -240,13 +293,18 @@ def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> It
 
 def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
     """Yield the dotted path of every field below a type, of unions only those of the kind that `node` is."""
+    kind = node.get("kind") if isinstance(node, dict) else None
+    door = annotation if isinstance(annotation, Open) else open_of(annotation)
+    if door is not None:
+        annotation = door.class_of(kind)
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        kind = annotation.model_fields.get("kind")
-        if depth > 8 or (kind and isinstance(node, dict) and node.get("kind", kind.default) != kind.default):
+        own = annotation.model_fields.get("kind")
+        if depth > 8 or (door is None and own and kind not in (None, own.default)):
             return
         for name, field in annotation.model_fields.items():
             yield prefix + name
-            yield from _paths(field.annotation, child(node, name), f"{prefix}{name}.", depth + 1)
+            inside = open_of(None, field.metadata) or field.annotation
+            yield from _paths(inside, child(node, name), f"{prefix}{name}.", depth + 1)
         return
     inner, origin = get_args(annotation), get_origin(annotation)
     if origin in (dict, tuple):

@@ -66,6 +66,7 @@ class ARConfig(Config):
     """
 
     kind: Literal["ar"] = "ar"
+    sampler: ClassVar[type[Config]] = ARSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     pattern: Pattern = DelayPattern()
     plan: PlanStream | None = None

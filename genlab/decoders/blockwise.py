@@ -69,6 +69,7 @@ class BlockwiseConfig(Config):
     """The block-wise family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
 
     kind: Literal["blockwise"] = "blockwise"
+    sampler: ClassVar[type[Config]] = BlockwiseSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     block_frames: int = pydantic.Field(default=8, gt=0)
     hiding: Hiding = LinearHiding()

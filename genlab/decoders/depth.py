@@ -78,6 +78,7 @@ class DepthConfig(Config):
     """
 
     kind: Literal["depth"] = "depth"
+    sampler: ClassVar[type[Config]] = DepthSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     width: int = pydantic.Field(default=128, gt=0)
     layers: int = pydantic.Field(default=2, gt=0, le=1024)

@@ -98,6 +98,7 @@ class DiffusionConfig(Config):
     """
 
     kind: Literal["diffusion"] = "diffusion"
+    sampler: ClassVar[type[Config]] = DiffusionSampler
     network: Network = ModulatedBackbone()
     path: Path = StraightPath()
     predicts: Prediction = "velocity"

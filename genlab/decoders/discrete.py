@@ -62,6 +62,7 @@ class DiscreteConfig(Config):
     """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
 
     kind: Literal["discrete"] = "discrete"
+    sampler: ClassVar[type[Config]] = DiscreteSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     noise: Noise = AbsorbingNoise()
     hiding: Hiding = LinearHiding()

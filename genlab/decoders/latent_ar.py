@@ -72,6 +72,7 @@ class LatentARConfig(Config):
     """The autoregressive family over latents. `infill_share` as in the autoregressive family over codes."""
 
     kind: Literal["latent_ar"] = "latent_ar"
+    sampler: ClassVar[type[Config]] = LatentARSampler
     head: Head = GaussianMixture()
     context_noise: float = pydantic.Field(default=0.0, ge=0, le=1)
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)

@@ -76,6 +76,7 @@ class LatentBlocksConfig(Config):
     """The block-wise family over latents. `levels` draws the noise level of each block of each training example."""
 
     kind: Literal["latent_blocks"] = "latent_blocks"
+    sampler: ClassVar[type[Config]] = LatentBlocksSampler
     block_frames: int = pydantic.Field(default=8, gt=0)
     path: Path = StraightPath()
     predicts: Prediction = "velocity"

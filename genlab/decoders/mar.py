@@ -53,6 +53,7 @@ class MARConfig(Config):
     """The masked family over latents."""
 
     kind: Literal["mar"] = "mar"
+    sampler: ClassVar[type[Config]] = MARSampler
     head: FlowMatching = FlowMatching()
     hiding: Hiding = CosineHiding()
 

@@ -100,6 +100,7 @@ class MaskedConfig(Config):
     """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the autoregressive family."""
 
     kind: Literal["masked"] = "masked"
+    sampler: ClassVar[type[Config]] = MaskedSampler
     loss_unit: ClassVar[str] = "nats_per_hidden_code"
     hiding: Hiding = CosineHiding()
     spans: Spans = SINGLE

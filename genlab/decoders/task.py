@@ -3,10 +3,13 @@
 All arms of a comparison share one, so it is one argument wherever a decoder is built or its cost is counted.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from flax import nnx
+from jaxtyping import Array, Float, Key
 
+from genlab.config import Config
+from genlab.config.open import Hashed
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import TokenSpec
@@ -48,3 +51,34 @@ class Task(NamedTuple):
         """FLOPs of encoding one example's conditions."""
         positions = {"semantic": self.num_frames, "text": self.num_symbols, "none": 0}
         return float(self.condition.layers * positions[self.condition.content] * 6 * self.backbone.width**2)
+
+
+@runtime_checkable
+class DecoderConfig(Hashed, Protocol):
+    """The config of a decoder: what an arm of a comparison names.
+
+    It may also have `train_flops(task)` and `sample_cost(sampler, task)`, formulas that say what it costs; without
+    them cost.py walks the traced program.
+    """
+
+    sampler: ClassVar[type[Config]]
+    """The class of the configs that say how it samples."""
+
+    @property
+    def loss_unit(self) -> str:
+        """The unit of the loss, for example `nats_per_code`: it names the curve in TensorBoard."""
+        ...
+
+    def build(self, task: Task, *, key: Key[Array, ""]) -> nnx.Module:
+        """Return the decoder with fresh weights, a module that meets `Decoder` (tokens.py)."""
+        ...
+
+
+@runtime_checkable
+class SamplerConfig(Hashed, Protocol):
+    """The config of how a decoder samples. It may have `guidance`; one that has none is not guided."""
+
+
+def guidance_of(sampler: SamplerConfig) -> float:
+    """Return how strongly conditions are stressed; 1 is not at all."""
+    return float(getattr(sampler, "guidance", 1.0))

@@ -19,6 +19,8 @@ from genlab.config import GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenStore
 from genlab.decoders.conditioning import CondVocab
+from genlab.decoders.cost import abstract_decoder as decoder_of
+from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.task import Task
 from genlab.experiment import Budget, Comparison, DecoderRun
 from genlab.machine import memory as host
@@ -66,13 +68,22 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
         flops_per_step = flops_per_clip * config.batch_size
         steps = solve_steps(config.budget, name, flops_per_step, costs)
         epochs = steps * config.batch_size / clips
-        decoder: Any = arm.decoder  # takes the sampler of its own family, which `Arm` made sure of
-        cost = decoder.sample_cost(arm.sampler, run.task(store))
+        sampling = sample_cost(arm.decoder, arm.sampler, run.task(store))
         abstract = abstract_decoder(run, store)
         budgets[name] = ArmBudget(
-            name, arm.decoder.kind, abstract.reads, count_params(abstract), flops_per_clip, steps,
-            steps * flops_per_step, epochs * seconds_per_epoch, unique_seconds, epochs, cost.network_calls, cost.flops,
-        )  # fmt: skip
+            name,
+            arm.decoder.kind,
+            abstract.reads,
+            count_params(abstract),
+            flops_per_clip,
+            steps,
+            steps * flops_per_step,
+            epochs * seconds_per_epoch,
+            unique_seconds,
+            epochs,
+            sampling.network_calls,
+            sampling.flops,
+        )
     return budgets
 
 
@@ -134,14 +145,14 @@ def check_budget(config: Comparison) -> None:
     """
     data, is_known = config.data, config.condition.content != "text"
     spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
-    # No formula asks how many speakers or units there are.
-    vocab = CondVocab(num_speakers=1)
+    # No cost depends on how many speakers or units there are.
+    vocab = CondVocab(num_speakers=1, num_units=1)
     task = Task(spec, vocab, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1)
-    costs = {name: config.batch_size * arm.decoder.train_flops(task) for name, arm in config.arms.items()}
-    for name, cost in costs.items():
+    costs = {name: config.batch_size * train_flops(arm.decoder, task) for name, arm in config.arms.items()}
+    for name, needed in costs.items():
         wanted = config.budget.train_flops or math.inf
-        if is_known or cost > wanted * (1 + TOLERANCE):
-            solve_steps(config.budget, name, cost, list(costs.values()))
+        if is_known or needed > wanted * (1 + TOLERANCE):
+            solve_steps(config.budget, name, needed, list(costs.values()))
 
 
 def check_memory(run: DecoderRun, params: int) -> None:
@@ -164,8 +175,8 @@ def check_memory(run: DecoderRun, params: int) -> None:
 
 
 def clip_flops(run: DecoderRun, store: TokenStore) -> float:
-    """Return the FLOPs of one loss and its gradient over one training example, by the family's formula."""
-    return run.arm.decoder.train_flops(run.task(store))
+    """Return the FLOPs of one loss and its gradient over one training example."""
+    return train_flops(run.arm.decoder, run.task(store))
 
 
 def check_flops(run: DecoderRun, store: TokenStore) -> float:
@@ -192,7 +203,7 @@ def check_flops(run: DecoderRun, store: TokenStore) -> float:
 
 def abstract_decoder(run: DecoderRun, store: TokenStore) -> Any:
     """Return the decoder with shapes instead of arrays."""
-    return nnx.eval_shape(lambda: run.build_for(store, jax.random.key(0)))
+    return decoder_of(run.arm.decoder, run.task(store))
 
 
 def count_params(model: nnx.Module) -> int:

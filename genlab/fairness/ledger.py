@@ -17,6 +17,7 @@ import jax
 from genlab.config import digest
 from genlab.data.manifest import Manifest, overlap_of_splits
 from genlab.data.store import TokenStore
+from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.train import RunResult
@@ -140,7 +141,7 @@ def _tuning_row(config: Comparison) -> dict[str, Any]:
 
 def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
     calls = {name: budget.network_calls for name, budget in budgets.items()}
-    guidance = {name: config.arms[name].sampler.guidance for name in budgets}
+    guidance = {name: guidance_of(config.arms[name].sampler) for name in budgets}
     trials = {name: config.arms[name].sampler_trials for name in budgets}
     return [
         _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),

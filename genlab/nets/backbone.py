@@ -22,12 +22,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, ConfigError, added
+from genlab.config.open import Open
 from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.attention import KEPT_NAME, causal_chunks
 from genlab.nets.blocks import Block
 from genlab.nets.context import Context, LayerCache, Text, TextMemory
 from genlab.nets.feedforward import Gated
-from genlab.nets.layer import LayerShape, Mixer
+from genlab.nets.layer import FeedForward, LayerShape, Mixer
 from genlab.nets.linear import Linear
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
@@ -36,7 +37,8 @@ from genlab.nets.rotary import rotation
 
 TextRoute = Literal["none", "prefix", "cross"]
 MAX_PARAMS = 1e13  # of a backbone; larger than any model so far
-AnyMixer = Annotated[Attention | Dilated, pydantic.Field(discriminator="kind")]
+AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]
+AnyFeedForward = Annotated[FeedForward, Open(Gated)]
 
 
 class BackboneConfig(Config):
@@ -51,7 +53,7 @@ class BackboneConfig(Config):
     heads: int = pydantic.Field(default=4, gt=0)
     ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0, le=64)
     mixer: AnyMixer | tuple[AnyMixer, ...] = Attention()
-    ffn: Gated = added(Gated())
+    ffn: AnyFeedForward = added(Gated())
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers; but never
@@ -150,6 +152,9 @@ class Backbone(nnx.Module):
         self.deterministic = False
 
         shape, period = config.layer_shape(is_causal=is_causal), len(config.period)
+        if is_causal:
+            for mixer in config.period:  # one that cannot decode says so now, not after training
+                jax.eval_shape(lambda mixer=mixer: mixer.empty(shape, 1, 1))
         keys = jax.random.split(layer_key, config.layers)
 
         def stack(place: int, mixer: Mixer) -> Block:

@@ -5,13 +5,18 @@ A mixer is a config (frozen, hashed, saved) that builds a module. The module tak
 with what was decoded before, and returns the cache with these frames in it.
 """
 
+import functools
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from genlab.nets.context import LayerCache
+from genlab.config import Config, ConfigError
+from genlab.nets.context import Context, LayerCache
+from genlab.nets.flops import count_flops
+from genlab.nets.rotary import rotation
 
 
 class LayerShape(NamedTuple):
@@ -81,3 +86,62 @@ class FeedForward(Protocol):
     def flops(self, shape: LayerShape, positions: int) -> float:
         """Return the FLOPs of one layer's part over so many positions."""
         ...
+
+
+class PlainMixer(Config):
+    """What most mixers have in common; a mixer of your own derives from it and gives `kind` and `build`.
+
+    It reads frames at fixed distances and needs neither tiles nor the number of its layer; its FLOPs are walked. To
+    decode step by step, for the autoregressive families, it gives `empty` as well.
+    """
+
+    kind: Any
+    part: ClassVar[str] = "mixer"
+    chooses: ClassVar[bool] = False
+
+    def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
+        """Return the mixer of one layer: a module from (frames "b t h", `Context`, cache or None) to (frames, cache).
+
+        Raises:
+            NotImplementedError: here.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+    def number(self, stacked: Any, places: jnp.ndarray) -> None:
+        """Tell stacked layers their places: all are alike."""
+
+    def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> LayerCache:
+        """Return what one layer keeps before the first frame.
+
+        Raises:
+            ConfigError: here, because without it nothing is kept.
+        """
+        raise ConfigError(
+            f"backbone.mixer: {self.kind} cannot run step by step, as this decoder does; give {type(self).__name__} "
+            "a method `empty` and let its module take a cache, or use backbone.mixer.kind=attention"
+        )
+
+    def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
+        """Return 0: there is no kernel."""
+        return 0
+
+    def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
+        """Return the FLOPs of one layer over so many positions, walked."""
+        return _walk_mixer(self, shape, positions)
+
+    def unread_flops(self, shape: LayerShape, slots: int) -> float:
+        """Return all of them: the cache holds the layer's inputs."""
+        return self.flops(shape, 1, slots)
+
+
+@functools.lru_cache(maxsize=1024)
+def _walk_mixer(mixer: PlainMixer, shape: LayerShape, positions: int) -> float:
+    graph, state = nnx.split(nnx.eval_shape(lambda: mixer.build(shape, key=jax.random.key(0))))
+
+    def mix(state: Any, x: jax.Array) -> Any:
+        frames = jnp.arange(positions)[None]
+        context = Context(rotation(frames, shape.head_channels), frames >= 0, shape.is_causal)
+        module: Any = nnx.merge(graph, state)
+        return module(x, context, None)[0]
+
+    return count_flops(mix, state, jax.ShapeDtypeStruct((1, positions, shape.width), jnp.dtype(shape.dtype)))

@@ -17,6 +17,7 @@ import numpy as np
 
 from genlab import __version__
 from genlab.config import digest
+from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
@@ -116,7 +117,7 @@ def show(
                         prompt.speaker,
                         seed,
                         sampled[name][seed].network_calls,
-                        sampler.guidance,
+                        guidance_of(sampler),
                         sampler.kind,
                     )
                 writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])

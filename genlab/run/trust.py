@@ -4,21 +4,26 @@ A person names a file on the command line (a config, a page of a sweep, `--codec
 override) or in their own program; what a named Python file refers to counts as named by it. A
 config.json is data, no matter who wrote it: a Python file that it refers to, `FILE.py` or
 `FILE.py:NAME` in any field, runs only with `--trust-code`, and only while its content is the one
-that the run was made with. Run directories keep the digests of such files in `PINS_NAME`.
+that the run was made with. Run directories keep the digests of such files in `PINS_NAME`. The same
+holds for a class in a module that can be imported, which a `kind` refers to: `package.module:Class`.
 
 In: the values of a config.json, before anything is built of them. Out: nothing, or a `ConfigError`
-that names the field, the file and the remedy. `run_file` is the only place of the library that
-executes a file.
+that names the field, the file and the remedy. This is the only module of the library that executes
+a file or imports a module by a name that it was given.
 """
 
 import hashlib
+import importlib
+import importlib.util
 import re
 import sys
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from genlab.config.errors import ConfigError, shorten
+from genlab.config import Config
+from genlab.config.errors import ConfigError, describe_raised, is_ours_to_stop, shorten
+from genlab.config.open import FILE_MODULE, REFERENCE, note_loaded
 from genlab.config.overrides import parse_override
 from genlab.run.stored import read_stored
 
@@ -37,8 +42,8 @@ def code_file(text: str) -> Path | None:
 
 
 def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file."""
-    if isinstance(values, str) and code_file(values) is not None:
+    """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file or class."""
+    if isinstance(values, str) and (code_file(values) is not None or _is_class(field, values)):
         yield field, values
     elif isinstance(values, Mapping):
         for name, value in values.items():
@@ -69,8 +74,9 @@ def check_code(values: object, source: Path, *, named: Collection[str] = (), tru
     found = list(find_code(values))
     for field, text in found:
         if text not in named and not trust_code:
+            what = "a Python file" if code_file(text) else "a class in a Python module"
             raise ConfigError(
-                f"{source}: {field}={shorten(text)} is a Python file, and a config.json does not "
+                f"{source}: {field}={shorten(text)} is {what}, and a config.json does not "
                 f"run code by itself; read the file, then add {FLAG} if you trust it"
             )
     check_pins(values, source.parent)
@@ -118,9 +124,9 @@ def digest_of(text: str, field: str = "file") -> str:
     Raises:
         ConfigError: if there is no such file.
     """
-    path = code_file(text)
+    path = code_file(text) or _module_file(text, field)
     try:
-        return hashlib.sha256(path.read_bytes() if path else b"").hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):
         raise ConfigError(f"{field}={shorten(text)}: no such file; expected a Python file") from None
 
@@ -134,13 +140,77 @@ def run_file(path: Path) -> dict[str, object]:
     Raises:
         Exception: anything that the file raises.
     """
-    name = f"genlab_file_{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}"
+    source, name = path.read_bytes(), _name_of(path)
     module = types.ModuleType(name)
     module.__file__ = str(path)
-    program = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    vars(module)["__source_digest__"] = hashlib.sha256(source).hexdigest()
+    program = compile(source, str(path), "exec", dont_inherit=True)
     sys.modules[name] = module  # where dataclasses look up the names of annotations
     exec(program, vars(module))
     return vars(module)
+
+
+def load_classes(values: object) -> None:
+    """Load every class that a `kind` in JSON-like `values` refers to, so that configs can hold it.
+
+    Whoever calls this has made sure of the person's word, by `check_code` or because they named it.
+
+    Raises:
+        ConfigError: if there is no such class, or its file fails.
+    """
+    for field, text in find_code(values):
+        if _is_class(field, text):
+            load_class(text, field)
+
+
+def load_class(text: str, field: str = "class") -> type[Config]:
+    """Return the class that `FILE.py:Class` or `package.module:Class` refers to.
+
+    A file that ran before, and has not changed since, does not run again.
+
+    Raises:
+        ConfigError: if there is no such class, it is no `Config`, or its file fails.
+    """
+    told, name = f"{field}={shorten(text)}", text.rpartition(":")[2]
+    path = code_file(text)
+    try:
+        if path is None:
+            names: Mapping[str, object] = vars(importlib.import_module(text.rpartition(":")[0]))
+        else:
+            digest, ran = digest_of(text, field), getattr(sys.modules.get(_name_of(path)), "__dict__", {})
+            names = ran if ran.get("__source_digest__") == digest else run_file(path)
+    except ConfigError:
+        raise
+    except BaseException as error:  # the file is the person's own, and may raise anything
+        if is_ours_to_stop(error):
+            raise
+        raise ConfigError(f"{told}: {describe_raised(path or Path(text), error)}") from error
+    found = names.get(name)
+    if not (isinstance(found, type) and issubclass(found, Config)):
+        raise ConfigError(f"{told}: expected a class {name} derived from genlab.config.Config in it")
+    note_loaded(text, found)
+    return found
+
+
+def _is_class(field: str, text: str) -> bool:
+    return field.rpartition(".")[2] == "kind" and REFERENCE.fullmatch(text) is not None
+
+
+def _name_of(path: Path) -> str:
+    return f"{FILE_MODULE}{hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]}"
+
+
+def _module_file(text: str, field: str) -> Path:
+    """Return the file of the module in `package.module:Class`; the packages around it are imported for that."""
+    name = text.rpartition(":")[0]
+    module = sys.modules.get(name)
+    try:
+        file = getattr(module, "__file__", None) or getattr(importlib.util.find_spec(name), "origin", None)
+    except (ImportError, ValueError):
+        file = None
+    if file is None:
+        raise ConfigError(f"{field}={shorten(text)}: no such module; install it, or name a Python file")
+    return Path(file)
 
 
 def _texts_in(value: object) -> Iterator[str]:

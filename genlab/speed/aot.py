@@ -34,6 +34,7 @@ from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
 from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
+from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.task import Task
 from genlab.experiment import Comparison, DecoderRun, TokenData
 from genlab.machine.sharding import batch_shardings, compiler_options, make_mesh
@@ -198,7 +199,6 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     run, build = plan.run, build_abstract(plan)
     key = jax.eval_shape(lambda: jax.random.key(0))
     tokens, cond = abstract_batch(plan, num_clips)
-    decoder: Any = run.arm.decoder
     graph, plain = jax.eval_shape(partial(create_state, build, run.optim, STEPS), key)
     leaves = jax.tree.leaves(plain["params"])
     matrices = frozenset(leaf.shape[-2:] for leaf in leaves if len(leaf.shape) > 1)
@@ -206,11 +206,11 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     if verb == "train":
         update = make_update(graph, run.optim, STEPS)
         executed = count_flops(update, *jax.tree.map(lambda leaf: _on(leaf, None), (plain, (tokens, cond))), key)
-        model = num_clips * decoder.train_flops(_task(plan))
+        model = num_clips * train_flops(run.arm.decoder, _task(plan))
         with jax.set_mesh(plan.mesh):
             lowered = update.lower(place_state(graph, plain), (tokens, cond), key)
         return Traced(lowered, params, matrices, executed, model)
-    cost = decoder.sample_cost(run.arm.sampler, _task(plan))
+    cost = sample_cost(run.arm.decoder, run.arm.sampler, _task(plan))
 
     def draw(params: Any, rest: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
         model: Any = nnx.merge(graph, params, rest)

@@ -18,8 +18,10 @@ import jax
 import numpy as np
 import scipy.stats
 
-from genlab.config import Config, GenlabError
+from genlab.config import GenlabError
 from genlab.data.manifest import text_key
+from genlab.decoders.cost import sample_cost
+from genlab.decoders.task import SamplerConfig
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, clip_means, make_score
@@ -48,7 +50,7 @@ GUIDANCES = (1.0, 1.5, 2.0)
 class Setting(NamedTuple):
     """A sampler of an arm and what it changes from the arm's own, empty for the own one."""
 
-    sampler: Config
+    sampler: SamplerConfig
     change: dict[str, Any]
 
     @property
@@ -105,7 +107,8 @@ def _require_score(preflight: Preflight) -> str:
 
 
 def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
-    own, fields = arm.sampler, type(arm.sampler).model_fields
+    own: Any = arm.sampler
+    fields = type(own).model_fields
     axes: dict[str, tuple[Any, ...]] = {}
     calls = next((field for field in ("rounds", "steps") if field in fields), None)
     if calls is not None:
@@ -155,7 +158,7 @@ def _measure(
             median = clips[sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]]
             latency_s, _, _ = measure_latency(model, run, store, codec, median, jax.random.key(seed))
             decode(compiled(cond, num_frames, jax.random.key(seed)), store, codec)
-            cost = run.arm.decoder.sample_cost(setting.sampler, run.task(store))
+            cost = sample_cost(run.arm.decoder, setting.sampler, run.task(store))
             costs = {"network_calls": compiled.network_calls, "latency_s": latency_s}
             costs["flops_per_s"] = cost.flops * len(clips) / audio_s
         ours = compiled.of(model)

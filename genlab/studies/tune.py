@@ -49,7 +49,7 @@ from genlab.report.tuning import describe_tuning, tuning_rows
 from genlab.run import checkpoint
 from genlab.run.ownership import check_is_ours
 from genlab.run.stored import read_again, read_stored
-from genlab.run.trust import find_code
+from genlab.run.trust import find_code, pins_of
 from genlab.sample import compile_sampler, conditions, decode
 from genlab.score import block_energies
 from genlab.statistics.best_of import best_of_k
@@ -331,8 +331,10 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, 
 
 def arm_key(config: Comparison, name: str) -> str:
     """Return a hash of what a setting was tuned for: all that the arm trains on and with, but for the seeds."""
-    shared = (config.data, config.backbone, config.condition, config.budget, config.optim, config.arms[name].decoder)
-    return digest([config.batch_size, *(part.to_dict() for part in shared)])
+    shared = (config.data, config.backbone, config.condition, config.budget, config.optim)
+    values = [*(part.to_dict() for part in shared), config.arms[name].to_dict()["decoder"]]
+    # A class of the user is another one when its source has changed.
+    return digest([config.batch_size, *values, *sorted(pins_of(values).items())])
 
 
 def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from genlab.codecs.frozen import SHIPPED
 from genlab.config import GenlabError
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
+from genlab.run.trust import find_code
 from genlab.sweeps.page import SweepRun
 from genlab.sweeps.runs import add_attempt, config_path, read_state, run_directory
 from genlab.watch.progress import Progress
@@ -60,7 +61,9 @@ def names_of(run: SweepRun) -> list[str]:
     By itself a config.json runs no code and downloads nothing. They change no value.
     """
     codec = run.config.data.codec
-    return [] if codec == SHIPPED else [f"data.codec={json.dumps(codec)}"]
+    code = dict(find_code(run.config.to_dict()))
+    named = code if codec == SHIPPED else {"data.codec": codec, **code}
+    return [f"{field}={json.dumps(text)}" for field, text in named.items()]
 
 
 def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progress) -> None:

@@ -24,11 +24,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from genlab.config import Config, ConfigError, Name
+from genlab.config import Config, ConfigError, Name, apply_overrides
 from genlab.config.errors import one_line
 from genlab.evaluate.scores import is_paired
 from genlab.experiment import Comparison
 from genlab.load import call_page
+from genlab.run.trust import load_classes
 
 Point = dict[str, Any]
 Expected = Literal["below", "above", "within"]
@@ -207,7 +208,9 @@ def expand(sweep: Sweep) -> list[SweepRun]:
     runs = []
     for point in sweep.points:
         label = ", ".join(f"{sweep.names.get(path, path.rsplit('.', 1)[-1])}={_brief(point[path])}" for path in point)
-        config = sweep.base.override(f"{path}={json.dumps(value)}" for path, value in point.items())
+        overrides = [f"{path}={json.dumps(value)}" for path, value in point.items()]
+        load_classes(apply_overrides(sweep.base.to_dict(), overrides))  # the page is code, and names them
+        config = sweep.base.override(overrides)
         config = config.model_copy(update={"name": sweep.name, "question": sweep.question})
         slug = re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")[:40] or "run"
         runs.append(SweepRun(f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}", label, point, config))
