@@ -1,6 +1,5 @@
 """A decoder of your own as an arm: all codes at once, independent given the conditions, the floor under every family.
 
-Nothing in genlab is edited: config.json names this file and the class, and a run's hash takes in what stands here.
 `genlab check docs/own_decoder.py:OnceConfig` tests it; `genlab compare docs/own_decoder.py` holds it against another.
 """
 
@@ -35,11 +34,9 @@ class OnceConfig(Config):
 
 
 class Once(nnx.Module):
-    reads = "codes"
-
     def __init__(self, task, *, key):
         keys = jax.random.split(key, 3)
-        self.spec = task.spec
+        self.spec, self.reads = task.spec, "codes"
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=keys[0])
         self.backbone = Backbone(task.backbone, key=keys[1], text_route=task.condition.text_route)
         self.heads = Linear(task.width, task.spec.codebooks * task.spec.entries, key=keys[2], scale=0.0)
@@ -63,10 +60,9 @@ class Once(nnx.Module):
 
     def sample(self, cond, *, num_frames, key, sampler, prompt=None):
         is_valid = jnp.arange(cond.content.shape[1])[None] < num_frames[:, None]
-        codes = jnp.where(is_valid[..., None], jax.random.categorical(key, self.logits(cond, is_valid)), 0)
-        if prompt is not None:
-            codes = jnp.where((prompt.is_known & is_valid)[..., None], read_codes(prompt.tokens), codes)
-        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), 1)
+        codes = jax.random.categorical(key, self.logits(cond, is_valid))
+        codes = codes if prompt is None else jnp.where(prompt.is_known[..., None], read_codes(prompt.tokens), codes)
+        return SampleOut(make_tokens(codes=jnp.where(is_valid[..., None], codes, 0), num_frames=num_frames), 1)
 
 
 def config():

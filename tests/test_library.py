@@ -31,14 +31,6 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
     assert done.stdout.startswith("loss ") and "23 network calls" in done.stdout
 
 
-def test_the_decoder_of_the_documentation_learns_and_draws(tmp_path: Path):
-    command = [sys.executable, str(ROOT / "docs" / "own_decoder.py"), str(tmp_path / "once"), "40"]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "GENLAB_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert float(done.stdout.split(" bits/s")[0]) < 3900 and "drew codes (8, 96, 8)" in done.stdout
-
-
 def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
     """On one seed, which names no winner: the card says that too."""
     page = tmp_path / "own_claim.py"

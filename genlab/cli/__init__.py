@@ -397,6 +397,12 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument(
         "--save-executable", type=_local, metavar="FILE", help="keep the last compiled program, for use on such a slice"
     )
+    command = add(
+        "check",
+        "Try out a decoder, mixer or feed-forward part of your own at toy size: what it must keep, and what is broken.",
+        "genlab check docs/own_decoder.py:OnceConfig",
+    )
+    command.add_argument("target", metavar="FILE.py:CLASS", help="or PACKAGE.MODULE:CLASS, the class of its config")
     command = add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
     command.description = f"{command.description}\n\nextras:\n{list_extras()}"
 

@@ -334,6 +334,19 @@ def aot(arguments: argparse.Namespace, command: str) -> int:
     return report_compiled(_read(arguments), arguments, command)
 
 
+def check(arguments: argparse.Namespace, command: str) -> int:
+    """Try out a decoder, mixer or feed-forward part of the user's own; the exit code says whether all promises hold."""
+    from genlab.run.trust import load_class
+    from genlab.studies.contract import check_class
+
+    findings = check_class(load_class(arguments.target))
+    for finding in findings:
+        print(f"FAILED  {finding.promise}: {finding.problem}" if finding.problem else f"ok      {finding.promise}")
+    broken = sum(bool(finding.problem) for finding in findings)
+    print(f"{arguments.target}: {f'{broken} of {len(findings)} promises broken' if broken else 'all promises kept'}")
+    return 1 if broken else 0
+
+
 def doctor(arguments: argparse.Namespace, command: str) -> int:
     """Print what this machine has."""
     from genlab.cli.doctor import examine

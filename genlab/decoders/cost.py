@@ -19,13 +19,15 @@ from genlab.tokens import Cond, SampleCost, Tokens
 def train_flops(config: DecoderConfig, task: Task) -> float:
     """Return the FLOPs of one loss and its gradient over one training example."""
     formula: Any = getattr(config, "train_flops", None)
-    return float(formula(task)) if formula is not None else _walk_loss(config, _plain(task))
+    return float(formula(task)) if formula is not None else walk_loss(config, task)
 
 
 def sample_cost(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> SampleCost:
     """Return what drawing one clip of `task.num_frames` costs."""
     formula: Any = getattr(config, "sample_cost", None)  # takes the sampler of its own family
-    return formula(sampler, task) if formula is not None else _walk_sample(config, sampler, _plain(task))
+    if formula is not None:
+        return formula(sampler, task)
+    return _walk_sample(config, sampler, task._replace(code_vectors=None))
 
 
 def example_of(task: Task, num_examples: int = 1) -> tuple[Tokens, Cond]:
@@ -47,9 +49,9 @@ def abstract_decoder(config: DecoderConfig, task: Task) -> Any:
     return nnx.eval_shape(lambda: config.build(task, key=jax.random.key(0)))
 
 
-def _plain(task: Task) -> Task:
-    """Return the task without its arrays, which cost nothing and cannot be hashed."""
-    return task._replace(code_vectors=None)
+def walk_loss(config: DecoderConfig, task: Task) -> float:
+    """Return the FLOPs of one loss and its gradient over one training example, walked over the traced program."""
+    return _walk_loss(config, task._replace(code_vectors=None))  # arrays cost nothing and cannot be hashed
 
 
 @functools.lru_cache(maxsize=256)

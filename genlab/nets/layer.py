@@ -96,7 +96,7 @@ class PlainMixer(Config):
     """
 
     kind: Any
-    part: ClassVar[str] = "mixer"
+    part: ClassVar[str] = "mixing"
     chooses: ClassVar[bool] = False
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
@@ -127,7 +127,8 @@ class PlainMixer(Config):
 
     def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
         """Return the FLOPs of one layer over so many positions, walked."""
-        return _walk_mixer(self, shape, positions)
+        mixer: Any = self  # hashable, for configs are frozen
+        return _walk_mixer(mixer, shape, positions)
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
         """Return all of them: the cache holds the layer's inputs."""

@@ -172,6 +172,8 @@ def load_class(text: str, field: str = "class") -> type[Config]:
         ConfigError: if there is no such class, it is no `Config`, or its file fails.
     """
     told, name = f"{field}={shorten(text)}", text.rpartition(":")[2]
+    if REFERENCE.fullmatch(text) is None:
+        raise ConfigError(f"{told}: expected FILE.py:Class or PACKAGE.MODULE:Class")
     path = code_file(text)
     try:
         if path is None:
