@@ -24,6 +24,7 @@ from genlab.nets.backbone import BackboneConfig
 from genlab.nets.layer import PlainMixer
 from genlab.nets.linear import Linear
 from genlab.nets.mixers.attention import Attention
+from genlab.nets.param import vector
 
 FAMILIES = {"ar": ARConfig(), "masked": MaskedConfig()}
 
@@ -45,7 +46,8 @@ class DepthwiseConvolution(nnx.Module):
         # Frames before its own one, and, where the future may be seen, as many after it.
         self.distances = tuple(range(-reach, 1 if shape.is_causal else reach + 1))
         taps = len(self.distances)
-        self.kernel = nnx.Param(taps**-0.5 * jax.random.normal(kernel_key, (taps, shape.width)))
+        # A parameter says whether it decays and how it is split over chips: `matrix`, or `vector`, which does neither.
+        self.kernel = vector(taps**-0.5 * jax.random.normal(kernel_key, (taps, shape.width)))
         self.project_out = Linear(shape.width, shape.width, key=out_key, scale=shape.output_scale)
 
     def __call__(self, x, context, cache=None):

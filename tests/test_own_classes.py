@@ -71,9 +71,7 @@ def test_the_hash_is_of_the_source_and_not_of_the_place(place):
 
 def test_a_config_json_runs_no_class_by_itself(place):
     checkpoint.write_config(place / "run", with_classes().to_dict())
-    with pytest.raises(
-        ConfigError, match=r"mixer.kind='mixer.py:ShortConvolution' is a Python file.*--trust-code"
-    ):
+    with pytest.raises(ConfigError, match=r"mixer.kind='mixer.py:ShortConvolution' is a Python file.*--trust-code"):
         load_experiment(place / "run")
     named = trust.texts_of([f"any={json.dumps(text)}" for text in json.loads(Path("run/code.json").read_text())])
     assert load_experiment(place / "run", named=named).backbone.mixer.reach == 5

@@ -22,6 +22,7 @@ from genlab.decoders.task import DecoderConfig, Task
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.flops import count_flops
 from genlab.nets.layer import FeedForward, Mixer
+from genlab.nets.param import rules_of
 from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
 
 SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=4, entries=16, latent_channels=8)
@@ -103,6 +104,7 @@ def check_decoder(config: Any, sampler: Any = None) -> list[Finding]:
             "the key decides a draw": trial.obeys_the_key,
             "a prompt survives": trial.keeps_a_prompt,
             "one compilation per shape": trial.compiles_once,
+            "every parameter says how it is split and whether it decays": trial.has_rules,
             "the FLOP formula is that of the program": trial.counts_flops,
             "saved weights give the same loss": trial.resumes,
         }
@@ -232,6 +234,9 @@ class _DecoderTrial:
         again = [name for name in ("the loss", "sampling") if traced.count(name) > 1]
         _require(not again, f"{' and '.join(again)} compiles again for another length")
 
+    def has_rules(self) -> None:
+        rules_of(nnx.merge(self.graph, self.state))
+
     def counts_flops(self) -> None:
         stated, walked = train_flops(self.config, self.task), walk_loss(self.config, self.task)
         _require(abs(stated / walked - 1) < 0.01, f"train_flops says {stated:.4g}, the program has {walked:.4g}")
@@ -274,6 +279,7 @@ def _backbone_promises(config: BackboneConfig) -> dict[str, Callable[[], None]]:
             BackboneConfig.from_dict(config.to_dict()) == config, "it comes back as another"
         ),
         "frames keep their shape": lambda: _keeps_shape(config, ways),
+        "every parameter says how it is split and whether it decays": lambda: _has_rules(config),
         "batch mates and padding move nothing": lambda: _ignores_others(config, ways),
         **({"the past does not see the future": lambda: _is_causal(config)} if is_causal else {}),
         "the FLOP formula is that of the program": lambda: _counts_layers(config, ways),
@@ -305,6 +311,10 @@ def _keeps_shape(config: BackboneConfig, ways: tuple[bool, ...]) -> None:
         out = _run(config, is_causal, x, is_valid)
         _require(out.shape == x.shape, f"frames of shape {x.shape} become {out.shape}")
         _require(np.isfinite(out).all(), "the frames that come out are not finite")
+
+
+def _has_rules(config: BackboneConfig) -> None:
+    rules_of(nnx.eval_shape(lambda: Backbone(config, key=jax.random.key(0))))
 
 
 def _ignores_others(config: BackboneConfig, ways: tuple[bool, ...]) -> None:
