@@ -8,7 +8,7 @@ Question: what does an adversarial stage give a codec whose layers all run at th
     genlab codec export runs/codec stage1.safetensors
     genlab train configs/codec_16khz_adversarial.py start_from=stage1.safetensors --out runs/codec2
 
-Without `start_from` it goes on from the weights that ship. Result: docs/codecs.md.
+Without `start_from` it continues from the weights that ship. Result: docs/codecs.md.
 """
 
 import runpy

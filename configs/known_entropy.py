@@ -2,7 +2,7 @@
 
 Question: is the number of bits that each family reports what it claims to be? An exact likelihood must come down to the
 entropy, an upper bound may stay above it, and neither may fall below it beyond its own error. There is nothing to hear,
-so `genlab compare` refuses this config; train an arm and hold its score against the source:
+so `genlab compare` refuses this config; train an arm and compare its score with the source:
 
     genlab train configs/known_entropy.py --arm ar --out runs/known_ar
     genlab evaluate runs/known_ar

@@ -51,7 +51,7 @@ class BatchSource:
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends.
 
-        Of several processes each yields its rows of every batch, those of process 0 first.
+        Each process yields its own rows of every batch, those of process 0 first.
         """
         rows = _Rows(self, start_step, jax.process_index(), jax.process_count())
         batches = iter(grain.MapDataset.source(rows).batch(rows.count).to_iter_dataset(read_options=self._read))

@@ -58,11 +58,12 @@ class ARSampler(Config):
 class ARConfig(Config):
     """The autoregressive family. `infill_share` of the training examples are drawn in the order that fills a hole.
 
-    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`), so that a model
-    of codes knows at the start what a model of latents is told by its input: which codes are near each other.
-    `input_masking`: in training each example hides a share of the codes it has seen, drawn uniformly from 0 to this,
-    and predicts all of them as before; 2510.04071 holds that this is what diffusion owes its thrift with data to.
-    `output` is what a step says of its code (`densities.py`): one logit per entry, or a density over ordered entries.
+    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`),
+    so that a model of codes knows at the start what a model of latents gets from its input: which
+    codes are near each other. `input_masking`: in training each example hides a share of the codes
+    it has seen, drawn uniformly from 0 to this, and predicts all of them as before; 2510.04071
+    holds that this is what diffusion owes its thrift with data to. `output` is what a step says of
+    its code (`densities.py`): one logit per entry, or a density over ordered entries.
     """
 
     kind: Literal["ar"] = "ar"

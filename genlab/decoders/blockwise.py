@@ -112,7 +112,7 @@ class BlockwiseConfig(Config):
 
 
 class Blockwise(nnx.Module):
-    """Code embeddings, a backbone that is told who sees whom, one head per codebook."""
+    """Code embeddings, a backbone with a visibility pattern, one head per codebook."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
@@ -124,9 +124,7 @@ class Blockwise(nnx.Module):
             task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
         )
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
-        task.backbone.require_attention(
-            "decoder.kind=blockwise", "it cannot tell blocks apart", "decoder.kind=discrete"
-        )
+        task.backbone.require_attention("decoder.kind=blockwise", "it cannot separate blocks", "decoder.kind=discrete")
         self.backbone = Backbone(
             task.backbone,
             key=backbone_key,

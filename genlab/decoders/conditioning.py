@@ -45,7 +45,7 @@ class CondVocab(Config):
 
 
 class ConditionConfig(Config):
-    """What a decoder is told; one instance is shared by all arms of a comparison.
+    """The conditions of a decoder; one instance is shared by all arms of a comparison.
 
     `route` says how text reaches the backbone and is unused for other content. `clip_route` says how what holds for
     the whole clip does, speaker and, with `duration`, the number of frames: added to every frame, or modulating the
@@ -127,7 +127,7 @@ class Conditioner(nnx.Module):
         self.width = width
         self.dtype = backbone.dtype
         self.deterministic = False
-        # The last entry of each table stands for a dropped condition.
+        # The last entry of each table means a dropped condition.
         self.speakers = Embedding(vocab.num_speakers + 1, width, key=speaker_key) if config.speaker else None
         self.content = Embedding(num_entries + 1, width, key=content_key) if num_entries else None
         self.layers = jax.vmap(make_layer)(jax.random.split(layer_key, config.layers)) if num_entries else None

@@ -14,9 +14,9 @@ Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.
 transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is the same in expectation; the
 first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
 
-With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and the depth transformer
-goes through all K codes after it; with `other` it goes on through the K codes of the other speaker, in training only
-(`streams.py`).
+With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and
+the depth transformer goes through all K codes after it; with `other` it continues through the K
+codes of the other speaker, in training only (`streams.py`).
 
 Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 """

@@ -178,7 +178,7 @@ class Diffusion(nnx.Module):
         sampler: DiffusionSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw latents; the frames that the prompt knows are kept, whatever their pattern."""
+        """Draw latents; the frames that the prompt knows are kept, in any pattern."""
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), int(is_guided.size + is_guided.sum()))

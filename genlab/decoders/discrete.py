@@ -115,7 +115,7 @@ class DiscreteConfig(Config):
 
 
 class Discrete(nnx.Module):
-    """Code embeddings, bidirectional backbone, told the noise level or not, one head per codebook."""
+    """Code embeddings, bidirectional backbone with or without the noise level, one head per codebook."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
@@ -164,7 +164,7 @@ class Discrete(nnx.Module):
         sampler: DiscreteSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept, whatever their pattern."""
+        """Draw codes; the frames that the prompt knows are kept, in any pattern."""
         self.config.check(sampler)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         calls = sampler.steps * (1 if sampler.guidance == 1 else 2)

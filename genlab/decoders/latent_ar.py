@@ -1,10 +1,11 @@
 """Autoregressive decoder over normalised latents: a causal backbone and a head that draws one frame at a time.
 
-In: latents "b t d" of zero mean and unit variance. Step s sees the latent of step s - 1 plus the conditions of its own
-frame, as the decoder of codes does (ar.py), and a head (heads.py) says which latents may stand in that frame: a
-mixture of Gaussians (GIVT, 2312.02116), a flow (MAR, 2406.11838; CALM, 2509.06926) or an implicit sampler trained by
-the energy score (SLED, 2505.13181). The loss is the head's, averaged over frames. Sampling is one compiled loop over a
-preallocated key-value cache; holes are filled by visiting the known frames first, as in ar.py.
+In: latents "b t d" of zero mean and unit variance. Step s sees the latent of step s - 1 plus the
+conditions of its own frame, as the decoder of codes does (ar.py), and a head (heads.py) says which
+latents are likely in that frame: a mixture of Gaussians (GIVT, 2312.02116), a flow (MAR,
+2406.11838; CALM, 2509.06926) or an implicit sampler trained by the energy score (SLED, 2505.13181).
+The loss is the head's, averaged over frames. Sampling is one compiled loop over a preallocated
+key-value cache; holes are filled by visiting the known frames first, as in ar.py.
 
 `context_noise` is CALM's noise on the context: while training, each previous latent becomes sqrt(1 - k) latent +
 sqrt(k) noise with k uniform in [0, context_noise], so that a model that reads its own drawn frames has seen worse.

@@ -8,7 +8,8 @@ one compiled loop over blocks, in it the solver, and keeps the clean blocks in a
 The backbone's modulation is one vector per clip, but levels differ between blocks. So, unlike in the diffusion decoder,
 the embedded level is added to every noisy frame's input; the clean copy goes without, which tells the two apart.
 
-A prompt is kept whatever its pattern, but a block sees known frames of its own and of earlier blocks only.
+A prompt of any pattern is kept, but a block sees known frames of its own and of earlier blocks
+only.
 """
 
 import functools
@@ -153,7 +154,7 @@ class _Blocks(NamedTuple):
 
 
 class LatentBlocks(nnx.Module):
-    """Latent projection, level embedding, a backbone that is told who sees whom, one head that starts at zero."""
+    """Latent projection, level embedding, a backbone with a visibility pattern, one head that starts at zero."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
     bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
@@ -166,7 +167,7 @@ class LatentBlocks(nnx.Module):
         self.level_embedding = LevelEmbedding(task.backbone.width, key=level_key)
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         task.backbone.require_attention(
-            "decoder.kind=latent_blocks", "blocks are not told apart", "decoder.kind=diffusion"
+            "decoder.kind=latent_blocks", "it cannot separate blocks", "decoder.kind=diffusion"
         )
         self.backbone = Backbone(
             task.backbone,

@@ -137,7 +137,7 @@ class MAR(nnx.Module):
         sampler: MARSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw latents; the frames that the prompt knows are kept, whatever their pattern."""
+        """Draw latents; the frames that the prompt knows are kept, in any pattern."""
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         calls = self.config.num_calls(sampler) * (1 if sampler.guidance == 1 else 2)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)

@@ -191,7 +191,7 @@ class Masked(nnx.Module):
         sampler: MaskedSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept, whatever their pattern."""
+        """Draw codes; the frames that the prompt knows are kept, in any pattern."""
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))

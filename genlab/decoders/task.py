@@ -1,4 +1,4 @@
-"""The task of a decoder: what it reads and predicts, what it is told, what it runs on, and how long a clip is.
+"""The task of a decoder: what it reads and predicts, its conditions, what it runs on, and how long a clip is.
 
 All arms of a comparison share one, so it is one argument wherever a decoder is built or its cost is counted.
 """

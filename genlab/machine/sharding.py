@@ -141,7 +141,8 @@ def spec_of(
 ) -> PartitionSpec:
     """Return how the leaf at `path` is split: like the parameter with whose path it ends, if any.
 
-    Of several such parameters the one with the longest path counts. Other leaves stay whole.
+    If there are several such parameters, the one with the longest path counts. Other leaves stay
+    whole.
     """
     words = path.split("/")
     ends = ("/".join(words[start:]) for start in range(len(words)))
@@ -212,7 +213,7 @@ def batch_shardings(args: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(args: Any) -> Any:
-    """Return the batch on the devices. Of several processes each gives its rows, those of process 0 first."""
+    """Return the batch on the devices. Each process gives its own rows, those of process 0 first."""
     if not mesh_sizes():
         return jax.device_put(args)
     mesh, count = jax.sharding.get_mesh(), jax.process_count()

@@ -1,4 +1,4 @@
-"""The run directory: what is on disk, who may write it, and how a run finds its way back after a crash.
+"""The run directory: what is on disk, who may write it, and how a run recovers after a crash.
 
     config.json        what the run is (written by the caller through `write_json`)
     status.json        state, step, attempt, host, pid, heartbeat; replaced atomically
@@ -8,12 +8,14 @@
                        (bucket.py) given commit_success.txt
     bad_checkpoints/   what failed its check at a restore, kept for inspection
 
-In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint that is intact. Orbax
-restores a flipped byte and casts a wrong type without a word, so every checkpoint carries the shape, the type and a
-checksum of each leaf, and restoring checks them. This is the only file that knows Orbax.
+In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint
+that is intact. Orbax restores a flipped byte and casts a wrong type silently, so every checkpoint
+carries the shape, the type and a checksum of each leaf, and restoring checks them. This is the only
+file that knows Orbax.
 
-Of several processes (`hosts.py`) all save and restore their parts of the arrays, on whatever mesh they are, and only
-the leader writes the other files. The checksum of a leaf does not depend on how it is split.
+If there are several processes (`hosts.py`), all save and restore their parts of the arrays, on any
+mesh, and only the leader writes the other files. The checksum of a leaf does not depend on how it
+is split.
 """
 
 import contextlib

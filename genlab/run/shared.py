@@ -1,8 +1,8 @@
 """Finished corpora and token stores that machines share through a bucket: GENLAB_SHARED_CACHE=gs://BUCKET/PATH.
 
-Their names hold digests of everything they are made from, so one with the right name is the right one. What the bucket
-has is copied to the local cache instead of being made; what is made here is copied there by the leader. The file that
-makes a directory whole is copied last, in both directions. Training reads at random, from the local copy only.
+Hosts look up each artefact by a digest of its inputs. If it is in the bucket they copy it to the
+local cache; otherwise the leader builds and uploads it. The file that marks a directory as complete
+is copied last, in both directions. Training reads at random, from the local copy only.
 """
 
 import contextlib

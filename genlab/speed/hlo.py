@@ -5,10 +5,10 @@ many loops; the bytes that pass between high-bandwidth memory and the chip; the 
 kernels. XLA's `cost_analysis` counts the body of a loop once, so the turns of every loop are worked out here: the bound
 its condition compares with, over what a turn adds.
 
-Bytes are those one chip receives in one run of the program. An all-reduce counts twice its size (a reduce-scatter and
-an all-gather). Buffers in the chip's own vector memory, S(1) in a layout, cost no traffic; elsewhere arrays take whole
-tiles. Of an operand that is only sliced inside a fusion the slices count, of a result that is only updated the update.
-A kernel counts each operand once.
+Bytes are those one chip receives in one run of the program. An all-reduce counts twice its size (a
+reduce-scatter and an all-gather). Buffers in the chip's own vector memory, S(1) in a layout, cost
+no traffic; elsewhere arrays take whole tiles. If a fusion only slices an operand we count the
+slices; if it only updates a buffer we count the update. A kernel counts each operand once.
 """
 
 import functools
@@ -47,8 +47,8 @@ class Operation(NamedTuple):
 class Collective(NamedTuple):
     """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of its result's axes.
 
-    Of several results the largest counts; axes of size 1 are left out. `loops` says how many loops
-    it is in.
+    If there are several results, the largest counts; axes of size 1 are left out. `loops` says how
+    many loops it is in.
     """
 
     kind: str

@@ -174,7 +174,7 @@ class RunWriter:
     """
 
     def __init__(self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None):
-        # Of several processes only the leader is read.
+        # If there are several processes, only the leader is read.
         self.log_dir = Path(log_dir if hosts.is_leader() else tempfile.mkdtemp())
         # They go when the new file is whole: a process killed before that leaves them.
         self._replaced = list(self.log_dir.glob(f"*tfevents*.{attempt}")) if attempt else []

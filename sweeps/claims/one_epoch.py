@@ -3,7 +3,7 @@
 Prabhudesai et al. 2025 (arXiv 2507.15857, section 4 and figure 1): at equal training FLOPs an autoregressive language
 model has the lower validation loss in its first epochs, and masked diffusion passes it only when data repeat. What
 comes with repetition is asked by repeated_data.py; here two hours of speech last for every update of the longest run.
-Their loss of diffusion is an upper bound, and they hold it against the exact one as it is; so does the verdict, and
+Their loss of diffusion is an upper bound, and they compare it with the exact one as it is; so does the verdict, and
 says so. Absorbing discrete diffusion (MDLM) over the codes is the audio counterpart, unconditional but for the speaker.
 
     genlab sweep run sweeps/claims/one_epoch.py && genlab sweep report sweeps/claims/one_epoch.py --card

@@ -1,9 +1,10 @@
 """How discrete diffusion corrupts codes, what the bound on their likelihood is, and how a step undoes some of it.
 
-In: codes "b t k" and a noise level per example, 0 clean and 1 pure noise, which a hiding schedule turns into the share
-h of codes that is corrupted. Every code is corrupted for itself. Out: noisy codes, and from the network's logits the
-nats whose sum over a clip is one draw of an upper bound on -log p(codes) in continuous time. With the network told the
-share and not the time, the bound does not depend on the schedule (2406.07524 section 3.5), only its variance does.
+In: codes "b t k" and a noise level per example, 0 clean and 1 pure noise, which a hiding schedule
+turns into the share h of codes that is corrupted. Every code is corrupted for itself. Out: noisy
+codes, and from the network's logits the nats whose sum over a clip is one draw of an upper bound on
+-log p(codes) in continuous time. If the network gets the share and not the time, the bound does not
+depend on the schedule (2406.07524 section 3.5), only its variance does.
 
 Absorbing noise: eq. 10 and 11 of MDLM, 2406.07524: codes become absent, and each hidden one costs h'/h times its
 cross-entropy. We draw the number n of hidden codes instead of hiding each on its own: the same expectation (2110.02037)
@@ -36,7 +37,7 @@ class Corrupted(NamedTuple):
 
 
 class AbsorbingNoise(Config):
-    """Corrupted codes are absent, so the network sees which ones they are and is not told the level."""
+    """Corrupted codes are absent, so the network sees which ones they are and does not get the level."""
 
     kind: Literal["absorbing"] = "absorbing"
     is_level_shown: ClassVar[bool] = False
@@ -75,7 +76,7 @@ class AbsorbingNoise(Config):
 
 
 class UniformNoise(Config):
-    """Corrupted codes are random entries. The network is told the level.
+    """Corrupted codes are random entries. The network gets the level.
 
     Its softmax is the belief about a code from everything but its own noisy value, which is then accounted for in
     closed form: with the posterior from all noisy codes in its place, the bound would not be tight.

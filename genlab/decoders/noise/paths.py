@@ -1,7 +1,8 @@
 """Noise paths: how clean latents become noise, and what the network is asked to predict on the way.
 
-In: clean latents, Gaussian noise and a noise level from 0 (clean) to 1. Out: noisy latents, prediction targets, and the
-clean latents, noise and velocity that a prediction stands for. A path is two functions of the level and one of time:
+In: clean latents, Gaussian noise and a noise level from 0 (clean) to 1. Out: noisy latents,
+prediction targets, and the clean latents, noise and velocity that a prediction implies. A path is
+two functions of the level and one of time:
 
     noisy = alpha(level) * clean + sigma(level) * noise        velocity = d noisy / d time
 
@@ -72,7 +73,7 @@ class GaussianPath(Config):
         return jnp.ones_like(level)
 
     def embedded(self, level):
-        """Return the number by which the network is told the level."""
+        """Return the number that gives the network the level."""
         return level
 
     @abc.abstractmethod
@@ -100,7 +101,7 @@ class GaussianPath(Config):
         noisy: Float[Array, "b t d"],
         level: Float[Array, "b"],
     ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"]]:
-        """Return the clean latents and the noise that a prediction at `noisy` stands for."""
+        """Return the clean latents and the noise that a prediction at `noisy` implies."""
         level = level[:, None, None]
         alpha, sigma = self.alpha(level), self.sigma(level)
         of_clean, of_noise = self._parts(predicts, level)
@@ -331,7 +332,7 @@ class EDMPath(GaussianPath):
             )
 
     def is_defined_at_clean(self, predicts: Prediction) -> bool:
-        """Return False: the network cannot be told the level, ln(0)."""
+        """Return False: the network cannot take the level, ln(0)."""
         return False
 
 

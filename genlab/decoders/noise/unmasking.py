@@ -6,7 +6,7 @@ to reveal, and a bound on the bits of what was hidden. Positions are frames, or 
 The likelihood is that of a decoder that reveals one position at a time in an order drawn uniformly (1310.1757; eq. 4
 of 2110.02037): with n of N positions hidden, n uniform, N/n times the nats of the hidden ones estimates, without bias,
 the mean over orders of -log p, which lies above -log of the mean over orders of p. The loss of absorbing diffusion in
-continuous time is the same number, whatever its schedule (2406.07524).
+continuous time is the same number for every schedule (2406.07524).
 """
 
 from typing import Literal
@@ -193,7 +193,7 @@ def count_hidden(place: Float[Array, "b"], num_positions: Int[Array, "b"]) -> In
 def bound_from_draws(nats: Float[Array, "r p b"]) -> ScoreOut:
     """Return the bits of each example from r stratified draws of p parts, whose errors are independent.
 
-    The error takes the draws for independent, so it errs on the large side; one draw tells nothing of it and gives inf.
+    The error takes the draws for independent, so it errs on the large side; one draw gives inf.
     """
     num_draws = nats.shape[0]
     bits = nats.mean(axis=0).sum(axis=0) / jnp.log(2.0)

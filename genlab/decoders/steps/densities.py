@@ -1,10 +1,11 @@
 """From a hidden vector to a distribution over codes: a softmax, or a density cut at the borders of ordered codes.
 
-In: numbers "... o" that one product makes of a hidden vector. Out: logits "... v", or the nats of given codes. Where
-the codes are values in order, as mu-law samples are, a density with a few parameters can stand in the place of a
-softmax over all of them. Cut into the same bins it is a distribution over the same codes, so the bits of both compare,
-and everything that reads logits serves both. This is the choice that WaveNet had (1609.03499 section 2.2): a softmax,
-or a mixture model such as a mixture density network.
+In: numbers "... o" that one product makes of a hidden vector. Out: logits "... v", or the nats of
+given codes. Where the codes are values in order, as mu-law samples are, a density with a few
+parameters can take the place of a softmax over all of them. Cut into the same bins it is a
+distribution over the same codes, so the bits of both compare, and everything that reads logits
+serves both. This is the choice that WaveNet had (1609.03499 section 2.2): a softmax, or a mixture
+model such as a mixture density network.
 
 A bin's mass is F(upper border) - F(lower border), weighted over the components, and the outermost bins take the tails
 (PixelCNN++, 1701.05517 section 2.1). Differences: no channels to couple, Gaussians as well, and no density in the place
@@ -29,7 +30,7 @@ from genlab.tokens import TokenSpec
 
 # The scale that components start with: about the spread of speech under mu-law, whose values lie between -1 and 1.
 FIRST_SCALE = 0.3
-# Scales between the inner border of an outermost bin and an outer one that stands for infinity, at the least.
+# Scales between the inner border of an outermost bin and an outer one that represents infinity, at the least.
 FAR = 40.0
 
 
@@ -39,7 +40,7 @@ class Softmax(Config):
     kind: Literal["softmax"] = "softmax"
 
     def numbers(self, entries: int) -> int:
-        """Return how many numbers stand for one distribution."""
+        """Return how many numbers describe one distribution."""
         return entries
 
     def check(self, spec: TokenSpec, num_streams: int, code_vectors: Float[Array, "k v d"] | None) -> None:
@@ -82,7 +83,7 @@ class DiscretisedMixture(Config):
     min_scale: float = pydantic.Field(default=0.001, gt=0)
 
     def numbers(self, entries: int) -> int:
-        """Return how many numbers stand for one distribution: weights, means and scales."""
+        """Return how many numbers describe one distribution: weights, means and scales."""
         return 3 * self.components
 
     def check(self, spec: TokenSpec, num_streams: int, code_vectors: Float[Array, "k v d"] | None) -> None:
@@ -149,7 +150,7 @@ class DiscretisedMixture(Config):
         away = 2 * half * codes - 1 - means
         is_first, is_last = codes == 0, codes == entries - 1
         near = (jnp.where(is_last, away, jnp.where(is_first, -away, jnp.abs(away))) - half) / scales
-        # A tail has no other border: one that is far outside stands for it, since infinity has no gradient.
+        # A tail has no other border: one that is far outside represents it, since infinity has no gradient.
         width = jnp.where(is_first | is_last, FAR + 2 * jax.nn.relu(-near), 2 * half / scales)
         log_mass = _log_mass_of_gaussian if self.shape == "gaussian" else _log_mass_of_logistic
         return jax.nn.logsumexp(log_weights + log_mass(near, width), axis=-1)

@@ -117,7 +117,7 @@ def coarse_gumbel(key: Key[Array, ""], shape: tuple[int, ...], bits: int) -> Flo
     bounded above, by -log(-log(1 - 2^-bits)), which is nearly bits * log 2, and unlikely entries are drawn too rarely
     (2409.02908). Below it would reach -inf, at u = 0; half a step in its place ends it at
     -log((bits + 1) * log 2), as near to the cell's median as can be. The same key gives the leading bits of the same
-    noise whatever `bits` is.
+    noise for every value of `bits`.
     """
     drawn = jax.random.bits(key, shape, jnp.uint32) >> (32 - bits)
     return -jnp.log(-jnp.log(jnp.maximum(drawn.astype(jnp.float32), 0.5) * 0.5**bits))

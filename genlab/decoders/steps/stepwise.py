@@ -29,7 +29,7 @@ from genlab.tokens import Cond, Prompt, Tokens, read_codes
 
 
 class Step(NamedTuple):
-    """What one step of the loop is told; in the loop's input every field has the steps as its first axis."""
+    """The input of one step of the loop; in the loop's input every field has the steps as its first axis."""
 
     features: Float[Array, "*s b h"]
     position: Int[Array, "*s b"]

@@ -4,11 +4,12 @@ In: codes "b t k", semantic units "b t", the other speaker's codes "b t k". Out:
 other speaker last (j = K, K + 1 with a plan, and K more with another speaker), each of its own size. How the streams
 are spread over steps is a matter of the pattern (`patterns.py`).
 
-The plan is Moshi's inner monologue (2410.00037 section 3.4.4) and RALL-E's chain of thought (2404.03204): told only
-the text, or nothing, the decoder first says which unit comes, then the codes given it. It is latent: training and
-scores read it off the data (`Cond.content`), samples draw it together with the codes and never look at `Cond.content`.
-Frames that a prompt knows have known codes only; their units are drawn by the model, each given the codes before it.
-The data's own plan is one of those that lead to its codes, so -log p(plan, codes) is an upper bound on -log p(codes).
+The plan is Moshi's inner monologue (2410.00037 section 3.4.4) and RALL-E's chain of thought
+(2404.03204): given only the text, or nothing, the decoder first predicts the unit, then the codes
+given it. It is latent: training and scores read it off the data (`Cond.content`), samples draw it
+together with the codes and never look at `Cond.content`. Frames that a prompt knows have known
+codes only; their units are drawn by the model, each given the codes before it. The data's own plan
+is one of those that lead to its codes, so -log p(plan, codes) is an upper bound on -log p(codes).
 
 The other speaker's stream is Moshi's (section 3.4.3, "multistream modeling"): trained to be predicted like the own
 codes, but heard and never drawn when sampling (`Cond.other`). Own codes see of it what was said in the steps before, as
@@ -55,7 +56,7 @@ class OtherStream(Config):
 
 
 class Streams(Config):
-    """What a frame holds. Index `sizes[j]` of stream j stands for what is absent, as in `CodeEmbedding`."""
+    """What a frame holds. Index `sizes[j]` of stream j means absent, as in `CodeEmbedding`."""
 
     spec: TokenSpec
     plan: PlanStream | None
@@ -84,11 +85,11 @@ class Streams(Config):
 
     @property
     def validity(self) -> Literal["exact", "upper bound"]:
-        """What -log p of the streams that are drawn is, of the codes."""
+        """Whether -log p of the drawn streams is exact for the codes or an upper bound."""
         return "exact" if self.plan is None else "upper bound"
 
     def check(self, condition: ConditionConfig, vocab: CondVocab) -> None:
-        """Refuse a plan that is told already, and streams that the data set cannot give.
+        """Refuse a plan that the conditions already contain, and streams that the data set does not have.
 
         Raises:
             ConfigError: if the condition is the plan, the units of the data set are none or too many, or its clips
