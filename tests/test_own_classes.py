@@ -79,7 +79,7 @@ def test_a_config_json_runs_no_class_by_itself(place):
         file.write("raise SystemExit('must not run')\n")
     with pytest.raises(ConfigError, match=r"backbone.mixer.kind='mixer.py:ShortConvolution' has changed since"):
         load_experiment(place / "run", trust_code=True)
-    with pytest.raises(ConfigError, match=r"mixer.kind: kind='gone.py:Pool' is code, and no class of that name"):
+    with pytest.raises(ConfigError, match=r"mixer: kind='gone.py:Pool' is code, and no class of that name"):
         BackboneConfig.from_dict({"mixer": {"kind": "gone.py:Pool"}})
 
 
