@@ -88,7 +88,7 @@ def test_a_plan_becomes_a_page_whose_report_names_the_best_sizes(tmp_path, monke
         by_seed = (3000 + 100 * off**2 + rng.normal(size=3)).tolist()
         score = {"value": np.mean(by_seed), "low": 0, "high": 1, "by_seed": by_seed}
         arm = {"name": "ar", "family": "ar", "scores": {"bits_per_s": score}, "steps": 1, "network_calls": 1}
-        arm |= {"train_flops": budget, "params": 12.0 * params, "epochs": 1.0, "train_wall_s": 1.0}
+        arm |= {"train_flops": budget, "params": 12 * params, "epochs": 1.0, "train_wall_s": 1.0}
         results = {"arms": [arm], "differences": [], "wall_s": 1.0}
         (run_directory(out, run) / "results.json").write_text(json.dumps(results))
     text, _ = write_notebook(sweep, runs, page, out)

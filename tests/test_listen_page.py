@@ -31,7 +31,8 @@ def write_run(folder, monkeypatch, arms=ARMS, num_prompts=2):
     """Write what `write_test` reads of a finished comparison, but for its audio."""
     run_dir = folder / "zoo_run"
     run_dir.mkdir()
-    checkpoint.write_json(run_dir / "results.json", {"arms": [], "comparison_key": "0a1b2c3d4e"})
+    entries = [{"name": name, "family": "ar", "scores": {}} for name in arms]
+    checkpoint.write_json(run_dir / "results.json", {"arms": entries, "comparison_key": "0a1b2c3d4e"})
     clips = make_clips(num_prompts, arms, seconds=0.2)
     monkeypatch.setattr(page, "read_clips", lambda *_: (clips, RATE_HZ))
     return SimpleNamespace(arms=dict.fromkeys(arms)), run_dir

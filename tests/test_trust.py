@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import huggingface_hub
+import json_toys
 import pytest
 from comparison_toys import make_comparison
 from sweep_toys import make_sweep
@@ -152,12 +153,12 @@ def test_every_field_is_looked_at_but_prose():
 
 def test_a_tuning_names_no_code(tmp_path):
     path, config = tmp_path / "tuning.json", make_comparison()
-    arms = {name: {"key": "", "setting": {"decoder": "evil.py:Mine"}} for name in config.arms}
-    path.write_text(json.dumps({"schema": 1, "arms": arms}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("genlab.studies.tune.arm_key", lambda config, name: "")
-        with pytest.raises(Exception, match=r"arms\.ar\.setting.decoder refers to a Python file"):
-            apply_tuning(config, path)
+    tuning = json_toys.whole_tuning()
+    tuning["arms"]["ar"]["setting"] = {"decoder": "evil.py:Mine"}
+    path.write_text(json.dumps(tuning))
+    # The typed reader knows the settings that tuning chooses; a decoder is none of them.
+    with pytest.raises(GenlabError, match=r"damaged: field arms\.ar\.setting\.decoder"):
+        apply_tuning(config, path)
 
 
 @pytest.mark.parametrize("codec", ["mimi", "mimi:owner/name"])
@@ -174,7 +175,7 @@ def test_a_run_directory_downloads_nothing(codec, place, capsys, monkeypatch):
     told = refused(capsys, "report", "sent")
     assert f"data.codec={codec!r}: its files are not on this machine" in told
     assert f"genlab codec load mimi --weights {source}" in told and asked == [(source, True)]
-    told = refused(capsys, "report", "sent", f"data.codec={codec}")  # now a person asks
+    told = refused(capsys, "budget", "sent", f"data.codec={codec}")  # now a person asks
     assert "the Hub did not give it" in told and asked[1:] == [(source, True), (source, False)]
 
 

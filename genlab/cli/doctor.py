@@ -147,7 +147,7 @@ def _required_packages() -> list[str]:
     try:
         required = [text for text in metadata.requires("genlab") or [] if "extra ==" not in text]
     except metadata.PackageNotFoundError:
-        project = Path(__file__).parents[1] / "pyproject.toml"
+        project = Path(__file__).parents[2] / "pyproject.toml"
         found = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {"project": {}}
         required = found["project"].get("dependencies", [])
     return sorted(re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required)

@@ -228,7 +228,7 @@ def _write_overview(
 
 def current_commit() -> str:
     """Return the git commit of this source tree, with "+" if it has local changes; empty outside a checkout."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]
     run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
     try:
         commit = run(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
