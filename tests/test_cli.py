@@ -28,6 +28,7 @@ COMMANDS = [
     "aot",
     "bench",
     "budget",
+    "check",
     "codec",
     "compare",
     "crossover",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(finished: 
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "Autoregressive" in output
     assert (place / "whole/results.json").stat().st_mtime_ns == before
-    process = run_compare(place / "tiny.py", place / "whole", place / "cache", "batch_size=5")
+    process = run_compare(place / "tiny.py", place / "whole", place / "cache", "optim.peak_lr=0.002")
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2 and "another configuration" in errors and "Traceback" not in errors
 
@@ -236,9 +237,11 @@ def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: 
 
 def test_prompt_choice_spreads_texts_and_speakers():
     from genlab.data.store import SplitInfo, TokenClip
-    from genlab.sample import choose_prompts
+    from genlab.prompts import choose_prompts
 
     class Store:
+        info = SimpleNamespace(splits={"test": SplitInfo(first=0, clips=40, seconds=40.0)})
+
         def split(self, name: str) -> SplitInfo:
             return SplitInfo(first=0, clips=40, seconds=40.0)
 

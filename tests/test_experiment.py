@@ -108,6 +108,17 @@ def test_what_is_too_large_only_together_is_refused_before_anything_is_allocated
         KnownEntropy(clips=2**20, clip_frames=2**20)
 
 
+@pytest.mark.parametrize("value", ["1", "true", '"attention"', "null", "[1]", "[]"])
+def test_what_is_neither_a_mixer_nor_several_is_refused_by_name(value):
+    assert "backbone.mixer" in refusal(make_comparison, f"backbone.mixer={value}")
+
+
+def test_a_plan_of_codes_is_no_config_of_its_own():
+    """Patterns around patterns are put together while a program runs, of any pattern."""
+    config = make_comparison("arms.ar.decoder.plan={}")
+    assert config.arms["ar"].decoder.step_pattern.codes == config.arms["ar"].decoder.pattern
+
+
 def test_no_config_takes_a_seed_of_more_than_32_bits():
     """Configs to come as well: three such seeds would be one seed under three names."""
     classes, fields = [Config], 0
@@ -115,7 +126,9 @@ def test_no_config_takes_a_seed_of_more_than_32_bits():
         classes += [below for below in cls.__subclasses__() if below.__module__.startswith("genlab.")]
         for name, field in cls.model_fields.items():
             if name == "seed":
-                adapter = pydantic.TypeAdapter(Annotated[field.annotation, *field.metadata])
+                kind = field.annotation
+                kind = Annotated[kind, *field.metadata] if field.metadata else kind
+                adapter = pydantic.TypeAdapter(kind)
                 fields += 1
                 assert adapter.validate_python(2**32 - 1) == 2**32 - 1
                 with pytest.raises(pydantic.ValidationError):

@@ -14,7 +14,7 @@ from genlab.decoders.task import Task
 from genlab.nets.flops import count_flops, counts_elementwise
 
 sys.path.insert(0, str(Path(__file__).parent / "decoders"))
-from decoder_toys import BACKBONE, FAMILIES, NUM_SYMBOLS, SPEC, toy_batch
+from decoder_toys import BACKBONE, FAMILIES, NUM_SYMBOLS, SPEC, VOCAB, toy_batch
 
 X, W = jax.ShapeDtypeStruct((3, 4), jnp.float32), jax.ShapeDtypeStruct((4, 4), jnp.float32)
 PRODUCT = 2 * 3 * 4 * 4

@@ -14,7 +14,6 @@ from typing import NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
-from genlab.config.errors import GenlabError, one_line, shorten
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -36,6 +35,8 @@ class _Parser(argparse.ArgumentParser):
     """Reports an error in one line; the usage of a command with many options would bury it."""
 
     def error(self, message: str) -> NoReturn:
+        from genlab.config.errors import one_line
+
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
 
@@ -93,6 +94,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
+    from genlab.config.errors import GenlabError, shorten
     from genlab.machine.memory import reuse_memory
     from genlab.machine.stopping import EXIT_DISK_FULL, Terminated, is_disk_full
     from genlab.machine.topologies import COMPILER_ENVIRONMENT
@@ -136,6 +138,8 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
 
 def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
     """Refuse what no command can use: bytes that are not text, and numbers out of range."""
+    from genlab.config.errors import GenlabError, shorten
+
     for word in words:
         if "\0" in word or any("\ud800" <= char <= "\udfff" for char in word):
             raise GenlabError(f"{shorten(word)}: expected UTF-8 text without NUL characters")
@@ -159,6 +163,8 @@ def _named(text: str) -> str:
 
 def _whole(text: str) -> int:
     """Parse a whole number as people write it; `int` also accepts underscores, blanks and other alphabets."""
+    from genlab.config.errors import shorten
+
     digits = text.removeprefix("-")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 4000:
         raise argparse.ArgumentTypeError(f"{shorten(text)}: expected a whole number")
@@ -184,6 +190,8 @@ def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContext
 
 
 def _refuse(command: str, text: str, exit_code: int) -> int:
+    from genlab.config.errors import one_line
+
     print(f"genlab {command}: {one_line(text)}", file=sys.stderr)
     return exit_code
 

@@ -112,11 +112,18 @@ def added(default: Any) -> Any:
 
 @functools.cache
 def _declared_types(cls: type[pydantic.BaseModel]) -> dict[str, frozenset[type[pydantic.BaseModel]]]:
-    """Return the config types that each field declares; none for a field that is open."""
-    return {
-        name: frozenset(() if open_of(None, field.metadata) else models_in(field.annotation))
-        for name, field in cls.model_fields.items()
-    }
+    """Return the config types that each field declares; none for a field that is open.
+
+    Open are fields marked by `Open`, and by `pydantic.SerializeAsAny`: parts that are put together
+    while a program runs and never stand in a config.json.
+    """
+    declared = {}
+    for name, field in cls.model_fields.items():
+        # pydantic's marker is a class only while a program runs.
+        is_any = any(type(mark).__name__ == "SerializeAsAny" for mark in field.metadata)
+        is_open = is_any or open_of(None, field.metadata) is not None
+        declared[name] = frozenset(() if is_open else models_in(field.annotation))
+    return declared
 
 
 def _configs_in(value: Any) -> Iterator[Config]:
@@ -215,7 +222,9 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], valu
         values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
             it is recognised by not being in the input.
     """
-    problems = [problem for problem in error.errors(include_url=False) if not _follows(problem, error)]
+    found = error.errors(include_url=False)
+    # Where neither one nor several is given, each of the two problems follows from the other.
+    problems = [problem for problem in found if not _follows(problem, error)] or found[:1]
     known = list(dict.fromkeys(_paths(cls, values)))
     told = [one_line(_explain_one(problem, known, values), MAX_PROBLEM) for problem in problems[:NUM_SHOWN]]
     more = [f"and {len(problems) - NUM_SHOWN} more problems"] if len(problems) > NUM_SHOWN else []

@@ -269,7 +269,7 @@ def test_generator_and_critic_do_not_leak_into_each_other():
         ("hop_samples=321", "hop_samples=321 must be a multiple of 2"),
         ("share_continuous=0.9", "their sum exceeds 1"),
         ("entries=40000", "entries: "),
-        ("encoder.widht=8", "encoder.widht: no such field; did you mean 'width'?"),
+        ("encoder.widht=8", "encoder.widht: no such field; did you mean 'encoder.width'?"),
     ],
 )
 def test_impossible_shapes_are_refused_before_anything_is_built(override, message):

@@ -51,7 +51,7 @@ def test_roundtrip_writes_what_the_name_says(tmp_path, capsys):
     for target, told in (
         ("new/out.wav", "new/out.wav: No such file or directory"),
         ("out.xyz", "extension '.xyz' is not one of"),
-        ("in.wav", "in.wav: is the recording itself"),
+        ("in.wav", "in.wav: is the input file itself"),
         ("folder.wav", "folder.wav: Is a directory"),
     ):
         assert roundtrip(tmp_path, target) == 2

@@ -13,6 +13,7 @@ from decoder_toys import (
     NUM_FRAMES,
     SEMANTIC,
     SPEC,
+    VOCAB,
     jitted_loss,
     prompt_where,
     toy_batch,

@@ -239,7 +239,7 @@ def test_codes_without_an_order_are_refused():
     config = ARConfig(output=DiscretisedMixture())
 
     def build(config=config, spec=MULAW, **options):
-        config.build(Task(spec, VOCAB, BACKBONE, CONDITION), key=KEY)
+        config.build(Task(spec, VOCAB, BACKBONE, CONDITION, **options), key=KEY)
 
     expected = "decoder.output.kind='mixture': expected one code per frame that is a value on a scale, but the codec"
     with pytest.raises(ConfigError, match=f"{expected} has codebooks=8 of latent_channels=1; use data.codec='mulaw"):

@@ -116,7 +116,7 @@ class AcousticDelayPattern(LaggedPattern):
 class BesideOther(LaggedPattern):
     """The pattern of one speaker, twice: the codes of the other one come after those of the first as codebooks."""
 
-    codes: LaggedPattern
+    codes: pydantic.SerializeAsAny[LaggedPattern]
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level of both speakers is behind."""
@@ -126,7 +126,7 @@ class BesideOther(LaggedPattern):
 class BehindPlan(LaggedPattern):
     """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the first codebook."""
 
-    codes: LaggedPattern
+    codes: pydantic.SerializeAsAny[LaggedPattern]
     lag_frames: int = pydantic.Field(ge=0, le=10_000)
 
     def lags(self, codebooks: int) -> list[int]:
