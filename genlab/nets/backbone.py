@@ -74,10 +74,12 @@ class BackboneConfig(Config):
                 f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} make {params:.1e} "
                 f"parameters, more than {MAX_PARAMS:.0e}; lower one of them"
             )
-        if not self.period or self.layers % len(self.period):
+        if not self.period:
+            raise ValueError("backbone.mixer=[]: expected one mixer, or several that take turns")
+        if self.layers % len(self.period):
             raise ValueError(
                 f"layers={self.layers} must be a multiple of the {len(self.period)} mixers that take turns; "
-                f"set layers={max(1, len(self.period)) * max(1, round(self.layers / max(1, len(self.period))))}"
+                f"set layers={len(self.period) * max(1, round(self.layers / len(self.period)))}"
             )
         return self
 
