@@ -64,7 +64,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path):
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
         printed.append(done.stdout)
-        assert done.stderr.count("clips/broken.wav") == (block is compare)  # said once by each
+        assert ("clips/broken.wav" in done.stderr) == (block is compare)  # each says it somewhere
     assert printed[0].count("clips/broken.wav") == 1
     assert "40 clips" in printed[0] and "2 speakers" in printed[0] and "clips/broken.wav" in printed[0]
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())

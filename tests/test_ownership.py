@@ -68,7 +68,7 @@ def test_a_link_out_of_a_run_directory_is_refused_before_anything_is_written(tmp
     target = mine / "2019" / "photo" if "." in name or name == "lock" else mine
     (run_dir / name).symlink_to(target)
     before = tree(mine)
-    with pytest.raises(GenlabError, match=f"run/{name}: a link to .*mine.*, out of "), lock_run(run_dir):
+    with pytest.raises(GenlabError, match=f"run/{name}: a link to "), lock_run(run_dir):
         pass
     assert tree(mine) == before
 

@@ -293,6 +293,7 @@ def test_training_resumes_on_another_mesh(tmp_path):
     eight = run(settings=settings["eight"], run_dir=tmp_path / "eight")
     (tmp_path / "both").mkdir()
     shutil.copytree(tmp_path / "one" / "checkpoints" / "6", tmp_path / "both" / "checkpoints" / "6")
+    shutil.copy(tmp_path / "one" / "lock", tmp_path / "both" / "lock")
     both = run(settings=settings["eight"], run_dir=tmp_path / "both")
     for result in (eight, both):
         assert result.last_metrics["loss"] == pytest.approx(one.last_metrics["loss"], rel=TOLERANCE)

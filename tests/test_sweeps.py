@@ -222,7 +222,7 @@ def test_a_card_is_not_written_over_a_text_of_a_person(tmp_path, capsys):
     card.write_text("# toy: inconclusive\n")
     _check_card(card, make_sweep())
     card.write_text("# My notes\n")
-    with pytest.raises(GenlabError, match="is no card of this page"):
+    with pytest.raises(GenlabError, match="is not the card of this page"):
         _check_card(card, make_sweep())
 
 

@@ -32,9 +32,8 @@ class Oracle(Discrete):
 
 @functools.cache
 def make_oracle(noise):
-    return Oracle(
-        DiscreteConfig(noise=noise), tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, key=jax.random.key(0)
-    )
+    task = Task(tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING)
+    return Oracle(DiscreteConfig(noise=noise), task, key=jax.random.key(0))
 
 
 @pytest.mark.parametrize("noise", [AbsorbingNoise(), UniformNoise()], ids=["absorbing", "uniform"])

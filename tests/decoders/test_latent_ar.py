@@ -132,11 +132,11 @@ def test_guidance_moves_a_flow_and_is_refused_by_the_others(trained, batch, key)
         plain, guided = (decoder.sample(cond, **asked, sampler=sampler) for sampler in (family.sampler, GUIDED))
         assert (plain.tokens.latents != guided.tokens.latents).any()
         return
-    sizes = (SPEC, BACKBONE, SEMANTIC)
+    task = Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
     for call in (
         lambda: decoder.sample(cond, **asked, sampler=GUIDED),
         lambda: decoder.stream(cond, **asked, sampler=GUIDED, chunk_frames=4),
-        lambda: family.config.sample_cost(GUIDED, *sizes, num_frames=NUM_FRAMES),
+        lambda: family.config.sample_cost(GUIDED, task),
     ):
         with pytest.raises(GenlabError, match="guidance=2: a head of kind"):
             call()

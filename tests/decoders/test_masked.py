@@ -13,6 +13,7 @@ from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
 from genlab.decoders.noise.schedules import CosineHiding, LinearHiding, PowerHiding
 from genlab.decoders.noise.unmasking import Spans, count_hidden, draw_places, draw_revealed
 from genlab.decoders.steps.logits import cross_entropy
+from genlab.decoders.task import Task
 
 
 @pytest.mark.parametrize("hiding", [CosineHiding(), LinearHiding(), PowerHiding(power=3.0)])
@@ -91,7 +92,7 @@ class Loaded(Masked):
 def test_annealing_makes_later_draws_colder():
     """The share of code 5 in a level drawn in two steps: half its frames at the full temperature, half at half."""
     tokens, cond = toy_batch(num_examples=100)
-    loaded = Loaded(MaskedConfig(), SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, key=jax.random.key(0))
+    loaded = Loaded(MaskedConfig(), Task(SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING), key=jax.random.key(0))
     loaded.heads = nnx.Param(jnp.broadcast_to(jnp.eye(SPEC.entries)[None], (4, 16, 16)))
     sampler = MaskedSampler(
         steps=(1, 2), hiding=LinearHiding(), is_last_greedy=False, order="random", temperature=2.0, is_annealed=True
@@ -185,7 +186,8 @@ class Oracle(Masked):
 
 @pytest.fixture(scope="module")
 def oracle():
-    oracle = Oracle(MaskedConfig(), tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, key=jax.random.key(0))
+    task = Task(tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING)
+    oracle = Oracle(MaskedConfig(), task, key=jax.random.key(0))
     oracle.heads = nnx.Param(jnp.eye(4).reshape(4, 2, 2).swapaxes(0, 1))
     return oracle
 

@@ -248,8 +248,8 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
     spec = SPEC.model_copy(update={"codebooks": codebooks})
     tokens, cond = toy_batch(num_frames=7, spec=spec)
     vectors = jnp.ones((codebooks, SPEC.entries, SPEC.latent_channels))
-    build = CASES[name].build
-    abstract = nnx.eval_shape(lambda: build(spec, VOCAB, BACKBONE, TEXT, key=KEY, code_vectors=vectors))
+    task = Task(spec, VOCAB, BACKBONE, TEXT, code_vectors=vectors)
+    abstract = nnx.eval_shape(lambda: CASES[name].build(task, key=KEY))
     graph, params = nnx.split(abstract)
 
     def loss(params):

@@ -87,11 +87,12 @@ class StableAudioNetwork(Config):
             )
         asked = {"dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
         found = {field: getattr(task.backbone, field) for field in asked}
-        asked["mixer.kind"], found["mixer.kind"] = ["attention"], [mixer.kind for mixer in task.backbone.period]
+        for mixer in task.backbone.period:
+            if mixer.kind != "attention":
+                asked["mixer.kind"], found["mixer.kind"] = "attention", mixer.kind
         for field, only in asked.items():
-            value = found[field]
-            if value != only:
-                raise ConfigError(f"backbone.{field}={value!r}: decoder.network=stable_audio has {only!r} only")
+            if found[field] != only:
+                raise ConfigError(f"backbone.{field}={found[field]!r}: decoder.network=stable_audio has {only!r} only")
         shape = self._shape(task.backbone)
         return StableAudioDenoiser(
             StableAudio(shape, task.spec.latent_channels, task.backbone.width, task.backbone.width, key=key)
