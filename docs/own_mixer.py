@@ -62,7 +62,7 @@ class DepthwiseConvolution(nnx.Module):
         kernel, mixed = self.kernel[...].astype(x.dtype), 0
         for tap, distance in enumerate(self.distances):
             read = lax.dynamic_slice_in_dim(padded, start + reach + distance, x.shape[1], 1)
-            mixed += read * kernel[tap]
+            mixed += read * kernel[tap][None, None]
         return self.project_out(jax.nn.silu(mixed)), cache
 
 
