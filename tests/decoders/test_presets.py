@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import BACKBONE, jitted_loss, view_of
+from decoder_toys import BACKBONE, VOCAB, jitted_loss, view_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from genlab.arms import train_arm
