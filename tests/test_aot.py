@@ -316,7 +316,10 @@ TINY = [
 def compile_tiny(out, *assignments):
     """Compile the training step of one arm of the smallest scale, made smaller still; return its row and the words."""
     pytest.importorskip("libtpu")
-    command = [sys.executable, "-m", "genlab.cli", "aot", str(ROOT / "configs/scale/scale_30m.py"), *TINY, *assignments]
+    given = {item.partition("=")[0] for item in assignments}
+    tiny = [item for item in TINY if item.partition("=")[0] not in given]
+    config = str(ROOT / "configs/scale/scale_30m.py")
+    command = [sys.executable, "-m", "genlab.cli", "aot", config, *tiny, *assignments]
     command += ["--topology", "v5litepod-4", "--arm", "masked", "--program", "train", "--out", str(out)]
     env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
     env = {**env, "PYTHONPATH": str(ROOT)}
