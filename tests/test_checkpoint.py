@@ -281,7 +281,7 @@ def test_a_heartbeat_that_cannot_be_true_locks_nothing(tmp_path, beat):
     status = {"state": "running", "host": "elsewhere", "heartbeat": beat}
     write_json(tmp_path / "status.json", status)
     with lock_run(tmp_path):
-        pass
+        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} on ")
 
 
 def test_a_heartbeat_an_hour_ahead_locks_nothing_and_one_of_a_clock_that_is_ahead_does(tmp_path):

@@ -13,7 +13,7 @@ from genlab.config import GenlabError
 from genlab.data.listing import walk_files
 from genlab.report import outputs
 from genlab.run.checkpoint import lock_run, write_config, write_json, write_status
-from genlab.run.ownership import WRITTEN, check_is_ours
+from genlab.run.ownership import WRITTEN, check_is_ours, is_ours
 from genlab.sweeps.page import expand
 from genlab.sweeps.runs import find_prunable, run_directory, write_page
 
@@ -56,6 +56,7 @@ def test_what_genlab_has_begun_goes_on(tmp_path, begin):
         pass
     (tmp_path / "report.md").write_text("# Of genlab")
     check_is_ours(tmp_path)
+    assert is_ours(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["lock", "arms/ar/seed0/batch_hashes.txt", "checkpoints", "floors", "arms/ar"])

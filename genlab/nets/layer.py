@@ -103,9 +103,11 @@ class PlainMixer(Config):
         """Return the mixer of one layer: a module from (frames "b t h", `Context`, cache or None) to (frames, cache).
 
         Raises:
-            NotImplementedError: here.
+            ConfigError: if the class that derives from this one does not give it.
         """
-        raise NotImplementedError(f"{type(self).__name__}.build")
+        raise ConfigError(
+            f"backbone.mixer: {type(self).__name__} has no method build; it must return the module of one layer"
+        )
 
     def number(self, stacked: Any, places: jnp.ndarray) -> None:
         """Tell stacked layers their places: all are alike."""
