@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -41,19 +41,21 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 class Counter:
     """Counts changes under `under`; before change `at` it sends this process a signal.
 
-    `at` is a number, from 1, or a text: the first change whose line contains it. A line has the
-    event and the paths, relative to `under`, as in "os.rename .status.json.7.tmp status.json".
+    `at` is a number, from 1, or several, or a text: the first change whose line contains it. A line
+    has the event and the paths, relative to `under`: "os.rename .status.json.7.tmp status.json".
     """
 
     def __init__(
         self,
         under: Path,
-        at: int | str | None,
+        at: int | str | Collection[int] | None,
         number: int = signal.SIGKILL,
         log: Path | None = None,
     ):
         self.count = 0
-        self._under, self._at, self._number = os.path.realpath(under), at, number
+        self._under, self._number = os.path.realpath(under), number
+        self._text = at if isinstance(at, str) else None
+        self._numbers = {at} if isinstance(at, int) else set() if at is None or self._text else {*at}
         self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -66,14 +68,14 @@ class Counter:
         line = " ".join([event, *names])
         if self._log is not None:
             os.write(self._log, f"{line}\n".encode())
-        is_named = isinstance(self._at, str) and self._at in line
-        if self.count == self._at or is_named:
-            self._at = None
+        is_named = self._text is not None and self._text in line
+        if self.count in self._numbers or is_named:
+            self._text = None
             os.kill(os.getpid(), self._number)
 
     def stop(self) -> None:
         """Count no more: a hook cannot be removed."""
-        self._under, self._at = os.devnull, None
+        self._under, self._text, self._numbers = os.devnull, None, set()
 
     def _changed(self, event: str, arguments: tuple[object, ...]) -> tuple[object, ...]:
         if event == "open":

@@ -1,54 +1,60 @@
-"""Kill points: a process dies by SIGKILL at its n-th change of the disk; the same command must come to the same end.
+"""Kill points: a process ends at its n-th change of the disk; the same command must come to the same end.
 
-A change is a call that replaces, renames, removes, syncs or makes something, or opens a file for writing. The command
-runs in a forked process, once undisturbed, then once per kill point and again after it. What the two leave behind must
-be equal: the same files, with the same content but for times, machines and process numbers.
+The command runs in a forked process, once undisturbed; what it leaves is what every other run must leave: the same
+files, with the same content but for times, machines and process numbers. What a kill leaves is had in two ways:
+
+- `data`, `compare` and `evaluate` run once more and are stopped (SIGSTOP) before each chosen change. What lies on the
+  disk then is copied, byte for byte what SIGKILL leaves, and each copy is handed to the same command. So a point costs
+  what is left of the command, not all of it. Of every `DIE_EVERY` points one dies in earnest instead.
+- the coordinator of a sweep, or its workers, always die in earnest: here it matters who lives on.
 
 Scoring is replaced by something quick, since what is tested is what survives on the disk, not what a score is.
 """
 
-import builtins
 import dataclasses
-import functools
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .world import ROOT_FOLDER, World, make_comparison, score_quickly
+from kill_points import Counter
 
-CALLS = ("replace", "rename", "fsync", "unlink", "remove", "mkdir", "rmdir", "link", "symlink", "truncate")
+from .world import World, make_comparison, score_quickly
+
 LIMIT_S = 300.0
-VARIABLE = "GENLAB_FUZZ_KILLS"  # "AT TOKEN COUNT-FILE" of worker processes
+DIE_EVERY = 10
 # What may differ between two runs of the same command.
 VOLATILE = re.compile(
     r"(_s|wall_s|heartbeat|pid|host|attempt|commit|command|peak_rss_bytes|latency|real_time_factor|ended|seconds|"
     r"compile_s|data_wait_fraction|started|written_at)$"
 )
-UNCOMPARED = re.compile(r"(^|/)(lock|\.lock|log\.txt|wall\.json|status\.json|attempts\.json|.*\.lock)$|events\.out|"
-                        r"/checkpoints/|report\.html$|report\.md$|figure|previews/|sampling_speed")  # fmt: skip
+UNCOMPARED = re.compile(
+    r"(^|/)(lock|\.lock|log\.txt|wall\.json|status\.json|attempts\.json|.*\.lock)$|events\.out|"
+    r"/checkpoints/|report\.html$|report\.md$|figure|previews/|sampling_speed"
+)
+LITTER = re.compile(r"\.tmp$|\.partial(/|$)|/\.[^/]+\.\d+$|^\.[^/]+\.\d+$|orbax-checkpoint-tmp")
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenario:
-    """A command, what it starts from, and which folder holds what it leaves."""
+    """A command, what it starts from, and which folder of its place holds what it leaves."""
 
     name: str
     prepare: Callable[[World, Path], None]
-    argv: Callable[[World, Path], list[str]]
-    cache: Callable[[World, Path], Path]
-    kept: Callable[[Path], list[Path]]
-    in_workers: bool = False
-    """Whether the processes that it starts die, not itself."""
+    argv: Callable[[Path], list[str]]
+    kept: str
+    own_cache: bool = False
+    dies: str = "copy"
+    """Who dies: "copy" (see above), "command" in earnest, or "workers" of it."""
 
 
 @dataclasses.dataclass
@@ -56,71 +62,19 @@ class KillReport:
     """How many points, and the lost ones with what was lost."""
 
     points: dict[str, int] = dataclasses.field(default_factory=dict)
+    changes: dict[str, int] = dataclasses.field(default_factory=dict)
     lost: list[str] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
 
     def table(self) -> str:
         """Return a line per scenario, then what was lost and what litter was left behind."""
-        lines = [f"{name}: {count} kill points" for name, count in self.points.items()]
+        lines = [
+            f"{name}: {count} kill points over {self.changes[name]} changes" for name, count in self.points.items()
+        ]
         lines.append(
             f"all: {sum(self.points.values())} kill points, {len(self.lost)} lost, {len(self.left)} with litter"
         )
         return "\n".join([*lines, *self.lost[:40], *self.left[:20]])
-
-
-class Counter:
-    """Counts changes of the disk, and ends the process at one of them if the token is still there."""
-
-    def __init__(self, at: int, token: Path, count_file: Path):
-        self.at, self.token, self.count_file = at, token, count_file
-        self.count = 0
-        self._lock = threading.Lock()
-        self._unlink = os.unlink
-        self._write = os.write
-        self._handle = os.open(count_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-    def tick(self) -> None:
-        """Count one change that is about to be made."""
-        with self._lock:
-            self.count += 1
-            os.lseek(self._handle, 0, os.SEEK_SET)
-            self._write(self._handle, str(self.count).encode())
-            if self.count != self.at:
-                return
-            try:
-                self._unlink(self.token)  # one death for all processes of a command
-            except FileNotFoundError:
-                return
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def install(self) -> None:
-        """Put the counter before every call that changes the disk."""
-        for name in CALLS:
-            setattr(os, name, self._before(getattr(os, name)))
-        plain = builtins.open
-
-        @functools.wraps(plain)
-        def counted(file: Any, mode: str = "r", *args: Any, **more: Any) -> Any:
-            if any(letter in mode for letter in "wax+") and file != os.devnull:
-                self.tick()
-            return plain(file, mode, *args, **more)
-
-        builtins.open = io.open = counted
-
-    def _before(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def counted(*args: Any, **more: Any) -> Any:
-            self.tick()
-            return call(*args, **more)
-
-        return counted
-
-
-def install_from_environment() -> None:
-    """Do in a worker of a sweep what its coordinator's environment says."""
-    at, token, count_file = os.environ[VARIABLE].split(" ")
-    score_quickly()
-    Counter(int(at), Path(token), Path(count_file)).install()
 
 
 def _write_config(world: World, place: Path) -> None:
@@ -135,33 +89,28 @@ def _prepare_sweep(world: World, place: Path) -> None:
     shutil.copy(world.page, place / "page.py")
 
 
+def _sweep(place: Path) -> list[str]:
+    return ["sweep", "run", str(place / "page.py"), "--out", str(place / "out")]
+
+
 SCENARIOS = (
+    Scenario("data", _write_config, lambda place: ["data", str(place / "config.json")], "cache", own_cache=True),
     Scenario(
-        "data", _write_config, lambda world, place: ["data", str(place / "config.json")],
-        lambda world, place: place / "cache", lambda place: [place / "cache"],
+        "compare",
+        _write_config,
+        lambda place: ["compare", str(place / "config.json"), "--out", str(place / "run")],
+        "run",
     ),
     Scenario(
-        "compare", _write_config,
-        lambda world, place: ["compare", str(place / "config.json"), "--out", str(place / "run")],
-        lambda world, place: world.cache, lambda place: [place / "run"],
+        "evaluate",
+        _prepare_evaluate,
+        lambda place: ["evaluate", str(place / "run"), "evaluation.reference_clips=9"],
+        "run",
     ),
-    Scenario(
-        "evaluate", _prepare_evaluate,
-        lambda world, place: ["evaluate", str(place / "run"), "evaluation.reference_clips=9"],
-        lambda world, place: world.cache, lambda place: [place / "run"],
-    ),
-    Scenario(
-        "sweep", _prepare_sweep,
-        lambda world, place: ["sweep", "run", str(place / "page.py"), "--out", str(place / "out")],
-        lambda world, place: world.cache, lambda place: [place / "out"],
-    ),
-    Scenario(
-        "sweep workers", _prepare_sweep,
-        lambda world, place: ["sweep", "run", str(place / "page.py"), "--out", str(place / "out")],
-        lambda world, place: world.cache, lambda place: [place / "out"], in_workers=True,
-    ),
-)  # fmt: skip
-SHARES = {"data": 25, "compare": 35, "evaluate": 25, "sweep": 5, "sweep workers": 10}
+    Scenario("sweep", _prepare_sweep, _sweep, "out", dies="command"),
+    Scenario("sweep workers", _prepare_sweep, _sweep, "out", dies="workers"),
+)
+SHARES = {"data": 35, "compare": 25, "evaluate": 25, "sweep": 5, "sweep workers": 10}
 
 
 def run_kills(
@@ -173,106 +122,223 @@ def run_kills(
     only_at: int | None = None,
 ) -> KillReport:
     """Kill at so many points, spread over the scenarios and over all changes of each, and return the report."""
-    import genlab.cli.runs  # warm: a fork has it
-    import genlab.compare  # noqa: F401
-
+    _warm_up(world)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
     total, report = sum(SHARES[scenario.name] for scenario in chosen), KillReport()
     for scenario in chosen:
-        place = folder / scenario.name.replace(" ", "-") / "place"
-        code, changes = _run(scenario, world, place, 0, is_new=True)
-        assert code == 0, f"{scenario.name}: undisturbed it ends with {code}: {_log(place)}"
-        wanted, litter = _content(scenario, place)
-        count = min(changes, max(1, round(points * SHARES[scenario.name] / total)))
-        for number in range(count):
-            if ends is not None and time.monotonic() > ends:
-                break
-            at = 1 + number * changes // count if only_at is None else only_at
-            code, _ = _run(scenario, world, place, at, is_new=True)
-            died = f"{scenario.name} at change {at} of {changes}"
-            code, _ = _run(scenario, world, place, 0, is_new=False)
+        bench = Bench(scenario, world, folder / scenario.name.replace(" ", "-"))
+        wanted, litter = bench.run_undisturbed()
+        count = min(bench.changes, max(1, round(points * SHARES[scenario.name] / total)))
+        places = [1 + number * bench.changes // count for number in range(count)]
+        report.changes[scenario.name] = bench.changes
+        for at in bench.kill_at([only_at] if only_at is not None else places):
+            code, _ = bench.run()
             report.points[scenario.name] = report.points.get(scenario.name, 0) + 1
+            died = f"{scenario.name} at change {at} of {bench.changes}"
+            print(f"{died}: {code}", file=sys.stderr, flush=True)
+            found, left = bench.read_content()
             if code != 0:
-                report.lost.append(f"{died}: the same command then ends with {code}: {_log(place)}")
-                continue
-            found, left = _content(scenario, place)
-            if found != wanted:
-                changed = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-                first = _first_difference(wanted.get(changed[0], ""), found.get(changed[0], ""))
-                report.lost.append(f"{died}: {', '.join(changed[:4])} differ: {first}")
+                report.lost.append(f"{died}: the same command then ends with {code}: {bench.read_log()}")
+            elif found != wanted:
+                report.lost.append(f"{died}: {describe_difference(wanted, found)}")
             elif left - litter:
                 report.left.append(f"{died}: {', '.join(sorted(left - litter)[:3])} left behind")
+            if ends is not None and time.monotonic() > ends:
+                break
     return report
 
 
-def _run(scenario: Scenario, world: World, place: Path, at: int, is_new: bool) -> tuple[int, int]:
-    """Run the command in a fork that dies at change `at` (0: never); return its exit code and its number of changes."""
-    if is_new:
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        scenario.prepare(world, place)
-    token, count_file = place.parent / "token", place.parent / "count"
-    token.touch()
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        _be_child(scenario, world, place, at, token, count_file)
-    began = time.monotonic()
-    while True:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() - began > LIMIT_S:
-            os.kill(child, signal.SIGKILL)
-        time.sleep(0.02)
-    return os.waitstatus_to_exitcode(status), int(count_file.read_text() or 0)
+def _warm_up(world: World) -> None:
+    """Import what a command imports, so that a fork has it, and keep compiled programs beside the world."""
+    import jax
+
+    import genlab.cli.runs
+    import genlab.cli.sweeps
+    import genlab.compare  # noqa: F401
+
+    jax.config.update("jax_compilation_cache_dir", str(world.root / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _be_child(scenario: Scenario, world: World, place: Path, at: int, token: Path, count_file: Path) -> None:
-    """Run the command and end the process."""
+class Bench:
+    """Runs one scenario in its place, `folder`/place, which is made anew for every point."""
+
+    def __init__(self, scenario: Scenario, world: World, folder: Path):
+        self.scenario, self._world, self._folder = scenario, world, folder
+        self._place = folder / "place"
+        self.changes = 0
+
+    def run_undisturbed(self) -> tuple[dict[str, str], set[str]]:
+        """Run the command to its end, count its changes, and return what it left."""
+        self._renew()
+        code, _ = self.run()
+        assert code == 0, f"{self.scenario.name}: undisturbed it ends with {code}: {self.read_log()}"
+        logs = list(self._folder.glob("changes*"))
+        self.changes = min(len(log.read_text().splitlines()) for log in logs)
+        return self.read_content()
+
+    def kill_at(self, places: list[int]) -> Iterator[int]:
+        """Yield each place with the disk as a death there left it."""
+        if self.scenario.dies != "copy":
+            for at in places:
+                self._renew()
+                self.run({at})
+                yield at
+            return
+        in_earnest = set(places[DIE_EVERY - 1 :: DIE_EVERY])
+        self._renew()
+        _, stopped = self.run(set(places) - in_earnest, signal.SIGSTOP)
+        copies = dict(zip(sorted(set(places) - in_earnest), stopped))
+        for at in places:
+            self._renew()
+            if at in in_earnest:
+                self.run({at})
+            elif at in copies:
+                shutil.rmtree(self._place)
+                copies[at].rename(self._place)
+            else:  # this run made fewer changes
+                continue
+            yield at
+
+    def run(self, at: set[int] | None = None, number: int = signal.SIGKILL) -> tuple[int, list[Path]]:
+        """Run the command in a fork that gets a signal before these changes.
+
+        Returns its exit code, and copies of the place at each change at which it stopped.
+        """
+        for log in self._folder.glob("changes*"):
+            log.unlink()
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            self._be_child(at or set(), number)
+        began, copies = time.monotonic(), []
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED)
+            if done and os.WIFSTOPPED(status):
+                copies.append(self._folder / f"copy-{len(copies)}")
+                shutil.rmtree(copies[-1], ignore_errors=True)
+                shutil.copytree(self._place, copies[-1], symlinks=True)
+                os.kill(child, signal.SIGCONT)
+            elif done:
+                return os.waitstatus_to_exitcode(status), copies
+            if time.monotonic() - began > LIMIT_S:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _renew(self) -> None:
+        shutil.rmtree(self._place, ignore_errors=True)
+        self._place.mkdir(parents=True)
+        self.scenario.prepare(self._world, self._place)
+
+    def _be_child(self, at: set[int], number: int) -> None:
+        """Run the command and end the process."""
+        code = 1
+        try:
+            speak_to(os.open(self._folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+            os.chdir(self._place)
+            cache = self._place / "cache" if self.scenario.own_cache else self._world.cache
+            os.environ["GENLAB_CACHE"] = str(cache)
+            score_quickly()
+            if self.scenario.dies == "workers":
+                fork_workers(self._watch_worker(at, number))
+            else:
+                counter = Counter(self._place, at, number, self._folder / "changes")
+                sys.addaudithook(counter)
+                fork_workers(lambda place: counter.stop())
+            code = run_command(self.scenario.argv(self._place))
+        finally:
+            os._exit(code)
+
+    def _watch_worker(self, at: set[int], number: int) -> Callable[[Path], None]:
+        def watch(place: Path) -> None:
+            """Die once: the second attempt of a run finds its mark."""
+            mark = self._folder / f"changes-{place.name}"
+            sys.addaudithook(Counter(place, set() if mark.exists() else at, number, mark))
+
+        return watch
+
+    def read_content(self) -> tuple[dict[str, str], set[str]]:
+        """Return a digest per file that matters, and the names of temporary files that are left."""
+        found, litter, folder = {}, set(), self._place / self.scenario.kept
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if LITTER.search(name):
+                litter.add(re.sub(r"\d+", "N", name))
+            elif path.is_file() and not UNCOMPARED.search(name):
+                found[name] = _digest(path, self._place)
+        return found, litter
+
+    def read_log(self) -> str:
+        """Return the end of what the last command said."""
+        path = self._folder / "log"
+        return path.read_text(errors="replace").strip()[-600:] if path.exists() else ""
+
+
+def run_command(argv: list[str]) -> int:
+    """Run genlab in this process, and return its exit code."""
+    from genlab.cli import main
+
     code = 1
     try:
-        log = os.open(place.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
-        os.chdir(place)
-        os.environ["GENLAB_CACHE"] = str(scenario.cache(world, place))
-        paths = [str(ROOT_FOLDER), str(ROOT_FOLDER / "tests"), str(Path(__file__).parent / "site")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-        in_worker = at if scenario.in_workers else 0
-        worker_count = count_file if scenario.in_workers else count_file.with_name("count-of-workers")
-        os.environ[VARIABLE] = f"{in_worker} {token} {worker_count}"
-        score_quickly()
-        own_count = count_file.with_name("count-of-coordinator") if scenario.in_workers else count_file
-        Counter(0 if scenario.in_workers else at, token, own_count).install()
-        from genlab.cli import main
-
-        code = main(scenario.argv(world, place))
+        code = main(argv)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except BaseException:
         import traceback
 
         traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code
 
 
-def _content(scenario: Scenario, place: Path) -> tuple[dict[str, str], set[str]]:
-    """Return a digest per file that matters, and the names of temporary files that are left."""
-    found, litter = {}, set()
-    for folder in scenario.kept(place):
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if re.search(r"\.tmp$|\.partial(/|$)|/\.[^/]+\.\d+$|^\.[^/]+\.\d+$|orbax-checkpoint-tmp", name):
-                litter.add(re.sub(r"\d+", "N", name))
-            elif path.is_file() and not UNCOMPARED.search(name):
-                found[name] = _digest(path, place)
-    return found, litter
+def speak_to(log: int) -> None:
+    """Send standard output and error of this process to an open file."""
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+
+
+def fork_workers(begin: Callable[[Path], None]) -> None:
+    """Make a sweep fork its workers instead of starting Python; `begin` is called in each with its run directory."""
+    from genlab.sweeps import executors
+
+    class Forked:
+        """What the sweep uses of `subprocess.Popen`."""
+
+        def __init__(self, program: list[str], stdout: Any, **more: Any):
+            argv = program[program.index("genlab.cli") + 1 :]
+            self.returncode: int | None = None
+            self.pid = os.fork()
+            if self.pid == 0:
+                try:
+                    os.setsid()
+                    begin(Path(argv[-1]))
+                    speak_to(stdout.fileno())
+                    os._exit(run_command(argv))
+                finally:
+                    os._exit(1)
+
+        def poll(self) -> int | None:
+            if self.returncode is None:
+                done, status = os.waitpid(self.pid, os.WNOHANG)
+                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+            return self.returncode
+
+        def wait(self) -> int:
+            while self.poll() is None:
+                time.sleep(0.01)
+            return self.poll()
+
+        def terminate(self) -> None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    executors.POLL_S, executors.LOCKED_WAIT_S = 0.05, 0.2
+    executors.subprocess = types.SimpleNamespace(
+        Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
+    )
 
 
 def _digest(path: Path, place: Path) -> str:
@@ -288,10 +354,13 @@ def _digest(path: Path, place: Path) -> str:
     return content.decode() if is_text else hashlib.sha256(content).hexdigest()[:12]
 
 
-def _first_difference(wanted: str, found: str) -> str:
-    same = next((place for place, pair in enumerate(zip(wanted, found)) if pair[0] != pair[1]), 0)
+def describe_difference(wanted: dict[str, str], found: dict[str, str]) -> str:
+    """Return which files differ, and what about the first of them."""
+    changed = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    left, right = wanted.get(changed[0], ""), found.get(changed[0], "")
+    same = next((place for place, pair in enumerate(zip(left, right)) if pair[0] != pair[1]), 0)
     around = slice(max(0, same - 100), same + 60)
-    return f"{wanted[around]!r} became {found[around]!r}"
+    return f"{', '.join(changed[:4])} differ: {left[around]!r} became {right[around]!r}"
 
 
 def _without_times(value: Any) -> Any:
@@ -299,8 +368,3 @@ def _without_times(value: Any) -> Any:
         value = {**value, "values": None} if value.get("item") == "Training wall clock" else value
         return {key: _without_times(child) for key, child in value.items() if not VOLATILE.search(key)}
     return [_without_times(child) for child in value] if isinstance(value, list) else value
-
-
-def _log(place: Path) -> str:
-    path = place.parent / "log"
-    return path.read_text(errors="replace").strip()[-600:] if path.exists() else ""
