@@ -18,13 +18,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from kill_points import Counter
 
@@ -35,7 +36,7 @@ DIE_EVERY = 10
 # What may differ between two runs of the same command.
 VOLATILE = re.compile(
     r"(_s|wall_s|heartbeat|pid|host|attempt|commit|command|peak_rss_bytes|latency|real_time_factor|ended|seconds|"
-    r"compile_s|data_wait_fraction|started|written_at)$"
+    r"compile_s|data_wait_fraction|started|written_at|^digest)$"
 )
 UNCOMPARED = re.compile(
     r"(^|/)(lock|\.lock|log\.txt|wall\.json|status\.json|attempts\.json|.*\.lock)$|events\.out|"
@@ -244,9 +245,8 @@ class Bench:
             if self.scenario.dies == "workers":
                 fork_workers(self._watch_worker(at, number))
             else:
-                counter = Counter(self._place, at, number, self._folder / "changes")
-                sys.addaudithook(counter)
-                fork_workers(lambda place: counter.stop())
+                fork_workers(lambda place: None)
+                sys.addaudithook(Counter(self._place, at, number, self._folder / "changes"))
             code = run_command(self.scenario.argv(self._place))
         finally:
             os._exit(code)
@@ -302,48 +302,75 @@ def speak_to(log: int) -> None:
 
 
 def fork_workers(begin: Callable[[Path], None]) -> None:
-    """Make a sweep fork its workers instead of starting Python; `begin` is called in each with its run directory."""
+    """Make a sweep fork its workers instead of starting Python; `begin` is called in each with its run directory.
+
+    They are forks of a process of their own, which is made here, before anything starts threads.
+    """
     from genlab.sweeps import executors
+
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        ours.close()
+        _fork_on_request(theirs, begin)
+    theirs.close()
+    lines = ours.makefile("rw", buffering=1)
+
+    def ask(request: list[Any]) -> Any:
+        lines.write(f"{json.dumps(request)}\n")
+        return json.loads(lines.readline())
 
     class Forked:
         """What the sweep uses of `subprocess.Popen`."""
 
         def __init__(self, program: list[str], stdout: Any, **more: Any):
-            argv = program[program.index("genlab.cli") + 1 :]
             self.returncode: int | None = None
-            self.pid = os.fork()
-            if self.pid == 0:
-                try:
-                    os.setsid()
-                    begin(Path(argv[-1]))
-                    speak_to(stdout.fileno())
-                    os._exit(run_command(argv))
-                finally:
-                    os._exit(1)
+            self.pid = ask([program[program.index("genlab.cli") + 1 :], stdout.name])
 
         def poll(self) -> int | None:
             if self.returncode is None:
-                done, status = os.waitpid(self.pid, os.WNOHANG)
-                self.returncode = os.waitstatus_to_exitcode(status) if done else None
+                self.returncode = ask([self.pid])
             return self.returncode
 
         def wait(self) -> int:
             while self.poll() is None:
                 time.sleep(0.01)
-            return self.poll()
+            return self.returncode or 0
 
         def terminate(self) -> None:
             os.kill(self.pid, signal.SIGTERM)
 
     executors.POLL_S, executors.LOCKED_WAIT_S = 0.05, 0.2
-    executors.subprocess = types.SimpleNamespace(
-        Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
-    )
+    executors.subprocess = types.SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+
+
+def _fork_on_request(requests: socket.socket, begin: Callable[[Path], None]) -> NoReturn:
+    """Answer [ARGV, LOG] with a process number and [PID] with its exit code, until nobody asks any more."""
+    try:
+        for line in requests.makefile("r"):
+            request = json.loads(line)
+            if len(request) == 1:
+                done, status = os.waitpid(request[0], os.WNOHANG)
+                answer = os.waitstatus_to_exitcode(status) if done else None
+            else:
+                answer = os.fork()
+            if answer == 0 and len(request) == 2:
+                requests.close()
+                os.setsid()
+                speak_to(os.open(request[1], os.O_WRONLY | os.O_APPEND))
+                begin(Path(request[0][-1]))
+                os._exit(run_command(request[0]))
+            requests.sendall(f"{json.dumps(answer)}\n".encode())
+    finally:
+        os._exit(1)
 
 
 def _digest(path: Path, place: Path) -> str:
+    from genlab.report import outputs
+
     content = path.read_bytes()
-    if path.suffix == ".json":
+    if path.name == outputs.MANIFEST:  # its digests are of files that hold times: do they agree, one with another?
+        content = f"{sorted(json.loads(content)['files'])} {outputs.find_wrong(path.parent)}".encode()
+    elif path.suffix == ".json":
         text = json.dumps(_without_times(json.loads(content)), sort_keys=True)
         content = text.replace(str(place), "PLACE").encode()
     elif path.suffix == ".csv":
