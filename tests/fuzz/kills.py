@@ -139,14 +139,17 @@ def run_kills(
             code, _ = bench.run()
             report.points[scenario.name] = report.points.get(scenario.name, 0) + 1
             died = f"{scenario.name} at change {at} of {bench.changes}"
-            print(f"{died}: {code}", file=sys.stderr, flush=True)
             found, left = bench.read_content()
+            lost, litter_left = "", sorted(left - litter)
             if code != 0:
-                report.lost.append(f"{died}: the same command then ends with {code}: {bench.read_log()}")
+                lost = f"the same command then ends with {code}: {bench.read_log()}"
             elif found != wanted:
-                report.lost.append(f"{died}: {describe_difference(wanted, found)}")
-            elif left - litter:
-                report.left.append(f"{died}: {', '.join(sorted(left - litter)[:3])} left behind")
+                lost = describe_difference(wanted, found)
+            elif litter_left:
+                report.left.append(f"{died}: {', '.join(litter_left[:3])} left behind")
+            if lost:
+                report.lost.append(f"{died}: {lost}")
+            print(f"{died}: {lost or 'nothing lost'}", file=sys.stderr, flush=True)
             if ends is not None and time.monotonic() > ends:
                 break
     return report
