@@ -1,6 +1,6 @@
 """The tiny world that inputs are damaged copies of: own audio, its cache, a finished comparison, weights, a sweep.
 
-Made once, in a process of its own, in some twenty seconds; workers only read it and copy from it.
+Made once, in a process of its own, in under a minute; workers only read it and copy from it.
 """
 
 import dataclasses
