@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from genlab.config import Config, ConfigError, GenlabError
+from genlab.config import Config, ConfigError, GenlabError, Seed
 from genlab.run.stored import parse_json, partial_path, read_content
 
 Test = Literal["mushra", "ab"]
@@ -28,7 +28,7 @@ class Screen(Config):
     test: Test
     prompt: int = Field(ge=0)
     text: str
-    seed: int
+    seed: Seed
     rows: dict[str, str]
 
 
