@@ -1,7 +1,9 @@
-"""The second stage of the in-lab codec: a critic that sees log magnitudes, from the weights of the first stage.
+"""The second stage of the in-lab codec: a critic that sees log magnitudes, from the weights of the
+first stage.
 
-Question: what does an adversarial stage give a codec whose layers all run at the frame rate? The first stage
-(configs/codec_16khz.py) had a critic without log magnitudes, which learnt almost nothing; from its weights:
+Question: what does an adversarial stage give a codec whose layers all run at the frame rate? The
+first stage (configs/codec_16khz.py) had a critic without log magnitudes, which learnt almost
+nothing; from its weights:
 
     export SPEECH_DIR=path/to/librispeech FLITE_DIR=path/to/flite
     genlab train configs/codec_16khz.py --out runs/codec
@@ -25,5 +27,10 @@ def config() -> CodecRun:
     critic = AdversarialConfig(start_step=0, generator_weight=0.1, matching_weight=0.3)
     optim = OptimConfig(peak_lr=6e-4, warmup_fraction=0.03, weight_decay=0.01, ema_decay=0.999)
     codec = base.codec.model_copy(update={"adversarial": critic})
-    changes = {"name": "codec_16khz_adversarial", "start_from": "in_lab_16khz", "steps": 6500, "batch_size": 12}
+    changes = {
+        "name": "codec_16khz_adversarial",
+        "start_from": "in_lab_16khz",
+        "steps": 6500,
+        "batch_size": 12,
+    }
     return base.model_copy(update={**changes, "codec": codec, "optim": optim})

@@ -1,15 +1,16 @@
 """Scores that can be proved wrong: tokens of a source whose entropy is known, instead of audio.
 
-Question: is the number of bits that each family reports what it claims to be? An exact likelihood must come down to the
-entropy, an upper bound may stay above it, and neither may fall below it beyond its own error. There is nothing to hear,
-so `genlab compare` refuses this config; train an arm and compare its score with the source:
+Question: is the number of bits that each family reports what it claims to be? An exact likelihood
+must come down to the entropy, an upper bound may stay above it, and neither may fall below it
+beyond its own error. There is nothing to hear, so `genlab compare` refuses this config; train an
+arm and compare its score with the source:
 
     genlab train configs/known_entropy.py --arm ar --out runs/known_ar
     genlab evaluate runs/known_ar
 
-Result (one seed, 2,000 steps, under a minute and a half on two cores): AR needs 218.7 bits/s where the source itself
-gives the same clips 217.8, an excess of 0.95 [0.81, 1.09] bits/s or 0.4 %. Modelling each frame by itself would cost
-317, each code by itself 425, and naming every code 450.
+Result (one seed, 2,000 steps, under a minute and a half on two cores): AR needs 218.7 bits/s where
+the source itself gives the same clips 217.8, an excess of 0.95 [0.81, 1.09] bits/s or 0.4 %.
+Modelling each frame by itself would cost 317, each code by itself 425, and naming every code 450.
 """
 
 from genlab.data.known_entropy import KnownEntropy

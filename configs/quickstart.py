@@ -1,11 +1,11 @@
 """The quick start: which decoder speaks best after the same small amount of training compute?
 
-Question: on one token space, with the same clips in the same order and the same training FLOPs, what do an
-autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes on a laptop? Task: SoundStorm's,
-frame-aligned semantic units and a speaker in, acoustic tokens out.
+Question: on one token space, with the same clips in the same order and the same training FLOPs,
+what do an autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes
+on a laptop? Task: SoundStorm's, frame-aligned semantic units and a speaker in, acoustic tokens out.
 
-Tuning: one training setting, shared by all arms. Samplers: the best of eight settings per family on validation prompts,
-the cheapest of equals, measured by sweeps/sampling_settings.py, then frozen.
+Tuning: one training setting, shared by all arms. Samplers: the best of eight settings per family on
+validation prompts, the cheapest of equals, measured by sweeps/sampling_settings.py, then frozen.
 
     genlab compare configs/quickstart.py
 """
@@ -25,7 +25,10 @@ def config() -> Comparison:
     """Return the comparison."""
     return Comparison(
         name="quickstart",
-        question="With equal training compute, which decoder says the words best: autoregressive, masked or diffusion?",
+        question=(
+            "With equal training compute, which decoder says the words best: autoregressive, "
+            "masked or diffusion?"
+        ),
         data=TokenData(corpus=Embedded(minutes=30.0), num_frames=96),
         batch_size=8,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
@@ -33,14 +36,20 @@ def config() -> Comparison:
         budget=Budget(mode="iso_flop", train_flops=1.2e13),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
-            "ar": Arm(decoder=ARConfig(), sampler=ARSampler(temperature=0.3, guidance=1.5), sampler_trials=8),
+            "ar": Arm(
+                decoder=ARConfig(),
+                sampler=ARSampler(temperature=0.3, guidance=1.5),
+                sampler_trials=8,
+            ),
             "masked": Arm(
                 decoder=MaskedConfig(),
                 sampler=MaskedSampler(steps=(8, 1), temperature=0.6),
                 sampler_trials=8,
             ),
             "diffusion": Arm(
-                decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=6, guidance=1.5), sampler_trials=8
+                decoder=DiffusionConfig(),
+                sampler=DiffusionSampler(steps=6, guidance=1.5),
+                sampler_trials=8,
             ),
         },
         num_prompts=32,

@@ -1,7 +1,9 @@
-"""The quick start on three training seeds, with an audit of its metrics and prompts heard while the arms learn.
+"""The quick start on three training seeds, with an audit of its metrics and prompts heard while the
+arms learn.
 
-Question: does the order of the three decoders in configs/quickstart.py hold beyond the luck of one initialisation? Two
-arms count as equivalent if their word errors differ by less than 0.05, declared here before the run.
+Question: does the order of the three decoders in configs/quickstart.py hold beyond the luck of one
+initialisation? Two arms count as equivalent if their word errors differ by less than 0.05, declared
+here before the run.
 
     genlab compare configs/quickstart_seeds.py --pareto
 """

@@ -1,15 +1,17 @@
-"""The in-lab CTC recogniser that ships with genlab: 16 kHz, 28 characters, 1.5 M parameters, and its semantic units.
+"""The in-lab CTC recogniser that ships with genlab: 16 kHz, 28 characters, 1.5 M parameters, and
+its semantic units.
 
-Question: how small a recogniser, trained in minutes on two CPU cores, is accurate enough to score the embedded corpus
-and to give units that keep the words and drop the speaker? The flite voices (CMU, BSD-like) add open sentences; name a
-folder of them to retrain, because without it the recogniser hears only the embedded corpus:
+Question: how small a recogniser, trained in minutes on two CPU cores, is accurate enough to score
+the embedded corpus and to give units that keep the words and drop the speaker? The flite voices
+(CMU, BSD-like) add open sentences; name a folder of them to retrain, because without it the
+recogniser hears only the embedded corpus:
 
     FLITE_DIR=path/to/flite genlab train configs/recogniser_16khz.py --out runs/recogniser
 
-`genlab.recognisers.export.export_recogniser` fits the units, measures, and writes the files. The corpus is 60 minutes
-of seed 0: its train split holds none of the held-out texts of the 30 minutes that the quick start scores. The voice
-"slt" is never trained on. The scores of the shipped weights stand in
-genlab/recognisers/weights/recogniser_16khz.json.
+`genlab.recognisers.export.export_recogniser` fits the units, measures, and writes the files. The
+corpus is 60 minutes of seed 0: its train split holds none of the held-out texts of the 30 minutes
+that the quick start scores. The voice "slt" is never trained on. The scores of the shipped weights
+stand in genlab/recognisers/weights/recogniser_16khz.json.
 """
 
 import os

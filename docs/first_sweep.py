@@ -1,4 +1,5 @@
-"""A first sweep: how many bits per second of audio do twice the updates save a small autoregressive decoder?
+"""A first sweep: how many bits per second of audio do twice the updates save a small autoregressive
+decoder?
 
 genlab sweep run docs/first_sweep.py && genlab sweep report docs/first_sweep.py
 """
@@ -14,7 +15,9 @@ from genlab.train import TrainSettings
 
 
 def sweep() -> Sweep:
-    """Return the page: one `Comparison`, what varies, and what is predicted of it before it runs."""
+    """Return the page: one `Comparison`, what varies, and what is
+    predicted of it before it runs.
+    """
     question = "How many bits per second do twice the updates save?"
     base = Comparison(
         name="first_sweep",
@@ -38,5 +41,9 @@ def sweep() -> Sweep:
         varied="Updates.",
         base=base,
         points=tuple(product({"budget.steps": [300, 600]})),
-        predictions=(Contrast(text="twice the updates save bits", score="bits_per_s", terms=saved, expect="below"),),
+        predictions=(
+            Contrast(
+                text="twice the updates save bits", score="bits_per_s", terms=saved, expect="below"
+            ),
+        ),
     )

@@ -1,4 +1,6 @@
-"""Encode a WAV, take one training step of a decoder on its tokens, sample, save: public modules only."""
+"""Encode a WAV, take one training step of a decoder on its tokens, sample, save: public modules
+only.
+"""
 
 import sys
 
@@ -20,7 +22,12 @@ source, target = sys.argv[1:]
 codec = load_codec()  # the weights that ship with genlab
 [(codes, latents)] = codec.encode([read_wave(source)])
 tokens = make_tokens(codes=jnp.asarray(codes)[None], latents=jnp.asarray(latents)[None])
-cond = Cond(jnp.zeros(1, int), jnp.zeros((1, 1), int), jnp.zeros(codes.shape[:1], int)[None], jnp.zeros(1, bool))
+cond = Cond(
+    jnp.zeros(1, int),
+    jnp.zeros((1, 1), int),
+    jnp.zeros(codes.shape[:1], int)[None],
+    jnp.zeros(1, bool),
+)
 task = Task(
     codec.spec,
     CondVocab(num_speakers=1),
@@ -33,13 +40,22 @@ graph, params, rest = nnx.split(model, nnx.Param, ...)
 
 
 def loss(params):
-    return nnx.merge(graph, params, rest).loss(tokens, cond, key=jax.random.key(1)).per_example.mean()
+    return (
+        nnx.merge(graph, params, rest).loss(tokens, cond, key=jax.random.key(1)).per_example.mean()
+    )
 
 
 value, gradient = jax.jit(jax.value_and_grad(loss))(params)
 adam = optax.adam(1e-3)
-model = nnx.merge(graph, optax.apply_updates(params, adam.update(gradient, adam.init(params))[0]), rest)
-sampled = model.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=MaskedSampler())
+model = nnx.merge(
+    graph, optax.apply_updates(params, adam.update(gradient, adam.init(params))[0]), rest
+)
+sampled = model.sample(
+    cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=MaskedSampler()
+)
 [wave] = codec.decode_codes([np.asarray(sampled.tokens.codes[0])])
 write_audio(target, to_int16(wave), sample_rate_hz=codec.wave_rate_hz)
-print(f"loss {float(value):.3f} nats per hidden code, {sampled.num_network_calls} network calls, {target}")
+print(
+    f"loss {float(value):.3f} nats per hidden code, {sampled.num_network_calls} network calls, "
+    f"{target}"
+)

@@ -1,7 +1,8 @@
 """Bring your own codec: a class with four methods, and a function codec() that returns it.
 
-This one keeps the loudest part of each 20 ms frame's cosine transform and quantises it with the lab's residual
-quantiser. It sounds like 1975; replace the two transforms by your network and everything else stays.
+This one keeps the loudest part of each 20 ms frame's cosine transform and quantises it with the
+lab's residual quantiser. It sounds like 1975; replace the two transforms by your network and
+everything else stays.
 
     genlab codec info --codec docs/own_codec.py
     genlab compare configs/quickstart.py data.codec=docs/own_codec.py
@@ -23,7 +24,11 @@ class CosineCodec(nnx.Module):
 
     def __init__(self):
         self.spec = TokenSpec(
-            sample_rate_hz=16_000, hop_samples=HOP, codebooks=8, entries=1024, latent_channels=CHANNELS
+            sample_rate_hz=16_000,
+            hop_samples=HOP,
+            codebooks=8,
+            entries=1024,
+            latent_channels=CHANNELS,
         )
         self.quantiser = ResidualQuantiser(8, 1024, CHANNELS, decay=0.9, revival_usage=0.03)
 
@@ -35,7 +40,9 @@ class CosineCodec(nnx.Module):
         frames = jax.scipy.fft.dct(waves.reshape(waves.shape[0], -1, HOP), norm="ortho")
         latents = frames[..., :CHANNELS]
         lengths = jnp.full(waves.shape[:1], waves.shape[1]) if num_samples is None else num_samples
-        return Tokens(self.quantiser.encode(latents), latents, (-(-lengths // HOP)).astype(jnp.int32))
+        return Tokens(
+            self.quantiser.encode(latents), latents, (-(-lengths // HOP)).astype(jnp.int32)
+        )
 
     def decode_codes(self, codes, num_frames=None):
         return self.decode_latents(self.quantiser.decode(codes), num_frames)
@@ -49,7 +56,9 @@ def codec():
     """Return the codec with codebooks fitted to a little speech."""
     mine, manifest = CosineCodec(), build_corpus(Embedded(minutes=1.0))
     waves = [manifest.audio(clip) / 32768.0 for clip in manifest.split("train")]
-    speech = jnp.concatenate([jnp.asarray(wave[: len(wave) // HOP * HOP], jnp.float32) for wave in waves])[None]
+    speech = jnp.concatenate(
+        [jnp.asarray(wave[: len(wave) // HOP * HOP], jnp.float32) for wave in waves]
+    )[None]
     for key in jax.random.split(jax.random.key(0), 20):
         tokens = mine.encode(speech)
         mine.quantiser.update(tokens.latents, tokens.codes, jnp.ones(tokens.codes.shape, bool), key)

@@ -1,4 +1,5 @@
-"""Take the pictures of the README: the report of a finished comparison, and TensorBoard on the same run.
+"""Take the pictures of the README: the report of a finished comparison, and TensorBoard on the same
+run.
 
     genlab compare configs/quickstart.py --out runs/first
     python docs/pictures.py runs/first docs/images
@@ -30,7 +31,8 @@ BOARD_TAGS = "train/loss_|prompt00/samples_mel"
 # Clicks the label or button that begins with a text: TensorBoard has no names for them.
 CLICK = (
     "for (const found of document.querySelectorAll('button, mat-checkbox'))"
-    "  if (found.innerText.includes(arguments[0])) { (found.querySelector('input') || found).click(); return true; }"
+    "  if (found.innerText.includes(arguments[0])) { (found.querySelector('input') || "
+    "found).click(); return true; }"
     "return false;"
 )
 
@@ -68,18 +70,27 @@ def serve_board(run_dir: Path) -> Iterator[str]:
 def crop(browser: Browser, first: str, last: str, target: Path) -> None:
     """Take the part of the page from the top of element `first` to the bottom of element `last`."""
     script = (
-        "const [a, b] = Array.from(arguments, s => document.querySelector(s).getBoundingClientRect());"
+        "const [a, b] = Array.from(arguments, s => "
+        "document.querySelector(s).getBoundingClientRect());"
         "return [a.top + scrollY, b.bottom + scrollY]"
     )
     top, bottom = browser.run(script, first, last)
-    clip = {"x": 0, "y": top - MARGIN, "width": WIDTH, "height": bottom - top + 2 * MARGIN, "scale": 1}
+    clip = {
+        "x": 0,
+        "y": top - MARGIN,
+        "width": WIDTH,
+        "height": bottom - top + 2 * MARGIN,
+        "scale": 1,
+    }
     values = {"captureBeyondViewport": True, "clip": clip}
     shot = browser.post("goog/cdp/execute", cmd="Page.captureScreenshot", params=values)
     target.write_bytes(base64.b64decode(shot["data"]))
 
 
 def take_report(browser: Browser, run_dir: Path, target: Path) -> None:
-    """Take the answer, the scores as dots, and the players of the first prompt, one above the other."""
+    """Take the answer, the scores as dots, and the players of the first prompt, one above the
+    other.
+    """
     browser.resize(WIDTH, 900)
     browser.open(run_dir / "report.html")
     browser.wait("return document.readyState == 'complete'")
@@ -99,7 +110,9 @@ def take_report(browser: Browser, run_dir: Path, target: Path) -> None:
 def take_board(browser: Browser, address: str, target: Path) -> None:
     """Take TensorBoard's charts once they are drawn, without the pane of its settings."""
     browser.resize(BOARD_WIDTH, 800)
-    browser.post("url", url=f"{address}?darkMode=false&runFilter=arms&tagFilter={BOARD_TAGS}#timeseries")
+    browser.post(
+        "url", url=f"{address}?darkMode=false&runFilter=arms&tagFilter={BOARD_TAGS}#timeseries"
+    )
     browser.wait("return document.querySelectorAll('card-view').length > 2", seconds=60.0)
     for name in ("Enable step selection and data table", "Settings"):
         browser.run(CLICK, name)

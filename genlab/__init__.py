@@ -1,4 +1,5 @@
-"""genlab: autoregressive, masked parallel and diffusion decoders for audio, compared on one token space.
+"""genlab: autoregressive, masked parallel and diffusion decoders for audio, compared on one token
+space.
 
 Importing this package imports nothing heavy: take what you need from its modules, for example
 `from genlab.codecs.frozen import load_codec` or `from genlab.decoders.ar import AR`.

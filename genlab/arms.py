@@ -30,7 +30,9 @@ from genlab.watch.tensorboard import RunWriter, StepCost, TrainingLog
 
 
 def _trained_alike(run: DecoderRun, others: Sequence[DecoderRun]) -> str | None:
-    """Return the first of the others that trains to the same bits: arms may differ in how they sample alone."""
+    """Return the first of the others that trains to the same bits: arms may differ in how they
+    sample alone.
+    """
 
     def training(run: DecoderRun) -> dict[str, Any]:
         values = run.to_dict()
@@ -40,11 +42,17 @@ def _trained_alike(run: DecoderRun, others: Sequence[DecoderRun]) -> str | None:
 
 
 def _copy_training(trained: Path, run_dir: Path) -> None:
-    """Give an arm what an equal one has trained, unless it has begun; a copy that was cut short is made again."""
+    """Give an arm what an equal one has trained, unless it has begun; a copy that was cut short is
+    made again.
+    """
     if hosts.is_leader() and not checkpoint.saved_steps(run_dir):
         partial = run_dir.with_name(f"{run_dir.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(trained, partial, ignore=shutil.ignore_patterns("lock", "config.json", "samples*", "*.samples"))
+        shutil.copytree(
+            trained,
+            partial,
+            ignore=shutil.ignore_patterns("lock", "config.json", "samples*", "*.samples"),
+        )
         shutil.rmtree(run_dir, ignore_errors=True)
         run_dir.parent.mkdir(parents=True, exist_ok=True)
         os.replace(partial, run_dir)
@@ -53,9 +61,15 @@ def _copy_training(trained: Path, run_dir: Path) -> None:
 
 
 def train_arm(
-    run: DecoderRun, store: TokenStore, run_dir: Path, progress: Progress, watch: Mapping[int, Watch] | None = None
+    run: DecoderRun,
+    store: TokenStore,
+    run_dir: Path,
+    progress: Progress,
+    watch: Mapping[int, Watch] | None = None,
 ) -> RunResult:
-    """Train one arm in its run directory, resume it, or return it if it is done; `watch` as in `train`."""
+    """Train one arm in its run directory, resume it, or return it if it is done; `watch` as in
+    `train`.
+    """
     check_is_ours(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     check_same_training(run, run_dir)
@@ -87,17 +101,23 @@ def sample_arm(
     progress: Progress,
     lengths_s: Sequence[float] = (),
 ) -> Sampled:
-    """Sample the prompts once, and return what is on disk: a resumed run scores the very same audio."""
+    """Sample the prompts once, and return what is on disk: a resumed run scores the very same
+    audio.
+    """
     checkpoint.check_held(run_dir)
     if not has_samples(run_dir):
         stage = partial(progress, f"sample {run.name}/seed{run.seed}")
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
-        sampled = sample_clips(model, run, material.store, material.codec, material.clips, run.seed, lengths_s, stage)
+        sampled = sample_clips(
+            model, run, material.store, material.codec, material.clips, run.seed, lengths_s, stage
+        )
         (run_dir / "samples").mkdir(exist_ok=True)
         for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
             write_flac(path, to_int16(wave))
         facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
-        checkpoint.write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
+        checkpoint.write_json(
+            run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"}
+        )
     return read_samples(run_dir, material)
 
 
@@ -107,7 +127,10 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
     rate = material.codec.wave_rate_hz
-    return Sampled(waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)], **facts)
+    return Sampled(
+        waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)],
+        **facts,
+    )
 
 
 def read_all_samples(
@@ -124,7 +147,9 @@ def read_all_samples(
 
 
 def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
-    return [run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))]
+    return [
+        run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))
+    ]
 
 
 def list_run_dirs(config: Comparison, out: Path) -> dict[str, dict[int, Path]]:

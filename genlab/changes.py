@@ -56,7 +56,10 @@ def check_same_training(run: Config, run_dir: Path) -> None:
         return
     kind = run.to_dict().get("kind")
     if found.get("kind") != kind:
-        raise ConfigError(f"{run_dir}: holds a run of kind {found.get('kind')!r}, expected {kind!r}; use another --out")
+        raise ConfigError(
+            f"{run_dir}: holds a run of kind {found.get('kind')!r}, expected {kind!r}; use "
+            "another --out"
+        )
     try:
         made = type(run).from_dict(found)
     except ConfigError:
@@ -78,7 +81,9 @@ def claim(config: Comparison, out: Path) -> None:
     holds_any = (out / "arms").exists() or (out / "results.json").exists()
     is_other = found is not None and {**found, "settings": None} != {**values, "settings": None}
     if is_other and holds_any:
-        raise GenlabError(f"{out}: holds the results of another configuration; use another --out, or delete it")
+        raise GenlabError(
+            f"{out}: holds the results of another configuration; use another --out, or delete it"
+        )
     checkpoint.write_config(out, values)
 
 

@@ -1,4 +1,5 @@
-"""The main job: train several decoders on one token space with one budget, sample and score them alike, say who won.
+"""The main job: train several decoders on one token space with one budget, sample and score them
+alike, say who won.
 
 corpus -> token store -> budget -> train every arm -> sample the same prompts -> score every row ->
 results.json, ledger.json, TensorBoard, report.html. Every stage leaves its result on disk under the
@@ -18,7 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from genlab.arms import _copy_training, _trained_alike, list_run_dirs, read_all_samples, sample_arm, train_arm
+from genlab.arms import (
+    _copy_training,
+    _trained_alike,
+    list_run_dirs,
+    read_all_samples,
+    sample_arm,
+    train_arm,
+)
 from genlab.changes import claim
 from genlab.config import GenlabError
 from genlab.evaluate.metrics import (
@@ -44,9 +52,14 @@ from genlab.watch.progress import Progress
 
 
 def compare(
-    config: Comparison, out: Path, progress: Progress, command: str, tuning: Mapping[str, Any] | None = None
+    config: Comparison,
+    out: Path,
+    progress: Progress,
+    command: str,
+    tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run the comparison in `out` to its end and return results.json; `tuning` is where the arms' settings are from.
+    """Run the comparison in `out` to its end and return results.json; `tuning` is where the arms'
+    settings are from.
 
     Raises:
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
@@ -70,7 +83,9 @@ def compare(
 
 def _refuse_to_train_again(config: Comparison, out: Path, wrong: list[str]) -> None:
     """Keep a damaged output from costing a training whose checkpoints were pruned."""
-    run_dirs = [path for by_seed in list_run_dirs(config, out).values() for path in by_seed.values()]
+    run_dirs = [
+        path for by_seed in list_run_dirs(config, out).values() for path in by_seed.values()
+    ]
     if (out / outputs.MANIFEST).exists() and not all(map(checkpoint.saved_steps, run_dirs)):
         raise GenlabError(
             f"{out}: {', '.join(wrong[:3])}: damaged or missing, and making it again takes models "
@@ -175,7 +190,11 @@ def _train_all(
             run = config.run(name, seed, budgets[name].steps)
             is_heard = seed == config.seeds[0]
             watch = plan_previews(run, material.store, material.codec, previews) if is_heard else {}
-            before = [config.run(other, seed, budgets[other].steps) for other in trained if seed in trained[other]]
+            before = [
+                config.run(other, seed, budgets[other].steps)
+                for other in trained
+                if seed in trained[other]
+            ]
             if (twin := _trained_alike(run, before)) is not None:
                 _copy_training(run_dirs[twin][seed], path)
             trained[name][seed] = train_arm(run, material.store, path, progress, watch)
@@ -183,7 +202,8 @@ def _train_all(
 
 
 def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
-    """Write TensorBoard pages and report.html of a finished comparison again, and return the report's path.
+    """Write TensorBoard pages and report.html of a finished comparison again, and return the
+    report's path.
 
     Raises:
         GenlabError: if the comparison is not finished.
@@ -207,12 +227,18 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
 
 
 def show_previews(config: Comparison, material: Material, out: Path) -> None:
-    """Write what the previews of the arms are compared with: real audio, codec floors, and pictures of all of them."""
-    clips = choose_preview_clips(config.run(next(iter(config.arms)), config.seeds[0], steps=1), material.store)
+    """Write what the previews of the arms are compared with: real audio, codec floors, and pictures
+    of all of them.
+    """
+    clips = choose_preview_clips(
+        config.run(next(iter(config.arms)), config.seeds[0], steps=1), material.store
+    )
     by_id = {clip.id: clip for clip in material.manifest.clips}
     codec = material.codec
     ceilings = {
-        "real": lambda: [material.manifest.audio(by_id[clip.id]) / np.float32(32768) for clip in clips],
+        "real": lambda: [
+            material.manifest.audio(by_id[clip.id]) / np.float32(32768) for clip in clips
+        ],
         FLOORS[0]: lambda: codec.decode_codes([clip.codes for clip in clips]),
         FLOORS[1]: lambda: codec.decode_latents([clip.latents for clip in clips]),
     }

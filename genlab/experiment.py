@@ -1,9 +1,10 @@
 """What a config file returns: one frozen object that says everything about a run.
 
-`CodecRun` and `RecogniserRun` train on waveforms, `DecoderRun` trains one decoder on tokens, and `Comparison` is the
-main job: several arms that share everything but the decoder, and become one `DecoderRun` each once the budget is
-solved. Every run offers a model and batches, which is all that `train.py` needs. A config file is Python with a
-function `config()`; the same commands accept the `config.json` that a run directory holds.
+`CodecRun` and `RecogniserRun` train on waveforms, `DecoderRun` trains one decoder on tokens, and
+`Comparison` is the main job: several arms that share everything but the decoder, and become one
+`DecoderRun` each once the budget is solved. Every run offers a model and batches, which is all that
+`train.py` needs. A config file is Python with a function `config()`; the same commands accept the
+`config.json` that a run directory holds.
 """
 
 from pathlib import Path
@@ -65,7 +66,8 @@ def _check_batch(batch_size: int, num_frames: int) -> None:
     """
     if batch_size * num_frames > MAX_BATCH_FRAMES:
         raise ValueError(
-            f"batch_size={batch_size} times data.num_frames={num_frames}: more than {MAX_BATCH_FRAMES} frames in a "
+            f"batch_size={batch_size} times data.num_frames={num_frames}: more than "
+            f"{MAX_BATCH_FRAMES} frames in a "
             "batch; lower batch_size"
         )
 
@@ -103,26 +105,31 @@ AnySampler = Annotated[
 class TokenData(Config):
     """Which tokens: a corpus behind the frozen codec, and the frames of one training example.
 
-    A `KnownEntropy` corpus is tokens from the start: it has neither audio nor codec, and its clips are drawn.
+    A `KnownEntropy` corpus is tokens from the start: it has neither audio nor codec, and its clips
+    are drawn.
     """
 
     corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
     codec: str = SHIPPED_CODEC
     num_frames: int = pydantic.Field(ge=1)
     train_clips: Count | None = None
-    """Train on a fixed random part of the training split, to see what repeated data do; prompts stay as they are."""
+    """Train on a fixed random part of the training split, to see what repeated data do; prompts
+    stay as they are.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_frames(self) -> "TokenData":
         if isinstance(self.corpus, KnownEntropy) and self.num_frames > self.corpus.clip_frames:
             raise ValueError(
-                f"num_frames={self.num_frames}: longer than the clips of the source, whose scores would then be for "
+                f"num_frames={self.num_frames}: longer than the clips of the source, whose scores "
+                "would then be for "
                 f"frames no arm was trained on; raise corpus.clip_frames={self.corpus.clip_frames}"
             )
         return self
 
     def load_codec(self) -> FrozenCodec:
-        """Return the codec; it takes and gives waves at the rate of corpora and metrics, not at its own.
+        """Return the codec; it takes and gives waves at the rate of corpora and metrics, not at its
+        own.
 
         Raises:
             GenlabError: if the tokens never were audio.
@@ -141,12 +148,19 @@ class TokenData(Config):
             raise _without_audio()
         return build_corpus(self.corpus, progress=progress)
 
-    def open(self, progress: Progress | None = None, manifest: Manifest | None = None) -> TokenStore:
-        """Return the token store, encoding `manifest` first, or else building the corpus, or drawing the tokens."""
+    def open(
+        self, progress: Progress | None = None, manifest: Manifest | None = None
+    ) -> TokenStore:
+        """Return the token store, encoding `manifest` first, or else building the corpus, or
+        drawing the tokens.
+        """
         if isinstance(self.corpus, KnownEntropy):
             return draw_store(self.corpus, cache_root())
-        codec, units = self.load_codec(), load_units()  # missing weights must not cost the wait for a corpus
-        return encode_corpus(manifest or self.build_audio(progress), codec, units, cache_root(), progress)
+        # missing weights must not cost the wait for a corpus
+        codec, units = self.load_codec(), load_units()
+        return encode_corpus(
+            manifest or self.build_audio(progress), codec, units, cache_root(), progress
+        )
 
     def find_store(self) -> Path:
         """Return where the token store is or will be; the corpus must be built.
@@ -162,17 +176,20 @@ class TokenData(Config):
 
 def _without_audio() -> GenlabError:
     return GenlabError(
-        "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or compared; train an arm with "
-        "`genlab train CONFIG --arm NAME` and compare its score with the entropy: `genlab evaluate RUN_DIR`"
+        "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or "
+        "compared; train an arm with "
+        "`genlab train CONFIG --arm NAME` and compare its score with the entropy: `genlab "
+        "evaluate RUN_DIR`"
     )
 
 
 class Arm(ArmSettings):
-    """One family in a comparison: its decoder, how it samples, and, if tuned apart, the settings it trains with.
+    """One family in a comparison: its decoder, how it samples, and, if tuned apart, the settings it
+    trains with.
 
-    The trials say how many training and sampling settings were tried on validation data, this one included, and
-    `tuning_flops` what the training ones cost: an arm that was tuned longer has an advantage, so the ledger asks that
-    arms agree.
+    The trials say how many training and sampling settings were tried on validation data, this one
+    included, and `tuning_flops` what the training ones cost: an arm that was tuned longer has an
+    advantage, so the ledger asks that arms agree.
     """
 
     decoder: AnyDecoder
@@ -184,9 +201,15 @@ class Arm(ArmSettings):
     @pydantic.model_validator(mode="after")
     def _check_sampler(self) -> "Arm":
         if not isinstance(self.sampler, self.decoder.sampler):
-            raise ValueError(f"sampler.kind={self.sampler.kind!r} cannot sample decoder.kind={self.decoder.kind!r}")
+            raise ValueError(
+                f"sampler.kind={self.sampler.kind!r} cannot sample "
+                f"decoder.kind={self.decoder.kind!r}"
+            )
         if self.decoder.kind in RESERVED_FAMILIES:
-            raise ValueError(f"decoder.kind={self.decoder.kind!r} names rows that are no arms; choose another kind")
+            raise ValueError(
+                f"decoder.kind={self.decoder.kind!r} names rows that are no arms; choose another "
+                "kind"
+            )
         return self
 
 
@@ -205,9 +228,15 @@ class DecoderRun(Run):
         return self
 
     def task(self, store: TokenStore) -> Task:
-        """Return what the decoder reads, is conditioned on and runs on, given a store's token space and conditions."""
+        """Return what the decoder reads, is conditioned on and runs on, given a store's token space
+        and conditions.
+        """
         info = store.info
-        vocab = CondVocab(num_speakers=len(info.speakers), num_units=info.num_units, is_two_sided=info.is_two_sided)
+        vocab = CondVocab(
+            num_speakers=len(info.speakers),
+            num_units=info.num_units,
+            is_two_sided=info.is_two_sided,
+        )
         return Task(
             info.spec,
             vocab,
@@ -223,16 +252,22 @@ class DecoderRun(Run):
         return self.arm.decoder.build(self.task(store), key=key)
 
     def source_of(self, store: TokenStore) -> BatchSource:
-        """Return the training batches: the same for every arm with the same seed, data and batch size."""
+        """Return the training batches: the same for every arm with the same seed, data and batch
+        size.
+        """
         data = self.data
         if self.condition.content == "text":
             self.condition.check_texts(store.texts("train"))
-        dataset = store.dataset("train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips)
+        dataset = store.dataset(
+            "train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips
+        )
         return BatchSource(dataset, self.batch_size)
 
 
 class Budget(Config):
-    """What every arm may spend. iso_flop: the same training FLOPs. iso_step: the same number of updates."""
+    """What every arm may spend. iso_flop: the same training FLOPs. iso_step: the same number of
+    updates.
+    """
 
     mode: Literal["iso_flop", "iso_step"] = "iso_flop"
     train_flops: float | None = pydantic.Field(default=None, gt=0)
@@ -240,14 +275,19 @@ class Budget(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_one(self) -> "Budget":
-        given, other = ("train_flops", "steps") if self.mode == "iso_flop" else ("steps", "train_flops")
+        given, other = (
+            ("train_flops", "steps") if self.mode == "iso_flop" else ("steps", "train_flops")
+        )
         if getattr(self, given) is None or getattr(self, other) is not None:
-            raise ValueError(f"mode={self.mode!r} takes {given} and not {other}: the other one follows from it")
+            raise ValueError(
+                f"mode={self.mode!r} takes {given} and not {other}: the other one follows from it"
+            )
         return self
 
 
 class Comparison(Config):
-    """Several arms that differ in their decoder alone, trained on one budget and scored on the same prompts.
+    """Several arms that differ in their decoder alone, trained on one budget and scored on the same
+    prompts.
 
     `audit` runs every metric on known degradations first; an earlier audit is used even without it.
     """
@@ -268,34 +308,44 @@ class Comparison(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     audit: bool = False
     equivalence: dict[str, pydantic.PositiveFloat] = {}
-    """Per score, the difference that does not matter: only with it may two arms be called equivalent."""
+    """Per score, the difference that does not matter: only with it may two arms be called
+    equivalent.
+    """
     settings: TrainSettings = TrainSettings()
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
         _check_batch(self.batch_size, self.data.num_frames)
         if taken := [name for name in self.arms if name in RESERVED_NAMES]:
-            raise ValueError(f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another")
+            raise ValueError(
+                f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another"
+            )
         for name, arm in self.arms.items():
             guidance = guidance_of(arm.sampler)
             if guidance != 1 and self.condition.dropout == 0:
                 raise ValueError(
-                    f"arms.{name}.sampler.guidance={guidance:g} contrasts with dropped conditions, which "
+                    f"arms.{name}.sampler.guidance={guidance:g} contrasts with dropped "
+                    "conditions, which "
                     "condition.dropout=0 never trains; set condition.dropout=0.1 or guidance=1"
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
         if unknown := [name for name in self.equivalence if not is_paired(name)]:
             raise ValueError(
-                f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; expected a name such "
+                f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; "
+                "expected a name such "
                 "as wer_ctc, speaker_similarity or bits_per_s"
             )
         if self.prompts_split == "train":
-            raise ValueError("prompts_split='train': prompts must be texts that no arm was trained on")
+            raise ValueError(
+                "prompts_split='train': prompts must be texts that no arm was trained on"
+            )
         return self
 
     def comparison_key(self) -> str:
-        """Return a hash of what the arms must share: data, codec, batch, budget, conditions, prompts, evaluation."""
+        """Return a hash of what the arms must share: data, codec, batch, budget, conditions,
+        prompts, evaluation.
+        """
         excluded = {"name", "question", "arms", "settings", "optim", "audit", "equivalence"}
         return self.digest(exclude=excluded)
 
@@ -304,6 +354,14 @@ class Comparison(Config):
         arm = self.arms[name]
         optim, backbone = arm.apply(self.optim, self.backbone)
         return DecoderRun(
-            name=name, seed=seed, steps=steps, batch_size=self.batch_size, optim=optim, settings=self.settings,
-            data=self.data, backbone=backbone, condition=self.condition, arm=arm,
-        )  # fmt: skip
+            name=name,
+            seed=seed,
+            steps=steps,
+            batch_size=self.batch_size,
+            optim=optim,
+            settings=self.settings,
+            data=self.data,
+            backbone=backbone,
+            condition=self.condition,
+            arm=arm,
+        )

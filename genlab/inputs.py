@@ -163,7 +163,9 @@ def _differing(was: Any, now: Any) -> tuple[str, str]:
 
 
 def _name_at(names: Sequence[str], at: int) -> str:
-    which = f"number {at} is {names[at][:LONGEST_VALUE]!r}" if at < len(names) else f"no number {at}"
+    which = (
+        f"number {at} is {names[at][:LONGEST_VALUE]!r}" if at < len(names) else f"no number {at}"
+    )
     return f"{len(names)} of which {which}" if at < len(names) else f"{len(names)}, {which}"
 
 

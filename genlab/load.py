@@ -56,13 +56,16 @@ def load_experiment(
     path = path / "config.json" if os.path.isdir(path) else path
     if not os.path.isfile(path):
         raise ConfigError(
-            f"config {path}: no such file; give a config file such as configs/quickstart.py or a run directory"
+            f"config {path}: no such file; give a config file such as configs/quickstart.py or a "
+            "run directory"
         )
     if path.suffix == ".json":
         values = parse_json(read_content(path, fix=RESTORE) or b"", path=path, fix=RESTORE)
         kind = values.get("kind") if isinstance(values, dict) else None
         if not isinstance(kind, str) or kind not in KINDS:
-            raise ConfigError(f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}")
+            raise ConfigError(
+                f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}"
+            )
         named = {*named, *texts_of(overrides)}
         asked = apply_overrides(values, overrides)
         check_code(asked, path, named=named, trust_code=trust_code)
@@ -75,7 +78,9 @@ def load_experiment(
         return experiment
     experiment = call_page(path, "config")
     if type(experiment) not in KINDS.values():  # config.json could not name a subclass
-        raise ConfigError(f"config {path}: expected a function config() that returns one of {sorted(KINDS)}")
+        raise ConfigError(
+            f"config {path}: expected a function config() that returns one of {sorted(KINDS)}"
+        )
     load_classes(apply_overrides(experiment.to_dict(), overrides))
     return experiment.override(overrides)
 
@@ -92,7 +97,9 @@ def call_page(path: Path, name: str) -> Any:
         function: Any = run_file(path).get(name)
         return None if function is None else function()
     except pydantic.ValidationError as error:
-        told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(error.__traceback__)
+        told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(
+            error.__traceback__
+        )
         raise ConfigError(f"{name} {describe_raised(path, told)}") from None
     except BaseException as error:  # the file is the person's own, and may raise anything
         if is_ours_to_stop(error):

@@ -47,7 +47,8 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
     Raises:
         GenlabError: if the comparison in `run_dir` was made from others (inputs.py).
     """
-    codec = config.data.load_codec()  # first: tokens that never were audio are refused before anything is built
+    # first: tokens that never were audio are refused before anything is built
+    codec = config.data.load_codec()
     manifest = config.data.build_audio(progress)
     preflight = inspect(config, manifest, codec)  # before the corpus is encoded
     if run_dir is None:

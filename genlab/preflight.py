@@ -1,4 +1,5 @@
-"""What a comparison will measure, and what stops it: known from the manifest, before anything is encoded or trained.
+"""What a comparison will measure, and what stops it: known from the manifest, before anything is
+encoded or trained.
 
 In: a `Comparison`, its corpus and its codec. Out: `Preflight`: the prompts, which scores and
 controls will run and why others will not, and the score that decides. If prompts, labels or
@@ -38,7 +39,9 @@ class Check(NamedTuple):
 
     def describe(self) -> str:
         """Return one line."""
-        return f"{', '.join(self.names)}: {'yes' if self.runs else 'no'}" + (f", {self.note}" if self.note else "")
+        return f"{', '.join(self.names)}: {'yes' if self.runs else 'no'}" + (
+            f", {self.note}" if self.note else ""
+        )
 
 
 class Preflight(NamedTuple):
@@ -60,7 +63,8 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     """Return what a comparison will measure.
 
     Raises:
-        GenlabError: if it cannot be run: too few prompts, nothing to train on, texts that say nothing.
+        GenlabError: if it cannot be run: too few prompts, nothing to train on, texts that say
+            nothing.
     """
     prompts = pick_from_manifest(config, manifest, codec, config.prompts_split, config.num_prompts)
     if config.settings.previews:
@@ -69,18 +73,24 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     notes = [config.condition.check_texts([clip.text for clip in train])]
     if len(prompts) < config.num_prompts:
         notes.append(
-            f"prompts: {len(prompts)} of the num_prompts={config.num_prompts} asked for: no more clips of split "
+            f"prompts: {len(prompts)} of the num_prompts={config.num_prompts} asked for: no more "
+            "clips of split "
             f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
         )
     units = len({text_key(clip) for clip in prompts})
     if units < FEWEST:
-        notes.append(f"prompts: all {len(prompts)} have the same text: they are one unit, and no score has an interval")
+        notes.append(
+            f"prompts: all {len(prompts)} have the same text: they are one unit, and no score has "
+            "an interval"
+        )
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
     scores += _audio_checks(config, prompts, reference, codec)
     controls = _control_checks(config, prompts, reference)
     if not any(control.runs for control in controls):
-        notes.append("controls: none is applicable, so nothing will show that an arm follows its prompts")
+        notes.append(
+            "controls: none is applicable, so nothing will show that an arm follows its prompts"
+        )
     found = Preflight(prompts, scores, controls, deciding_score(config, scores, prompts), [])
     notes += [
         f"equivalence.{name}: this comparison has no such score"
@@ -106,7 +116,8 @@ class DryRun(NamedTuple):
 
 
 def rehearse(config: Comparison, progress: Progress) -> DryRun:
-    """Do every check of a comparison, and return what it would do; it imports the corpus and encodes nothing.
+    """Do every check of a comparison, and return what it would do; it imports the corpus and
+    encodes nothing.
 
     Raises:
         GenlabError: if the comparison cannot be run.
@@ -130,7 +141,9 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
 
 
-def find_reference(config: Comparison, manifest: Manifest, prompts: Collection[Voiced]) -> Reference:
+def find_reference(
+    config: Comparison, manifest: Manifest, prompts: Collection[Voiced]
+) -> Reference:
     """Return the real speech that the prompts are compared with."""
     ids, speakers = {clip.id for clip in prompts}, [clip.speaker for clip in prompts]
     sizes = config.evaluation.reference_clips, config.evaluation.centroid_groups
@@ -138,7 +151,9 @@ def find_reference(config: Comparison, manifest: Manifest, prompts: Collection[V
 
 
 def excuses(config: Comparison) -> dict[str, str]:
-    """Return the controls that mean nothing because the arms are not told what they would have to follow."""
+    """Return the controls that mean nothing because the arms are not told what they would have to
+    follow.
+    """
     found = {}
     if config.condition.content == "none":
         found["prompt_swap"] = "condition.content='none': the arms are not told what to say"
@@ -160,12 +175,16 @@ def require_packages(config: Comparison) -> None:
 
 
 def deciding_score(config: Comparison, scores: Collection[Check], prompts: Collection[Clip]) -> str:
-    """Return the first of the scores that can decide here: words where arms are told them, then what needs none."""
+    """Return the first of the scores that can decide here: words where arms are told them, then
+    what needs none.
+    """
     has_text = 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
     runs = {name for check in scores if check.runs for name in check.names}
     if has_text and config.condition.content != "none" and "wer_ctc" in runs:
         return "wer_ctc"
-    candidates = ("block_energy", "speaker_similarity") if config.condition.speaker else ("block_energy",)
+    candidates = (
+        ("block_energy", "speaker_similarity") if config.condition.speaker else ("block_energy",)
+    )
     return next((name for name in candidates if name in runs), "mcd")
 
 
@@ -187,8 +206,10 @@ def _require_split(manifest: Manifest, split: str) -> list[Clip]:
     """Return the clips of a split, or say how a corpus comes by them."""
     if split not in manifest.splits:
         raise GenlabError(
-            f"the corpus has no clips in split {split!r}, only in {', '.join(manifest.splits)}: name "
-            "some in the column split of its table, or leave that column out, so that they are drawn"
+            f"the corpus has no clips in split {split!r}, only in {', '.join(manifest.splits)}: "
+            "name "
+            "some in the column split of its table, or leave that column out, so that they are "
+            "drawn"
         )
     return manifest.split(split)
 
@@ -211,13 +232,20 @@ def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
         return [Check(("speaker_similarity", "speaker_accuracy"), False, note)]
     note = ""
     if strange:
-        note = f"{strange} of {len(prompts)} prompts are left out: no other speech of their speakers"
+        note = (
+            f"{strange} of {len(prompts)} prompts are left out: no other speech of their speakers"
+        )
     has_others = len(reference.speakers) > 1
     why = note if has_others else "there is one speaker"
-    return [Check(("speaker_similarity",), True, note), Check(("speaker_accuracy",), has_others, why)]
+    return [
+        Check(("speaker_similarity",), True, note),
+        Check(("speaker_accuracy",), has_others, why),
+    ]
 
 
-def _audio_checks(config: Comparison, prompts: list[Clip], reference: Reference, codec: FrozenCodec) -> list[Check]:
+def _audio_checks(
+    config: Comparison, prompts: list[Clip], reference: Reference, codec: FrozenCodec
+) -> list[Check]:
     evaluation = config.evaluation
     real = min(len(reference.common), evaluation.reference_clips)
     few = f"only {real} real clip{'s' * (real != 1)} to compare with"

@@ -1,4 +1,5 @@
-"""Choose the prompts: held-out clips that every arm is sampled on, the same before and after a corpus is encoded.
+"""Choose the prompts: held-out clips that every arm is sampled on, the same before and after a
+corpus is encoded.
 
 In: clips of a manifest or of a token store, and how many frames each has. Out: clips no longer than
 a training example, new texts first, speakers in turn. If a split has too few, the error says what
@@ -29,7 +30,9 @@ class Voiced(Spoken, Protocol):
 C = TypeVar("C", bound=Voiced)
 
 
-def choose_prompts(store: TokenStore, split: str, num_prompts: int, num_frames: int) -> list[TokenClip]:
+def choose_prompts(
+    store: TokenStore, split: str, num_prompts: int, num_frames: int
+) -> list[TokenClip]:
     """Return prompts from a held-out split of a token store.
 
     Raises:
@@ -62,7 +65,10 @@ def pick_prompts(
     Raises:
         GenlabError: if fewer than two clips fit.
     """
-    fitting = sorted((clip for clip, length in zip(clips, frames) if length <= num_frames), key=lambda clip: clip.id)
+    fitting = sorted(
+        (clip for clip, length in zip(clips, frames) if length <= num_frames),
+        key=lambda clip: clip.id,
+    )
     if len(fitting) < FEWEST:
         raise GenlabError(_explain_few(len(fitting), sorted(frames), split, num_frames, sizes))
     said: dict[str, int] = {}
@@ -76,8 +82,12 @@ def pick_prompts(
     return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
 
 
-def choose_unscored(store: TokenStore, prompts_split: str, num_clips: int, num_frames: int) -> list[TokenClip]:
-    """Return clips that are no prompts: of validation if two fit, else of training, cut to the frames of an example."""
+def choose_unscored(
+    store: TokenStore, prompts_split: str, num_clips: int, num_frames: int
+) -> list[TokenClip]:
+    """Return clips that are no prompts: of validation if two fit, else of training, cut to the
+    frames of an example.
+    """
     for split in ("valid", "train"):
         if split in store.info.splits and split != prompts_split:
             clips = _read_split(store, split)
@@ -91,7 +101,11 @@ def choose_unscored(store: TokenStore, prompts_split: str, num_clips: int, num_f
 def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
     """Return the first `num_frames` frames of a clip."""
     other = None if clip.other is None else clip.other[:num_frames]
-    codes, latents, units = clip.codes[:num_frames], clip.latents[:num_frames], clip.units[:num_frames]
+    codes, latents, units = (
+        clip.codes[:num_frames],
+        clip.latents[:num_frames],
+        clip.units[:num_frames],
+    )
     return clip._replace(codes=codes, latents=latents, units=units, other=other)
 
 
@@ -100,17 +114,28 @@ def _read_split(store: TokenStore, split: str) -> list[TokenClip]:
     return [store.clip(index) for index in range(info.first, info.first + info.clips)]
 
 
-def _explain_few(found: int, frames: Sequence[int], split: str, num_frames: int, sizes: dict[str, int]) -> str:
-    """Return by how much the prompts fall short, and the remedy that helps: clips too long, or clips too few."""
+def _explain_few(
+    found: int, frames: Sequence[int], split: str, num_frames: int, sizes: dict[str, int]
+) -> str:
+    """Return by how much the prompts fall short, and the remedy that helps: clips too long, or
+    clips too few.
+    """
     if len(frames) < FEWEST:
-        others = ", ".join(f"{name} {count}" for name, count in sorted(sizes.items()) if name not in (split, "train"))
+        others = ", ".join(
+            f"{name} {count}"
+            for name, count in sorted(sizes.items())
+            if name not in (split, "train")
+        )
         return (
-            f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected at least {FEWEST}; "
-            "hold out more: a larger test_fraction or valid_fraction of the corpus, or more rows of that split in its "
+            f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected "
+            f"at least {FEWEST}; "
+            "hold out more: a larger test_fraction or valid_fraction of the corpus, or more rows "
+            "of that split in its "
             f"manifest{f'; or take prompts from another split ({others})' if others else ''}"
         )
     return (
-        f"prompts: {found} of {len(frames)} clips of split {split!r} have at most data.num_frames={num_frames} frames, "
+        f"prompts: {found} of {len(frames)} clips of split {split!r} have at most "
+        f"data.num_frames={num_frames} frames, "
         f"expected at least {FEWEST}; data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, "
         f"{frames[-1]} fits all"
     )

@@ -48,7 +48,9 @@ class Run(Config):
 
 
 class CodecRun(Run):
-    """Train the in-lab codec, from scratch or from the weights that another run exported (`start_from`)."""
+    """Train the in-lab codec, from scratch or from the weights that another run exported
+    (`start_from`).
+    """
 
     kind: Literal["codec"] = "codec"
     loss_unit: ClassVar[str] = "weighted"
@@ -62,11 +64,13 @@ class CodecRun(Run):
     def _check_crop(self) -> "CodecRun":
         if self.crop_samples % self.codec.hop_samples:
             raise ValueError(
-                f"crop_samples={self.crop_samples} must be a multiple of codec.hop_samples={self.codec.hop_samples}"
+                f"crop_samples={self.crop_samples} must be a multiple of "
+                f"codec.hop_samples={self.codec.hop_samples}"
             )
         if self.batch_size * self.crop_samples > MAX_BATCH_SAMPLES:
             raise ValueError(
-                f"batch_size={self.batch_size} times crop_samples={self.crop_samples}: more than {MAX_BATCH_SAMPLES} "
+                f"batch_size={self.batch_size} times crop_samples={self.crop_samples}: more than "
+                f"{MAX_BATCH_SAMPLES} "
                 "samples in a batch; lower one of them"
             )
         return self
@@ -80,9 +84,15 @@ class CodecRun(Run):
 
     def source(self, progress: Progress | None = None) -> BatchSource:
         """Return batches of random crops, building the corpora first."""
-        manifests = [(build_corpus(item.corpus, progress=progress), item.share) for item in self.data]
+        manifests = [
+            (build_corpus(item.corpus, progress=progress), item.share) for item in self.data
+        ]
         dataset = wave_dataset(
-            manifests, split="train", crop_samples=self.crop_samples, seed=self.seed, augment=self.augment
+            manifests,
+            split="train",
+            crop_samples=self.crop_samples,
+            seed=self.seed,
+            augment=self.augment,
         )
         return BatchSource(dataset, self.batch_size)
 
@@ -103,8 +113,14 @@ class RecogniserRun(Run):
 
     def source(self, progress: Progress | None = None) -> BatchSource:
         """Return batches of whole clips with their text."""
-        manifests = [(build_corpus(item.corpus, progress=progress), item.share) for item in self.data]
+        manifests = [
+            (build_corpus(item.corpus, progress=progress), item.share) for item in self.data
+        ]
         dataset = clips_dataset(
-            manifests, split="train", seed=self.seed, max_samples=self.max_samples, augment=self.augment
+            manifests,
+            split="train",
+            seed=self.seed,
+            max_samples=self.max_samples,
+            augment=self.augment,
         )
         return BatchSource(dataset, self.batch_size)

@@ -46,7 +46,9 @@ FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before 
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Waves of one arm and one seed, and their cost. Times exclude compilation; `compile_s` is that."""
+    """Waves of one arm and one seed, and their cost. Times exclude compilation; `compile_s` is
+    that.
+    """
 
     waves: list[Float[np.ndarray, "s"]]
     network_calls: int
@@ -84,7 +86,9 @@ def read_facts(run_dir: Path) -> SampleFacts | None:
 
 
 def has_samples(run_dir: Path) -> bool:
-    """Return whether the arm was sampled; damaged facts are said and count as none, so that it is sampled again."""
+    """Return whether the arm was sampled; damaged facts are said and count as none, so that it is
+    sampled again.
+    """
     return read_again(run_dir / "samples.json", SampleFacts, doing="sampling again") is not None
 
 
@@ -98,15 +102,18 @@ def sample_clips(
     lengths_s: Sequence[float] = (),
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sampled:
-    """Sample every clip's condition (speaker, content, number of frames), and measure what it takes.
+    """Sample every clip's condition (speaker, content, number of frames), and measure what it
+    takes.
 
-    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`). All prompts are one batch, so
-    `progress` counts steps: compiled, drawn, decoded, timed alone, and each length.
+    `lengths_s`: seconds of longer clips whose cost is measured too (`measure_length`). All prompts
+    are one batch, so `progress` counts steps: compiled, drawn, decoded, timed alone, and each
+    length.
     """
     steps = 4 + len(lengths_s)
     progress(0, steps)
     key = jax.random.key(seed)
-    # The frames of a training example: prompts are no longer, and the budget counted calls and FLOPs for these.
+    # The frames of a training example: prompts are no longer, and the budget counted calls and
+    # FLOPs for these.
     cond, num_frames = conditions(store, clips, run.data.num_frames)
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
     _compile_codec(model, codec, clips)
@@ -120,11 +127,15 @@ def sample_clips(
     wall_s += time.perf_counter() - began
     progress(3, steps)
     single = sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
-    latency_s, first_audio_s, more_compile_s = measure_latency(model, run, store, codec, clips[single], key)
+    latency_s, first_audio_s, more_compile_s = measure_latency(
+        model, run, store, codec, clips[single], key
+    )
     progress(4, steps)
     by_length = {}
     for number, length_s in enumerate(lengths_s, start=5):
-        by_length[f"{length_s:g}"] = measure_length(model, run, store, codec, clips[single], length_s, key)
+        by_length[f"{length_s:g}"] = measure_length(
+            model, run, store, codec, clips[single], length_s, key
+        )
         progress(number, steps)
     return Sampled(
         waves=waves,
@@ -144,14 +155,23 @@ def note_fewer(clips: Sequence[TokenClip], wanted: int, split: str, num_frames: 
     if len(clips) >= wanted:
         return []
     return [
-        f"{len(clips)} prompts instead of {wanted}: split {split!r} has no more that fit data.num_frames={num_frames}"
+        (
+            f"{len(clips)} prompts instead of {wanted}: split {split!r} has no more that fit "
+            f"data.num_frames={num_frames}"
+        )
     ]
 
 
 def sample_run(
-    run: DecoderRun, run_dir: Path, out: Path, num_prompts: int, seed: int, keep_s: tuple[float, float] | None
+    run: DecoderRun,
+    run_dir: Path,
+    out: Path,
+    num_prompts: int,
+    seed: int,
+    keep_s: tuple[float, float] | None,
 ) -> list[str]:
-    """Sample held-out conditions with the decoder in `run_dir` and write FLAC files and TensorBoard pages to `out`.
+    """Sample held-out conditions with the decoder in `run_dir` and write FLAC files and TensorBoard
+    pages to `out`.
 
     Args:
         run: the config found in `run_dir`.
@@ -159,7 +179,8 @@ def sample_run(
         out: directory for `NAME.flac` and `NAME.codec.flac`, where NAME is the clip's id.
         num_prompts: how many clips.
         seed: of the draws.
-        keep_s: seconds of each real clip that the decoder must keep and continue or fill around; None: nothing.
+        keep_s: seconds of each real clip that the decoder must keep and continue or fill around;
+            None: nothing.
 
     Returns:
         One line per clip, after what else there is to say.
@@ -181,28 +202,39 @@ def sample_run(
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
             write_flac(out / names[2 * number], to_int16(wave))
             write_flac(out / names[2 * number + 1], to_int16(floor))
-            note = ClipNote(clip.text, clip.speaker, seed, compiled.network_calls, guidance_of(run.arm.sampler))
+            note = ClipNote(
+                clip.text, clip.speaker, seed, compiled.network_calls, guidance_of(run.arm.sampler)
+            )
             told = [note.markdown()]
             writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, told, run.steps)
             floor_tag = prompt_tag("codec_floor_codes", number)
             writer.audio(floor_tag, [floor], codec.wave_rate_hz, told, run.steps)
-    return notes + [f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)]
+    return notes + [
+        f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)
+    ]
 
 
 def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
-    """Note in `out` which files are about to be written there; a file of anybody else is not replaced.
+    """Note in `out` which files are about to be written there; a file of anybody else is not
+    replaced.
 
     Raises:
         GenlabError: if one is there that no earlier call noted, or `out` is in the corpus, whose
             next import would take samples for recordings.
     """
     source: Any = run.data.corpus
-    corpus = getattr(getattr(source, "corpus", source), "path", None)  # dialogues are made of another
+    # dialogues are made of another
+    corpus = getattr(getattr(source, "corpus", source), "path", None)
     if corpus is not None and out.resolve().is_relative_to(Path(corpus).expanduser().resolve()):
-        raise GenlabError(f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another")
+        raise GenlabError(
+            f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another"
+        )
     ours = set(read_stored(out / SAMPLED_NAME, list[str], fix="use another --out") or ())
     if taken := [name for name in names if name not in ours and (out / name).exists()]:
-        raise GenlabError(f"{out / taken[0]}: already exists, and `genlab sample` did not write it; use another --out")
+        raise GenlabError(
+            f"{out / taken[0]}: already exists, and `genlab sample` did not write it; use another "
+            "--out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
 
@@ -218,14 +250,21 @@ def parse_span(text: str | None) -> tuple[float, float] | None:
     try:
         first, last = (float(part) for part in text.split(":"))
     except ValueError:
-        raise GenlabError(f"--keep {shorten(text)}: expected FROM:TO in seconds, for example 0:0.5") from None
+        raise GenlabError(
+            f"--keep {shorten(text)}: expected FROM:TO in seconds, for example 0:0.5"
+        ) from None
     if not 0 <= first < last < math.inf:  # false for NaN too
-        raise GenlabError(f"--keep {shorten(text)}: expected seconds with 0 <= FROM < TO, for example 0:0.5")
+        raise GenlabError(
+            f"--keep {shorten(text)}: expected seconds with 0 <= FROM < TO, for example 0:0.5"
+        )
     return first, last
 
 
-def check_span(store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[float, float]) -> list[str]:
-    """Return what to say about clips of which `keep_s` keeps nothing or everything, in a line each or less.
+def check_span(
+    store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[float, float]
+) -> list[str]:
+    """Return what to say about clips of which `keep_s` keeps nothing or everything, in a line each
+    or less.
 
     Raises:
         GenlabError: if it keeps no frame of any clip, or all frames of every clip.
@@ -237,18 +276,28 @@ def check_span(store: TokenStore, clips: Sequence[TokenClip], keep_s: tuple[floa
     shortest, longest = frames.min() / hz, frames.max() / hz
     if not kept.any():
         raise GenlabError(
-            f"{text}: keeps no frame of any prompt; they last {shortest:g} to {longest:g} s, a frame {1 / hz:g} s"
+            f"{text}: keeps no frame of any prompt; they last {shortest:g} to {longest:g} s, a "
+            f"frame {1 / hz:g} s"
         )
     if (kept == frames).all():
         raise GenlabError(
-            f"{text}: keeps all of every prompt, so nothing is left to draw; they last {shortest:g} to {longest:g} s"
+            f"{text}: keeps all of every prompt, so nothing is left to draw; they last "
+            f"{shortest:g} to {longest:g} s"
         )
     told = {"nothing": int((kept == 0).sum()), "everything": int((kept == frames).sum())}
-    return [f"{text}: keeps {what} of {count} of {len(clips)} prompts" for what, count in told.items() if count]
+    return [
+        f"{text}: keeps {what} of {count} of {len(clips)} prompts"
+        for what, count in told.items()
+        if count
+    ]
 
 
-def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]) -> Prompt:
-    """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to fill around."""
+def keep_frames(
+    store: TokenStore, clips: Sequence[TokenClip], num_frames: int, keep_s: tuple[float, float]
+) -> Prompt:
+    """Return a prompt that keeps the frames of `keep_s` seconds: a prefix to continue, or a part to
+    fill around.
+    """
     examples = [store.example(clip, num_frames)[0] for clip in clips]
     tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
     first, last = (round(second * store.info.spec.frame_hz) for second in keep_s)
@@ -257,7 +306,9 @@ def keep_frames(store: TokenStore, clips: Sequence[TokenClip], num_frames: int, 
     return Prompt(tokens, tokens.is_valid & is_known)
 
 
-def conditions(store: TokenStore, clips: Sequence[TokenClip], num_frames: int) -> tuple[Cond, np.ndarray]:
+def conditions(
+    store: TokenStore, clips: Sequence[TokenClip], num_frames: int
+) -> tuple[Cond, np.ndarray]:
     """Return the conditions of `clips` padded to `num_frames`, and the frames each clip has."""
     examples = [store.example(clip, num_frames) for clip in clips]
     cond = jax.tree.map(lambda *leaves: np.stack(leaves), *[cond for _, cond in examples])
@@ -274,16 +325,24 @@ class CompiledSampler:
     def of(self, model: nnx.Module) -> "CompiledSampler":
         """Return the same program for other parameters."""
         program: Any = self.call  # a partial over the state of the model that it was compiled for
-        return CompiledSampler(functools.partial(program.func, nnx.split(model)[1]), self.network_calls)
+        return CompiledSampler(
+            functools.partial(program.func, nnx.split(model)[1]), self.network_calls
+        )
 
-    def __call__(self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None) -> SampleOut:
+    def __call__(
+        self, cond: Cond, num_frames: np.ndarray, key: jax.Array, prompt: Prompt | None = None
+    ) -> SampleOut:
         """Return the sampled tokens once the device is done."""
         arguments = (cond, num_frames, key) if prompt is None else (cond, num_frames, key, prompt)
         return SampleOut(jax.block_until_ready(self.call(*arguments)), self.network_calls)
 
 
 def compile_sampler(
-    model: nnx.Module, run: DecoderRun, cond: Cond, num_frames: np.ndarray, prompt: Prompt | None = None
+    model: nnx.Module,
+    run: DecoderRun,
+    cond: Cond,
+    num_frames: np.ndarray,
+    prompt: Prompt | None = None,
 ) -> tuple[CompiledSampler, float]:
     """Compile sampling for the shapes of `cond`; return it and the seconds that took."""
     graph, state = nnx.split(model)
@@ -292,7 +351,11 @@ def compile_sampler(
     def draw(state: Any, cond: Cond, num_frames: Any, key: Any, *prompt: Prompt) -> Any:
         decoder: Any = nnx.merge(graph, state)
         out = decoder.sample(
-            cond, num_frames=num_frames, key=key, sampler=run.arm.sampler, prompt=prompt[0] if prompt else None
+            cond,
+            num_frames=num_frames,
+            key=key,
+            sampler=run.arm.sampler,
+            prompt=prompt[0] if prompt else None,
         )
         calls.append(out.num_network_calls)
         return out.tokens
@@ -300,7 +363,9 @@ def compile_sampler(
     began = time.perf_counter()
     arguments = (cond, num_frames, jax.random.key(0)) + (() if prompt is None else (prompt,))
     compiled = jax.jit(draw).lower(state, *arguments).compile()
-    return CompiledSampler(functools.partial(compiled, state), calls[-1]), time.perf_counter() - began
+    return CompiledSampler(
+        functools.partial(compiled, state), calls[-1]
+    ), time.perf_counter() - began
 
 
 def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[np.ndarray, "s"]]:
@@ -314,9 +379,16 @@ def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[
 
 
 def measure_latency(
-    model: nnx.Module, run: DecoderRun, store: TokenStore, codec: FrozenCodec, clip: TokenClip, key: jax.Array
+    model: nnx.Module,
+    run: DecoderRun,
+    store: TokenStore,
+    codec: FrozenCodec,
+    clip: TokenClip,
+    key: jax.Array,
 ) -> tuple[float, float, float]:
-    """Return seconds for one clip alone, seconds until sound can start, and seconds of compilation."""
+    """Return seconds for one clip alone, seconds until sound can
+    start, and seconds of compilation.
+    """
     decoder: Any = model
     cond, num_frames = conditions(store, [clip], len(clip.units))
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
@@ -326,7 +398,11 @@ def measure_latency(
 
     def play_first() -> None:
         chunks = decoder.stream(
-            cond, num_frames=num_frames, key=key, sampler=run.arm.sampler, chunk_frames=FIRST_AUDIO_FRAMES
+            cond,
+            num_frames=num_frames,
+            key=key,
+            sampler=run.arm.sampler,
+            chunk_frames=FIRST_AUDIO_FRAMES,
         )
         frames = next(chunks)
         played = np.minimum(num_frames, frames.shape[1])
@@ -346,10 +422,12 @@ def measure_length(
     length_s: float,
     key: jax.Array,
 ) -> dict[str, float]:
-    """Return what one clip of `length_s` seconds costs: seconds from conditions to audio, network calls, FLOPs.
+    """Return what one clip of `length_s` seconds costs: seconds from conditions to audio, network
+    calls, FLOPs.
 
-    The content of `clip` is repeated until it is that long: what is said does not matter for what it costs. It is
-    timed once, after the codec has compiled this length; training seeds are the repetitions.
+    The content of `clip` is repeated until it is that long: what is said does not matter for what
+    it costs. It is timed once, after the codec has compiled this length; training seeds are the
+    repetitions.
     """
     num_frames = round(length_s * codec.spec.frame_hz)
 
@@ -364,7 +442,9 @@ def measure_length(
     began = time.perf_counter()
     decode(compiled(cond, frames, key), store, codec)
     latency_s = time.perf_counter() - began
-    cost = sample_cost(run.arm.decoder, run.arm.sampler, run.task(store)._replace(num_frames=num_frames))
+    cost = sample_cost(
+        run.arm.decoder, run.arm.sampler, run.task(store)._replace(num_frames=num_frames)
+    )
     return {"latency_s": latency_s, "network_calls": cost.network_calls, "flops": cost.flops}
 
 
@@ -378,7 +458,9 @@ def _compile_codec(model: nnx.Module, codec: FrozenCodec, clips: Sequence[TokenC
 
 
 def _time_calls(call: Callable[[], Any]) -> tuple[float, float]:
-    """Return the median of three calls, and what a call before them, which compiles, took longer, in seconds."""
+    """Return the median of three calls, and what a call before them, which compiles, took longer,
+    in seconds.
+    """
     seconds = []
     for _ in range(4):
         began = time.perf_counter()

@@ -1,4 +1,5 @@
-"""Scores of every row of a comparison: bits, energies and metrics of audio, each once, and the audit of the metrics.
+"""Scores of every row of a comparison: bits, energies and metrics of audio, each once, and the
+audit of the metrics.
 
 In: the material of a comparison, trained arms and their samples. Out: one `RowResult` per row (real
 audio, codec floors, arms), kept in rows/NAME.json. The energy of the next block scores sampled
@@ -50,7 +51,13 @@ from genlab.watch.progress import Progress
 
 
 def block_energies(
-    model: nnx.Module, run: DecoderRun, store: TokenStore, clips: Sequence[TokenClip], *, num_draws: int, seed: int
+    model: nnx.Module,
+    run: DecoderRun,
+    store: TokenStore,
+    clips: Sequence[TokenClip],
+    *,
+    num_draws: int,
+    seed: int,
 ) -> Float[np.ndarray, "n"]:
     """Return the energy score of each clip's block, NaN where less than a block follows the middle.
 
@@ -88,8 +95,12 @@ def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]
     return vectors[np.arange(len(vectors))[None, None, :], np.asarray(tokens.codes)].sum(axis=2)
 
 
-def audit(config: Comparison, progress: Progress, material: Material | None = None) -> dict[str, Any]:
-    """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and evaluation."""
+def audit(
+    config: Comparison, progress: Progress, material: Material | None = None
+) -> dict[str, Any]:
+    """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and
+    evaluation.
+    """
     material = gather(config, progress) if material is None else material
     path = _audit_path(config, material)
     if not path.exists():
@@ -106,7 +117,9 @@ def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
 
 def _audit_path(config: Comparison, material: Material) -> Path:
     clips = [clip.id for clip in material.clips]
-    key = digest([material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()])
+    key = digest(
+        [material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()]
+    )
     return cache_root() / "audits" / f"{key}.json"
 
 
@@ -121,7 +134,8 @@ def score_rows(
     """Score real audio, both codec floors and every arm, each once."""
     waves = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     waves |= {
-        name: [wave for seed in config.seeds for wave in by_seed[seed].waves] for name, by_seed in sampled.items()
+        name: [wave for seed in config.seeds for wave in by_seed[seed].waves]
+        for name, by_seed in sampled.items()
     }
     rows: dict[str, RowResult] = {}
     context: EvaluationContext | None = None
@@ -155,7 +169,9 @@ def score_rows(
 
 
 def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
-    """Return what does not depend on the row: recognisers, networks, and real speech that is no prompt."""
+    """Return what does not depend on the row: recognisers, networks, and real speech that is no
+    prompt.
+    """
     recogniser = load_recogniser()
     content = [ContentMetric("ctc", "word", recogniser.transcribe)]
     if isinstance(config.data.corpus, Embedded):
@@ -173,23 +189,39 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
     )
 
 
-def _add_bits(row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]) -> RowResult:
+def _add_bits(
+    row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]
+) -> RowResult:
     """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
     decoders = [models[seed] for seed in config.seeds]
     if not can_score(decoders[0]):
         return row
     store = material.store
-    # Training clips serve where no clips of validation are left: no prompt is one of them, so the bound stays a bound.
-    unscored = choose_unscored(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    # Training clips serve where no clips of validation are left: no prompt is one of them, so the
+    # bound stays a bound.
+    unscored = choose_unscored(
+        store, config.prompts_split, config.num_prompts, config.data.num_frames
+    )
     score, values = score_bits(
-        decoders, store, material.clips, [prompt.clip_id for prompt in material.prompts], unscored=unscored,
-        num_draws=config.evaluation.score_draws, seed=config.evaluation.seed,
-    )  # fmt: skip
-    return row._replace(scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values})
+        decoders,
+        store,
+        material.clips,
+        [prompt.clip_id for prompt in material.prompts],
+        unscored=unscored,
+        num_draws=config.evaluation.score_draws,
+        seed=config.evaluation.seed,
+    )
+    return row._replace(
+        scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values}
+    )
 
 
 def _add_energy(
-    row: RowResult, name: str, config: Comparison, material: Material, models: Mapping[int, nnx.Module]
+    row: RowResult,
+    name: str,
+    config: Comparison,
+    material: Material,
+    models: Mapping[int, nnx.Module],
 ) -> RowResult:
     """Add the energy score of the block that follows the first half of each prompt's own clip."""
     num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
@@ -197,14 +229,27 @@ def _add_energy(
         return row
     energies = [
         block_energies(
-            models[run_seed], config.run(name, run_seed, steps=1), material.store, material.clips,
-            num_draws=num_draws, seed=seed + number,
+            models[run_seed],
+            config.run(name, run_seed, steps=1),
+            material.store,
+            material.clips,
+            num_draws=num_draws,
+            seed=seed + number,
         )
         for number, run_seed in enumerate(config.seeds)
-    ]  # fmt: skip
+    ]
     clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
     runs = tuple(np.repeat(range(len(config.seeds)), len(material.prompts)).tolist())
     values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
     note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
-    score = make_score("block_energy", values.estimate(seed), seeds=len(config.seeds), note=note, covers=values.covers)
-    return row._replace(scores={**row.scores, "block_energy": score}, per_clip={**row.per_clip, "block_energy": values})
+    score = make_score(
+        "block_energy",
+        values.estimate(seed),
+        seeds=len(config.seeds),
+        note=note,
+        covers=values.covers,
+    )
+    return row._replace(
+        scores={**row.scores, "block_energy": score},
+        per_clip={**row.per_clip, "block_energy": values},
+    )

@@ -1,12 +1,14 @@
 """The shared token space: what a codec emits and every decoder reads.
 
-A codec turns a waveform into *latents* (continuous) and *codes* (the residual vector quantisation of those latents), so
-both views share the frame axis. Decoders read one view, and `sample` returns the same type.
+A codec turns a waveform into *latents* (continuous) and *codes* (the residual vector quantisation
+of those latents), so both views share the frame axis. Decoders read one view, and `sample` returns
+the same type.
 
 Axis letters, used in every signature of genlab:
     b batch   s audio samples   t frames   k codebooks   v entries per codebook   d latent channels   h model width
     n text symbols   c side channels
-Time is the second axis and channels come last: waves "b s", codes "b t k", latents "b t d", logits "b t k v".
+Time is the second axis and channels come last: waves "b s", codes "b t k", latents "b t d", logits
+"b t k v".
 """
 
 from typing import ClassVar, Literal, NamedTuple, Protocol
@@ -40,9 +42,11 @@ class TokenSpec(Config):
 
 
 class Tokens(NamedTuple):
-    """A batch in the token space; a view may be absent. `num_frames` counts the leading valid frames of each.
+    """A batch in the token space; a view may be absent. `num_frames` counts the leading valid
+    frames of each.
 
-    `side` is one code per utterance, beside the time stream: absent unless the codec has `side_channels`.
+    `side` is one code per utterance, beside the time stream: absent unless the codec has
+    `side_channels`.
     """
 
     codes: Int[Array, "b t k"] | None
@@ -72,7 +76,9 @@ def make_tokens(
     if not views:
         raise ValueError("Tokens: give codes, latents or both")
     if any(view.ndim != 3 for view in views) or len({view.shape[:2] for view in views}) != 1:
-        raise ValueError(f"Tokens: codes and latents must share 'b t', got {[view.shape for view in views]}")
+        raise ValueError(
+            f"Tokens: codes and latents must share 'b t', got {[view.shape for view in views]}"
+        )
     if num_frames is None:
         num_frames = jnp.full((views[0].shape[0],), views[0].shape[1], jnp.int32)
     return Tokens(codes, latents, num_frames)
@@ -85,7 +91,9 @@ def read_codes(tokens: Tokens) -> Int[Array, "b t k"]:
         GenlabError: if the tokens hold latents only.
     """
     if tokens.codes is None:
-        raise GenlabError("Tokens.codes: absent, but this decoder reads codes; give it tokens with codes")
+        raise GenlabError(
+            "Tokens.codes: absent, but this decoder reads codes; give it tokens with codes"
+        )
     return jnp.asarray(tokens.codes, jnp.int32)
 
 
@@ -96,16 +104,19 @@ def read_latents(tokens: Tokens) -> Float[Array, "b t d"]:
         GenlabError: if the tokens hold codes only.
     """
     if tokens.latents is None:
-        raise GenlabError("Tokens.latents: absent, but this decoder reads latents; give it tokens with latents")
+        raise GenlabError(
+            "Tokens.latents: absent, but this decoder reads latents; give it tokens with latents"
+        )
     return jnp.asarray(tokens.latents, jnp.float32)
 
 
 class Cond(NamedTuple):
     """The conditions of each clip. `is_dropped` replaces all of them by the learned "no condition".
 
-    `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded with 0. A model uses
-    the one its `ConditionConfig` names and ignores the other. `other` are the codes of the other side of a
-    conversation, absent where there is none; only a decoder with a stream for them hears them (`streams.py`).
+    `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded
+    with 0. A model uses the one its `ConditionConfig` names and ignores the other. `other` are the
+    codes of the other side of a conversation, absent where there is none; only a decoder with a
+    stream for them hears them (`streams.py`).
     """
 
     speaker: Int[Array, "b"]
@@ -116,15 +127,18 @@ class Cond(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """Known frames that `sample` must keep: a prefix for continuation, any pattern of frames for infilling."""
+    """Known frames that `sample` must keep: a prefix for continuation, any pattern of frames for
+    infilling.
+    """
 
     tokens: Tokens
     is_known: Bool[Array, "b t"]
 
 
 class LossOut(NamedTuple):
-    """A loss per example, its weight (the number of supervised targets), and metrics to log. The mean that training
-    minimises is sum(per_example * weight) / sum(weight), so padding and batch mates cannot move an example's loss.
+    """A loss per example, its weight (the number of supervised targets), and metrics to log. The
+    mean that training minimises is sum(per_example * weight) / sum(weight), so padding and batch
+    mates cannot move an example's loss.
     """
 
     per_example: Float[Array, "b"]
@@ -133,14 +147,18 @@ class LossOut(NamedTuple):
 
 
 class SampleOut(NamedTuple):
-    """Sampled tokens and the number of sequential network calls that made them (guidance counts as two)."""
+    """Sampled tokens and the number of sequential network calls that made them (guidance counts as
+    two).
+    """
 
     tokens: Tokens
     num_network_calls: int
 
 
 class SampleCost(NamedTuple):
-    """What drawing one clip costs: sequential network calls (guidance counts as two) and FLOPs of matrix products."""
+    """What drawing one clip costs: sequential network calls (guidance counts as two) and FLOPs of
+    matrix products.
+    """
 
     network_calls: int
     flops: float
@@ -149,8 +167,9 @@ class SampleCost(NamedTuple):
 class ScoreOut(NamedTuple):
     """Bits of each example's codes under the model, and what the number is.
 
-    `std_error` is the Monte-Carlo error of `bits`, one standard deviation; 0 where nothing was drawn. "exact" is
-    -log2 p, "upper bound" lies above it in expectation, "biased" may lie on either side.
+    `std_error` is the Monte-Carlo error of `bits`, one standard deviation; 0 where nothing was
+    drawn. "exact" is -log2 p, "upper bound" lies above it in expectation, "biased" may lie on
+    either side.
     """
 
     bits: Float[Array, "b"]
@@ -161,9 +180,9 @@ class ScoreOut(NamedTuple):
 class Decoder(Protocol):
     """What every family offers.
 
-    Its config builds it, counts its FLOPs, and names the unit of its loss (`loss_unit`), which TensorBoard needs.
-    A family whose bound has a free choice lists the values in `bound_widths`; its `score` takes one more argument,
-    `width` (code_given_latent.py).
+    Its config builds it, counts its FLOPs, and names the unit of its loss (`loss_unit`), which
+    TensorBoard needs. A family whose bound has a free choice lists the values in `bound_widths`;
+    its `score` takes one more argument, `width` (code_given_latent.py).
     """
 
     reads: ClassVar[Literal["codes", "latents"]]
@@ -173,11 +192,21 @@ class Decoder(Protocol):
         ...
 
     def sample(
-        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler, prompt: Prompt | None = None
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler,
+        prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw tokens for each condition; the frame axis is that of `cond.content`."""
         ...
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
-        """Return the bits of each example's codes; a bound averages `num_draws` draws per example from `key`."""
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1
+    ) -> ScoreOut:
+        """Return the bits of each example's codes; a bound averages `num_draws` draws per example
+        from `key`.
+        """
         ...

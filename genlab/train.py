@@ -1,7 +1,8 @@
 """The training loop of everything that has `loss`: codec, recogniser and every decoder.
 
-In: a function that builds the model, a `BatchSource`, an `OptimConfig`, a run directory. Out: the trained model and
-what the run cost. Called again on the same directory it resumes, and a finished run returns at once.
+In: a function that builds the model, a `BatchSource`, an `OptimConfig`, a run directory. Out: the
+trained model and what the run cost. Called again on the same directory it resumes, and a finished
+run returns at once.
 
 Step n reads batch n and folds n into its key, so an interrupted run ends with the same bits.
 """
@@ -21,18 +22,41 @@ from flax import nnx
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
 from genlab.machine import hosts
-from genlab.machine.sharding import abstract_batch, gather, leave_mesh, put_batch, put_everywhere, use_mesh
-from genlab.machine.stopping import StopRequest, TrainingDiverged, TrainingInterrupted, stop_on_signal
+from genlab.machine.sharding import (
+    abstract_batch,
+    gather,
+    leave_mesh,
+    put_batch,
+    put_everywhere,
+    use_mesh,
+)
+from genlab.machine.stopping import (
+    StopRequest,
+    TrainingDiverged,
+    TrainingInterrupted,
+    stop_on_signal,
+)
 from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
-from genlab.training.step import SAVED, Build, Model, State, Watch, compile_update, create_state, split_model
+from genlab.training.step import (
+    SAVED,
+    Build,
+    Model,
+    State,
+    Watch,
+    compile_update,
+    create_state,
+    split_model,
+)
 from genlab.watch.profiling import trace_steps
 
 
 class RunResult(NamedTuple):
-    """A finished run. `model` holds the averaged parameters if the run kept an average; times sum over all attempts."""
+    """A finished run. `model` holds the averaged parameters if the run kept an average; times sum
+    over all attempts.
+    """
 
     steps: int
     model: nnx.Module
@@ -45,7 +69,9 @@ class RunResult(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What stays the same from the first step to the last. `identity` is what a checkpoint must share to be ours."""
+    """What stays the same from the first step to the last. `identity` is what a checkpoint must
+    share to be ours.
+    """
 
     graphdef: nnx.GraphDef
     source: BatchSource
@@ -86,14 +112,17 @@ def train(
 ) -> RunResult:
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
-    The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name: value})` is called
-    every `settings.log_every` steps, and `writer.flush()`, if there is one, before each save; `progress`: a `Progress`.
-    `watch[n]` gets the model, averaged, after step n, outside the times that are counted.
+    The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name:
+    value})` is called every `settings.log_every` steps, and `writer.flush()`, if there is one,
+    before each save; `progress`: a `Progress`. `watch[n]` gets the model, averaged, after step n,
+    outside the times that are counted.
 
     Raises:
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
-        TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second signal kills.
-        LockedError, CheckpointMismatch: if another process trains in `run_dir`, or if it holds another run.
+        TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second
+            signal kills.
+        LockedError, CheckpointMismatch: if another process trains in `run_dir`, or if it holds
+        another run.
     """
     _check(source, steps, optim)
     create = jax.jit(partial(create_state, build, optim, steps))
@@ -103,8 +132,21 @@ def train(
     with checkpoint.lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
-        run = _Run(graphdef, source, steps, settings, run_dir, identity, writer, progress, stop, watch or {})
-        restored = checkpoint.restore_latest(run_dir, partial(_expect, run, abstract), move_damaged=True)
+        run = _Run(
+            graphdef,
+            source,
+            steps,
+            settings,
+            run_dir,
+            identity,
+            writer,
+            progress,
+            stop,
+            watch or {},
+        )
+        restored = checkpoint.restore_latest(
+            run_dir, partial(_expect, run, abstract), move_damaged=True
+        )
         if restored is None:
             start, state, tally = 0, create(init_key)[1], _Tally()
         else:
@@ -114,15 +156,25 @@ def train(
         with checkpoint.track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
-                update = compile_update(graphdef, optim, steps, state, abstract_batch(first.args), step_key)
+                update = compile_update(
+                    graphdef, optim, steps, state, abstract_batch(first.args), step_key
+                )
                 tally.compile_s += time.perf_counter() - began
-                state = _loop(run, lambda state, args: update(state, args, step_key), state, start, tally, beat)
+                state = _loop(
+                    run,
+                    lambda state, args: update(state, args, step_key),
+                    state,
+                    start,
+                    tally,
+                    beat,
+                )
         model = _averaged(graphdef, state)
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
 def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = True) -> Model:
-    """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if the run kept them.
+    """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if
+    the run kept them.
 
     Raises:
         GenlabError: if there is no intact checkpoint, or it is of another model than `build` makes.
@@ -130,7 +182,9 @@ def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = T
     return restore_trained(build, run_dir, use_ema)[0]
 
 
-def restore_trained(build: Build, run_dir: Path, use_ema: bool = True) -> tuple[Any, checkpoint.Restored]:
+def restore_trained(
+    build: Build, run_dir: Path, use_ema: bool = True
+) -> tuple[Any, checkpoint.Restored]:
     """Return the model as `load_trained` does, and the checkpoint."""
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
@@ -140,15 +194,22 @@ def restore_trained(build: Build, run_dir: Path, use_ema: bool = True) -> tuple[
 
     restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
     if restored is None:
-        raise GenlabError(f"{run_dir}: no intact checkpoint; train first, or name another run directory")
+        raise GenlabError(
+            f"{run_dir}: no intact checkpoint; train first, or name another run directory"
+        )
     return nnx.merge(graphdef, *restored.state.values()), restored
 
 
 def _check(source: BatchSource, steps: int, optim: OptimConfig) -> None:
     if source.num_batches < steps:
-        raise GenlabError(f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it")
+        raise GenlabError(
+            f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it"
+        )
     if source.batch_size % optim.accumulate:
-        raise GenlabError(f"optim.accumulate: {optim.accumulate} does not divide the batch size {source.batch_size}")
+        raise GenlabError(
+            f"optim.accumulate: {optim.accumulate} does not divide the batch size "
+            f"{source.batch_size}"
+        )
 
 
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
@@ -159,24 +220,40 @@ def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
                 f"{run.run_dir}: {field}: now {ours}, but the run here was started with {theirs}; "
                 "use the settings and the data it was started with, or another directory"
             )
-    return {name: part for name, part in place_state(run.graphdef, abstract).items() if name in SAVED}
+    return {
+        name: part for name, part in place_state(run.graphdef, abstract).items() if name in SAVED
+    }
 
 
-def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally: _Tally, beat: Callable[[int], None]):
-    """Run the steps from `start` and return the last state. One step is in flight while the next batch is fetched."""
+def _loop(
+    run: _Run,
+    update: Callable[..., Any],
+    state: State,
+    start: int,
+    tally: _Tally,
+    beat: Callable[[int], None],
+):
+    """Run the steps from `start` and return the last state. One step is in flight while the next
+    batch is fetched.
+    """
     settings, metrics, name = run.settings, None, "/".join(run.run_dir.parts[-2:])
     logged, shown = (start, dataclasses.replace(tally)), {}
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep)))
-        hashes = stack.enter_context(contextlib.closing(checkpoint.HashLog(run.run_dir, start, tally.batch_hash)))
+        saver = stack.enter_context(
+            contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep))
+        )
+        hashes = stack.enter_context(
+            contextlib.closing(checkpoint.HashLog(run.run_dir, start, tally.batch_hash))
+        )
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
         profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
             batch, got = next(batches), time.perf_counter()
-            # The device stood idle, for want of data or of the host, only if the step in flight is over by now.
+            # The device stood idle, for want of data or of the host, only if the step in flight is
+            # over by now.
             is_idle = metrics is None or metrics["loss"].is_ready()
             in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
             if is_idle:
@@ -186,7 +263,11 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             jax.block_until_ready(in_flight)
             stopping, is_last = run.stop.at(done), done == run.steps
             is_logging = is_last or done % settings.log_every == 0
-            is_saving = is_last or bool(stopping) or settings.is_save_due(done, time.perf_counter() - saved_at)
+            is_saving = (
+                is_last
+                or bool(stopping)
+                or settings.is_save_due(done, time.perf_counter() - saved_at)
+            )
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
                 shown = {"loss": tally.last_metrics["loss"]}
@@ -197,7 +278,8 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
                 with leave_mesh():
                     _ = run.watch[done](model) if hosts.is_leader() else None
                 began = time.perf_counter()
-            # Everything counted as idle lies between two such moments, so no share of a stretch is told in the next.
+            # Everything counted as idle lies between two such moments, so no share of a stretch is
+            # told in the next.
             now = time.perf_counter()
             tally.wall_s, began = tally.wall_s + now - began, now
             if is_logging:
@@ -214,7 +296,9 @@ def _loop(run: _Run, update: Callable[..., Any], state: State, start: int, tally
             if run.progress:
                 run.progress.update(task, done=done, **shown)
             if stopping and not is_last:
-                raise TrainingInterrupted(f"{run.run_dir}: {stopping}: saved step {done}; run again to resume")
+                raise TrainingInterrupted(
+                    f"{run.run_dir}: {stopping}: saved step {done}; run again to resume"
+                )
     if run.progress:
         run.progress.finish(task)
     return state
@@ -230,20 +314,26 @@ def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]
     if bad >= 0:
         clips = run.source.batch_at(bad).clip_ids.tolist()
         raise TrainingDiverged(
-            f"{run.run_dir}: step {bad}: loss or gradient is not finite; clips {clips}; nothing after it was saved; "
+            f"{run.run_dir}: step {bad}: loss or gradient is not finite; clips {clips}; nothing "
+            "after it was saved; "
             "look at these clips, or lower optim.peak_lr or optim.clip_norm"
         )
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
 def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, _Tally]) -> tuple[int, _Tally]:
-    """Write the metrics and the speed since the last call, which returned `last`: steps, and where their time went."""
+    """Write the metrics and the speed since the last call, which returned `last`: steps, and where
+    their time went.
+    """
     if run.writer and hosts.is_leader():
         wall_s, wait_s, host_s = (
-            getattr(tally, name) - getattr(last[1], name) for name in ("wall_s", "data_wait_s", "host_s")
+            getattr(tally, name) - getattr(last[1], name)
+            for name in ("wall_s", "data_wait_s", "host_s")
         )
         shares = {"data_wait": wait_s, "host": host_s, "device": wall_s - wait_s - host_s}
         speed = {"steps_per_s": (done - last[0]) / wall_s}
-        speed |= {f"{name}_fraction": max(seconds, 0.0) / wall_s for name, seconds in shares.items()}
+        speed |= {
+            f"{name}_fraction": max(seconds, 0.0) / wall_s for name, seconds in shares.items()
+        }
         run.writer.scalars(done, tally.last_metrics | speed)
     return done, dataclasses.replace(tally)

@@ -1,4 +1,5 @@
-"""Lab note: can the gradients of split weights be reduce-scattered, which moves half of what an all-reduce moves?
+"""Lab note: can the gradients of split weights be reduce-scattered, which moves half of what an
+all-reduce moves?
 
 Question   Every chip keeps a part of each weight and needs that part of its gradient alone. Does the TPU compiler make
            a reduce-scatter of the sum over chips, and if not, does it when told to?
@@ -81,19 +82,28 @@ def list_sums(product, name, sizes, flags):
             up, down = (kernel.astype(x.dtype) for kernel in kernels)
             return x + product(jax.nn.silu(product(x, up, 0)), down, 1), None
 
-        return jnp.square(jax.lax.scan(jax.checkpoint(layer), x, kernels)[0].astype(jnp.float32)).sum()
+        return jnp.square(
+            jax.lax.scan(jax.checkpoint(layer), x, kernels)[0].astype(jnp.float32)
+        ).sum()
 
     def step(kernels, x):
         gradients = jax.grad(loss)(kernels, x)
         return jax.tree.map(jax.lax.with_sharding_constraint, gradients, tuple(places))
 
     shapes = ((LAYERS, *sizes), (LAYERS, *sizes[::-1]))
-    kernels = tuple(jax.ShapeDtypeStruct(s, jnp.float32, sharding=p) for s, p in zip(shapes, places, strict=True))
-    x = jax.ShapeDtypeStruct((CLIPS, POSITIONS, sizes[0]), jnp.bfloat16, sharding=NamedSharding(mesh, BY_CLIP))
+    kernels = tuple(
+        jax.ShapeDtypeStruct(s, jnp.float32, sharding=p)
+        for s, p in zip(shapes, places, strict=True)
+    )
+    x = jax.ShapeDtypeStruct(
+        (CLIPS, POSITIONS, sizes[0]), jnp.bfloat16, sharding=NamedSharding(mesh, BY_CLIP)
+    )
     with jax.set_mesh(mesh):
         text = compile_text(jax.jit(step).lower(kernels, x), flags)[1]
     sums = [found for found in Program(text).collectives() if "reduce" in found.kind]
-    return [f"{found.kind} of {found.bytes_per_run / 1e6:.1f} MB in {found.runs} runs" for found in sums]
+    return [
+        f"{found.kind} of {found.bytes_per_run / 1e6:.1f} MB in {found.runs} runs" for found in sums
+    ]
 
 
 if __name__ == "__main__":
@@ -103,4 +113,7 @@ if __name__ == "__main__":
                 for flags in FLAGS if (name, sizes) == ("v6e-16", SIZES[0]) else FLAGS[:1]:
                     said = ", ".join(f"{key}={value}" for key, value in flags.items()) or "no flags"
                     sums = "; ".join(list_sums(product, name, sizes, flags))
-                    print(f"{product.__name__:9} {name} {sizes[0]}x{sizes[1]}, {said}: {sums}", flush=True)
+                    print(
+                        f"{product.__name__:9} {name} {sizes[0]}x{sizes[1]}, {said}: {sums}",
+                        flush=True,
+                    )

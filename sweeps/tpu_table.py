@@ -1,10 +1,11 @@
-"""Write docs/tpu_table.md: training steps and samplers of configs/scale on slices of 16, compiled and not run.
+"""Write docs/tpu_table.md: training steps and samplers of configs/scale on slices of 16, compiled
+and not run.
 
     python sweeps/tpu_table.py rows/ docs/tpu_table.md 2
 
-Every program leaves `genlab aot`'s JSON in the first directory, and what is there is not compiled again; a compilation
-takes two or three minutes of one core and 2 GB. The number says how many run at a time. The table is written after
-every program.
+Every program leaves `genlab aot`'s JSON in the first directory, and what is there is not compiled
+again; a compilation takes two or three minutes of one core and 2 GB. The number says how many run
+at a time. The table is written after every program.
 """
 
 import json
@@ -47,19 +48,28 @@ are lowered for CUDA, where jax checks what cuDNN's attention is given, and sear
 """
 SECTIONS = {
     "train": "## Training steps at the batches of the configs",
-    "split": "## Training steps with heads and inner channels split over four chips (`settings.sharding.tensor=4`)",
+    "split": (
+        "## Training steps with heads and inner channels split over four chips "
+        "(`settings.sharding.tensor=4`)"
+    ),
     "largest": "## Training steps at the largest batch that fits, in as many parts as the configs say",
     "sample": "## Samplers, one clip per chip",
 }
 
 
 def main(rows_dir: Path, out: Path, slots: int) -> None:
-    """Compile what is missing, `slots` programs at a time, and write the table after every program."""
+    """Compile what is missing, `slots` programs at a time, and
+    write the table after every program.
+    """
     rows_dir.mkdir(parents=True, exist_ok=True)
     programs = list(plan())
-    for wave in ([p for p in programs if p[0] != "largest"], [p for p in programs if p[0] == "largest"]):
+    for wave in (
+        [p for p in programs if p[0] != "largest"],
+        [p for p in programs if p[0] == "largest"],
+    ):
         missing = [program for program in wave if not row_path(rows_dir, *program).exists()]
-        with ThreadPoolExecutor(slots) as pool:  # the compiler works in one thread of a process of its own
+        # the compiler works in one thread of a process of its own
+        with ThreadPoolExecutor(slots) as pool:
             for _ in pool.map(lambda program: compile_row(rows_dir, *program), missing):
                 out.write_text(format_page(rows_dir), encoding="utf-8")
     out.write_text(format_page(rows_dir), encoding="utf-8")
@@ -81,17 +91,29 @@ def row_path(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> Path:
 def compile_row(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> None:
     """Have one program compiled; what goes wrong is printed, and its row is missing."""
     path = row_path(rows_dir, kind, size, name, arm)
-    command = ["aot", str(ROOT / "configs" / "scale" / f"scale_{size}.py"), "--topology", name, "--arm", arm]
+    command = [
+        "aot",
+        str(ROOT / "configs" / "scale" / f"scale_{size}.py"),
+        "--topology",
+        name,
+        "--arm",
+        arm,
+    ]
     command += ["--program", "sample" if kind == "sample" else "train", "--out", str(path)]
     if kind == "largest":
-        command += ["--largest-batch", f"batch_size={guess_batch(row_path(rows_dir, 'train', size, name, arm))}"]
+        command += [
+            "--largest-batch",
+            f"batch_size={guess_batch(row_path(rows_dir, 'train', size, name, arm))}",
+        ]
     if kind == "split":
         command += ["settings.sharding.tensor=4"]
     subprocess.run([sys.executable, "-m", "genlab.cli", *command], check=False)
 
 
 def guess_batch(path: Path) -> int:
-    """Return where to start the search for the largest batch, from the row of the config's batch."""
+    """Return where to start the search for the largest batch,
+    from the row of the config's batch.
+    """
     [row] = read_rows(path)
     per_clip = (row["peak_bytes"] - row["argument_bytes"]) / row["clips"]
     return int((FULL * row["hbm_bytes"] - row["argument_bytes"]) / per_clip)
@@ -101,9 +123,18 @@ def format_page(rows_dir: Path) -> str:
     """Return the page with the rows that are there."""
     programs = list(plan())
     made = sum(row_path(rows_dir, *program).exists() for program in programs)
-    parts = [HEADER] if made == len(programs) else [HEADER, f"Compiled so far: {made} of {len(programs)} programs.\n"]
+    parts = (
+        [HEADER]
+        if made == len(programs)
+        else [HEADER, f"Compiled so far: {made} of {len(programs)} programs.\n"]
+    )
     for kind, heading in SECTIONS.items():
-        rows = [row for program in programs if program[0] == kind for row in read_rows(row_path(rows_dir, *program))]
+        rows = [
+            row
+            for program in programs
+            if program[0] == kind
+            for row in read_rows(row_path(rows_dir, *program))
+        ]
         parts += [heading + "\n", format_markdown(rows) + "\n"] if rows else []
     return "\n".join((*parts, UNCHECKED))
 

@@ -1,7 +1,8 @@
-"""A bucket on this machine: gcp-storage-emulator with what TensorStore needs and it lacks (generations, preconditions).
+"""A bucket on this machine: gcp-storage-emulator with what TensorStore needs and it lacks
+(generations, preconditions).
 
-gcsfs, TensorStore and google-cloud-storage themselves talk to it over HTTP, as they would to Google. It knows nothing
-of credentials, hierarchical namespaces, quotas or failures.
+gcsfs, TensorStore and google-cloud-storage themselves talk to it over HTTP, as they would to
+Google. It knows nothing of credentials, hierarchical namespaces, quotas or failures.
 """
 
 import contextlib
@@ -16,7 +17,9 @@ import pytest
 # Left on, gcsfs asks Google's own servers what kind of bucket it is.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 pytest.importorskip("gcsfs", reason="needs gcsfs: pip install -e '.[test]'")
-pytest.importorskip("gcp_storage_emulator", reason="needs gcp-storage-emulator: pip install -e '.[test]'")
+pytest.importorskip(
+    "gcp_storage_emulator", reason="needs gcp-storage-emulator: pip install -e '.[test]'"
+)
 
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers.buckets import create_bucket
@@ -32,7 +35,8 @@ class _Handler(RequestHandler):
     lock = threading.Lock()
 
     def _answer(self, method):
-        with self.lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
+        # the client was killed
+        with self.lock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
             wanted = {key: values[0] for key, values in parse_qs(urlparse(self.path).query).items()}
             found = self._generation(wanted.get("name"))
             if wanted.get("ifGenerationMatch", found) != found:

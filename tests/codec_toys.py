@@ -23,7 +23,14 @@ TINY = SpectralCodecConfig(
     share_continuous=0.0,
     share_fewer_levels=0.0,
 )
-TEXTS = ("lift the red cup", "we sat on a wall", "no rain today", "blue birds sing", "take it away", "five old men")
+TEXTS = (
+    "lift the red cup",
+    "we sat on a wall",
+    "no rain today",
+    "blue birds sing",
+    "take it away",
+    "five old men",
+)
 
 
 def make_wave(seed, num_samples, level=0.3):
@@ -34,7 +41,9 @@ def make_wave(seed, num_samples, level=0.3):
     phase = 2 * np.pi * np.cumsum(f0_hz) / 16_000
     tone = sum(np.sin(n * phase + rng.uniform(0, 6)) / n for n in range(1, 9))
     envelope = 0.6 + 0.4 * np.sin(2 * np.pi * rng.uniform(2, 5) * time_s)
-    return (level * (tone / 3 * envelope + 0.05 * rng.standard_normal(num_samples))).astype(np.float32)
+    return (level * (tone / 3 * envelope + 0.05 * rng.standard_normal(num_samples))).astype(
+        np.float32
+    )
 
 
 def make_codec(seed=0, config=TINY, updates=3):
@@ -63,7 +72,9 @@ def make_frozen(seed=0, config=TINY):
 
 
 class LoudnessUnits:
-    """Stands in for the unit encoder: the unit of a frame is its loudness in one of `num_units` steps."""
+    """Stands in for the unit encoder: the unit of a frame is its loudness in one of `num_units`
+    steps.
+    """
 
     num_units = 6
     fingerprint = "loudness00"
@@ -82,7 +93,9 @@ class LoudnessUnits:
 
 
 def make_manifest(root, num_clips=12, speakers=("ann", "bob"), seconds=(0.2, 0.9)):
-    """Write a corpus of short clips: every sixth clip is a test clip, the one after it a valid one."""
+    """Write a corpus of short clips: every sixth clip is a test
+    clip, the one after it a valid one.
+    """
     clips = []
     rng = np.random.default_rng(num_clips)
     for number in range(num_clips):

@@ -1,4 +1,6 @@
-"""A comparison of three tiny arms, and overrides of it, for the tests of experiment, budget and ledger."""
+"""A comparison of three tiny arms, and overrides of it, for the tests of experiment, budget and
+ledger.
+"""
 
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler

@@ -6,12 +6,17 @@ from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-# A collective holds its thread until all devices came. On 8 threads, devices with two of them in flight lock each other
-# out of the pool, and XLA aborts after 40 s.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    )
+# A collective holds its thread until all devices came. On 8 threads, devices with two of them in
+# flight lock each other out of the pool, and XLA aborts after 40 s.
 os.environ.setdefault("NPROC", "64")
-# Compiled programs survive from one run of the tests to the next, and are shared with the processes that tests start.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "genlab-compiled-tests"))
+# Compiled programs survive from one run of the tests to the next, and are shared with the processes
+# that tests start.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "genlab-compiled-tests")
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
@@ -29,7 +34,11 @@ import pytest  # noqa: E402
 
 def pytest_addoption(parser):
     """Goldens are replaced on purpose, never by loosening a comparison."""
-    parser.addoption("--update-goldens", action="store_true", help="write tests/goldens anew from what the code gives")
+    parser.addoption(
+        "--update-goldens",
+        action="store_true",
+        help="write tests/goldens anew from what the code gives",
+    )
 
 
 @pytest.fixture
@@ -40,7 +49,9 @@ def key():
 
 @pytest.fixture(autouse=True)
 def forget_programs():
-    """Drop compiled programs before their memory maps run out: past 65,530 of them XLA crashes on Linux."""
+    """Drop compiled programs before their memory maps run out: past 65,530 of them XLA crashes on
+    Linux.
+    """
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:

@@ -1,4 +1,6 @@
-"""Tiny folders of audio that real corpora look like, and a comparison that runs on them in seconds."""
+"""Tiny folders of audio that real corpora look like, and a comparison
+that runs on them in seconds.
+"""
 
 import csv
 from pathlib import Path
@@ -54,6 +56,8 @@ def make_small_comparison(corpus: Folder, *overrides: str) -> Comparison:
             "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=2)),
         },
         num_prompts=4,
-        evaluation=EvaluationConfig(dnsmos_clips=0, reference_clips=8, score_draws=2, energy_draws=2),
+        evaluation=EvaluationConfig(
+            dnsmos_clips=0, reference_clips=8, score_draws=2, energy_draws=2
+        ),
     )
     return config.override(overrides)

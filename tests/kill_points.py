@@ -55,7 +55,9 @@ class Counter:
         self.count = 0
         self._under, self._number = os.path.realpath(under), number
         self._text = at if isinstance(at, str) else None
-        self._numbers = {at} if isinstance(at, int) else set() if at is None or self._text else {*at}
+        self._numbers = (
+            {at} if isinstance(at, int) else set() if at is None or self._text else {*at}
+        )
         self._log = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def __call__(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -147,7 +149,8 @@ def forked(
 ) -> int:
     """Run `call` in a fork that ends before change `at`; return its exit code, -9 if killed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # jax has threads; the call does not need them
+        # jax has threads; the call does not need them
+        warnings.simplefilter("ignore", RuntimeWarning)
         child = os.fork()
     if child == 0:
         try:

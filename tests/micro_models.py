@@ -1,7 +1,9 @@
-"""Every trainable model at a size of a few kilobytes, with one batch of eight: for goldens and for tests of devices.
+"""Every trainable model at a size of a few kilobytes, with one batch of eight: for goldens and for
+tests of devices.
 
-Run as `python tests/micro_models.py PROCESS NUM_PROCESSES PORT` it joins a cluster of CPU processes, trains every
-model on its share of the batch, and process 0 prints one JSON line of loss curves.
+Run as `python tests/micro_models.py PROCESS NUM_PROCESSES PORT` it joins a cluster of CPU
+processes, trains every model on its share of the batch, and process 0 prints one JSON line of loss
+curves.
 """
 
 import json
@@ -56,29 +58,45 @@ def batch_of(name):
         return waves, np.array([24, 20, 24, 11, 24, 24, 7, 24], np.int32) * HOP
     rng = np.random.default_rng(0)
     lengths = np.array([10, 7, 10, 4, 9, 10, 10, 6], np.int32)
-    content = np.where(np.arange(FRAMES) < lengths[:, None], rng.integers(1, 11, (BATCH, FRAMES)), 0)
+    content = np.where(
+        np.arange(FRAMES) < lengths[:, None], rng.integers(1, 11, (BATCH, FRAMES)), 0
+    )
     tokens = Tokens(
         rng.integers(0, SPEC.entries, (BATCH, FRAMES, SPEC.codebooks)).astype(np.int32),
         rng.normal(size=(BATCH, FRAMES, SPEC.latent_channels)).astype(np.float32),
         lengths,
     )
-    speaker, text = np.arange(BATCH, dtype=np.int32) % 3, rng.integers(1, 20, (BATCH, 5)).astype(np.int32)
+    speaker, text = (
+        np.arange(BATCH, dtype=np.int32) % 3,
+        rng.integers(1, 20, (BATCH, 5)).astype(np.int32),
+    )
     return tokens, Cond(speaker, text, content.astype(np.int32), np.zeros(BATCH, bool))
 
 
 def loss_curve(name, steps, devices=None):
-    """Return the loss at every step of training on one batch, which is spread over `devices` if there are any."""
+    """Return the loss at every step of training on one batch, which is spread over `devices` if
+    there are any.
+    """
     create = jax.jit(partial(create_state, partial(build, name), OPTIM, steps))
     init_key, step_key = jax.random.split(jax.random.key(3))
     graphdef, _ = jax.eval_shape(create, init_key)
     args, (_, state) = batch_of(name), create(init_key)
     if devices is not None:
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-        everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
+        everywhere, split = (
+            NamedSharding(mesh, PartitionSpec()),
+            NamedSharding(mesh, PartitionSpec("data")),
+        )
         put = jax.make_array_from_callback
-        args = jax.tree.map(lambda leaf: put(leaf.shape, split, lambda index, leaf=leaf: leaf[index]), args)
+        args = jax.tree.map(
+            lambda leaf: put(leaf.shape, split, lambda index, leaf=leaf: leaf[index]), args
+        )
         state = jax.tree.map(np.asarray, state)
-        state = jax.tree.map(lambda leaf: put(leaf.shape, everywhere, lambda index, leaf=leaf: leaf[index]), state)
+        state = jax.tree.map(
+            lambda leaf: put(leaf.shape, everywhere, lambda index, leaf=leaf: leaf[index]), state
+        )
     update, losses = make_update(graphdef, OPTIM, steps), []
     for _ in range(steps):
         state, metrics = update(state, args, step_key)

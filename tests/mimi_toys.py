@@ -69,9 +69,11 @@ def make_mimi(config=MICRO, seed=0):
 
 
 def write_mimi(directory, config=MICRO, values=None, seed=0):
-    """Write a random codec with all codebooks as config.json and safetensors; return the codec and the tensors' path.
+    """Write a random codec with all codebooks as config.json and safetensors; return the codec and
+    the tensors' path.
 
-    Entry i of a codebook was used i times as far as the file knows, so entry 0 is what the smallest count makes of it.
+    Entry i of a codebook was used i times as far as the file knows, so entry 0 is what the smallest
+    count makes of it.
     """
     config = config.model_copy(update={"codebooks": config.published_codebooks})
     codec = make_mimi(config, seed)

@@ -27,7 +27,9 @@ def start(run_dir, family, *options, count=1, devices=4, environ=lambda number: 
     return [
         subprocess.Popen(
             command,
-            env=common | (together | {"JAX_PROCESS_ID": str(number)} if count > 1 else {}) | environ(number),
+            env=common
+            | (together | {"JAX_PROCESS_ID": str(number)} if count > 1 else {})
+            | environ(number),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

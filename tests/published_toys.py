@@ -1,4 +1,6 @@
-"""Published codec files as a test writes them: a config.json, and safetensors under the published names."""
+"""Published codec files as a test writes them: a config.json, and safetensors under the published
+names.
+"""
 
 import functools
 import json
@@ -11,7 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 
 def make_random(config, seed=0):
-    """Return a codec of random parameters that differ between channels; biases and frequencies too."""
+    """Return a codec of random parameters that differ between
+    channels; biases and frequencies too.
+    """
     graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
     rng = np.random.default_rng(seed)
 
@@ -60,7 +64,9 @@ def published_tensors(codec, config):
 
 
 def write_published(directory, codec, config, values, file="model.safetensors"):
-    """Write config.json with `values`, and the tensors of the codec; return the path of the tensors."""
+    """Write config.json with `values`, and the tensors of the codec; return the path of the
+    tensors.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(values))
     save_file(published_tensors(codec, config), directory / file)

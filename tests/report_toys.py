@@ -1,4 +1,6 @@
-"""The results.json and ledger.json of a comparison that was never run, for the tests of the report."""
+"""The results.json and ledger.json of a comparison that was never
+run, for the tests of the report.
+"""
 
 
 def score(value: float, half: float, seeds: int = 1, **more) -> dict:
@@ -43,15 +45,35 @@ def make_results(seeds: int = 1) -> dict:
                 "sampling": {"wall_s": 2.0, "audio_s": 10.0, "first_audio_s": 0.05, "flops": 1e9},
             }
         arms.append(arm)
-    arms[3]["scores"]["bits_per_s"] = score(1321.0, 12, seeds, validity="exact", unit="bits per second of audio")
+    arms[3]["scores"]["bits_per_s"] = score(
+        1321.0, 12, seeds, validity="exact", unit="bits per second of audio"
+    )
     pairs = (("ar", "masked", "ar"), ("diffusion", "ar", "ar"), ("masked", "diffusion", ""))
     differences = [
-        {"score": "wer_grammar", "a": a, "b": b, "difference": values[a] - values[b], "better": better}
-        | {"low": values[a] - values[b] - 0.01, "high": values[a] - values[b] + 0.01, "p_value": 0.001, "p_holm": 0.002}
+        {
+            "score": "wer_grammar",
+            "a": a,
+            "b": b,
+            "difference": values[a] - values[b],
+            "better": better,
+        }
+        | {
+            "low": values[a] - values[b] - 0.01,
+            "high": values[a] - values[b] + 0.01,
+            "p_value": 0.001,
+            "p_holm": 0.002,
+        }
         for a, b, better in pairs
     ]
     controls = [
-        {"arm": arm, "control": "prompt_swap", "score": "wer_grammar", "difference": 0.8, "low": 0.7, "high": 0.9}
+        {
+            "arm": arm,
+            "control": "prompt_swap",
+            "score": "wer_grammar",
+            "difference": 0.8,
+            "low": 0.7,
+            "high": 0.9,
+        }
         | {"passed": True}
         for arm in ("ar", "masked", "diffusion")
     ]

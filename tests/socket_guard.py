@@ -45,7 +45,11 @@ class SocketGuard:
     def environment(self) -> dict[str, str]:
         """Return the variables of a guarded process, whose home directory is empty."""
         path = os.pathsep.join([str(self.folder / "hook"), os.environ.get("PYTHONPATH", "")])
-        paths = {"PYTHONPATH": path, "SOCKET_GUARD": str(self.folder / "asked"), "HOME": str(self.folder / "home")}
+        paths = {
+            "PYTHONPATH": path,
+            "SOCKET_GUARD": str(self.folder / "asked"),
+            "HOME": str(self.folder / "home"),
+        }
         return {**os.environ, **paths}
 
     def command(self, command: list[str]) -> list[str]:

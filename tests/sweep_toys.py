@@ -1,4 +1,6 @@
-"""The page of the documentation on one seed, as a file for processes, and a page over the toy comparison."""
+"""The page of the documentation on one seed, as a file for processes, and a page over the toy
+comparison.
+"""
 
 from pathlib import Path
 
@@ -11,8 +13,13 @@ FIRST_SWEEP = Path(__file__).parents[1] / "docs" / "first_sweep.py"
 
 
 def write_page(folder: Path, short: int = 300, long: int = 600) -> Path:
-    """Write the documentation's page on one seed, with other numbers of steps, and return its path."""
-    path, text = folder / "page.py", FIRST_SWEEP.read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)")
+    """Write the documentation's page on one seed, with other
+    numbers of steps, and return its path.
+    """
+    path, text = (
+        folder / "page.py",
+        FIRST_SWEEP.read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)"),
+    )
     path.write_text(text.replace("300", str(short)).replace("600", str(long)))
     return path
 
@@ -20,9 +27,14 @@ def write_page(folder: Path, short: int = 300, long: int = 600) -> Path:
 def make_sweep(**update):
     """Return a page over the budgets of the toy comparison."""
     values = {
-        "name": "toy", "question": "Which?", "fixed": "all", "varied": "FLOPs", "base": make_comparison(),
-        "points": tuple(product({"budget.train_flops": [2e10, 4e10]})), "names": {"budget.train_flops": "FLOPs"},
-    }  # fmt: skip
+        "name": "toy",
+        "question": "Which?",
+        "fixed": "all",
+        "varied": "FLOPs",
+        "base": make_comparison(),
+        "points": tuple(product({"budget.train_flops": [2e10, 4e10]})),
+        "names": {"budget.train_flops": "FLOPs"},
+    }
     return Sweep(**{**values, **update})
 
 

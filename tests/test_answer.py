@@ -1,4 +1,6 @@
-"""The sentence at the top of the report: what its intervals cover, equivalence, and what would settle a doubt."""
+"""The sentence at the top of the report: what its intervals cover, equivalence, and what would
+settle a doubt.
+"""
 
 import pytest
 from report_toys import make_ledger, make_results
@@ -9,7 +11,10 @@ from genlab.report.answer import find_answer
 
 def test_the_answer_says_what_its_intervals_cover(tmp_path):
     one_seed = find_answer(make_results(seeds=1), make_ledger())
-    assert "cover the choice of prompts." in one_seed.shows and "do not cover the training seed" in one_seed.cannot
+    assert (
+        "cover the choice of prompts." in one_seed.shows
+        and "do not cover the training seed" in one_seed.cannot
+    )
     results = make_results(seeds=2)
     answer = find_answer(results, make_ledger())
     assert "cover the choice of prompts and training seeds." in answer.shows
@@ -23,12 +28,22 @@ def test_three_seeds_with_intervals_over_prompts_alone_settle_nothing():
     for arm in results["arms"]:
         del arm["scores"]["wer_grammar"]["covers"]  # as versions wrote it that pooled the seeds
     answer = find_answer(results, make_ledger())
-    assert (answer.status, answer.winner) == ("not settled", "") and "genlab evaluate" in answer.headline
+    assert (answer.status, answer.winner) == (
+        "not settled",
+        "",
+    ) and "genlab evaluate" in answer.headline
 
 
 def _plan(**more):
     needed = {"3": None, "5": 120, "10": 40}
-    return {"target": 0.01, "prompts": 64, "seeds": 3, "power": 0.4, "seeds_needed": 6, "prompts_needed": needed} | more
+    return {
+        "target": 0.01,
+        "prompts": 64,
+        "seeds": 3,
+        "power": 0.4,
+        "seeds_needed": 6,
+        "prompts_needed": needed,
+    } | more
 
 
 def _undecided(**more):
@@ -52,7 +67,9 @@ def test_what_is_not_settled_says_what_it_would_take(plan, expected, tmp_path):
     answer = find_answer(results, make_ledger())
     assert answer.status == "not settled" and expected in answer.headline
     page = write_report(tmp_path, results, make_ledger(), []).read_text()
-    assert ("Prompts needed with 5 seeds" in page) == (plan is not None) and ("no number" in page) == (plan is not None)
+    assert ("Prompts needed with 5 seeds" in page) == (plan is not None) and (
+        "no number" in page
+    ) == (plan is not None)
 
 
 def test_equivalence_is_claimed_within_its_margin_and_only_by_arms_that_passed(tmp_path):
@@ -60,7 +77,8 @@ def test_equivalence_is_claimed_within_its_margin_and_only_by_arms_that_passed(t
     answer = find_answer(results, make_ledger())
     assert (answer.status, answer.winner) == ("equivalent", "")
     assert answer.headline.startswith(
-        "Autoregressive and Masked parallel are equivalent in word error (grammar) within 0.1: Masked parallel "
+        "Autoregressive and Masked parallel are equivalent in word error (grammar) within 0.1: "
+        "Masked parallel "
         "differs by"
     )
     assert "Autoregressive is better than Latent diffusion" in answer.headline

@@ -1,4 +1,6 @@
-"""Corpora as people have them: every comparison reaches its report, or is refused before anything is trained."""
+"""Corpora as people have them: every comparison reaches its report, or is refused before anything
+is trained.
+"""
 
 import io
 import json
@@ -19,7 +21,12 @@ ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for nu
 NO_TEXTS = [("ab"[number % 2], "", "train" if number < 8 else "test") for number in range(12)]
 OTHER_SCRIPT = [
     ("s", text, split)
-    for text, split in (("你好世界", "train"), ("明天见", "train"), ("我们去公园", "test"), ("今天天气很好", "test"))
+    for text, split in (
+        ("你好世界", "train"),
+        ("明天见", "train"),
+        ("我们去公园", "test"),
+        ("今天天气很好", "test"),
+    )
 ]
 UNSEEN = [("ab"[n % 2], f"word {n}", "train") for n in range(8)] + [
     (f"new{n}", f"new word {n}", "test") for n in range(3)
@@ -28,10 +35,16 @@ UNSEEN = [("ab"[n % 2], f"word {n}", "train") for n in range(8)] + [
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
-    """results.json and report of each corpus; their token stores share the codec's compiled programs."""
+    """results.json and report of each corpus; their token stores share the codec's compiled
+    programs.
+    """
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, rows in (("one_speaker", ONE_SPEAKER), ("no_texts", NO_TEXTS), ("unseen", UNSEEN)):
+        for name, rows in (
+            ("one_speaker", ONE_SPEAKER),
+            ("no_texts", NO_TEXTS),
+            ("unseen", UNSEEN),
+        ):
             place = tmp_path_factory.mktemp(name)
             patch.setenv("GENLAB_CACHE", str(place / "cache"))
             said = io.StringIO()
@@ -39,7 +52,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
             with Progress(said) as progress:
                 results = compare(config, place / "run", progress, "genlab compare")
             report = (place / "run/report.html").read_text(encoding="utf-8")
-            found[name] = {"results": json.loads(json.dumps(results)), "report": report, "said": said.getvalue()}
+            found[name] = {
+                "results": json.loads(json.dumps(results)),
+                "report": report,
+                "said": said.getvalue(),
+            }
     return found
 
 
@@ -58,7 +75,9 @@ def test_one_speaker_is_compared_by_words_without_the_speaker_swap(finished):
     results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
     assert results["primary_score"] == "wer_ctc"
     found = statuses(results)
-    assert found["speaker_swap"] == {("not applicable", "there is no other speaker to compare with")}
+    assert found["speaker_swap"] == {
+        ("not applicable", "there is no other speaker to compare with")
+    }
     assert {status for status, _ in found["prompt_swap"]} <= {"passed", "failed"}
     scores = scores_of(results, "masked")
     assert scores["speaker_similarity"]["value"] is not None and "speaker_accuracy" not in scores
@@ -86,20 +105,38 @@ def test_test_speakers_with_one_clip_each_have_no_speaker_scores_and_all_the_oth
     reason = "no prompted speaker has real speech apart from the prompts"
     assert statuses(results)["speaker_swap"] == {("not applicable", reason)}
     scores = scores_of(results, "diffusion")
-    assert not {name for name in scores if name.startswith("speaker")} and scores["wer_ctc"]["n"] == 3
+    assert (
+        not {name for name in scores if name.startswith("speaker")} and scores["wer_ctc"]["n"] == 3
+    )
     assert "3 of the num_prompts=4 asked for" in said
 
 
 @pytest.mark.parametrize(
     ("rows", "overrides", "text"),
     [
-        (NO_TEXTS, ["condition.content=text"], r"none of the 8 training clips has a text, .* data\.corpus\.manifest"),
+        (
+            NO_TEXTS,
+            ["condition.content=text"],
+            r"none of the 8 training clips has a text, .* data\.corpus\.manifest",
+        ),
         (OTHER_SCRIPT, ["condition.content=text"], "你好世界"),
-        (ONE_SPEAKER, ["data.num_frames=16"], r"0 of 4 clips .* data\.num_frames=3\d fits 2 of them, 3\d fits all"),
+        (
+            ONE_SPEAKER,
+            ["data.num_frames=16"],
+            r"0 of 4 clips .* data\.num_frames=3\d fits 2 of them, 3\d fits all",
+        ),
         (ONE_SPEAKER[:9], [], r"split 'test' has 1 clip, expected at least 2; hold out more"),
-        (ONE_SPEAKER[:8], [], r"no clips in split 'test', only in train: name some in the column split"),
+        (
+            ONE_SPEAKER[:8],
+            [],
+            r"no clips in split 'test', only in train: name some in the column split",
+        ),
         (ONE_SPEAKER[8:], [], r"no clips in split 'train', only in test: name some"),
-        (ONE_SPEAKER, ["settings.previews=2"], r"no clips in split 'valid', only in test, train: name"),
+        (
+            ONE_SPEAKER,
+            ["settings.previews=2"],
+            r"no clips in split 'valid', only in test, train: name",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
@@ -115,20 +152,32 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_encoded(
 def test_a_dry_run_checks_everything_and_prints_the_plan(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    config = make_small_comparison(write_corpus(tmp_path / "corpus", UNSEEN), "equivalence.wer_grammar=0.1")
+    config = make_small_comparison(
+        write_corpus(tmp_path / "corpus", UNSEEN), "equivalence.wer_grammar=0.1"
+    )
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     assert main(["compare", "config.json", "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "arms: masked, diffusion, each with 1 training seed prompts: 3 of split 'test', 3 speakers" in said
+    assert (
+        "arms: masked, diffusion, each with 1 training seed prompts: 3 of split 'test', 3 speakers"
+        in said
+    )
     assert "deciding score: wer_ctc" in said
-    assert "score speaker_similarity, speaker_accuracy: no, no prompted speaker has real speech" in said
+    assert (
+        "score speaker_similarity, speaker_accuracy: no, no prompted speaker has real speech"
+        in said
+    )
     assert "score bits_per_s: yes, of masked, diffusion" in said
-    assert "control prompt_swap: yes control speaker_swap: no, no prompted speaker has real speech" in said
+    assert (
+        "control prompt_swap: yes control speaker_swap: no, no prompted speaker has real speech"
+        in said
+    )
     assert "note: prompts: 3 of the num_prompts=4 asked for" in said
     assert "note: equivalence.wer_grammar: this comparison has no such score" in said
     assert "checkpoints" in said and "FLOP" in said
     assert not (tmp_path / "runs").exists() and not list((tmp_path / "cache").glob("tokens-*"))
-    # What stops the comparison stops its dry run, with one line and the exit code of a user's error.
+    # What stops the comparison stops its dry run, with one line and the exit code of a user's
+    # error.
     assert main(["compare", "config.json", "--dry-run", "data.num_frames=8"]) == 2
     assert "0 of 3 clips of split 'test'" in capsys.readouterr().err
 
@@ -155,6 +204,7 @@ def test_the_plan_of_a_budget_is_that_of_the_encoded_corpus(tmp_path: Path, monk
     assert planned.budgets == solve_budget(config, store)
     chosen = choose_prompts(store, "test", config.num_prompts, config.data.num_frames)
     assert [clip.id for clip in planned.preflight.prompts] == [clip.id for clip in chosen]
-    unscored = choose_unscored(store, "test", 3, 16)  # no validation split, and every training clip is longer
+    # no validation split, and every training clip is longer
+    unscored = choose_unscored(store, "test", 3, 16)
     assert len(unscored) == 3 and {len(clip.units) for clip in unscored} == {16}
     assert not {clip.id for clip in unscored} & {clip.id for clip in chosen}

@@ -1,4 +1,6 @@
-"""Compiling for slices that are not there: names, the compiler's text, the estimate, and one real compilation."""
+"""Compiling for slices that are not there: names, the compiler's text, the estimate, and one real
+compilation.
+"""
 
 import json
 import os
@@ -53,7 +55,10 @@ def test_slices_that_do_not_exist_are_refused(name):
 
 
 def test_shapes_have_bytes():
-    assert shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0}, u32[], pred[5])") == 8 * 894 * 2 + 12 + 4 + 5
+    assert (
+        shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0}, u32[], pred[5])")
+        == 8 * 894 * 2 + 12 + 4 + 5
+    )
     assert shape_bytes("(bf16[8,894]{1,0:T(8,128)(2,1)S(1)}, f32[3]{0})", only_memory=True) == 12
 
 
@@ -98,11 +103,23 @@ ENTRY %main (a: bf16[4,8]) -> bf16[4,8] {
 
 
 def test_collectives_in_a_loop_count_its_turns():
-    """Ten in steps of two, because the compiler unrolled the body; a piece that goes on with a collective is none."""
+    """Ten in steps of two, because the compiler unrolled the body; a piece that goes on with a
+    collective is none.
+    """
     gathered, summed = Program(TEXT).collectives()
-    assert (gathered.kind, gathered.runs, gathered.loops, gathered.shape) == ("all-gather", 5, 1, (4, 32))
+    assert (gathered.kind, gathered.runs, gathered.loops, gathered.shape) == (
+        "all-gather",
+        5,
+        1,
+        (4, 32),
+    )
     assert gathered.bytes_per_run == 2 * (128 - 32)
-    assert (summed.kind, summed.runs, summed.loops, summed.bytes_per_run) == ("all-reduce", 1, 0, 2 * 64)
+    assert (summed.kind, summed.runs, summed.loops, summed.bytes_per_run) == (
+        "all-reduce",
+        1,
+        0,
+        2 * 64,
+    )
 
 
 OFFLOADED = """
@@ -126,15 +143,23 @@ ENTRY %main (a: bf16[4,8]) -> bf16[4,32] {
 
 def test_what_a_sparse_core_does_counts():
     [gathered] = Program(OFFLOADED).collectives()
-    assert (gathered.kind, gathered.runs, gathered.bytes_per_run) == ("all-gather", 1, 2 * (128 - 32))
+    assert (gathered.kind, gathered.runs, gathered.bytes_per_run) == (
+        "all-gather",
+        1,
+        2 * (128 - 32),
+    )
 
 
 def test_weights_are_told_from_activations():
-    """Whole, transposed, or cut along the outputs; four clips of 887 positions are none of these."""
+    """Whole, transposed, or cut along the outputs; four clips of
+    887 positions are none of these.
+    """
     matrices = frozenset({(512, 16384), (1376, 512)})
     weights = [(512, 16384), (512, 2048), (2048, 512), (512, 1376)]
     assert all(_is_part(shape, matrices) for shape in weights)
-    assert _is_part((128, 16384), matrices, shards=4) and not _is_part((128, 16384), matrices, shards=2)
+    assert _is_part((128, 16384), matrices, shards=4) and not _is_part(
+        (128, 16384), matrices, shards=2
+    )
     others = [(4, 887, 512), (3548, 512), (512, 3000), (1376,)]
     assert not any(_is_part(shape, matrices, shards) for shape in others for shards in (1, 4))
 
@@ -150,10 +175,20 @@ def test_collectives_of_a_real_program():
 
         return jax.lax.scan(layer, x, layers)[0]
 
-    split = [NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec(None, "fsdp"))]
-    shapes = (jax.ShapeDtypeStruct((8, 64), jnp.float32), jax.ShapeDtypeStruct((6, 64, 64), jnp.float32))
+    split = [
+        NamedSharding(mesh, PartitionSpec("fsdp")),
+        NamedSharding(mesh, PartitionSpec(None, "fsdp")),
+    ]
+    shapes = (
+        jax.ShapeDtypeStruct((8, 64), jnp.float32),
+        jax.ShapeDtypeStruct((6, 64, 64), jnp.float32),
+    )
     text = jax.jit(forward, in_shardings=split).lower(*shapes).compile().as_text()
-    [gathered] = [found for found in Program(text).collectives() if found.kind == "all-gather" and found.runs == 6]
+    [gathered] = [
+        found
+        for found in Program(text).collectives()
+        if found.kind == "all-gather" and found.runs == 6
+    ]
     assert gathered.bytes_per_run == 64 * 64 * 4 * 3 / 4 and gathered.loops == 1
 
 
@@ -175,7 +210,9 @@ ENTRY %main (stack: f32[10,4], at: s32[]) -> f32[1,4] {
 
 
 def test_slices_and_updates_of_stacks_are_seen_through_what_is_around_them():
-    """A product that takes its weight out of a stack, and a gradient that is put into one: fusions in fusions."""
+    """A product that takes its weight out of a stack, and a gradient that is put into one: fusions
+    in fusions.
+    """
     text = """
 %cut (s: f32[10,4], i: s32[]) -> f32[4] {
   %s = f32[10,4]{1,0} parameter(0), metadata={op_name="weights"}
@@ -232,18 +269,29 @@ ENTRY %main (a: s8[64], b: s8[8]) -> s8[8] {
 
 def test_the_longest_time_bounds_the_step():
     chip = CHIPS["v5e"]
-    half = roofline(chip, executed_flops=2 * 197e12, model_flops=197e12, memory_bytes=819e9, network_bytes=100e9)
+    half = roofline(
+        chip, executed_flops=2 * 197e12, model_flops=197e12, memory_bytes=819e9, network_bytes=100e9
+    )
     assert half.bound == "compute" and half.step_s == 2.0 and half.mfu == 0.5
     assert half[:3] == (2.0, 1.0, 0.5) and half.intensity == pytest.approx(2 * 197e12 / 819e9)
-    slow = roofline(chip, executed_flops=197e12, model_flops=197e12, memory_bytes=4 * 819e9, network_bytes=0)
+    slow = roofline(
+        chip, executed_flops=197e12, model_flops=197e12, memory_bytes=4 * 819e9, network_bytes=0
+    )
     assert slow.bound == "memory" and slow.mfu == 0.25
 
 
 def measured(clips, most, fixed=2.0, says=True, bend=0.0):
-    """A row of a program whose memory of 10 is full at 8 * `most` clips, a straight line over clips unless it bends."""
+    """A row of a program whose memory of 10 is full at 8 * `most` clips, a straight line over clips
+    unless it bends.
+    """
     share = clips / 8 / most
     peak = fixed + (10 - fixed) * share * (1 + bend * (share - 1))
-    row = {"fits": clips <= 8 * most, "clips": clips, "hbm_bytes": 10.0, "argument_bytes": 0.8 * fixed}
+    row = {
+        "fits": clips <= 8 * most,
+        "clips": clips,
+        "hbm_bytes": 10.0,
+        "argument_bytes": 0.8 * fixed,
+    }
     return row | {"peak_bytes": peak if says or row["fits"] else None}
 
 
@@ -251,7 +299,9 @@ def measured(clips, most, fixed=2.0, says=True, bend=0.0):
 @pytest.mark.parametrize("fixed", [0.1, 5.0])
 def test_the_largest_batch_is_found_in_few_compilations(most, fixed):
     probed = []
-    found = find_largest_batch(lambda clips: probed.append(clips) or measured(clips, most, fixed), 128, 8)
+    found = find_largest_batch(
+        lambda clips: probed.append(clips) or measured(clips, most, fixed), 128, 8
+    )
     assert found["fits"] and found["clips"] in probed
     assert found["peak_bytes"] >= 10 * 7 / 8 or most * 7 / 8 - 1 <= found["clips"] / 8 <= most
     assert len(probed) == len(set(probed)) <= 4 and all(clips % 8 == 0 for clips in probed)
@@ -264,7 +314,9 @@ def test_the_largest_batch_is_found_where_memory_is_no_line(most, bend, says):
     found = find_largest_batch(
         lambda clips: probed.append(clips) or measured(clips, most, bend=bend, says=says), 2048, 8
     )
-    assert found["fits"] and (found["peak_bytes"] >= 10 * 7 / 8 or most * 7 / 8 - 1 <= found["clips"] / 8 <= most)
+    assert found["fits"] and (
+        found["peak_bytes"] >= 10 * 7 / 8 or most * 7 / 8 - 1 <= found["clips"] / 8 <= most
+    )
     assert len(probed) == len(set(probed)) <= 12
 
 
@@ -275,21 +327,32 @@ def test_when_nothing_fits_the_smallest_batch_says_so():
 
 def test_what_does_not_fit_is_a_row():
     text = (
-        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO\n"
+        "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "
+        "required for HLO\n"
         "temporaries (68.66G) exceeds available HBM (15.75G). HLO module: jit_update."
     )
     found = _overflow(text)
     assert found["peak_bytes"] == 68.66 * 2**30 and "\n" not in found["reason"]
     row = {
-        "config": "ar", "program": "train", "params": 1e9, "topology": "v5e:4x4", "clips": 4096, "fits": False,
-        "mesh": {"data": 1, "fsdp": 16, "tensor": 1}, "hbm_bytes": CHIPS["v5e"].hbm_bytes, **found,
-    }  # fmt: skip
+        "config": "ar",
+        "program": "train",
+        "params": 1e9,
+        "topology": "v5e:4x4",
+        "clips": 4096,
+        "fits": False,
+        "mesh": {"data": 1, "fsdp": 16, "tensor": 1},
+        "hbm_bytes": CHIPS["v5e"].hbm_bytes,
+        **found,
+    }
     assert "| does not fit |" in format_markdown([row]) and "| 436% |" in format_markdown([row])
     assert "does not fit  68.66 of 15.75 GiB" in format_lines(row | {"frames": 375})
 
 
 def test_the_partitioner_is_heard():
-    line = "W1 spmd_partitioner.cc:1] [SPMD] Involuntary full rematerialization. The compiler cannot go from ..."
+    line = (
+        "W1 spmd_partitioner.cc:1] [SPMD] Involuntary full rematerialization. The compiler cannot "
+        "go from ..."
+    )
     assert find_warnings(["I0 hello", line, line]) == [line]
 
 
@@ -308,22 +371,44 @@ def test_without_the_compiler_there_is_one_line(monkeypatch, capsys):
 
 
 TINY = [
-    "backbone.width=256", "backbone.layers=2", "backbone.heads=2", "data.num_frames=256", "batch_size=16",
-    'condition.content="none"', "budget.train_flops=1e18",
-]  # fmt: skip
+    "backbone.width=256",
+    "backbone.layers=2",
+    "backbone.heads=2",
+    "data.num_frames=256",
+    "batch_size=16",
+    'condition.content="none"',
+    "budget.train_flops=1e18",
+]
 
 
 def compile_tiny(out, *assignments):
-    """Compile the training step of one arm of the smallest scale, made smaller still; return its row and the words."""
+    """Compile the training step of one arm of the smallest scale, made smaller still; return its
+    row and the words.
+    """
     pytest.importorskip("libtpu")
     given = {item.partition("=")[0] for item in assignments}
     tiny = [item for item in TINY if item.partition("=")[0] not in given]
     config = str(ROOT / "configs/scale/scale_30m.py")
     command = [sys.executable, "-m", "genlab.cli", "aot", config, *tiny, *assignments]
-    command += ["--topology", "v5litepod-4", "--arm", "masked", "--program", "train", "--out", str(out)]
-    env = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")}
+    command += [
+        "--topology",
+        "v5litepod-4",
+        "--arm",
+        "masked",
+        "--program",
+        "train",
+        "--out",
+        str(out),
+    ]
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("XLA_FLAGS", "JAX_NUMPY_RANK_PROMOTION")
+    }
     env = {**env, "PYTHONPATH": str(ROOT)}
-    said = subprocess.run(command, check=True, cwd=ROOT, env=env, timeout=600, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        command, check=True, cwd=ROOT, env=env, timeout=600, capture_output=True, text=True
+    ).stdout
     [row] = json.loads(out.read_text())["rows"]
     return row, said
 
@@ -337,18 +422,33 @@ def test_a_slice_is_compiled_for_from_here(tmp_path):
         "MFU at most",
     ):
         assert told in said
-    assert row["fits"] and row["attention"] == "splash" and row["devices"] == 4 and row["mesh"]["fsdp"] == 4
-    assert 0 < row["estimate"]["mfu"] <= 1 and 0 < row["peak_bytes"] < row["hbm_bytes"] and row["warnings"] == []
+    assert (
+        row["fits"]
+        and row["attention"] == "splash"
+        and row["devices"] == 4
+        and row["mesh"]["fsdp"] == 4
+    )
+    assert (
+        0 < row["estimate"]["mfu"] <= 1
+        and 0 < row["peak_bytes"] < row["hbm_bytes"]
+        and row["warnings"] == []
+    )
     assert sum(count for name, count in row["kernels"].items() if "fwd" in name) == 2 * 4, (
         "per layer and part of the batch, and kept for the backward pass"
     )
-    gathers = [item for item in row["collectives"] if item["loops"] == 2 and item["kind"] == "all-gather"]
+    gathers = [
+        item for item in row["collectives"] if item["loops"] == 2 and item["kind"] == "all-gather"
+    ]
     assert gathers and not any(item["activations"] for item in gathers)
-    assert format_markdown([row]).count("| masked |") == 1 and len(COLUMNS) == format_markdown([]).count("---")
+    assert format_markdown([row]).count("| masked |") == 1 and len(COLUMNS) == format_markdown(
+        []
+    ).count("---")
 
 
 def test_split_heads_and_channels_stay_where_they_are(tmp_path):
-    """In the layer loop frames cross `tensor` in sums only; of the joint projections weights move, which are few."""
+    """In the layer loop frames cross `tensor` in sums only; of the joint projections weights move,
+    which are few.
+    """
     row, _ = compile_tiny(tmp_path / "rows.json", "settings.sharding.tensor=2", "batch_size=64")
     assert row["mesh"] == {"data": 1, "fsdp": 2, "tensor": 2} and row["warnings"] == []
     moved = {"all-reduce": 0.0, "all-gather": 0.0, "collective-permute": 0.0, "all-to-all": 0.0}

@@ -15,10 +15,17 @@ KEYS = ["workload", "ours_s", "peer", "peer_s", "ratio", "shape", "dtype", "thre
 def test_every_workload_gives_one_line_of_the_stated_shape(name):
     [line] = run_workloads((name,), rounds=2, quick=True)
     assert list(line) == KEYS
-    assert line["workload"] == name and line["shape"] and line["dtype"] == "float32" and line["threads"] >= 1
+    assert (
+        line["workload"] == name
+        and line["shape"]
+        and line["dtype"] == "float32"
+        and line["threads"] >= 1
+    )
     assert math.isfinite(line["ours_s"]) and line["ours_s"] > 0
     fields = (line["peer"], line["peer_s"], line["ratio"])
-    assert all(field is None for field in fields) or (isinstance(line["peer"], str) and min(fields[1:]) > 0)
+    assert all(field is None for field in fields) or (
+        isinstance(line["peer"], str) and min(fields[1:]) > 0
+    )
     assert json.loads(json.dumps(line)) == line
 
 

@@ -1,4 +1,6 @@
-"""Run directories in a bucket: mirrored, killed, gone on with elsewhere, shared by processes that share no disk."""
+"""Run directories in a bucket: mirrored, killed, gone on with elsewhere, shared by processes that
+share no disk.
+"""
 
 import fcntl
 import functools
@@ -74,7 +76,9 @@ def test_a_copy_is_mirrored(url, files):
     assert files.info(f"{url}/report.html")["contentType"] == "text/html"
     (copy / "stale").touch()
     with bucket.working_copy(url) as copy:  # the bucket is right, not what lies here
-        found = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file())
+        found = sorted(
+            path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()
+        )
         assert found == ["empty", "report.html", "rows/a.json"]
         assert (copy / "rows/a.json").read_text() == "[1]"
         (copy / "rows/a.json").unlink()
@@ -87,7 +91,10 @@ def test_a_copy_has_one_user(url):
             assert same == copy
     with open(copy.with_name(f"{copy.name}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(LockedError, match="another command on this machine"), bucket.working_copy(url):
+        with (
+            pytest.raises(LockedError, match="another command on this machine"),
+            bucket.working_copy(url),
+        ):
             pass
 
 
@@ -111,7 +118,13 @@ def test_a_cache_in_a_bucket_is_refused(url, monkeypatch, capsys):
 
 
 def test_commands_read_and_write_a_run_in_the_bucket(url, files, capsys):
-    small = ["budget.steps=2", "backbone.width=32", "backbone.layers=1", "data.corpus.clips=16", "data.num_frames=12"]
+    small = [
+        "budget.steps=2",
+        "backbone.width=32",
+        "backbone.layers=1",
+        "data.corpus.clips=16",
+        "data.num_frames=12",
+    ]
     assert main(["train", KNOWN_ENTROPY, "--arm", "ar", "--out", f"{url}/run", *small]) == 0
     shutil.rmtree(cache_root() / "buckets")
     assert main(["evaluate", f"{url}/run"]) == 0
@@ -122,7 +135,12 @@ def test_commands_read_and_write_a_run_in_the_bucket(url, files, capsys):
 
 
 def make_state(seed):
-    return {"params": {"kernel": jax.random.normal(jax.random.key(seed), (60, 50)), "count": jnp.int32(seed)}}
+    return {
+        "params": {
+            "kernel": jax.random.normal(jax.random.key(seed), (60, 50)),
+            "count": jnp.int32(seed),
+        }
+    }
 
 
 def expect(meta):
@@ -151,9 +169,13 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(url, files):
         with pytest.warns(UserWarning, match="checkpoint 3 is damaged"):
             restored = checkpoint.restore_latest(copy / "arm", expect, move_damaged=True)
         assert restored.step == 2
-        np.testing.assert_array_equal(restored.state["params"]["kernel"], make_state(2)["params"]["kernel"])
+        np.testing.assert_array_equal(
+            restored.state["params"]["kernel"], make_state(2)["params"]["kernel"]
+        )
         assert checkpoint.saved_steps(copy / "arm") == [2]
-        assert {name.split("/")[2].split("-")[0] for name in names(files, url) if "bad_" in name} == {"3"}
+        assert {
+            name.split("/")[2].split("-")[0] for name in names(files, url) if "bad_" in name
+        } == {"3"}
         save(copy / "arm", 3, 4)
         assert checkpoint.restore_latest(copy / "arm", expect, move_damaged=False).step == 4
     # An arm that trains like another is given its checkpoints.
@@ -172,7 +194,12 @@ def test_a_run_on_another_host_is_waited_for_and_respected_if_it_lives(url, file
     monkeypatch.setattr(checkpoint, "HEARTBEAT_S", 0.1)
 
     def beat(age_s):
-        status = {"state": "running", "host": "elsewhere", "pid": 7, "heartbeat": time.time() - age_s}
+        status = {
+            "state": "running",
+            "host": "elsewhere",
+            "pid": 7,
+            "heartbeat": time.time() - age_s,
+        }
         files.pipe_file(f"{url}/status.json", json.dumps(status).encode())
 
     beat(5)
@@ -182,7 +209,10 @@ def test_a_run_on_another_host_is_waited_for_and_respected_if_it_lives(url, file
             pass
         monkeypatch.setattr(checkpoint, "REMOTE_ALIVE_S", 600)
         monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: beat(0))  # it lives
-        with pytest.raises(LockedError, match="process 7 on elsewhere") as error, checkpoint.lock_run(copy):
+        with (
+            pytest.raises(LockedError, match="process 7 on elsewhere") as error,
+            checkpoint.lock_run(copy),
+        ):
             pass
     assert error.value.exit_code == EXIT_LOCKED
 
@@ -209,7 +239,9 @@ def on_new_machines(environ, tmp_path):
 def kill_after_step(files, url, step, processes):
     deadline = time.time() + LIMIT_S
     while not files.exists(f"{url}/checkpoints/{step}/commit_success.txt"):
-        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
+        assert all(process.poll() is None for process in processes), [
+            process.communicate() for process in processes
+        ]
         assert time.time() < deadline
         time.sleep(0.1)
     for process in processes:
@@ -221,7 +253,9 @@ def read(files, url, name):
     return files.cat_file(f"{url}/{name}").decode()
 
 
-def test_a_killed_run_goes_on_on_another_machine_to_the_same_bits(url, files, whole, on_new_machines):
+def test_a_killed_run_goes_on_on_another_machine_to_the_same_bits(
+    url, files, whole, on_new_machines
+):
     kill_after_step(files, url, 4, on_new_machines(url, *SLOWLY))
     assert json.loads(read(files, url, "status.json"))["state"] == "running"
     rest, (run, run_dir) = finish(on_new_machines(url, f"steps={STEPS}")), whole

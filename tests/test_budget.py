@@ -38,10 +38,12 @@ def test_iso_flop_gives_equal_training_flops(store):
     spent = [budget.train_flops for budget in budgets.values()]
     assert max(spent) / min(spent) - 1 < TOLERANCE
     assert all(abs(flops / 2e10 - 1) < TOLERANCE / 2 for flops in spent)
-    assert len({budget.steps for budget in budgets.values()}) > 1  # they cost differently, so they step differently
+    # they cost differently, so they step differently
+    assert len({budget.steps for budget in budgets.values()}) > 1
     for budget in budgets.values():
         assert budget.train_flops == budget.steps * 4 * budget.flops_per_clip
-        assert budget.epochs == pytest.approx(budget.steps * 4 / 8)  # batches of 4 of 8 training clips
+        # batches of 4 of 8 training clips
+        assert budget.epochs == pytest.approx(budget.steps * 4 / 8)
         assert budget.params > 0 and budget.sample_flops > 0
     assert [budget.reads for budget in budgets.values()] == ["codes", "codes", "latents"]
     assert [budget.network_calls for budget in budgets.values()] == [16 + 3 - 1, 4 + 1 + 1, 6]
@@ -58,20 +60,29 @@ def test_seconds_seen_count_no_padding(store):
 
 
 def test_repeated_data_are_counted_as_repeated(store):
-    whole, part = (solve_budget(make_comparison(f"data.train_clips={n}"), store)["ar"] for n in ("null", "4"))
+    whole, part = (
+        solve_budget(make_comparison(f"data.train_clips={n}"), store)["ar"] for n in ("null", "4")
+    )
     assert part.steps == whole.steps and part.epochs == pytest.approx(2 * whole.epochs)
     frames = sum(len(store.clip(i).units) for i in store.numbers("train", 4))
-    assert part.unique_seconds == pytest.approx(frames / 50) and part.unique_seconds < whole.unique_seconds
+    assert (
+        part.unique_seconds == pytest.approx(frames / 50)
+        and part.unique_seconds < whole.unique_seconds
+    )
 
 
 def test_iso_step_gives_equal_steps(store):
-    budgets = solve_budget(make_comparison("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=7"), store)
+    budgets = solve_budget(
+        make_comparison("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=7"), store
+    )
     assert {budget.steps for budget in budgets.values()} == {7}
     assert len({budget.train_flops for budget in budgets.values()}) == 3
 
 
 def test_too_few_steps_to_be_equal_are_refused(store):
-    with pytest.raises(GenlabError, match=r"budget\.train_flops=1e\+08: arm '\w+' needs .* raise train_flops") as error:
+    with pytest.raises(
+        GenlabError, match=r"budget\.train_flops=1e\+08: arm '\w+' needs .* raise train_flops"
+    ) as error:
         solve_budget(make_comparison("budget.train_flops=1e8"), store)
     assert "\n" not in str(error.value)
 
@@ -90,7 +101,8 @@ def test_a_refused_budget_says_which_one_every_arm_meets(store):
     with pytest.raises(GenlabError) as refused:
         solve_budget(make_comparison("budget.train_flops=1e8"), store)
     [advised] = re.findall(
-        r"raise train_flops to (budget\.train_flops=[0-9.e+]+), which every arm meets", str(refused.value)
+        r"raise train_flops to (budget\.train_flops=[0-9.e+]+), which every arm meets",
+        str(refused.value),
     )
     budgets = solve_budget(make_comparison(advised), store)
     asked = float(advised.split("=")[1])
@@ -103,7 +115,9 @@ def test_the_next_budget_is_met_by_all_arms_and_is_no_larger_than_it_must_be():
         costs = list(10 ** rng.uniform(8, 12, size=rng.integers(1, 6)))
         asked = 10 ** rng.uniform(7, 14)
         found = next_budget(asked, costs)
-        assert all(abs(max(1, round(found / cost)) * cost / found - 1) <= TOLERANCE / 2 for cost in costs)
+        assert all(
+            abs(max(1, round(found / cost)) * cost / found - 1) <= TOLERANCE / 2 for cost in costs
+        )
         assert 0.999 * asked <= found <= max(1.1 * asked, 105 * max(costs))
     assert next_budget(1000.0, [70.0]) == 1100.0 - 50.0  # 15 steps
     assert next_budget(10.0, [3000.0]) == 3000.0
@@ -113,16 +127,26 @@ def test_a_budget_is_refused_before_the_corpus_is_built(monkeypatch, tmp_path, c
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     page = tmp_path / "tiny.py"
     page.write_text("from comparison_toys import make_comparison as config\n")
-    for command in (["budget"], ["compare", "--out", str(tmp_path / "run")], ["train", "--arm", "ar"], ["tune"]):
+    for command in (
+        ["budget"],
+        ["compare", "--out", str(tmp_path / "run")],
+        ["train", "--arm", "ar"],
+        ["tune"],
+    ):
         assert main([command[0], str(page), "budget.train_flops=1e8", *command[1:]]) == 2
         told = capsys.readouterr().err
         asked = "2.5e+07" if command[0] == "tune" else "1e+08"  # a quarter for each trial
-        assert f"budget.train_flops={asked}: arm 'ar' needs" in told and "which every arm meets" in told
+        assert (
+            f"budget.train_flops={asked}: arm 'ar' needs" in told
+            and "which every arm meets" in told
+        )
     assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
 
 
 def test_steps_beyond_what_the_device_can_count_are_refused():
-    with pytest.raises(GenlabError, match=r"it would take 1e[+]20 steps, more than 2147483647; lower train_flops"):
+    with pytest.raises(
+        GenlabError, match=r"it would take 1e[+]20 steps, more than 2147483647; lower train_flops"
+    ):
         solve_steps(Budget(train_flops=1e21), "a", 10.0)
 
 
@@ -130,16 +154,22 @@ def test_what_no_memory_holds_is_refused_before_it_is_taken(monkeypatch):
     monkeypatch.setattr(host, "device_memory_bytes", lambda: 2**30)
     run = make_comparison().run("ar", 0, steps=1)
     check_memory(run, 2**26 - 2**10)
-    with pytest.raises(GenlabError, match=r"arm 'ar': training 6\.71e\+07 parameters with batch_size=4 takes at"):
+    with pytest.raises(
+        GenlabError, match=r"arm 'ar': training 6\.71e\+07 parameters with batch_size=4 takes at"
+    ):
         check_memory(run, 2**26)
-    with pytest.raises(GenlabError, match="batch_size=8388608 takes at least 16 GiB, and there are 1 GiB"):
+    with pytest.raises(
+        GenlabError, match="batch_size=8388608 takes at least 16 GiB, and there are 1 GiB"
+    ):
         check_memory(run.model_copy(update={"batch_size": 2**23}), 0)
     monkeypatch.setattr(host, "device_memory_bytes", lambda: None)
     check_memory(run, 2**60)
 
 
 @pytest.mark.parametrize("name", ["ar", "masked", "diffusion"])
-@pytest.mark.parametrize("overrides", [(), ("condition.content=text", "condition.route=cross")], ids=["units", "text"])
+@pytest.mark.parametrize(
+    "overrides", [(), ("condition.content=text", "condition.route=cross")], ids=["units", "text"]
+)
 def test_the_formula_agrees_with_the_walk(store, name, overrides):
     run = make_comparison(*overrides).run(name, 0, steps=1)
     assert check_flops(run, store) == pytest.approx(1, abs=TOLERANCE)

@@ -41,7 +41,10 @@ from genlab.run.silence import silenced
 def make_state(seed):
     keys = jax.random.split(jax.random.key(seed), 3)
     params = {
-        "layers": {0: {"kernel": jax.random.normal(keys[0], (40, 30))}, 1: {"kernel": jnp.full((3, 2), seed + 0.5)}},
+        "layers": {
+            0: {"kernel": jax.random.normal(keys[0], (40, 30))},
+            1: {"kernel": jnp.full((3, 2), seed + 0.5)},
+        },
         "half": jax.random.normal(keys[1], (7, 5)).astype(jnp.bfloat16),
         "count": jnp.int32(seed),
         "is_used": jnp.array([True, False]),
@@ -50,7 +53,9 @@ def make_state(seed):
 
 
 def expect_same(state):
-    return lambda meta: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state)
+    return lambda meta: jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state
+    )
 
 
 def assert_same(left, right):
@@ -72,7 +77,9 @@ def run_dir(tmp_path):
 def data_files(run_dir, step):
     """Files that hold array bytes, the largest first."""
     files = [
-        path for path in (run_dir / "checkpoints" / str(step)).rglob("*") if path.is_file() and path.parent.name == "d"
+        path
+        for path in (run_dir / "checkpoints" / str(step)).rglob("*")
+        if path.is_file() and path.parent.name == "d"
     ]
     return sorted(files, key=lambda path: -path.stat().st_size)
 
@@ -86,7 +93,9 @@ def test_round_trip_and_keep(run_dir):
 
 def test_only_the_named_parts_are_read(run_dir):
     params = make_state(0)["params"]
-    restored = restore_latest(run_dir, lambda meta: expect_same({"params": params})(meta), move_damaged=False)
+    restored = restore_latest(
+        run_dir, lambda meta: expect_same({"params": params})(meta), move_damaged=False
+    )
     assert set(restored.state) == {"params"}
     assert_same(restored.state["params"], make_state(4)["params"])
 
@@ -96,7 +105,8 @@ def test_nothing_saved_gives_none(tmp_path):
 
 
 def test_what_is_saved_is_the_state_at_the_call(tmp_path):
-    # The next donated update reuses the memory of the state while the save still writes in the background.
+    # The next donated update reuses the memory of the state while the save still writes in the
+    # background.
     bump = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
     tree = {"big": jnp.zeros((400, 1000))}
     bump.lower(tree).compile()
@@ -148,13 +158,18 @@ def test_of_a_damaged_checkpoint_orbax_itself_says_nothing(run_dir, name, caplog
     assert capfd.readouterr().err == ""
 
 
-def test_what_a_failed_read_leaves_under_way_is_silent_and_other_exceptions_are_not(capfd, monkeypatch):
+def test_what_a_failed_read_leaves_under_way_is_silent_and_other_exceptions_are_not(
+    capfd, monkeypatch
+):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     with silenced():
         pass
 
-    def end_in_thread(error):  # as C++ does: not `threading`, whose exceptions have a hook of their own
-        thread = threading.Thread(target=lambda: sys.excepthook(type(error), error, error.__traceback__))
+    # as C++ does: not `threading`, whose exceptions have a hook of their own
+    def end_in_thread(error):
+        thread = threading.Thread(
+            target=lambda: sys.excepthook(type(error), error, error.__traceback__)
+        )
         thread.start()
         thread.join()
         return capfd.readouterr().err
@@ -162,7 +177,9 @@ def test_what_a_failed_read_leaves_under_way_is_silent_and_other_exceptions_are_
     assert end_in_thread(RuntimeError("Event loop is closed")) == ""
     assert "RuntimeError: of our own" in end_in_thread(RuntimeError("of our own"))
     sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
-    assert "Event loop is closed" in capfd.readouterr().err, "in the main thread it is an error of ours"
+    assert "Event loop is closed" in capfd.readouterr().err, (
+        "in the main thread it is an error of ours"
+    )
 
 
 def test_every_flipped_byte_is_seen_or_harmless(run_dir):
@@ -171,10 +188,14 @@ def test_every_flipped_byte_is_seen_or_harmless(run_dir):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         root = run_dir / "checkpoints/4"
-        for path in sorted(item for item in root.rglob("*") if item.is_file() and item.stat().st_size):
+        for path in sorted(
+            item for item in root.rglob("*") if item.is_file() and item.stat().st_size
+        ):
             content = path.read_bytes()
             for place in np.linspace(0, len(content) - 1, 3).astype(int):
-                path.write_bytes(content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :])
+                path.write_bytes(
+                    content[:place] + bytes([content[place] ^ 0x04]) + content[place + 1 :]
+                )
                 restored = restore_latest(run_dir, expect_same(state), move_damaged=False)
                 assert_same(restored.state, make_state(restored.step))
                 outcomes.append(restored.step)
@@ -182,7 +203,9 @@ def test_every_flipped_byte_is_seen_or_harmless(run_dir):
     assert set(outcomes) == {3, 4}
 
 
-@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "params/_METADATA", "params/manifest.ocdbt"])
+@pytest.mark.parametrize(
+    "name", ["_CHECKPOINT_METADATA", "params/_METADATA", "params/manifest.ocdbt"]
+)
 def test_missing_metadata_falls_back(run_dir, name):
     (run_dir / "checkpoints/4" / name).unlink()
     with pytest.warns(UserWarning, match="checkpoint 4 is damaged"):
@@ -214,7 +237,8 @@ def test_half_written_saves_are_ignored_and_cleaned(run_dir):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda params: {**params, "half": params["half"].astype(jnp.float32)},  # Orbax would cast without a word
+        # Orbax would cast without a word
+        lambda params: {**params, "half": params["half"].astype(jnp.float32)},
         lambda params: {**params, "half": params["half"][:, :4]},
         lambda params: {**params, "extra": jnp.zeros(3)},
         lambda params: {name: leaf for name, leaf in params.items() if name != "half"},
@@ -262,7 +286,10 @@ def test_lock_excludes_and_is_freed(tmp_path):
 
 def test_a_live_process_on_another_host_is_respected(tmp_path):
     def status(age_s, state="running", host="elsewhere"):
-        write_json(tmp_path / "status.json", {"state": state, "host": host, "pid": 7, "heartbeat": time.time() - age_s})
+        write_json(
+            tmp_path / "status.json",
+            {"state": state, "host": host, "pid": 7, "heartbeat": time.time() - age_s},
+        )
 
     status(5)
     with pytest.raises(LockedError, match="process 7 on elsewhere"), lock_run(tmp_path):
@@ -299,7 +326,13 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes
     dead.wait()
     gone = [f"rows/.ar.json.genlab-{dead.pid}.tmp", f".report.html.genlab-{dead.pid}.tmp"]
     living = f".results.json.genlab-{os.getpid()}.tmp"
-    kept = [living, f"checkpoints/.x.genlab-{dead.pid}.tmp", f".own.{dead.pid}.tmp", "own.7.tmp", ".own"]
+    kept = [
+        living,
+        f"checkpoints/.x.genlab-{dead.pid}.tmp",
+        f".own.{dead.pid}.tmp",
+        "own.7.tmp",
+        ".own",
+    ]
     checkpoint.write_status(tmp_path, "interrupted", 3)
     for name in (*gone, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -334,7 +367,12 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
         beat(5)
         raise TrainingInterrupted("stopped")
     status = json.loads((tmp_path / "status.json").read_text())
-    assert (status["state"], status["step"], status["attempt"], status["error"]) == ("interrupted", 5, 2, "stopped")
+    assert (status["state"], status["step"], status["attempt"], status["error"]) == (
+        "interrupted",
+        5,
+        2,
+        "stopped",
+    )
     assert {"heartbeat", "host", "pid"} <= set(status)
 
 
@@ -364,7 +402,12 @@ def test_a_checksum_misses_no_change_of_one_element_and_no_swap(dtype, data):
     array = jnp.asarray(values).astype(dtype)
     before = int(checksum(array))
     place = tuple(data.draw(st.integers(0, size - 1)) for size in array.shape)
-    other = jnp.asarray(values).at[place].add(1 if dtype != "bool" else 1 - 2 * values[place]).astype(dtype)
+    other = (
+        jnp.asarray(values)
+        .at[place]
+        .add(1 if dtype != "bool" else 1 - 2 * values[place])
+        .astype(dtype)
+    )
     assert int(checksum(other)) != before
     flat = values.reshape(-1)
     first, second = 7, data.draw(st.integers(8, 59))
@@ -382,7 +425,8 @@ def test_a_checksum_does_not_depend_on_the_mesh():
 
 
 def test_first_signal_asks_and_the_second_acts(request):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
+    # a shell's background jobs ignore SIGINT
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), stop_on_signal() as stop:
         assert not stop.requested

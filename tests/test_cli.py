@@ -1,4 +1,6 @@
-"""The command line: quick help, an example for every command, one line instead of a traceback for a user's error."""
+"""The command line: quick help, an example for every command, one line instead of a traceback for a
+user's error.
+"""
 
 import json
 import re
@@ -60,11 +62,16 @@ def commands():
 
 
 def weights_are_shipped():
-    names = (("genlab/codecs/weights", frozen.SHIPPED), ("genlab/recognisers/weights", shipped.SHIPPED))
+    names = (
+        ("genlab/codecs/weights", frozen.SHIPPED),
+        ("genlab/recognisers/weights", shipped.SHIPPED),
+    )
     return all((ROOT / folder / f"{name}.safetensors").is_file() for folder, name in names)
 
 
-needs_weights = pytest.mark.skipif(not weights_are_shipped(), reason="the weights have not been trained yet")
+needs_weights = pytest.mark.skipif(
+    not weights_are_shipped(), reason="the weights have not been trained yet"
+)
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -75,7 +82,8 @@ def test_help_is_quick_and_imports_nothing_heavy():
     heavy = {"jax", "flax", "numpy", "pydantic", "scipy", "rich", "onnxruntime", "grain"}
     assert heavy.isdisjoint(facts["modules"])
     print(f"genlab --help: {facts['cpu_s']:.3f} s of CPU, {len(facts['modules'])} modules")
-    assert facts["cpu_s"] < 0.3  # CPU time from the start of the process, which other processes do not stretch
+    # CPU time from the start of the process, which other processes do not stretch
+    assert facts["cpu_s"] < 0.3
 
 
 def test_the_commands_are_the_promised_ones():
@@ -103,7 +111,12 @@ def test_what_stays_on_a_local_disk_refuses_a_bucket(capsys):
 
 @pytest.mark.parametrize(
     "argv",
-    [["report", ""], ["listen", " "], ["compare", QUICKSTART, "--out", ""], ["crossover", "", "x", "--score", "kad"]],
+    [
+        ["report", ""],
+        ["listen", " "],
+        ["compare", QUICKSTART, "--out", ""],
+        ["crossover", "", "x", "--score", "kad"],
+    ],
 )
 def test_a_path_of_nothing_does_not_name_the_current_directory(capsys, argv):
     with pytest.raises(SystemExit) as stop:
@@ -126,7 +139,10 @@ def refused(capsys, *argv):
     ("argv", "says"),
     [
         (["compare", "no/such.py"], "no/such.py: no such file; give a config file"),
-        (["budget", QUICKSTART, "backbone.widht=64"], "backbone.widht: no such field; did you mean 'backbone.width'?"),
+        (
+            ["budget", QUICKSTART, "backbone.widht=64"],
+            "backbone.widht: no such field; did you mean 'backbone.width'?",
+        ),
         (["budget", QUICKSTART, "backbone.width=wide"], "backbone.width"),
         (["budget", QUICKSTART, "backbone.width"], "expected FIELD=VALUE"),
         (["budget", QUICKSTART, "nothing.here=1"], "nothing: no such table"),
@@ -134,15 +150,24 @@ def refused(capsys, *argv):
         (["sample", QUICKSTART], "kind 'compare', but this command needs 'decoder'"),
         (["train", QUICKSTART, "--arm", "gan"], "choose one of its arms: ar, masked, diffusion"),
         (["train", QUICKSTART], "choose one of its arms: ar, masked, diffusion"),
-        (["data", QUICKSTART, "data.codec=missing.safetensors"], "no weights at missing.safetensors"),
+        (
+            ["data", QUICKSTART, "data.codec=missing.safetensors"],
+            "no weights at missing.safetensors",
+        ),
         (["codec", "info", "--codec", "no_such_codec"], "codec 'no_such_codec': no weights at"),
         (["codec", "export", "one"], "expected 2 paths, got 1"),
-        (["budget", KNOWN_ENTROPY, "data.num_frames=65"], "num_frames=65: longer than the clips of the source"),
+        (
+            ["budget", KNOWN_ENTROPY, "data.num_frames=65"],
+            "num_frames=65: longer than the clips of the source",
+        ),
         (
             ["budget", KNOWN_ENTROPY, "data.corpus.entrees=9"],
             "data.corpus.entrees: no such field; did you mean 'data.corpus.entries'?",
         ),
-        (["budget", KNOWN_ENTROPY, "data.corpus.states=9"], "data.corpus: states=9: expected at most entries=8"),
+        (
+            ["budget", KNOWN_ENTROPY, "data.corpus.states=9"],
+            "data.corpus: states=9: expected at most entries=8",
+        ),
         (["report", QUICKSTART], "expected a run directory"),
         (["evaluate", "no/such/run"], "expected a run directory"),
         (["bench", "ar_trian"], "no such workload"),
@@ -150,10 +175,19 @@ def refused(capsys, *argv):
         (["bench", "--rounds", "9" * 99], " ...: expected at least 1 and at most 1000000"),
         (["sample", "runs/first", "--prompts", "0"], "--prompts 0: expected at least 1"),
         (["sample", "runs/first", "--prompts", "-1"], "--prompts -1: expected at least 1"),
-        (["sample", "runs/first", "--seed", "-1"], "--seed -1: expected at least 0 and at most 4294967295"),
+        (
+            ["sample", "runs/first", "--seed", "-1"],
+            "--seed -1: expected at least 0 and at most 4294967295",
+        ),
         (["sample", "runs/first", "--seed", str(2**32)], "--seed 4294967296: expected at least 0"),
-        (["sample", "runs/first", "--keep", "nan:1"], "--keep 'nan:1': expected seconds with 0 <= FROM < TO"),
-        (["sample", "runs/first", "--keep", "5:1"], "--keep '5:1': expected seconds with 0 <= FROM < TO"),
+        (
+            ["sample", "runs/first", "--keep", "nan:1"],
+            "--keep 'nan:1': expected seconds with 0 <= FROM < TO",
+        ),
+        (
+            ["sample", "runs/first", "--keep", "5:1"],
+            "--keep '5:1': expected seconds with 0 <= FROM < TO",
+        ),
         (["sample", "runs/first", "--keep", "0:inf"], "--keep '0:inf': expected seconds"),
         (["sample", "runs/first", "--keep=-1:1"], "--keep '-1:1': expected seconds"),
         (["sample", "runs/first", "--keep", "1"], "--keep '1': expected FROM:TO in seconds"),
@@ -162,13 +196,24 @@ def refused(capsys, *argv):
         (["sweep", "run", "page.py", "--slots", "0"], "--slots 0: expected at least 1"),
         (["sweep", "run", "page.py", "--slots", "-3"], "--slots -3: expected at least 1"),
         (["sweep", "list", QUICKSTART], "no such folder; give one that holds pages"),
-        (["sweep", "plan", QUICKSTART, "--flops", "1e13,nan"], "--flops '1e13,nan': expected different numbers"),
-        (["sweep", "plan", QUICKSTART, "--flops", "1e13,1e13"], "expected different numbers above zero"),
-        (["crossover", "runs/a", "--score", "wer_ctc", "--seeds", "0"], "--seeds 0: expected at least 1"),
+        (
+            ["sweep", "plan", QUICKSTART, "--flops", "1e13,nan"],
+            "--flops '1e13,nan': expected different numbers",
+        ),
+        (
+            ["sweep", "plan", QUICKSTART, "--flops", "1e13,1e13"],
+            "expected different numbers above zero",
+        ),
+        (
+            ["crossover", "runs/a", "--score", "wer_ctc", "--seeds", "0"],
+            "--seeds 0: expected at least 1",
+        ),
         (["compare", "a\0b"], "expected UTF-8 text without NUL characters"),
         (["compare", "\udcff.py"], "expected UTF-8 text without NUL characters"),
     ],
-    ids=lambda value: ascii(" ".join(value).replace(str(ROOT), ""))[:60] if isinstance(value, list) else "",
+    ids=lambda value: (
+        ascii(" ".join(value).replace(str(ROOT), ""))[:60] if isinstance(value, list) else ""
+    ),
 )
 def test_a_users_error_is_one_line_and_code_2(capsys, argv, says):
     assert says in refused(capsys, *argv)
@@ -182,7 +227,10 @@ def test_a_users_error_is_one_line_and_code_2(capsys, argv, says):
         (["sample", "x", "--prompts", "1_0"], "'1_0': expected a whole number"),
         (["compare"], "the following arguments are required: config; see genlab compare --help"),
         (["nonsense"], "argument COMMAND: invalid choice: 'nonsense'"),
-        (["sweep", "run", "page.py", "--nonsense" + "\n" * 99, "z" * 9999], "unrecognized arguments: --nonsense"),
+        (
+            ["sweep", "run", "page.py", "--nonsense" + "\n" * 99, "z" * 9999],
+            "unrecognized arguments: --nonsense",
+        ),
     ],
     ids=["control characters", "length", "underscore", "no config", "command", "option"],
 )
@@ -195,12 +243,16 @@ def test_a_wrong_option_is_one_printable_line_too(capsys, argv, says):
 
 def test_a_comparison_cannot_be_sampled_but_its_arms_can(capsys, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(load_experiment(QUICKSTART).to_dict()))
-    assert "train it with `genlab compare`, then name one of arms/ar/seed0" in refused(capsys, "sample", tmp_path)
+    assert "train it with `genlab compare`, then name one of arms/ar/seed0" in refused(
+        capsys, "sample", tmp_path
+    )
     trained = [tmp_path / "arms" / name / "seed0" for name in ("ar", "masked")]
     for directory in trained:
         directory.mkdir(parents=True)
         (directory / "config.json").write_text("{}")
-    assert f"name one of the trained arms: {trained[0]}, {trained[1]}" in refused(capsys, "sample", tmp_path)
+    assert f"name one of the trained arms: {trained[0]}, {trained[1]}" in refused(
+        capsys, "sample", tmp_path
+    )
 
 
 @pytest.mark.parametrize(
@@ -210,12 +262,19 @@ def test_a_comparison_cannot_be_sampled_but_its_arms_can(capsys, tmp_path):
         ("empty.py", "x = 1\n", "expected a function config()"),
         (
             "typo.py",
-            "from genlab.nets.backbone import BackboneConfig\nconfig = lambda: BackboneConfig(widht=3)\n",
+            (
+                "from genlab.nets.backbone import BackboneConfig\nconfig = lambda: "
+                "BackboneConfig(widht=3)\n"
+            ),
             "widht",
         ),
         ("config.json", "{", "config.json: damaged: expected JSON"),
         ("config.json", '{"kind": []}', "kind [], expected one of"),
-        ("config.json", '{"kind": "compare", "kind": "compare"}', "field kind: expected once, got 2 times"),
+        (
+            "config.json",
+            '{"kind": "compare", "kind": "compare"}',
+            "field kind: expected once, got 2 times",
+        ),
         ("config.json", "[" * 99_999, "config.json: damaged: expected at most 64 levels, got more"),
         ("config.json", '{"kind": "gan"}', "kind 'gan', expected one of"),
         ("config.json", "[1]", "kind None, expected one of"),
@@ -240,10 +299,14 @@ def test_an_error_of_the_file_system_names_the_file(capsys, monkeypatch):
     assert "runs/x: Permission denied" in refused(capsys, "doctor")
 
 
-@pytest.mark.parametrize("text", ["No space left on device", "shard 3: RESOURCE: No space left on device [28]"])
+@pytest.mark.parametrize(
+    "text", ["No space left on device", "shard 3: RESOURCE: No space left on device [28]"]
+)
 def test_a_full_disk_has_an_exit_code_of_its_own_however_deep_it_hides(capsys, monkeypatch, text):
     def fail(arguments, command):
-        raise ValueError("could not save") from OSError(28, text) if text.startswith("No") else ValueError(text)
+        raise ValueError("could not save") from (
+            OSError(28, text) if text.startswith("No") else ValueError(text)
+        )
 
     monkeypatch.setattr(commands_module, "doctor", fail)
     assert main(["doctor"]) == EXIT_DISK_FULL
@@ -252,7 +315,9 @@ def test_a_full_disk_has_an_exit_code_of_its_own_however_deep_it_hides(capsys, m
 
 @needs_weights
 def test_a_missing_recording_is_one_line(capsys, tmp_path):
-    assert "missing.wav" in refused(capsys, "codec", "roundtrip", tmp_path / "missing.wav", tmp_path / "out.wav")
+    assert "missing.wav" in refused(
+        capsys, "codec", "roundtrip", tmp_path / "missing.wav", tmp_path / "out.wav"
+    )
 
 
 def test_a_process_prints_the_line_and_nothing_else():
@@ -278,7 +343,10 @@ def test_every_extra_is_explained_by_help_and_doctor(capsys, monkeypatch, tmp_pa
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(extra.name for extra in EXTRAS) == sorted(project["optional-dependencies"])
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path))
-    found = EXTRAS[0]._replace(name="found", imports=("json",)), EXTRAS[0]._replace(name="lost", imports=("no_such",))
+    found = (
+        EXTRAS[0]._replace(name="found", imports=("json",)),
+        EXTRAS[0]._replace(name="lost", imports=("no_such",)),
+    )
     monkeypatch.setattr(doctor_module, "EXTRAS", (*EXTRAS, *found))
     main(["doctor"])
     told = capsys.readouterr().out
@@ -302,21 +370,40 @@ def test_budget_prints_a_line_per_arm_that_the_walk_confirms(capsys, monkeypatch
     monkeypatch.setattr(host, "device_memory_bytes", lambda: 2**20)
     assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
     told = capsys.readouterr().out.splitlines()[-3:]
-    assert [line.split(": ")[1] for line in told] == [f"arm '{arm}'" for arm in ("ar", "masked", "diffusion")]
+    assert [line.split(": ")[1] for line in told] == [
+        f"arm '{arm}'" for arm in ("ar", "masked", "diffusion")
+    ]
     assert all("not on this machine" in line and "there are 0.000977 GiB" in line for line in told)
 
 
 def test_a_run_on_a_known_source_is_held_against_its_entropy(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
-    small = ["budget.steps=2", "backbone.width=32", "backbone.layers=1", "data.corpus.clips=16", "data.num_frames=12"]
-    assert main(["train", KNOWN_ENTROPY, "--arm", "ar", "--out", str(tmp_path / "run"), *small]) == 0
+    small = [
+        "budget.steps=2",
+        "backbone.width=32",
+        "backbone.layers=1",
+        "data.corpus.clips=16",
+        "data.num_frames=12",
+    ]
+    assert (
+        main(["train", KNOWN_ENTROPY, "--arm", "ar", "--out", str(tmp_path / "run"), *small]) == 0
+    )
     assert main(["evaluate", str(tmp_path / "run")]) == 0
     entropy, found = capsys.readouterr().out.splitlines()[-2:]
-    assert entropy.startswith("known entropy: 213.8 bits/s; modelling each frame by itself costs 317.3")
-    assert found.startswith("exact: ") and "on 512 fresh clips" in found and found.endswith("not below the source")
+    assert entropy.startswith(
+        "known entropy: 213.8 bits/s; modelling each frame by itself costs 317.3"
+    )
+    assert (
+        found.startswith("exact: ")
+        and "on 512 fresh clips" in found
+        and found.endswith("not below the source")
+    )
     assert main(["data", KNOWN_ENTROPY, "data.corpus.clips=16"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == entropy
-    for argv in (["compare", KNOWN_ENTROPY, "--out", tmp_path / "all"], ["sample", tmp_path / "run"]):
+    for argv in (
+        ["compare", KNOWN_ENTROPY, "--out", tmp_path / "all"],
+        ["sample", tmp_path / "run"],
+    ):
         assert "tokens that never were audio" in refused(capsys, *argv)
 
 

@@ -1,4 +1,6 @@
-"""The main job at a tiny size, end to end in real processes: what it writes, that it resumes, that it refuses."""
+"""The main job at a tiny size, end to end in real processes: what it writes, that it resumes, that
+it refuses.
+"""
 
 import json
 import os
@@ -52,10 +54,27 @@ def config():
 
 
 def run_compare(config: Path, out: Path, cache: Path, *overrides: str) -> subprocess.Popen:
-    # One device: what a user has. The eight fake ones of the test process would only slow this down.
-    environment = {**os.environ, "GENLAB_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "genlab.cli", "compare", str(config), "--out", str(out), *overrides]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # One device: what a user has. The eight fake ones of the test process would only slow this
+    # down.
+    environment = {
+        **os.environ,
+        "GENLAB_CACHE": str(cache),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "genlab.cli",
+        "compare",
+        str(config),
+        "--out",
+        str(out),
+        *overrides,
+    ]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +98,14 @@ def test_results_have_the_promised_shape(finished: dict):
     assert results["schema"] == 1 and results["mode"] == "iso_flop" and results["wall_s"] > 0
     assert results["peak_rss_bytes"] > 2**20
     assert [arm["family"] for arm in results["arms"]] == [
-        *("real", "floor", "floor"), *("ar", "masked", "masked", "diffusion"),
-    ]  # fmt: skip
+        *("real", "floor", "floor"),
+        *("ar", "masked", "masked", "diffusion"),
+    ]
     for arm in results["arms"]:
         for name, score in arm["scores"].items():
-            assert {"value", "low", "high", "n", "seeds", "unit", "direction", "validity"} <= set(score)
+            assert {"value", "low", "high", "n", "seeds", "unit", "direction", "validity"} <= set(
+                score
+            )
             assert name in MEANINGS or name.split("_")[0] in MEANINGS
     for arm in results["arms"][3:]:
         assert arm["network_calls"] > 0 and arm["params"] > 0 and arm["batch_hash"]
@@ -102,22 +124,34 @@ def test_bits_say_what_they_are_and_bounds_are_not_ranked_against_each_other(fin
     bits = {arm["name"]: arm["scores"].get("bits_per_s") for arm in finished["results"]["arms"]}
     kinds = {name: score["validity"] for name, score in bits.items() if score}
     assert kinds.pop("ar") == "exact" and set(kinds.values()) <= {"upper bound"}
-    # Nearly untrained, it must cost about as much as naming every code: 50 frames/s x 8 codes x 10 bits.
+    # Nearly untrained, it must cost about as much as naming every code: 50 frames/s x 8 codes x 10
+    # bits.
     assert 2500 < bits["ar"]["value"] < 4400
     assert all(
-        bits["ar"]["value"] * 0.8 < bits[name]["value"] and "draws per clip" in bits[name]["note"] for name in kinds
+        bits["ar"]["value"] * 0.8 < bits[name]["value"] and "draws per clip" in bits[name]["note"]
+        for name in kinds
     )
     pairs = [pair for pair in finished["results"]["differences"] if pair["score"] == "bits_per_s"]
-    assert {frozenset((pair["a"], pair["b"])) for pair in pairs} == {frozenset(("ar", name)) for name in kinds}
+    assert {frozenset((pair["a"], pair["b"])) for pair in pairs} == {
+        frozenset(("ar", name)) for name in kinds
+    }
     assert all(pair["better"] != "ar" for pair in pairs)
 
 
 def test_ledger_is_controlled_and_batches_are_the_same(finished: dict):
     ledger = json.loads((finished["out"] / "ledger.json").read_text())
     rows = {row["item"]: row for row in ledger["rows"]}
-    assert ledger["stamp"] == "controlled", [row for row in ledger["rows"] if row["status"] == "undeclared"]
-    assert rows["Data order"]["status"] == "matched" and len(set(rows["Data order"]["values"].values())) == 1
-    logs = [(finished["out"] / f"arms/{name}/seed0/batch_hashes.txt").read_text().split() for name in ("ar", "masked")]
+    assert ledger["stamp"] == "controlled", [
+        row for row in ledger["rows"] if row["status"] == "undeclared"
+    ]
+    assert (
+        rows["Data order"]["status"] == "matched"
+        and len(set(rows["Data order"]["values"].values())) == 1
+    )
+    logs = [
+        (finished["out"] / f"arms/{name}/seed0/batch_hashes.txt").read_text().split()
+        for name in ("ar", "masked")
+    ]
     shared = min(map(len, logs))
     assert shared > 30 and logs[0][:shared] == logs[1][:shared]
 
@@ -127,10 +161,17 @@ def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict
     steps = sorted(path.name for path in (one / "checkpoints").iterdir())
     assert steps == sorted(path.name for path in (other / "checkpoints").iterdir())
     files = [path for path in (one / "checkpoints" / steps[-1]).rglob("*") if path.is_file()]
-    assert files and all(path.read_bytes() == (other / path.relative_to(one)).read_bytes() for path in files)
+    assert files and all(
+        path.read_bytes() == (other / path.relative_to(one)).read_bytes() for path in files
+    )
     # The curves of the training are the very same; what was sampled is its own.
-    assert {path.name for path in one.glob("events*")} & {path.name for path in other.glob("events*")}
-    sound = [[path.read_bytes() for path in sorted((run / "samples").glob("*.flac"))] for run in (one, other)]
+    assert {path.name for path in one.glob("events*")} & {
+        path.name for path in other.glob("events*")
+    }
+    sound = [
+        [path.read_bytes() for path in sorted((run / "samples").glob("*.flac"))]
+        for run in (one, other)
+    ]
     assert sound[0] != sound[1]
     assert "train masked_random" not in finished["stdout"] + finished["stderr"]
     assert "train masked/" in finished["stdout"] + finished["stderr"]
@@ -138,7 +179,9 @@ def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict
 
 def test_sampling_and_scoring_say_how_far_they_are(finished: dict):
     lines = finished["stderr"].splitlines()
-    assert "sample ar/seed0: 0/4" in lines and any(line.startswith("sample ar/seed0: done, 4") for line in lines)
+    assert "sample ar/seed0: 0/4" in lines and any(
+        line.startswith("sample ar/seed0: done, 4") for line in lines
+    )
     assert any(line.startswith("score diffusion: 0/") for line in lines)
     assert any(line.startswith("score diffusion: bits, energy: done, 2") for line in lines)
     assert max(map(len, finished["stdout"].split("\n\nreport: ")[0].split("\n"))) <= 80
@@ -160,9 +203,13 @@ def test_a_finished_run_returns_at_once_and_another_config_is_refused(finished: 
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and "Autoregressive" in output
     assert (place / "whole/results.json").stat().st_mtime_ns == before
-    process = run_compare(place / "tiny.py", place / "whole", place / "cache", "optim.peak_lr=0.002")
+    process = run_compare(
+        place / "tiny.py", place / "whole", place / "cache", "optim.peak_lr=0.002"
+    )
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2 and "another configuration" in errors and "Traceback" not in errors
+    assert (
+        process.returncode == 2 and "another configuration" in errors and "Traceback" not in errors
+    )
 
 
 def read_files(out: Path) -> dict[str, bytes]:
@@ -228,11 +275,17 @@ def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: 
     resumed = json.loads((out / "results.json").read_text())
     for ours, theirs in zip(resumed["arms"], finished["results"]["arms"]):
         assert ours.get("batch_hash") == theirs.get("batch_hash")
-        values = [{name: score["value"] for name, score in arm["scores"].items()} for arm in (ours, theirs)]
+        values = [
+            {name: score["value"] for name, score in arm["scores"].items()}
+            for arm in (ours, theirs)
+        ]
         assert values[0] == pytest.approx(values[1], rel=1e-9, abs=1e-9)
     for name in ("ar", "masked", "diffusion"):
         for path in sorted((out / f"arms/{name}/seed0/samples").glob("*.flac")):
-            assert path.read_bytes() == (place / f"whole/arms/{name}/seed0/samples" / path.name).read_bytes()
+            assert (
+                path.read_bytes()
+                == (place / f"whole/arms/{name}/seed0/samples" / path.name).read_bytes()
+            )
 
 
 def test_prompt_choice_spreads_texts_and_speakers():
@@ -249,7 +302,13 @@ def test_prompt_choice_spreads_texts_and_speakers():
             shape = (20, 2)
             units = np.ones(20 if index < 38 else 200, np.int32)
             return TokenClip(
-                f"c{index:02}", f"text {index % 10}", f"s{index % 4}", "", np.zeros(shape), np.zeros(shape), units
+                f"c{index:02}",
+                f"text {index % 10}",
+                f"s{index % 4}",
+                "",
+                np.zeros(shape),
+                np.zeros(shape),
+                units,
             )
 
     chosen = choose_prompts(Store(), "test", 10, 96)

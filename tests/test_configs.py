@@ -1,4 +1,6 @@
-"""The shipped configs as text: a change of a default is seen in review. `pytest --update-goldens` writes them anew."""
+"""The shipped configs as text: a change of a default is seen in review. `pytest --update-goldens`
+writes them anew.
+"""
 
 import json
 import re

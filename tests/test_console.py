@@ -1,4 +1,6 @@
-"""Tables for the terminal: at most 80 columns, nothing cut, every arm of a score below the others."""
+"""Tables for the terminal: at most 80 columns, nothing cut, every arm
+of a score below the others.
+"""
 
 from report_toys import make_ledger, make_results
 
@@ -12,8 +14,13 @@ def make_printable(arms: int = 12):
         arm["train_wall_s"] = 12.3
         arm["sampling"]["real_time_factor"] = 0.125
     last = results["arms"][-1]
-    longer = "codes with delayed levels, trained on repeated data, sampled at temperature 0.9 and guidance 2.5"
-    results["arms"] += [last | {"name": f"more{number}", "title": f"{longer} {number}"} for number in range(arms)]
+    longer = (
+        "codes with delayed levels, trained on repeated data, sampled at temperature 0.9 and "
+        "guidance 2.5"
+    )
+    results["arms"] += [
+        last | {"name": f"more{number}", "title": f"{longer} {number}"} for number in range(arms)
+    ]
     return results
 
 
@@ -47,4 +54,7 @@ def test_a_narrow_table_stays_one_and_a_long_cell_wraps():
     assert fold([["", "x"], ["row", "1"]]) == "     x\nrow  1"
     text = fold([["arm", "setting"], ["ar", "word " * 40]])
     assert text.count("word") == 40 and max(map(len, text.split("\n"))) <= WIDTH
-    assert wrap("a/path/that/is/longer/than/the/line b", 12) == "a/path/that/is/longer/than/the/line\nb"
+    assert (
+        wrap("a/path/that/is/longer/than/the/line b", 12)
+        == "a/path/that/is/longer/than/the/line\nb"
+    )

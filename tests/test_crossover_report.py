@@ -1,4 +1,6 @@
-"""`genlab crossover` over made-up finished comparisons: what it reads, what it says, what it refuses."""
+"""`genlab crossover` over made-up finished comparisons: what it reads, what it says, what it
+refuses.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +26,11 @@ def write_run(folder, flops, seeds=3, **more):
     for family, slope in (("ar", 0.05), ("diffusion", 0.15)):
         runs = (0.3 - slope * np.log10(flops / 1e13) + 0.01 * rng.standard_normal(seeds)).tolist()
         score = {"value": float(np.mean(runs)), "by_seed": runs, "validity": "metric"}
-        only = {"value": 1.0, "by_seed": [1.0], "validity": "upper bound" if family == "diffusion" else "exact"}
+        only = {
+            "value": 1.0,
+            "by_seed": [1.0],
+            "validity": "upper bound" if family == "diffusion" else "exact",
+        }
         arms.append(
             {
                 "name": f"{family}_{flops:.0e}",
@@ -34,8 +40,19 @@ def write_run(folder, flops, seeds=3, **more):
             }
             | {"unique_seconds": 3600.0, "scores": {"wer_ctc": score, "bits_per_s": only}}
         )
-    pair = {"score": "wer_ctc", "a": arms[0]["name"], "b": arms[1]["name"], "difference": 0.0, "low": -0.1, "high": 0.1}
-    results = {"codec": {"fingerprint": "c"}, "arms": arms, "differences": [pair | {"plan": {"prompt_error": 0.001}}]}
+    pair = {
+        "score": "wer_ctc",
+        "a": arms[0]["name"],
+        "b": arms[1]["name"],
+        "difference": 0.0,
+        "low": -0.1,
+        "high": 0.1,
+    }
+    results = {
+        "codec": {"fingerprint": "c"},
+        "arms": arms,
+        "differences": [pair | {"plan": {"prompt_error": 0.001}}],
+    }
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(results | more))
     (folder / "ledger.json").write_text(json.dumps({"stamp": "controlled"}))
@@ -55,7 +72,9 @@ def test_the_table_and_the_verdict(runs, capsys):
     assert lines[1].split() == ["Autoregressive", "Latent", "diffusion"] and len(lines) == 9
     assert "1.00 TFLOP" in lines[2] and "(3)" in lines[2]
     assert "beware: epochs differ too between these arms and runs" in text
-    assert "inside sweep: Autoregressive is ahead below" in text and "Latent diffusion above" in text
+    assert (
+        "inside sweep: Autoregressive is ahead below" in text and "Latent diffusion above" in text
+    )
 
 
 def test_every_run_keeps_what_was_found_and_its_report_shows_it(runs, capsys):
@@ -69,12 +88,22 @@ def test_every_run_keeps_what_was_found_and_its_report_shows_it(runs, capsys):
     found = left[0][1]
     assert found["verdicts"][0] in text and found["num_runs"] == 5
     for curve in found["curves"].values():
-        assert len(curve["x"]) == len(curve["score"]) == 15 and len(curve["grid"]) == len(curve["fit"]) == 41
-        assert all(low < fit < high for low, fit, high in zip(curve["low"], curve["fit"], curve["high"]))
+        assert (
+            len(curve["x"]) == len(curve["score"]) == 15
+            and len(curve["grid"]) == len(curve["fit"]) == 41
+        )
+        assert all(
+            low < fit < high for low, fit, high in zip(curve["low"], curve["fit"], curve["high"])
+        )
     results = {**make_results(3), "crossover": made_beside(Path(runs[0]))["crossover"]}
     section = str(crossings_section(results["crossover"]))
-    assert section.count('<svg class="plot"') == 2 and section.count('class="front"') == 4 == section.count('"band"')
-    assert section.count('class="marker"') == 4 * (15 + 1) and "inside sweep: Autoregressive is ahead below" in section
+    assert section.count('<svg class="plot"') == 2 and section.count(
+        'class="front"'
+    ) == 4 == section.count('"band"')
+    assert (
+        section.count('class="marker"') == 4 * (15 + 1)
+        and "inside sweep: Autoregressive is ahead below" in section
+    )
     assert 'id="crossings"' in render_page(results, make_ledger(), [])
     assert "## Where the ranking flips" in render_markdown(results, make_ledger())
     assert "genlab crossover RUN_DIR" in str(crossings_section([]))
@@ -87,17 +116,45 @@ def test_an_assumed_exponent_leaves_nothing(runs):
 
 
 def test_few_budgets_do_not_settle_it_and_a_plan_says_what_would(runs, capsys):
-    assert main(["crossover", *runs[:2], "--score", "wer_ctc", "--against", "flops", "--plan", "1e12,1e13,1e14"]) == 0
+    assert (
+        main(
+            [
+                "crossover",
+                *runs[:2],
+                "--score",
+                "wer_ctc",
+                "--against",
+                "flops",
+                "--plan",
+                "1e12,1e13,1e14",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "extrapolated" in text and "do not read it as measured" in text
     assert (
-        "plan: 1.00 TFLOP, 10.0 TFLOP, 100 TFLOP with 3 seeds would show the crossing inside with probability" in text
-    )
+        "plan: 1.00 TFLOP, 10.0 TFLOP, 100 TFLOP with 3 seeds would show the crossing inside with "
+        "probability"
+    ) in text
 
 
 def test_one_run_and_assumed_exponents_make_a_plan(runs, capsys):
     plan = ["--plan", "1e12,1e13,1e14,1e15"]
-    assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05,diffusion=0.2"]) == 0
+    assert (
+        main(
+            [
+                "crossover",
+                runs[0],
+                "--score",
+                "wer_ctc",
+                *plan,
+                "--exponents",
+                "ar=0.05,diffusion=0.2",
+            ]
+        )
+        == 0
+    )
     text = capsys.readouterr().out
     assert "would show the crossing inside with probability" in text and "inside sweep" not in text
     assert main(["crossover", runs[0], "--score", "wer_ctc", *plan, "--exponents", "ar=0.05"]) == 2
@@ -112,7 +169,9 @@ def test_what_is_refused_and_what_is_warned_of(runs, tmp_path, capsys):
     assert "no finished comparison" in refused(str(tmp_path), "--score", "wer_ctc")
     assert "choose one of wer_ctc, bits_per_s" in refused(*runs, "--score", "wer")
     assert "a curve needs 3 runs" in refused(*runs, "--score", "wer_ctc", "--against", "seconds")
-    assert "expected 3 or more budgets" in refused(*runs, "--score", "wer_ctc", "--plan", "1e12,many")
+    assert "expected 3 or more budgets" in refused(
+        *runs, "--score", "wer_ctc", "--plan", "1e12,many"
+    )
     other = write_run(tmp_path / "other", 1e15, codec={"fingerprint": "d"})
     assert "different codecs" in refused(*runs, other, "--score", "wer_ctc")
     (tmp_path / "run0" / "ledger.json").write_text(json.dumps({"stamp": "uncontrolled"}))
@@ -124,7 +183,10 @@ def test_what_is_refused_and_what_is_warned_of(runs, tmp_path, capsys):
 
 def test_each_training_seed_has_its_value():
     values = ClipValues(
-        np.array([1.0, 3.0, 2.0, 0.0]), np.array([2.0, 2.0, 4.0, 0.0]), ("p", "q", "p", "q"), runs=(0, 0, 1, 1)
+        np.array([1.0, 3.0, 2.0, 0.0]),
+        np.array([2.0, 2.0, 4.0, 0.0]),
+        ("p", "q", "p", "q"),
+        runs=(0, 0, 1, 1),
     )
     assert values.by_run() == [1.0, 0.5]
     assert values._replace(runs=()).by_run() == [0.75]

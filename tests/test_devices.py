@@ -21,7 +21,9 @@ TOLERANCE = 2e-5
 @pytest.mark.parametrize("name", NAMES)
 def test_one_device_equals_eight(name):
     assert len(jax.devices()) == 8
-    np.testing.assert_allclose(loss_curve(name, STEPS, jax.devices()), loss_curve(name, STEPS), rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        loss_curve(name, STEPS, jax.devices()), loss_curve(name, STEPS), rtol=TOLERANCE
+    )
 
 
 def test_one_process_equals_two():
@@ -35,7 +37,12 @@ def test_one_process_equals_two():
     }
     command = [sys.executable, str(HERE / "micro_models.py")]
     processes = [
-        subprocess.Popen([*command, str(i), "2", str(port)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, str(i), "2", str(port)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         for i in range(2)
     ]
     try:
@@ -46,4 +53,6 @@ def test_one_process_equals_two():
     assert [process.returncode for process in processes] == [0, 0], results
     curves = json.loads(results[0][0].splitlines()[-1])
     for name in NAMES:
-        np.testing.assert_allclose(curves[name], loss_curve(name, STEPS), rtol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(
+            curves[name], loss_curve(name, STEPS), rtol=TOLERANCE, err_msg=name
+        )

@@ -1,4 +1,6 @@
-"""What a config may say, what is refused before anything runs, and which fields change which hash."""
+"""What a config may say, what is refused before anything runs, and
+which fields change which hash.
+"""
 
 import importlib
 import json
@@ -37,16 +39,25 @@ def refusal(call, *args):
     ("override", "message"),
     [
         ("bacth_size=8", "bacth_size: no such field; did you mean 'batch_size'?"),
-        ("save_every_steps=9", "save_every_steps: no such field; did you mean 'settings.save_every_steps'?"),
+        (
+            "save_every_steps=9",
+            "save_every_steps: no such field; did you mean 'settings.save_every_steps'?",
+        ),
         ("optim.peak_lrr=1", "optim.peak_lrr: no such field; did you mean 'optim.peak_lr'?"),
         (
             "arms.ar.decoder.infil_share=0",
-            "arms.ar.decoder.infil_share: no such field; did you mean 'arms.ar.decoder.infill_share'?",
+            (
+                "arms.ar.decoder.infil_share: no such field; did you mean "
+                "'arms.ar.decoder.infill_share'?"
+            ),
         ),
         ("arms.ar.sampler.kind=masked", "sampler.kind='masked' cannot sample decoder.kind='ar'"),
         ("arms.gan.peak_lr=1", "arms.gan: no such table in this config"),
         ("gan.peak_lr=1", "gan: no such table in this config"),
-        ("sampler.temperature=1", "sampler: which of arms.ar.sampler, arms.masked.sampler, arms.diffusion.sampler?"),
+        (
+            "sampler.temperature=1",
+            "sampler: which of arms.ar.sampler, arms.masked.sampler, arms.diffusion.sampler?",
+        ),
         ("backbone.width=33", "width=33 must be a multiple of 2 * heads=4"),
         ("backbone.width=wide", "backbone.width: Input should be a valid integer (got 'wide')"),
         ("budget.train_flops=null", "mode='iso_flop' takes train_flops and not steps"),
@@ -74,27 +85,51 @@ def test_a_wrong_field_is_named_with_its_path(override, message):
         ("optim.peak_lr=NaN", "optim.peak_lr: Input should be a finite number"),
         ("optim.peak_lr=Infinity", "optim.peak_lr: Input should be a finite number"),
         ("optim.peak_lr=1e999", "optim.peak_lr: Input should be a finite number"),
-        ("optim.weight_decay=1e-999", "'1e-999': too small to be distinguished from 0; write 0 or a larger number"),
+        (
+            "optim.weight_decay=1e-999",
+            "'1e-999': too small to be distinguished from 0; write 0 or a larger number",
+        ),
         ("optim.peak_lr=1e-320", "optim.peak_lr: expected 0 or a magnitude from 1e-30 to 1e+30"),
         ("budget.train_flops=1e300", "budget.train_flops: expected 0 or a magnitude"),
-        ("seeds=[0,4294967296,8589934592]", "seeds.1: Input should be less than 4294967296 (got 4294967296)"),
+        (
+            "seeds=[0,4294967296,8589934592]",
+            "seeds.1: Input should be less than 4294967296 (got 4294967296)",
+        ),
         ("data.corpus.seed=4294967296", "data.corpus.seed: Input should be less than 4294967296"),
         ("evaluation.seed=4294967296", "evaluation.seed: Input should be less than 4294967296"),
-        ("backbone.layers=1000000000", "backbone.layers: Input should be less than or equal to 4096"),
-        ("backbone.width=1000000000", "backbone.width: too large; expected a whole number of at most 1048576"),
-        ("batch_size=" + "9" * 400, "batch_size: too large; expected a whole number of at most 1048576"),
+        (
+            "backbone.layers=1000000000",
+            "backbone.layers: Input should be less than or equal to 4096",
+        ),
+        (
+            "backbone.width=1000000000",
+            "backbone.width: too large; expected a whole number of at most 1048576",
+        ),
+        (
+            "batch_size=" + "9" * 400,
+            "batch_size: too large; expected a whole number of at most 1048576",
+        ),
         ("optim.peak_lr=" + "9" * 400, "optim.peak_lr: Input should be a finite number"),
-        ("optim.peak_lr=" + "9" * 9999, "optim.peak_lr: '99999999999999999999999999999999999 ... has too many digits"),
+        (
+            "optim.peak_lr=" + "9" * 9999,
+            "optim.peak_lr: '99999999999999999999999999999999999 ... has too many digits",
+        ),
         ("batch_size=true", "batch_size: Input should be a valid integer (got True)"),
         ("batch_size=4.0", "batch_size: Input should be a valid integer (got 4.0)"),
         ("optim.peak_lr=true", "optim.peak_lr: Input should be a valid number (got True)"),
-        ("evaluation.lengths_s=[1e9]", "evaluation.lengths_s.0: Input should be less than or equal to 3600"),
+        (
+            "evaluation.lengths_s=[1e9]",
+            "evaluation.lengths_s.0: Input should be less than or equal to 3600",
+        ),
         ("equivalence.wer_ctc=NaN", "equivalence.wer_ctc: Input should be a finite number"),
         ("question=a\0b", "question: expected text without NUL characters"),
         ("question=\ud800", "cannot be written as UTF-8"),
         ("name=" + "a" * 101, "name: String should have at most 100 characters"),
         ("question=" + "[" * 100_000, "has too many digits or brackets"),
-        ("question=" + "[" * 500 + "]" * 500, "question.0: nested too deep; expected at most 32 levels"),
+        (
+            "question=" + "[" * 500 + "]" * 500,
+            "question.0: nested too deep; expected at most 32 levels",
+        ),
     ],
     ids=lambda value: ascii(value[:40]),
 )
@@ -104,9 +139,15 @@ def test_no_field_holds_a_number_or_text_that_nothing_can_be_done_with(override,
 
 def test_what_is_too_large_only_together_is_refused_before_anything_is_allocated():
     text = refusal(make_comparison, "backbone.layers=4096", "backbone.width=1048576")
-    assert "layers=4096, width=1048576" in text and "parameters, more than 1e+13; lower one of them" in text
+    assert (
+        "layers=4096, width=1048576" in text
+        and "parameters, more than 1e+13; lower one of them" in text
+    )
     text = refusal(make_comparison, "batch_size=1048576", "data.num_frames=1048576")
-    assert "batch_size=1048576 times data.num_frames=1048576: more than 67108864 frames in a batch" in text
+    assert (
+        "batch_size=1048576 times data.num_frames=1048576: more than 67108864 frames in a batch"
+        in text
+    )
     with pytest.raises(pydantic.ValidationError, match=r"hold 1.2e[+]13 codes and latents"):
         KnownEntropy(clips=2**20, clip_frames=2**20)
 
@@ -129,7 +170,9 @@ def test_no_config_takes_a_seed_of_more_than_32_bits():
             importlib.import_module(module.name)
     classes, fields = [Config], 0
     for cls in classes:  # grows while it is read
-        classes += [below for below in cls.__subclasses__() if below.__module__.startswith("genlab.")]
+        classes += [
+            below for below in cls.__subclasses__() if below.__module__.startswith("genlab.")
+        ]
         for name, field in cls.model_fields.items():
             if name == "seed":
                 kind = field.annotation
@@ -144,7 +187,12 @@ def test_no_config_takes_a_seed_of_more_than_32_bits():
 
 
 def test_errors_are_one_printable_line_of_bounded_length():
-    for override in ("x" * 9999 + "=1", "question.\x1b[31m\n=1", "backbone.\u202e=1", "arms.ar.a\n.b=" + "y" * 9999):
+    for override in (
+        "x" * 9999 + "=1",
+        "question.\x1b[31m\n=1",
+        "backbone.\u202e=1",
+        "arms.ar.a\n.b=" + "y" * 9999,
+    ):
         text = refusal(make_comparison, override)
         assert text.isprintable() and len(text) <= 600
     many = refusal(make_comparison, *[f"backbone.{'z' * 200}{number}=1" for number in range(500)])
@@ -159,7 +207,11 @@ def test_tables_around_a_table_may_be_left_out():
 def test_another_kind_drops_the_fields_of_the_old_one():
     text = refusal(make_comparison, "arms.ar.sampler.kind=diffusion")
     assert text == "arms.ar: sampler.kind='diffusion' cannot sample decoder.kind='ar'"
-    both = ["arms.ar.sampler.kind=diffusion", "arms.ar.decoder.kind=diffusion", "arms.ar.sampler.steps=3"]
+    both = [
+        "arms.ar.sampler.kind=diffusion",
+        "arms.ar.decoder.kind=diffusion",
+        "arms.ar.sampler.steps=3",
+    ]
     changed = make_comparison(*both).arms["ar"]
     assert changed.sampler == DiffusionSampler(steps=3) and changed.decoder == DiffusionConfig()
 
@@ -168,7 +220,11 @@ def test_another_kind_drops_the_fields_of_the_old_one():
 def test_another_corpus_is_two_overrides_in_either_order(order):
     config = make_comparison(*["data.corpus.kind=folder", "data.corpus.path=clips"][::order])
     assert config.data.corpus == Folder(path="clips")
-    nested = ["data.corpus.kind=dialogue", "data.corpus.corpus.kind=folder", "data.corpus.corpus.path=clips"]
+    nested = [
+        "data.corpus.kind=dialogue",
+        "data.corpus.corpus.kind=folder",
+        "data.corpus.corpus.path=clips",
+    ]
     assert make_comparison(*nested[::order]).data.corpus == Dialogue(corpus=Folder(path="clips"))
     same_kind = make_comparison("data.corpus.kind=embedded", "data.corpus.minutes=2.5").data.corpus
     assert same_kind == make_comparison("data.corpus.minutes=2.5").data.corpus
@@ -177,7 +233,10 @@ def test_another_corpus_is_two_overrides_in_either_order(order):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data.corpus.kind=foldr"], "data.corpus.kind: got 'foldr', expected one of 'embedded', 'folder'"),
+        (
+            ["data.corpus.kind=foldr"],
+            "data.corpus.kind: got 'foldr', expected one of 'embedded', 'folder'",
+        ),
         (["data.corpus.kind=folder"], "data.corpus.path: missing; give it a value"),
         (
             ["data.corpus.kind=folder", "data.corpus.path=x", "data.corpus.minutes=3"],
@@ -188,7 +247,10 @@ def test_another_corpus_is_two_overrides_in_either_order(order):
             "data.corpus.corpus.kind: missing; say which kind",
         ),
         (["batch_size=4", "batch_size=8"], "batch_size: given twice, 4 and 8; keep one"),
-        (["profile.steps=4", "settings.profile.steps=8"], "settings.profile.steps: given twice, 4 and 8"),
+        (
+            ["profile.steps=4", "settings.profile.steps=8"],
+            "settings.profile.steps: given twice, 4 and 8",
+        ),
         (["num_frames=3"], "num_frames: no such field; did you mean 'data.num_frames'?"),
         (["seed=3"], "seed: no such field; did you mean 'seeds'?"),
         (
@@ -212,11 +274,19 @@ def test_all_problems_are_reported_at_once():
 
 
 def test_a_list_is_not_called_short_because_of_what_is_wrong_inside_it():
-    values = {"name": "c", "steps": 1, "batch_size": 1, "codec": TINY.to_dict(), "crop_samples": TINY.hop_samples}
+    values = {
+        "name": "c",
+        "steps": 1,
+        "batch_size": 1,
+        "codec": TINY.to_dict(),
+        "crop_samples": TINY.hop_samples,
+    }
     values["data"] = [{"corpus": {"kind": "embedded", "minutes": -1.0}}]
     text = refusal(CodecRun.from_dict, values)
     assert text == "data.0.corpus.minutes: Input should be greater than 0 (got -1.0)"
-    assert "data: Tuple should have at least 1 item" in refusal(CodecRun.from_dict, {**values, "data": []})
+    assert "data: Tuple should have at least 1 item" in refusal(
+        CodecRun.from_dict, {**values, "data": []}
+    )
 
 
 def test_a_missing_field_is_named():
@@ -244,7 +314,14 @@ def test_wrong_python_configs_raise_at_construction():
     with pytest.raises(pydantic.ValidationError, match="takes steps"):
         Budget(mode="iso_step")
     with pytest.raises(pydantic.ValidationError, match="crop_samples=1000 must be a multiple of"):
-        CodecRun(name="c", steps=1, batch_size=1, codec=TINY, crop_samples=1000, data=(CorpusShare(corpus=Embedded()),))
+        CodecRun(
+            name="c",
+            steps=1,
+            batch_size=1,
+            codec=TINY,
+            crop_samples=1000,
+            data=(CorpusShare(corpus=Embedded()),),
+        )
 
 
 CONFIG = """
@@ -279,11 +356,20 @@ def test_a_config_file_and_its_json_are_the_same_experiment(tmp_path):
         ("return BackboneConfig()", "expected a function config() that returns one of"),
         ("return nothing", "experiment.py:{line}: NameError: name 'nothing' is not defined"),
         ("return (", "experiment.py:{line}: SyntaxError: '(' was never closed"),
-        ("raise SystemExit(0)", "experiment.py:{line}: SystemExit: 0; a config returns its value, it does not exit"),
+        (
+            "raise SystemExit(0)",
+            "experiment.py:{line}: SystemExit: 0; a config returns its value, it does not exit",
+        ),
         ("raise KeyError('a')", "experiment.py:{line}: KeyError: 'a'"),
         ("raise BaseException", "experiment.py:{line}: BaseException"),
-        ("raise type('Odd', (Exception,), dict(__str__=lambda self: 1 / 0))", "experiment.py:{line}: Odd"),
-        ("return config()", "experiment.py:{line}: RecursionError: maximum recursion depth exceeded"),
+        (
+            "raise type('Odd', (Exception,), dict(__str__=lambda self: 1 / 0))",
+            "experiment.py:{line}: Odd",
+        ),
+        (
+            "return config()",
+            "experiment.py:{line}: RecursionError: maximum recursion depth exceeded",
+        ),
         ("open('no such file')", "experiment.py:{line}: FileNotFoundError: [Errno 2] No such file"),
         ("return make_comparison('bacth_size=1')", "did you mean 'batch_size'?"),
     ],
@@ -297,19 +383,25 @@ def test_files_that_are_no_config(tmp_path):
     assert "no such file" in refusal(load_experiment, tmp_path / "missing.py")
     assert "no such file; give a config file" in refusal(load_experiment, tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(DamagedError, match=r"config\.json: damaged: expected JSON, got .* at line 1 column 2"):
+    with pytest.raises(
+        DamagedError, match=r"config\.json: damaged: expected JSON, got .* at line 1 column 2"
+    ):
         load_experiment(tmp_path)
     for text, message in (("[]", "kind None"), ('{"kind": "gan"}', "kind 'gan'")):
         (tmp_path / "config.json").write_text(text)
         assert message in refusal(load_experiment, tmp_path)
     (tmp_path / "notes.txt").write_text("no config")
-    assert "expected a Python file or a config.json" in refusal(load_experiment, tmp_path / "notes.txt")
+    assert "expected a Python file or a config.json" in refusal(
+        load_experiment, tmp_path / "notes.txt"
+    )
 
 
 def test_how_a_run_is_watched_does_not_change_its_hash():
     config = make_comparison()
     run = config.run("ar", 0, steps=10)
-    watched = run.model_copy(update={"settings": TrainSettings(log_every=1, save_every_s=None), "name": "other"})
+    watched = run.model_copy(
+        update={"settings": TrainSettings(log_every=1, save_every_s=None), "name": "other"}
+    )
     assert watched.digest(exclude={"settings", "name"}) == run.digest(exclude={"settings", "name"})
     assert watched.slug.removeprefix("other-") == run.slug.removeprefix("ar-")
     assert run.digest() == make_comparison().run("ar", 0, steps=10).digest()
@@ -321,7 +413,12 @@ def test_how_a_run_is_watched_does_not_change_its_hash():
 
 def test_the_comparison_key_is_what_arms_must_share():
     key = make_comparison().comparison_key()
-    for same in ("arms.ar.peak_lr=0.1", "arms.masked.sampler.temperature=0.5", "name=b", "settings.log_every=3"):
+    for same in (
+        "arms.ar.peak_lr=0.1",
+        "arms.masked.sampler.temperature=0.5",
+        "name=b",
+        "settings.log_every=3",
+    ):
         assert make_comparison(same).comparison_key() == key, same
     assert make_comparison().model_copy(update={"arms": {"ar": ARMS["ar"]}}).comparison_key() == key
     different = [
@@ -348,5 +445,9 @@ def test_an_arm_becomes_a_run_with_its_own_learning_rate():
     assert config.run("ar", 3, 7).optim.peak_lr == 0.01
     other = config.run("masked", 3, 7)
     assert other.optim == config.optim and (other.seed, other.steps, other.batch_size) == (3, 7, 4)
-    assert other.data == config.data and other.backbone == config.backbone and other.arm == ARMS["masked"]
+    assert (
+        other.data == config.data
+        and other.backbone == config.backbone
+        and other.arm == ARMS["masked"]
+    )
     assert other.arm.sampler != ARSampler()

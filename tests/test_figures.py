@@ -22,11 +22,15 @@ RATE_HZ = 16_000
 
 
 def sine(frequency_hz: float, seconds: float = 1.0, level: float = 1.0) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)).astype(np.float32)
+    return (
+        level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)
+    ).astype(np.float32)
 
 
 def pixels(png: bytes) -> np.ndarray:
-    """Return the palette indices of the plot without its margins: row 0 is the highest frequency."""
+    """Return the palette indices of the plot without its margins:
+    row 0 is the highest frequency.
+    """
     picture = Image.open(io.BytesIO(png))
     assert (picture.size, picture.mode) == ((640, 320), "P")
     return np.asarray(picture)[12:284, 72:628]
@@ -34,7 +38,8 @@ def pixels(png: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("frequency_hz", [125, 500, 1000, 4000, 7000])
 def test_a_sine_lights_up_at_its_tick(frequency_hz):
-    plot = pixels(mel_png(sine(frequency_hz, level=0.05), RATE_HZ))  # below the ceiling, so one row is the brightest
+    # below the ceiling, so one row is the brightest
+    plot = pixels(mel_png(sine(frequency_hz, level=0.05), RATE_HZ))
     row = plot[:, 200:350].mean(axis=1).argmax()
     expected = 1127 * np.log1p(frequency_hz / 700) / (1127 * np.log1p(8000 / 700))
     assert 1 - (row + 0.5) / len(plot) == pytest.approx(expected, abs=1.5 / NUM_MELS)

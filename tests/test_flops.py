@@ -23,10 +23,13 @@ PRODUCT = 2 * 3 * 4 * 4
 def test_products_scans_branches_and_dead_code():
     assert count_flops(lambda x, w: x @ w, X, W) == PRODUCT
     assert count_flops(lambda x, w: jnp.einsum("ij,kj->ik", x, w), X, W) == PRODUCT
-    assert count_flops(lambda x, w: jax.lax.fori_loop(0, 5, lambda i, x: x @ w, x), X, W) == 5 * PRODUCT
-    assert count_flops(jax.jit(lambda x, w: jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)), X, W) == (
-        2 * PRODUCT
+    assert (
+        count_flops(lambda x, w: jax.lax.fori_loop(0, 5, lambda i, x: x @ w, x), X, W)
+        == 5 * PRODUCT
     )
+    assert count_flops(
+        jax.jit(lambda x, w: jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)), X, W
+    ) == (2 * PRODUCT)
     assert count_flops(lambda x, w: (x @ w, x)[1], X, W) == 0
     # The gradient with respect to w alone: forward and one product.
     assert count_flops(jax.value_and_grad(lambda w, x: (x @ w).sum()), W, X) == 2 * PRODUCT
@@ -40,7 +43,12 @@ def test_convolutions():
     def convolve(groups, kernel):
         return count_flops(
             lambda x: jax.lax.conv_general_dilated(
-                x, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=groups
+                x,
+                kernel,
+                (1,),
+                "VALID",
+                dimension_numbers=("NWC", "WIO", "NWC"),
+                feature_group_count=groups,
             ),
             signal,
         )
@@ -63,7 +71,9 @@ def test_fourier_transforms():
     assert count_flops(jnp.fft.rfft, signal) == 3 * 2.5 * 16 * 4
     assert count_flops(lambda x: jnp.fft.irfft(x, 16), jnp.fft.rfft(signal)) == 3 * 2.5 * 16 * 4
     assert count_flops(jnp.fft.fft, signal.astype(jnp.complex64)) == 3 * 5 * 16 * 4
-    assert count_flops(lambda x, w: x @ w, signal + 0j, jnp.ones((16, 2)) + 0j) == 4 * 2 * 3 * 16 * 2
+    assert (
+        count_flops(lambda x, w: x @ w, signal + 0j, jnp.ones((16, 2)) + 0j) == 4 * 2 * 3 * 16 * 2
+    )
 
 
 def test_a_recurrence_does_not_train_for_free():
@@ -91,12 +101,16 @@ def test_a_recurrence_does_not_train_for_free():
 
 def test_products_that_nobody_counted_are_refused():
     with pytest.raises(GenlabError, match=r"'triangular_solve'.*add it to genlab/nets/flops\.py"):
-        count_flops(lambda a, b: jax.scipy.linalg.solve_triangular(a, b), jnp.eye(3), jnp.ones((3, 1)))
+        count_flops(
+            lambda a, b: jax.scipy.linalg.solve_triangular(a, b), jnp.eye(3), jnp.ones((3, 1))
+        )
 
 
 def test_unknown_trip_counts_are_refused():
     with pytest.raises(GenlabError, match="depends on data"):
-        count_flops(lambda x, w: jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x @ w, x), X, W)
+        count_flops(
+            lambda x, w: jax.lax.while_loop(lambda x: x.sum() < 0, lambda x: x @ w, x), X, W
+        )
 
 
 # 150 frames make two chunks of causal attention. Conditions and mixers: decoders/test_grid.py.
@@ -112,17 +126,23 @@ def test_the_formula_of_each_family_is_the_walk(name, num_frames):
         return nnx.merge(graph, params).loss(tokens, cond, key=jax.random.key(0)).per_example.sum()
 
     walked = count_flops(jax.value_and_grad(loss), params) / tokens.num_frames.shape[0]
-    assert family.config.train_flops(Task(SPEC, VOCAB, BACKBONE, condition, **sizes)) == pytest.approx(walked, rel=1e-6)
+    assert family.config.train_flops(
+        Task(SPEC, VOCAB, BACKBONE, condition, **sizes)
+    ) == pytest.approx(walked, rel=1e-6)
 
     copies = 2 if family.is_guided else 1
     sampler = family.sampler.model_copy(update={"guidance": float(copies)})
 
     def sample(params):
         decoder = nnx.merge(graph, params)
-        return decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=sampler).tokens
+        return decoder.sample(
+            cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=sampler
+        ).tokens
 
     walked = count_flops(sample, params) / tokens.num_frames.shape[0]
     cost = family.config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, condition, **sizes))
     assert cost.flops == pytest.approx(walked, rel=1e-6)
-    unguided = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, BACKBONE, condition, **sizes))
+    unguided = family.config.sample_cost(
+        family.sampler, Task(SPEC, VOCAB, BACKBONE, condition, **sizes)
+    )
     assert cost == (copies * unguided.network_calls, copies * unguided.flops)

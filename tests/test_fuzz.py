@@ -38,7 +38,19 @@ def test_every_input_is_refused_in_a_line_or_accepted_and_sane(world: Path, area
 
 
 def test_what_is_killed_comes_to_the_same_end(world: Path):
-    command = [sys.executable, "-m", "tests.fuzz", "--kills", "8", "--only", "data,compare", "--world", str(world)]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--kills",
+        "8",
+        "--only",
+        "data,compare",
+        "--world",
+        str(world),
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert ", 0 lost," in done.stdout

@@ -1,6 +1,7 @@
 """What the models compute, written down: any change of the mathematics shows here, wanted or not.
 
-`pytest tests/test_goldens.py --update-goldens` writes the files anew, after a change that is meant to change numbers.
+`pytest tests/test_goldens.py --update-goldens` writes the files anew, after a change that is meant
+to change numbers.
 """
 
 import json
@@ -46,17 +47,25 @@ def outputs_of(name, model):
     args = jax.tree.map(jnp.asarray, batch_of(name))
     if name == "codec":
         tokens = model.encode(*args)
-        return {"codes": tokens.codes, "latents": tokens.latents, "wave": model.decode_codes(tokens.codes)[:2, ::37]}
+        return {
+            "codes": tokens.codes,
+            "latents": tokens.latents,
+            "wave": model.decode_codes(tokens.codes)[:2, ::37],
+        }
     loss = jax.jit(lambda *args: model.loss(*args, key=jax.random.key(5)))(*args).per_example
     draw = partial(model.sample, sampler=SAMPLERS[name], key=jax.random.key(6))
-    sample = jax.jit(lambda num_frames, cond: draw(cond, num_frames=num_frames))(args[0].num_frames, args[1]).tokens
+    sample = jax.jit(lambda num_frames, cond: draw(cond, num_frames=num_frames))(
+        args[0].num_frames, args[1]
+    ).tokens
     return {"loss": loss, "sample": getattr(sample, model.reads)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_weights_give_the_stored_outputs(name, request):
     is_updating = request.config.getoption("--update-goldens")
-    found = {key: np.asarray(value) for key, value in outputs_of(name, stored(name, is_updating)).items()}
+    found = {
+        key: np.asarray(value) for key, value in outputs_of(name, stored(name, is_updating)).items()
+    }
     path = GOLDENS / f"{name}.npz"
     if is_updating:
         np.savez_compressed(path, **found)
@@ -76,8 +85,11 @@ def test_twenty_steps_lose_as_they_did(name, request):
     curve = loss_curve(name, STEPS)
     if request.config.getoption("--update-goldens"):
         curves = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(curves | {name: [round(loss, 6) for loss in curve]}, indent=1) + "\n")
-    # Twenty steps of Adam spread the last bits of other processors; a changed formula moves far more than this.
+        path.write_text(
+            json.dumps(curves | {name: [round(loss, 6) for loss in curve]}, indent=1) + "\n"
+        )
+    # Twenty steps of Adam spread the last bits of other processors; a changed formula moves far
+    # more than this.
     np.testing.assert_allclose(curve, json.loads(path.read_text())[name], rtol=1e-3)
 
 

@@ -1,6 +1,8 @@
-"""Programs for GPUs, lowered on a machine without one: cuDNN's attention takes them, and nothing in them is for TPUs.
+"""Programs for GPUs, lowered on a machine without one: cuDNN's attention takes them, and nothing in
+them is for TPUs.
 
-jax checks the shapes of cuDNN's calls while it lowers them. What XLA and cuDNN make of them only a GPU can tell.
+jax checks the shapes of cuDNN's calls while it lowers them. What XLA and cuDNN make of them only a
+GPU can tell.
 """
 
 import re
@@ -18,7 +20,13 @@ from genlab.load import load_experiment
 from genlab.machine.sharding import ShardingConfig, make_mesh
 from genlab.machine.topologies import find_topology
 from genlab.nets import attention
-from genlab.nets.attention import KeysValues, _attend_by_cudnn, attend_within, missing_positions, why_plain
+from genlab.nets.attention import (
+    KeysValues,
+    _attend_by_cudnn,
+    attend_within,
+    missing_positions,
+    why_plain,
+)
 from genlab.speed.aot import Plan, _token_shape, abstract_batch, build_abstract
 from genlab.training.step import create_state, make_update
 
@@ -26,9 +34,14 @@ ROOT = Path(__file__).parents[1]
 GPU = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H100", None, "gpu"))
 # Text of 512 symbols and 257 frames: a length that no tile divides.
 SMALL = (
-    "backbone.width=256", "backbone.layers=2", "backbone.heads=2", "data.num_frames=257", "batch_size=4",
-    "optim.accumulate=2", "budget.train_flops=1e18",
-)  # fmt: skip
+    "backbone.width=256",
+    "backbone.layers=2",
+    "backbone.heads=2",
+    "data.num_frames=257",
+    "batch_size=4",
+    "optim.accumulate=2",
+    "budget.train_flops=1e18",
+)
 ARMS = ("ar", "masked", "diffusion")
 
 
@@ -45,7 +58,9 @@ def cudnn_is_there(monkeypatch):
 def plan(arm, *overrides):
     config = load_experiment(str(ROOT / "configs/scale/scale_30m.py"), (*SMALL, *overrides))
     mesh = make_mesh(ShardingConfig(), jax.devices()[:1])
-    return Plan(config.run(arm, 0, 10), find_topology("v5e-1"), mesh, *_token_shape(config.data, "text"))
+    return Plan(
+        config.run(arm, 0, 10), find_topology("v5e-1"), mesh, *_token_shape(config.data, "text")
+    )
 
 
 def without_placement(tree):
@@ -66,7 +81,9 @@ def test_training_steps_run_cudnns_attention_in_half_precision(arm, dtype):
     key = jax.eval_shape(lambda: jax.random.key(0))
     optim = planned.run.optim
     graph, state = jax.eval_shape(partial(create_state, build_abstract(planned), optim, 10), key)
-    called = custom_calls(make_update(graph, optim, 10), state, without_placement(abstract_batch(planned, 4)), key)
+    called = custom_calls(
+        make_update(graph, optim, 10), state, without_placement(abstract_batch(planned, 4)), key
+    )
     kernels = {"__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"}
     assert called == (kernels if dtype == "bfloat16" else set())
 
@@ -99,7 +116,10 @@ def test_what_cudnn_is_asked_is_the_attention(key, monkeypatch, is_causal, prefi
     plain = jax.nn.dot_product_attention
 
     def stand_in(queries, *more, implementation, **options):
-        assert implementation == "cudnn" and options["mask"].shape[2:] == (264, 264) == (queries.shape[1],) * 2
+        assert (
+            implementation == "cudnn"
+            and options["mask"].shape[2:] == (264, 264) == (queries.shape[1],) * 2
+        )
         return plain(queries, *more, **options)
 
     monkeypatch.setattr(attention.jax.nn, "dot_product_attention", stand_in)

@@ -1,4 +1,6 @@
-"""Page faults of large buffers, counted by the kernel: a number that a busy machine does not change."""
+"""Page faults of large buffers, counted by the kernel: a number that a busy machine does not
+change.
+"""
 
 import subprocess
 import sys
@@ -30,7 +32,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 def faults(mode, **environment):
     command = [sys.executable, "-c", CHURN, mode]
-    return int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    return int(
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    )
 
 
 @pytest.mark.skipif(not reuse_memory(), reason="only glibc has these settings")

@@ -1,4 +1,6 @@
-"""Two processes, of four devices each or of one: they train what one trains, and survive being stopped in any way."""
+"""Two processes, of four devices each or of one: they train what one trains, and survive being
+stopped in any way.
+"""
 
 import functools
 import json
@@ -23,7 +25,9 @@ SLOWLY = ("delay_s=0.2", f"steps={STEPS}", "save_every_steps=2")
 def wait_for_step(run_dir, step, processes):
     deadline = time.time() + LIMIT_S
     while not (run_dir / "checkpoints" / str(step)).exists():
-        assert all(process.poll() is None for process in processes), [process.communicate() for process in processes]
+        assert all(process.poll() is None for process in processes), [
+            process.communicate() for process in processes
+        ]
         assert time.time() < deadline
         time.sleep(0.05)
 
@@ -34,7 +38,9 @@ def alone(tmp_path_factory):
 
     @functools.cache
     def train(family):
-        return finish(start(tmp_path_factory.mktemp(family) / "run", family, f"steps={STEPS}", devices=1))
+        return finish(
+            start(tmp_path_factory.mktemp(family) / "run", family, f"steps={STEPS}", devices=1)
+        )
 
     return train
 
@@ -42,7 +48,10 @@ def alone(tmp_path_factory):
 def test_two_processes_train_what_one_trains(tmp_path, alone):
     """Noise is drawn by row and the mesh splits batch, parameters and heads."""
     mesh = ("data=2", "tensor=2")
-    one, two = alone("masked"), finish(start(tmp_path / "run", "masked", f"steps={STEPS}", *mesh, count=2))
+    one, two = (
+        alone("masked"),
+        finish(start(tmp_path / "run", "masked", f"steps={STEPS}", *mesh, count=2)),
+    )
     assert list(two["losses"]) == list(one["losses"]) == [str(step) for step in range(1, STEPS + 1)]
     losses = [[run["losses"][step] for step in one["losses"]] for run in (two, one)]
     np.testing.assert_allclose(*losses, rtol=TOLERANCE)
@@ -66,15 +75,21 @@ def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
     # One process with another number of devices goes on, from the step that both agreed on.
     rest = finish(start(tmp_path / "cut", "ar", f"steps={STEPS}", "data=2", devices=2))
     assert min(map(int, rest["losses"])) == saved + 1 and saved < STEPS
-    np.testing.assert_allclose(rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE
+    )
     assert rest["batch_hash"] == whole["batch_hash"]
 
 
 def wait_for_end(process, killed):
-    """Make sure that a process ends by itself, not when JAX gives up after 300 s, and asks to be started again."""
+    """Make sure that a process ends by itself, not when JAX gives up after 300 s, and asks to be
+    started again.
+    """
     _, err = process.communicate(timeout=120)
     killed.kill()
-    assert process.returncode == EXIT_RESUME and "is gone" in err.strip().splitlines()[-1], err[-2000:]
+    assert process.returncode == EXIT_RESUME and "is gone" in err.strip().splitlines()[-1], err[
+        -2000:
+    ]
 
 
 def test_one_is_killed_the_other_ends_and_two_go_on(tmp_path, alone):
@@ -85,7 +100,9 @@ def test_one_is_killed_the_other_ends_and_two_go_on(tmp_path, alone):
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "interrupted"
     rest, whole = finish(start(tmp_path, "ar", f"steps={STEPS}", count=2, devices=1)), alone("ar")
     assert min(map(int, rest["losses"])) > 2
-    np.testing.assert_allclose(rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE)
+    np.testing.assert_allclose(
+        rest["losses"][str(STEPS)], whole["losses"][str(STEPS)], rtol=TOLERANCE
+    )
     assert rest["batch_hash"] == whole["batch_hash"]
 
 

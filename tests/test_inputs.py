@@ -66,7 +66,9 @@ def test_a_renamed_speaker_and_another_codec_are_refused_before_anything_is_enco
         assert "run: speakers: the run was made with 3 of which number 0 is 'ana', and" in line
         assert "now has 3 of which number 0 is 'abe'; restore" in line
         if command is sample:
-            assert set((tmp_path / "cache").glob("tokens-*")) == stores, "none is made to be refused"
+            assert set((tmp_path / "cache").glob("tokens-*")) == stores, (
+                "none is made to be refused"
+            )
     assert not (tmp_path / "samples").exists()
 
     write_corpus(tmp_path / "corpus", {"a": "ana", "b": "ben", "c": "cleo"})
@@ -86,7 +88,10 @@ CHANGES = {
     "units_fingerprint": ("other", "units: the run was made with"),
     "num_units": (3, "num_units: the run was made with"),
     "manifest_hash": ("other", "corpus: the run was made with"),
-    "speakers": (("x", "y"), "speakers: the run was made with .* and data.corpus .* has 2 of which"),
+    "speakers": (
+        ("x", "y"),
+        "speakers: the run was made with .* and data.corpus .* has 2 of which",
+    ),
 }
 
 

@@ -1,4 +1,6 @@
-"""The IsoFLOP planner: shapes around the expected best one, and fits that find a law that is known."""
+"""The IsoFLOP planner: shapes around the expected best one, and fits
+that find a law that is known.
+"""
 
 import json
 
@@ -19,7 +21,9 @@ BUDGETS = np.array([1e14, 3e14, 1e15])
 
 
 def draw_runs(rng, exponent=0.5, noise=0.01, seeds=3):
-    """Scores of runs whose best size is 1e6 (C / 1e14)^exponent and whose best score is 3 (C / 1e14)^-0.1."""
+    """Scores of runs whose best size is 1e6 (C / 1e14)^exponent and whose best score is 3 (C /
+    1e14)^-0.1.
+    """
     flops, params = [], []
     for budget in BUDGETS:
         best = 1e6 * (budget / 1e14) ** exponent
@@ -35,7 +39,9 @@ def draw_runs(rng, exponent=0.5, noise=0.01, seeds=3):
 def test_a_law_without_noise_is_found():
     found = fit_scaling(*draw_runs(np.random.default_rng(0), exponent=0.6, noise=1e-5))
     assert found.exponent == pytest.approx(0.6, abs=1e-3) and found.high - found.low < 1e-2
-    assert [one.params for one in found.optima] == pytest.approx(list(1e6 * (BUDGETS / 1e14) ** 0.6), rel=1e-2)
+    assert [one.params for one in found.optima] == pytest.approx(
+        list(1e6 * (BUDGETS / 1e14) ** 0.6), rel=1e-2
+    )
     assert found.held_out_error == pytest.approx(0, abs=1e-3)
 
 
@@ -58,7 +64,9 @@ def test_an_optimum_at_the_edge_is_none():
 
 def test_shapes_lie_around_the_expected_best_one():
     points = isoflop_points([1e13, 1e15])
-    assert len(points) == 10 and all(p["backbone.width"] % (2 * p["backbone.heads"]) == 0 for p in points)
+    assert len(points) == 10 and all(
+        p["backbone.width"] % (2 * p["backbone.heads"]) == 0 for p in points
+    )
     sizes = [12 * point["backbone.layers"] * point["backbone.width"] ** 2 for point in points]
     for flops, group in ((1e13, sizes[:5]), (1e15, sizes[5:])):
         assert min(group) < (flops / 120) ** 0.5 < max(group)
@@ -70,11 +78,25 @@ def test_shapes_lie_around_the_expected_best_one():
 def test_a_plan_becomes_a_page_whose_report_names_the_best_sizes(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     config, page, out = tmp_path / "config.json", tmp_path / "isoflop.py", tmp_path / "out"
-    config.write_text(json.dumps(make_comparison("data.num_frames=96", "data.corpus.minutes=1.5").to_dict()))
-    arguments = ["sweep", "plan", str(config), "--flops", "2e13,4e13,8e13", "--families", "ar", "--out", str(page)]
+    config.write_text(
+        json.dumps(make_comparison("data.num_frames=96", "data.corpus.minutes=1.5").to_dict())
+    )
+    arguments = [
+        "sweep",
+        "plan",
+        str(config),
+        "--flops",
+        "2e13,4e13,8e13",
+        "--families",
+        "ar",
+        "--out",
+        str(page),
+    ]
     assert cli.main(arguments) == 0
     table = capsys.readouterr().out
-    assert table.count(" ar ") == 15 and "masked" not in table and f"genlab sweep run {page}" in table
+    assert (
+        table.count(" ar ") == 15 and "masked" not in table and f"genlab sweep run {page}" in table
+    )
     assert cli.main(arguments) == 2 and "already exists" in capsys.readouterr().err
     sweep = load_sweep(page)
     runs, rng = write_files(sweep, out), np.random.default_rng(2)
@@ -87,7 +109,13 @@ def test_a_plan_becomes_a_page_whose_report_names_the_best_sizes(tmp_path, monke
         finish(run, out)
         by_seed = (3000 + 100 * off**2 + rng.normal(size=3)).tolist()
         score = {"value": np.mean(by_seed), "low": 0, "high": 1, "by_seed": by_seed}
-        arm = {"name": "ar", "family": "ar", "scores": {"bits_per_s": score}, "steps": 1, "network_calls": 1}
+        arm = {
+            "name": "ar",
+            "family": "ar",
+            "scores": {"bits_per_s": score},
+            "steps": 1,
+            "network_calls": 1,
+        }
         arm |= {"train_flops": budget, "params": 12 * params, "epochs": 1.0, "train_wall_s": 1.0}
         results = {"arms": [arm], "differences": [], "wall_s": 1.0}
         (run_directory(out, run) / "results.json").write_text(json.dumps(results))

@@ -1,4 +1,6 @@
-"""The rules of the source, checked on syntax trees: one import direction, short files and functions, banned names."""
+"""The rules of the source, checked on syntax trees: one import direction, short files and
+functions, banned names.
+"""
 
 import ast
 import functools
@@ -41,21 +43,28 @@ def imported_modules(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name}:{node.lineno}: relative import; name the module in full"
+            assert node.level == 0, (
+                f"{path.name}:{node.lineno}: relative import; name the module in full"
+            )
             names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         else:
             continue
-        # `from genlab import checkpoint` names a module, `from genlab.config import Config` a class inside one.
+        # `from genlab import checkpoint` names a module, `from genlab.config import Config` a class
+        # inside one.
         inside = [name.removeprefix("genlab.") for name in names if name.split(".")[0] == "genlab"]
-        found |= {name for name in inside if name in MODULES and (name != "genlab" or len(inside) == 1)}
+        found |= {
+            name for name in inside if name in MODULES and (name != "genlab" or len(inside) == 1)
+        }
     return found
 
 
 def reading_order() -> list[str]:
     """Return the folders and files of the package as the README lists them, from top to bottom."""
-    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("```\ngenlab/\n")[1].split("```")[0]
+    tree = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("```\ngenlab/\n")[1].split("```")[0]
+    )
     return re.findall(r"^  (\w+)(?:/|\.py) ", tree, re.MULTILINE)
 
 
@@ -85,10 +94,15 @@ def test_nothing_imports_configs_tests_or_sweeps():
 
 
 def test_files_are_short():
-    lines = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    lines = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in SOURCES
+    }
     assert {name: count for name, count in lines.items() if count >= MAX_FILE_LINES} == {}
     assert lines["genlab/train.py"] < MAX_TRAIN_LINES
-    notes = {path: parse(path).body[0].end_lineno for path in SOURCES if ROOT / "configs" in path.parents}
+    notes = {
+        path: parse(path).body[0].end_lineno for path in SOURCES if ROOT / "configs" in path.parents
+    }
     code = {path.name: lines[str(path.relative_to(ROOT))] - note for path, note in notes.items()}
     assert {name: count for name, count in code.items() if count > MAX_CONFIG_LINES} == {}
 
@@ -125,7 +139,9 @@ def test_every_module_and_public_function_says_what_it_does():
         if tree.body and not ast.get_docstring(tree):
             silent.append(name)
         for node in tree.body:
-            is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            is_public = isinstance(
+                node, ast.FunctionDef | ast.ClassDef
+            ) and not node.name.startswith("_")
             if is_public and not ast.get_docstring(node):
                 silent.append(f"{name}.{node.name}")
     assert silent == []

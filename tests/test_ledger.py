@@ -1,4 +1,6 @@
-"""The ledger believes what it can read: differences that are not declared stamp a comparison `uncontrolled`."""
+"""The ledger believes what it can read: differences that are not declared stamp a comparison
+`uncontrolled`.
+"""
 
 from types import SimpleNamespace
 
@@ -21,15 +23,26 @@ def make_budgets(**changes):
     budgets = {}
     for name in NAMES:
         fields = {
-            "name": name, "family": name, "reads": "codes", "params": 1000 + 100 * len(name), "flops_per_clip": 1.0,
-            "steps": STEPS[name], "train_flops": 1e9 + STEPS[name], "seconds_seen": 10.0 * STEPS[name],
-            "unique_seconds": 60.0, "epochs": 1.0, "network_calls": STEPS[name], "sample_flops": 1.0,
-        }  # fmt: skip
+            "name": name,
+            "family": name,
+            "reads": "codes",
+            "params": 1000 + 100 * len(name),
+            "flops_per_clip": 1.0,
+            "steps": STEPS[name],
+            "train_flops": 1e9 + STEPS[name],
+            "seconds_seen": 10.0 * STEPS[name],
+            "unique_seconds": 60.0,
+            "epochs": 1.0,
+            "network_calls": STEPS[name],
+            "sample_flops": 1.0,
+        }
         budgets[name] = ArmBudget(**(fields | changes.get(name, {})))
     return budgets
 
 
-def make_ledger(tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE, manifest=None):
+def make_ledger(
+    tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE, manifest=None
+):
     config = config or make_comparison(f"seeds={list(seeds)}")
     trained, run_dirs = {}, {}
     for name in NAMES:
@@ -51,7 +64,9 @@ def row(ledger, item):
 
 def test_arms_that_agree_are_controlled(tmp_path):
     ledger = make_ledger(tmp_path)
-    assert ledger["stamp"] == "controlled" and ledger["schema"] == 1 and ledger["mode"] == "iso_flop"
+    assert (
+        ledger["stamp"] == "controlled" and ledger["schema"] == 1 and ledger["mode"] == "iso_flop"
+    )
     assert row(ledger, "Data order")["status"] == "matched"
     assert row(ledger, "Training FLOPs")["status"] == "bounded"
     assert row(ledger, "Updates")["status"] == row(ledger, "Parameters")["status"] == "free"
@@ -119,9 +134,15 @@ def test_an_arm_that_was_tuned_longer_is_uncontrolled(tmp_path, field):
 def test_an_arm_that_hears_more_is_declared(tmp_path):
     talk = SimpleNamespace(info=SimpleNamespace(**vars(INFO) | {"is_two_sided": True}))
     assert row(make_ledger(tmp_path / "a", store=talk), "Other speaker")["status"] == "matched"
-    hearing = make_ledger(tmp_path / "b", make_comparison('arms.ar.decoder.other={"weight":1.0}'), store=talk)
+    hearing = make_ledger(
+        tmp_path / "b", make_comparison('arms.ar.decoder.other={"weight":1.0}'), store=talk
+    )
     assert row(hearing, "Other speaker")["status"] == "declared"
-    assert row(hearing, "Other speaker")["values"] == {"ar": True, "masked": False, "diffusion": False}
+    assert row(hearing, "Other speaker")["values"] == {
+        "ar": True,
+        "masked": False,
+        "diffusion": False,
+    }
     assert all(item["item"] != "Other speaker" for item in make_ledger(tmp_path / "c")["rows"])
 
 

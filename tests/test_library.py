@@ -21,7 +21,9 @@ def test_the_page_shows_the_script_that_is_tested():
 
 def test_the_script_runs_on_a_wav(tmp_path: Path):
     time_s = np.arange(16_000) / 16_000
-    soundfile.write(tmp_path / "in.wav", 0.3 * np.sin(2 * np.pi * 220 * time_s * (1 + 0.2 * time_s)), 16_000)
+    soundfile.write(
+        tmp_path / "in.wav", 0.3 * np.sin(2 * np.pi * 220 * time_s * (1 + 0.2 * time_s)), 16_000
+    )
     command = [sys.executable, str(EXAMPLE), str(tmp_path / "in.wav"), str(tmp_path / "out.flac")]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
@@ -34,22 +36,46 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
 def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
     """On one seed, which names no winner: the card says that too."""
     page = tmp_path / "own_claim.py"
-    page.write_text((ROOT / "docs" / "own_claim.py").read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)"))
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "GENLAB_CACHE": str(tmp_path / "cache")}
+    page.write_text(
+        (ROOT / "docs" / "own_claim.py").read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)")
+    )
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "GENLAB_CACHE": str(tmp_path / "cache"),
+    }
     for action in (["run"], ["report", "--card"]):
-        command = [sys.executable, "-m", "genlab.cli", "sweep", action[0], str(page), "--out", str(tmp_path / "out")]
-        done = subprocess.run(command + action[1:], capture_output=True, text=True, env=environment, timeout=600)
+        command = [
+            sys.executable,
+            "-m",
+            "genlab.cli",
+            "sweep",
+            action[0],
+            str(page),
+            "--out",
+            str(tmp_path / "out"),
+        ]
+        done = subprocess.run(
+            command + action[1:], capture_output=True, text=True, env=environment, timeout=600
+        )
         assert done.returncode == 0, done.stderr[-2000:]
     title, *lines = page.with_suffix(".md").read_text().splitlines()
     assert title == "# own_claim: inconclusive" and "insufficient seeds: 1" in done.stdout
     assert any(line.startswith("**Source.** Copet et al. 2023") for line in lines)
     [found] = json.loads((tmp_path / "out" / "findings.json").read_text())["findings"]
-    rows = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "out").glob("runs/*/rows/*.json")}
+    rows = {
+        path.stem: json.loads(path.read_text())
+        for path in (tmp_path / "out").glob("runs/*/rows/*.json")
+    }
     bits = {name: rows[name]["scores"]["bits_per_s"]["value"] for name in ("flat", "parallel")}
     assert found["value"] == pytest.approx(bits["flat"] - bits["parallel"], abs=0.5)
 
 
 def test_importing_genlab_imports_nothing_heavy():
-    code = "import sys, genlab; print(sorted({'jax', 'flax', 'numpy', 'pydantic', 'grain'} & set(sys.modules)))"
+    code = (
+        "import sys, genlab; print(sorted({'jax', 'flax', 'numpy', 'pydantic', 'grain'} & "
+        "set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""The answers of a listening test: known minds are recovered, intervals cover, and edited files are refused."""
+"""The answers of a listening test: known minds are recovered, intervals cover, and edited files are
+refused.
+"""
 
 import copy
 import json
@@ -56,7 +58,9 @@ def test_the_order_of_known_listeners_is_recovered(ten_prompts, tmp_path):
     merged = merge_answers(paths, folder)
     assert json.loads((folder / "listening.json").read_text()) == merged
     assert merged["listeners"]["counted"] == 12
-    assert merged["listeners"]["excluded"] == [{"listener": "careless", "missed": 10, "screens": 10}]
+    assert merged["listeners"]["excluded"] == [
+        {"listener": "careless", "missed": 10, "screens": 10}
+    ]
     rows = {row["row"]: row for row in merged["mushra"]["rows"]}
     ranked = sorted(rows, key=lambda name: -rows[name]["mean"])
     assert ranked[:3] == ["real", "codec_floor_codes", "zebra_arm"] and ranked[-1] == "low_anchor"
@@ -72,13 +76,17 @@ def test_the_order_of_known_listeners_is_recovered(ten_prompts, tmp_path):
     assert first["low"] > 0.8 and first["p_holm"] < 0.05 and equal["low"] < 0.5 < equal["high"]
     section = str(listening_section(merged))
     assert (
-        section.count("<table") == 3 and "<pre" not in section and "zebra_arm is better than every other arm" in section
+        section.count("<table") == 3
+        and "<pre" not in section
+        and "zebra_arm is better than every other arm" in section
     )
     for name in (*ARMS, "real", "low_anchor", "codec_floor_codes"):
         assert format_interval({**rows[name], "value": rows[name]["mean"]}) in section
     assert section.count('scope="row"') == 6 + 3 + 3 and "hidden reference" in section
     assert section in render_page({**make_results(), "listening": merged}, make_ledger(), [])
-    assert "## Blind listening" in render_markdown({**make_results(), "listening": merged}, make_ledger())
+    assert "## Blind listening" in render_markdown(
+        {**make_results(), "listening": merged}, make_ledger()
+    )
     text = format_listening(merged)
     assert "careless: excluded, hidden reference below 90 on 10 of 10 screens" in text
     assert "rating: zebra_arm is better than every other arm" in text and "3.5 kHz low-pass" in text
@@ -89,7 +97,9 @@ def test_too_few_listeners_name_no_winner(ten_prompts, tmp_path):
     paths = [save(tmp_path, listen(key, digest, f"good{n}", n)) for n in range(MIN_LISTENERS - 1)]
     merged = merge_answers(paths, folder)
     for test in ("mushra", "ab"):
-        assert merged[test]["winner"] == "" and not any(pair["better"] for pair in merged[test]["pairs"])
+        assert merged[test]["winner"] == "" and not any(
+            pair["better"] for pair in merged[test]["pairs"]
+        )
         assert merged[test]["pairs"][0]["p_value"] < 0.05  # the numbers are there all the same
     text = format_listening(merged)
     assert text.count("insufficient listeners: 9 of at least 10; no winner is named") == 2
@@ -100,7 +110,9 @@ def test_one_listener_and_none_left_still_make_a_table(ten_prompts, tmp_path):
     merged = merge_answers([save(tmp_path, listen(key, digest, "alone", 1))], folder)
     row = merged["mushra"]["rows"][0]
     assert row["mean"] is not None and row["low"] is None
-    merged = merge_answers([save(tmp_path, listen(key, digest, "careless", 1, careless=True))], folder)
+    merged = merge_answers(
+        [save(tmp_path, listen(key, digest, "careless", 1, careless=True))], folder
+    )
     assert merged["listeners"]["counted"] == 0
     json.dumps(merged, allow_nan=False)
     assert "insufficient listeners: 0 of" in format_listening(merged)
@@ -117,11 +129,15 @@ def test_post_screening_allows_15_percent(ten_prompts, tmp_path, missed, is_excl
     merged = merge_answers([save(tmp_path, values)], folder)
     assert bool(merged["listeners"]["excluded"]) is is_excluded
     if not is_excluded:
-        assert merged["ab"]["pairs"][0]["ties"] == 10 and merged["ab"]["pairs"][0]["share_a"] is None
+        assert (
+            merged["ab"]["pairs"][0]["ties"] == 10 and merged["ab"]["pairs"][0]["share_a"] is None
+        )
 
 
 def test_the_interval_covers_with_listeners_and_prompts_crossed():
-    """95 % of the intervals hold the truth; one that draws ratings as if independent covers far less."""
+    """95 % of the intervals hold the truth; one that draws ratings as if independent covers far
+    less.
+    """
     rng = np.random.default_rng(5)
     covered, naive, trials = 0, 0, 200
     for _ in range(trials):
@@ -141,7 +157,9 @@ def test_the_crossed_bootstrap_agrees_with_a_loop():
         draws.append(totals[rows][:, columns].sum() / weights[rows][:, columns].sum())
     estimate = crossed_ratio(totals, weights)
     assert estimate.value == pytest.approx(totals.sum() / weights.sum())
-    np.testing.assert_allclose([estimate.low, estimate.high], np.quantile(draws, [0.025, 0.975]), atol=0.02)
+    np.testing.assert_allclose(
+        [estimate.low, estimate.high], np.quantile(draws, [0.025, 0.975]), atol=0.02
+    )
 
 
 def _rate_110(values):
@@ -232,7 +250,12 @@ def test_edited_answers_are_refused_in_one_line(ten_prompts, tmp_path, spoil, sa
     with pytest.raises(GenlabError) as error:
         merge_answers([path], folder)
     text = str(error.value)
-    assert text.startswith(f"{path}: ") and says in text and "\n" not in text and "use the file as" in text
+    assert (
+        text.startswith(f"{path}: ")
+        and says in text
+        and "\n" not in text
+        and "use the file as" in text
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"null", b"[" * 100_000])
@@ -246,7 +269,9 @@ def test_files_that_are_no_answers_are_refused(ten_prompts, tmp_path, content):
 def test_nobody_counts_twice(ten_prompts, tmp_path):
     folder, key, digest = ten_prompts
     first = save(tmp_path, listen(key, digest, "jo", 1), "first")
-    with pytest.raises(GenlabError, match=r"first\.json: the same answers as .*first\.json; give every file once"):
+    with pytest.raises(
+        GenlabError, match=r"first\.json: the same answers as .*first\.json; give every file once"
+    ):
         merge_answers([first, first], folder)
     again = save(tmp_path, listen(key, digest, "jo", 2), "again")
     with pytest.raises(GenlabError, match=r"again\.json: listener='jo' is also in .*first\.json"):

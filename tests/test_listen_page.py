@@ -1,4 +1,6 @@
-"""The listening test: what is heard, what is sealed, and a listener who goes through it by mouse and by keyboard."""
+"""The listening test: what is heard, what is sealed, and a listener who goes through it by mouse
+and by keyboard.
+"""
 
 import html
 import io
@@ -32,7 +34,9 @@ def write_run(folder, monkeypatch, arms=ARMS, num_prompts=2):
     run_dir = folder / "zoo_run"
     run_dir.mkdir()
     entries = [{"name": name, "family": "ar", "scores": {}} for name in arms]
-    checkpoint.write_json(run_dir / "results.json", {"arms": entries, "comparison_key": "0a1b2c3d4e"})
+    checkpoint.write_json(
+        run_dir / "results.json", {"arms": entries, "comparison_key": "0a1b2c3d4e"}
+    )
     clips = make_clips(num_prompts, arms, seconds=0.2)
     monkeypatch.setattr(page, "read_clips", lambda *_: (clips, RATE_HZ))
     return SimpleNamespace(arms=dict.fromkeys(arms)), run_dir
@@ -43,28 +47,57 @@ def test_the_page_holds_no_name_and_no_path(tmp_path, monkeypatch):
     said = write_test(config, run_dir, run_dir / "listen", ("mushra", "ab"), None, 0, None)
     text = (run_dir / "listen" / "listen.html").read_text()
     key, digest = read_key(run_dir / "listen" / "key.json")
-    assert sorted(path.name for path in (run_dir / "listen").iterdir()) == ["key.json", "listen.html"]
-    for word in (*(row for row in ROWS if row != "real"), "zoo_run", str(tmp_path), key.nonce, key.comparison_key):
+    assert sorted(path.name for path in (run_dir / "listen").iterdir()) == [
+        "key.json",
+        "listen.html",
+    ]
+    for word in (
+        *(row for row in ROWS if row != "real"),
+        "zoo_run",
+        str(tmp_path),
+        key.nonce,
+        key.comparison_key,
+    ):
         assert word not in text
-    assert not re.search(r'"real"|codec|floor|anchor|autoregressive|diffusion', text.replace("Math.floor", ""), re.I)
-    assert digest in text and "2 screens of 6 clips and 6 pairs" in said and "note:  2 prompts settle no pair" in said
+    assert not re.search(
+        r'"real"|codec|floor|anchor|autoregressive|diffusion', text.replace("Math.floor", ""), re.I
+    )
+    assert (
+        digest in text
+        and "2 screens of 6 clips and 6 pairs" in said
+        and "note:  2 prompts settle no pair" in said
+    )
     clips = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
-    assert list(clips["clips"]) == sorted(clips["clips"]) and len(set(map(len, clips["clips"].values()))) == 1
+    assert (
+        list(clips["clips"]) == sorted(clips["clips"])
+        and len(set(map(len, clips["clips"].values()))) == 1
+    )
     assert [screen["id"] for screen in clips["screens"]] == sorted(key.screens)
-    assert all(screen["clips"] == sorted(key.screens[screen["id"]].rows) for screen in clips["screens"])
+    assert all(
+        screen["clips"] == sorted(key.screens[screen["id"]].rows) for screen in clips["screens"]
+    )
     assert text.count("</script>") == 2 and clips["screens"][0]["text"].endswith("</script>")
 
 
 def test_the_page_asks_the_network_for_nothing():
     _, digest, sealed = make_test()
     page_source = render_test(sealed, digest)
-    style, script = (re.search(rf"<{tag}>(.*?)</{tag}>", page_source, re.S)[1] for tag in ("style", "script"))
+    style, script = (
+        re.search(rf"<{tag}>(.*?)</{tag}>", page_source, re.S)[1] for tag in ("style", "script")
+    )
     policy = html.unescape(re.search(r'Content-Security-Policy" content="(.*?)">', page_source)[1])
     assert policy.startswith("default-src 'none'; ") and "unsafe" not in policy
-    assert f"style-src '{source_hash(style)}';" in policy and f"script-src '{source_hash(script)}';" in policy
+    assert (
+        f"style-src '{source_hash(style)}';" in policy
+        and f"script-src '{source_hash(script)}';" in policy
+    )
     assert not re.search(r"url\(|@import|@font-face|https?:|//", style)
-    assert not re.search(r"fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon|innerHTML|eval\(|https?:", script)
-    assert not re.findall(r"\s(?:on\w+|style)=", re.sub(r"<(script|style).*?</\1>", "", page_source, flags=re.S))
+    assert not re.search(
+        r"fetch\(|XMLHttpRequest|import\(|WebSocket|sendBeacon|innerHTML|eval\(|https?:", script
+    )
+    assert not re.findall(
+        r"\s(?:on\w+|style)=", re.sub(r"<(script|style).*?</\1>", "", page_source, flags=re.S)
+    )
 
 
 def test_the_audio_is_what_the_key_says_it_is():
@@ -87,7 +120,11 @@ def test_the_key_is_secret_and_comes_back_whole(tmp_path):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert read_key(path) == (key, digest)
     other, other_digest, _ = make_test()
-    assert other.nonce != key.nonce and other_digest != digest and not set(other.screens) & set(key.screens)
+    assert (
+        other.nonce != key.nonce
+        and other_digest != digest
+        and not set(other.screens) & set(key.screens)
+    )
     assert digest_key(path.read_bytes()) == digest and len(key.nonce) == 64
 
 
@@ -107,7 +144,9 @@ def test_clips_come_from_the_run_with_the_floors_that_its_arms_can_reach(tmp_pat
     rng = np.random.default_rng(0)
 
     def waves(_=None):
-        return [rng.uniform(-0.1, 0.1, 4000 + 10 * number).astype(np.float32) for number in range(4)]
+        return [
+            rng.uniform(-0.1, 0.1, 4000 + 10 * number).astype(np.float32) for number in range(4)
+        ]
 
     prompts = [
         SimpleNamespace(text=f"text {min(number, 2)}", clip_id=f"text {min(number, 2)}", wave=wave)
@@ -117,10 +156,14 @@ def test_clips_come_from_the_run_with_the_floors_that_its_arms_can_reach(tmp_pat
     sampled = {}
     monkeypatch.setattr(stimuli, "gather", lambda *_: material)
     monkeypatch.setattr(
-        stimuli, "floor_waves", lambda _: {"codec_floor_codes": waves(), "codec_floor_latents": waves()}
+        stimuli,
+        "floor_waves",
+        lambda _: {"codec_floor_codes": waves(), "codec_floor_latents": waves()},
     )
     monkeypatch.setattr(
-        stimuli, "read_samples", lambda path, _: sampled.setdefault(path.name, SimpleNamespace(waves=waves()))
+        stimuli,
+        "read_samples",
+        lambda path, _: sampled.setdefault(path.name, SimpleNamespace(waves=waves())),
     )
     reads = {
         "codec_floor_codes": "codes",
@@ -130,7 +173,8 @@ def test_clips_come_from_the_run_with_the_floors_that_its_arms_can_reach(tmp_pat
     }
     results = {"arms": [{"name": name, "reads": view} for name, view in reads.items()]}
     clips, rate_hz = stimuli.read_clips(config, tmp_path, results, None, 0, None)
-    assert rate_hz == RATE_HZ and [clip.prompt for clip in clips] == [0, 1, 2]  # the fourth repeats a text
+    # the fourth repeats a text
+    assert rate_hz == RATE_HZ and [clip.prompt for clip in clips] == [0, 1, 2]
     assert list(clips[0].waves) == ["real", "low_anchor", "codec_floor_codes", *config.arms]
     assert [clip.seed for clip in clips] == [3, 4, 3]
     np.testing.assert_array_equal(clips[1].waves["ar"][:3000], sampled["seed4"].waves[1][:3000])
@@ -168,7 +212,9 @@ def test_the_low_anchor_is_the_filter_of_the_recommendation():
 def test_no_length_gives_a_clip_away():
     waves = {"a": np.ones(4000, np.float32), "b": np.ones(4320, np.float32)}
     cut = cut_alike(waves, RATE_HZ, 0)
-    assert {len(wave) for wave in cut.values()} == {4000} and all(wave[-1] == 0 for wave in cut.values())
+    assert {len(wave) for wave in cut.values()} == {4000} and all(
+        wave[-1] == 0 for wave in cut.values()
+    )
     np.testing.assert_array_equal(cut["b"], cut["a"])
     assert cut["b"][:3840].min() == 1.0
     with pytest.raises(GenlabError, match=r"prompt07: a lasts 0\.25 s, the longest clip 1\.00 s"):
@@ -179,18 +225,29 @@ def test_the_command_line_merges(tmp_path, capsys):
     assert main(["listen", str(tmp_path / "nowhere")]) == 2
     assert main(["listen", str(tmp_path), "--merge", str(tmp_path / "none.json")]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "expected a run directory" in errors[0] and "no key here" in errors[1]
+    assert (
+        len(errors) == 2 and "expected a run directory" in errors[0] and "no key here" in errors[1]
+    )
 
 
-LABEL = "return document.activeElement.textContent.trim() || document.activeElement.getAttribute('aria-label') || ''"
-HEARD = "return !(document.getElementById('missing').textContent.match(/hear to the end: ([^.]*)/) || ['', ''])[1]" \
-    ".split(', ').includes(arguments[0])"  # fmt: skip
+LABEL = (
+    "return document.activeElement.textContent.trim() || "
+    "document.activeElement.getAttribute('aria-label') || ''"
+)
+HEARD = (
+    "return !(document.getElementById('missing').textContent.match(/hear to the end: ([^.]*)/) || "
+    "['', ''])[1]"
+    ".split(', ').includes(arguments[0])"
+)
 RATINGS = {"real": "End", "low_anchor": "Home", "codec_floor_codes": "Right"}
 
 
 def current(browser: Browser) -> dict:
     """Return the screen that is shown, as the page keeps it."""
-    return browser.run("const s = JSON.parse(localStorage[Object.keys(localStorage)[0]]); return s.answers[s.at] || {}")
+    return browser.run(
+        "const s = JSON.parse(localStorage[Object.keys(localStorage)[0]]); return s.answers[s.at] "
+        "|| {}"
+    )
 
 
 def tab_to(browser: Browser, label: str) -> None:
@@ -220,7 +277,10 @@ def by_keyboard(browser: Browser, key) -> None:
             browser.press(RATINGS.get(rows[clip["id"]], "Down"))
     if not is_rating:
         browser.press("Tab", " ", "Down")  # A, then one down: no difference
-    assert browser.run("return document.getElementById('missing').textContent") == "All done on this screen."
+    assert (
+        browser.run("return document.getElementById('missing').textContent")
+        == "All done on this screen."
+    )
     tab_to(browser, "Next")
     browser.press("Enter")
 
@@ -239,7 +299,8 @@ def by_mouse(browser: Browser, key) -> None:
         browser.wait(HEARD, "ABCDEF"[index - 1])
         assert browser.run("return document.getElementById('next').disabled")
         if is_rating:
-            browser.click(f"#clips li:nth-child({index}) input")  # the middle, where it stands: not yet a rating
+            # the middle, where it stands: not yet a rating
+            browser.click(f"#clips li:nth-child({index}) input")
             browser.press(RATINGS.get(row, "Down"))
     if not is_rating:
         browser.click(f"#choices label:nth-of-type({1 + 2 * rows.index(ARMS[0])})")
@@ -264,7 +325,10 @@ def test_a_listener_goes_through_by_mouse_and_keyboard(tmp_path, monkeypatch):
         assert browser.run("return document.getElementById('count').textContent") == "Screen 2 of 4"
         by_keyboard(browser, key)
         browser.click("#back")
-        assert browser.run("return document.getElementById('missing').textContent") == "All done on this screen."
+        assert (
+            browser.run("return document.getElementById('missing').textContent")
+            == "All done on this screen."
+        )
         browser.click("#next")
         by_mouse(browser, key)
         by_keyboard(browser, key)
@@ -280,12 +344,19 @@ def test_a_listener_goes_through_by_mouse_and_keyboard(tmp_path, monkeypatch):
     assert wide and log == [] and path.read_text() == shown
     merged = merge_answers([path], out)
     means = {row["row"]: row["mean"] for row in merged["mushra"]["rows"]}
-    assert means == {"real": 100, "low_anchor": 0, "codec_floor_codes": 51, ARMS[0]: 49, ARMS[1]: 49}
+    assert means == {
+        "real": 100,
+        "low_anchor": 0,
+        "codec_floor_codes": 51,
+        ARMS[0]: 49,
+        ARMS[1]: 49,
+    }
     [pair] = merged["ab"]["pairs"]
     assert (pair["prefer_a"], pair["prefer_b"], pair["ties"]) == (1, 0, 1)
     answers = json.loads(shown)
     assert all(
-        screen["seconds"] > 0 and all(clip["plays"] == 1 for clip in screen["clips"]) for screen in answers["screens"]
+        screen["seconds"] > 0 and all(clip["plays"] == 1 for clip in screen["clips"])
+        for screen in answers["screens"]
     )
     assert set(answers) == {"format", "key_sha256", "listener", "screens"}
 
@@ -295,9 +366,14 @@ def test_a_browser_that_keeps_nothing_says_so_and_works(tmp_path):
     _, digest, sealed = make_test(1, ("ab",), ARMS[:2])
     path = tmp_path / "listen.html"
     path.write_text(render_test(sealed, digest))
-    deny = "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', 'SecurityError'); }})"
+    deny = (
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('no', "
+        "'SecurityError'); }})"
+    )
     with start_browser(tmp_path / "downloads") as browser:
-        browser.post("goog/cdp/execute", cmd="Page.addScriptToEvaluateOnNewDocument", params={"source": deny})
+        browser.post(
+            "goog/cdp/execute", cmd="Page.addScriptToEvaluateOnNewDocument", params={"source": deny}
+        )
         browser.open(path)
         assert "keeps no progress" in browser.run("return document.body.innerText")
         browser.resize(390, 844)

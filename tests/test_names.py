@@ -61,12 +61,16 @@ def test_samples_replace_samples_and_nothing_else(tmp_path):
     (out / "mine.flac").write_text("recording")
     claim_samples(out, ["a.flac", "b.flac"], RUN)
     assert json.loads((out / "sampled.json").read_text()) == ["a.flac", "b.flac"]
-    with pytest.raises(GenlabError, match=r"mine\.flac: already exists, and `genlab sample` did not write it"):
+    with pytest.raises(
+        GenlabError, match=r"mine\.flac: already exists, and `genlab sample` did not write it"
+    ):
         claim_samples(out, ["mine.flac"], RUN)
 
 
 def test_samples_do_not_go_into_the_corpus(tmp_path):
-    run = SimpleNamespace(data=SimpleNamespace(corpus=SimpleNamespace(path=str(tmp_path / "corpus"))))
+    run = SimpleNamespace(
+        data=SimpleNamespace(corpus=SimpleNamespace(path=str(tmp_path / "corpus")))
+    )
     with pytest.raises(GenlabError, match="lies in the corpus"):
         claim_samples(tmp_path / "corpus" / "new", ["a.flac"], run)
     assert not (tmp_path / "corpus").exists()

@@ -47,11 +47,14 @@ def test_one_module_imports_onnxruntime():
 
 @pytest.mark.parametrize("before", ["", "import onnxruntime\n"])
 def test_reports_are_off_before_anything_is_imported(before: str, tmp_path: Path):
-    """The library use: no command line has run. An identifier below the home directory is how reports begin."""
+    """The library use: no command line has run. An identifier below the home directory is how
+    reports begin.
+    """
     guard = SocketGuard(tmp_path / "guard")
     code = f"import genlab.config\n{before}{NETWORKS}"
     command = guard.command([sys.executable, "-c", code])
-    environment = {**guard.environment(), "ORT_DISABLE_TELEMETRY": "0"}  # genlab's word counts, not an old setting
+    # genlab's word counts, not an old setting
+    environment = {**guard.environment(), "ORT_DISABLE_TELEMETRY": "0"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert guard.asked() == []
@@ -59,9 +62,13 @@ def test_reports_are_off_before_anything_is_imported(before: str, tmp_path: Path
 
 
 def test_the_guard_sees_what_it_should(tmp_path: Path):
-    """Else an empty list would prove nothing. The address is one that no machine may have (RFC 5737)."""
+    """Else an empty list would prove nothing. The address is one that no machine may have (RFC
+    5737).
+    """
     guard = SocketGuard(tmp_path / "guard")
-    code = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
+    code = (
+        "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('192.0.2.1', 9))"
+    )
     subprocess.run([sys.executable, "-c", code], env=guard.environment(), timeout=60)
     assert any("192.0.2.1" in line for line in guard.asked())
 
@@ -81,12 +88,22 @@ def test_no_command_asks_for_another_machine(tmp_path: Path):
         ["sample", arm, "--prompts", "2", "--out", samples],
     ]
     guard = SocketGuard(tmp_path / "guard")
-    environment = {**guard.environment(), "GENLAB_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **guard.environment(),
+        "GENLAB_CACHE": str(tmp_path / "cache"),
+        "JAX_PLATFORMS": "cpu",
+    }
     command = guard.command([sys.executable, "-c", COMMANDS, json.dumps(commands)])
     done = subprocess.run(
-        command, env={**environment, "XLA_FLAGS": ""}, capture_output=True, text=True, timeout=600, cwd=tmp_path
+        command,
+        env={**environment, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
     assert guard.asked() == []
-    # Neither an identifier nor a record of use: commands write where they are told to, and nowhere else.
+    # Neither an identifier nor a record of use: commands write where they are told to, and nowhere
+    # else.
     assert os.listdir(tmp_path / "guard" / "home") == []

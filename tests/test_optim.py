@@ -6,7 +6,13 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.nets.param import matrix, rules_of, vector
-from genlab.training.optim import OptimConfig, build_optimizer, decay_tree, learning_rate, update_ema
+from genlab.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    decay_tree,
+    learning_rate,
+    update_ema,
+)
 
 
 class Net(nnx.Module):
@@ -22,7 +28,8 @@ class Net(nnx.Module):
 
 
 DECAYS = {
-    "layers": {"kernel": True, "bias": False},  # the bias of stacked layers is 2-D and must not decay
+    # the bias of stacked layers is 2-D and must not decay
+    "layers": {"kernel": True, "bias": False},
     "blocks": {0: {"kernel": True, "bias": False}},
     "norm": {"scale": False, "bias": False},
     "up_bias": False,
@@ -65,7 +72,9 @@ def test_schedule_reaches_its_points():
     assert 0 < rate(0) < rate(5) < rate(10) == pytest.approx(2.0)
     assert rate(100) == pytest.approx(0.5)
     assert rate(55) == pytest.approx(2.0 * (0.25 + 0.75 * 0.5))
-    linear = learning_rate(OptimConfig(peak_lr=1.0, warmup_fraction=0.0, final_fraction=0.0, decay="linear"), 11)
+    linear = learning_rate(
+        OptimConfig(peak_lr=1.0, warmup_fraction=0.0, final_fraction=0.0, decay="linear"), 11
+    )
     np.testing.assert_allclose([linear(0), linear(5), linear(10)], [1.0, 0.5, 0.0])
     constant = learning_rate(OptimConfig(peak_lr=1.0, warmup_fraction=0.0, decay="constant"), 10)
     assert constant(9) == 1.0

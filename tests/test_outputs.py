@@ -130,7 +130,9 @@ def test_another_training_is_refused_and_the_config_stays(tmp_path: Path):
     (tmp_path / "checkpoints/5").mkdir(parents=True)
     check_same_training(run, tmp_path)
     check_same_training(run.override(["arm.sampler.temperature=0.5", "settings.keep=2"]), tmp_path)
-    with pytest.raises(ConfigError, match=r"backbone.width=64: the run was made with 32; use another --out"):
+    with pytest.raises(
+        ConfigError, match=r"backbone.width=64: the run was made with 32; use another --out"
+    ):
         check_same_training(run.override(["backbone.width=64"]), tmp_path)
     with pytest.raises(ConfigError, match=r"arm.decoder.kind='masked': the run was made with 'ar'"):
         check_same_training(make_comparison().run("masked", 0, steps=5), tmp_path)

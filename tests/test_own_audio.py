@@ -1,4 +1,6 @@
-"""docs/own_audio.md: its commands run as they stand, and its table names what the readers accept."""
+"""docs/own_audio.md: its commands run as they stand, and its table
+names what the readers accept.
+"""
 
 import json
 import os
@@ -17,11 +19,13 @@ from genlab.data.table import ALIASES, SPLIT_ALIASES
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "own_audio.md").read_text()
 NUMBERS = "zero one two three four five six seven eight nine".split()
-# What makes the comparison of the page small enough for a test; everything else is as the page says.
+# What makes the comparison of the page small enough for a test; everything else is as the page
+# says.
 SMALL = (
     "budget.mode=iso_step budget.train_flops=null budget.steps=6 batch_size=2 num_prompts=4 "
     "backbone.width=16 backbone.layers=1 backbone.heads=2 "
-    "evaluation.dnsmos_clips=1 evaluation.reference_clips=8 evaluation.score_draws=2 evaluation.energy_draws=0"
+    "evaluation.dnsmos_clips=1 evaluation.reference_clips=8 evaluation.score_draws=2 "
+    "evaluation.energy_draws=0"
 ).split()
 
 
@@ -40,7 +44,9 @@ def record(folder: Path, count: int) -> None:
         time_s = np.arange(14_000 + 400 * (number % 8)) / 16_000
         speaker, pitch_hz = (("alice", 210), ("bob", 120))[number % 2]
         hum = np.sin(2 * np.pi * (pitch_hz * time_s + 3 * np.sin(2 * np.pi * 3 * time_s)))
-        wave = 0.2 * hum * (0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s)) + 0.01 * rng.standard_normal(len(time_s))
+        wave = 0.2 * hum * (
+            0.6 + 0.4 * np.sin(2 * np.pi * 4 * time_s)
+        ) + 0.01 * rng.standard_normal(len(time_s))
         soundfile.write(folder / f"clips/{number:03}.wav", wave, 16_000)
         text = f"{NUMBERS[number % 10]} {NUMBERS[number * 7 % 10]} {NUMBERS[number // 10]}"
         lines.append(f"clips/{number:03}.wav,{text},{speaker}")
@@ -53,22 +59,37 @@ def test_the_commands_of_the_page_run(tmp_path: Path):
     table = tmp_path / "my_audio" / "table.csv"
     table.write_text(table.read_text() + "clips/broken.wav,one,alice\n")
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    environment = {**os.environ, "GENLAB_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    environment = {
+        **os.environ,
+        "GENLAB_CACHE": str(tmp_path / "cache"),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+    }
+    environment["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
+    )
     printed = []
     look, compare = blocks_of("sh")
     for block, more in ((look, []), (compare, ["data.corpus.test_fraction=0.2", *SMALL])):
         program, *arguments = shlex.split(block)
         assert program == "genlab"
         command = [sys.executable, "-m", "genlab.cli", *arguments, *more]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         printed.append(done.stdout)
         assert ("clips/broken.wav" in done.stderr) == (block is compare)  # each says it somewhere
     assert printed[0].count("clips/broken.wav") == 1
-    assert "40 clips" in printed[0] and "2 speakers" in printed[0] and "clips/broken.wav" in printed[0]
+    assert (
+        "40 clips" in printed[0] and "2 speakers" in printed[0] and "clips/broken.wav" in printed[0]
+    )
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())
-    assert [arm["name"] for arm in results["arms"] if arm["params"]] == ["ar", "masked", "diffusion"]
+    assert [arm["name"] for arm in results["arms"] if arm["params"]] == [
+        "ar",
+        "masked",
+        "diffusion",
+    ]
     assert (tmp_path / "runs/mine/report.html").exists()
 
 
@@ -76,4 +97,6 @@ def test_the_table_names_every_format_column_and_split():
     for known in (*FORMATS, *ALIASES, *SPLIT_ALIASES, *SPLIT_ALIASES.values()):
         assert f"`{known}`" in PAGE, known
     for field, aliases in ALIASES.items():
-        assert not aliases or f"| `{field}` | {', '.join(f'`{alias}`' for alias in aliases)} |" in PAGE
+        assert (
+            not aliases or f"| `{field}` | {', '.join(f'`{alias}`' for alias in aliases)} |" in PAGE
+        )

@@ -1,4 +1,6 @@
-"""A decoder and a mixer in a file outside the package: named by config.json, hashed, refused, checked, compared."""
+"""A decoder and a mixer in a file outside the package: named by config.json, hashed, refused,
+checked, compared.
+"""
 
 import json
 import shutil
@@ -39,7 +41,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def with_classes() -> object:
-    return load_experiment("mine.py", ("backbone.mixer.kind=mixer.py:ShortConvolution", "backbone.mixer.reach=5"))
+    return load_experiment(
+        "mine.py", ("backbone.mixer.kind=mixer.py:ShortConvolution", "backbone.mixer.reach=5")
+    )
 
 
 def test_json_names_the_file_and_the_class_and_gives_the_same_config(place):
@@ -50,14 +54,20 @@ def test_json_names_the_file_and_the_class_and_gives_the_same_config(place):
     assert config.arms["once"].decoder.kind == "once" and config.backbone.mixer.reach == 5
     checkpoint.write_config(place / "run", values)
     assert set(json.loads((place / "run/code.json").read_text())) == {
-        "mine.py:OnceConfig", "mine.py:OnceSampler", "mixer.py:ShortConvolution",
-    }  # fmt: skip
+        "mine.py:OnceConfig",
+        "mine.py:OnceSampler",
+        "mixer.py:ShortConvolution",
+    }
     again = load_experiment(place / "run", trust_code=True)
     assert again == config and again.digest() == config.digest()
 
 
 def test_the_hash_is_of_the_source_and_not_of_the_place(place):
-    before = with_classes().digest(), load_experiment("mixer.py").digest(), make_comparison().digest()
+    before = (
+        with_classes().digest(),
+        load_experiment("mixer.py").digest(),
+        make_comparison().digest(),
+    )
     (place / "elsewhere").mkdir()
     shutil.move("mixer.py", "elsewhere/mixer.py")
     assert load_experiment("elsewhere/mixer.py").digest() == before[1]
@@ -65,21 +75,31 @@ def test_the_hash_is_of_the_source_and_not_of_the_place(place):
     with open("mine.py", "a") as file:
         file.write("# another decoder\n")
     shutil.move("elsewhere/mixer.py", "mixer.py")
-    assert with_classes().digest() != before[0] and arm_key(load_experiment("mine.py"), "once") != key
+    assert (
+        with_classes().digest() != before[0] and arm_key(load_experiment("mine.py"), "once") != key
+    )
     assert make_comparison().digest() == before[2]
 
 
 def test_a_config_json_runs_no_class_by_itself(place):
     checkpoint.write_config(place / "run", with_classes().to_dict())
-    with pytest.raises(ConfigError, match=r"mixer.kind='mixer.py:ShortConvolution' is a Python file.*--trust-code"):
+    with pytest.raises(
+        ConfigError, match=r"mixer.kind='mixer.py:ShortConvolution' is a Python file.*--trust-code"
+    ):
         load_experiment(place / "run")
-    named = trust.texts_of([f"any={json.dumps(text)}" for text in json.loads(Path("run/code.json").read_text())])
+    named = trust.texts_of(
+        [f"any={json.dumps(text)}" for text in json.loads(Path("run/code.json").read_text())]
+    )
     assert load_experiment(place / "run", named=named).backbone.mixer.reach == 5
     with open("mixer.py", "a") as file:
         file.write("raise SystemExit('must not run')\n")
-    with pytest.raises(ConfigError, match=r"backbone.mixer.kind='mixer.py:ShortConvolution' has changed since"):
+    with pytest.raises(
+        ConfigError, match=r"backbone.mixer.kind='mixer.py:ShortConvolution' has changed since"
+    ):
         load_experiment(place / "run", trust_code=True)
-    with pytest.raises(ConfigError, match=r"mixer: kind='gone.py:Pool' is code, and no class of that name"):
+    with pytest.raises(
+        ConfigError, match=r"mixer: kind='gone.py:Pool' is code, and no class of that name"
+    ):
         BackboneConfig.from_dict({"mixer": {"kind": "gone.py:Pool"}})
 
 
@@ -89,7 +109,10 @@ def test_a_class_in_a_module_is_named_by_it_and_needs_the_same_word(place, monke
     monkeypatch.syspath_prepend(place)
     override = "backbone.mixer.kind=my_package.mixers:ShortConvolution"
     config = load_experiment("mine.py", (override,))
-    assert config.to_dict()["backbone"]["mixer"] == {"kind": "my_package.mixers:ShortConvolution", "reach": 3}
+    assert config.to_dict()["backbone"]["mixer"] == {
+        "kind": "my_package.mixers:ShortConvolution",
+        "reach": 3,
+    }
     checkpoint.write_config(place / "run", config.to_dict())
     with pytest.raises(ConfigError, match=r"is a Python file|is a class in a Python module"):
         load_experiment(place / "run", named=["mine.py:OnceConfig", "mine.py:OnceSampler"])
@@ -100,14 +123,20 @@ def test_a_class_in_a_module_is_named_by_it_and_needs_the_same_word(place, monke
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["backbone.mixer.kind=mixer.py:Nothing"], "expected a class Nothing derived from genlab.config.Config"),
+        (
+            ["backbone.mixer.kind=mixer.py:Nothing"],
+            "expected a class Nothing derived from genlab.config.Config",
+        ),
         (["backbone.mixer.kind=none.py:Pool"], "backbone.mixer.kind='none.py:Pool': no such file"),
         (["backbone.mixer.kind=no_such_module:Pool"], "No module named 'no_such_module'"),
         (["backbone.mixer.kind=mine.py:OnceConfig"], "OnceConfig lacks chooses, empty, flops"),
-        ([f"{MIXER}=mixer.py:ShortConvolution", "backbone.mixer.reac=2"], "did you mean 'backbone.mixer.reach'"),
+        (
+            [f"{MIXER}=mixer.py:ShortConvolution", "backbone.mixer.reac=2"],
+            "did you mean 'backbone.mixer.reach'",
+        ),
         (["arms.once.sampler.kind=ar"], "sampler.kind='ar' cannot sample decoder.kind='once'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_told_in_one_line(overrides, told, place, capsys):
     assert cli.main(["budget", "mine.py", *overrides]) == 2
     [line] = capsys.readouterr().err.splitlines()
@@ -128,7 +157,9 @@ class Renamed(ARConfig):
 
 
 def test_a_subclass_needs_a_kind_of_its_own():
-    with pytest.raises(ValueError, match=r"Keeps has the kind 'ar' of ARConfig.*give it a kind of its own"):
+    with pytest.raises(
+        ValueError, match=r"Keeps has the kind 'ar' of ARConfig.*give it a kind of its own"
+    ):
         Arm(decoder=Keeps(), sampler=ARSampler())
 
     class Inside(PlainMixer):
@@ -137,7 +168,8 @@ def test_a_subclass_needs_a_kind_of_its_own():
     with pytest.raises(ValueError, match=r"not at the top level of its file"):
         BackboneConfig(mixer=Inside())
     digests = {
-        Arm(decoder=decoder, sampler=ARSampler()).digest() for decoder in (ARConfig(), *map(renamed, (0.0, 1.0)))
+        Arm(decoder=decoder, sampler=ARSampler()).digest()
+        for decoder in (ARConfig(), *map(renamed, (0.0, 1.0)))
     }
     assert len(digests) == 3
 
@@ -178,9 +210,15 @@ def test_the_check_names_what_is_broken(place, capsys):
     (place / "broken.py").write_text(BROKEN)
     assert cli.main(["check", "broken.py:Looks"]) == 1
     told = capsys.readouterr().out
-    assert "FAILED  batch mates and padding move nothing: another clip in the batch moves a frame" in told
+    assert (
+        "FAILED  batch mates and padding move nothing: another clip in the batch moves a frame"
+        in told
+    )
     assert "FAILED  the past does not see the future: frame [0] moves when frame 8 changes" in told
-    assert "FAILED  step by step is the same as at once" in told and "ok      frames keep their shape" in told
+    assert (
+        "FAILED  step by step is the same as at once" in told
+        and "ok      frames keep their shape" in told
+    )
     assert cli.main(["check", "broken.py:Reversed"]) == 2
     assert "expected a class Reversed derived from genlab.config.Config" in capsys.readouterr().err
 
@@ -194,16 +232,32 @@ def test_the_classes_of_the_documentation_keep_every_promise(name):
 def test_own_arms_are_compared_gone_on_with_and_reported(place, monkeypatch, capsys):
     """One real comparison: the decoder of one file as an arm, on the mixer of another."""
     small = [
-        "backbone.width=16", "backbone.layers=1", "num_prompts=2", "batch_size=4", "budget.steps=4",
-        "evaluation.dnsmos_clips=0", "evaluation.reference_clips=6", "evaluation.energy_draws=0",
-    ]  # fmt: skip
-    words = ["compare", "mine.py", *small, "backbone.mixer.kind=mixer.py:ShortConvolution", "--out", "run"]
+        "backbone.width=16",
+        "backbone.layers=1",
+        "num_prompts=2",
+        "batch_size=4",
+        "budget.steps=4",
+        "evaluation.dnsmos_clips=0",
+        "evaluation.reference_clips=6",
+        "evaluation.energy_draws=0",
+    ]
+    words = [
+        "compare",
+        "mine.py",
+        *small,
+        "backbone.mixer.kind=mixer.py:ShortConvolution",
+        "--out",
+        "run",
+    ]
     monkeypatch.setenv("GENLAB_CACHE", str(place / "cache"))
     assert cli.main(words) == 0
     results = json.loads(Path("run/results.json").read_text())
     once = next(arm for arm in results["arms"] if arm["name"] == "once")
     assert once["family"] == "once" and once["network_calls"] == 1 and once["train_flops"] > 0
-    assert once["scores"]["bits_per_s"]["validity"] == "exact" and 2500 < once["scores"]["bits_per_s"]["value"] < 4400
+    assert (
+        once["scores"]["bits_per_s"]["validity"] == "exact"
+        and 2500 < once["scores"]["bits_per_s"]["value"] < 4400
+    )
     assert "once" in Path("run/report.html").read_text()
     assert cli.main(words) == 0  # finished: nothing is made again
     assert json.loads(Path("run/results.json").read_text()) == results

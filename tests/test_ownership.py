@@ -1,4 +1,6 @@
-"""A run directory is genlab's own, new, or refused; nothing is changed behind a link that leads out."""
+"""A run directory is genlab's own, new, or refused; nothing is changed behind a link that leads
+out.
+"""
 
 import hashlib
 import json
@@ -19,15 +21,22 @@ from genlab.sweeps.runs import find_prunable, run_directory, write_page
 
 
 def tree(path):
-    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-def test_a_directory_with_somebodys_own_file_of_such_a_name_is_refused_and_stays_as_it_is(tmp_path, name):
+def test_a_directory_with_somebodys_own_file_of_such_a_name_is_refused_and_stays_as_it_is(
+    tmp_path, name
+):
     (tmp_path / name).write_text('{"state": "of my own", "width": 3}')
     (tmp_path / ".diary.999999.tmp").write_text("mine")
     before = tree(tmp_path)
-    with pytest.raises(GenlabError, match=f"{name}: already exists, and genlab did not make it"), lock_run(tmp_path):
+    with (
+        pytest.raises(GenlabError, match=f"{name}: already exists, and genlab did not make it"),
+        lock_run(tmp_path),
+    ):
         pass
     with pytest.raises(GenlabError, match="genlab did not make it"):
         write_config(tmp_path, make_comparison().to_dict())
@@ -39,7 +48,11 @@ def test_a_directory_with_other_files_is_used_and_they_stay(tmp_path):
     (tmp_path / ".notes.999999.tmp").write_text("mine")
     with lock_run(tmp_path):
         write_config(tmp_path, make_comparison().to_dict())
-    assert (tmp_path / "notes.txt").read_text() == (tmp_path / ".notes.999999.tmp").read_text() == "mine"
+    assert (
+        (tmp_path / "notes.txt").read_text()
+        == (tmp_path / ".notes.999999.tmp").read_text()
+        == "mine"
+    )
 
 
 @pytest.mark.parametrize("begin", ["lock", "empty lock", "config", "status"])
@@ -59,7 +72,9 @@ def test_what_genlab_has_begun_goes_on(tmp_path, begin):
     assert is_ours(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["lock", "arms/ar/seed0/batch_hashes.txt", "checkpoints", "floors", "arms/ar"])
+@pytest.mark.parametrize(
+    "name", ["lock", "arms/ar/seed0/batch_hashes.txt", "checkpoints", "floors", "arms/ar"]
+)
 def test_a_link_out_of_a_run_directory_is_refused_before_anything_is_written(tmp_path, name):
     run_dir, mine = tmp_path / "run", tmp_path / "mine"
     (mine / "2019").mkdir(parents=True)
@@ -85,7 +100,9 @@ def test_links_inside_a_run_directory_and_to_it_are_followed(tmp_path):
 
 
 def test_prepared_outputs_are_not_moved_behind_a_link(tmp_path):
-    """A stranger's run directory could replace any file by name: staged outputs are moved into place as they lie."""
+    """A stranger's run directory could replace any file by name: staged outputs are moved into
+    place as they lie.
+    """
     run_dir, mine = tmp_path / "run", tmp_path / "ssh"
     mine.mkdir()
     (mine / "authorized_keys").write_text("mine")
@@ -123,7 +140,9 @@ def test_prune_deletes_nothing_behind_a_link(tmp_path):
         write_page(sweep, out)
 
 
-@pytest.mark.parametrize("name", ["report.html", "report.md", "figure.svg", "findings.json", "hparams", "runs"])
+@pytest.mark.parametrize(
+    "name", ["report.html", "report.md", "figure.svg", "findings.json", "hparams", "runs"]
+)
 def test_a_sweep_begins_in_no_directory_where_its_report_would_replace_a_file(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(GenlabError, match=f"{name}: already exists, and no sweep made it"):
@@ -150,5 +169,6 @@ def test_runs_and_samples_among_the_recordings_are_not_read_as_recordings(tmp_pa
     found = [path.relative_to(tmp_path).as_posix() for path in walk_files(tmp_path, [], notes)]
     assert found == ["a.flac", "ann/b.flac", "x/c.flac", "x/config.json"]
     assert sorted(notes) == [
-        f"{name}: what genlab made in a run, not recordings; not read" for name in ("runs/r1", "said")
+        f"{name}: what genlab made in a run, not recordings; not read"
+        for name in ("runs/r1", "said")
     ]

@@ -31,19 +31,26 @@ def test_without_dropped_conditions_nothing_is_guided_and_the_smallest_grid_coun
     condition = config.condition.model_copy(update={"dropout": 0.0})
     settings = list_settings(config.model_copy(update={"arms": arms, "condition": condition}))
     assert {setting.sampler.guidance for of_arm in settings.values() for setting in of_arm} == {1.0}
-    assert {len(of_arm) for of_arm in settings.values()} == {3}  # a quarter, half and all of diffusion's steps
+    # a quarter, half and all of diffusion's steps
+    assert {len(of_arm) for of_arm in settings.values()} == {3}
 
 
 def entries_of(shares, costs, seeds=3, words=20, prompts=40):
-    """Entries of settings with these error rates: prompts and seeds move all settings alike, and words are many."""
+    """Entries of settings with these error rates: prompts and seeds move all settings alike, and
+    words are many.
+    """
     rng = np.random.default_rng(0)
     hard = rng.normal(0, 0.02, prompts)[None, :] + rng.normal(0, 0.01, seeds)[:, None]
     values = {}
     for name, share in shares.items():
         errors = rng.binomial(words, np.clip(share + hard, 0, 1)).astype(float).ravel()
         runs = tuple(np.repeat(range(seeds), prompts).tolist())
-        values[name] = ClipValues(errors, np.full(len(errors), float(words)), tuple(range(prompts)) * seeds, runs=runs)
-    return _judge("ar", values, {name: dict.fromkeys(COSTS, cost) for name, cost in costs.items()}, 0)
+        values[name] = ClipValues(
+            errors, np.full(len(errors), float(words)), tuple(range(prompts)) * seeds, runs=runs
+        )
+    return _judge(
+        "ar", values, {name: dict.fromkeys(COSTS, cost) for name, cost in costs.items()}, 0
+    )
 
 
 def test_a_dearer_and_surely_worse_setting_is_dropped_and_no_other():
@@ -58,7 +65,9 @@ def test_a_dearer_and_surely_worse_setting_is_dropped_and_no_other():
 def test_luck_drops_nothing():
     dropped = 0
     for prompts in range(20, 60):
-        entries = entries_of(dict.fromkeys("abcde", 0.2), dict(zip("abcde", range(1, 6))), prompts=prompts)
+        entries = entries_of(
+            dict.fromkeys("abcde", 0.2), dict(zip("abcde", range(1, 6))), prompts=prompts
+        )
         dropped += any(entry["dominated_by"]["latency_s"] for entry in entries)
     assert dropped <= 5  # 5 % of 40, and three deviations of chance
 
@@ -67,9 +76,17 @@ def test_the_report_draws_the_fronts_and_lists_every_setting():
     entries = entries_of({"own setting": 0.1, "steps 6": 0.5}, {"own setting": 10, "steps 6": 20})
     results = {**make_results(3), "pareto": entries}
     section = str(fronts_section(results))
-    assert section.count('<svg class="plot"') == len(COSTS) and section.count('class="front"') == len(COSTS)
-    assert "steps 6" in section and "every cost" in section and section.count('class="arm0 beaten"') == len(COSTS)
+    assert section.count('<svg class="plot"') == len(COSTS) and section.count(
+        'class="front"'
+    ) == len(COSTS)
+    assert (
+        "steps 6" in section
+        and "every cost" in section
+        and section.count('class="arm0 beaten"') == len(COSTS)
+    )
     assert "--pareto" not in section and "--pareto" in str(fronts_section(make_results(3)))
     assert 'id="fronts"' in render_page(results, make_ledger(), [])
     rows = format_fronts(entries)
-    assert rows[1][-1] == "all" and rows[2][-1] == "none" and rows[1][2] == pytest.approx(rows[1][2])
+    assert (
+        rows[1][-1] == "all" and rows[2][-1] == "none" and rows[1][2] == pytest.approx(rows[1][2])
+    )

@@ -1,4 +1,6 @@
-"""Previews: the same prompts of every arm at the same shares of training, and training none the wiser."""
+"""Previews: the same prompts of every arm at the same shares of training, and training none the
+wiser.
+"""
 
 import time
 
@@ -47,7 +49,9 @@ def test_watching_changes_no_bit_and_is_not_timed(tmp_path):
 def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GENLAB_CACHE", str(tmp_path_factory.getbasetemp() / "previews_cache"))
-        config = make_comparison("data.num_frames=96", "data.corpus.minutes=1.5", "settings.previews=2")
+        config = make_comparison(
+            "data.num_frames=96", "data.corpus.minutes=1.5", "settings.previews=2"
+        )
         yield config, gather(config, lambda *args: None), tmp_path_factory.mktemp("previews")
 
 
@@ -74,7 +78,9 @@ def test_every_arm_is_heard_under_the_same_tags_at_the_same_steps(place):
         assert all(sorted(found) == expected for found in steps.values())
     grid = EventAccumulator(str(out / "grid"), size_guidance={"tensors": 0}).Reload()
     assert set(grid.Tags()["tensors"]) == {f"{tag}_mel" for tag in tags}
-    waves = [read_wave(out / name / "at100" / "prompt00.flac") for name in ("real", "codec_floor_codes")]
+    waves = [
+        read_wave(out / name / "at100" / "prompt00.flac") for name in ("real", "codec_floor_codes")
+    ]
     mels = [log_mel_db(wave[: min(map(len, waves))]).ravel() for wave in waves]
     assert np.corrcoef(*mels)[0, 1] > 0.8
     assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 5e6

@@ -80,8 +80,12 @@ def test_the_callable_form_begins_updates_and_ends_a_stage(clock):
     with Progress(stream, clock=clock) as progress:
         for done in range(1, 4):
             progress("render corpus", done, 3)
-        progress("render corpus", 3, 3)  # a caller that repeats the last step must not begin the stage anew
-    assert stream.getvalue().splitlines() == ["render corpus: 0/3", "render corpus: done, 3 in 0:00"]
+        # a caller that repeats the last step must not begin the stage anew
+        progress("render corpus", 3, 3)
+    assert stream.getvalue().splitlines() == [
+        "render corpus: 0/3",
+        "render corpus: done, 3 in 0:00",
+    ]
 
 
 def test_a_stage_without_total_counts_and_ends_when_told(clock):
@@ -125,7 +129,9 @@ def test_an_ascii_stream_is_no_reason_to_fail(clock):
 
 
 def _on_a_terminal(script: str, **environment: str) -> str:
-    """Run `script` with a pseudo-terminal as standard error and return what the terminal received."""
+    """Run `script` with a pseudo-terminal as standard error and
+    return what the terminal received.
+    """
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],
@@ -139,7 +145,8 @@ def _on_a_terminal(script: str, **environment: str) -> str:
     while True:
         try:
             chunk = os.read(leader, 65536)
-        except OSError:  # Linux reports the closed end of a pseudo-terminal as an input/output error
+        # Linux reports the closed end of a pseudo-terminal as an input/output error
+        except OSError:
             break
         if not chunk:
             break

@@ -1,4 +1,6 @@
-"""The main job on somebody else's codec: Mimi's architecture at a toy size, from files as they are published."""
+"""The main job on somebody else's codec: Mimi's architecture at a toy size, from files as they are
+published.
+"""
 
 import json
 import os
@@ -11,13 +13,16 @@ import soundfile
 from mimi_toys import MICRO, PUBLISHED, write_mimi
 from test_compare import TINY, run_compare
 
-# A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of steps.
+# A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of
+# steps.
 SMALLER = ("data.num_frames=32", "budget.train_flops=1e9")
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A directory with a random Mimi as it would be downloaded, and the config of a tiny comparison."""
+    """A directory with a random Mimi as it would be downloaded, and the config of a tiny
+    comparison.
+    """
     folder = tmp_path_factory.mktemp("published")
     convolutions = MICRO.convolutions.model_copy(update={"ratios": (8, 6, 5, 4)})
     values = {**PUBLISHED, "upsampling_ratios": [8, 6, 5, 4], "frame_rate": 12.5}
@@ -44,18 +49,31 @@ def test_load_of_a_directory_without_weights_is_one_line(tmp_path):
     (tmp_path / "model.bin").write_bytes(b"pickle")
     done = genlab("codec", "load", "mimi", "--weights", tmp_path)
     assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1 and "a pickle, which is never read" in done.stderr
+    assert (
+        len(done.stderr.strip().splitlines()) == 1
+        and "a pickle, which is never read" in done.stderr
+    )
 
 
 def test_the_main_job_runs_on_it(place):
     process = run_compare(
-        place / "tiny.py", place / "run", place / "cache", f"data.codec=mimi:{place / 'mimi'}", *SMALLER
+        place / "tiny.py",
+        place / "run",
+        place / "cache",
+        f"data.codec=mimi:{place / 'mimi'}",
+        *SMALLER,
     )
     _, err = process.communicate(timeout=900)
     assert process.returncode == 0, err[-2000:]
     results = json.loads((place / "run" / "results.json").read_text())
     assert results["codec"]["sample_rate_hz"] == 24_000
-    assert {arm["name"] for arm in results["arms"]} >= {"ar", "masked", "diffusion", "real", "codec_floor_codes"}
+    assert {arm["name"] for arm in results["arms"]} >= {
+        "ar",
+        "masked",
+        "diffusion",
+        "real",
+        "codec_floor_codes",
+    }
     for path in sorted((place / "run" / "arms").glob("*/seed0/samples/*.flac")):
         wave, rate = soundfile.read(path)
         assert rate == 16_000 and np.isfinite(wave).all() and len(wave) > 8_000

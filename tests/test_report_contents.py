@@ -1,4 +1,6 @@
-"""What a reader of the report meets: scores and players first, a list of contents, dots, curves, and no blank rows."""
+"""What a reader of the report meets: scores and players first, a list of contents, dots, curves,
+and no blank rows.
+"""
 
 import re
 
@@ -29,7 +31,16 @@ def sections_of(page) -> list[str]:
 def test_scores_and_players_come_before_the_ledger_and_the_contents_name_every_section():
     page = render_page(make_results(), make_ledger(), make_clips(), curves=CURVES)
     sections = sections_of(page)
-    assert sections == ["scores", "listen", "cost", "ledger", "controls", "training", "method", "reproduce"]
+    assert sections == [
+        "scores",
+        "listen",
+        "cost",
+        "ledger",
+        "controls",
+        "training",
+        "method",
+        "reproduce",
+    ]
     contents = str(page).split('<nav class="contents"')[1].split("</nav>")[0]
     assert re.findall(r'href="#([a-z]+)"', contents) == sections
 
@@ -45,7 +56,9 @@ def test_a_section_without_content_is_left_out_and_its_command_is_named_at_the_e
 def test_fewer_prompts_than_all_are_counted():
     shown = render_page(make_results(), make_ledger(), make_clips(count=2), num_prompts=32)
     assert "2 of 32 prompts; TensorBoard" in shown and "Every prompt" not in shown
-    assert "Every prompt of the comparison." in render_page(make_results(), make_ledger(), make_clips(count=2))
+    assert "Every prompt of the comparison." in render_page(
+        make_results(), make_ledger(), make_clips(count=2)
+    )
 
 
 def test_the_scores_of_a_clip_stand_beside_its_player():
@@ -54,14 +67,19 @@ def test_the_scores_of_a_clip_stand_beside_its_player():
     row = PromptRow("prompt00", "a", "s", 0, {"ar": wave, "masked": wave}, scores=marks)
     page = str(render_page(make_results(), make_ledger(), [row]))
     clips = page.split('<figure class="clip"')[1:]
-    assert "<b>0.250</b> Word error (grammar)" in clips[0] and "<b>0.812</b> Speaker similarity" in clips[0]
+    assert (
+        "<b>0.250</b> Word error (grammar)" in clips[0]
+        and "<b>0.812</b> Speaker similarity" in clips[0]
+    )
     assert 'class="marks"' not in clips[1]
 
 
 def test_every_row_of_a_score_is_a_dot_with_its_interval():
     results = make_results(3)
     for arm, seeds in (("ar", [0.1, 0.11, 0.09]), ("masked", [0.1])):
-        next(a for a in results["arms"] if a["name"] == arm)["scores"]["wer_grammar"]["by_seed"] = seeds
+        next(a for a in results["arms"] if a["name"] == arm)["scores"]["wer_grammar"]["by_seed"] = (
+            seeds
+        )
     results["arms"][4]["scores"]["bits_per_s"] = results["arms"][3]["scores"]["bits_per_s"] | {
         "validity": "upper bound"
     }
@@ -94,7 +112,9 @@ def test_a_value_that_is_not_finite_draws_no_dot(value):
 def test_losses_of_different_families_are_drawn_apart():
     plots = str(training_plots(make_results(), CURVES))
     assert plots.count("<svg ") == 2 and plots.count('class="curve"') == 3
-    assert "Training loss, nats per code" in plots and "Training loss, nats per hidden code" in plots
+    assert (
+        "Training loss, nats per code" in plots and "Training loss, nats per hidden code" in plots
+    )
     assert describe_loss("valid/loss_latent_ar_mse", "latent_ar") == "Validation loss, mse"
     assert training_plots(make_results(), {}) == ""
 
@@ -102,9 +122,13 @@ def test_losses_of_different_families_are_drawn_apart():
 def test_hostile_names_stay_text_in_contents_dots_and_curves(tmp_path):
     results = make_results()
     results["arms"][3] |= {"title": EVIL}
-    results["arms"][3]["scores"][EVIL] = results["arms"][3]["scores"]["wer_grammar"] | {"unit": EVIL}
+    results["arms"][3]["scores"][EVIL] = results["arms"][3]["scores"]["wer_grammar"] | {
+        "unit": EVIL
+    }
     curves = {"ar": [{f"train/loss_{EVIL}": [(1, 1.0), (2, 2.0)]}]}
-    row = PromptRow("p", "t", "s", None, {"ar": np.zeros(99, np.float32)}, scores={"ar": {EVIL: 1.0}})
+    row = PromptRow(
+        "p", "t", "s", None, {"ar": np.zeros(99, np.float32)}, scores={"ar": {EVIL: 1.0}}
+    )
     page = Page(write_report(tmp_path, results, make_ledger(), [row], curves=curves).read_text())
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
@@ -133,7 +157,9 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(tmp_path):
 @needs_browser
 def test_a_phone_shows_no_blank_rows_and_nothing_wider_than_itself(tmp_path):
     ledger = make_ledger()
-    ledger["rows"][0]["note"] = "hash over the batches of all seeds, in the order in which every arm saw them " * 4
+    ledger["rows"][0]["note"] = (
+        "hash over the batches of all seeds, in the order in which every arm saw them " * 4
+    )
     path = write_report(tmp_path, make_results(), ledger, make_clips(), curves=CURVES)
     with start_browser(tmp_path / "browser") as browser:
         browser.resize(390, 844)
@@ -141,6 +167,7 @@ def test_a_phone_shows_no_blank_rows_and_nothing_wider_than_itself(tmp_path):
         assert browser.run("return document.documentElement.scrollWidth") <= 390
         # A row was as tall as its note, which stood outside the screen.
         rights = browser.run(
-            "return [...document.querySelectorAll('.ledger td')].map(cell => cell.getBoundingClientRect().right)"
+            "return [...document.querySelectorAll('.ledger td')].map(cell => "
+            "cell.getBoundingClientRect().right)"
         )
         assert rights and max(rights) <= 390

@@ -1,4 +1,6 @@
-"""How the report words numbers: as many digits as an interval supports, and quantities that read well."""
+"""How the report words numbers: as many digits as an interval supports, and quantities that read
+well.
+"""
 
 import pytest
 
@@ -28,7 +30,11 @@ def test_numbers_show_the_digits_their_interval_supports(value, low, high, expec
 
 
 def test_quantities_and_durations_read_well():
-    assert [format_quantity(x, "FLOP") for x in (1.234e15, 999.0, None)] == ["1.23 PFLOP", "999 FLOP", "\N{EN DASH}"]
+    assert [format_quantity(x, "FLOP") for x in (1.234e15, 999.0, None)] == [
+        "1.23 PFLOP",
+        "999 FLOP",
+        "\N{EN DASH}",
+    ]
     assert [format_seconds(x) for x in (0.0312, 0.5, 61.0, 600.0, 7200.0)] == [
         "31.2 ms",
         "0.500 s",

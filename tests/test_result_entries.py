@@ -1,4 +1,6 @@
-"""results.json that somebody edited: rows that the pages need and that are not there are named, not a traceback."""
+"""results.json that somebody edited: rows that the pages need and that are not there are named, not
+a traceback.
+"""
 
 import json
 
@@ -18,7 +20,9 @@ def test_rows_are_found_by_their_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["masked", "diffusion"])
 def test_a_row_that_is_gone_or_has_no_steps_is_damage(tmp_path, name):
-    with pytest.raises(DamagedError, match=f"results.json: damaged: expected an entry with steps of row '{name}'"):
+    with pytest.raises(
+        DamagedError, match=f"results.json: damaged: expected an entry with steps of row '{name}'"
+    ):
         _entries_of(ROWS, ["real", name], tmp_path)
 
 

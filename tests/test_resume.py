@@ -20,7 +20,9 @@ SLOW = ("steps=60", "delay_s=0.004", "save_every_steps=10")
 
 def start(run_dir, *options):
     command = [sys.executable, str(HERE / "train_toy.py"), str(run_dir), *SLOW, *options]
-    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(run_dir, *options):
@@ -87,10 +89,13 @@ def test_kill_9_twice_and_a_flipped_byte(tmp_path, whole, starting):
     wait_for(lambda: is_saving(tmp_path), second)
     kill_now(second)
     status = json.loads((tmp_path / "status.json").read_text())
-    assert status["state"] == "running" and status["attempt"] == 2, "it never had the time to say goodbye"
+    assert status["state"] == "running" and status["attempt"] == 2, (
+        "it never had the time to say goodbye"
+    )
 
     newest = max(steps_saved(tmp_path))
-    for path in (tmp_path / f"checkpoints/{newest}/params").rglob("d/*"):  # small arrays lie in one of several files
+    # small arrays lie in one of several files
+    for path in (tmp_path / f"checkpoints/{newest}/params").rglob("d/*"):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
@@ -98,7 +103,9 @@ def test_kill_9_twice_and_a_flipped_byte(tmp_path, whole, starting):
     result, err = finish(tmp_path)
     assert f"checkpoint {newest} is damaged" in err
     assert result == whole[1]
-    assert (tmp_path / "batch_hashes.txt").read_bytes() == (whole[0] / "batch_hashes.txt").read_bytes()
+    assert (tmp_path / "batch_hashes.txt").read_bytes() == (
+        whole[0] / "batch_hashes.txt"
+    ).read_bytes()
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "finished" and status["attempt"] == 3
     assert not is_saving(tmp_path), "what the killed save left is gone"

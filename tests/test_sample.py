@@ -1,4 +1,6 @@
-"""What `genlab sample --keep FROM:TO` keeps of prompts of different lengths, and what it says about that."""
+"""What `genlab sample --keep FROM:TO` keeps of prompts of different lengths, and what it says about
+that.
+"""
 
 from types import SimpleNamespace
 
@@ -37,7 +39,14 @@ def test_prompts_that_are_kept_in_part_only_are_counted(keep_s, told):
     [
         ((2.0, 3.0), "--keep 2:3: keeps no frame of any prompt; they last 1 to 2 s"),
         ((0.0, 0.001), "keeps no frame of any prompt; they last 1 to 2 s, a frame 0.02 s"),
-        ((0.0, 99.0), "--keep 0:99: keeps all of every prompt, so nothing is left to draw; they last 1 to 2 s"),
+        (
+            (0.0, 99.0),
+            (
+                "--keep 0:99: keeps all of every prompt, so nothing is left to draw; they last 1 "
+                "to 2 "
+                "s"
+            ),
+        ),
     ],
 )
 def test_a_span_that_leaves_nothing_to_do_is_refused(keep_s, told):

@@ -1,4 +1,6 @@
-"""Where parameters, moments and batches lie on a mesh, and that a mesh does not change what is learnt."""
+"""Where parameters, moments and batches lie on a mesh, and that a mesh does not change what is
+learnt.
+"""
 
 import contextlib
 import functools
@@ -57,14 +59,22 @@ TOLERANCE = 1e-4
 OPTIM = OptimConfig(peak_lr=3e-3)
 CROSSING = ConditionConfig(content="text", route="cross", clip_route="adaln")
 EXTRAS = {
-    "dilated": (ARConfig(infill_share=0.0), BACKBONE.model_copy(update={"mixer": Dilated()}), SEMANTIC),
+    "dilated": (
+        ARConfig(infill_share=0.0),
+        BACKBONE.model_copy(update={"mixer": Dilated()}),
+        SEMANTIC,
+    ),
     "plan": (
-        ARConfig(plan=PlanStream(num_units=10), infill_share=0.0), BACKBONE, ConditionConfig(content="text"),
+        ARConfig(plan=PlanStream(num_units=10), infill_share=0.0),
+        BACKBONE,
+        ConditionConfig(content="text"),
     ),
     "stable_audio": (DiffusionConfig(network=StableAudioNetwork()), BACKBONE, CROSSING),
-    **{f"{name}_crossing": (family.config, BACKBONE, CROSSING) for name, family in FAMILIES.items()},
+    **{
+        f"{name}_crossing": (family.config, BACKBONE, CROSSING) for name, family in FAMILIES.items()
+    },
     **{name: (family.config, BACKBONE, SEMANTIC) for name, family in FAMILIES.items()},
-}  # fmt: skip
+}
 
 
 def make(name, key):
@@ -72,7 +82,9 @@ def make(name, key):
     if name in EXTRAS:
         config, backbone, condition = EXTRAS[name]
         return config.build(Task(SPEC, VOCAB, backbone, condition), key=key)
-    return (CODECS | FROZEN | {"recogniser": RecogniserConfig(width=16, blocks=2)})[name].build(key=key)
+    return (CODECS | FROZEN | {"recogniser": RecogniserConfig(width=16, blocks=2)})[name].build(
+        key=key
+    )
 
 
 CODECS = {
@@ -84,7 +96,13 @@ CODECS = {
 # Codecs that are read and never trained: every chip holds all of them.
 FROZEN = {
     config.kind: config
-    for config in (DacConfig(), EncodecConfig(), MimiConfig(), OobleckConfig(), SpeechTokenizerConfig())
+    for config in (
+        DacConfig(),
+        EncodecConfig(),
+        MimiConfig(),
+        OobleckConfig(),
+        SpeechTokenizerConfig(),
+    )
 }
 TRAINED = [*EXTRAS, "codec", "codec_adversarial", "codec_side", "codec_distilled", "recogniser"]
 MODELS = [*TRAINED, *FROZEN]
@@ -104,8 +122,13 @@ def abstract(name):
 def matrices(name):
     """Return path, shape and split of every matrix of a model: what weight decay acts on."""
     params = nnx.to_flat_state(nnx.state(abstract(name), nnx.Param))
-    shapes, rules = {"/".join(map(str, words)): param.shape for words, param in params}, rules_of(abstract(name))
-    return {path: (shape, rules[path].split) for path, shape in shapes.items() if rules[path].is_decayed}
+    shapes, rules = (
+        {"/".join(map(str, words)): param.shape for words, param in params},
+        rules_of(abstract(name)),
+    )
+    return {
+        path: (shape, rules[path].split) for path, shape in shapes.items() if rules[path].is_decayed
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -114,7 +137,9 @@ def test_every_parameter_carries_a_rule_and_large_matrices_are_split(name):
     params = nnx.to_flat_state(nnx.state(abstract(name), nnx.Param))
     assert [words for words, param in params if param.get_metadata("rule", None) is None] == []
     splits = splits_of(abstract(name))
-    large = {path: shape for path, (shape, _) in matrices(name).items() if np.prod(shape[-2:]) >= 32 * 32}
+    large = {
+        path: shape for path, (shape, _) in matrices(name).items() if np.prod(shape[-2:]) >= 32 * 32
+    }
     assert large, name
     for path, shape in large.items():
         is_split = any(spec_of(path, shape, splits, SIZES))
@@ -123,8 +148,14 @@ def test_every_parameter_carries_a_rule_and_large_matrices_are_split(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_state_of_variables_is_split_and_decays_like_its_plain_dict(name):
-    """`nnx.split` gives an `nnx.State`; a name table that misses it would replicate and decay all of it."""
-    state, rules, splits = nnx.state(abstract(name), nnx.Param), rules_of(abstract(name)), splits_of(abstract(name))
+    """`nnx.split` gives an `nnx.State`; a name table that misses it would replicate and decay all
+    of it.
+    """
+    state, rules, splits = (
+        nnx.state(abstract(name), nnx.Param),
+        rules_of(abstract(name)),
+        splits_of(abstract(name)),
+    )
     plain = nnx.to_pure_dict(state)
 
     def read(function, tree):
@@ -163,7 +194,11 @@ SPLITS = {
 def test_these_matrices_of_one_family_decay_and_are_split_so():
     """What does not decay is whole on every chip."""
     assert {path: split for path, (_, split) in matrices("diffusion_crossing").items()} == SPLITS
-    rest = {path: rule for path, rule in rules_of(abstract("diffusion_crossing")).items() if path not in SPLITS}
+    rest = {
+        path: rule
+        for path, rule in rules_of(abstract("diffusion_crossing")).items()
+        if path not in SPLITS
+    }
     assert set(rest.values()) == {VECTOR} and "network/backbone/layers/modulation" in rest
 
 
@@ -185,18 +220,30 @@ def feeders(path):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_tensor_parallel_products_come_in_pairs(name):
-    """Columns, then rows, with nothing but elementwise work between; only the last product of a network is alone."""
+    """Columns, then rows, with nothing but elementwise work between; only the last product of a
+    network is alone.
+    """
     found = {path: split for path, (_, split) in matrices(name).items()}
-    columns, rows = ({path for path, spec in found.items() if spec == kind} for kind in (COLUMNS, ROWS))
+    columns, rows = (
+        {path for path, spec in found.items() if spec == kind} for kind in (COLUMNS, ROWS)
+    )
     fed = [path for row in rows for path in feeders(row)]
     assert set(fed) <= columns and len(fed) == len(set(fed))
-    assert all(re.search(r"heads?(/kernel)?$", path) for path in columns - set(fed)), columns - set(fed)
+    assert all(re.search(r"heads?(/kernel)?$", path) for path in columns - set(fed)), columns - set(
+        fed
+    )
 
 
 def test_leading_layer_axes_stay_whole_and_odd_sizes_too():
-    splits = {"layers/project_in/kernel": COLUMNS, "layers/project_out/kernel": ROWS, "heads/kernel": COLUMNS}
+    splits = {
+        "layers/project_in/kernel": COLUMNS,
+        "layers/project_out/kernel": ROWS,
+        "heads/kernel": COLUMNS,
+    }
     moment = "opt/1/0/mu/layers/project_out/kernel"
-    assert spec_of("layers/project_in/kernel", (2, 32, 64), splits, SIZES) == PartitionSpec(None, *COLUMNS)
+    assert spec_of("layers/project_in/kernel", (2, 32, 64), splits, SIZES) == PartitionSpec(
+        None, *COLUMNS
+    )
     assert spec_of(moment, (2, 64, 32), splits, SIZES) == PartitionSpec(None, *ROWS)
     assert spec_of("heads/kernel", (32, 33), splits, SIZES) == PartitionSpec("fsdp", None)
     assert spec_of("rest/entries", (32, 32), splits, SIZES) == PartitionSpec(None, None)
@@ -223,7 +270,9 @@ MESHES = {"8x1x1": (8, 1, 1), "2x4x1": (2, 4, 1), "2x2x2": (2, 2, 2)}
 
 
 def curve(name, steps, sizes=None, parts=1):
-    """Return loss and gradient norm of `steps` updates on one batch of 8, in so many parts, and the last state."""
+    """Return loss and gradient norm of `steps` updates on one batch of 8, in so many parts, and the
+    last state.
+    """
     optim = OPTIM.model_copy(update={"accumulate": parts})
     create = partial(create_state, partial(make, name), optim, steps)
     key, args = jax.random.key(3), jax.tree.map(np.asarray, toy_batch(num_examples=8))
@@ -233,7 +282,11 @@ def curve(name, steps, sizes=None, parts=1):
             stack.enter_context(jax.set_mesh(make_mesh(config, jax.devices())))
         graphdef, state = jax.jit(create)(key)
         losses, args = [], put_batch(args)
-        update = make_update(graphdef, optim, steps).lower(state, args, key).compile(compiler_options=QUICK)
+        update = (
+            make_update(graphdef, optim, steps)
+            .lower(state, args, key)
+            .compile(compiler_options=QUICK)
+        )
         for _ in range(steps):
             state, metrics = jax.block_until_ready(update(state, args, key))
             losses += [float(metrics["loss"]), float(metrics["grad_norm"])]
@@ -252,14 +305,22 @@ def check_curve(name, steps, mesh):
 
 
 @pytest.mark.parametrize(
-    ("name", "mesh"), [*(("ar", mesh) for mesh in MESHES), ("masked", "2x2x2"), ("diffusion", "2x2x2")]
+    ("name", "mesh"),
+    [*(("ar", mesh) for mesh in MESHES), ("masked", "2x2x2"), ("diffusion", "2x2x2")],
 )
 def test_three_updates_are_the_same_on_every_mesh(name, mesh):
     state = check_curve(name, 3, mesh)
     sizes = dict(zip(("data", "fsdp", "tensor"), MESHES[mesh]))
     kernels = jax.tree_util.tree_leaves_with_path(state)
-    kernels = {path_name(path): leaf for path, leaf in kernels if path_name(path).endswith("ffn/project_in/kernel")}
-    parts = {path.split("/")[0] + path.split("/")[3] if "opt" in path else path.split("/")[0] for path in kernels}
+    kernels = {
+        path_name(path): leaf
+        for path, leaf in kernels
+        if path_name(path).endswith("ffn/project_in/kernel")
+    }
+    parts = {
+        path.split("/")[0] + path.split("/")[3] if "opt" in path else path.split("/")[0]
+        for path in kernels
+    }
     assert len(parts) == 4, "parameter, average and two moments"
     for path, leaf in kernels.items():
         held = leaf.addressable_shards[0].data.shape
@@ -273,11 +334,17 @@ def test_an_update_is_the_same_on_two_by_two_by_two(name):
 
 
 def test_an_update_in_parts_is_the_same_on_two_by_two_by_two():
-    """The same clips make up the parts, whose noise differs; every chip keeps its share of the gradients' sum."""
+    """The same clips make up the parts, whose noise differs; every chip keeps its share of the
+    gradients' sum.
+    """
     losses, state = curve("masked", 1, MESHES["2x2x2"], parts=2)
     np.testing.assert_allclose(losses, curve("masked", 1, parts=2)[0], rtol=TOLERANCE)
     moments = jax.tree_util.tree_leaves_with_path(state["opt"])
-    [moment] = [leaf for path, leaf in moments if path_name(path).endswith("mu/backbone/layers/ffn/project_in/kernel")]
+    [moment] = [
+        leaf
+        for path, leaf in moments
+        if path_name(path).endswith("mu/backbone/layers/ffn/project_in/kernel")
+    ]
     assert 4 * np.prod(moment.addressable_shards[0].data.shape) == moment.size
 
 
@@ -285,7 +352,10 @@ def test_training_resumes_on_another_mesh(tmp_path):
     """The loop makes its own mesh; a run that was stopped on one device goes on on eight."""
     settings = {
         name: TrainSettings(log_every=5, save_every_s=None, save_every_steps=3, sharding=sharding)
-        for name, sharding in {"one": ShardingConfig(), "eight": ShardingConfig(data=2, fsdp=4)}.items()
+        for name, sharding in {
+            "one": ShardingConfig(),
+            "eight": ShardingConfig(data=2, fsdp=4),
+        }.items()
     }
     optim = OptimConfig(peak_lr=1e-2)
     run = partial(train, build_toy, make_source(), steps=8, optim=optim, seed=1)
@@ -297,4 +367,7 @@ def test_training_resumes_on_another_mesh(tmp_path):
     both = run(settings=settings["eight"], run_dir=tmp_path / "both")
     for result in (eight, both):
         assert result.last_metrics["loss"] == pytest.approx(one.last_metrics["loss"], rel=TOLERANCE)
-        assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(nnx.state(result.model)))
+        assert all(
+            leaf.devices() == {jax.devices()[0]}
+            for leaf in jax.tree.leaves(nnx.state(result.model))
+        )

@@ -1,4 +1,6 @@
-"""JSON that is damaged or hostile is refused in one line or read right; nothing else comes out of any reader."""
+"""JSON that is damaged or hostile is refused in one line or read right; nothing else comes out of
+any reader.
+"""
 
 import json
 import os
@@ -80,7 +82,9 @@ def use_attempts(path):
     run = expand(make_sweep())[0]
     directory = run_directory(path.parent, run)
     directory.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(path, directory / path.name) if path.is_dir() else shutil.copy(path, directory / path.name)
+    shutil.copytree(path, directory / path.name) if path.is_dir() else shutil.copy(
+        path, directory / path.name
+    )
     return read_state(run, path.parent)
 
 
@@ -106,7 +110,15 @@ def use_manifest(path):
 
 KEY, DIGEST, _ = make_test(num_prompts=2)
 ANSWERS = answer(KEY, DIGEST, "jo", lambda row, prompt: 95.0, lambda a, b, prompt: a)
-CLIP = {"id": "a", "path": "a.flac", "text": "t", "speaker": "s", "split": "test", "num_samples": 9, "licence": "CC0"}
+CLIP = {
+    "id": "a",
+    "path": "a.flac",
+    "text": "t",
+    "speaker": "s",
+    "split": "test",
+    "num_samples": 9,
+    "licence": "CC0",
+}
 CLIP |= {"labels": {"take": 1}, "f0_path": None, "audio_digest": "0a", "other_path": None}
 STATUS = {
     "state": "running",
@@ -118,14 +130,30 @@ STATUS = {
     "attempt": 1,
     "error": "x",
 }
-FACTS = {"network_calls": 3, "wall_s": 1.0, "audio_s": 2.0, "latency_s": 0.5, "latency_audio_s": 1.0}
-FACTS |= {"first_audio_s": 0.1, "compile_s": 1.0, "by_length": {"2": {"latency_s": 1.0, "flops": 1e9}}}
+FACTS = {
+    "network_calls": 3,
+    "wall_s": 1.0,
+    "audio_s": 2.0,
+    "latency_s": 0.5,
+    "latency_audio_s": 1.0,
+}
+FACTS |= {
+    "first_audio_s": 0.1,
+    "compile_s": 1.0,
+    "by_length": {"2": {"latency_s": 1.0, "flops": 1e9}},
+}
 TENSOR = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
 DOCUMENTS = {
     "results.json": (RESULTS, use_results),
     "ledger.json": (LEDGER, lambda path: render(RESULTS, read_ledger(path.parent))),
-    "tuning.json": (json_toys.whole_tuning(), lambda path: render(RESULTS, tuning=read_tuning(path))),
-    "pareto.json": (json_toys.whole_fronts(), lambda path: render(RESULTS, pareto=read_fronts(path.parent))),
+    "tuning.json": (
+        json_toys.whole_tuning(),
+        lambda path: render(RESULTS, tuning=read_tuning(path)),
+    ),
+    "pareto.json": (
+        json_toys.whole_fronts(),
+        lambda path: render(RESULTS, pareto=read_fronts(path.parent)),
+    ),
     "crossover.json": (
         json_toys.whole_crossings(),
         lambda path: render(RESULTS, crossover=read_crossings(path.parent)),
@@ -138,12 +166,18 @@ DOCUMENTS = {
     "row.json": (json_toys.whole_row(), use_row),
     "status.json": (STATUS, use_status),
     "attempts.json": ([{"exit": 1, "seconds": 2.0, "reason": "x", "ended": 1e9}] * 2, use_attempts),
-    "trial.json": (json_toys.whole_tuning()["arms"]["ar"]["trials"][0], lambda path: read_again(path, Trial, doing="")),
+    "trial.json": (
+        json_toys.whole_tuning()["arms"]["ar"]["trials"][0],
+        lambda path: read_again(path, Trial, doing=""),
+    ),
     "samples.json": (FACTS, lambda path: (has_samples(path.parent), read_facts(path.parent))),
     "config.json": (make_comparison().to_dict(), lambda path: load_experiment(path).digest()),
     "answers.json": (ANSWERS, use_answers),
     "key.json": (json.loads(KEY.serialise()), use_key),
-    "weights.json": (load_metadata(frozen.weights_path(frozen.SHIPPED)), lambda path: frozen._read_shape(path)[0].spec),
+    "weights.json": (
+        load_metadata(frozen.weights_path(frozen.SHIPPED)),
+        lambda path: frozen._read_shape(path)[0].spec,
+    ),
     "units.json": (
         load_metadata(shipped.weights_path(shipped.SHIPPED)),
         lambda path: shipped._read_shape(path, load_metadata(path)),
@@ -157,11 +191,32 @@ DOCUMENTS = {
     **{
         f"{config_class.__name__}/config.json": (values, use_published(config_class))
         for config_class, values in {
-            mimi.MimiConfig: {"sampling_rate": 24000, "num_quantizers": 32, "hidden_size": 512, "rope_parameters": {}},
-            encodec.EncodecConfig: {"sampling_rate": 24000, "target_bandwidths": [1.5, 24.0], "hidden_size": 128},
-            dac.DacConfig: {"model_type": "dac", "downsampling_ratios": [2, 4], "upsampling_ratios": [4, 2]},
-            oobleck.OobleckConfig: {"sampling_rate": 44100, "downsampling_ratios": [2, 4], "channel_multiples": [1, 2]},
-            speechtokenizer.SpeechTokenizerConfig: {"activation": "ELU", "n_q": 8, "strides": [8, 5, 4, 2]},
+            mimi.MimiConfig: {
+                "sampling_rate": 24000,
+                "num_quantizers": 32,
+                "hidden_size": 512,
+                "rope_parameters": {},
+            },
+            encodec.EncodecConfig: {
+                "sampling_rate": 24000,
+                "target_bandwidths": [1.5, 24.0],
+                "hidden_size": 128,
+            },
+            dac.DacConfig: {
+                "model_type": "dac",
+                "downsampling_ratios": [2, 4],
+                "upsampling_ratios": [4, 2],
+            },
+            oobleck.OobleckConfig: {
+                "sampling_rate": 44100,
+                "downsampling_ratios": [2, 4],
+                "channel_multiples": [1, 2],
+            },
+            speechtokenizer.SpeechTokenizerConfig: {
+                "activation": "ELU",
+                "n_q": 8,
+                "strides": [8, 5, 4, 2],
+            },
         }.items()
     },
 }
@@ -219,13 +274,22 @@ class Toy(TypedDict):
     [
         (b"", "expected JSON, got an empty file"),
         (b"\xff", "expected UTF-8, got byte 0"),
-        (b"{", "expected JSON, got expecting property name enclosed in double quotes at line 1 column 2"),
+        (
+            b"{",
+            (
+                "expected JSON, got expecting property name enclosed in double quotes at line 1 "
+                "column 2"
+            ),
+        ),
         (b"[" * 99_999, "expected at most 64 levels, got more"),
         (b"[" * 70 + b"]" * 70, "expected at most 64 levels, got more"),
         (b'{"name": "a", "name": "b"}', "field name: expected once, got 2 times"),
         (b'{"name": "a", "values": [NaN]}', "field 'values': expected a finite number, got nan"),
         (b'{"name": "a", "values": [1e999]}', "field 'values': expected a finite number, got inf"),
-        (b'{"name": "a", "values": [1e101]}', "field 'values': expected a number below 1e+100, got a larger one"),
+        (
+            b'{"name": "a", "values": [1e101]}',
+            "field 'values': expected a number below 1e+100, got a larger one",
+        ),
         (b'{"name": "a", "values": [' + b"9" * 5000 + b"]}", "Exceeds the limit (4300 digits)"),
         (b'{"name": "\\ud800", "values": []}', "field 'name': expected text, got a lone surrogate"),
         (b'{"values": []}', "field name: expected a value, got none"),
@@ -253,10 +317,22 @@ def test_the_reader_returns_what_was_written(tmp_path):
 
 def test_nothing_in_a_text_report_acts(tmp_path):
     evil = "<img src=x onerror=alert(1)> [a](javascript:alert(1)) | ![b](http://x)"
-    results = {**RESULTS, "question": evil, "command": f"```\n{evil}", "commit": evil, "method": [evil], "mode": evil}
-    results |= {"versions": {"jax": evil}, "arms": [{**arm, "title": evil} for arm in RESULTS["arms"]]}
+    results = {
+        **RESULTS,
+        "question": evil,
+        "command": f"```\n{evil}",
+        "commit": evil,
+        "method": [evil],
+        "mode": evil,
+    }
+    results |= {
+        "versions": {"jax": evil},
+        "arms": [{**arm, "title": evil} for arm in RESULTS["arms"]],
+    }
     for arm in results["arms"]:
-        arm["scores"] = {k: {**v, "unit": evil, "note": "=cmd|' /C calc'!A0"} for k, v in arm["scores"].items()}
+        arm["scores"] = {
+            k: {**v, "unit": evil, "note": "=cmd|' /C calc'!A0"} for k, v in arm["scores"].items()
+        }
     text = render_markdown(results, {**LEDGER, "stamp": evil})
     fence = text[text.index("## Reproduce") :].split("\n")[2]
     assert fence == "````"  # longer than any run of backticks in it
@@ -265,4 +341,8 @@ def test_nothing_in_a_text_report_acts(tmp_path):
     for part in (before, after):
         assert "<img" not in part and "](" not in part
     rows = render_csv(results).splitlines()
-    assert "'=cmd|" in rows[1] and ",=cmd" not in "\n".join(rows) and ",-" not in rows[1].replace(",-0", "")
+    assert (
+        "'=cmd|" in rows[1]
+        and ",=cmd" not in "\n".join(rows)
+        and ",-" not in rows[1].replace(",-0", "")
+    )

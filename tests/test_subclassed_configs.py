@@ -1,4 +1,6 @@
-"""A nested config of a type that config.json cannot name is refused, at every place where a config is nested."""
+"""A nested config of a type that config.json cannot name is refused, at every place where a config
+is nested.
+"""
 
 import pydantic
 import pytest
@@ -17,17 +19,22 @@ from genlab.nets.mixers.dilated import Dilated
 from genlab.runs import CodecRun, CorpusShare
 
 COMPARISON = make_comparison()
-OPEN = ("decoder", "sampler", "mixer", "ffn")  # a class of the user's own may stand there, under its own kind
+# a class of the user's own may stand there, under its own kind
+OPEN = ("decoder", "sampler", "mixer", "ffn")
 ROOTS = {
     "comparison": COMPARISON,
     "decoder run": COMPARISON.run("ar", seed=0, steps=3),
     "codec run": CodecRun(
-        name="codec", steps=1, batch_size=1, codec=TINY, data=(CorpusShare(corpus=Embedded(minutes=1.0)),),
+        name="codec",
+        steps=1,
+        batch_size=1,
+        codec=TINY,
+        data=(CorpusShare(corpus=Embedded(minutes=1.0)),),
         crop_samples=TINY.hop_samples,
     ),
     "period of mixers": BackboneConfig(width=32, layers=2, heads=2, mixer=(Attention(), Dilated())),
     "head": LatentARConfig(),
-}  # fmt: skip
+}
 
 
 def nested(node, path=()):
@@ -59,14 +66,18 @@ def put(node, path, value):
     name, *rest = path
     inner = put(at(node, [name]), rest, value)
     if isinstance(node, Config):
-        return type(node)(**{**{field: getattr(node, field) for field in type(node).model_fields}, name: inner})
+        return type(node)(
+            **{**{field: getattr(node, field) for field in type(node).model_fields}, name: inner}
+        )
     if isinstance(node, dict):
         return {**node, name: inner}
     return (*node[:name], inner, *node[name + 1 :])
 
 
 def subclassed(value, extra):
-    cls = pydantic.create_model(f"My{type(value).__name__}", __base__=type(value), extra=(float, 0.0))
+    cls = pydantic.create_model(
+        f"My{type(value).__name__}", __base__=type(value), extra=(float, 0.0)
+    )
     return cls.model_construct(**dict(value), extra=extra)
 
 
@@ -75,12 +86,25 @@ CASES = [(root, path) for root, node in ROOTS.items() for path in nested(node)]
 
 def test_the_cases_hold_every_kind_of_place():
     ends = {path[-1] for _, path in CASES}
-    assert {"decoder", "sampler", "pattern", "mixer", "ffn", "head", "corpus", "optim", "codec", "condition"} <= ends
+    assert {
+        "decoder",
+        "sampler",
+        "pattern",
+        "mixer",
+        "ffn",
+        "head",
+        "corpus",
+        "optim",
+        "codec",
+        "condition",
+    } <= ends
     assert ("period of mixers", ("mixer", 1)) in CASES and ("comparison", ("arms", "ar")) in CASES
 
 
 @pytest.mark.parametrize(
-    ("root", "path"), CASES, ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else part
+    ("root", "path"),
+    CASES,
+    ids=lambda part: ".".join(map(str, part)) if isinstance(part, tuple) else part,
 )
 def test_a_subclass_is_refused_by_name(root, path):
     value = at(ROOTS[root], path)
@@ -88,14 +112,19 @@ def test_a_subclass_is_refused_by_name(root, path):
         put(ROOTS[root], path, subclassed(value, 3.0))
     text, parent = str(error.value), type(value).__name__
     if hasattr(value, "kind") and (path[-1] in OPEN or path[-2:-1] == ("mixer",)):
-        assert f"My{parent} has the kind {value.kind!r} of {parent}" in text and "give it a kind of its own" in text
+        assert (
+            f"My{parent} has the kind {value.kind!r} of {parent}" in text
+            and "give it a kind of its own" in text
+        )
     else:
         assert f"got a My{parent}, which config.json could not name" in text
         assert parent in text.split("expected exactly one of")[1]
 
 
 def test_what_validation_does_not_see_still_changes_the_digest():
-    """`model_copy` does not validate; the dump follows the run-time type, so two configs never share a digest."""
+    """`model_copy` does not validate; the dump follows the run-time type, so two configs never
+    share a digest.
+    """
     masked = MaskedConfig()
     arm = COMPARISON.arms["masked"]
     digests = {arm.digest()}

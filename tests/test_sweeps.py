@@ -1,4 +1,6 @@
-"""Sweeps: pure expansion, what is refused, states read from files, verdicts on data with a known truth, the page."""
+"""Sweeps: pure expansion, what is refused, states read from files, verdicts on data with a known
+truth, the page.
+"""
 
 import json
 import os
@@ -22,7 +24,17 @@ from genlab.run import checkpoint
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.judge import judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
-from genlab.sweeps.page import Contrast, Crossing, Ratio, chain, expand, load_sweep, product, subsample, zipped
+from genlab.sweeps.page import (
+    Contrast,
+    Crossing,
+    Ratio,
+    chain,
+    expand,
+    load_sweep,
+    product,
+    subsample,
+    zipped,
+)
 from genlab.sweeps.runs import (
     add_attempt,
     config_path,
@@ -58,7 +70,9 @@ def test_a_run_is_named_by_what_changes_its_result():
     runs = expand(make_sweep())
     assert [run.label for run in runs] == [LOW, HIGH] and len({run.id for run in runs}) == 2
     assert runs[1].config.budget.train_flops == 4e10
-    assert [run.id for run in expand(make_sweep(name="other", question="?"))] == [run.id for run in runs]
+    assert [run.id for run in expand(make_sweep(name="other", question="?"))] == [
+        run.id for run in runs
+    ]
     faster = make_sweep(base=make_sweep().base.override(["settings.log_every=7"]))
     assert [run.id for run in expand(faster)] == [run.id for run in runs]
     wider = make_sweep(base=make_sweep().base.override(["backbone.width=64"]))
@@ -69,19 +83,30 @@ def test_a_run_is_named_by_what_changes_its_result():
     ("update", "told"),
     [
         ({"points": ({"budget.train_flop": 1e10},)}, "did you mean 'budget.train_flops'"),
-        ({"points": ({"budget.train_flops": 2e10}, {"budget.train_flops": 2e10})}, "two are called"),
+        (
+            {"points": ({"budget.train_flops": 2e10}, {"budget.train_flops": 2e10})},
+            "two are called",
+        ),
         ({"predictions": ({"terms": {f"nobody @ {LOW}": 1}},)}, "no row 'nobody"),
         ({"predictions": ({"terms": {"ar": 1, "masked": -1}},)}, "write ARM @ LABEL"),
-        ({"predictions": ({"terms": {f"ar @ {LOW}": 1, f"masked @ {HIGH}": -1}},)}, "compare arms within a point"),
+        (
+            {"predictions": ({"terms": {f"ar @ {LOW}": 1, f"masked @ {HIGH}": -1}},)},
+            "compare arms within a point",
+        ),
         ({"predictions": ({"terms": {f"ar @ {LOW}": 1}, "margin": 1.0},)}, "a margin belongs to"),
-        ({"predictions": ({"terms": {f"ar @ {LOW}": 1}, "score": "kad"},)}, "not compared prompt by prompt"),
+        (
+            {"predictions": ({"terms": {f"ar @ {LOW}": 1}, "score": "kad"},)},
+            "not compared prompt by prompt",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(update, told):
     with pytest.raises((ValueError, ConfigError), match=told):
         if "predictions" in update:
             whole = {"text": "t", "score": "bits_per_s", "expect": "below"}
-            update = {"predictions": tuple(Contrast(**{**whole, **one}) for one in update["predictions"])}
+            update = {
+                "predictions": tuple(Contrast(**{**whole, **one}) for one in update["predictions"])
+            }
         make_sweep(**update)
 
 
@@ -89,15 +114,21 @@ def test_an_effect_and_an_interaction_are_fair():
     effect = {f"ar @ {HIGH}": 1.0, f"ar @ {LOW}": -1.0}
     interaction = {**effect, f"masked @ {HIGH}": -1.0, f"masked @ {LOW}": 1.0}
     for terms in (effect, interaction):
-        sweep = make_sweep(predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),))
+        sweep = make_sweep(
+            predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),)
+        )
         assert sweep.predictions[0].rows([LOW, HIGH]) == list(terms)
 
 
-def test_pages_that_compare_other_prompts_are_refused_before_training(tmp_path, capsys, monkeypatch):
+def test_pages_that_compare_other_prompts_are_refused_before_training(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
     page = write_page(tmp_path)
     text = page.read_text().replace('"budget.steps": [300, 600]', '"num_prompts": [2, 3]')
-    page.write_text(text.replace("@ steps=600", "@ num_prompts=3").replace("@ steps=300", "@ num_prompts=2"))
+    page.write_text(
+        text.replace("@ steps=600", "@ num_prompts=3").replace("@ steps=300", "@ num_prompts=2")
+    )
     assert cli.main(["sweep", "run", str(page), "--out", str(tmp_path / "out"), "--dry-run"]) == 2
     assert "do not have the same codec and prompts" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -119,9 +150,15 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     (tmp_path / "page.md").write_text("# page: split: 1 reproduced, 1 reversed\n\ntext\n")
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("  split: 1 reproduced, 1 reversed")
-    assert cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "never")]) == 2
+    assert (
+        cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "never")])
+        == 2
+    )
     assert "no sweep here; run `genlab sweep run" in capsys.readouterr().err
-    assert cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "out")]) == 2
+    assert (
+        cli.main(["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "out")])
+        == 2
+    )
     told = capsys.readouterr().err
     assert "no run of this page has finished (2 waiting); run `genlab sweep run" in told
     assert not (tmp_path / "out" / "report.html").exists()
@@ -139,19 +176,28 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path):
     for harmless in (EXIT_RESUME, EXIT_DISK_FULL, -9, 1):
         add_attempt(run, tmp_path, harmless, 1.0)
         assert state() == "interrupted"
-    (run_directory(tmp_path, run) / "log.txt").write_text("...\ngenlab compare: step 3: loss is not finite\n")
+    (run_directory(tmp_path, run) / "log.txt").write_text(
+        "...\ngenlab compare: step 3: loss is not finite\n"
+    )
     add_attempt(run, tmp_path, -11, 1.0)
     assert state() == "failed", "three crashes are no accident"
     assert forget_failures(runs, tmp_path) == 1 and state() == "waiting"
     add_attempt(run, tmp_path, EXIT_DIVERGED, 1.0)
     failed = read_state(run, tmp_path)
     assert failed.state == "failed" and "loss is not finite" in failed.reason
-    alive = {"state": "running", "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    alive = {
+        "state": "running",
+        "heartbeat": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
     checkpoint.write_json(run_directory(tmp_path, run) / "status.json", alive)
     assert state() == "running"
     checkpoint.write_json(run_directory(tmp_path, run) / "status.json", {**alive, "pid": 2**22 + 1})
     assert state() == "failed", "its process has gone"
-    checkpoint.write_json(run_directory(tmp_path, run) / "status.json", {**alive, "host": "a", "heartbeat": 0.0})
+    checkpoint.write_json(
+        run_directory(tmp_path, run) / "status.json", {**alive, "host": "a", "heartbeat": 0.0}
+    )
     assert state() == "failed", "its heart has stopped"
     finish(other, tmp_path)
     assert read_state(other, tmp_path).state == "finished" and print_commands(runs, tmp_path) == []
@@ -182,7 +228,12 @@ def test_pruning_deletes_what_the_sweep_made_and_nothing_else(tmp_path):
 def test_pruning_leaves_a_run_at_work(tmp_path):
     sweep = make_sweep()
     gone = write_files(make_sweep(points=(*sweep.points, {"batch_size": 2})), tmp_path)[2]
-    alive = {"state": "running", "heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    alive = {
+        "state": "running",
+        "heartbeat": time.time(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+    }
     run_directory(tmp_path, gone).mkdir()
     checkpoint.write_json(run_directory(tmp_path, gone) / "status.json", alive)
     assert find_prunable(sweep, write_files(sweep, tmp_path), tmp_path).paths == []
@@ -194,7 +245,9 @@ def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):
     (out / "runs" / "thesis").mkdir(parents=True)
     for more in ([], ["--yes"]):
         assert cli.main(["sweep", "prune", page, "--out", str(out), *more]) == 2
-        assert "mine: no sweep here, so nothing in it is genlab's to delete" in capsys.readouterr().err
+        assert (
+            "mine: no sweep here, so nothing in it is genlab's to delete" in capsys.readouterr().err
+        )
     with pytest.raises(GenlabError, match="already exists, and no sweep made it"):
         write_files(make_sweep(), out)
     sweep = load_sweep(page)
@@ -230,7 +283,8 @@ def test_a_managed_job_is_the_same_command_in_the_bucket(tmp_path, monkeypatch):
     launched = []
     task = SimpleNamespace(update_envs=lambda envs: launched.append(envs))
     fake = SimpleNamespace(
-        Task=SimpleNamespace(from_yaml=lambda path: task), jobs=SimpleNamespace(launch=lambda task, name: None)
+        Task=SimpleNamespace(from_yaml=lambda path: task),
+        jobs=SimpleNamespace(launch=lambda task, name: None),
     )
     monkeypatch.setitem(sys.modules, "sky", fake)
     runs = write_files(make_sweep(), tmp_path / "sweep-toy")
@@ -256,20 +310,54 @@ def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, se
         runs = tuple(int(i) for i in np.repeat(np.arange(seeds), prompts))
         kind = (validity or {}).get(arm, "exact")
         clips = ClipValues(values.ravel(), np.ones(values.size), clusters, kind, runs)
-        save_row(run_directory(out, run) / "rows" / f"{arm}.json", RowResult({}, {"bits_per_s": clips}, [], ()))
-        score = {"value": values.mean(), "low": values.mean() - 1, "high": values.mean() + 1, "validity": kind}
-        score |= {"by_seed": values.mean(axis=1).tolist(), "unit": "bits per second of audio", "direction": "lower"}
+        save_row(
+            run_directory(out, run) / "rows" / f"{arm}.json",
+            RowResult({}, {"bits_per_s": clips}, [], ()),
+        )
+        score = {
+            "value": values.mean(),
+            "low": values.mean() - 1,
+            "high": values.mean() + 1,
+            "validity": kind,
+        }
+        score |= {
+            "by_seed": values.mean(axis=1).tolist(),
+            "unit": "bits per second of audio",
+            "direction": "lower",
+        }
         arms.append(
-            {"name": arm, "family": arm, "scores": {"bits_per_s": score}, "steps": 3, "network_calls": 4, "epochs": 1.0,
-             "train_flops": run.config.budget.train_flops, "train_wall_s": 1.0}
-        )  # fmt: skip
-    results = {"arms": arms, "differences": [], "commit": "abc", "wall_s": 2.0, "versions": {"genlab": "0"}}
+            {
+                "name": arm,
+                "family": arm,
+                "scores": {"bits_per_s": score},
+                "steps": 3,
+                "network_calls": 4,
+                "epochs": 1.0,
+                "train_flops": run.config.budget.train_flops,
+                "train_wall_s": 1.0,
+            }
+        )
+    results = {
+        "arms": arms,
+        "differences": [],
+        "commit": "abc",
+        "wall_s": 2.0,
+        "versions": {"genlab": "0"},
+    }
     checkpoint.write_json(run_directory(out, run) / "results.json", results)
 
 
 def verdicts(tmp_path, effects, *predictions, **kinds):
     whole = [
-        Contrast(**{"text": "t", "score": "bits_per_s", "terms": {"ar": 1.0, "masked": -1.0}, "expect": "below", **one})
+        Contrast(
+            **{
+                "text": "t",
+                "score": "bits_per_s",
+                "terms": {"ar": 1.0, "masked": -1.0},
+                "expect": "below",
+                **one,
+            }
+        )
         for one in predictions
     ]
     sweep = make_sweep(points=({},), predictions=tuple(whole))
@@ -303,7 +391,11 @@ def test_a_bound_shows_only_the_harmless_direction(tmp_path):
 def test_no_effect_is_seldom_called_one(tmp_path):
     sweep = make_sweep(
         points=({},),
-        predictions=(Contrast(text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"),),
+        predictions=(
+            Contrast(
+                text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"
+            ),
+        ),
     )
     runs, rng = write_files(sweep, tmp_path), np.random.default_rng(5)
     called = 0
@@ -321,7 +413,9 @@ def crossing_sweep(tmp_path):
         Crossing(text="masked passes", score="bits_per_s", before="ar", after="masked"),
         Contrast(text="masked leads at the end", score="bits_per_s", terms=rows, expect="above"),
     )
-    sweep = make_sweep(points=tuple(product({"budget.train_flops": flops})), predictions=predictions)
+    sweep = make_sweep(
+        points=tuple(product({"budget.train_flops": flops})), predictions=predictions
+    )
     return sweep, write_files(sweep, tmp_path)
 
 
@@ -339,15 +433,28 @@ def test_a_crossing_is_found_where_it_is(tmp_path, crossing_sweep, slope, verdic
 
 def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
     def ratio(**update):
-        told = {"text": "t", "cost": "latency_s", "length_s": 10.0, "over": "ar", "under": "masked", "expect": "above"}
+        told = {
+            "text": "t",
+            "cost": "latency_s",
+            "length_s": 10.0,
+            "over": "ar",
+            "under": "masked",
+            "expect": "above",
+        }
         return Ratio(**{**told, **update})
 
     base = make_sweep().base
-    timed = base.model_copy(update={"evaluation": base.evaluation.model_copy(update={"lengths_s": (10.0,)})})
+    timed = base.model_copy(
+        update={"evaluation": base.evaluation.model_copy(update={"lengths_s": (10.0,)})}
+    )
     wanted = (
-        ratio(times=2.0), ratio(times=9.0), ratio(times=4.0), ratio(cost="network_calls"),
-        ratio(cost="network_calls", times=8.0), ratio(over="masked", under="ar", expect="below"),
-    )  # fmt: skip
+        ratio(times=2.0),
+        ratio(times=9.0),
+        ratio(times=4.0),
+        ratio(cost="network_calls"),
+        ratio(cost="network_calls", times=8.0),
+        ratio(over="masked", under="ar", expect="below"),
+    )
     with pytest.raises(ValueError, match="add it there"):
         make_sweep(points=({},), predictions=wanted[:1])
     sweep = make_sweep(base=timed, points=({},), predictions=wanted)
@@ -357,19 +464,33 @@ def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
     results = checkpoint.read_json(path)
     seconds = {"ar": [4.0, 4.4, 3.6], "masked": [1.0, 1.0, 1.0]}
     for arm in results["arms"]:
-        cost = {"latency_s": seconds[arm["name"]], "network_calls": 800 if arm["name"] == "ar" else 100, "flops": 1e9}
+        cost = {
+            "latency_s": seconds[arm["name"]],
+            "network_calls": 800 if arm["name"] == "ar" else 100,
+            "flops": 1e9,
+        }
         arm["by_length"] = {"10": cost}
     checkpoint.write_json(path, results)
     found = judge(sweep, runs, tmp_path)
-    verdicts = ["reproduced", "reversed", "inconclusive", "reproduced", "inconclusive", "reproduced"]
+    verdicts = [
+        "reproduced",
+        "reversed",
+        "inconclusive",
+        "reproduced",
+        "inconclusive",
+        "reproduced",
+    ]
     assert [one.verdict for one in found] == verdicts
     # Geometric mean 3.987; Student's t with 2 degrees of freedom on the logs: a factor of 1.283.
-    np.testing.assert_allclose([found[0].value, found[0].low, found[0].high], [3.9866, 3.1068, 5.1156], rtol=1e-4)
+    np.testing.assert_allclose(
+        [found[0].value, found[0].low, found[0].high], [3.9866, 3.1068, 5.1156], rtol=1e-4
+    )
     assert (found[3].value, found[3].low, found[3].high) == (8.0, 8.0, 8.0)
     text, _ = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
     assert (
         "## Cost by length" in text
-        and "| 10 s | the run | Autoregressive | 800 | 1.00 G | 4.00 s, 4.40 s, 3.60 s | 2.50 |" in text
+        and "| 10 s | the run | Autoregressive | 800 | 1.00 G | 4.00 s, 4.40 s, 3.60 s | 2.50 |"
+        in text
     )
 
 
@@ -382,12 +503,16 @@ def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):
     write_rows(tmp_path, runs[-1], {"ar": 0.0, "masked": -9.0}, rng)
     text, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
     assert verdict_of(findings) == "reproduced" and "# toy: reproduced" in text
-    assert "masked leads at the end" in text and "genlab sweep run" in text and "(figure.svg)" in text
+    assert (
+        "masked leads at the end" in text and "genlab sweep run" in text and "(figure.svg)" in text
+    )
     page = (tmp_path / "report.html").read_text()
     assert page.count('<svg class="plot"') == 2 and page.count('href="runs/') == 4
     figure = (tmp_path / "figure.svg").read_text()
     assert figure.startswith("<svg") and "<style>" in figure and figure.count('class="front"') == 2
-    assert checkpoint.read_json(tmp_path / "findings.json")["findings"][1]["verdict"] == "reproduced"
+    assert (
+        checkpoint.read_json(tmp_path / "findings.json")["findings"][1]["verdict"] == "reproduced"
+    )
     [events] = (tmp_path / "hparams" / f"{runs[0].id}-ar").iterdir()
     read = EventAccumulator(str(events)).Reload()
     assert "score/bits_per_s" in read.Tags()["scalars"] and read.summary_metadata
@@ -396,7 +521,11 @@ def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):
 def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
     sweep = make_sweep(
         points=({},),
-        predictions=(Contrast(text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"),),
+        predictions=(
+            Contrast(
+                text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"
+            ),
+        ),
         untested=("listeners agree: nobody was asked",),
         noticed=("one arm hums",),
     )
@@ -430,7 +559,10 @@ def test_a_withdrawn_verdict_keeps_what_was_found_and_says_why(tmp_path):
 
 
 def test_a_page_must_hold_a_sweep(tmp_path):
-    for text, told in {"x = 1": "expected a function sweep", "def sweep(): return 1 +": "SyntaxError"}.items():
+    for text, told in {
+        "x = 1": "expected a function sweep",
+        "def sweep(): return 1 +": "SyntaxError",
+    }.items():
         (tmp_path / "page.py").write_text(text)
         with pytest.raises(ConfigError, match=told):
             load_sweep(tmp_path / "page.py")

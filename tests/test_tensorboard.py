@@ -46,7 +46,9 @@ NOTE = ClipNote("set *the* <script>red</script> lamp", "s3", 7, 128, 2.0, "tempe
 
 
 def sine(frequency_hz: float = 440.0, seconds: float = 0.5, level: float = 0.25) -> np.ndarray:
-    return (level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)).astype(np.float32)
+    return (
+        level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)
+    ).astype(np.float32)
 
 
 def read(log_dir) -> EventAccumulator:
@@ -60,25 +62,34 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
     png = mel_png(wave, RATE_HZ)
     with RunWriter(tmp_path) as writer:
         writer.hparams(
-            {"decoder": {"kind": "ar", "width": 64}, "ema": True, "none": None, "grid": [1, 2]}, run_id="run-1"
+            {"decoder": {"kind": "ar", "width": 64}, "ema": True, "none": None, "grid": [1, 2]},
+            run_id="run-1",
         )
-        writer.scalars(5, {loss_tag("ar", "nats"): 3.5, "cost/train_flops": 1e12, "valid/nan_kept": float("nan")})
+        writer.scalars(
+            5,
+            {loss_tag("ar", "nats"): 3.5, "cost/train_flops": 1e12, "valid/nan_kept": float("nan")},
+        )
         writer.scores(5, {"content_error": {"value": 0.25}, "bits_per_s": {"value": None}})
         writer.audio(tag, [wave, sine(220)], RATE_HZ, [NOTE.markdown(), "second"], step=5)
         writer.picture(mel_tag(tag), png, step=5, description="a mel")
         writer.text("about/run", "**hello**")
     events = read(tmp_path)
 
-    assert [(point.step, point.value) for point in events.Scalars("train/loss_ar_nats")] == [(5, 3.5)]
+    assert [(point.step, point.value) for point in events.Scalars("train/loss_ar_nats")] == [
+        (5, 3.5)
+    ]
     assert events.Scalars("score/content_error")[0].value == 0.25
     assert np.isnan(events.Scalars("valid/nan_kept")[0].value)
     assert "score/bits_per_s" not in events.Tags()["scalars"]
 
-    pairs = np.array(events.Tensors("prompt03/samples")[0].tensor_proto.string_val, dtype=object).reshape(2, 2)
+    pairs = np.array(
+        events.Tensors("prompt03/samples")[0].tensor_proto.string_val, dtype=object
+    ).reshape(2, 2)
     for (wav, label), written in zip(pairs, (wave, sine(220))):
         heard, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
         assert (rate_hz, label) == (RATE_HZ, b"")
-        np.testing.assert_allclose(heard, written, atol=1 / 32768)  # exactly as sampled: no gain per clip
+        # exactly as sampled: no gain per clip
+        np.testing.assert_allclose(heard, written, atol=1 / 32768)
     description = events.SummaryMetadata("prompt03/samples").summary_description
     assert "- **network calls**: 128" in description and "- **guidance**: 2\\.0" in description
 
@@ -90,7 +101,10 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
     row = hparams_metadata.parse_session_start_info_plugin_data(content)
     assert row.group_name == "run-1"
     assert set(row.hparams) == {"decoder.kind", "decoder.width", "ema", "grid"}
-    assert row.hparams["decoder.width"].number_value == 64 and row.hparams["grid"].string_value == "[1, 2]"
+    assert (
+        row.hparams["decoder.width"].number_value == 64
+        and row.hparams["grid"].string_value == "[1, 2]"
+    )
 
 
 def test_loud_or_broken_samples_clip_instead_of_wrapping(tmp_path):
@@ -104,7 +118,13 @@ def test_loud_or_broken_samples_clip_instead_of_wrapping(tmp_path):
 
 def test_losses_of_two_families_never_share_a_tag(tmp_path):
     assert loss_tag("ar", ARConfig().loss_unit, "valid") == "valid/loss_ar_nats_per_code"
-    kinds = [ARConfig(), MaskedConfig(), DiffusionConfig(), DiffusionConfig(predicts="clean"), LatentARConfig()]
+    kinds = [
+        ARConfig(),
+        MaskedConfig(),
+        DiffusionConfig(),
+        DiffusionConfig(predicts="clean"),
+        LatentARConfig(),
+    ]
     assert len({loss_tag(config.kind, config.loss_unit) for config in kinds}) == len(kinds)
     with RunWriter(tmp_path) as writer:
         with pytest.raises(GenlabError, match="share no chart"):
@@ -122,7 +142,12 @@ def test_the_names_of_a_training_step_get_the_tags_of_the_family(tmp_path):
         TrainingLog(writer, "masked", "nats_per_hidden_code").scalars(
             2, {"loss": 4.0, "grad_norm": 1.0, "accuracy": 0.5, "steps_per_s": 9.0}
         )
-    tags = {"train/loss_masked_nats_per_hidden_code", "train/grad_norm", "train/masked_accuracy", "cost/steps_per_s"}
+    tags = {
+        "train/loss_masked_nats_per_hidden_code",
+        "train/grad_norm",
+        "train/masked_accuracy",
+        "cost/steps_per_s",
+    }
     assert set(read(tmp_path).Tags()["scalars"]) == tags
 
 
@@ -132,12 +157,16 @@ def test_speed_is_told_in_seconds_of_audio_and_as_a_share_of_the_peak(tmp_path):
         TrainingLog(writer, "ar", "nats_per_code", cost).scalars(2, {"steps_per_s": 5.0})
     events = read(tmp_path)
     told = {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]}
-    assert told == pytest.approx({"cost/steps_per_s": 5.0, "cost/audio_s_per_s": 20.0, "cost/mfu": 0.25})
+    assert told == pytest.approx(
+        {"cost/steps_per_s": 5.0, "cost/audio_s_per_s": 20.0, "cost/mfu": 0.25}
+    )
 
 
 def test_the_peak_is_that_of_the_catalogue_or_measured(monkeypatch):
     assert 1e9 < measure_flops_per_s() < 1e14
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v5 lite", platform="tpu")] * 4)
+    monkeypatch.setattr(
+        jax, "devices", lambda: [SimpleNamespace(device_kind="TPU v5 lite", platform="tpu")] * 4
+    )
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     find_peak_flops.cache_clear()
     assert find_peak_flops() == 4 * 197e12
@@ -187,12 +216,16 @@ def test_flush_leaves_nothing_in_memory(tmp_path):
 
 def test_the_command_quotes_the_directory_and_shows_every_clip():
     command = tensorboard_command("runs/my run; rm x")
-    assert command.startswith("tensorboard --logdir 'runs/my run; rm x' ") and "audio=100" in command
+    assert (
+        command.startswith("tensorboard --logdir 'runs/my run; rm x' ") and "audio=100" in command
+    )
 
 
 @pytest.fixture
 def server(tmp_path):
-    """Start TensorBoard on a free port over two arms with the same tags; yield a function that fetches from it."""
+    """Start TensorBoard on a free port over two arms with the same tags; yield a function that
+    fetches from it.
+    """
     for arm in ("ar", "masked"):
         with RunWriter(tmp_path / arm) as writer:
             writer.audio(prompt_tag("samples", 3), [sine()], RATE_HZ, [NOTE.markdown()], step=5)
@@ -201,16 +234,29 @@ def server(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path),
+        "--port",
+        str(port),
+    ]
     options = ["--host", "127.0.0.1", "--samples_per_plugin=audio=100,images=100"]
     process = subprocess.Popen(
-        [*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     base = f"http://127.0.0.1:{port}/"
 
     def fetch(path: str, body: dict | None = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(base + path, data=data, headers={"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            base + path, data=data, headers={"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=10) as reply:
             return reply.read()
 
@@ -229,7 +275,9 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
         except OSError:
             pass
         time.sleep(0.3)
-    assert {arm: list(found) for arm, found in tags.items()} == {a: ["prompt03/samples"] for a in ("ar", "masked")}
+    assert {arm: list(found) for arm, found in tags.items()} == {
+        a: ["prompt03/samples"] for a in ("ar", "masked")
+    }
     description = tags["ar"]["prompt03/samples"]["description"]
     assert "<strong>network calls</strong>: 128" in description
     assert "<script>" not in description and "set *the* &lt;script&gt;" in description
@@ -237,11 +285,15 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
     query = urllib.parse.urlencode({"run": "masked", "tag": "prompt03/samples", "sample": 0})
     (clip,) = json.loads(server(f"data/plugin/audio/audio?{query}"))
     assert clip["step"] == 5
-    heard, _ = soundfile.read(io.BytesIO(server(f"data/plugin/audio/individualAudio?{clip['query']}")), dtype="float32")
+    heard, _ = soundfile.read(
+        io.BytesIO(server(f"data/plugin/audio/individualAudio?{clip['query']}")), dtype="float32"
+    )
     np.testing.assert_allclose(heard, sine(), atol=1 / 32768)
 
     table = json.loads(server("data/plugin/hparams/experiment", {"experimentName": "any"}))
-    assert [(column["name"], column["differs"]) for column in table["hparamInfos"]] == [("decoder.kind", True)]
+    assert [(column["name"], column["differs"]) for column in table["hparamInfos"]] == [
+        ("decoder.kind", True)
+    ]
     assert "score/content_error" in {metric["name"]["tag"] for metric in table["metricInfos"]}
 
 
@@ -255,25 +307,33 @@ def test_the_layout_puts_each_quantity_of_every_arm_on_one_chart(tmp_path):
     assert [category.title for category in layout.category] == ["Scores", "Cost"]
     # The page shows charts of intervals last to first: the deciding score has to come last.
     assert [chart.title for chart in layout.category[0].chart] == ["score/kad_voice", "score/kad"]
-    [scores, costs] = [[tuple(chart.margin.series) for chart in category.chart] for category in layout.category]
+    [scores, costs] = [
+        [tuple(chart.margin.series) for chart in category.chart] for category in layout.category
+    ]
     assert [(one.value, one.lower, one.upper) for series in scores for one in series] == [
         ("score/kad_voice", "interval/kad_voice_low", "interval/kad_voice_high"),
         ("score/kad", "interval/kad_low", "interval/kad_high"),
     ]
-    assert [(one.value, one.lower, one.upper) for series in costs for one in series] == [("cost/train_flops",) * 3]
+    assert [(one.value, one.lower, one.upper) for series in costs for one in series] == [
+        ("cost/train_flops",) * 3
+    ]
 
 
 def test_no_arm_is_an_outlier_of_its_chart(tmp_path):
-    values = [0.01, 0.02, 0.02, *np.linspace(0.1, 0.9, 7)]  # ten rows, of which one is far better and one far worse
+    # ten rows, of which one is far better and one far worse
+    values = [0.01, 0.02, 0.02, *np.linspace(0.1, 0.9, 7)]
     for number, value in enumerate(values):
         with RunWriter(tmp_path / str(number)) as writer:
             for step in level_steps(40 * number, 400):
-                writer.scores(step, {"wer": {"value": value, "low": value - 0.01, "high": value + 0.01}})
+                writer.scores(
+                    step, {"wer": {"value": value, "low": value - 0.01, "high": value + 0.01}}
+                )
     events = [read(tmp_path / str(number)) for number in range(len(values))]
     tags = ("score/wer", "interval/wer_low", "interval/wer_high")
     points = [point.value for run in events for tag in tags for point in run.Scalars(tag)]
     values = np.float32(values)
-    low, high = np.percentile(points, [5, 95])  # what the page draws unless "ignore outliers" is switched off
+    # what the page draws unless "ignore outliers" is switched off
+    low, high = np.percentile(points, [5, 95])
     assert low <= values.min() and values.max() <= high
     assert [point.step for point in events[3].Scalars("score/wer")] == [120, 441]
     assert all(len(run.Scalars(tag)) == 2 for run in events for tag in tags)
@@ -281,7 +341,9 @@ def test_no_arm_is_an_outlier_of_its_chart(tmp_path):
 
 def test_a_score_without_an_interval_is_its_own_two_ends(tmp_path):
     with RunWriter(tmp_path) as writer:
-        writer.scores(3, {"mos": {"value": 2.5, "low": None, "high": None}, "gone": {"value": None}})
+        writer.scores(
+            3, {"mos": {"value": 2.5, "low": None, "high": None}, "gone": {"value": None}}
+        )
     events = read(tmp_path)
     assert set(events.Tags()["scalars"]) == {"score/mos", "interval/mos_low", "interval/mos_high"}
     assert {events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {2.5}
@@ -289,8 +351,9 @@ def test_a_score_without_an_interval_is_its_own_two_ends(tmp_path):
 
 def test_players_of_a_prompt_stand_together_and_previews_apart():
     assert [prompt_tag(kind, 7) for kind in ("reference", "samples", "previews")] == [
-        *("prompt07/reference", "prompt07/samples"), "validation07/preview",
-    ]  # fmt: skip
+        *("prompt07/reference", "prompt07/samples"),
+        "validation07/preview",
+    ]
     assert mel_tag("prompt07/samples") == "prompt07/samples_mel"
 
 

@@ -40,11 +40,19 @@ class Writer:
 def run(run_dir, steps=10, build=build, source=None, optim=None, seed=1, settings=QUIET, **more):
     optim = optim or OptimConfig(peak_lr=1e-2)
     return train(
-        build, source or make_source(), steps=steps, optim=optim, seed=seed, settings=settings, run_dir=run_dir, **more
+        build,
+        source or make_source(),
+        steps=steps,
+        optim=optim,
+        seed=seed,
+        settings=settings,
+        run_dir=run_dir,
+        **more,
     )
 
 
-# --- batches ---------------------------------------------------------------------------------------------------------
+# --- batches
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_batch_is_a_function_of_seed_and_step():
@@ -52,7 +60,9 @@ def test_batch_is_a_function_of_seed_and_step():
     whole = [batch_digest(batch) for batch, _ in zip(source.iterate(), range(12), strict=False)]
     late = [batch_digest(batch) for batch, _ in zip(source.iterate(7), range(5), strict=False)]
     assert late == whole[7:]
-    assert [batch_digest(source.batch_at(step)) for step in (0, 7, 11)] == [whole[step] for step in (0, 7, 11)]
+    assert [batch_digest(source.batch_at(step)) for step in (0, 7, 11)] == [
+        whole[step] for step in (0, 7, 11)
+    ]
     assert len(set(whole)) == 12
     assert batch_digest(make_source(seed=6).batch_at(0)) != whole[0]
 
@@ -65,7 +75,11 @@ def test_tokens_and_missing_views_pass_through():
     source = BatchSource(grain.MapDataset.range(10).map(element).repeat(None), 3)
     for batch in (source.batch_at(1), next(source.iterate(1))):
         tokens, values = batch.args
-        assert isinstance(tokens, Tokens) and tokens.latents is None and tokens.codes.shape == (3, 4, 2)
+        assert (
+            isinstance(tokens, Tokens)
+            and tokens.latents is None
+            and tokens.codes.shape == (3, 4, 2)
+        )
         assert values.tolist() == [3.0, 4.0, 5.0] and batch.clip_ids.tolist() == [3, 4, 5]
 
 
@@ -93,14 +107,17 @@ def test_too_little_data_is_refused(tmp_path):
         run(tmp_path, steps=9, source=make_source(repeat=1))
 
 
-# --- the update ------------------------------------------------------------------------------------------------------
+# --- the update
+# ------------------------------------------------------------------------------------------------------
 
 
 def one_update(optim, build=build, steps=10):
     source = make_source(batch_size=12)
     graphdef, state = jax.jit(lambda key: create_state(build, optim, steps, key))(jax.random.key(0))
     before = jax.tree.map(np.array, state)
-    state, metrics = make_update(graphdef, optim, steps)(state, source.batch_at(0).args, jax.random.key(1))
+    state, metrics = make_update(graphdef, optim, steps)(
+        state, source.batch_at(0).args, jax.random.key(1)
+    )
     return before, state, metrics, source
 
 
@@ -111,31 +128,47 @@ def test_loss_is_the_weighted_mean_and_everything_moves():
     out = model.loss(*source.batch_at(0).args, key=jax.random.fold_in(jax.random.key(1), 0))
     expected = (out.per_example * out.weight).sum() / out.weight.sum()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
-    np.testing.assert_allclose(metrics["hidden"], (out.metrics["hidden"] * out.weight).sum() / out.weight.sum(), 1e-5)
+    np.testing.assert_allclose(
+        metrics["hidden"], (out.metrics["hidden"] * out.weight).sum() / out.weight.sum(), 1e-5
+    )
     for name in ("params", "rest", "ema"):
-        for old, new in zip(jax.tree.leaves(before[name]), jax.tree.leaves(state[name]), strict=True):
+        for old, new in zip(
+            jax.tree.leaves(before[name]), jax.tree.leaves(state[name]), strict=True
+        ):
             assert (old != np.asarray(new)).any(), f"{name} did not move"
     assert int(state["step"]) == 1 and int(state["first_bad_step"]) == -1
 
 
 def test_accumulation_equals_the_whole_batch():
-    class Quiet(nnx.Module):  # the noise differs between micro-batches by design, so this model draws none
+    # the noise differs between micro-batches by design, so this model draws none
+    class Quiet(nnx.Module):
         def __init__(self, inner):
             self.layers, self.norm_scale = inner.layers, inner.norm_scale
 
         def loss(self, inputs, targets, weight, *, key):
-            hidden, _ = jax.lax.scan(lambda h, layer: (jnp.tanh(layer(h)), None), inputs, self.layers)
-            return LossOut(jnp.square(hidden * self.norm_scale[None] - targets).mean(-1), weight, {})
+            hidden, _ = jax.lax.scan(
+                lambda h, layer: (jnp.tanh(layer(h)), None), inputs, self.layers
+            )
+            return LossOut(
+                jnp.square(hidden * self.norm_scale[None] - targets).mean(-1), weight, {}
+            )
 
     def plain_build(key):
         return Quiet(Toy(nnx.Rngs(key)))
 
     # SGD-like: Adam divides by the size of the gradient, and would hide a wrong scale.
-    whole, parts = (OptimConfig(accumulate=count, b1=0.0, b2=0.0, clip_norm=None) for count in (1, 4))
-    (_, one, metrics, _), (_, four, metrics_four, _) = one_update(whole, plain_build), one_update(parts, plain_build)
+    whole, parts = (
+        OptimConfig(accumulate=count, b1=0.0, b2=0.0, clip_norm=None) for count in (1, 4)
+    )
+    (_, one, metrics, _), (_, four, metrics_four, _) = (
+        one_update(whole, plain_build),
+        one_update(parts, plain_build),
+    )
     np.testing.assert_allclose(metrics["loss"], metrics_four["loss"], rtol=1e-6)
     np.testing.assert_allclose(metrics["grad_norm"], metrics_four["grad_norm"], rtol=1e-5)
-    for left, right in zip(jax.tree.leaves(one["params"]), jax.tree.leaves(four["params"]), strict=True):
+    for left, right in zip(
+        jax.tree.leaves(one["params"]), jax.tree.leaves(four["params"]), strict=True
+    ):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
@@ -158,7 +191,10 @@ def test_random_streams_are_refused(tmp_path):
 
 def seconds_of(row, steps=5):
     """Return where the time of the `steps` before a row of metrics went."""
-    return {name: row[f"{name}_fraction"] * steps / row["steps_per_s"] for name in ("data_wait", "host", "device")}
+    return {
+        name: row[f"{name}_fraction"] * steps / row["steps_per_s"]
+        for name in ("data_wait", "host", "device")
+    }
 
 
 def test_time_is_put_down_to_who_kept_the_device_waiting(tmp_path):
@@ -172,7 +208,8 @@ def test_time_is_put_down_to_who_kept_the_device_waiting(tmp_path):
     assert seconds_of(writer.rows[40])["host"] >= 0.1, "the writer's pause after the stretch before"
 
 
-# --- the loop --------------------------------------------------------------------------------------------------------
+# --- the loop
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_result_log_status_and_second_call(tmp_path):
@@ -184,7 +221,10 @@ def test_result_log_status_and_second_call(tmp_path):
     row = writer.rows[40]
     shares = {"data_wait_fraction", "host_fraction", "device_fraction"}
     assert {"loss", "hidden", "grad_norm", "learning_rate", "steps_per_s"} | shares == set(row)
-    assert sum(row[name] for name in shares) == pytest.approx(1.0) and min(row[name] for name in shares) >= 0
+    assert (
+        sum(row[name] for name in shares) == pytest.approx(1.0)
+        and min(row[name] for name in shares) >= 0
+    )
     assert row["loss"] < writer.rows[5]["loss"]
     assert result.last_metrics["loss"] == row["loss"]
     assert writer.flushes == 1, "once for the one checkpoint, of the last step"
@@ -220,8 +260,12 @@ def test_waiting_for_a_slow_step_is_no_time_of_the_next_stretch(tmp_path, monkey
     monkeypatch.setattr(train_module, "_fetch", fetch_slowly)
     run(tmp_path, steps=20, writer=writer)
     for step in (5, 10, 15, 20):
-        assert sum(seconds_of(writer.rows[step]).values()) == pytest.approx(5 / writer.rows[step]["steps_per_s"])
-    assert seconds_of(writer.rows[10])["device"] >= 0.5, "the pause is the device's, in the stretch it belongs to"
+        assert sum(seconds_of(writer.rows[step]).values()) == pytest.approx(
+            5 / writer.rows[step]["steps_per_s"]
+        )
+    assert seconds_of(writer.rows[10])["device"] >= 0.5, (
+        "the pause is the device's, in the stretch it belongs to"
+    )
 
 
 def test_parts_equal_the_whole(tmp_path):
@@ -242,13 +286,18 @@ def test_parts_equal_the_whole(tmp_path):
     assert sorted(writer.rows) == [5, 6, 7, 8, 9, 10], "it went on from the checkpoint of step 4"
     assert digest(parts.model) == digest(whole.model)
     assert parts.batch_hash == whole.batch_hash
-    assert (tmp_path / "parts/batch_hashes.txt").read_bytes() == (tmp_path / "whole/batch_hashes.txt").read_bytes()
+    assert (tmp_path / "parts/batch_hashes.txt").read_bytes() == (
+        tmp_path / "whole/batch_hashes.txt"
+    ).read_bytes()
 
 
 def test_seed_changes_the_result_and_settings_do_not(tmp_path):
     one = run(tmp_path / "one")
     other = run(tmp_path / "other", seed=2)
-    same = run(tmp_path / "same", settings=TrainSettings(log_every=3, save_every_steps=2, save_every_s=None))
+    same = run(
+        tmp_path / "same",
+        settings=TrainSettings(log_every=3, save_every_steps=2, save_every_s=None),
+    )
     assert digest(one.model) != digest(other.model)
     assert digest(one.model) == digest(same.model)
 
@@ -263,7 +312,9 @@ def test_other_settings_in_the_same_directory_are_refused(tmp_path):
     ]:
         with pytest.raises(GenlabError, match=field):
             run(tmp_path, **change)
-    with pytest.raises(GenlabError, match=r"ema/layers/bias: the checkpoint has .* this model needs"):
+    with pytest.raises(
+        GenlabError, match=r"ema/layers/bias: the checkpoint has .* this model needs"
+    ):
         run(tmp_path, build=lambda key: Toy(nnx.Rngs(key), layers=3))
 
 
@@ -312,9 +363,13 @@ def test_nan_stops_with_the_step_and_the_clips(tmp_path):
     assert error.value.exit_code == 3
     status = json.loads((tmp_path / "status.json").read_text())
     assert status["state"] == "diverged" and f"step {bad}" in status["error"]
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"], "no checkpoint after the bad step"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"], (
+        "no checkpoint after the bad step"
+    )
     model = load_trained(lambda key: Poisoned(nnx.Rngs(key)), tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model))))
+    assert all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model)))
+    )
 
 
 def test_nothing_compiles_after_the_first_step(tmp_path):

@@ -1,4 +1,6 @@
-"""Flax plans to make NNX's tree mode, without references shared by modules, its default: training must work there."""
+"""Flax plans to make NNX's tree mode, without references shared by modules, its default: training
+must work there.
+"""
 
 import os
 import subprocess

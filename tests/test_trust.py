@@ -1,4 +1,6 @@
-"""Whose code runs: what a person named, and nothing that came with a run directory or a folder of pages."""
+"""Whose code runs: what a person named, and nothing that came with a run directory or a folder of
+pages.
+"""
 
 import ast
 import json
@@ -35,11 +37,27 @@ def codec():
     return MuLawConfig().build()
 """
 # How a Python file is executed; `exec` is looked for where it is called.
-EXECUTORS = {"runpy", "exec_module", "spec_from_file_location", "import_module", "exec", "eval", "__import__"}
+EXECUTORS = {
+    "runpy",
+    "exec_module",
+    "spec_from_file_location",
+    "import_module",
+    "exec",
+    "eval",
+    "__import__",
+}
 COMMANDS = [
-    ["report"], ["evaluate"], ["evaluate", "--audit"], ["budget"], ["data"], ["compare"], ["tune"], ["listen"],
-    ["aot", "--topology", "v5e:2x2"], ["train", "--arm", "ar"],
-]  # fmt: skip
+    ["report"],
+    ["evaluate"],
+    ["evaluate", "--audit"],
+    ["budget"],
+    ["data"],
+    ["compare"],
+    ["tune"],
+    ["listen"],
+    ["aot", "--topology", "v5e:2x2"],
+    ["train", "--arm", "ar"],
+]
 
 
 @pytest.fixture
@@ -85,14 +103,19 @@ def test_the_directory_of_an_arm_runs_no_code(place, capsys):
 
 
 def test_what_a_person_names_runs(place):
-    """On the command line, or in a config file that they named; `--trust-code` is their word too."""
+    """On the command line, or in a config file that they named;
+    `--trust-code` is their word too.
+    """
     (place / "mine.py").write_text(
         "from comparison_toys import make_comparison\n\n\n"
         "def config():\n    return make_comparison('data.codec=sent/evil.py')\n"
     )
     for config in (
         load_experiment("sent", ("data.codec=sent/evil.py",)),
-        load_experiment("sent", ('data={"codec": "sent/evil.py", "num_frames": 16, "corpus": {"kind": "embedded"}}',)),
+        load_experiment(
+            "sent",
+            ('data={"codec": "sent/evil.py", "num_frames": 16, "corpus": {"kind": "embedded"}}',),
+        ),
         load_experiment("mine.py"),
         load_experiment("sent", trust_code=True),
     ):
@@ -144,9 +167,18 @@ def test_a_directory_of_somebody_else_is_no_run_directory(name, tmp_path):
 
 
 def test_every_field_is_looked_at_but_prose():
-    values = {"arms": {"a": {"decoder": "x/own.py:Mine"}}, "data": [{"codec": "own.py"}], "question": "see own.py"}
-    assert list(trust.find_code({"arms": {"question": {"decoder": "own.py"}}})) == [("arms.question.decoder", "own.py")]
-    assert list(trust.find_code(values)) == [("arms.a.decoder", "x/own.py:Mine"), ("data.0.codec", "own.py")]
+    values = {
+        "arms": {"a": {"decoder": "x/own.py:Mine"}},
+        "data": [{"codec": "own.py"}],
+        "question": "see own.py",
+    }
+    assert list(trust.find_code({"arms": {"question": {"decoder": "own.py"}}})) == [
+        ("arms.question.decoder", "own.py")
+    ]
+    assert list(trust.find_code(values)) == [
+        ("arms.a.decoder", "x/own.py:Mine"),
+        ("data.0.codec", "own.py"),
+    ]
     assert trust.code_file("my files/own.py:Mine") == Path("my files/own.py")
     assert trust.code_file("in_lab_16khz") is None and trust.code_file("own.python") is None
 
@@ -170,7 +202,9 @@ def test_a_run_directory_downloads_nothing(codec, place, capsys, monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError(source)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    (place / "sent/config.json").write_text(json.dumps(make_comparison(f"data.codec={codec}").to_dict()))
+    (place / "sent/config.json").write_text(
+        json.dumps(make_comparison(f"data.codec={codec}").to_dict())
+    )
     source = codec.partition(":")[2] or "kyutai/mimi"
     told = refused(capsys, "report", "sent")
     assert f"data.codec={codec!r}: its files are not on this machine" in told
@@ -206,8 +240,13 @@ def test_a_sweep_says_again_what_its_page_names(place):
 
 def test_listing_pages_executes_none(tmp_path, capsys):
     mark = tmp_path / "mark"
-    head = f'"""What is it for?\n\nMore."""\n\nfrom pathlib import Path\n\nPath({str(mark)!r}).write_text("ran")\n\n\n'
-    (tmp_path / "told.py").write_text(head + "def sweep():\n    return Sweep(question='Which \\x1b[2J is it?')\n")
+    head = (
+        '"""What is it for?\n\nMore."""\n\nfrom pathlib import '
+        f'Path\n\nPath({str(mark)!r}).write_text("ran")\n\n\n'
+    )
+    (tmp_path / "told.py").write_text(
+        head + "def sweep():\n    return Sweep(question='Which \\x1b[2J is it?')\n"
+    )
     (tmp_path / "computed.py").write_text(head + "def sweep():\n    return Sweep(question=ask())\n")
     (tmp_path / "broken.py").write_text("def sweep(:\n")
     (tmp_path / "other.py").write_text(head + "text = 'def sweep('\n")
@@ -219,7 +258,9 @@ def test_listing_pages_executes_none(tmp_path, capsys):
 
 
 def test_a_compiled_copy_beside_a_file_is_not_what_runs(tmp_path):
-    """Python believes it if time and size agree: a reader of the source, and its digest, would be deceived."""
+    """Python believes it if time and size agree: a reader of the source, and its digest, would be
+    deceived.
+    """
     path = tmp_path / "page.py"
     path.write_text("value = 'evil'\n")
     py_compile.compile(str(path))
@@ -244,12 +285,19 @@ def test_one_module_executes_files():
     found = {}
     for path in sorted((ROOT / "genlab").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names = (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import | ast.ImportFrom)
+                else []
+            )
             if isinstance(node, ast.Call):
                 function = node.func
                 # A method called `eval` is none of these: models have one.
                 names += [function.id] if isinstance(function, ast.Name) else []
-                is_module = isinstance(function, ast.Attribute) and function.attr not in ("exec", "eval")
+                is_module = isinstance(function, ast.Attribute) and function.attr not in (
+                    "exec",
+                    "eval",
+                )
                 names += [function.attr] if is_module else []
             if executing := EXECUTORS & set(names):
                 found.setdefault(str(path.relative_to(ROOT)), set()).update(executing)

@@ -1,4 +1,6 @@
-"""Tuning: equal trials and FLOPs for every arm, a command that goes on wherever it stopped, settings that are used."""
+"""Tuning: equal trials and FLOPs for every arm, a command that goes on wherever it stopped,
+settings that are used.
+"""
 
 import json
 import sys
@@ -23,14 +25,25 @@ from genlab.report.tuning import tuning_rows, tuning_section
 from genlab.report.written import render_markdown
 from genlab.run.checkpoint import restore_latest, write_json
 from genlab.studies import tune as tuning_module
-from genlab.studies.tune import Trial, Tuning, TuningSpace, apply_tuning, ask, own_setting, shorten, tune
+from genlab.studies.tune import (
+    Trial,
+    Tuning,
+    TuningSpace,
+    apply_tuning,
+    ask,
+    own_setting,
+    shorten,
+    tune,
+)
 
 BUDGET = 40 * 162204672.0  # 40 updates of ar
 FIELDS = ("peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout")
 
 
 def two_arms(*overrides) -> Comparison:
-    config = make_comparison(f"budget.train_flops={BUDGET}", "settings.save_every_s=null", *overrides)
+    config = make_comparison(
+        f"budget.train_flops={BUDGET}", "settings.save_every_s=null", *overrides
+    )
     arms = {name: arm for name, arm in config.arms.items() if name != "masked"}
     return config.model_copy(update={"arms": arms})
 
@@ -66,7 +79,8 @@ def test_random_trials_are_the_same_in_every_arm_and_follow_the_space():
         values = np.array([getattr(setting, name) for setting in drawn])
         assert (values >= low - 1e-12).all() and (values <= high + 1e-12).all()
     assert {setting.dropout for setting in drawn} == {0.1}
-    # Half of them lie below the middle of the log scale, of the rate and of the steps that the average remembers.
+    # Half of them lie below the middle of the log scale, of the rate and of the steps that the
+    # average remembers.
     for values, middle in (
         ([setting.peak_lr for setting in drawn], np.sqrt(3e-4 * 1e-2)),
         ([1 - setting.ema_decay for setting in drawn], np.sqrt(0.1 * 0.001)),
@@ -104,14 +118,20 @@ def test_a_wrong_space_is_refused(space, message):
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path_factory):
-    """A minute of audio; no clip is as short as the examples of the toys, so there are no prompts to choose."""
+    """A minute of audio; no clip is as short as the examples of the toys, so there are no prompts
+    to choose.
+    """
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path_factory.getbasetemp() / "tune_cache"))
-    monkeypatch.setattr(tuning_module, "choose_prompts", lambda *args: [SimpleNamespace(text="a word")])
+    monkeypatch.setattr(
+        tuning_module, "choose_prompts", lambda *args: [SimpleNamespace(text="a word")]
+    )
 
 
 @pytest.fixture
 def quick(cache, monkeypatch):
-    """Training that only notes what it was asked for, and a score that is a number of the setting."""
+    """Training that only notes what it was asked for, and a score
+    that is a number of the setting.
+    """
 
     def train_arm(run, store, run_dir, progress):
         run_dir.mkdir(parents=True)
@@ -145,7 +165,9 @@ def without_times(summary):
     return text
 
 
-def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_used(quick, tmp_path, monkeypatch):
+def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_used(
+    quick, tmp_path, monkeypatch
+):
     config, tuning = two_arms(), Tuning(trials=3, fraction=0.5)
     whole = tune(config, tuning, tmp_path / "whole", Quiet())
     train_arm = tuning_module.train_arm
@@ -175,16 +197,27 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
         assert arm["best"] == int(np.argmin([trial["value"] for trial in arm["trials"]]))
         ran = json.loads((tmp_path / f"whole/arms/{name}/trial02/config.json").read_text())
         third = arm["trials"][2]["setting"]
-        assert {field: ran["optim"][field] for field in FIELDS[:4]} == {field: third[field] for field in FIELDS[:4]}
-        assert ran["backbone"]["dropout"] == third["dropout"] and ran["seed"] == max(config.seeds) + 1
+        assert {field: ran["optim"][field] for field in FIELDS[:4]} == {
+            field: third[field] for field in FIELDS[:4]
+        }
+        assert (
+            ran["backbone"]["dropout"] == third["dropout"] and ran["seed"] == max(config.seeds) + 1
+        )
 
     tuned, found = apply_tuning(config, tmp_path / "whole/tuning.json")
-    assert found == json.loads(json.dumps(whole)) and tuned.comparison_key() == config.comparison_key()
+    assert (
+        found == json.loads(json.dumps(whole)) and tuned.comparison_key() == config.comparison_key()
+    )
     for name, arm in whole["arms"].items():
         run = tuned.run(name, 0, steps=1)
-        used = {field: getattr(run.optim, field) for field in FIELDS[:4]} | {"dropout": run.backbone.dropout}
+        used = {field: getattr(run.optim, field) for field in FIELDS[:4]} | {
+            "dropout": run.backbone.dropout
+        }
         assert used == arm["setting"] and run.optim.b2 == config.optim.b2
-        assert tuned.arms[name].training_trials == 3 and tuned.arms[name].tuning_flops == arm["train_flops"]
+        assert (
+            tuned.arms[name].training_trials == 3
+            and tuned.arms[name].tuning_flops == arm["train_flops"]
+        )
 
     more = tune(config, Tuning(trials=4, fraction=0.5), tmp_path / "more", Quiet())
     longer = tune(config, Tuning(trials=4, fraction=0.5), tmp_path / "whole", Quiet())
@@ -195,7 +228,9 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
         tune(two_arms("optim.b2=0.9"), Tuning(trials=4, fraction=0.5), tmp_path / "whole", Quiet())
     with pytest.raises(GenlabError, match="arm 'ar' was tuned with another"):
         apply_tuning(two_arms("batch_size=2"), tmp_path / "whole/tuning.json")
-    with pytest.raises(GenlabError, match="tuned ar, diffusion, this config has ar, masked, diffusion"):
+    with pytest.raises(
+        GenlabError, match="tuned ar, diffusion, this config has ar, masked, diffusion"
+    ):
         apply_tuning(make_comparison(), tmp_path / "whole/tuning.json")
 
 
@@ -203,7 +238,9 @@ def test_a_trial_is_an_ordinary_run_of_its_setting(cache, tmp_path, monkeypatch)
     def make_judge(config, tuning, store, clips):
         def judge(model, run):
             leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
-            return clip_means(np.array([float(abs(leaf).mean()) for leaf in leaves[:3]]), tuple("abc"))
+            return clip_means(
+                np.array([float(abs(leaf).mean()) for leaf in leaves[:3]]), tuple("abc")
+            )
 
         return judge
 
@@ -216,7 +253,9 @@ def test_a_trial_is_an_ordinary_run_of_its_setting(cache, tmp_path, monkeypatch)
     for number, trial in enumerate((first, second)):
         run_dir = tmp_path / f"arms/ar/trial{number:02}"
         meta = restore_latest(run_dir, lambda meta: {}, move_damaged=False).meta["identity"]
-        assert {field: meta[f"optim.{field}"] for field in FIELDS[:4]} == {f: trial["setting"][f] for f in FIELDS[:4]}
+        assert {field: meta[f"optim.{field}"] for field in FIELDS[:4]} == {
+            f: trial["setting"][f] for f in FIELDS[:4]
+        }
         assert len((run_dir / "batch_hashes.txt").read_text().split()) == 10
 
 
@@ -232,14 +271,23 @@ def test_a_diverged_trial_costs_its_flops_and_loses(quick, tmp_path, monkeypatch
     monkeypatch.setattr(tuning_module, "train_arm", diverge)
     found = tune(two_arms(), Tuning(trials=3, fraction=0.25), tmp_path / "one", Quiet())
     arm = found["arms"]["ar"]
-    assert arm["trials"][1]["value"] is None and "diverged" in arm["trials"][1]["note"] and arm["best"] != 1
+    assert (
+        arm["trials"][1]["value"] is None
+        and "diverged" in arm["trials"][1]["note"]
+        and arm["best"] != 1
+    )
     assert arm["train_flops"] == pytest.approx(3 * arm["trials"][0]["train_flops"])
     values = [trial["value"] for trial in arm["trials"]]
     worst = max(values[0], values[2])
     assert arm["best_of"][0]["value"] == pytest.approx((worst + values[2]) / 2)
     (tmp_path / "all").mkdir()
     with pytest.raises(GenlabError, match="all 3 trials diverged"):
-        tune(two_arms("arms.ar.peak_lr=0.5"), Tuning(trials=3, fraction=0.25), tmp_path / "two", Quiet())
+        tune(
+            two_arms("arms.ar.peak_lr=0.5"),
+            Tuning(trials=3, fraction=0.25),
+            tmp_path / "two",
+            Quiet(),
+        )
 
 
 def test_a_trial_trains_on_its_share_and_another_seed():
@@ -261,36 +309,73 @@ def test_the_ledger_tells_trials_flops_and_settings(tmp_path):
     ]
     ledger = make_true_ledger(tmp_path / "a", make_comparison(*spent, *own))
     assert ledger["stamp"] == "controlled" and row(ledger, "Tuning FLOPs")["status"] == "bounded"
-    assert row(ledger, "Training trials")["status"] == row(ledger, "Backbone")["status"] == "matched"
+    assert (
+        row(ledger, "Training trials")["status"] == row(ledger, "Backbone")["status"] == "matched"
+    )
     for item in ("Dropout", "EMA decay", "Weight decay", "Warm-up share"):
         assert row(ledger, item)["status"] == "declared"
     assert row(ledger, "Dropout")["values"] == {"ar": 0.1, "masked": 0.0, "diffusion": 0.0}
     others = [item for item in spent if not item.startswith("arms.ar.tuning_flops")]
     ledger = make_true_ledger(tmp_path / "b", make_comparison(*others, "arms.ar.tuning_flops=7e9"))
-    assert ledger["stamp"] == "uncontrolled" and row(ledger, "Tuning FLOPs")["status"] == "undeclared"
+    assert (
+        ledger["stamp"] == "uncontrolled" and row(ledger, "Tuning FLOPs")["status"] == "undeclared"
+    )
     ledger = make_true_ledger(tmp_path / "c", make_comparison())
     assert row(ledger, "Tuning FLOPs")["status"] == "matched"
 
 
 def made_up(sampler="random"):
     trials = [
-        Trial(i, dict.fromkeys(FIELDS, 0.1), v, v - 0.01, v + 0.01, 1e9, 10, 1.0) for i, v in enumerate((3, 2, 4))
+        Trial(i, dict.fromkeys(FIELDS, 0.1), v, v - 0.01, v + 0.01, 1e9, 10, 1.0)
+        for i, v in enumerate((3, 2, 4))
     ]
-    curve = [{"k": 1, "value": 3.0, "low": 2.5, "high": 3.5}, {"k": 2, "value": 2.0, "low": None, "high": None}]
-    arm = {"family": "ar", "num_trials": 3, "train_flops": 3e9, "best": 1, "setting": trials[1].setting}
-    arm |= {"best_of": curve if sampler == "random" else [], "trials": [trial._asdict() for trial in trials]}
-    head = {"schema": 1, "name": "<b>", "unit": "errors per word", "direction": "lower", "num_prompts": 3}
-    return {**head, **Tuning(sampler=sampler, trials=3).to_dict(), "arms": {"ar": arm, "masked": arm}}
+    curve = [
+        {"k": 1, "value": 3.0, "low": 2.5, "high": 3.5},
+        {"k": 2, "value": 2.0, "low": None, "high": None},
+    ]
+    arm = {
+        "family": "ar",
+        "num_trials": 3,
+        "train_flops": 3e9,
+        "best": 1,
+        "setting": trials[1].setting,
+    }
+    arm |= {
+        "best_of": curve if sampler == "random" else [],
+        "trials": [trial._asdict() for trial in trials],
+    }
+    head = {
+        "schema": 1,
+        "name": "<b>",
+        "unit": "errors per word",
+        "direction": "lower",
+        "num_prompts": 3,
+    }
+    return {
+        **head,
+        **Tuning(sampler=sampler, trials=3).to_dict(),
+        "arms": {"ar": arm, "masked": arm},
+    }
 
 
 def test_the_report_shows_curves_choice_and_every_trial(tmp_path):
     results = {**make_results(3), "tuning": made_up()}
     section = str(tuning_section(made_up()))
-    assert section.count('<svg class="plot"') == 1 and section.count('class="front"') == 2 == section.count('"band"')
-    assert section.count("<tr>") == 2 + 2 + 6 and "3.00 GFLOP" in section and "the same in every arm" in section
-    assert 'id="tuning"' in render_page(results, make_ledger(), []) and "## Tuning" in render_markdown(results, {})
+    assert section.count('<svg class="plot"') == 1 and section.count(
+        'class="front"'
+    ) == 2 == section.count('"band"')
+    assert (
+        section.count("<tr>") == 2 + 2 + 6
+        and "3.00 GFLOP" in section
+        and "the same in every arm" in section
+    )
+    assert 'id="tuning"' in render_page(
+        results, make_ledger(), []
+    ) and "## Tuning" in render_markdown(results, {})
     assert "genlab tune CONFIG" in render_page(make_results(), make_ledger(), [])
-    assert "svg" not in str(tuning_section(made_up("tpe"))) and "chosen by TPE" in str(tuning_section(made_up("tpe")))
+    assert "svg" not in str(tuning_section(made_up("tpe"))) and "chosen by TPE" in str(
+        tuning_section(made_up("tpe"))
+    )
     assert tuning_rows(made_up())[1][-1].startswith("trial 1: peak LR 0.1")
     tuning_module.write_tuning_page(tmp_path / "tuning.html", made_up())
     page = (tmp_path / "tuning.html").read_text()
@@ -304,10 +389,14 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(tmp_path, monkeypatch, cap
         return line
 
     quickstart, out = "configs/quickstart.py", str(tmp_path / "out")
-    assert "expected the tuning.json" in refused("compare", quickstart, "--tuned", str(tmp_path / "none.json"))
+    assert "expected the tuning.json" in refused(
+        "compare", quickstart, "--tuned", str(tmp_path / "none.json")
+    )
     assert "trials" in refused("tune", quickstart, "--trials", "1", "--out", out)
     assert "by: " in refused("tune", quickstart, "--by", "loss", "--out", out)
-    assert "space.peak_lr" in refused("tune", quickstart, "--space", "peak_lr=[1,0.1]", "--out", out)
+    assert "space.peak_lr" in refused(
+        "tune", quickstart, "--space", "peak_lr=[1,0.1]", "--out", out
+    )
     assert "report others" in refused("tune", quickstart, "prompts_split=valid", "--out", out)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert "pip install 'genlab[tune]'" in refused("tune", quickstart, "--out", out)

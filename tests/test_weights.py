@@ -8,7 +8,10 @@ from genlab.nets.weights import load_metadata, load_weights, save_weights
 
 TREE = {
     "layers": {
-        0: {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T / 7, "steps": np.arange(3, dtype=np.int32)}
+        0: {
+            "kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T / 7,
+            "steps": np.arange(3, dtype=np.int32),
+        }
     },
     "bias": np.array([0.5, -2.0], np.float32),
 }
@@ -23,11 +26,15 @@ def path(tmp_path):
 def test_round_trip_keeps_structure_and_transposed_views(path):
     loaded = load_weights(path, TREE)
     assert list(loaded["layers"]) == [0]
-    np.testing.assert_allclose(loaded["layers"][0]["kernel"], TREE["layers"][0]["kernel"], rtol=1e-3)
+    np.testing.assert_allclose(
+        loaded["layers"][0]["kernel"], TREE["layers"][0]["kernel"], rtol=1e-3
+    )
     np.testing.assert_array_equal(loaded["layers"][0]["steps"], [0, 1, 2])
     assert loaded["bias"].dtype == np.float32 and loaded["layers"][0]["steps"].dtype == np.int32
     facts = load_metadata(path)
-    assert facts["licence"] == "CC0" and facts["num_parameters"] == 17 and len(facts["sha256"]) == 64
+    assert (
+        facts["licence"] == "CC0" and facts["num_parameters"] == 17 and len(facts["sha256"]) == 64
+    )
 
 
 def test_saving_is_deterministic(path, tmp_path):
@@ -56,7 +63,9 @@ def test_missing_file_and_missing_json(path):
 def test_wrong_shape_missing_and_surplus_tensors_are_named(path):
     _refuses(path, "'bias' has shape", {**TREE, "bias": np.zeros(3)})
     _refuses(path, "'extra' is missing", {**TREE, "extra": np.zeros(3)})
-    _refuses(path, "'layers.0.kernel' is not part|'layers.0.steps' is not part", {"bias": TREE["bias"]})
+    _refuses(
+        path, "'layers.0.kernel' is not part|'layers.0.steps' is not part", {"bias": TREE["bias"]}
+    )
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 40, -1, -20])
@@ -71,7 +80,9 @@ def test_oversized_files(path):
     _refuses(path, "100 bytes follow the last tensor")
     path.write_bytes((1 << 60).to_bytes(8, "little") + data[8:])
     _refuses(path, "not a safetensors file")
-    header = json.dumps({"bias": {"dtype": "F16", "shape": [1 << 50], "data_offsets": [0, 1 << 51]}}).encode()
+    header = json.dumps(
+        {"bias": {"dtype": "F16", "shape": [1 << 50], "data_offsets": [0, 1 << 51]}}
+    ).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     _refuses(path, "'bias' has shape", {"bias": TREE["bias"]})
 

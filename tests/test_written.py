@@ -9,8 +9,18 @@ from genlab.report.answer import find_answer
 from genlab.report.written import render_csv, render_markdown, write_text_reports
 
 AUDIT = {
-    "wer_grammar": {"failed": [], "is_trusted": True, "verdicts": {"noise": "ranks"}, "false_alarms": 0.02},
-    "frechet": {"failed": ["shuffle"], "is_trusted": False, "verdicts": {"noise": "blind"}, "false_alarms": 0.0},
+    "wer_grammar": {
+        "failed": [],
+        "is_trusted": True,
+        "verdicts": {"noise": "ranks"},
+        "false_alarms": 0.02,
+    },
+    "frechet": {
+        "failed": ["shuffle"],
+        "is_trusted": False,
+        "verdicts": {"noise": "blind"},
+        "false_alarms": 0.0,
+    },
 }
 
 
@@ -22,15 +32,25 @@ def test_the_markdown_holds_the_answer_every_score_and_the_doubts():
     results, ledger = make_audited(), make_ledger()
     text = render_markdown(results, ledger)
     assert find_answer(results, ledger).headline in text
-    for title in ("Ledger: controlled", "Scores", "Cost", "Controls", "Metrics to doubt on this corpus", "Reproduce"):
+    for title in (
+        "Ledger: controlled",
+        "Scores",
+        "Cost",
+        "Controls",
+        "Metrics to doubt on this corpus",
+        "Reproduce",
+    ):
         assert f"\n## {title}\n" in text
     assert "- Fréchet distance: shuffle" in text and "- Word error" not in text
     [line] = [line for line in text.splitlines() if line.startswith("| Word error (grammar) ↓")]
     assert line.count("[") == len(results["arms"])
     widths = {
-        line.count(" | ") for line in text.split("## Scores")[1].split("##")[0].splitlines() if line.startswith("|")
+        line.count(" | ")
+        for line in text.split("## Scores")[1].split("##")[0].splitlines()
+        if line.startswith("|")
     }
-    assert len(widths) <= 2  # the scores and the paired differences, each with as many columns in every line
+    # the scores and the paired differences, each with as many columns in every line
+    assert len(widths) <= 2
 
 
 def test_without_an_audit_it_says_how_to_make_one():
@@ -49,7 +69,11 @@ def test_the_csv_has_a_line_per_arm_and_score():
     assert len(rows) == sum(len(arm["scores"]) for arm in results["arms"])
     found = next(row for row in rows if row["arm"] == "ar" and row["score"] == "frechet")
     assert float(found["value"]) == results["arms"][3]["scores"]["frechet"]["value"]
-    assert found["not_trusted"] == "shuffle" and found["direction"] == "lower" and found["seeds"] == "3"
+    assert (
+        found["not_trusted"] == "shuffle"
+        and found["direction"] == "lower"
+        and found["seeds"] == "3"
+    )
 
 
 def test_both_files_are_written(tmp_path):

@@ -1,7 +1,9 @@
-"""Measure what the loop and the loader cost, with a model that costs nothing. Run as `python tests/train_overhead.py`.
+"""Measure what the loop and the loader cost, with a model that costs nothing. Run as `python
+tests/train_overhead.py`.
 
-Prints, per step of a batch of 32 one-second waves (2 MB): the CPU time of the main thread, which delays the device, the
-CPU time of the whole process (loader threads and the update included), and the wall time.
+Prints, per step of a batch of 32 one-second waves (2 MB): the CPU time of the main thread, which
+delays the device, the CPU time of the whole process (loader threads and the update included), and
+the wall time.
 """
 
 import tempfile
@@ -26,7 +28,9 @@ class Free(nnx.Module):
         self.slope = nnx.Param(jnp.ones(16))
 
     def loss(self, waves, num_samples, *, key):
-        return LossOut(jnp.square(waves[:, :16] * self.slope[None]).mean(-1), jnp.ones(waves.shape[0]), {})
+        return LossOut(
+            jnp.square(waves[:, :16] * self.slope[None]).mean(-1), jnp.ones(waves.shape[0]), {}
+        )
 
 
 class Marks:
@@ -34,7 +38,9 @@ class Marks:
         self.rows = []
 
     def scalars(self, step, values):
-        self.rows.append((step, time.thread_time(), time.process_time(), time.perf_counter(), values))
+        self.rows.append(
+            (step, time.thread_time(), time.process_time(), time.perf_counter(), values)
+        )
 
 
 def draw(index, rng):
@@ -55,7 +61,8 @@ def main():
             1e3 * (after[column] - before[column]) / (after[0] - before[0]) for column in (1, 2, 3)
         )
         print(
-            f"steps {before[0]}-{after[0]}: main {main_ms:.2f} ms, process {process_ms:.2f} ms, wall {wall_ms:.2f} ms"
+            f"steps {before[0]}-{after[0]}: main {main_ms:.2f} ms, process {process_ms:.2f} ms, "
+            f"wall {wall_ms:.2f} ms"
         )
 
 

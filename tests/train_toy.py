@@ -1,6 +1,8 @@
-"""A tiny model and data set, and a command that trains them: what the process-level tests start and kill.
+"""A tiny model and data set, and a command that trains them: what the process-level tests start and
+kill.
 
-Run as `python tests/train_toy.py RUN_DIR [key=value ...]`; prints one JSON line with a digest of the final parameters.
+Run as `python tests/train_toy.py RUN_DIR [key=value ...]`; prints one JSON line with a digest of
+the final parameters.
 """
 
 import json
@@ -39,7 +41,9 @@ class Numbers:
 
 
 class Toy(nnx.Module):
-    """Stacked, scanned layers, noise from the key, and a running average that `loss` moves: all that a codec does."""
+    """Stacked, scanned layers, noise from the key, and a running average that `loss` moves: all
+    that a codec does.
+    """
 
     def __init__(self, rngs, layers=2):
         @nnx.split_rngs(splits=layers)
@@ -69,7 +73,13 @@ def make_source(batch_size=8, seed=5, delay_s=0.0, repeat=None):
         inputs = rng.normal(size=WIDTH).astype(np.float32)
         return (inputs, np.sin(inputs[::-1]).copy(), np.float32(1 + index % 3)), np.int32(index)
 
-    dataset = grain.MapDataset.source(Numbers(delay_s=delay_s)).seed(seed).shuffle().repeat(repeat).random_map(element)
+    dataset = (
+        grain.MapDataset.source(Numbers(delay_s=delay_s))
+        .seed(seed)
+        .shuffle()
+        .repeat(repeat)
+        .random_map(element)
+    )
     return BatchSource(dataset, batch_size)
 
 
@@ -79,8 +89,15 @@ def digest(model):
 
 
 def main():
-    options = {"steps": 60, "delay_s": 0.0, "save_every_steps": 5, **dict(item.split("=") for item in sys.argv[2:])}
-    settings = TrainSettings(log_every=10, save_every_s=None, save_every_steps=int(options["save_every_steps"]), keep=2)
+    options = {
+        "steps": 60,
+        "delay_s": 0.0,
+        "save_every_steps": 5,
+        **dict(item.split("=") for item in sys.argv[2:]),
+    }
+    settings = TrainSettings(
+        log_every=10, save_every_s=None, save_every_steps=int(options["save_every_steps"]), keep=2
+    )
     try:
         result = train(
             build,
@@ -94,7 +111,11 @@ def main():
     except GenlabError as error:
         print(error, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
-    print(json.dumps({"digest": digest(result.model), "batch_hash": result.batch_hash, "steps": result.steps}))
+    print(
+        json.dumps(
+            {"digest": digest(result.model), "batch_hash": result.batch_hash, "steps": result.steps}
+        )
+    )
 
 
 if __name__ == "__main__":

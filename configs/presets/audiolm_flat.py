@@ -1,8 +1,10 @@
-"""AudioLM's acoustic stage (2209.03143): semantic units in, codes one by one, coarse to fine inside each frame.
+"""AudioLM's acoustic stage (2209.03143): semantic units in, codes one by one, coarse to fine inside
+each frame.
 
-Question: what does predicting every code after all before it give, for as many steps as there are codes? With the
-quick start's data and budget, so its arms are comparable. Expect fewer bits than the delay pattern at equal updates,
-and K times its sampling steps. Unlike AudioLM: one stage for all levels, and the speaker is given by name.
+Question: what does predicting every code after all before it give, for as many steps as there are
+codes? With the quick start's data and budget, so its arms are comparable. Expect fewer bits than
+the delay pattern at equal updates, and K times its sampling steps. Unlike AudioLM: one stage for
+all levels, and the speaker is given by name.
 
     genlab compare configs/presets/audiolm_flat.py
 """

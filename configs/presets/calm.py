@@ -1,9 +1,10 @@
 """CALM (2509.06926) on speech: a causal transformer over latents whose head is a small flow.
 
-Question: does a few-step head on continuous frames beat codes at equal compute? Read its content error beside the quick
-start's AR arm. As in the paper the context is noisy in training and many noise draws share one hidden vector; unlike it
-the head is a flow (MAR, 2406.11838), not a consistency model, and no second transformer reads the clean context. The
-amount of noise, draws, steps, temperature and guidance are ours.
+Question: does a few-step head on continuous frames beat codes at equal compute? Read its content
+error beside the quick start's AR arm. As in the paper the context is noisy in training and many
+noise draws share one hidden vector; unlike it the head is a flow (MAR, 2406.11838), not a
+consistency model, and no second transformer reads the clean context. The amount of noise, draws,
+steps, temperature and guidance are ours.
 
     genlab compare configs/presets/calm.py
 """

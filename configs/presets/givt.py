@@ -1,7 +1,9 @@
-"""GIVT (2312.02116) on speech: a causal transformer over latents whose head is a mixture of Gaussians.
+"""GIVT (2312.02116) on speech: a causal transformer over latents whose head is a mixture of
+Gaussians.
 
-Question: can one pass per frame and an exact density do what a tower of codes does? Read its content error beside the
-quick start's AR arm: same data, backbone and training FLOPs, latents in the place of codes.
+Question: can one pass per frame and an exact density do what a tower of codes does? Read its
+content error beside the quick start's AR arm: same data, backbone and training FLOPs, latents in
+the place of codes.
 
     genlab compare configs/presets/givt.py
 """

@@ -1,11 +1,13 @@
-"""MAGNeT (2401.04577): spans of three frames are hidden and revealed whole, 20 steps for level 1 and 10 for others.
+"""MAGNeT (2401.04577): spans of three frames are hidden and revealed whole, 20 steps for level 1
+and 10 for others.
 
-Question: do spans help a masked decoder of codes, against configs/presets/soundstorm.py at the same budget?
+Question: do spans help a masked decoder of codes, against configs/presets/soundstorm.py at the same
+budget?
 
     genlab compare configs/presets/magnet.py
 
-Steps, spans, temperature and top-p are those of its published code. Left out: the narrow attention of the levels
-above the first, guidance that falls from 10 to 1, and rescoring by a second model.
+Steps, spans, temperature and top-p are those of its published code. Left out: the narrow attention
+of the levels above the first, guidance that falls from 10 to 1, and rescoring by a second model.
 """
 
 import runpy

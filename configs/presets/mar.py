@@ -1,7 +1,9 @@
-"""MAR (2406.11838) on speech: a bidirectional transformer over latents with a flow head, frames in random order.
+"""MAR (2406.11838) on speech: a bidirectional transformer over latents with a flow head, frames in
+random order.
 
-Question: what does a free order buy a head on continuous frames? Read its content error beside the presets calm (the
-same head, from left to right) and the quick start's masked arm (the same order, over codes).
+Question: what does a free order buy a head on continuous frames? Read its content error beside the
+presets calm (the same head, from left to right) and the quick start's masked arm (the same order,
+over codes).
 
     genlab compare configs/presets/mar.py
 """
@@ -21,5 +23,7 @@ def config() -> Comparison:
         decoder=MARConfig(head=FlowMatching(width=192, draws=4)),
         sampler=MARSampler(rounds=16, steps=8, guidance=1.5),
     )
-    question = "With equal training compute, what does a flow head on latents reach in a random order?"
+    question = (
+        "With equal training compute, what does a flow head on latents reach in a random order?"
+    )
     return base.model_copy(update={"name": "mar", "question": question, "arms": {"mar": arm}})

@@ -1,11 +1,13 @@
-"""Moshi's audio model (2410.00037 section 3.4): a depth transformer in each frame, delay 1, monologue, two speakers.
+"""Moshi's audio model (2410.00037 section 3.4): a depth transformer in each frame, delay 1,
+monologue, two speakers.
 
-Question: what do a depth transformer, one frame of delay between the first level and the others, a stream of units in
-front of them and hearing the other speaker give on conversations made of the quick start's clips, at its budget?
-`arms.moshi.decoder.acoustic_delay_frames=0`, `...is_per_level=false`, `...plan=null` and `...other=null` are its
-ablations. With the plan the bits are an upper bound.
-Unlike Moshi: the inner monologue says semantic units, and the text itself stands before the audio; conversations are
-two turns of unrelated clips, so there is something to learn about when to speak and nothing about what to answer.
+Question: what do a depth transformer, one frame of delay between the first level and the others, a
+stream of units in front of them and hearing the other speaker give on conversations made of the
+quick start's clips, at its budget? `arms.moshi.decoder.acoustic_delay_frames=0`,
+`...is_per_level=false`, `...plan=null` and `...other=null` are its ablations. With the plan the
+bits are an upper bound. Unlike Moshi: the inner monologue says semantic units, and the text itself
+stands before the audio; conversations are two turns of unrelated clips, so there is something to
+learn about when to speak and nothing about what to answer.
 
     genlab compare configs/presets/moshi.py
 """
@@ -37,4 +39,6 @@ def config() -> Comparison:
         sampler=DepthSampler(temperature=0.8, top_k=250),
     )
     data = TokenData(corpus=Dialogue(corpus=base.data.corpus), num_frames=208)
-    return base.model_copy(update={"name": "moshi", "data": data, "condition": condition, "arms": {"moshi": arm}})
+    return base.model_copy(
+        update={"name": "moshi", "data": data, "condition": condition, "arms": {"moshi": arm}}
+    )

@@ -1,8 +1,9 @@
-"""MusicGen (2306.05284): text by cross-attention, all levels in every step under delay 1, guidance when sampling.
+"""MusicGen (2306.05284): text by cross-attention, all levels in every step under delay 1, guidance
+when sampling.
 
-Question: how far does MusicGen's recipe come on the quick start's data and budget? Conditions are dropped in 20 % of
-the examples, guidance is 3 and top-k 250, as in the paper. Unlike MusicGen: text is characters that the decoder learns
-to read, not the output of T5.
+Question: how far does MusicGen's recipe come on the quick start's data and budget? Conditions are
+dropped in 20 % of the examples, guidance is 3 and top-k 250, as in the paper. Unlike MusicGen: text
+is characters that the decoder learns to read, not the output of T5.
 
     genlab compare configs/presets/musicgen.py
 """
@@ -18,9 +19,13 @@ from genlab.experiment import Arm, Comparison
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
-    condition = base.condition.model_copy(update={"content": "text", "route": "cross", "dropout": 0.2})
+    condition = base.condition.model_copy(
+        update={"content": "text", "route": "cross", "dropout": 0.2}
+    )
     arm = Arm(
         decoder=ARConfig(pattern=DelayPattern(delay_frames=1), infill_share=0.0),
         sampler=ARSampler(top_k=250, guidance=3.0),
     )
-    return base.model_copy(update={"name": "musicgen", "condition": condition, "arms": {"musicgen": arm}})
+    return base.model_copy(
+        update={"name": "musicgen", "condition": condition, "arms": {"musicgen": arm}}
+    )

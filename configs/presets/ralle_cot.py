@@ -1,11 +1,12 @@
-"""RALL-E's chain of thought (2404.03204): told the text, the decoder first says which unit comes, then the codes.
+"""RALL-E's chain of thought (2404.03204): told the text, the decoder first says which unit comes,
+then the codes.
 
-Question: does a plan of semantic units, drawn one step ahead of the codes it leads to, make the words better than going
-from text to codes at once, on the quick start's data and budget? Control: `arms.ralle_cot.decoder.plan=null`, the same
-data and FLOPs and one step less. The bits are those of codes and plan, an upper bound, so they do not show whether the
-plan harms; content errors decide.
-Unlike RALL-E: the plan holds the units of a recogniser beside the codes, not pitch and duration of phones before them,
-and attention is not restricted to the phones that the plan points to.
+Question: does a plan of semantic units, drawn one step ahead of the codes it leads to, make the
+words better than going from text to codes at once, on the quick start's data and budget? Control:
+`arms.ralle_cot.decoder.plan=null`, the same data and FLOPs and one step less. The bits are those of
+codes and plan, an upper bound, so they do not show whether the plan harms; content errors decide.
+Unlike RALL-E: the plan holds the units of a recogniser beside the codes, not pitch and duration of
+phones before them, and attention is not restricted to the phones that the plan points to.
 
     genlab compare configs/presets/ralle_cot.py
 """
@@ -24,7 +25,11 @@ def config() -> Comparison:
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
-        decoder=ARConfig(pattern=DelayPattern(delay_frames=1), plan=PlanStream(lead_frames=0), infill_share=0.0),
+        decoder=ARConfig(
+            pattern=DelayPattern(delay_frames=1), plan=PlanStream(lead_frames=0), infill_share=0.0
+        ),
         sampler=ARSampler(temperature=0.8, top_k=250),
     )
-    return base.model_copy(update={"name": "ralle_cot", "condition": condition, "arms": {"ralle_cot": arm}})
+    return base.model_copy(
+        update={"name": "ralle_cot", "condition": condition, "arms": {"ralle_cot": arm}}
+    )

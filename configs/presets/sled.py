@@ -1,8 +1,10 @@
-"""SLED (2505.13181) on speech: a causal transformer over latents whose head is trained by the energy score.
+"""SLED (2505.13181) on speech: a causal transformer over latents whose head is trained by the
+energy score.
 
-Question: is one call of an implicit head, without a density and without steps, enough for a frame of speech? Read its
-content error beside the quick start's AR arm: same data, backbone and training FLOPs, latents in the place of codes.
-Two samples and beta = 1 are the paper's; its guidance is left out.
+Question: is one call of an implicit head, without a density and without steps, enough for a frame
+of speech? Read its content error beside the quick start's AR arm: same data, backbone and training
+FLOPs, latents in the place of codes. Two samples and beta = 1 are the paper's; its guidance is left
+out.
 
     genlab compare configs/presets/sled.py
 """

@@ -1,4 +1,5 @@
-"""SoundStorm (2305.09636): level by level, the most confident frames first, the fine levels in one step each.
+"""SoundStorm (2305.09636): level by level, the most confident frames first, the fine levels in one
+step each.
 
 Question: how good are 16 + K - 1 parallel steps at the quick start's budget?
 
@@ -19,4 +20,6 @@ def config() -> Comparison:
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
     arm = Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1)))
     question = "How good are 16 parallel steps for the first level and one for each further one?"
-    return base.model_copy(update={"name": "soundstorm", "question": question, "arms": {"soundstorm": arm}})
+    return base.model_copy(
+        update={"name": "soundstorm", "question": question, "arms": {"soundstorm": arm}}
+    )

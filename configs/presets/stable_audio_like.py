@@ -1,10 +1,11 @@
-"""Stable Audio's transformer (2404.10301) as the diffusion decoder: v-prediction on the cosine path, text by
-cross-attention, speaker and duration as one position before the frames.
+"""Stable Audio's transformer (2404.10301) as the diffusion decoder: v-prediction on the cosine
+path, text by cross-attention, speaker and duration as one position before the frames.
 
-Question: with the quick start's data and budget, is its topology better or worse than the shared backbone, which
-`arms.stable_audio_like.decoder.network.kind=backbone` puts in its place? Unlike the published system: speech, our
-codec's latents in place of its autoencoder's, a small text encoder trained along, and a few layers.
-`genlab.decoders.noise.stable_audio.save_stable_audio` writes the trained network for diffusers.
+Question: with the quick start's data and budget, is its topology better or worse than the shared
+backbone, which `arms.stable_audio_like.decoder.network.kind=backbone` puts in its place? Unlike the
+published system: speech, our codec's latents in place of its autoencoder's, a small text encoder
+trained along, and a few layers. `genlab.decoders.noise.stable_audio.save_stable_audio` writes the
+trained network for diffusers.
 
     genlab compare configs/presets/stable_audio_like.py
 """
@@ -24,10 +25,16 @@ def config() -> Comparison:
     base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
     told = {"content": "text", "route": "cross", "duration": True, "clip_route": "adaln"}
     arm = Arm(
-        decoder=DiffusionConfig(network=StableAudioNetwork(key_heads=2), path=CosinePath(), predicts="v"),
+        decoder=DiffusionConfig(
+            network=StableAudioNetwork(key_heads=2), path=CosinePath(), predicts="v"
+        ),
         sampler=DiffusionSampler(steps=24, solver=DPMSolver(), guidance=3.0),
     )
     name = "stable_audio_like"
     return base.model_copy(
-        update={"name": name, "condition": base.condition.model_copy(update=told), "arms": {name: arm}}
+        update={
+            "name": name,
+            "condition": base.condition.model_copy(update=told),
+            "arms": {name: arm},
+        }
     )

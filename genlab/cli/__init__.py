@@ -1,4 +1,5 @@
-"""The `genlab` command: parse, import what the command needs, call it, turn user errors into one line and exit code 2.
+"""The `genlab` command: parse, import what the command needs, call it, turn user errors into one
+line and exit code 2.
 
 Nothing heavy is imported before a command is known, so `genlab --help` answers at once.
 """
@@ -45,7 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="genlab",
         description="Compare audio decoders fairly on one token space.",
-        epilog=f"extras (pip install 'genlab[NAME]'; genlab doctor says which are installed):\n{list_extras()}",
+        epilog=(
+            "extras (pip install 'genlab[NAME]'; genlab doctor says which are "
+            f"installed):\n{list_extras()}"
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"genlab {__version__}")
@@ -53,9 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
         return commands.add_parser(
-            name, help=text, description=text, epilog=f"example: {example}",
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        )
 
     _add_runs(add)
     _add_results(add)
@@ -67,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse; FIELD=VALUE may come anywhere, even after options, where argparse alone would refuse it."""
+    """Parse; FIELD=VALUE may come anywhere, even after options, where argparse alone would refuse
+    it.
+    """
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
@@ -128,7 +137,8 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
             return _refuse(arguments.command, text, EXIT_DISK_FULL)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             text = (
-                f"not enough memory ({shorten(str(error))}); lower batch_size, num_frames or the width of the networks"
+                f"not enough memory ({shorten(str(error))}); lower batch_size, num_frames or the "
+                "width of the networks"
             )
             return _refuse(arguments.command, text, EXIT_USAGE)
         if not isinstance(error, OSError) or error.filename is None:
@@ -146,7 +156,9 @@ def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
     for name, (least, most) in WHOLE_NUMBERS.items():
         value = getattr(arguments, name, None)
         if isinstance(value, int) and not least <= value <= most:
-            raise GenlabError(f"--{name} {shorten(value)}: expected at least {least} and at most {most}")
+            raise GenlabError(
+                f"--{name} {shorten(value)}: expected at least {least} and at most {most}"
+            )
 
 
 def _place(text: str) -> str | Path:
@@ -155,14 +167,18 @@ def _place(text: str) -> str | Path:
 
 
 def _named(text: str) -> str:
-    """Parse a path as it was written; an unset variable of the shell must not name the current directory."""
+    """Parse a path as it was written; an unset variable of the shell must not name the current
+    directory.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("'': expected a path, got nothing; is a variable empty?")
     return text
 
 
 def _whole(text: str) -> int:
-    """Parse a whole number as people write it; `int` also accepts underscores, blanks and other alphabets."""
+    """Parse a whole number as people write it; `int` also accepts underscores, blanks and other
+    alphabets.
+    """
     from genlab.config.errors import shorten
 
     digits = text.removeprefix("-")
@@ -175,7 +191,8 @@ def _local(text: str) -> Path:
     """Parse a path that must be on a local disk."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"{text}: expected a path on a local disk; only compare, train, tune, sample, evaluate, report and listen "
+            f"{text}: expected a path on a local disk; only compare, train, tune, sample, "
+            "evaluate, report and listen "
             "work in a bucket"
         )
     return Path(_named(text))
@@ -203,14 +220,19 @@ def _add_runs(add: AddCommand) -> None:
         "genlab compare configs/quickstart.py --out runs/first",
     )
     _takes_config(command)
-    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH")
+    command.add_argument(
+        "--out", type=_place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH"
+    )
     command.add_argument(
         "--pareto",
         action="store_true",
         help="then sample every arm at the same number of settings and plot quality against cost",
     )
     command.add_argument(
-        "--tuned", type=_local, metavar="TUNING.json", help="train each arm with its best setting from `genlab tune`"
+        "--tuned",
+        type=_local,
+        metavar="TUNING.json",
+        help="train each arm with its best setting from `genlab tune`",
     )
     command.add_argument(
         "--dry-run",
@@ -224,7 +246,9 @@ def _add_runs(add: AddCommand) -> None:
         "genlab train configs/quickstart.py --arm ar --out runs/ar",
     )
     _takes_config(command)
-    command.add_argument("--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH")
+    command.add_argument(
+        "--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH"
+    )
     command.add_argument("--arm", help="which arm to train, if the config is a comparison")
     command = add(
         "sample",
@@ -232,8 +256,12 @@ def _add_runs(add: AddCommand) -> None:
         "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
     )
     _takes_config(command, "run directory of a trained arm")
-    command.add_argument("--out", type=_place, default=Path("samples"), help="directory for the FLAC files")
-    command.add_argument("--prompts", type=_whole, default=8, help="how many held-out clips to sample")
+    command.add_argument(
+        "--out", type=_place, default=Path("samples"), help="directory for the FLAC files"
+    )
+    command.add_argument(
+        "--prompts", type=_whole, default=8, help="how many held-out clips to sample"
+    )
     command.add_argument("--seed", type=_whole, default=0, help="seed of the draws")
     command.add_argument(
         "--keep",
@@ -245,73 +273,135 @@ def _add_runs(add: AddCommand) -> None:
 def _add_tuning(add: AddCommand) -> None:
     command = add(
         "tune",
-        "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one validation score.",
+        (
+            "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one "
+            "validation score."
+        ),
         "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
     _takes_config(command)
-    command.add_argument("--trials", type=_whole, help="settings to try per arm, including its own (default 16)")
     command.add_argument(
-        "--fraction", type=float, help="share of the arm's training budget that each trial gets (default 0.25)"
+        "--trials", type=_whole, help="settings to try per arm, including its own (default 16)"
     )
-    command.add_argument("--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts")
-    command.add_argument("--sampler", help="random (default) or tpe, which gives no best-of-k curve")
-    command.add_argument("--seed", type=_whole, help="seed of the drawn settings and of sampling (default 0)")
     command.add_argument(
-        "--space", nargs="+", default=[], metavar="SETTING=[LOW,HIGH]",
-        help="ranges of peak_lr, warmup_fraction, weight_decay, ema_decay or dropout; equal ends fix a setting",
-    )  # fmt: skip
-    command.add_argument("--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)")
+        "--fraction",
+        type=float,
+        help="share of the arm's training budget that each trial gets (default 0.25)",
+    )
+    command.add_argument(
+        "--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts"
+    )
+    command.add_argument(
+        "--sampler", help="random (default) or tpe, which gives no best-of-k curve"
+    )
+    command.add_argument(
+        "--seed", type=_whole, help="seed of the drawn settings and of sampling (default 0)"
+    )
+    command.add_argument(
+        "--space",
+        nargs="+",
+        default=[],
+        metavar="SETTING=[LOW,HIGH]",
+        help=(
+            "ranges of peak_lr, warmup_fraction, weight_decay, ema_decay or dropout; equal ends "
+            "fix a setting"
+        ),
+    )
+    command.add_argument(
+        "--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)"
+    )
 
 
 def _add_results(add: AddCommand) -> None:
     command = add(
         "evaluate",
-        "Score the samples of a comparison again, or print the excess bits of a run on a known-entropy source.",
+        (
+            "Score the samples of a comparison again, or print the excess bits of a run on a "
+            "known-entropy source."
+        ),
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
-    _takes_config(command, "run directory of a comparison, or of an arm trained on a known-entropy source")
+    _takes_config(
+        command, "run directory of a comparison, or of an arm trained on a known-entropy source"
+    )
     command.add_argument(
         "--audit",
         action="store_true",
         help="only audit the metrics: which of them can be trusted on this corpus?",
     )
-    command = add("report", "Rewrite report.html from a finished run directory.", "genlab report runs/first")
+    command = add(
+        "report", "Rewrite report.html from a finished run directory.", "genlab report runs/first"
+    )
     _takes_config(command, "run directory of a comparison")
     command = add(
         "listen",
         "Write a blind listening test for a finished comparison, or merge its answers.",
         "genlab listen runs/first --prompts 8",
     )
-    command.add_argument("config", type=_named, metavar="RUN_DIR", help="run directory of a comparison")
+    command.add_argument(
+        "config", type=_named, metavar="RUN_DIR", help="run directory of a comparison"
+    )
     _takes_trust(command)
     command.add_argument(
-        "--test", choices=["mushra", "ab", "both"], default="both", help="rate clips, compare pairs, or both (default)"
+        "--test",
+        choices=["mushra", "ab", "both"],
+        default="both",
+        help="rate clips, compare pairs, or both (default)",
     )
-    command.add_argument("--prompts", type=_whole, help="how many prompts to hear (default: 10, or as many as differ)")
     command.add_argument(
-        "--seed", type=_whole, default=0, help="seed of the choice of prompts; the key is always random"
+        "--prompts",
+        type=_whole,
+        help="how many prompts to hear (default: 10, or as many as differ)",
     )
-    command.add_argument("--out", type=_place, help="directory of the page, key and result (default: RUN_DIR/listen)")
-    command.add_argument("--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners")
+    command.add_argument(
+        "--seed",
+        type=_whole,
+        default=0,
+        help="seed of the choice of prompts; the key is always random",
+    )
+    command.add_argument(
+        "--out", type=_place, help="directory of the page, key and result (default: RUN_DIR/listen)"
+    )
+    command.add_argument(
+        "--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners"
+    )
 
 
 def _add_crossover(add: AddCommand) -> None:
     command = add(
         "crossover",
-        "Find the budget at which the ranking of families flips, and plan a sweep that would show it.",
-        "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops --plan 1e12,3e12,1e13",
+        (
+            "Find the budget at which the ranking of families flips, and plan a sweep that would "
+            "show "
+            "it."
+        ),
+        (
+            "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops "
+            "--plan 1e12,3e12,1e13"
+        ),
     )
     command.add_argument(
-        "runs", nargs="+", type=_local, metavar="RUN_DIR", help="finished comparisons at several budgets"
+        "runs",
+        nargs="+",
+        type=_local,
+        metavar="RUN_DIR",
+        help="finished comparisons at several budgets",
     )
     command.add_argument("--score", required=True, help="name of the score in results.json")
     command.add_argument(
-        "--against", choices=["flops", "epochs", "seconds"], default="flops", help="the x axis (default: flops)"
+        "--against",
+        choices=["flops", "epochs", "seconds"],
+        default="flops",
+        help="the x axis (default: flops)",
     )
     command.add_argument(
-        "--plan", metavar="X,X,X", help="budgets of a planned sweep: how likely is it to show the crossing?"
+        "--plan",
+        metavar="X,X,X",
+        help="budgets of a planned sweep: how likely is it to show the crossing?",
     )
-    command.add_argument("--seeds", type=_whole, default=3, help="training seeds per budget of the plan")
+    command.add_argument(
+        "--seeds", type=_whole, default=3, help="training seeds per budget of the plan"
+    )
     command.add_argument(
         "--exponents",
         metavar="FAMILY=C,...",
@@ -322,100 +412,184 @@ def _add_crossover(add: AddCommand) -> None:
 def _add_sweep(add: AddCommand) -> None:
     command = add(
         "sweep",
-        "Run a page of the lab notebook: many comparisons that can be killed and resumed, judged by its predictions.",
+        (
+            "Run a page of the lab notebook: many comparisons that can be killed and resumed, "
+            "judged "
+            "by its predictions."
+        ),
         "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
     )
     command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
     command.add_argument(
-        "page", nargs="?", type=_local, help="Python file that defines sweep(); for list, a folder; for plan, a config"
+        "page",
+        nargs="?",
+        type=_local,
+        help="Python file that defines sweep(); for list, a folder; for plan, a config",
     )
     command.add_argument(
-        "--out", type=_local, help="directory of the sweep (default: runs/sweep-NAME); for plan, the page to write"
-    )
-    command.add_argument("--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs")
-    command.add_argument("--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)")
-    command.add_argument("--executor", choices=["local", "print", "skypilot"], default="local", help="default: local")
-    command.add_argument(
-        "--slots", type=_whole, default=1, help="run: how many processes at a time on this machine (default 1)"
+        "--out",
+        type=_local,
+        help="directory of the sweep (default: runs/sweep-NAME); for plan, the page to write",
     )
     command.add_argument(
-        "--dry-run", action="store_true", help="run: check everything, print the cost, start nothing; prune: list only"
+        "--flops", metavar="C,C,C", help="plan: budgets of an IsoFLOP sweep, in training FLOPs"
+    )
+    command.add_argument(
+        "--families", metavar="ARM,ARM", help="plan: arms of the config (default: all)"
+    )
+    command.add_argument(
+        "--executor", choices=["local", "print", "skypilot"], default="local", help="default: local"
+    )
+    command.add_argument(
+        "--slots",
+        type=_whole,
+        default=1,
+        help="run: how many processes at a time on this machine (default 1)",
+    )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run: check everything, print the cost, start nothing; prune: list only",
     )
     command.add_argument("--yes", action="store_true", help="prune: delete without asking")
-    command.add_argument("--retry-failed", action="store_true", help="run: retry runs that are marked as failed")
-    command.add_argument("--card", action="store_true", help="report: also write the page beside the Python file")
+    command.add_argument(
+        "--retry-failed", action="store_true", help="run: retry runs that are marked as failed"
+    )
+    command.add_argument(
+        "--card", action="store_true", help="report: also write the page beside the Python file"
+    )
 
 
 def _add_inputs(add: AddCommand) -> None:
     command = add(
-        "budget", "Print what every arm would spend, without spending it.", "genlab budget configs/quickstart.py"
+        "budget",
+        "Print what every arm would spend, without spending it.",
+        "genlab budget configs/quickstart.py",
     )
     _takes_config(command)
     command = add(
         "data",
-        "Build a corpus and its token store and say what is in them; `data check CONFIG` verifies every byte.",
+        (
+            "Build a corpus and its token store and say what is in them; `data check CONFIG` "
+            "verifies "
+            "every byte."
+        ),
         "genlab data configs/quickstart.py",
     )
-    _takes_config(command, "config file, config.json or run directory, with the word `check` before it to verify")
+    _takes_config(
+        command,
+        "config file, config.json or run directory, with the word `check` before it to verify",
+    )
     command = add(
         "codec",
-        "Load, describe, score, benchmark or probe codecs, export a trained one (or a recogniser), or code a file.",
+        (
+            "Load, describe, score, benchmark or probe codecs, export a trained one (or a "
+            "recogniser), or code a file."
+        ),
         "genlab codec load mimi --weights path/to/mimi",
     )
-    command.add_argument("action", choices=["info", "load", "export", "roundtrip", "score", "bench", "probe"])
+    command.add_argument(
+        "action", choices=["info", "load", "export", "roundtrip", "score", "bench", "probe"]
+    )
     command.add_argument(
         "paths",
         nargs="*",
         type=_local,
-        help="load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench or probe DIR",
+        help=(
+            "load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench "
+            "or probe DIR"
+        ),
     )
     command.add_argument(
         "--codec",
         default="in_lab_16khz",
-        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take several, separated by "
+        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take "
+        "several, separated by "
         "commas; probe also takes several trainings of one variant, joined by +",
     )
-    command.add_argument("--weights", help="load: a directory with config.json and safetensors, or a Hub id")
-    command.add_argument("--levels", type=_whole, help="how many codebooks to decode, from the first (default: all)")
+    command.add_argument(
+        "--weights", help="load: a directory with config.json and safetensors, or a Hub id"
+    )
+    command.add_argument(
+        "--levels", type=_whole, help="how many codebooks to decode, from the first (default: all)"
+    )
     _takes_trust(command)
-    command.add_argument("--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv")
-    command.add_argument("--json", action="store_true", help="bench: JSON instead of a Markdown table")
+    command.add_argument(
+        "--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv"
+    )
+    command.add_argument(
+        "--json", action="store_true", help="bench: JSON instead of a Markdown table"
+    )
 
 
 def _add_machine(add: AddCommand) -> None:
-    command = add("bench", "Measure training steps, sampling and codec speed.", "genlab bench --json")
-    command.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)")
-    command.add_argument("--json", action="store_true", help="one JSON line per workload")
-    command.add_argument("--rounds", type=_whole, default=5, help="how often to repeat (default 5); the median counts")
+    command = add(
+        "bench", "Measure training steps, sampling and codec speed.", "genlab bench --json"
+    )
     command.add_argument(
-        "--quick", action="store_true", help="toy sizes: shows that everything runs, but says nothing about speed"
+        "workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON line per workload")
+    command.add_argument(
+        "--rounds",
+        type=_whole,
+        default=5,
+        help="how often to repeat (default 5); the median counts",
+    )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="toy sizes: shows that everything runs, but says nothing about speed",
     )
     command = add(
         "aot",
-        "Compile every arm's training step and sampler for a TPU slice, without having one: do they fit?",
+        (
+            "Compile every arm's training step and sampler for a TPU slice, without having one: do "
+            "they fit?"
+        ),
         "genlab aot configs/scale/scale_300m.py --topology v5litepod-16",
     )
     _takes_config(command)
-    command.add_argument("--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4")
-    command.add_argument("--arm", help="compile only this arm (default: all)")
-    command.add_argument("--program", choices=["train", "sample", "both"], default="both", help="default: both")
-    command.add_argument("--largest-batch", action="store_true", help="search for the largest batch that fits")
-    command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
-    command.add_argument("--markdown", action="store_true", help="print the table as Markdown, with all columns")
     command.add_argument(
-        "--save-executable", type=_local, metavar="FILE", help="keep the last compiled program, for use on such a slice"
+        "--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4"
+    )
+    command.add_argument("--arm", help="compile only this arm (default: all)")
+    command.add_argument(
+        "--program", choices=["train", "sample", "both"], default="both", help="default: both"
+    )
+    command.add_argument(
+        "--largest-batch", action="store_true", help="search for the largest batch that fits"
+    )
+    command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument(
+        "--markdown", action="store_true", help="print the table as Markdown, with all columns"
+    )
+    command.add_argument(
+        "--save-executable",
+        type=_local,
+        metavar="FILE",
+        help="keep the last compiled program, for use on such a slice",
     )
     command = add(
         "check",
-        "Try out a decoder, mixer or feed-forward part of your own at toy size: what it must keep, and what is broken.",
+        (
+            "Try out a decoder, mixer or feed-forward part of your own at toy size: what it must "
+            "keep, and what is broken."
+        ),
         "genlab check docs/own_decoder.py:OnceConfig",
     )
-    command.add_argument("target", metavar="FILE.py:CLASS", help="or PACKAGE.MODULE:CLASS, the class of its config")
-    command = add("doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor")
+    command.add_argument(
+        "target", metavar="FILE.py:CLASS", help="or PACKAGE.MODULE:CLASS, the class of its config"
+    )
+    command = add(
+        "doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor"
+    )
     command.description = f"{command.description}\n\nextras:\n{list_extras()}"
 
 
-def _takes_config(command: argparse.ArgumentParser, what: str = "config file, config.json or run directory") -> None:
+def _takes_config(
+    command: argparse.ArgumentParser, what: str = "config file, config.json or run directory"
+) -> None:
     command.add_argument("config", type=_named, help=what)
     command.add_argument(
         "overrides",
@@ -431,7 +605,10 @@ def _takes_trust(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--trust-code",
         action="store_true",
-        help="run the Python files that a config.json refers to; read them first (see docs/security.md)",
+        help=(
+            "run the Python files that a config.json refers to; read them first (see "
+            "docs/security.md)"
+        ),
     )
 
 

@@ -15,7 +15,8 @@ from genlab.load import load_experiment
 from genlab.runs import CodecRun, RecogniserRun
 from genlab.watch.progress import Progress
 
-SHIPPED_UNITS = 256  # of the recogniser's export: content survives, the speaker fades (its JSON has the numbers)
+# of the recogniser's export: content survives, the speaker fades (its JSON has the numbers)
+SHIPPED_UNITS = 256
 
 
 def act_on_codec(arguments: argparse.Namespace) -> None:
@@ -36,7 +37,8 @@ def act_on_codec(arguments: argparse.Namespace) -> None:
     wanted, act = actions[arguments.action]
     if len(arguments.paths) != wanted:
         raise GenlabError(
-            f"codec {arguments.action}: expected {wanted} paths, got {len(arguments.paths)}; see genlab codec --help"
+            f"codec {arguments.action}: expected {wanted} paths, got {len(arguments.paths)}; see "
+            "genlab codec --help"
         )
     act(arguments)
 
@@ -45,23 +47,42 @@ def _describe_codec(arguments: argparse.Namespace) -> None:
     from genlab.codecs.frozen import load_codec
 
     frozen = load_codec(arguments.codec)
-    print(json.dumps({"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata}, indent=1))
+    print(
+        json.dumps(
+            {"fingerprint": frozen.fingerprint, **frozen.spec.to_dict(), **frozen.metadata},
+            indent=1,
+        )
+    )
 
 
 def _load_codec(arguments: argparse.Namespace) -> None:
-    """Read a published codec, code a second of noise with it, and print the name that configs take."""
+    """Read a published codec, code a second of noise with it, and
+    print the name that configs take.
+    """
     from genlab.codecs.frozen import load_codec
 
-    name = f"{arguments.paths[0]}:{arguments.weights}" if arguments.weights else str(arguments.paths[0])
+    name = (
+        f"{arguments.paths[0]}:{arguments.weights}"
+        if arguments.weights
+        else str(arguments.paths[0])
+    )
     frozen = load_codec(name)
-    noise = 0.1 * np.random.default_rng(0).standard_normal(frozen.spec.sample_rate_hz).astype(np.float32)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(frozen.spec.sample_rate_hz).astype(
+        np.float32
+    )
     [(codes, latents)] = frozen.encode([noise])
     [decoded] = frozen.decode_codes([codes]) if codes.shape[1] else frozen.decode_latents([latents])
     spec = frozen.spec
-    print(json.dumps({"fingerprint": frozen.fingerprint, **spec.to_dict(), **frozen.metadata}, indent=1))
     print(
-        f"{name}: {spec.frame_hz:g} frames/s, {spec.codebooks} x {spec.entries} entries, {spec.bitrate_bps / 1000:.2f} "
-        f"kbit/s; a second of noise became {len(latents)} frames and {len(decoded)} samples; use data.codec={name}"
+        json.dumps(
+            {"fingerprint": frozen.fingerprint, **spec.to_dict(), **frozen.metadata}, indent=1
+        )
+    )
+    print(
+        f"{name}: {spec.frame_hz:g} frames/s, {spec.codebooks} x {spec.entries} entries, "
+        f"{spec.bitrate_bps / 1000:.2f} "
+        f"kbit/s; a second of noise became {len(latents)} frames and {len(decoded)} samples; use "
+        f"data.codec={name}"
     )
 
 
@@ -74,7 +95,9 @@ def _export(arguments: argparse.Namespace) -> None:
     run_dir, out = arguments.paths
     run = load_experiment(run_dir, trust_code=arguments.trust_code)
     if not isinstance(run, CodecRun | RecogniserRun):
-        raise GenlabError(f"{run_dir}: kind {run.kind!r}, expected the run of a codec or a recogniser")
+        raise GenlabError(
+            f"{run_dir}: kind {run.kind!r}, expected the run of a codec or a recogniser"
+        )
     training = {"training": _describe_training(run)}
     if isinstance(run, CodecRun):
         facts = export_codec(load_trained(run.build, run_dir), out, training)
@@ -90,7 +113,11 @@ def _score_codec(arguments: argparse.Namespace) -> None:
     from genlab.evaluate.codecs.score import score_folder
 
     frozen = load_codec(arguments.codec, SAMPLE_RATE_HZ)
-    print(json.dumps(score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1))
+    print(
+        json.dumps(
+            score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1
+        )
+    )
 
 
 def _bench_codecs(arguments: argparse.Namespace) -> None:
@@ -101,12 +128,16 @@ def _bench_codecs(arguments: argparse.Namespace) -> None:
     codecs = {}
     for name in arguments.codec.split(","):
         frozen = load_codec(name, SAMPLE_RATE_HZ)
-        levels = [frozen.spec.codebooks >> shift for shift in range(3) if frozen.spec.codebooks >> shift]
+        levels = [
+            frozen.spec.codebooks >> shift for shift in range(3) if frozen.spec.codebooks >> shift
+        ]
         codecs[name] = (frozen, [arguments.levels] if arguments.levels else [*levels, 0])
     with Progress() as progress:
         rows = bench_folder(codecs, arguments.paths[0], arguments.speakers, progress)
     if arguments.json:
-        print(json.dumps({"rows": to_json(rows), "against_opus": compare_with_opus(rows)}, indent=1))
+        print(
+            json.dumps({"rows": to_json(rows), "against_opus": compare_with_opus(rows)}, indent=1)
+        )
     else:
         print(to_markdown(rows))
 
@@ -119,7 +150,8 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
 
     if not arguments.speakers:
         raise GenlabError(
-            "codec probe: --speakers missing; name the speakers to test on, the others are used to fit the probes"
+            "codec probe: --speakers missing; name the speakers to test on, the others are used "
+            "to fit the probes"
         )
     codecs = {
         Path(names).stem: [load_codec(name, SAMPLE_RATE_HZ) for name in names.split("+")]
@@ -156,7 +188,11 @@ def _describe_training(run: CodecRun | RecogniserRun) -> dict[str, Any]:
     """Return the run without the paths of this machine: what a reader needs to repeat it."""
     values = run.to_dict()
     data = [
-        {"corpus": item.corpus.kind, "share": item.share, "licence": getattr(item.corpus, "licence", "Apache-2.0")}
+        {
+            "corpus": item.corpus.kind,
+            "share": item.share,
+            "licence": getattr(item.corpus, "licence", "Apache-2.0"),
+        }
         for item in run.data
     ]
     hidden = ("kind", "settings", "data")

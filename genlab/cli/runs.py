@@ -1,7 +1,8 @@
-"""What each command does: load its config, call one function of the library, print what a person needs next.
+"""What each command does: load its config, call one function of the library, print what a person
+needs next.
 
-Every function takes the parsed arguments and the command line as typed (it goes into results.json), and returns the
-exit code.
+Every function takes the parsed arguments and the command line as typed (it goes into results.json),
+and returns the exit code.
 """
 
 import argparse
@@ -43,7 +44,9 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
         if arguments.pareto:
             check_fronts(config, progress)
         results = run_comparison(config, out, progress, command, tuning)
-        fronts = trace_fronts(config, out, progress) if arguments.pareto and hosts.is_leader() else []
+        fronts = (
+            trace_fronts(config, out, progress) if arguments.pareto and hosts.is_leader() else []
+        )
         if fronts:
             rewrite_report(config, out, progress)
     hosts.wait_for_all("everything is written")
@@ -52,7 +55,10 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
     print(format_results(results, read_ledger(out) or {}))
     if fronts:
         print("\n" + fold(format_fronts(fronts)))
-    print(f"\nreport:      {shown(out / 'report.html')}\ntensorboard: {tensorboard_command(shown(out))}")
+    print(
+        f"\nreport:      {shown(out / 'report.html')}\ntensorboard: "
+        f"{tensorboard_command(shown(out))}"
+    )
     return 0
 
 
@@ -104,10 +110,19 @@ def train(arguments: argparse.Namespace, command: str) -> int:
             source = run.source(progress)
             with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
                 result = run_training(
-                    run.build, source, steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings,
-                    run_dir=out, writer=TrainingLog(writer, run.kind, run.loss_unit), progress=progress,
-                )  # fmt: skip
-    print(f"{shown(out)}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}")
+                    run.build,
+                    source,
+                    steps=run.steps,
+                    optim=run.optim,
+                    seed=run.seed,
+                    settings=run.settings,
+                    run_dir=out,
+                    writer=TrainingLog(writer, run.kind, run.loss_unit),
+                    progress=progress,
+                )
+    print(
+        f"{shown(out)}: {result.steps} steps in {result.wall_s:.0f} s, batches {result.batch_hash}"
+    )
     print(json.dumps({name: round(value, 5) for name, value in result.last_metrics.items()}))
     return 0
 
@@ -121,13 +136,17 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     if isinstance(run, Comparison):
         raise GenlabError(_name_arms(run, Path(arguments.config)))
     run = _load(arguments, DecoderRun)
-    lines = sample_run(run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep)
+    lines = sample_run(
+        run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep
+    )
     print("\n".join(lines))
     return 0
 
 
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
-    """Score a comparison's samples again, or compare the score of a run with the entropy of its source."""
+    """Score a comparison's samples again, or compare the score of a run with the entropy of its
+    source.
+    """
     from genlab.changes import SCORING, check_changes
     from genlab.report.console import format_audit, format_results
     from genlab.score import audit
@@ -159,7 +178,8 @@ def _evaluate_on_source(run: DecoderRun, source: KnownEntropy, run_dir: Path) ->
     decoder = load_trained(lambda key: run.build_for(store, key), run_dir)
     if not can_score(decoder):
         raise GenlabError(
-            f"{run_dir}: the {run.arm.decoder.kind} decoder has no likelihood, so it cannot be scored in bits"
+            f"{run_dir}: the {run.arm.decoder.kind} decoder has no likelihood, so it cannot be "
+            "scored in bits"
         )
     print(source.describe())
     print(measure_excess(decoder, source, store, num_frames=run.data.num_frames).describe())
@@ -177,7 +197,11 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
         store = config.data.open(progress)
     budgets = solve_budget(config, store)
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
-    print(format_budget(config, budgets, {name: check_flops(run, store) for name, run in runs.items()}))
+    print(
+        format_budget(
+            config, budgets, {name: check_flops(run, store) for name, run in runs.items()}
+        )
+    )
     for name, run in runs.items():
         try:
             check_memory(run, budgets[name].params)
@@ -201,11 +225,17 @@ def data(arguments: argparse.Namespace, command: str) -> int:
                 config.data.load_codec()  # missing weights must not cost the wait for a corpus
                 manifests = [build_corpus(config.data.corpus, progress=progress, is_quiet=True)]
                 store = config.data.open(progress, manifests[0])
-            print(f"token store {store.directory}: codec {store.info.codec_fingerprint}, {store.info.num_units} units")
+            print(
+                f"token store {store.directory}: codec {store.info.codec_fingerprint}, "
+                f"{store.info.num_units} units"
+            )
             if isinstance(config.data.corpus, KnownEntropy):
                 print(config.data.corpus.describe())
         else:
-            manifests = [build_corpus(share.corpus, progress=progress, is_quiet=True) for share in config.data]
+            manifests = [
+                build_corpus(share.corpus, progress=progress, is_quiet=True)
+                for share in config.data
+            ]
     for manifest in manifests:
         print("\n".join(_describe_corpus(manifest)))
     return 0
@@ -242,7 +272,9 @@ def _check_data(arguments: argparse.Namespace) -> int:
     from genlab.data.store import INFO_NAME
 
     if not arguments.overrides:
-        raise ConfigError("check: which config? For example: genlab data check configs/quickstart.py")
+        raise ConfigError(
+            "check: which config? For example: genlab data check configs/quickstart.py"
+        )
     path, *overrides = arguments.overrides
     config = load_experiment(path, tuple(overrides), trust_code=arguments.trust_code)
     has_store = isinstance(config, Comparison | DecoderRun)
@@ -264,7 +296,9 @@ def _check_data(arguments: argparse.Namespace) -> int:
 
 
 def codec(arguments: argparse.Namespace, command: str) -> int:
-    """Export a codec, load a published one, describe or score one, bench or probe several, or code a file."""
+    """Export a codec, load a published one, describe or score one, bench or probe several, or code
+    a file.
+    """
     from genlab.cli.codecs import act_on_codec
 
     act_on_codec(arguments)
@@ -308,7 +342,9 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     run_dir = _run_directory(arguments.config)
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
-        print(f"{format_listening(merge_answers(arguments.merge, out))}\n\n{shown(out / 'listening.json')}")
+        print(
+            f"{format_listening(merge_answers(arguments.merge, out))}\n\n{shown(out / 'listening.json')}"
+        )
         return 0
     arguments.overrides = []
     tests = ("mushra", "ab") if arguments.test == "both" else (arguments.test,)
@@ -322,7 +358,9 @@ def bench(arguments: argparse.Namespace, command: str) -> int:
     """Measure speed."""
     from genlab.speed.bench import format_line, run_workloads
 
-    for line in run_workloads(tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick):
+    for line in run_workloads(
+        tuple(arguments.workloads), rounds=arguments.rounds, quick=arguments.quick
+    ):
         print(json.dumps(line) if arguments.json else format_line(line), flush=True)
     return 0
 
@@ -335,15 +373,24 @@ def aot(arguments: argparse.Namespace, command: str) -> int:
 
 
 def check(arguments: argparse.Namespace, command: str) -> int:
-    """Try out a decoder, mixer or feed-forward part of the user's own; the exit code says whether all promises hold."""
+    """Try out a decoder, mixer or feed-forward part of the user's own; the exit code says whether
+    all promises hold.
+    """
     from genlab.run.trust import load_class
     from genlab.studies.contract import check_class
 
     findings = check_class(load_class(arguments.target))
     for finding in findings:
-        print(f"FAILED  {finding.promise}: {finding.problem}" if finding.problem else f"ok      {finding.promise}")
+        print(
+            f"FAILED  {finding.promise}: {finding.problem}"
+            if finding.problem
+            else f"ok      {finding.promise}"
+        )
     broken = sum(bool(finding.problem) for finding in findings)
-    print(f"{arguments.target}: {f'{broken} of {len(findings)} promises broken' if broken else 'all promises kept'}")
+    print(
+        f"{arguments.target}: "
+        f"{f'{broken} of {len(findings)} promises broken' if broken else 'all promises kept'}"
+    )
     return 1 if broken else 0
 
 
@@ -381,7 +428,9 @@ def _load(arguments: argparse.Namespace, kind: type) -> Any:
     config = _read(arguments)
     if not isinstance(config, kind):
         wanted = kind.model_fields["kind"].default
-        raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs {wanted!r}")
+        raise ConfigError(
+            f"{arguments.config}: kind {config.kind!r}, but this command needs {wanted!r}"
+        )
     return config
 
 
@@ -390,7 +439,8 @@ def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
 
     if name not in config.arms:
         raise GenlabError(
-            f"--arm {name}: this config is a comparison, choose one of its arms: {', '.join(config.arms)}"
+            f"--arm {name}: this config is a comparison, choose one of its arms: "
+            f"{', '.join(config.arms)}"
         )
     check_budget(config)
     with Progress() as progress:

@@ -21,7 +21,15 @@ from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_loca
 from genlab.sweeps.isoflop import PAGE
 from genlab.sweeps.notebook import verdict_of, write_notebook
 from genlab.sweeps.page import Sweep, SweepRun, expand, find_question, load_sweep
-from genlab.sweeps.runs import Cost, delete, find_cost, find_prunable, forget_failures, read_state, write_page
+from genlab.sweeps.runs import (
+    Cost,
+    delete,
+    find_cost,
+    find_prunable,
+    forget_failures,
+    read_state,
+    write_page,
+)
 from genlab.watch.progress import Progress
 from genlab.watch.tensorboard import tensorboard_command
 
@@ -37,11 +45,16 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
     """
     if arguments.action == "list":
         if not (folder := arguments.page or FOLDER).is_dir():
-            raise GenlabError(f"sweep list {folder}: no such folder; give one that holds pages, for example sweeps")
+            raise GenlabError(
+                f"sweep list {folder}: no such folder; give one that holds pages, for example "
+                "sweeps"
+            )
         print(align(list_pages(folder)))
         return EXIT_OK
     if arguments.page is None:
-        raise GenlabError(f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py")
+        raise GenlabError(
+            f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py"
+        )
     if arguments.action == "plan":
         return _plan(arguments)
     sweep = load_sweep(arguments.page)
@@ -60,7 +73,11 @@ def list_pages(folder: Path) -> list[list[str]]:
         question = find_question(path)
         if question is not None:
             card = path.with_suffix(".md")
-            title = card.read_text(encoding="utf-8", errors="replace").split("\n")[0] if card.is_file() else ""
+            title = (
+                card.read_text(encoding="utf-8", errors="replace").split("\n")[0]
+                if card.is_file()
+                else ""
+            )
             rows.append([str(path), question, one_line(title.partition(": ")[2])])
     return rows
 
@@ -69,13 +86,17 @@ def describe_cost(cost: Cost) -> str:
     """Return what the sweep will spend, in a line."""
     return (
         f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
-        f"{format_quantity(cost.disk_bytes, 'B')} at most, {format_seconds(3600 * cost.device_hours)} of this device "
-        f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
+        f"{format_quantity(cost.disk_bytes, 'B')} at most, "
+        f"{format_seconds(3600 * cost.device_hours)} of this device "
+        f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not "
+        "reach it)"
     )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    """Print what every family would spend at every budget and shape, and write the page that runs it."""
+    """Print what every family would spend at every budget and shape, and write the page that runs
+    it.
+    """
     config = load_experiment(arguments.page)
     if not isinstance(config, Comparison):
         raise GenlabError(f"{arguments.page}: kind {config.kind!r}, but a plan needs a comparison")
@@ -83,7 +104,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     families = arguments.families.split(",") if arguments.families else list(config.arms)
     if unknown := [name for name in families if name not in config.arms]:
         raise GenlabError(
-            f"--families {unknown[0]}: no such arm in {arguments.page}; its arms are {', '.join(config.arms)}"
+            f"--families {unknown[0]}: no such arm in {arguments.page}; its arms are "
+            f"{', '.join(config.arms)}"
         )
     out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
     if out.suffix != ".py":
@@ -91,7 +113,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise GenlabError(f"{out}: already exists; use another --out, or delete it")
     facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
-    partial = out.with_name(f".{out.stem}.partial.py")  # a page that cannot be run is not left behind
+    # a page that cannot be run is not left behind
+    partial = out.with_name(f".{out.stem}.partial.py")
     try:
         partial.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
         rows = _plan_rows(load_sweep(partial))
@@ -142,13 +165,17 @@ def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
 
 def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     if not (out / "sweep.json").exists():
-        raise GenlabError(f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name another --out")
+        raise GenlabError(
+            f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name "
+            "another --out"
+        )
     runs = expand(sweep)
     states = [read_state(run, out).state for run in runs]
     if "finished" not in states:
         told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         raise GenlabError(
-            f"{out}: no run of this page has finished ({told}); run `genlab sweep run {arguments.page}` first"
+            f"{out}: no run of this page has finished ({told}); run `genlab sweep run "
+            f"{arguments.page}` first"
         )
     text, findings = write_notebook(sweep, runs, arguments.page, out)
     print(text)
@@ -157,11 +184,17 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
         _check_card(card, sweep)
         figure = out / "figure.svg"
         if figure.exists():
-            arguments.page.with_suffix(".svg").write_text(figure.read_text(encoding="utf-8"), encoding="utf-8")
-        card.write_text(text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8")
+            arguments.page.with_suffix(".svg").write_text(
+                figure.read_text(encoding="utf-8"), encoding="utf-8"
+            )
+        card.write_text(
+            text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8"
+        )
         print(f"card:        {card}")
     # Apart, because every arm has a row in the table of its own run too.
-    print(f"page:        {out / 'report.html'}\ntable:       {tensorboard_command(out / 'hparams')}")
+    print(
+        f"page:        {out / 'report.html'}\ntable:       {tensorboard_command(out / 'hparams')}"
+    )
     print(f"audio:       {tensorboard_command(out / 'runs')}")
     print(f"verdict:     {verdict_of(findings)}")
     return EXIT_OK
@@ -171,7 +204,8 @@ def _check_card(card: Path, sweep: Sweep) -> None:
     """Refuse to write over a text that is no card: somebody wrote it."""
     if card.exists() and not card.read_bytes().startswith(f"# {sweep.name}:".encode()):
         raise GenlabError(
-            f"{card}: is not the card of this page, which would begin with '# {sweep.name}:'; move it away"
+            f"{card}: is not the card of this page, which would begin with '# {sweep.name}:'; "
+            "move it away"
         )
 
 
@@ -188,7 +222,9 @@ def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if not arguments.yes:
         if not sys.stdin.isatty():
-            raise GenlabError(f"prune: {len(paths)} items would be deleted; add --yes if you want that")
+            raise GenlabError(
+                f"prune: {len(paths)} items would be deleted; add --yes if you want that"
+            )
         if input(f"Delete these {len(paths)}? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was deleted")
             return EXIT_OK
@@ -203,5 +239,14 @@ def _state_rows(runs: Sequence[SweepRun], out: Path) -> list[list[str]]:
         state = read_state(run, out)
         directory = os.path.join(out, "runs", run.id)
         spent = format_seconds(state.seconds) if state.seconds else ""
-        rows.append([run.label or "the run", state.state, str(state.attempts), spent, directory, state.reason[:120]])
+        rows.append(
+            [
+                run.label or "the run",
+                state.state,
+                str(state.attempts),
+                spent,
+                directory,
+                state.reason[:120],
+            ]
+        )
     return rows

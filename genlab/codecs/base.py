@@ -1,8 +1,9 @@
 """What a codec promises: the contract behind the token space.
 
-A codec is an NNX module. `encode` turns waves into `Tokens` with both views, and either view decodes: `latents` are
-what the quantiser reads (before quantisation), `codes` what it makes of them. Everything else that the lab does with a
-codec goes through `FrozenCodec` (frozen.py), which asks for nothing more than this.
+A codec is an NNX module. `encode` turns waves into `Tokens` with both views, and either view
+decodes: `latents` are what the quantiser reads (before quantisation), `codes` what it makes of
+them. Everything else that the lab does with a codec goes through `FrozenCodec` (frozen.py), which
+asks for nothing more than this.
 """
 
 import abc
@@ -17,9 +18,10 @@ from genlab.tokens import Tokens, TokenSpec
 class Codec(Protocol):
     """Waves to tokens and back.
 
-    Lengths: waves are padded with zeros to a multiple of the hop. Given `num_samples` or `num_frames`, each example
-    comes out as it would alone; without, every sample and frame is valid. A codec with `spec.side_channels` gives
-    `Tokens.side` as well, and its decoders take it as a third argument.
+    Lengths: waves are padded with zeros to a multiple of the hop. Given `num_samples` or
+    `num_frames`, each example comes out as it would alone; without, every sample and frame is
+    valid. A codec with `spec.side_channels` gives `Tokens.side` as well, and its decoders take it
+    as a third argument.
     """
 
     @property
@@ -32,7 +34,9 @@ class Codec(Protocol):
         """What every entry adds to the latents."""
         ...
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return codes and latents."""
         ...
 
@@ -50,7 +54,9 @@ class Codec(Protocol):
 
 
 class StreamingCodec(Codec, Protocol):
-    """A causal codec that also runs chunk by chunk; what it carries from one chunk to the next is a pytree."""
+    """A causal codec that also runs chunk by chunk; what it carries from one chunk to the next is a
+    pytree.
+    """
 
     def start_encoding(self, batch: int) -> Any:
         """Return what to carry into the first chunk."""
@@ -64,18 +70,22 @@ class StreamingCodec(Codec, Protocol):
         """Return what to carry into the first chunk."""
         ...
 
-    def decode_chunk(self, codes: Int[Array, "b t k"], carry: Any) -> tuple[Float[Array, "b s"], Any]:
+    def decode_chunk(
+        self, codes: Int[Array, "b t k"], carry: Any
+    ) -> tuple[Float[Array, "b s"], Any]:
         """Return t * hop samples, and what to carry on."""
         ...
 
 
 class PublishedConfig(Config):
-    """The config of a codec that others published; built from their config.json, filled from their safetensors.
+    """The config of a codec that others published; built from their config.json, filled from their
+    safetensors.
 
     Attributes:
         hub_id: the repository that is meant when nobody names one.
         hub_subfolder: where in the repository config.json and the safetensors are.
-        published_extras: a pattern of tensor names that a published file may hold and the port does not need.
+        published_extras: a pattern of tensor names that a published file may hold and the port does
+            not need.
         conversion: what to say to somebody who has no safetensors, if nobody publishes them.
     """
 
@@ -95,10 +105,14 @@ class PublishedConfig(Config):
 
     @abc.abstractmethod
     def published_name(self, path: str) -> str | list[str]:
-        """Return the published name of our parameter at the dotted `path`; a list is stacked along a first axis."""
+        """Return the published name of our parameter at the dotted `path`; a list is stacked along
+        a first axis.
+        """
 
     def derive(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Return the published tensors with those added that a model computes from others when it is loaded."""
+        """Return the published tensors with those added that a model computes from others when it
+        is loaded.
+        """
         return tensors
 
     @abc.abstractmethod

@@ -3,9 +3,8 @@
 Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A
 part appears only when it is whole, and its latent sums and its digest beside it after that, so an
 interrupted encoding resumes with the first part that is missing or damaged. The store's name holds
-the manifest hash and the fingerprints of codec and unit
-encoder: a change of any of them makes another store. Two processes that want the same store take turns: the second one
-finds it finished.
+the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes
+another store. Two processes that want the same store take turns: the second one finds it finished.
 """
 
 import json
@@ -55,7 +54,9 @@ BATCH_CLIPS = 32
 
 @pydantic.with_config(OPEN)
 class PartFacts(TypedDict):
-    """What lies beside a part: sums over the latents of its training frames, and what it held when it was written."""
+    """What lies beside a part: sums over the latents of its training frames, and what it held when
+    it was written.
+    """
 
     frames: Count
     sum: list[Number]
@@ -64,28 +65,38 @@ class PartFacts(TypedDict):
     digest: str
 
 
-def store_directory(manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path) -> Path:
+def store_directory(
+    manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path
+) -> Path:
     """Return where the token store of this corpus, codec and unit encoder lives."""
     key = digest([SCHEMA, PART_CLIPS, manifest.hash(), codec.fingerprint, units.fingerprint])
     return cache_dir / f"tokens-{manifest.hash()}-{key}"
 
 
 def encode_corpus(
-    manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path, progress: Progress | None = None
+    manifest: Manifest,
+    codec: FrozenCodec,
+    units: UnitEncoder,
+    cache_dir: Path,
+    progress: Progress | None = None,
 ) -> TokenStore:
     """Return the token store of `manifest`, encoding what is missing.
 
     Raises:
-        GenlabError: if the manifest holds no clip, or the codec keeps part of the audio outside the time stream.
+        GenlabError: if the manifest holds no clip, or the codec keeps part of the audio outside the
+            time stream.
     """
     if codec.spec.side_channels:
         raise GenlabError(
-            f"codec: it has {codec.spec.side_channels} side channels, which no decoder predicts yet; "
+            f"codec: it has {codec.spec.side_channels} side channels, which no decoder predicts "
+            "yet; "
             "compare decoders on a codec with side_channels=0"
         )
     directory = store_directory(manifest, codec, units, cache_dir)
     if not manifest.clips:
-        raise GenlabError(f"corpus {manifest.root}: no clips to encode; check the reasons in its report")
+        raise GenlabError(
+            f"corpus {manifest.root}: no clips to encode; check the reasons in its report"
+        )
     if not (directory / INFO_NAME).exists():
         directory.mkdir(parents=True, exist_ok=True)
         with only_builder(directory / ".lock"):
@@ -98,7 +109,8 @@ def encode_corpus(
 
 
 class PlannedStore(TokenStore):
-    """The store that `encode_corpus` would make, with zeros for its tokens: enough to solve a budget before it is made.
+    """The store that `encode_corpus` would make, with zeros for its tokens: enough to solve a
+    budget before it is made.
 
     Args:
         manifest: the corpus.
@@ -110,7 +122,9 @@ class PlannedStore(TokenStore):
         self.directory = manifest.root
         self._clips, self._codec = _in_order(manifest), codec
         zeros = [0.0] * codec.spec.latent_channels
-        nothing = PartFacts(frames=1, sum=zeros, squares=zeros, part=FileDigest(bytes=0, sha256="0" * 64), digest="")
+        nothing = PartFacts(
+            frames=1, sum=zeros, squares=zeros, part=FileDigest(bytes=0, sha256="0" * 64), digest=""
+        )
         self.info = _describe(self._clips, manifest, codec, units, [nothing])
         self._texts = {}
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
@@ -125,7 +139,10 @@ class PlannedStore(TokenStore):
         """Return record `index`, whose tokens are zeros."""
         clip, spec = self._clips[index], self._codec.spec
         frames = self._codec.count_frames(clip.num_samples)
-        codes, latents = np.zeros((frames, spec.codebooks), np.int32), np.zeros((frames, spec.latent_channels))
+        codes, latents = (
+            np.zeros((frames, spec.codebooks), np.int32),
+            np.zeros((frames, spec.latent_channels)),
+        )
         other = codes if clip.other_path is not None else None
         units = np.ones(frames, np.int32)
         return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
@@ -137,9 +154,14 @@ def _in_order(manifest: Manifest) -> list[Clip]:
 
 
 def _encode_missing(
-    directory: Path, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, progress: Progress | None
+    directory: Path,
+    manifest: Manifest,
+    codec: FrozenCodec,
+    units: UnitEncoder,
+    progress: Progress | None,
 ) -> None:
-    code_vectors = codec.code_vectors  # first: a codec without codes must not cost the wait for its latents
+    # first: a codec without codes must not cost the wait for its latents
+    code_vectors = codec.code_vectors
     clips = _in_order(manifest)
     parts: dict[str, PartFacts] = {}
     for first in range(0, len(clips), PART_CLIPS):
@@ -163,7 +185,11 @@ def _read_part(path: Path) -> PartFacts | None:
     except DamagedError as error:
         print(error, file=sys.stderr)
         return None
-    if facts is None or _digest_facts(facts) != facts["digest"] or digest_file(path) != facts["part"]:
+    if (
+        facts is None
+        or _digest_facts(facts) != facts["digest"]
+        or digest_file(path) != facts["part"]
+    ):
         print(f"{path}: damaged: it or its sums do not match their digest; {fix}", file=sys.stderr)
         return None
     return facts
@@ -178,7 +204,11 @@ def _encode_part(
 ) -> PartFacts:
     encoded = list(_encode_clips(clips, manifest, codec, units))
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
-    stacked = np.concatenate(train).astype(np.float64) if train else np.zeros((0, codec.spec.latent_channels))
+    stacked = (
+        np.concatenate(train).astype(np.float64)
+        if train
+        else np.zeros((0, codec.spec.latent_channels))
+    )
     facts = PartFacts(
         frames=len(stacked),
         sum=stacked.sum(axis=0).tolist(),
@@ -191,36 +221,51 @@ def _encode_part(
     return facts
 
 
-def _encode_clips(clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder) -> Iterator[TokenClip]:
+def _encode_clips(
+    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder
+) -> Iterator[TokenClip]:
     for first in range(0, len(clips), BATCH_CLIPS):
         batch = clips[first : first + BATCH_CLIPS]
         waves = [manifest.audio(clip).astype(np.float32) / 32768.0 for clip in batch]
-        # A short last batch is filled up with its own first clip: one compiled shape, results cut off again.
+        # A short last batch is filled up with its own first clip: one compiled shape, results cut
+        # off again.
         filled = waves + [waves[0]] * (BATCH_CLIPS - len(waves))
         others = _encode_others(batch, manifest, codec)
-        for clip, (codes, latents), unit, other in zip(batch, codec.encode(filled), units.encode_units(filled), others):
+        for clip, (codes, latents), unit, other in zip(
+            batch, codec.encode(filled), units.encode_units(filled), others
+        ):
             aligned = align_units(unit, len(codes))
-            yield TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, aligned, other)
+            yield TokenClip(
+                clip.id, clip.text, clip.speaker, clip.path, codes, latents, aligned, other
+            )
 
 
 def _encode_others(
     batch: list[Clip], manifest: Manifest, codec: FrozenCodec
 ) -> list[Int[np.ndarray, "t k"]] | list[None]:
     """Return the codes of the other side of each clip, if there is one."""
-    waves = [wave.astype(np.float32) / 32768.0 for clip in batch if (wave := manifest.other_audio(clip)) is not None]
+    waves = [
+        wave.astype(np.float32) / 32768.0
+        for clip in batch
+        if (wave := manifest.other_audio(clip)) is not None
+    ]
     if not waves:
         return [None] * len(batch)
     if len(waves) < len(batch):
         one_sided = next(clip.id for clip in batch if clip.other_path is None)
-        raise GenlabError(f"clip {one_sided!r}: it has one side, others in the corpus have two; split the corpus")
-    return [codes for codes, _ in codec.encode(waves + [waves[0]] * (BATCH_CLIPS - len(waves)))][: len(batch)]
+        raise GenlabError(
+            f"clip {one_sided!r}: it has one side, others in the corpus have two; split the corpus"
+        )
+    return [codes for codes, _ in codec.encode(waves + [waves[0]] * (BATCH_CLIPS - len(waves)))][
+        : len(batch)
+    ]
 
 
 def align_units(units: Int[np.ndarray, "u"], num_frames: int) -> Int[np.ndarray, "t"]:
     """Return the unit under the centre of each codec frame.
 
-    At 50 frames/s that is every unit. A codec at 75 frames/s repeats some; one at 12.5 keeps one in four, so its
-    content is coarser: train it on text, or count that in when codecs are compared.
+    At 50 frames/s that is every unit. A codec at 75 frames/s repeats some; one at 12.5 keeps one in
+    four, so its content is coarser: train it on text, or count that in when codecs are compared.
     """
     if len(units) == num_frames:
         return units
@@ -241,7 +286,9 @@ def _describe(
     splits: dict[str, SplitInfo] = {}
     for number, clip in enumerate(clips):
         old = splits.get(clip.split, SplitInfo(first=number, clips=0, seconds=0.0))
-        splits[clip.split] = SplitInfo(first=old.first, clips=old.clips + 1, seconds=old.seconds + clip.duration_s)
+        splits[clip.split] = SplitInfo(
+            first=old.first, clips=old.clips + 1, seconds=old.seconds + clip.duration_s
+        )
     return StoreInfo(
         spec=codec.spec,
         codec_fingerprint=codec.fingerprint,

@@ -1,7 +1,7 @@
 """ConvNeXt blocks at the frame rate, over a whole clip or chunk by chunk.
 
-In: frames "b t h". Out: the same shape. A causal block reads frames before its own only, and streams with the few past
-frames it reads carried from chunk to chunk.
+In: frames "b t h". Out: the same shape. A causal block reads frames before its own only, and
+streams with the few past frames it reads carried from chunk to chunk.
 """
 
 import functools
@@ -28,7 +28,9 @@ class StackConfig(Config):
 
 
 class ConvNeXtBlock(nnx.Module):
-    """Depthwise convolution over time, then a two-layer MLP, scaled and added (Liu et al. 2022, figure 4)."""
+    """Depthwise convolution over time, then a two-layer MLP, scaled and added (Liu et al. 2022,
+    figure 4).
+    """
 
     def __init__(self, config: StackConfig, causal: bool, rngs: nnx.Rngs):
         width, hidden = config.width, config.width * config.expansion
@@ -41,11 +43,16 @@ class ConvNeXtBlock(nnx.Module):
         self.scale = vector(jnp.full((width,), 1.0 / config.blocks))
         self.causal = causal
 
-    def __call__(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+    def __call__(
+        self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
+    ) -> Float[Array, "b t h"]:
         """Return the frames after one residual update."""
         before = self.reach if self.causal else self.reach // 2
-        # Padded frames enter as zeros, so an example sounds the same alone and in a batch of longer ones.
-        padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (before, self.reach - before), (0, 0)))
+        # Padded frames enter as zeros, so an example sounds the same alone and in a batch of longer
+        # ones.
+        padded = jnp.pad(
+            hidden * is_valid[..., None], ((0, 0), (before, self.reach - before), (0, 0))
+        )
         return hidden + self._update(padded)
 
     @property
@@ -56,7 +63,9 @@ class ConvNeXtBlock(nnx.Module):
     def stream(
         self, chunk: Float[Array, "b t h"], past: Float[Array, "b p h"]
     ) -> tuple[Float[Array, "b t h"], Float[Array, "b p h"]]:
-        """Return the chunk after one residual update, and the `reach` frames to carry into the next one."""
+        """Return the chunk after one residual update, and the `reach` frames to carry into the next
+        one.
+        """
         seen = jnp.concatenate([past, chunk], axis=1)
         return chunk + self._update(seen), seen[:, seen.shape[1] - self.reach :]
 
@@ -69,13 +78,17 @@ class ConvNeXtBlock(nnx.Module):
         return self.down(jax.nn.gelu(self.up(self.norm(mixed)))) * self.scale[...][None, None]
 
 
-def first_pasts(blocks: Sequence[ConvNeXtBlock], batch: int, width: int) -> list[Float[Array, "b p h"]]:
+def first_pasts(
+    blocks: Sequence[ConvNeXtBlock], batch: int, width: int
+) -> list[Float[Array, "b p h"]]:
     """Return the silence before the first chunk, one per block."""
     return [jnp.zeros((batch, block.reach, width)) for block in blocks]
 
 
 def stream_blocks(
-    blocks: Sequence[ConvNeXtBlock], hidden: Float[Array, "b t h"], pasts: Sequence[Float[Array, "b p h"]]
+    blocks: Sequence[ConvNeXtBlock],
+    hidden: Float[Array, "b t h"],
+    pasts: Sequence[Float[Array, "b p h"]],
 ) -> tuple[Float[Array, "b t h"], list[Float[Array, "b p h"]]]:
     """Run a chunk through causal blocks; return it and what to carry into the next one."""
     carried = []

@@ -1,12 +1,16 @@
-"""The Descript Audio Codec: convolutions with Snake activations, and codebooks that compare directions in 8 channels.
+"""The Descript Audio Codec: convolutions with Snake activations, and codebooks that compare
+directions in 8 channels.
 
-In: waves "b s" at 16, 24 or 44.1 kHz. Out: `Tokens` whose latents are the encoder's output before the quantiser; and
-back to waves from either view (Kumar et al. 2023, sections 3.1 and 3.2; names as in transformers' `DacModel`). Each
-level projects what is left to 8 channels, takes the entry of nearest direction, and projects that back with a bias of
-its own; the biases are part of `code_vectors`, so those add up to what the decoder reads. Where we differ: waves have t
-* hop samples exactly. After an odd upsampling stride the published decoder is one frame short on the right: at 16 and
-24 kHz (strides 8, 5, 4, 2) it gives 8 samples less than t * hop. The samples that it gives are ours, unshifted, and the
-missing last ones are silent here. Dropping levels at random is a matter of training and is not here.
+In: waves "b s" at 16, 24 or 44.1 kHz. Out: `Tokens` whose latents are the encoder's output before
+the quantiser; and back to waves from either view (Kumar et al. 2023, sections 3.1 and 3.2; names as
+in transformers' `DacModel`). Each level projects what is left to 8 channels, takes the entry of
+nearest direction, and projects that back with a bias of its own; the biases are part of
+`code_vectors`, so those add up to what the decoder reads. Where we differ: waves have t
+* hop samples exactly. After an odd upsampling stride the published decoder is one frame short on
+  the right: at 16 and
+24 kHz (strides 8, 5, 4, 2) it gives 8 samples less than t * hop. The samples that it gives are
+ours, unshifted, and the missing last ones are silent here. Dropping levels at random is a matter of
+training and is not here.
 """
 
 import math
@@ -41,7 +45,9 @@ class DacConfig(PublishedConfig):
     """
 
     hub_id: ClassVar[str] = "descript/dac_16khz"
-    published_extras: ClassVar[str] = r"quantizer\.quantizers\.\d+\.(in_proj|out_proj|codebook)\.(weight|bias)"
+    published_extras: ClassVar[str] = (
+        r"quantizer\.quantizers\.\d+\.(in_proj|out_proj|codebook)\.(weight|bias)"
+    )
 
     kind: Literal["dac"] = "dac"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
@@ -59,7 +65,10 @@ class DacConfig(PublishedConfig):
         if min(self.strides) < 2:
             raise ValueError(f"strides={self.strides}: each must be 2 or more")
         if self.decoder_width % 2 ** len(self.strides):
-            raise ValueError(f"decoder_width={self.decoder_width} is halved {len(self.strides)} times: not divisible")
+            raise ValueError(
+                f"decoder_width={self.decoder_width} is halved {len(self.strides)} times: not "
+                "divisible"
+            )
         return self
 
     @property
@@ -78,15 +87,21 @@ class DacConfig(PublishedConfig):
         """Return the config that a config.json of transformers' `DacModel` describes.
 
         Raises:
-            ConfigError: if it is of another model, or its decoder does not undo the encoder's strides.
+            ConfigError: if it is of another model, or its decoder does not undo the encoder's
+                strides.
         """
         if values.get("model_type", "dac") != "dac":
             raise ConfigError(f"model_type: expected 'dac', got {values['model_type']!r}")
         names = {
-            "sampling_rate": "sample_rate_hz", "n_codebooks": "codebooks", "codebook_size": "entries",
-            "codebook_dim": "code_channels", "encoder_hidden_size": "encoder_width",
-            "decoder_hidden_size": "decoder_width", "downsampling_ratios": "strides", "hidden_size": "latent_channels",
-        }  # fmt: skip
+            "sampling_rate": "sample_rate_hz",
+            "n_codebooks": "codebooks",
+            "codebook_size": "entries",
+            "codebook_dim": "code_channels",
+            "encoder_hidden_size": "encoder_width",
+            "decoder_hidden_size": "decoder_width",
+            "downsampling_ratios": "strides",
+            "hidden_size": "latent_channels",
+        }
         # What transformers leaves out of a config.json has its default.
         found: dict[str, Any] = {"codebooks": 9, "strides": [2, 4, 8, 8]}
         found |= {ours: values[theirs] for theirs, ours in names.items() if theirs in values}
@@ -95,11 +110,15 @@ class DacConfig(PublishedConfig):
         config = cls.from_dict(found)
         mirrored = list(config.strides[::-1])
         if values.get("upsampling_ratios", mirrored) != mirrored:
-            raise ConfigError(f"upsampling_ratios: expected {mirrored}, got {values['upsampling_ratios']!r}")
+            raise ConfigError(
+                f"upsampling_ratios: expected {mirrored}, got {values['upsampling_ratios']!r}"
+            )
         return config
 
     def published_name(self, path: str) -> str | list[str]:
-        """Return the name in `DacModel`; the quantiser's levels are one parameter here and one each there."""
+        """Return the name in `DacModel`; the quantiser's levels are one parameter here and one each
+        there.
+        """
         name = path.replace("transposed_kernel", "weight").replace("kernel", "weight")
         if not path.startswith("quantiser."):
             return name
@@ -121,7 +140,9 @@ class ResidualUnit(nnx.Module):
         self.snake2 = activation(width)
         self.conv2 = Conv1d(width, width, 1, key=second_key)
 
-    def __call__(self, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None) -> Float[Array, "b t c"]:
+    def __call__(
+        self, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None
+    ) -> Float[Array, "b t c"]:
         """Return the frames after one residual update."""
         hidden = convolve(self.conv1, self.snake1(frames), num_frames)
         return frames + self.conv2(self.snake2(hidden))
@@ -130,37 +151,55 @@ class ResidualUnit(nnx.Module):
 class EncoderBlock(nnx.Module):
     """Three residual units, then a strided convolution."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation, *, key: Key[Array, ""]):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: Activation, *, key: Key[Array, ""]
+    ):
         *unit_keys, conv_key = jax.random.split(key, 4)
-        units = [ResidualUnit(inputs, dilation, activation, key=k) for dilation, k in zip(DILATIONS, unit_keys)]
+        units = [
+            ResidualUnit(inputs, dilation, activation, key=k)
+            for dilation, k in zip(DILATIONS, unit_keys)
+        ]
         self.res_unit1, self.res_unit2, self.res_unit3 = units
         self.snake1 = activation(inputs)
         self.conv1 = Conv1d(inputs, outputs, 2 * stride, key=conv_key, stride=stride)
 
-    def __call__(self, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None) -> Float[Array, "b u o"]:
+    def __call__(
+        self, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None
+    ) -> Float[Array, "b u o"]:
         """Return t / stride frames."""
         for unit in (self.res_unit1, self.res_unit2, self.res_unit3):
             frames = unit(frames, num_frames)
         stride = self.conv1.stride
-        return self.conv1(pad_time(self.snake1(frames), -(-stride // 2), stride // 2, num_frames=num_frames))
+        return self.conv1(
+            pad_time(self.snake1(frames), -(-stride // 2), stride // 2, num_frames=num_frames)
+        )
 
 
 class DecoderBlock(nnx.Module):
     """A transposed convolution, then three residual units."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: Activation, *, key: Key[Array, ""]):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: Activation, *, key: Key[Array, ""]
+    ):
         *unit_keys, conv_key = jax.random.split(key, 4)
         self.snake1 = activation(inputs)
         self.conv_t1 = ConvTranspose1d(inputs, outputs, 2 * stride, key=conv_key, stride=stride)
-        units = [ResidualUnit(outputs, dilation, activation, key=k) for dilation, k in zip(DILATIONS, unit_keys)]
+        units = [
+            ResidualUnit(outputs, dilation, activation, key=k)
+            for dilation, k in zip(DILATIONS, unit_keys)
+        ]
         self.res_unit1, self.res_unit2, self.res_unit3 = units
 
     @property
     def shortfall(self) -> int:
-        """Frames by which the output is shorter than t * stride: both ends are cut by half a stride, rounded up."""
+        """Frames by which the output is shorter than t * stride: both ends are cut by half a
+        stride, rounded up.
+        """
         return self.conv_t1.stride % 2
 
-    def __call__(self, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None) -> Float[Array, "b u o"]:
+    def __call__(
+        self, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None
+    ) -> Float[Array, "b u o"]:
         """Return t * stride - shortfall frames; `num_frames` counts the valid ones that come in."""
         stride = self.conv_t1.stride
         spread = self.conv_t1(pad_time(self.snake1(frames), 0, 0, num_frames=num_frames))
@@ -177,20 +216,32 @@ class DecoderBlock(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """From channels at the sample rate to latents at the frame rate; `widths` has one more item than `strides`."""
+    """From channels at the sample rate to latents at the frame rate; `widths` has one more item
+    than `strides`.
+    """
 
     def __init__(
-        self, inputs: int, widths: Sequence[int], strides: Sequence[int], outputs: int, activation: Activation,
-        *, key: Key[Array, ""],
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        outputs: int,
+        activation: Activation,
+        *,
+        key: Key[Array, ""],
+    ):
         first_key, last_key, *keys = jax.random.split(key, 2 + len(strides))
         self.conv1 = Conv1d(inputs, widths[0], 7, key=first_key)
         shapes = zip(widths, widths[1:], strides, keys)
-        self.block = nnx.List([EncoderBlock(i, o, stride, activation, key=k) for i, o, stride, k in shapes])
+        self.block = nnx.List(
+            [EncoderBlock(i, o, stride, activation, key=k) for i, o, stride, k in shapes]
+        )
         self.snake1 = activation(widths[-1])
         self.conv2 = Conv1d(widths[-1], outputs, 3, key=last_key)
 
-    def __call__(self, waves: Float[Array, "b s c"], num_samples: Int[Array, "b"] | None) -> Float[Array, "b t d"]:
+    def __call__(
+        self, waves: Float[Array, "b s c"], num_samples: Int[Array, "b"] | None
+    ) -> Float[Array, "b t d"]:
         """Return latents; `num_samples` are multiples of the hop."""
         frames, num_frames = convolve(self.conv1, waves, num_samples), num_samples
         for block in self.block:
@@ -200,20 +251,33 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """From latents at the frame rate to channels at the sample rate; `widths` has one more item than `strides`."""
+    """From latents at the frame rate to channels at the sample rate; `widths` has one more item
+    than `strides`.
+    """
 
     def __init__(
-        self, inputs: int, widths: Sequence[int], strides: Sequence[int], outputs: int, activation: Activation,
-        *, key: Key[Array, ""], has_last_bias: bool = True,
-    ):  # fmt: skip
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        outputs: int,
+        activation: Activation,
+        *,
+        key: Key[Array, ""],
+        has_last_bias: bool = True,
+    ):
         first_key, last_key, *keys = jax.random.split(key, 2 + len(strides))
         self.conv1 = Conv1d(inputs, widths[0], 7, key=first_key)
         shapes = zip(widths, widths[1:], strides, keys)
-        self.block = nnx.List([DecoderBlock(i, o, stride, activation, key=k) for i, o, stride, k in shapes])
+        self.block = nnx.List(
+            [DecoderBlock(i, o, stride, activation, key=k) for i, o, stride, k in shapes]
+        )
         self.snake1 = activation(widths[-1])
         self.conv2 = Conv1d(widths[-1], outputs, 7, key=last_key, has_bias=has_last_bias)
 
-    def __call__(self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None) -> Float[Array, "b s c"]:
+    def __call__(
+        self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None
+    ) -> Float[Array, "b s c"]:
         """Return t * hop samples; where odd strides leave the last ones out, they are silent."""
         frames = convolve(self.conv1, latents, num_frames)
         for block in self.block:
@@ -251,15 +315,22 @@ class DirectionQuantiser(nnx.Module):
         residual, codes = latents, []
         for level in range(self.entries.shape[0]):
             entries = self.entries[level]
-            directions = entries / jnp.maximum(jnp.linalg.norm(entries, axis=-1, keepdims=True), 1e-12)
-            # The length of the projected vector scales all products alike, so it need not be divided out.
-            code = jnp.argmax(self.in_proj(residual, level) @ directions.T, axis=-1).astype(jnp.int32)
+            directions = entries / jnp.maximum(
+                jnp.linalg.norm(entries, axis=-1, keepdims=True), 1e-12
+            )
+            # The length of the projected vector scales all products alike, so it need not be
+            # divided out.
+            code = jnp.argmax(self.in_proj(residual, level) @ directions.T, axis=-1).astype(
+                jnp.int32
+            )
             residual = residual - self.out_proj(entries[code], level)
             codes.append(code)
         return jnp.stack(codes, axis=-1)
 
     def decode(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t d"]:
-        """Return the latents that the codes stand for; codes may have fewer levels than there are."""
+        """Return the latents that the codes stand for; codes
+        may have fewer levels than there are.
+        """
         levels = codes.shape[-1]
         chosen = [self.entries[level][codes[..., level]] for level in range(levels)]
         kernel = self.out_proj.kernel[...][:levels]
@@ -300,7 +371,9 @@ class DacCodec(nnx.Module):
         """What every entry adds to the latents, the bias of its level included."""
         return self.quantiser.code_vectors
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return codes, and the latents that the quantiser reads.
 
         Raises:
@@ -308,7 +381,9 @@ class DacCodec(nnx.Module):
         """
         waves, num_frames, lengths = whole_frames(waves, num_samples, self.spec.hop_samples)
         latents = self.encoder(waves[..., None], lengths)
-        latents = latents * valid_frames(latents.shape[1], None if lengths is None else num_frames, latents.dtype)
+        latents = latents * valid_frames(
+            latents.shape[1], None if lengths is None else num_frames, latents.dtype
+        )
         return Tokens(self.quantiser.encode(latents), latents, num_frames)
 
     def decode_codes(
@@ -324,7 +399,9 @@ class DacCodec(nnx.Module):
         return jnp.tanh(self.decoder(latents, num_frames)[..., 0])
 
 
-def convolve(conv: Conv1d, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None) -> Float[Array, "b t o"]:
+def convolve(
+    conv: Conv1d, frames: Float[Array, "b t i"], num_frames: Int[Array, "b"] | None
+) -> Float[Array, "b t o"]:
     """Return as many frames as come in: zeros on both sides, where each example ends."""
     reach = conv.span // 2
     return conv(pad_time(frames, reach, reach, num_frames=num_frames))
@@ -333,14 +410,17 @@ def convolve(conv: Conv1d, frames: Float[Array, "b t i"], num_frames: Int[Array,
 def whole_frames(
     waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None, hop_samples: int
 ) -> tuple[Float[Array, "b s"], Int[Array, "b"], Int[Array, "b"] | None]:
-    """Return waves that are zero past `num_samples`, their numbers of frames, and of samples in whole frames.
+    """Return waves that are zero past `num_samples`, their numbers of frames, and of samples in
+    whole frames.
 
     Raises:
         ValueError: if the waves are not whole frames.
     """
     batch, samples = waves.shape
     if samples % hop_samples:
-        raise ValueError(f"waves: {samples} samples are not a multiple of the hop {hop_samples}; pad with zeros")
+        raise ValueError(
+            f"waves: {samples} samples are not a multiple of the hop {hop_samples}; pad with zeros"
+        )
     if num_samples is None:
         return waves, jnp.full((batch,), samples // hop_samples, jnp.int32), None
     num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)

@@ -1,9 +1,10 @@
 """Semantic distillation: the first code level is trained to say what a recogniser hears.
 
-In: what level 1 passes on, "b t d", and the waves it came from. Out: one distance per example. A linear map of level 1
-should point where the features of the frozen in-lab recogniser point, per feature and over time: -log sigmoid(cosine)
-(SpeechTokenizer, Zhang et al. 2023, section 3.3, with HuBERT in place of our recogniser). We differ in standardising
-the features first: a constant offset would dominate the cosine. Only training needs this module; exports drop it.
+In: what level 1 passes on, "b t d", and the waves it came from. Out: one distance per example. A
+linear map of level 1 should point where the features of the frozen in-lab recogniser point, per
+feature and over time: -log sigmoid(cosine) (SpeechTokenizer, Zhang et al. 2023, section 3.3, with
+HuBERT in place of our recogniser). We differ in standardising the features first: a constant offset
+would dominate the cosine. Only training needs this module; exports drop it.
 """
 
 import jax
@@ -19,7 +20,9 @@ from genlab.recognisers.shipped import SHIPPED, load_units
 
 
 class DistillationConfig(Config):
-    """The teacher, a shipped recogniser or an exported `.safetensors`, and how much its distance weighs."""
+    """The teacher, a shipped recogniser or an exported `.safetensors`, and how much its distance
+    weighs.
+    """
 
     teacher: str = SHIPPED
     weight: float = pydantic.Field(default=4.0, ge=0)
@@ -43,15 +46,25 @@ class Distillation(nnx.Module):
             return Teacher(leaf, rule=rules[path_name(path)])
 
         self.teacher = nnx.data(jax.tree_util.tree_map_with_path(freeze, state))
-        self.mean, self.std = Teacher(jnp.asarray(units.codebook.mean)), Teacher(jnp.asarray(units.codebook.std))
+        self.mean, self.std = (
+            Teacher(jnp.asarray(units.codebook.mean)),
+            Teacher(jnp.asarray(units.codebook.std)),
+        )
         features, rngs = units.codebook.mean.shape[0], nnx.Rngs(key)
         self.projection = nnx.Linear(channels, features, rngs=rngs, **linear_rules())
 
     def __call__(
-        self, level_one: Float[Array, "b t d"], waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
+        self,
+        level_one: Float[Array, "b t d"],
+        waves: Float[Array, "b s"],
+        num_samples: Int[Array, "b"],
     ) -> Float[Array, "b"]:
-        """Return -log sigmoid(cosine over time), averaged over features: 0.69 if unrelated, 0.31 at best."""
-        teacher = nnx.merge(self._graph, jax.tree.map(lambda leaf: leaf[...], self.teacher, is_leaf=_is_variable))
+        """Return -log sigmoid(cosine over time), averaged over features: 0.69 if unrelated, 0.31 at
+        best.
+        """
+        teacher = nnx.merge(
+            self._graph, jax.tree.map(lambda leaf: leaf[...], self.teacher, is_leaf=_is_variable)
+        )
         features = teacher.features(waves, num_samples)
         features = (features - self.mean[...][None, None]) / self.std[...][None, None]
         is_valid = jnp.arange(features.shape[1])[None] < teacher.num_frames(num_samples)[:, None]

@@ -1,12 +1,13 @@
 """EnCodec: the 24 kHz causal codec of Meta, and the 32 kHz one that MusicGen reads.
 
-In: waves "b s" at 24 or 32 kHz, mono. Out: `Tokens` with latents "b t d" at 75 or 50 frames per second and codes
-"b t k"; and waves from either view. The network is SEANet (seanet.py) with weight normalisation, folded when loaded;
-the quantiser is residual, so the first levels alone decode (Defossez et al. 2022, arXiv 2210.13438, sections 3.1, 3.2).
-The 24 kHz files hold 32 levels, and we use the 8 of 6 kbit/s unless told otherwise; levels that are not used are not
-loaded. The 48 kHz stereo model is refused: it normalises every second of audio by its own loudness and cross-fades
-between seconds, and those scales are no tokens. Where we differ: every example of a batch keeps its own length, and
-there is no entropy coder.
+In: waves "b s" at 24 or 32 kHz, mono. Out: `Tokens` with latents "b t d" at 75 or 50 frames per
+second and codes "b t k"; and waves from either view. The network is SEANet (seanet.py) with weight
+normalisation, folded when loaded; the quantiser is residual, so the first levels alone decode
+(Defossez et al. 2022, arXiv 2210.13438, sections 3.1, 3.2). The 24 kHz files hold 32 levels, and we
+use the 8 of 6 kbit/s unless told otherwise; levels that are not used are not loaded. The 48 kHz
+stereo model is refused: it normalises every second of audio by its own loudness and cross-fades
+between seconds, and those scales are no tokens. Where we differ: every example of a batch keeps its
+own length, and there is no entropy coder.
 """
 
 import math
@@ -46,7 +47,10 @@ _NETWORK_FIELDS = {
     "use_causal_conv": "is_causal",
     "use_conv_shortcut": "has_conv_shortcut",
 }
-_STEREO = "only the mono models are ported; the 48 kHz one scales each second by its loudness, which tokens do not hold"
+_STEREO = (
+    "only the mono models are ported; the 48 kHz one scales each second by its loudness, which "
+    "tokens do not hold"
+)
 
 
 class EncodecConfig(PublishedConfig):
@@ -58,14 +62,18 @@ class EncodecConfig(PublishedConfig):
 
     hub_id: ClassVar[str] = "facebook/encodec_24khz"
     # Sums and counts that only training needs, and levels past those that are used.
-    published_extras: ClassVar[str] = r"quantizer\.layers\.\d+\.codebook\.(inited|cluster_size|embed_avg|embed)"
+    published_extras: ClassVar[str] = (
+        r"quantizer\.layers\.\d+\.codebook\.(inited|cluster_size|embed_avg|embed)"
+    )
 
     kind: Literal["encodec"] = "encodec"
     sample_rate_hz: int = pydantic.Field(default=24_000, ge=1)
     codebooks: int = pydantic.Field(default=8, ge=1)
     # Stores keep codes as int16.
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
-    network: SEANetConfig = SEANetConfig(latent_channels=128, channels=32, strides=(8, 5, 4, 2), is_causal=True)
+    network: SEANetConfig = SEANetConfig(
+        latent_channels=128, channels=32, strides=(8, 5, 4, 2), is_causal=True
+    )
 
     @property
     def spec(self) -> TokenSpec:
@@ -84,26 +92,41 @@ class EncodecConfig(PublishedConfig):
         """Return the config that a published config.json describes.
 
         Raises:
-            ConfigError: if a field asks for stereo, loudness normalisation, or another part that is not ported.
+            ConfigError: if a field asks for stereo, loudness normalisation, or another part that is
+                not ported.
         """
         for field, expected in _REQUIRED.items():
             found = values.get(field, expected)
             if found != expected:
-                why = f"; {_STEREO}" if field in {"audio_channels", "normalize", "chunk_length_s"} else ""
+                why = (
+                    f"; {_STEREO}"
+                    if field in {"audio_channels", "normalize", "chunk_length_s"}
+                    else ""
+                )
                 raise ConfigError(f"config.json: {field}={found!r}, expected {expected!r}{why}")
         # What transformers leaves out of a config.json has the value of the 24 kHz model.
         known = {ours: values[theirs] for theirs, ours in _FIELDS.items() if theirs in values}
-        network = {ours: values[theirs] for theirs, ours in _NETWORK_FIELDS.items() if theirs in values}
+        network = {
+            ours: values[theirs] for theirs, ours in _NETWORK_FIELDS.items() if theirs in values
+        }
         config = cls.from_dict({**known, "network": cls().network.to_dict() | network})
         width = config.network.latent_channels
         if values.get("codebook_dim") not in (None, width):
-            raise ConfigError(f"config.json: codebook_dim={values['codebook_dim']!r}, expected hidden_size={width}")
+            raise ConfigError(
+                f"config.json: codebook_dim={values['codebook_dim']!r}, expected "
+                f"hidden_size={width}"
+            )
         return config.from_dict(
-            {**config.to_dict(), "codebooks": config._levels(values.get("target_bandwidths", [24.0]))}
+            {
+                **config.to_dict(),
+                "codebooks": config._levels(values.get("target_bandwidths", [24.0])),
+            }
         )
 
     def _levels(self, bandwidths_kbps: Any) -> int:
-        """Return how many levels `DEFAULT_KBPS` pay for, or the highest bandwidth if that is lower."""
+        """Return how many levels `DEFAULT_KBPS` pay for, or
+        the highest bandwidth if that is lower.
+        """
         bits_per_level = math.ceil(self.spec.frame_hz) * math.log2(self.entries)
         try:
             kbps = min(DEFAULT_KBPS, float(bandwidths_kbps[-1]))

@@ -1,12 +1,14 @@
 """A trained codec as the rest of the lab sees it: frozen, compiled, identified.
 
-In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published codec as KIND or
-KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000` (samples per second), or a Python file
-whose `codec()` returns one. Out: `FrozenCodec`, which encodes and decodes lists of waves of any length. This is the
-only place where audio becomes tokens and tokens become audio, so between the arms of a comparison nothing but the
-decoder differs. Lengths are rounded up to a few bucket sizes so that a corpus costs a few compilations. Every clip is
-followed by at least one frame of padding, so neither the bucket nor the other clips of a call change its result. Waves
-come and go at `wave_rate_hz`; a codec that works at another rate is resampled here.
+In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published
+codec as KIND or KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000`
+(samples per second), or a Python file whose `codec()` returns one. Out: `FrozenCodec`, which
+encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens
+and tokens become audio, so between the arms of a comparison nothing but the decoder differs.
+Lengths are rounded up to a few bucket sizes so that a corpus costs a few compilations. Every clip
+is followed by at least one frame of padding, so neither the bucket nor the other clips of a call
+change its result. Waves come and go at `wave_rate_hz`; a codec that works at another rate is
+resampled here.
 """
 
 import hashlib
@@ -55,12 +57,21 @@ class FrozenCodec:
 
     Attributes:
         spec: the token space.
-        fingerprint: 10 hex digits of the SHA-256 of the weights; stores and comparisons are pinned to it.
-        metadata: training command, data, licence and measured scores, as they were written beside the weights.
-        wave_rate_hz: sample rate of the waves that go in and come out; the codec's own if nobody says otherwise.
+        fingerprint: 10 hex digits of the SHA-256 of the weights; stores and comparisons are pinned
+            to it.
+        metadata: training command, data, licence and measured scores, as they were written beside
+            the weights.
+        wave_rate_hz: sample rate of the waves that go in and come out; the codec's own if nobody
+            says otherwise.
     """
 
-    def __init__(self, codec: Codec, fingerprint: str, metadata: dict[str, Any], wave_rate_hz: int | None = None):
+    def __init__(
+        self,
+        codec: Codec,
+        fingerprint: str,
+        metadata: dict[str, Any],
+        wave_rate_hz: int | None = None,
+    ):
         self.spec: TokenSpec = codec.spec
         self.fingerprint = fingerprint
         self.metadata = metadata
@@ -69,7 +80,9 @@ class FrozenCodec:
         self._state = nnx.as_pure(state)
         self._encode = jax.jit(lambda state, *args: self._merge(state).encode(*args))
         self._decode_codes = jax.jit(lambda state, *args: self._merge(state).decode_codes(*args))
-        self._decode_latents = jax.jit(lambda state, *args: self._merge(state).decode_latents(*args))
+        self._decode_latents = jax.jit(
+            lambda state, *args: self._merge(state).decode_latents(*args)
+        )
 
     @property
     def code_vectors(self) -> Float[np.ndarray, "k v d"]:
@@ -82,23 +95,38 @@ class FrozenCodec:
     def encode(
         self, waves: Sequence[Float[np.ndarray, "s"]]
     ) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
-        """Return (codes, latents) of each wave, in one compiled call; a codec without codes gives zero levels."""
+        """Return (codes, latents) of each wave, in one compiled call; a codec without codes gives
+        zero levels.
+        """
         if not len(waves):
             return []
         tokens, num_frames = self._encode_padded(waves)
         latents = np.asarray(tokens.latents)
-        codes = np.zeros((*latents.shape[:2], 0), np.int32) if tokens.codes is None else np.asarray(tokens.codes)
+        codes = (
+            np.zeros((*latents.shape[:2], 0), np.int32)
+            if tokens.codes is None
+            else np.asarray(tokens.codes)
+        )
         return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(num_frames)]
 
-    def encode_side(self, waves: Sequence[Float[np.ndarray, "s"]]) -> Float[np.ndarray, "b c"] | None:
+    def encode_side(
+        self, waves: Sequence[Float[np.ndarray, "s"]]
+    ) -> Float[np.ndarray, "b c"] | None:
         """Return the utterance code of each wave, or nothing if the codec has no side channels."""
         return np.asarray(self._encode_padded(waves)[0].side) if self.spec.side_channels else None
 
     def count_frames(self, num_samples: int) -> int:
-        """Return the frames of a wave of so many samples, or one less: resampling rounds its length by itself."""
-        return -(-int(num_samples * self.spec.sample_rate_hz / self.wave_rate_hz) // self.spec.hop_samples)
+        """Return the frames of a wave of so many samples, or one less: resampling rounds its length
+        by itself.
+        """
+        return -(
+            -int(num_samples * self.spec.sample_rate_hz / self.wave_rate_hz)
+            // self.spec.hop_samples
+        )
 
-    def _encode_padded(self, waves: Sequence[Float[np.ndarray, "s"]]) -> tuple[Tokens, Int[np.ndarray, "b"]]:
+    def _encode_padded(
+        self, waves: Sequence[Float[np.ndarray, "s"]]
+    ) -> tuple[Tokens, Int[np.ndarray, "b"]]:
         waves = [resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in waves]
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
@@ -118,16 +146,23 @@ class FrozenCodec:
             side: what `encode_side` gave; the rows of other utterances give their voices.
 
         Raises:
-            GenlabError: if the codes are not of this codec: too many levels, or entries that it does not have.
+            GenlabError: if the codes are not of this codec: too many levels, or entries that it
+                does not have.
         """
         for view in codes:
             if not 1 <= view.shape[1] <= self.spec.codebooks:
-                raise GenlabError(f"codes: {view.shape[1]} levels, expected 1..{self.spec.codebooks}")
+                raise GenlabError(
+                    f"codes: {view.shape[1]} levels, expected 1..{self.spec.codebooks}"
+                )
             if view.size and not 0 <= int(view.min()) <= int(view.max()) < self.spec.entries:
-                raise GenlabError(f"codes: {view.min()}..{view.max()}, expected 0..{self.spec.entries - 1}")
+                raise GenlabError(
+                    f"codes: {view.min()}..{view.max()}, expected 0..{self.spec.entries - 1}"
+                )
         return self._decode(self._decode_codes, codes, np.int32, side)
 
-    def keep_levels(self, codes: Int[np.ndarray, "t k"], levels: int | None) -> Int[np.ndarray, "t _"]:
+    def keep_levels(
+        self, codes: Int[np.ndarray, "t k"], levels: int | None
+    ) -> Int[np.ndarray, "t _"]:
         """Return the first `levels` codebooks of `codes`, or all of them if absent.
 
         Raises:
@@ -138,23 +173,36 @@ class FrozenCodec:
         return codes[:, :levels]
 
     def decode_latents(
-        self, latents: Sequence[Float[np.ndarray, "t d"]], side: Float[np.ndarray, "b c"] | None = None
+        self,
+        latents: Sequence[Float[np.ndarray, "t d"]],
+        side: Float[np.ndarray, "b c"] | None = None,
     ) -> list[Float[np.ndarray, "s"]]:
         """Return the wave of each sequence of latents (not normalised)."""
         return self._decode(self._decode_latents, latents, np.float32, side)
 
     def _decode(
-        self, decode: Any, views: Sequence[np.ndarray], dtype: type, side: Float[np.ndarray, "b c"] | None
+        self,
+        decode: Any,
+        views: Sequence[np.ndarray],
+        dtype: type,
+        side: Float[np.ndarray, "b c"] | None,
     ) -> list[Float[np.ndarray, "s"]]:
         if not len(views):
             return []
         num_frames = np.array([len(view) for view in views], np.int32)
-        padded = np.zeros((len(views), bucket_frames(int(num_frames.max()) + 1), views[0].shape[1]), dtype)
+        padded = np.zeros(
+            (len(views), bucket_frames(int(num_frames.max()) + 1), views[0].shape[1]), dtype
+        )
         for row, view in zip(padded, views):
             row[: len(view)] = view
-        waves = np.asarray(decode(self._state, padded, num_frames, *([] if side is None else [side])))
+        waves = np.asarray(
+            decode(self._state, padded, num_frames, *([] if side is None else [side]))
+        )
         whole = [wave[: n * self.spec.hop_samples] for wave, n in zip(waves, num_frames)]
-        return [np.clip(resample(wave, self.spec.sample_rate_hz, self.wave_rate_hz), -1, 1) for wave in whole]
+        return [
+            np.clip(resample(wave, self.spec.sample_rate_hz, self.wave_rate_hz), -1, 1)
+            for wave in whole
+        ]
 
 
 def bucket_frames(num_frames: int) -> int:
@@ -163,7 +211,8 @@ def bucket_frames(num_frames: int) -> int:
 
 
 def weights_path(name: str) -> Path:
-    """Return the weights file that `name` stands for: a shipped name, or a path to a `.safetensors` file.
+    """Return the weights file that `name` stands for: a shipped name, or a path to a `.safetensors`
+    file.
 
     Raises:
         GenlabError: if it is neither. A missing codec is never replaced by a random one.
@@ -174,18 +223,22 @@ def weights_path(name: str) -> Path:
         raise GenlabError(
             f"codec {shorten(name)}: no weights at {one_line(str(path), 200)}; "
             f"use {SHIPPED!r}, a published one ({', '.join(PUBLISHED)}, or "
-            "KIND:DIRECTORY), a Python file with codec(), or train one with `genlab train configs/codec_16khz.py` and "
+            "KIND:DIRECTORY), a Python file with codec(), or train one with `genlab train "
+            "configs/codec_16khz.py` and "
             "give the path of the exported .safetensors"
         )
     return path
 
 
 def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCodec:
-    """Load shipped weights by name, exported weights by path, a published codec, or one's own from a Python file.
+    """Load shipped weights by name, exported weights by path, a published codec, or one's own from
+    a Python file.
 
     Args:
-        name: see above; SOURCE is a directory with config.json and safetensors, or a Hub id; without it the usual one.
-        wave_rate_hz: sample rate of the waves that the caller gives and takes; the codec's own if absent.
+        name: see above; SOURCE is a directory with config.json and safetensors, or a Hub id;
+            without it the usual one.
+        wave_rate_hz: sample rate of the waves that the caller gives and takes; the codec's own if
+            absent.
 
     Raises:
         GenlabError: if the file is missing, damaged, or does not match its config.
@@ -193,7 +246,9 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
     kind, _, source = name.partition(":")
     if kind == "mulaw":
         config = MuLawConfig().override([f"sample_rate_hz={source}"] if source else [])
-        return FrozenCodec(config.build(), config.digest(), {"config": config.to_dict()}, wave_rate_hz)
+        return FrozenCodec(
+            config.build(), config.digest(), {"config": config.to_dict()}, wave_rate_hz
+        )
     if kind in PUBLISHED:
         found = load_published(PUBLISHED[kind], source or None)
         metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
@@ -214,14 +269,16 @@ def check_is_local(name: str, asking: Path) -> None:
     config_class = PUBLISHED.get(kind)
     if config_class and needs_download(source or config_class.hub_id, config_class.hub_subfolder):
         raise ConfigError(
-            f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a config.json "
+            f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a "
+            "config.json "
             f"downloads nothing by itself; add data.codec={name:.100} if you want them, or fetch "
             f"them with `genlab codec load {kind} --weights {(source or config_class.hub_id):.100}`"
         )
 
 
 def token_spec(name: str) -> TokenSpec:
-    """Return the token space of the codec called `name` without its weights; a published one has its usual shape.
+    """Return the token space of the codec called `name` without its weights; a published one has
+    its usual shape.
 
     Raises:
         GenlabError: if there is no such codec.
@@ -236,7 +293,8 @@ def token_spec(name: str) -> TokenSpec:
 
 
 def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:
-    """Return the in-lab codec behind a shipped name or a path to exported weights, and its metadata.
+    """Return the in-lab codec behind a shipped name or a path to exported weights, and its
+    metadata.
 
     Raises:
         GenlabError: if the file is missing, damaged, or does not match its config.
@@ -253,16 +311,22 @@ def _read_shape(path: Path) -> tuple[SpectralCodecConfig, dict[str, Any]]:
     """Return the config in the JSON beside exported weights, and all of that JSON."""
     metadata = load_metadata(path)
     if "config" not in metadata:
-        raise GenlabError(f"{path.with_suffix('.json')}: field 'config' is missing; restore the file")
+        raise GenlabError(
+            f"{path.with_suffix('.json')}: field 'config' is missing; restore the file"
+        )
     try:
         return SpectralCodecConfig.from_dict(metadata["config"]), metadata
     except ConfigError as error:
-        raise ConfigError(f"{path.with_suffix('.json')}: config: {error}; restore the file") from None
+        raise ConfigError(
+            f"{path.with_suffix('.json')}: config: {error}; restore the file"
+        ) from None
 
 
 def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
     if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
-        raise GenlabError(f"codec {str(path)!r}: no such file; expected a Python file with a function codec()")
+        raise GenlabError(
+            f"codec {str(path)!r}: no such file; expected a Python file with a function codec()"
+        )
     try:
         make = run_file(path).get("codec")
         codec: Any = make() if callable(make) else None
@@ -271,7 +335,9 @@ def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
             raise
         raise GenlabError(f"codec {describe_raised(path, error)}") from error
     if not callable(make):
-        raise GenlabError(f"{path}: no function codec() in it; it must return an object with the methods of Codec")
+        raise GenlabError(
+            f"{path}: no function codec() in it; it must return an object with the methods of Codec"
+        )
     content = hashlib.sha256(path.read_bytes())
     for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(codec))):
         content.update(np.asarray(leaf).tobytes())
@@ -279,14 +345,21 @@ def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
 
 
 def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Write a trained codec, less what only training uses, as float16 weights and a JSON of config and `metadata`."""
+    """Write a trained codec, less what only training uses, as float16 weights and a JSON of config
+    and `metadata`.
+    """
     config = codec.config.model_copy(update={"adversarial": None, "distillation": None})
     plain = config.build(key=jax.random.key(0))
     trained = nnx.to_pure_dict(nnx.state(codec))
     trained = {name: part for name, part in trained.items() if name not in TRAINING_PARTS}
-    # Usage counters and the step are training state; constants keep the exported file a pure function of the codec.
+    # Usage counters and the step are training state; constants keep the exported file a pure
+    # function of the codec.
     trained["quantiser"]["usage"] = np.zeros_like(trained["quantiser"]["usage"])
     trained["step"] = np.zeros_like(trained["step"])
     state = nnx.state(plain)
     nnx.replace_by_pure_dict(state, trained)
-    return save_weights(path, nnx.to_pure_dict(state), {"config": config.to_dict(), "genlab": __version__, **metadata})
+    return save_weights(
+        path,
+        nnx.to_pure_dict(state),
+        {"config": config.to_dict(), "genlab": __version__, **metadata},
+    )

@@ -1,9 +1,9 @@
 """Reconstruction losses of a codec: multi-resolution log-mel and STFT distances, per example.
 
-In: two waves "b s". Out: "b". The mel term is the L1 distance of log-mel magnitudes over several windows (HiFi-GAN,
-Kong et al. 2020, section 2.3; multi-resolution as in DAC, Kumar et al. 2023, section 3.4). The STFT term adds
-linear-frequency detail: spectral convergence plus L1 of log magnitudes (Parallel WaveGAN, Yamamoto et al. 2020, eq. 3
-and 4).
+In: two waves "b s". Out: "b". The mel term is the L1 distance of log-mel magnitudes over several
+windows (HiFi-GAN, Kong et al. 2020, section 2.3; multi-resolution as in DAC, Kumar et al. 2023,
+section 3.4). The STFT term adds linear-frequency detail: spectral convergence plus L1 of log
+magnitudes (Parallel WaveGAN, Yamamoto et al. 2020, eq. 3 and 4).
 """
 
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 
 from genlab.nets.spectrogram import mel_filters, stft
 
-# (window, mels): short windows see onsets, long ones see harmonics; a short window with many mels leaves some empty.
+# (window, mels): short windows see onsets, long ones see harmonics; a short window with many mels
+# leaves some empty.
 MEL_RESOLUTIONS = ((128, 10), (256, 24), (512, 48), (1024, 80), (2048, 160))
 STFT_WINDOWS_SAMPLES = (320, 768, 1536)
 LOG_FLOOR = 3e-4
@@ -22,12 +23,18 @@ def pad_to_hop(wave: Float[Array, "b s"], hop_samples: int) -> Float[Array, "b s
     return jnp.pad(wave, ((0, 0), (0, -wave.shape[1] % hop_samples)))
 
 
-def mel_distance(real: Float[Array, "b s"], fake: Float[Array, "b s"], sample_rate_hz: int) -> Float[Array, "b"]:
-    """Return the mean absolute difference of log-mel magnitudes (natural log) over all `MEL_RESOLUTIONS`."""
+def mel_distance(
+    real: Float[Array, "b s"], fake: Float[Array, "b s"], sample_rate_hz: int
+) -> Float[Array, "b"]:
+    """Return the mean absolute difference of log-mel magnitudes (natural log) over all
+    `MEL_RESOLUTIONS`.
+    """
     total = jnp.zeros(real.shape[0])
     for window, mels in MEL_RESOLUTIONS:
         filters = mel_filters(sample_rate_hz, window, mels)
-        log_mels = [jnp.log(_magnitude(wave, window) @ filters + LOG_FLOOR) for wave in (real, fake)]
+        log_mels = [
+            jnp.log(_magnitude(wave, window) @ filters + LOG_FLOOR) for wave in (real, fake)
+        ]
         total = total + jnp.mean(jnp.abs(log_mels[0] - log_mels[1]), axis=(1, 2))
     return total / len(MEL_RESOLUTIONS)
 
@@ -47,6 +54,7 @@ def stft_distance(real: Float[Array, "b s"], fake: Float[Array, "b s"]) -> Float
 def _magnitude(wave: Float[Array, "b s"], window_samples: int) -> Float[Array, "b t f"]:
     hop_samples = window_samples // 4
     spectrum = stft(pad_to_hop(wave, hop_samples), window_samples, hop_samples)
-    # Scaled by the window so that one floor fits every resolution; the epsilon keeps the gradient finite at zero.
+    # Scaled by the window so that one floor fits every resolution; the epsilon keeps the gradient
+    # finite at zero.
     power = spectrum.real**2 + spectrum.imag**2
     return jnp.sqrt(power + 1e-9) * (4.0 / window_samples) ** 0.5

@@ -1,13 +1,15 @@
 """Mimi: 12.5 frames per second with one semantic and up to 31 acoustic codes each, and it streams.
 
-In: waves "b s" at 24 kHz. Out: `Tokens` with latents "b t d" (what the quantiser reads) and codes "b t k"; and back to
-waves from either view. Convolutions go down to 25 Hz, a transformer with a window of 10 s follows, and one more
-convolution halves the rate; the decoder mirrors this (Moshi, Défossez et al. 2024, 2410.00037, section 3.3). The
-quantiser is split: one level that training ties to WavLM's features, and beside it, not after it, a residual quantiser
-of the same latents. The decoder reads the sum of both.
+In: waves "b s" at 24 kHz. Out: `Tokens` with latents "b t d" (what the quantiser reads) and codes
+"b t k"; and back to waves from either view. Convolutions go down to 25 Hz, a transformer with a
+window of 10 s follows, and one more convolution halves the rate; the decoder mirrors this (Moshi,
+Défossez et al. 2024, 2410.00037, section 3.3). The quantiser is split: one level that training ties
+to WavLM's features, and beside it, not after it, a residual quantiser of the same latents. The
+decoder reads the sum of both.
 
-Everything is causal, so each layer is written once: it takes a chunk and what the chunk before left, and a whole clip
-is one chunk that nothing precedes. Samples past the end of a clip therefore cannot move what comes before them.
+Everything is causal, so each layer is written once: it takes a chunk and what the chunk before
+left, and a whole clip is one chunk that nothing precedes. Samples past the end of a clip therefore
+cannot move what comes before them.
 """
 
 import functools
@@ -58,7 +60,8 @@ FIXED = {
     "rope_parameters.rope_theta": 10_000.0,
     "rope_parameters.rope_type": "default",
 }
-# Ours and theirs. What a config.json leaves out is in transformers, and so here, what kyutai/mimi has.
+# Ours and theirs. What a config.json leaves out is in transformers, and so here, what kyutai/mimi
+# has.
 NAMES = {
     "sample_rate_hz": "sampling_rate",
     "width": "hidden_size",
@@ -83,7 +86,9 @@ NAMES = {
 
 
 class MimiConfig(PublishedConfig):
-    """Shape of a Mimi; the defaults are those of kyutai/mimi. `codebooks` of the published ones are used."""
+    """Shape of a Mimi; the defaults are those of kyutai/mimi. `codebooks` of the published ones are
+    used.
+    """
 
     hub_id: ClassVar[str] = "kyutai/mimi"
     published_extras: ClassVar[str] = (
@@ -106,13 +111,20 @@ class MimiConfig(PublishedConfig):
     def _check_shapes(self) -> "MimiConfig":
         if not self.semantic_codebooks <= self.codebooks <= self.published_codebooks:
             raise ValueError(
-                f"codebooks={self.codebooks} must be at least semantic_codebooks={self.semantic_codebooks} "
+                f"codebooks={self.codebooks} must be at least "
+                f"semantic_codebooks={self.semantic_codebooks} "
                 f"and at most published_codebooks={self.published_codebooks}"
             )
         if self.width % (2 * self.transformer.heads):
-            raise ValueError(f"width={self.width} must be a multiple of twice the heads ({self.transformer.heads})")
+            raise ValueError(
+                f"width={self.width} must be a multiple of twice the heads "
+                f"({self.transformer.heads})"
+            )
         if self.entry_channels == self.width:
-            raise ValueError(f"entry_channels={self.entry_channels} must differ from the width: entries are projected")
+            raise ValueError(
+                f"entry_channels={self.entry_channels} must differ from the width: entries are "
+                "projected"
+            )
         return self
 
     @property
@@ -129,15 +141,23 @@ class MimiConfig(PublishedConfig):
 
     @classmethod
     def from_published(cls, values: dict[str, Any]) -> Self:
-        """Return the config that a published config.json describes, with at most the usual 8 codebooks in use."""
+        """Return the config that a published config.json describes, with at most the usual 8
+        codebooks in use.
+        """
         config = cls()
-        wanted = {ours: values[theirs] for ours, theirs in NAMES.items() if values.get(theirs) is not None}
+        wanted = {
+            ours: values[theirs] for ours, theirs in NAMES.items() if values.get(theirs) is not None
+        }
         published = wanted.get("published_codebooks")
         if isinstance(published, int):
             wanted["codebooks"] = min(config.codebooks, published)
         config = config.override(f"{name}={json.dumps(value)}" for name, value in wanted.items())
         rope = values.get("rope_parameters") or {}
-        found = values | ({f"rope_parameters.{name}": rope[name] for name in rope} if isinstance(rope, dict) else {})
+        found = values | (
+            {f"rope_parameters.{name}": rope[name] for name in rope}
+            if isinstance(rope, dict)
+            else {}
+        )
         heads = config.transformer.heads
         expected = FIXED | {
             "head_dim": config.width // heads,
@@ -148,18 +168,23 @@ class MimiConfig(PublishedConfig):
         }
         for name, value in expected.items():
             if found.get(name) not in (value, None):
-                raise ConfigError(f"{name}={found[name]!r:.80}: this port of Mimi expects {value!r}")
+                raise ConfigError(
+                    f"{name}={found[name]!r:.80}: this port of Mimi expects {value!r}"
+                )
         return config
 
     def published_name(self, path: str) -> str:
-        """Return the published name of our parameter; attributes are named as published, their leaves are not."""
+        """Return the published name of our parameter; attributes are named as published, their
+        leaves are not.
+        """
         path = re.sub(r"^quantiser\.(\w+)", r"quantizer.\1_residual_vector_quantizer", path)
         path = re.sub(r"entries\.(\d+)$", r"layers.\1.codebook.embed", path)
         path = re.sub(r"layer_scale$", "layer_scale.scale", path)
         return re.sub(r"(?<=\.)(kernel|transposed_kernel)$|(?<=layernorm\.)scale$", "weight", path)
 
     def derive(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Return the tensors with the entries added: the file has the sum and the number of what each entry stands for.
+        """Return the tensors with the entries added: the file has the sum and the number of what
+        each entry stands for.
 
         Raises:
             WeightsError: if the two do not fit each other.
@@ -170,7 +195,9 @@ class MimiConfig(PublishedConfig):
             usage = tensors.get(f"{stem}.cluster_usage")
             if leaf == "embed_sum" and usage is not None:
                 if usage.shape != total.shape[:1]:
-                    raise WeightsError(f"{stem}: cluster_usage {usage.shape} does not fit embed_sum {total.shape}")
+                    raise WeightsError(
+                        f"{stem}: cluster_usage {usage.shape} does not fit embed_sum {total.shape}"
+                    )
                 derived[f"{stem}.embed"] = total / usage.clip(MIN_USAGE)[:, None]
         return derived
 
@@ -180,7 +207,9 @@ class MimiConfig(PublishedConfig):
 
 
 class Carry(NamedTuple):
-    """What one direction carries from chunk to chunk: of the convolutions, the transformer, and the change of rate."""
+    """What one direction carries from chunk to chunk: of the convolutions, the transformer, and the
+    change of rate.
+    """
 
     layers: tuple[Any, ...] | None
     seen: Seen | None
@@ -194,7 +223,8 @@ class ProjectedQuantiser(nnx.Module):
     """A residual quantiser of a projection of the latents, with a projection back.
 
     Attributes:
-        entries: one [v c] for each level; not one array, whose levels would be copied out of it for every frame.
+        entries: one [v c] for each level; not one array, whose levels would be copied out of it for
+            every frame.
     """
 
     def __init__(self, codebooks: int, config: MimiConfig, rngs: nnx.Rngs):
@@ -202,7 +232,9 @@ class ProjectedQuantiser(nnx.Module):
         width, channels = config.width, config.entry_channels
         self.input_proj = Linear(width, channels, key=rngs.params(), split=WHOLE)
         self.output_proj = Linear(channels, width, key=rngs.params(), split=WHOLE)
-        self.entries = nnx.List([Codebook(jax.random.normal(rngs.params(), shape)) for _ in range(codebooks)])
+        self.entries = nnx.List(
+            [Codebook(jax.random.normal(rngs.params(), shape)) for _ in range(codebooks)]
+        )
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
         """Return the codes, nearest entry level by level."""
@@ -213,7 +245,9 @@ class ProjectedQuantiser(nnx.Module):
         return jnp.stack(codes, axis=-1)
 
     def decode(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t d"]:
-        """Return the latents that the codes stand for; codes may have fewer levels than there are."""
+        """Return the latents that the codes stand for; codes
+        may have fewer levels than there are.
+        """
         chosen = [self.entries[level][codes[..., level]] for level in range(codes.shape[-1])]
         return self.output_proj(functools.reduce(jnp.add, chosen))
 
@@ -224,7 +258,9 @@ class ProjectedQuantiser(nnx.Module):
 
 
 class SplitQuantiser(nnx.Module):
-    """The semantic and the acoustic quantiser, side by side; their codes are one after the other."""
+    """The semantic and the acoustic quantiser, side by side;
+    their codes are one after the other.
+    """
 
     def __init__(self, config: MimiConfig, rngs: nnx.Rngs):
         num_acoustic = config.codebooks - config.semantic_codebooks
@@ -267,10 +303,14 @@ class MimiCodec(nnx.Module):
 
     @property
     def code_vectors(self) -> Float[Array, "k v d"]:
-        """What every entry adds to the latents: the entry through the output projection of its quantiser."""
+        """What every entry adds to the latents: the entry through the output projection of its
+        quantiser.
+        """
         return jnp.concatenate([part.code_vectors for part in self.quantiser.parts])
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return codes and latents; frames past the end of an example have latents of zero.
 
         Raises:
@@ -300,7 +340,11 @@ class MimiCodec(nnx.Module):
 
     def start_encoding(self, batch: int) -> Carry:
         """Return what to carry into the first chunk of waves."""
-        return Carry(self.encoder.start(batch), self.encoder_transformer.start(batch), self.downsample.start(batch))
+        return Carry(
+            self.encoder.start(batch),
+            self.encoder_transformer.start(batch),
+            self.downsample.start(batch),
+        )
 
     def encode_chunk(self, waves: Float[Array, "b s"], carry: Carry) -> tuple[Tokens, Carry]:
         """Return the tokens of the next chunk, and what to carry on.
@@ -313,9 +357,15 @@ class MimiCodec(nnx.Module):
 
     def start_decoding(self, batch: int) -> Carry:
         """Return what to carry into the first chunk of codes."""
-        return Carry(self.decoder.start(batch), self.decoder_transformer.start(batch), self.upsample.start(batch))
+        return Carry(
+            self.decoder.start(batch),
+            self.decoder_transformer.start(batch),
+            self.upsample.start(batch),
+        )
 
-    def decode_chunk(self, codes: Int[Array, "b t k"], carry: Carry) -> tuple[Float[Array, "b s"], Carry]:
+    def decode_chunk(
+        self, codes: Int[Array, "b t k"], carry: Carry
+    ) -> tuple[Float[Array, "b s"], Carry]:
         """Return the t * hop samples of the next chunk, and what to carry on."""
         return self._sound(self.quantiser.decode(codes), carry)
 
@@ -325,7 +375,9 @@ class MimiCodec(nnx.Module):
         """Return the codes and latents of a chunk, and what to carry on."""
         hop = self.spec.hop_samples
         if waves.shape[1] % hop or not waves.shape[1]:
-            raise ValueError(f"waves: {waves.shape[1]} samples are not one or more hops of {hop}; pad with zeros")
+            raise ValueError(
+                f"waves: {waves.shape[1]} samples are not one or more hops of {hop}; pad with zeros"
+            )
         frames, layers = self.encoder(waves[..., None], carry.layers)
         frames, seen = self.encoder_transformer(frames, carry.seen)
         past = carry.resampling
@@ -335,7 +387,9 @@ class MimiCodec(nnx.Module):
         latents, past = self.downsample(frames, past, padding="edge")
         return self.quantiser.encode(latents), latents, Carry(layers, seen, past)
 
-    def _sound(self, latents: Float[Array, "b t d"], carry: Carry) -> tuple[Float[Array, "b s"], Carry]:
+    def _sound(
+        self, latents: Float[Array, "b t d"], carry: Carry
+    ) -> tuple[Float[Array, "b s"], Carry]:
         """Return the waves of a chunk of latents, and what to carry on."""
         frames, tail = self.upsample(latents, carry.resampling)
         frames, seen = self.decoder_transformer(frames, carry.seen)

@@ -17,14 +17,22 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from genlab.config import Config
-from genlab.nets.convolution import Conv1d, ConvTranspose1d, pad_time, stream_conv, stream_transposed
+from genlab.nets.convolution import (
+    Conv1d,
+    ConvTranspose1d,
+    pad_time,
+    stream_conv,
+    stream_transposed,
+)
 
 
 class ConvolutionsConfig(Config):
     """Shape of both stacks; `ratios` are the decoder's, the encoder has them in reverse."""
 
     filters: int = pydantic.Field(default=64, ge=1)
-    ratios: tuple[pydantic.PositiveInt, ...] = pydantic.Field(default=(8, 6, 5, 4), min_length=1, max_length=16)
+    ratios: tuple[pydantic.PositiveInt, ...] = pydantic.Field(
+        default=(8, 6, 5, 4), min_length=1, max_length=16
+    )
     kernel_frames: int = pydantic.Field(default=7, ge=1)
     last_kernel_frames: int = pydantic.Field(default=3, ge=1)
     residual_kernel_frames: int = pydantic.Field(default=3, ge=1)
@@ -35,7 +43,9 @@ class ConvolutionsConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_shapes(self) -> "ConvolutionsConfig":
         if self.filters % self.compression:
-            raise ValueError(f"filters={self.filters} must be a multiple of compression={self.compression}")
+            raise ValueError(
+                f"filters={self.filters} must be a multiple of compression={self.compression}"
+            )
         return self
 
 
@@ -45,13 +55,17 @@ class Elu(nnx.Module):
     def start(self, batch: int) -> None:
         """Return what to carry into the first chunk: nothing."""
 
-    def __call__(self, frames: Float[Array, "b t c"], past: None) -> tuple[Float[Array, "b t c"], None]:
+    def __call__(
+        self, frames: Float[Array, "b t c"], past: None
+    ) -> tuple[Float[Array, "b t c"], None]:
         """Return exp(x) - 1 below zero and x above."""
         return jax.nn.elu(frames), None
 
 
 class CausalConv(nnx.Module):
-    """A convolution that reads its own and earlier frames; zeros, or the first frame, precede a clip."""
+    """A convolution that reads its own and earlier frames; zeros, or the first frame, precede a
+    clip.
+    """
 
     def __init__(self, *shape: int, rngs: nnx.Rngs, **options: Any):
         self.conv = Conv1d(*shape, key=rngs.params(), **options)
@@ -98,7 +112,9 @@ class Residual(nnx.Module):
 
     def __init__(self, channels: int, config: ConvolutionsConfig, dilation: int, rngs: nnx.Rngs):
         inner = channels // config.compression
-        wide = CausalConv(channels, inner, config.residual_kernel_frames, dilation=dilation, rngs=rngs)
+        wide = CausalConv(
+            channels, inner, config.residual_kernel_frames, dilation=dilation, rngs=rngs
+        )
         self.block = nnx.List([Elu(), wide, Elu(), CausalConv(inner, channels, 1, rngs=rngs)])
 
     def start(self, batch: int) -> tuple[Any, ...]:
@@ -138,7 +154,9 @@ def start(layers: nnx.List, batch: int) -> tuple[Any, ...]:
 def run(
     layers: nnx.List, frames: Float[Array, "b t i"], carries: tuple[Any, ...] | None
 ) -> tuple[Float[Array, "b u o"], tuple[Any, ...]]:
-    """Return the output of a list of layers and what they carry on; without carries the frames are a whole clip."""
+    """Return the output of a list of layers and what they carry on; without carries the frames are
+    a whole clip.
+    """
     rest = []
     for number, layer in enumerate(layers):
         frames, carry = layer(frames, None if carries is None else carries[number])
@@ -163,7 +181,10 @@ def decoder_layers(config: ConvolutionsConfig, width: int, rngs: nnx.Rngs) -> li
     channels = config.filters * 2 ** len(config.ratios)
     layers: list[nnx.Module] = [CausalConv(width, channels, config.kernel_frames, rngs=rngs)]
     for ratio in config.ratios:
-        layers += [Elu(), CausalUpsampling(channels, channels // 2, 2 * ratio, stride=ratio, rngs=rngs)]
+        layers += [
+            Elu(),
+            CausalUpsampling(channels, channels // 2, 2 * ratio, stride=ratio, rngs=rngs),
+        ]
         channels //= 2
         dilations = [config.dilation_growth**number for number in range(config.residual_layers)]
         layers += [Residual(channels, config, dilation, rngs) for dilation in dilations]

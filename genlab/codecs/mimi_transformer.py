@@ -1,14 +1,15 @@
 """The transformer inside Mimi: causal, with a sliding window, over a whole clip or chunk by chunk.
 
-In: frames "b t h" at 25 Hz and, when streaming, what the chunk before left. Out: frames "b t h". Pre-norm layers with
-LayerNorm, exact GELU, rotary positions, no biases in products, and a learnt scale per channel on every update
-(Moshi report, 2410.00037, section 3.3.2; LayerScale 2103.17239).
+In: frames "b t h" at 25 Hz and, when streaming, what the chunk before left. Out: frames "b t h".
+Pre-norm layers with LayerNorm, exact GELU, rotary positions, no biases in products, and a learnt
+scale per channel on every update (Moshi report, 2410.00037, section 3.3.2; LayerScale 2103.17239).
 
-Where we differ: rotary angles are counted in integers that wrap as angles do, so a stream may run for months, and a
-long clip is cut into blocks of one window that see themselves and the block before, so memory does not grow with the
-square of the length.
+Where we differ: rotary angles are counted in integers that wrap as angles do, so a stream may run
+for months, and a long clip is cut into blocks of one window that see themselves and the block
+before, so memory does not grow with the square of the length.
 
-Extra axis letters here: a attention heads, c channels per head, n blocks, w window, q queries, s keys.
+Extra axis letters here: a attention heads, c channels per head, n blocks, w window, q queries, s
+keys.
 """
 
 import functools
@@ -48,7 +49,9 @@ class Memory(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What the transformer carries on: how many frames there were, and each layer's last `window_frames` memories."""
+    """What the transformer carries on: how many frames there were, and each layer's last
+    `window_frames` memories.
+    """
 
     num_frames: UInt32[Array, ""]
     memories: tuple[Memory, ...]
@@ -57,8 +60,8 @@ class Seen(NamedTuple):
 def turn(x: Float[Array, "b t a c"], places: UInt32[Array, "t"]) -> Float[Array, "b t a c"]:
     """Return `x` rotated by the angles of its places.
 
-    Angles are counted in 2 ** -32 of a turn. So they are as exact after months of a stream as at its start, where a
-    product of floats would lose the digits by which neighbours differ.
+    Angles are counted in 2 ** -32 of a turn. So they are as exact after months of a stream as at
+    its start, where a product of floats would lose the digits by which neighbours differ.
     """
     channels = x.shape[-1]
     turns_per_place = ROPE_BASE ** (-np.arange(0, channels, 2) / channels) / (2 * np.pi)
@@ -81,11 +84,14 @@ class WindowAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t h"], past: Memory | None, num_past: UInt32[Array, ""]
     ) -> tuple[Float[Array, "b t h"], Memory]:
-        """Return the mixed frames and the memory to carry on; only the newest `num_past` of the past are real."""
+        """Return the mixed frames and the memory to carry on; only the newest `num_past` of the
+        past are real.
+        """
         batch, length, width = x.shape
         places = num_past + jnp.arange(length, dtype=jnp.uint32)
         queries, keys, values = (
-            layer(x).reshape(batch, length, self.heads, -1) for layer in (self.q_proj, self.k_proj, self.v_proj)
+            layer(x).reshape(batch, length, self.heads, -1)
+            for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         queries = turn(queries, places).swapaxes(1, 2)
         own = Memory(turn(keys, places).swapaxes(1, 2), values.swapaxes(1, 2))
@@ -99,15 +105,23 @@ def newest(past: Memory, own: Memory) -> Memory:
     window, length = past.keys.shape[2], own.keys.shape[2]
     if length >= window:
         return Memory(*[part[:, :, length - window :] for part in own])
-    return Memory(*[jnp.concatenate([old[:, :, length:], new], axis=2) for old, new in zip(past, own)])
+    return Memory(
+        *[jnp.concatenate([old[:, :, length:], new], axis=2) for old, new in zip(past, own)]
+    )
 
 
 def attend_window(
-    queries: Float[Array, "b a t c"], own: Memory, past: Memory | None, num_past: UInt32[Array, ""], window: int
+    queries: Float[Array, "b a t c"],
+    own: Memory,
+    past: Memory | None,
+    num_past: UInt32[Array, ""],
+    window: int,
 ) -> Float[Array, "b a t c"]:
-    """Attend from each frame to itself and the `window - 1` frames before it, of which the past has the first.
+    """Attend from each frame to itself and the `window - 1` frames before it, of which the past has
+    the first.
 
-    Frames are cut into blocks of at most one window: a block sees itself and the block before it, and no other.
+    Frames are cut into blocks of at most one window: a block sees itself and the block before it,
+    and no other.
     """
     length = queries.shape[2]
     num_absent = window - jnp.minimum(num_past, window).astype(jnp.int32)
@@ -124,15 +138,21 @@ def attend_window(
     if past is None:
         past = Memory(*[jnp.zeros_like(part[:, :, :window]) for part in own])
     own = Memory(*map(cut, own))
-    before = Memory(*[jnp.concatenate([cut(old), new[:, :, :-1]], axis=2) for old, new in zip(past, own)])
+    before = Memory(
+        *[jnp.concatenate([cut(old), new[:, :, :-1]], axis=2) for old, new in zip(past, own)]
+    )
     mixed = attend_block(cut(queries), own, before, num_absent)
     return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])[:, :, :length]
 
 
 def attend_block(
-    queries: Float[Array, "b a n q c"], own: Memory, before: Memory | None, num_absent: Int[Array, ""]
+    queries: Float[Array, "b a n q c"],
+    own: Memory,
+    before: Memory | None,
+    num_absent: Int[Array, ""],
 ) -> Float[Array, "b a n q c"]:
-    """Attend causally within blocks, and to what is less than a window away in the block before each.
+    """Attend causally within blocks, and to what is less than a window away in the block before
+    each.
 
     The first `num_absent` frames before the first block do not exist.
     """
@@ -151,7 +171,10 @@ def attend_block(
     shares = jax.nn.softmax(jnp.where(is_seen[None, None], scores, -jnp.inf), axis=-1)
     # The own block's come last.
     parts = [shares[..., :-num_queries], shares[..., -num_queries:]][-len(memories) :]
-    mixed = [jnp.einsum("banqs,bansc->banqc", part, memory.values) for part, memory in zip(parts, memories)]
+    mixed = [
+        jnp.einsum("banqs,bansc->banqc", part, memory.values)
+        for part, memory in zip(parts, memories)
+    ]
     return functools.reduce(jnp.add, mixed)
 
 
@@ -168,7 +191,9 @@ class FeedForward(nnx.Module):
 
 
 class WindowLayer(nnx.Module):
-    """Attention and feed-forward part, each behind a norm, scaled and added; attributes are named as published."""
+    """Attention and feed-forward part, each behind a norm, scaled and added; attributes are named
+    as published.
+    """
 
     def __init__(self, config: WindowTransformerConfig, width: int, rngs: nnx.Rngs):
         def norm() -> nnx.LayerNorm:
@@ -188,14 +213,16 @@ class WindowLayer(nnx.Module):
         """Return the layer's output and the memory to carry on."""
         mixed, memory = self.self_attn(self.input_layernorm(x), past, num_past)
         x = x + self.self_attn_layer_scale[...][None, None] * mixed
-        return x + self.mlp_layer_scale[...][None, None] * self.mlp(self.post_attention_layernorm(x)), memory
+        return x + self.mlp_layer_scale[...][None, None] * self.mlp(
+            self.post_attention_layernorm(x)
+        ), memory
 
 
 class WindowTransformer(nnx.Module):
     """A stack of layers that can stop after any frame and resume later.
 
-    Layers are not stacked and scanned: a scan copies each layer's weights out of the stack, which for one frame at a
-    time costs as much as the layer.
+    Layers are not stacked and scanned: a scan copies each layer's weights out of the stack, which
+    for one frame at a time costs as much as the layer.
     """
 
     def __init__(self, config: WindowTransformerConfig, width: int, rngs: nnx.Rngs):
@@ -211,8 +238,12 @@ class WindowTransformer(nnx.Module):
 
         return Seen(jnp.zeros((), jnp.uint32), tuple(Memory(empty(), empty()) for _ in self.layers))
 
-    def __call__(self, x: Float[Array, "b t h"], seen: Seen | None) -> tuple[Float[Array, "b t h"], Seen]:
-        """Return the output frames and what to carry on; without `seen` the frames are a whole clip."""
+    def __call__(
+        self, x: Float[Array, "b t h"], seen: Seen | None
+    ) -> tuple[Float[Array, "b t h"], Seen]:
+        """Return the output frames and what to carry on; without `seen` the frames are a whole
+        clip.
+        """
         num_past = jnp.zeros((), jnp.uint32) if seen is None else seen.num_frames
         memories = []
         for number, layer in enumerate(self.layers):

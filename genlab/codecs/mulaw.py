@@ -1,8 +1,9 @@
-"""mu-law samples as tokens: the token space of WaveNet (1609.03499 section 2.2), one code per sample.
+"""mu-law samples as tokens: the token space of WaveNet (1609.03499 section 2.2), one code per
+sample.
 
-In: waves "b s". Out: codes "b s 1" of 256 entries and latents "b s 1", the companded sample between -1 and 1
-(ITU-T G.711, mu = 255), of which the code is the nearest of 256 evenly spaced values. Nothing is learned, and there is
-nothing between decoder and sound.
+In: waves "b s". Out: codes "b s 1" of 256 entries and latents "b s 1", the companded sample between
+-1 and 1 (ITU-T G.711, mu = 255), of which the code is the nearest of 256 evenly spaced values.
+Nothing is learned, and there is nothing between decoder and sound.
 """
 
 from typing import Literal
@@ -47,7 +48,9 @@ class MuLaw(nnx.Module):
         """The companded value of every code."""
         return jnp.linspace(-1.0, 1.0, self.mu + 1)[None, :, None]
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return codes and companded samples; padding is silence."""
         if num_samples is None:
             num_samples = jnp.full((waves.shape[0],), waves.shape[1])

@@ -1,12 +1,14 @@
-"""Oobleck, the autoencoder of Stable Audio Open: a continuous codec of 64 channels at 21.5 frames per second.
+"""Oobleck, the autoencoder of Stable Audio Open: a continuous codec of 64 channels at 21.5 frames
+per second.
 
-In: waves "b s" at 44.1 kHz. Out: `Tokens` whose latents are the mean of the encoder's Gaussian, and back to waves
-(Evans et al. 2024, Stable Audio Open, section 2; names as in diffusers' `AutoencoderOobleck`). Encoder and decoder are
-those of DAC with another Snake, their own widths, no tanh, and no bias in the last layer; at odd strides they end as
-DAC's do. Where we differ: the published model is stereo and our waves are mono, so a wave is copied to both channels,
-and the channels that come out are averaged. Latents are never drawn, so encoding is deterministic. The model has no
-codes: `fit_codes` gives it residual codebooks, by k-means on the latents of given waves; before that its tokens have no
-codes.
+In: waves "b s" at 44.1 kHz. Out: `Tokens` whose latents are the mean of the encoder's Gaussian, and
+back to waves (Evans et al. 2024, Stable Audio Open, section 2; names as in diffusers'
+`AutoencoderOobleck`). Encoder and decoder are those of DAC with another Snake, their own widths, no
+tanh, and no bias in the last layer; at odd strides they end as DAC's do. Where we differ: the
+published model is stereo and our waves are mono, so a wave is copied to both channels, and the
+channels that come out are averaged. Latents are never drawn, so encoding is deterministic. The
+model has no codes: `fit_codes` gives it residual codebooks, by k-means on the latents of given
+waves; before that its tokens have no codes.
 """
 
 import functools
@@ -39,7 +41,8 @@ class OobleckConfig(PublishedConfig):
     Attributes:
         codebooks: residual levels that `fit_codes` makes; the published model has none.
         mono: what becomes of a wave where the model has two channels.
-        multiples: widths after each block of the encoder, in parts of its first one; the decoder's are reversed.
+        multiples: widths after each block of the encoder, in parts of its first one; the decoder's
+            are reversed.
     """
 
     hub_id: ClassVar[str] = "stabilityai/stable-audio-open-1.0"
@@ -61,12 +64,19 @@ class OobleckConfig(PublishedConfig):
     @pydantic.model_validator(mode="after")
     def _check_shape(self) -> "OobleckConfig":
         if min(self.strides) < 2 or min(self.multiples) < 1:
-            raise ValueError(f"strides={self.strides}, multiples={self.multiples}: expected from 2 and from 1 on")
+            raise ValueError(
+                f"strides={self.strides}, multiples={self.multiples}: expected from 2 and from 1 on"
+            )
         if len(self.multiples) != len(self.strides):
-            raise ValueError(f"multiples={self.multiples}: expected one for each of strides={self.strides}")
+            raise ValueError(
+                f"multiples={self.multiples}: expected one for each of strides={self.strides}"
+            )
         if self.encoder_width != 2 * self.latent_channels:
-            # The encoder ends with as many channels as it starts with: half are means, half are scales.
-            raise ValueError(f"latent_channels={self.latent_channels}: expected half of {self.encoder_width=}")
+            # The encoder ends with as many channels as it starts with: half are means, half are
+            # scales.
+            raise ValueError(
+                f"latent_channels={self.latent_channels}: expected half of {self.encoder_width=}"
+            )
         return self
 
     @property
@@ -85,16 +95,25 @@ class OobleckConfig(PublishedConfig):
         """Return the config that a config.json of diffusers' `AutoencoderOobleck` describes.
 
         Raises:
-            ConfigError: if it is of another model, or its shape is not one that the published code can run.
+            ConfigError: if it is of another model, or its shape is not one that the published code
+                can run.
         """
         if values.get("_class_name", "AutoencoderOobleck") != "AutoencoderOobleck":
-            raise ConfigError(f"_class_name: expected 'AutoencoderOobleck', got {values['_class_name']!r}")
+            raise ConfigError(
+                f"_class_name: expected 'AutoencoderOobleck', got {values['_class_name']!r}"
+            )
         names = {
-            "sampling_rate": "sample_rate_hz", "audio_channels": "audio_channels",
-            "decoder_input_channels": "latent_channels", "encoder_hidden_size": "encoder_width",
-            "decoder_channels": "decoder_width", "downsampling_ratios": "strides", "channel_multiples": "multiples",
-        }  # fmt: skip
-        return cls.from_dict({ours: values[theirs] for theirs, ours in names.items() if theirs in values})
+            "sampling_rate": "sample_rate_hz",
+            "audio_channels": "audio_channels",
+            "decoder_input_channels": "latent_channels",
+            "encoder_hidden_size": "encoder_width",
+            "decoder_channels": "decoder_width",
+            "downsampling_ratios": "strides",
+            "channel_multiples": "multiples",
+        }
+        return cls.from_dict(
+            {ours: values[theirs] for theirs, ours in names.items() if theirs in values}
+        )
 
     def published_name(self, path: str) -> str | list[str]:
         """Return the name in `AutoencoderOobleck`."""
@@ -106,7 +125,9 @@ class OobleckConfig(PublishedConfig):
 
 
 class OobleckCodec(nnx.Module):
-    """Encoder and decoder, and residual codebooks once they are fitted (`quantiser` is absent before)."""
+    """Encoder and decoder, and residual codebooks once they are fitted (`quantiser` is absent
+    before).
+    """
 
     def __init__(self, config: OobleckConfig, *, key: Key[Array, ""]):
         encoder_key, decoder_key = jax.random.split(key)
@@ -116,9 +137,17 @@ class OobleckCodec(nnx.Module):
         latent = config.latent_channels
         self.spec = config.spec
         self.audio_channels = channels
-        self.encoder = Encoder(channels, encoder_widths, strides, 2 * latent, SnakeBeta, key=encoder_key)
+        self.encoder = Encoder(
+            channels, encoder_widths, strides, 2 * latent, SnakeBeta, key=encoder_key
+        )
         self.decoder = Decoder(
-            latent, decoder_widths, strides[::-1], channels, SnakeBeta, key=decoder_key, has_last_bias=False
+            latent,
+            decoder_widths,
+            strides[::-1],
+            channels,
+            SnakeBeta,
+            key=decoder_key,
+            has_last_bias=False,
         )
         self.quantiser: ResidualQuantiser | None = nnx.data(None)
 
@@ -131,7 +160,9 @@ class OobleckCodec(nnx.Module):
         """
         return self._fitted().entries[...]
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return the mean latents, and codes if codebooks were fitted.
 
         Raises:
@@ -140,8 +171,12 @@ class OobleckCodec(nnx.Module):
         waves, num_frames, lengths = whole_frames(waves, num_samples, self.spec.hop_samples)
         channels = jnp.repeat(waves[..., None], self.audio_channels, axis=-1)
         latents = self.encoder(channels, lengths)[..., : self.spec.latent_channels]
-        latents = latents * valid_frames(latents.shape[1], None if lengths is None else num_frames, latents.dtype)
-        return Tokens(None if self.quantiser is None else self.quantiser.encode(latents), latents, num_frames)
+        latents = latents * valid_frames(
+            latents.shape[1], None if lengths is None else num_frames, latents.dtype
+        )
+        return Tokens(
+            None if self.quantiser is None else self.quantiser.encode(latents), latents, num_frames
+        )
 
     def decode_codes(
         self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
@@ -156,12 +191,17 @@ class OobleckCodec(nnx.Module):
     def decode_latents(
         self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None
     ) -> Float[Array, "b s"]:
-        """Return t * hop samples from latents, the average of the channels; samples past `num_frames` are silent."""
+        """Return t * hop samples from latents, the average of the channels; samples past
+        `num_frames` are silent.
+        """
         return self.decoder(latents, num_frames).mean(axis=-1)
 
     def _fitted(self) -> ResidualQuantiser:
         if self.quantiser is None:
-            raise GenlabError("oobleck: this codec has no codebooks; fit them to waves with fit_codes(codec, waves)")
+            raise GenlabError(
+                "oobleck: this codec has no codebooks; fit them to waves with fit_codes(codec, "
+                "waves)"
+            )
         return self.quantiser
 
 
@@ -173,11 +213,13 @@ def fit_codes(
     seed: int = 0,
     rounds: int = FITTING_ROUNDS,
 ) -> OobleckCodec:
-    """Return the codec with codebooks fitted to the latents of the waves; the same seed gives the same codebooks.
+    """Return the codec with codebooks fitted to the latents of the waves; the same seed gives the
+    same codebooks.
 
     Args:
         codec: stays as it is.
-        waves: whole frames; they are encoded one at a time, and of very many frames a random share is used.
+        waves: whole frames; they are encoded one at a time, and of very many frames a random share
+            is used.
         num_samples: of each wave.
         seed: of the entries that k-means starts from.
         rounds: of k-means for each level.
@@ -195,14 +237,18 @@ def fit_codes(
     latents = np.concatenate(parts)
     if len(latents) < codec.spec.entries:
         raise GenlabError(
-            f"fit_codes: the waves have {len(latents)} frames, expected at least {codec.spec.entries}, one an entry"
+            f"fit_codes: the waves have {len(latents)} frames, expected at least "
+            f"{codec.spec.entries}, one an entry"
         )
     shuffled = np.random.default_rng(seed).permutation(len(latents))[:MAX_FITTING_FRAMES]
-    return with_codebooks(codec, fit_levels(latents[shuffled], codec.spec.codebooks, codec.spec.entries, rounds))
+    return with_codebooks(
+        codec, fit_levels(latents[shuffled], codec.spec.codebooks, codec.spec.entries, rounds)
+    )
 
 
 def with_codebooks(codec: OobleckCodec, entries: Float[Array, "k v d"]) -> OobleckCodec:
-    """Return the codec with the codebooks that `code_vectors` of a fitted one gave; `codec` stays as it is.
+    """Return the codec with the codebooks that `code_vectors` of a fitted one gave; `codec` stays
+    as it is.
 
     Raises:
         GenlabError: if they are not of the shape that the codec's spec says.
@@ -210,7 +256,9 @@ def with_codebooks(codec: OobleckCodec, entries: Float[Array, "k v d"]) -> Ooble
     spec = codec.spec
     expected = (spec.codebooks, spec.entries, spec.latent_channels)
     if entries.shape != expected:
-        raise GenlabError(f"codebooks: expected {list(expected)} (levels, entries, channels), got {entries.shape}")
+        raise GenlabError(
+            f"codebooks: expected {list(expected)} (levels, entries, channels), got {entries.shape}"
+        )
     fitted = nnx.merge(*nnx.split(codec))
     # The codebooks do not move any more: decay and revival are those of training.
     fitted.quantiser = ResidualQuantiser(*expected, decay=1.0, revival_usage=0.0)
@@ -218,8 +266,12 @@ def with_codebooks(codec: OobleckCodec, entries: Float[Array, "k v d"]) -> Ooble
     return fitted
 
 
-def fit_levels(latents: Float[np.ndarray, "n d"], codebooks: int, entries: int, rounds: int) -> Float[Array, "k v d"]:
-    """Return codebooks, each fitted by k-means to what those before it left over; the rows must be in random order."""
+def fit_levels(
+    latents: Float[np.ndarray, "n d"], codebooks: int, entries: int, rounds: int
+) -> Float[Array, "k v d"]:
+    """Return codebooks, each fitted by k-means to what those before it left over; the rows must be
+    in random order.
+    """
     residual, levels = jnp.asarray(latents), []
     for _ in range(codebooks):
         level, residual = _fit_level(residual, entries, rounds)
@@ -231,13 +283,16 @@ def fit_levels(latents: Float[np.ndarray, "n d"], codebooks: int, entries: int, 
 def _fit_level(
     vectors: Float[Array, "n d"], entries: int, rounds: int
 ) -> tuple[Float[Array, "v d"], Float[Array, "n d"]]:
-    """Return the centres of k-means from the first vectors on, and what they leave of every vector."""
+    """Return the centres of k-means from the first vectors on,
+    and what they leave of every vector.
+    """
 
     def improve(_: Any, centres: Float[Array, "v d"]) -> Float[Array, "v d"]:
         nearest = nearest_entry(vectors, centres)
         count = jnp.zeros(entries).at[nearest].add(1.0)[:, None]
         total = jnp.zeros_like(centres).at[nearest].add(vectors)
-        # An unused centre moves onto one of the vectors that are worst off; repeated silence makes many unused.
+        # An unused centre moves onto one of the vectors that are worst off; repeated silence makes
+        # many unused.
         _, worst = lax.top_k(jnp.sum((vectors - centres[nearest]) ** 2, axis=-1), entries)
         moved = vectors[worst[jnp.maximum(jnp.cumsum(count[:, 0] == 0) - 1, 0)]]
         return jnp.where(count == 0, moved, total / jnp.maximum(count, 1))

@@ -1,12 +1,14 @@
-"""Codecs that others published, read from their own files: a config.json and safetensors, no torch, no pickle.
+"""Codecs that others published, read from their own files: a config.json and safetensors, no torch,
+no pickle.
 
-In: a config class of the lab (which knows the published names) and a directory, or the id of a repository on the
-Hugging Face Hub. Out: the codec with its weights. Files are read only after their headers are consistent with
-their sizes and not larger than the model that config.json describes; then every tensor must be wanted, found and of the
-right shape, and what is not is named.
+In: a config class of the lab (which knows the published names) and a directory, or the id of a
+repository on the Hugging Face Hub. Out: the codec with its weights. Files are read only after their
+headers are consistent with their sizes and not larger than the model that config.json describes;
+then every tensor must be wanted, found and of the right shape, and what is not is named.
 
-Layouts: PyTorch keeps convolutions as [out, in, frames], transposed ones as [in, out, frames] and products as
-[out, in]. A weight-normalised pair (g, v) becomes the one kernel g v / |v|, the norm over all axes but the first.
+Layouts: PyTorch keeps convolutions as [out, in, frames], transposed ones as [in, out, frames] and
+products as [out, in]. A weight-normalised pair (g, v) becomes the one kernel g v / |v|, the norm
+over all axes but the first.
 """
 
 import hashlib
@@ -29,16 +31,22 @@ from genlab.config import ConfigError, GenlabError
 from genlab.nets.weights import WeightsError, read_header
 from genlab.run.stored import parse_stored, read_content
 
-# A published file may also hold what only training needs, such as running averages of the codebooks.
+# A published file may also hold what only training needs, such as running averages of the
+# codebooks.
 MAX_BYTES_PER_PARAMETER = 16
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _RESTORE = "restore the file"
-_PAIRS = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+_PAIRS = (
+    ("weight_g", "weight_v"),
+    ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+)
 
 
 class Published(NamedTuple):
-    """A codec from published files. `fingerprint` is 10 hex digits of the SHA-256 of the config and the files."""
+    """A codec from published files. `fingerprint` is 10 hex digits of the SHA-256 of the config and
+    the files.
+    """
 
     codec: Codec
     config: PublishedConfig
@@ -46,16 +54,21 @@ class Published(NamedTuple):
     directory: Path
 
 
-def load_published(config_class: type[PublishedConfig], source: str | None = None, **changes: Any) -> Published:
-    """Load a codec from a directory, or from the Hub (`source` is a repository id; absent means the usual one).
+def load_published(
+    config_class: type[PublishedConfig], source: str | None = None, **changes: Any
+) -> Published:
+    """Load a codec from a directory, or from the Hub (`source` is a repository id; absent means the
+    usual one).
 
     Args:
         config_class: the class of the port, for example `MimiConfig`.
         source: a directory with config.json and safetensors, or a repository id.
-        changes: fields of the config that replace what config.json says, for example the number of codebooks used.
+        changes: fields of the config that replace what config.json says, for example the number of
+            codebooks used.
 
     Raises:
-        GenlabError: if the files cannot be had, or are not what config.json promises; the text names file and tensor.
+        GenlabError: if the files cannot be had, or are not what config.json promises; the text
+            names file and tensor.
     """
     directory = find_directory(source or config_class.hub_id, config_class.hub_subfolder)
     config = _describe(config_class, directory)
@@ -89,7 +102,9 @@ def find_directory(source: str, subfolder: str = "") -> Path:
     if local is not None:
         return local
     if not _HUB_ID.fullmatch(source):
-        raise GenlabError(f"{source}: no such directory, nor the id of a Hub repository (OWNER/NAME)")
+        raise GenlabError(
+            f"{source}: no such directory, nor the id of a Hub repository (OWNER/NAME)"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -98,7 +113,8 @@ def find_directory(source: str, subfolder: str = "") -> Path:
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise GenlabError(
-            f"{source}: not a directory here, and the Hub did not give it ({type(error).__name__}: {reason:.120}); "
+            f"{source}: not a directory here, and the Hub did not give it "
+            f"({type(error).__name__}: {reason:.120}); "
             "copy its config.json and safetensors into a directory and name that"
         ) from None
 
@@ -121,7 +137,9 @@ def find_local(source: str, subfolder: str = "") -> Path | None:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(source, allow_patterns=_patterns(subfolder), local_files_only=True)
+        found = snapshot_download(
+            source, allow_patterns=_patterns(subfolder), local_files_only=True
+        )
     except (OSError, ValueError):  # LocalEntryNotFoundError is one
         return None
     directory = Path(found) / subfolder
@@ -168,20 +186,33 @@ def _describe(config_class: type[PublishedConfig], directory: Path) -> Published
         raise ConfigError(f"{path}: {error}") from None
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # A port computes with fields that may be anything.
-        raise GenlabError(f"{path}: damaged: a field has a wrong type or size ({error!s:.80}); {_RESTORE}") from None
+        raise GenlabError(
+            f"{path}: damaged: a field has a wrong type or size ({error!s:.80}); {_RESTORE}"
+        ) from None
 
 
 def weight_files(directory: Path, conversion: str = "") -> list[Path]:
-    """Return the safetensors files of a directory, in name order; `conversion` is the advice if there is none.
+    """Return the safetensors files of a directory, in name order; `conversion` is the advice if
+    there is none.
 
     Raises:
         WeightsError: if there is none; pickled weights are not read.
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        others = sorted(path.name for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        hint = f"; {others[0]} is a pickle, which is never read: convert it to safetensors" if others else ""
-        raise WeightsError(f"{directory}: no .safetensors file{hint}" + (f"; {conversion}" if conversion else ""))
+        others = sorted(
+            path.name
+            for path in directory.iterdir()
+            if path.suffix in {".bin", ".pt", ".pth", ".ckpt"}
+        )
+        hint = (
+            f"; {others[0]} is a pickle, which is never read: convert it to safetensors"
+            if others
+            else ""
+        )
+        raise WeightsError(
+            f"{directory}: no .safetensors file{hint}" + (f"; {conversion}" if conversion else "")
+        )
     return files
 
 
@@ -189,29 +220,40 @@ def read_tensors(files: list[Path], max_bytes: int) -> dict[str, np.ndarray]:
     """Return all tensors of the files as float32 (integers as they are).
 
     Raises:
-        WeightsError: if a header lies about a file, a name comes twice, or the files hold more than `max_bytes`.
+        WeightsError: if a header lies about a file, a name comes twice, or the files hold more than
+            `max_bytes`.
     """
     tensors: dict[str, np.ndarray] = {}
     for path in files:
         num_bytes = path.stat().st_size
         if num_bytes > max_bytes:
-            raise WeightsError(f"{path}: {num_bytes} bytes, but config.json describes a model of at most {max_bytes}")
+            raise WeightsError(
+                f"{path}: {num_bytes} bytes, but config.json describes a model of at most "
+                f"{max_bytes}"
+            )
         ends = [entry["data_offsets"][1] for entry in read_header(path).values()]
         if not ends or max(ends) != num_bytes:
             raise WeightsError(
-                f"{path}: {num_bytes} bytes, its header promises {max(ends, default=0)}; restore the file"
+                f"{path}: {num_bytes} bytes, its header promises {max(ends, default=0)}; restore "
+                "the file"
             )
         try:
             loaded = load_file(path)
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise WeightsError(f"{path}: safetensors refuses the file ({error!s:.80}); restore it") from None
+            raise WeightsError(
+                f"{path}: safetensors refuses the file ({error!s:.80}); restore it"
+            ) from None
         for name, array in loaded.items():
             if name in tensors:
-                raise WeightsError(f"{path}: tensor {name!r} is in another file as well; remove one")
+                raise WeightsError(
+                    f"{path}: tensor {name!r} is in another file as well; remove one"
+                )
             is_integer = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
             tensors[name] = array if is_integer else array.astype(np.float32)
             if not is_integer and not np.isfinite(tensors[name]).all():
-                raise WeightsError(f"{path}: tensor {name!r} holds values that are not finite; restore the file")
+                raise WeightsError(
+                    f"{path}: tensor {name!r} holds values that are not finite; restore the file"
+                )
     return tensors
 
 
@@ -223,13 +265,18 @@ def fold_weight_norm(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
             stem = name.removesuffix(gain_name)
             if stem + direction_name in folded:
                 gain, direction = folded.pop(name), folded.pop(stem + direction_name)
-                norm = np.sqrt(np.sum(direction**2, axis=tuple(range(1, direction.ndim)), keepdims=True))
+                norm = np.sqrt(
+                    np.sum(direction**2, axis=tuple(range(1, direction.ndim)), keepdims=True)
+                )
                 folded[stem + "weight"] = gain * direction / np.maximum(norm, 1e-12)
     return folded
 
 
 def fill(
-    tree: Mapping[str, Any], tensors: Mapping[str, np.ndarray], config: PublishedConfig, directory: Path
+    tree: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    config: PublishedConfig,
+    directory: Path,
 ) -> dict[str, Any]:
     """Return `tree` with every leaf taken from `tensors`, renamed and in our layout.
 
@@ -251,7 +298,9 @@ def fill(
             if name not in tensors:
                 problems.append(f"{name!r} is missing")
             elif _squeeze(tensors[name].shape) != _squeeze(wanted):
-                problems.append(f"{name!r} has shape {list(tensors[name].shape)}, expected {list(wanted)}")
+                problems.append(
+                    f"{name!r} has shape {list(tensors[name].shape)}, expected {list(wanted)}"
+                )
             else:
                 parts.append(_to_our_layout(ours, tensors[name].reshape(wanted)).reshape(shape))
         if is_stack and len(parts) == leaf.shape[0]:
@@ -259,11 +308,17 @@ def fill(
         return parts[0].astype(leaf.dtype) if parts else np.zeros((), leaf.dtype)
 
     filled = jax.tree_util.tree_map_with_path(take, tree)
-    unknown = [name for name in tensors if name not in used and not re.fullmatch(config.published_extras, name)]
+    unknown = [
+        name
+        for name in tensors
+        if name not in used and not re.fullmatch(config.published_extras, name)
+    ]
     problems += [f"{name!r} is not part of this model" for name in unknown]
     if problems:
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise WeightsError(f"{directory}: tensors do not fit config.json: {', '.join(problems[:5])}{more}")
+        raise WeightsError(
+            f"{directory}: tensors do not fit config.json: {', '.join(problems[:5])}{more}"
+        )
     return filled
 
 

@@ -1,12 +1,14 @@
 """Residual vector quantisation with codebooks that follow the data.
 
-In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quantises what levels below q left over, so
-the first codes alone already decode (SoundStream, Zeghidour et al. 2021, section III-C). Codebooks are not trained by
-gradient: each is the running mean (EMA) of the vectors assigned to it (van den Oord et al. 2017, appendix A.1), and an
-entry that nothing uses is moved onto a vector of the current batch ("revival"). An untouched codebook starts with
-every entry unused, so revival is the initialisation as well. A split quantiser gives level 1 the first channels to
-itself and all other levels the rest (Mimi's parallel levels, Défossez et al. 2024, section 3.3.1): entries are zero in
-the channels that are not theirs, so encoding and decoding stay as they are.
+In: latents "b t d". Out: codes "b t k" and their sum of entries. Level q quantises what levels
+below q left over, so the first codes alone already decode (SoundStream, Zeghidour et al. 2021,
+section III-C). Codebooks are not trained by gradient: each is the running mean (EMA) of the vectors
+assigned to it (van den Oord et al. 2017, appendix A.1), and an entry that nothing uses is moved
+onto a vector of the current batch ("revival"). An untouched codebook starts with every entry
+unused, so revival is the initialisation as well. A split quantiser gives level 1 the first channels
+to itself and all other levels the rest (Mimi's parallel levels, Défossez et al. 2024, section
+3.3.1): entries are zero in the channels that are not theirs, so encoding and decoding stay as they
+are.
 """
 
 import jax
@@ -28,7 +30,13 @@ class ResidualQuantiser(nnx.Module):
     """
 
     def __init__(
-        self, codebooks: int, entries: int, channels: int, decay: float, revival_usage: float, first_channels: int = 0
+        self,
+        codebooks: int,
+        entries: int,
+        channels: int,
+        decay: float,
+        revival_usage: float,
+        first_channels: int = 0,
     ):
         self.entries = Codebook(jnp.zeros((codebooks, entries, channels)))
         self.usage = Codebook(jnp.zeros((codebooks, entries)))
@@ -46,7 +54,9 @@ class ResidualQuantiser(nnx.Module):
         return jnp.stack(codes, axis=-1)
 
     def partial_sums(self, codes: Int[Array, "b t k"]) -> Float[Array, "k b t d"]:
-        """Return the sum of the first q + 1 entries for every level q; codes may have fewer levels than there are."""
+        """Return the sum of the first q + 1 entries for every level q; codes may have fewer levels
+        than there are.
+        """
         chosen = [self.entries[level][codes[..., level]] for level in range(codes.shape[-1])]
         return jnp.cumsum(jnp.stack(chosen), axis=0)
 
@@ -57,7 +67,13 @@ class ResidualQuantiser(nnx.Module):
     def owned_channels(self, level: int) -> Float[Array, "d"]:
         """Return 1 on the channels that this level quantises and 0 elsewhere."""
         is_first = jnp.arange(self.entries.shape[2]) < self.first_channels
-        owned = jnp.ones_like(is_first) if not self.first_channels else is_first if level == 0 else ~is_first
+        owned = (
+            jnp.ones_like(is_first)
+            if not self.first_channels
+            else is_first
+            if level == 0
+            else ~is_first
+        )
         return owned.astype(jnp.float32)
 
     def update(
@@ -67,7 +83,9 @@ class ResidualQuantiser(nnx.Module):
         is_used: Bool[Array, "b t k"],
         key: Key[Array, ""],
     ) -> None:
-        """Move every codebook towards the vectors assigned to it and revive dead entries; changes state in place."""
+        """Move every codebook towards the vectors assigned to it and revive dead entries; changes
+        state in place.
+        """
         levels, num_entries, channels = self.entries.shape
         residual = jax.lax.stop_gradient(latents).reshape(-1, channels)
         new_entries, new_usage = [], []
@@ -78,12 +96,20 @@ class ResidualQuantiser(nnx.Module):
             count = jnp.zeros(num_entries).at[flat_codes].add(weight)
             total = jnp.zeros((num_entries, channels)).at[flat_codes].add(owned * weight[:, None])
             usage = self.usage[level] * self.decay + count * (1 - self.decay)
-            # The running mean of assigned vectors, as a step from the old entry so that no sum has to be stored.
-            step = (1 - self.decay) * (total - count[:, None] * entries) / jnp.maximum(usage, 1e-6)[:, None]
-            candidates = owned[jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))]
+            # The running mean of assigned vectors, as a step from the old entry so that no sum has
+            # to be stored.
+            step = (
+                (1 - self.decay)
+                * (total - count[:, None] * entries)
+                / jnp.maximum(usage, 1e-6)[:, None]
+            )
+            candidates = owned[
+                jax.random.choice(jax.random.fold_in(key, level), residual.shape[0], (num_entries,))
+            ]
             is_dead = usage < self.revival_usage
             new_entries.append(jnp.where(is_dead[:, None], candidates, entries + step))
-            # A revived entry starts at twice the threshold: it has about ln 2 / (1 - decay) steps to find users.
+            # A revived entry starts at twice the threshold: it has about ln 2 / (1 - decay) steps
+            # to find users.
             new_usage.append(jnp.where(is_dead, 2 * self.revival_usage, usage))
             residual = residual - entries[flat_codes]
         self.entries[...] = jnp.stack(new_entries)
@@ -91,7 +117,9 @@ class ResidualQuantiser(nnx.Module):
 
 
 def nearest_entry(vectors: Float[Array, "*b d"], entries: Float[Array, "v d"]) -> Int[Array, "*b"]:
-    """Return the index of the entry with the smallest squared distance; the norm of the vector itself cancels."""
+    """Return the index of the entry with the smallest squared distance; the norm of the vector
+    itself cancels.
+    """
     offsets = 0.5 * jnp.sum(entries**2, axis=-1)
     score = vectors @ entries.T - offsets.reshape((1,) * (vectors.ndim - 1) + (-1,))
     return jnp.argmax(score, axis=-1).astype(jnp.int32)

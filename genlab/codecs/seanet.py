@@ -1,11 +1,13 @@
-"""SEANet, the convolutional encoder and decoder that EnCodec, and codecs after it, put around a residual quantiser.
+"""SEANet, the convolutional encoder and decoder that EnCodec, and codecs after it, put around a
+residual quantiser.
 
-In: waves "b s" of a multiple of the hop. Out: `Tokens` with latents "b t d" and codes "b t k"; and waves from either
-view. The encoder narrows time by strided convolutions with residual blocks between, then an LSTM; the decoder mirrors
-it (EnCodec, Defossez et al. 2022, arXiv 2210.13438, section 3.1). Every convolution pads by reflection, at both ends
-or, if causal, on the left. Layers carry the published numbers, activations included, so that names map by a prefix.
-Where we differ: every layer also takes the number of frames that each example really has, pads there and nowhere else.
-A causal network still has no streaming here: reflection needs frames that come later.
+In: waves "b s" of a multiple of the hop. Out: `Tokens` with latents "b t d" and codes "b t k"; and
+waves from either view. The encoder narrows time by strided convolutions with residual blocks
+between, then an LSTM; the decoder mirrors it (EnCodec, Defossez et al. 2022, arXiv 2210.13438,
+section 3.1). Every convolution pads by reflection, at both ends or, if causal, on the left. Layers
+carry the published numbers, activations included, so that names map by a prefix. Where we differ:
+every layer also takes the number of frames that each example really has, pads there and nowhere
+else. A causal network still has no streaming here: reflection needs frames that come later.
 """
 
 import math
@@ -28,7 +30,9 @@ Frames = tuple[Float[Array, "b t c"], Int[Array, "b"] | None]
 
 
 class SEANetConfig(Config):
-    """The shape of encoder and decoder; `strides` go from frames to samples, as the decoder applies them."""
+    """The shape of encoder and decoder; `strides` go from frames to samples, as the decoder applies
+    them.
+    """
 
     latent_channels: int = pydantic.Field(ge=1)
     # Channels at the sample rate; every stride doubles them.
@@ -42,14 +46,17 @@ class SEANetConfig(Config):
     compression: int = pydantic.Field(default=2, ge=1)
     lstm_layers: int = pydantic.Field(default=2, ge=1)
     is_causal: bool = False
-    # Whether the encoder's LSTM also runs backwards, and whether residual blocks have a convolution as a shortcut.
+    # Whether the encoder's LSTM also runs backwards, and whether residual blocks have a convolution
+    # as a shortcut.
     is_bidirectional: bool = False
     has_conv_shortcut: bool = True
 
     @pydantic.model_validator(mode="after")
     def _check_channels(self) -> "SEANetConfig":
         if self.compression > self.channels:
-            raise ValueError(f"compression={self.compression} leaves none of channels={self.channels}")
+            raise ValueError(
+                f"compression={self.compression} leaves none of channels={self.channels}"
+            )
         return self
 
     @property
@@ -85,7 +92,9 @@ class Convolution(nnx.Module):
         stride: int = 1,
         dilation: int = 1,
     ):
-        self.conv = Conv1d(inputs, outputs, kernel_frames, key=key, stride=stride, dilation=dilation)
+        self.conv = Conv1d(
+            inputs, outputs, kernel_frames, key=key, stride=stride, dilation=dilation
+        )
         self.is_causal = is_causal
 
     def __call__(self, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None) -> Frames:
@@ -97,9 +106,13 @@ class Convolution(nnx.Module):
 
 
 class Upsampling(nnx.Module):
-    """A transposed convolution that gives `stride` frames for one, trimmed at the end if causal, else at both."""
+    """A transposed convolution that gives `stride` frames for one, trimmed at the end if causal,
+    else at both.
+    """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, *, key: Key[Array, ""], is_causal: bool):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, *, key: Key[Array, ""], is_causal: bool
+    ):
         self.transposed = ConvTranspose1d(inputs, outputs, 2 * stride, key=key, stride=stride)
         self.is_causal = is_causal
 
@@ -113,18 +126,27 @@ class Upsampling(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """A dilated convolution to fewer channels, one over single frames back, and a shortcut around both."""
+    """A dilated convolution to fewer channels, one over single frames back, and a shortcut around
+    both.
+    """
 
     def __init__(self, channels: int, dilation: int, config: SEANetConfig, *, key: Key[Array, ""]):
         keys = jax.random.split(key, 3)
         hidden, is_causal = channels // config.compression, config.is_causal
         wide = Convolution(
-            channels, hidden, config.residual_kernel_frames, key=keys[0], is_causal=is_causal, dilation=dilation
+            channels,
+            hidden,
+            config.residual_kernel_frames,
+            key=keys[0],
+            is_causal=is_causal,
+            dilation=dilation,
         )
         narrow = Convolution(hidden, channels, 1, key=keys[1], is_causal=is_causal)
         self.block = nnx.List([Activation(), wide, Activation(), narrow])
         self.shortcut = (
-            Convolution(channels, channels, 1, key=keys[2], is_causal=is_causal) if config.has_conv_shortcut else None
+            Convolution(channels, channels, 1, key=keys[2], is_causal=is_causal)
+            if config.has_conv_shortcut
+            else None
         )
 
     def __call__(self, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None) -> Frames:
@@ -136,7 +158,9 @@ class ResidualBlock(nnx.Module):
 class ResidualLSTM(nnx.Module):
     """An LSTM of the width of its input, which is added to the output of each direction."""
 
-    def __init__(self, channels: int, num_layers: int, *, key: Key[Array, ""], is_bidirectional: bool):
+    def __init__(
+        self, channels: int, num_layers: int, *, key: Key[Array, ""], is_bidirectional: bool
+    ):
         self.lstm = LSTM(channels, channels, num_layers, key=key, is_bidirectional=is_bidirectional)
         self.directions = 2 if is_bidirectional else 1
 
@@ -145,7 +169,9 @@ class ResidualLSTM(nnx.Module):
         return self.lstm(frames, num_frames) + jnp.tile(frames, (1, 1, self.directions)), num_frames
 
 
-def run(layers: nnx.List, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None) -> Frames:
+def run(
+    layers: nnx.List, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None
+) -> Frames:
     """Return what the layers make of the frames, one after another."""
     for layer in layers:
         frames, num_frames = layer(frames, num_frames)
@@ -156,16 +182,32 @@ def encoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
     """Return the layers from one channel at the sample rate to latents."""
     keys = iter(jax.random.split(key, 3 + len(config.strides) * (config.residual_layers + 1)))
     channels, is_causal = config.channels, config.is_causal
-    layers: list[nnx.Module] = [Convolution(1, channels, config.kernel_frames, key=next(keys), is_causal=is_causal)]
+    layers: list[nnx.Module] = [
+        Convolution(1, channels, config.kernel_frames, key=next(keys), is_causal=is_causal)
+    ]
     for stride in reversed(config.strides):
         for level in range(config.residual_layers):
-            layers.append(ResidualBlock(channels, config.dilation_growth**level, config, key=next(keys)))
-        down = Convolution(channels, 2 * channels, 2 * stride, key=next(keys), is_causal=is_causal, stride=stride)
+            layers.append(
+                ResidualBlock(channels, config.dilation_growth**level, config, key=next(keys))
+            )
+        down = Convolution(
+            channels, 2 * channels, 2 * stride, key=next(keys), is_causal=is_causal, stride=stride
+        )
         layers += [Activation(), down]
         channels *= 2
-    layers.append(ResidualLSTM(channels, config.lstm_layers, key=next(keys), is_bidirectional=config.is_bidirectional))
+    layers.append(
+        ResidualLSTM(
+            channels, config.lstm_layers, key=next(keys), is_bidirectional=config.is_bidirectional
+        )
+    )
     channels *= 2 if config.is_bidirectional else 1
-    last = Convolution(channels, config.latent_channels, config.last_kernel_frames, key=next(keys), is_causal=is_causal)
+    last = Convolution(
+        channels,
+        config.latent_channels,
+        config.last_kernel_frames,
+        key=next(keys),
+        is_causal=is_causal,
+    )
     return nnx.List([*layers, Activation(), last])
 
 
@@ -174,14 +216,25 @@ def decoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
     keys = iter(jax.random.split(key, 3 + len(config.strides) * (config.residual_layers + 1)))
     channels, is_causal = config.channels * 2 ** len(config.strides), config.is_causal
     layers: list[nnx.Module] = [
-        Convolution(config.latent_channels, channels, config.kernel_frames, key=next(keys), is_causal=is_causal),
+        Convolution(
+            config.latent_channels,
+            channels,
+            config.kernel_frames,
+            key=next(keys),
+            is_causal=is_causal,
+        ),
         ResidualLSTM(channels, config.lstm_layers, key=next(keys), is_bidirectional=False),
     ]
     for stride in config.strides:
-        layers += [Activation(), Upsampling(channels, channels // 2, stride, key=next(keys), is_causal=is_causal)]
+        layers += [
+            Activation(),
+            Upsampling(channels, channels // 2, stride, key=next(keys), is_causal=is_causal),
+        ]
         channels //= 2
         for level in range(config.residual_layers):
-            layers.append(ResidualBlock(channels, config.dilation_growth**level, config, key=next(keys)))
+            layers.append(
+                ResidualBlock(channels, config.dilation_growth**level, config, key=next(keys))
+            )
     last = Convolution(channels, 1, config.last_kernel_frames, key=next(keys), is_causal=is_causal)
     return nnx.List([*layers, Activation(), last])
 
@@ -207,7 +260,9 @@ class SEANetCodec(nnx.Module):
         """What every entry adds to the latents."""
         return self.entries[...]
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
         """Return codes and latents.
 
         Raises:
@@ -215,7 +270,10 @@ class SEANetCodec(nnx.Module):
         """
         hop = self.spec.hop_samples
         if waves.shape[1] % hop or not waves.shape[1]:
-            raise ValueError(f"waves of {waves.shape[1]} samples: pad them with zeros to a multiple of the hop, {hop}")
+            raise ValueError(
+                f"waves of {waves.shape[1]} samples: pad them with zeros to a multiple of the "
+                f"hop, {hop}"
+            )
         num_frames = None if num_samples is None else -(-num_samples // hop)
         own_samples = None if num_frames is None else num_frames * hop
         frames = waves[..., None] * valid_frames(waves.shape[1], num_samples, waves.dtype)
@@ -249,8 +307,12 @@ class SEANetCodec(nnx.Module):
 
 
 def torch_name(path: str) -> str | list[str]:
-    """Return the name that PyTorch gives to a parameter of convolutions and LSTMs, at our place in the network."""
-    lstm = re.fullmatch(r"(.+\.lstm)\.layers\.(\d+)\.([01])\.(project_in\.kernel|state_weights|biases)", path)
+    """Return the name that PyTorch gives to a parameter of convolutions and LSTMs, at our place in
+    the network.
+    """
+    lstm = re.fullmatch(
+        r"(.+\.lstm)\.layers\.(\d+)\.([01])\.(project_in\.kernel|state_weights|biases)", path
+    )
     if lstm is None:
         return re.sub(r"\.(transposed_)?kernel$", ".weight", path)
     stem, layer, direction, leaf = lstm.groups()

@@ -1,12 +1,14 @@
 """The in-lab codec: spectrum in, spectrum out, every layer at the frame rate.
 
-In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and their residual codes "b t k"; and back to waves from
-either view. The decoder predicts magnitude and phase for an inverse STFT (Vocos, Siuzdak 2023, section 3), and the
-encoder mirrors it, so no layer runs at the sample rate and all the work is matrix products. Each 20 ms frame carries
-two 10 ms STFT frames side by side, which keeps 50 tokens per second and still places onsets to within 10 ms. Where we
-differ from Vocos: two STFT frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and
-a residual quantiser between. A causal codec's windows end with their own hop: its encoder sees nothing ahead, a sample
-is finished window - hop / 2 samples (30 ms) after its frame, and it runs chunk by chunk (`StreamingCodec`).
+In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and their residual codes "b t k"; and
+back to waves from either view. The decoder predicts magnitude and phase for an inverse STFT (Vocos,
+Siuzdak 2023, section 3), and the encoder mirrors it, so no layer runs at the sample rate and all
+the work is matrix products. Each 20 ms frame carries two 10 ms STFT frames side by side, which
+keeps 50 tokens per second and still places onsets to within 10 ms. Where we differ from Vocos: two
+STFT frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and a
+residual quantiser between. A causal codec's windows end with their own hop: its encoder sees
+nothing ahead, a sample is finished window - hop / 2 samples (30 ms) after its frame, and it runs
+chunk by chunk (`StreamingCodec`).
 """
 
 from typing import Any, ClassVar, Literal
@@ -47,12 +49,14 @@ class SpectralCodecConfig(Config):
     """Shape and losses of the in-lab codec.
 
     Attributes:
-        semantic_channels: the latent channels that level 1 quantises alone; with 0 it quantises all, as the others do.
+        semantic_channels: the latent channels that level 1 quantises alone; with 0 it quantises
+            all, as the others do.
         distillation: what level 1 is taught.
-        side_channels: numbers per utterance that the decoder gets beside the latents, so that these need not say who
-            speaks in every frame; finite scalar quantisation (Mentzer et al. 2023) makes each one of `SIDE_LEVELS`.
-        kl_weight: makes the latents the means of a variational bottleneck (Kingma & Welling 2013); training that
-            decodes latents then reads them with noise, whose scale the encoder gives.
+        side_channels: numbers per utterance that the decoder gets beside the latents, so that these
+            need not say who speaks in every frame; finite scalar quantisation (Mentzer et al. 2023)
+            makes each one of `SIDE_LEVELS`.
+        kl_weight: makes the latents the means of a variational bottleneck (Kingma & Welling 2013);
+            training that decodes latents then reads them with noise, whose scale the encoder gives.
     """
 
     kind: Literal["spectral"] = "spectral"
@@ -66,7 +70,8 @@ class SpectralCodecConfig(Config):
     causal: bool = False
     encoder: StackConfig = StackConfig(width=176, blocks=4)
     decoder: StackConfig = StackConfig(width=256, blocks=6)
-    # Shares of training examples that decode raw latents, and that drop a random number of upper code levels.
+    # Shares of training examples that decode raw latents, and that drop a random number of upper
+    # code levels.
     share_continuous: float = pydantic.Field(default=0.15, ge=0, le=1)
     share_fewer_levels: float = pydantic.Field(default=0.35, ge=0, le=1)
     codebook_decay: float = pydantic.Field(default=0.99, ge=0, lt=1)
@@ -83,17 +88,31 @@ class SpectralCodecConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_framing(self) -> "SpectralCodecConfig":
         if self.hop_samples % SUBFRAMES:
-            raise ValueError(f"hop_samples={self.hop_samples} must be a multiple of {SUBFRAMES}, the STFT frames in it")
+            raise ValueError(
+                f"hop_samples={self.hop_samples} must be a multiple of {SUBFRAMES}, the STFT "
+                "frames in it"
+            )
         if self.window_samples % (self.hop_samples // SUBFRAMES):
             stft_hop = self.hop_samples // SUBFRAMES
-            raise ValueError(f"window_samples={self.window_samples} must be a multiple of the STFT hop {stft_hop}")
+            raise ValueError(
+                f"window_samples={self.window_samples} must be a multiple of the STFT hop "
+                f"{stft_hop}"
+            )
         if self.share_continuous + self.share_fewer_levels > 1:
-            raise ValueError("share_continuous and share_fewer_levels are shares of one batch: their sum exceeds 1")
+            raise ValueError(
+                "share_continuous and share_fewer_levels are shares of one batch: their sum "
+                "exceeds 1"
+            )
         if self.semantic_channels >= self.latent_channels:
-            channels = f"semantic_channels={self.semantic_channels}, latent_channels={self.latent_channels}"
+            channels = (
+                f"semantic_channels={self.semantic_channels}, "
+                f"latent_channels={self.latent_channels}"
+            )
             raise ValueError(f"{channels}: the levels above the first need channels too")
         if self.side_channels and self.causal:
-            raise ValueError(f"side_channels={self.side_channels}: a whole utterance's code needs causal=false")
+            raise ValueError(
+                f"side_channels={self.side_channels}: a whole utterance's code needs causal=false"
+            )
         return self
 
     @property
@@ -115,7 +134,9 @@ class SpectralCodecConfig(Config):
 
 
 class SpectralCodec(nnx.Module):
-    """Encoder, residual quantiser, decoder, and optionally a discriminator that only training uses."""
+    """Encoder, residual quantiser, decoder, and optionally a
+    discriminator that only training uses.
+    """
 
     reads: ClassVar[Literal["waves"]] = "waves"
 
@@ -126,7 +147,9 @@ class SpectralCodec(nnx.Module):
         self.spec = config.spec
         inputs = linear_rules()
         self.encoder_in = nnx.Linear(bins, encoder.width, rngs=rngs, **inputs)
-        self.encoder = nnx.List([ConvNeXtBlock(encoder, config.causal, rngs) for _ in range(encoder.blocks)])
+        self.encoder = nnx.List(
+            [ConvNeXtBlock(encoder, config.causal, rngs) for _ in range(encoder.blocks)]
+        )
         self.encoder_norm = nnx.LayerNorm(encoder.width, rngs=rngs, **NORM_RULES)
         views = 1 if config.kl_weight is None else 2  # a mean, and the scale of its noise
         leaving = config.latent_channels * views
@@ -140,14 +163,18 @@ class SpectralCodec(nnx.Module):
             config.semantic_channels,
         )
         self.decoder_in = nnx.Linear(config.latent_channels, decoder.width, rngs=rngs, **inputs)
-        self.decoder = nnx.List([ConvNeXtBlock(decoder, config.causal, rngs) for _ in range(decoder.blocks)])
+        self.decoder = nnx.List(
+            [ConvNeXtBlock(decoder, config.causal, rngs) for _ in range(decoder.blocks)]
+        )
         self.decoder_norm = nnx.LayerNorm(decoder.width, rngs=rngs, **NORM_RULES)
         self.decoder_out = nnx.Linear(decoder.width, bins * 2, rngs=rngs, **inputs)
         self.step = nnx.Variable(jnp.zeros((), jnp.int32))
         if config.adversarial is not None:
             self.discriminator = Discriminator(config.adversarial.width, rngs)
         if config.distillation is not None:
-            self.distillation = Distillation(config.distillation, config.latent_channels, rngs.params())
+            self.distillation = Distillation(
+                config.distillation, config.latent_channels, rngs.params()
+            )
         if config.side_channels:
             self.side_out = nnx.Linear(encoder.width, config.side_channels, rngs=rngs, **inputs)
             self.side_in = nnx.Linear(config.side_channels, decoder.width, rngs=rngs, **inputs)
@@ -157,8 +184,12 @@ class SpectralCodec(nnx.Module):
         """What every entry adds to the latents."""
         return self.quantiser.entries[...]
 
-    def encode(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None) -> Tokens:
-        """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the right)."""
+    def encode(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+    ) -> Tokens:
+        """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the
+        right).
+        """
         if num_samples is None:
             num_samples = jnp.full((waves.shape[0],), waves.shape[1])
         return self._encode(waves, num_samples)[0]
@@ -184,12 +215,16 @@ class SpectralCodec(nnx.Module):
             GenlabError: if the codec has side channels and `side` is absent.
         """
         frames = latents.shape[1]
-        is_valid = jnp.arange(frames)[None] < (frames if num_frames is None else num_frames[:, None])
+        is_valid = jnp.arange(frames)[None] < (
+            frames if num_frames is None else num_frames[:, None]
+        )
         is_valid = jnp.broadcast_to(is_valid, latents.shape[:2])
         hidden = self.decoder_in(latents)
         if self.config.side_channels:
             if side is None:
-                raise GenlabError("side: absent, but this codec keeps part of the voice there; pass Tokens.side")
+                raise GenlabError(
+                    "side: absent, but this codec keeps part of the voice there; pass Tokens.side"
+                )
             hidden = hidden + self.side_in(side)[:, None]
         for block in self.decoder:
             hidden = block(hidden, is_valid)
@@ -198,20 +233,25 @@ class SpectralCodec(nnx.Module):
         return wave * jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
 
     def start_encoding(self, batch: int) -> Any:
-        """Return what to carry into the first chunk of a causal codec: samples, and frames per block.
+        """Return what to carry into the first chunk of a causal codec: samples, and frames per
+        block.
 
         Raises:
             GenlabError: if the codec is not causal.
         """
         self._check_causal()
-        return jnp.zeros((batch, self._overlap)), first_pasts(self.encoder, batch, self.config.encoder.width)
+        return jnp.zeros((batch, self._overlap)), first_pasts(
+            self.encoder, batch, self.config.encoder.width
+        )
 
     def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
         """Return the tokens of whole frames, equal to those of `encode`, and what to carry on."""
         samples, pasts = carry
         seen = jnp.concatenate([samples, waves], axis=1)
         window = hann_window(self.config.window_samples)[None, None]
-        spectrum = jnp.fft.rfft(cut_frames(seen, self.config.window_samples, self._hop_samples) * window, axis=-1)
+        spectrum = jnp.fft.rfft(
+            cut_frames(seen, self.config.window_samples, self._hop_samples) * window, axis=-1
+        )
         hidden, pasts = stream_blocks(self.encoder, self.encoder_in(_features(spectrum)), pasts)
         latents, _ = self._bottleneck(self.encoder_norm(hidden))
         num_frames = jnp.full(latents.shape[:1], latents.shape[1], jnp.int32)
@@ -219,21 +259,33 @@ class SpectralCodec(nnx.Module):
         return tokens, (seen[:, seen.shape[1] - self._overlap :], pasts)
 
     def start_decoding(self, batch: int) -> Any:
-        """Return what to carry into the first chunk of a causal codec: unfinished samples, and frames per block."""
+        """Return what to carry into the first chunk of a causal codec: unfinished samples, and
+        frames per block.
+        """
         self._check_causal()
-        return jnp.zeros((batch, self._overlap)), first_pasts(self.decoder, batch, self.config.decoder.width)
+        return jnp.zeros((batch, self._overlap)), first_pasts(
+            self.decoder, batch, self.config.decoder.width
+        )
 
-    def decode_chunk(self, codes: Int[Array, "b t k"], carry: Any) -> tuple[Float[Array, "b s"], Any]:
-        """Return t * hop samples and what to carry on; they are those of `decode_codes`, window - hop / 2 later."""
+    def decode_chunk(
+        self, codes: Int[Array, "b t k"], carry: Any
+    ) -> tuple[Float[Array, "b s"], Any]:
+        """Return t * hop samples and what to carry on; they are those of `decode_codes`, window -
+        hop / 2 later.
+        """
         unfinished, pasts = carry
-        hidden, pasts = stream_blocks(self.decoder, self.decoder_in(self.quantiser.decode(codes)), pasts)
+        hidden, pasts = stream_blocks(
+            self.decoder, self.decoder_in(self.quantiser.decode(codes)), pasts
+        )
         spectrum = self._spectrum(hidden, jnp.ones(hidden.shape[:2], bool))
         window = hann_window(self.config.window_samples)
         frames = jnp.fft.irfft(spectrum, n=self.config.window_samples, axis=-1) * window[None, None]
         samples = spread_frames(frames, self._hop_samples)
         samples = samples.at[:, : self._overlap].add(unfinished)
         finished = codes.shape[1] * self.spec.hop_samples
-        envelope = np.tile((window**2).reshape(-1, self._hop_samples).sum(axis=0), codes.shape[1] * SUBFRAMES)
+        envelope = np.tile(
+            (window**2).reshape(-1, self._hop_samples).sum(axis=0), codes.shape[1] * SUBFRAMES
+        )
         return samples[:, :finished] / envelope[None], (samples[:, finished:], pasts)
 
     def start_from(self, trained: "SpectralCodec") -> None:
@@ -243,16 +295,23 @@ class SpectralCodec(nnx.Module):
             GenlabError: if the two codecs differ in shape.
         """
         theirs, ours = (nnx.to_pure_dict(nnx.state(codec)) for codec in (trained, self))
-        # Exported codecs have forgotten how often entries were used; without this all of them would be revived.
+        # Exported codecs have forgotten how often entries were used; without this all of them would
+        # be revived.
         theirs["quantiser"]["usage"] = jnp.ones_like(theirs["quantiser"]["usage"])
         theirs["step"] = ours["step"]
         kept = {name: part for name, part in ours.items() if name not in TRAINING_PARTS}
         if jax.tree.map(jnp.shape, kept) != jax.tree.map(jnp.shape, theirs):
-            raise GenlabError("start_from: these weights are of a codec of another shape; use its codec config")
+            raise GenlabError(
+                "start_from: these weights are of a codec of another shape; use its codec config"
+            )
         nnx.update(self, {**ours, **theirs})
 
-    def loss(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"], *, key: Key[Array, ""]) -> LossOut:
-        """Return reconstruction, commitment and, past its start step, adversarial losses; moves the codebooks."""
+    def loss(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"], *, key: Key[Array, ""]
+    ) -> LossOut:
+        """Return reconstruction, commitment and, past its start step, adversarial losses; moves the
+        codebooks.
+        """
         config = self.config
         level_key, update_key = jax.random.split(key)
         (codes, latents, num_frames, side), noise_scale = self._encode(waves, num_samples)
@@ -260,18 +319,28 @@ class SpectralCodec(nnx.Module):
         is_valid = jnp.arange(latents.shape[1])[None] < num_frames[:, None]
         levels = self._draw_levels(level_key, waves.shape[0])
         sums = jax.lax.stop_gradient(self.quantiser.partial_sums(codes))
-        quantised = jnp.take_along_axis(sums, jnp.maximum(levels - 1, 0)[None, :, None, None], axis=0)[0]
+        quantised = jnp.take_along_axis(
+            sums, jnp.maximum(levels - 1, 0)[None, :, None, None], axis=0
+        )[0]
         # Straight-through: the decoder sees codes, the encoder gets the decoder's gradient.
         noise = 0.0 if noise_scale is None else noise_scale * jax.random.normal(key, latents.shape)
         continuous = latents + noise
-        passed = jnp.where(levels[:, None, None] > 0, latents + jax.lax.stop_gradient(quantised - latents), continuous)
+        passed = jnp.where(
+            levels[:, None, None] > 0,
+            latents + jax.lax.stop_gradient(quantised - latents),
+            continuous,
+        )
         fake = self.decode_latents(passed, num_frames, side)
         frames = jnp.maximum(num_frames, 1).astype(jnp.float32)
         left = jnp.mean((latents[None] - sums) ** 2, axis=-1) * is_valid[None]
         commitment = jnp.sum(left, axis=-1).mean(axis=0) / frames
         mel = mel_distance(waves, fake, config.sample_rate_hz)
         spectral = stft_distance(waves, fake)
-        per_example = config.mel_weight * mel + config.stft_weight * spectral + config.commitment_weight * commitment
+        per_example = (
+            config.mel_weight * mel
+            + config.stft_weight * spectral
+            + config.commitment_weight * commitment
+        )
         metrics = {"mel_distance": mel, "stft_distance": spectral, "commitment": commitment}
         if config.kl_weight is not None and noise_scale is not None:
             # KL divergence from a standard normal, in nats per frame and channel.
@@ -287,10 +356,14 @@ class SpectralCodec(nnx.Module):
         if config.adversarial is not None:
             adversarial, extra = self._adversarial(config.adversarial, waves, fake)
             per_example, metrics = per_example + adversarial, metrics | extra
-        is_used = is_valid[..., None] & (jnp.arange(config.codebooks)[None, None] < levels[:, None, None])
+        is_used = is_valid[..., None] & (
+            jnp.arange(config.codebooks)[None, None] < levels[:, None, None]
+        )
         self.quantiser.update(latents, codes, is_used, update_key)
         self.step[...] = self.step[...] + 1
-        usage = self.quantiser.usage[...] / jnp.maximum(self.quantiser.usage[...].sum(axis=-1, keepdims=True), 1e-6)
+        usage = self.quantiser.usage[...] / jnp.maximum(
+            self.quantiser.usage[...].sum(axis=-1, keepdims=True), 1e-6
+        )
         entropy_bits = -jnp.sum(usage * jnp.log2(usage + 1e-9), axis=-1).mean()
         metrics["code_entropy_bits"] = jnp.broadcast_to(entropy_bits, mel.shape)
         return LossOut(per_example, jnp.ones_like(mel), metrics)
@@ -302,10 +375,13 @@ class SpectralCodec(nnx.Module):
         hop_samples = self.spec.hop_samples
         if waves.shape[1] % hop_samples:
             raise ValueError(
-                f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; pad with zeros"
+                f"waves: {waves.shape[1]} samples are not a multiple of the hop {hop_samples}; "
+                "pad with zeros"
             )
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
-        features = _features(stft(waves, self.config.window_samples, self._hop_samples, self._samples_before))
+        features = _features(
+            stft(waves, self.config.window_samples, self._hop_samples, self._samples_before)
+        )
         is_valid = jnp.arange(features.shape[1])[None] < num_frames[:, None]
         hidden = self.encoder_in(features)
         for block in self.encoder:
@@ -315,11 +391,15 @@ class SpectralCodec(nnx.Module):
         latents = latents * is_valid[..., None]
         side = None
         if self.config.side_channels:
-            mean = jnp.sum(hidden * is_valid[..., None], axis=1) / jnp.maximum(num_frames, 1)[:, None]
+            mean = (
+                jnp.sum(hidden * is_valid[..., None], axis=1) / jnp.maximum(num_frames, 1)[:, None]
+            )
             side = _round_side(self.side_out(mean))
         return Tokens(self.quantiser.encode(latents), latents, num_frames, side), noise_scale
 
-    def _bottleneck(self, hidden: Float[Array, "b t h"]) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
+    def _bottleneck(
+        self, hidden: Float[Array, "b t h"]
+    ) -> tuple[Float[Array, "b t d"], Float[Array, "b t d"] | None]:
         """Return latents, and the scale of their noise if the bottleneck is variational."""
         latents = self.encoder_out(hidden)
         if self.config.kl_weight is None:
@@ -327,13 +407,19 @@ class SpectralCodec(nnx.Module):
         latents, scale = jnp.split(latents, 2, axis=-1)
         return latents, jax.nn.softplus(scale) + 1e-4
 
-    def _spectrum(self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Complex[Array, "b u f"]:
-        """Return the complex spectrum that the decoder's last frames stand for, two STFT frames each."""
+    def _spectrum(
+        self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
+    ) -> Complex[Array, "b u f"]:
+        """Return the complex spectrum that the decoder's last frames stand for, two STFT frames
+        each.
+        """
         pairs = self.decoder_out(self.decoder_norm(hidden)) * is_valid[..., None]
         # b t (2 f 2) -> b (t 2) f, 2
         pairs = pairs.reshape(hidden.shape[0], hidden.shape[1] * SUBFRAMES, -1, 2)
         magnitude = jnp.exp(jnp.minimum(pairs[..., 0] - 2.0, 5.0))
-        return jax.lax.complex(magnitude * jnp.cos(pairs[..., 1]), magnitude * jnp.sin(pairs[..., 1]))
+        return jax.lax.complex(
+            magnitude * jnp.cos(pairs[..., 1]), magnitude * jnp.sin(pairs[..., 1])
+        )
 
     @property
     def _hop_samples(self) -> int:
@@ -350,7 +436,8 @@ class SpectralCodec(nnx.Module):
     def _check_causal(self) -> None:
         if not self.config.causal:
             raise GenlabError(
-                "codec: this one looks ahead, so it cannot run chunk by chunk; train one with causal=true"
+                "codec: this one looks ahead, so it cannot run chunk by chunk; train one with "
+                "causal=true"
             )
 
     def _draw_levels(self, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
@@ -359,7 +446,9 @@ class SpectralCodec(nnx.Module):
         choice_key, level_key = jax.random.split(key)
         choice = jax.random.uniform(choice_key, (batch,))
         fewer = jax.random.randint(level_key, (batch,), 1, config.codebooks)
-        levels = jnp.where(choice < config.share_continuous + config.share_fewer_levels, fewer, config.codebooks)
+        levels = jnp.where(
+            choice < config.share_continuous + config.share_fewer_levels, fewer, config.codebooks
+        )
         return jnp.where(choice < config.share_continuous, 0, levels)
 
     def _adversarial(
@@ -377,7 +466,11 @@ class SpectralCodec(nnx.Module):
         # lax.cond, not where: before the start step the discriminator costs nothing.
         generator, matching, critic = jax.lax.cond(self.step[...] >= config.start_step, on, off)
         total = config.generator_weight * generator + config.matching_weight * matching + critic
-        return total, {"generator_hinge": generator, "feature_matching": matching, "critic_hinge": critic}
+        return total, {
+            "generator_hinge": generator,
+            "feature_matching": matching,
+            "critic_hinge": critic,
+        }
 
 
 def _features(spectrum: Complex[Array, "b u f"]) -> Float[Array, "b t c"]:
@@ -387,7 +480,9 @@ def _features(spectrum: Complex[Array, "b u f"]) -> Float[Array, "b t c"]:
 
 
 def _round_side(side: Float[Array, "b c"]) -> Float[Array, "b c"]:
-    """Round to one of SIDE_LEVELS values between -1 and 1, with the gradient of the unrounded (section 3.1)."""
+    """Round to one of SIDE_LEVELS values between -1 and 1, with the gradient of the unrounded
+    (section 3.1).
+    """
     bounded = 0.5 * (jnp.tanh(side) + 1.0) * (SIDE_LEVELS - 1)
     rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
     return rounded / (SIDE_LEVELS - 1) * 2.0 - 1.0

@@ -1,16 +1,18 @@
 """SpeechTokenizer: a speech codec at 50 Hz whose first level was trained to hold what is said.
 
-In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and 8 levels of codes "b t k", the first of them semantic
-(distilled from HuBERT), the rest what it leaves over; and waves from either view (Zhang et al. 2023, arXiv 2308.16692,
-section 3). The network is SEANet as in EnCodec (seanet.py), not causal, with an LSTM in both directions in the encoder.
-The projection to HuBERT's features is used in training only and is not here.
+In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and 8 levels of codes "b t k", the
+first of them semantic (distilled from HuBERT), the rest what it leaves over; and waves from either
+view (Zhang et al. 2023, arXiv 2308.16692, section 3). The network is SEANet as in EnCodec
+(seanet.py), not causal, with an LSTM in both directions in the encoder. The projection to HuBERT's
+features is used in training only and is not here.
 
-The weights are published as a pickle, which genlab never reads. Convert them once, where torch is installed, and keep
-the published config.json beside the result:
+The weights are published as a pickle, which genlab never reads. Convert them once, where torch is
+installed, and keep the published config.json beside the result:
 
     import torch, safetensors.torch
     weights = torch.load("SpeechTokenizer.pt", map_location="cpu", weights_only=True)
-    safetensors.torch.save_file({name: part.clone() for name, part in weights.items()}, "model.safetensors")
+    safetensors.torch.save_file({name: part.clone() for name, part in weights.items()},
+    "model.safetensors")
 """
 
 from typing import Any, ClassVar, Literal, Self
@@ -50,7 +52,8 @@ class SpeechTokenizerConfig(PublishedConfig):
         r"transform\.(weight|bias)|quantizer\.vq\.layers\.\d+\._codebook\.(inited|cluster_size|embed_avg|embed)"
     )
     conversion: ClassVar[str] = (
-        "SpeechTokenizer is published as a pickle, SpeechTokenizer.pt; genlab/codecs/speechtokenizer.py begins with "
+        "SpeechTokenizer is published as a pickle, SpeechTokenizer.pt; "
+        "genlab/codecs/speechtokenizer.py begins with "
         "the lines that convert it, to be run where torch is installed"
     )
 
@@ -59,7 +62,9 @@ class SpeechTokenizerConfig(PublishedConfig):
     codebooks: int = pydantic.Field(default=8, ge=1)
     # Stores keep codes as int16.
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
-    network: SEANetConfig = SEANetConfig(latent_channels=1024, channels=64, strides=(8, 5, 4, 2), is_bidirectional=True)
+    network: SEANetConfig = SEANetConfig(
+        latent_channels=1024, channels=64, strides=(8, 5, 4, 2), is_bidirectional=True
+    )
 
     @property
     def spec(self) -> TokenSpec:
@@ -82,13 +87,17 @@ class SpeechTokenizerConfig(PublishedConfig):
         if values.get("activation", "ELU") != "ELU":
             raise ConfigError(f"config.json: activation={values['activation']!r}, expected 'ELU'")
         known = {ours: values[theirs] for theirs, ours in _FIELDS.items() if theirs in values}
-        network = {ours: values[theirs] for theirs, ours in _NETWORK_FIELDS.items() if theirs in values}
+        network = {
+            ours: values[theirs] for theirs, ours in _NETWORK_FIELDS.items() if theirs in values
+        }
         return cls.from_dict({**known, "network": cls().network.to_dict() | network})
 
     def published_name(self, path: str) -> str | list[str]:
         """Return the published name of our parameter at `path`."""
         if path == "entries":
-            return [f"quantizer.vq.layers.{level}._codebook.embed" for level in range(self.codebooks)]
+            return [
+                f"quantizer.vq.layers.{level}._codebook.embed" for level in range(self.codebooks)
+            ]
         coder, layer = path.split(".", 1)
         layer = layer.replace("conv.", "conv.conv.").replace("transposed.", "convtr.convtr.")
         return torch_name(f"{coder}.model.{layer}")

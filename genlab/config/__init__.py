@@ -1,12 +1,13 @@
 """The base of every config: frozen, strict, hashed, and able to take dotted overrides.
 
 Configs are pydantic models, defined next to the code they configure; a config file is Python that
-returns one of them.
-In: Python objects, or JSON plus overrides such as `decoder.width=768`. Out: a validated object, or a `ConfigError` that
-lists every problem at once with its dotted path and a "did you mean". Nothing here imports jax.
+returns one of them. In: Python objects, or JSON plus overrides such as `decoder.width=768`. Out: a
+validated object, or a `ConfigError` that lists every problem at once with its dotted path and a
+"did you mean". Nothing here imports jax.
 
-What every field obeys is said here once: numbers are finite and of a magnitude that float32 can hold, whole numbers
-without a bound of their own are at most `MAX_WHOLE`, and text can be written to a file.
+What every field obeys is said here once: numbers are finite and of a magnitude that float32 can
+hold, whole numbers without a bound of their own are at most `MAX_WHOLE`, and text can be written to
+a file.
 """
 
 import difflib
@@ -28,7 +29,8 @@ from genlab.config.open import Open, fingerprint, models_in, open_of
 from genlab.config.overrides import apply_overrides, child
 
 MAX_WHOLE = 2**20  # more layers, clips in a batch or draws than any machine has room or time for
-LARGEST, SMALLEST = 1e30, 1e-30  # beyond, float32 overflows or turns into zero where such a number is used
+# beyond, float32 overflows or turns into zero where such a number is used
+LARGEST, SMALLEST = 1e30, 1e-30
 NUM_SHOWN = 12  # problems of one config
 MAX_PROBLEM = 500  # characters of one problem
 
@@ -53,15 +55,18 @@ class Config(pydantic.BaseModel):
             for path, value in _leaves(getattr(self, name), name):
                 if problem := _problem_of(value, name in _fields_with_a_bound(type(self))):
                     found = {"path": path, "problem": problem, "value": shorten(value)}
-                    raise pydantic_core.PydanticCustomError("value", "{path}={value}: {problem}", found)
+                    raise pydantic_core.PydanticCustomError(
+                        "value", "{path}={value}: {problem}", found
+                    )
         return self
 
     @pydantic.model_validator(mode="after")
     def _check_types(self) -> Self:
         """Refuse a nested config that `config.json` would read back as another type.
 
-        pydantic takes a subclass wherever it takes the parent. JSON names a type by its place and its `kind` alone, so
-        a subclass would share digest and run directory with its parent. Open fields (open.py) see to their own.
+        pydantic takes a subclass wherever it takes the parent. JSON names a type by its place and
+        its `kind` alone, so a subclass would share digest and run directory with its parent. Open
+        fields (open.py) see to their own.
         """
         declared = _declared_types(type(self))
         for name in type(self).model_fields:
@@ -69,7 +74,8 @@ class Config(pydantic.BaseModel):
                 if declared[name] and type(value) not in declared[name]:
                     expected = ", ".join(sorted(known.__name__ for known in declared[name]))
                     raise ValueError(
-                        f"{name}: got a {type(value).__name__}, which config.json could not name and would read back "
+                        f"{name}: got a {type(value).__name__}, which config.json could not name "
+                        "and would read back "
                         f"as another type; expected exactly one of {expected}"
                     )
         return self
@@ -96,22 +102,29 @@ class Config(pydantic.BaseModel):
         return type(self).from_dict(self.to_dict(), overrides)
 
     def digest(self, exclude: set[str] | None = None) -> str:
-        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in `exclude`.
+        """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in
+        `exclude`.
 
-        Fields that were `added` later and have their default are left out. The kind of a class that is not the
-        library's own counts as the name of the class and the source of its file.
+        Fields that were `added` later and have their default are left out. The kind of a class that
+        is not the library's own counts as the name of the class and the source of its file.
         """
         values = _hashed(self, self.to_dict())
-        return digest({key: value for key, value in values.items() if key not in (exclude or set())})
+        return digest(
+            {key: value for key, value in values.items() if key not in (exclude or set())}
+        )
 
 
 def added(default: Any) -> Any:
-    """Declare a field that configs of earlier versions lack: at its default it changes no digest."""
+    """Declare a field that configs of earlier versions lack: at
+    its default it changes no digest.
+    """
     return pydantic.Field(default=default, json_schema_extra={"added": True})
 
 
 @functools.cache
-def _declared_types(cls: type[pydantic.BaseModel]) -> dict[str, frozenset[type[pydantic.BaseModel]]]:
+def _declared_types(
+    cls: type[pydantic.BaseModel],
+) -> dict[str, frozenset[type[pydantic.BaseModel]]]:
     """Return the config types that each field declares; none for a field that is open.
 
     Open are fields marked by `Open`, and by `pydantic.SerializeAsAny`: parts that are put together
@@ -150,7 +163,9 @@ def _hashed(node: Any, dumped: Any) -> Any:
             kept["kind"] = source
         return kept
     if isinstance(node, dict) and isinstance(dumped, dict):
-        return {key: _hashed(node[key], dumped[key]) if key in node else dumped[key] for key in dumped}
+        return {
+            key: _hashed(node[key], dumped[key]) if key in node else dumped[key] for key in dumped
+        }
     if isinstance(node, list | tuple) and isinstance(dumped, list):
         return [_hashed(item, value) for item, value in zip(node, dumped, strict=True)]
     return dumped
@@ -176,7 +191,9 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _problem_of(value: float | str, is_bound: bool) -> str | None:
-    """Return why no field may hold `value`, None if it may; `is_bound` if its field has an upper bound of its own."""
+    """Return why no field may hold `value`, None if it may; `is_bound` if its field has an upper
+    bound of its own.
+    """
     if isinstance(value, str):
         if "\0" in value:
             return "expected text without NUL characters"
@@ -213,20 +230,25 @@ def _metadata_in(annotation: Any) -> Iterator[Any]:
         yield from _metadata_in(inner)
 
 
-def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None) -> ConfigError:
+def explain(
+    error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None
+) -> ConfigError:
     """Return every problem of `error` in one line, with its dotted path and a "did you mean".
 
     Args:
         error: what validating `cls` raised.
         cls: the class whose fields a typo may have meant.
-        values: the JSON-like input. pydantic puts the tag of a union into the path; the user never wrote it, and here
-            it is recognised by not being in the input.
+        values: the JSON-like input. pydantic puts the tag of a union into the path; the user never
+            wrote it, and here it is recognised by not being in the input.
     """
     found = error.errors(include_url=False)
     # Where neither one nor several is given, each of the two problems follows from the other.
     problems = [problem for problem in found if not _follows(problem, error)] or found[:1]
     known = list(dict.fromkeys(_paths(cls, values)))
-    told = [one_line(_explain_one(problem, known, values), MAX_PROBLEM) for problem in problems[:NUM_SHOWN]]
+    told = [
+        one_line(_explain_one(problem, known, values), MAX_PROBLEM)
+        for problem in problems[:NUM_SHOWN]
+    ]
     more = [f"and {len(problems) - NUM_SHOWN} more problems"] if len(problems) > NUM_SHOWN else []
     return ConfigError("; ".join([*told, *more]))
 
@@ -234,20 +256,26 @@ def explain(error: pydantic.ValidationError, cls: type[pydantic.BaseModel], valu
 def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
     """Return whether a problem only follows from another one.
 
-    A list is called too short because what is wrong inside it was left out; and what may be one or several is told that
-    it is neither.
+    A list is called too short because what is wrong inside it was left out; and what may be one or
+    several is told that it is neither.
     """
     others = [other["loc"] for other in error.errors(include_url=False)]
     *around, last = problem["loc"] or ("",)
     if problem["type"] in ("tuple_type", "model_attributes_type") and str(last).startswith(
         ("tuple[", "function-wrap[")
     ):
-        beside = [place for place in others if place[: len(around)] == tuple(around) and place != problem["loc"]]
+        beside = [
+            place
+            for place in others
+            if place[: len(around)] == tuple(around) and place != problem["loc"]
+        ]
         return any(place[len(around) : len(around) + 1] != (last,) for place in beside)
     if problem["type"] != "too_short":
         return False
     place = problem["loc"]
-    inside = [other["loc"] for other in error.errors(include_url=False) if len(other["loc"]) > len(place)]
+    inside = [
+        other["loc"] for other in error.errors(include_url=False) if len(other["loc"]) > len(place)
+    ]
     return any(deeper[: len(place)] == place for deeper in inside)
 
 
@@ -260,7 +288,10 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
         return f"{path}: no such field" + (f"; did you mean {meant!r}?" if meant else "")
     if kind == "value":
         inside = one_line(problem["ctx"]["path"], 120)
-        return f"{'.'.join([*parts, inside])}: {problem['ctx']['problem']} (got {problem['ctx']['value']})"
+        return (
+            f"{'.'.join([*parts, inside])}: {problem['ctx']['problem']} (got "
+            f"{problem['ctx']['value']})"
+        )
     if kind == "missing":
         return f"{path}: missing; give it a value"
     if kind == "union_tag_invalid":
@@ -279,7 +310,8 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
 def _meant(parts: list[str], known: list[str]) -> str | None:
     """Return the whole path of the field that `parts` may have meant.
 
-    A slip of the pen beside it comes before the same name in another table, and that before all that is only similar.
+    A slip of the pen beside it comes before the same name in another table, and that before all
+    that is only similar.
     """
     around, written = ".".join(parts[:-1]), parts[-1][:80]
     beside = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == around}
@@ -295,13 +327,20 @@ def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> It
     for depth, part in enumerate(location):
         below = child(node, str(part))
         is_absent = kind == "missing" and depth == len(location) - 1
-        if values is None or below is not None or is_absent or (isinstance(node, dict) and part in node):
+        if (
+            values is None
+            or below is not None
+            or is_absent
+            or (isinstance(node, dict) and part in node)
+        ):
             node = below
             yield str(part)
 
 
 def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
-    """Yield the dotted path of every field below a type, of unions only those of the kind that `node` is."""
+    """Yield the dotted path of every field below a type, of unions only those of the kind that
+    `node` is.
+    """
     kind = node.get("kind") if isinstance(node, dict) else None
     door = annotation if isinstance(annotation, Open) else open_of(annotation)
     if door is not None:
@@ -317,9 +356,15 @@ def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iter
         return
     inner, origin = get_args(annotation), get_origin(annotation)
     if origin in (dict, tuple):
-        items = node.items() if isinstance(node, dict) else enumerate(node if isinstance(node, list) else [])
+        items = (
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node if isinstance(node, list) else [])
+        )
         for key, value in items:
-            yield from _paths(inner[-1 if origin is dict else 0], value, f"{prefix}{key}.", depth + 1)
+            yield from _paths(
+                inner[-1 if origin is dict else 0], value, f"{prefix}{key}.", depth + 1
+            )
     else:
         for choice in inner:
             yield from _paths(choice, node, prefix, depth)

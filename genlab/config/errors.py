@@ -22,11 +22,15 @@ class GenlabError(Exception):
 
 
 class ConfigError(GenlabError):
-    """One or more config fields are wrong; the text names each field, its value and what was expected."""
+    """One or more config fields are wrong; the text names each field, its value and what was
+    expected.
+    """
 
 
 def one_line(text: str, limit: int = MAX_TEXT) -> str:
-    """Return `text` on one printable line of about `limit` characters: beyond, its middle is left out."""
+    """Return `text` on one printable line of about `limit` characters: beyond, its middle is left
+    out.
+    """
     spaced = " ".join(text.split())
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in spaced)
     if len(line) <= limit:
@@ -56,7 +60,11 @@ def read_numbers(option: str, text: str, example: str) -> list[float]:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or not all(0 < number < math.inf for number in numbers) or len(set(numbers)) < len(numbers):
+    if (
+        not numbers
+        or not all(0 < number < math.inf for number in numbers)
+        or len(set(numbers)) < len(numbers)
+    ):
         raise GenlabError(
             f"{option} {shorten(text)}: expected different numbers above zero with commas between, "
             f"for example {example}"
@@ -65,13 +73,17 @@ def read_numbers(option: str, text: str, example: str) -> list[float]:
 
 
 def is_ours_to_stop(error: BaseException) -> bool:
-    """Return whether `error` ends this process, Ctrl-C or a signal, and is nothing that a file raised."""
+    """Return whether `error` ends this process, Ctrl-C or a signal, and is nothing that a file
+    raised.
+    """
     is_signal = not isinstance(error, Exception) and type(error).__module__.startswith("genlab.")
     return isinstance(error, KeyboardInterrupt) or is_signal
 
 
 def describe_raised(path: Path, error: BaseException) -> str:
-    """Return `PATH:LINE: TYPE: TEXT` of what running the Python file `path` raised; the line is one of that file."""
+    """Return `PATH:LINE: TYPE: TEXT` of what running the Python file `path` raised; the line is one
+    of that file.
+    """
     line = _line_in(path, error)
     try:
         text = str(error)

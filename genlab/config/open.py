@@ -1,12 +1,14 @@
 """Fields that take a user's own class beside the built-in kinds: mixers, decoders, samplers.
 
-`AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]` declares such a field. Built-in kinds are told apart by `kind`,
-as in every union. Any other config passes if it has what the contract `Mixer` asks for and a `kind` of its own. In
-config.json it is `{"kind": "path/to/file.py:Class", ...}` or `{"kind": "package.module:Class", ...}`.
+`AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]` declares such a field. Built-in kinds are
+told apart by `kind`, as in every union. Any other config passes if it has what the contract `Mixer`
+asks for and a `kind` of its own. In config.json it is `{"kind": "path/to/file.py:Class", ...}` or
+`{"kind": "package.module:Class", ...}`.
 
-Nothing here runs a file or imports a module. A reference stands for a class only if that class was loaded before: by
-the file that the person named, or by `load_classes` (run/trust.py) after the person's word. A hash takes in the source
-of the file and the name of the class, not where the file lies.
+Nothing here runs a file or imports a module. A reference stands for a class only if that class was
+loaded before: by the file that the person named, or by `load_classes` (run/trust.py) after the
+person's word. A hash takes in the source of the file and the name of the class, not where the file
+lies.
 """
 
 import functools
@@ -47,41 +49,62 @@ class Hashed(Protocol):
 
 
 class Open:
-    """Marks an annotation whose values are built-in `kinds`, or classes of the user that meet the annotated type."""
+    """Marks an annotation whose values are built-in `kinds`, or classes of the user that meet the
+    annotated type.
+    """
 
     def __init__(self, *kinds: type[pydantic.BaseModel]):
         self.kinds = kinds
 
-    def __get_pydantic_core_schema__(self, contract: Any, handler: pydantic.GetCoreSchemaHandler) -> CoreSchema:
-        """Return the schema: the closed union of the built-in kinds inside, the door for other classes around it."""
+    def __get_pydantic_core_schema__(
+        self, contract: Any, handler: pydantic.GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return the schema: the closed union of the built-in kinds inside, the door for other
+        classes around it.
+        """
         union: Any = Union[self.kinds]  # noqa: UP007 (of a tuple)
         closed = handler.generate_schema(Annotated[union, pydantic.Field(discriminator="kind")])
         return core_schema.with_info_wrap_validator_function(
             functools.partial(self._validate, contract),
             closed,
-            serialization=core_schema.plain_serializer_function_ser_schema(self._dump, info_arg=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                self._dump, info_arg=True
+            ),
         )
 
     def class_of(self, kind: Any) -> type[pydantic.BaseModel] | None:
-        """Return the built-in class of this kind, or the loaded one that it refers to; None if there is neither."""
+        """Return the built-in class of this kind, or the loaded one that it refers to; None if
+        there is neither.
+        """
         built_in = {cls.model_fields["kind"].default: cls for cls in self.kinds}
         return built_in.get(kind) or find_loaded(kind) if isinstance(kind, str) else None
 
     def _validate(
-        self, contract: Any, value: Any, inner: pydantic.ValidatorFunctionWrapHandler, info: pydantic.ValidationInfo
+        self,
+        contract: Any,
+        value: Any,
+        inner: pydantic.ValidatorFunctionWrapHandler,
+        info: pydantic.ValidationInfo,
     ) -> Any:
         if isinstance(value, dict):
             kind = value.get("kind")
             cls = self.class_of(kind)
             if cls is None and isinstance(kind, str) and REFERENCE.fullmatch(kind):
                 raise ValueError(
-                    f"kind={shorten(kind)} is code, and no class of that name was loaded; expected a Config class in a "
-                    "Python file or module that a config file or an override names, or that --trust-code lets run"
+                    f"kind={shorten(kind)} is code, and no class of that name was loaded; "
+                    "expected a Config class in a "
+                    "Python file or module that a config file or an override names, or that "
+                    "--trust-code lets run"
                 )
             if cls is None or info.mode != "json":
                 return inner(value)
-            # Not by `inner`, which takes what it is given here for Python objects: a list would be no tuple then.
-            fields = value if cls in self.kinds else {name: item for name, item in value.items() if name != "kind"}
+            # Not by `inner`, which takes what it is given here for Python objects: a list would be
+            # no tuple then.
+            fields = (
+                value
+                if cls in self.kinds
+                else {name: item for name, item in value.items() if name != "kind"}
+            )
             value = cls.model_validate_json(json.dumps(fields))
         elif not isinstance(value, pydantic.BaseModel):
             return inner(value)
@@ -89,25 +112,32 @@ class Open:
             check_own(value, contract, self.kinds)
         return value
 
-    def _dump(self, value: pydantic.BaseModel, info: pydantic.FieldSerializationInfo) -> dict[str, Any]:
+    def _dump(
+        self, value: pydantic.BaseModel, info: pydantic.FieldSerializationInfo
+    ) -> dict[str, Any]:
         """Return the fields of the run-time type, and the kind by which it is found again."""
         fields = value.model_dump(mode=info.mode)
         if type(value) in self.kinds:
             return fields
         try:
-            return {"kind": reference(type(value))} | {name: item for name, item in fields.items() if name != "kind"}
+            return {"kind": reference(type(value))} | {
+                name: item for name, item in fields.items() if name != "kind"
+            }
         except ValueError:  # was never validated, and will not be read back
             return fields
 
 
 def open_of(annotation: Any, metadata: Any = ()) -> Open | None:
-    """Return the mark of an open annotation, or of a field from its annotation and metadata; None for any other."""
+    """Return the mark of an open annotation, or of a field from its annotation and metadata; None
+    for any other.
+    """
     marks = [*metadata, *getattr(annotation, "__metadata__", ())]
     return next((mark for mark in marks if isinstance(mark, Open)), None)
 
 
 def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], ...] = ()) -> None:
-    """Refuse a config of the user that config.json could not name, or that lacks what its field needs.
+    """Refuse a config of the user that config.json could not name, or that lacks what its field
+    needs.
 
     Raises:
         ValueError: that names the class, what is wrong and the fix.
@@ -115,16 +145,23 @@ def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], 
     cls = type(value)
     kind = getattr(value, "kind", None)
     if not isinstance(kind, str):
-        raise ValueError(f'{cls.__name__} has no kind; give it one, for example kind: ClassVar[str] = "mine"')
+        raise ValueError(
+            f'{cls.__name__} has no kind; give it one, for example kind: ClassVar[str] = "mine"'
+        )
     for other in (*cls.__mro__[1:], *kinds):
         if _kind_of(other) == kind:
             raise ValueError(
-                f"{cls.__name__} has the kind {kind!r} of {other.__name__}, so one would be saved as the other; "
+                f"{cls.__name__} has the kind {kind!r} of {other.__name__}, so one would be saved "
+                "as the other; "
                 f'give it a kind of its own, for example kind: Literal["my_{kind}"] = "my_{kind}"'
             )
-    if lacking := [name for name in sorted(get_protocol_members(contract)) if not hasattr(value, name)]:
+    if lacking := [
+        name for name in sorted(get_protocol_members(contract)) if not hasattr(value, name)
+    ]:
         place = f"{contract.__module__.replace('.', '/')}.py"
-        raise ValueError(f"{cls.__name__} lacks {', '.join(lacking)}; see {contract.__name__} in {place}")
+        raise ValueError(
+            f"{cls.__name__} lacks {', '.join(lacking)}; see {contract.__name__} in {place}"
+        )
     _loaded[reference(cls)] = cls
 
 
@@ -152,18 +189,24 @@ def reference(cls: type) -> str:
     module = sys.modules.get(cls.__module__)
     if "." in cls.__qualname__ or not hasattr(module, cls.__name__):
         raise ValueError(
-            f"{cls.__qualname__} is not at the top level of its file, so config.json could not name it and would read "
+            f"{cls.__qualname__} is not at the top level of its file, so config.json could not "
+            "name it and would read "
             "it back as another type; define it there"
         )
     file = getattr(module, "__file__", None)
     if file is None:
-        raise ValueError(f"{cls.__name__} is in no file, so no other process could find it; put it into a Python file")
+        raise ValueError(
+            f"{cls.__name__} is in no file, so no other process could find it; put it into a "
+            "Python file"
+        )
     is_file = cls.__module__ == "__main__" or cls.__module__.startswith(FILE_MODULE)
     return f"{file if is_file else cls.__module__}:{cls.__name__}"
 
 
 def fingerprint(cls: type) -> str | None:
-    """Return name and source digest of a class that is not the library's own, None if it is or lies in no file."""
+    """Return name and source digest of a class that is not the library's own, None if it is or lies
+    in no file.
+    """
     module: Any = sys.modules.get(cls.__module__)
     if cls.__module__.split(".")[0] == "genlab" or getattr(module, "__file__", None) is None:
         return None

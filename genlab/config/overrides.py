@@ -1,8 +1,10 @@
-"""Dotted overrides such as `decoder.width=768`, applied to the plain JSON of a config before it is validated.
+"""Dotted overrides such as `decoder.width=768`, applied to the plain JSON of a config before it is
+validated.
 
-In: nested dicts and lists, and texts FIELD=VALUE. Out: a changed copy. The order in which overrides are given does not
-matter: whole tables are set before their fields, and the `kind` of a table before all else in it, because a new kind
-makes another table: the fields of the old one do not belong there and are dropped.
+In: nested dicts and lists, and texts FIELD=VALUE. Out: a changed copy. The order in which overrides
+are given does not matter: whole tables are set before their fields, and the `kind` of a table
+before all else in it, because a new kind makes another table: the fields of the old one do not
+belong there and are dropped.
 """
 
 import difflib
@@ -24,14 +26,15 @@ class Override(NamedTuple):
 
 
 def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return a deep copy of `values` with each `a.b.c=value` set; values are JSON, anything else is text.
+    """Return a deep copy of `values` with each `a.b.c=value` set; values are JSON, anything else is
+    text.
 
-    The tables around a table may be left out where only one is called so: `profile.steps` is `settings.profile.steps`.
-    Another `kind` empties its table of everything else.
+    The tables around a table may be left out where only one is called so: `profile.steps` is
+    `settings.profile.steps`. Another `kind` empties its table of everything else.
 
     Raises:
-        ConfigError: if an override has no `=`, its path runs through something that is not a table, or one field is
-            given two values.
+        ConfigError: if an override has no `=`, its path runs through something that is not a table,
+            or one field is given two values.
     """
     refuse_unwritable(values)
     values = json.loads(json.dumps(values))
@@ -42,7 +45,8 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
         path = ".".join([*parents, leaf])
         if path in given and json.dumps(given[path]) != json.dumps(item.value):
             raise ConfigError(
-                f"{_brief(path)}: given twice, {shorten(given[path])} and {shorten(item.value)}; keep one"
+                f"{_brief(path)}: given twice, {shorten(given[path])} and {shorten(item.value)}; "
+                "keep one"
             )
         given[path] = item.value
         _assign(_walk(values, parents, item, fresh), leaf, item, fresh, is_root=not parents)
@@ -60,12 +64,24 @@ def refuse_unwritable(values: Any, root: str = "config") -> None:
         path, value, depth = rest.pop()
         named = _brief(path) or root
         if depth > MAX_DEPTH:
-            raise ConfigError(f"{'.'.join(named.split('.')[:2])}: nested too deep; expected at most {MAX_DEPTH} levels")
+            raise ConfigError(
+                f"{'.'.join(named.split('.')[:2])}: nested too deep; expected at most {MAX_DEPTH} "
+                "levels"
+            )
         if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
-            raise ConfigError(f"{named}: {shorten(value)} cannot be written as UTF-8; expected Unicode text")
-        below = value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ())
+            raise ConfigError(
+                f"{named}: {shorten(value)} cannot be written as UTF-8; expected Unicode text"
+            )
+        below = (
+            value.items()
+            if isinstance(value, dict)
+            else enumerate(value if isinstance(value, list) else ())
+        )
         for key, inner in below:
-            rest += [(path, str(key), depth), (f"{path}.{key}" if path else str(key), inner, depth + 1)]
+            rest += [
+                (path, str(key), depth),
+                (f"{path}.{key}" if path else str(key), inner, depth + 1),
+            ]
 
 
 def parse_override(item: str) -> Override:
@@ -77,14 +93,17 @@ def parse_override(item: str) -> Override:
     path, equals, text = item.partition("=")
     parts = tuple(path.strip().split("."))
     if not equals or not all(parts):
-        raise ConfigError(f"override {shorten(item)}: expected FIELD=VALUE, for example optim.peak_lr=1e-3")
+        raise ConfigError(
+            f"override {shorten(item)}: expected FIELD=VALUE, for example optim.peak_lr=1e-3"
+        )
     try:
         value = json.loads(text, parse_float=_float)
     except json.JSONDecodeError:
         value = text
     except (ValueError, RecursionError):
         raise ConfigError(
-            f"{_brief(path)}: {shorten(text, 40)} has too many digits or brackets; give a shorter value"
+            f"{_brief(path)}: {shorten(text, 40)} has too many digits or brackets; give a shorter "
+            "value"
         ) from None
     refuse_unwritable(item.partition("=")[0])
     refuse_unwritable({_brief(path): value})
@@ -95,7 +114,9 @@ def _float(text: str) -> float:
     """Read a number; one that is not zero may not become zero."""
     value = float(text)
     if value == 0 and text.lower().partition("e")[0].strip("-.0"):
-        raise ConfigError(f"{shorten(text)}: too small to be distinguished from 0; write 0 or a larger number")
+        raise ConfigError(
+            f"{shorten(text)}: too small to be distinguished from 0; write 0 or a larger number"
+        )
     return value
 
 
@@ -109,13 +130,19 @@ def _resolve(item: Override, values: dict[str, Any]) -> list[str]:
     if parents and parents[0] not in values:
         found = list(_tables_called(parents[0], values))
         if len(found) > 1:
-            raise ConfigError(f"{_brief(parents[0])}: which of {', '.join(found)}? (override {item.path}=...)")
+            raise ConfigError(
+                f"{_brief(parents[0])}: which of {', '.join(found)}? (override {item.path}=...)"
+            )
         parents[:1] = found[0].split(".") if found else parents[:1]
     return parents
 
 
-def _walk(values: Any, parents: list[str], item: Override, fresh: list[Any]) -> dict[str, Any] | list[Any]:
-    """Return the table or list that holds the field, made where the kind above it is new or it was null."""
+def _walk(
+    values: Any, parents: list[str], item: Override, fresh: list[Any]
+) -> dict[str, Any] | list[Any]:
+    """Return the table or list that holds the field, made where the kind above it is new or it was
+    null.
+    """
     node = values
     for depth, key in enumerate(parents):
         below = child(node, key)
@@ -125,14 +152,24 @@ def _walk(values: Any, parents: list[str], item: Override, fresh: list[Any]) -> 
             fresh.append(below)
         if not isinstance(below, dict | list):
             near = difflib.get_close_matches(key, list(_tables(node)), n=1)
-            whole = ".".join([*parents[:depth], *near, *item.parts[len(item.parts) - len(parents) + depth :]])
-            meant = f"; did you mean {_brief(whole)!r}?" if near else f" (override {_brief(item.path)}=...)"
-            raise ConfigError(f"{_brief('.'.join(parents[: depth + 1]))}: no such table in this config{meant}")
+            whole = ".".join(
+                [*parents[:depth], *near, *item.parts[len(item.parts) - len(parents) + depth :]]
+            )
+            meant = (
+                f"; did you mean {_brief(whole)!r}?"
+                if near
+                else f" (override {_brief(item.path)}=...)"
+            )
+            raise ConfigError(
+                f"{_brief('.'.join(parents[: depth + 1]))}: no such table in this config{meant}"
+            )
         node = below
     return node
 
 
-def _assign(node: dict[str, Any] | list[Any], leaf: str, item: Override, fresh: list[Any], *, is_root: bool) -> None:
+def _assign(
+    node: dict[str, Any] | list[Any], leaf: str, item: Override, fresh: list[Any], *, is_root: bool
+) -> None:
     if isinstance(node, list):
         if not is_index(leaf) or int(leaf) >= len(node):
             raise ConfigError(f"{_brief(item.path)}: expected an index below {len(node)}")

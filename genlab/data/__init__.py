@@ -1,1 +1,3 @@
-"""Audio in, clips and batches out: corpora, their manifest, waveform batches and the token store."""
+"""Audio in, clips and batches out: corpora, their manifest, waveform
+batches and the token store.
+"""

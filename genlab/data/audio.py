@@ -33,7 +33,8 @@ MIN_SAMPLE_RATE_HZ = 4_000
 MAX_SAMPLE_RATE_HZ = 768_000
 MAX_CHANNELS = 2
 MAX_NAME_CHARS = 300
-MAX_PEAK = 1.5  # float files may overshoot 1 a little; far more means that they are not scaled to [-1, 1]
+# float files may overshoot 1 a little; far more means that they are not scaled to [-1, 1]
+MAX_PEAK = 1.5
 MIN_PEAK = 0.5 / 32_767  # what is quieter is silence at 16 bits
 MIN_MIX_POWER = 0.05  # of the channels' own: unrelated channels keep half, inverted copies nothing
 END_TOLERANCE_S = 0.1  # tables round durations, and MP3 pads
@@ -125,7 +126,9 @@ def read_sides(
     """
     samples, source_hz = _read_channels(Path(path), part, limit)
     if samples.shape[1] != 2:
-        raise AudioError(path, "1 channel, two_sided=true expects 2: one side of the conversation in each")
+        raise AudioError(
+            path, "1 channel, two_sided=true expects 2: one side of the conversation in each"
+        )
     own, other = _check_level(path, samples[:, 0]), samples[:, 1]
     if np.any(other):
         _check_level(path, other)
@@ -138,7 +141,9 @@ def is_longer(path: Path | str, seconds: float) -> bool:
     return soundfile.info(str(path)).duration > seconds + END_TOLERANCE_S
 
 
-def resample(wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int) -> Float[np.ndarray, "s2"]:
+def resample(
+    wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int
+) -> Float[np.ndarray, "s2"]:
     """Return `wave` at `target_hz` (soxr, high quality)."""
     if source_hz == target_hz:
         return np.ascontiguousarray(wave, np.float32)
@@ -155,7 +160,9 @@ def to_float(wave: Int[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
     return wave.astype(np.float32) / np.float32(32767.0)
 
 
-def write_flac(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int = SAMPLE_RATE_HZ) -> None:
+def write_flac(
+    path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int = SAMPLE_RATE_HZ
+) -> None:
     """Write 16-bit samples as FLAC at a fast compression level.
 
     Raises:
@@ -175,7 +182,9 @@ def written_format(path: Path | str) -> tuple[str, str]:
     """
     found = WRITTEN.get(Path(path).suffix.lower())
     if found is None:
-        raise AudioError(path, f"extension {Path(path).suffix!r:.20} is not one of {', '.join(WRITTEN)}")
+        raise AudioError(
+            path, f"extension {Path(path).suffix!r:.20} is not one of {', '.join(WRITTEN)}"
+        )
     return found
 
 
@@ -189,12 +198,17 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
     path = Path(path)
     kind, subtype = written_format(path)
     level = 0.25 if kind == "FLAC" else None
-    # Encoded in memory: for disk errors libsndfile says little, while Python gives the error number.
+    # Encoded in memory: for disk errors libsndfile says little, while Python gives the error
+    # number.
     buffer = io.BytesIO()
     try:
-        soundfile.write(buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level)
+        soundfile.write(
+            buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level
+        )
     except (soundfile.LibsndfileError, ValueError) as error:
-        raise AudioError(path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})") from None
+        raise AudioError(
+            path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})"
+        ) from None
     partial = partial_path(path)
     try:
         partial.write_bytes(buffer.getbuffer())
@@ -207,9 +221,13 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
 
 
 def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
-    """Return a 16-bit WAV file; full scale clips, nothing is normalised, samples that are not finite become silence."""
+    """Return a 16-bit WAV file; full scale clips, nothing is normalised, samples that are not
+    finite become silence.
+    """
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0)), sample_rate_hz, format="WAV")
+    soundfile.write(
+        buffer, to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0)), sample_rate_hz, format="WAV"
+    )
     return buffer.getvalue()
 
 
@@ -222,7 +240,9 @@ def read_flac(path: Path | str) -> Int[np.ndarray, "s"]:
     try:
         return soundfile.read(str(path), dtype="int16")[0]
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(path, f"damaged cache file, delete its corpus directory to rebuild it ({error})") from None
+        raise AudioError(
+            path, f"damaged cache file, delete its corpus directory to rebuild it ({error})"
+        ) from None
 
 
 def _read_channels(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c"], int]:

@@ -1,10 +1,12 @@
-"""Batches by position: the batch of a step is a pure function of the data set (which holds its seed) and of the step.
+"""Batches by position: the batch of a step is a pure function of the data set (which holds its
+seed) and of the step.
 
-In: a grain `MapDataset` whose element is `(args, clip_id)`, shuffled and repeated but not batched. Out: `Batch`es from
-any step on. Nothing about the iterator is ever stored: a restart asks for the step it needs, on any number of hosts.
+In: a grain `MapDataset` whose element is `(args, clip_id)`, shuffled and repeated but not batched.
+Out: `Batch`es from any step on. Nothing about the iterator is ever stored: a restart asks for the
+step it needs, on any number of hosts.
 
-Every batch has a digest, and the digests of a run are chained, so two runs that report the same final hash have read
-the same content in the same order.
+Every batch has a digest, and the digests of a run are chained, so two runs that report the same
+final hash have read the same content in the same order.
 """
 
 import sys
@@ -31,12 +33,15 @@ class Batch(NamedTuple):
 class BatchSource:
     """Batches of `batch_size` elements of `dataset`, read ahead by a few threads."""
 
-    def __init__(self, dataset: grain.MapDataset, batch_size: int, *, threads: int = 2, read_ahead: int = 8):
+    def __init__(
+        self, dataset: grain.MapDataset, batch_size: int, *, threads: int = 2, read_ahead: int = 8
+    ):
         if batch_size < 1:
             raise GenlabError(f"batch_size: expected at least 1, got {batch_size}")
         if len(dataset) < batch_size:
             raise GenlabError(
-                f"batch_size: the data set holds {len(dataset)} elements, fewer than one batch of {batch_size}; "
+                f"batch_size: the data set holds {len(dataset)} elements, fewer than one batch of "
+                f"{batch_size}; "
                 "use a smaller batch, or repeat the data set"
             )
         self.dataset = dataset
@@ -46,7 +51,11 @@ class BatchSource:
     @property
     def num_batches(self) -> int:
         """Whole batches in the data set; `sys.maxsize` for a data set that repeats for ever."""
-        return sys.maxsize if len(self.dataset) >= sys.maxsize // 2 else len(self.dataset) // self.batch_size
+        return (
+            sys.maxsize
+            if len(self.dataset) >= sys.maxsize // 2
+            else len(self.dataset) // self.batch_size
+        )
 
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends.
@@ -54,7 +63,9 @@ class BatchSource:
         Each process yields its own rows of every batch, those of process 0 first.
         """
         rows = _Rows(self, start_step, jax.process_index(), jax.process_count())
-        batches = iter(grain.MapDataset.source(rows).batch(rows.count).to_iter_dataset(read_options=self._read))
+        batches = iter(
+            grain.MapDataset.source(rows).batch(rows.count).to_iter_dataset(read_options=self._read)
+        )
         try:
             for args, clip_ids in batches:
                 yield Batch(tuple(args), np.asarray(clip_ids))
@@ -72,7 +83,8 @@ class BatchSource:
 class _Rows:
     """The elements that one of several processes reads, one after another.
 
-    Its rows of a batch lie together: noise is drawn by row, and must not depend on how many processes share the rows.
+    Its rows of a batch lie together: noise is drawn by row, and must not depend on how many
+    processes share the rows.
     """
 
     def __init__(self, source: BatchSource, start_step: int, process: int, num_processes: int):
@@ -80,7 +92,8 @@ class _Rows:
         self.count, rest = divmod(source.batch_size, num_processes)
         if rest:
             raise GenlabError(
-                f"batch_size: {source.batch_size} clips cannot be shared by {num_processes} processes; use a multiple"
+                f"batch_size: {source.batch_size} clips cannot be shared by {num_processes} "
+                "processes; use a multiple"
             )
         self.first = process * self.count
 
@@ -89,22 +102,31 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Any:
         step, row = divmod(index, self.count)
-        return self.source.dataset[(self.start_step + step) * self.source.batch_size + self.first + row]
+        return self.source.dataset[
+            (self.start_step + step) * self.source.batch_size + self.first + row
+        ]
 
 
 def batch_digest(batch: Batch) -> str:
-    """Return 16 hex digits that depend on the clip ids and on every byte, shape and type of the content."""
+    """Return 16 hex digits that depend on the clip ids and on every byte, shape and type of the
+    content.
+    """
     return combine_digests(example_digests(batch))
 
 
 def example_digests(batch: Batch) -> UInt32[np.ndarray, "b"]:
-    """Return a digest of each example, so processes that read parts of a batch know the whole batch.
+    """Return a digest of each example, so processes that read parts of a batch know the whole
+    batch.
 
-    The bytes enter through their CRC-32, which costs 0.25 ms per MB where SHA-256 costs three times that in every step.
+    The bytes enter through their CRC-32, which costs 0.25 ms per MB where SHA-256 costs three times
+    that in every step.
     """
     running = [0] * len(batch.clip_ids)
     for leaf in (np.asarray(batch.clip_ids), *map(np.asarray, jax.tree.leaves(batch.args))):
         kind = f"{leaf.dtype.str}{leaf.shape[1:]}".encode()
         rows = np.ascontiguousarray(leaf).reshape(len(running), -1).view(np.uint8)
-        running = [zlib.crc32(row.data, zlib.crc32(kind, crc)) for row, crc in zip(rows, running, strict=True)]
+        running = [
+            zlib.crc32(row.data, zlib.crc32(kind, crc))
+            for row, crc in zip(rows, running, strict=True)
+        ]
     return np.array(running, np.uint32)

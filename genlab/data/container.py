@@ -147,12 +147,16 @@ def _compare_data(file: BinaryIO, end: int, size: int, order: str) -> str | None
     behind = file.read(9)
     is_part = _starts_part(behind, size, order) or _starts_part(behind[1:], size, order)
     if size - end > MAX_LOOSE_BYTES and not is_part:
-        return f"damaged: {size - end} bytes follow the samples: its header is wrong, convert it again"
+        return (
+            f"damaged: {size - end} bytes follow the samples: its header is wrong, convert it again"
+        )
     return None
 
 
 def _starts_part(head: bytes, size: int, order: str) -> bool:
-    """Return whether a part with a name and a length that a file of `size` bytes can hold starts here."""
+    """Return whether a part with a name and a length that a file of `size` bytes can hold starts
+    here.
+    """
     if len(head) < 8 or not all(32 <= byte < 127 for byte in head[:4]):
         return False
     return struct.unpack(f"{order}I", head[4:8])[0] <= size

@@ -37,7 +37,9 @@ from genlab.run.cache import cache_root, only_builder
 from genlab.run.shared import fetch, share
 from genlab.run.stored import remove_leftovers
 
-Corpus = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")]
+Corpus = Annotated[
+    Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD | Dialogue, Field(discriminator="kind")
+]
 
 
 def build_corpus(
@@ -47,7 +49,8 @@ def build_corpus(
     *,
     is_quiet: bool = False,
 ) -> Manifest:
-    """Return the manifest of the corpus, building what is missing; unusable files are summed up on standard error.
+    """Return the manifest of the corpus, building what is missing; unusable files are summed up on
+    standard error.
 
     Args:
         config: any member of `Corpus`.
@@ -56,7 +59,8 @@ def build_corpus(
         is_quiet: if true nothing is summed up: the caller shows the report itself.
 
     Raises:
-        GenlabError: if the corpus cannot be built, or a file is unusable and the config says `strict`.
+        GenlabError: if the corpus cannot be built, or a file is unusable and the config says
+            `strict`.
     """
     cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
     source: Listing | Manifest | None = None
@@ -87,7 +91,11 @@ def build_corpus(
 
 
 def _build(
-    config: Corpus, source: Listing | Manifest | None, partial: Path, final: Path, progress: Progress | None
+    config: Corpus,
+    source: Listing | Manifest | None,
+    partial: Path,
+    final: Path,
+    progress: Progress | None,
 ) -> None:
     partial.mkdir(exist_ok=True)
     remove_leftovers(partial)
@@ -102,7 +110,9 @@ def _build(
         clips, report = import_files(config, source, partial, progress)
         report.save(partial)
     Manifest(clips, partial).save(partial)
-    made = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
+    made = sorted(
+        path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file()
+    )
     kept = [name for name in made if not name.startswith(("shards/", ".")) and name != DIGESTS_NAME]
     write_digests(partial, digest_files(partial, kept))
     shutil.rmtree(partial / "shards")
@@ -112,7 +122,8 @@ def _build(
 
 
 def find_corpora(config: Corpus, cache_dir: Path | None = None) -> list[Path]:
-    """Return where the corpus is or will be built, after the one that it is made of; nothing is built.
+    """Return where the corpus is or will be built, after the one that it is made of; nothing is
+    built.
 
     Raises:
         GenlabError: if its files cannot be listed, or what it is made of is not built or damaged.
@@ -152,9 +163,18 @@ def _corpus_key(config: Corpus, source: Listing | Manifest | None) -> str:
         return digest({"config": settings, "utterances": source.hash()})
     # Neither where the corpus lies nor `strict` changes what is built; the files do.
     assert isinstance(config, ImportConfig)
-    settings = {key: value for key, value in config.to_dict().items() if key not in {"path", "strict"}}
+    settings = {
+        key: value for key, value in config.to_dict().items() if key not in {"path", "strict"}
+    }
     rows = [[*row, _file_state(Path(config.path).expanduser() / row.path)] for row in source.rows]
-    return digest({"config": settings, "version": folder.IMPORT_VERSION, "rows": rows, "skipped": source.skipped})
+    return digest(
+        {
+            "config": settings,
+            "version": folder.IMPORT_VERSION,
+            "rows": rows,
+            "skipped": source.skipped,
+        }
+    )
 
 
 def _file_state(path: Path) -> list[int]:

@@ -1,13 +1,15 @@
 """Conversations made from clips of single speakers: two sides of audio that take turns.
 
-In: `Dialogue`, which names a corpus of single utterances. Out: one clip per utterance, with the utterance on its own
-side and an utterance of another speaker of the same split on the other side, before it or after it. Both sides are as
-long as the conversation and silent where their speaker does not speak, as in a call recorded in two channels. The gap
-between the turns is drawn from a normal distribution around 200 ms; a negative one is an overlap. That is where the
-transitions of real conversations lie (Levinson & Torreira 2015, doi 10.3389/fpsyg.2015.00731).
+In: `Dialogue`, which names a corpus of single utterances. Out: one clip per utterance, with the
+utterance on its own side and an utterance of another speaker of the same split on the other side,
+before it or after it. Both sides are as long as the conversation and silent where their speaker
+does not speak, as in a call recorded in two channels. The gap between the turns is drawn from a
+normal distribution around 200 ms; a negative one is an overlap. That is where the transitions of
+real conversations lie (Levinson & Torreira 2015, doi 10.3389/fpsyg.2015.00731).
 
-Who replies, who begins, and when, follows from the seed and the ids of the clips. What is said on the two sides has
-nothing to do with each other: such a corpus can teach when to speak, not what to answer.
+Who replies, who begins, and when, follows from the seed and the ids of the clips. What is said on
+the two sides has nothing to do with each other: such a corpus can teach when to speak, not what to
+answer.
 """
 
 import hashlib
@@ -27,7 +29,9 @@ from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.manifest import Clip, Manifest, fraction_of
 from genlab.data.shards import Progress, run_shards
 
-Utterances = Annotated[Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD, Field(discriminator="kind")]
+Utterances = Annotated[
+    Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD, Field(discriminator="kind")
+]
 
 
 class Dialogue(Config):
@@ -72,7 +76,8 @@ def plan_exchanges(config: Dialogue, utterances: Manifest) -> list[Exchange]:
             planned.append(Exchange(own, other, is_first, round(gap_s * SAMPLE_RATE_HZ)))
     if not planned:
         raise GenlabError(
-            "data.corpus.corpus: no split has clips of two speakers, a conversation needs two; use a corpus with more"
+            "data.corpus.corpus: no split has clips of two speakers, a conversation needs two; "
+            "use a corpus with more"
         )
     return planned
 
@@ -80,7 +85,9 @@ def plan_exchanges(config: Dialogue, utterances: Manifest) -> list[Exchange]:
 def build_dialogues(
     config: Dialogue, utterances: Manifest, directory: Path, progress: Progress | None = None
 ) -> list[Clip]:
-    """Write both sides of every conversation to `directory`, going on where an interrupted build stopped."""
+    """Write both sides of every conversation to `directory`, going on where an interrupted build
+    stopped.
+    """
     planned = plan_exchanges(config, utterances)
     (directory / "audio").mkdir(parents=True, exist_ok=True)
     results = run_shards(
@@ -106,7 +113,8 @@ def build_dialogues(
                 "is_own_first": exchange.is_own_first,
                 "gap_s": round(exchange.gap_samples / SAMPLE_RATE_HZ, 4),
             },
-            # Rendered audio may differ between machines, so it has no digest, and neither has what is made of it.
+            # Rendered audio may differ between machines, so it has no digest, and neither has what
+            # is made of it.
             audio_digest=result["digest"] if exchange.own.audio_digest else "",
             other_path=f"audio/{number:06d}.other.flac",
         )
@@ -131,4 +139,7 @@ def _write(utterances: Manifest, exchange: Exchange, target: Path) -> dict[str, 
     sides = arrange(utterances.audio(own), utterances.audio(other), is_own_first, gap_samples)
     for side, path in zip(sides, (target, target.with_suffix(".other.flac"))):
         write_flac(path, side)
-    return {"num_samples": len(sides[0]), "digest": hashlib.sha256(b"".join(map(bytes, sides))).hexdigest()[:10]}
+    return {
+        "num_samples": len(sides[0]),
+        "digest": hashlib.sha256(b"".join(map(bytes, sides))).hexdigest()[:10],
+    }

@@ -1,9 +1,11 @@
-"""What every file of a finished corpus or token store held when it was written: a flipped bit is refused, not used.
+"""What every file of a finished corpus or token store held when it was written: a flipped bit is
+refused, not used.
 
-In: a directory that is whole but for one file. Out: `digests.json` beside its files, with the size and the SHA-256 of
-each and a digest of the table itself. Small files are compared when they are opened, audio and F0 when they are first
-read, and parts of a token store by size, since each of their records carries a checksum of its own; `genlab data check`
-reads every byte. A directory of a version that wrote no digests is opened as before, unchecked.
+In: a directory that is whole but for one file. Out: `digests.json` beside its files, with the size
+and the SHA-256 of each and a digest of the table itself. Small files are compared when they are
+opened, audio and F0 when they are first read, and parts of a token store by size, since each of
+their records carries a checksum of its own; `genlab data check` reads every byte. A directory of a
+version that wrote no digests is opened as before, unchecked.
 """
 
 import hashlib
@@ -74,7 +76,10 @@ class Digests:
             content = path.read_bytes()
         except OSError as error:
             raise self._refusal(name, f"cannot be read ({error.strerror})") from None
-        if len(content) != wanted["bytes"] or hashlib.sha256(content).hexdigest() != wanted["sha256"]:
+        if (
+            len(content) != wanted["bytes"]
+            or hashlib.sha256(content).hexdigest() != wanted["sha256"]
+        ):
             raise self._refusal(name, "its content does not match its digest")
         self._compared.add(name)
         return content
@@ -103,7 +108,9 @@ class Digests:
             raise self._refusal(name, f"expected {wanted} bytes, got {found}")
 
     def find_damage(self, progress: Progress | None = None) -> list[str]:
-        """Read every byte of every file, and return a line per file that is not what was written."""
+        """Read every byte of every file, and return a line
+        per file that is not what was written.
+        """
         damage = []
         for done, name in enumerate(sorted(self.files)):
             if progress is not None:
@@ -128,7 +135,9 @@ class Digests:
         return DamagedError(f"{self.directory / name}: damaged: {what}; {self._fix}")
 
 
-def check_directories(directories: Iterable[Path], whole: str, progress: Progress | None = None) -> list[str]:
+def check_directories(
+    directories: Iterable[Path], whole: str, progress: Progress | None = None
+) -> list[str]:
     """Read every byte of finished directories of the cache, and return a line per directory.
 
     Args:

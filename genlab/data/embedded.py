@@ -1,16 +1,17 @@
 """The embedded corpus: speech rendered on the spot, so the quick start downloads nothing.
 
-In: `Embedded` (minutes, seed, speakers). Out: FLAC clips at 16 kHz, the true F0 of each as .npy, and rows of a
-manifest.
+In: `Embedded` (minutes, seed, speakers). Out: FLAC clips at 16 kHz, the true F0 of each as .npy,
+and rows of a manifest.
 
-hibari-tts 0.2.1 (Apache-2.0, weights inside the wheel) predicts, per 12.5 ms, the parts of a spectrum: harmonic level
-and phase, noise level, free-phase level and phase, and F0. Eight parametric speakers are made by changing these parts
-before the waveform exists: F0 scale, formant scale (a warp of the frequency axis) and tilt. They are one voice
-transformed, not eight people. Prosody labels (rate, pitch range, final contour, gain) are exact because they are
-applied, not measured.
+hibari-tts 0.2.1 (Apache-2.0, weights inside the wheel) predicts, per 12.5 ms, the parts of a
+spectrum: harmonic level and phase, noise level, free-phase level and phase, and F0. Eight
+parametric speakers are made by changing these parts before the waveform exists: F0 scale, formant
+scale (a warp of the frequency axis) and tilt. They are one voice transformed, not eight people.
+Prosody labels (rate, pitch range, final contour, gain) are exact because they are applied, not
+measured.
 
-The plan follows from the seed alone, without the network, so every machine gets the same rows. Rendering goes in
-shards; an interrupted build keeps its finished shards.
+The plan follows from the seed alone, without the network, so every machine gets the same rows.
+Rendering goes in shards; an interrupted build keeps its finished shards.
 """
 
 import dataclasses
@@ -44,7 +45,9 @@ UTTERANCES_PER_SHARD = 16
 
 
 class Voice(NamedTuple):
-    """A parametric speaker: factors on F0 and on the formant frequencies, and the tilt of the spectrum."""
+    """A parametric speaker: factors on F0 and on the formant frequencies, and the tilt of the
+    spectrum.
+    """
 
     f0_scale: float
     formant_scale: float
@@ -86,7 +89,9 @@ class Utterance(NamedTuple):
 
 
 def plan_utterances(config: Embedded) -> list[Utterance]:
-    """Return every clip to render, with labels and split; its duration is an estimate until it is rendered."""
+    """Return every clip to render, with labels and split; its duration is an estimate until it is
+    rendered.
+    """
     speakers = list(VOICES)[: config.speakers]
     wanted_samples = config.minutes * 60 * SAMPLE_RATE_HZ
     utterances: list[Utterance] = []
@@ -98,7 +103,8 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
         rate = _pick(RATES, config.seed, number, "rate")
         order = sorted(speakers, key=lambda name: fraction_of(config.seed, number, "order", name))
         clips = [
-            _plan_clip(config, number, text, kind, rate, name) for name in sorted(order[: config.speakers_per_text])
+            _plan_clip(config, number, text, kind, rate, name)
+            for name in sorted(order[: config.speakers_per_text])
         ]
         utterances.append(Utterance(text, rate, tuple(clips)))
         wanted_samples -= sum(clip.num_samples for clip in clips)
@@ -114,11 +120,18 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
             train_texts=SENTENCES,
         )
     )
-    return [utterance._replace(clips=tuple(next(placed) for _ in utterance.clips)) for utterance in utterances]
+    return [
+        utterance._replace(clips=tuple(next(placed) for _ in utterance.clips))
+        for utterance in utterances
+    ]
 
 
-def build_embedded(config: Embedded, directory: Path, progress: Progress | None = None) -> list[Clip]:
-    """Render the corpus into `directory`, going on where an interrupted build stopped, and return its clips."""
+def build_embedded(
+    config: Embedded, directory: Path, progress: Progress | None = None
+) -> list[Clip]:
+    """Render the corpus into `directory`, going on where an interrupted build stopped, and return
+    its clips.
+    """
     utterances = plan_utterances(config)
     for name in ("audio", "f0"):
         (directory / name).mkdir(parents=True, exist_ok=True)
@@ -141,13 +154,17 @@ def _draw_unseen(seed: int, number: int, seen: set[str]) -> tuple[str, str]:
     kind = draw_kind(fraction_of(seed, number, "kind"))
     text = ""
     for attempt in range(8):  # a long corpus exhausts the 900 commands: then texts repeat
-        text = draw_text(kind, lambda name, attempt=attempt: fraction_of(seed, number, attempt, name))
+        text = draw_text(
+            kind, lambda name, attempt=attempt: fraction_of(seed, number, attempt, name)
+        )
         if kind == "sentence" or text not in seen:
             break
     return text, kind
 
 
-def _plan_clip(config: Embedded, number: int, text: str, kind: str, rate: float, speaker: str) -> Clip:
+def _plan_clip(
+    config: Embedded, number: int, text: str, kind: str, rate: float, speaker: str
+) -> Clip:
     def pick(options: tuple[float, ...], name: str) -> float:
         return _pick(options, config.seed, number, speaker, name)
 
@@ -173,7 +190,8 @@ def _plan_clip(config: Embedded, number: int, text: str, kind: str, rate: float,
 
 
 def _estimate_duration_s(text: str, rate: float) -> float:
-    # Least squares over 1,300 rendered clips; it only decides how many clips make the wanted minutes.
+    # Least squares over 1,300 rendered clips; it only decides how many clips make the wanted
+    # minutes.
     return (0.487 + 0.0371 * len(text)) / rate
 
 
@@ -208,13 +226,18 @@ def _load_voice() -> tuple[Any, Any, dict[str, int]]:
     spec = find_spec("hibari")
     if spec is None or spec.origin is None:
         raise GenlabError(
-            "embedded corpus: package hibari-tts is missing, install it with `pip install hibari-tts==0.2.1`"
+            "embedded corpus: package hibari-tts is missing, install it with `pip install "
+            "hibari-tts==0.2.1`"
         )
     from hibari.g2p import G2P
 
     assets = Path(spec.origin).parent / "assets"
     session = open_session(assets / "hibari.onnx")  # one thread: parallel over shards instead
-    return session, G2P(british=False), json.loads((assets / "vocab.json").read_text(encoding="utf-8"))
+    return (
+        session,
+        G2P(british=False),
+        json.loads((assets / "vocab.json").read_text(encoding="utf-8")),
+    )
 
 
 _loading = threading.Lock()
@@ -226,12 +249,18 @@ def predict_parts(text: str, rate: float) -> Parts:
         session, to_phonemes, vocabulary = _load_voice()
         phonemes = to_phonemes(text)
     ids = [0, *(vocabulary[symbol] for symbol in phonemes if symbol in vocabulary), 0]
-    out = session.run(None, {"ids": np.array([ids], np.int64), "speed": np.array([rate], np.float32)})
+    out = session.run(
+        None, {"ids": np.array([ids], np.int64), "speed": np.array([rate], np.float32)}
+    )
     return Parts(*(part[0] for part in out))
 
 
-def render_clip(parts: Parts, clip: Clip, seed: int) -> tuple[Int[np.ndarray, "s"], Float[np.ndarray, "t"]]:
-    """Return the 16 kHz samples of `clip` and its true F0 in Hz per `F0_HOP_SAMPLES` (0 where unvoiced)."""
+def render_clip(
+    parts: Parts, clip: Clip, seed: int
+) -> tuple[Int[np.ndarray, "s"], Float[np.ndarray, "t"]]:
+    """Return the 16 kHz samples of `clip` and its true F0 in Hz per `F0_HOP_SAMPLES` (0 where
+    unvoiced).
+    """
     from hibari import dsp
 
     voice = VOICES[clip.speaker]
@@ -250,20 +279,26 @@ def render_clip(parts: Parts, clip: Clip, seed: int) -> tuple[Int[np.ndarray, "s
 
 
 def _find_voiced(parts: Parts) -> Bool[np.ndarray, "t"]:
-    # The raw F0 is positive in silent tails; a frame also needs harmonics within 40 dB of the loudest.
+    # The raw F0 is positive in silent tails; a frame also needs harmonics within 40 dB of the
+    # loudest.
     level_db = 10.0 * np.log10(np.exp(2.0 * parts.harmonic_log).sum(axis=0) + 1e-20)
     return (parts.f0_hz > 40.0) & (level_db > level_db.max() - 40.0)
 
 
 def _shape_f0(
-    f0_hz: Float[np.ndarray, "t"], is_voiced: Bool[np.ndarray, "t"], voice: Voice, labels: dict[str, Any]
+    f0_hz: Float[np.ndarray, "t"],
+    is_voiced: Bool[np.ndarray, "t"],
+    voice: Voice,
+    labels: dict[str, Any],
 ) -> Float[np.ndarray, "t"]:
     log_f0 = np.log(np.maximum(f0_hz, 1.0))
     centre = log_f0[is_voiced].mean() if is_voiced.any() else 0.0
     shaped = centre + (log_f0 - centre) * labels["pitch_range"] + math.log(voice.f0_scale)
     frames = np.flatnonzero(is_voiced)[-CONTOUR_FRAMES:]
     if len(frames):
-        semitones = np.interp(np.arange(len(f0_hz)), frames, np.linspace(0.0, labels["final_contour_st"], len(frames)))
+        semitones = np.interp(
+            np.arange(len(f0_hz)), frames, np.linspace(0.0, labels["final_contour_st"], len(frames))
+        )
         shaped = shaped + semitones * (math.log(2.0) / 12.0)
     return np.where(f0_hz > 40.0, np.exp(shaped), 0.0).astype(np.float32)
 
@@ -273,8 +308,12 @@ def _shape_spectrum(parts: Parts, voice: Voice) -> tuple[Float[np.ndarray, "bins
     source = np.minimum(np.arange(num_bins) / voice.formant_scale, num_bins - 1.001)
     low = source.astype(np.intp)
     upper = (source - low).astype(np.float32)[:, None]
-    octaves = np.log2(np.maximum(np.arange(num_bins), 1) * (12_000.0 / (num_bins - 1)) / 1_000.0).clip(-2.0, 2.0)
-    tilt_log = (voice.tilt_db_per_octave * octaves * (math.log(10.0) / 20.0)).astype(np.float32)[:, None]
+    octaves = np.log2(
+        np.maximum(np.arange(num_bins), 1) * (12_000.0 / (num_bins - 1)) / 1_000.0
+    ).clip(-2.0, 2.0)
+    tilt_log = (voice.tilt_db_per_octave * octaves * (math.log(10.0) / 20.0)).astype(np.float32)[
+        :, None
+    ]
 
     def warp(levels: Float[np.ndarray, "bins t"]) -> Float[np.ndarray, "bins t"]:
         return levels[low] * (1.0 - upper) + levels[low + 1] * upper + tilt_log
@@ -286,7 +325,8 @@ def _shape_spectrum(parts: Parts, voice: Voice) -> tuple[Float[np.ndarray, "bins
 
 
 def _find_speech(wave: Float[np.ndarray, "s"], num_frames: int) -> tuple[int, int]:
-    # In whole F0 frames, so that the F0 truth stays aligned: 50 ms before and 100 ms after the last 1 % of the peak.
+    # In whole F0 frames, so that the F0 truth stays aligned: 50 ms before and 100 ms after the last
+    # 1 % of the peak.
     loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max())
     first = max(0, int(loud[0]) // F0_HOP_SAMPLES - 4)
     return first, min(num_frames, int(loud[-1]) // F0_HOP_SAMPLES + 9)

@@ -1,4 +1,5 @@
-"""Audio that a user already has: a folder of WAV, FLAC, OGG or MP3, with or without a table of texts and speakers.
+"""Audio that a user already has: a folder of WAV, FLAC, OGG or MP3, with or without a table of
+texts and speakers.
 
 In: `Folder` (path, optional CSV or JSONL manifest). Out: 16 kHz FLAC copies, manifest rows, and an
 `ImportReport`. Every file that cannot be used is listed in the report with its reason; it is
@@ -60,10 +61,35 @@ IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion change
 REPORT_NAME = "report.json"
 SUMMARY_LINES = 20
 UNSUPPORTED_AUDIO = {
-    ".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".au", ".bwf", ".caf", ".m4a",
-    ".m4b", ".mka", ".mp2", ".mp4", ".mpga", ".ra", ".raw", ".rf64", ".snd", ".sph", ".spx", ".voc",
-    ".w64", ".webm", ".wma", ".wv",
-}  # fmt: skip
+    ".3gp",
+    ".aac",
+    ".ac3",
+    ".aif",
+    ".aifc",
+    ".aiff",
+    ".amr",
+    ".ape",
+    ".au",
+    ".bwf",
+    ".caf",
+    ".m4a",
+    ".m4b",
+    ".mka",
+    ".mp2",
+    ".mp4",
+    ".mpga",
+    ".ra",
+    ".raw",
+    ".rf64",
+    ".snd",
+    ".sph",
+    ".spx",
+    ".voc",
+    ".w64",
+    ".webm",
+    ".wma",
+    ".wv",
+}
 TABLE_NAMES = {"manifest", "metadata"}
 
 
@@ -88,8 +114,8 @@ class Folder(ImportConfig):
     `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[,
     text, speaker, split, licence, offset, duration] (`table.ALIASES` lists other names for them);
     other columns become labels. Without it texts are empty and the speaker is the name of the
-    file's folder. With `two_sided` every file is a conversation in stereo: text and speaker are those of the first
-    channel, the second one is what that speaker hears.
+    file's folder. With `two_sided` every file is a conversation in stereo: text and speaker are
+    those of the first channel, the second one is what that speaker hears.
     """
 
     kind: Literal["folder"] = "folder"
@@ -121,7 +147,12 @@ class ImportReport:
 
         The caller says where the full report is, if it was written.
         """
-        lines = [f"{count_of(self.used, 'clip')} used ({self.used_s / 60:.1f} min), {len(self.skipped)} skipped"]
+        lines = [
+            (
+                f"{count_of(self.used, 'clip')} used ({self.used_s / 60:.1f} min), "
+                f"{len(self.skipped)} skipped"
+            )
+        ]
         lines += [f"  {shorten(item.path)}: {item.reason}" for item in self.skipped[:max_lines]]
         if len(self.skipped) > max_lines:
             lines.append(f"  and {len(self.skipped) - max_lines} more skipped")
@@ -169,7 +200,9 @@ def list_folder(config: Folder) -> Listing:
         else:
             others[suffix or "no extension"] += 1
             if path.name.split(".")[0] in TABLE_NAMES:
-                use = f"set data.corpus.manifest={printable(relative)} to use its texts and speakers"
+                use = (
+                    f"set data.corpus.manifest={printable(relative)} to use its texts and speakers"
+                )
                 notes.append(f"table not read: {use}")
     for suffix, count in sorted(others.items()):
         notes.append(f"{count_of(count, 'other file')} ignored ({printable(suffix)})")
@@ -179,10 +212,12 @@ def list_folder(config: Folder) -> Listing:
 def import_files(
     config: ImportConfig, listing: Listing, directory: Path, progress: Progress | None = None
 ) -> tuple[list[Clip], ImportReport]:
-    """Convert the listed files to 16 kHz FLAC in `directory`, and return the clips with splits and the report.
+    """Convert the listed files to 16 kHz FLAC in `directory`, and return the clips with splits and
+    the report.
 
     Raises:
-        GenlabError: if no file can be used, or the given splits share texts so that nothing is left to train on.
+        GenlabError: if no file can be used, or the given splits share texts so that nothing is left
+            to train on.
     """
     root = existing_directory(config)
     rows, skipped = _usable_rows(root, listing)
@@ -308,13 +343,16 @@ def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> 
 
 
 def _note_texts(clips: Sequence[Clip]) -> list[str]:
-    """Return what to say about texts that recogniser and decoders cannot read: other scripts have no symbols."""
+    """Return what to say about texts that recogniser and decoders cannot read: other scripts have
+    no symbols.
+    """
     written = [clip.text for clip in clips if clip.text]
     silent = [text for text in written if not has_symbols(text)]
     if not silent:
         return []
     return [
-        f"{len(silent)} of {len(written)} texts have no letter a-z, digit or apostrophe (for example "
+        f"{len(silent)} of {len(written)} texts have no letter a-z, digit or apostrophe (for "
+        "example "
         f"{shorten(silent[0])}): they count as no text"
     ]
 
@@ -357,7 +395,10 @@ def _drop_shared_texts(
             f"corpus {config.path!r}: every text of split 'train' also occurs in valid or test; "
             "expected disjoint texts, set data.corpus.shared_texts=true if the corpus is meant so"
         )
-    return kept, [Skipped(clip.id, f"its text also occurs in split {held_out[text_key(clip)]!r}") for clip in shared]
+    return kept, [
+        Skipped(clip.id, f"its text also occurs in split {held_out[text_key(clip)]!r}")
+        for clip in shared
+    ]
 
 
 def _overlapping_parts(

@@ -1,7 +1,9 @@
-"""The closed language of the embedded corpus: 33 words in digit strings and commands, and 8 fixed sentences.
+"""The closed language of the embedded corpus: 33 words in digit strings and commands, and 8 fixed
+sentences.
 
-A closed grammar keeps the task learnable in minutes and lets a small recogniser score it: the same tables that texts
-are drawn from are written out as a JSGF grammar (`grammar_jsgf`) for pocketsphinx.
+A closed grammar keeps the task learnable in minutes and lets a small recogniser score it: the same
+tables that texts are drawn from are written out as a JSGF grammar (`grammar_jsgf`) for
+pocketsphinx.
 
     <digits>   = two to four of zero .. nine                          40 % of the utterances
     <command>  = VERB the COLOUR OBJECT ADVERB   (6 x 5 x 6 x 5)      45 %
@@ -29,7 +31,9 @@ SENTENCES = (
 MIN_DIGITS, MAX_DIGITS = 2, 4
 KIND_SHARES = {"digits": 0.40, "command": 0.45, "sentence": 0.15}
 
-VOCABULARY = tuple(sorted({*DIGITS, *VERBS, "the", *COLOURS, *OBJECTS, *ADVERBS, *" ".join(SENTENCES).split()}))
+VOCABULARY = tuple(
+    sorted({*DIGITS, *VERBS, "the", *COLOURS, *OBJECTS, *ADVERBS, *" ".join(SENTENCES).split()})
+)
 
 
 def draw_text(kind: str, fraction: Callable[[str], float]) -> str:
@@ -37,7 +41,8 @@ def draw_text(kind: str, fraction: Callable[[str], float]) -> str:
 
     Args:
         kind: a key of `KIND_SHARES`.
-        fraction: gives a number in [0, 1) for each named choice, so that a text follows from its seed alone.
+        fraction: gives a number in [0, 1) for each named choice, so that a text follows from its
+            seed alone.
     """
 
     def pick(options: Sequence[str], name: str) -> str:
@@ -74,7 +79,11 @@ def grammar_jsgf() -> str:
         "command": "<verb> the <colour> <object> <adverb>",
         "sentence": _alternatives(SENTENCES),
     }
-    lines = ["#JSGF V1.0;", "grammar genlab;", "public <utterance> = <digits> | <command> | <sentence>;"]
+    lines = [
+        "#JSGF V1.0;",
+        "grammar genlab;",
+        "public <utterance> = <digits> | <command> | <sentence>;",
+    ]
     return "\n".join(lines + [f"<{name}> = {body};" for name, body in rules.items()]) + "\n"
 
 

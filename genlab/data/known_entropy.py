@@ -1,17 +1,19 @@
-"""A language of tokens whose entropy is known in closed form, so that the score of every family can be proved wrong.
+"""A language of tokens whose entropy is known in closed form, so that the score of every family can
+be proved wrong.
 
-In: a `KnownEntropy` config. Out: codes "n t k" and latents "n t d", their exact bits, and a `TokenStore` that any
-decoder trains on. No bound on the bits of its clips may lie below the entropy beyond its own error, and an exact
-likelihood must come down to it.
+In: a `KnownEntropy` config. Out: codes "n t k" and latents "n t d", their exact bits, and a
+`TokenStore` that any decoder trains on. No bound on the bits of its clips may lie below the entropy
+beyond its own error, and an exact likelihood must come down to it.
 
-A stationary Markov chain walks over hidden states, each with a few successors. The level-0 code names the state
-(several codes may name one), and each finer level is drawn from a table given the state and the next coarser code.
-Nothing is hidden once the codes are seen, so entropies are sums over the tables (Cover & Thomas, Elements of
-Information Theory, theorem 4.2.4). A code depends on coarser codes of its own frame and on the frame before, so flat,
-delayed and depth-wise orders can all reach the entropy; heads that predict all levels of a frame at once cannot.
+A stationary Markov chain walks over hidden states, each with a few successors. The level-0 code
+names the state (several codes may name one), and each finer level is drawn from a table given the
+state and the next coarser code. Nothing is hidden once the codes are seen, so entropies are sums
+over the tables (Cover & Thomas, Elements of Information Theory, theorem 4.2.4). A code depends on
+coarser codes of its own frame and on the frame before, so flat, delayed and depth-wise orders can
+all reach the entropy; heads that predict all levels of a frame at once cannot.
 
-Latents are sums of code vectors, one per level on shrinking spheres, plus Gaussian noise: a mixture of Gaussians, one
-for each frame of codes, that nearest-entry encoding can distinguish.
+Latents are sums of code vectors, one per level on shrinking spheres, plus Gaussian noise: a mixture
+of Gaussians, one for each frame of codes, that nearest-entry encoding can distinguish.
 """
 
 import functools
@@ -37,8 +39,10 @@ from genlab.data.store import (
 from genlab.run.cache import only_builder
 from genlab.tokens import TokenSpec
 
-CONCENTRATION = 0.3  # of the finer levels' tables (Dirichlet): far from uniform, yet every entry is worth learning
-CANDIDATES = 64  # random directions per code vector, of which the one farthest from the others is kept
+# of the finer levels' tables (Dirichlet): far from uniform, yet every entry is worth learning
+CONCENTRATION = 0.3
+# random directions per code vector, of which the one farthest from the others is kept
+CANDIDATES = 64
 NOISE_DEVIATIONS = 6  # between a code vector and the border to its neighbour
 TRAIN_STREAM, FRESH_STREAM = 0, 1
 MAX_COMPARISONS = 2**25  # of channels of code vectors, for each candidate
@@ -48,8 +52,9 @@ MAX_NUMBERS = 2**31  # in all clips, which are drawn at once
 class KnownEntropy(Config):
     """The source and how much of it a token store holds.
 
-    `branches` states may follow each state; `noise` is the standard deviation of the latents' noise in each channel, in
-    radii of the finest level's sphere. `clips` of `clip_frames` frames are for training; scores draw their own.
+    `branches` states may follow each state; `noise` is the standard deviation of the latents' noise
+    in each channel, in radii of the finest level's sphere. `clips` of `clip_frames` frames are for
+    training; scores draw their own.
     """
 
     kind: Literal["known_entropy"] = "known_entropy"
@@ -67,26 +72,31 @@ class KnownEntropy(Config):
     def _check_tables(self) -> "KnownEntropy":
         if self.entries < self.states or self.branches > self.states:
             raise ValueError(
-                f"states={self.states}: expected at most entries={self.entries}, since a level-0 code names its "
+                f"states={self.states}: expected at most entries={self.entries}, since a level-0 "
+                "code names its "
                 f"state, and at least branches={self.branches}"
             )
         comparisons = self.codebooks * self.entries**2 * self.latent_channels
         if comparisons > MAX_COMPARISONS:
             raise ValueError(
-                f"codebooks={self.codebooks} of entries={self.entries} in latent_channels={self.latent_channels} take "
+                f"codebooks={self.codebooks} of entries={self.entries} in "
+                f"latent_channels={self.latent_channels} take "
                 "minutes to spread apart; lower one of them"
             )
         numbers = self.clips * self.clip_frames * (self.codebooks + self.latent_channels)
         if numbers > MAX_NUMBERS:
             raise ValueError(
-                f"clips={self.clips} of clip_frames={self.clip_frames} hold {numbers:.1e} codes and latents, more than "
+                f"clips={self.clips} of clip_frames={self.clip_frames} hold {numbers:.1e} codes "
+                "and latents, more than "
                 f"{MAX_NUMBERS:.1e}; lower clips or clip_frames"
             )
         half_distance = _half_distance(_directions(self))
         if half_distance < NOISE_DEVIATIONS * self.noise:
             raise ValueError(
-                f"noise={self.noise:g}: code vectors lie {half_distance:.2g} from their borders, and "
-                f"{NOISE_DEVIATIONS} deviations must fit; lower noise or entries, or raise latent_channels"
+                f"noise={self.noise:g}: code vectors lie {half_distance:.2g} from their borders, "
+                "and "
+                f"{NOISE_DEVIATIONS} deviations must fit; lower noise or entries, or raise "
+                "latent_channels"
             )
         return self
 
@@ -94,15 +104,21 @@ class KnownEntropy(Config):
     def spec(self) -> TokenSpec:
         """The token space: 50 frames of `codebooks` codes a second."""
         return TokenSpec(
-            sample_rate_hz=16_000, hop_samples=320,
-            codebooks=self.codebooks, entries=self.entries, latent_channels=self.latent_channels,
-        )  # fmt: skip
+            sample_rate_hz=16_000,
+            hop_samples=320,
+            codebooks=self.codebooks,
+            entries=self.entries,
+            latent_channels=self.latent_channels,
+        )
 
     @property
     def code_vectors(self) -> Float[np.ndarray, "k v d"]:
-        """The entries: random directions whose radius shrinks by level so that the finer levels stay inside borders."""
+        """The entries: random directions whose radius shrinks by level so that the finer levels
+        stay inside borders.
+        """
         directions = _directions(self)
-        rest = 0.8 * _half_distance(directions)  # the radii of all finer levels together, in radii of a level
+        # the radii of all finer levels together, in radii of a level
+        rest = 0.8 * _half_distance(directions)
         radii = (rest / (1 + rest)) ** np.arange(self.codebooks)
         return (directions * radii[:, None, None]).astype(np.float32)
 
@@ -119,24 +135,36 @@ class KnownEntropy(Config):
 
     @property
     def rate_bits(self) -> float:
-        """The entropy rate, in bits per frame: what a frame costs when all earlier ones are known."""
+        """The entropy rate, in bits per frame: what a frame
+        costs when all earlier ones are known.
+        """
         return self.entropy_bits(2) - self.entropy_bits(1)
 
     def entropy_bits(self, num_frames: int) -> float:
-        """Return the expected bits of a clip: its first state, its transitions, and the codes of every frame."""
+        """Return the expected bits of a clip: its first state, its transitions, and the codes of
+        every frame.
+        """
         tables = _tables(self)
         transition = float(tables.start @ _entropy(tables.moves))
-        return _entropy(tables.start) + (num_frames - 1) * transition + num_frames * _emission(tables)[0]
+        return (
+            _entropy(tables.start)
+            + (num_frames - 1) * transition
+            + num_frames * _emission(tables)[0]
+        )
 
     def exact_bits(self, codes: Int[np.ndarray, "n t k"]) -> Float[np.ndarray, "n"]:
-        """Return -log2 of the probability of each clip's codes; infinity for codes that the source never makes."""
+        """Return -log2 of the probability of each clip's codes; infinity for codes that the source
+        never makes.
+        """
         tables, states = _tables(self), codes[:, :, 0] % self.states
         with np.errstate(divide="ignore"):
             bits = -np.log2(tables.start)[states[:, 0]]
             bits -= np.log2(tables.moves)[states[:, :-1], states[:, 1:]].sum(axis=1)
             bits -= np.log2(tables.first)[states, codes[:, :, 0]].sum(axis=1)
             for level, table in enumerate(tables.finer):
-                bits -= np.log2(table)[states, codes[:, :, level], codes[:, :, level + 1]].sum(axis=1)
+                bits -= np.log2(table)[states, codes[:, :, level], codes[:, :, level + 1]].sum(
+                    axis=1
+                )
         return bits
 
     def draw(
@@ -154,27 +182,37 @@ class KnownEntropy(Config):
         vectors = self.code_vectors
         latents = sum(entries[codes] for entries, codes in zip(vectors, levels))
         deviation = self.noise * np.linalg.norm(vectors[-1, 0])
-        latents = latents + deviation * generator.standard_normal((num_clips, num_frames, self.latent_channels))
+        latents = latents + deviation * generator.standard_normal(
+            (num_clips, num_frames, self.latent_channels)
+        )
         return np.stack(levels, axis=-1).astype(np.int32), latents.astype(np.float32)
 
     def fresh_clips(self, num_clips: int, num_frames: int, seed: int = 0) -> list[TokenClip]:
         """Return clips that no token store holds, the same for the same seed."""
-        return _as_clips(*self.draw(np.random.default_rng([self.seed, FRESH_STREAM, seed]), num_clips, num_frames))
+        return _as_clips(
+            *self.draw(
+                np.random.default_rng([self.seed, FRESH_STREAM, seed]), num_clips, num_frames
+            )
+        )
 
     def describe(self) -> str:
         """Return the entropies in one line."""
         hz = self.spec.frame_hz
         return (
-            f"known entropy: {self.rate_bits * hz:.1f} bits/s; modelling each frame by itself costs "
-            f"{self.frame_bits * hz:.1f}, each code by itself {self.code_bits * hz:.1f}, naming every code "
+            f"known entropy: {self.rate_bits * hz:.1f} bits/s; modelling each frame by itself "
+            "costs "
+            f"{self.frame_bits * hz:.1f}, each code by itself {self.code_bits * hz:.1f}, naming "
+            "every code "
             f"{self.codebooks * np.log2(self.entries) * hz:.1f}"
         )
 
 
 def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
-    """Return the token store of the source, drawing and writing its training clips first if they are not there.
+    """Return the token store of the source, drawing and writing its training clips first if they
+    are not there.
 
-    Every clip has the one speaker and the one unit that the store knows, and no text: conditions that say nothing.
+    Every clip has the one speaker and the one unit that the store knows, and no text: conditions
+    that say nothing.
     """
     fingerprint = _fingerprint(source)
     directory = find_drawn(source, cache_dir)
@@ -217,7 +255,9 @@ def _describe(source: KnownEntropy, clips: list[TokenClip], fingerprint: str) ->
     )
 
 
-def _as_clips(codes: Int[np.ndarray, "n t k"], latents: Float[np.ndarray, "n t d"]) -> list[TokenClip]:
+def _as_clips(
+    codes: Int[np.ndarray, "n t k"], latents: Float[np.ndarray, "n t d"]
+) -> list[TokenClip]:
     units = np.ones(codes.shape[1], np.int32)
     return [
         TokenClip(f"clip{number:06}", "", "source", "", *views, units)
@@ -226,7 +266,9 @@ def _as_clips(codes: Int[np.ndarray, "n t k"], latents: Float[np.ndarray, "n t d
 
 
 class _Tables(NamedTuple):
-    """Probabilities: of the first state, of a successor, of a level-0 code, and of a code given state and coarser."""
+    """Probabilities: of the first state, of a successor, of a level-0 code, and of a code given
+    state and coarser.
+    """
 
     start: Float[np.ndarray, "s"]
     moves: Float[np.ndarray, "s s"]
@@ -235,7 +277,9 @@ class _Tables(NamedTuple):
 
 
 def _tables(source: KnownEntropy) -> _Tables:
-    return _draw_tables(source.seed, source.states, source.branches, source.codebooks, source.entries)
+    return _draw_tables(
+        source.seed, source.states, source.branches, source.codebooks, source.entries
+    )
 
 
 @functools.lru_cache(maxsize=16)
@@ -243,15 +287,19 @@ def _draw_tables(seed: int, states: int, branches: int, codebooks: int, entries:
     rng = np.random.default_rng(seed)
     moves = np.zeros((states, states))
     circle = rng.permutation(states)
-    for state, successor in zip(circle, np.roll(circle, -1)):  # one round trip makes every state reachable from all
+    # one round trip makes every state reachable from all
+    for state, successor in zip(circle, np.roll(circle, -1)):
         others = rng.permutation(np.delete(np.arange(states), successor))[: branches - 1]
         moves[state, [successor, *others]] = rng.dirichlet(np.ones(branches))
-    start = np.linalg.lstsq(np.vstack([moves.T - np.eye(states), np.ones(states)]), np.eye(states + 1)[-1])[0]
+    start = np.linalg.lstsq(
+        np.vstack([moves.T - np.eye(states), np.ones(states)]), np.eye(states + 1)[-1]
+    )[0]
     first = np.zeros((states, entries))
     for state in range(states):
         first[state, state::states] = rng.dirichlet(np.ones(len(range(state, entries, states))))
     finer = rng.dirichlet(np.full(entries, CONCENTRATION), (codebooks - 1, states, entries))
-    start = np.clip(start, 0, None)  # a state that is hardly ever visited may come out of the solver below zero
+    # a state that is hardly ever visited may come out of the solver below zero
+    start = np.clip(start, 0, None)
     return _Tables(start / start.sum(), moves, first, finer)
 
 
@@ -273,7 +321,9 @@ def _entropy(probabilities: Float[np.ndarray, "*rows v"]):
     return -(probabilities * logarithms).sum(axis=-1)
 
 
-def _pick(generator: np.random.Generator, probabilities: Float[np.ndarray, "*rows v"]) -> Int[np.ndarray, "*rows"]:
+def _pick(
+    generator: np.random.Generator, probabilities: Float[np.ndarray, "*rows v"]
+) -> Int[np.ndarray, "*rows"]:
     """Draw an index from each row."""
     ends = probabilities.cumsum(axis=-1)
     return (generator.random(ends.shape[:-1])[..., None] >= ends / ends[..., -1:]).sum(axis=-1)
@@ -284,7 +334,9 @@ def _directions(source: KnownEntropy) -> Float[np.ndarray, "k v d"]:
 
 
 @functools.lru_cache(maxsize=16)
-def _draw_directions(seed: int, codebooks: int, entries: int, channels: int) -> Float[np.ndarray, "k v d"]:
+def _draw_directions(
+    seed: int, codebooks: int, entries: int, channels: int
+) -> Float[np.ndarray, "k v d"]:
     rng = np.random.default_rng([seed, codebooks, entries, channels])
     levels = []
     for _ in range(codebooks):
@@ -299,6 +351,8 @@ def _draw_directions(seed: int, codebooks: int, entries: int, channels: int) -> 
 
 
 def _half_distance(directions: Float[np.ndarray, "k v d"]) -> float:
-    """Return half the smallest distance between two entries of one level, which all lie on the unit sphere."""
+    """Return half the smallest distance between two entries of one level, which all lie on the unit
+    sphere.
+    """
     cosines = directions @ directions.swapaxes(1, 2) - 2 * np.eye(directions.shape[1])
     return float(np.sqrt(np.clip(2 - 2 * cosines.max(), 0, None))) / 2

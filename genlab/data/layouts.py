@@ -1,8 +1,9 @@
 """Well-known corpora in the directory layout that they are distributed in.
 
-In: the path of an unpacked LibriSpeech, LJSpeech, VCTK or Free Spoken Digit Dataset. Out: the rows that
-`folder.import_files` converts. An official division is kept where there is one; elsewhere texts are divided by hash.
-The report lists recordings without a transcript, and transcripts without a recording.
+In: the path of an unpacked LibriSpeech, LJSpeech, VCTK or Free Spoken Digit Dataset. Out: the rows
+that `folder.import_files` converts. An official division is kept where there is one; elsewhere
+texts are divided by hash. The report lists recordings without a transcript, and transcripts without
+a recording.
 """
 
 import codecs
@@ -18,9 +19,11 @@ from genlab.data.text import DIGITS
 
 
 class LibriSpeech(ImportConfig):
-    """LibriSpeech (Panayotov et al. 2015): SUBSET/SPEAKER/CHAPTER/*.flac with one .trans.txt per chapter.
+    """LibriSpeech (Panayotov et al. 2015): SUBSET/SPEAKER/CHAPTER/*.flac with one .trans.txt per
+    chapter.
 
-    With a train-* and a dev-* or test-* subset the official division is kept; its speakers are disjoint too.
+    With a train-* and a dev-* or test-* subset the official division is kept; its speakers are
+    disjoint too.
     """
 
     kind: Literal["librispeech"] = "librispeech"
@@ -36,7 +39,9 @@ class LJSpeech(ImportConfig):
 
 
 class VCTK(ImportConfig):
-    """VCTK 0.92 (wav48_silence_trimmed/pNNN/*_mic1.flac) or 0.80 (wav48/pNNN/*.wav), with txt/pNNN/*.txt."""
+    """VCTK 0.92 (wav48_silence_trimmed/pNNN/*_mic1.flac) or 0.80 (wav48/pNNN/*.wav), with
+    txt/pNNN/*.txt.
+    """
 
     kind: Literal["vctk"] = "vctk"
     licence: str = "CC BY 4.0"
@@ -46,7 +51,8 @@ class VCTK(ImportConfig):
 class FSDD(ImportConfig):
     """Free Spoken Digit Dataset: recordings/DIGIT_SPEAKER_INDEX.wav.
 
-    It has ten texts, so texts cannot be disjoint: indices 0-4 are the official test split, 5-7 serve as valid.
+    It has ten texts, so texts cannot be disjoint: indices 0-4 are the official test split, 5-7
+    serve as valid.
     """
 
     kind: Literal["fsdd"] = "fsdd"
@@ -65,7 +71,9 @@ def list_librispeech(config: LibriSpeech) -> Listing:
     found = sorted({path.parents[2].name for path in (root / prefix).glob("*/*/*/*.trans.txt")})
     missing = sorted(set(config.subsets) - set(found))
     if missing:
-        raise GenlabError(f"subsets: {missing[0]!r} is not in {config.path!r}, found {', '.join(found) or 'none'}")
+        raise GenlabError(
+            f"subsets: {missing[0]!r} is not in {config.path!r}, found {', '.join(found) or 'none'}"
+        )
     subsets = config.subsets or tuple(found)
     is_official = any(name.startswith("train") for name in subsets) and any(
         not name.startswith("train") for name in subsets
@@ -74,12 +82,18 @@ def list_librispeech(config: LibriSpeech) -> Listing:
     skipped: list[Skipped] = []
     genders = _read_librispeech_genders(root, root / prefix / "SPEAKERS.TXT", skipped)
     for subset in subsets:
-        split = {"train": "train", "dev": "valid", "test": "test"}.get(subset.split("-")[0], "") if is_official else ""
+        split = (
+            {"train": "train", "dev": "valid", "test": "test"}.get(subset.split("-")[0], "")
+            if is_official
+            else ""
+        )
         for transcript in sorted((root / prefix / subset).glob("*/*/*.trans.txt")):
             chapter = transcript.parent
             lines = [line.partition(" ") for line in _read_lines(root, transcript, skipped)]
             speaker = chapter.parent.name
-            labels = {"subset": subset} | ({"gender": genders[speaker]} if speaker in genders else {})
+            labels = {"subset": subset} | (
+                {"gender": genders[speaker]} if speaker in genders else {}
+            )
             folder = chapter.relative_to(root).as_posix()
             rows += [
                 SourceRow(f"{folder}/{name}.flac", name, text.strip(), speaker, split, "", labels)
@@ -101,7 +115,9 @@ def list_ljspeech(config: LJSpeech) -> Listing:
     for number, line in enumerate(lines, start=1):
         name, *texts = line.split("|")  # no quoting: texts contain bare quotation marks
         if not texts:
-            skipped.append(Skipped(f"metadata.csv line {number}", "expected ID|TEXT|NORMALISED TEXT"))
+            skipped.append(
+                Skipped(f"metadata.csv line {number}", "expected ID|TEXT|NORMALISED TEXT")
+            )
             continue
         names.add(name)
         rows.append(SourceRow(f"{prefix}wavs/{name}.wav", name, texts[-1].strip(), "LJ"))
@@ -112,10 +128,16 @@ def list_ljspeech(config: LJSpeech) -> Listing:
 def list_vctk(config: VCTK) -> Listing:
     """Return the recordings of one microphone that have a text."""
     root = existing_directory(config)
-    prefix = next((f"{name}/" for name in ("VCTK-Corpus-0.92", "VCTK-Corpus") if (root / name).is_dir()), "")
+    prefix = next(
+        (f"{name}/" for name in ("VCTK-Corpus-0.92", "VCTK-Corpus") if (root / name).is_dir()), ""
+    )
     base = root / prefix
     new_layout = (base / "wav48_silence_trimmed").is_dir()
-    audio, pattern = ("wav48_silence_trimmed", f"*_{config.microphone}.flac") if new_layout else ("wav48", "*.wav")
+    audio, pattern = (
+        ("wav48_silence_trimmed", f"*_{config.microphone}.flac")
+        if new_layout
+        else ("wav48", "*.wav")
+    )
     rows: list[SourceRow] = []
     skipped: list[Skipped] = []
     for path in sorted((base / audio).glob(f"*/{pattern}")):
@@ -130,7 +152,10 @@ def list_vctk(config: VCTK) -> Listing:
         if len(skipped) == unread:
             rows.append(SourceRow(relative, name, " ".join(lines), path.parent.name))
     return _checked(
-        config, rows, skipped, "wav48_silence_trimmed/pNNN/*_mic1.flac (or wav48/pNNN/*.wav) and txt/pNNN/*.txt"
+        config,
+        rows,
+        skipped,
+        "wav48_silence_trimmed/pNNN/*_mic1.flac (or wav48/pNNN/*.wav) and txt/pNNN/*.txt",
     )
 
 
@@ -147,13 +172,19 @@ def list_fsdd(config: FSDD) -> Listing:
             continue
         digit, speaker, index = int(parts[1]), parts[2], int(parts[3])
         split = "test" if index < 5 else "valid" if index < 8 else "train"
-        rows.append(SourceRow(relative, path.stem, DIGITS[digit], speaker, split, "", {"index": index}))
+        rows.append(
+            SourceRow(relative, path.stem, DIGITS[digit], speaker, split, "", {"index": index})
+        )
     return _checked(config, rows, skipped, "recordings/DIGIT_SPEAKER_INDEX.wav")
 
 
-def _checked(config: ImportConfig, rows: list[SourceRow], skipped: list[Skipped], expected: str) -> Listing:
+def _checked(
+    config: ImportConfig, rows: list[SourceRow], skipped: list[Skipped], expected: str
+) -> Listing:
     if not rows:
-        raise GenlabError(f"path: {config.path!r} does not look like {type(config).__name__}, expected {expected}")
+        raise GenlabError(
+            f"path: {config.path!r} does not look like {type(config).__name__}, expected {expected}"
+        )
     return Listing(rows, skipped, [])
 
 

@@ -1,8 +1,10 @@
-"""The one table every corpus is turned into: a clip per row, with its text, speaker, split and licence.
+"""The one table every corpus is turned into: a clip per row, with its text, speaker, split and
+licence.
 
-In: clips from a corpus builder. Out: `Manifest`, saved as `manifest.jsonl` beside the 16 kHz audio it names. `hash()`
-covers what the rows mean and no absolute path, so two machines that built the same corpus agree. Splits are drawn
-from a seeded hash of the normalised text, never from the order of files: adding a clip cannot move another one.
+In: clips from a corpus builder. Out: `Manifest`, saved as `manifest.jsonl` beside the 16 kHz audio
+it names. `hash()` covers what the rows mean and no absolute path, so two machines that built the
+same corpus agree. Splits are drawn from a seeded hash of the normalised text, never from the order
+of files: adding a clip cannot move another one.
 """
 
 import dataclasses
@@ -29,7 +31,12 @@ F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
 
 
 def _check_inside(path: str) -> str:
-    if not path or "\0" in path or PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+    if (
+        not path
+        or "\0" in path
+        or PurePosixPath(path).is_absolute()
+        or ".." in PurePosixPath(path).parts
+    ):
         raise ValueError("expected a path below the corpus directory")
     return path
 
@@ -41,10 +48,11 @@ InnerPath = Annotated[str, pydantic.AfterValidator(_check_inside)]
 class Clip:
     """One utterance. All paths are relative to the manifest's root; `num_samples` counts at 16 kHz.
 
-    `other_path` is what the other side of a conversation said meanwhile, as long as the utterance itself.
+    `other_path` is what the other side of a conversation said meanwhile, as long as the utterance
+    itself.
 
-    `audio_digest` is the SHA-256 (10 digits) of the samples. It is empty for rendered audio, whose bytes may differ
-    between CPU types although its meaning does not.
+    `audio_digest` is the SHA-256 (10 digits) of the samples. It is empty for rendered audio, whose
+    bytes may differ between CPU types although its meaning does not.
     """
 
     # Held against what is read back from a disk; a builder may make what it likes.
@@ -81,7 +89,9 @@ class Manifest:
         ids = [clip.id for clip in self.clips]
         if len(set(ids)) != len(ids):
             repeated = sorted({clip_id for clip_id in ids if ids.count(clip_id) > 1})[:3]
-            raise GenlabError(f"manifest in {self.root}: clip ids must be unique, repeated: {', '.join(repeated)}")
+            raise GenlabError(
+                f"manifest in {self.root}: clip ids must be unique, repeated: {', '.join(repeated)}"
+            )
 
     @cached_property
     def speakers(self) -> tuple[str, ...]:
@@ -111,7 +121,10 @@ class Manifest:
         """
         clips = [clip for clip in self.clips if clip.split == name]
         if not clips:
-            raise GenlabError(f"split {name!r}: no such split in this corpus, expected one of {', '.join(self.splits)}")
+            raise GenlabError(
+                f"split {name!r}: no such split in this corpus, expected one of "
+                f"{', '.join(self.splits)}"
+            )
         return clips
 
     def audio(self, clip: Clip) -> Int[np.ndarray, "s"]:
@@ -123,7 +136,8 @@ class Manifest:
         return read_flac(self._intact(clip.path))
 
     def other_audio(self, clip: Clip) -> Int[np.ndarray, "s"] | None:
-        """Return the other side of the conversation, in step with `audio`; None if the clip has one side.
+        """Return the other side of the conversation, in step with `audio`; None if the clip has one
+        side.
 
         Raises:
             GenlabError: if the file is damaged.
@@ -137,7 +151,9 @@ class Manifest:
             GenlabError: if this corpus knows no F0, or the file is damaged.
         """
         if clip.f0_path is None:
-            raise GenlabError(f"clip {clip.id!r}: this corpus has no F0 truth, only the embedded one has")
+            raise GenlabError(
+                f"clip {clip.id!r}: this corpus has no F0 truth, only the embedded one has"
+            )
         return read_array(self._intact(clip.f0_path), ndim=1, fix=rebuild(self.root))
 
     def has(self, name: str) -> bool:
@@ -159,7 +175,8 @@ class Manifest:
         return self.root / name
 
     def hash(self) -> str:
-        """Return 10 hex digits over ids, texts, speakers, splits, licences, labels and audio digests.
+        """Return 10 hex digits over ids, texts, speakers, splits, licences, labels and audio
+        digests.
 
         Sample counts and paths stay out: trimming may move by a frame between CPU types.
         """
@@ -185,11 +202,16 @@ class Manifest:
         if not path.exists():
             raise GenlabError(f"{path}: no corpus here, build it with `genlab data`")
         digests = Digests.load(directory)
-        content = read_content(path, fix=fix) or b"" if digests is None else digests.read(MANIFEST_NAME)
+        content = (
+            read_content(path, fix=fix) or b"" if digests is None else digests.read(MANIFEST_NAME)
+        )
         try:
-            # Lines end with a newline alone: a text may hold other characters that `splitlines` takes for ends.
+            # Lines end with a newline alone: a text may hold other characters that `splitlines`
+            # takes for ends.
             lines = content.decode("utf-8").split("\n")
-            return cls((_read_clip(line, path, fix) for line in lines if line.strip()), directory, digests)
+            return cls(
+                (_read_clip(line, path, fix) for line in lines if line.strip()), directory, digests
+            )
         except (ValueError, RecursionError) as error:
             raise GenlabError(f"{path}: damaged manifest ({error!s:.120}); {fix}") from None
 
@@ -213,7 +235,9 @@ def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:
     try:
         values = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        raise GenlabError(f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}") from None
+        raise GenlabError(
+            f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}"
+        ) from None
     if not isinstance(values, np.ndarray) or values.ndim != ndim or values.dtype.kind != "f":
         raise GenlabError(f"{path}: damaged: expected floats in {ndim} dimensions; {fix}")
     if not np.isfinite(values).all():
@@ -223,7 +247,10 @@ def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:
 
 def fraction_of(*key: object) -> float:
     """Return a number in [0, 1) that depends on `key` alone, the same on every machine."""
-    return int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big") / 2.0**64
+    return (
+        int.from_bytes(hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()[:8], "big")
+        / 2.0**64
+    )
 
 
 def assign_splits(
@@ -236,7 +263,8 @@ def assign_splits(
     held_out_speakers: Collection[str] = (),
     train_texts: Collection[str] = (),
 ) -> list[Clip]:
-    """Return `clips` with `split` set; a clip that already has one keeps it, unless its speaker is held out.
+    """Return `clips` with `split` set; a clip that already has one keeps it, unless its speaker is
+    held out.
 
     "test" and "valid" hold texts that "train" lacks (a clip without text counts as its own text).
     "test_pair" holds texts and speakers that "train" has, but never together. "test_speaker" holds
@@ -249,7 +277,9 @@ def assign_splits(
     unknown = sorted(set(held_out_speakers) - {clip.speaker for clip in clips})
     if unknown:
         known = ", ".join(sorted({clip.speaker for clip in clips})[:12])
-        raise GenlabError(f"held_out_speakers: no speaker {unknown[0]!r} in this corpus, expected some of {known}")
+        raise GenlabError(
+            f"held_out_speakers: no speaker {unknown[0]!r} in this corpus, expected some of {known}"
+        )
     free = [clip for clip in clips if not clip.split and clip.speaker not in held_out_speakers]
     split_of_text = _split_texts(
         {text_key(clip) for clip in free},
@@ -264,13 +294,23 @@ def assign_splits(
         if split_of_id[clip.id] == "train":
             by_text.setdefault(text_key(clip), []).append(clip)
     for text, group in by_text.items():
-        held = {clip.speaker for clip in group if fraction_of("pair", seed, clip.speaker, text) < pair_fraction}
+        held = {
+            clip.speaker
+            for clip in group
+            if fraction_of("pair", seed, clip.speaker, text) < pair_fraction
+        }
         if held != {clip.speaker for clip in group}:  # at least one speaker says the text in train
             split_of_id |= {clip.id: "test_pair" for clip in group if clip.speaker in held}
     # What is neither given nor drawn belongs to a held-out speaker.
-    given = {clip.id: clip.split for clip in clips if clip.split and clip.speaker not in held_out_speakers}
+    given = {
+        clip.id: clip.split
+        for clip in clips
+        if clip.split and clip.speaker not in held_out_speakers
+    }
     split_of_id = given | split_of_id
-    return [dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker")) for clip in clips]
+    return [
+        dataclasses.replace(clip, split=split_of_id.get(clip.id, "test_speaker")) for clip in clips
+    ]
 
 
 class Spoken(Protocol):
@@ -295,15 +335,19 @@ def text_key(clip: Spoken) -> str:
     each, since otherwise a corpus without text would be one unit.
     """
     # Other scripts vanish in the symbol alphabet, and then all their texts would look the same.
-    words = normalise_text(clip.text) if clip.text.isascii() else " ".join(re.findall(r"\w+", clip.text.casefold()))
+    words = (
+        normalise_text(clip.text)
+        if clip.text.isascii()
+        else " ".join(re.findall(r"\w+", clip.text.casefold()))
+    )
     return words or f"clip {clip.id}"
 
 
 def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
     """Return each clip whose recording is also in a split held out from it, with that other clip.
 
-    Recordings are compared by the digest of their samples: "train" with all other splits, and "valid"
-    with those that are neither.
+    Recordings are compared by the digest of their samples: "train" with all other splits, and
+    "valid" with those that are neither.
     """
     pairs = []
     for group in copies(clips):
@@ -313,11 +357,14 @@ def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
 
 
 def copies(clips: Iterable[Clip]) -> list[list[Clip]]:
-    """Return the groups of clips with the same samples; rendered clips have no digest to compare."""
+    """Return the groups of clips with the same samples; rendered
+    clips have no digest to compare.
+    """
     groups: dict[tuple[str, int], list[Clip]] = {}
     for clip in clips:
         if clip.audio_digest:
-            # A digest of 40 bits may repeat by chance in a large corpus, but hardly at the same length.
+            # A digest of 40 bits may repeat by chance in a large corpus, but hardly at the same
+            # length.
             groups.setdefault((clip.audio_digest, clip.num_samples), []).append(clip)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -339,7 +386,11 @@ def split_rank(clip: Clip) -> int:
 
 
 def _split_texts(
-    texts: Collection[str], seed: int, valid_fraction: float, test_fraction: float, train_texts: Collection[str]
+    texts: Collection[str],
+    seed: int,
+    valid_fraction: float,
+    test_fraction: float,
+    train_texts: Collection[str],
 ) -> dict[str, str]:
     place = {text: fraction_of("text", seed, text) for text in texts}
     movable = sorted((text for text in texts if text not in train_texts), key=place.__getitem__)

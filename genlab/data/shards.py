@@ -48,12 +48,11 @@ def run_shards(
 
     Args:
         items: the work; it must be the same list, in the same order, when an interrupted build
-        resumes.
-        make: makes one item and writes its files; its result must survive JSON. Called from several threads.
-        directory: where the result of each finished shard is kept.
-        items_per_shard: how much is lost, at most, per thread when the build is interrupted.
-        stage: the name shown by `progress`.
-        progress: called with the stage, the number of items done, and their total.
+        resumes. make: makes one item and writes its files; its result must survive JSON. Called
+        from several threads. directory: where the result of each finished shard is kept.
+        items_per_shard: how much is lost, at most, per thread when the build is interrupted. stage:
+        the name shown by `progress`. progress: called with the stage, the number of items done, and
+        their total.
     """
     directory.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(items), items_per_shard)
@@ -72,11 +71,14 @@ def run_shards(
         text = json.dumps(results)
         # As they will be read on the next attempt: JSON makes lists of tuples.
         made[number] = json.loads(text)
-        write_atomically(paths[number], json.dumps({"results": made[number], "digest": digest(made[number])}))
+        write_atomically(
+            paths[number], json.dumps({"results": made[number], "digest": digest(made[number])})
+        )
         return len(results)
 
     finished = len(items) - sum(len(shards[number]) for number in todo)
-    # Threads, not processes: onnxruntime, numpy, soxr and libsndfile release the GIL, and no start method can go wrong.
+    # Threads, not processes: onnxruntime, numpy, soxr and libsndfile release the GIL, and no start
+    # method can go wrong.
     with ThreadPoolExecutor(max_workers=NUM_THREADS) as pool:
         pending = {pool.submit(make_shard, number) for number in todo}
         try:

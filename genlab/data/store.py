@@ -1,10 +1,11 @@
 """The token store: a corpus after the frozen codec, on disk, ready for every decoder.
 
-One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw little-endian arrays of
-codes int16, latents float16, units int16), the codec's code vectors, and one `dataset.json`, written last, so a
-half-written store is never taken for a whole one. `dataset.json` pins the codec's fingerprint and the manifest's hash;
-opening a store that another codec made is refused. Clips are ordered by split, so a split is a range of record numbers.
-Damage is refused: `digests.json` covers every file, and ArrayRecord checks each record that it reads.
+One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw
+little-endian arrays of codes int16, latents float16, units int16), the codec's code vectors, and
+one `dataset.json`, written last, so a half-written store is never taken for a whole one.
+`dataset.json` pins the codec's fingerprint and the manifest's hash; opening a store that another
+codec made is refused. Clips are ordered by split, so a split is a range of record numbers. Damage
+is refused: `digests.json` covers every file, and ArrayRecord checks each record that it reads.
 """
 
 import json
@@ -22,10 +23,25 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
 from genlab.config import Config, GenlabError
-from genlab.data.digests import Digests, FileDigest, digest_file, digest_text, rebuild, write_digests
+from genlab.data.digests import (
+    Digests,
+    FileDigest,
+    digest_file,
+    digest_text,
+    rebuild,
+    write_digests,
+)
 from genlab.data.manifest import read_array
 from genlab.data.text import encode_text
-from genlab.run.stored import Count, DamagedError, Number, parse_json, parse_stored, read_content, write_atomically
+from genlab.run.stored import (
+    Count,
+    DamagedError,
+    Number,
+    parse_json,
+    parse_stored,
+    read_content,
+    write_atomically,
+)
 from genlab.tokens import Cond, Tokens, TokenSpec
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
@@ -65,11 +81,15 @@ class StoreInfo(Config):
         for name, values in (("latent_mean", self.latent_mean), ("latent_std", self.latent_std)):
             if len(values) != self.spec.latent_channels:
                 expected = self.spec.latent_channels
-                raise ValueError(f"expected {expected} values of {name}, one per channel, got {len(values)}")
+                raise ValueError(
+                    f"expected {expected} values of {name}, one per channel, got {len(values)}"
+                )
         first = 0
         for name, split in sorted(self.splits.items(), key=lambda item: item[1].first):
             if split.first != first:
-                raise ValueError(f"expected split {name!r} to begin at record {first}, got {split.first}")
+                raise ValueError(
+                    f"expected split {name!r} to begin at record {first}, got {split.first}"
+                )
             first += split.clips
         return self
 
@@ -99,7 +119,8 @@ def pack_clip(clip: TokenClip) -> bytes:
     frames, codebooks = clip.codes.shape
     if not frames == len(clip.latents) == len(clip.units):
         raise GenlabError(
-            f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents, {len(clip.units)} of units; "
+            f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents, "
+            f"{len(clip.units)} of units; "
             "codec and unit encoder must work at the same frame rate"
         )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
@@ -128,16 +149,27 @@ def unpack_clip(record: bytes) -> TokenClip:
     offset += latents.nbytes
     units = np.frombuffer(record, "<i2", frames, offset)
     offset += units.nbytes
-    other = np.frombuffer(record, "<i2", codes.size, offset).reshape(codes.shape) if header.get("other") else None
+    other = (
+        np.frombuffer(record, "<i2", codes.size, offset).reshape(codes.shape)
+        if header.get("other")
+        else None
+    )
     return TokenClip(
-        header["id"], header["text"], header["speaker"], header["path"],
-        codes.astype(np.int32), latents.astype(np.float32), units.astype(np.int32),
+        header["id"],
+        header["text"],
+        header["speaker"],
+        header["path"],
+        codes.astype(np.int32),
+        latents.astype(np.float32),
+        units.astype(np.int32),
         None if other is None else other.astype(np.int32),
-    )  # fmt: skip
+    )
 
 
 def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
-    """Write one part file and return its digest; it appears under its name only when it is complete."""
+    """Write one part file and return its digest; it appears under its name only when it is
+    complete.
+    """
     temporary = path.with_suffix(".tmp")
     # group_size:1 is what makes random access fast: the default reads 256 records to return one.
     writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
@@ -154,7 +186,9 @@ def part_paths(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"part-*{PART_SUFFIX}"))
 
 
-def finish_store(directory: Path, info: StoreInfo, parts: Mapping[str, FileDigest] | None = None) -> None:
+def finish_store(
+    directory: Path, info: StoreInfo, parts: Mapping[str, FileDigest] | None = None
+) -> None:
     """Write `digests.json` and `dataset.json`, which makes the directory a store.
 
     `parts` are the digests that the parts had when they were written; without them they are read.
@@ -176,7 +210,8 @@ class TokenStore:
         codec_fingerprint: when given, must be the fingerprint of the codec that made the store.
 
     Raises:
-        GenlabError: if the store is missing, unfinished, damaged, of another schema, or made by another codec.
+        GenlabError: if the store is missing, unfinished, damaged, of another schema, or made by
+            another codec.
     """
 
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
@@ -190,17 +225,21 @@ class TokenStore:
                 digests.compare_size(name) if is_part else digests.compare(name)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
-                f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the config's codec is "
+                f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the "
+                "config's codec is "
                 f"{codec_fingerprint}; encode the corpus with that codec into another directory"
             )
-        self._records = _open_records(directory, sum(split.clips for split in self.info.splits.values()))
+        self._records = _open_records(
+            directory, sum(split.clips for split in self.info.splits.values())
+        )
         self._texts: dict[str, tuple[str, ...]] = {}
         self.latent_mean = np.asarray(self.info.latent_mean, np.float32)
         self.latent_std = np.asarray(self.info.latent_std, np.float32)
 
     @cached_property
     def code_vectors(self) -> Float[np.ndarray, "k v d"]:
-        """The codec's entries in normalised units: their sum over the levels of a frame is its quantised latents.
+        """The codec's entries in normalised units: their sum over the levels of a frame is its
+        quantised latents.
 
         Raises:
             GenlabError: if the store lost them, or they are damaged.
@@ -208,7 +247,8 @@ class TokenStore:
         path, spec = self.directory / VECTORS_NAME, self.info.spec
         if not path.exists():
             raise GenlabError(
-                f"token store {self.directory}: {path.name} is missing; delete the store and encode again"
+                f"token store {self.directory}: {path.name} is missing; delete the store and "
+                "encode again"
             )
         stored = read_array(path, ndim=3, fix=rebuild(self.directory))
         wanted = (spec.codebooks, spec.entries, spec.latent_channels)
@@ -236,7 +276,9 @@ class TokenStore:
     def _damaged_parts(self) -> list[Path]:
         digests = Digests.load(self.directory)
         paths = part_paths(self.directory) if digests is not None else []
-        return [path for path in paths if digests and digest_file(path) != digests.files.get(path.name)]
+        return [
+            path for path in paths if digests and digest_file(path) != digests.files.get(path.name)
+        ]
 
     def split(self, name: str) -> SplitInfo:
         """Return the range of a split.
@@ -245,7 +287,10 @@ class TokenStore:
             GenlabError: if the store has no such split.
         """
         if name not in self.info.splits:
-            raise GenlabError(f"split {name!r}: not in token store {self.directory}; it has {sorted(self.info.splits)}")
+            raise GenlabError(
+                f"split {name!r}: not in token store {self.directory}; it has "
+                f"{sorted(self.info.splits)}"
+            )
         return self.info.splits[name]
 
     def texts(self, split: str) -> tuple[str, ...]:
@@ -255,15 +300,20 @@ class TokenStore:
         return self._texts[split]
 
     def normalise(self, latents: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
-        """Scale latents to zero mean and unit deviation per channel, with statistics of the training split only."""
+        """Scale latents to zero mean and unit deviation per channel, with statistics of the
+        training split only.
+        """
         return (latents - self.latent_mean) / self.latent_std
 
     def denormalise(self, latents: Float[np.ndarray, "*b d"]) -> Float[np.ndarray, "*b d"]:
         """Invert `normalise`."""
         return latents * self.latent_std + self.latent_mean
 
-    def example(self, clip: TokenClip, num_frames: int, first_frame: int = 0) -> tuple[Tokens, Cond]:
-        """Return one example of exactly `num_frames` frames, cut from `first_frame` and padded with zeros on the right.
+    def example(
+        self, clip: TokenClip, num_frames: int, first_frame: int = 0
+    ) -> tuple[Tokens, Cond]:
+        """Return one example of exactly `num_frames` frames, cut from `first_frame` and padded with
+        zeros on the right.
 
         The leaves are numpy arrays.
         """
@@ -284,7 +334,8 @@ class TokenStore:
         return tokens, Cond(speaker, text, units, np.bool_(False), other)  # pyright: ignore[reportArgumentType]
 
     def numbers(self, split: str, clips: int | None = None) -> list[int]:
-        """Return the record numbers of a split, or of a fixed random part of it: less is always within more.
+        """Return the record numbers of a split, or of a fixed random part of it: less is always
+        within more.
 
         Raises:
             GenlabError: if the split has fewer clips.
@@ -294,14 +345,20 @@ class TokenStore:
         if clips is None:
             return numbers
         if clips > info.clips:
-            raise GenlabError(f"data.train_clips={clips}: split {split!r} has only {info.clips} clips; lower it")
+            raise GenlabError(
+                f"data.train_clips={clips}: split {split!r} has only {info.clips} clips; lower it"
+            )
         picked = np.random.default_rng(0).permutation(info.clips)[:clips]
         return [numbers[index] for index in sorted(picked)]
 
-    def dataset(self, split: str, *, num_frames: int, seed: int, clips: int | None = None) -> grain.MapDataset:
-        """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are cut at random places.
+    def dataset(
+        self, split: str, *, num_frames: int, seed: int, clips: int | None = None
+    ) -> grain.MapDataset:
+        """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are
+        cut at random places.
 
-        Element i is a pure function of (seed, i), which is what makes the data of every arm identical and resume exact.
+        Element i is a pure function of (seed, i), which is what makes the data of every arm
+        identical and resume exact.
         """
 
         def crop(index: int, rng: np.random.Generator) -> tuple[tuple[Tokens, Cond], np.int32]:
@@ -317,14 +374,16 @@ def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
     path, fix = directory / INFO_NAME, rebuild(directory)
     if not path.exists():
         raise GenlabError(
-            f"token store {directory}: no dataset.json, so it is missing or unfinished; run `genlab data CONFIG`"
+            f"token store {directory}: no dataset.json, so it is missing or unfinished; run "
+            "`genlab data CONFIG`"
         )
     content = read_content(path, fix=fix) or b"" if digests is None else digests.read(INFO_NAME)
     values = parse_json(content, path=path, fix=fix)
     found = values.get("schema_version") if isinstance(values, dict) else None
     if found != SCHEMA:
         raise GenlabError(
-            f"token store {directory}: schema {found!r:.40}, expected {SCHEMA}; delete it and encode again"
+            f"token store {directory}: schema {found!r:.40}, expected {SCHEMA}; delete it and "
+            "encode again"
         )
     return parse_stored(content, StoreInfo, path=path, fix=fix)
 
@@ -341,5 +400,6 @@ def _open_records(directory: Path, expected: int) -> array_record_data_source.Ar
         except RuntimeError as error:
             found = str(error).splitlines()[0][:80]
     raise GenlabError(
-        f"token store {directory}: {found} records in {len(parts)} parts, expected {expected}; delete and encode again"
+        f"token store {directory}: {found} records in {len(parts)} parts, expected {expected}; "
+        "delete and encode again"
     )

@@ -39,7 +39,12 @@ from genlab.run.stored import MAX_NUMBER
 # The first name wins over its aliases, which then are labels like other columns. Case is ignored.
 ALIASES = {
     "path": (
-        "file_name", "audio_filepath", "audio_path", "audio_file", "wav_filename", "filename",
+        "file_name",
+        "audio_filepath",
+        "audio_path",
+        "audio_file",
+        "wav_filename",
+        "filename",
         "filepath",
     ),
     "text": ("transcription", "transcript", "sentence"),
@@ -48,7 +53,7 @@ ALIASES = {
     "licence": ("license",),
     "offset": (),
     "duration": (),
-}  # fmt: skip
+}
 SPLIT_ALIASES = {
     "training": "train",
     "dev": "valid",
@@ -364,7 +369,8 @@ class Layout(NamedTuple):
 
 
 def _read_csv(text: str, path: Path, report: Report) -> Iterator[TableRow]:
-    # Lines as the csv module sees them: \n, \r\n or \r ends one, and in quotes they stay as they are.
+    # Lines as the csv module sees them: \n, \r\n or \r ends one, and in quotes they stay as they
+    # are.
     lines = list(io.StringIO(text, newline=""))
     first = next((number for number, line in enumerate(lines) if line.strip()), 0)
     layout = _read_header(lines[first] if lines else "", path)

@@ -1,8 +1,8 @@
 """Text as the recogniser and the text-conditioned decoders see it.
 
-In: any string. Out: the normalised string (lower case, the digits 0-9 as words, letters, apostrophe and single
-spaces), and its symbols: 1..28 index `" abcdefghijklmnopqrstuvwxyz'"`, 0 is padding. Splits hash the normalised
-string, so two spellings of one sentence are always in the same split.
+In: any string. Out: the normalised string (lower case, the digits 0-9 as words, letters, apostrophe
+and single spaces), and its symbols: 1..28 index `" abcdefghijklmnopqrstuvwxyz'"`, 0 is padding.
+Splits hash the normalised string, so two spellings of one sentence are always in the same split.
 """
 
 import re
@@ -19,7 +19,9 @@ _INDEX = {character: index for index, character in enumerate(SYMBOLS, start=1)}
 
 
 def normalise_text(text: str) -> str:
-    """Return `text` in the symbol alphabet: "Room 21, Café-bar!" becomes "room two one cafe bar"."""
+    """Return `text` in the symbol alphabet: "Room 21, Café-bar!"
+    becomes "room two one cafe bar".
+    """
     text = unicodedata.normalize("NFKD", text).replace("\u2019", "'").lower()
     text = "".join(character for character in text if not unicodedata.combining(character))
     text = re.sub(r"[0-9]", lambda digit: f" {DIGITS[int(digit.group())]} ", text)

@@ -1,12 +1,12 @@
 """Waveform batches for the codec and the recogniser.
 
-In: manifests with weights. Out: grain `MapDataset`s whose element is a pure function of (seed, index), so a training
-step is a position and resuming is a number. The int16 audio of a split is decoded once into one array in memory (115
-MB per hour).
+In: manifests with weights. Out: grain `MapDataset`s whose element is a pure function of (seed,
+index), so a training step is a position and resuming is a number. The int16 audio of a split is
+decoded once into one array in memory (115 MB per hour).
 
-`wave_dataset` gives fixed-length crops, drawn in proportion to duration; `clips_dataset` gives whole clips with text
-symbols. Augmentation is off unless an `AugmentConfig` is given; it exists to carry a codec to voices and recordings
-it never saw.
+`wave_dataset` gives fixed-length crops, drawn in proportion to duration; `clips_dataset` gives
+whole clips with text symbols. Augmentation is off unless an `AugmentConfig` is given; it exists to
+carry a codec to voices and recordings it never saw.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ WeightedManifests = Sequence[tuple[Manifest, float]]
 
 
 class AugmentConfig(Config):
-    """Random changes per crop. Resampling moves pitch, formants and rate; the rest are recording conditions."""
+    """Random changes per crop. Resampling moves pitch, formants and rate; the rest are recording
+    conditions.
+    """
 
     speed_probability: float = Field(default=0.5, ge=0.0, le=1.0)
     min_speed: float = Field(default=0.85, gt=0.5, le=1.0)
@@ -41,7 +43,9 @@ class AugmentConfig(Config):
 
 
 class ClipBank:
-    """The decoded audio of some clips in one int16 array. `clips[i]` is clip number i of every dataset made from it."""
+    """The decoded audio of some clips in one int16 array. `clips[i]` is clip number i of every
+    dataset made from it.
+    """
 
     def __init__(self, entries: Sequence[tuple[Manifest, Clip]]):
         if not entries:
@@ -61,9 +65,15 @@ class ClipBank:
 
 
 def wave_dataset(
-    manifests: WeightedManifests, *, split: str, crop_samples: int, seed: int, augment: AugmentConfig | None = None
+    manifests: WeightedManifests,
+    *,
+    split: str,
+    crop_samples: int,
+    seed: int,
+    augment: AugmentConfig | None = None,
 ) -> grain.MapDataset:
-    """Return an endless dataset of random crops: element ((wave [crop_samples], num_samples), clip_index).
+    """Return an endless dataset of random crops: element ((wave [crop_samples], num_samples),
+    clip_index).
 
     Args:
         manifests: each with the share of crops that comes from it.
@@ -76,17 +86,26 @@ def wave_dataset(
         GenlabError: if a manifest lacks the split or a weight is not positive.
     """
     if any(weight <= 0 for _, weight in manifests) or not manifests:
-        raise GenlabError(f"waves: weights must be positive, got {[weight for _, weight in manifests]}")
+        raise GenlabError(
+            f"waves: weights must be positive, got {[weight for _, weight in manifests]}"
+        )
     bank, groups = _load_groups(manifests, split)
     draw = _DrawCrop(bank, crop_samples, augment)
     parts = []
     for number, group in enumerate(groups):
-        # A clip is listed once per crop that it could fill, so every second of audio is seen equally often.
-        crops_per_clip = np.maximum(1, np.ceil(bank.num_samples[group] / crop_samples)).astype(np.int64)
+        # A clip is listed once per crop that it could fill, so every second of audio is seen
+        # equally often.
+        crops_per_clip = np.maximum(1, np.ceil(bank.num_samples[group] / crop_samples)).astype(
+            np.int64
+        )
         slots = np.repeat(group, crops_per_clip).tolist()
         part = grain.MapDataset.source(slots).seed(seed + 7919 * number).shuffle().repeat(None)
         parts.append(part.random_map(draw))
-    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
+    return (
+        parts[0]
+        if len(parts) == 1
+        else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
+    )
 
 
 def clips_dataset(
@@ -99,7 +118,8 @@ def clips_dataset(
     augment: AugmentConfig | None = None,
     endless: bool = True,
 ) -> grain.MapDataset:
-    """Return whole clips: element ((wave [max], num_samples, text_symbols [n_max], num_symbols), clip_index).
+    """Return whole clips: element ((wave [max], num_samples, text_symbols [n_max], num_symbols),
+    clip_index).
 
     Args:
         manifests: each with its share of examples; shares count only when `endless`.
@@ -107,7 +127,8 @@ def clips_dataset(
         seed: of the order and the augmentation.
         max_samples: padded length; longer clips are left out. The longest clip if absent.
         max_symbols: padded length of texts; longer texts are left out. The longest text if absent.
-        augment: random changes, or none; the speed change is limited to what still fits `max_samples`.
+        augment: random changes, or none; the speed change is limited to what still fits
+            `max_samples`.
         endless: shuffle and repeat for training; otherwise one pass in manifest order.
 
     Raises:
@@ -121,16 +142,27 @@ def clips_dataset(
     fits = (bank.num_samples <= max_samples) & (num_symbols <= max_symbols)
     groups = [[number for number in group if fits[number]] for group in groups]
     if not all(groups):
-        raise GenlabError(f"waves: no clip of a corpus fits max_samples={max_samples} and max_symbols={max_symbols}")
+        raise GenlabError(
+            f"waves: no clip of a corpus fits max_samples={max_samples} and "
+            f"max_symbols={max_symbols}"
+        )
     draw = _DrawClip(bank, symbols, max_samples, max_symbols, augment)
     if not endless:
         numbers = [number for group in groups for number in group]
         return grain.MapDataset.source(numbers).seed(seed).random_map(draw)
     parts = [
-        grain.MapDataset.source(group).seed(seed + 7919 * number).shuffle().repeat(None).random_map(draw)
+        grain.MapDataset.source(group)
+        .seed(seed + 7919 * number)
+        .shuffle()
+        .repeat(None)
+        .random_map(draw)
         for number, group in enumerate(groups)
     ]
-    return parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
+    return (
+        parts[0]
+        if len(parts) == 1
+        else grain.MapDataset.mix(parts, [weight for _, weight in manifests])
+    )
 
 
 def split_clips(manifests: WeightedManifests, split: str) -> tuple[Clip, ...]:
@@ -199,7 +231,10 @@ def _draw_speed(augment: AugmentConfig | None, generator: np.random.Generator) -
 
 
 def _augment(
-    wave: Float[np.ndarray, "s"], speed: float, augment: AugmentConfig | None, generator: np.random.Generator
+    wave: Float[np.ndarray, "s"],
+    speed: float,
+    augment: AugmentConfig | None,
+    generator: np.random.Generator,
 ) -> Float[np.ndarray, "s2"]:
     if augment is None:
         return wave
@@ -210,22 +245,29 @@ def _augment(
         wave = _tilt_spectrum(wave, float(generator.uniform(-1.0, 1.0)) * augment.equaliser_db)
     wave = wave * np.float32(10.0 ** (generator.uniform(-augment.gain_db, augment.gain_db) / 20.0))
     if generator.random() < augment.noise_probability:
-        wave = wave + _draw_noise(wave, generator.uniform(augment.min_snr_db, augment.max_snr_db), generator)
-    # Full scale is kept by turning the crop down, which unlike clipping adds no distortion to learn.
+        wave = wave + _draw_noise(
+            wave, generator.uniform(augment.min_snr_db, augment.max_snr_db), generator
+        )
+    # Full scale is kept by turning the crop down, which unlike clipping adds no distortion to
+    # learn.
     return (wave / max(1.0, float(np.abs(wave).max(initial=0.0)))).astype(np.float32)
 
 
 def _tilt_spectrum(wave: Float[np.ndarray, "s"], tilt_db: float) -> Float[np.ndarray, "s"]:
-    # One zero at a real frequency: (1 + a z^-1) / (1 + a) lowers the top, (1 - a z^-1) / (1 + a) lowers the bottom.
+    # One zero at a real frequency: (1 + a z^-1) / (1 + a) lowers the top, (1 - a z^-1) / (1 + a)
+    # lowers the bottom.
     gain = 10.0 ** (abs(tilt_db) / 20.0)
-    amount = np.float32((gain - 1.0) / (gain + 1.0))  # so that the two ends differ by exactly tilt_db
+    # so that the two ends differ by exactly tilt_db
+    amount = np.float32((gain - 1.0) / (gain + 1.0))
     neighbour = np.concatenate([wave[:1], wave[:-1]])
     sign = np.float32(-1.0 if tilt_db > 0 else 1.0)
     tilted = wave + sign * amount * neighbour
     return tilted / np.float32(1.0 + amount)
 
 
-def _draw_noise(wave: Float[np.ndarray, "s"], snr_db: float, generator: np.random.Generator) -> Float[np.ndarray, "s"]:
+def _draw_noise(
+    wave: Float[np.ndarray, "s"], snr_db: float, generator: np.random.Generator
+) -> Float[np.ndarray, "s"]:
     noise = generator.standard_normal(len(wave), dtype=np.float32)
     if generator.random() < 0.5:  # half of the time coloured towards low frequencies, as rooms are
         noise = noise + np.concatenate([noise[:1], noise[:-1]])

@@ -1,18 +1,22 @@
-"""Autoregressive decoder over codes: K codebooks per step under a delay pattern (MusicGen, 2306.05284), or one by one.
+"""Autoregressive decoder over codes: K codebooks per step under a delay pattern (MusicGen,
+2306.05284), or one by one.
 
-In: codes "b t k". The pattern spreads frames over steps; step s sees the sum of the code vectors of step s - 1 plus
-the conditions of its own frame, and predicts its codes, one head per level. Under the flat pattern a step holds one
-code, so only the head of its level is computed. The loss is the mean over codes of -log p, so the sum over a clip is
-its exact negative log-likelihood. Sampling is one compiled loop over a preallocated key-value cache (`stepwise.py`).
+In: codes "b t k". The pattern spreads frames over steps; step s sees the sum of the code vectors of
+step s - 1 plus the conditions of its own frame, and predicts its codes, one head per level. Under
+the flat pattern a step holds one code, so only the head of its level is computed. The loss is the
+mean over codes of -log p, so the sum over a clip is its exact negative log-likelihood. Sampling is
+one compiled loop over a preallocated key-value cache (`stepwise.py`).
 
-With `plan` the semantic units of the frames are one more stream in front of the codes (`streams.py`), with vectors and
-a head of their own; with `other` the codes of the other speaker are K more streams behind them. The loss is then the
-nats of the codes plus the weighted nats of these streams, per code.
+With `plan` the semantic units of the frames are one more stream in front of the codes
+(`streams.py`), with vectors and a head of their own; with `other` the codes of the other speaker
+are K more streams behind them. The loss is then the nats of the codes plus the weighted nats of
+these streams, per code.
 
-A step's numbers become logits by `output`: they are the logits, or the parameters of a density (`densities.py`).
+A step's numbers become logits by `output`: they are the logits, or the parameters of a density
+(`densities.py`).
 
-To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the training examples is
-drawn this way.
+To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the
+training examples is drawn this way.
 """
 
 from collections.abc import Iterator
@@ -35,18 +39,37 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.steps.densities import Output, Softmax
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
-from genlab.decoders.steps.stepwise import Step, choose, num_copies, run_known, sample_codes, stream_codes
+from genlab.decoders.steps.stepwise import (
+    Step,
+    choose,
+    num_copies,
+    run_known,
+    sample_codes,
+    stream_codes,
+)
 from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS, compiled_platform
 from genlab.nets.backbone import Backbone, Cache, DecodePlan, backbone_flops, decode_flops
 from genlab.nets.linear import CodeEmbedding, Linear, matmul
-from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+)
 
 
 class ARSampler(Config):
-    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
+    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries;
+    `guidance` 1 is off.
+    """
 
     kind: Literal["ar"] = "ar"
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
@@ -56,7 +79,8 @@ class ARSampler(Config):
 
 
 class ARConfig(Config):
-    """The autoregressive family. `infill_share` of the training examples are drawn in the order that fills a hole.
+    """The autoregressive family. `infill_share` of the training examples are drawn in the order
+    that fills a hole.
 
     `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`),
     so that a model of codes knows at the start what a model of latents gets from its input: which
@@ -90,7 +114,8 @@ class ARConfig(Config):
     def build(self, task: Task, *, key: Key[Array, ""]) -> "AR":
         """Return the decoder with fresh weights, made in one compiled call.
 
-        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are
+        used.
 
         Raises:
             ConfigError: if the conditions, the streams or the output do not suit the data.
@@ -142,7 +167,9 @@ class AR(nnx.Module):
         self.streams.check(task.condition, task.vocab)
         self.deterministic = False
         levels, vectors = self.streams.codebooks, self.streams.vectors(task.code_vectors)
-        self.embed = CodeEmbedding(levels, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors)
+        self.embed = CodeEmbedding(
+            levels, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors
+        )
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         refuse_reordering(task.backbone, config.infill_share)
@@ -168,20 +195,28 @@ class AR(nnx.Module):
         nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key, masking)
         levels = self.pattern.levels(nats.shape[1], self.streams.count)
         per_stream = (
-            self.pattern.revert(nats, self.streams.count).sum(axis=1) / jnp.maximum(tokens.num_frames, 1)[:, None]
+            self.pattern.revert(nats, self.streams.count).sum(axis=1)
+            / jnp.maximum(tokens.num_frames, 1)[:, None]
         )
-        weight = (is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)
+        weight = (
+            (is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)
+        )
         total = self.streams.weigh(nats, levels).sum(axis=(1, 2))
         return LossOut(total / jnp.maximum(weight, 1), weight, self.streams.name(per_stream))
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
-        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1
+    ) -> ScoreOut:
+        """Return the exact bits of each example's codes, frame by frame from the left; nothing is
+        drawn.
 
-        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With another speaker they
-        are those of the own codes, each given what was heard before it.
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With
+        another speaker they are those of the own codes, each given what was heard before it.
         """
         nats, _ = self._nats(tokens, cond, tokens.is_valid)
-        bits = self.streams.drawn_nats(nats, self.pattern.levels(nats.shape[1], self.streams.count)) / jnp.log(2.0)
+        bits = self.streams.drawn_nats(
+            nats, self.pattern.levels(nats.shape[1], self.streams.count)
+        ) / jnp.log(2.0)
         return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
 
     def sample(
@@ -193,21 +228,32 @@ class AR(nnx.Module):
         sampler: ARSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
+        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are
+        kept.
 
         Raises:
-            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or it hears another
-                speaker and `cond` has none.
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
+                it hears another speaker and `cond` has none.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = self.pattern.num_steps(codes.shape[1], self.streams.count)
-        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * num_copies(sampler))
+        return SampleOut(
+            make_tokens(codes=codes, num_frames=num_frames), steps * num_copies(sampler)
+        )
 
     def stream(
-        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler: ARSampler, chunk_frames: int
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: ARSampler,
+        chunk_frames: int,
     ) -> Iterator[Int[Array, "b t k"]]:
-        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels are known."""
+        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels
+        are known.
+        """
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property
@@ -215,16 +261,25 @@ class AR(nnx.Module):
         """Which codes a step predicts."""
         return self.config.step_pattern
 
-    def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
+    def embed_codes(
+        self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]
+    ) -> Float[Array, "b s h"]:
         """Return the sum of the vectors of each step's codes."""
         return self.streams.embed(self.embed.tables.table[...], codes, levels)
 
-    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[DecodePlan, Cache]:
+    def start(
+        self, num_examples: int, num_steps: int, conditions: Conditions
+    ) -> tuple[DecodePlan, Cache]:
         """Return what does not change in the loop, and the cache."""
         return self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
 
     def draw_step(
-        self, plan: DecodePlan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: ARSampler
+        self,
+        plan: DecodePlan,
+        cache: Cache,
+        x: Float[Array, "c 1 h"],
+        step: Step,
+        sampler: ARSampler,
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(x, plan, cache, positions=step.position[:, None])
@@ -232,7 +287,11 @@ class AR(nnx.Module):
         if self.plan_head is not None:
             unit = choose(jax.random.fold_in(step.key, 1), self.plan_head(hidden), sampler)
             has_both = self._has_all_levels
-            drawn = jnp.concatenate([unit, drawn], 1) if has_both else jnp.where(step.levels[0] == 0, unit, drawn)
+            drawn = (
+                jnp.concatenate([unit, drawn], 1)
+                if has_both
+                else jnp.where(step.levels[0] == 0, unit, drawn)
+            )
         if self._has_all_levels:
             drawn = jnp.concatenate([drawn, step.given[:, self.streams.drawn :]], 1)
         return jnp.where(step.is_given, step.given, drawn), cache
@@ -246,13 +305,18 @@ class AR(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
         input_masking: float = 0.0,
     ) -> tuple[Float[Array, "b s j"], Bool[Array, "b s j"]]:
-        hidden, codes, is_target = run_known(self, tokens, cond, is_known, condition_key, dropout_key, input_masking)
+        hidden, codes, is_target = run_known(
+            self, tokens, cond, is_known, condition_key, dropout_key, input_masking
+        )
         nats = self._cross_entropies(hidden, jnp.where(is_target, codes, 0))
         return jnp.where(is_target, nats, 0), is_target
 
-    def _cross_entropies(self, hidden: Float[Array, "b s h"], codes: Int[Array, "b s j"]) -> Float[Array, "b s j"]:
+    def _cross_entropies(
+        self, hidden: Float[Array, "b s h"], codes: Int[Array, "b s j"]
+    ) -> Float[Array, "b s j"]:
         if self.plan_head is None and self._has_all_levels and compiled_platform() == "tpu":
-            # Cutting the numbers of all levels into levels, and joining their gradients, are passes over memory.
+            # Cutting the numbers of all levels into levels, and joining their gradients, are passes
+            # over memory.
             of_levels = self.heads.parts(hidden, codes.shape[2])
             nats = [
                 self.config.output.nats(numbers, codes[:, :, level], self.spec.entries)
@@ -270,9 +334,12 @@ class AR(nnx.Module):
         hidden, codes = hidden.reshape(b, -1, j, hidden.shape[2]), codes.reshape(b, -1, j)
         of_plan = cross_entropy(self.plan_head(hidden[:, :, 0]), codes[:, :, 0])
         of_codes = cross_entropy(
-            self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])), codes[:, :, 1:].reshape(b, -1, 1)
+            self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])),
+            codes[:, :, 1:].reshape(b, -1, 1),
         )
-        return jnp.concatenate([of_plan[:, :, None], of_codes.reshape(b, -1, j - 1)], axis=2).reshape(b, -1, 1)
+        return jnp.concatenate(
+            [of_plan[:, :, None], of_codes.reshape(b, -1, j - 1)], axis=2
+        ).reshape(b, -1, 1)
 
     def _logits(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j v"]:
         return self.config.output.logits(self._numbers(hidden), self.spec.entries)
@@ -285,19 +352,27 @@ class AR(nnx.Module):
             return self.heads(hidden).reshape(b, s, k, o)
         # Each step has one level: [b t*k h] x [h k o] -> [b t*k 1 o], level by level.
         heads = self.heads.kernel[...].astype(hidden.dtype).reshape(h, k, o)
-        numbers = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(hidden.reshape(b, s // k, k, h), heads)
+        numbers = jax.vmap(matmul, in_axes=(2, 1), out_axes=2)(
+            hidden.reshape(b, s // k, k, h), heads
+        )
         return numbers.reshape(b, s, 1, o)
 
-    def _step_logits(self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]) -> Float[Array, "b 1 l v"]:
+    def _step_logits(
+        self, hidden: Float[Array, "b 1 h"], levels: Int[Array, "j"]
+    ) -> Float[Array, "b 1 l v"]:
         output, k = self.config.output, self.spec.codebooks
         o = output.numbers(self.spec.entries)
         if self._has_all_levels:
             # What is heard needs no head.
             own = self.heads.kernel[:, : k * o].astype(hidden.dtype)
-            return output.logits(matmul(hidden, own).reshape(*hidden.shape[:2], k, o), self.spec.entries)
+            return output.logits(
+                matmul(hidden, own).reshape(*hidden.shape[:2], k, o), self.spec.entries
+            )
         level = levels[0] if self.plan_head is None else jnp.maximum(levels[0] - 1, 0)
         head = lax.dynamic_slice_in_dim(self.heads.kernel[...], level * o, o, axis=1)
-        return output.logits(matmul(hidden, head.astype(hidden.dtype))[:, :, None], self.spec.entries)
+        return output.logits(
+            matmul(hidden, head.astype(hidden.dtype))[:, :, None], self.spec.entries
+        )
 
     @property
     def _has_all_levels(self) -> bool:

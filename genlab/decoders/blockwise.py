@@ -1,8 +1,10 @@
-"""Block-wise absorbing diffusion over codes: block after block from the left, in parallel inside a block (BD3-LM).
+"""Block-wise absorbing diffusion over codes: block after block from the left, in parallel inside a
+block (BD3-LM).
 
-In: codes "b t k". A block is `block_frames` frames; given the clean blocks before it, all its codes are modelled by
-absorbing diffusion (`corruption.py`). The bound of a clip is the sum over blocks (eq. 5 of 2503.09573). Training runs
-a noisy and a clean copy of the clip through the backbone at once (their section 3.2):
+In: codes "b t k". A block is `block_frames` frames; given the clean blocks before it, all its codes
+are modelled by absorbing diffusion (`corruption.py`). The bound of a clip is the sum over blocks
+(eq. 5 of 2503.09573). Training runs a noisy and a clean copy of the clip through the backbone at
+once (their section 3.2):
 
     5 frames in blocks of 2; rows attend to columns     noisy 0 0 1 1 2   clean 0 0 1 1 2
     noisy block 0                                             x x . . .         . . . . .
@@ -10,12 +12,14 @@ a noisy and a clean copy of the clip through the backbone at once (their section
     noisy block 2                                             . . . . x         x x x x .
     clean block 1                                             . . . . .         x x x x .
 
-Sampling keeps the clean blocks in a key-value cache: one compiled loop over blocks, and in it one over steps. A prompt
-is kept whatever its pattern, but a block sees known frames of its own and of earlier blocks only.
+Sampling keeps the clean blocks in a key-value cache: one compiled loop over blocks, and in it one
+over steps. A prompt is kept whatever its pattern, but a block sees known frames of its own and of
+earlier blocks only.
 
-One block as long as the clip is `discrete.py`; blocks of one frame with everything hidden are autoregressive with
-parallel heads. Differences from the paper: codes of K levels instead of text tokens, and levels drawn from a schedule,
-spread evenly over all blocks of a batch, instead of from an interval that is tuned while training.
+One block as long as the clip is `discrete.py`; blocks of one frame with everything hidden are
+autoregressive with parallel heads. Differences from the paper: codes of K levels instead of text
+tokens, and levels drawn from a schedule, spread evenly over all blocks of a batch, instead of from
+an interval that is tuned while training.
 """
 
 import functools
@@ -59,14 +63,18 @@ NOISE = AbsorbingNoise()
 
 
 class BlockwiseSampler(RevealSampler):
-    """How codes are drawn, with `steps` network calls per block and one more to read the finished block."""
+    """How codes are drawn, with `steps` network calls per block and one more to read the finished
+    block.
+    """
 
     kind: Literal["blockwise"] = "blockwise"
     steps: int = pydantic.Field(default=8, gt=0, le=10_000)
 
 
 class BlockwiseConfig(Config):
-    """The block-wise family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
+    """The block-wise family. `hiding` spaces the training levels; `starts_from_codec` as in the AR
+    family.
+    """
 
     kind: Literal["blockwise"] = "blockwise"
     sampler: ClassVar[type[Config]] = BlockwiseSampler
@@ -76,19 +84,24 @@ class BlockwiseConfig(Config):
     starts_from_codec: bool = True
 
     def num_blocks(self, num_frames: int) -> int:
-        """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
+        """Return the number of blocks that hold `num_frames` frames; the last one may be partly
+        empty.
+        """
         return -(-num_frames // self.block_frames)
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Blockwise":
         """Return the decoder with fresh weights, made in one compiled call.
 
-        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are
+        used.
         """
         start = task if self.starts_from_codec else task._replace(code_vectors=None)
         return jax.jit(lambda key: Blockwise(self, start, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over
+        two copies of it.
+        """
         frames = self.num_blocks(task.num_frames) * self.block_frames
         inputs = task.backbone_inputs
         forward = (
@@ -106,7 +119,12 @@ class BlockwiseConfig(Config):
         flops = (
             task.condition_flops
             + decode_flops(task.backbone, frames, passes=sampler.steps, is_read_last=True, **inputs)
-            + sampler.steps * 2 * frames * task.backbone.width * task.spec.codebooks * task.spec.entries
+            + sampler.steps
+            * 2
+            * frames
+            * task.backbone.width
+            * task.spec.codebooks
+            * task.spec.entries
         )
         return SampleCost(copies * blocks * (sampler.steps + 1), copies * flops)
 
@@ -121,10 +139,16 @@ class Blockwise(nnx.Module):
         self.config = config
         self.spec = task.spec
         self.embed = CodeEmbedding(
-            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
+            task.spec.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=embed_key,
+            code_vectors=task.code_vectors,
         )
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
-        task.backbone.require_attention("decoder.kind=blockwise", "it cannot separate blocks", "decoder.kind=discrete")
+        task.backbone.require_attention(
+            "decoder.kind=blockwise", "it cannot separate blocks", "decoder.kind=discrete"
+        )
         self.backbone = Backbone(
             task.backbone,
             key=backbone_key,
@@ -134,25 +158,40 @@ class Blockwise(nnx.Module):
         width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
         self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
-            task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
+            task.spec.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=head_key,
+            code_vectors=task.code_vectors,
         )
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""
+        """Return one draw of the bound for each example in nats per code, weighted by its number of
+        codes.
+        """
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         b, t, _ = read_codes(tokens).shape
         blocks = self.config.num_blocks(t)
-        # Neighbouring levels go to the same block of different examples, so those of one example differ.
+        # Neighbouring levels go to the same block of different examples, so those of one example
+        # differ.
         even = jnp.arange(blocks * b).reshape(blocks, b).T / (blocks * b)
         level = 1 - (jax.random.uniform(level_key) + even) % 1
         conditions = self.conditioner(cond, tokens.is_valid, key=condition_key)
-        nats, share = self._bound(tokens, level, conditions, self.config.hiding, noise_key, dropout_key)
+        nats, share = self._bound(
+            tokens, level, conditions, self.config.hiding, noise_key, dropout_key
+        )
         weight = (tokens.num_frames * self.spec.codebooks).astype(jnp.float32)
-        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"noise_share": share.mean(axis=1)})
+        return LossOut(
+            nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"noise_share": share.mean(axis=1)}
+        )
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
-        """Return an upper bound on the bits of each example's codes; each block is estimated `num_draws` times."""
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1
+    ) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes; each block is estimated
+        `num_draws` times.
+        """
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
     def sample(
@@ -164,9 +203,15 @@ class Blockwise(nnx.Module):
         sampler: BlockwiseSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept, but no block sees those of later blocks."""
+        """Draw codes; the frames that the prompt knows are kept, but no block sees those of later
+        blocks.
+        """
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
-        calls = self.config.num_blocks(codes.shape[1]) * (sampler.steps + 1) * (1 if sampler.guidance == 1 else 2)
+        calls = (
+            self.config.num_blocks(codes.shape[1])
+            * (sampler.steps + 1)
+            * (1 if sampler.guidance == 1 else 2)
+        )
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def _bound(
@@ -178,7 +223,9 @@ class Blockwise(nnx.Module):
         noise_key: Key[Array, ""],
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b n"], Float[Array, "b n"]]:
-        """Return one draw of the bound of each block in nats, and the share of its codes that were hidden."""
+        """Return one draw of the bound of each block in nats, and the share of its codes that were
+        hidden.
+        """
         b, n = level.shape
         is_valid = self._fill_up(tokens.is_valid)
         clean = self._fill_up(read_codes(tokens))
@@ -187,9 +234,16 @@ class Blockwise(nnx.Module):
             return frames.reshape(b * n, self.config.block_frames, *frames.shape[2:])
 
         corrupted = NOISE.corrupt(
-            noise_key, by_block(clean), by_block(is_valid), level.reshape(b * n), hiding, self.spec.entries
+            noise_key,
+            by_block(clean),
+            by_block(is_valid),
+            level.reshape(b * n),
+            hiding,
+            self.spec.entries,
         )
-        logits = self._logits(corrupted.codes.reshape(clean.shape), clean, conditions, is_valid, key=dropout_key)
+        logits = self._logits(
+            corrupted.codes.reshape(clean.shape), clean, conditions, is_valid, key=dropout_key
+        )
         nats = NOISE.nats(by_block(logits), by_block(clean), corrupted)
         return nats.reshape(b, n, -1).sum(axis=2), corrupted.share.reshape(b, n)
 
@@ -201,7 +255,9 @@ class Blockwise(nnx.Module):
         is_valid: Bool[Array, "b t"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t k v"]:
-        """Return the belief about each noisy code from its own block and the clean blocks before."""
+        """Return the belief about each noisy code from its
+        own block and the clean blocks before.
+        """
         t = noisy.shape[1]
         features = self._fill_up(conditions.frames)
         codes = jnp.concatenate([noisy, clean], axis=1)
@@ -273,8 +329,13 @@ def _sample_codes(
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
 
     def run(codes, cache, block_features, positions):
-        x = jnp.repeat(model.embed(codes), copies, axis=0).astype(block_features.dtype) + block_features
-        return model.backbone.extend(x, plan, cache, positions=positions, prefix=cache.position + block_frames)
+        x = (
+            jnp.repeat(model.embed(codes), copies, axis=0).astype(block_features.dtype)
+            + block_features
+        )
+        return model.backbone.extend(
+            x, plan, cache, positions=positions, prefix=cache.position + block_frames
+        )
 
     def draw_block(cache, inputs):
         codes, is_free, block_features, positions, block_key = inputs
@@ -282,10 +343,15 @@ def _sample_codes(
         def step(carry, inputs):
             (codes, cache), (progress, previous, step_key) = carry, inputs
             hidden, written = run(codes, cache, block_features, positions)
-            logits = model.heads(hidden).astype(jnp.float32).reshape(copies * b, block_frames, -1, model.spec.entries)
+            logits = (
+                model.heads(hidden)
+                .astype(jnp.float32)
+                .reshape(copies * b, block_frames, -1, model.spec.entries)
+            )
             logits = logits if copies == 1 else guide(logits, sampler.guidance)
             codes = sampler.reveal(step_key, codes, is_free, logits, progress, previous)
-            # What the noisy block wrote is overwritten by the next step, and at last by the finished block.
+            # What the noisy block wrote is overwritten by the next step, and at last by the
+            # finished block.
             return (codes, written._replace(position=cache.position)), None
 
         steps = (progress[1:], progress[:-1], jax.random.split(block_key, sampler.steps))
@@ -294,12 +360,16 @@ def _sample_codes(
         return cache, codes
 
     progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
-    is_free = jnp.broadcast_to(model._fill_up(is_valid & ~is_known)[:, :, None], (b, slots, codes.shape[2]))
+    is_free = jnp.broadcast_to(
+        model._fill_up(is_valid & ~is_known)[:, :, None], (b, slots, codes.shape[2])
+    )
     positions = jnp.broadcast_to(jnp.arange(slots)[None, :], (copies * b, slots))
     by_block = [
         jnp.moveaxis(frames.reshape(len(frames), -1, block_frames, *frames.shape[2:]), 1, 0)
         for frames in (model._fill_up(codes), is_free, features, positions)
     ]
-    _, blocks = lax.scan(draw_block, cache, (*by_block, jax.random.split(key, slots // block_frames)))
+    _, blocks = lax.scan(
+        draw_block, cache, (*by_block, jax.random.split(key, slots // block_frames))
+    )
     codes = jnp.moveaxis(blocks, 0, 1).reshape(b, slots, -1)[:, :t]
     return jnp.where(is_valid[:, :, None], codes, 0)

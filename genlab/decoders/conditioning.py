@@ -1,13 +1,15 @@
 """Conditioning: who speaks and what is said, encoded once and in the same way for every family.
 
-In: a `Cond` batch. Out: `Conditions`: features that are added to the decoder's frames, and encoded text for the
-backbone. Semantic content is one unit per frame; text is symbols without alignment. Both pass the same short-range
-encoder (ConvNeXt blocks), so a causal decoder knows the content of the frame it predicts and of a few frames after
-it, as the bidirectional families do. Dropped conditions are replaced by an index of their own in each table, which is
-what classifier-free guidance (2207.12598) contrasts with.
+In: a `Cond` batch. Out: `Conditions`: features that are added to the decoder's frames, and encoded
+text for the backbone. Semantic content is one unit per frame; text is symbols without alignment.
+Both pass the same short-range encoder (ConvNeXt blocks), so a causal decoder knows the content of
+the frame it predicts and of a few frames after it, as the bidirectional families do. Dropped
+conditions are replaced by an index of their own in each table, which is what classifier-free
+guidance (2207.12598) contrasts with.
 
-Text has no alignment, so every frame and every symbol also carries its relative place in the clip and in the text
-(sinusoids of 0 to 1): a causal decoder then knows how much is left to say, which the others see from the padding.
+Text has no alignment, so every frame and every symbol also carries its relative place in the clip
+and in the text (sinusoids of 0 to 1): a causal decoder then knows how much is left to say, which
+the others see from the padding.
 """
 
 from collections.abc import Sequence
@@ -34,8 +36,9 @@ from genlab.tokens import Cond
 class CondVocab(Config):
     """How many different conditions a data set has. Symbol 0 and unit 0 are padding.
 
-    `num_symbols` counts the padding symbol (29 for a to z, apostrophe, space); `num_units` does not: units are 1 to
-    num_units. `is_two_sided` says that clips are conversations with the codes of their other side.
+    `num_symbols` counts the padding symbol (29 for a to z, apostrophe, space); `num_units` does
+    not: units are 1 to num_units. `is_two_sided` says that clips are conversations with the codes
+    of their other side.
     """
 
     num_speakers: int = pydantic.Field(gt=0)
@@ -47,11 +50,12 @@ class CondVocab(Config):
 class ConditionConfig(Config):
     """The conditions of a decoder; one instance is shared by all arms of a comparison.
 
-    `route` says how text reaches the backbone and is unused for other content. `clip_route` says how what holds for
-    the whole clip does, speaker and, with `duration`, the number of frames: added to every frame, or modulating the
-    norms of every layer (adaLN; in the diffusion decoder together with the noise level). A speaker may be any label
-    that clips have, for example a class of sounds. `dropout` is the share of training examples whose conditions are
-    all dropped: guidance needs some, 0.1 is usual.
+    `route` says how text reaches the backbone and is unused for other content. `clip_route` says
+    how what holds for the whole clip does, speaker and, with `duration`, the number of frames:
+    added to every frame, or modulating the norms of every layer (adaLN; in the diffusion decoder
+    together with the noise level). A speaker may be any label that clips have, for example a class
+    of sounds. `dropout` is the share of training examples whose conditions are all dropped:
+    guidance needs some, 0.1 is usual.
     """
 
     content: Literal["semantic", "text", "none"] = "semantic"
@@ -68,16 +72,21 @@ class ConditionConfig(Config):
         return self.route if self.content == "text" else "none"
 
     def check_texts(self, texts: Sequence[str]) -> str:
-        """Return a note on the training texts that say nothing to the decoder, empty if there are none.
+        """Return a note on the training texts that say nothing to the decoder, empty if there are
+        none.
 
         Raises:
-            ConfigError: if text is the content and no text has a symbol: every arm would train without content.
+            ConfigError: if text is the content and no text has a symbol: every arm would train
+                without content.
         """
         silent = [text for text in texts if not has_symbols(text)]
         if self.content != "text" or not silent:
             return ""
         if len(silent) < len(texts):
-            share = f"{len(silent)} of {len(texts)} training clips have no text in the alphabet a-z, 0-9 and apostrophe"
+            share = (
+                f"{len(silent)} of {len(texts)} training clips have no text in the alphabet a-z, "
+                "0-9 and apostrophe"
+            )
             return f"condition.content='text': {share}; they train without content"
         example = next(filter(str.strip, silent), "")
         if not example:
@@ -87,8 +96,10 @@ class ConditionConfig(Config):
                 "data.corpus.manifest, or set condition.content=semantic or none"
             )
         raise ConfigError(
-            f"condition.content='text': none of the {len(texts)} training clips has a text in the alphabet a-z, 0-9 "
-            f"and apostrophe (for example {shorten(example)}), so every arm would train without content; transliterate "
+            f"condition.content='text': none of the {len(texts)} training clips has a text in the "
+            "alphabet a-z, 0-9 "
+            f"and apostrophe (for example {shorten(example)}), so every arm would train without "
+            "content; transliterate "
             "the texts, or set condition.content=semantic or none"
         )
 
@@ -99,7 +110,9 @@ class ConditionConfig(Config):
 
 
 class Conditions(NamedTuple):
-    """Encoded conditions: `frames` is added to the decoder's input, `text` and `clip` go to the backbone."""
+    """Encoded conditions: `frames` is added to the decoder's input, `text` and `clip` go to the
+    backbone.
+    """
 
     frames: Float[Array, "b t h"]
     text: Text | None
@@ -109,7 +122,14 @@ class Conditions(NamedTuple):
 class Conditioner(nnx.Module):
     """Embeds speaker and content."""
 
-    def __init__(self, config: ConditionConfig, vocab: CondVocab, backbone: BackboneConfig, *, key: Key[Array, ""]):
+    def __init__(
+        self,
+        config: ConditionConfig,
+        vocab: CondVocab,
+        backbone: BackboneConfig,
+        *,
+        key: Key[Array, ""],
+    ):
         if config.content == "semantic" and not vocab.num_units:
             raise ConfigError(
                 "condition.content='semantic': the data set has no semantic units (num_units=0); "
@@ -117,7 +137,9 @@ class Conditioner(nnx.Module):
             )
         speaker_key, content_key, layer_key = jax.random.split(key, 3)
         width = backbone.width
-        num_entries = {"semantic": vocab.num_units + 1, "text": vocab.num_symbols, "none": 0}[config.content]
+        num_entries = {"semantic": vocab.num_units + 1, "text": vocab.num_symbols, "none": 0}[
+            config.content
+        ]
 
         def make_layer(key):
             return ConvBlock(width, width, key=key, output_scale=(2 * config.layers) ** -0.5)
@@ -128,15 +150,27 @@ class Conditioner(nnx.Module):
         self.dtype = backbone.dtype
         self.deterministic = False
         # The last entry of each table means a dropped condition.
-        self.speakers = Embedding(vocab.num_speakers + 1, width, key=speaker_key) if config.speaker else None
+        self.speakers = (
+            Embedding(vocab.num_speakers + 1, width, key=speaker_key) if config.speaker else None
+        )
         self.content = Embedding(num_entries + 1, width, key=content_key) if num_entries else None
-        self.layers = jax.vmap(make_layer)(jax.random.split(layer_key, config.layers)) if num_entries else None
+        self.layers = (
+            jax.vmap(make_layer)(jax.random.split(layer_key, config.layers))
+            if num_entries
+            else None
+        )
 
-    def __call__(self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None) -> Conditions:
-        """Encode `cond` for the valid frames; with a key, drop a share of the examples' conditions."""
+    def __call__(
+        self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None
+    ) -> Conditions:
+        """Encode `cond` for the valid frames; with a key,
+        drop a share of the examples' conditions.
+        """
         is_dropped = cond.is_dropped
         if key is not None and not self.deterministic and self.config.dropout > 0:
-            is_dropped = is_dropped | jax.random.bernoulli(key, self.config.dropout, is_dropped.shape)
+            is_dropped = is_dropped | jax.random.bernoulli(
+                key, self.config.dropout, is_dropped.shape
+            )
         frames = jnp.zeros((*is_valid.shape, self.width), self.dtype)
         text = None
         if self.content is not None and self.config.content == "semantic":
@@ -152,24 +186,33 @@ class Conditioner(nnx.Module):
             speakers = jnp.where(is_dropped, self.vocab.num_speakers, cond.speaker)
             clip += self.speakers(speakers)
         if self.config.duration:
-            clip += jnp.where(is_dropped[:, None], 0.0, _describe_duration(is_valid.sum(axis=1), self.width))
+            clip += jnp.where(
+                is_dropped[:, None], 0.0, _describe_duration(is_valid.sum(axis=1), self.width)
+            )
         if self.config.is_modulating:
             return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text, clip)
         frames += clip[:, None, :].astype(self.dtype)
         return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
 
-    def _keep_symbols(self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]) -> Int[Array, "b n"]:
+    def _keep_symbols(
+        self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]
+    ) -> Int[Array, "b n"]:
         # A dropped text is one "no condition" symbol, so that its length says nothing either.
         nothing = jnp.where(jnp.arange(symbols.shape[1]) == 0, self.vocab.num_symbols, 0)
         return jnp.where(is_dropped[:, None], nothing[None, :], symbols)
 
-    def _encode(self, embedded: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+    def _encode(
+        self, embedded: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
+    ) -> Float[Array, "b t h"]:
         x = constrain(embedded.astype(self.dtype), BATCH)
-        return lax.scan(lambda x, layer: (constrain(layer(x, is_valid), BATCH), None), x, self.layers)[0]
+        return lax.scan(
+            lambda x, layer: (constrain(layer(x, is_valid), BATCH), None), x, self.layers
+        )[0]
 
 
 def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
-    # Sinusoids of the relative place: the slowest makes a sixth of a turn over the clip, the fastest 1000 times that.
+    # Sinusoids of the relative place: the slowest makes a sixth of a turn over the clip, the
+    # fastest 1000 times that.
     place = jnp.cumsum(is_valid, axis=1) / jnp.maximum(is_valid.sum(axis=1, keepdims=True), 1)
     rates = 1000.0 ** jnp.linspace(0, 1, width // 2)
     angles = place[:, :, None] * rates[None, None, :]
@@ -177,16 +220,19 @@ def _places(is_valid: Bool[Array, "b t"], width: int) -> Float[Array, "b t h"]:
 
 
 def _describe_duration(num_frames: Int[Array, "b"], width: int) -> Float[Array, "b h"]:
-    # Sinusoids of the logarithm: the slowest makes half a turn from 1 frame to 20,000, the fastest 100 times that.
+    # Sinusoids of the logarithm: the slowest makes half a turn from 1 frame to 20,000, the fastest
+    # 100 times that.
     place = jnp.log(jnp.maximum(num_frames, 1)) / jnp.log(20_000.0)
     angles = jnp.pi * place[:, None] * 100.0 ** jnp.linspace(0, 1, width // 2)[None, :]
     return width**-0.5 * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def with_unconditional(cond: Cond, copies: int = 2) -> Cond:
-    """Return every row of the batch followed by itself without conditions, for one network call on both.
+    """Return every row of the batch followed by itself without conditions, for one network call on
+    both.
 
-    Neighbours in the batch lie on the same chip, so nothing has to move when `guide` compares them. One copy is `cond`.
+    Neighbours in the batch lie on the same chip, so nothing has to move when `guide` compares them.
+    One copy is `cond`.
     """
     if copies == 1:
         return cond
@@ -195,13 +241,19 @@ def with_unconditional(cond: Cond, copies: int = 2) -> Cond:
     return jax.tree.map(lambda pair: pair.reshape(-1, *pair.shape[2:]), pairs)
 
 
-def modulate(level: Float[Array, "b h"] | None, conditions: Conditions) -> Float[Array, "b h"] | None:
-    """Return what modulates the backbone: an embedded noise level, what holds for the whole clip, or their sum."""
+def modulate(
+    level: Float[Array, "b h"] | None, conditions: Conditions
+) -> Float[Array, "b h"] | None:
+    """Return what modulates the backbone: an embedded noise level, what holds for the whole clip,
+    or their sum.
+    """
     parts = [part for part in (level, conditions.clip) if part is not None]
     return sum(parts[1:], parts[0]) if parts else None
 
 
 def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
-    """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is conditional."""
+    """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is
+    conditional.
+    """
     conditional, unconditional = jnp.moveaxis(outputs.reshape(-1, 2, *outputs.shape[1:]), 1, 0)
     return unconditional + guidance * (conditional - unconditional)

@@ -1,7 +1,9 @@
-"""What a decoder costs: by the formulas of its config, or, where it has none, by a walk over the traced program.
+"""What a decoder costs: by the formulas of its config, or, where it has none, by a walk over the
+traced program.
 
-In: a decoder config and the task. Out: FLOPs of one training example, and of drawing one clip. Every built-in family
-states formulas, which stay true where a program is too large to trace; a user's own decoder need not.
+In: a decoder config and the task. Out: FLOPs of one training example, and of drawing one clip.
+Every built-in family states formulas, which stay true where a program is too large to trace; a
+user's own decoder need not.
 """
 
 import functools
@@ -50,8 +52,11 @@ def abstract_decoder(config: DecoderConfig, task: Task) -> Any:
 
 
 def walk_loss(config: DecoderConfig, task: Task) -> float:
-    """Return the FLOPs of one loss and its gradient over one training example, walked over the traced program."""
-    return _walk_loss(config, task._replace(code_vectors=None))  # arrays cost nothing and cannot be hashed
+    """Return the FLOPs of one loss and its gradient over one training example, walked over the
+    traced program.
+    """
+    # arrays cost nothing and cannot be hashed
+    return _walk_loss(config, task._replace(code_vectors=None))
 
 
 @functools.lru_cache(maxsize=256)
@@ -78,5 +83,7 @@ def _walk_sample(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> S
         return out.tokens
 
     tokens, cond = example_of(task)
-    flops = count_flops(draw, state, cond, tokens.num_frames, jax.eval_shape(lambda: jax.random.key(0)))
+    flops = count_flops(
+        draw, state, cond, tokens.num_frames, jax.eval_shape(lambda: jax.random.key(0))
+    )
     return SampleCost(calls[-1], flops)

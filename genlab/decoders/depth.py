@@ -1,18 +1,21 @@
-"""Autoregressive over frames and, inside a frame, over its codes: RQ-Transformer (2203.01941), Moshi, CSM.
+"""Autoregressive over frames and, inside a frame, over its codes: RQ-Transformer (2203.01941),
+Moshi, CSM.
 
-In: codes "b t k". A temporal transformer sees the sum of the K code vectors of step s - 1 plus the conditions of its
-own frame; its output h(s) predicts the first code of step s. A small depth transformer then goes through the other
-levels of the step: position k sees h(s) and the code of level k - 1 and predicts the code of level k (Moshi,
-2410.00037 section 3.4.1, where the first level is text):
+In: codes "b t k". A temporal transformer sees the sum of the K code vectors of step s - 1 plus the
+conditions of its own frame; its output h(s) predicts the first code of step s. A small depth
+transformer then goes through the other levels of the step: position k sees h(s) and the code of
+level k - 1 and predicts the code of level k (Moshi, 2410.00037 section 3.4.1, where the first level
+is text):
 
     temporal   step s - 1's K codes + condition  ->  h(s)  ->  code 0
     depth      (h(s), code 0)  (h(s), code 1)  ...  (h(s), code K - 2)
                      |               |                      |
                    code 1          code 2    ...         code K - 1
 
-Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.2). Training may run the depth
-transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is the same in expectation; the
-first level is always trained. The loss is the mean over codes of -log p and `score` is exact, as in `ar.py`.
+Levels after the first may lag it by `acoustic_delay_frames` (Moshi section 3.4.2). Training may run
+the depth transformer on a random share of the frames only (CSM: 1/16), weighted so that the loss is
+the same in expectation; the first level is always trained. The loss is the mean over codes of -log
+p and `score` is exact, as in `ar.py`.
 
 With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and
 the depth transformer goes through all K codes after it; with `other` it continues through the K
@@ -53,13 +56,32 @@ from genlab.decoders.steps.streams import OtherStream, PlanStream, Streams
 from genlab.decoders.steps.visiting import draw_known, refuse_reordering, refuse_untrained_holes
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
-from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan, backbone_flops, decode_flops
+from genlab.nets.backbone import (
+    Backbone,
+    BackboneConfig,
+    Cache,
+    DecodePlan,
+    backbone_flops,
+    decode_flops,
+)
 from genlab.nets.linear import CodeEmbedding, Linear, code_heads
-from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, ScoreOut, Tokens, TokenSpec, make_tokens
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    ScoreOut,
+    Tokens,
+    TokenSpec,
+    make_tokens,
+)
 
 
 class DepthSampler(Config):
-    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries; `guidance` 1 is off."""
+    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries;
+    `guidance` 1 is off.
+    """
 
     kind: Literal["depth"] = "depth"
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
@@ -69,12 +91,14 @@ class DepthSampler(Config):
 
 
 class DepthConfig(Config):
-    """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest is the backbone's.
+    """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest
+    is the backbone's.
 
-    `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has them, at the same
-    FLOPs. `has_own_position` gives the temporal transformer's output the first position, as CSM does, at one more call
-    per frame; otherwise it enters every position. `trained_share` is the share of frames whose levels after the first
-    are trained in one step. `plan`, `other`, `infill_share` and `starts_from_codec` as in the autoregressive family.
+    `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has
+    them, at the same FLOPs. `has_own_position` gives the temporal transformer's output the first
+    position, as CSM does, at one more call per frame; otherwise it enters every position.
+    `trained_share` is the share of frames whose levels after the first are trained in one step.
+    `plan`, `other`, `infill_share` and `starts_from_codec` as in the autoregressive family.
     """
 
     kind: Literal["depth"] = "depth"
@@ -96,25 +120,35 @@ class DepthConfig(Config):
     def _check_heads(self) -> "DepthConfig":
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary channel pairs)"
+                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary "
+                "channel pairs)"
             )
         return self
 
     @property
     def pattern(self) -> LaggedPattern:
-        """Which streams belong to a step. The codes of a step see its unit, so a plan without a lead has no lag."""
+        """Which streams belong to a step. The codes of a step see its unit, so a plan without a
+        lead has no lag.
+        """
         codes: LaggedPattern = AcousticDelayPattern(delay_frames=self.acoustic_delay_frames)
         codes = codes if self.other is None else codes.beside_other()
-        return codes if self.plan is None else BehindPlan(codes=codes, lag_frames=self.plan.lead_frames)
+        return (
+            codes
+            if self.plan is None
+            else BehindPlan(codes=codes, lag_frames=self.plan.lead_frames)
+        )
 
     def depth_backbone(self, backbone: BackboneConfig) -> BackboneConfig:
         """Return the shape of the depth transformer; its numerics are those of the temporal one."""
-        return backbone.model_copy(update={"width": self.width, "layers": self.layers, "heads": self.heads})
+        return backbone.model_copy(
+            update={"width": self.width, "layers": self.layers, "heads": self.heads}
+        )
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Depth":
         """Return the decoder with fresh weights, made in one compiled call.
 
-        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are
+        used.
         """
         start = task if self.starts_from_codec else task._replace(code_vectors=None)
         return jax.jit(lambda key: Depth(self, start, key=key))(key)
@@ -124,7 +158,9 @@ class DepthConfig(Config):
         return Streams(spec=spec, plan=self.plan, other=self.other)
 
     def depth_positions(self, num_streams: int) -> int:
-        """Return the positions of the depth transformer in one frame: all streams in training, drawn ones later."""
+        """Return the positions of the depth transformer in one frame: all streams in training,
+        drawn ones later.
+        """
         return num_streams - 1 + self.has_own_position if num_streams > 1 else 0
 
     def num_trained(self, num_steps: int) -> int:
@@ -132,12 +168,16 @@ class DepthConfig(Config):
         return math.ceil(self.trained_share * num_steps)
 
     def depth_steps(self, num_frames: int, streams: Streams) -> slice:
-        """Return the steps that have streams after the first: as many as frames, unless a plan leads a delay."""
+        """Return the steps that have streams after the first: as many as frames, unless a plan
+        leads a delay.
+        """
         lags = self.pattern.lags(streams.count)
         return slice(min(lags[1:]), num_frames + lags[-1])
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both transformers."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes of both
+        transformers.
+        """
         streams = self.streams(task.spec)
         steps, levels = self.pattern.num_steps(task.num_frames, streams.count), streams.count - 1
         in_depth, trained = 0.0, 0
@@ -156,13 +196,20 @@ class DepthConfig(Config):
         return 3 * forward
 
     def sample_cost(self, sampler: DepthSampler, task: Task) -> SampleCost:
-        """Return the cost of drawing one clip: every step is a call of the backbone and some of the depth one."""
+        """Return the cost of drawing one clip: every step is a call of the backbone and some of the
+        depth one.
+        """
         streams, copies = self.streams(task.spec), num_copies(sampler)
-        steps, positions = self.pattern.num_steps(task.num_frames, streams.count), self.depth_positions(streams.drawn)
+        steps, positions = (
+            self.pattern.num_steps(task.num_frames, streams.count),
+            self.depth_positions(streams.drawn),
+        )
         in_depth = 0.0
         if positions:
             # Like a prefix, the temporal output's own position only fills the cache.
-            route: dict[str, Any] = {"text_route": "prefix", "num_symbols": 1} if self.has_own_position else {}
+            route: dict[str, Any] = (
+                {"text_route": "prefix", "num_symbols": 1} if self.has_own_position else {}
+            )
             in_depth = decode_flops(self.depth_backbone(task.backbone), streams.drawn - 1, **route)
             in_depth += self._edges_flops(streams.drawn - 1, task)
         flops = (
@@ -178,14 +225,18 @@ class DepthConfig(Config):
 
 
 class _Plan(NamedTuple):
-    """What does not change in the loop over steps: both transformers' layers, and the depth one's empty cache."""
+    """What does not change in the loop over steps: both transformers' layers, and the depth one's
+    empty cache.
+    """
 
     temporal: DecodePlan
     depth: tuple[DecodePlan, Cache] | None
 
 
 class Depth(nnx.Module):
-    """Code embeddings, causal backbone with the head of the first level, and the depth transformer for the others."""
+    """Code embeddings, causal backbone with the head of the first level, and the depth transformer
+    for the others.
+    """
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
@@ -198,7 +249,11 @@ class Depth(nnx.Module):
         self.deterministic = False
         vectors = self.streams.vectors(task.code_vectors)
         self.embed = CodeEmbedding(
-            self.streams.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors
+            self.streams.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=embed_key,
+            code_vectors=vectors,
         )
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
@@ -210,23 +265,33 @@ class Depth(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
-        first = None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
+        first = (
+            None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
+        )
         entries = self.streams.sizes[0]
         self.head = Linear(task.backbone.width, entries, key=head_key, split=COLUMNS)
-        self.head.kernel[...] = code_heads(1, entries, task.backbone.width, key=head_key, code_vectors=first)[0]
+        self.head.kernel[...] = code_heads(
+            1, entries, task.backbone.width, key=head_key, code_vectors=first
+        )[0]
         self.depth = (
             Levels(
-                config.depth_backbone(task.backbone), self.streams, entering_width=task.backbone.width, key=depth_key,
-                has_own_position=config.has_own_position, is_per_level=config.is_per_level, code_vectors=vectors,
+                config.depth_backbone(task.backbone),
+                self.streams,
+                entering_width=task.backbone.width,
+                key=depth_key,
+                has_own_position=config.has_own_position,
+                is_per_level=config.is_per_level,
+                code_vectors=vectors,
             )
             if self.streams.count > 1
             else None
-        )  # fmt: skip
+        )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes.
 
-        Levels after the first are estimated from a share of the frames, drawn from the key; evaluation uses all.
+        Levels after the first are estimated from a share of the frames, drawn from the key;
+        evaluation uses all.
         """
         hole_key, condition_key, dropout_key, frame_key, depth_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share
@@ -235,16 +300,23 @@ class Depth(nnx.Module):
         is_sampled = self.config.trained_share < 1 and not self.deterministic
         nats = self._nats(known, frame_key if is_sampled else None, depth_key)
         levels = np.arange(self.streams.count)[None]
-        weight = (known.is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)
+        weight = (
+            (known.is_target & self.streams.is_code(levels)[None])
+            .sum(axis=(1, 2))
+            .astype(jnp.float32)
+        )
         total = self.streams.weigh(nats[:, None], levels)[:, 0].sum(axis=1)
         metrics = self.streams.name(nats / jnp.maximum(tokens.num_frames, 1)[:, None])
         return LossOut(total / jnp.maximum(weight, 1), weight, metrics)
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1) -> ScoreOut:
-        """Return the exact bits of each example's codes, frame by frame from the left; nothing is drawn.
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""] | None = None, num_draws: int = 1
+    ) -> ScoreOut:
+        """Return the exact bits of each example's codes, frame by frame from the left; nothing is
+        drawn.
 
-        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With another speaker they
-        are those of the own codes, each given what was heard before it.
+        With a plan they are the bits of the codes and of the data's own plan, an upper bound. With
+        another speaker they are those of the own codes, each given what was heard before it.
         """
         known = run_known(self, tokens, cond, tokens.is_valid, None, None)
         bits = self._nats(known, None, None)[:, : self.streams.drawn].sum(axis=1) / jnp.log(2.0)
@@ -259,11 +331,12 @@ class Depth(nnx.Module):
         sampler: DepthSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are kept.
+        """Draw codes, and a plan with them if there is one; the frames that the prompt knows are
+        kept.
 
         Raises:
-            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or it hears another
-                speaker and `cond` has none.
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
+                it hears another speaker and `cond` has none.
         """
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
@@ -272,9 +345,17 @@ class Depth(nnx.Module):
         return SampleOut(make_tokens(codes=codes, num_frames=num_frames), calls)
 
     def stream(
-        self, cond: Cond, *, num_frames: Int[Array, "b"], key: Key[Array, ""], sampler: DepthSampler, chunk_frames: int
+        self,
+        cond: Cond,
+        *,
+        num_frames: Int[Array, "b"],
+        key: Key[Array, ""],
+        sampler: DepthSampler,
+        chunk_frames: int,
     ) -> Iterator[Int[Array, "b t k"]]:
-        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels are known."""
+        """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels
+        are known.
+        """
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property
@@ -282,11 +363,15 @@ class Depth(nnx.Module):
         """Which codes belong to a step."""
         return self.config.pattern
 
-    def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
+    def embed_codes(
+        self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]
+    ) -> Float[Array, "b s h"]:
         """Return the sum of the vectors of each step's codes."""
         return self.streams.embed(self.embed.tables.table[...], codes, levels)
 
-    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[_Plan, Cache]:
+    def start(
+        self, num_examples: int, num_steps: int, conditions: Conditions
+    ) -> tuple[_Plan, Cache]:
         """Return what does not change in the loop, and the cache of the temporal transformer."""
         plan, cache = self.backbone.start(num_examples, num_steps, conditions.text, conditions.clip)
         if self.depth is None or self.streams.drawn == 1:
@@ -298,8 +383,14 @@ class Depth(nnx.Module):
         self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
-        hidden, cache = self.backbone.extend(x, plan.temporal, cache, positions=step.position[:, None])
-        first = jnp.where(step.is_given[:, 0], step.given[:, 0], choose(step.key, self.head(hidden)[:, 0], sampler))
+        hidden, cache = self.backbone.extend(
+            x, plan.temporal, cache, positions=step.position[:, None]
+        )
+        first = jnp.where(
+            step.is_given[:, 0],
+            step.given[:, 0],
+            choose(step.key, self.head(hidden)[:, 0], sampler),
+        )
         codes, heard = [first[:, None]], step.given[:, self.streams.drawn :]
         if self.depth is not None and plan.depth is not None:
             codes.append(self.depth.draw(*plan.depth, hidden, first, step, sampler))
@@ -311,10 +402,14 @@ class Depth(nnx.Module):
         frame_key: Key[Array, ""] | None,
         depth_key: Key[Array, ""] | None,
     ) -> Float[Array, "b j"]:
-        """Return the nats of each stream over the clip; with `frame_key` those after the first are estimated."""
+        """Return the nats of each stream over the clip; with `frame_key` those after the first are
+        estimated.
+        """
         hidden, codes, is_target = known
         b, t = hidden.shape[0], self.pattern.num_frames(hidden.shape[1], self.streams.count)
-        first = _nats_where(self.head(hidden[:, :t]), codes[:, :t, 0], is_target[:, :t, 0]).sum(axis=1)[:, None]
+        first = _nats_where(self.head(hidden[:, :t]), codes[:, :t, 0], is_target[:, :t, 0]).sum(
+            axis=1
+        )[:, None]
         if self.depth is None:
             return first
         steps = self.config.depth_steps(t, self.streams)
@@ -330,7 +425,9 @@ class Depth(nnx.Module):
             )
             num_full = is_full.sum(axis=1)
             scale = num_full / jnp.maximum(jnp.minimum(num_full, num_trained), 1)
-        logits = self.depth(hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=depth_key)
+        logits = self.depth(
+            hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=depth_key
+        )
         logits = logits.reshape(b, -1, *logits.shape[1:])
         others = _nats_where(logits, codes[:, :, 1:], is_target).sum(axis=1)
         return jnp.concatenate([first, scale[:, None] * others], axis=1)

@@ -1,13 +1,14 @@
 """Diffusion decoder over normalised latents: a transformer that sees noisy clips.
 
-In: latents "b t d" of zero mean and unit variance. The network sees a noisy clip and its noise level (DiT,
-2212.09748) and predicts, by default, the velocity of the straight path from clean to noise (2210.02747). The loss is
-the mean squared error over frames and channels. Sampling runs a solver from noise to level 0 in one compiled loop.
-Known frames follow their own path from the noise to the prompt, which is replacement at every level, and come back
-exactly.
+In: latents "b t d" of zero mean and unit variance. The network sees a noisy clip and its noise
+level (DiT, 2212.09748) and predicts, by default, the velocity of the straight path from clean to
+noise (2210.02747). The loss is the mean squared error over frames and channels. Sampling runs a
+solver from noise to level 0 in one compiled loop. Known frames follow their own path from the noise
+to the prompt, which is replacement at every level, and come back exactly.
 
-Guidance can be limited to an interval of noise levels (2404.07724), outside of which the unconditional half is not
-computed, and its result rescaled to the spread of the conditional prediction (2305.08891 section 3.4).
+Guidance can be limited to an interval of noise levels (2404.07724), outside of which the
+unconditional half is not computed, and its result rescaled to the spread of the conditional
+prediction (2305.08891 section 3.4).
 """
 
 import functools
@@ -59,8 +60,8 @@ from genlab.tokens import (
 class DiffusionSampler(Config):
     """How latents are drawn: `steps` of the solver on a grid of noise levels; `guidance` 1 is off.
 
-    `guidance_interval` are the lowest and highest guided noise levels. `guidance_rescale` 1 gives the guided prediction
-    the standard deviation of the conditional one, 0 leaves it.
+    `guidance_interval` are the lowest and highest guided noise levels. `guidance_rescale` 1 gives
+    the guided prediction the standard deviation of the conditional one, 0 leaves it.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -75,7 +76,9 @@ class DiffusionSampler(Config):
     def _check_interval(self) -> "DiffusionSampler":
         low, high = self.guidance_interval
         if not 0 <= low < high <= 1:
-            raise ValueError(f"guidance_interval={self.guidance_interval}: expected 0 <= low < high <= 1")
+            raise ValueError(
+                f"guidance_interval={self.guidance_interval}: expected 0 <= low < high <= 1"
+            )
         return self
 
     def is_guided(self, level):
@@ -84,17 +87,21 @@ class DiffusionSampler(Config):
         return (self.guidance != 1) & (np.float32(low) <= level) & (level <= np.float32(high))
 
     def guided_calls(self, config: "DiffusionConfig") -> Bool[np.ndarray, "calls"]:
-        """Return for every step of the loop that calls the network whether the call is guided, which is two calls."""
+        """Return for every step of the loop that calls the network whether the call is guided,
+        which is two calls.
+        """
         levels = config.path.grid(self.steps, self.shift)
         is_defined = config.path.is_defined_at_clean(config.predicts)
-        return self.is_guided(self.solver.call_levels(config.path, levels, is_defined).astype(np.float32))
+        return self.is_guided(
+            self.solver.call_levels(config.path, levels, is_defined).astype(np.float32)
+        )
 
 
 class DiffusionConfig(Config):
     """The latent diffusion family. `levels` draws the noise level of each training example.
 
-    `min_snr_gamma` weighs the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the form that belongs
-    to what the network predicts; without it every level counts alike.
+    `min_snr_gamma` weighs the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the
+    form that belongs to what the network predicts; without it every level counts alike.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -123,7 +130,9 @@ class DiffusionConfig(Config):
         return jax.jit(lambda key: Diffusion(self, task, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less
+        unused gradients.
+        """
         forward = task.condition_flops
         forward += self.network.flops(task)
         # Latents and sinusoids are data: nothing is propagated into them.
@@ -153,7 +162,9 @@ class Diffusion(nnx.Module):
         self.code_vectors = keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
+        """Return the mean squared error of each example's prediction, weighted by its number of
+        latent values.
+        """
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         path, predicts = self.config.path, self.config.predicts
         is_valid = tokens.is_valid
@@ -161,7 +172,9 @@ class Diffusion(nnx.Module):
         noise = jax.random.normal(noise_key, clean.shape)
         level = jnp.minimum(self.config.levels.draw(level_key, clean.shape[0]), path.noisiest_level)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        predicted = self._predict(path.noisy(clean, noise, level), level, conditions, is_valid, key=dropout_key)
+        predicted = self._predict(
+            path.noisy(clean, noise, level), level, conditions, is_valid, key=dropout_key
+        )
         errors = jnp.square(predicted - path.target(predicts, clean, noise, level))
         errors = jnp.where(is_valid[:, :, None], errors, 0).sum(axis=(1, 2))
         if self.config.min_snr_gamma is not None:
@@ -181,14 +194,25 @@ class Diffusion(nnx.Module):
         """Draw latents; the frames that the prompt knows are kept, in any pattern."""
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
-        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), int(is_guided.size + is_guided.sum()))
+        return SampleOut(
+            make_tokens(latents=latents, num_frames=num_frames),
+            int(is_guided.size + is_guided.sum()),
+        )
 
     def score(
-        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: Width = 1.0
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_draws: int = 1,
+        width: Width = 1.0,
     ) -> ScoreOut:
-        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
+        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls
+        each.
 
-        How: diffusion_score.py. Only the codes are read; the latents in them are the sums of their code vectors.
+        How: diffusion_score.py. Only the codes are read; the latents in them are the sums of their
+        code vectors.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
@@ -197,12 +221,20 @@ class Diffusion(nnx.Module):
         return ScoreOut(bits, std_error, "upper bound")
 
     def latent_log_density(
-        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_steps: int = 64, num_probes: int = 1
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_steps: int = 64,
+        num_probes: int = 1,
     ) -> Float[Array, "b"]:
-        """Return log p of each example's latents in nats, by the probability flow (diffusion_score.py).
+        """Return log p of each example's latents in nats, by the probability flow
+        (diffusion_score.py).
 
-        It compares models of the same latents with each other and nothing else. Each of `num_steps` Heun steps calls
-        the network twice, and each call is followed by one gradient per probe; `num_probes` 0 takes the exact trace.
+        It compares models of the same latents with each other and nothing else. Each of `num_steps`
+        Heun steps calls the network twice, and each call is followed by one gradient per probe;
+        `num_probes` 0 takes the exact trace.
         """
         return _density_of_latents(self, tokens, cond, key, num_steps, num_probes)
 
@@ -226,16 +258,25 @@ def _score_codes(
     conditions = model.conditioner(cond, is_valid)
 
     def clean(noisy, level):
-        return path.recover(predicts, model._predict(noisy, level, conditions, is_valid), noisy, level)[0]
+        return path.recover(
+            predicts, model._predict(noisy, level, conditions, is_valid), noisy, level
+        )[0]
 
     vectors = read_entries(model.code_vectors)
     std = posterior_std(vectors, width)
-    return codes_bound(path, clean, read_codes(tokens), is_valid, vectors, std, key=key, num_draws=num_draws)[:2]
+    return codes_bound(
+        path, clean, read_codes(tokens), is_valid, vectors, std, key=key, num_draws=num_draws
+    )[:2]
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "num_probes"))
 def _density_of_latents(
-    model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_steps: int, num_probes: int
+    model: Diffusion,
+    tokens: Tokens,
+    cond: Cond,
+    key: Key[Array, ""],
+    num_steps: int,
+    num_probes: int,
 ) -> Float[Array, "b"]:
     is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
     conditions = model.conditioner(cond, is_valid)
@@ -246,7 +287,13 @@ def _density_of_latents(
         return path.convert(predicted, noisy, levels, predicts=predicts, wanted="velocity")
 
     return log_density(
-        path, velocity, read_latents(tokens), is_valid, key=key, num_steps=num_steps, num_probes=num_probes
+        path,
+        velocity,
+        read_latents(tokens),
+        is_valid,
+        key=key,
+        num_steps=num_steps,
+        num_probes=num_probes,
     )
 
 
@@ -267,9 +314,16 @@ def _sample_latents(
     path, predicts = model.config.path, model.config.predicts
     predict = _guided_prediction(model, cond, is_valid, sampler, sampler.guided_calls(model.config))
     latents = fill_in(
-        sampler.solver, path, predicts, predict, noise, path.grid(sampler.steps, sampler.shift),
-        known=known, is_known=is_known, key=jax.random.fold_in(key, 1),
-    )  # fmt: skip
+        sampler.solver,
+        path,
+        predicts,
+        predict,
+        noise,
+        path.grid(sampler.steps, sampler.shift),
+        known=known,
+        is_known=is_known,
+        key=jax.random.fold_in(key, 1),
+    )
     return jnp.where(is_valid[:, :, None], latents, 0)
 
 
@@ -286,8 +340,12 @@ def _guided_prediction(
     """
     b = is_valid.shape[0]
     is_attended = jnp.repeat(is_valid, 2, axis=0) if is_guided.any() else is_valid
-    conditions = model.conditioner(with_unconditional(cond) if is_guided.any() else cond, is_attended)
-    conditional = jax.tree.map(lambda array: array[::2], conditions) if is_guided.any() else conditions
+    conditions = model.conditioner(
+        with_unconditional(cond) if is_guided.any() else cond, is_attended
+    )
+    conditional = (
+        jax.tree.map(lambda array: array[::2], conditions) if is_guided.any() else conditions
+    )
 
     def predict_plainly(noisy, level):
         return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid)

@@ -1,16 +1,19 @@
-"""Discrete diffusion over all codes of a clip at once: MDLM (2406.07524), D3PM (2107.03006), UDLM (2412.10193).
+"""Discrete diffusion over all codes of a clip at once: MDLM (2406.07524), D3PM (2107.03006), UDLM
+(2412.10193).
 
-In: codes "b t k". Training corrupts a share of the T x K codes, of all levels alike; the network sees the sum of the K
-code vectors of a frame and K heads predict every clean code. The loss is a draw of an upper bound on the likelihood,
-in nats per code; `corruption.py` holds the two kinds of noise and their bounds. The shares of a batch are spread evenly
-with one common random offset (2107.00630, appendix I.1), so the mean over a batch varies little.
+In: codes "b t k". Training corrupts a share of the T x K codes, of all levels alike; the network
+sees the sum of the K code vectors of a frame and K heads predict every clean code. The loss is a
+draw of an upper bound on the likelihood, in nats per code; `corruption.py` holds the two kinds of
+noise and their bounds. The shares of a batch are spread evenly with one common random offset
+(2107.00630, appendix I.1), so the mean over a batch varies little.
 
-Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the next level from
-the model; absorbing noise can also reveal the most confident codes first, or a random choice of a fixed size, or draw
-code and time of reveal at once. Known frames are clean at every step.
+Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the
+next level from the model; absorbing noise can also reveal the most confident codes first, or a
+random choice of a fixed size, or draw code and time of reveal at once. Known frames are clean at
+every step.
 
-Differences from the papers: frames of K codes instead of a row of tokens, so codes of a frame that are drawn in one
-step are drawn independently; no exponential moving average in here.
+Differences from the papers: frames of K codes instead of a row of tokens, so codes of a frame that
+are drawn in one step are drawn independently; no exponential moving average in here.
 """
 
 import functools
@@ -59,7 +62,9 @@ class DiscreteSampler(RevealSampler):
 
 
 class DiscreteConfig(Config):
-    """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in the AR family."""
+    """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in
+    the AR family.
+    """
 
     kind: Literal["discrete"] = "discrete"
     sampler: ClassVar[type[Config]] = DiscreteSampler
@@ -71,16 +76,21 @@ class DiscreteConfig(Config):
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Discrete":
         """Return the decoder with fresh weights, made in one compiled call.
 
-        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are
+        used.
         """
         start = task if self.starts_from_codec else task._replace(code_vectors=None)
         return jax.jit(lambda key: Discrete(self, start, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less unused gradients."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes, less
+        unused gradients.
+        """
         forward = task.condition_flops + self._call_flops(task)
         # The sinusoids of the level are data: nothing is propagated into them.
-        return 3 * forward - (2 * task.backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0)
+        return 3 * forward - (
+            2 * task.backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0
+        )
 
     def sample_cost(self, sampler: DiscreteSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
@@ -90,24 +100,31 @@ class DiscreteConfig(Config):
         return SampleCost(copies * sampler.steps, copies * flops)
 
     def check(self, sampler: DiscreteSampler) -> None:
-        """Refuse what only hidden codes have: an order in which they are revealed, and draws in low precision.
+        """Refuse what only hidden codes have: an order in which they are revealed, and draws in low
+        precision.
 
         Raises:
             GenlabError: if codes are never hidden.
         """
         if isinstance(self.noise, UniformNoise) and sampler.order != "ancestral":
             raise GenlabError(
-                f"sampler.order={sampler.order!r}: with decoder.noise.kind='uniform' no code is hidden, so none can be "
+                f"sampler.order={sampler.order!r}: with decoder.noise.kind='uniform' no code is "
+                "hidden, so none can be "
                 "revealed first; use sampler.order='ancestral', or decoder.noise.kind='absorbing'"
             )
         if isinstance(self.noise, UniformNoise) and sampler.noise_bits is not None:
             raise GenlabError(
-                f"sampler.noise_bits={sampler.noise_bits}: not with decoder.noise.kind='uniform', whose steps draw "
+                f"sampler.noise_bits={sampler.noise_bits}: not with decoder.noise.kind='uniform', "
+                "whose steps draw "
                 "twice; use sampler.noise_bits=null, or decoder.noise.kind='absorbing'"
             )
 
     def _call_flops(self, task: Task) -> float:
-        level = 2 * task.backbone.width * (LEVEL_CHANNELS + task.backbone.width) if self.noise.is_level_shown else 0
+        level = (
+            2 * task.backbone.width * (LEVEL_CHANNELS + task.backbone.width)
+            if self.noise.is_level_shown
+            else 0
+        )
         heads = 2 * task.num_frames * task.backbone.width * task.spec.codebooks * task.spec.entries
         inputs: dict[str, Any] = task.backbone_inputs
         inputs["is_modulated"] |= self.noise.is_level_shown
@@ -115,7 +132,9 @@ class DiscreteConfig(Config):
 
 
 class Discrete(nnx.Module):
-    """Code embeddings, bidirectional backbone with or without the noise level, one head per codebook."""
+    """Code embeddings, bidirectional backbone with or without the noise level, one head per
+    codebook.
+    """
 
     reads: ClassVar[Literal["codes", "latents"]] = "codes"
 
@@ -125,34 +144,55 @@ class Discrete(nnx.Module):
         self.config = config
         self.spec = task.spec
         self.embed = CodeEmbedding(
-            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
+            task.spec.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=embed_key,
+            code_vectors=task.code_vectors,
         )
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.backbone = Backbone(
-            task.backbone, key=backbone_key, is_modulated=is_modulated, text_route=task.condition.text_route
+            task.backbone,
+            key=backbone_key,
+            is_modulated=is_modulated,
+            text_route=task.condition.text_route,
         )
         self.level_embedding = (
-            LevelEmbedding(task.backbone.width, key=level_key) if config.noise.is_level_shown else None
+            LevelEmbedding(task.backbone.width, key=level_key)
+            if config.noise.is_level_shown
+            else None
         )
         width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
         self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
-            task.spec.codebooks, task.spec.entries, task.backbone.width, key=head_key, code_vectors=task.code_vectors
+            task.spec.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=head_key,
+            code_vectors=task.code_vectors,
         )
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return one draw of the bound for each example in nats per code, weighted by its number of codes."""
+        """Return one draw of the bound for each example in nats per code, weighted by its number of
+        codes.
+        """
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         b, is_valid = tokens.num_frames.shape[0], tokens.is_valid
         level = 1 - (jax.random.uniform(level_key) + jnp.arange(b) / b) % 1
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        nats, share = self._bound(tokens, level, conditions, self.config.hiding, noise_key, dropout_key)
+        nats, share = self._bound(
+            tokens, level, conditions, self.config.hiding, noise_key, dropout_key
+        )
         weight = (tokens.num_frames * self.spec.codebooks).astype(jnp.float32)
         return LossOut(nats / jnp.maximum(weight, 1), weight, {"noise_share": share})
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
-        """Return an upper bound on the bits of each example's codes, from `num_draws` noise levels each."""
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1
+    ) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, from `num_draws` noise levels
+        each.
+        """
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws)[:, None])
 
     def sample(
@@ -179,10 +219,16 @@ class Discrete(nnx.Module):
         noise_key: Key[Array, ""],
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-        """Return one draw of the bound of each example in nats, and the share of its codes that were noise."""
+        """Return one draw of the bound of each example in nats, and the share of its codes that
+        were noise.
+        """
         codes, is_valid = read_codes(tokens), tokens.is_valid
-        corrupted = self.config.noise.corrupt(noise_key, codes, is_valid, level, hiding, self.spec.entries)
-        logits = self._logits(corrupted.codes, corrupted.share, conditions, is_valid, key=dropout_key)
+        corrupted = self.config.noise.corrupt(
+            noise_key, codes, is_valid, level, hiding, self.spec.entries
+        )
+        logits = self._logits(
+            corrupted.codes, corrupted.share, conditions, is_valid, key=dropout_key
+        )
         nats = self.config.noise.nats(logits, codes, corrupted)
         return jnp.where(is_valid[:, :, None], nats, 0).sum(axis=(1, 2)), corrupted.share
 
@@ -199,7 +245,9 @@ class Discrete(nnx.Module):
             positions=jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape),
             is_valid=is_valid,
             text=conditions.text,
-            clip=modulate(None if self.level_embedding is None else self.level_embedding(share), conditions),
+            clip=modulate(
+                None if self.level_embedding is None else self.level_embedding(share), conditions
+            ),
             key=key,
         )
         return self.heads(hidden).reshape(*noisy.shape, self.spec.entries)
@@ -209,13 +257,17 @@ class Discrete(nnx.Module):
 def _bound_draws(
     model: Discrete, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
 ) -> Float[Array, "r b"]:
-    """Return unbiased draws of the bound in nats; no schedule moves their mean, so the noise picks a quiet one."""
+    """Return unbiased draws of the bound in nats; no schedule moves their mean, so the noise picks
+    a quiet one.
+    """
     conditions = model.conditioner(cond, tokens.is_valid)
     place_key, noise_key = jax.random.split(key)
 
     def draw_bound(_, inputs):
         place, step_key = inputs
-        return None, model._bound(tokens, 1 - place, conditions, model.config.noise.scoring, step_key)[0]
+        return None, model._bound(
+            tokens, 1 - place, conditions, model.config.noise.scoring, step_key
+        )[0]
 
     places = draw_places(place_key, num_draws, tokens.num_frames.shape[0])
     return lax.scan(draw_bound, None, (places, jax.random.split(noise_key, num_draws)))[1]
@@ -246,9 +298,13 @@ def _sample_codes(
     def step(codes, inputs):
         progress, previous, step_key = inputs
         share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
-        logits = model._logits(jnp.repeat(codes, copies, axis=0), share, conditions, is_attended).astype(jnp.float32)
+        logits = model._logits(
+            jnp.repeat(codes, copies, axis=0), share, conditions, is_attended
+        ).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
-        less_noisy = _step_codes(model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler)
+        less_noisy = _step_codes(
+            model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler
+        )
         return jnp.where(is_free, less_noisy, codes), None
 
     progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
@@ -267,7 +323,9 @@ def _step_codes(
     key: Key[Array, ""],
     sampler: DiscreteSampler,
 ) -> Int[Array, "b t k"]:
-    """Return codes of the noise level at `progress`, given those at `previous` and the network's belief."""
+    """Return codes of the noise level at `progress`, given those at `previous` and the network's
+    belief.
+    """
     if not isinstance(noise, UniformNoise):
         return sampler.reveal(key, codes, is_free, logits, progress, previous)
     clean_key, noisy_key = jax.random.split(key)

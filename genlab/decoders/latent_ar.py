@@ -1,4 +1,5 @@
-"""Autoregressive decoder over normalised latents: a causal backbone and a head that draws one frame at a time.
+"""Autoregressive decoder over normalised latents: a causal backbone and a head that draws one frame
+at a time.
 
 In: latents "b t d" of zero mean and unit variance. Step s sees the latent of step s - 1 plus the
 conditions of its own frame, as the decoder of codes does (ar.py), and a head (heads.py) says which
@@ -7,9 +8,10 @@ latents are likely in that frame: a mixture of Gaussians (GIVT, 2312.02116), a f
 The loss is the head's, averaged over frames. Sampling is one compiled loop over a preallocated
 key-value cache; holes are filled by visiting the known frames first, as in ar.py.
 
-`context_noise` is CALM's noise on the context: while training, each previous latent becomes sqrt(1 - k) latent +
-sqrt(k) noise with k uniform in [0, context_noise], so that a model that reads its own drawn frames has seen worse.
-Difference from CALM: no second, short-range transformer reads the clean latents, so k should stay well below 1.
+`context_noise` is CALM's noise on the context: while training, each previous latent becomes sqrt(1
+- k) latent + sqrt(k) noise with k uniform in [0, context_noise], so that a model that reads its own
+drawn frames has seen worse. Difference from CALM: no second, short-range transformer reads the
+clean latents, so k should stay well below 1.
 """
 
 import functools
@@ -57,10 +59,12 @@ from genlab.tokens import (
 
 
 class LatentARSampler(Config):
-    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` to solve its flow.
+    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` to
+    solve its flow.
 
-    `temperature` scales the noise that a head draws: the standard deviation of a mixture's component, of a flow's
-    starting point, of the energy head's input. `guidance` 1 is off, and only a flow head takes another.
+    `temperature` scales the noise that a head draws: the standard deviation of a mixture's
+    component, of a flow's starting point, of the energy head's input. `guidance` 1 is off, and only
+    a flow head takes another.
     """
 
     kind: Literal["latent_ar"] = "latent_ar"
@@ -70,7 +74,9 @@ class LatentARSampler(Config):
 
 
 class LatentARConfig(Config):
-    """The autoregressive family over latents. `infill_share` as in the autoregressive family over codes."""
+    """The autoregressive family over latents. `infill_share` as in the autoregressive family over
+    codes.
+    """
 
     kind: Literal["latent_ar"] = "latent_ar"
     sampler: ClassVar[type[Config]] = LatentARSampler
@@ -92,7 +98,9 @@ class LatentARConfig(Config):
         return jax.jit(lambda key: family(self, task, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the
+        head's.
+        """
         forward = task.condition_flops + backbone_flops(
             task.backbone, task.num_frames, is_causal=True, **task.backbone_inputs
         )
@@ -101,7 +109,8 @@ class LatentARConfig(Config):
         return (
             3 * forward
             + embed
-            + task.num_frames * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
+            + task.num_frames
+            * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
         )
 
     def sample_cost(self, sampler: LatentARSampler, task: Task) -> SampleCost:
@@ -133,13 +142,17 @@ class LatentARConfig(Config):
         """
         if sampler.guidance != 1 and not self.head.takes_guidance:
             raise GenlabError(
-                f"sampler.guidance={sampler.guidance:g}: a head of kind {self.head.kind!r} has no guided density to "
-                "draw from; set sampler.guidance=1 or use decoder.head.kind='flow', whose velocity can be guided"
+                f"sampler.guidance={sampler.guidance:g}: a head of kind {self.head.kind!r} has no "
+                "guided density to "
+                "draw from; set sampler.guidance=1 or use decoder.head.kind='flow', whose "
+                "velocity can be guided"
             )
 
 
 class _Carry(NamedTuple):
-    """What one frame hands to the next: the cache and the embedded latent, doubled under guidance."""
+    """What one frame hands to the next: the cache and the
+    embedded latent, doubled under guidance.
+    """
 
     cache: Cache
     embedded: Float[Array, "b2 h"]
@@ -156,7 +169,9 @@ class _Frames(NamedTuple):
 
 
 class LatentAR(nnx.Module):
-    """Latent projection, causal backbone, a head for continuous frames. Without a density it has no `score`."""
+    """Latent projection, causal backbone, a head for continuous frames. Without a density it has no
+    `score`.
+    """
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
 
@@ -182,12 +197,16 @@ class LatentAR(nnx.Module):
         self.code_vectors = code_given_latent.keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the head's mean loss per frame of each example, weighted by its number of frames."""
+        """Return the head's mean loss per frame of each
+        example, weighted by its number of frames.
+        """
         hole_key, condition_key, noise_key, dropout_key, head_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
         noise_key = None if self.deterministic else noise_key
-        hidden, latents, is_target = self._hidden(tokens, cond, is_known, condition_key, noise_key, dropout_key)
+        hidden, latents, is_target = self._hidden(
+            tokens, cond, is_known, condition_key, noise_key, dropout_key
+        )
         losses = jnp.where(is_target, self.head.loss(hidden, latents, key=head_key), 0)
         weight = tokens.num_frames.astype(jnp.float32)
         return LossOut(losses.sum(axis=1) / jnp.maximum(weight, 1), weight, {})
@@ -204,13 +223,15 @@ class LatentAR(nnx.Module):
         """Draw latents; the frames that the prompt knows are kept.
 
         Raises:
-            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or the sampler asks
-                for guidance and the head has none.
+            GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
+                the sampler asks for guidance and the head has none.
         """
         self.config.check_guidance(sampler)
         refuse_untrained_holes(prompt, self.config.infill_share)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
-        calls = self.config.num_calls(sampler, latents.shape[1]) * (1 if sampler.guidance == 1 else 2)
+        calls = self.config.num_calls(sampler, latents.shape[1]) * (
+            1 if sampler.guidance == 1 else 2
+        )
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
 
     def stream(
@@ -223,14 +244,18 @@ class LatentAR(nnx.Module):
         chunk_frames: int,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b c d"]]:
-        """Return the latents of `sample` in chunks, each drawn when asked for; a hole in the prompt is refused."""
+        """Return the latents of `sample` in chunks, each drawn when asked for; a hole in the prompt
+        is refused.
+        """
         self.config.check_guidance(sampler)
         refuse_holes(prompt)
         _, plan, first_carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
 
         def chunks(carry):
             for first in range(0, cond.content.shape[1], chunk_frames):
-                chunk = jax.tree.map(lambda array, first=first: array[first : first + chunk_frames], frames)
+                chunk = jax.tree.map(
+                    lambda array, first=first: array[first : first + chunk_frames], frames
+                )
                 carry, latents = _draw_frames(self, plan, carry, chunk, sampler)
                 yield latents
 
@@ -252,7 +277,9 @@ class LatentAR(nnx.Module):
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         features = visit(conditions.frames, order)
         previous = self.embed(self._noisy(latents[:, :-1], noise_key).astype(features.dtype))
-        begin = jnp.broadcast_to(self.begin[...].astype(features.dtype), (latents.shape[0], 1, features.shape[2]))
+        begin = jnp.broadcast_to(
+            self.begin[...].astype(features.dtype), (latents.shape[0], 1, features.shape[2])
+        )
         hidden = self.backbone(
             jnp.concatenate([begin, previous], axis=1) + features,
             positions=order,
@@ -263,43 +290,73 @@ class LatentAR(nnx.Module):
         )
         return hidden, latents, visit(is_valid, order)
 
-    def _noisy(self, latents: Float[Array, "b t d"], key: Key[Array, ""] | None) -> Float[Array, "b t d"]:
+    def _noisy(
+        self, latents: Float[Array, "b t d"], key: Key[Array, ""] | None
+    ) -> Float[Array, "b t d"]:
         if key is None or self.config.context_noise == 0:
             return latents
         share_key, noise_key = jax.random.split(key)
-        share = jax.random.uniform(share_key, (*latents.shape[:2], 1), maxval=self.config.context_noise)
-        return jnp.sqrt(1 - share) * latents + jnp.sqrt(share) * jax.random.normal(noise_key, latents.shape)
+        share = jax.random.uniform(
+            share_key, (*latents.shape[:2], 1), maxval=self.config.context_noise
+        )
+        return jnp.sqrt(1 - share) * latents + jnp.sqrt(share) * jax.random.normal(
+            noise_key, latents.shape
+        )
 
 
 class MixtureAR(LatentAR):
-    """The family with a mixture head, which alone has a density, and so a bound on the bits of codes."""
+    """The family with a mixture head, which alone has a density, and so a bound on the bits of
+    codes.
+    """
 
     bound_widths: ClassVar[tuple[float, ...]] = code_given_latent.WIDTHS
 
     def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:
-        """Return the exact log density of each example's latents in nats, frame by frame from the left."""
-        assert isinstance(self.head, GaussianMixtureHead), "build gives this class to mixtures alone"
+        """Return the exact log density of each example's latents in nats, frame by frame from the
+        left.
+        """
+        assert isinstance(self.head, GaussianMixtureHead), (
+            "build gives this class to mixtures alone"
+        )
         hidden, latents, is_target = self._hidden(tokens, cond, tokens.is_valid, None, None, None)
         return jnp.where(is_target, self.head.log_density(hidden, latents), 0).sum(axis=1)
 
     def score(
-        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: float | Array = 1.0
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_draws: int = 1,
+        width: float | Array = 1.0,
     ) -> ScoreOut:
-        """Return an upper bound on the bits of each example's codes, from `num_draws` draws of latents around them.
+        """Return an upper bound on the bits of each example's codes, from `num_draws` draws of
+        latents around them.
 
-        The latents are drawn, see `code_given_latent.py`; one draw says nothing of the error and gives inf.
+        The latents are drawn, see `code_given_latent.py`; one draw says nothing of the error and
+        gives inf.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
-        bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws), width) / jnp.log(2.0)
-        error = jnp.full(bits.shape[1:], jnp.inf) if num_draws == 1 else bits.std(axis=0, ddof=1) / num_draws**0.5
+        bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws), width) / jnp.log(
+            2.0
+        )
+        error = (
+            jnp.full(bits.shape[1:], jnp.inf)
+            if num_draws == 1
+            else bits.std(axis=0, ddof=1) / num_draws**0.5
+        )
         return ScoreOut(bits.mean(axis=0), error, "upper bound")
 
 
 @jax.jit
 def _bound_nats(
-    model: MixtureAR, tokens: Tokens, cond: Cond, keys: Key[Array, "n"], width: code_given_latent.Width
+    model: MixtureAR,
+    tokens: Tokens,
+    cond: Cond,
+    keys: Key[Array, "n"],
+    width: code_given_latent.Width,
 ) -> Float[Array, "n b"]:
     """Return unbiased draws of the bound on -log p(codes)."""
     codes, vectors = read_codes(tokens), code_given_latent.read_entries(model.code_vectors)
@@ -310,7 +367,9 @@ def _bound_nats(
         latents, log_posterior = code_given_latent.draw_latents(key, codes, vectors, std)
         paid_back = code_given_latent.code_log_probability(codes, latents, vectors, variances)
         per_frame = jnp.where(tokens.is_valid, log_posterior - paid_back, 0)
-        return per_frame.sum(axis=1) - model.latent_log_density(tokens._replace(latents=latents), cond)
+        return per_frame.sum(axis=1) - model.latent_log_density(
+            tokens._replace(latents=latents), cond
+        )
 
     return lax.map(draw_bound, keys)
 
@@ -342,19 +401,32 @@ def _begin(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
-    known = jnp.zeros((b, t, model.spec.latent_channels)) if prompt is None else read_latents(prompt.tokens)
+    known = (
+        jnp.zeros((b, t, model.spec.latent_channels))
+        if prompt is None
+        else read_latents(prompt.tokens)
+    )
     order = visiting_order(is_known, is_valid)
 
     copies = 1 if sampler.guidance == 1 else 2
-    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    conditions = model.conditioner(
+        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+    )
     plan, cache = model.backbone.start(copies * b, t, conditions.text, conditions.clip)
     # What the loop must not draw: known latents, and zeros outside the clip.
     given = jnp.where(is_known[:, :, None], known, 0)
     visits = jnp.repeat(order, copies, axis=0)
-    by_frame = (visit(conditions.frames, visits), visits, visit(given, order), visit(is_known | ~is_valid, order))
+    by_frame = (
+        visit(conditions.frames, visits),
+        visits,
+        visit(given, order),
+        visit(is_known | ~is_valid, order),
+    )
     features, positions, given, is_given = (jnp.moveaxis(array, 1, 0) for array in by_frame)
     frames = _Frames(features, positions, given, is_given, jax.random.split(key, t))
-    begin = jnp.broadcast_to(model.begin[...].astype(conditions.frames.dtype), frames.features.shape[1:])
+    begin = jnp.broadcast_to(
+        model.begin[...].astype(conditions.frames.dtype), frames.features.shape[1:]
+    )
     return order, plan, _Carry(cache, begin), frames
 
 
@@ -366,11 +438,15 @@ def _draw_frames(
 
     def step(carry: _Carry, frame: Any):
         x = (carry.embedded + frame.features)[:, None]
-        hidden, cache = model.backbone.extend(x, plan, carry.cache, positions=frame.positions[:, None])
+        hidden, cache = model.backbone.extend(
+            x, plan, carry.cache, positions=frame.positions[:, None]
+        )
         drawn = model.head.draw(frame.keys, hidden[:, 0], sampler)
         latents = jnp.where(frame.is_given[:, None], frame.given, drawn)
         copies = hidden.shape[0] // latents.shape[0]
-        return _Carry(cache, model.embed(jnp.repeat(latents, copies, axis=0).astype(hidden.dtype))), latents
+        return _Carry(
+            cache, model.embed(jnp.repeat(latents, copies, axis=0).astype(hidden.dtype))
+        ), latents
 
     carry, latents = lax.scan(step, carry, frames)
     return carry, jnp.moveaxis(latents, 0, 1)

@@ -1,12 +1,15 @@
-"""Block-wise diffusion over normalised latents: block after block from the left, by a solver inside a block.
+"""Block-wise diffusion over normalised latents: block after block from the left, by a solver inside
+a block.
 
-In: latents "b t d" of zero mean and unit variance. A block is `block_frames` frames; given the clean blocks before it,
-all its frames are modelled by diffusion (diffusion.py) at one noise level per block and example (ACDiT, 2412.07720).
-Training runs a noisy and a clean copy of the clip at once, who sees whom being drawn in blockwise.py, and sampling runs
-one compiled loop over blocks, in it the solver, and keeps the clean blocks in a key-value cache.
+In: latents "b t d" of zero mean and unit variance. A block is `block_frames` frames; given the
+clean blocks before it, all its frames are modelled by diffusion (diffusion.py) at one noise level
+per block and example (ACDiT, 2412.07720). Training runs a noisy and a clean copy of the clip at
+once, who sees whom being drawn in blockwise.py, and sampling runs one compiled loop over blocks, in
+it the solver, and keeps the clean blocks in a key-value cache.
 
-The backbone's modulation is one vector per clip, but levels differ between blocks. So, unlike in the diffusion decoder,
-the embedded level is added to every noisy frame's input; the clean copy goes without, which tells the two apart.
+The backbone's modulation is one vector per clip, but levels differ between blocks. So, unlike in
+the diffusion decoder, the embedded level is added to every noisy frame's input; the clean copy goes
+without, which tells the two apart.
 
 A prompt of any pattern is kept, but a block sees known frames of its own and of earlier blocks
 only.
@@ -64,7 +67,9 @@ from genlab.tokens import (
 
 
 class LatentBlocksSampler(Config):
-    """How latents are drawn: `steps` of the solver per block, and one call to read it; the rest as in diffusion."""
+    """How latents are drawn: `steps` of the solver per block, and one call to read it; the rest as
+    in diffusion.
+    """
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     solver: Solver = Euler()
@@ -74,7 +79,9 @@ class LatentBlocksSampler(Config):
 
 
 class LatentBlocksConfig(Config):
-    """The block-wise family over latents. `levels` draws the noise level of each block of each training example."""
+    """The block-wise family over latents. `levels` draws the noise level of each block of each
+    training example.
+    """
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     sampler: ClassVar[type[Config]] = LatentBlocksSampler
@@ -94,13 +101,17 @@ class LatentBlocksConfig(Config):
         return f"mse_of_{self.predicts}"
 
     def num_blocks(self, num_frames: int) -> int:
-        """Return the number of blocks that hold `num_frames` frames; the last one may be partly empty."""
+        """Return the number of blocks that hold `num_frames` frames; the last one may be partly
+        empty.
+        """
         return -(-num_frames // self.block_frames)
 
     def solver_calls(self, sampler: LatentBlocksSampler) -> int:
         """Return the network calls that draw one block without guidance."""
         levels = self.path.grid(sampler.steps, sampler.shift)
-        return sampler.solver.call_levels(self.path, levels, self.path.is_defined_at_clean(self.predicts)).size
+        return sampler.solver.call_levels(
+            self.path, levels, self.path.is_defined_at_clean(self.predicts)
+        ).size
 
     def num_calls(self, sampler: LatentBlocksSampler, num_frames: int) -> int:
         """Return the sequential network calls of drawing one clip (guidance counts as two)."""
@@ -114,8 +125,13 @@ class LatentBlocksConfig(Config):
         return jax.jit(lambda key: LatentBlocks(self, task, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over two copies of it."""
-        blocks, per_frame = self.num_blocks(task.num_frames), 2 * task.backbone.width * task.spec.latent_channels
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes over
+        two copies of it.
+        """
+        blocks, per_frame = (
+            self.num_blocks(task.num_frames),
+            2 * task.backbone.width * task.spec.latent_channels,
+        )
         frames = blocks * self.block_frames
         inputs = task.backbone_inputs
         forward = (
@@ -125,7 +141,9 @@ class LatentBlocksConfig(Config):
             + 3 * frames * per_frame
         )
         # Latents and sinusoids are data: nothing is propagated into them.
-        return 3 * forward - 2 * frames * per_frame - blocks * 2 * task.backbone.width * LEVEL_CHANNELS
+        return (
+            3 * forward - 2 * frames * per_frame - blocks * 2 * task.backbone.width * LEVEL_CHANNELS
+        )
 
     def sample_cost(self, sampler: LatentBlocksSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
@@ -142,7 +160,9 @@ class LatentBlocksConfig(Config):
 
 
 class _Blocks(NamedTuple):
-    """What the loop over blocks reads, blocks first; features and positions are doubled under guidance."""
+    """What the loop over blocks reads, blocks first; features and positions are doubled under
+    guidance.
+    """
 
     noise: Float[Array, "n b f d"]
     known: Float[Array, "n b f d"]
@@ -154,7 +174,9 @@ class _Blocks(NamedTuple):
 
 
 class LatentBlocks(nnx.Module):
-    """Latent projection, level embedding, a backbone with a visibility pattern, one head that starts at zero."""
+    """Latent projection, level embedding, a backbone with a visibility pattern, one head that
+    starts at zero.
+    """
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
     bound_widths: ClassVar[tuple[float, ...]] = WIDTHS
@@ -180,20 +202,35 @@ class LatentBlocks(nnx.Module):
         self.code_vectors = keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the mean squared error of each example's prediction, weighted by its number of latent values."""
+        """Return the mean squared error of each example's prediction, weighted by its number of
+        latent values.
+        """
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         path, latents = self.config.path, read_latents(tokens)
         b, t, d = latents.shape
         n = self.config.num_blocks(t)
-        clean, noise = self._by_block(latents), self._by_block(jax.random.normal(noise_key, latents.shape))
+        clean, noise = (
+            self._by_block(latents),
+            self._by_block(jax.random.normal(noise_key, latents.shape)),
+        )
         level = jnp.minimum(self.config.levels.draw(level_key, b * n), path.noisiest_level)
         conditions = self.conditioner(cond, tokens.is_valid, key=condition_key)
         noisy = path.noisy(clean, noise, level)
-        predicted = self._predict(noisy, level, latents, conditions, tokens.is_valid, key=dropout_key)
+        predicted = self._predict(
+            noisy, level, latents, conditions, tokens.is_valid, key=dropout_key
+        )
         errors = jnp.square(predicted - path.target(self.config.predicts, clean, noise, level))
-        errors = jnp.where(self._by_block(tokens.is_valid)[:, :, None], errors, 0).reshape(b, -1).sum(axis=1)
+        errors = (
+            jnp.where(self._by_block(tokens.is_valid)[:, :, None], errors, 0)
+            .reshape(b, -1)
+            .sum(axis=1)
+        )
         weight = (tokens.num_frames * d).astype(jnp.float32)
-        return LossOut(errors / jnp.maximum(weight, 1), weight, {"noise_level": level.reshape(b, n).mean(axis=1)})
+        return LossOut(
+            errors / jnp.maximum(weight, 1),
+            weight,
+            {"noise_level": level.reshape(b, n).mean(axis=1)},
+        )
 
     def sample(
         self,
@@ -204,7 +241,9 @@ class LatentBlocks(nnx.Module):
         sampler: LatentBlocksSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw latents; the frames that the prompt knows are kept, but no block sees those of later blocks."""
+        """Draw latents; the frames that the prompt knows are kept, but no block sees those of later
+        blocks.
+        """
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         calls = self.config.num_calls(sampler, latents.shape[1])
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
@@ -219,7 +258,9 @@ class LatentBlocks(nnx.Module):
         chunk_frames: int = 1,
         prompt: Prompt | None = None,
     ) -> Iterator[Float[Array, "b f d"]]:
-        """Yield the latents of `sample` when asked for, in the fewest whole blocks that hold `chunk_frames`."""
+        """Yield the latents of `sample` when asked for, in the fewest whole blocks that hold
+        `chunk_frames`.
+        """
         plan, cache, blocks = _begin(self, cond, num_frames, key, prompt, sampler)
         t, chunk = cond.content.shape[1], self.config.num_blocks(chunk_frames)
         for first in range(0, self.config.num_blocks(t), chunk):
@@ -228,12 +269,20 @@ class LatentBlocks(nnx.Module):
             yield latents[:, : t - first * self.config.block_frames]
 
     def score(
-        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1, width: Width = 1.0
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_draws: int = 1,
+        width: Width = 1.0,
     ) -> ScoreOut:
-        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls each.
+        """Return an upper bound of the bits of each example's codes, from `num_draws` network calls
+        each.
 
-        The sum over blocks, by the chain rule, of the bound of diffusion_score.py on a block's codes given those
-        before it. Only the codes are read; the latents in them are the sums of their code vectors.
+        The sum over blocks, by the chain rule, of the bound of diffusion_score.py on a block's
+        codes given those before it. Only the codes are read; the latents in them are the sums of
+        their code vectors.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
@@ -250,7 +299,8 @@ class LatentBlocks(nnx.Module):
         is_valid: Bool[Array, "b t"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "m f d"]:
-        """Return the prediction for every noisy block of every example, which sees itself and the clean blocks before.
+        """Return the prediction for every noisy block of every example, which sees itself and the
+        clean blocks before.
 
         `m` are the blocks of the examples, those of the first example first.
         """
@@ -270,7 +320,9 @@ class LatentBlocks(nnx.Module):
         )
         return self.head(hidden[:, :t]).astype(jnp.float32).reshape(noisy.shape)
 
-    def _embed_noisy(self, noisy: Float[Array, "m f d"], level: Float[Array, "m"], dtype: Any) -> Float[Array, "m f h"]:
+    def _embed_noisy(
+        self, noisy: Float[Array, "m f d"], level: Float[Array, "m"], dtype: Any
+    ) -> Float[Array, "m f h"]:
         path = self.config.path
         scaled = noisy * path.input_scale(level)[:, None, None]
         told = self.level_embedding(path.embedded(level)).astype(dtype)
@@ -292,7 +344,12 @@ def _level_flops(width: int) -> float:
 
 @functools.partial(jax.jit, static_argnames="num_draws")
 def _score_codes(
-    model: LatentBlocks, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int, width: Width
+    model: LatentBlocks,
+    tokens: Tokens,
+    cond: Cond,
+    key: Key[Array, ""],
+    num_draws: int,
+    width: Width,
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
     path, vectors, codes = model.config.path, read_entries(model.code_vectors), read_codes(tokens)
     conditions = model.conditioner(cond, tokens.is_valid)
@@ -304,9 +361,13 @@ def _score_codes(
 
     blocks, is_valid = model._by_block(codes), model._by_block(tokens.is_valid)
     std = posterior_std(vectors, width)
-    bits, error, _ = codes_bound(path, clean, blocks, is_valid, vectors, std, key=key, num_draws=num_draws)
+    bits, error, _ = codes_bound(
+        path, clean, blocks, is_valid, vectors, std, key=key, num_draws=num_draws
+    )
     by_example = (codes.shape[0], -1)
-    return bits.reshape(by_example).sum(axis=1), jnp.sqrt(jnp.square(error).reshape(by_example).sum(axis=1))
+    return bits.reshape(by_example).sum(axis=1), jnp.sqrt(
+        jnp.square(error).reshape(by_example).sum(axis=1)
+    )
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
@@ -331,14 +392,18 @@ def _begin(
     prompt: Prompt | None,
     sampler: LatentBlocksSampler,
 ) -> tuple[DecodePlan, Cache, _Blocks]:
-    """Return what does not change in the loop over blocks, the empty cache, and what the loop reads."""
+    """Return what does not change in the loop over blocks, the empty cache, and what the loop
+    reads.
+    """
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     noise = jax.random.normal(key, (b, t, model.spec.latent_channels))
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
     copies = num_copies(sampler)
-    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    conditions = model.conditioner(
+        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+    )
     is_attended = model._fill_up(jnp.repeat(is_valid, copies, axis=0))
     slots = is_attended.shape[1]
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
@@ -350,13 +415,24 @@ def _begin(
         blocks = model._by_block(frames)
         return jnp.moveaxis(blocks.reshape(-1, num_blocks, *blocks.shape[1:]), 1, 0)
 
-    by_block = [blocks_first(frames) for frames in (noise, known, is_known, is_valid, conditions.frames, positions)]
-    return plan, cache, _Blocks(*by_block, keys=jax.random.split(jax.random.fold_in(key, 1), num_blocks))
+    by_block = [
+        blocks_first(frames)
+        for frames in (noise, known, is_known, is_valid, conditions.frames, positions)
+    ]
+    return (
+        plan,
+        cache,
+        _Blocks(*by_block, keys=jax.random.split(jax.random.fold_in(key, 1), num_blocks)),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="sampler")
 def _draw_blocks(
-    model: LatentBlocks, plan: DecodePlan, cache: Cache, blocks: _Blocks, sampler: LatentBlocksSampler
+    model: LatentBlocks,
+    plan: DecodePlan,
+    cache: Cache,
+    blocks: _Blocks,
+    sampler: LatentBlocksSampler,
 ) -> tuple[Cache, Float[Array, "b s d"]]:
     """Draw the next blocks, and return them as frames with the cache that has read them."""
     config, copies = model.config, num_copies(sampler)
@@ -368,15 +444,25 @@ def _draw_blocks(
 
         def predict(noisy, level):
             noisy = jnp.repeat(noisy, copies, axis=0)
-            embedded = model._embed_noisy(noisy, jnp.broadcast_to(level, noisy.shape[:1]), block.features.dtype)
-            # What the noisy block wrote into the cache is dropped: later blocks see clean ones alone.
+            embedded = model._embed_noisy(
+                noisy, jnp.broadcast_to(level, noisy.shape[:1]), block.features.dtype
+            )
+            # What the noisy block wrote into the cache is dropped: later blocks see clean ones
+            # alone.
             outputs = model.head(run(embedded)[0]).astype(jnp.float32)
             return outputs if copies == 1 else guide(outputs, sampler.guidance)
 
         latents = fill_in(
-            sampler.solver, config.path, config.predicts, predict, block.noise,
-            config.path.grid(sampler.steps, sampler.shift), known=block.known, is_known=block.is_known, key=block.keys,
-        )  # fmt: skip
+            sampler.solver,
+            config.path,
+            config.predicts,
+            predict,
+            block.noise,
+            config.path.grid(sampler.steps, sampler.shift),
+            known=block.known,
+            is_known=block.is_known,
+            key=block.keys,
+        )
         clean = model.embed(jnp.repeat(latents, copies, axis=0).astype(block.features.dtype))
         return run(clean)[1], jnp.where(block.is_valid[:, :, None], latents, 0)
 

@@ -1,12 +1,15 @@
-"""Masked decoder over latents: a bidirectional backbone and a flow head, in random order (MAR, 2406.11838 section 3.4).
+"""Masked decoder over latents: a bidirectional backbone and a flow head, in random order (MAR,
+2406.11838 section 3.4).
 
-In: latents "b t d" of zero mean and unit variance. Training hides a share of the frames, and the flow head (heads.py)
-learns the latents of the hidden ones, each given its own hidden vector. Sampling starts from the prompt and reveals
-frames in a random order, several at once, as many per step as the cosine schedule of MaskGIT says; all frames that one
-step reveals are drawn independently, so fewer steps trade dependence for speed.
+In: latents "b t d" of zero mean and unit variance. Training hides a share of the frames, and the
+flow head (heads.py) learns the latents of the hidden ones, each given its own hidden vector.
+Sampling starts from the prompt and reveals frames in a random order, several at once, as many per
+step as the cosine schedule of MaskGIT says; all frames that one step reveals are drawn
+independently, so fewer steps trade dependence for speed.
 
-Differences from the paper: a decoder alone in place of MAE's encoder and decoder, so a hidden frame costs as much as a
-visible one; the hidden share follows the cosine schedule and not a truncated Gaussian.
+Differences from the paper: a decoder alone in place of MAE's encoder and decoder, so a hidden frame
+costs as much as a visible one; the hidden share follows the cosine schedule and not a truncated
+Gaussian.
 """
 
 import functools
@@ -32,11 +35,21 @@ from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import Linear
 from genlab.nets.param import vector
-from genlab.tokens import Cond, LossOut, Prompt, SampleCost, SampleOut, Tokens, make_tokens, read_latents
+from genlab.tokens import (
+    Cond,
+    LossOut,
+    Prompt,
+    SampleCost,
+    SampleOut,
+    Tokens,
+    make_tokens,
+    read_latents,
+)
 
 
 class MARSampler(Config):
-    """How latents are drawn: in `rounds` of the backbone, each followed by `steps` of the flow head.
+    """How latents are drawn: in `rounds` of the backbone, each followed by `steps` of the flow
+    head.
 
     `temperature` scales the noise that the flow starts from; `guidance` 1 is off.
     """
@@ -63,11 +76,15 @@ class MARConfig(Config):
         return self.head.loss_unit
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "MAR":
-        """Return the decoder with fresh weights, made in one compiled call. Latents need no `code_vectors`."""
+        """Return the decoder with fresh weights, made in one compiled call. Latents need no
+        `code_vectors`.
+        """
         return jax.jit(lambda key: MAR(self, task, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the head's."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes and the
+        head's.
+        """
         inputs = task.backbone_inputs
         forward = task.condition_flops
         forward += backbone_flops(task.backbone, task.num_frames, **inputs)
@@ -76,16 +93,21 @@ class MARConfig(Config):
         return (
             3 * forward
             + embed
-            + task.num_frames * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
+            + task.num_frames
+            * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
         )
 
     def sample_cost(self, sampler: MARSampler, task: Task) -> SampleCost:
-        """Return the cost of drawing one clip; every round draws all frames and keeps those that it reveals."""
+        """Return the cost of drawing one clip; every round draws all frames and keeps those that it
+        reveals.
+        """
         copies = 1 if sampler.guidance == 1 else 2
         inputs = task.backbone_inputs
         per_frame = 2 * task.spec.latent_channels * task.backbone.width
         per_frame += self.head.draw_flops(task.backbone.width, task.spec.latent_channels, sampler)
-        per_round = backbone_flops(task.backbone, task.num_frames, **inputs) + task.num_frames * per_frame
+        per_round = (
+            backbone_flops(task.backbone, task.num_frames, **inputs) + task.num_frames * per_frame
+        )
         flops = task.condition_flops + sampler.rounds * per_round
         return SampleCost(copies * self.num_calls(sampler), copies * flops)
 
@@ -116,11 +138,17 @@ class MAR(nnx.Module):
         self.head = config.head.build(task.backbone.width, task.spec.latent_channels, key=head_key)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the head's mean loss over each example's hidden frames, weighted by their number."""
+        """Return the head's mean loss over each example's
+        hidden frames, weighted by their number.
+        """
         share_key, frame_key, condition_key, dropout_key, head_key = jax.random.split(key, 5)
         is_valid, latents = tokens.is_valid, read_latents(tokens)
-        share = self.config.hiding.hidden_share(jax.random.uniform(share_key, tokens.num_frames.shape))
-        is_masked = draw_hidden(frame_key, is_valid, jnp.maximum(jnp.ceil(share * is_valid.sum(axis=1)), 1))
+        share = self.config.hiding.hidden_share(
+            jax.random.uniform(share_key, tokens.num_frames.shape)
+        )
+        is_masked = draw_hidden(
+            frame_key, is_valid, jnp.maximum(jnp.ceil(share * is_valid.sum(axis=1)), 1)
+        )
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         hidden = self._hidden(latents, is_valid & ~is_masked, conditions, is_valid, dropout_key)
         latents = jnp.where(is_valid[:, :, None], latents, 0)
@@ -180,7 +208,9 @@ def _sample_latents(
         latents = jnp.where(is_known[:, :, None], read_latents(prompt.tokens), latents)
     order_key, draw_key = jax.random.split(key)
     # Known frames come first, padding last: what is not yet revealed is a tail of the order.
-    place = jax.random.uniform(order_key, (b, t)) + jnp.where(is_valid, jnp.where(is_known, 0, 1), 2)
+    place = jax.random.uniform(order_key, (b, t)) + jnp.where(
+        is_valid, jnp.where(is_known, 0, 1), 2
+    )
     turn, num_unknown = rank(place), (is_valid & ~is_known).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2
@@ -192,13 +222,20 @@ def _sample_latents(
         progress, step_key = inputs
         doubled = jnp.repeat(latents, copies, axis=0), jnp.repeat(is_visible, copies, axis=0)
         hidden = model._hidden(*doubled, conditions, is_attended)
-        pairs = hidden.reshape(b, copies, t, -1).swapaxes(1, 2)  # every frame beside itself without conditions
-        drawn = model.head.draw(step_key, pairs.reshape(b * t * copies, -1), sampler).reshape(latents.shape)
-        num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(jnp.int32)
+        # every frame beside itself without conditions
+        pairs = hidden.reshape(b, copies, t, -1).swapaxes(1, 2)
+        drawn = model.head.draw(step_key, pairs.reshape(b * t * copies, -1), sampler).reshape(
+            latents.shape
+        )
+        num_hidden = jnp.floor(sampler.hiding.hidden_share(progress) * num_unknown).astype(
+            jnp.int32
+        )
         is_shown = is_valid & (turn < (num_frames - num_hidden)[:, None])
         latents = jnp.where((is_shown & ~is_visible)[:, :, None], drawn, latents)
         return (latents, is_shown), None
 
     progress = jnp.arange(1, sampler.rounds + 1) / sampler.rounds
-    (latents, _), _ = lax.scan(step, (latents, is_known), (progress, jax.random.split(draw_key, sampler.rounds)))
+    (latents, _), _ = lax.scan(
+        step, (latents, is_known), (progress, jax.random.split(draw_key, sampler.rounds))
+    )
     return latents

@@ -1,10 +1,11 @@
 """Masked parallel decoder over codes, level by level: SoundStorm (2305.09636).
 
-In: codes "b t k". Training draws one level q per example, uniformly as in the paper; the levels below q are given, a
-share of level q is hidden by the cosine schedule, everything above q is hidden. The network sees the sum of the K
-code vectors of a frame and predicts the hidden codes of level q alone, so only that level's head is computed.
-Sampling goes from coarse to fine in one compiled loop; within a level each step reveals the draws it is most
-confident of. MAGNeT (2401.04577) and MaskGCT's acoustic stage (2409.00750) are the same decoder with other settings:
+In: codes "b t k". Training draws one level q per example, uniformly as in the paper; the levels
+below q are given, a share of level q is hidden by the cosine schedule, everything above q is
+hidden. The network sees the sum of the K code vectors of a frame and predicts the hidden codes of
+level q alone, so only that level's head is computed. Sampling goes from coarse to fine in one
+compiled loop; within a level each step reveals the draws it is most confident of. MAGNeT
+(2401.04577) and MaskGCT's acoustic stage (2409.00750) are the same decoder with other settings:
 
     3 codebooks x 4 frames, steps (2, 1, 1)           a to l are known codes, ? is hidden
     start      level 0, step 1    level 0, step 2     level 1     level 2
@@ -12,9 +13,9 @@ confident of. MAGNeT (2401.04577) and MaskGCT's acoustic stage (2409.00750) are 
     ? ? ? ?        ? ? ? ?            ? ? ? ?          e f g h     e f g h
     ? ? ? ?        ? ? ? ?            ? ? ? ?          ? ? ? ?     i j k l
 
-Differences from the paper: a plain transformer instead of a Conformer, and no random prompt in training; a prompt's
-levels above q stay hidden while q is drawn, as in training. MAGNeT's narrow attention for levels above the first and
-its rescoring by a second model are left out.
+Differences from the paper: a plain transformer instead of a Conformer, and no random prompt in
+training; a prompt's levels above q stay hidden while q is drawn, as in training. MAGNeT's narrow
+attention for levels above the first and its rescoring by a second model are left out.
 """
 
 import functools
@@ -68,11 +69,12 @@ from genlab.tokens import (
 class MaskedSampler(Config):
     """How codes are drawn.
 
-    `steps` counts the network calls of each level, coarse to fine, its last number serving all further levels. Frames
-    are revealed in `order` of confidence, to which Gumbel noise is added that shrinks from `order_temperature` to 0,
-    at random, or each on its own with the schedule's probability (ancestral); `spans` says how many at a time.
-    `is_last_greedy` takes the likeliest code in the last step of every level, as the paper does. `is_annealed` lowers
-    the temperature step by step, from `temperature` in the first of n steps to a n-th of it in the last (MAGNeT,
+    `steps` counts the network calls of each level, coarse to fine, its last number serving all
+    further levels. Frames are revealed in `order` of confidence, to which Gumbel noise is added
+    that shrinks from `order_temperature` to 0, at random, or each on its own with the schedule's
+    probability (ancestral); `spans` says how many at a time. `is_last_greedy` takes the likeliest
+    code in the last step of every level, as the paper does. `is_annealed` lowers the temperature
+    step by step, from `temperature` in the first of n steps to a n-th of it in the last (MAGNeT,
     MaskGCT). `guidance` 1 is off.
     """
 
@@ -97,7 +99,9 @@ class MaskedSampler(Config):
 
 
 class MaskedConfig(Config):
-    """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the autoregressive family."""
+    """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the
+    autoregressive family.
+    """
 
     kind: Literal["masked"] = "masked"
     sampler: ClassVar[type[Config]] = MaskedSampler
@@ -109,13 +113,16 @@ class MaskedConfig(Config):
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Masked":
         """Return the decoder with fresh weights, made in one compiled call.
 
-        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are used.
+        `code_vectors` are the codec's normalised entries; `starts_from_codec` says whether they are
+        used.
         """
         start = task if self.starts_from_codec else task._replace(code_vectors=None)
         return jax.jit(lambda key: Masked(self, start, key=key))(key)
 
     def train_flops(self, task: Task) -> float:
-        """Return the FLOPs of one loss and its gradient over one clip: three forward passes with one head."""
+        """Return the FLOPs of one loss and its gradient over one clip: three forward passes with
+        one head.
+        """
         forward = task.condition_flops + _call_flops(task)
         return 3 * forward
 
@@ -137,7 +144,11 @@ class Masked(nnx.Module):
         self.config = config
         self.spec = task.spec
         self.embed = CodeEmbedding(
-            task.spec.codebooks, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=task.code_vectors
+            task.spec.codebooks,
+            task.spec.entries,
+            task.backbone.width,
+            key=embed_key,
+            code_vectors=task.code_vectors,
         )
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.backbone = Backbone(
@@ -158,7 +169,9 @@ class Masked(nnx.Module):
         )
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the mean nats of each example's hidden codes of one level, weighted by their number."""
+        """Return the mean nats of each example's hidden codes of one level, weighted by their
+        number.
+        """
         level_key, share_key, frame_key, condition_key, dropout_key = jax.random.split(key, 5)
         b = tokens.num_frames.shape[0]
         is_valid = tokens.is_valid
@@ -173,12 +186,18 @@ class Masked(nnx.Module):
         labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
         nats = jnp.where(is_masked, cross_entropy(jax.vmap(matmul)(hidden, heads), labels), 0)
         weight = is_masked.sum(axis=1).astype(jnp.float32)
-        return LossOut(nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share})
+        return LossOut(
+            nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share}
+        )
 
-    def score(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1) -> ScoreOut:
-        """Return an upper bound on the bits of each example's codes, level by level with the coarser levels given.
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1
+    ) -> ScoreOut:
+        """Return an upper bound on the bits of each example's codes, level by level with the
+        coarser levels given.
 
-        Within a level the order of the frames is random (`unmasking.py`); each level is estimated `num_draws` times.
+        Within a level the order of the frames is random (`unmasking.py`); each level is estimated
+        `num_draws` times.
         """
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
@@ -194,7 +213,10 @@ class Masked(nnx.Module):
         """Draw codes; the frames that the prompt knows are kept, in any pattern."""
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
-        return SampleOut(make_tokens(codes=codes, num_frames=num_frames), steps * (1 if sampler.guidance == 1 else 2))
+        return SampleOut(
+            make_tokens(codes=codes, num_frames=num_frames),
+            steps * (1 if sampler.guidance == 1 else 2),
+        )
 
     def _hidden(
         self,
@@ -254,11 +276,17 @@ def _sample_codes(
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     codes = jnp.full((b, t, model.spec.codebooks), absent)
     if prompt is not None:
-        codes = jnp.where(prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes)
-    num_unknown = sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
+        codes = jnp.where(
+            prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes
+        )
+    num_unknown = (
+        sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
+    )
 
     copies = 1 if sampler.guidance == 1 else 2
-    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    conditions = model.conditioner(
+        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+    )
     is_attended = jnp.repeat(is_valid, copies, axis=0)
 
     def step(codes, inputs):
@@ -269,7 +297,13 @@ def _sample_codes(
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
         heated = logits / (1 - previous) if sampler.is_annealed else logits
-        drawn = draw(code_key, heated, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
+        drawn = draw(
+            code_key,
+            heated,
+            temperature=sampler.temperature,
+            top_k=sampler.top_k,
+            top_p=sampler.top_p,
+        )
         drawn = jnp.where(is_last & sampler.is_last_greedy, jnp.argmax(logits, axis=-1), drawn)
         at_level = codes[:, :, level]
         is_revealed = draw_revealed(
@@ -292,15 +326,24 @@ def _sample_codes(
 
 
 def _plan(steps_per_level: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-    """Return the level of each step, the progress through it after and before the step, and whether it is the last."""
+    """Return the level of each step, the progress through it after and before the step, and whether
+    it is the last.
+    """
     level = np.repeat(np.arange(len(steps_per_level), dtype=np.int32), steps_per_level)
-    progress = np.concatenate([np.arange(1, steps + 1) / steps for steps in steps_per_level]).astype(np.float32)
-    previous = np.concatenate([np.arange(steps) / steps for steps in steps_per_level]).astype(np.float32)
+    progress = np.concatenate(
+        [np.arange(1, steps + 1) / steps for steps in steps_per_level]
+    ).astype(np.float32)
+    previous = np.concatenate([np.arange(steps) / steps for steps in steps_per_level]).astype(
+        np.float32
+    )
     return level, progress, previous, progress == 1
 
 
 def _draw_masked(
-    key: Key[Array, ""], is_valid: Bool[Array, "b t"], hidden_share: Float[Array, "b"], spans: Spans = SINGLE
+    key: Key[Array, ""],
+    is_valid: Bool[Array, "b t"],
+    hidden_share: Float[Array, "b"],
+    spans: Spans = SINGLE,
 ) -> Bool[Array, "b t"]:
     """Hide ceil(share * spans) random spans of the valid frames, at least one."""
     may_hide = spans.group(is_valid, False).any(axis=2)

@@ -1,6 +1,8 @@
-"""The task of a decoder: what it reads and predicts, its conditions, what it runs on, and how long a clip is.
+"""The task of a decoder: what it reads and predicts, its conditions, what it runs on, and how long
+a clip is.
 
-All arms of a comparison share one, so it is one argument wherever a decoder is built or its cost is counted.
+All arms of a comparison share one, so it is one argument wherever a decoder is built or its cost is
+counted.
 """
 
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -18,9 +20,9 @@ from genlab.tokens import TokenSpec
 class Task(NamedTuple):
     """Everything a decoder's config needs to build it and to count what it costs.
 
-    A decoder takes clips of any length; `num_frames` and `num_symbols` are those of a training example, which the FLOP
-    formulas count. `code_vectors` are the codec's normalised entries, where there is a codec: models of codes may
-    start from them.
+    A decoder takes clips of any length; `num_frames` and `num_symbols` are those of a training
+    example, which the FLOP formulas count. `code_vectors` are the codec's normalised entries, where
+    there is a codec: models of codes may start from them.
     """
 
     spec: TokenSpec
@@ -50,15 +52,17 @@ class Task(NamedTuple):
     def condition_flops(self) -> float:
         """FLOPs of encoding one example's conditions."""
         positions = {"semantic": self.num_frames, "text": self.num_symbols, "none": 0}
-        return float(self.condition.layers * positions[self.condition.content] * 6 * self.backbone.width**2)
+        return float(
+            self.condition.layers * positions[self.condition.content] * 6 * self.backbone.width**2
+        )
 
 
 @runtime_checkable
 class DecoderConfig(Hashed, Protocol):
     """The config of a decoder: what an arm of a comparison names.
 
-    It may also have `train_flops(task)` and `sample_cost(sampler, task)`, formulas that say what it costs; without
-    them cost.py walks the traced program.
+    It may also have `train_flops(task)` and `sample_cost(sampler, task)`, formulas that say what it
+    costs; without them cost.py walks the traced program.
     """
 
     sampler: ClassVar[type[Config]]
@@ -76,7 +80,9 @@ class DecoderConfig(Hashed, Protocol):
 
 @runtime_checkable
 class SamplerConfig(Hashed, Protocol):
-    """The config of how a decoder samples. It may have `guidance`; one that has none is not guided."""
+    """The config of how a decoder samples. It may have
+    `guidance`; one that has none is not guided.
+    """
 
 
 def guidance_of(sampler: SamplerConfig) -> float:

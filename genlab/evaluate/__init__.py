@@ -1,1 +1,3 @@
-"""Scoring: metrics, statistics and controls of audio against its prompts, in numpy and onnxruntime."""
+"""Scoring: metrics, statistics and controls of audio against its
+prompts, in numpy and onnxruntime.
+"""

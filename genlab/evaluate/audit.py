@@ -35,7 +35,9 @@ PIECE_S = (0.2, 0.1, 0.05)
 
 
 class MetricAudit(NamedTuple):
-    """What the audit found about one metric. `values` holds the clean value and then those of each step, mild first."""
+    """What the audit found about one metric. `values` holds the clean value and then those of each
+    step, mild first.
+    """
 
     verdicts: dict[str, Verdict]
     values: dict[str, list[float]]
@@ -55,22 +57,33 @@ class MetricAudit(NamedTuple):
 def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.ndarray, "_"]]]]:
     """Return the clips spoiled in every way, each in steps from mild to strong.
 
-    White noise at 20, 10 and 0 dB; a low-pass at 3.4, 2 and 1 kHz; 6, 4 and 3 bits; pieces of 200, 100 and 50 ms in
-    random order; time reversed; a set in which 1/2, 1/4 and 1/8 of the clips replace all others.
+    White noise at 20, 10 and 0 dB; a low-pass at 3.4, 2 and 1 kHz; 6, 4 and 3 bits; pieces of 200,
+    100 and 50 ms in random order; time reversed; a set in which 1/2, 1/4 and 1/8 of the clips
+    replace all others.
     """
     rng = np.random.default_rng(seed)
     return {
         "noise": [[_add_noise(wave, snr_db, rng) for wave in waves] for snr_db in (20, 10, 0)],
-        "low-pass": [[_low_pass(wave, cutoff_hz) for wave in waves] for cutoff_hz in (3400, 2000, 1000)],
+        "low-pass": [
+            [_low_pass(wave, cutoff_hz) for wave in waves] for cutoff_hz in (3400, 2000, 1000)
+        ],
         "coarse": [[_coarsen(wave, bits) for wave in waves] for bits in (6, 4, 3)],
-        "shuffle": [[_shuffle(wave, round(seconds * SAMPLE_RATE_HZ), rng) for wave in waves] for seconds in PIECE_S],
+        "shuffle": [
+            [_shuffle(wave, round(seconds * SAMPLE_RATE_HZ), rng) for wave in waves]
+            for seconds in PIECE_S
+        ],
         "reversal": [[np.ascontiguousarray(wave[::-1]) for wave in waves]],
-        "collapse": [[waves[i % max(1, len(waves) // share)] for i in range(len(waves))] for share in (2, 4, 8)],
+        "collapse": [
+            [waves[i % max(1, len(waves) // share)] for i in range(len(waves))]
+            for share in (2, 4, 8)
+        ],
     }
 
 
 def audit_metrics(
-    prompts: Sequence[Prompt], context: EvaluationContext, progress: Callable[[str, int, int], None] | None = None
+    prompts: Sequence[Prompt],
+    context: EvaluationContext,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, MetricAudit]:
     """Return the audit of every metric that audio has.
 
@@ -84,12 +97,17 @@ def audit_metrics(
     half = np.random.default_rng(seed).permutation(len(prompts))
     jobs: list[tuple[str, Waves, Sequence[Prompt]]] = [("clean", waves, prompts)]
     jobs += [(name, step, prompts) for name, steps in spoiled.items() for step in steps]
-    jobs += [("half", [waves[i] for i in part], [prompts[i] for i in part]) for part in np.array_split(half, 2)]
+    jobs += [
+        ("half", [waves[i] for i in part], [prompts[i] for i in part])
+        for part in np.array_split(half, 2)
+    ]
     rows: dict[str, list[RowResult]] = {}
     for done, (name, row_waves, row_prompts) in enumerate(jobs):
         if progress is not None:
             progress("audit", done, len(jobs))
-        rows.setdefault(name, []).append(score_clips(row_waves, row_prompts, context, is_reconstruction=True))
+        rows.setdefault(name, []).append(
+            score_clips(row_waves, row_prompts, context, is_reconstruction=True)
+        )
     if progress is not None:
         progress("audit", len(jobs), len(jobs))
     return {name: _audit(name, rows, seed) for name in rows["clean"][0].scores}
@@ -112,16 +130,22 @@ def _audit(name: str, rows: Mapping[str, Sequence[RowResult]], seed: int) -> Met
 
 def _judge(name: str, ladder: Sequence[RowResult], seed: int) -> Verdict:
     """Return whether the rows get worse from first to last."""
-    if any(_sign(name, milder, stronger, seed) < 0 for milder, stronger in itertools.pairwise(ladder)):
+    if any(
+        _sign(name, milder, stronger, seed) < 0 for milder, stronger in itertools.pairwise(ladder)
+    ):
         return "reversed"
     return "ranks" if _sign(name, ladder[0], ladder[-1], seed) > 0 else "blind"
 
 
 def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
-    """Return 1 if the second row is significantly worse, -1 if significantly better, 0 if neither."""
+    """Return 1 if the second row is significantly worse, -1 if
+    significantly better, 0 if neither.
+    """
     worse = 1 if find_meaning(name).direction == "lower" else -1
     if name in first.per_clip and name in second.per_clip:
-        change = bootstrap_mean(second.per_clip[name].values - first.per_clip[name].values, seed=seed)
+        change = bootstrap_mean(
+            second.per_clip[name].values - first.per_clip[name].values, seed=seed
+        )
         low, high = change.low, change.high
     else:
         low = second.scores[name].low - first.scores[name].high
@@ -132,9 +156,11 @@ def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
 
 
 def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed: int) -> float:
-    """Return the share of splits of the clean clips in which the halves differ by a Welch test at 5 %.
+    """Return the share of splits of the clean clips in which the halves differ by a Welch test at 5
+    %.
 
-    A distance between sets has one split, and a false alarm if the intervals of its halves do not meet.
+    A distance between sets has one split, and a false alarm if the intervals of its halves do not
+    meet.
     """
     if name not in clean.per_clip:
         first, second = (half.scores[name] for half in halves)
@@ -150,7 +176,9 @@ def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed
     return float(np.mean(np.nan_to_num(np.asarray(p_values, np.float64), nan=1.0) < 0.05))
 
 
-def _add_noise(wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
+def _add_noise(
+    wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator
+) -> Float[np.ndarray, "s"]:
     power = float(np.square(wave).mean()) / 10 ** (snr_db / 10)
     return np.asarray(wave + np.sqrt(power) * rng.standard_normal(len(wave)), np.float32)
 
@@ -166,6 +194,8 @@ def _coarsen(wave: Float[np.ndarray, "s"], bits: int) -> Float[np.ndarray, "s"]:
     return (np.round(wave / peak * steps) / steps * peak).astype(np.float32)
 
 
-def _shuffle(wave: Float[np.ndarray, "s"], piece: int, rng: np.random.Generator) -> Float[np.ndarray, "s"]:
+def _shuffle(
+    wave: Float[np.ndarray, "s"], piece: int, rng: np.random.Generator
+) -> Float[np.ndarray, "s"]:
     starts = rng.permutation(np.arange(0, len(wave), piece))
     return np.concatenate([wave[start : start + piece] for start in starts])

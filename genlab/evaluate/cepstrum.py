@@ -1,13 +1,15 @@
-"""Mel-cepstral distortion: how far is the spectral envelope from that of the real clip, after time warping?
+"""Mel-cepstral distortion: how far is the spectral envelope from that of the real clip, after time
+warping?
 
-In: pairs of waveforms at 16 kHz that say the same. Out: dB per pair. MFCCs 1 to 12 of librosa (80 mel bands, 25 ms
-windows every 10 ms) are aligned by dynamic time warping; the distortion is the root mean square difference of the two
-envelopes that the coefficients describe,
+In: pairs of waveforms at 16 kHz that say the same. Out: dB per pair. MFCCs 1 to 12 of librosa (80
+mel bands, 25 ms windows every 10 ms) are aligned by dynamic time warping; the distortion is the
+root mean square difference of the two envelopes that the coefficients describe,
 
     MCD = mean over the path of sqrt(sum_k (C_k - C'_k)^2 / bands),   C: orthonormal cosine transform of levels in dB.
 
-Where we differ from Kubichek (1993) and the WORLD or SPTK mel-cepstra of other papers: the envelope is that of a mel
-filter bank, so values are comparable within this table only. Coefficient 0, the level, is left out, as there.
+Where we differ from Kubichek (1993) and the WORLD or SPTK mel-cepstra of other papers: the envelope
+is that of a mel filter bank, so values are comparable within this table only. Coefficient 0, the
+level, is left out, as there.
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,9 @@ FLOOR_DB = 60.0  # below the loudest band: what lies deeper is inaudible and wou
 def cepstral_distortions(
     references: Sequence[Float[np.ndarray, "_"]], generated: Sequence[Float[np.ndarray, "_"]]
 ) -> Float[np.ndarray, "n"]:
-    """Return the distortion of each pair in dB, NaN where one of them is silent or shorter than a window."""
+    """Return the distortion of each pair in dB, NaN where one of them is silent or shorter than a
+    window.
+    """
     return np.array([_distortion(a, b) for a, b in zip(references, generated)])
 
 
@@ -42,7 +46,12 @@ def _distortion(reference: Float[np.ndarray, "s"], generated: Float[np.ndarray, 
 
 def _cepstra(wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "t c"]:
     power = librosa.feature.melspectrogram(
-        y=wave, sr=SAMPLE_RATE_HZ, n_fft=FFT_SAMPLES, win_length=WINDOW_SAMPLES, hop_length=HOP_SAMPLES, n_mels=BANDS
+        y=wave,
+        sr=SAMPLE_RATE_HZ,
+        n_fft=FFT_SAMPLES,
+        win_length=WINDOW_SAMPLES,
+        hop_length=HOP_SAMPLES,
+        n_mels=BANDS,
     )
     levels = librosa.power_to_db(power, ref=np.max, top_db=FLOOR_DB)
     return librosa.feature.mfcc(S=levels, n_mfcc=COEFFICIENTS, norm="ortho")[1:].T

@@ -1,10 +1,11 @@
 """Content error: did the audio say the words of its prompt?
 
-In: waveforms at 16 kHz and reference texts. Out: transcripts, and errors with reference counts per clip, so that a
-corpus rate is a ratio of sums and its interval resamples clips. The recogniser is pocketsphinx 5.1.1 (BSD, acoustic
-model inside the wheel) bound to a JSGF grammar: on a closed language it is fast (about 50 times real time) and says
-nothing that the grammar cannot say. Any other recogniser joins through `word_errors` or `character_errors` on its
-transcripts. Edit distances come from jiwer. A rate can exceed 1 when words are inserted.
+In: waveforms at 16 kHz and reference texts. Out: transcripts, and errors with reference counts per
+clip, so that a corpus rate is a ratio of sums and its interval resamples clips. The recogniser is
+pocketsphinx 5.1.1 (BSD, acoustic model inside the wheel) bound to a JSGF grammar: on a closed
+language it is fast (about 50 times real time) and says nothing that the grammar cannot say. Any
+other recogniser joins through `word_errors` or `character_errors` on its transcripts. Edit
+distances come from jiwer. A rate can exceed 1 when words are inserted.
 """
 
 import threading
@@ -36,24 +37,28 @@ class ContentErrors(NamedTuple):
 
 
 class GrammarRecogniser:
-    """pocketsphinx restricted to a grammar. A transcript depends on its clip alone, not on the clips before it.
+    """pocketsphinx restricted to a grammar. A transcript depends on its clip alone, not on the
+    clips before it.
 
     Args:
         jsgf: the grammar as a JSGF 1.0 string with one public rule.
         vocabulary: every word the grammar may say; each must be in the CMU pronouncing dictionary.
 
     Raises:
-        GenlabError: if pocketsphinx is missing, a word has no pronunciation, or the grammar does not parse.
+        GenlabError: if pocketsphinx is missing, a word has no pronunciation, or the grammar does
+            not parse.
     """
 
     def __init__(self, jsgf: str, vocabulary: Collection[str]):
         self._decoder = open_pocketsphinx()
-        self._lock = threading.Lock()  # one decoder holds one utterance, and pocketsphinx keeps the GIL anyway
+        # one decoder holds one utterance, and pocketsphinx keeps the GIL anyway
+        self._lock = threading.Lock()
         unknown = sorted(word for word in vocabulary if self._decoder.lookup_word(word) is None)
         if unknown:
             raise GenlabError(
                 f"vocabulary: no pronunciation for {', '.join(map(repr, unknown[:5]))}"
-                f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''} in the CMU dictionary; "
+                f"{f' and {len(unknown) - 5} more' if len(unknown) > 5 else ''} in the CMU "
+                "dictionary; "
                 "use lower-case English words, or score this corpus with the CTC recogniser only"
             )
         try:
@@ -61,7 +66,8 @@ class GrammarRecogniser:
             self._decoder.activate_search("genlab")
         except (ValueError, RuntimeError, KeyError) as error:
             raise GenlabError(
-                f"grammar: pocketsphinx refused it ({error}); expected JSGF 1.0 with one public rule whose "
+                f"grammar: pocketsphinx refused it ({error}); expected JSGF 1.0 with one public "
+                "rule whose "
                 "words are all in the vocabulary"
             ) from None
 
@@ -82,7 +88,8 @@ class GrammarRecogniser:
 
 
 def open_pocketsphinx() -> Any:
-    """Return a pocketsphinx decoder with its English acoustic model and the CMU dictionary, and no search yet.
+    """Return a pocketsphinx decoder with its English acoustic model and the CMU dictionary, and no
+    search yet.
 
     Raises:
         GenlabError: if pocketsphinx is missing.
@@ -91,10 +98,12 @@ def open_pocketsphinx() -> Any:
         import pocketsphinx
     except ImportError:
         raise GenlabError(
-            "evaluate: package 'pocketsphinx' is not installed, it recognises the content of clips; "
+            "evaluate: package 'pocketsphinx' is not installed, it recognises the content of "
+            "clips; "
             "run `python -m pip install pocketsphinx==5.1.1`"
         ) from None
-    # cmn=batch normalises each clip by itself; the default carries its running mean from clip to clip.
+    # cmn=batch normalises each clip by itself; the default carries its running mean from clip to
+    # clip.
     return pocketsphinx.Decoder(
         hmm=pocketsphinx.get_model_path("en-us/en-us"),
         dict=pocketsphinx.get_model_path("en-us/cmudict-en-us.dict"),
@@ -115,12 +124,18 @@ def character_errors(hypotheses: Sequence[str], references: Sequence[str]) -> Co
     return _count_errors(hypotheses, references, in_characters=True)
 
 
-def _count_errors(hypotheses: Sequence[str], references: Sequence[str], *, in_characters: bool) -> ContentErrors:
+def _count_errors(
+    hypotheses: Sequence[str], references: Sequence[str], *, in_characters: bool
+) -> ContentErrors:
     if len(hypotheses) != len(references):
-        raise ValueError(f"hypotheses: expected one per reference, got {len(hypotheses)} for {len(references)}")
+        raise ValueError(
+            f"hypotheses: expected one per reference, got {len(hypotheses)} for {len(references)}"
+        )
     process = jiwer.process_characters if in_characters else jiwer.process_words
     errors, units = np.zeros(len(references)), np.zeros(len(references))
-    for i, (hypothesis, reference) in enumerate(zip(map(normalise_text, hypotheses), map(normalise_text, references))):
+    for i, (hypothesis, reference) in enumerate(
+        zip(map(normalise_text, hypotheses), map(normalise_text, references))
+    ):
         if not reference:  # jiwer refuses an empty reference; all that was said is then inserted
             errors[i] = len(hypothesis) if in_characters else len(hypothesis.split())
             continue

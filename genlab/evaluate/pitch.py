@@ -1,11 +1,11 @@
 """Pitch: does the F0 contour of generated audio follow the reference, frame by frame?
 
-In: waveforms at 16 kHz, and a reference track (the truth stored with a rendered corpus, or the track of the real
-clip). Out: per clip the Pearson correlation of log-F0 on frames voiced in both, the share of frames whose voicing
-agrees, and among commonly voiced frames the share of gross errors (more than 20 % off) and the root mean square error
-in semitones. No time warping: generation
-is frame-aligned with its content. The tracker is swift-f0 0.3.0 (MIT, 0.13 MB of ONNX), run without importing its
-package.
+In: waveforms at 16 kHz, and a reference track (the truth stored with a rendered corpus, or the
+track of the real clip). Out: per clip the Pearson correlation of log-F0 on frames voiced in both,
+the share of frames whose voicing agrees, and among commonly voiced frames the share of gross errors
+(more than 20 % off) and the root mean square error in semitones. No time warping: generation is
+frame-aligned with its content. The tracker is swift-f0 0.3.0 (MIT, 0.13 MB of ONNX), run without
+importing its package.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,9 @@ class PitchTrack(NamedTuple):
 
 
 class PitchAgreement(NamedTuple):
-    """How one clip follows a reference; NaN where the reference itself leaves the number undefined."""
+    """How one clip follows a reference; NaN where the reference
+    itself leaves the number undefined.
+    """
 
     correlation: float
     voicing_agreement: float
@@ -54,16 +56,21 @@ class PitchTracker:
         f0_min_hz, f0_max_hz = np.asarray(F0_MIN_HZ, np.float32), np.asarray(F0_MAX_HZ, np.float32)
         f0_hz, confidence = self._network(audio=wave[None], fmin=f0_min_hz, fmax=f0_max_hz)
         frames = wave[: f0_hz.shape[1] * HOP_SAMPLES].reshape(-1, HOP_SAMPLES)
-        is_voiced = (confidence[0] >= VOICED_CONFIDENCE) & (np.abs(frames).max(axis=1) >= SILENCE_PEAK)
-        return PitchTrack(np.where(is_voiced, f0_hz[0], 0.0).astype(np.float64), HOP_SAMPLES / SAMPLE_RATE_HZ)
+        is_voiced = (confidence[0] >= VOICED_CONFIDENCE) & (
+            np.abs(frames).max(axis=1) >= SILENCE_PEAK
+        )
+        return PitchTrack(
+            np.where(is_voiced, f0_hz[0], 0.0).astype(np.float64), HOP_SAMPLES / SAMPLE_RATE_HZ
+        )
 
 
 def compare_tracks(track: PitchTrack, reference: PitchTrack) -> PitchAgreement:
     """Compare on the frames of `track`, within the part that both cover.
 
-    A reference with fewer than 8 voiced frames, or one pitch throughout, defines no correlation (NaN). If the
-    reference does but the track offers too few voiced frames or one pitch only, the correlation is 0 (and the gross
-    error 1, and an octave, with too few): silence must not score better than a wrong contour.
+    A reference with fewer than 8 voiced frames, or one pitch throughout, defines no correlation
+    (NaN). If the reference does but the track offers too few voiced frames or one pitch only, the
+    correlation is 0 (and the gross error 1, and an octave, with too few): silence must not score
+    better than a wrong contour.
     """
     truth_hz = _resample_track(reference, len(track.f0_hz), track.hop_s)
     length = min(len(track.f0_hz), len(truth_hz))

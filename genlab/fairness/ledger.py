@@ -1,9 +1,10 @@
 """The ledger: what was held equal, what was bounded, what was free, what differed and was declared.
 
-In: a `Comparison`, its budgets, and what training reported. Out: `ledger.json`, with a stamp: `controlled` if every row
-that must agree does, else `uncontrolled`. Rows are matched (equal), bounded (within 1 %), free (this mode lets it vary)
-or declared (differs on purpose, in the open). A row whose values differ although they should match is `undeclared`, and
-one such row stamps the whole comparison; nothing is ever printed as fair by default.
+In: a `Comparison`, its budgets, and what training reported. Out: `ledger.json`, with a stamp:
+`controlled` if every row that must agree does, else `uncontrolled`. Rows are matched (equal),
+bounded (within 1 %), free (this mode lets it vary) or declared (differs on purpose, in the open). A
+row whose values differ although they should match is `undeclared`, and one such row stamps the
+whole comparison; nothing is ever printed as fair by default.
 """
 
 import platform
@@ -36,7 +37,10 @@ def build_ledger(
 ) -> dict[str, Any]:
     """Return the ledger of a comparison, with the overlap of splits if the `manifest` is given."""
     runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
-    seconds = {name: f"{sum(run.wall_s for run in seeds.values()):.0f} s" for name, seeds in trained.items()}
+    seconds = {
+        name: f"{sum(run.wall_s for run in seeds.values()):.0f} s"
+        for name, seeds in trained.items()
+    }
     rows = [
         *_data_rows(config, store, budgets, runs, run_dirs),
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
@@ -44,7 +48,11 @@ def build_ledger(
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(seeds) for name, seeds in trained.items()}),
-        _matched("Checkpoint rule", dict.fromkeys(runs, "last"), "fixed before the run; no selection on test"),
+        _matched(
+            "Checkpoint rule",
+            dict.fromkeys(runs, "last"),
+            "fixed before the run; no selection on test",
+        ),
         _row("Training wall clock", "free", seconds, device_text()),
     ]
     stamp = "controlled" if all(row["status"] != "undeclared" for row in rows) else "uncontrolled"
@@ -83,10 +91,17 @@ def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
 
 
 def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
-    hears = {name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()}
+    hears = {
+        name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()
+    }
     if len(set(hears.values())) == 1:
         return _row("Other speaker", "matched", hears, "whether what they say is heard")
-    return _row("Other speaker", "declared", hears, "the arms that hear it get more information than the others")
+    return _row(
+        "Other speaker",
+        "declared",
+        hears,
+        "the arms that hear it get more information than the others",
+    )
 
 
 def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
@@ -99,7 +114,12 @@ def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[
     flops_note = "executed matrix products, formula checked against a walk over the traced step"
     return [
         _close("Training FLOPs", values("train_flops"), is_iso_flop, flops_note),
-        _close("Parameters", values("params"), not is_iso_flop, "heads and noise-level modulation differ by family"),
+        _close(
+            "Parameters",
+            values("params"),
+            not is_iso_flop,
+            "heads and noise-level modulation differ by family",
+        ),
         _close("Updates", values("steps"), not is_iso_flop, "training FLOPs over FLOPs per step"),
         _close("Seconds of audio seen", seen, not is_iso_flop, "without padding"),
     ]
@@ -107,10 +127,17 @@ def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[
 
 def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
     condition, optim = config.condition, config.optim
-    others = {name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()}
+    others = {
+        name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()
+    }
     deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
-    told = f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
-    recipe = f"AdamW, {optim.decay} decay, b1 {optim.b1:g}, b2 {optim.b2:g}, gradients clipped at {optim.clip_norm}"
+    told = (
+        f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
+    )
+    recipe = (
+        f"AdamW, {optim.decay} decay, b1 {optim.b1:g}, b2 {optim.b2:g}, gradients clipped at "
+        f"{optim.clip_norm}"
+    )
     precision = "compute; parameters, losses and categorical sampling in float32"
     trials = {name: config.arms[name].training_trials for name in runs}
     return [
@@ -119,7 +146,9 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dic
             {name: run.backbone.digest(exclude={"dropout"}) for name, run in runs.items()},
             f"width, depth, heads, norm, positions; {deltas}",
         ),
-        _matched("Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told),
+        _matched(
+            "Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told
+        ),
         _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
         _tuned("Warm-up share", {name: run.optim.warmup_fraction for name, run in runs.items()}),
         _tuned("Weight decay", {name: run.optim.weight_decay for name, run in runs.items()}),
@@ -127,7 +156,11 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dic
         _tuned("Dropout", {name: run.backbone.dropout for name, run in runs.items()}),
         _matched("Optimiser, other fields", others, recipe),
         _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
-        _matched("Training trials", trials, "training settings tried per arm, this one included, as the config states"),
+        _matched(
+            "Training trials",
+            trials,
+            "training settings tried per arm, this one included, as the config states",
+        ),
         _tuning_row(config),
     ]
 
@@ -136,7 +169,9 @@ def _tuning_row(config: Comparison) -> dict[str, Any]:
     spent = {name: arm.tuning_flops for name, arm in config.arms.items()}
     if not any(spent.values()):
         return _row("Tuning FLOPs", "matched", spent, "nothing was tuned by this program")
-    return _close("Tuning FLOPs", spent, config.budget.mode == "iso_flop", "training FLOPs of all trials")
+    return _close(
+        "Tuning FLOPs", spent, config.budget.mode == "iso_flop", "training FLOPs of all trials"
+    )
 
 
 def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
@@ -144,25 +179,39 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
     guidance = {name: guidance_of(config.arms[name].sampler) for name in budgets}
     trials = {name: config.arms[name].sampler_trials for name in budgets}
     return [
-        _row("Sampler calls", "declared", calls, "sequential network calls per clip; each family at its own sampler"),
+        _row(
+            "Sampler calls",
+            "declared",
+            calls,
+            "sequential network calls per clip; each family at its own sampler",
+        ),
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
         _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
     ]
 
 
 def read_hashes(run_dirs: Mapping[int, Path], steps: int) -> list[list[str]]:
-    """Return the logged batch hashes of the first `steps` steps of every seed, seeds in ascending order."""
-    return [(run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps] for seed in sorted(run_dirs)]
+    """Return the logged batch hashes of the first `steps` steps of every seed, seeds in ascending
+    order.
+    """
+    return [
+        (run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps]
+        for seed in sorted(run_dirs)
+    ]
 
 
 def device_text() -> str:
     """Return the device and the versions that a timing belongs to."""
     device = jax.devices()[0]
-    return f"{jax.device_count()} x {device.device_kind} ({platform.machine()}), jax {version('jax')}"
+    return (
+        f"{jax.device_count()} x {device.device_kind} ({platform.machine()}), jax {version('jax')}"
+    )
 
 
 def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]:
-    """Compare the batches of the arms. A log that lacks steps proves nothing, so it counts as a difference."""
+    """Compare the batches of the arms. A log that lacks steps proves nothing, so it counts as a
+    difference.
+    """
     row = _matched(
         "Data order",
         {name: digest(by_seed) for name, by_seed in hashes.items()},
@@ -170,13 +219,20 @@ def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]
     )
     short = [name for name, by_seed in hashes.items() if any(len(seed) < steps for seed in by_seed)]
     if short:
-        row |= {"status": "undeclared", "note": f"batch_hashes.txt of {', '.join(short)} ends before step {steps}"}
+        row |= {
+            "status": "undeclared",
+            "note": f"batch_hashes.txt of {', '.join(short)} ends before step {steps}",
+        }
     return row
 
 
 def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
     is_enough = min(counts.values()) >= SEEDS_FOR_A_STATEMENT
-    return _matched("Seeds", counts, "training seeds" + ("" if is_enough else ": insufficient seeds for a statement"))
+    return _matched(
+        "Seeds",
+        counts,
+        "training seeds" + ("" if is_enough else ": insufficient seeds for a statement"),
+    )
 
 
 def _matched(item: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
@@ -196,7 +252,12 @@ def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) 
 def _tuned(item: str, values: Mapping[str, float | None]) -> dict[str, Any]:
     if len(set(values.values())) == 1:
         return _row(item, "matched", values, "shared by all arms")
-    return _row(item, "declared", values, "set per arm; the trials and the tuning FLOPs below say how it was found")
+    return _row(
+        item,
+        "declared",
+        values,
+        "set per arm; the trials and the tuning FLOPs below say how it was found",
+    )
 
 
 def _row(item: str, status: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:

@@ -1,1 +1,3 @@
-"""Blind listening: a page that plays a comparison without saying who is who, and what its answers say."""
+"""Blind listening: a page that plays a comparison without saying who is who, and what its answers
+say.
+"""

@@ -1,6 +1,8 @@
-"""Read the answers of listeners, and take nothing on trust: they come back as files that anyone may have edited.
+"""Read the answers of listeners, and take nothing on trust: they come back as files that anyone may
+have edited.
 
-In: answer files and the key. Out: `Answers` that are complete, belong to this key, and come from different listeners.
+In: answer files and the key. Out: `Answers` that are complete, belong to this key, and come from
+different listeners.
 """
 
 import hashlib
@@ -49,7 +51,8 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
     """Return everyone's answers.
 
     Raises:
-        GenlabError: naming the first file that is damaged, incomplete, of another page, or there twice.
+        GenlabError: naming the first file that is damaged, incomplete, of another page, or there
+            twice.
     """
     found: list[Answers] = []
     by_listener: dict[str, Path] = {}
@@ -60,7 +63,9 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
             raise GenlabError(f"{path}: no such file; give the answers as the page saved them")
         digest_of_file = hashlib.sha256(content).hexdigest()
         if digest_of_file in by_content:
-            raise GenlabError(f"{path}: the same answers as {by_content[digest_of_file]}; give every file once")
+            raise GenlabError(
+                f"{path}: the same answers as {by_content[digest_of_file]}; give every file once"
+            )
         by_content[digest_of_file] = path
         try:
             answers = parse(Answers, content, path, _FIX)
@@ -69,7 +74,8 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
             raise GenlabError(f"{path}: {error}; {_FIX}") from None
         if answers.listener in by_listener:
             raise GenlabError(
-                f"{path}: listener={answers.listener!r} is also in {by_listener[answers.listener]}: expected one file "
+                f"{path}: listener={answers.listener!r} is also in "
+                f"{by_listener[answers.listener]}: expected one file "
                 "per listener; keep the one that counts"
             )
         by_listener[answers.listener] = path
@@ -85,14 +91,20 @@ def check_answers(answers: Answers, key: Key, digest: str) -> None:
     """
     if answers.key_sha256 != digest:
         raise ConfigError(
-            f"key_sha256={answers.key_sha256:.12}...: expected {digest:.12}..., the digest of key.json: these are "
+            f"key_sha256={answers.key_sha256:.12}...: expected {digest:.12}..., the digest of "
+            "key.json: these are "
             "answers to another page, or the key was changed"
         )
     names = [screen.screen for screen in answers.screens]
     if missing := [name for name in key.screens if name not in names]:
-        raise ConfigError(f"screens: {len(missing)} of {len(key.screens)} missing, the first is {missing[0]!r}")
+        raise ConfigError(
+            f"screens: {len(missing)} of {len(key.screens)} missing, the first is {missing[0]!r}"
+        )
     if len(names) != len(key.screens):
-        raise ConfigError(f"screens: {len(names)} of them, expected each of the {len(key.screens)} of the key once")
+        raise ConfigError(
+            f"screens: {len(names)} of them, expected each of the {len(key.screens)} of the key "
+            "once"
+        )
     for number, answered in enumerate(answers.screens):
         _check_screen(f"screens.{number}", answered, key.screens[answered.screen])
 
@@ -100,10 +112,16 @@ def check_answers(answers: Answers, key: Key, digest: str) -> None:
 def _check_screen(field: str, answered: AnsweredScreen, screen: Screen) -> None:
     ids = [clip.id for clip in answered.clips]
     if sorted(ids) != sorted(screen.rows):
-        raise ConfigError(f"{field}.clips: {len(ids)} clips, expected each of the {len(screen.rows)} of the key once")
+        raise ConfigError(
+            f"{field}.clips: {len(ids)} clips, expected each of the {len(screen.rows)} of the key "
+            "once"
+        )
     if screen.test == "ab":
         if answered.choice not in (*ids, NO_DIFFERENCE):
-            raise ConfigError(f"{field}.choice={answered.choice!r}: expected one of the two clips or {NO_DIFFERENCE!r}")
+            raise ConfigError(
+                f"{field}.choice={answered.choice!r}: expected one of the two clips or "
+                f"{NO_DIFFERENCE!r}"
+            )
         return
     for number, clip in enumerate(answered.clips):
         if clip.rating is None:

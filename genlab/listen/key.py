@@ -1,8 +1,9 @@
 """The key of a listening test: which opaque id is which row of the table.
 
-The page knows ids only, drawn at random and not derived from any name, plus the SHA-256 of the key file. A digest of
-ids and names alone could be inverted by trying every assignment, so the key also holds a nonce that no page carries:
-the digest ties answers to their key and reveals nothing about it.
+The page knows ids only, drawn at random and not derived from any name, plus the SHA-256 of the key
+file. A digest of ids and names alone could be inverted by trying every assignment, so the key also
+holds a nonce that no page carries: the digest ties answers to their key and reveals nothing about
+it.
 """
 
 import hashlib
@@ -23,7 +24,9 @@ ANCHOR = "low_anchor"
 
 
 class Screen(Config):
-    """One screen of the page: the row behind every id, and the prompt and training seed that all its clips share."""
+    """One screen of the page: the row behind every id, and the prompt and training seed that all
+    its clips share.
+    """
 
     test: Test
     prompt: int = Field(ge=0)
@@ -52,7 +55,9 @@ class Key(Config):
             rows = set(screen.rows.values())
             if screen.test == "mushra" and not rows >= {REFERENCE, *self.arms}:
                 raise ValueError(f"screens.{name}.rows: expected {REFERENCE!r} and every arm")
-            if screen.test == "ab" and not (len(rows) == len(screen.rows) == 2 and rows <= set(self.arms)):
+            if screen.test == "ab" and not (
+                len(rows) == len(screen.rows) == 2 and rows <= set(self.arms)
+            ):
                 raise ValueError(f"screens.{name}.rows: expected two of the arms")
         return self
 
@@ -96,7 +101,9 @@ def read_key(path: Path) -> tuple[Key, str]:
     fix = "put back the key as `genlab listen` wrote it"
     content = read_content(path, fix=fix)
     if content is None:
-        raise GenlabError(f"{path}: no key here; write the page first, with `genlab listen RUN_DIR`")
+        raise GenlabError(
+            f"{path}: no key here; write the page first, with `genlab listen RUN_DIR`"
+        )
     return parse(Key, content, path, fix), digest_key(content)
 
 

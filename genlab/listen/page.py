@@ -1,15 +1,18 @@
-"""Write the page of a listening test: one file that opens offline, and beside it the key that stays at home.
+"""Write the page of a listening test: one file that opens offline, and beside it the key that stays
+at home.
 
 In: a finished comparison. Out: `listen.html`, with two tests in one file, and `key.json`.
 
-- Rating (MUSHRA-like, ITU-R BS.1534-3): one prompt per screen, the real clip as open reference, a slider from 0 to 100
-  for every row, among them the hidden reference and the low anchor. Not BS.1534 to the letter: generated speech is not
-  a coded copy of the reference, so its melody and timing may differ; there is no mid anchor, since 7 kHz is nearly all
-  that 16 kHz audio has, and the codec floors take its place; clips do not loop.
+- Rating (MUSHRA-like, ITU-R BS.1534-3): one prompt per screen, the real clip as open reference, a
+  slider from 0 to 100 for every row, among them the hidden reference and the low anchor. Not
+  BS.1534 to the letter: generated speech is not a coded copy of the reference, so its melody and
+  timing may differ; there is no mid anchor, since 7 kHz is nearly all that 16 kHz audio has, and
+  the codec floors take its place; clips do not loop.
 - Pairs: every two arms of a prompt, which is better or no difference.
 
-The page holds opaque ids, clips in the order of those ids, and the digest of the key; the browser shuffles screens and
-clips for each listener and writes the order into the answers. A Content-Security-Policy forbids every request.
+The page holds opaque ids, clips in the order of those ids, and the digest of the key; the browser
+shuffles screens and clips for each listener and writes the order into the answers. A
+Content-Security-Policy forbids every request.
 """
 
 import base64
@@ -25,7 +28,16 @@ from markupsafe import Markup
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.experiment import Comparison
-from genlab.listen.key import REFERENCE, Key, Screen, Test, digest_key, draw_id, draw_nonce, write_key
+from genlab.listen.key import (
+    REFERENCE,
+    Key,
+    Screen,
+    Test,
+    digest_key,
+    draw_id,
+    draw_nonce,
+    write_key,
+)
 from genlab.listen.ratings import prompts_needed
 from genlab.listen.stimuli import PromptClips, read_clips
 from genlab.report import outputs
@@ -48,9 +60,14 @@ class Sealed(NamedTuple):
 
 
 def write_test(
-    config: Comparison, run_dir: Path, out: Path, tests: Sequence[Test], num_prompts: int | None, seed: int,
+    config: Comparison,
+    run_dir: Path,
+    out: Path,
+    tests: Sequence[Test],
+    num_prompts: int | None,
+    seed: int,
     progress: Progress,
-) -> str:  # fmt: skip
+) -> str:
     """Write `listen.html` and `key.json` into `out`, and return what to tell the person who asked.
 
     Raises:
@@ -60,11 +77,14 @@ def write_test(
     check_has_no_way_out(run_dir)
     if (out / "key.json").exists():
         raise GenlabError(
-            f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page unreadable; "
+            f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page "
+            "unreadable; "
             "use another --out, or delete it"
         )
     if "mushra" not in tests and len(config.arms) < 2:
-        raise GenlabError("--test ab: this run has one arm, expected at least two to compare; use --test mushra")
+        raise GenlabError(
+            "--test ab: this run has one arm, expected at least two to compare; use --test mushra"
+        )
     prompts, rate_hz = read_clips(config, run_dir, results, num_prompts, seed, progress)
     key, sealed = seal(prompts, rate_hz, tuple(config.arms), tests, results["comparison_key"])
     content = key.serialise()
@@ -74,13 +94,18 @@ def write_test(
     partial = partial_path(page)
     partial.write_text(render_test(sealed, digest_key(content)), encoding="utf-8")
     partial.replace(page)
-    write_key(out / "key.json", content)  # last: while there is no key, the command can be run again
+    # last: while there is no key, the command can be run again
+    write_key(out / "key.json", content)
     merge = f"genlab listen {shown(run_dir)} --out {shown(out)} --merge answers-*.json"
     return f"{describe_test(key, prompts, rate_hz, out)}\nmerge: {merge}"
 
 
 def seal(
-    prompts: Sequence[PromptClips], rate_hz: int, arms: tuple[str, ...], tests: Sequence[Test], comparison_key: str
+    prompts: Sequence[PromptClips],
+    rate_hz: int,
+    arms: tuple[str, ...],
+    tests: Sequence[Test],
+    comparison_key: str,
 ) -> tuple[Key, Sealed]:
     """Give every clip an opaque id, and return what stays at home and what the page gets.
 
@@ -91,18 +116,29 @@ def seal(
     clips: dict[str, bytes] = {}
     for prompt in prompts:
         ids = {name: draw_id() for name in prompt.waves if "mushra" in tests or name in arms}
-        open_id = draw_id()  # the open reference has an id of its own, else it would mark the hidden one
+        # the open reference has an id of its own, else it would mark the hidden one
+        open_id = draw_id()
         clips |= {clip_id: wav_bytes(prompt.waves[name], rate_hz) for name, clip_id in ids.items()}
         clips[open_id] = wav_bytes(prompt.waves[REFERENCE], rate_hz)
-        pairs: list[tuple[Test, tuple[str, ...]]] = [("ab", pair) for pair in itertools.combinations(arms, 2)]
+        pairs: list[tuple[Test, tuple[str, ...]]] = [
+            ("ab", pair) for pair in itertools.combinations(arms, 2)
+        ]
         for test, names in [("mushra", tuple(prompt.waves)), *pairs]:
             if test not in tests:
                 continue
             rows = {ids[name]: name for name in names}
             screen_id = draw_id()
-            screens[screen_id] = Screen(test=test, prompt=prompt.prompt, text=prompt.text, seed=prompt.seed, rows=rows)
+            screens[screen_id] = Screen(
+                test=test, prompt=prompt.prompt, text=prompt.text, seed=prompt.seed, rows=rows
+            )
             shown.append(
-                {"id": screen_id, "test": test, "text": prompt.text, "reference": open_id, "clips": sorted(rows)}
+                {
+                    "id": screen_id,
+                    "test": test,
+                    "text": prompt.text,
+                    "reference": open_id,
+                    "clips": sorted(rows),
+                }
             )
     key = Key(nonce=draw_nonce(), comparison_key=comparison_key, arms=arms, screens=screens)
     return key, Sealed(sorted(shown, key=lambda screen: screen["id"]), dict(sorted(clips.items())))
@@ -116,7 +152,9 @@ def render_test(sealed: Sealed, digest: str) -> Markup:
         clip_id: f"data:audio/wav;base64,{base64.b64encode(wav).decode('ascii')}"
         for clip_id, wav in sealed.clips.items()
     }
-    data = json.dumps({"key_sha256": digest, "screens": sealed.screens, "clips": clips}, ensure_ascii=True)
+    data = json.dumps(
+        {"key_sha256": digest, "screens": sealed.screens, "clips": clips}, ensure_ascii=True
+    )
     policy = (
         f"default-src 'none'; img-src data:; media-src data:; style-src '{source_hash(style)}'; "
         f"script-src '{source_hash(script)}'; base-uri 'none'; form-action 'none'"
@@ -125,7 +163,8 @@ def render_test(sealed: Sealed, digest: str) -> Markup:
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        # Inside a script element only "</script" and "<!--" mean anything, and both begin with this sign.
+        # Inside a script element only "</script" and "<!--" mean anything, and both begin with this
+        # sign.
         data=Markup(data.replace("<", "\\u003c")),
         digest=digest[:12],
     )
@@ -137,12 +176,16 @@ def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: P
     rated = [screen for screen in key.screens.values() if screen.test == "mushra"]
     compared = [screen for screen in key.screens.values() if screen.test == "ab"]
     total_s = sum(
-        len(screen.rows) * (HEARINGS * seconds[screen.prompt] + DECISION_S) for screen in key.screens.values()
+        len(screen.rows) * (HEARINGS * seconds[screen.prompt] + DECISION_S)
+        for screen in key.screens.values()
     )
     parts = [f"{len(rated)} screens of {len(rated[0].rows)} clips"] if rated else []
     parts += [f"{len(compared)} pairs"] if compared else []
     needed = prompts_needed(len(key.arms)) if len(key.arms) > 1 else 0
-    note = f"note:  {len(prompts)} prompts settle no pair of {len(key.arms)} arms; use at least {needed}\n"
+    note = (
+        f"note:  {len(prompts)} prompts settle no pair of {len(key.arms)} arms; use at least "
+        f"{needed}\n"
+    )
     work = f"{' and '.join(parts)}, about {max(1, round(total_s / 60))} min a listener"
     return ("" if len(prompts) >= needed else note) + (
         f"page:  {shown(out / 'listen.html')} ({work})\n"

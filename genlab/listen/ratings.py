@@ -1,4 +1,5 @@
-"""What the answers say: mean ratings, differences and preferences with intervals, over listeners and prompts at once.
+"""What the answers say: mean ratings, differences and preferences with intervals, over listeners
+and prompts at once.
 
 In: checked answers and the key. Out: the dict of listening.json and a text table.
 
@@ -8,11 +9,12 @@ other prompts. Intervals come from a bootstrap that resamples both, each with re
 the cells where they meet (Owen 2007, "The pigeonhole bootstrap", arXiv:0712.1111). It counts the
 noise of single judgements three times, so it is too wide where that rules, and like every
 percentile bootstrap a little too narrow where a few listeners or prompts do. p-values have no such
-weakness: a sign-flip test of the listeners' means and one of the prompts' means, of which the larger counts (the
-language-as-fixed-effect argument of Clark 1973), with Holm's correction over the pairs of arms. An arm is better only
-where interval and p-value agree.
+weakness: a sign-flip test of the listeners' means and one of the prompts' means, of which the
+larger counts (the language-as-fixed-effect argument of Clark 1973), with Holm's correction over the
+pairs of arms. An arm is better only where interval and p-value agree.
 
-Post-screening follows ITU-R BS.1534-3 section 4.1.2. With fewer than `MIN_LISTENERS` left no winner is named.
+Post-screening follows ITU-R BS.1534-3 section 4.1.2. With fewer than `MIN_LISTENERS` left no winner
+is named.
 """
 
 import itertools
@@ -37,7 +39,8 @@ from genlab.statistics.bootstrap import (
     ratio_of_sums,
 )
 
-# Nine listeners who all agree reach p = 0.05 after Holm over the ten pairs of five arms: 10 * 2 / 2**9 = 0.039.
+# Nine listeners who all agree reach p = 0.05 after Holm over the ten pairs of five arms: 10 * 2 /
+# 2**9 = 0.039.
 MIN_LISTENERS = 10
 HIDDEN_REFERENCE_MIN = 90
 MAX_MISSED_SHARE = 0.15
@@ -98,54 +101,82 @@ def summarise(answers: Sequence[Answers], key: Key, digest: str) -> dict[str, An
 
 
 def screen_listener(answers: Answers, key: Key) -> Listener:
-    """Count the screens on which the hidden reference was rated below 90 (BS.1534-3 section 4.1.2)."""
+    """Count the screens on which the hidden reference was rated
+    below 90 (BS.1534-3 section 4.1.2).
+    """
     ratings = [
         clip.rating
         for screen in answers.screens
         for clip in screen.clips
         if clip.rating is not None and key.screens[screen.screen].rows[clip.id] == REFERENCE
     ]
-    return Listener(answers.listener, sum(rating < HIDDEN_REFERENCE_MIN for rating in ratings), len(ratings))
+    return Listener(
+        answers.listener, sum(rating < HIDDEN_REFERENCE_MIN for rating in ratings), len(ratings)
+    )
 
 
 def summarise_ratings(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
     """Return the mean rating of every row, and the differences between the arms."""
     grids = rating_grids(answers, key)
     rows = [
-        {"row": name, **_estimate(crossed_mean(grid)), "listeners": grid.shape[0], "prompts": grid.shape[1]}
+        {
+            "row": name,
+            **_estimate(crossed_mean(grid)),
+            "listeners": grid.shape[0],
+            "prompts": grid.shape[1],
+        }
         for name, grid in grids.items()
     ]
     pairs, p_values = [], []
     for a, b in itertools.combinations(key.arms, 2):
         grid = grids[a] - grids[b]
         estimate = crossed_mean(grid)
-        p_values.append(max(_flip_p_value(grid.mean(axis=axis)) for axis in (0, 1)) if grid.size else 1.0)
+        p_values.append(
+            max(_flip_p_value(grid.mean(axis=axis)) for axis in (0, 1)) if grid.size else 1.0
+        )
         better = (a if estimate.value > 0 else b) if estimate.excludes_zero else ""
         pairs.append(
-            {"a": a, "b": b, "difference": finite_or_none(estimate.value), **_bounds(estimate), "better": better}
+            {
+                "a": a,
+                "b": b,
+                "difference": finite_or_none(estimate.value),
+                **_bounds(estimate),
+                "better": better,
+            }
         )
     return {"rows": rows, "pairs": _correct(pairs, p_values)}
 
 
 def summarise_pairs(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
-    """Return, for every two arms, the share of decided judgements that prefer the first, with ties apart."""
+    """Return, for every two arms, the share of decided judgements that prefer the first, with ties
+    apart.
+    """
     pairs, p_values = [], []
     for (a, b), (first, second) in preference_grids(answers, key).items():
         estimate = crossed_ratio(first, first + second)
         p_values.append(max(_sign_p_value((first - second).sum(axis=axis)) for axis in (0, 1)))
-        share = estimate._replace(value=estimate.value - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5)
+        share = estimate._replace(
+            value=estimate.value - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5
+        )
         counts = {"prefer_a": int(first.sum()), "prefer_b": int(second.sum())}
         better = (a if share.value > 0 else b) if share.excludes_zero else ""
         ties = first.size - sum(counts.values())
-        pairs.append({"a": a, "b": b, **counts, "ties": ties, "share_a": finite_or_none(estimate.value)})
+        pairs.append(
+            {"a": a, "b": b, **counts, "ties": ties, "share_a": finite_or_none(estimate.value)}
+        )
         pairs[-1] |= {**_bounds(estimate), "better": better}
     return {"pairs": _correct(pairs, p_values)}
 
 
 def rating_grids(answers: Sequence[Answers], key: Key) -> dict[str, Grid]:
-    """Return the ratings of every row by listener and prompt; references first, arms last, as in the key."""
+    """Return the ratings of every row by listener and prompt; references first, arms last, as in
+    the key.
+    """
     rated = {name: screen for name, screen in key.screens.items() if screen.test == "mushra"}
-    prompts = {prompt: column for column, prompt in enumerate(sorted(screen.prompt for screen in rated.values()))}
+    prompts = {
+        prompt: column
+        for column, prompt in enumerate(sorted(screen.prompt for screen in rated.values()))
+    }
     names = dict.fromkeys(name for screen in rated.values() for name in screen.rows.values())
     grids = {name: np.full((len(answers), len(prompts)), math.nan) for name in names}
     for row, one in enumerate(answers):
@@ -156,12 +187,21 @@ def rating_grids(answers: Sequence[Answers], key: Key) -> dict[str, Grid]:
     return grids
 
 
-def preference_grids(answers: Sequence[Answers], key: Key) -> dict[tuple[str, str], tuple[Grid, Grid]]:
-    """Return for every two arms where the first was preferred, and where the second; ties are in neither."""
+def preference_grids(
+    answers: Sequence[Answers], key: Key
+) -> dict[tuple[str, str], tuple[Grid, Grid]]:
+    """Return for every two arms where the first was preferred, and where the second; ties are in
+    neither.
+    """
     compared = {name: screen for name, screen in key.screens.items() if screen.test == "ab"}
-    prompts = {prompt: column for column, prompt in enumerate(sorted({s.prompt for s in compared.values()}))}
+    prompts = {
+        prompt: column
+        for column, prompt in enumerate(sorted({s.prompt for s in compared.values()}))
+    }
     shape = (len(answers), len(prompts))
-    grids = {pair: (np.zeros(shape), np.zeros(shape)) for pair in itertools.combinations(key.arms, 2)}
+    grids = {
+        pair: (np.zeros(shape), np.zeros(shape)) for pair in itertools.combinations(key.arms, 2)
+    }
     for row, one in enumerate(answers):
         for answered in one.screens:
             screen = compared.get(answered.screen)
@@ -183,7 +223,9 @@ def crossed_ratio(totals: Grid, weights: Grid, seed: int = 0) -> Estimate:
     if not totals.size:
         return Estimate(math.nan, math.nan, math.nan, 0)
 
-    def statistic(listeners: Int[np.ndarray, "*r l"], prompts: Int[np.ndarray, "*r p"]) -> Float[np.ndarray, "*r"]:
+    def statistic(
+        listeners: Int[np.ndarray, "*r l"], prompts: Int[np.ndarray, "*r p"]
+    ) -> Float[np.ndarray, "*r"]:
         cells = (listeners[..., :, None], prompts[..., None, :])
         return ratio_of_sums(totals[cells].sum(axis=-1), weights[cells].sum(axis=-1))
 
@@ -192,7 +234,9 @@ def crossed_ratio(totals: Grid, weights: Grid, seed: int = 0) -> Estimate:
 
 
 def prompts_needed(num_arms: int) -> int:
-    """Return how many prompts it takes to settle anything: a unanimous test over fewer fails Holm's correction."""
+    """Return how many prompts it takes to settle anything: a unanimous test over fewer fails Holm's
+    correction.
+    """
     num_pairs = math.comb(num_arms, 2)
     return next(count for count in itertools.count(1) if num_pairs * 2.0 ** (1 - count) < ALPHA)
 
@@ -219,7 +263,12 @@ def _sign_p_value(balances: Float[np.ndarray, "n"]) -> float:
 def _correct(pairs: Sequence[dict[str, Any]], p_values: Sequence[float]) -> list[dict[str, Any]]:
     corrected = holm_correction(p_values) if p_values else []
     return [
-        pair | {"p_value": p_value, "p_holm": float(p_holm), "better": pair["better"] if p_holm < ALPHA else ""}
+        pair
+        | {
+            "p_value": p_value,
+            "p_holm": float(p_holm),
+            "better": pair["better"] if p_holm < ALPHA else "",
+        }
         for pair, p_value, p_holm in zip(pairs, p_values, corrected)
     ]
 

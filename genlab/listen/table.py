@@ -1,4 +1,6 @@
-"""The result of a listening test as plain text. In: listening.json as a dict. Out: tables and one verdict per test."""
+"""The result of a listening test as plain text. In: listening.json as a dict. Out: tables and one
+verdict per test.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,9 +1,11 @@
-"""Several processes that train one model: how they find each other, what they agree on, and who writes.
+"""Several processes that train one model: how they find each other, what they agree on, and who
+writes.
 
-On a TPU pod, or under Slurm, every host runs the same command and `join` finds the others; elsewhere
-JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say where they are. They share
-the run directory. All of them compute and save their part of a checkpoint; process 0, the leader, alone writes
-everything else. With one process every function here returns at once.
+On a TPU pod, or under Slurm, every host runs the same command and `join` finds the others;
+elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say
+where they are. They share the run directory. All of them compute and save their part of a
+checkpoint; process 0, the leader, alone writes everything else. With one process every function
+here returns at once.
 """
 
 import itertools
@@ -24,7 +26,8 @@ _barriers = itertools.count()
 
 
 def join() -> None:
-    """Join the other processes, if this one was started as one of several; call it before anything computes.
+    """Join the other processes, if this one was started as one of several; call it before anything
+    computes.
 
     Raises:
         GenlabError: if only some of `VARIABLES` are set, or are not numbers.
@@ -33,10 +36,17 @@ def join() -> None:
     if any(given):
         address, count, index = given
         if not (address and (count or "").isdecimal() and (index or "").isdecimal()):
-            wanted = "an address host:port, a number of processes and the number of this one, from 0"
-            raise GenlabError(f"{', '.join(VARIABLES)}={given}: expected {wanted}; set all three or none")
+            wanted = (
+                "an address host:port, a number of processes and the number of this one, from 0"
+            )
+            raise GenlabError(
+                f"{', '.join(VARIABLES)}={given}: expected {wanted}; set all three or none"
+            )
         jax.distributed.initialize(
-            address, int(count or 0), int(index or 0), heartbeat_timeout_seconds=heartbeat_timeout_s()
+            address,
+            int(count or 0),
+            int(index or 0),
+            heartbeat_timeout_seconds=heartbeat_timeout_s(),
         )
     elif os.environ.get("JAX_PLATFORMS") != "cpu":
         try:
@@ -63,7 +73,8 @@ def index() -> int:
 
 
 def heartbeat_timeout_s() -> int:
-    """Return after how many seconds of silence a process counts as dead: 30, or GENLAB_HEARTBEAT_TIMEOUT_S.
+    """Return after how many seconds of silence a process counts as dead: 30, or
+    GENLAB_HEARTBEAT_TIMEOUT_S.
 
     Raises:
         GenlabError: if the variable is not a number of seconds.
@@ -75,7 +86,9 @@ def heartbeat_timeout_s() -> int:
 
 
 def coordination_client() -> Any:
-    """Return the connection by which the processes talk without a device; JAX has no public name for it."""
+    """Return the connection by which the processes talk without a device; JAX has no public name
+    for it.
+    """
     from jax._src import distributed
 
     return distributed.global_state.client

@@ -1,9 +1,10 @@
 """What becomes of a process when another of the same run ends before its time.
 
-A process that fails says so to the others with its exit code, and they end with the same one. Of a process that is
-killed, or whose host vanishes, nobody hears again: JAX notices within `hosts.heartbeat_timeout_s`, at once if it was
-the leader, and aborts the rest; here that becomes `EXIT_RESUME`. What must still be done goes into `last_words`: a
-process that waits for a device cannot be interrupted, only ended.
+A process that fails says so to the others with its exit code, and they end with the same one. Of a
+process that is killed, or whose host vanishes, nobody hears again: JAX notices within
+`hosts.heartbeat_timeout_s`, at once if it was the leader, and aborts the rest; here that becomes
+`EXIT_RESUME`. What must still be done goes into `last_words`: a process that waits for a device
+cannot be interrupted, only ended.
 """
 
 import contextlib
@@ -35,7 +36,14 @@ GRACE_S = 5.0  # for a process that ends by itself for the same reason
 LAST_WORDS_S = 10.0
 NOTES = "genlab/processes/"
 # How the libraries under JAX say that another process is gone.
-ECHOES = ("gloo", "coordination service", "barrier failed", "nccl", "unavailable:", "connection reset")
+ECHOES = (
+    "gloo",
+    "coordination service",
+    "barrier failed",
+    "nccl",
+    "unavailable:",
+    "connection reset",
+)
 
 _last_words: list[Callable[[], None]] = []
 _heard_at: dict[int, float] = {}
@@ -44,9 +52,11 @@ _read_at: float = 0.0
 
 @contextlib.contextmanager
 def shared_fate() -> Iterator[None]:
-    """Do what one of several processes does; what ends it early ends the others too, and the reverse.
+    """Do what one of several processes does; what ends it early ends the others too, and the
+    reverse.
 
-    Only the end that all agreed on, `TrainingInterrupted`, passes; every other one ends the process here.
+    Only the end that all agreed on, `TrainingInterrupted`, passes; every other one ends the process
+    here.
     """
     if not hosts.is_one_of_several():
         yield
@@ -72,15 +82,23 @@ def _end_on(error: BaseException) -> None:
     if isinstance(error, KeyboardInterrupt):
         _leave(EXIT_RESUME, "stopped by hand")
     if is_echo(error):
-        time.sleep(GRACE_S + 3 * POLL_S)  # if the other left word, `_listen` ends this process with it
-        _end(EXIT_RESUME, f"another process is gone ({_line(error):.100}); the same command resumes")
+        # if the other left word, `_listen` ends this process with it
+        time.sleep(GRACE_S + 3 * POLL_S)
+        _end(
+            EXIT_RESUME, f"another process is gone ({_line(error):.100}); the same command resumes"
+        )
     traceback.print_exception(error)
-    _leave(EXIT_DISK_FULL if is_disk_full(error) else EXIT_FAILED, f"{type(error).__name__}: {_line(error)}")
+    _leave(
+        EXIT_DISK_FULL if is_disk_full(error) else EXIT_FAILED,
+        f"{type(error).__name__}: {_line(error)}",
+    )
 
 
 @contextlib.contextmanager
 def last_words(say: Callable[[], None]) -> Iterator[None]:
-    """Call `say`, from some thread and within `LAST_WORDS_S`, should the process have to end in this context."""
+    """Call `say`, from some thread and within `LAST_WORDS_S`, should the process have to end in
+    this context.
+    """
     _last_words.append(say)
     try:
         yield
@@ -91,7 +109,9 @@ def last_words(say: Callable[[], None]) -> Iterator[None]:
 def is_echo(error: BaseException | None) -> bool:
     """Return whether an error only says that another process is gone."""
     while error is not None and hosts.is_one_of_several():
-        if isinstance(error, RuntimeError | ValueError) and any(word in str(error).lower() for word in ECHOES):
+        if isinstance(error, RuntimeError | ValueError) and any(
+            word in str(error).lower() for word in ECHOES
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -99,9 +119,13 @@ def is_echo(error: BaseException | None) -> bool:
 
 @contextlib.contextmanager
 def _watching() -> Iterator[None]:
-    """Listen for the end of the other processes. Nothing of it may be left when Python ends: it would crash then."""
+    """Listen for the end of the other processes. Nothing of it may be left when Python ends: it
+    would crash then.
+    """
     is_over = threading.Event()
-    thread = threading.Thread(target=_listen, args=(hosts.coordination_client(), is_over), daemon=True)
+    thread = threading.Thread(
+        target=_listen, args=(hosts.coordination_client(), is_over), daemon=True
+    )
     # abort() leaves no other moment: a handler in C, which Python's own signals are not.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
     libc = ctypes.CDLL(None)
@@ -120,8 +144,11 @@ def _leave(exit_code: int, reason: str) -> None:
     """End, and let the others know why."""
     with contextlib.suppress(Exception):  # without a leader nobody can be told
         note = f"{exit_code} {reason:.300}"
-        hosts.coordination_client().key_value_set(f"{NOTES}left/{hosts.index()}", note, allow_overwrite=True)
-        time.sleep(GRACE_S + 2 * POLL_S if hosts.is_leader() else 0.0)  # the note lies with the leader
+        hosts.coordination_client().key_value_set(
+            f"{NOTES}left/{hosts.index()}", note, allow_overwrite=True
+        )
+        # the note lies with the leader
+        time.sleep(GRACE_S + 2 * POLL_S if hosts.is_leader() else 0.0)
     _exit(exit_code)
 
 

@@ -5,16 +5,22 @@ maps each of them again and returns it to the kernel afterwards, so a training s
 its time in page faults. If it keeps freed memory, and serves all threads from the one heap that can
 hold large buffers, it reuses the same pages.
 
-In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed. And how much memory there is.
+In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed. And how much memory
+there is.
 """
 
 import ctypes
 import os
 import platform
 
-# Environment variable of glibc, its number in malloc.h, our value. A trim threshold of -1 switches trimming off.
-# Without the last one, buffers above 64 MiB are mapped in every thread but the first, despite the other two.
-_SETTINGS = (("MALLOC_MMAP_MAX_", -4, 0), ("MALLOC_TRIM_THRESHOLD_", -1, -1), ("MALLOC_ARENA_MAX", -8, 1))
+# Environment variable of glibc, its number in malloc.h, our value. A trim threshold of -1 switches
+# trimming off. Without the last one, buffers above 64 MiB are mapped in every thread but the first,
+# despite the other two.
+_SETTINGS = (
+    ("MALLOC_MMAP_MAX_", -4, 0),
+    ("MALLOC_TRIM_THRESHOLD_", -1, -1),
+    ("MALLOC_ARENA_MAX", -8, 1),
+)
 
 _is_kept = False
 
@@ -22,8 +28,8 @@ _is_kept = False
 def reuse_memory() -> bool:
     """Keep freed memory in the process; call it before jax starts.
 
-    It does what MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=137438953472 MALLOC_ARENA_MAX=1 in the environment would do;
-    a variable that is already set there wins.
+    It does what MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=137438953472 MALLOC_ARENA_MAX=1 in the
+    environment would do; a variable that is already set there wins.
 
     Returns:
         Whether freed memory is kept now.
@@ -31,7 +37,9 @@ def reuse_memory() -> bool:
     global _is_kept
     if platform.system() == "Linux" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        _is_kept = all([name in os.environ or libc.mallopt(number, value) for name, number, value in _SETTINGS])
+        _is_kept = all(
+            [name in os.environ or libc.mallopt(number, value) for name, number, value in _SETTINGS]
+        )
     return _is_kept
 
 

@@ -1,13 +1,14 @@
 """How a model lies on many chips: one mesh, and how parameters and batches are split over its axes.
 
-In: the sizes of three axes and, by their paths, the splits that parameters state where they are made.
-Out: shardings. `data` and `fsdp` split the batch; `fsdp` also splits the parameters, which are gathered
-where they are used (ZeRO-3, 1910.02054); `tensor` splits heads and inner channels, a product split by
-columns followed by one split by rows (1909.08053), so that a pair costs one sum. Paths of moments and
-averages end with the path of their parameter, so they lie where it does.
+In: the sizes of three axes and, by their paths, the splits that parameters state where they are
+made. Out: shardings. `data` and `fsdp` split the batch; `fsdp` also splits the parameters, which
+are gathered where they are used (ZeRO-3, 1910.02054); `tensor` splits heads and inner channels, a
+product split by columns followed by one split by rows (1909.08053), so that a pair costs one sum.
+Paths of moments and averages end with the path of their parameter, so they lie where it does.
 
-A mesh is set with `use_mesh` or `jax.set_mesh`; without one every function here leaves its argument as it is, so
-programs for one device hold none of this. An axis that does not divide a dimension leaves it whole.
+A mesh is set with `use_mesh` or `jax.set_mesh`; without one every function here leaves its argument
+as it is, so programs for one device hold none of this. An axis that does not divide a dimension
+leaves it whole.
 """
 
 import contextlib
@@ -27,8 +28,8 @@ AXES = ("data", "fsdp", "tensor")
 # What splits the first axis of a batch.
 BATCH = ("data", "fsdp")
 
-# How the last axes of a parameter are split; layers stacked in front of them stay whole. A product split
-# by columns feeds one split by rows, head by head or channel by channel.
+# How the last axes of a parameter are split; layers stacked in front of them stay whole. A product
+# split by columns feeds one split by rows, head by head or channel by channel.
 COLUMNS = PartitionSpec("fsdp", "tensor")
 ROWS = PartitionSpec("tensor", "fsdp")
 # For a product that has no partner.
@@ -42,9 +43,11 @@ Splits = Mapping[str, PartitionSpec]
 
 
 class ShardingConfig(Config):
-    """Sizes of the mesh axes; None, for one of them at most, is what the others leave. Nothing here changes a result.
+    """Sizes of the mesh axes; None, for one of them at most, is what the others leave. Nothing here
+    changes a result.
 
-    Fake CPU devices share the cores of one machine, so on CPUs only as many are used as the sizes name.
+    Fake CPU devices share the cores of one machine, so on CPUs only as many are used as the sizes
+    name.
     """
 
     data: int | None = pydantic.Field(default=1, ge=1)
@@ -54,7 +57,10 @@ class ShardingConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_open(self) -> "ShardingConfig":
         if sum(size is None for size in self._sizes) > 1:
-            raise ValueError(f"data, fsdp, tensor={self._sizes}: only one of them can be None, what the others leave")
+            raise ValueError(
+                f"data, fsdp, tensor={self._sizes}: only one of them can be None, what the others "
+                "leave"
+            )
         return self
 
     @property
@@ -75,7 +81,8 @@ class ShardingConfig(Config):
         left, rest = divmod(num_devices, self.num_named)
         if rest or (left > 1 and None not in self._sizes):
             raise ConfigError(
-                f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are available; give sizes whose "
+                f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are available; "
+                "give sizes whose "
                 "product divides that, and None for the one that takes what is left"
             )
         return tuple(left if size is None else size for size in self._sizes)
@@ -84,12 +91,16 @@ class ShardingConfig(Config):
 def make_mesh(config: ShardingConfig, devices: Sequence[Any]) -> Mesh:
     """Return the mesh of `config` over `devices`."""
     # Explicit axes, the default, would make every product state its output's sharding.
-    return jax.make_mesh(config.sizes(len(devices)), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    return jax.make_mesh(
+        config.sizes(len(devices)), AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+    )
 
 
 @contextlib.contextmanager
 def use_mesh(config: ShardingConfig) -> Iterator[None]:
-    """Compute on all devices of all processes while the context lasts; with one device nothing is set."""
+    """Compute on all devices of all processes while the context lasts; with one device nothing is
+    set.
+    """
     devices = jax.devices()
     is_shared_core = devices[0].platform == "cpu" and jax.process_count() == 1
     devices = devices[: config.num_named] if is_shared_core else devices
@@ -102,11 +113,15 @@ def use_mesh(config: ShardingConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leave_mesh() -> Iterator[None]:
-    """Compute on the first device of this process, where `gather` puts arrays, while a mesh is set."""
+    """Compute on the first device of this process, where `gather`
+    puts arrays, while a mesh is set.
+    """
     if not mesh_sizes():
         yield
         return
-    alone = jax.make_mesh((1,), ("alone",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1])
+    alone = jax.make_mesh(
+        (1,), ("alone",), axis_types=(AxisType.Auto,), devices=jax.local_devices()[:1]
+    )
     with jax.set_mesh(alone):
         yield
 
@@ -128,8 +143,9 @@ def compiler_options() -> dict[str, str]:
     """Return what to tell the compiler about a program for the mesh that is set."""
     if not mesh_sizes() or compiled_platform() != "tpu":
         return {}
-    # Products whose weights are split along the inputs would run shard by shard while the shards go round, and add into
-    # the whole output each time: of the traffic to memory more than half. Gathering the weights first costs less.
+    # Products whose weights are split along the inputs would run shard by shard while the shards go
+    # round, and add into the whole output each time: of the traffic to memory more than half.
+    # Gathering the weights first costs less.
     return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": "1000000"}
 
 
@@ -153,7 +169,9 @@ def spec_of(
 
 
 def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> PartitionSpec:
-    """Return `spec` without the axes that do not divide their dimension; of several on one, the first that do stay."""
+    """Return `spec` without the axes that do not divide their dimension; of several on one, the
+    first that do stay.
+    """
     fitted = []
     for dimension, entry in zip(shape, (*spec, *(None,) * len(shape))):
         kept: list[str] = []
@@ -165,7 +183,9 @@ def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> P
 
 
 def specs_of(tree: Any, splits: Splits, sizes: dict[str, int]) -> Any:
-    """Return the `PartitionSpec` of every leaf of parameters, of a training state, or of shapes of them."""
+    """Return the `PartitionSpec` of every leaf of parameters, of a training state, or of shapes of
+    them.
+    """
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: spec_of(path_name(path), leaf.shape, splits, sizes), tree
     )
@@ -178,7 +198,10 @@ def path_name(path: tuple[Any, ...]) -> str:
     """
     # A path through an `nnx.State` ends with an attribute of the variable.
     path = path[:-1] if len(path) > 1 and path[-1] == GetAttrKey("value") else path
-    return "/".join(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)
+    return "/".join(
+        str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+        for entry in path
+    )
 
 
 def lay_out(tree: Any, splits: Splits) -> Any:
@@ -189,7 +212,9 @@ def lay_out(tree: Any, splits: Splits) -> Any:
 
 
 def constrain(x: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None) -> Shaped[Array, "..."]:
-    """Ask the compiler to split the leading axes of an activation as named; for use under `jax.jit`."""
+    """Ask the compiler to split the leading axes of an activation as named; for use under
+    `jax.jit`.
+    """
     if not (sizes := mesh_sizes()):
         return x
     return jax.lax.with_sharding_constraint(x, fit(PartitionSpec(*axes), x.shape, sizes))
@@ -209,11 +234,16 @@ def place(tree: Any, splits: Splits) -> Any:
 
 def batch_shardings(args: Any, mesh: Mesh) -> Any:
     """Return the sharding of every leaf of a batch: its first axis over `data` and `fsdp`."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, fit(PartitionSpec(BATCH), leaf.shape, dict(mesh.shape))), args)
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, fit(PartitionSpec(BATCH), leaf.shape, dict(mesh.shape))),
+        args,
+    )
 
 
 def put_batch(args: Any) -> Any:
-    """Return the batch on the devices. Each process gives its own rows, those of process 0 first."""
+    """Return the batch on the devices. Each process gives its own
+    rows, those of process 0 first.
+    """
     if not mesh_sizes():
         return jax.device_put(args)
     mesh, count = jax.sharding.get_mesh(), jax.process_count()
@@ -239,14 +269,20 @@ def abstract_batch(args: Any) -> Any:
         return args
     shardings = batch_shardings(args, jax.sharding.get_mesh())
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding), args, shardings
+        lambda leaf, sharding: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding),
+        args,
+        shardings,
     )
 
 
 def gather(tree: Any) -> Any:
-    """Return the arrays whole on the first device of this process: sampling and scoring run there."""
+    """Return the arrays whole on the first device of this
+    process: sampling and scoring run there.
+    """
     if not mesh_sizes():
         return tree
     everywhere = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda leaf: jax.device_put(leaf.addressable_data(0), jax.local_devices()[0]), whole)
+    return jax.tree.map(
+        lambda leaf: jax.device_put(leaf.addressable_data(0), jax.local_devices()[0]), whole
+    )

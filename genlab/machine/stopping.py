@@ -24,9 +24,14 @@ EXIT_RESUME = 75
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether a full disk is behind an error; Orbax and TensorStore say so in the text of a cause."""
+    """Return whether a full disk is behind an error; Orbax and TensorStore say so in the text of a
+    cause.
+    """
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        ) or "No space left on device" in str(error):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -69,7 +74,9 @@ class StopRequest:
     requested: str = ""
 
     def at(self, step: int) -> str:
-        """Return why to stop after `step`, or nothing: the same in all processes, when one of several got SIGTERM."""
+        """Return why to stop after `step`, or nothing: the same in all processes, when one of
+        several got SIGTERM.
+        """
         from genlab.machine import hosts
 
         if hosts.is_one_of_several() and hosts.is_preempted(step):
@@ -79,10 +86,11 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts as it always did.
+    """Turn the first SIGTERM or SIGINT into a request to stop at the next step; a second one acts
+    as it always did.
 
-    Only the main thread may set handlers; elsewhere signals keep their meaning. One of several processes leaves them to
-    JAX, which tells the others of a SIGTERM.
+    Only the main thread may set handlers; elsewhere signals keep their meaning. One of several
+    processes leaves them to JAX, which tells the others of a SIGTERM.
     """
     from genlab.machine import hosts
 

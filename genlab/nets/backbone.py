@@ -1,12 +1,12 @@
 """The one transformer that every decoder family runs on.
 
-In: frames [b t h] already embedded and conditioned. Out: frames [b t h], normalised, in the compute dtype. The layers
-are stacked and scanned, so compile time does not grow with depth; where several mixers take turns, the scan runs over
-their period. Families differ only in what they ask for at
-construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a vector per clip through
-adaLN-zero: the noise level, the speaker) and the text route (positions prepended to the frames, or cross-attention).
-Frames and prefixed text both count positions from 0, so the number of padding symbols cannot move a frame, and symbol i
-starts out near frame i.
+In: frames [b t h] already embedded and conditioned. Out: frames [b t h], normalised, in the compute
+dtype. The layers are stacked and scanned, so compile time does not grow with depth; where several
+mixers take turns, the scan runs over their period. Families differ only in what they ask for at
+construction: `is_causal` (and then a key-value cache for decoding), `is_modulated` (a vector per
+clip through adaLN-zero: the noise level, the speaker) and the text route (positions prepended to
+the frames, or cross-attention). Frames and prefixed text both count positions from 0, so the number
+of padding symbols cannot move a frame, and symbol i starts out near frame i.
 
 Dropout acts when a key is given and the module is not in evaluation mode (`model.eval()`).
 """
@@ -44,8 +44,8 @@ AnyFeedForward = Annotated[FeedForward, Open(Gated)]
 class BackboneConfig(Config):
     """Shape and numerics of the transformer; one instance is shared by all arms of a comparison.
 
-    `mixer` may be a tuple, the period in which mixers take turns over depth: two of them in four layers are layers
-    0 and 2 of the first, 1 and 3 of the second.
+    `mixer` may be a tuple, the period in which mixers take turns over depth: two of them in four
+    layers are layers 0 and 2 of the first, 1 and 3 of the second.
     """
 
     width: int = pydantic.Field(default=256, gt=0)
@@ -56,8 +56,8 @@ class BackboneConfig(Config):
     ffn: AnyFeedForward = added(Gated())
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # What the backward pass computes again: nothing, all but the products, or ("full") all inside the layers; but never
-    # the attention of a TPU's kernel.
+    # What the backward pass computes again: nothing, all but the products, or ("full") all inside
+    # the layers; but never the attention of a TPU's kernel.
     remat: bool | Literal["full"] = False
     # A few percent faster on CPU than the scan, but compile time then grows with depth.
     is_unrolled: bool = False
@@ -66,19 +66,22 @@ class BackboneConfig(Config):
     def _check_heads(self) -> "BackboneConfig":
         if self.width % (2 * self.heads):
             raise ValueError(
-                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary channel pairs)"
+                f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary "
+                "channel pairs)"
             )
         params = self.layers * self.width**2 * (4 + 3 * self.ffn_multiple)
         if params > MAX_PARAMS:
             raise ValueError(
-                f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} make {params:.1e} "
+                f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} "
+                f"make {params:.1e} "
                 f"parameters, more than {MAX_PARAMS:.0e}; lower one of them"
             )
         if not self.period:
             raise ValueError("backbone.mixer=[]: expected one mixer, or several that take turns")
         if self.layers % len(self.period):
             raise ValueError(
-                f"layers={self.layers} must be a multiple of the {len(self.period)} mixers that take turns; "
+                f"layers={self.layers} must be a multiple of the {len(self.period)} mixers that "
+                "take turns; "
                 f"set layers={len(self.period) * max(1, round(self.layers / len(self.period)))}"
             )
         return self
@@ -90,7 +93,9 @@ class BackboneConfig(Config):
 
     def layer_shape(self, *, is_causal: bool) -> LayerShape:
         """Return what a layer is told of this backbone."""
-        return LayerShape(self.width, self.heads, self.ffn_width, self.residual_scale, is_causal, self.dtype)
+        return LayerShape(
+            self.width, self.heads, self.ffn_width, self.residual_scale, is_causal, self.dtype
+        )
 
     @property
     def ffn_width(self) -> int:
@@ -99,24 +104,30 @@ class BackboneConfig(Config):
 
     @property
     def residual_scale(self) -> float:
-        """The scale of a projection into the residual stream, so that its variance does not grow with depth."""
+        """The scale of a projection into the residual stream, so that its variance does not grow
+        with depth.
+        """
         return (2 * self.layers) ** -0.5
 
     def require_attention(self, setting: str, problem: str, fix: str) -> None:
-        """Refuse a mixer that reads frames at fixed distances where a setting needs one that chooses what it reads.
+        """Refuse a mixer that reads frames at fixed distances where a setting needs one that
+        chooses what it reads.
 
         Raises:
             ConfigError: that names the setting, the problem and the fix.
         """
         if fixed := [mixer.kind for mixer in self.period if not mixer.chooses]:
             raise ConfigError(
-                f"{setting}: backbone.mixer={fixed[0]} reads frames at fixed distances, so {problem}; "
+                f"{setting}: backbone.mixer={fixed[0]} reads frames at fixed distances, so "
+                f"{problem}; "
                 f"use {fix}, or backbone.mixer.kind=attention"
             )
 
 
 class DecodePlan(NamedTuple):
-    """What does not change while a causal backbone decodes: its layers one by one, and what they may attend to."""
+    """What does not change while a causal backbone decodes: its layers one by one, and what they
+    may attend to.
+    """
 
     layers: tuple[Block, ...]
     is_valid: Bool[Array, "b s"]
@@ -146,7 +157,9 @@ class Backbone(nnx.Module):
         layer_key, modulation_key = jax.random.split(key)
         if text_route == "prefix":
             config.require_attention(
-                "condition.route='prefix'", "text before the frames is out of its reach", "condition.route='cross'"
+                "condition.route='prefix'",
+                "text before the frames is out of its reach",
+                "condition.route='cross'",
             )
         self.config = config
         self.is_causal = is_causal
@@ -184,7 +197,9 @@ class Backbone(nnx.Module):
             self.places = nnx.List(stacks)
         self.norm = RMSNorm(config.width)
         self.modulation = (
-            Linear(config.width, 8 * config.width, key=modulation_key, scale=0.0) if is_modulated else None
+            Linear(config.width, 8 * config.width, key=modulation_key, scale=0.0)
+            if is_modulated
+            else None
         )
 
     def __call__(
@@ -200,15 +215,16 @@ class Backbone(nnx.Module):
     ) -> Float[Array, "b t h"]:
         """Run all frames at once.
 
-        `positions` are frame numbers for the rotary angles, `is_valid` marks the frames that may be attended to,
-        `text` is used by the route this backbone was built with, `clip` modulates every layer, and `is_allowed` says
-        which frames each frame of a backbone that is not causal may attend to. A text prefix then attends to itself
-        alone, as in decoding.
+        `positions` are frame numbers for the rotary angles, `is_valid` marks the frames that may be
+        attended to, `text` is used by the route this backbone was built with, `clip` modulates
+        every layer, and `is_allowed` says which frames each frame of a backbone that is not causal
+        may attend to. A text prefix then attends to itself alone, as in decoding.
         """
         fixed = [mixer.kind for mixer in self.config.period if not mixer.chooses]
         if is_allowed is not None and fixed:
             raise ConfigError(
-                f"backbone.mixer={fixed[0]}: this decoder says which frames see which; use mixer=attention"
+                f"backbone.mixer={fixed[0]}: this decoder says which frames see which; use "
+                "mixer=attention"
             )
         x = x.astype(self.config.dtype)
         prefix = 0
@@ -225,7 +241,9 @@ class Backbone(nnx.Module):
         length = x.shape[1]
         if more := self._missing(x, is_allowed):
             x = jnp.pad(x, ((0, 0), (0, more), (0, 0)))
-            positions, is_valid = (jnp.pad(part, ((0, 0), (0, more))) for part in (positions, is_valid))
+            positions, is_valid = (
+                jnp.pad(part, ((0, 0), (0, more))) for part in (positions, is_valid)
+            )
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
             is_valid=is_valid,
@@ -238,12 +256,16 @@ class Backbone(nnx.Module):
         return constrain(self.norm(x[:, prefix:length]) * (1 + scale) + shift, BATCH)
 
     def start(
-        self, num_examples: int, num_steps: int, text: Text | None, clip: Float[Array, "b h"] | None = None
+        self,
+        num_examples: int,
+        num_steps: int,
+        text: Text | None,
+        clip: Float[Array, "b h"] | None = None,
     ) -> tuple[DecodePlan, Cache]:
         """Prepare to decode `num_steps` frames; a text prefix is read into the cache here.
 
-        The layers are taken apart once, before the loop over steps: slicing stacked weights in every step would copy
-        them all, and decoding a frame is bound by memory.
+        The layers are taken apart once, before the loop over steps: slicing stacked weights in
+        every step would copy them all, and decoding a frame is bound by memory.
         """
         config = self.config
         prepended, crossed = self._route(text, config.dtype)
@@ -263,7 +285,9 @@ class Backbone(nnx.Module):
         )
         if prepended is not None:
             features, positions = prepended.features, _text_positions(prepended)
-            _, cache = self.extend(features, plan, cache, positions=positions, prefix=features.shape[1])
+            _, cache = self.extend(
+                features, plan, cache, positions=positions, prefix=features.shape[1]
+            )
         return plan, cache
 
     def extend(
@@ -275,7 +299,9 @@ class Backbone(nnx.Module):
         positions: Int[Array, "b q"],
         prefix: Int[Array, ""] | int = 0,
     ) -> tuple[Float[Array, "b q h"], Cache]:
-        """Run the next positions against the cache and append them to it; all of them see the slots before `prefix`."""
+        """Run the next positions against the cache and append them to it; all of them see the slots
+        before `prefix`.
+        """
         modulation, shift, scale = plan.modulation
         context = Context(
             rotation=rotation(positions, self.config.width // self.config.heads),
@@ -292,7 +318,9 @@ class Backbone(nnx.Module):
             filled.append(layer_cache)
         return self.norm(x) * (1 + scale) + shift, Cache(tuple(filled), cache.position + x.shape[1])
 
-    def _run(self, x, context: Context, text: tuple[TextMemory, ...] | None, key: Key[Array, ""] | None):
+    def _run(
+        self, x, context: Context, text: tuple[TextMemory, ...] | None, key: Key[Array, ""] | None
+    ):
         num_layers, period = self.config.layers, len(self.config.period)
         groups = num_layers // period
 
@@ -318,12 +346,16 @@ class Backbone(nnx.Module):
         return (self.layers,) if len(self.config.period) == 1 else tuple(self.places)
 
     def _missing(self, x: Float[Array, "b t h"], is_allowed: Array | None) -> int:
-        """Return the positions that complete the tiles of a kernel; added here they are not added in every layer."""
+        """Return the positions that complete the tiles of a kernel; added here they are not added
+        in every layer.
+        """
         shape = self.config.layer_shape(is_causal=self.is_causal)
         return max(mixer.missing(shape, x, is_allowed is not None) for mixer in self.config.period)
 
     def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
-        """Return the text to prepend and the text to attend to across; at most one of them is there."""
+        """Return the text to prepend and the text to attend to across; at most one of them is
+        there.
+        """
         if text is None or self.text_route == "none":
             return None, None
         text = Text(text.features.astype(dtype), text.is_valid)
@@ -383,7 +415,9 @@ def backbone_flops(
     length = prefix + num_frames
     pairs = length * length
     if is_causal:
-        pairs = sum((stop - start) * num_keys for start, stop, num_keys in causal_chunks(length, prefix))
+        pairs = sum(
+            (stop - start) * num_keys for start, stop, num_keys in causal_chunks(length, prefix)
+        )
     modulation = 2 * config.width * 8 * config.width if is_modulated else 0
     crossed = num_symbols if text_route == "cross" else 0
     return _layers_flops(config, length, pairs, crossed, is_causal) + modulation
@@ -399,7 +433,8 @@ def decode_flops(
     text_route: TextRoute = "none",
     num_symbols: int = 0,
 ) -> float:
-    """Return the FLOPs of decoding one example: every frame, run `passes` times, attends to the whole cache.
+    """Return the FLOPs of decoding one example: every frame, run `passes` times, attends to the
+    whole cache.
 
     `is_read_last` adds a pass that only fills the cache.
     """
@@ -407,7 +442,8 @@ def decode_flops(
     crossed = num_symbols if text_route == "cross" else 0
     slots, width = prefix + num_steps, config.width
     shape = config.layer_shape(is_causal=True)
-    # What is only read, the prefix at first, fills the cache of the last layer but needs no output of it.
+    # What is only read, the prefix at first, fills the cache of the last layer but needs no output
+    # of it.
     unused = config.period[-1].unread_flops(shape, slots) + config.ffn.flops(shape, 1)
     first = _layers_flops(config, slots, slots * slots, crossed, is_causal=True) - prefix * unused
     first += 2 * width * 8 * width if is_modulated else 0
@@ -417,7 +453,9 @@ def decode_flops(
     return first + (passes - 1) * again + (again - num_steps * unused if is_read_last else 0)
 
 
-def _layers_flops(config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool) -> float:
+def _layers_flops(
+    config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool
+) -> float:
     width, shape = config.width, config.layer_shape(is_causal=is_causal)
     mixing = [mixer.flops(shape, positions, pairs) for mixer in config.period]
     flops = sum(mixing) / len(mixing) + config.ffn.flops(shape, positions)

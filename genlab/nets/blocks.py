@@ -1,12 +1,13 @@
-"""The layer of a backbone, which joins a mixer and a feed-forward part, and the short-range layer of conditions.
+"""The layer of a backbone, which joins a mixer and a feed-forward part, and the short-range layer
+of conditions.
 
 In: frames [b t h] and a `Context` that every layer shares. Out: frames [b t h]. Pre-norm with
 QK-norm; norms and softmax run in float32 for every compute dtype. One block serves every family: it
 attends to all frames or to earlier ones only, to text by cross-attention or not, and takes a noise
 level through adaLN-zero or not.
 
-Papers: QK-norm 2010.04245; adaLN-zero 2212.09748, with one projection shared by
-all layers plus a learned offset per layer (adaLN-single, 2310.00426 section 2.3), so that the noise level costs few
+Papers: QK-norm 2010.04245; adaLN-zero 2212.09748, with one projection shared by all layers plus a
+learned offset per layer (adaLN-single, 2310.00426 section 2.3), so that the noise level costs few
 parameters.
 
 Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
@@ -31,7 +32,9 @@ from genlab.nets.param import matrix, vector
 
 
 class CrossAttention(nnx.Module):
-    """Multi-head attention from frames to text. The text is projected once, before the frames are run."""
+    """Multi-head attention from frames to text. The text is projected once, before the frames are
+    run.
+    """
 
     def __init__(self, width: int, heads: int, *, key: Key[Array, ""], output_scale: float):
         query_key, text_key, out_key = jax.random.split(key, 3)
@@ -47,15 +50,20 @@ class CrossAttention(nnx.Module):
         """Return the keys and values of the text."""
         b, n, h = text.features.shape
         keys, values = (
-            part.reshape(b, n, self.heads, h // self.heads) for part in self.project_text.parts(text.features, 2)
+            part.reshape(b, n, self.heads, h // self.heads)
+            for part in self.project_text.parts(text.features, 2)
         )
         return TextMemory(KeysValues(self.key_norm(keys), values), text.is_valid)
 
     def __call__(self, x: Float[Array, "b q h"], text: TextMemory) -> Float[Array, "b q h"]:
         """Normalise `x` and attend from it to the text."""
         b, q, h = x.shape
-        queries = self.query_norm(self.project_query(self.norm(x)).reshape(b, q, self.heads, h // self.heads))
-        return self.project_out(attend(queries, text.memory, text.is_valid[:, None, :]).reshape(b, q, h))
+        queries = self.query_norm(
+            self.project_query(self.norm(x)).reshape(b, q, self.heads, h // self.heads)
+        )
+        return self.project_out(
+            attend(queries, text.memory, text.is_valid[:, None, :]).reshape(b, q, h)
+        )
 
 
 class Block(nnx.Module):
@@ -98,7 +106,9 @@ class Block(nnx.Module):
         cache: LayerCache | None = None,
         key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t h"], LayerCache | None]:
-        """Return the layer's output and the cache with what it read; without `key` nothing is dropped."""
+        """Return the layer's output and the cache with what it read; without `key` nothing is
+        dropped.
+        """
         keys = (None, None) if key is None else jax.random.split(key)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulation(context, x.dtype)
         normed = self.attention_norm(x) * (1 + scale) + shift
@@ -116,15 +126,21 @@ class Block(nnx.Module):
         return [parts[:, i, None, :] for i in range(6)]
 
 
-def dropped_out(x: Float[Array, "b t h"], share: float, key: Key[Array, ""] | None) -> Float[Array, "b t h"]:
+def dropped_out(
+    x: Float[Array, "b t h"], share: float, key: Key[Array, ""] | None
+) -> Float[Array, "b t h"]:
     """Set a `share` of the elements to zero and scale up the rest; without a key return `x`."""
     if key is None or share == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0).astype(x.dtype)
+    return jnp.where(jax.random.bernoulli(key, 1 - share, x.shape), x / (1 - share), 0).astype(
+        x.dtype
+    )
 
 
 class ConvBlock(nnx.Module):
-    """A short-range layer for conditions: depthwise convolution over 7 positions, then SwiGLU (2201.03545)."""
+    """A short-range layer for conditions: depthwise convolution over 7 positions, then SwiGLU
+    (2201.03545).
+    """
 
     KERNEL = 7
 
@@ -135,13 +151,19 @@ class ConvBlock(nnx.Module):
         self.norm = RMSNorm(width)
         self.ffn = SwiGLU(width, inner, key=ffn_key, output_scale=output_scale)
 
-    def __call__(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
-        """Mix each position with its three neighbours on both sides; padding contributes nothing and stays zero."""
+    def __call__(
+        self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
+    ) -> Float[Array, "b t h"]:
+        """Mix each position with its three neighbours on both sides; padding contributes nothing
+        and stays zero.
+        """
         reach = self.KERNEL // 2
         x = jnp.where(is_valid[:, :, None], x, 0)
         padded = jnp.pad(x, ((0, 0), (reach, reach), (0, 0)))
         # A sum of shifted slices: XLA:CPU runs grouped convolutions as a naive loop.
         kernel = self.kernel[...].astype(x.dtype)
-        shifted = [padded[:, i : i + x.shape[1]] * kernel[i][None, None, :] for i in range(self.KERNEL)]
+        shifted = [
+            padded[:, i : i + x.shape[1]] * kernel[i][None, None, :] for i in range(self.KERNEL)
+        ]
         mixed = functools.reduce(jnp.add, shifted)
         return jnp.where(is_valid[:, :, None], x + self.ffn(self.norm(mixed)), 0)

@@ -18,9 +18,10 @@ class Text(NamedTuple):
 class Context(NamedTuple):
     """What every layer sees beside its input.
 
-    `is_valid` marks the keys that may be attended and `is_allowed` narrows them for each query; `prefix` is the number
-    of leading positions that causal attention shows to everyone; `position` is the cache slot of the first query;
-    `modulation` holds shift, scale and gate of the attention and of the feed-forward part.
+    `is_valid` marks the keys that may be attended and `is_allowed` narrows them for each query;
+    `prefix` is the number of leading positions that causal attention shows to everyone; `position`
+    is the cache slot of the first query; `modulation` holds shift, scale and gate of the attention
+    and of the feed-forward part.
     """
 
     rotation: Rotation
@@ -32,7 +33,8 @@ class Context(NamedTuple):
     is_allowed: Bool[Array, "#b q s"] | None = None
 
 
-# What a layer keeps of the frames decoded so far: keys and values, or, for a convolution, its inputs.
+# What a layer keeps of the frames decoded so far: keys and values, or, for a convolution, its
+# inputs.
 LayerCache = KeysValues | Float[Array, "b s h"]
 
 

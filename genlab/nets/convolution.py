@@ -1,12 +1,13 @@
-"""Convolutions over time for the ported codecs: dense, strided, dilated and transposed; whole or chunk by chunk.
+"""Convolutions over time for the ported codecs: dense, strided, dilated and transposed; whole or
+chunk by chunk.
 
-In: frames "b t c". Out: frames "b t c". A convolution here never pads: `pad_time` does, and it knows the valid length
-of every example, so that a clip gives the same result alone and in a batch of longer ones. Kernels are stored
-[frames, in, out], the layout in which XLA:CPU is fast.
+In: frames "b t c". Out: frames "b t c". A convolution here never pads: `pad_time` does, and it
+knows the valid length of every example, so that a clip gives the same result alone and in a batch
+of longer ones. Kernels are stored [frames, in, out], the layout in which XLA:CPU is fast.
 
-XLA:CPU needs help in two places, and its programs for other platforms lose nothing by it: the gradient of a transposed
-convolution is catastrophic there (one matrix product and an overlap-add instead), and a first layer of one channel is
-slow (a sum of shifted slices instead).
+XLA:CPU needs help in two places, and its programs for other platforms lose nothing by it: the
+gradient of a transposed convolution is catastrophic there (one matrix product and an overlap-add
+instead), and a first layer of one channel is slow (a sum of shifted slices instead).
 """
 
 import functools
@@ -53,7 +54,9 @@ class Conv1d(nnx.Module):
 
     @property
     def past(self) -> int:
-        """Input frames that an output frame shares with the one before it: what streaming has to carry."""
+        """Input frames that an output frame shares with the one before it: what streaming has to
+        carry.
+        """
         return self.span - self.stride
 
     def __call__(self, frames: Float[Array, "b t i"]) -> Float[Array, "b u o"]:
@@ -64,13 +67,19 @@ class Conv1d(nnx.Module):
             out = matmul(frames, kernel[0])
         elif inputs == 1 and self.stride == 1:
             length = frames.shape[1] - self.span + 1
-            shifted = [frames[:, i * self.dilation :][:, :length] * kernel[i][None] for i in range(taps)]
+            shifted = [
+                frames[:, i * self.dilation :][:, :length] * kernel[i][None] for i in range(taps)
+            ]
             out = functools.reduce(jnp.add, shifted)
         else:
             out = lax.conv_general_dilated(
-                frames, kernel, (self.stride,), "VALID", rhs_dilation=(self.dilation,),
+                frames,
+                kernel,
+                (self.stride,),
+                "VALID",
+                rhs_dilation=(self.dilation,),
                 dimension_numbers=("NWC", "WIO", "NWC"),
-            )  # fmt: skip
+            )
         return out if self.bias is None else out + self.bias[...].astype(out.dtype)[None, None]
 
 
@@ -108,27 +117,42 @@ class ConvTranspose1d(nnx.Module):
 
     def add_bias(self, frames: Float[Array, "b u o"]) -> Float[Array, "b u o"]:
         """Return the frames plus the bias, if there is one."""
-        return frames if self.bias is None else frames + self.bias[...].astype(frames.dtype)[None, None]
+        return (
+            frames
+            if self.bias is None
+            else frames + self.bias[...].astype(frames.dtype)[None, None]
+        )
 
     def spread(self, frames: Float[Array, "b t i"]) -> Float[Array, "b u o"]:
-        """Return all output frames without the bias: one product, then shifted blocks of `stride` frames added up."""
+        """Return all output frames without the bias: one product, then shifted blocks of `stride`
+        frames added up.
+        """
         kernel = self.transposed_kernel[...].astype(frames.dtype)
         batch, length, _ = frames.shape
         blocks = -(-kernel.shape[0] // self.stride)
-        kernel = jnp.pad(kernel, ((0, blocks * self.stride - kernel.shape[0]),) + ((0, 0),) * (kernel.ndim - 1))
+        kernel = jnp.pad(
+            kernel, ((0, blocks * self.stride - kernel.shape[0]),) + ((0, 0),) * (kernel.ndim - 1)
+        )
         if kernel.ndim == 2:
             parts = frames[:, :, None, :] * kernel[None, None]
         else:
             taps, inputs, outputs = kernel.shape
             if 4 * batch * length < outputs:
-                # The few frames of a stream: moving the kernel would cost far more than the products do.
-                rows = jnp.broadcast_to(frames.reshape(1, -1, inputs), (taps, batch * length, inputs))
+                # The few frames of a stream: moving the kernel would cost far more than the
+                # products do.
+                rows = jnp.broadcast_to(
+                    frames.reshape(1, -1, inputs), (taps, batch * length, inputs)
+                )
                 parts = (rows @ kernel).swapaxes(0, 1)
             else:
                 parts = matmul(frames, kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs))
         parts = parts.reshape(batch, length, blocks, -1)
-        placed = [jnp.pad(parts[:, :, i], ((0, 0), (i, blocks - 1 - i), (0, 0))) for i in range(blocks)]
-        whole = functools.reduce(jnp.add, placed).reshape(batch, (length + blocks - 1) * self.stride, -1)
+        placed = [
+            jnp.pad(parts[:, :, i], ((0, 0), (i, blocks - 1 - i), (0, 0))) for i in range(blocks)
+        ]
+        whole = functools.reduce(jnp.add, placed).reshape(
+            batch, (length + blocks - 1) * self.stride, -1
+        )
         return whole[:, : length * self.stride + self.tail]
 
 
@@ -141,8 +165,9 @@ def pad_time(
 ) -> Float[Array, "b u c"]:
     """Return the frames with `before` and `after` more on each side.
 
-    With `num_frames` every example is padded where its own frames end; what lies further right is not part of it. A
-    signal shorter than what it must reflect is first continued with zeros, as EnCodec does.
+    With `num_frames` every example is padded where its own frames end; what lies further right is
+    not part of it. A signal shorter than what it must reflect is first continued with zeros, as
+    EnCodec does.
     """
     length, reach = frames.shape[1], max(before, after) + 1
     if num_frames is None and (padding != "reflect" or length >= reach):
@@ -150,7 +175,9 @@ def pad_time(
         return jnp.pad(frames, ((0, 0), (before, after), (0, 0)), mode=mode)
     lengths = jnp.full(frames.shape[:1], length) if num_frames is None else num_frames
     if padding == "zeros":
-        return jnp.pad(frames * valid_frames(length, lengths, frames.dtype), ((0, 0), (before, after), (0, 0)))
+        return jnp.pad(
+            frames * valid_frames(length, lengths, frames.dtype), ((0, 0), (before, after), (0, 0))
+        )
     position = jnp.arange(-before, length + after)[None]
     last = lengths[:, None] - 1
     if padding == "reflect":
@@ -166,7 +193,9 @@ def pad_time(
 def valid_frames(
     length: int, num_frames: Int[Array, "b"] | None, dtype: jnp.dtype = jnp.float32
 ) -> Float[Array, "#b t 1"] | Float[Array, ""]:
-    """Return 1 on each example's own frames and 0 past them, ready to multiply; 1 if every frame is its own."""
+    """Return 1 on each example's own frames and 0 past them, ready to multiply; 1 if every frame is
+    its own.
+    """
     if num_frames is None:
         return jnp.ones((), dtype)
     is_valid: Bool[Array, "b t"] = jnp.arange(length)[None] < num_frames[:, None]
@@ -176,7 +205,8 @@ def valid_frames(
 def stream_conv(
     conv: Conv1d, chunk: Float[Array, "b t i"], past: Float[Array, "b p i"]
 ) -> tuple[Float[Array, "b u o"], Float[Array, "b p i"]]:
-    """Return the output frames that `chunk` completes, and the frames to carry; t must be a multiple of the stride.
+    """Return the output frames that `chunk` completes, and the frames to carry; t must be a
+    multiple of the stride.
 
     `past` holds `conv.past` frames: what a causal layer pads on the left at the first chunk.
     """
@@ -187,7 +217,9 @@ def stream_conv(
 def stream_transposed(
     conv: ConvTranspose1d, chunk: Float[Array, "b t i"], tail: Float[Array, "b p o"]
 ) -> tuple[Float[Array, "b u o"], Float[Array, "b p o"]]:
-    """Return the t * stride frames that are finished, and the `conv.tail` unfinished ones (zeros at first)."""
+    """Return the t * stride frames that are finished, and the `conv.tail` unfinished ones (zeros at
+    first).
+    """
     whole = conv.spread(chunk)
     whole = whole.at[:, : conv.tail].add(tail)
     finished = chunk.shape[1] * conv.stride

@@ -1,15 +1,16 @@
 """FLOPs of any JAX function, walked over its jaxpr.
 
-In: a function and its arguments (arrays or shapes). Out: the floating-point operations of its matrix products (2mnk
-each; of ragged ones only the rows that are routed), convolutions and Fourier transforms (5 n log2 n of a complex
-transform of length n, half of that for a real one), times the length of the scans around them; branches count as their
-most expensive one. A recurrence has no products and would train for free, so the additions and multiplications of a
-scan without products count too, one each, and so do those of a function under `counts_elementwise`. A primitive that
-multiplies matrices and is not known here is an error. What the compiler
-would discard as unused is not counted. Attention counts as the plain products on every platform, so a budget does not
-depend on the machine: a kernel's products are hidden from the walk, and it repeats some of them. XLA's own
-`cost_analysis` counts the body of a scan once, so it cannot serve here. The formulas of the decoders are checked
-against this walk.
+In: a function and its arguments (arrays or shapes). Out: the floating-point operations of its
+matrix products (2mnk each; of ragged ones only the rows that are routed), convolutions and Fourier
+transforms (5 n log2 n of a complex transform of length n, half of that for a real one), times the
+length of the scans around them; branches count as their most expensive one. A recurrence has no
+products and would train for free, so the additions and multiplications of a scan without products
+count too, one each, and so do those of a function under `counts_elementwise`. A primitive that
+multiplies matrices and is not known here is an error. What the compiler would discard as unused is
+not counted. Attention counts as the plain products on every platform, so a budget does not depend
+on the machine: a kernel's products are hidden from the walk, and it repeats some of them. XLA's own
+`cost_analysis` counts the body of a scan once, so it cannot serve here. The formulas of the
+decoders are checked against this walk.
 """
 
 import math
@@ -32,7 +33,8 @@ def count_flops(fn: Callable, *args: Any) -> float:
     """Return the FLOPs of the matrix products and convolutions in `fn(*args)`.
 
     Raises:
-        GenlabError: if a loop whose number of turns depends on data contains some, or if `fn` calls a kernel itself.
+        GenlabError: if a loop whose number of turns depends on data contains some, or if `fn` calls
+            a kernel itself.
     """
     with jax.sharding.use_abstract_mesh(PLAIN):
         closed = jax.make_jaxpr(fn)(*args)
@@ -41,7 +43,9 @@ def count_flops(fn: Callable, *args: Any) -> float:
 
 
 def counts_elementwise(fn: Callable) -> Callable:
-    """Return `fn`, compiled by itself, whose additions and multiplications `count_flops` counts: a state update."""
+    """Return `fn`, compiled by itself, whose additions and multiplications `count_flops` counts: a
+    state update.
+    """
 
     def counted_elementwise(*args: Any) -> Any:
         return fn(*args)
@@ -50,7 +54,9 @@ def counts_elementwise(fn: Callable) -> Callable:
 
 
 def _walk(jaxpr: Jaxpr, *, is_counted: bool = False) -> float:
-    """Return what a program costs; `is_counted` where its elementwise work is added by the caller."""
+    """Return what a program costs; `is_counted` where its
+    elementwise work is added by the caller.
+    """
     return float(sum(_equation_flops(equation, is_counted) for equation in jaxpr.eqns))
 
 
@@ -59,9 +65,13 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation)
     if any(word in name for word in _PRODUCT_WORDS):
-        raise GenlabError(f"count_flops: the work of {name!r} is not known; add it to genlab/nets/flops.py")
+        raise GenlabError(
+            f"count_flops: the work of {name!r} is not known; add it to genlab/nets/flops.py"
+        )
     if name == "pallas_call":
-        raise GenlabError(f"count_flops: the products inside the kernel {params.get('name')} cannot be counted")
+        raise GenlabError(
+            f"count_flops: the products inside the kernel {params.get('name')} cannot be counted"
+        )
     marked = params.get("name") == COUNTED and not is_counted
     inner = [_walk(jaxpr, is_counted=is_counted or marked) for jaxpr in _inner_jaxprs(params)]
     if marked:
@@ -75,7 +85,8 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
         return max(inner, default=0.0)
     if name == "while" and sum(inner) > 0:
         raise GenlabError(
-            "count_flops: a while loop contains matrix products and its number of turns depends on data; "
+            "count_flops: a while loop contains matrix products and its number of turns depends "
+            "on data; "
             "use lax.scan, or lax.fori_loop with bounds that are Python integers"
         )
     return float(sum(inner))
@@ -109,7 +120,10 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def _fourier_flops(equation: Any) -> float:
-    length, kind = math.prod(equation.params["fft_lengths"]), jax.lax.FftType(equation.params["fft_type"])
+    length, kind = (
+        math.prod(equation.params["fft_lengths"]),
+        jax.lax.FftType(equation.params["fft_type"]),
+    )
     is_real = kind in (jax.lax.FftType.RFFT, jax.lax.FftType.IRFFT)
     # The real side has all of the samples; the other one about half as many numbers.
     samples = (equation.outvars if kind == jax.lax.FftType.IRFFT else equation.invars)[0].aval.shape
@@ -124,18 +138,34 @@ _PRODUCTS: dict[str, Callable[[Any], float]] = {
     "fft": _fourier_flops,
 }
 # What a primitive of this kind would be called; "convert_element_type" is none.
-_PRODUCT_WORDS = ("dot", "matmul", "gemm", "conv_", "fft", "solve", "cholesky", "ffi_call", "custom_call")
-_ELEMENTWISE = frozenset({"add", "sub", "mul", "div", "add_any", "exp", "log", "tanh", "logistic", "rsqrt"})
+_PRODUCT_WORDS = (
+    "dot",
+    "matmul",
+    "gemm",
+    "conv_",
+    "fft",
+    "solve",
+    "cholesky",
+    "ffi_call",
+    "custom_call",
+)
+_ELEMENTWISE = frozenset(
+    {"add", "sub", "mul", "div", "add_any", "exp", "log", "tanh", "logistic", "rsqrt"}
+)
 COUNTED = "counted_elementwise"
 
 
 def _elementwise(jaxpr: Jaxpr) -> float:
-    """Return the floating-point operations, one per element of the output, also of scans and calls inside."""
+    """Return the floating-point operations, one per element of the output, also of scans and calls
+    inside.
+    """
     total = 0.0
     for equation in jaxpr.eqns:
         aval: Any = equation.outvars[0].aval
         if equation.primitive.name in _ELEMENTWISE and jnp.issubdtype(aval.dtype, jnp.inexact):
-            total += math.prod(aval.shape) * (2 if jnp.issubdtype(aval.dtype, jnp.complexfloating) else 1)
+            total += math.prod(aval.shape) * (
+                2 if jnp.issubdtype(aval.dtype, jnp.complexfloating) else 1
+            )
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += turns * sum(map(_elementwise, _inner_jaxprs(equation.params)))
     return float(total)

@@ -1,8 +1,9 @@
 """What a layer is made of: the contracts of mixers and of feed-forward parts.
 
-A mixer is a config (frozen, hashed, saved) that builds a module. The module takes normalised frames [b t h] and the
-`Context` that all layers share, and returns what the layer adds to the stream. With a cache it mixes the next frames
-with what was decoded before, and returns the cache with these frames in it.
+A mixer is a config (frozen, hashed, saved) that builds a module. The module takes normalised frames
+[b t h] and the `Context` that all layers share, and returns what the layer adds to the stream. With
+a cache it mixes the next frames with what was decoded before, and returns the cache with these
+frames in it.
 """
 
 import functools
@@ -22,8 +23,8 @@ from genlab.nets.rotary import rotation
 class LayerShape(NamedTuple):
     """What a layer is told of the backbone that it is built for.
 
-    `output_scale` is the deviation of projections into the residual stream, in units of that of other projections;
-    `dtype` is the compute dtype, in which caches are kept.
+    `output_scale` is the deviation of projections into the residual stream, in units of that of
+    other projections; `dtype` is the compute dtype, in which caches are kept.
     """
 
     width: int
@@ -46,7 +47,9 @@ class Mixer(Protocol):
     kind: Any
     part: ClassVar[str]
     chooses: ClassVar[bool]
-    """Whether each frame may be told which frames it reads: text in front of them, holes, blocks, visiting orders."""
+    """Whether each frame may be told which frames it reads: text in front of them, holes, blocks,
+    visiting orders.
+    """
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
         """Return the mixer of one layer; layers are built under `jax.vmap` and stacked."""
@@ -61,15 +64,21 @@ class Mixer(Protocol):
         ...
 
     def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:
-        """Return the positions that complete the tiles of a kernel; added once, they are not added in every layer."""
+        """Return the positions that complete the tiles of a kernel; added once, they are not added
+        in every layer.
+        """
         ...
 
     def flops(self, shape: LayerShape, positions: int, pairs: int) -> float:
-        """Return the FLOPs of one layer's mixing: so many positions, so many pairs of a query and a key."""
+        """Return the FLOPs of one layer's mixing: so many positions, so many pairs of a query and a
+        key.
+        """
         ...
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
-        """Return the FLOPs per position that are saved in the last layer where only its cache is wanted."""
+        """Return the FLOPs per position that are saved in the last layer where only its cache is
+        wanted.
+        """
         ...
 
 
@@ -89,10 +98,12 @@ class FeedForward(Protocol):
 
 
 class PlainMixer(Config):
-    """What most mixers have in common; a mixer of your own derives from it and gives `kind` and `build`.
+    """What most mixers have in common; a mixer of your own derives from it and gives `kind` and
+    `build`.
 
-    It reads frames at fixed distances and needs neither tiles nor the number of its layer; its FLOPs are walked. To
-    decode step by step, for the autoregressive families, it gives `empty` as well.
+    It reads frames at fixed distances and needs neither tiles nor the number of its layer; its
+    FLOPs are walked. To decode step by step, for the autoregressive families, it gives `empty` as
+    well.
     """
 
     kind: Any
@@ -100,13 +111,15 @@ class PlainMixer(Config):
     chooses: ClassVar[bool] = False
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
-        """Return the mixer of one layer: a module from (frames "b t h", `Context`, cache or None) to (frames, cache).
+        """Return the mixer of one layer: a module from (frames "b t h", `Context`, cache or None)
+        to (frames, cache).
 
         Raises:
             ConfigError: if the class that derives from this one does not give it.
         """
         raise ConfigError(
-            f"backbone.mixer: {type(self).__name__} has no method build; it must return the module of one layer"
+            f"backbone.mixer: {type(self).__name__} has no method build; it must return the "
+            "module of one layer"
         )
 
     def number(self, stacked: Any, places: jnp.ndarray) -> None:
@@ -119,7 +132,8 @@ class PlainMixer(Config):
             ConfigError: here, because without it nothing is kept.
         """
         raise ConfigError(
-            f"backbone.mixer: {self.kind} cannot run step by step, as this decoder does; give {type(self).__name__} "
+            f"backbone.mixer: {self.kind} cannot run step by step, as this decoder does; give "
+            f"{type(self).__name__} "
             "a method `empty` and let its module take a cache, or use backbone.mixer.kind=attention"
         )
 
@@ -147,4 +161,6 @@ def _walk_mixer(mixer: PlainMixer, shape: LayerShape, positions: int) -> float:
         module: Any = nnx.merge(graph, state)
         return module(x, context, None)[0]
 
-    return count_flops(mix, state, jax.ShapeDtypeStruct((1, positions, shape.width), jnp.dtype(shape.dtype)))
+    return count_flops(
+        mix, state, jax.ShapeDtypeStruct((1, positions, shape.width), jnp.dtype(shape.dtype))
+    )

@@ -1,14 +1,15 @@
-"""What a parameter says about itself: how it is split over chips, and whether weight decay acts on it.
+"""What a parameter says about itself: how it is split over chips, and whether weight decay acts on
+it.
 
-In: the value of a parameter, where its module makes it. Out: an `nnx.Param` that carries a `Rule` as
-metadata. The rule speaks of the last axes, so it still holds when `jax.vmap` stacks layers in front of
-them. It is not saved: checkpoints hold arrays alone.
+In: the value of a parameter, where its module makes it. Out: an `nnx.Param` that carries a `Rule`
+as metadata. The rule speaks of the last axes, so it still holds when `jax.vmap` stacks layers in
+front of them. It is not saved: checkpoints hold arrays alone.
 
 `matrix` and `vector` make parameters; a flax layer gets its rules through `linear_rules(...)` and
-`NORM_RULES`. Flax layers without rules get a default, because flax names what it makes: `kernel` and
-`embedding` are matrices whose inputs are split over `fsdp`, `bias` and `scale` are vectors. Any other
-parameter with two or more axes and no rule is refused by name, because neither its name nor its rank tells
-a matrix from a stack of biases.
+`NORM_RULES`. Flax layers without rules get a default, because flax names what it makes: `kernel`
+and `embedding` are matrices whose inputs are split over `fsdp`, `bias` and `scale` are vectors. Any
+other parameter with two or more axes and no rule is refused by name, because neither its name nor
+its rank tells a matrix from a stack of biases.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +23,9 @@ from genlab.machine.sharding import AXES, INPUTS, WHOLE, place
 
 
 class Rule(NamedTuple):
-    """How the last axes of a parameter are split over the mesh, and whether weight decay acts on it."""
+    """How the last axes of a parameter are split over the mesh, and whether weight decay acts on
+    it.
+    """
 
     split: PartitionSpec
     is_decayed: bool
@@ -38,12 +41,16 @@ FLAX_VECTORS = ("bias", "scale")
 
 
 def matrix(value: Shaped[Array, "..."], split: PartitionSpec = INPUTS) -> nnx.Param:
-    """Return a parameter on which weight decay acts and whose last axes are split as `split` says."""
+    """Return a parameter on which weight decay acts and whose
+    last axes are split as `split` says.
+    """
     return nnx.Param(value, rule=Rule(split, is_decayed=True))
 
 
 def vector(value: Shaped[Array, "..."]) -> nnx.Param:
-    """Return a parameter that every chip holds whole and that does not decay: a bias, a gain, an offset."""
+    """Return a parameter that every chip holds whole and that does not decay: a bias, a gain, an
+    offset.
+    """
     return nnx.Param(value, rule=VECTOR)
 
 
@@ -59,7 +66,8 @@ def rules_of(model: nnx.Module) -> dict[str, Rule]:
     The model may hold arrays, shapes or tracers. Words of a path are joined by slashes.
 
     Raises:
-        GenlabError: for a parameter that has no rule and no default, or a rule that cannot be followed.
+        GenlabError: for a parameter that has no rule and no default, or a rule that cannot be
+            followed.
     """
     rules = {}
     for words, variable in nnx.to_flat_state(nnx.state(model)):
@@ -83,7 +91,9 @@ def splits_of(model: nnx.Module) -> dict[str, PartitionSpec]:
 
 
 def place_state(graphdef: nnx.GraphDef, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the shapes of a training state, which say where its arrays belong on the mesh that is set."""
+    """Return the shapes of a training state, which say where its arrays belong on the mesh that is
+    set.
+    """
     return place(state, splits_of(nnx.merge(graphdef, state["params"], state["rest"])))
 
 
@@ -94,8 +104,10 @@ def _default_rule(path: str, variable: nnx.Variable) -> Rule:
     if name in FLAX_MATRICES:
         return Rule(INPUTS, is_decayed=True)
     raise GenlabError(
-        f"parameter {path}: its {num_axes} axes do not say whether weight decay acts on it or how it is split; "
-        "make it with `matrix` or `vector` of genlab.nets.param, or call its set_metadata(rule=Rule(...))"
+        f"parameter {path}: its {num_axes} axes do not say whether weight decay acts on it or how "
+        "it is split; "
+        "make it with `matrix` or `vector` of genlab.nets.param, or call its "
+        "set_metadata(rule=Rule(...))"
     )
 
 
@@ -110,4 +122,6 @@ def _check_rule(path: str, variable: nnx.Variable, rule: Any) -> None:
     # An entry of a split is the name of a mesh axis, several names, or None.
     entries = [(entry,) if isinstance(entry, str) else entry or () for entry in rule.split]
     if unknown := [axis for entry in entries for axis in entry if axis not in AXES]:
-        raise GenlabError(f"parameter {path}: split={rule.split}: {unknown[0]!r} is not one of {', '.join(AXES)}")
+        raise GenlabError(
+            f"parameter {path}: split={rule.split}: {unknown[0]!r} is not one of {', '.join(AXES)}"
+        )

@@ -1,12 +1,15 @@
-"""LSTM layers over time, in one direction or both, for batches of clips that end at different frames.
+"""LSTM layers over time, in one direction or both, for batches of clips that end at different
+frames.
 
-In: frames "b t c". Out: frames "b t h" (or "b t 2h": forward, then backward). The backward direction starts at each
-clip's own last frame, so a clip gives the same result alone and in a batch of longer ones. Equations of Hochreiter and
-Schmidhuber 1997 with forget gates (Gers et al. 2000), gates in the order input, forget, candidate, output.
+In: frames "b t c". Out: frames "b t h" (or "b t 2h": forward, then backward). The backward
+direction starts at each clip's own last frame, so a clip gives the same result alone and in a batch
+of longer ones. Equations of Hochreiter and Schmidhuber 1997 with forget gates (Gers et al. 2000),
+gates in the order input, forget, candidate, output.
 
-What a frame gives to its gates is one product for all frames before the scan; inside it only the product with the
-previous state is left. With one clip that reads a whole matrix per frame for little arithmetic, so memory bounds it,
-and XLA:CPU is up to 1.3 times as fast when every output reads consecutive weights: they are stored [out, in].
+What a frame gives to its gates is one product for all frames before the scan; inside it only the
+product with the previous state is left. With one clip that reads a whole matrix per frame for
+little arithmetic, so memory bounds it, and XLA:CPU is up to 1.3 times as fast when every output
+reads consecutive weights: they are stored [out, in].
 """
 
 import jax
@@ -22,7 +25,9 @@ from genlab.nets.param import matrix, vector
 
 
 class Recurrence(nnx.Module):
-    """One direction of one LSTM layer. There are two biases because published files hold two; only their sum counts."""
+    """One direction of one LSTM layer. There are two biases because published files hold two; only
+    their sum counts.
+    """
 
     def __init__(self, inputs: int, width: int, *, key: Key[Array, ""], is_backward: bool = False):
         in_key, state_key = jax.random.split(key)
@@ -37,7 +42,9 @@ class Recurrence(nnx.Module):
     ) -> Float[Array, "b t h"]:
         """Return the output of every frame."""
         weights = self.state_weights[...].astype(frames.dtype)
-        gates = self.project_in(frames) + self.biases[...].astype(frames.dtype).sum(axis=0)[None, None]
+        gates = (
+            self.project_in(frames) + self.biases[...].astype(frames.dtype).sum(axis=0)[None, None]
+        )
         # Scans run over the first axis: b t h -> t b h.
         over_time = [gates.swapaxes(0, 1)]
         if num_frames is not None:
@@ -49,7 +56,8 @@ class Recurrence(nnx.Module):
             enter, keep, candidate, leave = jnp.split(gates, 4, axis=-1)
             memory = jax.nn.sigmoid(keep) * memory + jax.nn.sigmoid(enter) * jnp.tanh(candidate)
             if is_own:
-                # A backward scan reaches a clip from its right: state and memory stay zero until its last frame.
+                # A backward scan reaches a clip from its right: state and memory stay zero until
+                # its last frame.
                 memory = memory * is_own[0]
             state = jax.nn.sigmoid(leave) * jnp.tanh(memory)
             return (state, memory), state
@@ -60,10 +68,18 @@ class Recurrence(nnx.Module):
 
 
 class LSTM(nnx.Module):
-    """Layers of `width` outputs per direction; a bidirectional layer reads both directions of the one below."""
+    """Layers of `width` outputs per direction; a bidirectional layer reads both directions of the
+    one below.
+    """
 
     def __init__(
-        self, inputs: int, width: int, num_layers: int, *, key: Key[Array, ""], is_bidirectional: bool = False
+        self,
+        inputs: int,
+        width: int,
+        num_layers: int,
+        *,
+        key: Key[Array, ""],
+        is_bidirectional: bool = False,
     ):
         directions = 2 if is_bidirectional else 1
         keys = jax.random.split(key, (num_layers, directions))
@@ -72,7 +88,10 @@ class LSTM(nnx.Module):
                 nnx.List(
                     [
                         Recurrence(
-                            width * directions if layer else inputs, width, key=keys[layer, i], is_backward=i == 1
+                            width * directions if layer else inputs,
+                            width,
+                            key=keys[layer, i],
+                            is_backward=i == 1,
                         )
                         for i in range(directions)
                     ]
@@ -84,7 +103,11 @@ class LSTM(nnx.Module):
     def __call__(
         self, frames: Float[Array, "b t c"], num_frames: Int[Array, "b"] | None = None
     ) -> Float[Array, "b t h"]:
-        """Return the outputs of the last layer; with `num_frames` they are zero past each example's end."""
+        """Return the outputs of the last layer; with `num_frames` they are zero past each example's
+        end.
+        """
         for layer in self.layers:
-            frames = jnp.concatenate([direction(frames, num_frames) for direction in layer], axis=-1)
+            frames = jnp.concatenate(
+                [direction(frames, num_frames) for direction in layer], axis=-1
+            )
         return frames

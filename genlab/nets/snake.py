@@ -1,10 +1,11 @@
 """The Snake activation: a line plus a periodic bump whose frequency is learnt per channel.
 
-In: frames "b t c". Out: frames "b t c". `Snake` is x + sin^2(alpha x) / alpha (Ziyin, Hartwig and Ueda 2020, section 3)
-in the form that DAC uses; `SnakeBeta` is Oobleck's variant, whose frequency exp(alpha) and inverse height exp(beta) are
-learnt apart and in logarithms. Where we differ: on CPU sin^2 is a polynomial, because XLA:CPU computes sine six times
-slower than torch, and Snake would be a fifth of a codec's time. sin^2 has period pi, so its argument is first brought
-to -pi/2 .. pi/2. The choice is made while lowering for a platform; the programs for TPU and GPU hold plain sines.
+In: frames "b t c". Out: frames "b t c". `Snake` is x + sin^2(alpha x) / alpha (Ziyin, Hartwig and
+Ueda 2020, section 3) in the form that DAC uses; `SnakeBeta` is Oobleck's variant, whose frequency
+exp(alpha) and inverse height exp(beta) are learnt apart and in logarithms. Where we differ: on CPU
+sin^2 is a polynomial, because XLA:CPU computes sine six times slower than torch, and Snake would be
+a fifth of a codec's time. sin^2 has period pi, so its argument is first brought to -pi/2 .. pi/2.
+The choice is made while lowering for a platform; the programs for TPU and GPU hold plain sines.
 """
 
 import jax
@@ -15,17 +16,28 @@ from jaxtyping import Array, Float
 
 from genlab.nets.param import vector
 
-# pi in two parts: the first has few bits, so that its product with a whole number below 2^13 is exact.
+# pi in two parts: the first has few bits, so that its product with a whole number below 2^13 is
+# exact.
 PI_FIRST = 3.140625
 PI_REST = 9.676535897932385e-4
 # A little past pi / 2: the nearest multiple of a large angle is only found to within rounding.
 LIMIT = 1.58
 # The best odd polynomials on -pi/2 .. pi/2: of sin r (error 3e-9) and of sin 2r (error 1e-7).
-SINE = (0.9999999765897213, -0.16666647634534945, 0.008332899821568162, -1.9800897652812177e-4, 2.5904882780536376e-6)
+SINE = (
+    0.9999999765897213,
+    -0.16666647634534945,
+    0.008332899821568162,
+    -1.9800897652812177e-4,
+    2.5904882780536376e-6,
+)
 SINE_OF_DOUBLE = (
-    1.9999992078410525, -1.3333242757182981, 0.26663704296681134, -0.025355187198075363, 1.3823092353044686e-3,
+    1.9999992078410525,
+    -1.3333242757182981,
+    0.26663704296681134,
+    -0.025355187198075363,
+    1.3823092353044686e-3,
     -4.171003472852597e-5,
-)  # fmt: skip
+)
 # Keeps the height finite where alpha is 0, as the published codecs do.
 FLOOR = 1e-9
 
@@ -59,13 +71,17 @@ class SnakeBeta(nnx.Module):
 @jax.custom_jvp
 def sine_squared(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return sin^2, within 1e-6 of the exact value for angles up to 10,000."""
-    return lax.platform_dependent(angle, cpu=_fast_sine_squared, default=lambda angle: jnp.sin(angle) ** 2)
+    return lax.platform_dependent(
+        angle, cpu=_fast_sine_squared, default=lambda angle: jnp.sin(angle) ** 2
+    )
 
 
 @jax.custom_jvp
 def sine_of_double(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return sin(2 angle), the slope of sin^2."""
-    return lax.platform_dependent(angle, cpu=_fast_sine_of_double, default=lambda angle: jnp.sin(2 * angle))
+    return lax.platform_dependent(
+        angle, cpu=_fast_sine_of_double, default=lambda angle: jnp.sin(2 * angle)
+    )
 
 
 @sine_squared.defjvp
@@ -97,7 +113,9 @@ def _reduce(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.clip(angle - turns * PI_FIRST - turns * PI_REST, -LIMIT, LIMIT)
 
 
-def _odd_polynomial(x: Float[Array, "*shape"], coefficients: tuple[float, ...]) -> Float[Array, "*shape"]:
+def _odd_polynomial(
+    x: Float[Array, "*shape"], coefficients: tuple[float, ...]
+) -> Float[Array, "*shape"]:
     square = x * x
     total = jnp.full_like(x, coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):

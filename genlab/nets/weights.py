@@ -1,9 +1,11 @@
-"""Weights that ship inside the package: one safetensors file and, beside it, one JSON that says what it is.
+"""Weights that ship inside the package: one safetensors file and, beside it, one JSON that says
+what it is.
 
-In: a nested dict of arrays (`nnx.to_pure_dict` of a state) and a metadata dict. Out: `NAME.safetensors`, whose tensors
-are named by the dotted path of each leaf, and `NAME.json`, which holds the metadata and the SHA-256 of the tensors'
-file. A file is read only after its header agrees with the tree that the code expects, so a wrong, damaged or oversized
-file costs one line and no memory.
+In: a nested dict of arrays (`nnx.to_pure_dict` of a state) and a metadata dict. Out:
+`NAME.safetensors`, whose tensors are named by the dotted path of each leaf, and `NAME.json`, which
+holds the metadata and the SHA-256 of the tensors' file. A file is read only after its header agrees
+with the tree that the code expects, so a wrong, damaged or oversized file costs one line and no
+memory.
 """
 
 import hashlib
@@ -30,7 +32,9 @@ _RESTORE = "restore the file"
 
 @pydantic.with_config(OPEN)
 class WeightsFacts(TypedDict):
-    """The JSON beside weights: what they are, how they were made, and the SHA-256 of the tensors' file."""
+    """The JSON beside weights: what they are, how they were made, and the SHA-256 of the tensors'
+    file.
+    """
 
     sha256: NotRequired[Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]]
     config: NotRequired[dict[str, Any]]
@@ -47,23 +51,28 @@ class TensorEntry(TypedDict):
 
 
 class WeightsError(GenlabError):
-    """A weights file is missing, damaged, or made for another model; the text names the file and the tensor."""
+    """A weights file is missing, damaged, or made for another model; the text names the file and
+    the tensor.
+    """
 
 
 def save_weights(
     path: str | Path, tree: Mapping, metadata: Mapping[str, Any], dtype: str = "float16"
 ) -> dict[str, Any]:
-    """Write `tree` and `metadata` atomically; floating leaves are stored as `dtype`, others as they are.
+    """Write `tree` and `metadata` atomically; floating leaves are stored as `dtype`, others as they
+    are.
 
     Returns:
-        The metadata as written, with `sha256` (of the tensors' file), `num_parameters` and `stored_dtype` added.
+        The metadata as written, with `sha256` (of the tensors' file), `num_parameters` and
+        `stored_dtype` added.
 
     Raises:
         WeightsError: if the name does not end in .safetensors, or a leaf is not finite once stored,
             for example beyond the range of float16.
     """
     path = Path(path)
-    if path.suffix != ".safetensors":  # the JSON beside it would take its place, or its name would lie
+    # the JSON beside it would take its place, or its name would lie
+    if path.suffix != ".safetensors":
         raise WeightsError(f"{path}: expected a name that ends in .safetensors")
     tensors: dict[str, np.ndarray] = {}
     for name, leaf in _flatten(tree):
@@ -73,10 +82,11 @@ def save_weights(
                 array = array.astype(dtype)
             if not np.isfinite(array).all():
                 raise WeightsError(
-                    f"{path.name}: tensor {name!r} is not finite as {dtype}; train longer or store float32"
+                    f"{path.name}: tensor {name!r} is not finite as {dtype}; train longer or "
+                    "store float32"
                 )
-        # safetensors writes the buffer as it lies in memory, without strides: a transposed view would be stored wrong.
-        # It also turns a scalar into a vector, hence the reshape.
+        # safetensors writes the buffer as it lies in memory, without strides: a transposed view
+        # would be stored wrong. It also turns a scalar into a vector, hence the reshape.
         tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -96,10 +106,12 @@ def save_weights(
 
 
 def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
-    """Read the file into the structure, shapes and dtypes of `abstract_tree` (leaves need only `shape` and `dtype`).
+    """Read the file into the structure, shapes and dtypes of `abstract_tree` (leaves need only
+    `shape` and `dtype`).
 
     Raises:
-        WeightsError: if the file is missing, truncated, oversized, altered, or does not hold exactly these tensors.
+        WeightsError: if the file is missing, truncated, oversized, altered, or does not hold
+            exactly these tensors.
     """
     path = Path(path)
     wanted = dict(_flatten(abstract_tree))
@@ -107,15 +119,20 @@ def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
     facts = load_metadata(path)
     if facts.get("sha256") != _sha256(path):
         raise WeightsError(
-            f"{path}: SHA-256 differs from the one in {path.with_suffix('.json').name}; restore both files"
+            f"{path}: SHA-256 differs from the one in {path.with_suffix('.json').name}; restore "
+            "both files"
         )
     try:
         tensors = load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise WeightsError(f"{path}: safetensors refuses the file ({error!s:.80}); restore it") from None
+        raise WeightsError(
+            f"{path}: safetensors refuses the file ({error!s:.80}); restore it"
+        ) from None
     for name, array in tensors.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise WeightsError(f"{path}: tensor {name!r} holds values that are not finite; restore the file")
+            raise WeightsError(
+                f"{path}: tensor {name!r} holds values that are not finite; restore the file"
+            )
     return _fill(abstract_tree, tensors)
 
 
@@ -131,7 +148,9 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     except DamagedError as error:
         raise WeightsError(str(error)) from None
     if facts is None:
-        raise WeightsError(f"{path}: no such file; restore the JSON file that describes the weights")
+        raise WeightsError(
+            f"{path}: no such file; restore the JSON file that describes the weights"
+        )
     return dict(facts)
 
 
@@ -162,19 +181,25 @@ def read_header(path: Path) -> dict[str, dict]:
         with path.open("rb") as file:
             num_header_bytes = int.from_bytes(file.read(8), "little")
             if not 2 <= num_header_bytes <= _MAX_HEADER_BYTES:
-                raise WeightsError(f"{path}: not a safetensors file (its header claims {num_header_bytes} bytes)")
+                raise WeightsError(
+                    f"{path}: not a safetensors file (its header claims {num_header_bytes} bytes)"
+                )
             content = file.read(num_header_bytes)
     except FileNotFoundError:
         raise WeightsError(
             f"{path}: no such weights file; reinstall genlab or give the path of a trained one"
         ) from None
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error!s:.80}); {_RESTORE}") from None
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({error!s:.80}); {_RESTORE}"
+        ) from None
     try:
         values = parse_json(content, path=path, fix=_RESTORE)
         if isinstance(values, dict):
             values.pop("__metadata__", None)
-        header = parse_stored(json.dumps(values).encode(), dict[str, TensorEntry], path=path, fix=_RESTORE)
+        header = parse_stored(
+            json.dumps(values).encode(), dict[str, TensorEntry], path=path, fix=_RESTORE
+        )
     except DamagedError as error:
         raise WeightsError(f"{error}; not a readable safetensors file") from None
     start = 8 + num_header_bytes
@@ -190,16 +215,20 @@ def _check_header(path: Path, header: Mapping[str, dict], wanted: Mapping[str, A
     # Shapes first: a hostile header is refused before any of its sizes is believed.
     for name, leaf in wanted.items():
         if name not in header:
-            raise WeightsError(f"{path}: tensor {name!r} is missing; the file was made for another config")
+            raise WeightsError(
+                f"{path}: tensor {name!r} is missing; the file was made for another config"
+            )
         found = header[name].get("shape")
         if found != list(leaf.shape):
             raise WeightsError(
-                f"{path}: tensor {name!r} has shape {found}, expected {list(leaf.shape)}; check the config"
+                f"{path}: tensor {name!r} has shape {found}, expected {list(leaf.shape)}; check "
+                "the config"
             )
     for name in header:
         if name not in wanted:
             raise WeightsError(
-                f"{path}: tensor {name!r} is not part of this model; the file was made for another config"
+                f"{path}: tensor {name!r} is not part of this model; the file was made for "
+                "another config"
             )
     num_bytes = path.stat().st_size
     end_bytes = 0
@@ -207,12 +236,19 @@ def _check_header(path: Path, header: Mapping[str, dict], wanted: Mapping[str, A
         end_bytes = entry["data_offsets"][1]
         if end_bytes > num_bytes:
             raise WeightsError(
-                f"{path}: truncated in tensor {name!r} ({num_bytes} of {end_bytes} bytes); restore the file"
+                f"{path}: truncated in tensor {name!r} ({num_bytes} of {end_bytes} bytes); "
+                "restore the file"
             )
-        if entry["data_offsets"][1] - entry["data_offsets"][0] > 8 * int(np.prod(wanted[name].shape, dtype=np.int64)):
-            raise WeightsError(f"{path}: tensor {name!r} claims more bytes than its shape holds; restore the file")
+        if entry["data_offsets"][1] - entry["data_offsets"][0] > 8 * int(
+            np.prod(wanted[name].shape, dtype=np.int64)
+        ):
+            raise WeightsError(
+                f"{path}: tensor {name!r} claims more bytes than its shape holds; restore the file"
+            )
     if num_bytes != end_bytes:
-        raise WeightsError(f"{path}: {num_bytes - end_bytes} bytes follow the last tensor; restore the file")
+        raise WeightsError(
+            f"{path}: {num_bytes - end_bytes} bytes follow the last tensor; restore the file"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,9 @@
 """Distortions that the recogniser learns to read through, drawn inside the compiled training step.
 
-In: a wave, or its mel magnitudes. Out: the same with noise, another vocal tract, another microphone, the roughness of
-a codec, and holes (SpecAugment, Park et al. 2019, without time warping). Everything is drawn per example from its own
-key by counter-based generators, so the draw for a frame does not depend on batch mates or on how far the batch is
-padded.
+In: a wave, or its mel magnitudes. Out: the same with noise, another vocal tract, another
+microphone, the roughness of a codec, and holes (SpecAugment, Park et al. 2019, without time
+warping). Everything is drawn per example from its own key by counter-based generators, so the draw
+for a frame does not depend on batch mates or on how far the batch is padded.
 """
 
 import jax
@@ -33,7 +33,10 @@ class SpectrumAugment(Config):
 
 
 def add_noise(
-    wave: Float[Array, "s"], num_samples: Int[Array, ""], config: SpectrumAugment, key: Key[Array, ""]
+    wave: Float[Array, "s"],
+    num_samples: Int[Array, ""],
+    config: SpectrumAugment,
+    key: Key[Array, ""],
 ) -> Float[Array, "s"]:
     """Return the wave with coloured noise at a random signal-to-noise ratio, or unchanged."""
     draw_key, snr_key, colour_key, noise_key = jax.random.split(key, 4)
@@ -48,9 +51,14 @@ def add_noise(
 
 
 def warp_formants(
-    mels: Float[Array, "t m"], centres_hz: Float[np.ndarray, "m"], config: SpectrumAugment, key: Key[Array, ""]
+    mels: Float[Array, "t m"],
+    centres_hz: Float[np.ndarray, "m"],
+    config: SpectrumAugment,
+    key: Key[Array, ""],
 ) -> Float[Array, "t m"]:
-    """Return mel magnitudes with the frequency axis scaled by a random factor, as another vocal tract would."""
+    """Return mel magnitudes with the frequency axis scaled by a random factor, as another vocal
+    tract would.
+    """
     limit = np.log1p(config.formant_warp)
     factor = jnp.exp(jax.random.uniform(key, (), minval=-limit, maxval=limit))
     channels = jnp.arange(mels.shape[1], dtype=mels.dtype)
@@ -67,7 +75,9 @@ def distort_log_mels(
     curve_key, strength_key, rough_key = jax.random.split(key, 3)
     num_mels = log_mels.shape[1]
     basis = np.cos(np.pi * np.arange(1, 5)[:, None] * (np.arange(num_mels) + 0.5) / num_mels)
-    curve_db = config.equaliser_db * jax.random.uniform(curve_key, (4,), minval=-1.0) @ (basis / 2.0)
+    curve_db = (
+        config.equaliser_db * jax.random.uniform(curve_key, (4,), minval=-1.0) @ (basis / 2.0)
+    )
     strength_db = config.roughness_db * jax.random.uniform(strength_key)
     # One row of draws per column in time, so the first rows do not depend on how many follow.
     roughness_db = strength_db * jax.random.normal(rough_key, log_mels.shape)
@@ -75,7 +85,10 @@ def distort_log_mels(
 
 
 def mask_patches(
-    features: Float[Array, "t m"], num_columns: Int[Array, ""], config: SpectrumAugment, key: Key[Array, ""]
+    features: Float[Array, "t m"],
+    num_columns: Int[Array, ""],
+    config: SpectrumAugment,
+    key: Key[Array, ""],
 ) -> Float[Array, "t m"]:
     """Return features with random bands and time spans set to zero, their mean."""
     band_key, span_key = jax.random.split(key)
@@ -83,10 +96,14 @@ def mask_patches(
     columns = jnp.arange(features.shape[0])
     is_masked = jnp.zeros(features.shape, bool)
     for number in range(config.masked_bands):
-        start, stop = _draw_span(jax.random.fold_in(band_key, number), config.max_band_mels, features.shape[1])
+        start, stop = _draw_span(
+            jax.random.fold_in(band_key, number), config.max_band_mels, features.shape[1]
+        )
         is_masked |= ((mels >= start) & (mels < stop))[None, :]
     for number in range(config.masked_spans):
-        start, stop = _draw_span(jax.random.fold_in(span_key, number), config.max_span_columns, num_columns)
+        start, stop = _draw_span(
+            jax.random.fold_in(span_key, number), config.max_span_columns, num_columns
+        )
         is_masked |= ((columns >= start) & (columns < stop))[:, None]
     return jnp.where(is_masked, 0.0, features)
 

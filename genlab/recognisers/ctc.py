@@ -1,13 +1,13 @@
 """A small recogniser: waves in, characters out, trained with CTC (Graves et al. 2006).
 
-In: waves "b s" at 16 kHz. Out: logits "b t c" over 28 characters and the blank (0), one row per codec frame of 20 ms,
-and hidden features "b t h" whose clusters are the semantic units (`units.py`). Loudness and recording channel are
-removed before the first layer: the wave is scaled to one level and the mean of each mel channel over the clip is
-subtracted.
+In: waves "b s" at 16 kHz. Out: logits "b t c" over 28 characters and the blank (0), one row per
+codec frame of 20 ms, and hidden features "b t h" whose clusters are the semantic units
+(`units.py`). Loudness and recording channel are removed before the first layer: the wave is scaled
+to one level and the mean of each mel channel over the clip is subtracted.
 
-The trunk is ConvNeXt blocks (Liu et al. 2022) with short kernels, stacked and scanned. It reaches 0.3 s to each side
-and no further on purpose: a recogniser that sees a whole sentence of a closed grammar would guess words from their
-neighbours, and so forgive a decoder that garbles them.
+The trunk is ConvNeXt blocks (Liu et al. 2022) with short kernels, stacked and scanned. It reaches
+0.3 s to each side and no further on purpose: a recogniser that sees a whole sentence of a closed
+grammar would guess words from their neighbours, and so forgive a decoder that garbles them.
 """
 
 import functools
@@ -27,7 +27,13 @@ from genlab.machine import sharding
 from genlab.nets.linear import matmul
 from genlab.nets.param import matrix, vector
 from genlab.nets.spectrogram import mel_filters, stft
-from genlab.recognisers.augment import SpectrumAugment, add_noise, distort_log_mels, mask_patches, warp_formants
+from genlab.recognisers.augment import (
+    SpectrumAugment,
+    add_noise,
+    distort_log_mels,
+    mask_patches,
+    warp_formants,
+)
 from genlab.tokens import LossOut
 
 COLUMNS = 2  # spectrogram columns per frame
@@ -37,7 +43,9 @@ FEATURE_SCALE = 0.8  # brings the features to about unit variance
 
 
 class RecogniserConfig(Config):
-    """Shape of the recogniser. `feature_block` counts the blocks below the features that units are made of."""
+    """Shape of the recogniser. `feature_block` counts the blocks below the features that units are
+    made of.
+    """
 
     kind: Literal["ctc"] = "ctc"
     sample_rate_hz: int = 16_000
@@ -57,7 +65,9 @@ class RecogniserConfig(Config):
 
 
 class ConvStack(nnx.Module):
-    """ConvNeXt blocks whose parameters share a leading layer axis: depthwise convolution, norm, two-layer MLP, add."""
+    """ConvNeXt blocks whose parameters share a leading layer axis: depthwise convolution, norm,
+    two-layer MLP, add.
+    """
 
     def __init__(self, config: RecogniserConfig, key: Key[Array, ""]):
         layers, width, hidden = config.blocks, config.width, config.width * config.expansion
@@ -79,17 +89,32 @@ class ConvStack(nnx.Module):
         self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"], first: int, stop: int
     ) -> Float[Array, "b t h"]:
         """Run blocks `first` to `stop - 1`."""
-        names = ("depthwise", "norm_scale", "norm_bias", "up", "up_bias", "down", "down_bias", "scale")
+        names = (
+            "depthwise",
+            "norm_scale",
+            "norm_bias",
+            "up",
+            "up_bias",
+            "down",
+            "down_bias",
+            "scale",
+        )
         weights = {name: getattr(self, name)[...][first:stop] for name in names}
         # Vectors get the axes b and t here, so that no product below broadcasts by accident.
         weights = {name: w[:, None, None] if w.ndim == 2 else w for name, w in weights.items()}
 
         def block(hidden: Array, w: dict[str, Array]) -> tuple[Array, None]:
             reach = w["depthwise"].shape[0] - 1
-            # Padded frames enter as zeros, so an example reads the same alone and in a batch of longer ones.
-            padded = jnp.pad(hidden * is_valid[..., None], ((0, 0), (reach // 2, reach - reach // 2), (0, 0)))
+            # Padded frames enter as zeros, so an example reads the same alone and in a batch of
+            # longer ones.
+            padded = jnp.pad(
+                hidden * is_valid[..., None], ((0, 0), (reach // 2, reach - reach // 2), (0, 0))
+            )
             # A sum of shifted slices: XLA:CPU runs grouped convolutions in a naive loop.
-            shifted = [padded[:, i : i + hidden.shape[1]] * w["depthwise"][i][None, None] for i in range(reach + 1)]
+            shifted = [
+                padded[:, i : i + hidden.shape[1]] * w["depthwise"][i][None, None]
+                for i in range(reach + 1)
+            ]
             mixed = functools.reduce(jnp.add, shifted)
             mixed = _normalise(mixed) * w["norm_scale"] + w["norm_bias"]
             inner = jax.nn.gelu(matmul(mixed, w["up"]) + w["up_bias"])
@@ -119,18 +144,27 @@ class Recogniser(nnx.Module):
         """Return the frames of clips of `num_samples`, the same as the codec's."""
         return -(-num_samples // self.config.hop_samples)
 
-    def logits(self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]) -> Float[Array, "b t c"]:
-        """Return unnormalised log probabilities of the blank (0) and the symbols (1..28) per frame."""
+    def logits(
+        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
+    ) -> Float[Array, "b t c"]:
+        """Return unnormalised log probabilities of the blank
+        (0) and the symbols (1..28) per frame.
+        """
         return self.logits_from_features(self.features(waves, num_samples), num_samples)
 
     def features(
         self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"], block: int | None = None
     ) -> Float[Array, "b t h"]:
-        """Return the hidden state above `block` blocks (`config.feature_block` if absent); zero past a clip's end."""
+        """Return the hidden state above `block` blocks (`config.feature_block` if absent); zero
+        past a clip's end.
+        """
         return self._trunk(self._front_end(waves, num_samples, None), num_samples, block)
 
     def logits_from_features(
-        self, features: Float[Array, "b t h"], num_samples: Int[Array, "b"], block: int | None = None
+        self,
+        features: Float[Array, "b t h"],
+        num_samples: Int[Array, "b"],
+        block: int | None = None,
     ) -> Float[Array, "b t c"]:
         """Run the blocks above the one that gave `features`, and the output layer."""
         first = self.config.feature_block if block is None else block
@@ -153,7 +187,11 @@ class Recogniser(nnx.Module):
         is_frame_padding = ~self._is_valid(logits.shape[1], num_samples)
         is_symbol_padding = jnp.arange(text.shape[1])[None] >= num_symbols[:, None]
         nats = optax.ctc_loss(
-            logits, is_frame_padding.astype(jnp.float32), text, is_symbol_padding.astype(jnp.float32), blank_id=0
+            logits,
+            is_frame_padding.astype(jnp.float32),
+            text,
+            is_symbol_padding.astype(jnp.float32),
+            blank_id=0,
         )
         weight = num_symbols.astype(jnp.float32)
         is_blank = (jnp.argmax(logits, axis=-1) == 0) & ~is_frame_padding
@@ -181,24 +219,37 @@ class Recogniser(nnx.Module):
         waves = jnp.where(is_sample, waves, 0.0)
         if key is not None:
             keys = jax.random.split(key, (waves.shape[0], 4))
-            waves = jax.vmap(add_noise, (0, 0, None, 0))(waves, num_samples, config.augment, keys[:, 0])
+            waves = jax.vmap(add_noise, (0, 0, None, 0))(
+                waves, num_samples, config.augment, keys[:, 0]
+            )
             waves = jnp.where(is_sample, waves, 0.0)
         power = jnp.sum(waves**2, axis=1) / jnp.maximum(num_samples, 1)
         waves = waves * (LEVEL * jax.lax.rsqrt(power + 1e-8))[:, None]
         spectrum = stft(waves, config.window_samples, config.hop_samples // COLUMNS)
-        mels = jnp.abs(spectrum) @ mel_filters(config.sample_rate_hz, config.window_samples, config.num_mels)
+        mels = jnp.abs(spectrum) @ mel_filters(
+            config.sample_rate_hz, config.window_samples, config.num_mels
+        )
         if key is not None:
             centres_hz = mel_centres_hz(config)
-            mels = jax.vmap(warp_formants, (0, None, None, 0))(mels, centres_hz, config.augment, keys[:, 1])
+            mels = jax.vmap(warp_formants, (0, None, None, 0))(
+                mels, centres_hz, config.augment, keys[:, 1]
+            )
         log_mels = jnp.log(mels + MEL_FLOOR)
         if key is not None:
-            log_mels = jax.vmap(distort_log_mels, (0, None, 0))(log_mels, config.augment, keys[:, 2])
+            log_mels = jax.vmap(distort_log_mels, (0, None, 0))(
+                log_mels, config.augment, keys[:, 2]
+            )
         num_columns = COLUMNS * self.num_frames(num_samples)
         is_column = (jnp.arange(mels.shape[1])[None] < num_columns[:, None])[..., None]
-        mean = jnp.sum(log_mels * is_column, axis=1, keepdims=True) / jnp.maximum(num_columns, 1)[:, None, None]
+        mean = (
+            jnp.sum(log_mels * is_column, axis=1, keepdims=True)
+            / jnp.maximum(num_columns, 1)[:, None, None]
+        )
         features = (log_mels - mean) * FEATURE_SCALE * is_column
         if key is not None:
-            features = jax.vmap(mask_patches, (0, 0, None, 0))(features, num_columns, config.augment, keys[:, 3])
+            features = jax.vmap(mask_patches, (0, 0, None, 0))(
+                features, num_columns, config.augment, keys[:, 3]
+            )
         # b (t 2) m -> b t (2 m)
         return features.reshape(waves.shape[0], mels.shape[1] // COLUMNS, COLUMNS * config.num_mels)
 

@@ -1,8 +1,9 @@
 """From a trained recogniser to the files that ship: fit the units, measure both, save.
 
-In: a model, and a manifest whose train split the units are clustered on. Out: weights, and beside them a JSON with
-the scores on the held-out splits: error rates of the recogniser on clean, noisy and shuffled audio (the last must be
-bad), the error rate of text read from units alone, and how far units give the speaker away.
+In: a model, and a manifest whose train split the units are clustered on. Out: weights, and beside
+them a JSON with the scores on the held-out splits: error rates of the recogniser on clean, noisy
+and shuffled audio (the last must be bad), the error rate of text read from units alone, and how far
+units give the speaker away.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -47,13 +48,17 @@ def export_recogniser(
         splits: measured, each with its own entry in `scores`.
     """
     recogniser = FrozenRecogniser(model, "", {})
-    codebook = fit_codebook(recogniser, read_waves(manifest, manifest.split("train")), num_units=num_units, seed=seed)
+    codebook = fit_codebook(
+        recogniser, read_waves(manifest, manifest.split("train")), num_units=num_units, seed=seed
+    )
     encoder = UnitEncoder(recogniser, codebook)
     scores = {split: measure(encoder, manifest, split, seed=seed) for split in splits}
     return save_units(path, model, codebook, {**metadata, "unit_seed": seed, "scores": scores})
 
 
-def measure(encoder: UnitEncoder, manifest: Manifest, split: str, *, seed: int = 0) -> dict[str, float]:
+def measure(
+    encoder: UnitEncoder, manifest: Manifest, split: str, *, seed: int = 0
+) -> dict[str, float]:
     """Return error rates (1 is 100 %) and the accuracy of the speaker probe on one split."""
     clips = manifest.split(split)
     waves = read_waves(manifest, clips)
@@ -66,10 +71,15 @@ def measure(encoder: UnitEncoder, manifest: Manifest, split: str, *, seed: int =
         "_noise_20_db": transcribe(
             _change(waves, seed, lambda wave, generator: add_white_noise(wave, 20.0, generator))
         ),
-        "_noise_0_db": transcribe(_change(waves, seed, lambda wave, generator: add_white_noise(wave, 0.0, generator))),
+        "_noise_0_db": transcribe(
+            _change(waves, seed, lambda wave, generator: add_white_noise(wave, 0.0, generator))
+        ),
         "_shuffled": transcribe(_change(waves, seed, shuffle_pieces)),
     }
-    scores: dict[str, float] = {"clips": len(clips), "words": sum(len(text.split()) for text in texts)}
+    scores: dict[str, float] = {
+        "clips": len(clips),
+        "words": sum(len(text.split()) for text in texts),
+    }
     for condition, hypotheses in read.items():
         scores[f"wer{condition}"] = round(float(jiwer.wer(texts, hypotheses)), 4)
         scores[f"cer{condition}"] = round(float(jiwer.cer(texts, hypotheses)), 4)
@@ -96,9 +106,15 @@ def add_white_noise(wave: Wave, snr_db: float, generator: np.random.Generator) -
 
 def shuffle_pieces(wave: Wave, generator: np.random.Generator) -> Wave:
     """Return the 50 ms pieces of `wave` in a random order."""
-    pieces = [wave[first : first + SHUFFLE_SAMPLES] for first in range(0, len(wave), SHUFFLE_SAMPLES)]
+    pieces = [
+        wave[first : first + SHUFFLE_SAMPLES] for first in range(0, len(wave), SHUFFLE_SAMPLES)
+    ]
     return np.concatenate([pieces[number] for number in generator.permutation(len(pieces))])
 
 
-def _change(waves: list[Wave], seed: int, change: Callable[[Wave, np.random.Generator], Wave]) -> list[Wave]:
-    return [change(wave, np.random.default_rng([seed, number])) for number, wave in enumerate(waves)]
+def _change(
+    waves: list[Wave], seed: int, change: Callable[[Wave, np.random.Generator], Wave]
+) -> list[Wave]:
+    return [
+        change(wave, np.random.default_rng([seed, number])) for number, wave in enumerate(waves)
+    ]

@@ -1,7 +1,9 @@
-"""Save and load a recogniser with its units: one safetensors file and its JSON, as they ship in `weights/`.
+"""Save and load a recogniser with its units: one safetensors file and its JSON, as they ship in
+`weights/`.
 
-In: a trained model and a codebook, or a name. Out: `UnitEncoder` (and in it `FrozenRecogniser`), identified by the
-SHA-256 of the file. The JSON holds the config, so nothing about the shape of the model is guessed.
+In: a trained model and a codebook, or a name. Out: `UnitEncoder` (and in it `FrozenRecogniser`),
+identified by the SHA-256 of the file. The JSON holds the config, so nothing about the shape of the
+model is guessed.
 """
 
 from collections.abc import Mapping
@@ -28,14 +30,17 @@ def load_units(name: str = SHIPPED) -> UnitEncoder:
     """Return the unit encoder of shipped weights, or of an exported `.safetensors` file.
 
     Raises:
-        GenlabError: if the files are missing, damaged, or do not fit each other; one line that names the tensor.
+        GenlabError: if the files are missing, damaged, or do not fit each other; one line that
+            names the tensor.
     """
     path = weights_path(name)
     metadata = load_metadata(path)
     config, num_units = _read_shape(path, metadata)
     model = nnx.eval_shape(lambda: config.build(key=jax.random.key(0)))
     graph, state = nnx.split(model)
-    tree = load_weights(path, {"model": nnx.to_pure_dict(state), "units": _abstract_codebook(config, num_units)})
+    tree = load_weights(
+        path, {"model": nnx.to_pure_dict(state), "units": _abstract_codebook(config, num_units)}
+    )
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, tree["model"]))
     recogniser = FrozenRecogniser(nnx.merge(graph, state), metadata["sha256"][:10], metadata)
     return UnitEncoder(recogniser, Codebook(**tree["units"]))
@@ -50,7 +55,9 @@ def load_recogniser(name: str = SHIPPED) -> FrozenRecogniser:
     return load_units(name).recogniser
 
 
-def save_units(path: str | Path, model: Recogniser, codebook: Codebook, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def save_units(
+    path: str | Path, model: Recogniser, codebook: Codebook, metadata: Mapping[str, Any]
+) -> dict[str, Any]:
     """Write model and codebook as float16, and return the metadata as written.
 
     Args:
@@ -60,12 +67,19 @@ def save_units(path: str | Path, model: Recogniser, codebook: Codebook, metadata
         metadata: training command, data, licences and measured scores.
     """
     tree = {"model": nnx.to_pure_dict(nnx.state(model)), "units": codebook._asdict()}
-    facts = {"config": model.config.to_dict(), "num_units": len(codebook.centroids), "genlab": __version__, **metadata}
+    facts = {
+        "config": model.config.to_dict(),
+        "num_units": len(codebook.centroids),
+        "genlab": __version__,
+        **metadata,
+    }
     return save_weights(path, tree, facts)
 
 
 def weights_path(name: str) -> Path:
-    """Return the file that `name` stands for: a shipped name, or a path ending in `.safetensors`."""
+    """Return the file that `name` stands for: a shipped name, or
+    a path ending in `.safetensors`.
+    """
     if name.endswith(".safetensors"):
         return Path(name)
     return Path(__file__).with_name("weights") / f"{name}.safetensors"
@@ -73,18 +87,27 @@ def weights_path(name: str) -> Path:
 
 def _read_shape(path: Path, metadata: Mapping[str, Any]) -> tuple[RecogniserConfig, int]:
     if not isinstance(metadata.get("config"), dict):
-        raise GenlabError(f"{path.with_suffix('.json')}: field 'config' is missing; restore the file")
+        raise GenlabError(
+            f"{path.with_suffix('.json')}: field 'config' is missing; restore the file"
+        )
     num_units = metadata.get("num_units")
     if not isinstance(num_units, int) or not 1 <= num_units <= _MAX_UNITS:
         raise GenlabError(
-            f"{path.with_suffix('.json')}: num_units: expected 1..{_MAX_UNITS}, got {num_units!r:.40}; restore the file"
+            f"{path.with_suffix('.json')}: num_units: expected 1..{_MAX_UNITS}, got "
+            f"{num_units!r:.40}; restore the file"
         )
     try:
         return RecogniserConfig.from_dict(metadata["config"]), num_units
     except ConfigError as error:
-        raise ConfigError(f"{path.with_suffix('.json')}: config: {error}; restore the file") from None
+        raise ConfigError(
+            f"{path.with_suffix('.json')}: config: {error}; restore the file"
+        ) from None
 
 
 def _abstract_codebook(config: RecogniserConfig, num_units: int) -> dict[str, jax.ShapeDtypeStruct]:
-    shapes = {"centroids": (num_units, config.width), "mean": (config.width,), "std": (config.width,)}
+    shapes = {
+        "centroids": (num_units, config.width),
+        "mean": (config.width,),
+        "std": (config.width,),
+    }
     return {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}

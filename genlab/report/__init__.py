@@ -1,4 +1,6 @@
-"""One self-contained page that says which arm won, how certain that is and at what cost, with audio players."""
+"""One self-contained page that says which arm won, how certain that is and at what cost, with audio
+players.
+"""
 
 from genlab.report.clips import PromptRow
 from genlab.report.page import write_report

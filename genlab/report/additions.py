@@ -1,7 +1,8 @@
-"""What other commands add to a run directory for its report: tunings, fronts, crossings, listeners' answers.
+"""What other commands add to a run directory for its report: tunings, fronts, crossings, listeners'
+answers.
 
-In: a run directory. Out: the values, None if there is no such file, or one line that names the file and the field.
-Types require what the report needs and allow everything else.
+In: a run directory. Out: the values, None if there is no such file, or one line that names the file
+and the field. Types require what the report needs and allow everything else.
 """
 
 from pathlib import Path
@@ -83,7 +84,9 @@ class CrossingEntry(TypedDict):
     direction: Direction
     axis: Annotated[str, Field(min_length=1)]
     num_runs: Count
-    curves: Annotated[dict[str, Annotated[CurveFacts, AfterValidator(_check_curve)]], Field(min_length=1)]
+    curves: Annotated[
+        dict[str, Annotated[CurveFacts, AfterValidator(_check_curve)]], Field(min_length=1)
+    ]
     table: Annotated[list[list[str]], AfterValidator(_check_table)]
     verdicts: list[str]
     notes: list[str]
@@ -130,7 +133,9 @@ class TunedArm(TypedDict):
 
 def _check_best(arm: TunedArm) -> TunedArm:
     if arm["best"] >= len(arm["trials"]):
-        raise ValueError(f"expected best below {len(arm['trials'])}, the number of trials, got {arm['best']}")
+        raise ValueError(
+            f"expected best below {len(arm['trials'])}, the number of trials, got {arm['best']}"
+        )
     return arm
 
 
@@ -148,7 +153,9 @@ class Tuning(TypedDict):
     by: str
     sampler: Literal["random", "tpe"]
     num_prompts: Count
-    arms: Annotated[dict[str, Annotated[TunedArm, AfterValidator(_check_best)]], Field(min_length=1)]
+    arms: Annotated[
+        dict[str, Annotated[TunedArm, AfterValidator(_check_best)]], Field(min_length=1)
+    ]
 
 
 @pydantic.with_config(OPEN)
@@ -237,7 +244,8 @@ class Listening(TypedDict):
 
 
 def made_beside(run_dir: Path) -> dict[str, Any]:
-    """Return what other commands left in a run directory for its report, None for each that is not there.
+    """Return what other commands left in a run directory for its report, None for each that is not
+    there.
 
     Raises:
         DamagedError: if one is damaged; so do the others below.
@@ -259,16 +267,25 @@ def read_tuning(path: Path) -> dict[str, Any] | None:
 def read_fronts(run_dir: Path) -> list[dict[str, Any]] | None:
     """Return pareto.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab compare --pareto` writes it again"
-    return cast("list[dict[str, Any]] | None", read_stored(run_dir / "pareto.json", list[FrontEntry], fix=fix))
+    return cast(
+        "list[dict[str, Any]] | None",
+        read_stored(run_dir / "pareto.json", list[FrontEntry], fix=fix),
+    )
 
 
 def read_crossings(run_dir: Path) -> list[dict[str, Any]] | None:
     """Return crossover.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab crossover` writes it again"
-    return cast("list[dict[str, Any]] | None", read_stored(run_dir / "crossover.json", list[CrossingEntry], fix=fix))
+    return cast(
+        "list[dict[str, Any]] | None",
+        read_stored(run_dir / "crossover.json", list[CrossingEntry], fix=fix),
+    )
 
 
 def read_listening(run_dir: Path) -> dict[str, Any] | None:
     """Return listening.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab listen RUN_DIR --merge ANSWERS.json` writes it again"
-    return cast("dict[str, Any] | None", read_stored(run_dir / "listen" / "listening.json", Listening, fix=fix))
+    return cast(
+        "dict[str, Any] | None",
+        read_stored(run_dir / "listen" / "listening.json", Listening, fix=fix),
+    )

@@ -1,9 +1,10 @@
 """The answer in one sentence, and the reasons why there may be none.
 
-In: results.json and ledger.json. Out: `Answer`. A winner is named only when at least three training seeds were run, the
-ledger is stamped controlled, the winner passed its own controls, and every paired interval against it excludes zero
-with Holm's correction. Arms are called equivalent on the same terms, within the margin that the comparison declared.
-Otherwise the sentence says what is missing and how many more seeds it takes, and no arm is marked in the report.
+In: results.json and ledger.json. Out: `Answer`. A winner is named only when at least three training
+seeds were run, the ledger is stamped controlled, the winner passed its own controls, and every
+paired interval against it excludes zero with Holm's correction. Arms are called equivalent on the
+same terms, within the margin that the comparison declared. Otherwise the sentence says what is
+missing and how many more seeds it takes, and no arm is marked in the report.
 """
 
 import itertools
@@ -33,20 +34,31 @@ def model_arms(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def primary_score(results: Mapping[str, Any]) -> str | None:
-    """Return the score that decides: the one that results.json names, else the first content error of the arms."""
-    names = list(dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {})))
+    """Return the score that decides: the one that results.json names, else the first content error
+    of the arms.
+    """
+    names = list(
+        dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {}))
+    )
     named = results.get("primary_score")
     if named in names:
         return named
     return next(
-        (name for name in names if name.split("_")[0] in ("cer", "wer", "content")), names[0] if names else None
+        (name for name in names if name.split("_")[0] in ("cer", "wer", "content")),
+        names[0] if names else None,
     )
 
 
 def covered(results: Mapping[str, Any]) -> str:
-    """Return what the intervals of the primary score cover: prompts, or prompts and training seeds."""
+    """Return what the intervals of the primary score cover:
+    prompts, or prompts and training seeds.
+    """
     name = primary_score(results)
-    found = {arm["scores"][name].get("covers", "prompts") for arm in model_arms(results) if name in arm["scores"]}
+    found = {
+        arm["scores"][name].get("covers", "prompts")
+        for arm in model_arms(results)
+        if name in arm["scores"]
+    }
     return found.pop() if len(found) == 1 else "prompts"
 
 
@@ -55,39 +67,53 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     arms, name = model_arms(results), primary_score(results)
     scored = [arm for arm in arms if name and _value(arm, name) is not None]
     if len(arms) == 1 and scored:
-        shows = f"{arm_title(arms[0])}: {score_title(str(name))} {format_score(scored[0]['scores'][name])}."
+        shows = (
+            f"{arm_title(arms[0])}: {score_title(str(name))} "
+            f"{format_score(scored[0]['scores'][name])}."
+        )
         return Answer("not settled", "Nothing is compared: there is one arm.", shows, "")
     if name is None or len(scored) < 2 or len(scored) < len(arms):
         missing = ", ".join(arm_title(arm) for arm in arms if arm not in scored) or "every arm"
-        return Answer("not settled", f"Not settled: no deciding score was measured for {missing}.", "", "")
+        return Answer(
+            "not settled", f"Not settled: no deciding score was measured for {missing}.", "", ""
+        )
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
     shows, cannot = _describe(results, scored, name, seeds)
     if ledger.get("stamp") != "controlled":
         headline = "No winner is named: the arms differ in something that is not declared."
         reason = "Any difference may come from what the ledger below does not declare."
-        return Answer("uncontrolled", headline, shows, f"{reason} {cannot}" if seeds < MIN_SEEDS else reason)
+        return Answer(
+            "uncontrolled", headline, shows, f"{reason} {cannot}" if seeds < MIN_SEEDS else reason
+        )
     if seeds < MIN_SEEDS:
         headline = (
-            f"No winner is named: there {'is' if seeds == 1 else 'are'} {_count(seeds, 'training seed')} per arm, and "
-            f"at least {MIN_SEEDS} are needed to separate a family from the luck of its initialisation, and "
+            f"No winner is named: there {'is' if seeds == 1 else 'are'} "
+            f"{_count(seeds, 'training seed')} per arm, and "
+            f"at least {MIN_SEEDS} are needed to separate a family from the luck of its "
+            "initialisation, and "
             "how many more it takes."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
     if "seeds" not in covered(results):
         headline = (
-            "Not settled: these intervals cover the choice of prompts alone; score the comparison again with "
+            "Not settled: these intervals cover the choice of prompts alone; score the comparison "
+            "again with "
             "`genlab evaluate` for intervals that cover its training seeds."
         )
         return Answer("not settled", headline, shows, cannot)
     return _decide(results, scored, name, seeds, shows)
 
 
-def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int, shows: str) -> Answer:
+def _decide(
+    results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int, shows: str
+) -> Answer:
     is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
     ranked = sorted(arms, key=lambda arm: arm["scores"][name]["value"], reverse=not is_lower_better)
     best, title = ranked[0], _lower_first(score_title(name))
     if failed := _failed_control(results, best):
-        headline = f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed}."
+        headline = (
+            f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed}."
+        )
         return Answer("not settled", headline, shows, "")
     alike, beaten = [], []
     for rival in ranked[1:]:
@@ -100,30 +126,45 @@ def _decide(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: st
     if alike:
         facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
         headline = (
-            f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in {title} within "
+            f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in "
+            f"{title} within "
             f"{alike[0][1]['margin']:g}: {facts}"
         )
-        headline += f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}" if beaten else ""
+        headline += (
+            f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}"
+            if beaten
+            else ""
+        )
         return Answer("equivalent", f"{headline}, {over}", shows, "")
     rival, pair = beaten[0]
     headline = (
-        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better than {rival} by "
+        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better "
+        f"than {rival} by "
         f"{format_interval(pair, absolute=True)} {over}"
     )
     if pair.get("equivalent"):
-        headline += f" By the declared margin of {pair['margin']:g} the two are equivalent all the same."
+        headline += (
+            f" By the declared margin of {pair['margin']:g} the two are equivalent all the same."
+        )
     return Answer("settled", headline, shows, "", best["name"])
 
 
 def _doubt(
-    results: Mapping[str, Any], best: dict[str, Any], rival: dict[str, Any], name: str, pair: Mapping[str, Any] | None
+    results: Mapping[str, Any],
+    best: dict[str, Any],
+    rival: dict[str, Any],
+    name: str,
+    pair: Mapping[str, Any] | None,
 ) -> str:
-    """Return why `best` is neither better than `rival` nor equivalent to it; empty if it is one of the two."""
+    """Return why `best` is neither better than `rival` nor equivalent to it; empty if it is one of
+    the two.
+    """
     title = _lower_first(score_title(name))
     if not is_conclusive(_validity(best, name), _validity(rival, name)):
         both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
         return (
-            f"the {title} of {both} cannot be ranked; of such values, only an upper bound below an exact one is "
+            f"the {title} of {both} cannot be ranked; of such values, only an upper bound below "
+            "an exact one is "
             "conclusive."
         )
     if pair is None:
@@ -132,11 +173,15 @@ def _doubt(
         return ""
     if pair.get("equivalent"):
         failed = _failed_control(results, rival)
-        return failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
+        return (
+            failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
+        )
     within = f" nor stays within {pair['margin']:g}" if pair.get("margin") else ""
     return (
-        f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by {format_interval(pair)}, which neither "
-        f"excludes zero{within} after correction for the number of pairs.{_describe_need(pair.get('plan'))}"
+        f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by "
+        f"{format_interval(pair)}, which neither "
+        f"excludes zero{within} after correction for the number of "
+        f"pairs.{_describe_need(pair.get('plan'))}"
     ).replace("neither excludes zero after", "does not exclude zero after")
 
 
@@ -148,7 +193,10 @@ def _describe_need(plan: Mapping[str, Any] | None) -> str:
         return f" More seeds alone would not show {target}: more prompts are needed as well."
     more = plan["seeds_needed"] - plan["seeds"]
     if more <= 0:
-        return f" These prompts and seeds would show {target} with {plan['power']:.0%} power: it is likely smaller."
+        return (
+            f" These prompts and seeds would show {target} with {plan['power']:.0%} power: it is "
+            "likely smaller."
+        )
     need = f"{_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
     return f" To see {target}, about {need} (80 % power)."
 
@@ -160,41 +208,69 @@ def _failed_control(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
 
 
 def control_status(item: Mapping[str, Any]) -> str:
-    """Return passed, failed or not applicable. Runs of older versions do not say which of the last two it is."""
+    """Return passed, failed or not applicable. Runs of older versions do not say which of the last
+    two it is.
+    """
     if item.get("passed"):
         return "passed"
-    could_run = item.get("status", "failed") != "not applicable" and item.get("difference") is not None
+    could_run = (
+        item.get("status", "failed") != "not applicable" and item.get("difference") is not None
+    )
     return "failed" if could_run else "not applicable"
 
 
 def failed_controls(results: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
-    """Return the controls that an arm failed. One that could not be made says nothing against it."""
-    return [item for item in results.get("controls", []) if item["arm"] == arm and control_status(item) == "failed"]
+    """Return the controls that an arm failed. One that could not
+    be made says nothing against it.
+    """
+    return [
+        item
+        for item in results.get("controls", [])
+        if item["arm"] == arm and control_status(item) == "failed"
+    ]
 
 
 def missing_controls(results: Mapping[str, Any]) -> str:
     """Return a sentence about the controls that could not be made, empty if all were."""
     reasons = {
-        f"{str(item['control']).replace('_', ' ')} ({item.get('reason') or 'it could not be made'})": None
+        (
+            f"{str(item['control']).replace('_', ' ')} "
+            f"({item.get('reason') or 'it could not be made'})"
+        ): None
         for item in results.get("controls", [])
         if control_status(item) == "not applicable"
     }
     return f" Not applicable: {'; '.join(reasons)}." if reasons else ""
 
 
-def find_difference(results: Mapping[str, Any], score: str, first: str, second: str) -> dict[str, Any] | None:
-    """Return the paired difference first - second, turned round if results.json holds it the other way."""
+def find_difference(
+    results: Mapping[str, Any], score: str, first: str, second: str
+) -> dict[str, Any] | None:
+    """Return the paired difference first - second, turned round if results.json holds it the other
+    way.
+    """
     for item in results.get("differences", []):
-        if item["score"] == score and {item["a"], item["b"]} == {first, second} and item.get("difference") is not None:
+        if (
+            item["score"] == score
+            and {item["a"], item["b"]} == {first, second}
+            and item.get("difference") is not None
+        ):
             if item["a"] == first:
                 return {**item, "value": item["difference"]}
             low, high = (None if item[end] is None else -item[end] for end in ("high", "low"))
-            turned = {"a": first, "b": second, "value": -item["difference"], "difference": -item["difference"]}
+            turned = {
+                "a": first,
+                "b": second,
+                "value": -item["difference"],
+                "difference": -item["difference"],
+            }
             return {**item, **turned, "low": low, "high": high}
     return None
 
 
-def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int) -> tuple[str, str]:
+def _describe(
+    results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int
+) -> tuple[str, str]:
     score = arms[0]["scores"][name]
     values = "; ".join(f"{arm_title(arm)} {format_score(arm['scores'][name])}" for arm in arms)
     meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
@@ -212,11 +288,13 @@ def _describe(results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: 
     shows += f" The intervals cover the choice of {covers}.{missing_controls(results)}"
     if "seeds" not in covers:
         return shows, (
-            f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a difference between these "
+            f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a "
+            "difference between these "
             "trained models may come from the family or from the initialisation."
         )
     return shows, (
-        f"{_count(seeds, 'seed')} per arm say too little about how much seeds differ: a difference between these "
+        f"{_count(seeds, 'seed')} per arm say too little about how much seeds differ: a "
+        "difference between these "
         "trained models may come from the family or from the initialisation."
     )
 

@@ -1,8 +1,9 @@
 """The listening part of the report: per prompt, a row of players with mel pictures.
 
-In: `PromptRow`s. Out: `Markup` with the audio as base64 WAV: lossless, so the ear gets exactly what the scores were
-computed on. Opus would be eight times smaller, but one codec must not be judged through another; FLAC would save a
-third, but Chromium 156 fails to seek in some short FLAC clips. Without JavaScript the browser's own players appear.
+In: `PromptRow`s. Out: `Markup` with the audio as base64 WAV: lossless, so the ear gets exactly what
+the scores were computed on. Opus would be eight times smaller, but one codec must not be judged
+through another; FLAC would save a third, but Chromium 156 fails to seek in some short FLAC clips.
+Without JavaScript the browser's own players appear.
 """
 
 import base64
@@ -31,7 +32,8 @@ class PromptRow:
         text: what should be heard.
         speaker: whose voice.
         seed: the sampling seed, the same in every arm.
-        waves: mono audio by arm name of results.json, in the order to show: real audio, floors, arms.
+        waves: mono audio by arm name of results.json, in the order to show: real audio, floors,
+            arms.
         sample_rate_hz: of every wave.
         notes: a short remark by arm name, for example "128 calls, guidance 2".
         scores: by arm name, the scores of this very clip, the deciding one first.
@@ -55,13 +57,17 @@ def prompt_articles(rows: Sequence[PromptRow], results: Mapping[str, Any]) -> Ma
 
 
 def _article(row: PromptRow, titles: Mapping[str, str], markers: Mapping[str, int]) -> Markup:
-    extent_s = max([len(wave) / row.sample_rate_hz for wave in row.waves.values()], default=0.0) or 1.0
+    extent_s = (
+        max([len(wave) / row.sample_rate_hz for wave in row.waves.values()], default=0.0) or 1.0
+    )
     facts = [f"speaker {row.speaker}"] + ([] if row.seed is None else [f"seed {row.seed}"])
     clips = [
-        _clip(row, name, titles.get(name, name.replace("_", " ")), markers.get(name), extent_s) for name in row.waves
+        _clip(row, name, titles.get(name, name.replace("_", " ")), markers.get(name), extent_s)
+        for name in row.waves
     ]
     return Markup(
-        '<article class="prompt" aria-label="{0}"><header><h3>{0}</h3><p class="said">{1}</p><p class="facts">{2}</p>'
+        '<article class="prompt" aria-label="{0}"><header><h3>{0}</h3><p class="said">{1}</p><p '
+        'class="facts">{2}</p>'
         '</header><div class="clips">{3}</div></article>'
     ).format(row.prompt, row.text, " · ".join(facts), join(clips))
 
@@ -71,18 +77,22 @@ def _clip(row: PromptRow, name: str, title: str, index: int | None, extent_s: fl
     seconds = len(wave) / row.sample_rate_hz
     shape = Markup("")
     if index is not None:
-        shape = Markup('<svg class="swatch arm{}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(
-            index % 6, marker(index, 8, 8)
-        )
+        shape = Markup(
+            '<svg class="swatch arm{}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>'
+        ).format(index % 6, marker(index, 8, 8))
     return Markup(
         '<figure class="clip" data-seconds="{seconds:.4f}" data-extent="{extent:.4f}"><figcaption>'
-        '<button type="button" class="play" hidden aria-label="Play {title}, {prompt}"><svg viewBox="0 0 16 16" '
-        'aria-hidden="true"><path class="go" d="M5 3l8 5-8 5z"/><path class="halt" d="M4 3h3v10H4zM9 3h3v10H9z"/></svg>'
+        '<button type="button" class="play" hidden aria-label="Play {title}, {prompt}"><svg '
+        'viewBox="0 0 16 16" '
+        'aria-hidden="true"><path class="go" d="M5 3l8 5-8 5z"/><path class="halt" d="M4 '
+        '3h3v10H4zM9 3h3v10H9z"/></svg>'
         '</button>{shape}<span class="name">{title}<span class="note">{note}</span></span>'
         '<span class="time">{seconds:.2f} s</span></figcaption>'
-        '<div class="mel"><img alt="Log-mel picture: {title}, {prompt}" width="320" height="160" decoding="async" '
+        '<div class="mel"><img alt="Log-mel picture: {title}, {prompt}" width="320" height="160" '
+        'decoding="async" '
         'src="data:image/png;base64,{png}"><span class="playhead" hidden></span></div>'
-        '<audio controls preload="none" aria-label="{title}, {prompt}" src="data:audio/wav;base64,{wav}"></audio>'
+        '<audio controls preload="none" aria-label="{title}, {prompt}" '
+        'src="data:audio/wav;base64,{wav}"></audio>'
         "{marks}</figure>"
     ).format(
         seconds=seconds,

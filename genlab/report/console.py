@@ -1,6 +1,7 @@
 """Tables for the terminal: plain text, aligned, no colour, safe to paste into an issue.
 
-In: results.json and ledger.json as dicts, or budgets. Out: a string. The same words and numbers as report.html.
+In: results.json and ledger.json as dicts, or budgets. Out: a string. The same words and numbers as
+report.html.
 """
 
 import textwrap
@@ -32,14 +33,20 @@ MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.h
 
 
 def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
-    """Return the answer, the score tables, the cost tables and the controls, none wider than `WIDTH`."""
+    """Return the answer, the score tables, the cost tables and the controls, none wider than
+    `WIDTH`.
+    """
     arms = results["arms"]
     names = list(dict.fromkeys(name for arm in arms for name in list(arm["scores"])[:MOST_SCORES]))
     answer = find_answer(results, ledger)
     head = ["", *(f"{score_title(name)}\n{_unit(arms, name)}" for name in names)]
     decimals = {name: column_decimals(arms, name) for name in names}
     body = [
-        [arm_title(arm), *(format_score(arm["scores"].get(name, {}), decimals[name]) for name in names)] for arm in arms
+        [
+            arm_title(arm),
+            *(format_score(arm["scores"].get(name, {}), decimals[name]) for name in names),
+        ]
+        for arm in arms
     ]
     doubted = [
         f"not trusted on this corpus, by its audit: {score_title(name)} ({reason})"
@@ -47,10 +54,17 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         if (reason := distrust(results, name))
     ]
     name = primary_score(results)
-    planned = [item for item in results.get("differences", []) if item["score"] == name and item.get("plan")]
+    planned = [
+        item
+        for item in results.get("differences", [])
+        if item["score"] == name and item.get("plan")
+    ]
     power = [[f"{item['a']} - {item['b']}", *power_cells(item["plan"])] for item in planned]
     if power:
-        power = [[f"{score_title(str(name))}, 80 % power", *power_columns(planned[0]["plan"])], *power]
+        power = [
+            [f"{score_title(str(name))}, 80 % power", *power_columns(planned[0]["plan"])],
+            *power,
+        ]
     parts = [
         wrap(results["question"]),
         wrap(f"{answer.headline} {answer.shows}"),
@@ -65,7 +79,16 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
 
 
 def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
-    head = ["", "parameters", "train\nFLOPs", "steps", "train s", "calls", "sampling s\n/ audio s", "first\naudio s"]
+    head = [
+        "",
+        "parameters",
+        "train\nFLOPs",
+        "steps",
+        "train s",
+        "calls",
+        "sampling s\n/ audio s",
+        "first\naudio s",
+    ]
     rows = [head]
     for arm in model_arms(results):
         sampling = arm["sampling"]
@@ -93,43 +116,73 @@ def _describe_control(item: Mapping[str, Any]) -> str:
     return f"{head} {interval} {'FAILED' if status == 'failed' else status}"
 
 
-def format_budget(config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]) -> str:
+def format_budget(
+    config: Comparison, budgets: Mapping[str, ArmBudget], ratios: Mapping[str, float]
+) -> str:
     """Return one line per arm: parameters, FLOPs, steps, audio seen, sampling cost."""
-    head = ["arm", "reads", "parameters", "FLOPs/clip", "walked/formula", "steps", "train FLOPs", "audio seen s"]
+    head = [
+        "arm",
+        "reads",
+        "parameters",
+        "FLOPs/clip",
+        "walked/formula",
+        "steps",
+        "train FLOPs",
+        "audio seen s",
+    ]
     head += ["epochs", "calls", "FLOPs/sample"]
     rows = [
         [
-            name, b.reads, f"{b.params:,}", format_quantity(b.flops_per_clip), f"{ratios[name]:.4f}", str(b.steps),
-            format_quantity(b.train_flops), f"{b.seconds_seen:,.0f}", f"{b.epochs:.2f}", str(b.network_calls),
+            name,
+            b.reads,
+            f"{b.params:,}",
+            format_quantity(b.flops_per_clip),
+            f"{ratios[name]:.4f}",
+            str(b.steps),
+            format_quantity(b.train_flops),
+            f"{b.seconds_seen:,.0f}",
+            f"{b.epochs:.2f}",
+            str(b.network_calls),
             format_quantity(b.sample_flops),
         ]
         for name, b in budgets.items()
-    ]  # fmt: skip
-    return f"{config.name}: {config.budget.mode}, batch {config.batch_size} x {config.data.num_frames} frames\n" + fold(
-        [head, *rows]
-    )
+    ]
+    return (
+        f"{config.name}: {config.budget.mode}, batch {config.batch_size} x "
+        f"{config.data.num_frames} frames\n"
+    ) + fold([head, *rows])
 
 
 def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
-    """Return what a comparison would do: arms, prompts, scores, controls, the deciding score, and the cost."""
+    """Return what a comparison would do: arms, prompts, scores, controls, the deciding score, and
+    the cost.
+    """
     preflight = found.preflight
     seeds = f"{len(config.seeds)} training seed{'s' * (len(config.seeds) != 1)}"
     speakers = len({clip.speaker for clip in preflight.prompts})
-    bits = Check(("bits_per_s",), bool(found.with_bits), f"of {', '.join(found.with_bits)}" if found.with_bits else "")
+    bits = Check(
+        ("bits_per_s",),
+        bool(found.with_bits),
+        f"of {', '.join(found.with_bits)}" if found.with_bits else "",
+    )
     checks = [*preflight.scores, bits]
     names = [name for check in checks if check.runs for name in check.names]
     lines = [
         format_budget(config, found.budgets, found.ratios),
         "",
         f"arms: {', '.join(config.arms)}, each with {seeds}",
-        f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, {count_of(speakers, 'speaker')}",
+        (
+            f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, "
+            f"{count_of(speakers, 'speaker')}"
+        ),
         f"deciding score: {preflight.deciding}",
         f"scores: {', '.join(names)}",
         *(f"score {check.describe()}" for check in checks if check.note or not check.runs),
         *(f"control {check.describe()}" for check in preflight.controls),
         *(f"note: {note}" for note in preflight.notes),
         f"cost: {format_quantity(found.flops, 'FLOP')} of training and sampling, at least "
-        f"{format_seconds(found.flops / flops_per_s)} on this machine; checkpoints {found.disk_bytes / 1e6:,.0f} MB",
+        f"{format_seconds(found.flops / flops_per_s)} on this machine; checkpoints "
+        f"{found.disk_bytes / 1e6:,.0f} MB",
         "nothing was encoded or trained (--dry-run)",
     ]
     return "\n".join(wrap(line) if number and line else line for number, line in enumerate(lines))
@@ -137,7 +190,9 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
 
 def format_audit(audit: Mapping[str, Any]) -> str:
     """Return which metrics rank which degradations of real clips, one line per metric."""
-    degradations = list(dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"]))
+    degradations = list(
+        dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"])
+    )
     rows = [["", *degradations, "false alarms", "on this corpus"]]
     for name, found in audit.items():
         verdict = "trusted" if found["is_trusted"] else f"NOT TRUSTED: {', '.join(found['failed'])}"
@@ -155,8 +210,8 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 def fold(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
     """Return a table as one or more tables below each other, none wider than `width`.
 
-    Each repeats the first column. A head breaks where it says so and wraps to the width of the cells below it; a cell
-    that no table could hold wraps too, so that nothing is cut.
+    Each repeats the first column. A head breaks where it says so and wraps to the width of the
+    cells below it; a cell that no table could hold wraps too, so that nothing is cut.
     """
     whole = align(rows)
     if "\n" not in "".join(rows[0]) and max(map(len, whole.split("\n"))) <= width:
@@ -175,13 +230,16 @@ def fold(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
             blocks.append([0])
         blocks[-1].append(i)
     return "\n\n".join(
-        _wrapped_table([[row[i] for i in block] for row in rows], [widths[i] for i in block]) for block in blocks
+        _wrapped_table([[row[i] for i in block] for row in rows], [widths[i] for i in block])
+        for block in blocks
     )
 
 
 def wrap(text: str, width: int = WIDTH) -> str:
     """Return the text as lines of at most `width`; a longer word, such as a path, stays whole."""
-    return textwrap.fill(" ".join(text.split()), width, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        " ".join(text.split()), width, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
@@ -194,7 +252,8 @@ def _wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
         height = max([len(cell) for cell in cells] + [1])
         for cell in cells:
             padding = [""] * (height - len(cell))
-            cell[:] = [*padding, *cell] if number == 0 else [*cell, *padding]  # heads stand on their columns
+            # heads stand on their columns
+            cell[:] = [*padding, *cell] if number == 0 else [*cell, *padding]
         lines += [_line(line, widths) for line in zip(*cells)]
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """Training curves of a run, read back from its event files, as one attempt after another left them.
 
-In: a run directory. Out: points per tag. An attempt that resumed at a step hides what earlier ones wrote after it, as
-in TensorBoard, so a run that was interrupted has one curve. Nothing here imports jax.
+In: a run directory. Out: points per tag. An attempt that resumed at a step hides what earlier ones
+wrote after it, as in TensorBoard, so a run that was interrupted has one curve. Nothing here imports
+jax.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,14 @@ MOST_POINTS = 200  # more cannot be told apart on a page, and it would grow with
 
 
 def read_curves(run_dir: Path, wanted: Callable[[str], bool]) -> dict[str, Curve]:
-    """Return the scalars whose tag is `wanted`, at most `MOST_POINTS` of each; empty if there are no event files."""
+    """Return the scalars whose tag is `wanted`, at most `MOST_POINTS` of each; empty if there are
+    no event files.
+    """
     # What was written after the training (samples, scores) holds no curve, and much audio.
     files = [path for path in run_dir.glob("*tfevents*") if path.suffix != ".samples"]
-    attempts = [events for path in files if (events := list(LegacyEventFileLoader(str(path)).Load()))]
+    attempts = [
+        events for path in files if (events := list(LegacyEventFileLoader(str(path)).Load()))
+    ]
     curves: dict[str, dict[int, float]] = {}
     for events in sorted(attempts, key=lambda events: events[0].wall_time):
         for event in events:

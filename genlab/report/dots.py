@@ -1,8 +1,10 @@
-"""Scores as dots with their 95 % intervals, as inline SVG: one panel per score, one line per row of the table.
+"""Scores as dots with their 95 % intervals, as inline SVG: one panel per score, one line per row of
+the table.
 
-In: results.json. Out: `Markup`. The deciding score comes first, then the others in the order of the score table; the
-first few panels are open and the rest are folded away. Faint rings are the single training seeds, a hollow marker is an
-upper bound, and real audio and the codec floors are grey: they bound what an arm can reach.
+In: results.json. Out: `Markup`. The deciding score comes first, then the others in the order of the
+score table; the first few panels are open and the rest are folded away. Faint rings are the single
+training seeds, a hollow marker is an upper bound, and real audio and the codec floors are grey:
+they bound what an arm can reach.
 """
 
 import math
@@ -24,43 +26,65 @@ _LONGEST_TITLE = 19  # letters that fit left of the panel
 
 def dot_plots(results: Mapping[str, Any]) -> Markup:
     """Return the panels of all scores that some trained arm has; nothing if there are none."""
-    names = list(dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {})))
+    names = list(
+        dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {}))
+    )
     decides = primary_score(results)
     names.sort(key=lambda name: name != decides)
-    panels = [panel for number, name in enumerate(names) if (panel := _panel(results, name, number))]
+    panels = [
+        panel for number, name in enumerate(names) if (panel := _panel(results, name, number))
+    ]
     first, rest = panels[:OPEN_PANELS], panels[OPEN_PANELS:]
     parts = [Markup('<div class="dots">{}</div>').format(join(first))] if first else []
     if rest:
-        more = Markup('<details><summary>{} more scores as dots</summary><div class="dots">{}</div></details>')
+        more = Markup(
+            '<details><summary>{} more scores as dots</summary><div class="dots">{}</div></details>'
+        )
         parts.append(more.format(len(rest), join(rest)))
     return join(parts)
 
 
 def _panel(results: Mapping[str, Any], name: str, number: int) -> Markup:
     indices = {arm["name"]: index for index, arm in enumerate(model_arms(results))}
-    rows = sorted(results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2))
+    rows = sorted(
+        results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2)
+    )
     rows = [arm for arm in rows if _is_finite((arm.get("scores", {}).get(name) or {}).get("value"))]
     if not any(arm["name"] in indices for arm in rows):
         return Markup("")
     scores = [arm["scores"][name] for arm in rows]
-    ticks, place = _axis([value for score in scores for value in (*extremes(score), score["value"], *_seeds(score))])
+    ticks, place = _axis(
+        [value for score in scores for value in (*extremes(score), score["value"], *_seeds(score))]
+    )
     bottom = _TOP + _LINE * len(rows) + 2
     told = "; ".join(f"{arm_title(arm)}: {format_score(score)}" for arm, score in zip(rows, scores))
     facts = scores[-1]
     arrow = ARROWS.get(str(facts.get("direction", "")), "")
     parts = [
-        Markup('<title id="dots{0}t">{1}</title><desc id="dots{0}d">{2}. Bars are 95 % intervals.</desc>').format(
-            number, score_title(name), told
-        ),
+        Markup(
+            '<title id="dots{0}t">{1}</title><desc id="dots{0}d">{2}. Bars are 95 % '
+            "intervals.</desc>"
+        ).format(number, score_title(name), told),
         Markup('<text class="name" x="0" y="13">{} {}</text>').format(score_title(name), arrow),
-        Markup('<text class="tick" x="{}" y="13" text-anchor="end">{}</text>').format(_RIGHT, facts.get("unit", "")),
+        Markup('<text class="tick" x="{}" y="13" text-anchor="end">{}</text>').format(
+            _RIGHT, facts.get("unit", "")
+        ),
         *_grid(ticks, place, bottom),
     ]
     for line, (arm, score) in enumerate(zip(rows, scores)):
         y = _TOP + _LINE * (line + 0.5)
-        parts.append(_row(arm_title(arm).replace("Codec floor", "Floor"), score, indices.get(arm["name"]), place, y))
+        parts.append(
+            _row(
+                arm_title(arm).replace("Codec floor", "Floor"),
+                score,
+                indices.get(arm["name"]),
+                place,
+                y,
+            )
+        )
     return Markup(
-        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="dots{0}t dots{0}d">{3}</svg>'
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="dots{0}t '
+        'dots{0}d">{3}</svg>'
     ).format(number, _WIDTH, bottom + 20, join(parts))
 
 
@@ -77,10 +101,18 @@ def _grid(ticks: Sequence[float], place: Callable[[float], float], bottom: float
     return drawn
 
 
-def _row(title: str, score: Mapping[str, Any], index: int | None, place: Callable[[float], float], y: float) -> Markup:
+def _row(
+    title: str,
+    score: Mapping[str, Any],
+    index: int | None,
+    place: Callable[[float], float],
+    y: float,
+) -> Markup:
     """Return one line: name, interval, single seeds, and the marker on top of them."""
     x, (low, high) = place(score["value"]), map(place, extremes(score))
-    shown = title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1].rstrip(' ,')}…"
+    shown = (
+        title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1].rstrip(' ,')}…"
+    )
     ends = Markup("M{:.1f} {:.1f}v7M{:.1f} {:.1f}v7").format(low, y - 3.5, high, y - 3.5)
     rings = join(
         Markup('<circle class="seed" cx="{:.1f}" cy="{:.1f}" r="2.2"/>').format(place(value), y)

@@ -1,4 +1,5 @@
-"""Quality against cost over many sampler settings: one panel per cost, one front per arm, and the table behind them.
+"""Quality against cost over many sampler settings: one panel per cost, one front per arm, and the
+table behind them.
 
 In: the `pareto` of results.json. Out: `Markup`. A front joins the settings of an arm that no
 cheaper setting of the same arm significantly beats, with the band of their intervals; beaten
@@ -11,7 +12,17 @@ from typing import Any
 from markupsafe import Markup
 
 from genlab.report.answer import model_arms
-from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
+from genlab.report.plot import (
+    HEIGHT,
+    WIDTH,
+    Point,
+    draw_frame,
+    draw_labels,
+    extremes,
+    linear_axis,
+    log_axis,
+    marker,
+)
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_interval, score_title
 
@@ -28,21 +39,28 @@ def fronts_section(results: Mapping[str, Any]) -> Markup:
     entries = results.get("pareto") or []
     if not entries:
         return Markup(
-            '<p class="lead">Each arm is shown at its own setting only: <code>genlab compare CONFIG --pareto</code> '
+            '<p class="lead">Each arm is shown at its own setting only: <code>genlab compare '
+            "CONFIG --pareto</code> "
             "samples every arm at equally many settings and draws the fronts.</p>"
         )
     name = str(results.get("primary_score", "wer_ctc"))
     panels = [_panel(entries, results, name, cost, title) for cost, title in COSTS.items()]
     per_arm = len(entries) // max(1, len({entry["arm"] for entry in entries}))
     return Markup(
-        '<p class="lead">{} settings per arm, on validation prompts. A line joins the settings that no cheaper setting '
-        "of the same arm significantly beats (95 %, Holm over all pairs of the arm); its band is their interval.</p>"
+        '<p class="lead">{} settings per arm, on validation prompts. A line joins the settings '
+        "that no cheaper setting "
+        "of the same arm significantly beats (95 %, Holm over all pairs of the arm); its band is "
+        "their interval.</p>"
         '<div class="plots">{}</div>{}'
     ).format(per_arm, join(panels), _table(entries, results, name))
 
 
 def _panel(
-    entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str, cost: str, title: str
+    entries: Sequence[Mapping[str, Any]],
+    results: Mapping[str, Any],
+    name: str,
+    cost: str,
+    title: str,
 ) -> Markup:
     titles = {str(arm["name"]): arm_title(arm) for arm in model_arms(results)}
     order = list(dict.fromkeys([*titles, *(str(entry["arm"]) for entry in entries)]))
@@ -52,18 +70,24 @@ def _panel(
         arm = str(entry["arm"])
         if entry["score"]["value"] is None:
             continue
-        point = Point(titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"])
+        point = Point(
+            titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"]
+        )
         fronts.setdefault(arm, [])
         (beaten if entry["dominated_by"][cost] else fronts[arm]).append(point)
     points = [point for front in fronts.values() for point in front]
     if not points:
         return Markup("")
-    y_ticks, place_y = linear_axis([value for point in points + beaten for value in extremes(point.score)])
+    y_ticks, place_y = linear_axis(
+        [value for point in points + beaten for value in extremes(point.score)]
+    )
     x_ticks, place_x = log_axis([point.cost for point in points + beaten])
     direction = points[0].score.get("direction", "lower")
     y_title = f"{score_title(name)} {ARROWS.get(direction, '')} {points[0].score.get('unit', '')}"
     parts = [
-        Markup('<title id="front-{0}t">{1} against {2}</title>').format(cost, score_title(name), title.lower()),
+        Markup('<title id="front-{0}t">{1} against {2}</title>').format(
+            cost, score_title(name), title.lower()
+        ),
         draw_frame(x_ticks, place_x, y_ticks, place_y, title, y_title),
     ]
     for front in fronts.values():
@@ -71,14 +95,17 @@ def _panel(
     for point in beaten:
         parts.append(
             Markup('<g class="arm{} beaten">{}</g>').format(
-                point.index % 6, marker(point.index, place_x(point.cost), place_y(point.score["value"]), 3.0)
+                point.index % 6,
+                marker(point.index, place_x(point.cost), place_y(point.score["value"]), 3.0),
             )
         )
-    best = [min(front, key=lambda point: point.score["value"]) for front in fronts.values() if front]
+    best = [
+        min(front, key=lambda point: point.score["value"]) for front in fronts.values() if front
+    ]
     parts += draw_labels(best, [], place_y)
-    return Markup('<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="front-{0}t">{3}</svg>').format(
-        cost, WIDTH, HEIGHT, join(parts)
-    )
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="front-{0}t">{3}</svg>'
+    ).format(cost, WIDTH, HEIGHT, join(parts))
 
 
 def _front(front: Sequence[Point], place_x: Any, place_y: Any) -> list[Markup]:
@@ -90,8 +117,12 @@ def _front(front: Sequence[Point], place_x: Any, place_y: Any) -> list[Markup]:
     upper = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, high)]
     lower = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, low)]
     band = "L".join([*upper, *reversed(lower)])
-    marks = join(marker(point.index, x, place_y(point.score["value"]), 4.0) for x, point in zip(xs, front))
-    group = Markup('<g class="arm{}"><path class="band" d="M{}z"/><path class="front" d="M{}"/>{}</g>')
+    marks = join(
+        marker(point.index, x, place_y(point.score["value"]), 4.0) for x, point in zip(xs, front)
+    )
+    group = Markup(
+        '<g class="arm{}"><path class="band" d="M{}z"/><path class="front" d="M{}"/>{}</g>'
+    )
     return [group.format(front[0].index % 6, band, line, marks)]
 
 
@@ -105,9 +136,15 @@ def _table(entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], nam
         cells += [f"{entry['costs'][cost]:.3g}" for cost in COSTS]
         cells.append("every cost" if len(beaten) == len(COSTS) else "; ".join(beaten) or "none")
         row = join(Markup("<td>{}</td>").format(cell) for cell in cells)
-        rows.append(Markup('<tr><th scope="row">{}</th>{}</tr>').format(titles.get(entry["arm"], entry["arm"]), row))
+        rows.append(
+            Markup('<tr><th scope="row">{}</th>{}</tr>').format(
+                titles.get(entry["arm"], entry["arm"]), row
+            )
+        )
     return Markup(
         "<details><summary>Every setting</summary>"
-        '<div class="scroll" role="region" aria-label="Settings" tabindex="0"><table class="fronts">'
-        '<caption class="hidden">Settings</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>'
+        '<div class="scroll" role="region" aria-label="Settings" tabindex="0"><table '
+        'class="fronts">'
+        "<caption "
+        'class="hidden">Settings</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div></details>'
     ).format(join(Markup('<th scope="col">{}</th>').format(text) for text in head), join(rows))

@@ -77,7 +77,9 @@ class ArmEntry(TypedDict):
     train_wall_s: NotRequired[Amount]
     network_calls: NotRequired[Count]
     sampling: NotRequired[Sampling]
-    by_length: NotRequired[dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]]
+    by_length: NotRequired[
+        dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]
+    ]
 
 
 @pydantic.with_config(OPEN)
@@ -152,7 +154,9 @@ def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
     seen = [list(found["verdicts"]) for found in audit.values()]
     if any(sorted(names) != sorted(seen[0]) for names in seen):
         raise ValueError("expected the same degradations for every metric")
-    if unknown := [name for name in audit if name not in MEANINGS and name.split("_")[0] not in MEANINGS]:
+    if unknown := [
+        name for name in audit if name not in MEANINGS and name.split("_")[0] not in MEANINGS
+    ]:
         raise ValueError(f"expected names of metrics, got {unknown[0][:60]!r}")
     return audit
 
@@ -166,8 +170,12 @@ def _check_arms(arms: list[ArmEntry]) -> list[ArmEntry]:
             if not 1 <= arm.get("steps", 0) < 2**31:
                 raise ValueError(f"expected at least one step of arm {arm['name'][:60]!r}")
             sampling = arm.get("sampling", {})
-            if missing := [field for field in ("real_time_factor", "first_audio_s") if field not in sampling]:
-                raise ValueError(f"expected sampling.{missing[0]} of arm {arm['name'][:60]!r}, got none")
+            if missing := [
+                field for field in ("real_time_factor", "first_audio_s") if field not in sampling
+            ]:
+                raise ValueError(
+                    f"expected sampling.{missing[0]} of arm {arm['name'][:60]!r}, got none"
+                )
     names = [arm["name"] for arm in arms]
     if len(set(names)) != len(names):
         raise ValueError("expected every arm once")
@@ -177,8 +185,12 @@ def _check_arms(arms: list[ArmEntry]) -> list[ArmEntry]:
 def _check_differences(entries: list[DifferenceEntry]) -> list[DifferenceEntry]:
     for entry in entries:
         if entry.get("equivalent") and entry.get("margin") is None:
-            raise ValueError(f"expected the margin of {entry['a'][:40]} and {entry['b'][:40]}, got none")
-    widths = {len(plan.get("prompts_needed", {})) for entry in entries if (plan := entry.get("plan"))}
+            raise ValueError(
+                f"expected the margin of {entry['a'][:40]} and {entry['b'][:40]}, got none"
+            )
+    widths = {
+        len(plan.get("prompts_needed", {})) for entry in entries if (plan := entry.get("plan"))
+    }
     if len(widths) > 1:
         raise ValueError("expected as many prompts_needed in every plan")
     return entries

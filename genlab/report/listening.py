@@ -1,6 +1,8 @@
-"""The listening test as tables: mean ratings, differences, preferences, each with its interval, and the verdicts.
+"""The listening test as tables: mean ratings, differences, preferences, each with its interval, and
+the verdicts.
 
-In: listening.json as a dict. Out: rows of text (a head first) for the terminal and report.md, and `Markup`.
+In: listening.json as a dict. Out: rows of text (a head first) for the terminal and report.md, and
+`Markup`.
 """
 
 from collections.abc import Mapping
@@ -19,12 +21,17 @@ def listening_section(merged: Mapping[str, Any]) -> Markup:
     """Return the tables and what they settle, or how to ask listeners."""
     if not merged:
         return Markup(
-            '<p class="lead">No listeners were asked: <code>genlab listen RUN_DIR</code> writes a blind test.</p>'
+            '<p class="lead">No listeners were asked: <code>genlab listen RUN_DIR</code> writes a '
+            "blind test.</p>"
         )
-    tables = join(plain_table(title, *split_head(rows), css="heard") for title, rows in listening_tables(merged))
+    tables = join(
+        plain_table(title, *split_head(rows), css="heard")
+        for title, rows in listening_tables(merged)
+    )
     verdicts = join(Markup("<li>{}</li>").format(text) for text in verdicts_of(merged))
     return Markup(
-        '<h3>Blind listening</h3><p class="lead">{} Brackets are 95 % intervals over listeners and prompts at once; p '
+        '<h3>Blind listening</h3><p class="lead">{} Brackets are 95 % intervals over listeners '
+        "and prompts at once; p "
         'has Holm\'s correction over the pairs.</p>{}<ul class="footnotes">{}</ul>'
     ).format(" ".join(counted(merged)), tables, verdicts)
 
@@ -47,7 +54,10 @@ def counted(merged: Mapping[str, Any]) -> list[str]:
     return [
         f"Listeners: {listeners['counted']} counted, {len(listeners['excluded'])} excluded.",
         *(
-            f"{one['listener']}: excluded, hidden reference below 90 on {one['missed']} of {one['screens']} screens."
+            (
+                f"{one['listener']}: excluded, hidden reference below 90 on {one['missed']} of "
+                f"{one['screens']} screens."
+            )
             for one in listeners["excluded"]
         ),
     ]
@@ -73,13 +83,20 @@ def verdicts_of(merged: Mapping[str, Any]) -> list[str]:
 def _rating_rows(merged: Mapping[str, Any]) -> list[list[str]]:
     notes = {merged["reference"]: "hidden reference", _ANCHOR: "3.5 kHz low-pass"}
     rows = sorted(merged["mushra"]["rows"], key=lambda row: -(row["mean"] or 0.0))
-    body = [[row["row"], format_interval({**row, "value": row["mean"]}), notes.get(row["row"], "")] for row in rows]
+    body = [
+        [row["row"], format_interval({**row, "value": row["mean"]}), notes.get(row["row"], "")]
+        for row in rows
+    ]
     return [["row", "rating, 0 to 100", "what it is"], *body]
 
 
 def _difference_rows(merged: Mapping[str, Any]) -> list[list[str]]:
     body = [
-        [f"{pair['a']} - {pair['b']}", format_interval({**pair, "value": pair["difference"]}), *_outcome(pair)]
+        [
+            f"{pair['a']} - {pair['b']}",
+            format_interval({**pair, "value": pair["difference"]}),
+            *_outcome(pair),
+        ]
         for pair in merged["mushra"]["pairs"]
     ]
     return [["pair", "difference", "p (Holm)", "better"], *body]
@@ -88,11 +105,15 @@ def _difference_rows(merged: Mapping[str, Any]) -> list[list[str]]:
 def _preference_rows(merged: Mapping[str, Any]) -> list[list[str]]:
     body = [
         [
-            f"{pair['a']} : {pair['b']}", str(pair["prefer_a"]), str(pair["prefer_b"]), str(pair["ties"]),
-            format_interval({**pair, "value": pair["share_a"]}), *_outcome(pair),
+            f"{pair['a']} : {pair['b']}",
+            str(pair["prefer_a"]),
+            str(pair["prefer_b"]),
+            str(pair["ties"]),
+            format_interval({**pair, "value": pair["share_a"]}),
+            *_outcome(pair),
         ]
         for pair in merged["ab"]["pairs"]
-    ]  # fmt: skip
+    ]
     return [["pair", "first", "second", "ties", "share of first", "p (Holm)", "better"], *body]
 
 

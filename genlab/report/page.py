@@ -1,12 +1,14 @@
 """Write report.html: one file that opens offline and asks the network for nothing.
 
-In: a run directory, results.json and ledger.json as dicts, and the clips of some prompts. Out: `report.html` in that
-directory, written atomically. A Content-Security-Policy forbids every request and allows exactly the script and the
-style sheet of this package, by their hashes, so text that slipped through the escaping could still not run.
+In: a run directory, results.json and ledger.json as dicts, and the clips of some prompts. Out:
+`report.html` in that directory, written atomically. A Content-Security-Policy forbids every request
+and allows exactly the script and the style sheet of this package, by their hashes, so text that
+slipped through the escaping could still not run.
 
-Beside the fields of results.json that every tool reads, the page uses these if they are there: `question`, `command`,
-`commit`, `versions` (name: version), `primary_score`, `differences` (paired, as `compare_rows` makes them), `method` (a
-list of paragraphs), and the file config.json of the run directory.
+Beside the fields of results.json that every tool reads, the page uses these if they are there:
+`question`, `command`, `commit`, `versions` (name: version), `primary_score`, `differences` (paired,
+as `compare_rows` makes them), `method` (a list of paragraphs), and the file config.json of the run
+directory.
 """
 
 import base64
@@ -21,7 +23,15 @@ from markupsafe import Markup
 
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
-from genlab.report.answer import MIN_SEEDS, Answer, control_status, covered, find_answer, model_arms, primary_score
+from genlab.report.answer import (
+    MIN_SEEDS,
+    Answer,
+    control_status,
+    covered,
+    find_answer,
+    model_arms,
+    primary_score,
+)
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
 from genlab.report.dots import dot_plots
@@ -45,14 +55,23 @@ from genlab.watch.mel import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_ST
 
 _MODES = {
     "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",
-    "iso_step": "every arm makes the same number of updates, with the same parameters within 1 % and the same batches",
-    "iso_data": "every arm sees the same unique audio the same number of times; compute is free and reported",
+    "iso_step": (
+        "every arm makes the same number of updates, with the same parameters within 1 % and the "
+        "same batches"
+    ),
+    "iso_data": (
+        "every arm sees the same unique audio the same number of times; compute is free and "
+        "reported"
+    ),
     "iso_latency": "every arm has the same sampling budget and the same training FLOPs",
     "iso_bitrate": "codes and latents are compared at the same bit rate",
 }
 _VALIDITIES = {
     "exact": "an exact likelihood",
-    "upper bound": "the truth is at most this: below an exact value it is conclusive, beside another bound it is not",
+    "upper bound": (
+        "the truth is at most this: below an exact value it is conclusive, beside another bound "
+        "it is not"
+    ),
     "biased": "the estimate leans to one side at this sample size; compare only at the same n",
     "not a likelihood": "comparable within one family only",
     "metric": "a plain measurement",
@@ -73,9 +92,11 @@ def write_report(
     Args:
         run_dir: the directory of the comparison; its config.json is shown if it exists.
         results: results.json.
-        ledger: ledger.json: {"schema": 1, "stamp": "controlled" | "uncontrolled", "rows": [{"item", "status", "values":
-            {arm: value}, "note"}]} with the status matched, bounded, free or declared.
-        clips: the prompts to listen to; each second of audio adds 43 kB to the page and each picture about 40 kB.
+        ledger: ledger.json: {"schema": 1, "stamp": "controlled" | "uncontrolled", "rows": [{"item",
+            "status", "values": {arm: value}, "note"}]} with the status matched, bounded, free or
+            declared.
+        clips: the prompts to listen to; each second of audio adds 43 kB to the page and each
+            picture about 40 kB.
         num_prompts: of the comparison, if `clips` are only some of them.
         curves: the losses of every arm and training seed.
 
@@ -83,7 +104,9 @@ def write_report(
         GenlabError: if `results` has no arms.
     """
     if not results.get("arms"):
-        raise GenlabError("results.json: arms: empty; a report needs at least one row, run `genlab compare` first")
+        raise GenlabError(
+            "results.json: arms: empty; a report needs at least one row, run `genlab compare` first"
+        )
     config_path = Path(run_dir) / "config.json"
     config = config_path.read_text(encoding="utf-8") if config_path.is_file() else ""
     path = Path(run_dir) / "report.html"
@@ -118,14 +141,20 @@ def render_page(
         "method": ("Method", _method(results)),
         "reproduce": ("Reproduce", _reproduce(results, config) + _not_made(results)),
     }
-    bodies = {anchor: part for anchor, part in bodies.items() if part[1]}  # a section without content is left out
+    # a section without content is left out
+    bodies = {anchor: part for anchor, part in bodies.items() if part[1]}
     sections = [_section(anchor, title, body) for anchor, (title, body) in bodies.items()]
-    links = join(Markup('<li><a href="#{}">{}</a></li>').format(anchor, title) for anchor, (title, _) in bodies.items())
+    links = join(
+        Markup('<li><a href="#{}">{}</a></li>').format(anchor, title)
+        for anchor, (title, _) in bodies.items()
+    )
     contents = Markup('<nav class="contents" aria-label="Contents"><ul>{}</ul></nav>').format(links)
     return _document(
         f"genlab: {answer.status}: {question}",
         Markup('<a class="skip" href="#scores">Skip to the scores</a>\n'),
-        Markup("{}\n{}\n{}").format(_head(question, answer, results, ledger), contents, Markup("\n").join(sections)),
+        Markup("{}\n{}\n{}").format(
+            _head(question, answer, results, ledger), contents, Markup("\n").join(sections)
+        ),
     )
 
 
@@ -137,8 +166,12 @@ def write_tuning_page(path: Path, tuning: Mapping[str, Any]) -> None:
 
 def write_page(path: Path, kind: str, title: str, sections: Mapping[str, Markup]) -> None:
     """Write a page of titled sections in the style of the report."""
-    head = Markup('<header class="top"><p class="kind">{}</p><h1>{}</h1></header>').format(kind, title)
-    parts = (_section(heading.split()[0].lower(), heading, body) for heading, body in sections.items())
+    head = Markup('<header class="top"><p class="kind">{}</p><h1>{}</h1></header>').format(
+        kind, title
+    )
+    parts = (
+        _section(heading.split()[0].lower(), heading, body) for heading, body in sections.items()
+    )
     write_atomically(path, _document(f"genlab: {title}", Markup(""), head + join(parts)))
 
 
@@ -152,13 +185,16 @@ def _document(title: str, skip: Markup, body: Markup) -> Markup:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta http-equiv="Content-Security-Policy" content="{}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n<meta name="color-scheme" content="light dark">\n'
+        '<meta name="referrer" content="no-referrer">\n<meta name="color-scheme" content="light '
+        'dark">\n'
         '<link rel="icon" href="data:,">\n<title>{}</title>\n<style>{}</style>\n</head>\n<body>\n'
         "{}<main>\n{}\n</main>\n<script>{}</script>\n</body>\n</html>\n"
     ).format(policy, title, Markup(style), skip, body, Markup(script))
 
 
-def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Markup:
+def _head(
+    question: str, answer: Answer, results: Mapping[str, Any], ledger: Mapping[str, Any]
+) -> Markup:
     counts = [
         f"{number} {status}"
         for status in STATUS_MEANINGS
@@ -169,21 +205,31 @@ def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Map
     passed = controls.count("passed")
     facts = [
         ("Matching", str(results.get("mode", "not stated"))),
-        ("Ledger", _badge(_stamp(ledger) == "controlled", _stamp(ledger)) + ", ".join(["", *counts])[1:]),
+        (
+            "Ledger",
+            _badge(_stamp(ledger) == "controlled", _stamp(ledger)) + ", ".join(["", *counts])[1:],
+        ),
         (
             "Controls",
-            _badge(passed == len(controls), f"{passed} of {len(controls)} passed") if controls else "none run",
+            _badge(passed == len(controls), f"{passed} of {len(controls)} passed")
+            if controls
+            else "none run",
         ),
         ("Comparison key", str(results.get("comparison_key", "")) or "none"),
     ]
     reasons = [
         Markup("<p><b>{}</b> {}</p>").format(label, text)
-        for label, text in (("What the numbers show.", answer.shows), ("What they cannot show.", answer.cannot))
+        for label, text in (
+            ("What the numbers show.", answer.shows),
+            ("What they cannot show.", answer.cannot),
+        )
         if text
     ]
     return Markup(
-        '<header class="top"><p class="kind">genlab comparison</p><h1>{}</h1><div class="answer {}">'
-        '<p class="status">{}</p><p class="headline">{}</p>{}</div><dl class="facts">{}</dl></header>'
+        '<header class="top"><p class="kind">genlab comparison</p><h1>{}</h1><div class="answer '
+        '{}">'
+        '<p class="status">{}</p><p class="headline">{}</p>{}</div><dl '
+        'class="facts">{}</dl></header>'
     ).format(
         question,
         answer.status.replace(" ", "-"),
@@ -197,10 +243,15 @@ def _head(question: str, answer: Answer, results: Mapping[str, Any], ledger: Map
 def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
     stamp = _stamp(ledger)
     meaning = {
-        "controlled": "Every difference between the arms is matched, bounded, part of the question, or declared.",
+        "controlled": (
+            "Every difference between the arms is matched, bounded, part of the question, or "
+            "declared."
+        ),
         "uncontrolled": "A difference between the arms is not declared: do not read the scores as an answer.",
     }[stamp]
-    badge = Markup('<p class="lead">{} {}</p>').format(_badge(stamp == "controlled", stamp), meaning)
+    badge = Markup('<p class="lead">{} {}</p>').format(
+        _badge(stamp == "controlled", stamp), meaning
+    )
     keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in STATUS_MEANINGS.items())
     return badge + ledger_table(ledger, results) + Markup('<ul class="key">{}</ul>').format(keys)
 
@@ -208,40 +259,65 @@ def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
 def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
     name = primary_score(results)
     lead = Markup(
-        '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. Arrows point to the '
-        "better side. Every arm ends in the same codec, so real audio and the codec floors bound what any arm can "
+        '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. '
+        "Arrows point to the "
+        "better side. Every arm ends in the same codec, so real audio and the codec floors bound "
+        "what any arm can "
         "reach. {}{}</p>"
     ).format(
         f"The deciding score is {score_title(name)}. " if name else "",
-        "The best arm is marked." if answer.winner else "No arm is marked, because no winner is established.",
+        "The best arm is marked."
+        if answer.winner
+        else "No arm is marked, because no winner is established.",
     )
-    used = {str(score.get("validity")) for arm in results["arms"] for score in arm.get("scores", {}).values()}
-    meanings = [(name, text) for name, text in _VALIDITIES.items() if name in used and name != "metric"]
+    used = {
+        str(score.get("validity"))
+        for arm in results["arms"]
+        for score in arm.get("scores", {}).values()
+    }
+    meanings = [
+        (name, text) for name, text in _VALIDITIES.items() if name in used and name != "metric"
+    ]
     keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in meanings)
     key_list = Markup('<ul class="key">{}</ul>').format(keys) if meanings else ""
-    return lead + dot_plots(results) + score_table(results, answer) + key_list + difference_table(results)
+    return (
+        lead
+        + dot_plots(results)
+        + score_table(results, answer)
+        + key_list
+        + difference_table(results)
+    )
 
 
 def _controls(results: Mapping[str, Any]) -> Markup:
     if not results.get("controls"):
-        return Markup("<p>No control was run: the scores do not show that the arms follow their prompts.</p>")
+        return Markup(
+            "<p>No control was run: the scores do not show that the arms follow their prompts.</p>"
+        )
     return Markup(
-        '<p class="lead">Prompt swap: the same audio scored against the text of another prompt. If an arm speaks its '
-        "own text, that must be significantly worse: the interval of the difference excludes zero. Speaker swap: the "
+        '<p class="lead">Prompt swap: the same audio scored against the text of another prompt. '
+        "If an arm speaks its "
+        "own text, that must be significantly worse: the interval of the difference excludes "
+        "zero. Speaker swap: the "
         "same "
         "test with the voices of the other speakers.</p>"
     ) + control_table(results)
 
 
-def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any], num_prompts: int | None) -> Markup:
+def _listen(
+    clips: Sequence[PromptRow], results: Mapping[str, Any], num_prompts: int | None
+) -> Markup:
     heard = _made(results, "listening")
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
     return heard + Markup(
-        '<p class="lead">{} The same prompts and sampling seeds in every arm. Audio is lossless and not normalised. '
-        "Starting a player stops the others; with a play button in focus, the arrow keys move by 0.2 s. Pictures share "
+        '<p class="lead">{} The same prompts and sampling seeds in every arm. Audio is lossless '
+        "and not normalised. "
+        "Starting a player stops the others; with a play button in focus, the arrow keys move by "
+        "0.2 s. Pictures share "
         "one scale, {} to {} dB below a full-scale sine:</p>"
-        '<div class="scale" aria-hidden="true"><span>{} dB</span><span class="ramp"></span><span>{} dB</span></div>'
+        '<div class="scale" aria-hidden="true"><span>{} dB</span><span '
+        'class="ramp"></span><span>{} dB</span></div>'
         '<div id="prompts" data-start="{:.6f}" data-share="{:.6f}">{}</div>'
     ).format(
         _count_prompts(len(clips), num_prompts or len(clips)),
@@ -257,8 +333,13 @@ def _listen(clips: Sequence[PromptRow], results: Mapping[str, Any], num_prompts:
 
 def _count_prompts(shown: int, total: int) -> str:
     if shown == total:
-        return "Every prompt of the comparison." if total > 1 else "The one prompt of the comparison."
-    return f"{shown} of {total} prompts; TensorBoard and arms/NAME/seedN/samples in the run directory have all of them."
+        return (
+            "Every prompt of the comparison." if total > 1 else "The one prompt of the comparison."
+        )
+    return (
+        f"{shown} of {total} prompts; TensorBoard and arms/NAME/seedN/samples in the run "
+        "directory have all of them."
+    )
 
 
 # What other commands add to the page. Without data each says which command makes it.
@@ -278,31 +359,51 @@ def _made(results: Mapping[str, Any], name: str) -> Markup:
 def _not_made(results: Mapping[str, Any]) -> Markup:
     """Return what else this page could show, and the commands that make it."""
     missing = [make(results) for name, make in _ADDITIONS.items() if not results.get(name)]
-    return Markup("<h3>Not made for this run</h3>{}").format(join(missing)) if missing else Markup("")
+    return (
+        Markup("<h3>Not made for this run</h3>{}").format(join(missing)) if missing else Markup("")
+    )
 
 
 def _method(results: Mapping[str, Any]) -> Markup:
     mode = str(results.get("mode", ""))
-    seeds = sorted({int(s.get("seeds") or 0) for arm in model_arms(results) for s in arm.get("scores", {}).values()})
+    seeds = sorted(
+        {
+            int(s.get("seeds") or 0)
+            for arm in model_arms(results)
+            for s in arm.get("scores", {}).values()
+        }
+    )
     paragraphs = [
         f"Matching: {mode}: {_MODES[mode]}." if mode in _MODES else "",
-        "One codec gives both views of the audio: codes are the residual quantisation of its latents. Arms differ in "
-        "the decoder only. A codec floor is real audio encoded and decoded again, from codes or from latents: the best "
+        "One codec gives both views of the audio: codes are the residual quantisation of its "
+        "latents. Arms differ in "
+        "the decoder only. A codec floor is real audio encoded and decoded again, from codes or "
+        "from latents: the best "
         "that an arm reading that view can do.",
-        "All arms train on the same batches in the same order, get the same conditions, and sample the same prompts "
-        "with the same seeds. Losses of different families are not compared: they are not the same quantity.",
-        f"Intervals are 95 % intervals over {covered(results)}. Two arms are compared by the paired difference on the "
+        "All arms train on the same batches in the same order, get the same conditions, and "
+        "sample the same prompts "
+        "with the same seeds. Losses of different families are not compared: they are not the "
+        "same quantity.",
+        f"Intervals are 95 % intervals over {covered(results)}. Two arms are compared by the "
+        "paired difference on the "
         "same prompts, with Holm's correction for the number of pairs. Training seeds per arm: "
-        f"{', '.join(map(str, seeds)) or 'not stated'}. A winner is named only with at least {MIN_SEEDS} seeds, a "
+        f"{', '.join(map(str, seeds)) or 'not stated'}. A winner is named only with at least "
+        f"{MIN_SEEDS} seeds, a "
         "controlled ledger, passed controls, and every paired interval beyond zero.",
         f"Pictures: {NUM_MELS} mel bands, 32 ms Hann windows, one every 5 ms, fixed dB range.",
         *map(str, results.get("method", [])),
     ]
-    return join(Markup("<p>{}</p>").format(text) for text in paragraphs if text) + metric_table(results)
+    return join(Markup("<p>{}</p>").format(text) for text in paragraphs if text) + metric_table(
+        results
+    )
 
 
 def _reproduce(results: Mapping[str, Any], config: str) -> Markup:
-    parts = [Markup("<pre><code>{}</code></pre>").format(results.get("command") or "genlab compare config.json")]
+    parts = [
+        Markup("<pre><code>{}</code></pre>").format(
+            results.get("command") or "genlab compare config.json"
+        )
+    ]
     versions = dict(results.get("versions", {}))
     if results.get("commit"):
         versions = {"commit": results["commit"], **versions}
@@ -311,22 +412,27 @@ def _reproduce(results: Mapping[str, Any], config: str) -> Markup:
     if results.get("peak_rss_bytes"):
         versions["peak memory"] = format_quantity(results["peak_rss_bytes"], "B")
     if versions:
-        rows = join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, text) for name, text in versions.items())
+        rows = join(
+            Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(name, text)
+            for name, text in versions.items()
+        )
         parts.append(Markup('<dl class="facts">{}</dl>').format(rows))
     data = {"results.json": json.dumps(results, indent=2, ensure_ascii=False, default=str)}
     if config:
         data = {"config.json": config, **data}
     for name, text in data.items():
         parts.append(
-            Markup('<details><summary>{}</summary><pre tabindex="0"><code>{}</code></pre></details>').format(name, text)
+            Markup(
+                '<details><summary>{}</summary><pre tabindex="0"><code>{}</code></pre></details>'
+            ).format(name, text)
         )
     return join(parts)
 
 
 def _section(anchor: str, title: str, body: Markup) -> Markup:
-    return Markup('<section id="{0}" aria-labelledby="{0}-title"><h2 id="{0}-title">{1}</h2>{2}</section>').format(
-        anchor, title, body
-    )
+    return Markup(
+        '<section id="{0}" aria-labelledby="{0}-title"><h2 id="{0}-title">{1}</h2>{2}</section>'
+    ).format(anchor, title, body)
 
 
 def _badge(is_good: bool, text: str) -> Markup:

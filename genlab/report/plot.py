@@ -1,8 +1,9 @@
 """Quality against cost as inline SVG: one panel per cost, every arm a point with its interval.
 
-In: results.json. Out: `Markup` of two panels that share the y axis: sampling time per second of audio, and sequential
-network calls. Real audio and the codec floors have no sampling cost and are drawn as level lines: no arm can pass
-them by much. Text is SVG text, coloured by the page's style sheet, so it follows the light and dark schemes.
+In: results.json. Out: `Markup` of two panels that share the y axis: sampling time per second of
+audio, and sequential network calls. Real audio and the codec floors have no sampling cost and are
+drawn as level lines: no arm can pass them by much. Text is SVG text, coloured by the page's style
+sheet, so it follows the light and dark schemes.
 """
 
 import math
@@ -38,7 +39,10 @@ def cost_plots(results: Mapping[str, Any]) -> Markup:
         ("Sampling time per second of audio, s", wall_per_second),
         ("Sequential network calls per clip", lambda arm: arm.get("network_calls")),
     ]
-    panels = [_panel(results, name, title, find_cost, number) for number, (title, find_cost) in enumerate(costs)]
+    panels = [
+        _panel(results, name, title, find_cost, number)
+        for number, (title, find_cost) in enumerate(costs)
+    ]
     return Markup('<div class="plots">{}</div>').format(join(panels))
 
 
@@ -59,7 +63,8 @@ def _panel(
     levels = [
         (arm_title(arm).replace("Codec floor", "Floor"), arm["scores"][name]["value"])
         for arm in results["arms"]
-        if arm.get("family") in ("real", "floor") and (arm.get("scores", {}).get(name) or {}).get("value") is not None
+        if arm.get("family") in ("real", "floor")
+        and (arm.get("scores", {}).get(name) or {}).get("value") is not None
     ]
     y_ticks, place_y = linear_axis(
         [value for point in points for value in extremes(point.score)] + [y for _, y in levels]
@@ -70,7 +75,8 @@ def _panel(
     told = "; ".join(f"{p.title}: {format_interval(p.score)} at {p.cost:.3g}" for p in points)
     parts = [
         Markup(
-            '<title id="plot{0}t">{1} against {2}</title><desc id="plot{0}d">{3}. Bars are 95 % intervals.</desc>'
+            '<title id="plot{0}t">{1} against {2}</title><desc id="plot{0}d">{3}. Bars are 95 % '
+            "intervals.</desc>"
         ).format(number, score_title(name), x_title[0].lower() + x_title[1:], told),
         draw_frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
         *_levels(levels, place_y),
@@ -78,7 +84,8 @@ def _panel(
         *draw_labels(points, levels, place_y),
     ]
     return Markup(
-        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="plot{0}t plot{0}d">{3}</svg>'
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="plot{0}t '
+        'plot{0}d">{3}</svg>'
     ).format(number, WIDTH, HEIGHT, join(parts))
 
 
@@ -99,7 +106,9 @@ def draw_frame(
         parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(_LEFT, y, _RIGHT))
         label = typeset(f"{tick:.{decimals}f}")
         parts.append(
-            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(_LEFT - 7, y + 4, label)
+            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
+                _LEFT - 7, y + 4, label
+            )
         )
     for tick in x_ticks:
         x = place_x(tick)
@@ -143,7 +152,9 @@ def _points(
 def draw_labels(
     points: Sequence[Point], levels: Sequence[tuple[str, float]], place_y: Callable[[float], float]
 ) -> list[Markup]:
-    """Return the names in the right margin, near the height of what they name, where they can hide no data."""
+    """Return the names in the right margin, near the height of what they name, where they can hide
+    no data.
+    """
     named = [(place_y(point.score["value"]), point.title, point.index) for point in points]
     named += [(place_y(value), title, -1) for title, value in levels]
     named.sort()
@@ -155,7 +166,10 @@ def draw_labels(
             drawn.append(leader.format(_RIGHT, y, _RIGHT + 20, label_y))
             drawn.append(text.format("tick", _RIGHT + 24, label_y + 4.5, title))
         else:
-            shape, label = marker(index, _RIGHT + 13, label_y), text.format("label", _RIGHT + 24, label_y + 4.5, title)
+            shape, label = (
+                marker(index, _RIGHT + 13, label_y),
+                text.format("label", _RIGHT + 24, label_y + 4.5, title),
+            )
             drawn.append(Markup('<g class="arm{}">{}{}</g>').format(index % 6, shape, label))
     return drawn
 
@@ -171,9 +185,20 @@ def marker(index: int, x: float, y: float, size: float = 5.0) -> Markup:
         "M{l} {t}L{r} {b}M{r} {t}L{l} {b}",
     )
     far = size * 1.35
-    numbers = {"x": x, "y": y, "s": size, "w": 2 * size, "l": x - size, "r": x + size, "t": y - size, "b": y + size}
+    numbers = {
+        "x": x,
+        "y": y,
+        "s": size,
+        "w": 2 * size,
+        "l": x - size,
+        "r": x + size,
+        "t": y - size,
+        "b": y + size,
+    }
     numbers |= {"L": x - far, "R": x + far, "T": y - far, "B": y + far}
-    path = shapes[index % len(shapes)].format(**{key: f"{value:.1f}" for key, value in numbers.items()})
+    path = shapes[index % len(shapes)].format(
+        **{key: f"{value:.1f}" for key, value in numbers.items()}
+    )
     return Markup('<path class="marker" d="{}"/>').format(path)
 
 
@@ -183,7 +208,9 @@ def extremes(score: Mapping[str, Any]) -> tuple[float, float]:
     return (score["value"] if low is None else low, score["value"] if high is None else high)
 
 
-def linear_axis(values: Sequence[float], is_horizontal: bool = False) -> tuple[list[float], Callable[[float], float]]:
+def linear_axis(
+    values: Sequence[float], is_horizontal: bool = False
+) -> tuple[list[float], Callable[[float], float]]:
     """Return ticks and the place of a value on the y axis, or on the x axis."""
     low, high = min(values), max(values)
     if 0 < low < 0.6 * high:
@@ -192,7 +219,12 @@ def linear_axis(values: Sequence[float], is_horizontal: bool = False) -> tuple[l
     # Below the resolution of the numbers ticks would fall on one place.
     span = max(span, 1e-12 * max(abs(low), abs(high)))
     power = math.floor(math.log10(span)) - 2
-    step = next(step for n in range(5) for base in (1, 2, 5) if span / (step := base * 10.0 ** (power + n)) <= 5)
+    step = next(
+        step
+        for n in range(5)
+        for base in (1, 2, 5)
+        if span / (step := base * 10.0 ** (power + n)) <= 5
+    )
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [index * step for index in range(first, max(last, first + 1) + 1)]
 
@@ -208,7 +240,11 @@ def log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], fl
     """Return ticks and the place of a value on the x axis."""
     low, high = math.log10(min(values)) - 0.15, math.log10(max(values)) + 0.15
     bases = (1, 2, 3, 5) if high - low < 1 else (1, 2, 5) if high - low < 2 else (1,)
-    ticks = [base * 10.0**power for power in range(math.floor(low), math.ceil(high) + 1) for base in bases]
+    ticks = [
+        base * 10.0**power
+        for power in range(math.floor(low), math.ceil(high) + 1)
+        for base in bases
+    ]
     ticks = [tick for tick in ticks if tick > 0 and low <= math.log10(tick) <= high]
 
     def place(value: float) -> float:
@@ -218,11 +254,17 @@ def log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], fl
 
 
 def _spread(positions: Sequence[float]) -> list[float]:
-    """Move sorted positions apart until each is a line below the one before, keeping their middle."""
+    """Move sorted positions apart until each is a line below the
+    one before, keeping their middle.
+    """
     placed: list[float] = []
     for position in positions:
         placed.append(max(position, placed[-1] + _LINE_HEIGHT) if placed else position)
-    shift = sum(after - before for before, after in zip(positions, placed)) / len(placed) if placed else 0.0
+    shift = (
+        sum(after - before for before, after in zip(positions, placed)) / len(placed)
+        if placed
+        else 0.0
+    )
     lowest = _BOTTOM - 4
     shift += max(0.0, placed[-1] - shift - lowest) if placed else 0.0
     return [position - shift for position in placed]

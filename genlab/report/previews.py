@@ -1,14 +1,16 @@
-"""What an arm sounds like while it trains: the same validation prompts after a quarter, half and all of its updates.
+"""What an arm sounds like while it trains: the same validation prompts after a quarter, half and
+all of its updates.
 
-In: a run with `settings.previews` prompts to sample (0, the default: none), and the model at those moments. Out, under
-`previews/` of the comparison, for the first training seed:
+In: a run with `settings.previews` prompts to sample (0, the default: none), and the model at those
+moments. Out, under `previews/` of the comparison, for the first training seed:
 
     NAME/at025/promptNN.flac     the audio, and an event file beside it: TensorBoard's run previews/NAME
     real/  codec_floor_codes/    ceilings of the same prompts
     grid/                        one picture per prompt: arms down, moments across
 
-Arms make different numbers of updates on one budget, so TensorBoard's step is the *percentage* of the budget: its
-slider then shows every arm at the same place. Draws have a key of their own, and training neither sees nor times them.
+Arms make different numbers of updates on one budget, so TensorBoard's step is the *percentage* of
+the budget: its slider then shows every arm at the same place. Draws have a key of their own, and
+training neither sees nor times them.
 """
 
 import functools
@@ -40,8 +42,12 @@ def choose_preview_clips(run: DecoderRun, store: TokenStore) -> list[TokenClip]:
     return choose_prompts(store, "valid", wanted, run.data.num_frames) if wanted else []
 
 
-def plan_previews(run: DecoderRun, store: TokenStore, codec: FrozenCodec, out: Path) -> dict[int, Watch]:
-    """Return what `train` is to call after which steps. The sampler is compiled once, when it is first needed."""
+def plan_previews(
+    run: DecoderRun, store: TokenStore, codec: FrozenCodec, out: Path
+) -> dict[int, Watch]:
+    """Return what `train` is to call after which steps. The sampler is compiled once, when it is
+    first needed.
+    """
     clips = choose_preview_clips(run, store)
     if not clips:
         return {}
@@ -55,13 +61,23 @@ def plan_previews(run: DecoderRun, store: TokenStore, codec: FrozenCodec, out: P
             compiled.append(compile_sampler(model, run, cond, num_frames)[0])
         waves = decode(compiled[0].of(model)(cond, num_frames, key), store, codec)
         note = functools.partial(ClipNote, seed=run.seed, network_calls=compiled[0].network_calls)
-        write_previews(out, run.name, percent, waves, [note(clip.text, clip.speaker) for clip in clips], codec)
+        write_previews(
+            out, run.name, percent, waves, [note(clip.text, clip.speaker) for clip in clips], codec
+        )
 
-    return {max(1, round(run.steps * percent / 100)): functools.partial(show, percent) for percent in PERCENTS}
+    return {
+        max(1, round(run.steps * percent / 100)): functools.partial(show, percent)
+        for percent in PERCENTS
+    }
 
 
 def write_previews(
-    out: Path, name: str, percent: int, waves: Sequence[np.ndarray], notes: Sequence[ClipNote], codec: FrozenCodec
+    out: Path,
+    name: str,
+    percent: int,
+    waves: Sequence[np.ndarray],
+    notes: Sequence[ClipNote],
+    codec: FrozenCodec,
 ) -> None:
     """Write audio and event file of one row at one moment; what was there of it is replaced."""
     rate = codec.wave_rate_hz
@@ -76,9 +92,12 @@ def write_previews(
 
 
 def finish_previews(
-    out: Path, clips: Sequence[TokenClip], ceilings: Mapping[str, Callable[[], Sequence[np.ndarray]]],
-    names: Sequence[str], codec: FrozenCodec,
-) -> None:  # fmt: skip
+    out: Path,
+    clips: Sequence[TokenClip],
+    ceilings: Mapping[str, Callable[[], Sequence[np.ndarray]]],
+    names: Sequence[str],
+    codec: FrozenCodec,
+) -> None:
     """Write the ceilings and the pictures of all rows.
 
     Args:
@@ -103,6 +122,12 @@ def finish_previews(
                 }
                 for name in (*names, *ceilings)
             }
-            cells = {name: row for name, row in cells.items() if row}  # an arm that did not train itself has none
-            tag, note = mel_tag(prompt_tag(_KIND, number)), ClipNote(clip.text, clip.speaker).markdown()
-            writer.picture(tag, grid_png(cells, codec.wave_rate_hz), step=PERCENTS[-1], description=note)
+            # an arm that did not train itself has none
+            cells = {name: row for name, row in cells.items() if row}
+            tag, note = (
+                mel_tag(prompt_tag(_KIND, number)),
+                ClipNote(clip.text, clip.speaker).markdown(),
+            )
+            writer.picture(
+                tag, grid_png(cells, codec.wave_rate_hz), step=PERCENTS[-1], description=note
+            )

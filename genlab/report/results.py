@@ -1,7 +1,8 @@
-"""results.json and what people see of it: the entries of every row, the TensorBoard pages, the HTML report.
+"""results.json and what people see of it: the entries of every row, the TensorBoard pages, the HTML
+report.
 
-In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every arm, report.html.
-Nothing is computed here that a score or a ledger row does not already hold.
+In: what the stages of `compare` produced. Out: the dict of results.json, event files beside every
+arm, report.html. Nothing is computed here that a score or a ledger row does not already hold.
 """
 
 import functools
@@ -33,7 +34,14 @@ from genlab.sample import Sampled
 from genlab.statistics.bootstrap import finite_or_none
 from genlab.train import RunResult
 from genlab.watch.mel import mel_png
-from genlab.watch.tensorboard import ClipNote, RunWriter, is_loss_tag, level_steps, mel_tag, prompt_tag
+from genlab.watch.tensorboard import (
+    ClipNote,
+    RunWriter,
+    is_loss_tag,
+    level_steps,
+    mel_tag,
+    prompt_tag,
+)
 
 LEADING_SCORES = (
     "wer_ctc",
@@ -61,7 +69,9 @@ def assemble(
 ) -> dict[str, Any]:
     """Return results.json."""
     arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
-    arms += [_arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms]
+    arms += [
+        _arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms
+    ]
     pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
     return {
         "schema": 1,
@@ -75,14 +85,17 @@ def assemble(
         "command": command,
         "commit": current_commit(),
         # Our own is not looked up: a source tree that was never installed has none.
-        "versions": {"genlab": __version__} | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+        "versions": {"genlab": __version__}
+        | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
         "primary_score": material.preflight.deciding,
         "codec": {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()},
         "arms": arms,
         "differences": [pair.to_dict() for pair in pairs],
-        "controls": [control.to_dict(name) for name in config.arms for control in rows[name].controls],
+        "controls": [
+            control.to_dict(name) for name in config.arms for control in rows[name].controls
+        ],
         "method": _method(config, material),
     }
 
@@ -122,11 +135,18 @@ def show(
                     )
                 writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])
                 longest_s = max(len(other[number]) for other in shown.values()) / rate
-                writer.picture(mel_tag(tag), mel_png(wave, rate, extent_s=longest_s), step=entries[name]["steps"])
+                writer.picture(
+                    mel_tag(tag),
+                    mel_png(wave, rate, extent_s=longest_s),
+                    step=entries[name]["steps"],
+                )
             for step in level_steps(entries[name]["steps"], last_step):
                 writer.scores(step, entries[name]["scores"])
             if name in sampled:
-                cost = {f"cost/sampling_{key}": value for key, value in entries[name]["sampling"].items()}
+                cost = {
+                    f"cost/sampling_{key}": value
+                    for key, value in entries[name]["sampling"].items()
+                }
                 cost["cost/train_flops"] = entries[name]["train_flops"]
                 for step in level_steps(entries[name]["steps"], last_step):
                     writer.scalars(step, cost)
@@ -139,7 +159,10 @@ def show(
     }
     rows = _prompt_rows(material, shown, sampled, results, seed, scored)
     curves = {
-        name: [read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag) for run_seed in config.seeds]
+        name: [
+            read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag)
+            for run_seed in config.seeds
+        ]
         for name in sampled
     }
     clips = rows[:CLIPS_IN_REPORT]
@@ -177,13 +200,18 @@ def _marks(
     results: Mapping[str, Any],
     num_prompts: int,
 ) -> list[dict[str, float]]:
-    """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row is not kept."""
+    """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row
+    is not kept.
+    """
     if row is None:
         return []
     wanted = dict.fromkeys([primary_score(results) or "", *LEADING_SCORES])
-    # Only what has a value for every clip: the clips of the first seed come first, in the order of the prompts.
+    # Only what has a value for every clip: the clips of the first seed come first, in the order of
+    # the prompts.
     found = {score: row.per_clip[score].values for score in wanted if score in row.per_clip}
-    kept = [(score, values) for score, values in found.items() if len(values) >= num_prompts][:MARKS_PER_CLIP]
+    kept = [(score, values) for score, values in found.items() if len(values) >= num_prompts][
+        :MARKS_PER_CLIP
+    ]
     return [
         {score: float(values[number]) for score, values in kept if np.isfinite(values[number])}
         for number in range(num_prompts)
@@ -191,12 +219,15 @@ def _marks(
 
 
 def _entries_of(results: Mapping[str, Any], names: Iterable[str], out: Path) -> dict[str, Any]:
-    """Return the entry of every row that is shown; results.json may have been edited since it was written."""
+    """Return the entry of every row that is shown; results.json may have been edited since it was
+    written.
+    """
     entries = {arm["name"]: arm for arm in results["arms"]}
     for name in names:
         if "steps" not in entries.get(name, {}):
             raise DamagedError(
-                f"{out / 'results.json'}: damaged: expected an entry with steps of row {name!r}, got "
+                f"{out / 'results.json'}: damaged: expected an entry with steps of row {name!r}, "
+                "got "
                 f"{', '.join(entries)}; run the same `genlab compare` again"
             )
     return entries
@@ -210,29 +241,43 @@ def _write_overview(
     ledger: Mapping[str, Any],
     out: Path,
 ) -> None:
-    """Write what TensorBoard shows of all arms together: charts, the head of the HParams table, and pages of text."""
+    """Write what TensorBoard shows of all arms together: charts, the head of the HParams table, and
+    pages of text.
+    """
     entries = {arm["name"]: arm for arm in results["arms"]}
     # The arms' own order, whose first scores are the deciding ones: floors have others before them.
     found = dict.fromkeys(name for arm in reversed(results["arms"]) for name in arm["scores"])
     first = [name for name in (primary_score(results), *LEADING_SCORES) if name in found]
     scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
-    costs = dict.fromkeys(f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"])
+    costs = dict.fromkeys(
+        f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"]
+    )
     rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
     with RunWriter(out, attempt="layout") as writer:
         writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
-        writer.hparams_head([_hparams(config, entries[name]) for name in sampled], [*scores, *costs, *rates])
+        writer.hparams_head(
+            [_hparams(config, entries[name]) for name in sampled], [*scores, *costs, *rates]
+        )
         writer.text("comparison/1_answer", render_answer(results, ledger))
         writer.text("comparison/2_scores", render_scores(results))
-        writer.text("comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts]))
+        writer.text(
+            "comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts])
+        )
 
 
 def current_commit() -> str:
-    """Return the git commit of this source tree, with "+" if it has local changes; empty outside a checkout."""
+    """Return the git commit of this source tree, with "+" if it has local changes; empty outside a
+    checkout.
+    """
     here = Path(__file__).parents[1]
-    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10)
+    run = functools.partial(
+        subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10
+    )
     try:
         commit = run(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
-        return commit + ("+" if run(["git", "status", "--porcelain", "--", str(here)]).stdout else "")
+        return commit + (
+            "+" if run(["git", "status", "--porcelain", "--", str(here)]).stdout else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -247,73 +292,113 @@ def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
     family = "real" if name == "real" else "floor"
     reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
     return {
-        "name": name, "family": family, "reads": reads, "params": 0, "train_flops": 0.0, "steps": 0,
-        "seconds_seen": 0.0, "unique_seconds": 0.0, "batch_hash": "", "network_calls": 0,
+        "name": name,
+        "family": family,
+        "reads": reads,
+        "params": 0,
+        "train_flops": 0.0,
+        "steps": 0,
+        "seconds_seen": 0.0,
+        "unique_seconds": 0.0,
+        "batch_hash": "",
+        "network_calls": 0,
         "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
         "scores": _in_order(row),
-    }  # fmt: skip
+    }
 
 
 def _arm_entry(
-    budget: ArmBudget, trained: Mapping[int, RunResult], sampled: Mapping[int, Sampled], row: RowResult
+    budget: ArmBudget,
+    trained: Mapping[int, RunResult],
+    sampled: Mapping[int, Sampled],
+    row: RowResult,
 ) -> dict[str, Any]:
     first = next(iter(sampled.values()))
     train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
     frames = sum(len(wave) for wave in first.waves)
     padded = len(first.waves) * max(len(wave) for wave in first.waves)
     return {
-        "name": budget.name, "family": budget.family, "reads": budget.reads, "params": budget.params,
-        "train_flops": budget.train_flops, "steps": budget.steps, "seconds_seen": budget.seconds_seen,
-        "unique_seconds": budget.unique_seconds, "epochs": budget.epochs,
+        "name": budget.name,
+        "family": budget.family,
+        "reads": budget.reads,
+        "params": budget.params,
+        "train_flops": budget.train_flops,
+        "steps": budget.steps,
+        "seconds_seen": budget.seconds_seen,
+        "unique_seconds": budget.unique_seconds,
+        "epochs": budget.epochs,
         "batch_hash": "-".join(result.batch_hash for result in trained.values()),
         "train_wall_s": train_wall_s,
         "train_compile_s": sum(result.compile_s for result in trained.values()),
         "data_wait_fraction": sum(run.data_wait_s for run in trained.values()) / train_wall_s,
         "network_calls": first.network_calls,
         "sampling": {
-            "wall_s": first.wall_s, "audio_s": first.audio_s, "first_audio_s": first.first_audio_s,
-            "latency_s": first.latency_s, "latency_audio_s": first.latency_audio_s, "compile_s": first.compile_s,
+            "wall_s": first.wall_s,
+            "audio_s": first.audio_s,
+            "first_audio_s": first.first_audio_s,
+            "latency_s": first.latency_s,
+            "latency_audio_s": first.latency_audio_s,
+            "compile_s": first.compile_s,
             "real_time_factor": first.latency_s / first.latency_audio_s,
-            "flops": budget.sample_flops * len(first.waves), "padding_share": 1 - frames / padded,
+            "flops": budget.sample_flops * len(first.waves),
+            "padding_share": 1 - frames / padded,
         },
         "by_length": {
             length: {
                 "latency_s": [seed.by_length[length]["latency_s"] for seed in sampled.values()],
-                "network_calls": cost["network_calls"], "flops": cost["flops"],
+                "network_calls": cost["network_calls"],
+                "flops": cost["flops"],
             }
             for length, cost in first.by_length.items()
         },
         "scores": _in_order(row),
-    }  # fmt: skip
+    }
 
 
 def _in_order(row: RowResult) -> dict[str, Any]:
-    """Return the scores, the deciding and the best understood ones first: that is how tables show them."""
+    """Return the scores, the deciding and the best understood ones first: that is how tables show
+    them.
+    """
     first = [name for name in LEADING_SCORES if name in row.scores]
     names = [*first, *(name for name in row.scores if name not in first)]
-    by_seed = {name: [finite_or_none(value) for value in values.by_run()] for name, values in row.per_clip.items()}
-    return {name: {**row.scores[name].to_dict(), "by_seed": by_seed.get(name, [])} for name in names}
+    by_seed = {
+        name: [finite_or_none(value) for value in values.by_run()]
+        for name, values in row.per_clip.items()
+    }
+    return {
+        name: {**row.scores[name].to_dict(), "by_seed": by_seed.get(name, [])} for name in names
+    }
 
 
 def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
     run = config.run(entry["name"], config.seeds[0], entry["steps"])
     return {
-        "family": entry["family"], "params": entry["params"], "steps": entry["steps"],
-        "width": config.backbone.width, "layers": config.backbone.layers, "batch_size": config.batch_size,
-        "peak_lr": run.optim.peak_lr, "dropout": run.backbone.dropout, "content": config.condition.content,
-    }  # fmt: skip
+        "family": entry["family"],
+        "params": entry["params"],
+        "steps": entry["steps"],
+        "width": config.backbone.width,
+        "layers": config.backbone.layers,
+        "batch_size": config.batch_size,
+        "peak_lr": run.optim.peak_lr,
+        "dropout": run.backbone.dropout,
+        "content": config.condition.content,
+    }
 
 
 def _coverage(num_seeds: int) -> str:
     if num_seeds == 1:
         return (
-            "Intervals are 95 % bootstrap intervals over prompts. They do not cover the training seed: one seed per "
+            "Intervals are 95 % bootstrap intervals over prompts. They do not cover the training "
+            "seed: one seed per "
             "arm says nothing about what another would have given."
         )
     return (
-        "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, by Student's t. A "
-        "difference of two arms is paired by prompt and not by seed: seeds numbered alike are independent draws. "
-        f"Scores of whole sets of clips are means over the {num_seeds} seeds, and their intervals cover both as well."
+        "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, "
+        "by Student's t. A "
+        "difference of two arms is paired by prompt and not by seed: seeds numbered alike are "
+        "independent draws. "
+        f"Scores of whole sets of clips are means over the {num_seeds} seeds, and their intervals "
+        "cover both as well."
     )
 
 
@@ -321,15 +406,21 @@ def _method(config: Comparison, material: Material) -> list[str]:
     spec, content = material.store.info.spec, config.condition.content
     conditions = "frame-aligned semantic units" if content == "semantic" else content
     return [
-        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no arm has seen. The "
-        f"conditions are the speaker and {conditions} of the real clip, and the number of frames; every arm "
+        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no "
+        "arm has seen. The "
+        f"conditions are the speaker and {conditions} of the real clip, and the number of frames; "
+        "every arm "
         "draws prompt i with the same seed.",
-        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, {spec.codebooks} codebooks of "
-        f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} latent channels. "
+        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
+        f"{spec.codebooks} codebooks of "
+        f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} "
+        "latent channels. "
         "Its floors are the best that these tokens can say of a clip.",
         _coverage(len(config.seeds)),
-        "Bits per second are those of the prompts' own codes, given the conditions: exact, or an upper bound averaged "
-        f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide as is best on unscored "
+        "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
+        "upper bound averaged "
+        f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide "
+        "as is best on unscored "
         "clips. They rank two arms only where both are exact, or where "
         "the bound of one lies below the exact value of the other.",
     ]

@@ -39,7 +39,9 @@ STATUS_MEANINGS = {
 
 
 def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
-    """Return one row per item: its status, the value in every arm (once if all agree), and a note."""
+    """Return one row per item: its status, the value in every arm
+    (once if all agree), and a note.
+    """
     names = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
     for row in ledger.get("rows", []):
         names |= {name: name for name in row.get("values", {}) if name not in names}
@@ -51,7 +53,8 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
             cells = Markup('<td colspan="{}" class="same">{}</td>').format(len(values), values[0])
         else:
             cells = join(
-                Markup('<td data-arm="{}">{}</td>').format(title, value) for title, value in zip(names.values(), values)
+                Markup('<td data-arm="{}">{}</td>').format(title, value)
+                for title, value in zip(names.values(), values)
             )
         status = str(row.get("status", "undeclared"))
         kind = status if status in STATUS_MEANINGS else "bad"
@@ -67,16 +70,27 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
 
 
 def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
-    """Return one row per score and one column per arm; what bounds them, floors and real audio, comes last."""
-    arms = sorted(results["arms"], key=lambda arm: {"floor": 1, "real": 2}.get(arm.get("family", ""), 0))
+    """Return one row per score and one column per arm; what bounds them, floors and real audio,
+    comes last.
+    """
+    arms = sorted(
+        results["arms"], key=lambda arm: {"floor": 1, "real": 2}.get(arm.get("family", ""), 0)
+    )
     names = list(dict.fromkeys(name for arm in arms for name in arm.get("scores", {})))
     heads = [Markup('<th scope="col">Score</th>')]
     for arm in arms:
-        failed = dict.fromkeys(str(item["control"]) for item in failed_controls(results, arm["name"]))
+        failed = dict.fromkeys(
+            str(item["control"]) for item in failed_controls(results, arm["name"])
+        )
         badges = [
-            Markup('<span class="badge bad">failed {}</span>').format(control.replace("_", " ")) for control in failed
+            Markup('<span class="badge bad">failed {}</span>').format(control.replace("_", " "))
+            for control in failed
         ]
-        heads.append(Markup('<th scope="col" class="{}">{}{}</th>').format(_column(arm), arm_title(arm), join(badges)))
+        heads.append(
+            Markup('<th scope="col" class="{}">{}{}</th>').format(
+                _column(arm), arm_title(arm), join(badges)
+            )
+        )
     rows = []
     for name in names:
         usual, doubt = _usual(arms, name), distrust(results, name)
@@ -109,8 +123,14 @@ def cost_table(results: Mapping[str, Any]) -> Markup:
         ("Updates", [format_value(arm.get("steps")) for arm in arms]),
         ("Audio seen in training", [format_seconds(arm.get("seconds_seen")) for arm in arms]),
         ("of which unique", [format_seconds(arm.get("unique_seconds")) for arm in arms]),
-        ("Sequential network calls per clip", [format_value(arm.get("network_calls")) for arm in arms]),
-        ("Sampling time per second of audio", [format_seconds(wall_per_second(arm)) for arm in arms]),
+        (
+            "Sequential network calls per clip",
+            [format_value(arm.get("network_calls")) for arm in arms],
+        ),
+        (
+            "Sampling time per second of audio",
+            [format_seconds(wall_per_second(arm)) for arm in arms],
+        ),
         (
             "Time for one clip alone per second of audio",
             [format_seconds(_sampling(arm, "real_time_factor")) for arm in arms],
@@ -133,11 +153,17 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
     """Return the paired differences of the primary score, or nothing if there are none."""
     name = primary_score(results)
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
-    found = [item for item in results.get("differences", []) if item["score"] == name and item["a"] in titles]
+    found = [
+        item
+        for item in results.get("differences", [])
+        if item["score"] == name and item["a"] in titles
+    ]
     if not found or name is None:
         return Markup("")
     rows = [
-        Markup('<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>').format(
+        Markup(
+            '<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>'
+        ).format(
             *_pair(item, titles),
             format_interval({**item, "value": item["difference"]}),
             _p_value(item.get("p_holm")),
@@ -146,9 +172,17 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
         )
         for item in found
     ]
-    columns = [f"{score_title(name)}, same prompts", "Difference [95 %]", "p, Holm", "Excludes zero", "Equivalent"]
+    columns = [
+        f"{score_title(name)}, same prompts",
+        "Difference [95 %]",
+        "p, Holm",
+        "Excludes zero",
+        "Equivalent",
+    ]
     head = _row(columns, "th", 'scope="col"')
-    return _table("Paired differences", head, rows, css="differences") + _power_table(name, found, titles)
+    return _table("Paired differences", head, rows, css="differences") + _power_table(
+        name, found, titles
+    )
 
 
 def _pair(item: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[str, str, str]:
@@ -161,7 +195,9 @@ def _equivalence(item: Mapping[str, Any]) -> str:
     return f"{'yes' if item.get('equivalent') else 'not shown'}, within {item['margin']:g}"
 
 
-def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> Markup:
+def _power_table(
+    name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
+) -> Markup:
     """Return what it takes to see a difference, for the pairs whose variances are known."""
     planned = [(item, item["plan"]) for item in found if item.get("plan")]
     if not planned:
@@ -174,7 +210,10 @@ def _power_table(name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[
         for item, plan in planned
     ]
     head = [f"{score_title(name)}, power", *power_columns(planned[0][1])]
-    note = Markup('<p class="lead">Needed for 80 % power at 5 %, two-sided, from the variances seen here: a guide.</p>')
+    note = Markup(
+        '<p class="lead">Needed for 80 % power at 5 %, two-sided, from the variances seen here: a '
+        "guide.</p>"
+    )
     return _table("Power", _row(head, "th", 'scope="col"'), rows, css="power") + note
 
 
@@ -199,7 +238,9 @@ def control_table(results: Mapping[str, Any]) -> Markup:
                 str(item.get("reason") or ""),
             )
         )
-    head = _row(["Arm", "Control", "Score", f"Control {MINUS} own [95 %]", "Result"], "th", 'scope="col"')
+    head = _row(
+        ["Arm", "Control", "Score", f"Control {MINUS} own [95 %]", "Result"], "th", 'scope="col"'
+    )
     return _table("Controls", head, rows, css="controls")
 
 
@@ -252,12 +293,17 @@ def _score_head(name: str, usual: Mapping[str, Any], doubt: str) -> Markup:
 
 
 def _score_cell(
-    arm: Mapping[str, Any], name: str, usual: Mapping[str, Any], results: Mapping[str, Any], answer: Answer
+    arm: Mapping[str, Any],
+    name: str,
+    usual: Mapping[str, Any],
+    results: Mapping[str, Any],
+    answer: Answer,
 ) -> Markup:
     score = arm.get("scores", {}).get(name)
     if not score or score.get("value") is None:
         return Markup(
-            '<td class="missing {}"><span aria-hidden="true">{}</span><span class="hidden">none</span></td>'
+            '<td class="missing {}"><span aria-hidden="true">{}</span><span '
+            'class="hidden">none</span></td>'
         ).format(_column(arm), MISSING)
     value, low, high = score["value"], score.get("low"), score.get("high")
     unlike = [
@@ -265,7 +311,9 @@ def _score_cell(
         for key in ("n", "validity", "unit")
         if score.get(key) is not None and score.get(key) != usual.get(key)
     ]
-    is_best = bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
+    is_best = (
+        bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
+    )
     return Markup('<td class="{}"><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
         "best" if is_best else "doubted" if usual["doubt"] else _column(arm),
         AT_MOST if score.get("validity") == "upper bound" else "",
@@ -280,17 +328,26 @@ def _column(arm: Mapping[str, Any]) -> str:
 
 
 def _usual(arms: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """Return, per field, the value most rows have (cells name only what is unlike it), and the column's decimals."""
+    """Return, per field, the value most rows have (cells name only what is unlike it), and the
+    column's decimals.
+    """
     scores = [arm["scores"][name] for arm in arms if name in arm.get("scores", {})]
     fields = ("n", "validity", "unit", "direction")
-    found = {field: [score[field] for score in scores if score.get(field) is not None] for field in fields}
+    found = {
+        field: [score[field] for score in scores if score.get(field) is not None]
+        for field in fields
+    }
     usual = {field: max(values, key=values.count) for field, values in found.items() if values}
     return {**usual, "decimals": column_decimals(arms, name)}
 
 
 def column_decimals(arms: Sequence[Mapping[str, Any]], name: str) -> int | None:
-    """Return the decimals of a whole column, those that the intervals of the trained arms support; None if empty."""
-    scores = [(arm.get("family"), arm["scores"][name]) for arm in arms if name in arm.get("scores", {})]
+    """Return the decimals of a whole column, those that the intervals of the trained arms support;
+    None if empty.
+    """
+    scores = [
+        (arm.get("family"), arm["scores"][name]) for arm in arms if name in arm.get("scores", {})
+    ]
     models = [score for family, score in scores if family not in ("real", "floor")]
     decimals = [
         find_decimals(score["value"], score.get("low"), score.get("high"))
@@ -302,7 +359,8 @@ def column_decimals(arms: Sequence[Mapping[str, Any]], name: str) -> int | None:
 
 def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup:
     return Markup(
-        '<div class="scroll" role="region" aria-label="{0}" tabindex="0"><table class="{1}"><caption class="hidden">{0}'
+        '<div class="scroll" role="region" aria-label="{0}" tabindex="0"><table '
+        'class="{1}"><caption class="hidden">{0}'
         "</caption><thead>{2}</thead><tbody>{3}</tbody></table></div>"
     ).format(label, css, head, join(rows))
 
@@ -310,7 +368,9 @@ def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup
 def _row(cells: Iterable[Any], tag: str, attributes: str) -> Markup:
     # `tag` and `attributes` are literals of this file.
     opening, closing = Markup(f"<{tag} {attributes}>"), Markup(f"</{tag}>")
-    return Markup("<tr>{}</tr>").format(join(Markup("{}{}{}").format(opening, cell, closing) for cell in cells))
+    return Markup("<tr>{}</tr>").format(
+        join(Markup("{}{}{}").format(opening, cell, closing) for cell in cells)
+    )
 
 
 def _plain_value(value: Any) -> str:

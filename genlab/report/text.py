@@ -1,10 +1,15 @@
-"""How the report words things: names of arms and scores, numbers with their intervals, quantities with SI prefixes."""
+"""How the report words things: names of arms and scores, numbers with their intervals, quantities
+with SI prefixes.
+"""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
-QUESTION = "Which way of decoding gives the best audio from the same tokens, the same data and the same budget?"
+QUESTION = (
+    "Which way of decoding gives the best audio from the same tokens, the same data and the same "
+    "budget?"
+)
 _ARM_TITLES = {
     "ar": "Autoregressive",
     "depth": "Depth transformer",
@@ -48,7 +53,9 @@ AT_MOST = "\N{LESS-THAN OR EQUAL TO} "
 
 
 def arm_title(arm: Mapping[str, Any]) -> str:
-    """Return the arm's name for people: its own `title`, its family if that is its name, else its name spelt out."""
+    """Return the arm's name for people: its own `title`, its family if that is its name, else its
+    name spelt out.
+    """
     if arm.get("title"):
         return str(arm["title"])
     if arm.get("family") == "floor":
@@ -66,7 +73,9 @@ def score_title(name: str) -> str:
     return f"{_SCORE_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
 
 
-def format_interval(estimate: Mapping[str, Any], absolute: bool = False, decimals: int | None = None) -> str:
+def format_interval(
+    estimate: Mapping[str, Any], absolute: bool = False, decimals: int | None = None
+) -> str:
     """Return "value [low, high]" with `decimals`, or with as many digits as the interval supports.
 
     `absolute` drops a common sign.
@@ -78,23 +87,32 @@ def format_interval(estimate: Mapping[str, Any], absolute: bool = False, decimal
 
 
 def format_score(score: Mapping[str, Any], decimals: int | None = None) -> str:
-    """Return `format_interval` of a score, with the sign of a bound before a bound; "" of a row without the score."""
+    """Return `format_interval` of a score, with the sign of a bound before a bound; "" of a row
+    without the score.
+    """
     bound = AT_MOST if score.get("validity") == "upper bound" else ""
     return f"{bound}{format_interval(score, decimals=decimals)}" if score else ""
 
 
 def format_value(
-    value: float | None, low: float | None = None, high: float | None = None, decimals: int | None = None
+    value: float | None,
+    low: float | None = None,
+    high: float | None = None,
+    decimals: int | None = None,
 ) -> str:
     """Return a number with `decimals`, or as many as `find_decimals` says."""
     if value is None or not math.isfinite(value):
         return MISSING
     if isinstance(value, int) and low is None:
         return typeset(f"{value:,}")
-    return typeset(f"{value:,.{find_decimals(value, low, high) if decimals is None else decimals}f}")
+    return typeset(
+        f"{value:,.{find_decimals(value, low, high) if decimals is None else decimals}f}"
+    )
 
 
-def format_bounds(value: float | None, low: float | None, high: float | None, decimals: int | None = None) -> str:
+def format_bounds(
+    value: float | None, low: float | None, high: float | None, decimals: int | None = None
+) -> str:
     """Return "[low, high]", or nothing if there is no interval."""
     if value is None or low is None or high is None:
         return ""
@@ -126,31 +144,48 @@ def format_seconds(value: float | None) -> str:
     for factor, unit in ((3600, "h"), (60, "min")):
         if value >= 2 * factor:
             return f"{format_value(value / factor)} {unit}"
-    return f"{format_value(float(value))} s" if value >= 0.1 else f"{format_value(1000.0 * value)} ms"
+    return (
+        f"{format_value(float(value))} s" if value >= 0.1 else f"{format_value(1000.0 * value)} ms"
+    )
 
 
 def power_columns(plan: Mapping[str, Any]) -> list[str]:
     """Return the heads of `power_cells`."""
     at_hand = f"{plan['seeds']} seeds and {plan['prompts']} prompts"
     needed = [f"Prompts needed with {seeds} seeds" for seeds in plan["prompts_needed"]]
-    return ["To see", f"Power with {at_hand}", f"Seeds needed with {plan['prompts']} prompts", *needed]
+    return [
+        "To see",
+        f"Power with {at_hand}",
+        f"Seeds needed with {plan['prompts']} prompts",
+        *needed,
+    ]
 
 
 def power_cells(plan: Mapping[str, Any]) -> list[str]:
-    """Return what it takes to see a difference: power at hand, seeds needed, and prompts needed per number of seeds."""
+    """Return what it takes to see a difference: power at hand, seeds needed, and prompts needed per
+    number of seeds.
+    """
     seeds = "more than 100" if plan["seeds_needed"] is None else str(plan["seeds_needed"])
-    prompts = ["no number" if n is None else format_value(n) for n in plan["prompts_needed"].values()]
+    prompts = [
+        "no number" if n is None else format_value(n) for n in plan["prompts_needed"].values()
+    ]
     return [f"{plan['target']:.3g}", f"{plan['power']:.0%}", seeds, *prompts]
 
 
 def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
-    """Return the decimals for two digits of the interval's half width, or for three significant digits without one."""
-    scale = (high - low) / 2 if low is not None and high is not None and high > low else abs(value) / 10
+    """Return the decimals for two digits of the interval's half width, or for three significant
+    digits without one.
+    """
+    scale = (
+        (high - low) / 2 if low is not None and high is not None and high > low else abs(value) / 10
+    )
     return max(0, min(5, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 3
 
 
 def inert_markdown(value: Any) -> str:
-    """Return one line of Markdown in which nothing acts as a table, as HTML, or as a link or picture."""
+    """Return one line of Markdown in which nothing acts as a table, as HTML, or as a link or
+    picture.
+    """
     text = " ".join(("" if value is None else str(value)).split())
     for old, new in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("]:", "]\\:")):
         text = text.replace(old, new)

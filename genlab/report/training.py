@@ -1,7 +1,8 @@
-"""Training curves as inline SVG: one panel per loss, a line per training seed, in the colour of its arm.
+"""Training curves as inline SVG: one panel per loss, a line per training seed, in the colour of its
+arm.
 
-In: per arm, the curves of its seeds by tag. Out: `Markup`. Losses of different families are different quantities: arms
-share a panel only if their losses have one name, and so one unit.
+In: per arm, the curves of its seeds by tag. Out: `Markup`. Losses of different families are
+different quantities: arms share a panel only if their losses have one name, and so one unit.
 """
 
 import math
@@ -28,12 +29,15 @@ def training_plots(results: Mapping[str, Any], curves: Curves) -> Markup:
     if not panels:
         return Markup("")
     return Markup(
-        '<p class="lead">One line per training seed. Losses of different families are different quantities: compare '
+        '<p class="lead">One line per training seed. Losses of different families are different '
+        "quantities: compare "
         'their shapes, not their heights.</p><div class="plots">{}</div>'
     ).format(join(panels))
 
 
-def _panel(tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]], curves: Curves) -> Markup:
+def _panel(
+    tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]], curves: Curves
+) -> Markup:
     found = []
     for index, arm in arms:
         for seed in curves[arm["name"]]:
@@ -43,7 +47,9 @@ def _panel(tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]],
     if not found:
         return Markup("")
     y_ticks, place_y = linear_axis([value for _, _, line in found for _, value in line])
-    x_ticks, place_x = linear_axis([0, *(step for _, _, line in found for step, _ in line)], is_horizontal=True)
+    x_ticks, place_x = linear_axis(
+        [0, *(step for _, _, line in found for step, _ in line)], is_horizontal=True
+    )
     paths = [
         Markup('<g class="arm{}"><path class="curve" d="M{}"/></g>').format(
             index % 6, "L".join(f"{place_x(step):.1f} {place_y(value):.1f}" for step, value in line)
@@ -52,7 +58,8 @@ def _panel(tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]],
     ]
     # One name per arm, at the end of its first seed.
     ends = {
-        index: Point(arm_title(arm), index, line[-1][0], {"value": line[-1][1]}) for index, arm, line in reversed(found)
+        index: Point(arm_title(arm), index, line[-1][0], {"value": line[-1][1]})
+        for index, arm, line in reversed(found)
     }
     dots = [
         Markup('<g class="arm{}">{}</g>').format(
@@ -68,13 +75,15 @@ def _panel(tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]],
         *dots,
         *draw_labels(list(ends.values()), [], place_y),
     ]
-    return Markup('<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>').format(
-        number, WIDTH, HEIGHT, join(parts)
-    )
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>'
+    ).format(number, WIDTH, HEIGHT, join(parts))
 
 
 def describe_loss(tag: str, family: str) -> str:
-    """Return the words of a family's loss: "train/loss_ar_nats_per_code" is "Training loss, nats per code"."""
+    """Return the words of a family's loss: "train/loss_ar_nats_per_code" is "Training loss, nats
+    per code".
+    """
     group, _, name = tag.partition("/")
     unit = name.removeprefix("loss_").removeprefix(f"{family}_").replace("_", " ")
     return f"{'Validation' if group == 'valid' else 'Training'} loss{', ' if unit else ''}{unit}"

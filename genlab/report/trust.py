@@ -1,7 +1,8 @@
 """The audit of the metrics: a table, and the scores that are greyed out.
 
-In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict` holds. Out: `Markup`, and reasons. A
-score without an audit is neither trusted nor distrusted: likelihoods are proven on sources of known entropy.
+In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict` holds. Out:
+`Markup`, and reasons. A score without an audit is neither trusted nor distrusted: likelihoods are
+proven on sources of known entropy.
 """
 
 from collections.abc import Mapping
@@ -16,20 +17,27 @@ _VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
 
 
 def distrust(results: Mapping[str, Any], name: str) -> str:
-    """Return why a score is not to be trusted on this corpus, or "" if nothing speaks against it."""
+    """Return why a score is not to be trusted on this corpus, or
+    "" if nothing speaks against it.
+    """
     found = (results.get("audit") or {}).get(name)
     return ", ".join(found["failed"]) if found else ""
 
 
 def audit_table(results: Mapping[str, Any]) -> Markup:
-    """Return one row per audited metric and one column per degradation; what a metric must see is marked."""
+    """Return one row per audited metric and one column per degradation; what a metric must see is
+    marked.
+    """
     audit = results.get("audit") or {}
     if not audit:
         return Markup(
-            '<p class="lead">The metrics were not audited on this corpus: <code>genlab evaluate CONFIG --audit</code> '
+            '<p class="lead">The metrics were not audited on this corpus: <code>genlab evaluate '
+            "CONFIG --audit</code> "
             "does it, and greys out here what does not rank known degradations of real clips.</p>"
         )
-    degradations = list(dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"]))
+    degradations = list(
+        dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"])
+    )
     titles = ["Metric", *degradations, "False alarms", "On this corpus"]
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in titles)
     rows = []
@@ -44,19 +52,25 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
             for seen in degradations
         ]
         verdict = "trusted" if found["is_trusted"] else f"not trusted: {', '.join(found['failed'])}"
-        badge = Markup('<span class="badge {}">{}</span>').format("good" if found["is_trusted"] else "bad", verdict)
+        badge = Markup('<span class="badge {}">{}</span>').format(
+            "good" if found["is_trusted"] else "bad", verdict
+        )
         rows.append(
             Markup('<tr><th scope="row">{}</th>{}<td>{:.0%}</td><td>{}</td></tr>').format(
                 score_title(name), Markup("").join(cells), found["false_alarms"], badge
             )
         )
     return Markup(
-        '<p class="lead">Real clips, spoiled by known amounts. A metric ranks a degradation if its strongest step is '
-        "significantly worse than the clean clips and no step is significantly better than a milder "
+        '<p class="lead">Real clips, spoiled by known amounts. A metric ranks a degradation if '
+        "its strongest step is "
+        "significantly worse than the clean clips and no step is significantly better than a "
+        "milder "
         "one; a metric is trusted if it "
-        "ranks all it exists to notice and sees no difference between halves of the same real clips.</p>"
+        "ranks all it exists to notice and sees no difference between halves of the same real "
+        "clips.</p>"
         '<div class="scroll" role="region" aria-label="Audit" tabindex="0"><table class="audit">'
-        '<caption class="hidden">Audit</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+        "<caption "
+        'class="hidden">Audit</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
     ).format(head, Markup("").join(rows))
 
 
@@ -73,10 +87,13 @@ def metric_table(results: Mapping[str, Any]) -> Markup:
                 )
             )
     head = Markup("").join(
-        Markup('<th scope="col">{}</th>').format(title) for title in ("Metric", "Unit", "Needs", "Weights")
+        Markup('<th scope="col">{}</th>').format(title)
+        for title in ("Metric", "Unit", "Needs", "Weights")
     )
     return Markup(
-        '<details><summary>What each metric needs</summary><div class="scroll" role="region" aria-label="Metrics" '
-        'tabindex="0"><table class="metrics"><caption class="hidden">Metrics</caption><thead><tr>{}</tr></thead>'
+        '<details><summary>What each metric needs</summary><div class="scroll" role="region" '
+        'aria-label="Metrics" '
+        'tabindex="0"><table class="metrics"><caption '
+        'class="hidden">Metrics</caption><thead><tr>{}</tr></thead>'
         "<tbody>{}</tbody></table></div></details>"
     ).format(head, Markup("").join(rows))

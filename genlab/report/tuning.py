@@ -1,7 +1,8 @@
-"""How the arms were tuned: the median best of k trials of every arm, what was chosen, and every trial.
+"""How the arms were tuned: the median best of k trials of every arm, what was chosen, and every
+trial.
 
-In: tuning.json as a dict. Out: `Markup` for the report and the page of its own that `genlab tune` writes, and rows of
-text for the terminal and report.md.
+In: tuning.json as a dict. Out: `Markup` for the report and the page of its own that `genlab tune`
+writes, and rows of text for the terminal and report.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
+from genlab.report.plot import (
+    HEIGHT,
+    WIDTH,
+    Point,
+    draw_frame,
+    draw_labels,
+    extremes,
+    linear_axis,
+    log_axis,
+    marker,
+)
 from genlab.report.tables import ARROWS, join, plain_table, split_head
 from genlab.report.text import MISSING, arm_title, format_interval, format_quantity, score_title
 
@@ -26,17 +37,27 @@ def tuning_section(tuning: Mapping[str, Any]) -> Markup:
     """Return figure and tables, or how to make them."""
     if not tuning:
         return Markup(
-            '<p class="lead">Training settings were not tuned per arm: <code>genlab tune CONFIG</code> gives every arm '
-            "equally many trials on equal FLOPs, and <code>genlab compare CONFIG --tuned</code> uses what they "
+            '<p class="lead">Training settings were not tuned per arm: <code>genlab tune '
+            "CONFIG</code> gives every arm "
+            "equally many trials on equal FLOPs, and <code>genlab compare CONFIG --tuned</code> "
+            "uses what they "
             "found.</p>"
         )
     trials = [
-        [title, entry["number"], _describe(entry["setting"]), format_interval(entry), entry["note"] or "none"]
+        [
+            title,
+            entry["number"],
+            _describe(entry["setting"]),
+            format_interval(entry),
+            entry["note"] or "none",
+        ]
         for title, arm in _titled(tuning)
         for entry in arm["trials"]
     ]
     head = ["Arm", "Trial", "Setting", f"{score_title(tuning['by'])}, validation", "Note"]
-    return Markup('<p class="lead">{}</p>{}{}<details><summary>Every trial</summary>{}</details>').format(
+    return Markup(
+        '<p class="lead">{}</p>{}{}<details><summary>Every trial</summary>{}</details>'
+    ).format(
         describe_tuning(tuning),
         _figure(tuning),
         plain_table("Tuning", *split_head(tuning_rows(tuning)), css="tuning"),
@@ -46,18 +67,27 @@ def tuning_section(tuning: Mapping[str, Any]) -> Markup:
 
 def describe_tuning(tuning: Mapping[str, Any]) -> str:
     """Return how the arms were tuned, in words."""
-    space = "; ".join(f"{_SETTINGS[name]} {low:g} to {high:g}" for name, (low, high) in tuning["space"].items())
-    draws = {"random": "drawn at random, the same in every arm", "tpe": "chosen by TPE from the trials before"}
+    space = "; ".join(
+        f"{_SETTINGS[name]} {low:g} to {high:g}" for name, (low, high) in tuning["space"].items()
+    )
+    draws = {
+        "random": "drawn at random, the same in every arm",
+        "tpe": "chosen by TPE from the trials before",
+    }
     curve = (
-        " The curve is the median best of k trials with a 95 % interval. Where the band is open below, so few trials "
-        "cannot tell how much better the space may be. The value of the chosen trial is the best of many and flatters "
+        " The curve is the median best of k trials with a 95 % interval. Where the band is open "
+        "below, so few trials "
+        "cannot tell how much better the space may be. The value of the chosen trial is the best "
+        "of many and flatters "
         "it."
         if any(arm["best_of"] for arm in tuning["arms"].values())
         else ""
     )
     return (
-        f"{tuning['trials']} trials per arm on {tuning['fraction']:.0%} of its training budget each: its own setting, "
-        f"and others {draws[tuning['sampler']]}. Space: {space}. Chosen by {score_title(tuning['by'])} on "
+        f"{tuning['trials']} trials per arm on {tuning['fraction']:.0%} of its training budget "
+        "each: its own setting, "
+        f"and others {draws[tuning['sampler']]}. Space: {space}. Chosen by "
+        f"{score_title(tuning['by'])} on "
         f"{tuning['num_prompts']} validation prompts.{curve}"
     )
 
@@ -67,7 +97,10 @@ def tuning_rows(tuning: Mapping[str, Any]) -> list[list[str]]:
     rows = [["arm", "trials", "tuning FLOPs", "own setting", "chosen", "setting chosen"]]
     for title, arm in _titled(tuning):
         chosen = arm["trials"][arm["best"]]
-        what = f"{'own' if arm['best'] == 0 else 'trial ' + str(arm['best'])}: {_describe(arm['setting'])}"
+        what = (
+            f"{'own' if arm['best'] == 0 else 'trial ' + str(arm['best'])}: "
+            f"{_describe(arm['setting'])}"
+        )
         flops = format_quantity(arm["train_flops"], "FLOP")
         own = format_interval(arm["trials"][0])
         rows.append([title, str(arm["num_trials"]), flops, own, format_interval(chosen), what])
@@ -80,7 +113,9 @@ def _titled(tuning: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _describe(setting: Mapping[str, float | None]) -> str:
     told = {name: setting.get(field) for field, name in _SETTINGS.items()}
-    return ", ".join(f"{name} {MISSING if value is None else f'{value:.3g}'}" for name, value in told.items())
+    return ", ".join(
+        f"{name} {MISSING if value is None else f'{value:.3g}'}" for name, value in told.items()
+    )
 
 
 def _figure(tuning: Mapping[str, Any]) -> Markup:
@@ -97,26 +132,39 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
     parts = [
         Markup('<title id="best-of-t">{} of the best of k trials, median</title>').format(name),
         draw_frame(
-            x_ticks, place_x, y_ticks, place_y, "Trials", f"{name} {ARROWS[tuning['direction']]} {tuning['unit']}"
+            x_ticks,
+            place_x,
+            y_ticks,
+            place_y,
+            "Trials",
+            f"{name} {ARROWS[tuning['direction']]} {tuning['unit']}",
         ),
     ]
     for curve in curves:
         banded = [point for point in curve if point.score["high"] is not None]
-        upper = [f"{place_x(point.cost):.1f} {place_y(point.score['high']):.1f}" for point in banded]
-        lower = [f"{place_x(point.cost):.1f} {_lower_end(point, place_y, y_ticks):.1f}" for point in reversed(banded)]
+        upper = [
+            f"{place_x(point.cost):.1f} {place_y(point.score['high']):.1f}" for point in banded
+        ]
+        lower = [
+            f"{place_x(point.cost):.1f} {_lower_end(point, place_y, y_ticks):.1f}"
+            for point in reversed(banded)
+        ]
         line = [f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in curve]
         last = curve[-1]
         parts.append(
             Markup('<g class="arm{}">{}<path class="front" d="M{}"/>{}</g>').format(
                 last.index % 6,
-                Markup('<path class="band" d="M{}z"/>').format("L".join([*upper, *lower])) if banded else "",
+                Markup('<path class="band" d="M{}z"/>').format("L".join([*upper, *lower]))
+                if banded
+                else "",
                 "L".join(line),
                 marker(last.index, place_x(last.cost), place_y(last.score["value"]), 4.0),
             )
         )
     parts += draw_labels([curve[-1] for curve in curves], [], place_y)
     return Markup(
-        '<div class="plots"><svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="best-of-t">{}</svg></div>'
+        '<div class="plots"><svg class="plot" viewBox="0 0 {} {}" role="img" '
+        'aria-labelledby="best-of-t">{}</svg></div>'
     ).format(WIDTH, HEIGHT, join(parts))
 
 

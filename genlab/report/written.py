@@ -1,7 +1,8 @@
-"""The report as text: report.md to paste into an issue or a paper's appendix, and scores.csv to compute with.
+"""The report as text: report.md to paste into an issue or a paper's appendix, and scores.csv to
+compute with.
 
-In: results.json and ledger.json as dicts. Out: both files in the run directory, written atomically. The same sentences
-and numbers as report.html, without what can only be heard or seen.
+In: results.json and ledger.json as dicts. Out: both files in the run directory, written atomically.
+The same sentences and numbers as report.html, without what can only be heard or seen.
 """
 
 import csv
@@ -32,18 +33,25 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  #
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
 
 
-def write_text_reports(run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any]) -> None:
+def write_text_reports(
+    run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any]
+) -> None:
     """Write report.md and scores.csv into `run_dir`."""
     write_atomically(run_dir / "report.md", render_markdown(results, ledger))
     write_atomically(run_dir / "scores.csv", render_csv(results))
 
 
 def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
-    """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to doubt, commands."""
+    """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to
+    doubt, commands.
+    """
     answer = find_answer(results, ledger)
     parts = [
         f"# {inert_markdown(results.get('question') or QUESTION)}",
-        f"**{answer.status.capitalize()}.** {inert_markdown(f'{answer.headline} {answer.shows} {answer.cannot}')}",
+        (
+            f"**{answer.status.capitalize()}.** "
+            f"{inert_markdown(f'{answer.headline} {answer.shows} {answer.cannot}')}"
+        ),
         f"## Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}",
         _ledger(results, ledger),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
@@ -68,7 +76,9 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
 
 
 def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
-    """Return the question, the answer and the stamp of the ledger, for the first page of TensorBoard."""
+    """Return the question, the answer and the stamp of the ledger, for the first page of
+    TensorBoard.
+    """
     answer = find_answer(results, ledger)
     parts = [
         f"### {inert_markdown(results.get('question') or QUESTION)}",
@@ -80,7 +90,9 @@ def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
 
 
 def render_prompts(prompts: Sequence[tuple[str, str]]) -> str:
-    """Return a table of the prompts: their names in TensorBoard and in the report, texts and speakers."""
+    """Return a table of the prompts: their names in TensorBoard and in the report, texts and
+    speakers.
+    """
     rows = [[f"prompt{number:02}", text, speaker] for number, (text, speaker) in enumerate(prompts)]
     return _table(["prompt", "text", "speaker"], rows)
 
@@ -114,7 +126,9 @@ def _ledger(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
 
 
 def render_scores(results: Mapping[str, Any]) -> str:
-    """Return a table of one row per score and one column per arm; arrows point to the better side."""
+    """Return a table of one row per score and one column per arm;
+    arrows point to the better side.
+    """
     arms = results["arms"]
     rows = []
     doubts = any((results.get("audit") or {}).values())
@@ -131,38 +145,64 @@ def render_scores(results: Mapping[str, Any]) -> str:
 def _differences(results: Mapping[str, Any]) -> str:
     rows = [
         [
-            score_title(item["score"]), f"{item['a']} - {item['b']}",
+            score_title(item["score"]),
+            f"{item['a']} - {item['b']}",
             format_interval({**item, "value": item["difference"]}),
-            "" if item.get("p_holm") is None else f"{item['p_holm']:.3f}", item.get("better", ""),
+            "" if item.get("p_holm") is None else f"{item['p_holm']:.3f}",
+            item.get("better", ""),
         ]
         for item in results.get("differences", [])
-    ]  # fmt: skip
-    return _table(["score", "pair, same prompts", "difference", "p (Holm)", "better"], rows) if rows else ""
+    ]
+    return (
+        _table(["score", "pair, same prompts", "difference", "p (Holm)", "better"], rows)
+        if rows
+        else ""
+    )
 
 
 def _cost(results: Mapping[str, Any]) -> str:
     rows = [
         [
-            arm_title(arm), format_quantity(arm.get("params")), format_quantity(arm.get("train_flops")),
-            arm.get("steps"), format_seconds(arm.get("train_wall_s")), arm.get("network_calls"),
+            arm_title(arm),
+            format_quantity(arm.get("params")),
+            format_quantity(arm.get("train_flops")),
+            arm.get("steps"),
+            format_seconds(arm.get("train_wall_s")),
+            arm.get("network_calls"),
             format_seconds(arm.get("sampling", {}).get("real_time_factor")),
             format_seconds(arm.get("sampling", {}).get("first_audio_s")),
         ]
         for arm in model_arms(results)
-    ]  # fmt: skip
-    head = ["arm", "parameters", "training FLOPs", "updates", "training time", "network calls per clip"]
-    return _table([*head, "time for one clip alone per second of audio", "time to first audio"], rows)
+    ]
+    head = [
+        "arm",
+        "parameters",
+        "training FLOPs",
+        "updates",
+        "training time",
+        "network calls per clip",
+    ]
+    return _table(
+        [*head, "time for one clip alone per second of audio", "time to first audio"], rows
+    )
 
 
 def _controls(results: Mapping[str, Any]) -> str:
     rows = [
         [
-            item["arm"], str(item["control"]).replace("_", " "), score_title(item["score"]),
-            format_interval({**item, "value": item.get("difference")}), _control_result(item),
+            item["arm"],
+            str(item["control"]).replace("_", " "),
+            score_title(item["score"]),
+            format_interval({**item, "value": item.get("difference")}),
+            _control_result(item),
         ]
         for item in results.get("controls", [])
-    ]  # fmt: skip
-    return _table(["arm", "control", "score", "control - own", "result"], rows) if rows else "None was run."
+    ]
+    return (
+        _table(["arm", "control", "score", "control - own", "result"], rows)
+        if rows
+        else "None was run."
+    )
 
 
 def _control_result(item: Mapping[str, Any]) -> str:
@@ -215,7 +255,10 @@ def _doubts(results: Mapping[str, Any]) -> str:
         for name, found in audit.items()
         if found["failed"]
     ]
-    return "\n".join(doubted) or "None: every audited metric ranks the degradations that it exists to notice."
+    return (
+        "\n".join(doubted)
+        or "None: every audited metric ranks the degradations that it exists to notice."
+    )
 
 
 def _versions(results: Mapping[str, Any]) -> str:
@@ -227,7 +270,9 @@ def _versions(results: Mapping[str, Any]) -> str:
 
 def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(inert_markdown(cell) for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(inert_markdown(cell) for cell in line) + " |" for line in lines
+    )
 
 
 def _fenced(text: str) -> str:
@@ -238,6 +283,8 @@ def _fenced(text: str) -> str:
 
 
 def _inert(value: Any) -> Any:
-    """Return a cell that a spreadsheet shows instead of computing: text that begins like a formula gets a quote."""
+    """Return a cell that a spreadsheet shows instead of computing: text that begins like a formula
+    gets a quote.
+    """
     is_formula = isinstance(value, str) and value.lstrip().startswith(FORMULA_STARTS)
     return f"'{value}" if is_formula else value

@@ -1,4 +1,5 @@
-"""Run directories in a bucket: commands accept `gs://BUCKET/PATH` wherever they take a run directory.
+"""Run directories in a bucket: commands accept `gs://BUCKET/PATH` wherever they take a run
+directory.
 
 A command works on a local copy that it makes when it starts, and pushes what changed: every
 `PUSH_EVERY_S`, before each checkpoint, and when it ends, unless by a kill -9. Only the leader
@@ -6,7 +7,8 @@ pushes, and every object is replaced at once. Checkpoints are never on the local
 them to the bucket, each process its own part of the arrays, so the processes need not share a disk.
 The bucket is the truth: a copy that an earlier command left behind is replaced.
 
-Corpora and token stores stay on the local disk, where they are read at random; data/shared.py copies finished ones.
+Corpora and token stores stay on the local disk, where they are read at random; data/shared.py
+copies finished ones.
 """
 
 import argparse
@@ -48,7 +50,10 @@ class _Copy:
         start = len(self.url.removeprefix(SCHEME)) + 1
         names = [path[start:] for path in self._files.find(self.url) if not path.endswith("/")]
         names = [name for name in names if name and _is_mirrored(name)]
-        self._files.get([f"{self.url}/{name}" for name in names], [str(inside(self.root, name)) for name in names])
+        self._files.get(
+            [f"{self.url}/{name}" for name in names],
+            [str(inside(self.root, name)) for name in names],
+        )
         self._pushed = self._states(self.root)
 
     def pull_file(self, path: Path) -> None:
@@ -59,9 +64,15 @@ class _Copy:
         with self._pushing:
             states = self._states(under)
             beneath = under.relative_to(self.root)
-            gone = [name for name in self._pushed if PurePosixPath(name).is_relative_to(beneath) and name not in states]
+            gone = [
+                name
+                for name in self._pushed
+                if PurePosixPath(name).is_relative_to(beneath) and name not in states
+            ]
             with ThreadPoolExecutor(UPLOADS) as pool:
-                changed = [name for name, state in states.items() if self._pushed.get(name) != state]
+                changed = [
+                    name for name, state in states.items() if self._pushed.get(name) != state
+                ]
                 for name, is_there in zip(changed, pool.map(self._put, changed)):
                     if is_there:
                         self._pushed[name] = states[name]
@@ -83,7 +94,8 @@ class _Copy:
 
     def _put(self, name: str) -> bool:
         try:
-            content = (self.root / name).read_bytes()  # at once: some files grow while they are read
+            # at once: some files grow while they are read
+            content = (self.root / name).read_bytes()
         except FileNotFoundError:
             return False
         put(self._files, content, f"{self.url}/{name}")
@@ -105,7 +117,9 @@ _COPIES: list[_Copy] = []
 
 @contextlib.contextmanager
 def working_copies(arguments: argparse.Namespace) -> Iterator[None]:
-    """Replace the `gs://` run directories among the arguments of a command by local copies while it runs."""
+    """Replace the `gs://` run directories among the arguments of a command by local copies while it
+    runs.
+    """
     with contextlib.ExitStack() as stack:
         for name in ("config", "out"):
             url = getattr(arguments, name, None)
@@ -134,7 +148,9 @@ def working_copy(url: str) -> Iterator[Path]:
         return
     # Processes of one run may share a disk, but not a copy.
     number = "" if hosts.is_leader() else f"-{hosts.index()}"
-    root = (cache_root() / "buckets" / f"{PurePosixPath(url).name}-{digest(url)}{number}").absolute()
+    root = (
+        cache_root() / "buckets" / f"{PurePosixPath(url).name}-{digest(url)}{number}"
+    ).absolute()
     # A command that ends pushes its last files; one of several processes leaves signals to JAX.
     ends = contextlib.nullcontext() if hosts.is_one_of_several() else end_on_sigterm()
     with _only_user(root, url), ends:
@@ -151,7 +167,9 @@ def working_copy(url: str) -> Iterator[Path]:
 
 
 def stored_at(path: Path) -> Any:
-    """Return where a checkpoint directory really is: a path in the bucket (etils.epath), or the absolute path given."""
+    """Return where a checkpoint directory really is: a path in the bucket (etils.epath), or the
+    absolute path given.
+    """
     copy = _copy_of(path)
     if copy is None:
         return path.absolute()
@@ -197,7 +215,9 @@ def move(source: Any, target: Path) -> None:
 
 
 def copy_checkpoints(run_dir: Path, other: Path) -> None:
-    """Give another run directory of a working copy the checkpoints of `run_dir`; a local one already has them."""
+    """Give another run directory of a working copy the checkpoints of `run_dir`; a local one
+    already has them.
+    """
     copy = _copy_of(other)
     if copy is not None:
         copy.push(other.absolute())  # what belongs to the checkpoints, before they count
@@ -223,7 +243,8 @@ def _pushing(copy: _Copy) -> Iterator[None]:
 
     def push_often() -> None:
         while not is_over.wait(PUSH_EVERY_S):
-            with contextlib.suppress(Exception):  # the next round, a checkpoint or the end tries again and reports it
+            # the next round, a checkpoint or the end tries again and reports it
+            with contextlib.suppress(Exception):
                 copy.push(copy.root)
 
     thread = threading.Thread(target=push_often, daemon=True)
@@ -253,5 +274,7 @@ def _only_user(root: Path, url: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise LockedError(f"{url}: another command on this machine works there; wait for it") from None
+            raise LockedError(
+                f"{url}: another command on this machine works there; wait for it"
+            ) from None
         yield

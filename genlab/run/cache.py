@@ -12,7 +12,8 @@ CACHE_VARIABLE = "GENLAB_CACHE"
 
 
 def cache_root() -> Path:
-    """Return the directory for built corpora and token stores: $GENLAB_CACHE, else `.genlab_cache` here.
+    """Return the directory for built corpora and token stores: $GENLAB_CACHE, else `.genlab_cache`
+    here.
 
     Raises:
         GenlabError: if it is not on a disk.
@@ -20,7 +21,8 @@ def cache_root() -> Path:
     root = os.environ.get(CACHE_VARIABLE) or ".genlab_cache"
     if "://" in root:
         raise GenlabError(
-            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local disk. "
+            f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local "
+            "disk. "
             f"{SHARED_VARIABLE}=gs://BUCKET/PATH shares what is built there with other machines"
         )
     return Path(root).expanduser()
@@ -28,7 +30,9 @@ def cache_root() -> Path:
 
 @contextmanager
 def only_builder(path: Path) -> Iterator[None]:
-    """Wait until no other process holds `path`. The operating system lets go of it when its holder dies."""
+    """Wait until no other process holds `path`. The operating system lets go of it when its holder
+    dies.
+    """
     with open(path, "w") as file:
         if os.name == "nt":
             import msvcrt

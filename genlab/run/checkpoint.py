@@ -49,7 +49,8 @@ from genlab.run.ownership import check_is_ours
 from genlab.run.silence import silenced
 from genlab.run.stored import DamagedError, parse_json, partial_path, read_content, remove_leftovers
 
-# flock does not reach another host on every file system; there, a heartbeat younger than this counts as alive.
+# flock does not reach another host on every file system; there, a heartbeat younger than this
+# counts as alive.
 REMOTE_ALIVE_S = 600.0
 HEARTBEAT_S = 10.0
 CLOCKS_DIFFER_S = 60.0
@@ -78,7 +79,9 @@ class _Damaged(Exception):
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write `values` so that a reader, or a restart after a crash, sees the old file or the new one, whole."""
+    """Write `values` so that a reader, or a restart after a crash, sees the old file or the new
+    one, whole.
+    """
     if not hosts.is_leader():
         return
     temporary = partial_path(path)
@@ -105,7 +108,9 @@ def write_config(run_dir: Path, values: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> Any | None:
-    """Return the content of `path`, or None if it is missing or damaged. What counts is read by `read_stored`."""
+    """Return the content of `path`, or None if it is missing or damaged. What counts is read by
+    `read_stored`.
+    """
     try:
         content = read_content(path, fix="")
         return None if content is None else parse_json(content, path=path, fix="")
@@ -142,8 +147,10 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     What killed processes left half-written is removed.
 
     Raises:
-        LockedError: if a process on this host holds it, or one on another host was alive `REMOTE_ALIVE_S` ago.
-        GenlabError: if genlab did not make what lies there; at the end, if the directory was deleted meanwhile.
+        LockedError: if a process on this host holds it, or one on another host was alive
+            `REMOTE_ALIVE_S` ago.
+        GenlabError: if genlab did not make what lies there; at the end, if the directory was
+            deleted meanwhile.
     """
     if not hosts.is_leader():
         yield
@@ -194,10 +201,15 @@ def check_held(path: Path) -> None:
 
 
 def _refuse_other_host(run_dir: Path) -> None:
-    """Raise if another host trains here. In a bucket, where new machines resume, watch first whether it is alive."""
+    """Raise if another host trains here. In a bucket, where new machines resume, watch first
+    whether it is alive.
+    """
     status = read_status(run_dir)
     first_seen = status.get("heartbeat", 0.0)
-    while status.get("state") == "running" and status.get("host") not in (None, socket.gethostname()):
+    while status.get("state") == "running" and status.get("host") not in (
+        None,
+        socket.gethostname(),
+    ):
         age_s = heartbeat_age_s(status)
         if age_s >= REMOTE_ALIVE_S:
             return
@@ -205,9 +217,13 @@ def _refuse_other_host(run_dir: Path) -> None:
         if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
             raise LockedError(
                 f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); "
-                f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
+                f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another "
+                "directory"
             )
-        print(f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives", file=sys.stderr)
+        print(
+            f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives",
+            file=sys.stderr,
+        )
         time.sleep(HEARTBEAT_S)
         bucket.pull(run_dir / "status.json")
         status = read_status(run_dir)
@@ -215,7 +231,9 @@ def _refuse_other_host(run_dir: Path) -> None:
 
 @contextlib.contextmanager
 def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
-    """Keep status.json true while a run trains; yields `beat(step)`, cheap enough for every step."""
+    """Keep status.json true while a run trains; yields
+    `beat(step)`, cheap enough for every step.
+    """
     before = read_status(run_dir)
     if start == steps and before.get("state") == "finished":
         yield lambda done: None
@@ -240,14 +258,23 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
             yield beat
     except BaseException as error:
         state = _state_after(error)
-        write_status(run_dir, state, step, steps=steps, attempt=attempt, error=str(error) or type(error).__name__)
+        write_status(
+            run_dir,
+            state,
+            step,
+            steps=steps,
+            attempt=attempt,
+            error=str(error) or type(error).__name__,
+        )
         raise
     write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
 
 
 @contextlib.contextmanager
 def keep_alive(run_dir: Path) -> Iterator[None]:
-    """Keep status.json true while a job of many stages runs; a thread beats, because stages may be long and silent."""
+    """Keep status.json true while a job of many stages runs; a thread beats, because stages may be
+    long and silent.
+    """
     is_over = threading.Event()
 
     def beat() -> None:
@@ -282,7 +309,8 @@ def _state_after(error: BaseException) -> str:
 
 
 class HashLog:
-    """batch_hashes.txt: line n is the digest of the batch of step n. A restart cuts off what it will do again.
+    """batch_hashes.txt: line n is the digest of the batch of step n. A restart cuts off what it
+    will do again.
 
     `chained` is the hash of all lines so far, up to the last `flush`.
     """
@@ -318,14 +346,19 @@ class HashLog:
 
 
 class CheckpointWriter:
-    """Saves in the background and keeps the newest `keep`. One per process and run directory, under `lock_run`."""
+    """Saves in the background and keeps the newest `keep`. One per process and run directory, under
+    `lock_run`.
+    """
 
     def __init__(self, run_dir: Path, keep: int):
         self._run_dir, root = run_dir, _root(run_dir)
-        # Orbax leaves a half-written save alone when the kill came just before the rename, and its name stays taken.
+        # Orbax leaves a half-written save alone when the kill came just before the rename, and its
+        # name stays taken.
         if hosts.is_leader() and root.is_dir():
             for path in root.iterdir():
-                if ".orbax-checkpoint-tmp" in path.name or (path.name.isdigit() and not _is_committed(path)):
+                if ".orbax-checkpoint-tmp" in path.name or (
+                    path.name.isdigit() and not _is_committed(path)
+                ):
                     epath.Path(path).rmtree()
         hosts.wait_for_all("half-written checkpoints are gone")
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
@@ -336,9 +369,11 @@ class CheckpointWriter:
         )
 
     def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
-        """Start to save `state` (named pytrees) as `step`; waits only for the copy to the host and for an earlier save.
+        """Start to save `state` (named pytrees) as `step`; waits only for the copy to the host and
+        for an earlier save.
 
-        On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next donated step overwrites.
+        On CPUs the copy is ours: their arrays may hand Orbax their own memory, which the next
+        donated step overwrites.
         """
         self._checkpointer.wait()
         check_held(self._run_dir)  # Orbax would make the directory again
@@ -358,9 +393,15 @@ class CheckpointWriter:
 
 
 def saved_steps(run_dir: Path) -> list[int]:
-    """Return the steps that have a checkpoint directory, oldest first; they may still fail their check."""
+    """Return the steps that have a checkpoint directory, oldest first; they may still fail their
+    check.
+    """
     root = _root(run_dir)
-    found = [path for path in root.iterdir() if path.name.isdigit() and _is_committed(path)] if root.is_dir() else []
+    found = (
+        [path for path in root.iterdir() if path.name.isdigit() and _is_committed(path)]
+        if root.is_dir()
+        else []
+    )
     return sorted(int(path.name) for path in found)
 
 
@@ -369,15 +410,19 @@ def _root(run_dir: Path) -> Any:
 
 
 def _is_committed(path: Any) -> bool:
-    """Return whether a step's directory is whole: nothing can be renamed at once in a bucket, so Orbax marks it."""
+    """Return whether a step's directory is whole: nothing can be renamed at once in a bucket, so
+    Orbax marks it.
+    """
     return not str(path).startswith(bucket.SCHEME) or (path / "commit_success.txt").exists()
 
 
 def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Restored | None:
-    """Return the newest intact checkpoint, or None; each damaged one on the way is reported as a warning.
+    """Return the newest intact checkpoint, or None; each damaged one on the way is reported as a
+    warning.
 
-    `expect` takes the meta of a checkpoint and returns what to read from it: named pytrees of `jax.ShapeDtypeStruct`.
-    With `move_damaged`, which needs the lock, what failed goes to bad_checkpoints/ so that its step can be saved again.
+    `expect` takes the meta of a checkpoint and returns what to read from it: named pytrees of
+    `jax.ShapeDtypeStruct`. With `move_damaged`, which needs the lock, what failed goes to
+    bad_checkpoints/ so that its step can be saved again.
 
     Raises:
         CheckpointMismatch: if an intact checkpoint has other leaves, shapes or types than expected.
@@ -386,9 +431,15 @@ def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Rest
         try:
             return _restore(_root(run_dir) / str(step), step, expect)
         except _Damaged as error:
-            warnings.warn(f"{run_dir}: checkpoint {step} is damaged ({error}); trying the one before", stacklevel=2)
+            warnings.warn(
+                f"{run_dir}: checkpoint {step} is damaged ({error}); trying the one before",
+                stacklevel=2,
+            )
             if move_damaged and hosts.is_leader():
-                bucket.move(_root(run_dir) / str(step), run_dir / "bad_checkpoints" / f"{step}-{time.time_ns()}")
+                bucket.move(
+                    _root(run_dir) / str(step),
+                    run_dir / "bad_checkpoints" / f"{step}-{time.time_ns()}",
+                )
     return None
 
 
@@ -396,18 +447,23 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
     meta = _read_meta(path, step)
     abstract = expect(meta)
     wanted = _describe(abstract, with_checksum=False)
-    found = {name: leaf for name, leaf in meta["leaves"].items() if name.split("/", 1)[0] in abstract}
+    found = {
+        name: leaf for name, leaf in meta["leaves"].items() if name.split("/", 1)[0] in abstract
+    }
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found or wanted[name] != found[name][:2]:
             raise CheckpointMismatch(
-                f"{path}: {name}: the checkpoint has {found.get(name, ['nothing'])[:2]}, this model needs "
-                f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another directory"
+                f"{path}: {name}: the checkpoint has {found.get(name, ['nothing'])[:2]}, this "
+                "model needs "
+                f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another "
+                "directory"
             )
     try:
         placed = {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
         with silenced():
             state = ocp.load_checkpointables(str(path), placed)
-    except Exception as error:  # Orbax reports every failure of a read as the same error; the cause says what it was.
+    # Orbax reports every failure of a read as the same error; the cause says what it was.
+    except Exception as error:
         raise _Damaged(str(error.__cause__ or error).splitlines()[0][:200]) from error
     state = {name: state.get(name, tree) for name, tree in abstract.items()}
     for name, leaf in _describe(state, with_checksum=True).items():
@@ -422,18 +478,24 @@ def _read_meta(path: Any, step: int) -> dict[str, Any]:
             saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
         meta, expected = saved["meta"], saved["digest"]
     except Exception as error:  # anything that a damaged file makes the reader raise
-        raise _Damaged(f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}") from error
+        raise _Damaged(
+            f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}"
+        ) from error
     if digest(meta) != expected or meta["step"] != step:
         raise _Damaged("its metadata does not match its checksum")
     return meta
 
 
 def _place(tree: Any) -> Any:
-    """Ask for the arrays where they belong, or else on the default device, wherever the checkpoint was made."""
+    """Ask for the arrays where they belong, or else on the default device, wherever the checkpoint
+    was made.
+    """
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def place(leaf: Any) -> Any:
-        sharding = leaf.sharding if isinstance(leaf.sharding, jax.sharding.NamedSharding) else default
+        sharding = (
+            leaf.sharding if isinstance(leaf.sharding, jax.sharding.NamedSharding) else default
+        )
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(place, tree)
@@ -441,7 +503,9 @@ def _place(tree: Any) -> Any:
 
 def _describe(state: dict[str, Any], *, with_checksum: bool) -> dict[str, list[Any]]:
     """Return path -> [type, shape] of every leaf, with its checksum if asked."""
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]}
+    leaves = {
+        path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]
+    }
     described = {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in leaves.items()}
     if with_checksum:
         for name, checksum in jax.device_get(_checksums(leaves)).items():
@@ -457,11 +521,15 @@ def _checksums(leaves: dict[str, Array]) -> dict[str, UInt32[Array, ""]]:
 def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
     """Return the sum of all elements' bits, each times an odd number of its own, modulo 2^32.
 
-    A sum can be made of parts on any mesh. Odd numbers have inverses modulo 2^32, so no change of one element is
-    missed, and other damage with probability 2^-32.
+    A sum can be made of parts on any mesh. Odd numbers have inverses modulo 2^32, so no change of
+    one element is missed, and other damage with probability 2^-32.
     """
     width = array.dtype.itemsize
-    bits = array.astype(jnp.uint8) if array.dtype == bool else jax.lax.bitcast_convert_type(array, f"uint{8 * width}")
+    bits = (
+        array.astype(jnp.uint8)
+        if array.dtype == bool
+        else jax.lax.bitcast_convert_type(array, f"uint{8 * width}")
+    )
     place = jnp.zeros(array.shape, jnp.uint32)
     for axis, size in enumerate(array.shape):
         place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)

@@ -1,4 +1,5 @@
-"""Whose a run directory is, before anything is written there: genlab's own, new, or somebody else's.
+"""Whose a run directory is, before anything is written there: genlab's own, new, or somebody
+else's.
 
 In: the directory that a command is about to write. Out: nothing, or a refusal that names one file.
 
@@ -16,7 +17,15 @@ from genlab.config.errors import GenlabError, shorten
 from genlab.run.stored import DamagedError, parse_json, read_content
 
 WRITTEN = (
-    *("arms", "bad_checkpoints", "batch_hashes.txt", "checkpoints", "code.json", "config.json", "floors"),
+    *(
+        "arms",
+        "bad_checkpoints",
+        "batch_hashes.txt",
+        "checkpoints",
+        "code.json",
+        "config.json",
+        "floors",
+    ),
     *("ledger.json", "lock", "outputs.json", "outputs.partial", "pareto.json", "previews"),
     *("report.html", "report.md", "results.json", "rows", "samples", "samples.json", "scores.csv"),
     *("status.json", "tuning.html", "tuning.json", "tuning_config.json", "wall.json"),
@@ -25,7 +34,8 @@ LONGEST_LOCK = 1000  # bytes: a process and a host
 
 
 def check_is_ours(run_dir: Path) -> None:
-    """Refuse to write into `run_dir` if that would touch what is not genlab's; call it before any change.
+    """Refuse to write into `run_dir` if that would touch what is not genlab's; call it before any
+    change.
 
     Raises:
         GenlabError: naming what would be touched.
@@ -35,11 +45,15 @@ def check_is_ours(run_dir: Path) -> None:
         return
     for name in WRITTEN:
         if os.path.lexists(run_dir / name) and not _is_empty_lock(run_dir / name):
-            raise GenlabError(f"{run_dir / name}: already exists, and genlab did not make it; use another --out")
+            raise GenlabError(
+                f"{run_dir / name}: already exists, and genlab did not make it; use another --out"
+            )
 
 
 def is_ours(run_dir: Path) -> bool:
-    """Return whether genlab has begun to write here: by the lock, or by what every run says of itself."""
+    """Return whether genlab has begun to write here: by the lock, or by what every run says of
+    itself.
+    """
     return _is_lock(run_dir / "lock") or any(
         wanted <= _names_in(run_dir / name)
         for name, wanted in (
@@ -51,7 +65,8 @@ def is_ours(run_dir: Path) -> bool:
 
 
 def check_has_no_way_out(directory: Path) -> None:
-    """Refuse a directory in which a link leads out of it; what it is itself reached by does not matter.
+    """Refuse a directory in which a link leads out of it; what it is itself reached by does not
+    matter.
 
     Raises:
         GenlabError: naming the link.
@@ -63,7 +78,8 @@ def check_has_no_way_out(directory: Path) -> None:
             if os.path.islink(path) and not _is_inside(path, root):
                 shown = directory / os.path.relpath(path, root)
                 raise GenlabError(
-                    f"{shown}: a link to {shorten(os.readlink(path))}, out of {directory}, where nothing is "
+                    f"{shown}: a link to {shorten(os.readlink(path))}, out of {directory}, where "
+                    "nothing is "
                     "written or deleted; put what it leads to in its place, or remove it"
                 )
 

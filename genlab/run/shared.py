@@ -1,4 +1,5 @@
-"""Finished corpora and token stores that machines share through a bucket: GENLAB_SHARED_CACHE=gs://BUCKET/PATH.
+"""Finished corpora and token stores that machines share through a bucket:
+GENLAB_SHARED_CACHE=gs://BUCKET/PATH.
 
 Hosts look up each artefact by a digest of its inputs. If it is in the bucket they copy it to the
 local cache; otherwise the leader builds and uploads it. The file that marks a directory as complete
@@ -26,7 +27,8 @@ CHUNK_BYTES = 32 * 2**20  # of a large object, a multiple of what Google asks fo
 
 
 def fetch(directory: Path, last: str) -> bool:
-    """Copy what the bucket holds under the name of `directory` there; `last` names the file that makes it whole.
+    """Copy what the bucket holds under the name of `directory` there; `last` names the file that
+    makes it whole.
 
     Returns:
         Whether the bucket holds it. Without a shared cache, no.
@@ -69,10 +71,14 @@ def share(directory: Path, last: str) -> None:
         if files.exists(f"{url}/{last}"):
             return
         paths = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-        *names, whole = _whole_last([path.as_posix() for path in paths if not path.name.startswith(".")], last)
+        *names, whole = _whole_last(
+            [path.as_posix() for path in paths if not path.name.startswith(".")], last
+        )
         print(f"{url}: copied there for other machines, {len(names):,} files", file=sys.stderr)
         with ThreadPoolExecutor(UPLOADS) as pool:
-            for _ in pool.map(lambda name: put(files, (directory / name).read_bytes(), f"{url}/{name}"), names):
+            for _ in pool.map(
+                lambda name: put(files, (directory / name).read_bytes(), f"{url}/{name}"), names
+            ):
                 pass
         put(files, (directory / whole).read_bytes(), f"{url}/{whole}")
 
@@ -86,19 +92,23 @@ def open_bucket() -> Any:
     import fsspec
     from fsspec.config import conf
 
-    # A listing that is remembered misses what TensorStore and other hosts wrote; this also holds for etils' own use.
+    # A listing that is remembered misses what TensorStore and other hosts wrote; this also holds
+    # for etils' own use.
     conf.setdefault("gcs", {})["use_listings_cache"] = False
     try:
         return fsspec.filesystem("gcs", finalize_on_close=True)
     except ImportError:
-        raise GenlabError(f"{SCHEME} needs gcsfs: python -m pip install -e '.[gcs]' -c constraints.txt") from None
+        raise GenlabError(
+            f"{SCHEME} needs gcsfs: python -m pip install -e '.[gcs]' -c constraints.txt"
+        ) from None
 
 
 def put(files: Any, content: bytes, url: str) -> None:
     """Write one object; its MD5 is compared.
 
-    gcsfs sends small objects between two lines, and a server may take a carriage return at the end for a part of the
-    second line and drop it (gcsfs 2026.10.1, `simple_upload`). What is no smaller than a chunk is sent alone.
+    gcsfs sends small objects between two lines, and a server may take a carriage return at the end
+    for a part of the second line and drop it (gcsfs 2026.10.1, `simple_upload`). What is no smaller
+    than a chunk is sent alone.
     """
     kind = mimetypes.guess_type(url)[0] or "application/octet-stream"
     chunk = min(max(len(content), 1), CHUNK_BYTES)
@@ -114,7 +124,9 @@ def told(url: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise GenlabError(f"{url}: cannot be {what}: {reason:.200}; the same command resumes") from error
+        raise GenlabError(
+            f"{url}: cannot be {what}: {reason:.200}; the same command resumes"
+        ) from error
 
 
 def _shared_url(directory: Path) -> str | None:

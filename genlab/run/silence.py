@@ -1,4 +1,5 @@
-"""Keeps Orbax from writing to standard error about a damaged checkpoint, of which the reader says a line itself.
+"""Keeps Orbax from writing to standard error about a damaged checkpoint, of which the reader says a
+line itself.
 
 It logs through absl. What was still under way when a read failed ends later, in threads of
 TensorStore, as exceptions that nobody takes; Python's hooks for those drop Orbax's and no others.

@@ -1,9 +1,11 @@
-"""JSON that is read back from a disk: parsed within limits, checked against its type, refused in one line.
+"""JSON that is read back from a disk: parsed within limits, checked against its type, refused in
+one line.
 
-In: a path, the type that the file must have (a config, a `TypedDict`, a list of them), and what to do about a damaged
-one. Out: the values, or `DamagedError` with the text `PATH: damaged: field a.b: expected ..., got ...; FIX`. Files come
-from disks that fail and from people who edit, so nothing about them is taken for granted: size, encoding, nesting,
-repeated names, numbers that are not finite or absurd, text that no file can hold.
+In: a path, the type that the file must have (a config, a `TypedDict`, a list of them), and what to
+do about a damaged one. Out: the values, or `DamagedError` with the text `PATH: damaged: field a.b:
+expected ..., got ...; FIX`. Files come from disks that fail and from people who edit, so nothing
+about them is taken for granted: size, encoding, nesting, repeated names, numbers that are not
+finite or absurd, text that no file can hold.
 """
 
 import functools
@@ -23,16 +25,20 @@ from genlab.config.errors import GenlabError
 
 MAX_BYTES = 256 << 20
 MAX_DEPTH = 64
-MAX_NUMBER = 1e100  # far above every quantity of the lab, and far below where a sum or a square overflows
+# far above every quantity of the lab, and far below where a sum or a square overflows
+MAX_NUMBER = 1e100
 
 T = TypeVar("T")
 Number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
-OPEN = pydantic.ConfigDict(strict=True, extra="allow")  # of a `TypedDict` that later versions may add to
+# of a `TypedDict` that later versions may add to
+OPEN = pydantic.ConfigDict(strict=True, extra="allow")
 
 
 class DamagedError(GenlabError):
-    """A file does not hold what was written into it; the text names the file, the field and the fix."""
+    """A file does not hold what was written into it; the text names the file, the field and the
+    fix.
+    """
 
 
 def read_stored(path: Path, kind: type[T], *, fix: str, may_be_nan: bool = False) -> T | None:
@@ -48,11 +54,16 @@ def read_stored(path: Path, kind: type[T], *, fix: str, may_be_nan: bool = False
         DamagedError: if the file is there and does not hold that.
     """
     content = read_content(path, fix=fix)
-    return None if content is None else parse_stored(content, kind, path=path, fix=fix, may_be_nan=may_be_nan)
+    return (
+        None
+        if content is None
+        else parse_stored(content, kind, path=path, fix=fix, may_be_nan=may_be_nan)
+    )
 
 
 def read_again(path: Path, kind: type[T], *, doing: str, may_be_nan: bool = False) -> T | None:
-    """Return what `read_stored` does, but None for a damaged file that can be made again, which is said.
+    """Return what `read_stored` does, but None for a damaged file that can be made again, which is
+    said.
 
     `doing` says on standard error what happens now, for example "scoring it again".
     """
@@ -63,7 +74,9 @@ def read_again(path: Path, kind: type[T], *, doing: str, may_be_nan: bool = Fals
         return None
 
 
-def parse_stored(content: bytes, kind: type[T], *, path: Path, fix: str, may_be_nan: bool = False) -> T:
+def parse_stored(
+    content: bytes, kind: type[T], *, path: Path, fix: str, may_be_nan: bool = False
+) -> T:
     """Return the values of JSON in `content`, read from `path`, as `kind`.
 
     Raises:
@@ -71,7 +84,8 @@ def parse_stored(content: bytes, kind: type[T], *, path: Path, fix: str, may_be_
     """
     values = parse_json(content, path=path, fix=fix, may_be_nan=may_be_nan)
     try:
-        # Once more as text: a strict type takes a list for a tuple and text for a path only from JSON.
+        # Once more as text: a strict type takes a list for a tuple and text for a path only from
+        # JSON.
         return _adapter(kind).validate_json(json.dumps(values), strict=True)
     except pydantic.ValidationError as error:
         raise DamagedError(f"{path}: damaged: {describe_problem(error)}; {fix}") from None
@@ -89,7 +103,9 @@ def read_content(path: Path, *, fix: str, max_bytes: int = MAX_BYTES) -> bytes |
             what = "a directory" if stat.S_ISDIR(found.st_mode) else "something else"
             raise DamagedError(f"{path}: damaged: expected a file, got {what}; {fix}")
         if found.st_size > max_bytes:
-            raise DamagedError(f"{path}: damaged: expected at most {max_bytes} bytes, got {found.st_size}; {fix}")
+            raise DamagedError(
+                f"{path}: damaged: expected at most {max_bytes} bytes, got {found.st_size}; {fix}"
+            )
         return path.read_bytes()
     except FileNotFoundError:
         return None
@@ -110,10 +126,14 @@ def parse_json(content: bytes, *, path: Path, fix: str, may_be_nan: bool = False
         values = json.loads(text, object_pairs_hook=_refuse_repeated)
         _check_limits(values, may_be_nan)
     except UnicodeDecodeError as error:
-        raise DamagedError(f"{path}: damaged: expected UTF-8, got byte {error.start}; {fix}") from None
+        raise DamagedError(
+            f"{path}: damaged: expected UTF-8, got byte {error.start}; {fix}"
+        ) from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno} column {error.colno}"
-        raise DamagedError(f"{path}: damaged: expected JSON, got {error.msg.lower()} at {where}; {fix}") from None
+        raise DamagedError(
+            f"{path}: damaged: expected JSON, got {error.msg.lower()} at {where}; {fix}"
+        ) from None
     except RecursionError:
         raise DamagedError(f"{path}: damaged: {_TOO_DEEP}; {fix}") from None
     except ValueError as error:
@@ -122,7 +142,9 @@ def parse_json(content: bytes, *, path: Path, fix: str, may_be_nan: bool = False
 
 
 def describe_problem(error: pydantic.ValidationError) -> str:
-    """Return the first problem of a validation: `field a.b: expected ..., got ...`, and how many more there are."""
+    """Return the first problem of a validation: `field a.b: expected ..., got ...`, and how many
+    more there are.
+    """
     problems = error.errors(include_url=False)
     first = problems[0]
     context = first.get("ctx", {})
@@ -166,7 +188,9 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_limits(values: Any, may_be_nan: bool) -> None:
-    """Raise if anything in `values` is nested too deep, too large, not finite, or text that cannot be written."""
+    """Raise if anything in `values` is nested too deep, too large, not finite, or text that cannot
+    be written.
+    """
     level: list[tuple[str, Any]] = [("", values)]
     for _ in range(MAX_DEPTH):
         below: list[tuple[str, Any]] = []
@@ -204,7 +228,9 @@ def _check_number(name: str, value: float, may_be_nan: bool) -> None:
         if not may_be_nan:
             raise ValueError(f"field {name[:60]!a}: expected a finite number, got {value}")
     elif abs(value) > MAX_NUMBER:
-        raise ValueError(f"field {name[:60]!a}: expected a number below {MAX_NUMBER:g}, got a larger one")
+        raise ValueError(
+            f"field {name[:60]!a}: expected a number below {MAX_NUMBER:g}, got a larger one"
+        )
 
 
 def partial_path(path: Path) -> Path:
@@ -239,7 +265,9 @@ def _is_process(number: int) -> bool:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old file or the new one and never a part."""
+    """Write `text` so that a reader, or a crash, sees the old
+    file or the new one and never a part.
+    """
     temporary = partial_path(path)
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)

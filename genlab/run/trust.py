@@ -5,7 +5,8 @@ override) or in their own program; what a named Python file refers to counts as 
 config.json is data, no matter who wrote it: a Python file that it refers to, `FILE.py` or
 `FILE.py:NAME` in any field, runs only with `--trust-code`, and only while its content is the one
 that the run was made with. Run directories keep the digests of such files in `PINS_NAME`. The same
-holds for a class in a module that can be imported, which a `kind` refers to: `package.module:Class`.
+holds for a class in a module that can be imported, which a `kind` refers to:
+`package.module:Class`.
 
 In: the values of a config.json, before anything is built of them. Out: nothing, or a `ConfigError`
 that names the field, the file and the remedy. This is the only module of the library that executes
@@ -42,7 +43,9 @@ def code_file(text: str) -> Path | None:
 
 
 def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file or class."""
+    """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file or
+    class.
+    """
     if isinstance(values, str) and (code_file(values) is not None or _is_class(field, values)):
         yield field, values
     elif isinstance(values, Mapping):
@@ -59,7 +62,9 @@ def texts_of(overrides: Iterable[str]) -> set[str]:
     return {text for item in overrides for text in _texts_in(parse_override(item).value)}
 
 
-def check_code(values: object, source: Path, *, named: Collection[str] = (), trust_code: bool = False) -> None:
+def check_code(
+    values: object, source: Path, *, named: Collection[str] = (), trust_code: bool = False
+) -> None:
     """Refuse what the config.json `source` refers to, unless the person named it or trusts it.
 
     Args:
@@ -128,14 +133,17 @@ def digest_of(text: str, field: str = "file") -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except (OSError, ValueError):
-        raise ConfigError(f"{field}={shorten(text)}: no such file; expected a Python file") from None
+        raise ConfigError(
+            f"{field}={shorten(text)}: no such file; expected a Python file"
+        ) from None
 
 
 def run_file(path: Path) -> dict[str, object]:
     """Execute a Python file and return its names.
 
     Whoever calls this has made sure of the person's word. The source itself is compiled: a compiled
-    copy beside it, which Python would prefer, is another file than the one that was read and pinned.
+    copy beside it, which Python would prefer, is another file than the one that was read and
+    pinned.
 
     Raises:
         Exception: anything that the file raises.
@@ -179,7 +187,10 @@ def load_class(text: str, field: str = "class") -> type[Config]:
         if path is None:
             names: Mapping[str, object] = vars(importlib.import_module(text.rpartition(":")[0]))
         else:
-            digest, ran = digest_of(text, field), getattr(sys.modules.get(_name_of(path)), "__dict__", {})
+            digest, ran = (
+                digest_of(text, field),
+                getattr(sys.modules.get(_name_of(path)), "__dict__", {}),
+            )
             names = ran if ran.get("__source_digest__") == digest else run_file(path)
     except ConfigError:
         raise
@@ -189,7 +200,9 @@ def load_class(text: str, field: str = "class") -> type[Config]:
         raise ConfigError(f"{told}: {describe_raised(path or Path(text), error)}") from error
     found = names.get(name)
     if not (isinstance(found, type) and issubclass(found, Config)):
-        raise ConfigError(f"{told}: expected a class {name} derived from genlab.config.Config in it")
+        raise ConfigError(
+            f"{told}: expected a class {name} derived from genlab.config.Config in it"
+        )
     note_loaded(text, found)
     return found
 
@@ -203,15 +216,21 @@ def _name_of(path: Path) -> str:
 
 
 def _module_file(text: str, field: str) -> Path:
-    """Return the file of the module in `package.module:Class`; the packages around it are imported for that."""
+    """Return the file of the module in `package.module:Class`; the packages around it are imported
+    for that.
+    """
     name = text.rpartition(":")[0]
     module = sys.modules.get(name)
     try:
-        file = getattr(module, "__file__", None) or getattr(importlib.util.find_spec(name), "origin", None)
+        file = getattr(module, "__file__", None) or getattr(
+            importlib.util.find_spec(name), "origin", None
+        )
     except (ImportError, ValueError):
         file = None
     if file is None:
-        raise ConfigError(f"{field}={shorten(text)}: no such module; install it, or name a Python file")
+        raise ConfigError(
+            f"{field}={shorten(text)}: no such module; install it, or name a Python file"
+        )
     return Path(file)
 
 

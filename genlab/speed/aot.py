@@ -1,4 +1,5 @@
-"""Compile for TPUs that are not there: the training step and the sampler of an arm, for any slice, on any machine.
+"""Compile for TPUs that are not there: the training step and the sampler of an arm, for any slice,
+on any machine.
 
 In: a config, the name of a slice, and how the mesh is cut. Out: for every program whether it fits,
 what it keeps in memory, what its collectives move, and which of arithmetic, memory and network
@@ -7,8 +8,8 @@ take the place of weights and batches. The compiler is the one that runs on TPU 
 what it says about memory and collectives is the program's; times are estimates from the published
 figures of the chip, as if everything that can overlap did.
 
-FLOPs are walked over the jaxpr (flops.py), because the compiler counts the body of a loop once; so does its count of
-bytes, for which hlo.py reads the compiled text.
+FLOPs are walked over the jaxpr (flops.py), because the compiler counts the body of a loop once; so
+does its count of bytes, for which hlo.py reads the compiled text.
 """
 
 import contextlib
@@ -47,21 +48,24 @@ from genlab.tokens import Cond, Tokens, TokenSpec
 from genlab.training.step import create_state, make_update
 
 STEPS = 1000  # of the learning rate's schedule
-# Rows of tables that no result depends on: speakers of a large corpus, and the units of the shipped recogniser.
+# Rows of tables that no result depends on: speakers of a large corpus, and the units of the shipped
+# recogniser.
 NUM_SPEAKERS, NUM_UNITS = 1024, 256
 # Read speech has about 15 characters per second; texts are padded to whole tiles.
 SYMBOLS_PER_S, SYMBOL_TILE = 15, 128
-# A search for the largest batch ends when it is known to this share; after so many points it no longer trusts lines.
+# A search for the largest batch ends when it is known to this share; after so many points it no
+# longer trusts lines.
 SEARCH_SHARE, LINES = 1 / 8, 5
 
 Verb = Literal["train", "sample"]
 
 
 class Roofline(NamedTuple):
-    """Estimated seconds that arithmetic, memory and network need at least; the longest bounds the step.
+    """Estimated seconds that arithmetic, memory and network need at least; the longest bounds the
+    step.
 
-    `intensity` is FLOPs per byte of memory traffic; `mfu` is the share of the peak that the FLOPs the model needs, so
-    none that are computed again, could reach.
+    `intensity` is FLOPs per byte of memory traffic; `mfu` is the share of the peak that the FLOPs
+    the model needs, so none that are computed again, could reach.
     """
 
     compute_s: float
@@ -83,7 +87,12 @@ class Roofline(NamedTuple):
 
 
 def roofline(
-    chip: Chip, *, executed_flops: float, model_flops: float, memory_bytes: float, network_bytes: float
+    chip: Chip,
+    *,
+    executed_flops: float,
+    model_flops: float,
+    memory_bytes: float,
+    network_bytes: float,
 ) -> Roofline:
     """Return the estimate for one chip's share of a step."""
     times = (
@@ -91,7 +100,11 @@ def roofline(
         memory_bytes / chip.hbm_bytes_per_s,
         network_bytes / chip.ici_bytes_per_s,
     )
-    return Roofline(*times, executed_flops / max(memory_bytes, 1), model_flops / chip.peak_flops / max(*times, 1e-12))
+    return Roofline(
+        *times,
+        executed_flops / max(memory_bytes, 1),
+        model_flops / chip.peak_flops / max(*times, 1e-12),
+    )
 
 
 class Plan(NamedTuple):
@@ -105,10 +118,12 @@ class Plan(NamedTuple):
 
 
 def plan_arms(config: Comparison | DecoderRun, topology_name: str) -> dict[str, Plan]:
-    """Return what to compile for every arm of `config` on a slice; the mesh is cut as `settings.sharding` says.
+    """Return what to compile for every arm of `config` on a slice; the mesh is cut as
+    `settings.sharding` says.
 
     Raises:
-        GenlabError: if the compiler is not installed, there is no such slice, or the mesh does not fit it.
+        GenlabError: if the compiler is not installed, there is no such slice, or the mesh does not
+            fit it.
     """
     topology = find_topology(topology_name)
     mesh = make_mesh(config.settings.sharding, describe(topology))
@@ -128,9 +143,13 @@ def describe(topology: Topology) -> Any:
     if importlib.util.find_spec("libtpu") is None:
         raise GenlabError("aot: the TPU compiler is not installed; run `pip install -e '.[aot]'`")
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.compiler_name, **topology.options)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology.compiler_name, **topology.options
+        )
     except Exception as error:  # anything that the compiler raises for a shape it does not know
-        raise GenlabError(f"--topology {topology.compiler_name}: {str(error).splitlines()[0][:200]}") from None
+        raise GenlabError(
+            f"--topology {topology.compiler_name}: {str(error).splitlines()[0][:200]}"
+        ) from None
     return found.devices
 
 
@@ -147,7 +166,9 @@ def build_abstract(plan: Plan) -> Callable[[Any], nnx.Module]:
 
 def _task(plan: Plan) -> Task:
     run, spec = plan.run, plan.spec
-    vocab = CondVocab(num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan))
+    vocab = CondVocab(
+        num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan)
+    )
     shape = (spec.codebooks, spec.entries, spec.latent_channels)
     return Task(
         spec,
@@ -185,7 +206,9 @@ def _on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
 
 
 class Traced(NamedTuple):
-    """A program before the compiler: its lowered form, parameters, shapes of matrices, and FLOPs of all chips."""
+    """A program before the compiler: its lowered form, parameters, shapes of matrices, and FLOPs of
+    all chips.
+    """
 
     lowered: Any
     params: int
@@ -205,7 +228,9 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     params = sum(leaf.size for leaf in leaves)
     if verb == "train":
         update = make_update(graph, run.optim, STEPS)
-        executed = count_flops(update, *jax.tree.map(lambda leaf: _on(leaf, None), (plain, (tokens, cond))), key)
+        executed = count_flops(
+            update, *jax.tree.map(lambda leaf: _on(leaf, None), (plain, (tokens, cond))), key
+        )
         model = num_clips * train_flops(run.arm.decoder, _task(plan))
         with jax.set_mesh(plan.mesh):
             lowered = update.lower(place_state(graph, plain), (tokens, cond), key)
@@ -217,26 +242,38 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
         return model.sample(cond, num_frames=num_frames, key=key, sampler=run.arm.sampler).tokens
 
     with jax.set_mesh(plan.mesh):
-        # Every step reads all weights for a few frames: gathering them each time would take longer than the step.
+        # Every step reads all weights for a few frames: gathering them each time would take longer
+        # than the step.
         whole = NamedSharding(plan.mesh, PartitionSpec())
         weights = jax.tree.map(lambda leaf: _on(leaf, whole), (plain["params"], plain["rest"]))
         lowered = jax.jit(draw).lower(*weights, cond, tokens.num_frames, key)
     return Traced(lowered, params, matrices, num_clips * cost.flops, num_clips * cost.flops)
 
 
-def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None = None) -> dict[str, Any]:
+def compile_program(
+    plan: Plan, verb: Verb, num_clips: int, save_to: Path | None = None
+) -> dict[str, Any]:
     """Compile one program and return its row: plain JSON types, bytes and FLOPs per chip and step.
 
-    A program that does not fit gives a row that says so. `save_to` gets the executable, for a host with the slice.
+    A program that does not fit gives a row that says so. `save_to` gets the executable, for a host
+    with the slice.
     """
     chip, num_devices = plan.topology.chip, plan.topology.num_devices
     traced = trace(plan, verb, num_clips)
     row: dict[str, Any] = {
-        "config": plan.run.name, "family": plan.run.arm.decoder.kind, "program": verb,
-        "topology": plan.topology.compiler_name, "devices": num_devices, "mesh": dict(plan.mesh.shape),
-        "params": traced.params, "clips": num_clips, "frames": plan.run.data.num_frames,
-        "symbols": plan.num_symbols, "hbm_bytes": chip.hbm_bytes, "flops": traced.executed_flops / num_devices,
-    }  # fmt: skip
+        "config": plan.run.name,
+        "family": plan.run.arm.decoder.kind,
+        "program": verb,
+        "topology": plan.topology.compiler_name,
+        "devices": num_devices,
+        "mesh": dict(plan.mesh.shape),
+        "params": traced.params,
+        "clips": num_clips,
+        "frames": plan.run.data.num_frames,
+        "symbols": plan.num_symbols,
+        "hbm_bytes": chip.hbm_bytes,
+        "flops": traced.executed_flops / num_devices,
+    }
     began, began_cpu = time.perf_counter(), time.process_time()
     with _captured_errors() as said, jax.set_mesh(plan.mesh):
         try:
@@ -244,23 +281,32 @@ def compile_program(plan: Plan, verb: Verb, num_clips: int, save_to: Path | None
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return row | {"fits": False, "compile_s": time.perf_counter() - began} | _overflow(str(error))
+            return (
+                row
+                | {"fits": False, "compile_s": time.perf_counter() - began}
+                | _overflow(str(error))
+            )
     row |= {"fits": True, "compile_s": time.perf_counter() - began, "warnings": find_warnings(said)}
-    row["compile_cpu_s"] = time.process_time() - began_cpu  # of all threads: other work on the machine moves it less
+    # of all threads: other work on the machine moves it less
+    row["compile_cpu_s"] = time.process_time() - began_cpu
     if save_to is not None:
         save_to.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
     return row | _measure(plan, verb, traced, compiled.memory_analysis(), Program(text))
 
 
 def compile_text(lowered: Any, flags: dict[str, str] | None = None) -> tuple[Any, str]:
-    """Return the compiled program and its text; `flags` are the compiler's, beside those of training."""
-    # `as_text` cannot read back the programs of v6e and v5p (jaxlib 0.10.2: "async-update ... sees 3"), but the
-    # compiler can write them.
+    """Return the compiled program and its text; `flags` are the compiler's, beside those of
+    training.
+    """
+    # `as_text` cannot read back the programs of v6e and v5p (jaxlib 0.10.2: "async-update ... sees
+    # 3"), but the compiler can write them.
     with tempfile.TemporaryDirectory() as directory:
         dump = {"xla_dump_to": directory, "xla_dump_hlo_as_text": True}
         compiled = lowered.compile({**compiler_options(), **(flags or {}), **dump})
         texts = Path(directory).glob("*.after_optimizations.txt")
-        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(encoding="utf-8")
+        return compiled, max(texts, key=lambda path: path.stat().st_size).read_text(
+            encoding="utf-8"
+        )
 
 
 def _overflow(text: str) -> dict[str, Any]:
@@ -277,13 +323,16 @@ def find_warnings(lines: list[str]) -> list[str]:
     return list(dict.fromkeys(line[:300] for line in found))
 
 
-def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Program) -> dict[str, Any]:
+def _measure(
+    plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Program
+) -> dict[str, Any]:
     num_devices = plan.topology.num_devices
-    outer_loops = int(verb == "train" and plan.run.optim.accumulate > 1)  # over the parts of a batch
+    # over the parts of a batch
+    outer_loops = int(verb == "train" and plan.run.optim.accumulate > 1)
     groups: dict[tuple[str, str, int, bool], list[float]] = {}
     for found in program.collectives():
-        # In the loop over layers weights are gathered, and codes where tables are split by channels; anything else that
-        # is large would be activations.
+        # In the loop over layers weights are gathered, and codes where tables are split by
+        # channels; anything else that is large would be activations.
         is_weight = _is_part(found.shape, traced.matrices, plan.mesh.shape["fsdp"])
         is_code = "f" not in found.dtype
         is_large = not is_weight and not is_code and math.prod(found.shape) > 2**16
@@ -292,8 +341,17 @@ def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Progr
         total[0] += found.runs
         total[1] += found.runs * found.bytes_per_run
     collectives = [
-        {"kind": kind, "dtype": dtype, "loops": loops, "activations": moves, "runs": runs, "bytes": size}
-        for (kind, dtype, loops, moves), (runs, size) in sorted(groups.items(), key=lambda item: -item[1][1])
+        {
+            "kind": kind,
+            "dtype": dtype,
+            "loops": loops,
+            "activations": moves,
+            "runs": runs,
+            "bytes": size,
+        }
+        for (kind, dtype, loops, moves), (runs, size) in sorted(
+            groups.items(), key=lambda item: -item[1][1]
+        )
     ]
     estimate = roofline(
         plan.topology.chip,
@@ -304,23 +362,32 @@ def _measure(plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Progr
     )
     kernels = program.kernels()
     return {
-        "peak_bytes": memory.peak_memory_in_bytes, "argument_bytes": memory.argument_size_in_bytes,
-        "temp_bytes": memory.temp_size_in_bytes, "output_bytes": memory.output_size_in_bytes,
-        "collectives": collectives, "kernels": kernels, "attention": _attention(plan, kernels),
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temp_bytes": memory.temp_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "collectives": collectives,
+        "kernels": kernels,
+        "attention": _attention(plan, kernels),
         "memory_traffic_bytes": program.memory_bytes(),
         "estimate": {**estimate._asdict(), "bound": estimate.bound, "step_s": estimate.step_s},
-    }  # fmt: skip
+    }
 
 
 def _is_part(shape: tuple[int, ...], matrices: frozenset[tuple[int, int]], shards: int = 1) -> bool:
-    """Return whether an array is a matrix, in either layout, or one of equal parts into which its outputs were cut.
+    """Return whether an array is a matrix, in either layout, or one of equal parts into which its
+    outputs were cut.
 
     Where columns are gathered alone, the inputs are still split into so many `shards`.
     """
     if len(shape) != 2:
         return False
     pairs = (shape, shape[::-1])
-    return any(i in (rows, rows * shards) and o % columns == 0 for i, o in matrices for rows, columns in pairs)
+    return any(
+        i in (rows, rows * shards) and o % columns == 0
+        for i, o in matrices
+        for rows, columns in pairs
+    )
 
 
 def _attention(plan: Plan, kernels: dict[str, int]) -> str:
@@ -331,15 +398,21 @@ def _attention(plan: Plan, kernels: dict[str, int]) -> str:
     if "attention" not in mixers:
         return f"none: {', '.join(mixers)} mixer"
     shape = (1, plan.run.data.num_frames + plan.num_symbols, net.heads, net.width // net.heads)
-    return "plain: " + (why_plain("tpu", shape, jnp.dtype(net.dtype), False) or "per pair, or against a cache")
+    return "plain: " + (
+        why_plain("tpu", shape, jnp.dtype(net.dtype), False) or "per pair, or against a cache"
+    )
 
 
-def find_largest_batch(measure: Callable[[int], dict[str, Any]], start: int, unit: int) -> dict[str, Any]:
-    """Return the row of the largest batch that fits, a multiple of `unit`; the row of `unit` if not even that fits.
+def find_largest_batch(
+    measure: Callable[[int], dict[str, Any]], start: int, unit: int
+) -> dict[str, Any]:
+    """Return the row of the largest batch that fits, a multiple of `unit`; the row of `unit` if not
+    even that fits.
 
-    Memory is nearly a straight line over clips, so two or three compilations find it: each is of the batch at which the
-    line through the last two crosses what there is. The batch returned was compiled and fits, and it is known to
-    `SEARCH_SHARE`: it leaves no more of the memory free, or the next that was tried is no further above and does not.
+    Memory is nearly a straight line over clips, so two or three compilations find it: each is of
+    the batch at which the line through the last two crosses what there is. The batch returned was
+    compiled and fits, and it is known to `SEARCH_SHARE`: it leaves no more of the memory free, or
+    the next that was tried is no further above and does not.
     """
     low, high, best = 0, 0, None
     points: list[tuple[int, float]] = []
@@ -363,9 +436,11 @@ def find_largest_batch(measure: Callable[[int], dict[str, Any]], start: int, uni
 
 
 def _next_probe(points: list[tuple[int, float]], low: int, high: int, wanted_bytes: float) -> int:
-    """Return where the line through the last two points reaches `wanted_bytes`, between `low` and `high`.
+    """Return where the line through the last two points reaches `wanted_bytes`, between `low` and
+    `high`.
 
-    The middle between these, or twice `low` while nothing has failed, when there is no line or lines have led nowhere.
+    The middle between these, or twice `low` while nothing has failed, when there is no line or
+    lines have led nowhere.
     """
     halfway = (low + high) // 2 if high else 2 * low
     if len(points) < 2 or len(points) > LINES:
@@ -380,7 +455,9 @@ def _next_probe(points: list[tuple[int, float]], low: int, high: int, wanted_byt
 
 @contextlib.contextmanager
 def _captured_errors() -> Iterator[list[str]]:
-    """Yield a list that holds, afterwards, the lines written to the process's standard error, also past Python."""
+    """Yield a list that holds, afterwards, the lines written to the process's standard error, also
+    past Python.
+    """
     lines: list[str] = []
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:

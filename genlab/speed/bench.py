@@ -1,11 +1,14 @@
-"""How fast genlab is on this machine, and beside the PyTorch programs that a user would otherwise run.
+"""How fast genlab is on this machine, and beside the PyTorch programs that a user would otherwise
+run.
 
-In: names of workloads. Out: one dict per workload, which is the JSON line of `genlab bench --json`: the median seconds
-of one repetition, and where a peer is installed (peers.py), its median too and the median over rounds of peer / ours.
-Both sides run in turn in one process, in alternating order, so a slow drift of the machine moves both; they share its
-threads and its allocator settings. Weights are random and data synthetic: speed does not depend on them.
+In: names of workloads. Out: one dict per workload, which is the JSON line of `genlab bench --json`:
+the median seconds of one repetition, and where a peer is installed (peers.py), its median too and
+the median over rounds of peer / ours. Both sides run in turn in one process, in alternating order,
+so a slow drift of the machine moves both; they share its threads and its allocator settings.
+Weights are random and data synthetic: speed does not depend on them.
 
-Decoders run without conditions, as their peers do. The training step is the product's: clipping, AdamW, the average.
+Decoders run without conditions, as their peers do. The training step is the product's: clipping,
+AdamW, the average.
 """
 
 import contextlib
@@ -77,14 +80,19 @@ class BenchSize(Config):
     def spec(self) -> TokenSpec:
         """The token space of the decoders."""
         return TokenSpec(
-            sample_rate_hz=16_000, hop_samples=320, codebooks=self.codebooks, entries=self.entries,
+            sample_rate_hz=16_000,
+            hop_samples=320,
+            codebooks=self.codebooks,
+            entries=self.entries,
             latent_channels=self.latent_channels,
-        )  # fmt: skip
+        )
 
 
 QUICK = BenchSize(
     backbone=BackboneConfig(width=32, layers=2, heads=2),
-    codec=SpectralCodecConfig(encoder=StackConfig(width=16, blocks=1), decoder=StackConfig(width=16, blocks=1)),
+    codec=SpectralCodecConfig(
+        encoder=StackConfig(width=16, blocks=1), decoder=StackConfig(width=16, blocks=1)
+    ),
     codebooks=2,
     entries=16,
     latent_channels=8,
@@ -94,33 +102,44 @@ QUICK = BenchSize(
     diffusion_steps=2,
     audio_s=0.2,
     encodec=EncodecConfig(
-        network=SEANetConfig(latent_channels=8, channels=4, strides=(8, 5, 4, 2), is_causal=True), entries=16
+        network=SEANetConfig(latent_channels=8, channels=4, strides=(8, 5, 4, 2), is_causal=True),
+        entries=16,
     ),
     mimi=MimiConfig(
-        width=16, entry_channels=8, entries=16, convolutions=ConvolutionsConfig(filters=4),
+        width=16,
+        entry_channels=8,
+        entries=16,
+        convolutions=ConvolutionsConfig(filters=4),
         transformer=WindowTransformerConfig(layers=2, heads=2, inner_width=16),
     ),
     dac=DacConfig(encoder_width=4, decoder_width=32, latent_channels=64, entries=16),
-)  # fmt: skip
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """`run` does one repetition to its end; if it returns a float, that counts instead of the seconds it took."""
+    """`run` does one repetition to its end; if it returns a float, that counts instead of the
+    seconds it took.
+    """
 
     run: Callable[[], Any]
     shape: str
     note: Callable[[], str] = lambda: ""
 
 
-def run_workloads(names: tuple[str, ...] = (), *, rounds: int = 5, quick: bool = False) -> Iterator[dict[str, Any]]:
-    """Measure each workload in turn (all of them without names), and yield its line as soon as it is known.
+def run_workloads(
+    names: tuple[str, ...] = (), *, rounds: int = 5, quick: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Measure each workload in turn (all of them without names), and yield its line as soon as it
+    is known.
 
     Raises:
         GenlabError: if a name is unknown or there are no rounds.
     """
     if unknown := [name for name in names if name not in WORKLOADS]:
-        raise GenlabError(f"bench {' '.join(unknown)}: no such workload, choose from {', '.join(WORKLOADS)}")
+        raise GenlabError(
+            f"bench {' '.join(unknown)}: no such workload, choose from {', '.join(WORKLOADS)}"
+        )
     if rounds < 1:
         raise GenlabError(f"--rounds {rounds}: expected at least 1")
     size = QUICK if quick else BenchSize()
@@ -157,7 +176,9 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         for side in order:
             began = time.perf_counter()
             counted = sides[side]()
-            times[side].append(counted if isinstance(counted, float) else time.perf_counter() - began)
+            times[side].append(
+                counted if isinstance(counted, float) else time.perf_counter() - began
+            )
     others = _busy_cpu_s() - others - (time.process_time() - ours)
     _warn_if_busy(name, others / (time.perf_counter() - began_all))
     is_paired = peer is not None
@@ -166,7 +187,9 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         "ours_s": statistics.median(times[0]),
         "peer": peer.name if is_paired else None,
         "peer_s": statistics.median(times[1]) if is_paired else None,
-        "ratio": statistics.median(theirs / ours for ours, theirs in zip(*times)) if is_paired else None,
+        "ratio": statistics.median(theirs / ours for ours, theirs in zip(*times))
+        if is_paired
+        else None,
         "shape": workload.shape + workload.note(),
         "dtype": "float32",
         "threads": num_threads(),
@@ -176,7 +199,9 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
 def _busy_cpu_s() -> float:
     """Return the CPU seconds that all processes together have used; 0 where that is unknown."""
     try:
-        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        fields = [
+            int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+        ]
     except (OSError, ValueError, IndexError):
         return 0.0
     idle, waiting = fields[3:5]
@@ -186,7 +211,8 @@ def _busy_cpu_s() -> float:
 def _warn_if_busy(name: str, other_cores: float) -> None:
     if other_cores > QUIET_CORES:
         print(
-            f"genlab bench: {name}: other processes used {other_cores:.1f} cores meanwhile; on a busy machine torch's "
+            f"genlab bench: {name}: other processes used {other_cores:.1f} cores meanwhile; on a "
+            "busy machine torch's "
             "threads wait for each other, so neither times nor ratio mean much",
             file=sys.stderr,
         )
@@ -198,7 +224,9 @@ def _tokens(size: BenchSize, batch: int) -> tuple[Tokens, Cond]:
     latents = rng.standard_normal((batch, size.frames, size.latent_channels)).astype(np.float32)
     zeros = np.zeros((batch, size.frames), np.int32)
     tokens = jax.tree.map(np.asarray, (codes, latents, np.full(batch, size.frames, np.int32)))
-    return Tokens(*tokens), Cond(*jax.tree.map(np.asarray, (zeros[:, 0], zeros[:, :1], zeros, np.zeros(batch, bool))))
+    return Tokens(*tokens), Cond(
+        *jax.tree.map(np.asarray, (zeros[:, 0], zeros[:, :1], zeros, np.zeros(batch, bool)))
+    )
 
 
 def _shape(size: BenchSize, batch: int) -> str:
@@ -207,7 +235,9 @@ def _shape(size: BenchSize, batch: int) -> str:
 
 
 def _millions(tree: Any) -> str:
-    """Return how many numbers the tree holds: FLOPs follow from them, and a peer may have more or fewer."""
+    """Return how many numbers the tree holds: FLOPs follow from them, and a peer may have more or
+    fewer.
+    """
     return f"{sum(leaf.size for leaf in jax.tree.leaves(tree)) / 1e6:.1f} M parameters"
 
 
@@ -241,7 +271,9 @@ def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]
 
 
 @contextlib.contextmanager
-def _sample(config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize) -> Iterator[Workload]:
+def _sample(
+    config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize
+) -> Iterator[Workload]:
     decoder = config.build(_task(size), key=jax.random.key(0))
     graph, state = nnx.split(decoder)
     sampler, (tokens, cond) = sampler_of(size), _tokens(size, 1)
@@ -268,9 +300,14 @@ def _codec(verb: str, size: BenchSize) -> Iterator[Workload]:
     num_samples = int(size.audio_s * codec.spec.sample_rate_hz)
     wave = 0.1 * np.random.default_rng(0).standard_normal(num_samples).astype(np.float32)
     [(codes, _)] = codec.encode([wave])
-    run = partial(codec.encode, [wave]) if verb == "encode" else partial(codec.decode_codes, [codes])
+    run = (
+        partial(codec.encode, [wave]) if verb == "encode" else partial(codec.decode_codes, [codes])
+    )
     spec = codec.spec
-    shape = f"{size.audio_s:g} s of {spec.sample_rate_hz} Hz, {len(codes)} frames of {spec.codebooks} codes"
+    shape = (
+        f"{size.audio_s:g} s of {spec.sample_rate_hz} Hz, {len(codes)} frames of {spec.codebooks} "
+        "codes"
+    )
     yield Workload(run, shape)
 
 
@@ -279,14 +316,20 @@ def _published(kind: str, size: BenchSize) -> Iterator[Workload]:
     config = getattr(size, kind)
     codec = FrozenCodec(jax.jit(lambda key: config.build(key=key))(jax.random.key(0)), "random", {})
     spec = codec.spec
-    wave = 0.1 * np.random.default_rng(0).standard_normal(int(size.audio_s * spec.sample_rate_hz)).astype(np.float32)
+    wave = 0.1 * np.random.default_rng(0).standard_normal(
+        int(size.audio_s * spec.sample_rate_hz)
+    ).astype(np.float32)
 
     def run() -> None:
         [(codes, _)] = codec.encode([wave])
         codec.decode_codes([codes])
 
     yield Workload(
-        run, f"{size.audio_s:g} s of {spec.sample_rate_hz} Hz, {spec.codebooks} codes at {spec.frame_hz:g} Hz"
+        run,
+        (
+            f"{size.audio_s:g} s of {spec.sample_rate_hz} Hz, {spec.codebooks} codes at "
+            f"{spec.frame_hz:g} Hz"
+        ),
     )
 
 
@@ -297,7 +340,9 @@ def _data_loader(size: BenchSize) -> Iterator[Workload]:
     steps: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
         store = _write_store(Path(directory), size)
-        batches = BatchSource(store.dataset("train", num_frames=size.frames, seed=0), size.batch).iterate()
+        batches = BatchSource(
+            store.dataset("train", num_frames=size.frames, seed=0), size.batch
+        ).iterate()
 
         def run() -> float:
             began = time.perf_counter()
@@ -324,15 +369,27 @@ def _write_store(directory: Path, size: BenchSize, num_clips: int = 64) -> Token
         frames = int(rng.integers(size.frames // 2, 2 * size.frames))
         codes = rng.integers(0, size.entries, (frames, size.codebooks))
         latents = rng.standard_normal((frames, size.latent_channels))
-        return TokenClip(f"clip{number}", "", "speaker", "", codes, latents, np.ones(frames, np.int64))
+        return TokenClip(
+            f"clip{number}", "", "speaker", "", codes, latents, np.ones(frames, np.int64)
+        )
 
     write_part(directory / "part-00000.array_record", map(clip, range(num_clips)))
-    split = SplitInfo(first=0, clips=num_clips, seconds=num_clips * size.frames / size.spec.frame_hz)
+    split = SplitInfo(
+        first=0, clips=num_clips, seconds=num_clips * size.frames / size.spec.frame_hz
+    )
     info = StoreInfo(
-        spec=size.spec, codec_fingerprint="random", units_fingerprint="random", manifest_hash="random", num_units=1,
-        speakers=("speaker",), licences=(), longest_text=1, latent_mean=(0.0,) * size.latent_channels,
-        latent_std=(1.0,) * size.latent_channels, splits={"train": split},
-    )  # fmt: skip
+        spec=size.spec,
+        codec_fingerprint="random",
+        units_fingerprint="random",
+        manifest_hash="random",
+        num_units=1,
+        speakers=("speaker",),
+        licences=(),
+        longest_text=1,
+        latent_mean=(0.0,) * size.latent_channels,
+        latent_std=(1.0,) * size.latent_channels,
+        splits={"train": split},
+    )
     finish_store(directory, info)
     return TokenStore(directory)
 
@@ -356,9 +413,15 @@ WORKLOADS: dict[str, Callable[[BenchSize], contextlib.AbstractContextManager[Wor
     "ar_train_step": partial(_train_step, ARConfig(), "delay pattern"),
     "masked_train_step": partial(_train_step, MaskedConfig(), "one level"),
     "diffusion_train_step": partial(_train_step, DiffusionConfig(), "flow matching"),
-    "ar_sample": partial(_sample, ARConfig(), lambda size: ARSampler(top_k=min(TOP_K, size.entries))),
-    "masked_sample": partial(_sample, MaskedConfig(), lambda size: MaskedSampler(steps=size.masked_steps)),
-    "diffusion_sample": partial(_sample, DiffusionConfig(), lambda size: DiffusionSampler(steps=size.diffusion_steps)),
+    "ar_sample": partial(
+        _sample, ARConfig(), lambda size: ARSampler(top_k=min(TOP_K, size.entries))
+    ),
+    "masked_sample": partial(
+        _sample, MaskedConfig(), lambda size: MaskedSampler(steps=size.masked_steps)
+    ),
+    "diffusion_sample": partial(
+        _sample, DiffusionConfig(), lambda size: DiffusionSampler(steps=size.diffusion_steps)
+    ),
     "codec_encode_10s": partial(_codec, "encode"),
     "codec_decode_10s": partial(_codec, "decode"),
     "encodec_24khz_10s": partial(_published, "encodec"),

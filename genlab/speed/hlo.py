@@ -1,9 +1,10 @@
-"""What a compiled program moves: collectives, traffic to memory and kernels, read from the compiler's own text.
+"""What a compiled program moves: collectives, traffic to memory and kernels, read from the
+compiler's own text.
 
-In: the text of a compiled program (HLO). Out: its collectives with the bytes each moves, how often they run, and in how
-many loops; the bytes that pass between high-bandwidth memory and the chip; the names of its
-kernels. XLA's `cost_analysis` counts the body of a loop once, so the turns of every loop are worked out here: the bound
-its condition compares with, over what a turn adds.
+In: the text of a compiled program (HLO). Out: its collectives with the bytes each moves, how often
+they run, and in how many loops; the bytes that pass between high-bandwidth memory and the chip; the
+names of its kernels. XLA's `cost_analysis` counts the body of a loop once, so the turns of every
+loop are worked out here: the bound its condition compares with, over what a turn adds.
 
 Bytes are those one chip receives in one run of the program. An all-reduce counts twice its size (a
 reduce-scatter and an all-gather). Buffers in the chip's own vector memory, S(1) in a layout, cost
@@ -17,13 +18,38 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+COLLECTIVES = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
 # What starts no work of its own, or whose work is counted where it starts.
 FREE = {
-    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "conditional", "call", "after-all",
-    "partition-id", "iota", "opt-barrier", "async-start", "copy-done", "all-gather-done", "all-reduce-done",
-    "collective-permute-done", "async-done", "async-update", "slice-done", "dynamic-slice-done",
-}  # fmt: skip
+    "parameter",
+    "constant",
+    "get-tuple-element",
+    "tuple",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "after-all",
+    "partition-id",
+    "iota",
+    "opt-barrier",
+    "async-start",
+    "copy-done",
+    "all-gather-done",
+    "all-reduce-done",
+    "collective-permute-done",
+    "async-done",
+    "async-update",
+    "slice-done",
+    "dynamic-slice-done",
+}
 SLICES = ("dynamic-slice", "slice", "gather")
 BITS = {"pred": 8, "bf16": 16, "f16": 16, "token": 0, "opaque": 0}
 
@@ -34,7 +60,9 @@ _NAME = re.compile(r"%([\w.\-]+)")
 
 
 class Operation(NamedTuple):
-    """One line of a computation: its name, the text of its shape, what it does, its operands and the rest."""
+    """One line of a computation: its name, the text of its shape, what it does, its operands and
+    the rest.
+    """
 
     name: str
     shape: str
@@ -45,7 +73,8 @@ class Operation(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of its result's axes.
+    """One collective: how often it runs in a step, what each run brings to a chip, and the sizes of
+    its result's axes.
 
     If there are several results, the largest counts; axes of size 1 are left out. `loops` says how
     many loops it is in.
@@ -76,7 +105,12 @@ class Program:
             elif name and (found := _LINE.match(line)):
                 inside, _, rest = found[5].partition(")")
                 operation = Operation(
-                    found[2], found[3], found[4], tuple(_NAME.findall(inside)), inside + ")" + rest, bool(found[1])
+                    found[2],
+                    found[3],
+                    found[4],
+                    tuple(_NAME.findall(inside)),
+                    inside + ")" + rest,
+                    bool(found[1]),
                 )
                 self.computations[name][operation.name] = operation
 
@@ -108,19 +142,29 @@ class Program:
 
     def turns(self, loop: Operation, _where: str = "") -> int:
         """Return how often a loop runs; 1 if it compares with no constant."""
-        condition, body = (re.search(rf"{word}=%([\w.\-]+)", loop.rest) for word in ("condition", "body"))
+        condition, body = (
+            re.search(rf"{word}=%([\w.\-]+)", loop.rest) for word in ("condition", "body")
+        )
         if condition is None or body is None:
             return 1
         operations = self.computations[condition[1]]
         root = next(operation for operation in operations.values() if operation.is_root)
         bounds = [_constant(operations[name]) for name in root.operands if name in operations]
-        counters = [operations[name].rest for name in root.operands if "index=" in operations[name].rest]
+        counters = [
+            operations[name].rest for name in root.operands if "index=" in operations[name].rest
+        ]
         bound = next((value for value in bounds if value is not None), None)
         if bound is None or not counters:
             return 1
         index = int(re.findall(r"index=(\d+)", counters[0])[0])
-        updates = next(operation for operation in self.computations[body[1]].values() if operation.is_root)
-        step = self._increment(body[1], updates.operands[index]) if index < len(updates.operands) else 1
+        updates = next(
+            operation for operation in self.computations[body[1]].values() if operation.is_root
+        )
+        step = (
+            self._increment(body[1], updates.operands[index])
+            if index < len(updates.operands)
+            else 1
+        )
         return max(1, math.ceil(bound / max(step, 1)))
 
     def _increment(self, computation: str, name: str) -> int:
@@ -145,7 +189,9 @@ class Program:
         return [known[name] for name in operation.operands if name in known]
 
     def collectives(self) -> Iterator[Collective]:
-        """Yield every collective that runs. Pieces of one that is spread over several fusions count once."""
+        """Yield every collective that runs. Pieces of one that is spread over several fusions count
+        once.
+        """
         for name, operations in self.computations.items():
             for operation in operations.values():
                 kind = operation.kind.removesuffix("-start")
@@ -169,7 +215,9 @@ class Program:
                 shape = max((found.dimensions for found in arrays), key=math.prod, default=())
                 shape = tuple(size for size in shape if size > 1)
                 dtype = arrays[0].dtype if arrays else ""
-                yield Collective(kind, self.runs[name], max(moved, 0), shape, dtype, self.depths[name], path)
+                yield Collective(
+                    kind, self.runs[name], max(moved, 0), shape, dtype, self.depths[name], path
+                )
 
     def kernels(self) -> dict[str, int]:
         """Return how often each kernel (a Pallas call) runs."""
@@ -183,7 +231,12 @@ class Program:
 
     def memory_bytes(self) -> float:
         """Return the bytes that pass between memory and the chip in one run."""
-        fused = {callee for _, operation in self._all() if operation.kind == "fusion" for callee in _callees(operation)}
+        fused = {
+            callee
+            for _, operation in self._all()
+            if operation.kind == "fusion"
+            for callee in _callees(operation)
+        }
         return float(
             sum(
                 self.runs[name] * self._traffic(name, operation)
@@ -198,21 +251,33 @@ class Program:
                 yield name, operation
 
     def _traffic(self, computation: str, operation: Operation) -> float:
-        read = [shape_bytes(found.shape, only_memory=True) for found in self._operands(computation, operation)]
+        read = [
+            shape_bytes(found.shape, only_memory=True)
+            for found in self._operands(computation, operation)
+        ]
         arrays = [array.memory_bytes for array in _arrays(operation.shape)]
         if operation.kind == "fusion":
             [callee] = _callees(operation)
             places = self._places(computation, operation)
-            inputs = (min(size, self._read(callee, place)) for place, size in zip(places, read, strict=True) if size)
+            inputs = (
+                min(size, self._read(callee, place))
+                for place, size in zip(places, read, strict=True)
+                if size
+            )
             return sum(inputs) + sum(map(min, arrays, self._written(callee)))
         if operation.kind in SLICES:
-            # Of what is sliced as much is read as comes out, and nothing if it lies in vector memory.
+            # Of what is sliced as much is read as comes out, and nothing if it lies in vector
+            # memory.
             return sum(arrays) + (shape_bytes(operation.shape) if read and read[0] else 0)
         if operation.kind == "dynamic-update-slice":
             update = self._operands(computation, operation)[1]
             return min(sum(arrays), shape_bytes(update.shape)) + read[1]
         # What starts a copy or a gather has its operands in its result.
-        holds_operands = operation.kind in ("copy-start", "all-gather-start", "collective-permute-start")
+        holds_operands = operation.kind in (
+            "copy-start",
+            "all-gather-start",
+            "collective-permute-start",
+        )
         return sum(arrays) + (0 if holds_operands else sum(read))
 
     def _places(self, computation: str, operation: Operation) -> list[int]:
@@ -220,8 +285,12 @@ class Program:
         return [place for place, name in enumerate(operation.operands) if name in known]
 
     def _read(self, computation: str, place: int) -> float:
-        """Return the most bytes that a fused computation can read of a parameter: its slices, or all of it."""
-        parameters = (found for found in self.computations[computation].values() if found.kind == "parameter")
+        """Return the most bytes that a fused computation can read of a parameter: its slices, or
+        all of it.
+        """
+        parameters = (
+            found for found in self.computations[computation].values() if found.kind == "parameter"
+        )
         [parameter] = (found for found in parameters if found.rest.startswith(f"{place})"))
         return self._read_of(computation, parameter)
 
@@ -242,7 +311,9 @@ class Program:
         return total
 
     def _written(self, computation: str) -> list[float]:
-        """Return the most bytes that a fused computation can write of each of its results: updates, or all."""
+        """Return the most bytes that a fused computation can write of each of its results: updates,
+        or all.
+        """
         root = next(found for found in self.computations[computation].values() if found.is_root)
         results = self._operands(computation, root) if root.kind == "tuple" else [root]
         return [self._written_of(computation, result) for result in results]
@@ -260,7 +331,9 @@ class Program:
 
 
 def shape_bytes(shape: str, *, only_memory: bool = False) -> int:
-    """Return the bytes of the arrays in the text of a shape; `only_memory`: those they take in memory, tiles filled."""
+    """Return the bytes of the arrays in the text of a shape; `only_memory`: those they take in
+    memory, tiles filled.
+    """
     return sum(array.memory_bytes if only_memory else array.plain_bytes for array in _arrays(shape))
 
 
@@ -287,18 +360,26 @@ def _arrays(shape: str) -> list[_ArrayText]:
 
 
 def _fill_tiles(dimensions: list[int], layout: str) -> list[int]:
-    """Return the dimensions rounded up to whole tiles: "{0,1:T(8,128)" puts 128 of the first beside each other."""
+    """Return the dimensions rounded up to whole tiles: "{0,1:T(8,128)" puts 128 of the first beside
+    each other.
+    """
     tiled = re.match(r"\{([\d,]+):T\(([\d,]+)\)", layout)
     if not tiled:
         return dimensions
-    filled, order, tile = list(dimensions), map(int, tiled[1].split(",")), map(int, tiled[2].split(",")[::-1])
+    filled, order, tile = (
+        list(dimensions),
+        map(int, tiled[1].split(",")),
+        map(int, tiled[2].split(",")[::-1]),
+    )
     for axis, size in zip(order, tile):
         filled[axis] = -(-filled[axis] // size) * size
     return filled
 
 
 def _callees(operation: Operation) -> list[str]:
-    """Return the computations an operation runs; those that only say how to combine two numbers are left out."""
+    """Return the computations an operation runs; those that only say how to combine two numbers are
+    left out.
+    """
     words = {"while": "body", "fusion": "calls", "call": "to_apply", "async-start": "calls"}
     if operation.kind == "conditional":
         listed = re.search(r"branch_computations=\{([^}]*)\}", operation.rest)

@@ -1,9 +1,10 @@
-"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer, codecs.
+"""The PyTorch programs that `genlab bench` runs beside ours: MusicGen, Stable Audio's transformer,
+codecs.
 
-In: a workload, its size, and the number of threads. Out: a function that does one repetition, or None where torch or
-the peer is not installed, or jax runs on an accelerator that torch would not share. Random weights, the same shapes as
-ours, eager mode (torch.compile gained nothing on CPUs), unconditional. The training step is forward, backward and
-fused AdamW.
+In: a workload, its size, and the number of threads. Out: a function that does one repetition, or
+None where torch or the peer is not installed, or jax runs on an accelerator that torch would not
+share. Random weights, the same shapes as ours, eager mode (torch.compile gained nothing on CPUs),
+unconditional. The training step is forward, backward and fused AdamW.
 """
 
 import dataclasses
@@ -48,7 +49,9 @@ def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
     import torch
 
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -66,10 +69,17 @@ def _musicgen(size: Any) -> Any:
 
     net, absent = size.backbone, size.entries
     config = MusicgenDecoderConfig(
-        vocab_size=size.entries, pad_token_id=absent, bos_token_id=absent, max_position_embeddings=2 * size.frames + 64,
-        num_hidden_layers=net.layers, ffn_dim=4 * net.width, num_attention_heads=net.heads, dropout=0.0,
-        hidden_size=net.width, num_codebooks=size.codebooks,
-    )  # fmt: skip
+        vocab_size=size.entries,
+        pad_token_id=absent,
+        bos_token_id=absent,
+        max_position_embeddings=2 * size.frames + 64,
+        num_hidden_layers=net.layers,
+        ffn_dim=4 * net.width,
+        num_attention_heads=net.heads,
+        dropout=0.0,
+        hidden_size=net.width,
+        num_codebooks=size.codebooks,
+    )
     model = MusicgenForCausalLM(config)
     layers: Any = model.model.decoder.layers
     for layer in layers:  # idle without conditions: without its weights the sizes agree
@@ -95,7 +105,9 @@ def _musicgen_train(size: Any) -> Peer:
 
     def loss() -> Any:
         logits = model(input_ids=inputs).logits
-        return functional.cross_entropy(logits.reshape(-1, size.entries), labels.reshape(-1), ignore_index=-100)
+        return functional.cross_entropy(
+            logits.reshape(-1, size.entries), labels.reshape(-1), ignore_index=-100
+        )
 
     return Peer(f"transformers MusicgenForCausalLM ({_millions(model)})", _training(model, loss))
 
@@ -110,9 +122,14 @@ def _musicgen_sample(size: Any) -> Peer:
 
     def run() -> None:
         model.generate(
-            start, do_sample=True, top_k=min(TOP_K, size.entries), guidance_scale=1.0, num_return_sequences=1,
-            use_cache=True, max_length=size.frames + size.codebooks,
-        )  # fmt: skip
+            start,
+            do_sample=True,
+            top_k=min(TOP_K, size.entries),
+            guidance_scale=1.0,
+            num_return_sequences=1,
+            use_cache=True,
+            max_length=size.frames + size.codebooks,
+        )
 
     return Peer(f"transformers MusicgenForCausalLM.generate ({_millions(model)})", run)
 
@@ -125,21 +142,34 @@ def _stable_audio(size: Any, batch: int) -> tuple[Any, Callable[[Any, Any], Any]
     net = size.backbone
     head = net.width // net.heads
     model = StableAudioDiTModel(
-        sample_size=size.frames, in_channels=size.latent_channels, out_channels=size.latent_channels,
-        num_layers=net.layers, attention_head_dim=head, num_attention_heads=net.heads,
-        num_key_value_attention_heads=net.heads, cross_attention_dim=net.width, cross_attention_input_dim=net.width,
-        global_states_input_dim=net.width, time_proj_dim=256,
-    )  # fmt: skip
+        sample_size=size.frames,
+        in_channels=size.latent_channels,
+        out_channels=size.latent_channels,
+        num_layers=net.layers,
+        attention_head_dim=head,
+        num_attention_heads=net.heads,
+        num_key_value_attention_heads=net.heads,
+        cross_attention_dim=net.width,
+        cross_attention_input_dim=net.width,
+        global_states_input_dim=net.width,
+        time_proj_dim=256,
+    )
     cond = torch.randn(batch, COND_TOKENS, net.width)
     whole = torch.randn(batch, 1, net.width)
     # The model rotates half of every head, as its pipeline does.
-    rope = get_1d_rotary_pos_embed(head // 2, size.frames + 1, use_real=True, repeat_interleave_real=False)
+    rope = get_1d_rotary_pos_embed(
+        head // 2, size.frames + 1, use_real=True, repeat_interleave_real=False
+    )
 
     def velocity(noisy: Any, level: Any) -> Any:
         return model(
-            noisy, timestep=level, encoder_hidden_states=cond, global_hidden_states=whole, rotary_embedding=rope,
+            noisy,
+            timestep=level,
+            encoder_hidden_states=cond,
+            global_hidden_states=whole,
+            rotary_embedding=rope,
             return_dict=False,
-        )[0]  # fmt: skip
+        )[0]
 
     return model, velocity
 
@@ -153,7 +183,9 @@ def _stable_audio_train(size: Any) -> Peer:
 
     def loss() -> Any:
         level, noise = torch.rand(size.batch), torch.randn_like(clean)
-        return functional.mse_loss(velocity(torch.lerp(clean, noise, level[:, None, None]), level), noise - clean)
+        return functional.mse_loss(
+            velocity(torch.lerp(clean, noise, level[:, None, None]), level), noise - clean
+        )
 
     return Peer(f"diffusers StableAudioDiTModel ({_millions(model)})", _training(model, loss))
 
@@ -179,9 +211,14 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
     from transformers import DacConfig, DacModel
 
     config = DacConfig(
-        encoder_hidden_size=32, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=512, n_codebooks=8,
-        codebook_size=1024, codebook_dim=8, sampling_rate=16_000,
-    )  # fmt: skip
+        encoder_hidden_size=32,
+        downsampling_ratios=[2, 4, 5, 8],
+        decoder_hidden_size=512,
+        n_codebooks=8,
+        codebook_size=1024,
+        codebook_dim=8,
+        sampling_rate=16_000,
+    )
     model = DacModel(config).eval()
     num_samples = int(size.audio_s * 16_000) // 320 * 320
     wave = 0.1 * torch.randn(1, 1, num_samples)
@@ -197,7 +234,9 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
 
 
 def _published(name: str, size: Any) -> Peer | None:
-    """Return encoding and decoding by transformers' model at its default, which is the published size."""
+    """Return encoding and decoding by transformers' model at its default, which is the published
+    size.
+    """
     if size.audio_s < 1:  # toy sizes have no peer
         return None
     import torch
@@ -208,7 +247,9 @@ def _published(name: str, size: Any) -> Peer | None:
         "mimi": (transformers.MimiModel, transformers.MimiConfig(), {"num_quantizers": 8}),
         "dac": (
             transformers.DacModel,
-            transformers.DacConfig(n_codebooks=12, downsampling_ratios=[2, 4, 5, 8], sampling_rate=16_000),
+            transformers.DacConfig(
+                n_codebooks=12, downsampling_ratios=[2, 4, 5, 8], sampling_rate=16_000
+            ),
             {},
         ),
     }[name]

@@ -1,7 +1,8 @@
-"""What `genlab aot` prints: a few lines about every program as soon as it is compiled, or a table in Markdown.
+"""What `genlab aot` prints: a few lines about every program as soon as it is compiled, or a table
+in Markdown.
 
-In: a config and the arguments of the command, or rows as aot.py makes them. Out: text. Times and shares of the peak
-are estimates and are labelled so.
+In: a config and the arguments of the command, or rows as aot.py makes them. Out: text. Times and
+shares of the peak are estimates and are labelled so.
 """
 
 import argparse
@@ -16,9 +17,23 @@ from genlab.speed.aot import compile_program, find_largest_batch, plan_arms
 
 GIB = 2**30
 COLUMNS = (
-    "arm", "program", "parameters", "slice", "mesh", "clips", "memory (GiB)", "of HBM", "attention", "collectives (GB)",
-    "activations gathered per layer", "FLOP/byte", "bound (est.)", "step s (est.)", "MFU ceiling (est.)", "warnings",
-)  # fmt: skip
+    "arm",
+    "program",
+    "parameters",
+    "slice",
+    "mesh",
+    "clips",
+    "memory (GiB)",
+    "of HBM",
+    "attention",
+    "collectives (GB)",
+    "activations gathered per layer",
+    "FLOP/byte",
+    "bound (est.)",
+    "step s (est.)",
+    "MFU ceiling (est.)",
+    "warnings",
+)
 
 
 def format_row(row: dict[str, Any]) -> dict[str, str]:
@@ -26,11 +41,15 @@ def format_row(row: dict[str, Any]) -> dict[str, str]:
     peak = row.get("peak_bytes")
     mesh = "x".join(str(size) for size in row["mesh"].values())
     cells = {
-        "arm": row["config"], "program": row["program"], "parameters": f"{row['params'] / 1e6:.0f} M",
-        "slice": row["topology"], "mesh": mesh, "clips": str(row["clips"]),
+        "arm": row["config"],
+        "program": row["program"],
+        "parameters": f"{row['params'] / 1e6:.0f} M",
+        "slice": row["topology"],
+        "mesh": mesh,
+        "clips": str(row["clips"]),
         "memory (GiB)": f"{peak / GIB:.2f}" if peak else "?",
         "of HBM": f"{peak / row['hbm_bytes']:.0%}" if peak else "?",
-    }  # fmt: skip
+    }
     if not row["fits"]:
         return dict.fromkeys(COLUMNS, "") | cells | {"bound (est.)": "does not fit"}
     estimate = row["estimate"]
@@ -51,7 +70,10 @@ def format_lines(row: dict[str, Any]) -> str:
     """Return a few lines about one program; bytes and FLOPs are those of one chip and step."""
     cells, peak, total = format_row(row), row.get("peak_bytes"), row["hbm_bytes"] / GIB
     mesh = " x ".join(f"{name} {size}" for name, size in row["mesh"].items())
-    head = f"{row['config']}, {row['program']}, compiled and not run: {row['params'] / 1e6:.0f} M parameters, "
+    head = (
+        f"{row['config']}, {row['program']}, compiled and not run: {row['params'] / 1e6:.0f} M "
+        "parameters, "
+    )
     head += f"{row['topology']} ({mesh}), {row['clips']} clips of {row['frames']} frames"
     if not row["fits"]:
         wanted = f"{cells['memory (GiB)']} of {total:.2f} GiB" if peak else row["reason"]
@@ -60,11 +82,21 @@ def format_lines(row: dict[str, Any]) -> str:
     parts = (f"{name} {row[f'{name}_bytes'] / GIB:.2f}" for name in ("argument", "temp", "output"))
     times = (f"{name} {estimate[f'{name}_s']:.3g} s" for name in ("compute", "memory", "network"))
     facts = [
-        ("fits", f"{cells['memory (GiB)']} of {total:.2f} GiB ({cells['of HBM']}); {', '.join(parts)} GiB"),
+        (
+            "fits",
+            (
+                f"{cells['memory (GiB)']} of {total:.2f} GiB ({cells['of HBM']}); "
+                f"{', '.join(parts)} "
+                "GiB"
+            ),
+        ),
         ("FLOPs", f"{row['flops']:.3g}, {cells['FLOP/byte']} per byte of memory traffic"),
         (
             "estimate",
-            f"{', '.join(times)}: bound by {cells['bound (est.)']}, MFU at most {cells['MFU ceiling (est.)']}",
+            (
+                f"{', '.join(times)}: bound by {cells['bound (est.)']}, MFU at most "
+                f"{cells['MFU ceiling (est.)']}"
+            ),
         ),
         ("attention", row["attention"]),
         *(("collective", _describe_collective(item)) for item in row["collectives"]),
@@ -77,7 +109,10 @@ def format_lines(row: dict[str, Any]) -> str:
 def _describe_collective(item: dict[str, Any]) -> str:
     where = ("once", "in a loop", "in a loop in a loop")[min(item["loops"], 2)]
     what = ", ACTIVATIONS" if item["activations"] else ""
-    return f"{item['kind']} of {item['dtype']}, {where}{what}: {item['bytes'] / 1e6:,.2f} MB in {item['runs']:,} runs"
+    return (
+        f"{item['kind']} of {item['dtype']}, {where}{what}: {item['bytes'] / 1e6:,.2f} MB in "
+        f"{item['runs']:,} runs"
+    )
 
 
 def format_markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -90,13 +125,17 @@ def format_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def report_compiled(config: Any, arguments: argparse.Namespace, command: str) -> int:
-    """Compile every program that was asked for, print what it is like, and return 1 if one of them does not fit.
+    """Compile every program that was asked for, print what it is like, and return 1 if one of them
+    does not fit.
 
     Raises:
         ConfigError: if `config` has no decoder.
     """
     if not isinstance(config, Comparison | DecoderRun):
-        raise ConfigError(f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or 'decoder'")
+        raise ConfigError(
+            f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or "
+            "'decoder'"
+        )
     plans, rows = plan_arms(config, arguments.topology), []
     if arguments.arm is not None and arguments.arm not in plans:
         raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")

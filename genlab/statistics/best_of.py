@@ -1,20 +1,24 @@
-"""What k random trials of tuning find: the median best of k, for every k that the available trials allow.
+"""What k random trials of tuning find: the median best of k, for every k that the available trials
+allow.
 
-In: the values of n trials drawn independently from one space, lower being better. Out: one entry per k with a 95 %
-interval. Families that need more luck show it as a curve that is still falling (Dodge et al. 2019, arXiv 1909.03004,
-section 3). The median in place of their mean, as Lourie et al. 2023 (2311.09480, section 3) argue: it is a quantile of
-one trial's value, so order statistics bound it for any distribution of values.
+In: the values of n trials drawn independently from one space, lower being better. Out: one entry
+per k with a 95 % interval. Families that need more luck show it as a curve that is still falling
+(Dodge et al. 2019, arXiv 1909.03004, section 3). The median in place of their mean, as Lourie et
+al. 2023 (2311.09480, section 3) argue: it is a quantile of one trial's value, so order statistics
+bound it for any distribution of values.
 
     Eq. P[best of k <= v] = 1 - (1 - F(v))^k = 1/2,  so the median best of k is the quantile q = 1 - 2^(-1/k) of F.
 
-Value and ends are order statistics of fractional rank a, linear between the two neighbours: a = (n + 1) q for the
-value, and I_q(a, n + 1 - a) = 1 - confidence for a bound (Hutson 1999, "Calculating nonparametric confidence intervals
-for quantiles using fractional order statistics", section 2). Their simultaneous band is not used; each k has its own.
-Of 95 % they hold the truth in 94.5-97.5 % of experiments with 7, 15 and 31 trials, for uniform, exponential, normal and
-beta values (tests/evaluate/test_best_of.py).
+Value and ends are order statistics of fractional rank a, linear between the two neighbours: a = (n
++ 1) q for the value, and I_q(a, n + 1 - a) = 1 - confidence for a bound (Hutson 1999, "Calculating
+nonparametric confidence intervals for quantiles using fractional order statistics", section 2).
+Their simultaneous band is not used; each k has its own. Of 95 % they hold the truth in 94.5-97.5 %
+of experiments with 7, 15 and 31 trials, for uniform, exponential, normal and beta values
+(tests/evaluate/test_best_of.py).
 
-Where the lower end would need a value better than the best seen, the data cannot bound how good the rest of the space
-is: the interval is then open below, and its upper end alone a 95 % bound. Resampling the trials hides this.
+Where the lower end would need a value better than the best seen, the data cannot bound how good the
+rest of the space is: the interval is then open below, and its upper end alone a 95 % bound.
+Resampling the trials hides this.
 """
 
 import math
@@ -29,7 +33,9 @@ from genlab.statistics.bootstrap import CONFIDENCE, finite_or_none
 
 
 def best_of_k(values: Sequence[float] | Float[np.ndarray, "n"]) -> list[dict[str, Any]]:
-    """Return k, value, low and high for k = 1, 2, ... up to about 0.7 n; an end that is open is None."""
+    """Return k, value, low and high for k = 1, 2, ... up to about 0.7 n; an end that is open is
+    None.
+    """
     ranked = np.sort(np.asarray(values, np.float64))
     entries, number = [], len(ranked)
     for k in range(1, number + 1):
@@ -45,7 +51,9 @@ def best_of_k(values: Sequence[float] | Float[np.ndarray, "n"]) -> list[dict[str
 
 
 def _rank(quantile: float, share: float, number: int) -> float:
-    """Return the rank whose order statistic lies below the quantile with this probability; NaN where there is none."""
+    """Return the rank whose order statistic lies below the quantile with this probability; NaN
+    where there is none.
+    """
     rank = 1 + float(special.bdtrik(1 - share, number, quantile))
     return rank if 1 < rank <= number else math.nan
 

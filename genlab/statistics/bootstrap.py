@@ -1,15 +1,17 @@
-"""Intervals, paired differences and multiplicity: every number genlab prints comes with what it is worth.
+"""Intervals, paired differences and multiplicity: every number genlab prints comes with what it is
+worth.
 
-In: per-clip values, or arrays whose first axis is the clip (the cluster that is resampled). Out: `Estimate`, a value
-with a 95 % interval from scipy.stats.bootstrap (Efron & Tibshirani 1993; BCa intervals, ch. 14.3) under a fixed seed.
+In: per-clip values, or arrays whose first axis is the clip (the cluster that is resampled). Out:
+`Estimate`, a value with a 95 % interval from scipy.stats.bootstrap (Efron & Tibshirani 1993; BCa
+intervals, ch. 14.3) under a fixed seed.
 
 Degenerate cases, on purpose:
 - no finite value: value, low and high are NaN, n is 0;
 - one clip: the value is kept, low and high are NaN, because one clip says nothing about spread (NaN
 becomes null in
   JSON);
-- all clips equal: low = high = value. The interval then understates the doubt: 0 errors in 30 clips is not proof of
-  none.
+- all clips equal: low = high = value. The interval then understates the doubt: 0 errors in 30 clips
+  is not proof of none.
 """
 
 import math
@@ -40,8 +42,12 @@ class Estimate(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
-def bootstrap_mean(values: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES) -> Estimate:
-    """Return the mean with its interval; NaN values (metric undefined on that clip) are left out of value and n."""
+def bootstrap_mean(
+    values: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> Estimate:
+    """Return the mean with its interval; NaN values (metric undefined on that clip) are left out of
+    value and n.
+    """
     values = np.asarray(values, np.float64)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -60,12 +66,15 @@ def bootstrap_statistic(
     """Return a statistic of whole sets of clips with its interval.
 
     Args:
-        statistic: takes each array with shape `"*r n"` and reduces its last axis: one call serves all resamples.
-            To resample things that are not one number per clip, pass `np.arange(n)` and index inside the statistic.
+        statistic: takes each array with shape `"*r n"` and reduces its last axis: one call serves
+            all resamples. To resample things that are not one number per clip, pass `np.arange(n)`
+            and index inside the statistic.
         arrays: one entry per clip (or per cluster of clips that hang together).
-        paired: resample the same clips from all arrays; False draws each array on its own (two independent samples).
-        interval: "bca"; "percentile"; or "spread" = value +- 1.96 bootstrap standard errors, for statistics whose
-            resampling distribution is shifted (the Frechet distance), so that percentiles would miss the value itself.
+        paired: resample the same clips from all arrays; False draws each array on its own (two
+            independent samples).
+        interval: "bca"; "percentile"; or "spread" = value +- 1.96 bootstrap standard errors, for
+            statistics whose resampling distribution is shifted (the Frechet distance), so that
+            percentiles would miss the value itself.
         seed: of the resampling.
         num_resamples: more make the limits smoother, not tighter.
     """
@@ -74,16 +83,24 @@ def bootstrap_statistic(
     num_clips = min(len(array) for array in arrays)
     if num_clips < 2 or not math.isfinite(value):
         return Estimate(value, math.nan, math.nan, num_clips)
-    samples = (np.arange(num_clips),) if paired else tuple(np.arange(len(array)) for array in arrays)
+    samples = (
+        (np.arange(num_clips),) if paired else tuple(np.arange(len(array)) for array in arrays)
+    )
 
     def resampled(*indices: Shaped[np.ndarray, "..."], axis: int = -1) -> Float[np.ndarray, "*r"]:
         picks = indices * len(arrays) if paired else indices
         return statistic(*(array[index] for array, index in zip(arrays, picks)))
 
     result = scipy.stats.bootstrap(
-        samples, resampled, n_resamples=num_resamples, confidence_level=CONFIDENCE, vectorized=True, axis=-1,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        samples,
+        resampled,
+        n_resamples=num_resamples,
+        confidence_level=CONFIDENCE,
+        vectorized=True,
+        axis=-1,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     draws = result.bootstrap_distribution
     if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):
         return Estimate(value, value, value, num_clips)
@@ -94,31 +111,50 @@ def bootstrap_statistic(
     elif interval == "bca":
         with np.errstate(all="ignore"):
             corrected = scipy.stats.bootstrap(
-                samples, resampled, n_resamples=0, confidence_level=CONFIDENCE, vectorized=True, axis=-1,
-                method="BCa", bootstrap_result=result,
-            ).confidence_interval  # fmt: skip
-        # The acceleration is undefined when leaving out any one clip changes nothing; percentiles are right then.
+                samples,
+                resampled,
+                n_resamples=0,
+                confidence_level=CONFIDENCE,
+                vectorized=True,
+                axis=-1,
+                method="BCa",
+                bootstrap_result=result,
+            ).confidence_interval
+        # The acceleration is undefined when leaving out any one clip changes nothing; percentiles
+        # are right then.
         if math.isfinite(corrected.low) and math.isfinite(corrected.high):
             low, high = float(corrected.low), float(corrected.high)
     return Estimate(value, low, high, num_clips)
 
 
-def ratio_of_sums(numerators: Float[np.ndarray, "*r n"], denominators: Float[np.ndarray, "*r n"]) -> np.ndarray:
-    """Return sum / sum over the last axis (a corpus error rate); NaN where the denominators sum to zero."""
+def ratio_of_sums(
+    numerators: Float[np.ndarray, "*r n"], denominators: Float[np.ndarray, "*r n"]
+) -> np.ndarray:
+    """Return sum / sum over the last axis (a corpus error rate); NaN where the denominators sum to
+    zero.
+    """
     total = denominators.sum(axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(total > 0, numerators.sum(axis=-1) / total, math.nan)
 
 
-def sum_clusters(clusters: Sequence[object], *arrays: Float[np.ndarray, "n"]) -> tuple[Float[np.ndarray, "c"], ...]:
-    """Return each array summed within clusters (clips of one prompt hang together), in order of first appearance."""
+def sum_clusters(
+    clusters: Sequence[object], *arrays: Float[np.ndarray, "n"]
+) -> tuple[Float[np.ndarray, "c"], ...]:
+    """Return each array summed within clusters (clips of one prompt hang together), in order of
+    first appearance.
+    """
     order = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     index = np.array([order[cluster] for cluster in clusters], np.intp)
     return tuple(np.bincount(index, np.asarray(array, np.float64), len(order)) for array in arrays)
 
 
 def bootstrap_clustered_mean(
-    values: Float[np.ndarray, "n"], clusters: Sequence[object], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+    values: Float[np.ndarray, "n"],
+    clusters: Sequence[object],
+    *,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
 ) -> Estimate:
     """Return the mean over clips, resampling clusters of clips; NaN values are left out."""
     values = np.asarray(values, np.float64)
@@ -130,23 +166,36 @@ def bootstrap_clustered_mean(
     return bootstrap_statistic(ratio_of_sums, sums, counts, seed=seed, num_resamples=num_resamples)
 
 
-def paired_difference(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0) -> Estimate:
+def paired_difference(
+    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0
+) -> Estimate:
     """Return the mean of a - b over the same clips; clips where either is NaN are left out."""
     return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed)
 
 
 def paired_p_value(
-    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = 9999
+    a: Float[np.ndarray, "n"],
+    b: Float[np.ndarray, "n"],
+    *,
+    seed: int = 0,
+    num_resamples: int = 9999,
 ) -> float:
-    """Return the two-sided p-value of no difference, by random sign flips of the paired differences."""
+    """Return the two-sided p-value of no difference, by random sign flips of the paired
+    differences.
+    """
     difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     difference = difference[np.isfinite(difference)]
     if len(difference) < 2 or not difference.any():
         return 1.0
     result = scipy.stats.permutation_test(
-        (difference,), _mean, permutation_type="samples", vectorized=True, n_resamples=num_resamples, axis=-1,
+        (difference,),
+        _mean,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=num_resamples,
+        axis=-1,
         rng=np.random.default_rng(seed),
-    )  # fmt: skip
+    )
     return float(result.pvalue)
 
 

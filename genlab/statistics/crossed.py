@@ -1,25 +1,29 @@
 """Intervals that cover the choice of prompts and of training seeds: two crossed random units.
 
-In: one value per training seed and prompt, `"*r s c"` (s seeds, c prompts; leading axes are independent repetitions).
-Out: `Crossed`, a mean or a difference of two arms with its standard error, degrees of freedom and 95 % half width.
+In: one value per training seed and prompt, `"*r s c"` (s seeds, c prompts; leading axes are
+independent repetitions). Out: `Crossed`, a mean or a difference of two arms with its standard
+error, degrees of freedom and 95 % half width.
 
-Model: value = mean + seed + prompt + rest, all random. The variance of the mean adds what seeds and what prompts
-contribute and takes off the rest, which both contain: V_seed + V_prompt - V_rest (two-way cluster-robust, Cameron,
-Gelbach & Miller 2011; the pigeonhole of Owen & Eckles 2012, arXiv 1106.2125), here with mean squares, so that it is
-unbiased for 3 seeds. What seeds add beyond the rest is cut off at zero. A bootstrap of 3 seeds has far too short
-intervals: it draws from 10 resamples, and each misses a third of the variance.
+Model: value = mean + seed + prompt + rest, all random. The variance of the mean adds what seeds and
+what prompts contribute and takes off the rest, which both contain: V_seed + V_prompt - V_rest
+(two-way cluster-robust, Cameron, Gelbach & Miller 2011; the pigeonhole of Owen & Eckles 2012, arXiv
+1106.2125), here with mean squares, so that it is unbiased for 3 seeds. What seeds add beyond the
+rest is cut off at zero. A bootstrap of 3 seeds has far too short intervals: it draws from 10
+resamples, and each misses a third of the variance.
 
-What is paired: prompts, which every arm answers. Seeds are not, even if numbered alike: number i fixes the order of the
-data in every arm, but also an initialisation, and the weights of two families have nothing in common. If the shared
-order moved two arms alike, the interval would be too wide, never too narrow; in return there are twice the degrees of
-freedom, which with 3 seeds is the difference between a quantile of 4.3 and one of 2.8.
+What is paired: prompts, which every arm answers. Seeds are not, even if numbered alike: number i
+fixes the order of the data in every arm, but also an initialisation, and the weights of two
+families have nothing in common. If the shared order moved two arms alike, the interval would be too
+wide, never too narrow; in return there are twice the degrees of freedom, which with 3 seeds is the
+difference between a quantile of 4.3 and one of 2.8.
 
-Coverage over 10,000 draws, 3 seeds x 32 prompts and 5 x 64, deviation of seeds 0 to 2 times that of prompts
-(tests/evaluate/test_crossed.py repeats it with 1,000). Paired difference: 95.4-97.1 %. Mean and ratio of sums: 94.8-97
-%, but 98.5 % where neither seeds nor prompts matter beside the rest (deviation below a fifth of it), because 3 seeds
-cannot show that they do not. All this is for effects that are roughly normal: where seeds spread a rate that lies near
-0, skewed, 3 seeds gave 93 %; and the interval is symmetric, so that of a rate may
-reach below 0, where `make_score` cuts it off.
+Coverage over 10,000 draws, 3 seeds x 32 prompts and 5 x 64, deviation of seeds 0 to 2 times that of
+prompts (tests/evaluate/test_crossed.py repeats it with 1,000). Paired difference: 95.4-97.1 %. Mean
+and ratio of sums: 94.8-97 %, but 98.5 % where neither seeds nor prompts matter beside the rest
+(deviation below a fifth of it), because 3 seeds cannot show that they do not. All this is for
+effects that are roughly normal: where seeds spread a rate that lies near 0, skewed, 3 seeds gave 93
+%; and the interval is symmetric, so that of a rate may reach below 0, where `make_score` cuts it
+off.
 """
 
 import math
@@ -53,21 +57,26 @@ class Crossed(NamedTuple):
         return 2 * self.exceedance(np.abs(self.value))
 
     def equivalence_p_value(self, margin: float) -> Float[np.ndarray, "*r"]:
-        """Return the larger p-value of two one-sided tests, of lying above -margin and below margin (Schuirmann 1987).
+        """Return the larger p-value of two one-sided tests, of lying above -margin and below margin
+        (Schuirmann 1987).
 
         Below 0.05 it says what a 90 % interval within the margin says.
         """
         return self.exceedance(margin - np.abs(self.value))
 
     def exceedance(self, distance: Float[np.ndarray, "*r"]) -> Float[np.ndarray, "*r"]:
-        """Return the probability that chance alone reaches `distance` on one side; 1/2 at 0, also without spread."""
+        """Return the probability that chance alone reaches `distance` on one side; 1/2 at 0, also
+        without spread.
+        """
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(distance == 0, 0.0, distance / self.std_error)
         return scipy.stats.t.sf(ratio, self.dof)
 
 
 class MeanSquares(NamedTuple):
-    """What seeds, prompts and the rest would each make the variance of the mean, were they alone (ANOVA)."""
+    """What seeds, prompts and the rest would each make the variance of the mean, were they alone
+    (ANOVA).
+    """
 
     seed: Float[np.ndarray, "*r"]
     prompt: Float[np.ndarray, "*r"]
@@ -91,17 +100,21 @@ def mean_squares(values: Float[np.ndarray, "*r s c"]) -> MeanSquares:
 def crossed_mean(values: Float[np.ndarray, "*r s c"]) -> Crossed:
     """Return the mean over seeds and prompts of one arm.
 
-    With one arm the seeds have so few degrees of freedom that Satterthwaite's quantile is too small whenever they
-    happen to lie close together. The wider of two is taken: his, counting the seeds even where they were cut off, and
-    the mean of both sources' own quantiles weighted by their variances (Cochran & Cox 1957, section 4.14).
+    With one arm the seeds have so few degrees of freedom that Satterthwaite's quantile is too small
+    whenever they happen to lie close together. The wider of two is taken: his, counting the seeds
+    even where they were cut off, and the mean of both sources' own quantiles weighted by their
+    variances (Cochran & Cox 1957, section 4.14).
     """
     num_seeds, num_prompts = values.shape[-2:]
     squares = mean_squares(values)
     seed_dof, prompt_dof = num_seeds - 1, num_prompts - 1
     added = np.maximum(squares.seed - squares.rest, 0.0)
     variance = squares.prompt + added
-    spread = (squares.seed**2 + squares.rest**2 / prompt_dof) / seed_dof + squares.prompt**2 / prompt_dof
-    # Never below the fewest of a single source: there the cut-off part would make the quantile explode.
+    spread = (
+        squares.seed**2 + squares.rest**2 / prompt_dof
+    ) / seed_dof + squares.prompt**2 / prompt_dof
+    # Never below the fewest of a single source: there the cut-off part would make the quantile
+    # explode.
     dof = np.maximum(_ratio(variance**2, spread), min(seed_dof, prompt_dof))
     quantiles = [float(scipy.stats.t.ppf(_LEVEL, each)) for each in (seed_dof, prompt_dof)]
     weighted = _ratio(added * quantiles[0] + squares.prompt * quantiles[1], variance)
@@ -111,20 +124,25 @@ def crossed_mean(values: Float[np.ndarray, "*r s c"]) -> Crossed:
 
 
 def estimate_crossed(values: Float[np.ndarray, "s c"]) -> Estimate:
-    """Return `crossed_mean` as an estimate; with one seed or one prompt left there is a value and no interval."""
+    """Return `crossed_mean` as an estimate; with one seed or one prompt left there is a value and
+    no interval.
+    """
     if min(values.shape) < 2:
         return Estimate(float(values.mean()), math.nan, math.nan, values.shape[-1])
     return crossed_mean(values).estimate(values.shape[-1])
 
 
 def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
-    """Return the mean over training runs of a score of whole sets of clips, which has no value per prompt to cross.
+    """Return the mean over training runs of a score of whole sets of clips, which has no value per
+    prompt to cross.
 
-    Each run brings its own interval over prompts. The runs answer the same prompts, whose choice may move all of them
-    alike, so averaging takes nothing off that part; what the runs differ by comes on top, and the rest is in both: of
-    nominal 95 % it covers 95-96 % where runs differ as much as prompts do, and up to 100 % where they hardly differ.
+    Each run brings its own interval over prompts. The runs answer the same prompts, whose choice
+    may move all of them alike, so averaging takes nothing off that part; what the runs differ by
+    comes on top, and the rest is in both: of nominal 95 % it covers 95-96 % where runs differ as
+    much as prompts do, and up to 100 % where they hardly differ.
 
-    Eq. V = mean(V_prompt) + var(values) / S, each part with the quantile of its own degrees of freedom (Cochran & Cox).
+    Eq. V = mean(V_prompt) + var(values) / S, each part with the quantile of its own degrees of
+    freedom (Cochran & Cox).
     """
     if len(runs) == 1:
         return runs[0]
@@ -133,20 +151,28 @@ def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
     of_prompts = np.mean([((run.high - run.low) / (2 * normal)) ** 2 for run in runs])
     of_runs = values.var(ddof=1) / len(runs)
     total = of_prompts + of_runs
-    half_width = float((of_prompts * normal + of_runs * student) / np.sqrt(total)) if total > 0 else 0.0
+    half_width = (
+        float((of_prompts * normal + of_runs * student) / np.sqrt(total)) if total > 0 else 0.0
+    )
     value = float(values.mean())
     return Estimate(value, value - half_width, value + half_width, runs[0].n)
 
 
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:
-    """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of their own."""
+    """Return mean(a) - mean(b) of two arms with the same prompts (axis c, two or more) and seeds of
+    their own.
+    """
     return crossed_contrast((a, b), (1.0, -1.0))
 
 
-def crossed_contrast(rows: Sequence[Float[np.ndarray, "*r s c"]], weights: Sequence[float]) -> Crossed:
-    """Return a weighted sum of the means of rows with the same prompts (axis c, two or more) and seeds of their own.
+def crossed_contrast(
+    rows: Sequence[Float[np.ndarray, "*r s c"]], weights: Sequence[float]
+) -> Crossed:
+    """Return a weighted sum of the means of rows with the same prompts (axis c, two or more) and
+    seeds of their own.
 
-    Eq. V = V_prompt(sum w a) + max(0, sum over rows of w^2 (V_seed - V_rest)), with Satterthwaite's degrees of freedom.
+    Eq. V = V_prompt(sum w a) + max(0, sum over rows of w^2 (V_seed - V_rest)), with Satterthwaite's
+    degrees of freedom.
     """
     by_prompt = sum(weight * row.mean(axis=-2) for weight, row in zip(weights, rows, strict=True))
     by_prompt = np.asarray(by_prompt)
@@ -159,7 +185,9 @@ def crossed_contrast(rows: Sequence[Float[np.ndarray, "*r s c"]], weights: Seque
         if row.shape[-2] > 1
     ]
     std_error, dof = combine_squares(prompt, num_prompts - 1, squares)
-    return Crossed(by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error)
+    return Crossed(
+        by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error
+    )
 
 
 def combine_squares(
@@ -182,11 +210,15 @@ def combine_squares(
     return np.sqrt(variance), np.maximum(dof, fewest)
 
 
-def linearise_ratio(totals: Float[np.ndarray, "*r s c"], weights: Float[np.ndarray, "*r s c"]) -> np.ndarray:
-    """Return values whose mean is sum(totals) / sum(weights) and that vary as the ratio does, to first order.
+def linearise_ratio(
+    totals: Float[np.ndarray, "*r s c"], weights: Float[np.ndarray, "*r s c"]
+) -> np.ndarray:
+    """Return values whose mean is sum(totals) / sum(weights) and that vary as the ratio does, to
+    first order.
 
-    A corpus error rate is no mean of clips; its influence function is, so every formula above holds for it. A cell of
-    weight 0 (the score is not defined there) takes the value of the ratio and moves nothing.
+    A corpus error rate is no mean of clips; its influence function is, so every formula above holds
+    for it. A cell of weight 0 (the score is not defined there) takes the value of the ratio and
+    moves nothing.
     """
     axes = (-2, -1)
     ratio = totals.sum(axis=axes, keepdims=True) / weights.sum(axis=axes, keepdims=True)
@@ -196,10 +228,15 @@ def linearise_ratio(totals: Float[np.ndarray, "*r s c"], weights: Float[np.ndarr
 def cell_sums(
     runs: Sequence[int], clusters: Sequence[object], *arrays: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "s c"], ...]:
-    """Return each array summed within (training run, cluster), both in order of first appearance."""
+    """Return each array summed within (training run, cluster),
+    both in order of first appearance.
+    """
     row_of = {run: number for number, run in enumerate(dict.fromkeys(runs))}
     column_of = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
-    cells = [row_of[run] * len(column_of) + column_of[cluster] for run, cluster in zip(runs, clusters, strict=True)]
+    cells = [
+        row_of[run] * len(column_of) + column_of[cluster]
+        for run, cluster in zip(runs, clusters, strict=True)
+    ]
     shape = len(row_of), len(column_of)
     return tuple(np.bincount(cells, array, shape[0] * shape[1]).reshape(shape) for array in arrays)
 

@@ -1,8 +1,10 @@
-"""Where the ranking of two families flips: the score of each against log x, and the x at which the two curves meet.
+"""Where the ranking of two families flips: the score of each against log x, and the x at which the
+two curves meet.
 
-In: points of two families (x is FLOPs, epochs or unique seconds; one score per training run). Out: `Crossover`: the x
-of the flip with a 95 % interval, and a verdict. And before anything is spent: the probability that a planned sweep
-would show the flip inside, and the cheapest sweep over its budgets that does so in 80 % of cases.
+In: points of two families (x is FLOPs, epochs or unique seconds; one score per training run). Out:
+`Crossover`: the x of the flip with a 95 % interval, and a verdict. And before anything is spent:
+the probability that a planned sweep would show the flip inside, and the cheapest sweep over its
+budgets that does so in 80 % of cases.
 
 A curve is a + b (1 - (x / x_mid)^-c) / c: a saturating power law (Hestness et al. 2017, arXiv
 1712.00409), whose limit c = 0 is a straight line in log x. Which of the two is chosen per family by
@@ -13,11 +15,12 @@ Curves are drawn again with fresh noise, and their form is chosen again for each
 the difference of the curves is not beyond Student's t times its error (Fieller 1954), so it may be
 open on a side, and says so.
 
-Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of points shows:
-`shared_error` is that error of the difference, and widens the interval.
+Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of
+points shows: `shared_error` is that error of the difference, and widens the interval.
 
-Measured in tests/evaluate/test_crossover.py: 93-96 % of intervals hold a crossing of power laws, 96-99 % one of lines
-(a line that might have been a power law is known less well); curves that do not cross are given one in 5 % of cases.
+Measured in tests/evaluate/test_crossover.py: 93-96 % of intervals hold a crossing of power laws,
+96-99 % one of lines (a line that might have been a power law is known less well); curves that do
+not cross are given one in 5 % of cases.
 """
 
 import functools
@@ -67,10 +70,14 @@ class Fit(NamedTuple):
         """Return the score at every x."""
         return _predict(self.coefficients[None], x / self.x_mid)[0]
 
-    def bound(self, x: Float[np.ndarray, "g"]) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
+    def bound(
+        self, x: Float[np.ndarray, "g"]
+    ) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
         """Return the ends of the 95 % interval of the curve at every x."""
         low, high = np.quantile(
-            _predict(self.draws, x / self.x_mid), [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2], axis=0
+            _predict(self.draws, x / self.x_mid),
+            [0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2],
+            axis=0,
         )
         return low, high
 
@@ -92,7 +99,9 @@ class Crossover(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The chance that a sweep shows the crossing inside, and what it costs in units of x summed over runs."""
+    """The chance that a sweep shows the crossing inside, and what it costs in units of x summed
+    over runs.
+    """
 
     budgets: tuple[float, ...]
     seeds: int
@@ -110,7 +119,8 @@ def fit_curve(curve: Curve, *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Fit
     budgets = np.unique(x)
     if len(x) < 3 or len(budgets) < 2 or not (x > 0).all() or not np.isfinite(score).all():
         raise GenlabError(
-            f"{len(x)} runs at x={budgets.tolist()}: a curve needs 3 runs or more at 2 budgets or more, all above zero "
+            f"{len(x)} runs at x={budgets.tolist()}: a curve needs 3 runs or more at 2 budgets or "
+            "more, all above zero "
             "and with a score; run the comparison at more budgets"
         )
     x_mid = float(np.exp(np.log(budgets).mean()))
@@ -130,19 +140,25 @@ def assume_curve(a: float, b: float, exponent: float, x_mid: float, noise: float
 
 
 def assume_exponent(curve: Curve, exponent: float, *, seed: int = 0) -> Fit:
-    """Return the power law score = level (x / x_mid)^-exponent through the runs at hand, which may be at one budget.
+    """Return the power law score = level (x / x_mid)^-exponent through the runs at hand, which may
+    be at one budget.
 
     Raises:
         GenlabError: with fewer than 2 runs, whose spread is the noise.
     """
     x, score = np.asarray(curve.x, np.float64), np.asarray(curve.score, np.float64)
     if len(x) < 2 or not (x > 0).all() or not np.isfinite(score).all():
-        raise GenlabError(f"{len(x)} runs: estimating the noise needs 2 runs or more, at x above zero and with a score")
+        raise GenlabError(
+            f"{len(x)} runs: estimating the noise needs 2 runs or more, at x above zero and with "
+            "a score"
+        )
     x_mid = float(np.exp(np.log(x).mean()))
     shape = (x / x_mid) ** -exponent
     level = float((score * shape).sum() / (shape**2).sum())
     noise = math.sqrt(((score - level * shape) ** 2).sum() / (len(x) - 1))
-    fresh = noise / math.sqrt((shape**2).sum()) * np.random.default_rng(seed).standard_normal(NUM_DRAWS)
+    fresh = (
+        noise / math.sqrt((shape**2).sum()) * np.random.default_rng(seed).standard_normal(NUM_DRAWS)
+    )
     levels = np.concatenate([[level], level + fresh])
     rows = np.stack([levels, -exponent * levels, np.full_like(levels, exponent)], axis=1)
     return Fit(rows[0], x_mid, noise, len(x) - 1, rows[1:])
@@ -156,24 +172,33 @@ def find_crossover(
     Args:
         a: runs of one family.
         b: runs of the other one, at budgets of its own if need be.
-        shared_error: standard error of the difference from what all x share, such as the choice of prompts.
+        shared_error: standard error of the difference from what all x share, such as the choice of
+            prompts.
         seed: of the draws.
         num_draws: behind the error of each curve.
 
     Raises:
-        GenlabError: if a family has too few runs for a curve, or the two were not run over a common range.
+        GenlabError: if a family has too few runs for a curve, or the two were not run over a common
+            range.
     """
-    fits = fit_curve(a, seed=2 * seed, num_draws=num_draws), fit_curve(b, seed=2 * seed + 1, num_draws=num_draws)
+    fits = (
+        fit_curve(a, seed=2 * seed, num_draws=num_draws),
+        fit_curve(b, seed=2 * seed + 1, num_draws=num_draws),
+    )
     low, high = max(np.min(a.x), np.min(b.x)), min(np.max(a.x), np.max(b.x))
     if not low < high:
-        raise GenlabError("the two families were not run over a common range of x; compare them at both ends")
+        raise GenlabError(
+            "the two families were not run over a common range of x; compare them at both ends"
+        )
     x = np.geomspace(low / BEYOND, high * BEYOND, GRID)
     gap = fits[0].predict(x) - fits[1].predict(x)
     reach = _reach([_predict(fit.draws, x / fit.x_mid) for fit in fits], fits, shared_error)
     ends = np.array([low, high])
     at_ends = [_predict(fit.draws, ends / fit.x_mid) for fit in fits]
     change = np.diff(fits[0].predict(ends) - fits[1].predict(ends))
-    surely_changes = abs(float(change[0])) > float(_reach([np.diff(ends) for ends in at_ends], fits, 0.0)[0])
+    surely_changes = abs(float(change[0])) > float(
+        _reach([np.diff(ends) for ends in at_ends], fits, 0.0)[0]
+    )
     forms, sweep = (fits[0].form, fits[1].form), (float(low), float(high))
     roots = np.flatnonzero(np.diff(np.sign(gap)) != 0)
     if not len(roots) or not surely_changes:
@@ -183,9 +208,14 @@ def find_crossover(
     share = gap[root] / (gap[root] - gap[root + 1])
     crossing = float(x[root] * (x[root + 1] / x[root]) ** share)
     first, last = _connected(np.abs(gap) <= reach, root)
-    ends_at = (0.0 if first < 0 else float(x[first])), (math.inf if last >= GRID else float(x[last]))
+    ends_at = (
+        (0.0 if first < 0 else float(x[first])),
+        (math.inf if last >= GRID else float(x[last])),
+    )
     is_inside = low <= ends_at[0] and ends_at[1] <= high
-    return Crossover(crossing, *ends_at, "inside sweep" if is_inside else "extrapolated", sweep, forms)
+    return Crossover(
+        crossing, *ends_at, "inside sweep" if is_inside else "extrapolated", sweep, forms
+    )
 
 
 def find_probability(
@@ -199,8 +229,8 @@ def find_probability(
 ) -> float:
     """Return the probability that a sweep would end with the verdict "inside sweep".
 
-    Every trial takes curves as likely as the pilot's own (which it does not know any better), draws the runs with the
-    pilot's noise, and analyses them like real ones.
+    Every trial takes curves as likely as the pilot's own (which it does not know any better), draws
+    the runs with the pilot's noise, and analyses them like real ones.
     """
     rng = np.random.default_rng(seed)
     x = np.repeat(np.asarray(budgets, np.float64), num_seeds)
@@ -209,7 +239,11 @@ def find_probability(
         curves = []
         for fit in fits:
             truth = fit.draws[rng.integers(len(fit.draws))]
-            noise = fit.noise * math.sqrt(fit.dof / rng.chisquare(fit.dof)) if len(fit.draws) > 1 else fit.noise
+            noise = (
+                fit.noise * math.sqrt(fit.dof / rng.chisquare(fit.dof))
+                if len(fit.draws) > 1
+                else fit.noise
+            )
             score = _predict(truth[None], x / fit.x_mid)[0] + noise * rng.standard_normal(len(x))
             curves.append(Curve(x, score))
         found = find_crossover(*curves, shared_error=shared_error, seed=trial, num_draws=100)
@@ -218,27 +252,40 @@ def find_probability(
 
 
 def plan_sweep(
-    fits: tuple[Fit, Fit], budgets: Sequence[float], num_seeds: int, *, shared_error: float = 0.0, num_trials: int = 200
+    fits: tuple[Fit, Fit],
+    budgets: Sequence[float],
+    num_seeds: int,
+    *,
+    shared_error: float = 0.0,
+    num_trials: int = 200,
 ) -> tuple[Plan, Plan | None]:
-    """Return the chance of the planned sweep, and the cheapest sweep that shows the crossing in 80 % of cases, if any.
+    """Return the chance of the planned sweep, and the cheapest sweep that shows the crossing in 80
+    % of cases, if any.
 
-    Tried are the runs of neighbouring budgets of the plan (3 or more) with the planned seeds, 3, 5 or 10, from the
-    cheapest on.
+    Tried are the runs of neighbouring budgets of the plan (3 or more) with the planned seeds, 3, 5
+    or 10, from the cheapest on.
     """
     budgets = tuple(sorted(budgets))
     if len(budgets) < 3 or num_seeds < 1:
         raise GenlabError(
-            f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 budgets or more to show where "
+            f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 budgets or "
+            "more to show where "
             "curves cross, and 1 seed or more"
         )
 
     def assess(chosen: tuple[float, ...], seeds: int) -> Plan:
-        chance = find_probability(fits, chosen, seeds, shared_error=shared_error, num_trials=num_trials)
+        chance = find_probability(
+            fits, chosen, seeds, shared_error=shared_error, num_trials=num_trials
+        )
         return Plan(chosen, seeds, chance, 2 * seeds * sum(chosen))
 
     planned = assess(budgets, num_seeds)
     spans = [budgets[i:j] for i in range(len(budgets)) for j in range(i + 3, len(budgets) + 1)]
-    options = [(seeds * sum(span), seeds, span) for span in spans for seeds in sorted({num_seeds, 3, 5, 10})]
+    options = [
+        (seeds * sum(span), seeds, span)
+        for span in spans
+        for seeds in sorted({num_seeds, 3, 5, 10})
+    ]
     for _, seeds, span in sorted(options):
         plan = planned if (span, seeds) == (budgets, num_seeds) else assess(span, seeds)
         if plan.probability >= 0.8:
@@ -246,20 +293,28 @@ def plan_sweep(
     return planned, None
 
 
-def _basis(ratios: Float[np.ndarray, "*r g"], exponents: Float[np.ndarray, "*r g"]) -> Float[np.ndarray, "*r g"]:
+def _basis(
+    ratios: Float[np.ndarray, "*r g"], exponents: Float[np.ndarray, "*r g"]
+) -> Float[np.ndarray, "*r g"]:
     log_ratio = np.log(ratios)
     safe = np.where(exponents > 0, exponents, 1.0)
     return np.where(exponents > 0, -np.expm1(-exponents * log_ratio) / safe, log_ratio)
 
 
-def _predict(coefficients: Float[np.ndarray, "r 3"], ratios: Float[np.ndarray, "g"]) -> Float[np.ndarray, "r g"]:
+def _predict(
+    coefficients: Float[np.ndarray, "r 3"], ratios: Float[np.ndarray, "g"]
+) -> Float[np.ndarray, "r g"]:
     shape = len(coefficients), len(ratios)
     exponents = np.broadcast_to(coefficients[:, 2:], shape)
-    return coefficients[:, :1] + coefficients[:, 1:2] * _basis(np.broadcast_to(ratios[None], shape), exponents)
+    return coefficients[:, :1] + coefficients[:, 1:2] * _basis(
+        np.broadcast_to(ratios[None], shape), exponents
+    )
 
 
 @functools.lru_cache(maxsize=4096)
-def _designs(ratios: tuple[float, ...]) -> tuple[Float[np.ndarray, "e n 2"], Float[np.ndarray, "e 2 n"]]:
+def _designs(
+    ratios: tuple[float, ...],
+) -> tuple[Float[np.ndarray, "e n 2"], Float[np.ndarray, "e 2 n"]]:
     """Return the regressors for every exponent and their pseudo-inverses."""
     shape = len(EXPONENTS), len(ratios)
     exponents = np.broadcast_to(np.array(EXPONENTS)[:, None], shape)
@@ -268,7 +323,9 @@ def _designs(ratios: tuple[float, ...]) -> tuple[Float[np.ndarray, "e n 2"], Flo
     return design, np.linalg.pinv(design)
 
 
-def _solve(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool) -> Float[np.ndarray, "r 3"]:
+def _solve(
+    ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool
+) -> Float[np.ndarray, "r 3"]:
     """Return the least-squares curve of each row of scores."""
     design, inverse = _designs(ratios)
     chosen = slice(None) if is_power else slice(1)
@@ -278,7 +335,9 @@ def _solve(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power
     return np.concatenate([linear[best, rows], np.array(EXPONENTS)[best][:, None]], axis=1)
 
 
-def _choose_form(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"]) -> Float[np.ndarray, "r 3"]:
+def _choose_form(
+    ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"]
+) -> Float[np.ndarray, "r 3"]:
     """Return the curve of each row of scores, of the form that predicts held-out budgets better."""
     lines = _solve(ratios, scores, False)
     if len(set(ratios)) < MIN_BUDGETS_POWER or len(ratios) <= 3:
@@ -287,7 +346,9 @@ def _choose_form(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"]) ->
     return np.where(is_power[:, None], _solve(ratios, scores, True), lines)
 
 
-def _left_out_error(ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool) -> np.ndarray:
+def _left_out_error(
+    ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool
+) -> np.ndarray:
     """Return the squared error on budgets left out, summed, of each row of scores."""
     values, total = np.array(ratios), np.zeros(len(scores))
     for budget in np.unique(values):
@@ -302,7 +363,10 @@ def _reach(
 ) -> Float[np.ndarray, "g"]:
     """Return Student's t times the error of the difference of two drawn curves."""
     # Far outside, a few draws diverge; the middle two thirds estimate the error as well as all.
-    variances = [(np.diff(np.quantile(draws, [0.1587, 0.8413], axis=0), axis=0)[0] / 2) ** 2 for draws in drawn]
+    variances = [
+        (np.diff(np.quantile(draws, [0.1587, 0.8413], axis=0), axis=0)[0] / 2) ** 2
+        for draws in drawn
+    ]
     total = variances[0] + variances[1] + shared_error**2
     spread = sum(variance**2 / fit.dof for variance, fit in zip(variances, fits))
     dof = np.divide(total**2, spread, out=np.full_like(total, 1e6), where=np.asarray(spread) > 0)
@@ -310,7 +374,9 @@ def _reach(
 
 
 def _connected(is_open: np.ndarray, root: int) -> tuple[int, int]:
-    """Return the nearest closed grid points around the cell that holds the root; outside the grid if there is none."""
+    """Return the nearest closed grid points around the cell that holds the root; outside the grid
+    if there is none.
+    """
     first, last = root, root + 1
     while first >= 0 and is_open[first]:
         first -= 1

@@ -1,14 +1,17 @@
-"""How many prompts and training seeds it takes to see a difference, from the variance components of the one at hand.
+"""How many prompts and training seeds it takes to see a difference, from the variance components of
+the one at hand.
 
-In: the pseudo-values of two arms (`ClipValues.pseudo_values`). Out: `Components` of the difference's variance, the
-power of the paired test of `crossed_difference` for any numbers of prompts and seeds, and `Plan`, a small table.
+In: the pseudo-values of two arms (`ClipValues.pseudo_values`). Out: `Components` of the
+difference's variance, the power of the paired test of `crossed_difference` for any numbers of
+prompts and seeds, and `Plan`, a small table.
 
-Eq. V(n prompts, m seeds) = seed / m + prompt / n + rest / (n m). Power is averaged over drawn mean squares, because
-the interval of 3 seeds is now short, now long: a noncentral t at the expected degrees of freedom promises up to 12
-points too much there. Holm's correction for several pairs is not in it. With one training seed per arm nothing is known
-of `seed`, so there is no plan.
+Eq. V(n prompts, m seeds) = seed / m + prompt / n + rest / (n m). Power is averaged over drawn mean
+squares, because the interval of 3 seeds is now short, now long: a noncentral t at the expected
+degrees of freedom promises up to 12 points too much there. Holm's correction for several pairs is
+not in it. With one training seed per arm nothing is known of `seed`, so there is no plan.
 
-The components come from few seeds themselves: with 3 per arm, the numbers can be off by a factor of 2.
+The components come from few seeds themselves: with 3 per arm, the numbers can be off by a factor of
+2.
 """
 
 import functools
@@ -30,7 +33,9 @@ MOST_SEEDS = 100
 
 
 class Components(NamedTuple):
-    """Variances of a difference of two arms: of the seed, of the prompt, and of the rest; of one value each."""
+    """Variances of a difference of two arms: of the seed, of the prompt, and of the rest; of one
+    value each.
+    """
 
     seed: float
     prompt: float
@@ -52,15 +57,21 @@ class Plan(NamedTuple):
     prompts_needed: Mapping[int, int | None]
     """Prompts needed with so many seeds; None if no number of prompts is enough."""
     prompt_error: float
-    """Standard error of the difference that the choice of prompts alone causes, the same however many seeds are run."""
+    """Standard error of the difference that the choice of prompts alone causes, the same however
+    many seeds are run.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types."""
-        return self._asdict() | {"prompts_needed": {str(seeds): n for seeds, n in self.prompts_needed.items()}}
+        return self._asdict() | {
+            "prompts_needed": {str(seeds): n for seeds, n in self.prompts_needed.items()}
+        }
 
 
 def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) -> Components | None:
-    """Return the variance components of mean(a) - mean(b), negative ones as 0; None if there is only one seed."""
+    """Return the variance components of mean(a) - mean(b), negative ones as 0; None if there is
+    only one seed.
+    """
     if min(*a.shape, *b.shape) < 2:
         return None
     seed, rest, noise = 0.0, 0.0, 0.0
@@ -74,7 +85,9 @@ def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) ->
 
 
 def find_power(target: float, components: Components, num_prompts: int, num_seeds: int) -> float:
-    """Return the probability that the paired test sees a difference of `target`, with equal seeds in both arms."""
+    """Return the probability that the paired test sees a difference of `target`, with equal seeds
+    in both arms.
+    """
     if min(num_prompts, num_seeds) < 2:
         return 0.0
     seed_dof, prompt_dof = num_seeds - 1, num_prompts - 1
@@ -83,13 +96,18 @@ def find_power(target: float, components: Components, num_prompts: int, num_seed
     deviation = math.sqrt(seed + prompt + rest)
     if deviation == 0:
         return 1.0
-    # Drawn mean squares; both arms have half of what belongs to seeds. The means are independent of them.
-    drawn = _draw_squares((seed_dof, seed_dof, seed_dof * prompt_dof, seed_dof * prompt_dof, prompt_dof))
+    # Drawn mean squares; both arms have half of what belongs to seeds. The means are independent of
+    # them.
+    drawn = _draw_squares(
+        (seed_dof, seed_dof, seed_dof * prompt_dof, seed_dof * prompt_dof, prompt_dof)
+    )
     seeds, rests = (seed + rest) / 2 * drawn[:2], rest / 2 * drawn[2:4]
     arms = [(MeanSquares(seeds[i], drawn[4], rests[i]), seed_dof) for i in range(2)]
     std_error, dof = combine_squares((prompt + rest) * drawn[4], prompt_dof, arms)
     reach = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof) * std_error
-    upper, lower = (scipy.stats.norm.sf((reach - sign * abs(target)) / deviation) for sign in (1, -1))
+    upper, lower = (
+        scipy.stats.norm.sf((reach - sign * abs(target)) / deviation) for sign in (1, -1)
+    )
     return float(np.mean(upper + lower))
 
 
@@ -99,12 +117,18 @@ def find_prompts(target: float, components: Components, num_seeds: int) -> int |
 
 
 def find_seeds(target: float, components: Components, num_prompts: int) -> int | None:
-    """Return the fewest training seeds per arm that reach 80 % with `num_prompts`, or None if 100 do not."""
+    """Return the fewest training seeds per arm that reach 80 % with `num_prompts`, or None if 100
+    do not.
+    """
     return _fewest(lambda m: find_power(target, components, num_prompts, m), MOST_SEEDS)
 
 
-def make_plan(target: float, a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) -> Plan | None:
-    """Return what it takes to see `target` between two arms, or None where their variances are not known."""
+def make_plan(
+    target: float, a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]
+) -> Plan | None:
+    """Return what it takes to see `target` between two arms, or None where their variances are not
+    known.
+    """
     components = find_components(a, b)
     if components is None or not math.isfinite(target) or target <= 0:
         return None

@@ -1,8 +1,9 @@
-"""What a decoder or a mixer of your own must keep, tried out at toy size: `genlab check FILE.py:Class`.
+"""What a decoder or a mixer of your own must keep, tried out at toy size: `genlab check
+FILE.py:Class`.
 
-In: a config class. Out: one finding per promise, with what is wrong where it is broken. A promise that is broken here
-makes a comparison wrong without a word: a loss that depends on batch mates or padding, a layer that sees the future, a
-FLOP formula that is off, a prompt that is not kept.
+In: a config class. Out: one finding per promise, with what is wrong where it is broken. A promise
+that is broken here makes a comparison wrong without a word: a loss that depends on batch mates or
+padding, a layer that sees the future, a FLOP formula that is off, a prompt that is not kept.
 """
 
 from collections.abc import Callable
@@ -47,7 +48,8 @@ def check_class(cls: type[Config]) -> list[Finding]:
     """Try out what a class promises, with its fields at their defaults.
 
     Raises:
-        ConfigError: if it is no decoder, mixer or feed-forward part, or has fields without defaults.
+        ConfigError: if it is no decoder, mixer or feed-forward part, or has fields without
+            defaults.
     """
     try:
         config: Any = cls()
@@ -71,7 +73,8 @@ def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
     if hasattr(config, "build") and hasattr(config, "flops"):
         return FeedForward, check_feed_forward
     raise ConfigError(
-        f"{type(config).__name__}: expected the config of a decoder (it has `sampler`), of a mixer (it derives from "
+        f"{type(config).__name__}: expected the config of a decoder (it has `sampler`), of a "
+        "mixer (it derives from "
         "PlainMixer) or of a feed-forward part (`build` and `flops`)"
     )
 
@@ -123,16 +126,23 @@ class _DecoderTrial:
         # Heads may start at zero; here they say something.
         leaves, tree = jax.tree.flatten(self.state)
         keys = jax.random.split(jax.random.key(3), len(leaves))
-        noisy = [x + 0.1 * jax.random.normal(k, x.shape) if _is_real(x) else x for x, k in zip(leaves, keys)]
+        noisy = [
+            x + 0.1 * jax.random.normal(k, x.shape) if _is_real(x) else x
+            for x, k in zip(leaves, keys)
+        ]
         self.state = jax.tree.unflatten(tree, noisy)
         graph: Any = self.graph
         self.loss = jax.jit(lambda state, batch, key: nnx.merge(graph, state).loss(*batch, key=key))
         self.draw = jax.jit(self._draw)
         self.calls: list[int] = []
 
-    def _draw(self, state: Any, cond: Cond, num_frames: Any, key: Any, prompt: Prompt | None) -> Tokens:
+    def _draw(
+        self, state: Any, cond: Cond, num_frames: Any, key: Any, prompt: Prompt | None
+    ) -> Tokens:
         model: Any = nnx.merge(self.graph, state)
-        out = model.sample(cond, num_frames=num_frames, key=key, sampler=self.sampler, prompt=prompt)
+        out = model.sample(
+            cond, num_frames=num_frames, key=key, sampler=self.sampler, prompt=prompt
+        )
         self.calls.append(out.num_network_calls)
         return out.tokens
 
@@ -147,23 +157,45 @@ class _DecoderTrial:
     def builds(self) -> None:
         for part in (self.config, self.sampler):
             again = type(part).from_dict(part.to_dict())
-            _require(again == part and again.digest() == part.digest(), f"{type(part).__name__} comes back as another")
-        _require(isinstance(self.config.loss_unit, str), "loss_unit: expected a text such as nats_per_code")
-        _require(self.reads in ("codes", "latents"), f"reads={self.reads!r}: expected 'codes' or 'latents'")
+            _require(
+                again == part and again.digest() == part.digest(),
+                f"{type(part).__name__} comes back as another",
+            )
+        _require(
+            isinstance(self.config.loss_unit, str),
+            "loss_unit: expected a text such as nats_per_code",
+        )
+        _require(
+            self.reads in ("codes", "latents"),
+            f"reads={self.reads!r}: expected 'codes' or 'latents'",
+        )
 
     def has_shapes(self) -> None:
         tokens, _ = self.batch
         out = self.loss(self.state, self.batch, jax.random.key(1))
         for name in ("per_example", "weight"):
             found = getattr(out, name)
-            _require(found.shape == (NUM_EXAMPLES,), f"loss.{name} has shape {found.shape}, expected {(NUM_EXAMPLES,)}")
-        _require(all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out)), "the loss is not finite")
+            _require(
+                found.shape == (NUM_EXAMPLES,),
+                f"loss.{name} has shape {found.shape}, expected {(NUM_EXAMPLES,)}",
+            )
+        _require(
+            all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out)), "the loss is not finite"
+        )
         drawn, given = getattr(self.sample(1), self.reads), getattr(tokens, self.reads)
-        _require(drawn.shape == given.shape, f"samples have shape {drawn.shape}, expected {given.shape}")
+        _require(
+            drawn.shape == given.shape, f"samples have shape {drawn.shape}, expected {given.shape}"
+        )
         _require(np.isfinite(drawn).all(), "samples are not finite")
-        _require((np.where(tokens.is_valid[:, :, None], 0, drawn) == 0).all(), "frames behind the end are not 0")
+        _require(
+            (np.where(tokens.is_valid[:, :, None], 0, drawn) == 0).all(),
+            "frames behind the end are not 0",
+        )
         if self.reads == "codes":
-            _require(drawn.min() >= 0 and drawn.max() < SPEC.entries, f"codes outside 0 to {SPEC.entries - 1}")
+            _require(
+                drawn.min() >= 0 and drawn.max() < SPEC.entries,
+                f"codes outside 0 to {SPEC.entries - 1}",
+            )
 
     def learns(self) -> None:
         graph, params, rest = nnx.split(nnx.merge(self.graph, self.state), nnx.Param, ...)
@@ -173,7 +205,10 @@ class _DecoderTrial:
             return (out.per_example * out.weight).sum() / out.weight.sum()
 
         gradient = jax.jit(jax.grad(mean_loss))
-        moved = [jax.tree.map(np.any, gradient(params, _toy_batch(seed), jax.random.key(seed))) for seed in range(4)]
+        moved = [
+            jax.tree.map(np.any, gradient(params, _toy_batch(seed), jax.random.key(seed)))
+            for seed in range(4)
+        ]
         paths = jax.tree_util.tree_leaves_with_path(moved[0])
         hit = np.any([jax.tree.leaves(tree) for tree in moved], axis=0)
         still = [jax.tree_util.keystr(path) for (path, _), is_hit in zip(paths, hit) if not is_hit]
@@ -181,7 +216,9 @@ class _DecoderTrial:
 
     def ignores_mates(self) -> None:
         (tokens, cond), others = self.batch, _toy_batch(9)
-        mixed = jax.tree.map(lambda own, other: jnp.concatenate([own[:1], other[1:]]), (tokens, cond), others)
+        mixed = jax.tree.map(
+            lambda own, other: jnp.concatenate([own[:1], other[1:]]), (tokens, cond), others
+        )
         self._same(self.batch, mixed, 1, "its loss is {} beside some clips and {} beside others")
 
     def ignores_padding(self) -> None:
@@ -193,27 +230,45 @@ class _DecoderTrial:
         )
         spoiled = Tokens(codes, latents, tokens.num_frames)
         told = cond._replace(content=jnp.where(is_valid, cond.content, 3))
-        self._same(self.batch, (spoiled, told), NUM_EXAMPLES, "its loss is {}, and {} with other values behind its end")
+        self._same(
+            self.batch,
+            (spoiled, told),
+            NUM_EXAMPLES,
+            "its loss is {}, and {} with other values behind its end",
+        )
 
     def _same(self, before: Any, after: Any, count: int, text: str) -> None:
         first, second = (
-            self.loss(self.state, batch, jax.random.key(1)).per_example[:count] for batch in (before, after)
+            self.loss(self.state, batch, jax.random.key(1)).per_example[:count]
+            for batch in (before, after)
         )
         for one, other in zip(first, second):
-            _require(np.allclose(one, other, rtol=CLOSE, atol=1e-6), text.format(f"{one:.5g}", f"{other:.5g}"))
+            _require(
+                np.allclose(one, other, rtol=CLOSE, atol=1e-6),
+                text.format(f"{one:.5g}", f"{other:.5g}"),
+            )
 
     def obeys_the_key(self) -> None:
-        first, again, other = (np.asarray(getattr(self.sample(seed), self.reads)) for seed in (3, 3, 4))
+        first, again, other = (
+            np.asarray(getattr(self.sample(seed), self.reads)) for seed in (3, 3, 4)
+        )
         _require((first == again).all(), "the same key draws different tokens")
         _require((first != other).any(), "another key draws the same tokens")
 
     def keeps_a_prompt(self) -> None:
         tokens, frame = self.batch[0], np.arange(NUM_FRAMES)
-        for name, known in {"a prefix": frame < 4, "a hole": (frame < 2) | (frame > 4), "all": frame >= 0}.items():
+        for name, known in {
+            "a prefix": frame < 4,
+            "a hole": (frame < 2) | (frame > 4),
+            "all": frame >= 0,
+        }.items():
             prompt = Prompt(tokens, jnp.broadcast_to(jnp.asarray(known), tokens.is_valid.shape))
             kept = np.asarray(prompt.is_known & tokens.is_valid)
             drawn, given = getattr(self.sample(5, prompt), self.reads), getattr(tokens, self.reads)
-            _require((np.asarray(drawn)[kept] == np.asarray(given)[kept]).all(), f"{name} of known frames is not kept")
+            _require(
+                (np.asarray(drawn)[kept] == np.asarray(given)[kept]).all(),
+                f"{name} of known frames is not kept",
+            )
 
     def compiles_once(self) -> None:
         (tokens, cond), traced = self.batch, []
@@ -239,30 +294,45 @@ class _DecoderTrial:
 
     def counts_flops(self) -> None:
         stated, walked = train_flops(self.config, self.task), walk_loss(self.config, self.task)
-        _require(abs(stated / walked - 1) < 0.01, f"train_flops says {stated:.4g}, the program has {walked:.4g}")
+        _require(
+            abs(stated / walked - 1) < 0.01,
+            f"train_flops says {stated:.4g}, the program has {walked:.4g}",
+        )
         cost = sample_cost(self.config, self.sampler, self.task)
         self.sample(1)
         _require(
-            cost.network_calls == self.calls[-1], f"sample_cost says {cost.network_calls} calls, not {self.calls[-1]}"
+            cost.network_calls == self.calls[-1],
+            f"sample_cost says {cost.network_calls} calls, not {self.calls[-1]}",
         )
 
     def resumes(self) -> None:
-        saved = [np.asarray(leaf) if _is_real(leaf) else leaf for leaf in jax.tree.leaves(self.state)]
+        saved = [
+            np.asarray(leaf) if _is_real(leaf) else leaf for leaf in jax.tree.leaves(self.state)
+        ]
         graph, fresh = nnx.split(self.config.build(self.task, key=jax.random.key(8)))
         restored = jax.tree.unflatten(jax.tree.structure(fresh), saved)
         before, after = (
             np.asarray(
-                jax.jit(lambda state, graph=g: nnx.merge(graph, state).loss(*self.batch, key=jax.random.key(1)))(s)[0]
+                jax.jit(
+                    lambda state, graph=g: nnx.merge(graph, state).loss(
+                        *self.batch, key=jax.random.key(1)
+                    )
+                )(s)[0]
             )
             for g, s in ((self.graph, self.state), (graph, restored))
         )
-        _require((before == after).all(), "something outside the parameters differs from build to build")
+        _require(
+            (before == after).all(), "something outside the parameters differs from build to build"
+        )
 
 
 def check_mixer(config: Any) -> list[Finding]:
     """Try out a mixer's config inside a backbone."""
     backbone = BackboneConfig(width=32, layers=2, heads=4, mixer=config)
-    return _try_out(_backbone_promises(backbone) | {"step by step is the same as at once": lambda: _decodes(backbone)})
+    return _try_out(
+        _backbone_promises(backbone)
+        | {"step by step is the same as at once": lambda: _decodes(backbone)}
+    )
 
 
 def check_feed_forward(config: Any) -> list[Finding]:
@@ -323,9 +393,14 @@ def _ignores_others(config: BackboneConfig, ways: tuple[bool, ...]) -> None:
     for is_causal in ways:
         out = _run(config, is_causal, x, is_valid)
         mates = _run(config, is_causal, x.at[1:].set(other[1:]), is_valid)
-        _require(np.allclose(out[0], mates[0], atol=CLOSE), "another clip in the batch moves a frame")
+        _require(
+            np.allclose(out[0], mates[0], atol=CLOSE), "another clip in the batch moves a frame"
+        )
         padded = _run(config, is_causal, jnp.where(is_valid[:, :, None], x, 100 * other), is_valid)
-        _require(np.allclose(out[is_valid], padded[is_valid], atol=CLOSE), "what lies behind the end moves a frame")
+        _require(
+            np.allclose(out[is_valid], padded[is_valid], atol=CLOSE),
+            "what lies behind the end moves a frame",
+        )
 
 
 def _is_causal(config: BackboneConfig) -> None:
@@ -339,16 +414,23 @@ def _is_causal(config: BackboneConfig) -> None:
 def _counts_layers(config: BackboneConfig, ways: tuple[bool, ...]) -> None:
     for is_causal in ways:
         graph, state = nnx.split(
-            nnx.eval_shape(lambda way=is_causal: Backbone(config, key=jax.random.key(0), is_causal=way))
+            nnx.eval_shape(
+                lambda way=is_causal: Backbone(config, key=jax.random.key(0), is_causal=way)
+            )
         )
         frames = jnp.arange(NUM_FRAMES)[None]
 
         def run(state: Any, x: Any, graph: Any = graph, frames: Any = frames) -> Any:
             return nnx.merge(graph, state)(x, positions=frames, is_valid=frames >= 0)
 
-        walked = count_flops(run, state, jax.ShapeDtypeStruct((1, NUM_FRAMES, config.width), jnp.float32))
+        walked = count_flops(
+            run, state, jax.ShapeDtypeStruct((1, NUM_FRAMES, config.width), jnp.float32)
+        )
         stated = backbone_flops(config, NUM_FRAMES, is_causal=is_causal)
-        _require(abs(stated / walked - 1) < 0.01, f"flops says {stated:.4g}, the program has {walked:.4g}")
+        _require(
+            abs(stated / walked - 1) < 0.01,
+            f"flops says {stated:.4g}, the program has {walked:.4g}",
+        )
 
 
 def _decodes(config: BackboneConfig) -> None:

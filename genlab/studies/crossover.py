@@ -1,8 +1,10 @@
-"""`genlab crossover`: where the ranking of families flips over finished comparisons, and what sweep would show it.
+"""`genlab crossover`: where the ranking of families flips over finished comparisons, and what sweep
+would show it.
 
-In: run directories of finished comparisons that differ in their budget (results.json of each). Out: text: the scores of
-every family against FLOPs, epochs or unique seconds, a verdict for every pair of families, and on request a plan. The
-verdicts are also left as `crossover.json` in every one of these directories, whose reports then show them.
+In: run directories of finished comparisons that differ in their budget (results.json of each). Out:
+text: the scores of every family against FLOPs, epochs or unique seconds, a verdict for every pair
+of families, and on request a plan. The verdicts are also left as `crossover.json` in every one of
+these directories, whose reports then show them.
 """
 
 import argparse
@@ -24,7 +26,15 @@ from genlab.report.console import fold
 from genlab.report.inputs import read_ledger
 from genlab.report.text import arm_title, format_quantity, format_seconds, format_value, score_title
 from genlab.run import checkpoint
-from genlab.statistics.crossover import Crossover, Curve, Plan, assume_exponent, find_crossover, fit_curve, plan_sweep
+from genlab.statistics.crossover import (
+    Crossover,
+    Curve,
+    Plan,
+    assume_exponent,
+    find_crossover,
+    fit_curve,
+    plan_sweep,
+)
 
 AXES = {"flops": "train_flops", "epochs": "epochs", "seconds": "unique_seconds"}
 _WORDS = {"flops": "training FLOPs", "epochs": "epochs", "seconds": "unique seconds"}
@@ -34,7 +44,9 @@ SAME_BUDGET = 1.02  # arms of one budget agree within a percent: whole steps
 
 
 class Pilot(NamedTuple):
-    """The runs of every family, and the error of each pair's difference that prompts alone cause at every x."""
+    """The runs of every family, and the error of each pair's difference that prompts alone cause at
+    every x.
+    """
 
     curves: dict[str, Curve]
     shared_errors: dict[tuple[str, str], float]
@@ -45,16 +57,21 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     """Return the table, the verdicts and, if `arguments.plan` names budgets, the plan.
 
     Raises:
-        GenlabError: if a directory holds no finished comparison, a score or axis is missing, or tokens differ.
+        GenlabError: if a directory holds no finished comparison, a score or axis is missing, or
+            tokens differ.
     """
     budgets = [] if arguments.plan is None else _parse_budgets(arguments.plan)
     pilot = read_pilot(arguments.runs, arguments.score, arguments.against)
     if len(pilot.curves) < 2:
-        raise GenlabError(f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross")
+        raise GenlabError(
+            f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross"
+        )
     lower_is_better = find_meaning(arguments.score).direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
     table, verdicts, plan_texts = _table(pilot, arguments.against), [], []
-    exponents = _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
+    exponents = (
+        _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
+    )
     for a, b in itertools.combinations(pilot.curves, 2):
         shared = pilot.shared_errors.get((a, b), 0.0)
         if not exponents:
@@ -67,15 +84,21 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
                 else fit_curve(pilot.curves[name], seed=i)
                 for i, name in enumerate((a, b))
             ]
-            plans = plan_sweep((fits[0], fits[1]), budgets, arguments.seeds, shared_error=shared, num_trials=100)
+            plans = plan_sweep(
+                (fits[0], fits[1]), budgets, arguments.seeds, shared_error=shared, num_trials=100
+            )
             plan_texts.append(_describe_plans(*plans, arguments.against))
     if not exponents:
         _leave(arguments, pilot, table, verdicts)
     return "\n".join([title, fold(table), *pilot.notes, *verdicts, *plan_texts])
 
 
-def _leave(arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], verdicts: list[str]) -> None:
-    """Write crossover.json into every run directory; an entry of the same score and axis is replaced."""
+def _leave(
+    arguments: argparse.Namespace, pilot: Pilot, table: list[list[str]], verdicts: list[str]
+) -> None:
+    """Write crossover.json into every run directory; an entry of the same score and axis is
+    replaced.
+    """
     meaning, curves = find_meaning(arguments.score), {}
     for name, curve in pilot.curves.items():
         grid = np.geomspace(curve.x.min(), curve.x.max(), 41)
@@ -100,7 +123,9 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     loaded = {Path(run_dir): read_finished(Path(run_dir)) for run_dir in run_dirs}
     codecs = {str(results.get("codec", {}).get("fingerprint")) for results in loaded.values()}
     if len(codecs) > 1:
-        raise GenlabError(f"the runs have {len(codecs)} different codecs; scores of other tokens are another axis")
+        raise GenlabError(
+            f"the runs have {len(codecs)} different codecs; scores of other tokens are another axis"
+        )
     entries = [(results, arm) for results in loaded.values() for arm in model_arms(results)]
     families = [[arm["family"] for arm in model_arms(results)] for results in loaded.values()]
     # Where a run holds several arms of one family, their names tell them apart.
@@ -112,11 +137,18 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
             continue
         x = arm.get(AXES[against])
         if not x:
-            raise GenlabError(f"arm {arm['name']!r} has no {AXES[against]} in results.json; score it again")
+            raise GenlabError(
+                f"arm {arm['name']!r} has no {AXES[against]} in results.json; score it again"
+            )
         points.setdefault(arm[field], []).extend((float(x), value) for value in seed_values(found))
     if not points:
-        raise GenlabError(f"--score {score}: no arm has it; choose one of {', '.join(_score_names(entries))}")
-    curves = {name: Curve(*(np.array(column) for column in zip(*sorted(runs)))) for name, runs in points.items()}
+        raise GenlabError(
+            f"--score {score}: no arm has it; choose one of {', '.join(_score_names(entries))}"
+        )
+    curves = {
+        name: Curve(*(np.array(column) for column in zip(*sorted(runs))))
+        for name, runs in points.items()
+    }
     errors = {
         (a, b): find_shared_error(list(loaded.values()), field, score, a, b)
         for a, b in itertools.combinations(curves, 2)
@@ -143,15 +175,24 @@ def _score_names(entries: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
     return list(dict.fromkeys(name for _, arm in entries for name in arm["scores"]))
 
 
-def find_shared_error(loaded: Sequence[Mapping[str, Any]], field: str, score: str, a: str, b: str) -> float:
-    """Return the error of the difference that prompts cause, averaged over runs; 0 if no pair was compared."""
+def find_shared_error(
+    loaded: Sequence[Mapping[str, Any]], field: str, score: str, a: str, b: str
+) -> float:
+    """Return the error of the difference that prompts cause, averaged over runs; 0 if no pair was
+    compared.
+    """
     found = []
     for results in loaded:
         names = {arm[field]: arm["name"] for arm in model_arms(results)}
-        pair = find_difference(results, score, names[a], names[b]) if a in names and b in names else None
+        pair = (
+            find_difference(results, score, names[a], names[b])
+            if a in names and b in names
+            else None
+        )
         if pair and pair.get("plan"):
             found.append(pair["plan"]["prompt_error"])
-        elif pair and pair.get("low") is not None:  # of one seed: all the doubt there is comes from prompts
+        # of one seed: all the doubt there is comes from prompts
+        elif pair and pair.get("low") is not None:
             found.append((pair["high"] - pair["low"]) / 2 / 1.96)
     return math.sqrt(sum(error**2 for error in found) / len(found)) if found else 0.0
 
@@ -164,7 +205,11 @@ def _notes(
     field: str,
 ) -> list[str]:
     notes = []
-    kinds = {str(arm[field]): str(arm["scores"][score].get("validity")) for _, arm in entries if score in arm["scores"]}
+    kinds = {
+        str(arm[field]): str(arm["scores"][score].get("validity"))
+        for _, arm in entries
+        if score in arm["scores"]
+    }
     if len(set(kinds.values())) > 1 or "upper bound" in kinds.values():
         told = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
         notes.append(f"beware: {told}; where bounds cross says little about where the families do")
@@ -191,37 +236,61 @@ def _table(pilot: Pilot, against: str) -> list[list[str]]:
         cells = []
         for curve in pilot.curves.values():
             scores = curve.score[(curve.x >= budget) & (curve.x < following)]
-            cells.append(f"{format_value(float(scores.mean()))} ({len(scores)})" if len(scores) else "")
+            cells.append(
+                f"{format_value(float(scores.mean()))} ({len(scores)})" if len(scores) else ""
+            )
         rows.append([_show(budget, against), *cells])
     return rows
 
 
-def _verdict(found: Crossover, a: str, b: str, curves: Mapping[str, Curve], against: str, lower_is_better: bool) -> str:
+def _verdict(
+    found: Crossover,
+    a: str,
+    b: str,
+    curves: Mapping[str, Curve],
+    against: str,
+    lower_is_better: bool,
+) -> str:
     names = [arm_title({"name": name}) for name in (a, b)]
     sweep = f"{_show(found.sweep[0], against)} to {_show(found.sweep[1], against)}"
     forms = f"{names[0]}: {found.forms[0]}, {names[1]}: {found.forms[1]}"
     if found.verdict == "none":
         return f"{' and '.join(names)}: none: no crossing is established from {sweep} ({forms})"
-    ends = ["0" if found.low == 0 else _show(found.low, against), "any" if math.isinf(found.high) else ""]
+    ends = [
+        "0" if found.low == 0 else _show(found.low, against),
+        "any" if math.isinf(found.high) else "",
+    ]
     interval = f"[{ends[0]}, {ends[1] or _show(found.high, against)}]"
     fits = [fit_curve(curves[name], seed=i) for i, name in enumerate((a, b))]
     below = [float(fit.predict(np.array([found.x / 2]))[0]) for fit in fits]
     first = 0 if (below[0] < below[1]) == lower_is_better else 1
-    place = "" if found.verdict == "inside sweep" else "; do not read it as measured: run nearer to it on both sides"
+    place = (
+        ""
+        if found.verdict == "inside sweep"
+        else "; do not read it as measured: run nearer to it on both sides"
+    )
     return (
-        f"{' and '.join(names)}: {found.verdict}: {names[first]} is ahead below {_show(found.x, against)} {interval}, "
+        f"{' and '.join(names)}: {found.verdict}: {names[first]} is ahead below "
+        f"{_show(found.x, against)} {interval}, "
         f"{names[1 - first]} above; swept {sweep} ({forms}){place}"
     )
 
 
 def _describe_plans(planned: Plan, cheapest: Plan | None, against: str) -> str:
     text = (
-        f"plan: {_sweep(planned.budgets, planned.seeds, against)} would show the crossing inside with probability "
+        f"plan: {_sweep(planned.budgets, planned.seeds, against)} would show the crossing inside "
+        "with probability "
         f"{planned.probability:.0%}; "
     )
     if cheapest is None:
-        return text + "no part of it reaches 80 %, not even with 10 seeds: choose budgets on both sides of the crossing"
-    return text + f"the smallest that reaches 80 % is {_sweep(cheapest.budgets, cheapest.seeds, against)}"
+        return text + (
+            "no part of it reaches 80 %, not even with 10 seeds: choose budgets on both sides "
+            "of the crossing"
+        )
+    return (
+        text
+        + f"the smallest that reaches 80 % is {_sweep(cheapest.budgets, cheapest.seeds, against)}"
+    )
 
 
 def _sweep(budgets: Sequence[float], seeds: int, against: str) -> str:
@@ -238,17 +307,23 @@ def _parse_budgets(text: str) -> list[float]:
     budgets = read_numbers("--plan", text, EXAMPLE_PLAN) if text.count(",") >= 2 else []
     if not 3 <= len(budgets) <= MAX_BUDGETS:
         raise GenlabError(
-            f"--plan {shorten(text)}: expected 3 or more budgets, at most {MAX_BUDGETS}, for example {EXAMPLE_PLAN}"
+            f"--plan {shorten(text)}: expected 3 or more budgets, at most {MAX_BUDGETS}, for "
+            f"example {EXAMPLE_PLAN}"
         )
     return budgets
 
 
 def _parse_exponents(text: str, families: Sequence[str]) -> dict[str, float]:
     try:
-        found = {name: float(value) for name, value in (part.split("=") for part in text.split(","))}
+        found = {
+            name: float(value) for name, value in (part.split("=") for part in text.split(","))
+        }
     except ValueError:
         found = {}
     if set(found) != set(families) or not all(0 <= value < math.inf for value in found.values()):
         expected = ",".join(f"{name}=0.1" for name in families)
-        raise GenlabError(f"--exponents {text}: expected one of zero or more for every family, for example {expected}")
+        raise GenlabError(
+            f"--exponents {text}: expected one of zero or more for every family, for example "
+            f"{expected}"
+        )
     return found

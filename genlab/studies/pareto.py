@@ -1,12 +1,14 @@
 """Quality against cost: every arm sampled at equally many settings, and those no cheaper one beats.
 
-In: a finished comparison. Out: `pareto.json`: per arm and sampler setting the deciding score on *validation* prompts,
-over all training seeds, and four costs: sequential network calls, sampling FLOPs per second of audio, seconds for one
-clip alone, and seconds per second of audio when all prompts are sampled at once.
+In: a finished comparison. Out: `pareto.json`: per arm and sampler setting the deciding score on
+*validation* prompts, over all training seeds, and four costs: sequential network calls, sampling
+FLOPs per second of audio, seconds for one clip alone, and seconds per second of audio when all
+prompts are sampled at once.
 
-The settings are the arm's own and others of a published grid, calls x temperature x guidance, drawn in the order of a
-Halton sequence: as many for each arm as the arm with the fewest has, at most `NUM_SETTINGS`. On each cost a setting is
-dropped if another of its arm costs no more and is better with Holm's correction over all pairs of the arm.
+The settings are the arm's own and others of a published grid, calls x temperature x guidance, drawn
+in the order of a Halton sequence: as many for each arm as the arm with the fewest has, at most
+`NUM_SETTINGS`. On each cost a setting is dropped if another of its arm costs no more and is better
+with Holm's correction over all pairs of the arm.
 """
 
 import time
@@ -61,7 +63,10 @@ class Setting(NamedTuple):
 
 def list_settings(config: Comparison) -> dict[str, list[Setting]]:
     """Return the settings of every arm, equally many for each, its own first."""
-    grids = {name: _grid(arm, is_guidable=config.condition.dropout > 0) for name, arm in config.arms.items()}
+    grids = {
+        name: _grid(arm, is_guidable=config.condition.dropout > 0)
+        for name, arm in config.arms.items()
+    }
     number = min(NUM_SETTINGS, *(len(grid) for grid in grids.values()))
     return {name: grid[:number] for name, grid in grids.items()}
 
@@ -81,7 +86,9 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
         values, costs = {}, {}
         for number, setting in enumerate(of_arm):
             progress(f"fronts {name}", number, len(of_arm))
-            values[setting.name], costs[setting.name] = _measure(config, name, setting, material, out, score)
+            values[setting.name], costs[setting.name] = _measure(
+                config, name, setting, material, out, score
+            )
         progress(f"fronts {name}", len(of_arm), len(of_arm))
         entries += _judge(name, values, costs, config.evaluation.seed, score)
     checkpoint.write_json(out / "pareto.json", entries)
@@ -92,7 +99,8 @@ def check_fronts(config: Comparison, progress: Progress) -> None:
     """Refuse before anything is trained what `trace_fronts` could not measure after it.
 
     Raises:
-        GenlabError: if the deciding score needs more than samples, or there are too few validation prompts.
+        GenlabError: if the deciding score needs more than samples, or there are too few validation
+            prompts.
     """
     codec = config.data.load_codec()
     manifest = config.data.build_audio(progress)
@@ -102,7 +110,10 @@ def check_fronts(config: Comparison, progress: Progress) -> None:
 
 def _require_score(preflight: Preflight) -> str:
     if preflight.deciding not in SCORES:
-        raise GenlabError(f"--pareto: the deciding score here is {preflight.deciding}, expected {' or '.join(SCORES)}")
+        raise GenlabError(
+            f"--pareto: the deciding score here is {preflight.deciding}, expected "
+            f"{' or '.join(SCORES)}"
+        )
     return preflight.deciding
 
 
@@ -118,12 +129,21 @@ def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
     if is_guidable and "guidance" in fields:
         axes["guidance"] = GUIDANCES
     shape = [len(levels) for levels in axes.values()]
-    points = scipy.stats.qmc.Halton(len(axes), scramble=False).random(64 * int(np.prod(shape))) if axes else []
+    points = (
+        scipy.stats.qmc.Halton(len(axes), scramble=False).random(64 * int(np.prod(shape)))
+        if axes
+        else []
+    )
     found = {own.digest(): Setting(own, {})}
     for point in points:
-        chosen = {name: levels[int(at * len(levels))] for at, (name, levels) in zip(point, axes.items())}
+        chosen = {
+            name: levels[int(at * len(levels))] for at, (name, levels) in zip(point, axes.items())
+        }
         sampler = own.model_copy(update=chosen)
-        found.setdefault(sampler.digest(), Setting(sampler, {k: v for k, v in chosen.items() if v != getattr(own, k)}))
+        found.setdefault(
+            sampler.digest(),
+            Setting(sampler, {k: v for k, v in chosen.items() if v != getattr(own, k)}),
+        )
     return list(found.values())
 
 
@@ -151,12 +171,18 @@ def _measure(
         directory = out / "arms" / name / f"seed{seed}"
         # The comparison's own word for its code is enough for its arms.
         trained = load_experiment(directory, named=_names_of(config))
-        run = trained.model_copy(update={"arm": trained.arm.model_copy(update={"sampler": setting.sampler})})
+        run = trained.model_copy(
+            update={"arm": trained.arm.model_copy(update={"sampler": setting.sampler})}
+        )
         model = load_trained(lambda key, run=run: run.build_for(store, key), directory)
         if compiled is None:
             compiled, _ = compile_sampler(model, run, cond, num_frames)
-            median = clips[sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]]
-            latency_s, _, _ = measure_latency(model, run, store, codec, median, jax.random.key(seed))
+            median = clips[
+                sorted(range(len(clips)), key=lambda i: len(clips[i].units))[len(clips) // 2]
+            ]
+            latency_s, _, _ = measure_latency(
+                model, run, store, codec, median, jax.random.key(seed)
+            )
             decode(compiled(cond, num_frames, jax.random.key(seed)), store, codec)
             cost = sample_cost(run.arm.decoder, setting.sampler, run.task(store))
             costs = {"network_calls": compiled.network_calls, "latency_s": latency_s}
@@ -166,13 +192,17 @@ def _measure(
         waves = decode(ours(cond, num_frames, jax.random.key(seed)), store, codec)
         costs.setdefault("throughput_s", (time.perf_counter() - began) / audio_s)
         if score == "wer_ctc":
-            parts.append(ClipValues(*word_errors(load_recogniser().transcribe(waves), texts), units))
+            parts.append(
+                ClipValues(*word_errors(load_recogniser().transcribe(waves), texts), units)
+            )
         else:
             draws, draw_seed = config.evaluation.energy_draws, config.evaluation.seed
             energies = block_energies(model, run, store, clips, num_draws=draws, seed=draw_seed)
             parts.append(clip_means(energies, units))
     runs = tuple(np.repeat(range(len(config.seeds)), len(clips)).tolist())
-    totals, weights = (np.concatenate(column) for column in zip(*((one.totals, one.weights) for one in parts)))
+    totals, weights = (
+        np.concatenate(column) for column in zip(*((one.totals, one.weights) for one in parts))
+    )
     return ClipValues(totals, weights, units * len(config.seeds), runs=runs), costs
 
 
@@ -183,24 +213,39 @@ def _judge(
     seed: int,
     score_name: str = "wer_ctc",
 ) -> list[dict[str, Any]]:
-    """Return the entries of an arm's settings, each with what significantly beats it on every cost."""
+    """Return the entries of an arm's settings, each with what
+    significantly beats it on every cost.
+    """
     pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
-    beaten = {(pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better}
+    beaten = {
+        (pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better
+    }
     entries = []
     for name, one in values.items():
         score = make_score(score_name, one.estimate(seed), seeds=one.num_runs, covers=one.covers)
         dominated_by = {
-            cost: next((o for o in values if (name, o) in beaten and costs[o][cost] <= costs[name][cost]), "")
+            cost: next(
+                (o for o in values if (name, o) in beaten and costs[o][cost] <= costs[name][cost]),
+                "",
+            )
             for cost in COSTS
         }
         entries.append(
-            {"arm": arm, "setting": name, "score": score.to_dict(), "costs": costs[name], "dominated_by": dominated_by}
+            {
+                "arm": arm,
+                "setting": name,
+                "score": score.to_dict(),
+                "costs": costs[name],
+                "dominated_by": dominated_by,
+            }
         )
     return entries
 
 
 def format_fronts(entries: list[dict[str, Any]]) -> list[list[str]]:
-    """Return the rows of a table: arm, setting, score, costs, and on which costs the setting is on the front."""
+    """Return the rows of a table: arm, setting, score, costs, and on which costs the setting is on
+    the front.
+    """
     head = ["", "setting", "score", *COSTS, "on the front of"]
     rows = [head]
     for entry in entries:

@@ -1,4 +1,5 @@
-"""Fair tuning: every arm tries equally many settings with equal training FLOPs, judged by one score.
+"""Fair tuning: every arm tries equally many settings with equal training FLOPs, judged by one
+score.
 
 In: a `Comparison` and a `Tuning`. Out: a directory that `genlab compare CONFIG --tuned` reads:
 
@@ -74,7 +75,8 @@ Range = Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)]
 class TuningSpace(Config):
     """The lowest and highest value of each setting; equal ones fix it. One space serves all arms.
 
-    `peak_lr` and `weight_decay` are uniform on a log scale, and so is `1 - ema_decay`; the others are uniform.
+    `peak_lr` and `weight_decay` are uniform on a log scale, and so is `1 - ema_decay`; the others
+    are uniform.
     """
 
     peak_lr: Range = (3e-4, 1e-2)
@@ -87,7 +89,9 @@ class TuningSpace(Config):
     def _check_ends(self) -> "TuningSpace":
         for name, span in self:
             if name in LOG_SCALE and not 0 < span[0]:
-                raise ValueError(f"{name}={list(span)}: is drawn on a log scale, so LOW must be above 0")
+                raise ValueError(
+                    f"{name}={list(span)}: is drawn on a log scale, so LOW must be above 0"
+                )
             for end in span:
                 try:
                     ArmSettings.model_validate({name: end})
@@ -97,19 +101,25 @@ class TuningSpace(Config):
 
 
 class Tuning(Config):
-    """How arms are tuned. Trials share everything but the setting: data order, initialisation, sampling seeds."""
+    """How arms are tuned. Trials share everything but the setting: data order, initialisation,
+    sampling seeds.
+    """
 
     space: TuningSpace = TuningSpace()
     trials: int = pydantic.Field(default=16, ge=2)
     fraction: float = pydantic.Field(default=0.25, gt=0, le=1)
     by: Literal["wer_ctc", "block_energy"] = "wer_ctc"
     sampler: Literal["random", "tpe"] = "random"
-    """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no best-of-k curve."""
+    """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no
+    best-of-k curve.
+    """
     seed: Seed = 0
 
 
 class Trial(NamedTuple):
-    """A finished trial, as in trial.json. `value` is None if training diverged; its FLOPs were spent all the same."""
+    """A finished trial, as in trial.json. `value` is None if training diverged; its FLOPs were
+    spent all the same.
+    """
 
     number: int
     setting: dict[str, float | None]
@@ -138,19 +148,22 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
     """Run every trial of every arm in `out`, or resume them, and return tuning.json.
 
     Raises:
-        GenlabError: if `out` holds another tuning, or validation prompts are what the comparison reports.
+        GenlabError: if `out` holds another tuning, or validation prompts are what the comparison
+            reports.
     """
     _require_optuna()
     if config.prompts_split == "valid":
         raise GenlabError(
-            "prompts_split='valid': tuning chooses on these prompts, so report others: prompts_split=test"
+            "prompts_split='valid': tuning chooses on these prompts, so report others: "
+            "prompts_split=test"
         )
     short = shorten(config, tuning.fraction)
     try:
         check_budget(short)
     except GenlabError as error:
         raise GenlabError(
-            f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the config's must be "
+            f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the "
+            "config's must be "
             f"{1 / tuning.fraction:g} times a trial's"
         ) from None
     check_is_ours(out)
@@ -161,7 +174,9 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
         if tuning.by == "wer_ctc" and not any(has_symbols(clip.text) for clip in clips):
-            raise GenlabError("--by wer_ctc: no validation prompt has a text; use --by block_energy")
+            raise GenlabError(
+                "--by wer_ctc: no validation prompt has a text; use --by block_energy"
+            )
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)
@@ -169,7 +184,8 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
             check_flops(run, store)
         job = Job(short, tuning, store, budgets, judges, out, progress)
         trials: dict[str, list[Trial]] = {name: [] for name in config.arms}
-        for number in range(tuning.trials):  # arms in turn: whenever this is stopped, they have tried as much
+        # arms in turn: whenever this is stopped, they have tried as much
+        for number in range(tuning.trials):
             for name, finished in trials.items():
                 finished.append(run_trial(job, name, number, finished))
         summary = summarise(config, tuning, trials, budgets, len(clips))
@@ -178,9 +194,13 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
     return summary
 
 
-def tune_from_arguments(arguments: argparse.Namespace, config: Comparison, progress: Progress) -> str:
+def tune_from_arguments(
+    arguments: argparse.Namespace, config: Comparison, progress: Progress
+) -> str:
     """Tune as the command line says, and return what to print."""
-    asked = {name: getattr(arguments, name) for name in ("trials", "fraction", "by", "sampler", "seed")}
+    asked = {
+        name: getattr(arguments, name) for name in ("trials", "fraction", "by", "sampler", "seed")
+    }
     changes = [f"space.{item}" for item in arguments.space]
     changes += [f"{name}={value}" for name, value in asked.items() if value is not None]
     tuning = Tuning().override(changes)
@@ -188,11 +208,16 @@ def tune_from_arguments(arguments: argparse.Namespace, config: Comparison, progr
     out = arguments.out or Path("runs") / f"tune-{config.name}-{key}"
     found = tune(config, tuning, out, progress)
     following = f"genlab compare {arguments.config} --tuned {out / 'tuning.json'}"
-    return f"{describe_tuning(found)}\n\n{fold(tuning_rows(found))}\n\npage: {out / 'tuning.html'}\nnext: {following}"
+    return (
+        f"{describe_tuning(found)}\n\n{fold(tuning_rows(found))}\n\npage: "
+        f"{out / 'tuning.html'}\nnext: {following}"
+    )
 
 
 def shorten(config: Comparison, fraction: float) -> Comparison:
-    """Return the comparison with a part of its budget, and one training seed that it does not report itself."""
+    """Return the comparison with a part of its budget, and one training seed that it does not
+    report itself.
+    """
     budget = config.budget
     if budget.train_flops is not None:
         budget = budget.model_copy(update={"train_flops": budget.train_flops * fraction})
@@ -202,20 +227,28 @@ def shorten(config: Comparison, fraction: float) -> Comparison:
 
 
 def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
-    """Return the setting of trial `number`: a pure function of the arguments; random draws need but two of them."""
+    """Return the setting of trial `number`: a pure function of the arguments; random draws need but
+    two of them.
+    """
     optuna = _require_optuna()
     spans = {name: sorted(_flip(name, end) for end in span) for name, span in tuning.space}
-    axes = {name: optuna.distributions.FloatDistribution(*spans[name], log=name in LOG_SCALE) for name in spans}
+    axes = {
+        name: optuna.distributions.FloatDistribution(*spans[name], log=name in LOG_SCALE)
+        for name in spans
+    }
     kinds = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
     sampler_seed = int(np.random.SeedSequence([tuning.seed, number]).generate_state(1)[0])
     study = optuna.create_study(sampler=kinds[tuning.sampler](seed=sampler_seed))
     for trial in finished:
         point = {name: _flip(name, value) for name, value in trial.setting.items()}
         is_inside = all(
-            value is not None and spans[name][0] <= value <= spans[name][1] for name, value in point.items()
+            value is not None and spans[name][0] <= value <= spans[name][1]
+            for name, value in point.items()
         )
         if is_inside and trial.value is not None:
-            study.add_trial(optuna.trial.create_trial(params=point, distributions=axes, value=trial.value))
+            study.add_trial(
+                optuna.trial.create_trial(params=point, distributions=axes, value=trial.value)
+            )
     drawn = study.ask(axes).params
     return ArmSettings(**{name: _flip(name, value) for name, value in drawn.items()})
 
@@ -238,7 +271,9 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
         note = f"diverged: {error}"
     wall_s = time.perf_counter() - began
     value, low, high = (end if math.isfinite(end) else None for end in ends)
-    trial = Trial(number, setting.to_dict(), value, low, high, budget.train_flops, budget.steps, wall_s, note)
+    trial = Trial(
+        number, setting.to_dict(), value, low, high, budget.train_flops, budget.steps, wall_s, note
+    )
     checkpoint.write_json(run_dir / "trial.json", trial._asdict())
     return trial
 
@@ -246,12 +281,18 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
 def own_setting(config: Comparison, name: str) -> ArmSettings:
     """Return what the config gives the arm, shared or its own."""
     run = config.run(name, config.seeds[0], steps=1)
-    own = {field: getattr(run.optim, field) for field in ArmSettings.model_fields if field != "dropout"}
+    own = {
+        field: getattr(run.optim, field) for field in ArmSettings.model_fields if field != "dropout"
+    }
     return ArmSettings(**own, dropout=run.backbone.dropout)
 
 
-def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Sequence[TokenClip]) -> Judge:
-    """Return what scores the trained models of one arm on validation prompts; the sampler is compiled once."""
+def make_judge(
+    config: Comparison, tuning: Tuning, store: TokenStore, clips: Sequence[TokenClip]
+) -> Judge:
+    """Return what scores the trained models of one arm on validation prompts; the sampler is
+    compiled once.
+    """
     texts = [clip.text for clip in clips]
     units = tuple(text_key(clip) for clip in clips)
     if tuning.by == "block_energy":
@@ -266,7 +307,9 @@ def make_judge(config: Comparison, tuning: Tuning, store: TokenStore, clips: Seq
         nonlocal compiled
         if compiled is None:
             compiled, _ = compile_sampler(model, run, cond, num_frames)
-        waves = decode(compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec)
+        waves = decode(
+            compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec
+        )
         return ClipValues(*word_errors(recogniser.transcribe(waves), texts), units)
 
     return count_errors
@@ -291,15 +334,23 @@ def summarise(
         values = [math.inf if trial.value is None else trial.value for trial in of_arm]
         worst = max((value for value in values if math.isfinite(value)), default=None)
         if worst is None:
-            raise GenlabError(f"arm {name!r}: all {len(of_arm)} trials diverged; lower optim.peak_lr and space.peak_lr")
+            raise GenlabError(
+                f"arm {name!r}: all {len(of_arm)} trials diverged; lower optim.peak_lr and "
+                "space.peak_lr"
+            )
         best = of_arm[values.index(min(values))]
-        drawn = [min(value, worst) for value in values[1:]]  # a diverged trial counts as the worst that did not
+        # a diverged trial counts as the worst that did not
+        drawn = [min(value, worst) for value in values[1:]]
         arms[name] = {
-            "family": budgets[name].family, "key": arm_key(config, name), "num_trials": len(of_arm),
-            "train_flops": sum(trial.train_flops for trial in of_arm), "best": best.number, "setting": best.setting,
+            "family": budgets[name].family,
+            "key": arm_key(config, name),
+            "num_trials": len(of_arm),
+            "train_flops": sum(trial.train_flops for trial in of_arm),
+            "best": best.number,
+            "setting": best.setting,
             "best_of": best_of_k(drawn) if tuning.sampler == "random" else [],
             "trials": [trial._asdict() for trial in of_arm],
-        }  # fmt: skip
+        }
     return {**head, **tuning.to_dict(), "num_prompts": num_prompts, "arms": arms}
 
 
@@ -311,26 +362,36 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, 
     """
     found = read_tuning(path)
     if found is None:
-        raise GenlabError(f"--tuned {path}: expected the tuning.json that `genlab tune CONFIG` writes at its end")
+        raise GenlabError(
+            f"--tuned {path}: expected the tuning.json that `genlab tune CONFIG` writes at its end"
+        )
     if set(found["arms"]) != set(config.arms):
-        raise GenlabError(f"--tuned {path}: tuned {', '.join(found['arms'])}, this config has {', '.join(config.arms)}")
+        raise GenlabError(
+            f"--tuned {path}: tuned {', '.join(found['arms'])}, this config has "
+            f"{', '.join(config.arms)}"
+        )
     arms: dict[str, Arm] = {}
     for name, arm in config.arms.items():
         tuned = found["arms"][name]
         if tuned["key"] != arm_key(config, name):
             raise GenlabError(
-                f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, batch or budget; "
+                f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, "
+                "batch or budget; "
                 "tune this config"
             )
         if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):
-            raise GenlabError(f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again")
+            raise GenlabError(
+                f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again"
+            )
         spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
         arms[name] = arm.model_copy(update={**tuned["setting"], **spent})
     return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found
 
 
 def arm_key(config: Comparison, name: str) -> str:
-    """Return a hash of what a setting was tuned for: all that the arm trains on and with, but for the seeds."""
+    """Return a hash of what a setting was tuned for: all that the arm trains on and with, but for
+    the seeds.
+    """
     shared = (config.data, config.backbone, config.condition, config.budget, config.optim)
     values = [*(part.to_dict() for part in shared), config.arms[name].to_dict()["decoder"]]
     # A class of the user is another one when its source has changed.
@@ -338,19 +399,29 @@ def arm_key(config: Comparison, name: str) -> str:
 
 
 def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
-    """Refuse a directory with other trials. More trials of the same kind may follow those that are there."""
-    keys = {name: [arm_key(config, name), arm.sampler.digest()] for name, arm in config.arms.items()}
+    """Refuse a directory with other trials. More trials of the same kind may follow those that are
+    there.
+    """
+    keys = {
+        name: [arm_key(config, name), arm.sampler.digest()] for name, arm in config.arms.items()
+    }
     mine = {"arms": keys, "seed": max(config.seeds), "prompts": config.num_prompts}
     mine |= {name: value for name, value in tuning.to_dict().items() if name != "trials"}
-    found = read_stored(out / "tuning_config.json", dict[str, Any], fix="use another --out, or delete it")
+    found = read_stored(
+        out / "tuning_config.json", dict[str, Any], fix="use another --out, or delete it"
+    )
     if found is not None and found != mine:
         wrong = next(name for name in mine if found.get(name) != mine[name])
-        raise GenlabError(f"{out}: holds trials with another {wrong}; use another --out, or delete it")
+        raise GenlabError(
+            f"{out}: holds trials with another {wrong}; use another --out, or delete it"
+        )
     checkpoint.write_json(out / "tuning_config.json", mine)
 
 
 def _flip(name: str, value: Any) -> Any:
-    """Return the number that is drawn for a setting, or the setting for a drawn number: 1 - decay for an average."""
+    """Return the number that is drawn for a setting, or the setting for a drawn number: 1 - decay
+    for an average.
+    """
     return 1 - value if name == "ema_decay" and value is not None else value
 
 
@@ -358,6 +429,8 @@ def _require_optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise GenlabError("tune: optuna is not installed; run: pip install 'genlab[tune]'") from None
+        raise GenlabError(
+            "tune: optuna is not installed; run: pip install 'genlab[tune]'"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -1,1 +1,3 @@
-"""Sweeps: a page of a lab notebook that can be run, killed, resumed, and judged against its predictions."""
+"""Sweeps: a page of a lab notebook that can be run, killed, resumed, and judged against its
+predictions.
+"""

@@ -1,9 +1,11 @@
-"""Who runs the runs: processes on this machine, SkyPilot's managed jobs, or somebody who copies commands.
+"""Who runs the runs: processes on this machine, SkyPilot's managed jobs, or somebody who copies
+commands.
 
-In: the runs of a sweep that are not finished. A run is the same idempotent command everywhere, `genlab compare
-CONFIG --out DIR`. A finished run returns at once, an interrupted one resumes bit-exactly, and one that another process
-holds says so. So there is no queue to lose: if the coordinator or a worker is killed, the next `genlab sweep run` reads
-the files and resumes. Several coordinators may work on one shared directory.
+In: the runs of a sweep that are not finished. A run is the same idempotent command everywhere,
+`genlab compare CONFIG --out DIR`. A finished run returns at once, an interrupted one resumes
+bit-exactly, and one that another process holds says so. So there is no queue to lose: if the
+coordinator or a worker is killed, the next `genlab sweep run` reads the files and resumes. Several
+coordinators may work on one shared directory.
 """
 
 import contextlib
@@ -67,13 +69,15 @@ def names_of(run: SweepRun) -> list[str]:
 
 
 def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progress) -> None:
-    """Run everything that is not finished or failed, `slots` at a time, until nothing is left to do.
+    """Run everything that is not finished or failed, `slots` at a time, until nothing is left to
+    do.
 
     A TPU or a GPU belongs to one process, so one slot is the default.
 
     Raises:
         Stopped: on SIGTERM or SIGINT, after the workers were told and have saved.
-        DiskFull: when a run or this process could not write; the other workers are told to save and end.
+        DiskFull: when a run or this process could not write; the other workers are told to save and
+            end.
     """
     workers: list[_Worker] = []
     told = -1
@@ -109,16 +113,19 @@ def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progr
 
 
 def print_commands(runs: Sequence[SweepRun], out: Path) -> list[str]:
-    """Return one shell command per run that is not finished or failed: for Slurm arrays, Kueue, or a shell."""
+    """Return one shell command per run that is not finished or failed: for Slurm arrays, Kueue, or
+    a shell.
+    """
     open_runs = [run for run in runs if read_state(run, out).state not in ("finished", "failed")]
     return [shlex.join(command_of(out, run)) for run in open_runs]
 
 
 def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> list[str]:
-    """Launch one managed job per unfinished run with the task of `task_file`, and return the names of the jobs.
+    """Launch one managed job per unfinished run with the task of `task_file`, and return the names
+    of the jobs.
 
-    A preempted slice is replaced and the run resumes from its checkpoint in the bucket. Results lie in the bucket: copy
-    or mount it over `runs/` before `genlab sweep report`.
+    A preempted slice is replaced and the run resumes from its checkpoint in the bucket. Results lie
+    in the bucket: copy or mount it over `runs/` before `genlab sweep report`.
 
     Raises:
         GenlabError: if SkyPilot is not installed.
@@ -126,7 +133,9 @@ def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> 
     try:
         import sky
     except ImportError:
-        raise GenlabError("--executor skypilot: needs SkyPilot; pip install 'genlab[cloud]'") from None
+        raise GenlabError(
+            "--executor skypilot: needs SkyPilot; pip install 'genlab[cloud]'"
+        ) from None
     names = []
     for run in runs:
         if read_state(run, out).state in ("finished", "failed"):
@@ -144,9 +153,14 @@ def _start(run: SweepRun, out: Path) -> _Worker:
     directory.mkdir(parents=True, exist_ok=True)
     program = [sys.executable, "-m", "genlab.cli", *command_of(out, run)[1:]]
     with open(directory / "log.txt", "ab") as log:
-        # A session of its own: a Ctrl-C in the terminal reaches the coordinator, which asks the workers to save.
+        # A session of its own: a Ctrl-C in the terminal reaches the coordinator, which asks the
+        # workers to save.
         process = subprocess.Popen(
-            program, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            program,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     return _Worker(run, process, time.monotonic())
 
@@ -156,7 +170,9 @@ def _note(worker: _Worker, out: Path) -> None:
     try:
         add_attempt(worker.run, out, exit_code, time.monotonic() - worker.began)
     except OSError as error:
-        raise DiskFull(f"{out}: {error.strerror}; free some space, then the same command resumes") from None
+        raise DiskFull(
+            f"{out}: {error.strerror}; free some space, then the same command resumes"
+        ) from None
     if exit_code == EXIT_DISK_FULL:
         raise DiskFull(f"{out}: the disk is full; free some space, then the same command resumes")
 
@@ -175,7 +191,9 @@ def _end(workers: Sequence[_Worker], out: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; a second one acts as it always did."""
+    """Turn the first SIGTERM or SIGINT into a request to stop; a
+    second one acts as it always did.
+    """
     stop, numbers = threading.Event(), (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
 

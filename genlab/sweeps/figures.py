@@ -1,7 +1,8 @@
-"""The figures of a sweep: what was predicted with its interval, and each score against what was varied.
+"""The figures of a sweep: what was predicted with its interval, and each score against what was
+varied.
 
-In: findings, and the entries of results.json by run. Out: SVG as `Markup`, for the page of the sweep and, with its own
-style sheet, as a file that a README can show.
+In: findings, and the entries of results.json by run. Out: SVG as `Markup`, for the page of the
+sweep and, with its own style sheet, as a file that a README can show.
 """
 
 import math
@@ -12,7 +13,17 @@ from markupsafe import Markup
 
 from genlab.evaluate.scores import find_meaning
 from genlab.report.answer import model_arms
-from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, extremes, linear_axis, log_axis, marker
+from genlab.report.plot import (
+    HEIGHT,
+    WIDTH,
+    Point,
+    draw_frame,
+    draw_labels,
+    extremes,
+    linear_axis,
+    log_axis,
+    marker,
+)
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_value, score_title
 from genlab.sweeps.judge import Finding
@@ -21,7 +32,8 @@ from genlab.sweeps.page import Sweep, SweepRun
 _LEFT, _RIGHT, _ROW = 24, 436, 46
 # Colours of the report's first six arms; a file has no style sheet of the page around it.
 _STYLE = (
-    "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}"
+    "svg{font:13px "
+    "system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}"
     ".grid{stroke:#ddd}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}"
     ".marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}"
     ".arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
@@ -35,7 +47,9 @@ def forest(findings: Sequence[Finding]) -> list[Markup]:
         group = [
             finding
             for finding in findings
-            if finding.score == score and finding.kind == "contrast" and math.isfinite(finding.value)
+            if finding.score == score
+            and finding.kind == "contrast"
+            and math.isfinite(finding.value)
         ]
         if group:
             figures.append(_forest_of(score, group))
@@ -51,15 +65,17 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
 
     bottom = _ROW * len(findings) + 8
     parts = [
-        Markup('<title id="forest-{0}">{0}: predicted sums with 95 % intervals</title>').format(score_title(score)),
+        Markup('<title id="forest-{0}">{0}: predicted sums with 95 % intervals</title>').format(
+            score_title(score)
+        ),
         Markup('<path class="grid" d="M{0:.1f} 4V{1}"/>').format(place(0.0), bottom),
     ]
     colours = {"reproduced": 0, "reversed": 1, "inconclusive": 5}
     for row, finding in enumerate(findings):
         y = row * _ROW + 34
-        bar = Markup('<path class="bar" d="M{0:.1f} {2}H{1:.1f}M{0:.1f} {3}v8M{1:.1f} {3}v8"/>').format(
-            place(finding.low), place(finding.high), y, y - 4
-        )
+        bar = Markup(
+            '<path class="bar" d="M{0:.1f} {2}H{1:.1f}M{0:.1f} {3}v8M{1:.1f} {3}v8"/>'
+        ).format(place(finding.low), place(finding.high), y, y - 4)
         parts.append(
             Markup('<text class="axis" x="2" y="{}">{}: {}</text><g class="arm{}">{}{}</g>').format(
                 y - 18,
@@ -76,19 +92,28 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
         if value == 0.0 if anchor == "middle" else abs(place(value) - place(0.0)) > 60:
             parts.append(
                 Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
-                    place(value), bottom + 14, anchor, format_value(value, low, high) if value else "0"
+                    place(value),
+                    bottom + 14,
+                    anchor,
+                    format_value(value, low, high) if value else "0",
                 )
             )
-    parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-        WIDTH / 2, bottom + 32, f"{score_title(score)}, {unit}"
-    ))  # fmt: skip
-    return Markup('<svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="forest-{}">{}</svg>').format(
-        WIDTH, bottom + 38, score_title(score), join(parts)
+    parts.append(
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+            WIDTH / 2, bottom + 32, f"{score_title(score)}, {unit}"
+        )
     )
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {} {}" role="img" aria-labelledby="forest-{}">{}</svg>'
+    ).format(WIDTH, bottom + 38, score_title(score), join(parts))
 
 
-def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]]) -> list[Markup]:
-    """Return a panel per predicted score and setting of the other fields: the score against the number varied most."""
+def curves(
+    sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]]
+) -> list[Markup]:
+    """Return a panel per predicted score and setting of the other fields: the score against the
+    number varied most.
+    """
     axes = [path for path in _fields(runs) if _is_axis(path, runs)]
     if not axes:
         return []
@@ -96,7 +121,9 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping
     panels = []
     for score in dict.fromkeys(prediction.score for prediction in sweep.predictions):
         for rest in dict.fromkeys(_rest(sweep, run, axis) for run in runs):
-            chosen = [run for run in runs if _rest(sweep, run, axis) == rest and run.label in results]
+            chosen = [
+                run for run in runs if _rest(sweep, run, axis) == rest and run.label in results
+            ]
             points = [
                 Point(arm_title(arm), index, float(run.point[axis]), arm["scores"][score])
                 for run in chosen
@@ -112,7 +139,10 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping
 def standalone(figure: Markup) -> str:
     """Return a panel as an SVG file."""
     opened, _, rest = str(figure).partition(">")
-    return f'{opened} xmlns="http://www.w3.org/2000/svg" width="{WIDTH}"><style>{_STYLE}</style>{rest}\n'
+    return (
+        f'{opened} xmlns="http://www.w3.org/2000/svg" '
+        f'width="{WIDTH}"><style>{_STYLE}</style>{rest}\n'
+    )
 
 
 def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Markup:
@@ -121,28 +151,40 @@ def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Ma
     meaning = find_meaning(score)
     y_title = f"{score_title(score)} {ARROWS[meaning.direction]} {meaning.unit}"
     parts = [
-        Markup('<title id="curve{}t">{} against {}</title>').format(number, score_title(score), x_title),
+        Markup('<title id="curve{}t">{} against {}</title>').format(
+            number, score_title(score), x_title
+        ),
         draw_frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
     ]
     ends = []
     for index in dict.fromkeys(point.index for point in points):
-        curve = sorted((point for point in points if point.index == index), key=lambda point: point.cost)
+        curve = sorted(
+            (point for point in points if point.index == index), key=lambda point: point.cost
+        )
         parts.append(_curve(curve, place_x, place_y))
         ends.append(curve[-1])
     parts += draw_labels(ends, [], place_y)
-    return Markup('<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>').format(
-        number, WIDTH, HEIGHT, join(parts)
+    return Markup(
+        '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>'
+    ).format(number, WIDTH, HEIGHT, join(parts))
+
+
+def _curve(
+    points: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]
+) -> Markup:
+    line = "L".join(
+        f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in points
     )
-
-
-def _curve(points: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]) -> Markup:
-    line = "L".join(f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in points)
     marks = []
     for point in points:
         x, (low, high) = place_x(point.cost), (place_y(value) for value in extremes(point.score))
-        marks.append(Markup('<path class="bar" d="M{0:.1f} {1:.1f}V{2:.1f}"/>').format(x, low, high))
+        marks.append(
+            Markup('<path class="bar" d="M{0:.1f} {1:.1f}V{2:.1f}"/>').format(x, low, high)
+        )
         marks.append(marker(point.index, x, place_y(point.score["value"]), 4.0))
-    return Markup('<g class="arm{}"><path class="front" d="M{}"/>{}</g>').format(points[0].index % 6, line, join(marks))
+    return Markup('<g class="arm{}"><path class="front" d="M{}"/>{}</g>').format(
+        points[0].index % 6, line, join(marks)
+    )
 
 
 def _fields(runs: Sequence[SweepRun]) -> list[str]:
@@ -151,7 +193,10 @@ def _fields(runs: Sequence[SweepRun]) -> list[str]:
 
 def _is_axis(path: str, runs: Sequence[SweepRun]) -> bool:
     values = [run.point.get(path) for run in runs]
-    is_number = all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values)
+    is_number = all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        for value in values
+    )
     return is_number and len(set(values)) > 1
 
 

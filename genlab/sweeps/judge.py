@@ -1,12 +1,13 @@
 """What became of the predictions of a sweep.
 
-In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed, inconclusive, or not run;
-and one per part of the claim that the page leaves out, not tested at this scale. A page may withdraw a verdict with a
-reason: what was found stays, the verdict goes. Contrasts are weighted sums over rows of per-prompt
-values, with the interval of `crossed_contrast` over prompts and training seeds; Holm's correction
-runs over all contrasts of the page. It takes at least three seeds. A sum of bits that contains
-upper bounds shows a direction only where the bounds could not reverse it, unless the prediction
-says that its source compares bounds as values, and then the verdict says so too.
+In: a page and its finished runs. Out: one `Finding` per prediction: reproduced, reversed,
+inconclusive, or not run; and one per part of the claim that the page leaves out, not tested at this
+scale. A page may withdraw a verdict with a reason: what was found stays, the verdict goes.
+Contrasts are weighted sums over rows of per-prompt values, with the interval of `crossed_contrast`
+over prompts and training seeds; Holm's correction runs over all contrasts of the page. It takes at
+least three seeds. A sum of bits that contains upper bounds shows a direction only where the bounds
+could not reverse it, unless the prediction says that its source compares bounds as values, and then
+the verdict says so too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +28,16 @@ from genlab.studies.crossover import AXES, find_shared_error, read_finished, see
 from genlab.sweeps.page import Contrast, Crossing, Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 
-Verdict = Literal["reproduced", "reversed", "inconclusive", "not run", "not tested at this scale", "withdrawn"]
+Verdict = Literal[
+    "reproduced", "reversed", "inconclusive", "not run", "not tested at this scale", "withdrawn"
+]
 LEVEL = 0.05
 
 
 class Finding(NamedTuple):
-    """A prediction and what was found: for a contrast the sum, for a crossing its x, with a 95 % interval."""
+    """A prediction and what was found: for a contrast the sum, for a crossing its x, with a 95 %
+    interval.
+    """
 
     text: str
     kind: str
@@ -55,11 +60,14 @@ class _Sum(NamedTuple):
     crossed: Crossed
     seeds: int
     shows: tuple[bool, bool]
-    """Whether a sum below and one above zero would show anything, given which terms are upper bounds."""
+    """Whether a sum below and one above zero would show anything, given which terms are upper
+    bounds.
+    """
 
 
 def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
-    """Return one finding per prediction, in their order, and one per part of the claim that is not tested.
+    """Return one finding per prediction, in their order, and one per part of the claim that is not
+    tested.
 
     Raises:
         GenlabError: if a finished run lacks a score, or two rows were scored on different prompts.
@@ -80,13 +88,28 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
         elif isinstance(prediction, Ratio) and _needed(prediction, labels) <= set(finished):
             findings.append(_divide(prediction, labels, finished, out))
         elif isinstance(prediction, Crossing) and _needed(prediction, labels) <= set(finished):
-            findings.append(_find_crossing(prediction, [finished[label] for label in prediction.labels or labels], out))
+            findings.append(
+                _find_crossing(
+                    prediction, [finished[label] for label in prediction.labels or labels], out
+                )
+            )
         else:
             missing = sorted(_needed(prediction, labels) - set(finished))
             note = f"waits for {', '.join(label or 'the run' for label in missing)}"
-            findings.append(Finding(prediction.text, prediction.kind, prediction.score, expected, "not run", note=note))
+            findings.append(
+                Finding(
+                    prediction.text,
+                    prediction.kind,
+                    prediction.score,
+                    expected,
+                    "not run",
+                    note=note,
+                )
+            )
     findings = [_withdraw(finding, sweep.withdrawn) for finding in findings]
-    return findings + [Finding(text, "untested", "", "", "not tested at this scale") for text in sweep.untested]
+    return findings + [
+        Finding(text, "untested", "", "", "not tested at this scale") for text in sweep.untested
+    ]
 
 
 def _withdraw(finding: Finding, reasons: dict[str, str]) -> Finding:
@@ -108,17 +131,23 @@ def _needed(prediction: Contrast | Crossing | Ratio, labels: Sequence[str]) -> s
     return {row.partition(" @ ")[2] or labels[0] for row in prediction.rows(labels)}
 
 
-def _add_up(prediction: Contrast, labels: Sequence[str], finished: dict[str, SweepRun], out: Path) -> _Sum:
+def _add_up(
+    prediction: Contrast, labels: Sequence[str], finished: dict[str, SweepRun], out: Path
+) -> _Sum:
     rows: list[ClipValues] = []
     for row in prediction.terms:
         arm, _, label = row.partition(" @ ")
         scored = load_row(run_directory(out, finished[label or labels[0]]) / "rows" / f"{arm}.json")
         if scored is None or prediction.score not in scored.per_clip:
-            raise GenlabError(f"prediction {prediction.text!r}: row {row!r} has no score {prediction.score!r}")
+            raise GenlabError(
+                f"prediction {prediction.text!r}: row {row!r} has no score {prediction.score!r}"
+            )
         rows.append(scored.per_clip[prediction.score])
     clusters = [list(dict.fromkeys(row.clusters)) for row in rows]
     if any(each != clusters[0] for each in clusters):
-        raise GenlabError(f"prediction {prediction.text!r}: its rows were scored on different prompts")
+        raise GenlabError(
+            f"prediction {prediction.text!r}: its rows were scored on different prompts"
+        )
     # A prompt on which one row has no value is left out of all of them.
     is_defined = [_defined_clusters(row) for row in rows]
     common = set.intersection(*is_defined)
@@ -126,7 +155,9 @@ def _add_up(prediction: Contrast, labels: Sequence[str], finished: dict[str, Swe
     weights = list(prediction.terms.values())
     crossed = crossed_contrast(grids, weights)
     exact = [row.validity != "upper bound" or prediction.bounds_as_values for row in rows]
-    shows = tuple(all(fine or weight * side > 0 for fine, weight in zip(exact, weights)) for side in (1, -1))
+    shows = tuple(
+        all(fine or weight * side > 0 for fine, weight in zip(exact, weights)) for side in (1, -1)
+    )
     return _Sum(crossed, min(len(grid) for grid in grids), (shows[0], shows[1]))
 
 
@@ -142,7 +173,9 @@ def _keep(row: ClipValues, clusters: set[object]) -> ClipValues:
 
 def _p_value(sum_: _Sum, prediction: Contrast | Crossing | Ratio) -> float:
     margin = prediction.margin if isinstance(prediction, Contrast) else None
-    return float(sum_.crossed.p_value() if margin is None else sum_.crossed.equivalence_p_value(margin))
+    return float(
+        sum_.crossed.p_value() if margin is None else sum_.crossed.equivalence_p_value(margin)
+    )
 
 
 def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
@@ -153,30 +186,57 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
     notes = []
     if prediction.margin is not None:
         outside = low > prediction.margin or high < -prediction.margin
-        verdict = "reproduced" if is_sure and all(sum_.shows) else "reversed" if outside else "inconclusive"
+        verdict = (
+            "reproduced"
+            if is_sure and all(sum_.shows)
+            else "reversed"
+            if outside
+            else "inconclusive"
+        )
     elif is_sure and (low > 0 or high < 0):
         side = "below" if high < 0 else "above"
         if sum_.shows[side == "above"]:
             verdict = "reproduced" if side == prediction.expect else "reversed"
         else:
-            notes.append(f"the sum is significantly {side} zero, but upper bounds in it could hide the opposite")
+            notes.append(
+                f"the sum is significantly {side} zero, but upper bounds in it could hide the "
+                "opposite"
+            )
     if sum_.seeds < SEEDS_FOR_A_STATEMENT:
         verdict = "inconclusive"
-        notes.append(f"insufficient seeds: {sum_.seeds}, and a statement takes {SEEDS_FOR_A_STATEMENT}")
+        notes.append(
+            f"insufficient seeds: {sum_.seeds}, and a statement takes {SEEDS_FOR_A_STATEMENT}"
+        )
     if prediction.bounds_as_values:
         notes.append("upper bounds are taken as values, as the source does")
     if prediction.size is not None:
         inside = low <= prediction.size <= high
-        notes.append(f"predicted size {prediction.size:g} lies {'inside' if inside else 'outside'} the interval")
+        notes.append(
+            f"predicted size {prediction.size:g} lies {'inside' if inside else 'outside'} the "
+            "interval"
+        )
     expected = prediction.expect + (f" {prediction.margin:g}" if prediction.margin else "")
     return Finding(
-        prediction.text, "contrast", prediction.score, expected, verdict, value, low, high, p_holm, sum_.seeds,
+        prediction.text,
+        "contrast",
+        prediction.score,
+        expected,
+        verdict,
+        value,
+        low,
+        high,
+        p_holm,
+        sum_.seeds,
         "; ".join(notes),
-    )  # fmt: skip
+    )
 
 
-def _divide(prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepRun], out: Path) -> Finding:
-    """Return the ratio: exact for calls and FLOPs, with an interval over the training seeds for seconds."""
+def _divide(
+    prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepRun], out: Path
+) -> Finding:
+    """Return the ratio: exact for calls and FLOPs, with an interval over the training seeds for
+    seconds.
+    """
     costs = []
     for row in prediction.rows(labels):
         arm, _, label = row.partition(" @ ")
@@ -184,26 +244,51 @@ def _divide(prediction: Ratio, labels: Sequence[str], finished: dict[str, SweepR
         entry = _find_arm(results, arm, prediction.text)
         length = f"{prediction.length_s:g}"
         if length not in entry.get("by_length", {}):
-            raise GenlabError(f"prediction {prediction.text!r}: {row!r} was not timed at {length} s; score it again")
+            raise GenlabError(
+                f"prediction {prediction.text!r}: {row!r} was not timed at {length} s; score it "
+                "again"
+            )
         costs.append(np.atleast_1d(entry["by_length"][length][prediction.cost]).astype(float))
     ratios, is_exact = costs[0] / costs[1], prediction.cost != "latency_s"
     value = float(ratios[0] if is_exact else stats.gmean(ratios))
-    half = stats.sem(np.log(ratios)) * stats.t.ppf(1 - LEVEL / 2, len(ratios) - 1) if len(ratios) > 1 else 0.0
+    half = (
+        stats.sem(np.log(ratios)) * stats.t.ppf(1 - LEVEL / 2, len(ratios) - 1)
+        if len(ratios) > 1
+        else 0.0
+    )
     low, high = value * float(np.exp(-half)), value * float(np.exp(half))
     verdict: Verdict = "inconclusive"
-    if (is_exact or len(ratios) >= SEEDS_FOR_A_STATEMENT) and (low > prediction.times or high < prediction.times):
-        verdict = "reproduced" if (low > prediction.times) == (prediction.expect == "above") else "reversed"
-    note = f"a clip of {prediction.length_s:g} s, " + ("exact" if is_exact else "alone, on the machine that ran it")
+    if (is_exact or len(ratios) >= SEEDS_FOR_A_STATEMENT) and (
+        low > prediction.times or high < prediction.times
+    ):
+        verdict = (
+            "reproduced"
+            if (low > prediction.times) == (prediction.expect == "above")
+            else "reversed"
+        )
+    note = f"a clip of {prediction.length_s:g} s, " + (
+        "exact" if is_exact else "alone, on the machine that ran it"
+    )
     return Finding(
-        prediction.text, "ratio", prediction.cost, _expected(prediction), verdict, value, low, high,
-        seeds=len(ratios), note=note,
-    )  # fmt: skip
+        prediction.text,
+        "ratio",
+        prediction.cost,
+        _expected(prediction),
+        verdict,
+        value,
+        low,
+        high,
+        seeds=len(ratios),
+        note=note,
+    )
 
 
 def _find_arm(results: Mapping[str, Any], arm: str, prediction: str) -> Mapping[str, Any]:
     found = [entry for entry in results["arms"] if entry["name"] == arm]
     if not found:
-        raise GenlabError(f"prediction {prediction!r}: a finished run has no arm {arm!r}; run it again")
+        raise GenlabError(
+            f"prediction {prediction!r}: a finished run has no arm {arm!r}; run it again"
+        )
     return found[0]
 
 
@@ -224,9 +309,13 @@ def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) ->
             for value in _scored(arm, prediction)
         ]
         if not points:
-            raise GenlabError(f"prediction {prediction.text!r}: no run has {prediction.score} of arm {name!r}")
+            raise GenlabError(
+                f"prediction {prediction.text!r}: no run has {prediction.score} of arm {name!r}"
+            )
         curves[name] = Curve(*(np.array(column) for column in zip(*sorted(points))))
-    shared = find_shared_error(loaded, "name", prediction.score, prediction.before, prediction.after)
+    shared = find_shared_error(
+        loaded, "name", prediction.score, prediction.before, prediction.after
+    )
     before, after = curves[prediction.before], curves[prediction.after]
     found = find_crossover(before, after, shared_error=shared)
     seeds = len(before.x) // len(runs)
@@ -236,8 +325,18 @@ def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) ->
     is_sure = found.verdict == "inside sweep" and seeds >= SEEDS_FOR_A_STATEMENT
     verdict: Verdict = ("reproduced" if overtakes else "reversed") if is_sure else "inconclusive"
     leader = prediction.after if overtakes else prediction.before
-    note = f"crossing {found.verdict}; at the largest {prediction.against} of the sweep {leader} leads"
+    note = (
+        f"crossing {found.verdict}; at the largest {prediction.against} of the sweep {leader} leads"
+    )
     return Finding(
-        prediction.text, "crossing", prediction.score, f"{prediction.after} overtakes", verdict,
-        found.x, found.low, found.high, seeds=seeds, note=note,
-    )  # fmt: skip
+        prediction.text,
+        "crossing",
+        prediction.score,
+        f"{prediction.after} overtakes",
+        verdict,
+        found.x,
+        found.low,
+        found.high,
+        seeds=seeds,
+        note=note,
+    )

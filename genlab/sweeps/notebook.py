@@ -1,7 +1,9 @@
-"""The notebook page of a sweep, written from its files: question, fixed, varied, predicted, and what came of it.
+"""The notebook page of a sweep, written from its files: question, fixed, varied, predicted, and
+what came of it.
 
-In: the page, its runs on disk. Out: report.md and report.html in the sweep's directory, findings.json, one figure as a
-file, and TensorBoard's HParams table with one row per run and arm. The same files leave the same page.
+In: the page, its runs on disk. Out: report.md and report.html in the sweep's directory,
+findings.json, one figure as a file, and TensorBoard's HParams table with one row per run and arm.
+The same files leave the same page.
 """
 
 import shlex
@@ -41,10 +43,14 @@ SPENT = ("family", "params", "steps", "train_flops", "epochs")
 ISOFLOP_SCORE = "bits_per_s"
 
 
-def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path) -> tuple[str, list[Finding]]:
+def write_notebook(
+    sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path
+) -> tuple[str, list[Finding]]:
     """Write everything and return the page as Markdown, with the findings."""
     results = {
-        run.label: read_finished(run_directory(out, run)) for run in runs if read_state(run, out).state == "finished"
+        run.label: read_finished(run_directory(out, run))
+        for run in runs
+        if read_state(run, out).state == "finished"
     }
     findings = judge(sweep, runs, out)
     panels, forests = curves(sweep, runs, results), forest(findings)
@@ -54,57 +60,100 @@ def write_notebook(sweep: Sweep, runs: Sequence[SweepRun], page: Path, out: Path
     text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
     write_atomically(out / "report.md", text)
     _write_html(sweep, runs, results, findings, panels, forests, page, out)
-    checkpoint.write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
+    checkpoint.write_json(
+        out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]}
+    )
     _write_hparams(sweep, runs, results, out)
     return text, findings
 
 
 def verdict_of(findings: Sequence[Finding]) -> str:
-    """Return one verdict for the page: what all predictions agree on, or how they split, without what was not asked."""
+    """Return one verdict for the page: what all predictions agree on, or how they split, without
+    what was not asked.
+    """
     verdicts = [finding.verdict for finding in findings if finding.kind != "untested"]
     if not verdicts:
         return "nothing was predicted"
     if len(set(verdicts)) == 1:
         return verdicts[0]
-    return "split: " + ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
+    return "split: " + ", ".join(
+        f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts)
+    )
 
 
 def _notes(sweep: Sweep) -> list[tuple[str, str]]:
     told = [
-        ("Question", sweep.question), ("Claim", sweep.claim), ("Source", sweep.source),
-        ("How faithful", sweep.faithful), ("Fixed", sweep.fixed), ("Varied", sweep.varied),
-    ]  # fmt: skip
+        ("Question", sweep.question),
+        ("Claim", sweep.claim),
+        ("Source", sweep.source),
+        ("How faithful", sweep.faithful),
+        ("Fixed", sweep.fixed),
+        ("Varied", sweep.varied),
+    ]
     return [(name, text) for name, text in told if text]
 
 
 def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
-    rows = [["Predicted, before the run", "Score", "Expected", "Found", "p (Holm)", "Verdict", "Note"]]
+    rows = [
+        ["Predicted, before the run", "Score", "Expected", "Found", "p (Holm)", "Verdict", "Note"]
+    ]
     for finding in findings:
         is_exact = finding.low == finding.value == finding.high
         found = format_value(finding.value) if is_exact else format_interval(finding.to_dict())
         p_value = finding.to_dict()["p_holm"]
         p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-        score, expected = score_title(finding.score) if finding.score else MISSING, finding.expected or MISSING
-        rows.append([finding.text, score, expected, found, p_text, finding.verdict, finding.note or MISSING])
+        score, expected = (
+            score_title(finding.score) if finding.score else MISSING,
+            finding.expected or MISSING,
+        )
+        rows.append(
+            [finding.text, score, expected, found, p_text, finding.verdict, finding.note or MISSING]
+        )
     return rows
 
 
 def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -> list[list[str]]:
-    wanted = [prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)]
+    wanted = [
+        prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)
+    ]
     arms = [arm for found in results.values() for arm in model_arms(found)]
-    # Scores that nobody asked for may mean nothing here, such as the words of arms that are given none.
-    names = list(dict.fromkeys(wanted or (name for arm in arms for name in arm["scores"])))[:MOST_SCORES]
-    rows = [["Run", "Arm", *map(score_title, names), "Steps", "Train FLOPs", "Epochs", "Calls", "Train time"]]
+    # Scores that nobody asked for may mean nothing here, such as the words of arms that are given
+    # none.
+    names = list(dict.fromkeys(wanted or (name for arm in arms for name in arm["scores"])))[
+        :MOST_SCORES
+    ]
+    rows = [
+        [
+            "Run",
+            "Arm",
+            *map(score_title, names),
+            "Steps",
+            "Train FLOPs",
+            "Epochs",
+            "Calls",
+            "Train time",
+        ]
+    ]
     for run in runs:
         found = results.get(run.label, {"arms": []})
         trained = model_arms(found)
-        # What no arm can beat, real audio and the codec alone, wherever a predicted score is defined for it.
-        ceilings = [arm for arm in found["arms"] if arm not in trained and set(wanted) & set(arm["scores"])]
+        # What no arm can beat, real audio and the codec alone, wherever a predicted score is
+        # defined for it.
+        ceilings = [
+            arm for arm in found["arms"] if arm not in trained and set(wanted) & set(arm["scores"])
+        ]
         for arm in [*ceilings, *trained]:
-            scores = [format_score(arm["scores"][name]) if name in arm["scores"] else MISSING for name in names]
+            scores = [
+                format_score(arm["scores"][name]) if name in arm["scores"] else MISSING
+                for name in names
+            ]
             cost = [MISSING] * 5
             if arm in trained:
-                spent = [f"{arm['steps']:,}", format_quantity(arm["train_flops"]), f"{arm['epochs']:.2f}"]
+                spent = [
+                    f"{arm['steps']:,}",
+                    format_quantity(arm["train_flops"]),
+                    f"{arm['epochs']:.2f}",
+                ]
                 cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
             rows.append([run.label or "the run", arm_title(arm), *scores, *cost])
     return rows
@@ -112,16 +161,35 @@ def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -
 
 def _length_rows(results: dict[str, Any]) -> list[list[str]]:
     """Return what one clip costs at every length that was measured, no rows if none was."""
-    rows = [["Length", "Run", "Arm", "Calls", "FLOPs", "Time alone, per training seed", "Times real time"]]
+    rows = [
+        [
+            "Length",
+            "Run",
+            "Arm",
+            "Calls",
+            "FLOPs",
+            "Time alone, per training seed",
+            "Times real time",
+        ]
+    ]
     for label, found in results.items():
         for arm in model_arms(found):
             for length, cost in arm.get("by_length", {}).items():
                 seconds = cost["latency_s"]
-                told = [f"{length} s", label or "the run", arm_title(arm), f"{cost['network_calls']:,}"]
+                told = [
+                    f"{length} s",
+                    label or "the run",
+                    arm_title(arm),
+                    f"{cost['network_calls']:,}",
+                ]
                 rate = format_value(float(length) / float(np.median(seconds)))
                 timed = ", ".join(format_seconds(value) for value in seconds)
                 rows.append([*told, format_quantity(cost["flops"]), timed, rate])
-    return [rows[0], *sorted(rows[1:], key=lambda row: float(row[0].split()[0]))] if len(rows) > 1 else []
+    return (
+        [rows[0], *sorted(rows[1:], key=lambda row: float(row[0].split()[0]))]
+        if len(rows) > 1
+        else []
+    )
 
 
 def _markdown(
@@ -135,7 +203,9 @@ def _markdown(
 ) -> str:
     parts = [f"# {sweep.name}: {verdict_of(findings)}"]
     parts += [f"**{name}.** {text}" for name, text in _notes(sweep)]
-    parts.append("## Predicted and found\n\nBrackets are 95 % intervals over prompts and training seeds.")
+    parts.append(
+        "## Predicted and found\n\nBrackets are 95 % intervals over prompts and training seeds."
+    )
     parts.append(_pipes(_finding_rows(findings)))
     if is_drawn:
         parts.append("![What was found of what was predicted](figure.svg)")
@@ -151,13 +221,18 @@ def _markdown(
 
 
 def _reproduce(results: dict[str, Any], page: Path) -> str:
-    command = f"genlab sweep run {shlex.quote(str(page))} && genlab sweep report {shlex.quote(str(page))}"
+    command = (
+        f"genlab sweep run {shlex.quote(str(page))} && genlab sweep report {shlex.quote(str(page))}"
+    )
     commits = sorted({str(found.get("commit")) for found in results.values()} - {"", "None"})
     wall_s = sum(found.get("wall_s", 0.0) for found in results.values())
     versions = next((found["versions"] for found in results.values() if "versions" in found), {})
     made_by = inert_markdown(", ".join(commits))
     told = inert_markdown(", ".join(f"{name} {version}" for name, version in versions.items()))
-    return f"```\n{command}\n```\n\n{len(results)} runs in {format_seconds(wall_s)}; commit {made_by}; {told}."
+    return (
+        f"```\n{command}\n```\n\n{len(results)} runs in {format_seconds(wall_s)}; commit "
+        f"{made_by}; {told}."
+    )
 
 
 def _pipes(rows: Sequence[Sequence[str]]) -> str:
@@ -177,7 +252,8 @@ def _write_html(
     out: Path,
 ) -> None:
     notes = join(
-        Markup('<p class="lead"><strong>{}.</strong> {}</p>').format(name, text) for name, text in _notes(sweep)
+        Markup('<p class="lead"><strong>{}.</strong> {}</p>').format(name, text)
+        for name, text in _notes(sweep)
     )
     head, *rows = _finding_rows(findings)
     found = plain_table("Predictions", head, rows, css="predictions")
@@ -188,7 +264,9 @@ def _write_html(
     title, *entries = _run_rows(sweep, runs, results)
     lengths = _length_rows(results)
     links = join(
-        Markup('<li><a href="runs/{}/report.html">{}</a></li>').format(run.id, run.label or "the run")
+        Markup('<li><a href="runs/{}/report.html">{}</a></li>').format(
+            run.id, run.label or "the run"
+        )
         for run in runs
         if run.label in results
     )
@@ -197,15 +275,29 @@ def _write_html(
         "Question": notes,
         "Predicted and found": predicted + found,
         **({"Noticed afterwards": Markup("<ul>{}</ul>").format(join(noticed))} if noticed else {}),
-        "Runs": drawn + plain_table("Runs", title, entries, css="runs") + Markup("<ul>{}</ul>").format(links),
-        **({"Cost by length": plain_table("Cost", lengths[0], lengths[1:], css="runs")} if lengths else {}),
-        "Reproduce": Markup("<pre>{}</pre>").format(_reproduce(results, page).replace("```", "").strip()),
+        "Runs": drawn
+        + plain_table("Runs", title, entries, css="runs")
+        + Markup("<ul>{}</ul>").format(links),
+        **(
+            {"Cost by length": plain_table("Cost", lengths[0], lengths[1:], css="runs")}
+            if lengths
+            else {}
+        ),
+        "Reproduce": Markup("<pre>{}</pre>").format(
+            _reproduce(results, page).replace("```", "").strip()
+        ),
     }
-    write_page(out / "report.html", "genlab sweep", f"{sweep.name}: {verdict_of(findings)}", sections)
+    write_page(
+        out / "report.html", "genlab sweep", f"{sweep.name}: {verdict_of(findings)}", sections
+    )
 
 
-def _write_hparams(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path) -> None:
-    """One group per sweep, one row per run and arm: what was varied beside what was spent and scored."""
+def _write_hparams(
+    sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path
+) -> None:
+    """One group per sweep, one row per run and arm: what was varied beside what was spent and
+    scored.
+    """
     for run in runs:
         for arm in model_arms(results.get(run.label, {"arms": []})):
             row_id = f"{run.id}-{arm['name']}"
@@ -216,6 +308,10 @@ def _write_hparams(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, An
                 }
                 writer.scores(0, arm["scores"])
                 spent = {
-                    name: arm[name] for name in ("family", "params", "steps", "train_flops", "epochs") if name in arm
+                    name: arm[name]
+                    for name in ("family", "params", "steps", "train_flops", "epochs")
+                    if name in arm
                 }
-                writer.hparams({"arm": arm["name"], **point, **spent}, run_id=f"{sweep.name}/{row_id}")
+                writer.hparams(
+                    {"arm": arm["name"], **point, **spent}, run_id=f"{sweep.name}/{row_id}"
+                )

@@ -1,15 +1,18 @@
-"""A sweep as a page of a lab notebook: what is asked, fixed, varied and predicted, and the runs that follow from it.
+"""A sweep as a page of a lab notebook: what is asked, fixed, varied and predicted, and the runs
+that follow from it.
 
-In: a Python file with a function `sweep()` that returns a `Sweep`. Out: `expand`, a pure function: one fully resolved
-`Comparison` per point, with an id that is a hash of everything that changes its result. The arms of a comparison share
-data, budget and prompts by construction; points vary what all arms of a run share, or add arms.
+In: a Python file with a function `sweep()` that returns a `Sweep`. Out: `expand`, a pure function:
+one fully resolved `Comparison` per point, with an id that is a hash of everything that changes its
+result. The arms of a comparison share data, budget and prompts by construction; points vary what
+all arms of a run share, or add arms.
 
     points = product({"data.corpus.minutes": [5.0, 30.0], "budget.train_flops": [1e12, 4e12]})   4 points
     points = zipped({"data.num_frames": [48, 96], "batch_size": [16, 8]})                       2 points
     points = chain(points, more)        points = subsample(points, 6, seed=0)
 
-A prediction is signed and written before the run: a weighted sum of scores that is to lie below zero, above it, or
-within a margin; two families whose curves are to cross inside the sweep; or the ratio of what two arms cost.
+A prediction is signed and written before the run: a weighted sum of scores that is to lie below
+zero, above it, or within a margin; two families whose curves are to cross inside the sweep; or the
+ratio of what two arms cost.
 """
 
 import ast
@@ -51,7 +54,9 @@ def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
 
 def chain(*points: Sequence[Point]) -> list[Point]:
     """Return the points one after the other, each once."""
-    return list({json.dumps(point, sort_keys=True): point for point in itertools.chain(*points)}.values())
+    return list(
+        {json.dumps(point, sort_keys=True): point for point in itertools.chain(*points)}.values()
+    )
 
 
 def subsample(points: Sequence[Point], number: int, seed: int = 0) -> list[Point]:
@@ -64,7 +69,8 @@ class Contrast(Config):
     """Predicted: a weighted sum of scores lies below zero, above it, or within `margin` of it.
 
     `terms` are weights of rows, an arm's name or `ARM @ LABEL` where the sweep has several points:
-    `{"masked @ minutes=5": 1, "ar @ minutes=5": -1}`. `size` is the value that was predicted, if one was.
+    `{"masked @ minutes=5": 1, "ar @ minutes=5": -1}`. `size` is the value that was predicted, if
+    one was.
     """
 
     kind: Literal["contrast"] = "contrast"
@@ -75,14 +81,20 @@ class Contrast(Config):
     margin: float | None = pydantic.Field(default=None, gt=0)
     size: float | None = None
     bounds_as_values: bool = False
-    """The source compares upper bounds with exact values as if they were alike; so does the verdict, and says so."""
+    """The source compares upper bounds with exact values as if they were alike; so does the
+    verdict, and says so.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Contrast":
         if (self.expect == "within") != (self.margin is not None):
-            raise ValueError(f"expect={self.expect!r}: a margin belongs to expect='within' and to nothing else")
+            raise ValueError(
+                f"expect={self.expect!r}: a margin belongs to expect='within' and to nothing else"
+            )
         if not is_paired(self.score):
-            raise ValueError(f"score={self.score!r}: not compared prompt by prompt; take one such as bits_per_s")
+            raise ValueError(
+                f"score={self.score!r}: not compared prompt by prompt; take one such as bits_per_s"
+            )
         return self
 
     def rows(self, labels: Sequence[str]) -> list[str]:
@@ -106,14 +118,19 @@ class Crossing(Config):
 
     def rows(self, labels: Sequence[str]) -> list[str]:
         """Return the rows that it is about."""
-        return [f"{arm} @ {label}" for arm in (self.before, self.after) for label in self.labels or labels]
+        return [
+            f"{arm} @ {label}"
+            for arm in (self.before, self.after)
+            for label in self.labels or labels
+        ]
 
 
 class Ratio(Config):
-    """Predicted: drawing a clip of `length_s` seconds costs `over` more than `times` what it costs `under`, or less.
+    """Predicted: drawing a clip of `length_s` seconds costs `over` more than `times` what it costs
+    `under`, or less.
 
-    `length_s` is one of `evaluation.lengths_s`. Calls and FLOPs are exact; seconds are of the machine that ran it, one
-    measurement per training seed.
+    `length_s` is one of `evaluation.lengths_s`. Calls and FLOPs are exact; seconds are of the
+    machine that ran it, one measurement per training seed.
     """
 
     kind: Literal["ratio"] = "ratio"
@@ -139,7 +156,9 @@ Prediction = Annotated[Contrast | Crossing | Ratio, pydantic.Field(discriminator
 
 
 class Sweep(Config):
-    """The page. `claim` and `source` are of a published statement that it tests, `faithful` how far the test goes."""
+    """The page. `claim` and `source` are of a published statement that it tests, `faithful` how far
+    the test goes.
+    """
 
     name: Name
     question: str
@@ -154,11 +173,14 @@ class Sweep(Config):
     """Short names of varied fields for labels; without one, the last part of the path."""
     predictions: tuple[Prediction, ...] = ()
     untested: tuple[str, ...] = ()
-    """What the source claims too and this page does not ask, each with the reason: the page lists it, so that nobody
-    takes a part for the whole."""
+    """What the source claims too and this page does not ask, each with the reason: the page lists
+    it, so that nobody takes a part for the whole.
+    """
 
     withdrawn: dict[str, str] = {}
-    """Predictions, by their text, whose verdict does not count any more, each with the reason. The finding stays."""
+    """Predictions, by their text, whose verdict does not count any more, each with the reason. The
+    finding stays.
+    """
 
     noticed: tuple[str, ...] = ()
     """What a person saw in the results, after the run: it predicts nothing and proves nothing."""
@@ -168,7 +190,9 @@ class Sweep(Config):
         runs = expand(self)
         labels = [run.label for run in runs]
         if taken := {label for label in labels if labels.count(label) > 1}:
-            raise ValueError(f"points: two are called {min(taken)!r}; give their fields distinct `names`")
+            raise ValueError(
+                f"points: two are called {min(taken)!r}; give their fields distinct `names`"
+            )
         texts = [prediction.text for prediction in self.predictions]
         if unknown := [text for text in self.withdrawn if text not in texts]:
             raise ValueError(f"withdrawn: no prediction {unknown[0]!r}; expected one of {texts}")
@@ -176,16 +200,25 @@ class Sweep(Config):
             for row in prediction.rows(labels):
                 arm, _, label = row.partition(" @ ")
                 if not label and len(runs) > 1:
-                    raise ValueError(f"predictions: {row!r} is a row of {len(runs)} runs; write ARM @ LABEL")
+                    raise ValueError(
+                        f"predictions: {row!r} is a row of {len(runs)} runs; write ARM @ LABEL"
+                    )
                 if not any(arm in run.config.arms and label in ("", run.label) for run in runs):
                     example = f"{next(iter(runs[-1].config.arms))} @ {labels[-1]}"
-                    raise ValueError(f"predictions: no row {row!r}; rows are ARM, or ARM @ LABEL such as {example!r}")
+                    raise ValueError(
+                        f"predictions: no row {row!r}; rows are ARM, or ARM @ LABEL such as "
+                        f"{example!r}"
+                    )
             if isinstance(prediction, Contrast):
                 _check_fair(prediction, runs)
-            if isinstance(prediction, Ratio) and prediction.length_s not in self.base.evaluation.lengths_s:
+            if (
+                isinstance(prediction, Ratio)
+                and prediction.length_s not in self.base.evaluation.lengths_s
+            ):
                 raise ValueError(
                     f"predictions: {prediction.text!r} has length_s={prediction.length_s:g}, which "
-                    f"base.evaluation.lengths_s={self.base.evaluation.lengths_s} does not measure; add it there"
+                    f"base.evaluation.lengths_s={self.base.evaluation.lengths_s} does not "
+                    "measure; add it there"
                 )
         return self
 
@@ -207,13 +240,24 @@ def expand(sweep: Sweep) -> list[SweepRun]:
     """
     runs = []
     for point in sweep.points:
-        label = ", ".join(f"{sweep.names.get(path, path.rsplit('.', 1)[-1])}={_brief(point[path])}" for path in point)
+        label = ", ".join(
+            f"{sweep.names.get(path, path.rsplit('.', 1)[-1])}={_brief(point[path])}"
+            for path in point
+        )
         overrides = [f"{path}={json.dumps(value)}" for path, value in point.items()]
-        load_classes(apply_overrides(sweep.base.to_dict(), overrides))  # the page is code, and names them
+        # the page is code, and names them
+        load_classes(apply_overrides(sweep.base.to_dict(), overrides))
         config = sweep.base.override(overrides)
         config = config.model_copy(update={"name": sweep.name, "question": sweep.question})
         slug = re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")[:40] or "run"
-        runs.append(SweepRun(f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}", label, point, config))
+        runs.append(
+            SweepRun(
+                f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}",
+                label,
+                point,
+                config,
+            )
+        )
     return runs
 
 
@@ -227,7 +271,9 @@ def find_question(path: Path) -> str | None:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "sweep"]
+    functions = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "sweep"
+    ]
     if not functions:
         return None
     for call in ast.walk(functions[0]):
@@ -245,7 +291,9 @@ def load_sweep(path: str | Path) -> Sweep:
         ConfigError: if there is no such file, it has no `sweep()`, or a field is wrong.
     """
     if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
-        raise ConfigError(f"sweep {path}: no such page; `genlab sweep list` shows the pages that exist")
+        raise ConfigError(
+            f"sweep {path}: no such page; `genlab sweep list` shows the pages that exist"
+        )
     found = call_page(Path(path), "sweep")
     if not isinstance(found, Sweep):
         raise ConfigError(f"sweep {path}: expected a function sweep() that returns a Sweep")
@@ -253,9 +301,11 @@ def load_sweep(path: str | Path) -> Sweep:
 
 
 def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
-    """Refuse to compare different arms of different points, unless these points share what arms must share.
+    """Refuse to compare different arms of different points, unless these points share what arms
+    must share.
 
-    Fair are sums that vanish within every run, and one arm against itself, which shows what the point did to it.
+    Fair are sums that vanish within every run, and one arm against itself, which shows what the
+    point did to it.
     """
     by_run: dict[str, float] = {}
     keys = {run.label: run.config.comparison_key() for run in runs}
@@ -263,9 +313,14 @@ def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
         label = _label_of(row, runs)
         by_run[label] = by_run.get(label, 0.0) + weight
     one_arm = len({row.split(" @ ")[0] for row in prediction.terms}) == 1
-    if len({keys[label] for label in by_run}) > 1 and not one_arm and any(abs(sum_) > 1e-9 for sum_ in by_run.values()):
+    if (
+        len({keys[label] for label in by_run}) > 1
+        and not one_arm
+        and any(abs(sum_) > 1e-9 for sum_ in by_run.values())
+    ):
         raise ValueError(
-            f"predictions: {prediction.text!r} compares different arms of the points {', '.join(map(repr, by_run))}, "
+            f"predictions: {prediction.text!r} compares different arms of the points "
+            f"{', '.join(map(repr, by_run))}, "
             "which share no data, budget or prompts; compare arms within a point"
         )
 
@@ -275,4 +330,6 @@ def _label_of(row: str, runs: Sequence[SweepRun]) -> str:
 
 
 def _brief(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"').replace(" ", "")
+    return (
+        f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"').replace(" ", "")
+    )

@@ -1,4 +1,5 @@
-"""The runs of a sweep on disk: what each is doing, what the sweep will cost, and what may be deleted.
+"""The runs of a sweep on disk: what each is doing, what the sweep will cost, and what may be
+deleted.
 
     sweep.json              the page, its runs, and all runs that it ever had: the mark of a sweep
     runs/ID.json            the resolved config of a run: `genlab compare runs/ID.json --out runs/ID` is the run
@@ -27,7 +28,14 @@ from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.data.manifest import text_key
 from genlab.fairness.budget import check_budget, check_flops, solve_budget
-from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_OK, EXIT_RESUME, EXIT_USER_ERROR
+from genlab.machine.stopping import (
+    EXIT_DISK_FULL,
+    EXIT_DIVERGED,
+    EXIT_LOCKED,
+    EXIT_OK,
+    EXIT_RESUME,
+    EXIT_USER_ERROR,
+)
 from genlab.prompts import choose_prompts
 from genlab.report import outputs
 from genlab.run import checkpoint
@@ -77,7 +85,9 @@ class RunState(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a sweep will spend: training FLOPs, bytes of its run directories, and hours at this machine's best rate."""
+    """What a sweep will spend: training FLOPs, bytes of its run directories, and hours at this
+    machine's best rate.
+    """
 
     runs: int
     train_flops: float
@@ -87,7 +97,8 @@ class Cost(NamedTuple):
 
 
 def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
-    """Write page and configs, and return the runs. Files of runs that the page no longer has stay until `prune`.
+    """Write page and configs, and return the runs. Files of runs that the page no longer has stay
+    until `prune`.
 
     Raises:
         GenlabError: if `out` has runs that this page did not make.
@@ -97,14 +108,17 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     check_has_no_way_out(out)
     for name in WRITTEN if found is None else ():
         if os.path.lexists(out / name) and not _is_empty_folder(out / name):
-            raise GenlabError(f"{out / name}: already exists, and no sweep made it; use another --out")
+            raise GenlabError(
+                f"{out / name}: already exists, and no sweep made it; use another --out"
+            )
     if found is not None:
         _check_name(found, sweep, out)
     (out / "runs").mkdir(parents=True, exist_ok=True)
     listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
     made = sorted({run.id for run in runs} | _made_in(found))
     facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
-    checkpoint.write_json(out / "sweep.json", facts)  # first: after any kill it says what is genlab's
+    # first: after any kill it says what is genlab's
+    checkpoint.write_json(out / "sweep.json", facts)
     remove_leftovers(out, skip=[run.id for run in runs])  # a run tidies up itself, under its lock
     for run in runs:
         checkpoint.write_json(config_path(out, run), run.config.to_dict())
@@ -131,14 +145,18 @@ def read_state(run: SweepRun, out: Path) -> RunState:
     if not attempts:
         return state("interrupted" if status else "waiting")
     last = attempts[-1]
-    crashes = [attempt for attempt in attempts if attempt["exit"] not in (*HARMLESS, *HOPELESS, EXIT_OK)]
+    crashes = [
+        attempt for attempt in attempts if attempt["exit"] not in (*HARMLESS, *HOPELESS, EXIT_OK)
+    ]
     if last["exit"] in HOPELESS or (last["exit"] not in HARMLESS and len(crashes) >= MOST_CRASHES):
         return state("failed", f"exit {last['exit']}: {last['reason']}")
     return state("interrupted", last["reason"])
 
 
 def _is_alive(status: Mapping[str, Any]) -> bool:
-    """Return whether the process of a status.json lives: by its heartbeat, and on this host also by its number."""
+    """Return whether the process of a status.json lives: by its heartbeat, and on this host also by
+    its number.
+    """
     if status.get("state") != "running" or checkpoint.heartbeat_age_s(status) > ALIVE_S:
         return False
     pid = status.get("pid")
@@ -152,15 +170,24 @@ def _is_alive(status: Mapping[str, Any]) -> bool:
 
 
 def add_attempt(run: SweepRun, out: Path, exit_code: int, seconds: float) -> None:
-    """Note how an attempt ended, with the last line it printed; another process that held the run is no attempt."""
+    """Note how an attempt ended, with the last line it printed; another process that held the run
+    is no attempt.
+    """
     if exit_code == EXIT_LOCKED:
         return
     directory = run_directory(out, run)
     directory.mkdir(parents=True, exist_ok=True)
     log = directory / "log.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    lines = (
+        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        if log.exists()
+        else []
+    )
     reason = "" if exit_code == EXIT_OK else (lines[-1] if lines else "")[:500]
-    attempts = read_again(directory / "attempts.json", list[Attempt], doing="counting from this attempt") or []
+    attempts = (
+        read_again(directory / "attempts.json", list[Attempt], doing="counting from this attempt")
+        or []
+    )
     attempts.append(Attempt(exit=exit_code, seconds=seconds, reason=reason, ended=time.time()))
     checkpoint.write_json(directory / "attempts.json", attempts)
 
@@ -177,7 +204,8 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
     """Build the token stores, solve every budget, and return what the sweep will spend.
 
     Raises:
-        GenlabError: if a budget cannot be met, a FLOP formula is wrong, or predictions compare different prompts.
+        GenlabError: if a budget cannot be met, a FLOP formula is wrong, or predictions compare
+            different prompts.
     """
     flops, bytes_, prompts = 0.0, 0.0, {}
     for run in runs:
@@ -191,19 +219,28 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
             flops += budget.train_flops * len(config.seeds)
             # Parameters, their average and two moments, for every checkpoint kept.
             bytes_ += 16.0 * budget.params * len(config.seeds) * config.settings.keep
-        clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
-        prompts[run.label] = (store.info.codec_fingerprint, tuple((text_key(clip), clip.speaker) for clip in clips))
+        clips = choose_prompts(
+            store, config.prompts_split, config.num_prompts, config.data.num_frames
+        )
+        prompts[run.label] = (
+            store.info.codec_fingerprint,
+            tuple((text_key(clip), clip.speaker) for clip in clips),
+        )
     progress("plan", len(runs), len(runs))
     for prediction in sweep.predictions:
         labels = {row.partition(" @ ")[2] for row in prediction.rows(list(prompts))} & set(prompts)
         if len({prompts[label] for label in labels}) > 1 and isinstance(prediction, Contrast):
-            raise GenlabError(f"prediction {prediction.text!r}: its points do not have the same codec and prompts")
+            raise GenlabError(
+                f"prediction {prediction.text!r}: its points do not have the same codec and prompts"
+            )
     rate = find_peak_flops()
     return Cost(len(runs), flops, bytes_, flops / rate / 3600, rate)
 
 
 class Prunable(NamedTuple):
-    """What may be deleted, and what lies among the runs although no page of this sweep ever had it."""
+    """What may be deleted, and what lies among the runs although
+    no page of this sweep ever had it.
+    """
 
     paths: list[Path]
     strangers: list[Path]
@@ -219,7 +256,10 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
     """
     page = _read_page(out)
     if page is None:
-        raise GenlabError(f"{out}: no sweep here, so nothing in it is genlab's to delete; name the --out of a sweep")
+        raise GenlabError(
+            f"{out}: no sweep here, so nothing in it is genlab's to delete; name the --out of a "
+            "sweep"
+        )
     _check_name(page, sweep, out)
     made, kept = _made_in(page), {run.id for run in runs}
     paths: list[Path] = []
@@ -241,7 +281,9 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
 
 
 def _is_behind_link(path: Path, out: Path) -> bool:
-    """Return whether a link below `out` is on the way to `path`: it may lead to what is not genlab's."""
+    """Return whether a link below `out` is on the way to `path`: it may lead to what is not
+    genlab's.
+    """
     return os.path.realpath(path) != os.path.join(os.path.realpath(out), path.relative_to(out))
 
 
@@ -289,7 +331,9 @@ def _read_page(out: Path) -> SweepFile | None:
 def _check_name(found: SweepFile, sweep: Sweep, out: Path) -> None:
     if found["page"]["name"] != sweep.name:
         theirs = shorten(found["page"]["name"])
-        raise GenlabError(f"{out}: holds the sweep {theirs}, this page is {sweep.name!r}; name another --out")
+        raise GenlabError(
+            f"{out}: holds the sweep {theirs}, this page is {sweep.name!r}; name another --out"
+        )
 
 
 def _made_in(page: SweepFile | None) -> set[str]:

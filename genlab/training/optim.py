@@ -1,7 +1,9 @@
-"""The optimizer of every trained model: AdamW with warm-up and decay, gradient clipping, averaging of parameters.
+"""The optimizer of every trained model: AdamW with warm-up and decay, gradient clipping, averaging
+of parameters.
 
-In: an `OptimConfig` and the number of steps. Out: an optax transformation over the pure dict of parameters. The
-learning rate is a function of the update number alone, so only the optimizer state has to survive a restart.
+In: an `OptimConfig` and the number of steps. Out: an optax transformation over the pure dict of
+parameters. The learning rate is a function of the update number alone, so only the optimizer state
+has to survive a restart.
 
 Weight decay acts on matrices only. Rank does not distinguish a matrix from a bias, because layers
 are stacked for `lax.scan`: the bias of a stacked layer is 2-D. Each parameter therefore
@@ -25,7 +27,9 @@ from genlab.nets.param import Rule, rules_of
 
 
 class OptimConfig(Config):
-    """AdamW and its schedule. `warmup_fraction` and `final_fraction` are fractions of the steps and of `peak_lr`."""
+    """AdamW and its schedule. `warmup_fraction` and `final_fraction` are fractions of the steps and
+    of `peak_lr`.
+    """
 
     peak_lr: float = pydantic.Field(default=1e-3, gt=0, le=100)
     warmup_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
@@ -40,7 +44,8 @@ class OptimConfig(Config):
 
 
 class ArmSettings(Config):
-    """What one arm may have for itself where all others share: four fields of `OptimConfig` and the backbone's dropout.
+    """What one arm may have for itself where all others share: four fields of `OptimConfig` and the
+    backbone's dropout.
 
     None keeps what is shared. `genlab tune` chooses these, and nothing else.
     """
@@ -51,9 +56,15 @@ class ArmSettings(Config):
     ema_decay: float | None = pydantic.Field(default=None, ge=0, lt=1)
     dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
 
-    def apply(self, optim: OptimConfig, backbone: BackboneConfig) -> tuple[OptimConfig, BackboneConfig]:
+    def apply(
+        self, optim: OptimConfig, backbone: BackboneConfig
+    ) -> tuple[OptimConfig, BackboneConfig]:
         """Return what the arm trains with."""
-        own = {name: value for name in ArmSettings.model_fields if (value := getattr(self, name)) is not None}
+        own = {
+            name: value
+            for name in ArmSettings.model_fields
+            if (value := getattr(self, name)) is not None
+        }
         dropout = {"dropout": own.pop("dropout")} if "dropout" in own else {}
         return optim.model_copy(update=own), backbone.model_copy(update=dropout)
 
@@ -61,8 +72,8 @@ class ArmSettings(Config):
 def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]:
     """Return the learning rate as a function of the number of updates already made.
 
-    It rises linearly over the warm-up so that the first update is not zero, then falls to `final_fraction * peak_lr` at
-    the last update.
+    It rises linearly over the warm-up so that the first update is not zero, then falls to
+    `final_fraction * peak_lr` at the last update.
     """
     warmup_steps = round(config.warmup_fraction * total_steps)
     decay_steps = max(total_steps - 1 - warmup_steps, 1)
@@ -76,7 +87,9 @@ def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]
             "constant": jnp.ones_like(progress),
         }[config.decay]
         floor = config.final_fraction if config.decay != "constant" else 0.0
-        return config.peak_lr * jnp.where(count < warmup_steps, rising, floor + (1.0 - floor) * falling)
+        return config.peak_lr * jnp.where(
+            count < warmup_steps, rising, floor + (1.0 - floor) * falling
+        )
 
     return schedule
 
@@ -94,7 +107,8 @@ def decay_tree(params: Any, rules: Mapping[str, Rule]) -> Any:
         name = path_name(path)
         if name not in rules:
             raise GenlabError(
-                f"parameter {name}: the model that the optimizer was built for has none of this name; "
+                f"parameter {name}: the model that the optimizer was built for has none of this "
+                "name; "
                 "build the optimizer for the model that it updates"
             )
         return rules[name].is_decayed
@@ -114,7 +128,11 @@ def build_optimizer(
     Raises:
         GenlabError: if a parameter does not say whether weight decay acts on it (`rules_of`).
     """
-    clip = optax.identity() if config.clip_norm is None else optax.clip_by_global_norm(config.clip_norm)
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
     adamw = optax.adamw(
         learning_rate(config, total_steps),
         b1=config.b1,
@@ -126,7 +144,8 @@ def build_optimizer(
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: Any) -> Any:
-    """Return the moving average after one update; the decay ramps up so that short runs forget their random start.
+    """Return the moving average after one update; the decay ramps up so that short runs forget
+    their random start.
 
     Eq. decay_n = min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage.
     """

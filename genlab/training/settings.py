@@ -1,4 +1,6 @@
-"""How a run is watched, saved and spread over devices: settings of training that do not change its result."""
+"""How a run is watched, saved and spread over devices: settings of training that do not change its
+result.
+"""
 
 import pydantic
 
@@ -9,7 +11,9 @@ from genlab.watch.profiling import ProfileConfig
 
 
 class TrainSettings(Config):
-    """How a run is watched and saved. Nothing here changes the result, so nothing here enters the hash of a run."""
+    """How a run is watched and saved. Nothing here changes the result, so nothing here enters the
+    hash of a run.
+    """
 
     log_every: int = pydantic.Field(default=50, ge=1)
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
@@ -17,11 +21,14 @@ class TrainSettings(Config):
     keep: int = pydantic.Field(default=2, ge=1)
     profile: ProfileConfig = ProfileConfig()
     sharding: ShardingConfig = ShardingConfig()
-    previews: int = pydantic.Field(default=0, ge=0)  # validation prompts sampled while a comparison trains
+    # validation prompts sampled while a comparison trains
+    previews: int = pydantic.Field(default=0, ge=0)
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
         # Clocks differ: processes ask each other, which costs them a wait.
         is_asked = not hosts.is_one_of_several() or step % self.log_every == 0
-        by_time = self.save_every_s is not None and is_asked and hosts.is_any(age_s >= self.save_every_s)
+        by_time = (
+            self.save_every_s is not None and is_asked and hosts.is_any(age_s >= self.save_every_s)
+        )
         return by_time or (self.save_every_steps is not None and step % self.save_every_steps == 0)

@@ -1,12 +1,14 @@
-"""One update of one model, as a pure function: loss, gradient, optimizer, moving average. No files, no clock.
+"""One update of one model, as a pure function: loss, gradient, optimizer, moving average. No files,
+no clock.
 
-In: a function that builds an NNX module with `loss(*args, key=key) -> LossOut`. Out: its state as one dict of arrays,
-{params, rest, opt, ema, step, first_bad_step}, and a jitted `update(state, args, key)` that consumes the state and
-returns the next one. `rest` is what the module holds besides parameters, such as the moving averages of a codebook;
-`loss` may change it. Step n draws its noise from fold_in(key, n), so a restart at step n repeats and skips nothing.
+In: a function that builds an NNX module with `loss(*args, key=key) -> LossOut`. Out: its state as
+one dict of arrays, {params, rest, opt, ema, step, first_bad_step}, and a jitted `update(state,
+args, key)` that consumes the state and returns the next one. `rest` is what the module holds
+besides parameters, such as the moving averages of a codebook; `loss` may change it. Step n draws
+its noise from fold_in(key, n), so a restart at step n repeats and skips nothing.
 
-A step whose loss or gradient is not finite is remembered in `first_bad_step` on the device; reading it costs a
-synchronisation, so the loop reads it when it logs and before it saves.
+A step whose loss or gradient is not finite is remembered in `first_bad_step` on the device; reading
+it costs a synchronisation, so the loop reads it when it logs and before it saves.
 """
 
 from collections.abc import Callable
@@ -31,12 +33,17 @@ State = dict[str, Any]
 SAVED = ("params", "rest", "opt", "ema")
 
 
-def create_state(build: Build, optim: OptimConfig, steps: int, key: Key[Array, ""]) -> tuple[nnx.GraphDef, State]:
+def create_state(
+    build: Build, optim: OptimConfig, steps: int, key: Key[Array, ""]
+) -> tuple[nnx.GraphDef, State]:
     """Build the model and its optimizer state; run it under `jax.jit`."""
     model = build(key)
     graphdef, params, rest = split_model(model)
     if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(rest)):
-        raise GenlabError("model: it keeps a random stream; pass keys explicitly, so that restarts draw the same noise")
+        raise GenlabError(
+            "model: it keeps a random stream; pass keys explicitly, so that restarts draw the "
+            "same noise"
+        )
     ema = {} if optim.ema_decay is None else jax.tree.map(jnp.copy, params)
     counters = {"step": jnp.int32(0), "first_bad_step": jnp.int32(-1)}
     opt = build_optimizer(optim, steps, model).init(params)
@@ -45,10 +52,14 @@ def create_state(build: Build, optim: OptimConfig, steps: int, key: Key[Array, "
 
 
 def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
-    """Return the jitted `update(state, args, key) -> (state, metrics)`; it consumes (donates) the state it is given."""
+    """Return the jitted `update(state, args, key) -> (state, metrics)`; it consumes (donates) the
+    state it is given.
+    """
     schedule = learning_rate(optim, steps)
 
-    def update(state: State, args: tuple[Any, ...], key: Key[Array, ""]) -> tuple[State, dict[str, Array]]:
+    def update(
+        state: State, args: tuple[Any, ...], key: Key[Array, ""]
+    ) -> tuple[State, dict[str, Array]]:
         step, params = state["step"], state["params"]
         # Traced once, at no cost in the program: the rules stand in `graphdef`.
         model = nnx.merge(graphdef, params, state["rest"])
@@ -60,10 +71,16 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
         grads = jax.tree.map(lambda grad: grad * scale.astype(grad.dtype), grads)
         norm = optax.global_norm(grads)
         is_good = jnp.isfinite(sums["loss"]) & jnp.isfinite(norm)
-        first_bad = jnp.where(is_good | (state["first_bad_step"] >= 0), state["first_bad_step"], step)
+        first_bad = jnp.where(
+            is_good | (state["first_bad_step"] >= 0), state["first_bad_step"], step
+        )
         changes, opt = optimizer.update(grads, state["opt"], params)
         params = optax.apply_updates(params, changes)
-        ema = {} if optim.ema_decay is None else update_ema(state["ema"], params, optim.ema_decay, step)
+        ema = (
+            {}
+            if optim.ema_decay is None
+            else update_ema(state["ema"], params, optim.ema_decay, step)
+        )
         metrics = {name: value * scale for name, value in sums.items()}
         metrics |= {"grad_norm": norm, "learning_rate": schedule(step)}
         counters = {"step": step + 1, "first_bad_step": first_bad}
@@ -81,7 +98,8 @@ def compile_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int, *args
 def _gradient(
     graphdef, optim: OptimConfig, splits: Splits, params, rest, args, key
 ) -> tuple[Any, Array, dict[str, Array], Any]:
-    """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics, and the new rest.
+    """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics,
+    and the new rest.
 
     Sums, not means: micro-batches of different weight then add up to exactly the whole batch.
     """
@@ -90,7 +108,10 @@ def _gradient(
         model = nnx.merge(graphdef, params, rest)
         out = model.loss(*args, key=key)
         weight = jax.lax.stop_gradient(out.weight.astype(jnp.float32))
-        sums = {name: jnp.sum(value * weight) for name, value in {"loss": out.per_example, **out.metrics}.items()}
+        sums = {
+            name: jnp.sum(value * weight)
+            for name, value in {"loss": out.per_example, **out.metrics}.items()
+        }
         return sums["loss"], (jnp.sum(weight), sums, split_model(model)[2])
 
     def part(rest, args, key):
@@ -108,9 +129,12 @@ def _gradient(
         more, rest = part(rest, args, jax.random.fold_in(key, index))
         return (jax.tree.map(jnp.add, totals, more), rest), None
 
-    # Every part takes some clips of each device, so that none has to move. `optax.microbatch` does that and the sums,
-    # but hands neither a key nor `rest`, the averages of a codebook, from part to part.
-    parts = jax.tree.map(lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args)
+    # Every part takes some clips of each device, so that none has to move. `optax.microbatch` does
+    # that and the sums, but hands neither a key nor `rest`, the averages of a codebook, from part
+    # to part.
+    parts = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args
+    )
     shapes = jax.eval_shape(part, rest, jax.tree.map(lambda leaf: leaf[0], parts), key)[0]
     grads, *sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     first = ((lay_out(grads, splits), *sums), rest)
@@ -119,6 +143,8 @@ def _gradient(
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
-    """Return the structure, the parameters and all other variables of `model`, the latter two as plain dicts."""
+    """Return the structure, the parameters and all other variables of `model`, the latter two as
+    plain dicts.
+    """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(rest)

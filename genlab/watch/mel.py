@@ -1,9 +1,10 @@
 """Log-mel pictures of waves, as PNG bytes with a frequency axis in kHz and a time axis in seconds.
 
-In: one wave. Out: a picture of 640 x 320 pixels, to be shown at 320 x 160. The dB range, the filters and (when the
-caller passes `extent_s`) the time axis are fixed, so two pictures may be compared by eye: 0 dB is a full-scale
-sine, and nothing is normalised per clip. The colours are magma (van der Walt & Smith, 2015), computed from a polynomial
-fit. The report, TensorBoard and `genlab sample` show the same bytes. Drawn with Pillow; nothing here imports jax.
+In: one wave. Out: a picture of 640 x 320 pixels, to be shown at 320 x 160. The dB range, the
+filters and (when the caller passes `extent_s`) the time axis are fixed, so two pictures may be
+compared by eye: 0 dB is a full-scale sine, and nothing is normalised per clip. The colours are
+magma (van der Walt & Smith, 2015), computed from a polynomial fit. The report, TensorBoard and
+`genlab sample` show the same bytes. Drawn with Pillow; nothing here imports jax.
 """
 
 import io
@@ -22,7 +23,8 @@ NUM_COLOURS = 64  # more cannot be distinguished here, and the file would double
 
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 12, 36  # margins of the plot, in pixels
-PLOT_START, PLOT_SHARE = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH  # of the picture's width, for a playhead
+# of the picture's width, for a playhead
+PLOT_START, PLOT_SHARE = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH
 _FONT_SIZE = 22
 _FFT_SAMPLES = 1024
 _PLATE, _INK, _NUM_INKS = np.array([16, 14, 24]), np.array([222, 220, 230]), 8
@@ -49,14 +51,17 @@ class Axis(NamedTuple):
     labels: tuple[str, ...]
 
 
-def mel_png(wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, extent_s: float | None = None) -> bytes:
+def mel_png(
+    wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, extent_s: float | None = None
+) -> bytes:
     """Draw the log-mel picture of `wave`.
 
     Args:
         wave: mono audio; samples that are not finite are drawn as silence.
         sample_rate_hz: its rate.
-        extent_s: length of the time axis; the clip's own length if None. A longer clip is cut and a shorter one leaves
-            the rest of the plate empty, so that the clips of one prompt can share an axis.
+        extent_s: length of the time axis; the clip's own length if None. A longer clip is cut and a
+            shorter one leaves the rest of the plate empty, so that the clips of one prompt can
+            share an axis.
 
     Returns:
         PNG bytes with a small palette.
@@ -72,9 +77,12 @@ def mel_png(wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, exten
     pixels = np.round(shade * (NUM_COLOURS - 1)).astype(np.uint8)[columns][:, rows].T
     pixels[:, times_s > clip_s] = NUM_COLOURS  # the plate's own colour
 
-    # Colour indices: magma first, then a ramp from plate to ink, which keeps the lettering smooth without full colour.
+    # Colour indices: magma first, then a ramp from plate to ink, which keeps the lettering smooth
+    # without full colour.
     canvas = np.full((_HEIGHT, _WIDTH), NUM_COLOURS, np.uint8)
-    lettering = np.round(_axes(frequency_axis(sample_rate_hz), time_axis(extent_s)) / 255 * (_NUM_INKS - 1))
+    lettering = np.round(
+        _axes(frequency_axis(sample_rate_hz), time_axis(extent_s)) / 255 * (_NUM_INKS - 1)
+    )
     canvas += lettering.astype(np.uint8)
     canvas[_TOP : _TOP + height, _LEFT : _LEFT + width] = pixels
     ramp = np.linspace(_PLATE, _INK, _NUM_INKS)
@@ -85,7 +93,9 @@ def mel_png(wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, exten
     return buffer.getvalue()
 
 
-def grid_png(cells: Mapping[str, Mapping[str, Float[np.ndarray, "s"]]], sample_rate_hz: int = 16_000) -> bytes:
+def grid_png(
+    cells: Mapping[str, Mapping[str, Float[np.ndarray, "s"]]], sample_rate_hz: int = 16_000
+) -> bytes:
     """Draw the log-mel pictures of many waves of one prompt at half size, on one time axis.
 
     Args:
@@ -93,34 +103,56 @@ def grid_png(cells: Mapping[str, Mapping[str, Float[np.ndarray, "s"]]], sample_r
         sample_rate_hz: of all waves.
     """
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    longest_s = max((len(wave) for row in cells.values() for wave in row.values()), default=1) / sample_rate_hz
+    longest_s = (
+        max((len(wave) for row in cells.values() for wave in row.values()), default=1)
+        / sample_rate_hz
+    )
     width, height, left, top = _WIDTH // 2, _HEIGHT // 2, 200, 30
-    page = Image.new("RGB", (left + width * len(columns), top + height * len(cells)), tuple(_PLATE.tolist()))
-    draw, font, ink = ImageDraw.Draw(page), ImageFont.load_default(_FONT_SIZE - 6), tuple(_INK.tolist())
+    page = Image.new(
+        "RGB", (left + width * len(columns), top + height * len(cells)), tuple(_PLATE.tolist())
+    )
+    draw, font, ink = (
+        ImageDraw.Draw(page),
+        ImageFont.load_default(_FONT_SIZE - 6),
+        tuple(_INK.tolist()),
+    )
     for x, column in enumerate(columns):
-        draw.text((left + x * width + width // 2, top // 2), column, fill=ink, font=font, anchor="mm")
+        draw.text(
+            (left + x * width + width // 2, top // 2), column, fill=ink, font=font, anchor="mm"
+        )
     for y, (name, row) in enumerate(cells.items()):
         draw.text((12, top + y * height + height // 2), name, fill=ink, font=font, anchor="lm")
         for column, wave in row.items():
-            picture = Image.open(io.BytesIO(mel_png(wave, sample_rate_hz, extent_s=longest_s))).convert("RGB")
-            page.paste(picture.resize((width, height)), (left + columns.index(column) * width, top + y * height))
+            picture = Image.open(
+                io.BytesIO(mel_png(wave, sample_rate_hz, extent_s=longest_s))
+            ).convert("RGB")
+            page.paste(
+                picture.resize((width, height)),
+                (left + columns.index(column) * width, top + y * height),
+            )
     buffer = io.BytesIO()
     page.quantize(NUM_COLOURS).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def log_mel_db(wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000) -> Float[np.ndarray, "t m"]:
+def log_mel_db(
+    wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000
+) -> Float[np.ndarray, "t m"]:
     """Return mel power in dB relative to a full-scale sine: 32 ms Hann windows, one every 5 ms."""
     window_samples = min(_FFT_SAMPLES, round(0.032 * sample_rate_hz))
     window = np.hanning(window_samples + 1)[:-1].astype(np.float32)
     samples = np.nan_to_num(np.asarray(wave, np.float32).reshape(-1), posinf=0.0, neginf=0.0)
     padded = np.pad(samples, (window_samples // 2, window_samples))
     hop_samples = max(1, sample_rate_hz // 200)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[: len(samples) + 1 : hop_samples]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[
+        : len(samples) + 1 : hop_samples
+    ]
     power = np.abs(np.fft.rfft(frames * window, _FFT_SAMPLES)) ** 2
     # By Parseval, the bins around a full-scale sine add up to fft * energy of the window / 4.
     full_scale = _FFT_SAMPLES * float(np.sum(window**2)) / 4
-    return 10 * np.log10(np.maximum(power @ _mel_filters(sample_rate_hz).T / full_scale, 1e-12)).astype(np.float32)
+    return 10 * np.log10(
+        np.maximum(power @ _mel_filters(sample_rate_hz).T / full_scale, 1e-12)
+    ).astype(np.float32)
 
 
 def colour_table(count: int = 256) -> UInt8[np.ndarray, "c 3"]:
@@ -130,11 +162,15 @@ def colour_table(count: int = 256) -> UInt8[np.ndarray, "c 3"]:
 
 
 def frequency_axis(sample_rate_hz: int) -> Axis:
-    """Return round frequencies up to the Nyquist frequency, placed on the mel scale; the highest carries the unit."""
+    """Return round frequencies up to the Nyquist frequency, placed on the mel scale; the highest
+    carries the unit.
+    """
     ticks_khz = [khz for khz in _TICKS_KHZ if khz * 2000 <= sample_rate_hz]
     positions = [_hz_to_mel(khz * 1000) / _hz_to_mel(sample_rate_hz / 2) for khz in ticks_khz]
     labels = [f"{khz:g}" for khz in ticks_khz]
-    return Axis(tuple(float(position) for position in positions), (*labels[:-1], f"{labels[-1]} kHz"))
+    return Axis(
+        tuple(float(position) for position in positions), (*labels[:-1], f"{labels[-1]} kHz")
+    )
 
 
 def time_axis(extent_s: float) -> Axis:
@@ -172,7 +208,8 @@ def _mel_filters(sample_rate_hz: int) -> Float[np.ndarray, "m f"]:
     bins_mel = _hz_to_mel(np.fft.rfftfreq(_FFT_SAMPLES, 1 / sample_rate_hz))
     spacing_mel = _hz_to_mel(sample_rate_hz / 2) / NUM_MELS
     centres_mel = (np.arange(NUM_MELS) + 0.5) * spacing_mel
-    # Low triangles may fall between two bins: none is narrower than the distance of its neighbouring bins.
+    # Low triangles may fall between two bins: none is narrower than the distance of its
+    # neighbouring bins.
     width_mel = np.maximum(spacing_mel, np.interp(centres_mel, bins_mel[1:], np.diff(bins_mel)))
     return np.maximum(0.0, 1 - np.abs(bins_mel[None] - centres_mel[:, None]) / width_mel[:, None])
 

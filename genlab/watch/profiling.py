@@ -1,7 +1,8 @@
-"""Profiles of training: traces of some steps for TensorBoard, and the peak that speed is compared with.
+"""Profiles of training: traces of some steps for TensorBoard, and the peak that speed is compared
+with.
 
-The peak of a TPU is the catalogued one in bfloat16. Of any other device it is what one large matrix product reaches
-there, in the type that its training uses: float32 on a CPU, bfloat16 elsewhere.
+The peak of a TPU is the catalogued one in bfloat16. Of any other device it is what one large matrix
+product reaches there, in the type that its training uses: float32 on a CPU, bfloat16 elsewhere.
 """
 
 import contextlib
@@ -18,11 +19,19 @@ from genlab.config import Config
 from genlab.machine.topologies import CHIPS
 
 # What jax calls the devices of the catalogue.
-DEVICE_KINDS = {"TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e", "TPU7x": "tpu7x"}
+DEVICE_KINDS = {
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU7x": "tpu7x",
+}
 
 
 class ProfileConfig(Config):
-    """Trace `steps` steps after the first `start` of this attempt; the first ones of all are slower than the rest."""
+    """Trace `steps` steps after the first `start` of this attempt; the first ones of all are slower
+    than the rest.
+    """
 
     start: int = pydantic.Field(default=5, ge=1)
     steps: int = pydantic.Field(default=0, ge=0)
@@ -30,7 +39,9 @@ class ProfileConfig(Config):
 
 @contextlib.contextmanager
 def trace_steps(config: ProfileConfig, run_dir: Path) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of steps made; the trace goes to plugins/profile in `run_dir`."""
+    """Yield a function to call with the number of steps made; the trace goes to plugins/profile in
+    `run_dir`.
+    """
     with contextlib.ExitStack() as tracing:
 
         def count(made: int) -> None:

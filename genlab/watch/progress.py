@@ -28,7 +28,8 @@ class _Stage:
     name: str
     total: int | None
     done: int
-    first_done: int  # where this process began, so that a resumed run does not boast of the steps of the run before
+    # where this process began, so that a resumed run does not boast of the steps of the run before
+    first_done: int
     started_s: float
     printed_s: float
     is_finished: bool = False
@@ -37,7 +38,9 @@ class _Stage:
 
 
 class Progress:
-    """Stages of one command. Use as a context manager; a stage is the integer that `stage` returns."""
+    """Stages of one command. Use as a context manager; a stage is
+    the integer that `stage` returns.
+    """
 
     def __init__(
         self,
@@ -60,7 +63,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Close the bars; name the stages that an error cut short."""
         for task, stage in enumerate(self._stages):
@@ -82,7 +88,9 @@ class Progress:
         now_s = self._clock()
         stage = _Stage(name, total, done, done, started_s=now_s, printed_s=now_s)
         if self._bars:
-            stage.bar = self._bars.add_task(_printable(name), total=total, completed=done, values="")
+            stage.bar = self._bars.add_task(
+                _printable(name), total=total, completed=done, values=""
+            )
         else:
             self._print(
                 f"{name}: "
@@ -95,8 +103,12 @@ class Progress:
             self.finish(task)
         return task
 
-    def update(self, task: int, done: int | None = None, *, advance: int = 0, **values: float | str) -> None:
-        """Report that `done` units are complete (or `advance` more), and the newest values such as `loss=3.2`."""
+    def update(
+        self, task: int, done: int | None = None, *, advance: int = 0, **values: float | str
+    ) -> None:
+        """Report that `done` units are complete (or `advance` more), and the newest values such as
+        `loss=3.2`.
+        """
         stage = self._stages[task]
         stage.done = (stage.done if done is None else done) + advance
         stage.values.update(values)
@@ -140,10 +152,14 @@ class Progress:
             self._bars.update(stage.bar, completed=stage.done, values=_values(stage.values))
             self._bars.stop_task(stage.bar)
         else:
-            count = f"{stage.done:,}" + (f"/{stage.total:,}" if stage.total not in (None, stage.done) else "")
+            count = f"{stage.done:,}" + (
+                f"/{stage.total:,}" if stage.total not in (None, stage.done) else ""
+            )
             values = _values(stage.values)
             elapsed = _clock_text(self._clock() - stage.started_s)
-            self._print(f"{stage.name}: {word}, {count} in {elapsed}" + (f", {values}" if values else ""))
+            self._print(
+                f"{stage.name}: {word}, {count} in {elapsed}" + (f", {values}" if values else "")
+            )
 
     def _line(self, stage: _Stage) -> str:
         now_s = self._clock()
@@ -155,23 +171,37 @@ class Progress:
         if stage.values:
             parts.append(_values(stage.values))
         if stage.total and here > 0:
-            parts.append(f"{_clock_text((now_s - stage.started_s) * (stage.total - stage.done) / here)} left")
+            parts.append(
+                f"{_clock_text((now_s - stage.started_s) * (stage.total - stage.done) / here)} left"
+            )
         return f"{stage.name}: " + ", ".join(parts)
 
     def _print(self, line: str) -> None:
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
-        print(_printable(line).encode(encoding, "replace").decode(encoding), file=self._stream, flush=True)
+        print(
+            _printable(line).encode(encoding, "replace").decode(encoding),
+            file=self._stream,
+            flush=True,
+        )
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Return whether bars may be drawn on `stream`. rich would also believe FORCE_COLOR; a log file must not."""
+    """Return whether bars may be drawn on `stream`. rich would also believe FORCE_COLOR; a log file
+    must not.
+    """
     return bool(getattr(stream, "isatty", lambda: False)()) and os.environ.get("TERM") != "dumb"
 
 
 def _bars(stream: TextIO) -> Any:
     # Imported here: a command that draws no bar should not wait for rich.
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.progress import Progress as Bars
 
     return Bars(
@@ -183,14 +213,17 @@ def _bars(stream: TextIO) -> Any:
         TimeRemainingColumn(compact=True),
         console=Console(file=stream),
         refresh_per_second=4,
-        # rich would send standard output to this console; a pipe that reads it must keep getting it.
+        # rich would send standard output to this console; a pipe that reads it must keep getting
+        # it.
         redirect_stdout=sys.stdout.isatty(),
         speed_estimate_period=60,
     )
 
 
 def _values(values: dict[str, float | str]) -> str:
-    texts = {name: value if isinstance(value, str) else f"{value:.4g}" for name, value in values.items()}
+    texts = {
+        name: value if isinstance(value, str) else f"{value:.4g}" for name, value in values.items()
+    }
     return _printable("  ".join(f"{name} {text}" for name, text in texts.items()))
 
 

@@ -1,9 +1,10 @@
 """What a run shows in TensorBoard, and the only file that knows tag names.
 
-In: scalars, waves, pictures, text. Out: one event file per attempt, written with TensorBoard's own protocol buffers (no
-TensorFlow, no torch). Every arm uses the same tags, so TensorBoard lays the arms of a comparison side by side. Two
-exceptions are deliberate: a training loss carries its family and unit, because losses of different families do not
-belong on one chart, and audio is stored as int16 exactly as sampled, because a gain per clip would hide differences.
+In: scalars, waves, pictures, text. Out: one event file per attempt, written with TensorBoard's own
+protocol buffers (no TensorFlow, no torch). Every arm uses the same tags, so TensorBoard lays the
+arms of a comparison side by side. Two exceptions are deliberate: a training loss carries its family
+and unit, because losses of different families do not belong on one chart, and audio is stored as
+int16 exactly as sampled, because a gain per clip would hide differences.
 
     prompt03/samples  prompt03/reference  prompt03/codec_floor_codes  prompt03/codec_floor_latents   audio
     validation03/preview                                      audio by the share of training made; see previews.py
@@ -52,12 +53,19 @@ Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = (
-    "steps_per_s", "data_wait_fraction", "host_fraction", "device_fraction", "audio_s_per_s", "mfu",
-)  # fmt: skip
+    "steps_per_s",
+    "data_wait_fraction",
+    "host_fraction",
+    "device_fraction",
+    "audio_s_per_s",
+    "mfu",
+)
 
 
 def loss_tag(family: str, unit: str, group: Literal["train", "valid"] = "train") -> str:
-    """Return the tag of a family's loss; it names family and unit, so no chart mixes two families or two losses."""
+    """Return the tag of a family's loss; it names family and unit, so no chart mixes two families
+    or two losses.
+    """
     return f"{group}/loss_{family}_{unit}"
 
 
@@ -84,10 +92,11 @@ def interval_tags(score: str) -> tuple[str, str]:
 
 
 def level_steps(step: int, last_step: int) -> tuple[int, int]:
-    """Return the steps at which a score is written: from where the training ended to one right edge for all rows.
+    """Return the steps at which a score is written: from where the training ended to one right edge
+    for all rows.
 
-    A single point would have no band for its interval, and a chart that leaves out outliers would leave out the best
-    row and the worst.
+    A single point would have no band for its interval, and a chart that leaves out outliers would
+    leave out the best row and the worst.
 
     Args:
         step: the last step of the row's training; 0 for what is not trained.
@@ -97,12 +106,19 @@ def level_steps(step: int, last_step: int) -> tuple[int, int]:
 
 
 def tensorboard_command(log_dir: Path | str) -> str:
-    """Return the shell command that opens `log_dir` and shows every clip rather than TensorBoard's default of ten."""
-    return f"tensorboard --logdir {shlex.quote(str(log_dir))} --samples_per_plugin=audio=100,images=100"
+    """Return the shell command that opens `log_dir` and shows every clip rather than TensorBoard's
+    default of ten.
+    """
+    return (
+        f"tensorboard --logdir {shlex.quote(str(log_dir))} "
+        "--samples_per_plugin=audio=100,images=100"
+    )
 
 
 class ClipNote(NamedTuple):
-    """What a listener has to know about one clip. Real and resynthesised audio has no seed, calls or guidance."""
+    """What a listener has to know about one clip. Real and resynthesised audio has no seed, calls
+    or guidance.
+    """
 
     text: str
     speaker: str
@@ -121,11 +137,17 @@ class ClipNote(NamedTuple):
             "guidance": self.guidance,
             "sampler": self.sampler or None,
         }
-        return "\n".join(f"- **{name}**: {_plain(str(value))}" for name, value in rows.items() if value is not None)
+        return "\n".join(
+            f"- **{name}**: {_plain(str(value))}"
+            for name, value in rows.items()
+            if value is not None
+        )
 
 
 class StepCost(NamedTuple):
-    """What one training step holds: seconds of audio with padding, FLOPs by formula, and the peak of the devices."""
+    """What one training step holds: seconds of audio with padding, FLOPs by formula, and the peak
+    of the devices.
+    """
 
     audio_s: float
     flops: float
@@ -141,7 +163,12 @@ class TrainingLog:
     """
 
     def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
-        self._writer, self._family, self._loss_tag, self._cost = writer, family, loss_tag(family, unit), cost
+        self._writer, self._family, self._loss_tag, self._cost = (
+            writer,
+            family,
+            loss_tag(family, unit),
+            cost,
+        )
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of a training step."""
@@ -166,21 +193,25 @@ class RunWriter:
         log_dir: the run's directory of event files; attempts share it.
         resume_step: the step that training resumes from (0: from the start). TensorBoard then
         forgets what earlier
-            attempts wrote after that step, so a run killed and started again shows one curve. None adds to what is
-            there and hides nothing.
-        attempt: a suffix of the file name; a file of the same attempt is replaced, so what is written once per run can
-            be written again. The default is unique: TensorBoard names files by the second, and two writers within one
-            second would overwrite each other.
+            attempts wrote after that step, so a run killed and started again shows one curve. None
+            adds to what is there and hides nothing.
+        attempt: a suffix of the file name; a file of the same attempt is replaced, so what is
+            written once per run can be written again. The default is unique: TensorBoard names
+            files by the second, and two writers within one second would overwrite each other.
     """
 
-    def __init__(self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None):
+    def __init__(
+        self, log_dir: Path | str, *, resume_step: int | None = None, attempt: str | None = None
+    ):
         # If there are several processes, only the leader is read.
         self.log_dir = Path(log_dir if hosts.is_leader() else tempfile.mkdtemp())
         # They go when the new file is whole: a process killed before that leaves them.
         self._replaced = list(self.log_dir.glob(f"*tfevents*.{attempt}")) if attempt else []
         is_continued = resume_step is not None and any(self.log_dir.glob("*tfevents*"))
         suffix = attempt or f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._writer = EventFileWriter(str(self.log_dir), flush_secs=10, filename_suffix=f".{suffix}")
+        self._writer = EventFileWriter(
+            str(self.log_dir), flush_secs=10, filename_suffix=f".{suffix}"
+        )
         self._is_open = True
         if is_continued:
             purge_step = resume_step + 1 if resume_step else 0
@@ -191,7 +222,10 @@ class RunWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -199,21 +233,30 @@ class RunWriter:
         """Write numbers at a step; every tag begins with one of `SCALAR_GROUPS`.
 
         Raises:
-            GenlabError: for a tag outside the groups, or a bare `train/loss` that would mix families.
+            GenlabError: for a tag outside the groups, or a bare `train/loss` that would mix
+                families.
         """
         for tag in values:
             group, _, name = tag.partition("/")
             if group not in SCALAR_GROUPS or not name:
-                raise GenlabError(f"tag {tag!r}: expected GROUP/NAME with a group of {', '.join(SCALAR_GROUPS)}")
+                raise GenlabError(
+                    f"tag {tag!r}: expected GROUP/NAME with a group of {', '.join(SCALAR_GROUPS)}"
+                )
             if group in ("train", "valid") and name == "loss":
-                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; use loss_tag")
-        self._add(step, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()])
+                raise GenlabError(
+                    f"tag {tag!r}: the losses of different families share no chart; use loss_tag"
+                )
+        self._add(
+            step,
+            [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()],
+        )
 
     def scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the `scores` of one arm of results.json as `score/NAME`, with the ends of their intervals.
+        """Write the `scores` of one arm of results.json as `score/NAME`, with the ends of their
+        intervals.
 
-        A score without a value is left out; one without an interval ends where it is, because a chart of intervals
-        refuses a point that has none.
+        A score without a value is left out; one without an interval ends where it is, because a
+        chart of intervals refuses a point that has none.
         """
         values: dict[str, float] = {}
         for name, score in scores.items():
@@ -236,18 +279,24 @@ class RunWriter:
             tag: where TensorBoard shows them.
             waves: mono clips in [-1, 1]; louder samples clip, nothing is normalised.
             sample_rate_hz: of every clip.
-            descriptions: markdown, one per clip, see `ClipNote`. TensorBoard keeps the first one of a tag, so they must
-                hold nothing that changes with the step.
+            descriptions: markdown, one per clip, see `ClipNote`. TensorBoard keeps the first one of
+                a tag, so they must hold nothing that changes with the step.
             step: the training step the clips were sampled at.
         """
         if len(descriptions) != len(waves):
-            raise GenlabError(f"{tag}: {len(waves)} clips but {len(descriptions)} descriptions; expected one per clip")
+            raise GenlabError(
+                f"{tag}: {len(waves)} clips but {len(descriptions)} descriptions; expected one "
+                "per clip"
+            )
         notes = (
             descriptions[0]
             if len(waves) == 1
-            else "\n\n".join(f"Sample {number}\n\n{note}" for number, note in enumerate(descriptions, start=1))
+            else "\n\n".join(
+                f"Sample {number}\n\n{note}" for number, note in enumerate(descriptions, start=1)
+            )
         )
-        # The second version of the audio event: the first loses its description on the way through the server.
+        # The second version of the audio event: the first loses its description on the way through
+        # the server.
         pairs = [[wav_bytes(wave, sample_rate_hz), b""] for wave in waves]
         metadata = audio_metadata.create_summary_metadata(
             display_name=None, description=notes, encoding=audio_metadata.Encoding.Value("WAV")
@@ -256,8 +305,11 @@ class RunWriter:
 
     def picture(self, tag: str, png: bytes, step: int = 0, description: str = "") -> None:
         """Write one PNG picture, for example a log-mel picture under `mel_tag`."""
-        width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))  # the header chunk
-        metadata = image_metadata.create_summary_metadata(display_name=None, description=description)
+        # the header chunk
+        width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+        metadata = image_metadata.create_summary_metadata(
+            display_name=None, description=description
+        )
         strings = np.array([str(width).encode(), str(height).encode(), png], dtype=object)
         self._add_strings(step, tag, strings, metadata)
 
@@ -269,8 +321,9 @@ class RunWriter:
     def hparams(self, values: Mapping[str, Any], *, run_id: str) -> None:
         """Write the row of this run in the HParams table.
 
-        It goes into the run's own event file: a writer of its own would show as a second run without metrics. The head
-        of the table is not written here: TensorBoard takes the first head it finds for all arms; see `hparams_head`.
+        It goes into the run's own event file: a writer of its own would show as a second run
+        without metrics. The head of the table is not written here: TensorBoard takes the first head
+        it finds for all arms; see `hparams_head`.
 
         Args:
             values: a config as nested JSON; it is flattened to dotted names.
@@ -282,10 +335,12 @@ class RunWriter:
     def hparams_head(self, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
         """Write the head of the HParams table, once for all arms.
 
-        Without a head TensorBoard lists every scalar by its letters and shows the first five: costs, and no score.
+        Without a head TensorBoard lists every scalar by its letters and shows the first five:
+        costs, and no score.
 
         Args:
-            rows: what `hparams` wrote, for every arm; shown are the first column and those in which arms differ.
+            rows: what `hparams` wrote, for every arm; shown are the first column and those in which
+                arms differ.
             metrics: tags of scalars, the most important first.
         """
         flat = [dict(_flatten(row)) for row in rows]
@@ -299,43 +354,55 @@ class RunWriter:
             kind = protos.DATA_TYPE_FLOAT64 if is_number else protos.DATA_TYPE_STRING
             columns.append(protos.HParamInfo(name=name, type=kind, differs=len(set(values)) > 1))
         shown = [protos.MetricInfo(name=protos.MetricName(tag=tag)) for tag in metrics]
-        head = protos.Experiment(hparam_infos=columns, metric_infos=shown, time_created_secs=time.time())
+        head = protos.Experiment(
+            hparam_infos=columns, metric_infos=shown, time_created_secs=time.time()
+        )
         plugin_data = hparams_plugin_data.HParamsPluginData(experiment=head)  # pyright: ignore[reportAttributeAccessIssue]
         metadata = hparams_metadata.create_summary_metadata(plugin_data)
         value = Summary.Value(
-            tag=hparams_metadata.EXPERIMENT_TAG, metadata=metadata, tensor=hparams_metadata.NULL_TENSOR
+            tag=hparams_metadata.EXPERIMENT_TAG,
+            metadata=metadata,
+            tensor=hparams_metadata.NULL_TENSOR,
         )
         self._add(0, [value])
 
     def layout(self, charts: Mapping[str, Sequence[str]]) -> None:
-        """Write which tags the custom scalars page shows, one chart per tag and a series per run: arms side by side.
+        """Write which tags the custom scalars page shows, one chart per tag and a series per run:
+        arms side by side.
 
-        Unless a person switches it off, a chart leaves out what lies outside the 5th to 95th percentile of its points:
-        of one point per arm that is always the best arm and the worst one. So every chart is one of intervals, whose
-        ends count too, and `level_steps` gives each row two points: then, of up to 10 rows, at most the ends of the
-        widest intervals are cut. A quantity that has no interval is its own two ends.
+        Unless a person switches it off, a chart leaves out what lies outside the 5th to 95th
+        percentile of its points: of one point per arm that is always the best arm and the worst
+        one. So every chart is one of intervals, whose ends count too, and `level_steps` gives each
+        row two points: then, of up to 10 rows, at most the ends of the widest intervals are cut. A
+        quantity that has no interval is its own two ends.
 
         Args:
-            charts: tags by category. A training loss is refused: its chart would hold one family alone.
+            charts: tags by category. A training loss is refused: its chart would hold one family
+                alone.
 
         Raises:
             GenlabError: for a loss.
         """
         for tag in (tag for tags in charts.values() for tag in tags):
             if is_loss_tag(tag):
-                raise GenlabError(f"tag {tag!r}: the losses of different families share no chart; leave it out")
+                raise GenlabError(
+                    f"tag {tag!r}: the losses of different families share no chart; leave it out"
+                )
         protos: Any = layout_pb2  # its classes are made when it is imported
         categories = [
             protos.Category(
                 title=title,
-                # The page puts each chart of intervals above the one before it: the last comes first.
+                # The page puts each chart of intervals above the one before it: the last comes
+                # first.
                 chart=[protos.Chart(title=tag, margin=_margin(tag)) for tag in reversed(tags)],
             )
             for title, tags in charts.items()
         ]
         layout = protos.Layout(category=categories).SerializeToString()
         metadata = layout_metadata.create_summary_metadata()
-        self._add_strings(0, layout_metadata.CONFIG_SUMMARY_TAG, np.array(layout, dtype=object), metadata)
+        self._add_strings(
+            0, layout_metadata.CONFIG_SUMMARY_TAG, np.array(layout, dtype=object), metadata
+        )
 
     def flush(self) -> None:
         """Wait until everything written so far is in the file; call it with every checkpoint."""
@@ -355,8 +422,12 @@ class RunWriter:
     def _write(self, step: int, summary: Summary) -> None:
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
-    def _add_strings(self, step: int, tag: str, strings: np.ndarray, metadata: SummaryMetadata) -> None:
-        self._add(step, [Summary.Value(tag=tag, tensor=make_tensor_proto(strings), metadata=metadata)])
+    def _add_strings(
+        self, step: int, tag: str, strings: np.ndarray, metadata: SummaryMetadata
+    ) -> None:
+        self._add(
+            step, [Summary.Value(tag=tag, tensor=make_tensor_proto(strings), metadata=metadata)]
+        )
 
 
 def _margin(tag: str) -> Any:
@@ -369,12 +440,17 @@ def _margin(tag: str) -> Any:
 
 def _plain(text: str) -> str:
     """Escape `text` for markdown and HTML, and join its lines."""
-    escaped = "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|" else letter for letter in " ".join(text.split()))
+    escaped = "".join(
+        f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|" else letter
+        for letter in " ".join(text.split())
+    )
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, bool | float | str]]:
-    """Return dotted names with the value types the HParams table knows; anything else becomes JSON text."""
+    """Return dotted names with the value types the HParams table knows; anything else becomes JSON
+    text.
+    """
     flat: list[tuple[str, bool | float | str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):

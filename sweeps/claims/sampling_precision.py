@@ -1,12 +1,13 @@
 """Claim card 5: Gumbel noise in low precision lowers the temperature of masked diffusion.
 
-Zheng et al. 2024 (arXiv 2409.02908, abstract): the categorical sampling of masked diffusion, by Gumbel noise in 32-bit
-floats, is inaccurate; it lowers the effective temperature and with it the diversity of tokens. The samplers of MDLM
-and SEDD draw for every hidden position and step among all codes and "stays hidden" at once; the uniforms bound the
-noise from above, so what is unlikely is drawn too rarely. From this we infer two more predictions, which are ours:
-more steps make it worse, and drawing whether and what apart makes it better. Here one absorbing decoder is sampled
-with uniforms of 24 random bits, as torch draws them in 32-bit floats, and of 16, 12 and 8: audio of a second has too
-few codes and steps for 24 to tell. All arms share their training.
+Zheng et al. 2024 (arXiv 2409.02908, abstract): the categorical sampling of masked diffusion, by
+Gumbel noise in 32-bit floats, is inaccurate; it lowers the effective temperature and with it the
+diversity of tokens. The samplers of MDLM and SEDD draw for every hidden position and step among all
+codes and "stays hidden" at once; the uniforms bound the noise from above, so what is unlikely is
+drawn too rarely. From this we infer two more predictions, which are ours: more steps make it worse,
+and drawing whether and what apart makes it better. Here one absorbing decoder is sampled with
+uniforms of 24 random bits, as torch draws them in 32-bit floats, and of 16, 12 and 8: audio of a
+second has too few codes and steps for 24 to tell. All arms share their training.
 
     genlab sweep run sweeps/claims/sampling_precision.py
     genlab sweep report sweeps/claims/sampling_precision.py --card
@@ -37,7 +38,10 @@ def sweep() -> Sweep:
     base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
     small = {"width": 128, "layers": 3, "heads": 4}
     update = {
-        "arms": {name: Arm(decoder=DiscreteConfig(), sampler=sampler) for name, sampler in SAMPLERS.items()},
+        "arms": {
+            name: Arm(decoder=DiscreteConfig(), sampler=sampler)
+            for name, sampler in SAMPLERS.items()
+        },
         "seeds": (0, 1, 2),
         "num_prompts": 24,
         "backbone": base.backbone.model_copy(update=small),
@@ -53,21 +57,44 @@ def sweep() -> Sweep:
     return Sweep(
         name="sampling_precision",
         question="Does masked diffusion repeat itself where its random numbers have few bits?",
-        claim="Gumbel noise in low precision acts like a lower temperature: the codes of a sample vary less.",
-        source="Zheng et al. 2024, arXiv 2409.02908, abstract; the last two predictions are inferred from it",
-        faithful="24 bits are their 32-bit floats, and fewer bits stand for more steps and more tokens than audio of a "
-        "second has; 1,024 codes in 8 levels in place of 50,000 words, 3 M parameters; entropy of the codes that the "
+        claim=(
+            "Gumbel noise in low precision acts like a lower temperature: the codes of a sample "
+            "vary less."
+        ),
+        source=(
+            "Zheng et al. 2024, arXiv 2409.02908, abstract; the last two predictions are inferred "
+            "from it"
+        ),
+        faithful="24 bits are their 32-bit floats, and fewer bits stand for more steps and more tokens "
+        "than audio of a "
+        "second has; 1,024 codes in 8 levels in place of 50,000 words, 3 M parameters; entropy of "
+        "the codes that the "
         "codec gives the sampled audio, per level of each clip.",
-        fixed="Corpus, codec, backbone, conditions, training, its three seeds, sampling noise, 24 prompts of the test "
+        fixed="Corpus, codec, backbone, conditions, training, its three seeds, sampling noise, 24 "
+        "prompts of the test "
         "split.",
-        varied="Random bits of the uniforms behind the Gumbel noise, steps, and whether one draw decides both.",
+        varied=(
+            "Random bits of the uniforms behind the Gumbel noise, steps, and whether one draw "
+            "decides both."
+        ),
         base=base.model_copy(update=update),
         predictions=(
             lower("16 bits below 24", bits16=1.0, bits24=-1.0),
             lower("12 bits below 16", bits12=1.0, bits16=-1.0),
             lower("8 bits below 12", bits8=1.0, bits12=-1.0),
-            lower("12 bits take more in 64 steps than in 8", bits12=1.0, bits24=-1.0, few12=-1.0, few24=1.0),
-            lower("12 bits: lower where one draw decides whether and what", bits12=1.0, apart12=-1.0),
+            lower(
+                "12 bits take more in 64 steps than in 8",
+                bits12=1.0,
+                bits24=-1.0,
+                few12=-1.0,
+                few24=1.0,
+            ),
+            lower(
+                "12 bits: lower where one draw decides whether and what", bits12=1.0, apart12=-1.0
+            ),
         ),
-        untested=("The effect of 32-bit floats on thousands of tokens and steps: 24 bits are the best of this page.",),
+        untested=(
+            "The effect of 32-bit floats on thousands of tokens and steps: 24 bits are the best "
+            "of this page.",
+        ),
     )

@@ -1,10 +1,12 @@
-"""Claim card: of the 256 values of a mu-law sample, a softmax is the better model, not a density (WaveNet).
+"""Claim card: of the 256 values of a mu-law sample, a softmax is the better model, not a density
+(WaveNet).
 
-Van den Oord et al. 2016 (arXiv 1609.03499, section 2.2): "a softmax distribution tends to work better, even when the
-data is implicitly continuous", because it "can more easily model arbitrary distributions". They rest it on pixels
-(1601.06759) and give no table of sound. Here the arms share everything but the output: a softmax over the values, one
-Gaussian, or ten logistics, the densities cut at the borders of the same values (PixelCNN++, 1701.05517), so that all
-three have exact bits of the same codes.
+Van den Oord et al. 2016 (arXiv 1609.03499, section 2.2): "a softmax distribution tends to work
+better, even when the data is implicitly continuous", because it "can more easily model arbitrary
+distributions". They rest it on pixels (1601.06759) and give no table of sound. Here the arms share
+everything but the output: a softmax over the values, one Gaussian, or ten logistics, the densities
+cut at the borders of the same values (PixelCNN++, 1701.05517), so that all three have exact bits of
+the same codes.
 
     genlab sweep run sweeps/claims/softmax_or_density.py
     genlab sweep report sweeps/claims/softmax_or_density.py --card
@@ -51,7 +53,9 @@ def sweep() -> Sweep:
         seeds=(0, 1, 2),
         data=TokenData(corpus=Embedded(minutes=30.0), codec="mulaw:4000", num_frames=4000),
         batch_size=2,
-        backbone=BackboneConfig(width=32, layers=9, heads=1, ffn_multiple=2.0, mixer=Dilated(cycle=9)),
+        backbone=BackboneConfig(
+            width=32, layers=9, heads=1, ffn_multiple=2.0, mixer=Dilated(cycle=9)
+        ),
         condition=ConditionConfig(content="semantic", dropout=0.0),
         budget=Budget(mode="iso_step", steps=450),
         optim=OptimConfig(peak_lr=3e-3, weight_decay=0.0, ema_decay=0.99),
@@ -63,27 +67,47 @@ def sweep() -> Sweep:
 
     def lead(density: str) -> Contrast:
         terms = {"softmax": 1.0, density: -1.0}
-        return Contrast(text=f"softmax below {density}, equal updates", score="bits_per_s", terms=terms, expect="below")
+        return Contrast(
+            text=f"softmax below {density}, equal updates",
+            score="bits_per_s",
+            terms=terms,
+            expect="below",
+        )
 
     return Sweep(
         name="softmax_or_density",
         question=base.question,
-        claim="A softmax over mu-law values models speech better than a density or a mixture of densities.",
+        claim=(
+            "A softmax over mu-law values models speech better than a density or a mixture of "
+            "densities."
+        ),
         source="van den Oord et al. 2016, arXiv 1609.03499, section 2.2",
-        faithful="Half an hour of synthetic speech at 4 kHz in place of days of recorded speech at 16 kHz, 9 layers of "
-        "32 channels that see an eighth of a second, a quarter of an hour of crops in training, and exact bits of "
-        "held-out clips where the paper gives no numbers. Its densities were of continuous samples; these are cut "
+        faithful="Half an hour of synthetic speech at 4 kHz in place of days of recorded speech at 16 "
+        "kHz, 9 layers of "
+        "32 channels that see an eighth of a second, a quarter of an hour of crops in training, "
+        "and exact bits of "
+        "held-out clips where the paper gives no numbers. Its densities were of continuous "
+        "samples; these are cut "
         "into the same 256 bins. Few updates favour what learns fast.",
-        fixed="Corpus, mu-law values, dilated convolutions, conditions, batch, updates (the paper names no budget), "
-        "three training seeds, 16 prompts of the test split. The softmax's own product is the larger one: the arms of "
+        fixed="Corpus, mu-law values, dilated convolutions, conditions, batch, updates (the paper "
+        "names no budget), "
+        "three training seeds, 16 prompts of the test split. The softmax's own product is the "
+        "larger one: the arms of "
         "densities spend 7 and 6 % fewer training FLOPs.",
-        varied="What a step says of its sample: 256 logits, 3 numbers of one Gaussian, or 30 of ten logistics.",
+        varied=(
+            "What a step says of its sample: 256 logits, 3 numbers of one Gaussian, or 30 of ten "
+            "logistics."
+        ),
         base=base,
         predictions=(lead("gaussian"), lead("mixture")),
         withdrawn=WITHDRAWN,
-        untested=("The same at 16 kHz, with a few hundred milliseconds of context and days of recorded speech.",),
+        untested=(
+            "The same at 16 kHz, with a few hundred milliseconds of context and days of recorded "
+            "speech.",
+        ),
         noticed=(
-            "After 450 updates no arm is near its end: this is the order of early training. The softmax, which has the "
+            "After 450 updates no arm is near its end: this is the order of early training. The "
+            "softmax, which has the "
             "most numbers to learn, leads all the same.",
         ),
     )

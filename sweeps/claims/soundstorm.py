@@ -1,10 +1,12 @@
-"""Claim card 4: SoundStorm is faster than autoregression at no loss, and confidence orders its sampling well.
+"""Claim card 4: SoundStorm is faster than autoregression at no loss, and confidence orders its
+sampling well.
 
-Borsos et al. 2023 (arXiv 2305.09636): section 3.3 samples by confidence, 16 calls for the first level and one for each
-other; the abstract reports the quality of AudioLM, flat autoregression, two orders of magnitude faster. MusicGen's
-delay pattern (arXiv 2306.05284) is the stronger opponent: an eighth of the flat pattern's calls. Costs are those of one
-clip of 5, 10 and 30 s, all of them compiled loops, autoregression with its cache. That confidence beats a random order
-is asked at eight calls of the first level; both arms sample one and the same training.
+Borsos et al. 2023 (arXiv 2305.09636): section 3.3 samples by confidence, 16 calls for the first
+level and one for each other; the abstract reports the quality of AudioLM, flat autoregression, two
+orders of magnitude faster. MusicGen's delay pattern (arXiv 2306.05284) is the stronger opponent: an
+eighth of the flat pattern's calls. Costs are those of one clip of 5, 10 and 30 s, all of them
+compiled loops, autoregression with its cache. That confidence beats a random order is asked at
+eight calls of the first level; both arms sample one and the same training.
 
     genlab sweep run sweeps/claims/soundstorm.py && genlab sweep report sweeps/claims/soundstorm.py --card
 """
@@ -30,7 +32,10 @@ ARITHMETIC_TOO = (
     "two configs is arithmetic, which no run can refute"
 )
 GUIDED = "autoregression was guided, which doubles its calls, and masked_16 was not"
-NO_WORDS = "flat had 61 updates and says no words: an arm that failed its controls cannot lose a comparison"
+NO_WORDS = (
+    "flat had 61 updates and says no words: an arm that failed its controls cannot lose a "
+    "comparison"
+)
 WITHDRAWN = {
     "flat takes above 100 x the calls of masked_16, 30 s": ARITHMETIC,
     "delay takes below 1 x the FLOPs of masked_16, 30 s": ARITHMETIC_TOO,
@@ -50,7 +55,10 @@ def sweep() -> Sweep:
     delay = base.arms["ar"].model_copy(update={"sampler_trials": 1})
 
     def masked(**update) -> Arm:
-        return Arm(decoder=MaskedConfig(), sampler=MaskedSampler(**{"steps": (8, 1), "temperature": 0.6, **update}))
+        return Arm(
+            decoder=MaskedConfig(),
+            sampler=MaskedSampler(**{"steps": (8, 1), "temperature": 0.6, **update}),
+        )
 
     arms = {
         "flat": Arm(decoder=ARConfig(pattern=FlatPattern()), sampler=delay.sampler),
@@ -59,25 +67,52 @@ def sweep() -> Sweep:
         "masked_8": masked(),
         "random_8": masked(order="random"),
     }
-    update = {"arms": arms, "seeds": (0, 1, 2), "num_prompts": 24, "budget": Budget(train_flops=6.03e12)}
-    update |= {"evaluation": EvaluationConfig(energy_draws=0, dnsmos_clips=0, reference_clips=64, lengths_s=LENGTHS_S)}
+    update = {
+        "arms": arms,
+        "seeds": (0, 1, 2),
+        "num_prompts": 24,
+        "budget": Budget(train_flops=6.03e12),
+    }
+    update |= {
+        "evaluation": EvaluationConfig(
+            energy_draws=0, dnsmos_clips=0, reference_clips=64, lengths_s=LENGTHS_S
+        )
+    }
 
     def costs(over: str, cost: str, length_s: float, times: float, expect: str = "above") -> Ratio:
         told = {"network_calls": "calls", "flops": "FLOPs", "latency_s": "time"}[cost]
         text = f"{over} takes {expect} {times:g} x the {told} of masked_16, {length_s:g} s"
-        return Ratio(text=text, cost=cost, length_s=length_s, over=over, under="masked_16", times=times, expect=expect)
+        return Ratio(
+            text=text,
+            cost=cost,
+            length_s=length_s,
+            over=over,
+            under="masked_16",
+            times=times,
+            expect=expect,
+        )
 
     def word_error(better: str, worse: str, text: str) -> Contrast:
-        return Contrast(text=text, score="wer_ctc", terms={better: 1.0, worse: -1.0}, expect="below")
+        return Contrast(
+            text=text, score="wer_ctc", terms={better: 1.0, worse: -1.0}, expect="below"
+        )
 
     return Sweep(
         name="soundstorm",
         question="What does filling in parallel save over predicting one by one, and what does it lose?",
-        claim="Two orders of magnitude faster than flat autoregression at its quality; confidence orders well.",
+        claim=(
+            "Two orders of magnitude faster than flat autoregression at its quality; confidence "
+            "orders well."
+        ),
         source="Borsos et al. 2023, arXiv 2305.09636, abstract and section 3.3",
-        faithful="Three million parameters in place of 350 M, a transformer in place of a Conformer, speech of half an "
-        "hour, two CPU cores in place of a TPU: the ratios of calls carry over, those of seconds do not.",
-        fixed="Corpus, codec, conditions, backbone, batch, training FLOPs, three training seeds, 24 prompts.",
+        faithful="Three million parameters in place of 350 M, a transformer in place of a Conformer, "
+        "speech of half an "
+        "hour, two CPU cores in place of a TPU: the ratios of calls carry over, those of seconds "
+        "do not.",
+        fixed=(
+            "Corpus, codec, conditions, backbone, batch, training FLOPs, three training seeds, 24 "
+            "prompts."
+        ),
         varied="Flat, delayed or masked; the calls and the order of masked sampling.",
         base=base.model_copy(update=update),
         predictions=(
@@ -85,7 +120,9 @@ def sweep() -> Sweep:
             *(costs("flat", "latency_s", length_s, 10.0) for length_s in LENGTHS_S),
             *(costs("delay", "latency_s", length_s, 1.0) for length_s in LENGTHS_S),
             costs("delay", "flops", 30.0, 1.0, "below"),
-            word_error("masked_16", "flat", "masked with 16 + 7 calls says the words better than flat"),
+            word_error(
+                "masked_16", "flat", "masked with 16 + 7 calls says the words better than flat"
+            ),
             word_error("masked_8", "random_8", "confidence beats a random order at 8 calls"),
             word_error("masked_16", "masked_8", "16 calls of the first level beat 8"),
         ),
@@ -96,10 +133,13 @@ def sweep() -> Sweep:
             "Half a second for 30 s of audio, on a TPU.",
         ),
         noticed=(
-            "At equal training FLOPs flat autoregression makes 61 updates, and says no words at all: its loss to "
-            "masked decoding is one of training cost. Delay, not flat, is the opponent that counts: half the word"
+            "At equal training FLOPs flat autoregression makes 61 updates, and says no words at "
+            "all: its loss to "
+            "masked decoding is one of training cost. Delay, not flat, is the opponent that "
+            "counts: half the word"
             " errors of masked_16 in as much time or less.",
-            "Other work ran on the machine beside these measurements; the seconds of one arm differ by up to a "
+            "Other work ran on the machine beside these measurements; the seconds of one arm "
+            "differ by up to a "
             "half between training seeds.",
         ),
     )

@@ -61,19 +61,27 @@ def test_the_store_holds_what_codec_and_units_say(manifest, frozen, tmp_path):
         np.testing.assert_allclose(clip.latents, latents, atol=1e-3, rtol=1e-3)  # float16
         np.testing.assert_array_equal(clip.units, units.encode_units([wave])[0])
     info = store.info
-    assert (info.codec_fingerprint, info.units_fingerprint) == (frozen.fingerprint, units.fingerprint)
+    assert (info.codec_fingerprint, info.units_fingerprint) == (
+        frozen.fingerprint,
+        units.fingerprint,
+    )
     assert (info.num_units, info.speakers, info.licences) == (6, ("ann", "bob"), ("CC0-1.0",))
     assert info.spec == frozen.spec and info.manifest_hash == manifest.hash()
-    assert sum(split.seconds for split in info.splits.values()) == pytest.approx(manifest.duration_s)
+    assert sum(split.seconds for split in info.splits.values()) == pytest.approx(
+        manifest.duration_s
+    )
     assert info.longest_text == max(len(clip.text) for clip in manifest.clips)
 
 
 def test_an_interrupted_encoding_goes_on_with_the_missing_part(manifest, frozen, tmp_path):
     with pytest.raises(Killed):
-        encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path / "cut")  # 2 batches a part: dies in part 1
+        # 2 batches a part: dies in part 1
+        encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path / "cut")
     directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path / "cut")
     assert not (directory / "dataset.json").exists()
-    assert [path.name for path in sorted(directory.glob("*.array_record"))] == ["part-00000.array_record"]
+    assert [path.name for path in sorted(directory.glob("*.array_record"))] == [
+        "part-00000.array_record"
+    ]
     made_at = (directory / "part-00000.array_record").stat().st_mtime_ns
     units = LoudnessUnits()
     resumed = encode_corpus(manifest, frozen, units, tmp_path / "cut")
@@ -91,13 +99,17 @@ def test_sums_without_their_part_are_not_believed(manifest, frozen, tmp_path):
         encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path)
     directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path)
     # The kill came after the sums of part 1 were written and before the part itself.
-    (directory / "part-00001.json").write_text(json.dumps({"frames": 9e9, "sum": [9e9] * 8, "squares": [9e9] * 8}))
+    (directory / "part-00001.json").write_text(
+        json.dumps({"frames": 9e9, "sum": [9e9] * 8, "squares": [9e9] * 8})
+    )
     store = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path)
     assert np.abs(store.latent_mean).max() < 100
 
 
 @pytest.mark.parametrize("name", ["part-00000.json", "part-00000.array_record"])
-def test_a_damaged_part_of_an_interrupted_encoding_is_encoded_again(manifest, frozen, tmp_path, name, capsys):
+def test_a_damaged_part_of_an_interrupted_encoding_is_encoded_again(
+    manifest, frozen, tmp_path, name, capsys
+):
     with pytest.raises(Killed):
         encode_corpus(manifest, frozen, MortalUnits(calls=3), tmp_path)
     directory = store_directory(manifest, frozen, LoudnessUnits(), tmp_path)
@@ -133,7 +145,10 @@ def test_another_codec_units_or_corpus_is_another_store(manifest, frozen, tmp_pa
 
 def test_two_processes_that_want_one_store_take_turns(manifest, frozen, tmp_path):
     both = [LoudnessUnits(), LoudnessUnits()]
-    threads = [threading.Thread(target=encode_corpus, args=(manifest, frozen, units, tmp_path)) for units in both]
+    threads = [
+        threading.Thread(target=encode_corpus, args=(manifest, frozen, units, tmp_path))
+        for units in both
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -1,7 +1,14 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from published_toys import Compiled, change_tensors, make_random, published_tensors, split_weight_norm, write_published
+from published_toys import (
+    Compiled,
+    change_tensors,
+    make_random,
+    published_tensors,
+    split_weight_norm,
+    write_published,
+)
 from safetensors.numpy import load_file
 
 from genlab.codecs.dac import DacConfig
@@ -10,7 +17,13 @@ from genlab.config import ConfigError, GenlabError
 
 HOP, FRAMES = 6, 20
 TINY = DacConfig(
-    codebooks=3, entries=16, code_channels=4, latent_channels=12, encoder_width=3, decoder_width=8, strides=(2, 3)
+    codebooks=3,
+    entries=16,
+    code_channels=4,
+    latent_channels=12,
+    encoder_width=3,
+    decoder_width=8,
+    strides=(2, 3),
 )
 PUBLISHED = {
     "model_type": "dac",
@@ -66,7 +79,9 @@ def test_a_clip_is_encoded_in_a_batch_as_alone(compiled):
         alone = np.pad(waves[row : row + 1, :length], ((0, 0), (0, frames * HOP - length)))
         expected = compiled.encode(alone)
         np.testing.assert_array_equal(tokens.codes[row, :frames], expected.codes[0])
-        np.testing.assert_allclose(tokens.latents[row, :frames], expected.latents[0], atol=TOLERANCE)
+        np.testing.assert_allclose(
+            tokens.latents[row, :frames], expected.latents[0], atol=TOLERANCE
+        )
         assert not np.asarray(tokens.latents[row, frames:]).any()
 
 
@@ -104,7 +119,9 @@ def test_every_level_takes_the_nearest_direction_of_what_is_left(codec):
     codes = np.asarray(quantiser.encode(jnp.asarray(residual)))
     for level in range(3):
         entries = np.asarray(quantiser.entries[level])
-        wanted = residual @ np.asarray(quantiser.in_proj.kernel[level]) + np.asarray(quantiser.in_proj.bias[level])
+        wanted = residual @ np.asarray(quantiser.in_proj.kernel[level]) + np.asarray(
+            quantiser.in_proj.bias[level]
+        )
         cosine = (wanted @ entries.T) / np.linalg.norm(entries, axis=-1)
         np.testing.assert_array_equal(codes[..., level], cosine.argmax(-1))
         residual = residual - vectors[level][codes[..., level]]
@@ -145,9 +162,18 @@ def test_weight_normalised_files_give_the_same_codec(codec, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("encoder.block.1.snake1.alpha"), "'encoder.block.1.snake1.alpha' is missing"),
-        (lambda t: t.pop("quantizer.quantizers.2.codebook.weight"), "'quantizer.quantizers.2.codebook.weight' is mis"),
-        (lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}), "'decoder.extra' is not part of this model"),
+        (
+            lambda t: t.pop("encoder.block.1.snake1.alpha"),
+            "'encoder.block.1.snake1.alpha' is missing",
+        ),
+        (
+            lambda t: t.pop("quantizer.quantizers.2.codebook.weight"),
+            "'quantizer.quantizers.2.codebook.weight' is mis",
+        ),
+        (
+            lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}),
+            "'decoder.extra' is not part of this model",
+        ),
         (
             lambda t: t.update({"decoder.conv2.weight": np.ones((1, 2, 5), np.float32)}),
             r"'decoder.conv2.weight' has shape \[1, 2, 5\], expected \[1, 2, 7\]",
@@ -184,8 +210,12 @@ def test_what_the_port_does_not_have_is_refused(change, message):
         DacConfig.from_published(PUBLISHED | change)
 
 
-@pytest.mark.parametrize(("rate_hz", "strides", "hop"), [(16_000, (2, 4, 5, 8), 320), (44_100, (2, 4, 8, 8), 512)])
+@pytest.mark.parametrize(
+    ("rate_hz", "strides", "hop"), [(16_000, (2, 4, 5, 8), 320), (44_100, (2, 4, 8, 8), 512)]
+)
 def test_the_published_sizes_have_their_hops(rate_hz, strides, hop):
-    config = DacConfig.from_published({"sampling_rate": rate_hz, "downsampling_ratios": list(strides)})
+    config = DacConfig.from_published(
+        {"sampling_rate": rate_hz, "downsampling_ratios": list(strides)}
+    )
     assert config.spec.hop_samples == hop
     assert config.latent_channels == 1024

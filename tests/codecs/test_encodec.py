@@ -21,7 +21,12 @@ CENTRED = EncodecConfig(
     codebooks=3,
     entries=16,
     network=SEANetConfig(
-        latent_channels=8, channels=4, strides=(3, 2), residual_layers=2, lstm_layers=1, has_conv_shortcut=False
+        latent_channels=8,
+        channels=4,
+        strides=(3, 2),
+        residual_layers=2,
+        lstm_layers=1,
+        has_conv_shortcut=False,
     ),
 )
 PUBLISHED = {
@@ -72,7 +77,8 @@ def test_waves_are_whole_frames(compiled, num_samples):
 
 
 def test_a_clip_is_encoded_in_a_batch_as_alone(compiled):
-    # One frame is shorter than what the kernels reflect; 2 samples less than whole frames are silence.
+    # One frame is shorter than what the kernels reflect; 2 samples less than whole frames are
+    # silence.
     waves, lengths = make_waves(), [20 * HOP, 1 * HOP, 13 * HOP - 2]
     tokens = compiled.encode(waves, jnp.array(lengths))
     assert tokens.num_frames.tolist() == [20, 1, 13]
@@ -81,7 +87,9 @@ def test_a_clip_is_encoded_in_a_batch_as_alone(compiled):
         alone = np.pad(waves[row : row + 1, :length], ((0, 0), (0, frames * HOP - length)))
         expected = compiled.encode(alone)
         np.testing.assert_array_equal(tokens.codes[row, :frames], expected.codes[0])
-        np.testing.assert_allclose(tokens.latents[row, :frames], expected.latents[0], atol=TOLERANCE)
+        np.testing.assert_allclose(
+            tokens.latents[row, :frames], expected.latents[0], atol=TOLERANCE
+        )
         assert not np.asarray(tokens.latents[row, frames:]).any()
 
 
@@ -118,7 +126,9 @@ def test_only_the_causal_codec_ignores_what_comes_later():
     changed[:, 15 * HOP :] += 1
     for config, is_causal in ((CAUSAL, True), (CENTRED, False)):
         compiled = Compiled(make_random(config))
-        latents, after_change = (np.asarray(compiled.encode(part).latents)[:, :15] for part in (waves, changed))
+        latents, after_change = (
+            np.asarray(compiled.encode(part).latents)[:, :15] for part in (waves, changed)
+        )
         assert np.allclose(latents, after_change, atol=TOLERANCE) == is_causal
         assert config.spec.causal == is_causal
 
@@ -126,14 +136,18 @@ def test_only_the_causal_codec_ignores_what_comes_later():
 def test_published_files_give_the_codec_back(tmp_path):
     codec = make_random(CAUSAL)
     path = write_published(tmp_path, codec, CAUSAL, PUBLISHED)
-    # What training keeps beside the entries, and a level that the default bandwidth does not pay for.
+    # What training keeps beside the entries, and a level that the default bandwidth does not pay
+    # for.
     beside = {
         "inited": np.ones(1),
         "cluster_size": np.ones(16),
         "embed_avg": np.ones((16, 8)),
         "embed": np.ones((16, 8)),
     }
-    more = {f"quantizer.layers.3.codebook.{name}": part.astype(np.float32) for name, part in beside.items()}
+    more = {
+        f"quantizer.layers.3.codebook.{name}": part.astype(np.float32)
+        for name, part in beside.items()
+    }
     change_tensors(path, lambda tensors: tensors.update(more))
     published = load_published(EncodecConfig, str(tmp_path), codebooks=3)
     assert published.config == CAUSAL
@@ -147,9 +161,18 @@ def test_published_files_give_the_codec_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("encoder.layers.7.lstm.bias_hh_l1"), "'encoder.layers.7.lstm.bias_hh_l1' is missing"),
-        (lambda t: t.pop("quantizer.layers.2.codebook.embed"), "'quantizer.layers.2.codebook.embed' is missing"),
-        (lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}), "'decoder.extra' is not part of this model"),
+        (
+            lambda t: t.pop("encoder.layers.7.lstm.bias_hh_l1"),
+            "'encoder.layers.7.lstm.bias_hh_l1' is missing",
+        ),
+        (
+            lambda t: t.pop("quantizer.layers.2.codebook.embed"),
+            "'quantizer.layers.2.codebook.embed' is missing",
+        ),
+        (
+            lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}),
+            "'decoder.extra' is not part of this model",
+        ),
         (
             lambda t: t.update({"decoder.layers.3.conv.weight": np.ones((16, 8, 4), np.float32)}),
             r"'decoder.layers.3.conv.weight' has shape \[16, 8, 4\], expected \[16, 8, 6\]",
@@ -201,7 +224,12 @@ def test_the_default_codebooks_cost_6_kbit_per_second():
         "use_conv_shortcut": False,
         "target_bandwidths": [2.2],
     }
-    specs = [EncodecConfig.from_published(values).spec for values in (published_24khz, published_32khz)]
-    assert [(spec.codebooks, spec.hop_samples, spec.bitrate_bps) for spec in specs] == [(8, 320, 6000), (4, 640, 2200)]
+    specs = [
+        EncodecConfig.from_published(values).spec for values in (published_24khz, published_32khz)
+    ]
+    assert [(spec.codebooks, spec.hop_samples, spec.bitrate_bps) for spec in specs] == [
+        (8, 320, 6000),
+        (4, 640, 2200),
+    ]
     assert EncodecConfig.from_published(published_24khz) == EncodecConfig()
     assert EncodecConfig.from_published({"target_bandwidths": [1.5]}).codebooks == 2

@@ -18,7 +18,10 @@ def exported(tmp_path_factory):
     codec = make_codec(3)
     graph, state = nnx.split(codec)
     rounded = jax.tree.map(
-        lambda leaf: leaf.astype(np.float16).astype(leaf.dtype) if leaf.dtype == np.float32 else leaf, state
+        lambda leaf: (
+            leaf.astype(np.float16).astype(leaf.dtype) if leaf.dtype == np.float32 else leaf
+        ),
+        state,
     )
     codec = nnx.merge(graph, rounded)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
@@ -45,10 +48,14 @@ def test_export_and_load_give_the_same_tokens_and_audio(exported):
     codec, path, facts = exported
     before, after = FrozenCodec(codec, "before", {}), load_codec(str(path))
     waves = [make_wave(1, 30 * HOP), make_wave(2, 7000)]
-    for (codes, latents), (codes_again, latents_again) in zip(before.encode(waves), after.encode(waves)):
+    for (codes, latents), (codes_again, latents_again) in zip(
+        before.encode(waves), after.encode(waves)
+    ):
         np.testing.assert_array_equal(codes, codes_again)
         np.testing.assert_allclose(latents, latents_again, atol=1e-6)
-        np.testing.assert_allclose(before.decode_codes([codes])[0], after.decode_codes([codes])[0], atol=1e-6)
+        np.testing.assert_allclose(
+            before.decode_codes([codes])[0], after.decode_codes([codes])[0], atol=1e-6
+        )
     assert after.spec == codec.spec
     assert after.fingerprint == facts["sha256"][:10]
     assert after.metadata["licence"] == "CC0-1.0"
@@ -56,12 +63,16 @@ def test_export_and_load_give_the_same_tokens_and_audio(exported):
 
 
 def test_the_discriminator_and_the_training_state_stay_at_home(tmp_path):
-    codec = make_codec(1, TINY.model_copy(update={"adversarial": AdversarialConfig(start_step=0, width=8)}))
+    codec = make_codec(
+        1, TINY.model_copy(update={"adversarial": AdversarialConfig(start_step=0, width=8)})
+    )
     facts = export_codec(codec, tmp_path / "plain.safetensors", {})
     assert facts["config"]["adversarial"] is None
     loaded = load_codec(str(tmp_path / "plain.safetensors"))
     wave = make_wave(1, 9 * HOP)
-    np.testing.assert_allclose(loaded.encode([wave])[0][1], FrozenCodec(codec, "", {}).encode([wave])[0][1], atol=0.02)
+    np.testing.assert_allclose(
+        loaded.encode([wave])[0][1], FrozenCodec(codec, "", {}).encode([wave])[0][1], atol=0.02
+    )
 
 
 def test_the_fingerprint_follows_the_weights(tmp_path):
@@ -77,7 +88,8 @@ def test_the_fingerprint_follows_the_weights(tmp_path):
 def test_a_missing_codec_is_never_a_random_one(tmp_path):
     assert "no weights at" in refusal(tmp_path / "nothing.safetensors")
     with pytest.raises(
-        GenlabError, match=f"codec 'other': no weights at .*use '{SHIPPED}', a published one .*or train one"
+        GenlabError,
+        match=f"codec 'other': no weights at .*use '{SHIPPED}', a published one .*or train one",
     ):
         load_codec("other")
 
@@ -137,7 +149,11 @@ def test_fewer_levels_decode(frozen):
 
 
 def test_nothing_in_nothing_out(frozen):
-    assert frozen.encode([]) == [] and frozen.decode_codes([]) == [] and frozen.decode_latents([]) == []
+    assert (
+        frozen.encode([]) == []
+        and frozen.decode_codes([]) == []
+        and frozen.decode_latents([]) == []
+    )
     [(codes, latents)] = frozen.encode([np.zeros(0, np.float32)])
     assert codes.shape == (0, 3) and latents.shape == (0, 8)
 
@@ -161,7 +177,9 @@ def test_codes_of_another_codec_are_refused(frozen):
         with pytest.raises(GenlabError) as error:
             frozen.decode_codes([wrong])
         assert message in str(error.value)
-    assert frozen.keep_levels(codes, None).shape == (4, 3) and frozen.keep_levels(codes, 2).shape == (4, 2)
+    assert frozen.keep_levels(codes, None).shape == (4, 3) and frozen.keep_levels(
+        codes, 2
+    ).shape == (4, 2)
     for levels in (0, -1, 4):
         with pytest.raises(GenlabError, match=f"levels: expected 1..3, got {levels}"):
             frozen.keep_levels(codes, levels)

@@ -55,8 +55,18 @@ def test_both_views_have_the_shapes_of_the_spec(compiled):
 
 def test_the_defaults_are_mimi_as_published():
     spec = MimiConfig().spec
-    assert (spec.sample_rate_hz, spec.hop_samples, spec.frame_hz, spec.codebooks) == (24_000, 1920, 12.5, 8)
-    assert (spec.entries, spec.latent_channels, spec.causal, spec.bitrate_bps) == (2048, 512, True, 1100)
+    assert (spec.sample_rate_hz, spec.hop_samples, spec.frame_hz, spec.codebooks) == (
+        24_000,
+        1920,
+        12.5,
+        8,
+    )
+    assert (spec.entries, spec.latent_channels, spec.causal, spec.bitrate_bps) == (
+        2048,
+        512,
+        True,
+        1100,
+    )
 
 
 @pytest.mark.parametrize("num_samples", [0, 7])
@@ -76,7 +86,9 @@ def test_a_clip_is_coded_in_a_batch_as_alone(compiled):
     decoded = np.asarray(compiled.decode_latents(tokens.latents, tokens.num_frames))
     for row, length in list(enumerate(lengths))[1:]:
         frames = -(-length // HOP)
-        alone = compiled.encode(np.pad(waves[row : row + 1, :length], ((0, 0), (0, frames * HOP - length))))
+        alone = compiled.encode(
+            np.pad(waves[row : row + 1, :length], ((0, 0), (0, frames * HOP - length)))
+        )
         np.testing.assert_array_equal(tokens.codes[row, :frames], alone.codes[0])
         assert_close(tokens.latents[row, :frames], alone.latents[0])
         assert (np.asarray(tokens.latents[row, frames:]) == 0).all()
@@ -94,7 +106,10 @@ def test_codes_are_the_sum_of_their_vectors_and_may_be_fewer(compiled):
         latents = sum(vectors[level][np.asarray(codes[..., level])] for level in range(levels))
         decoded.append(np.asarray(compiled.decode_codes(codes[..., :levels])))
         assert_close(decoded[-1], compiled.decode_latents(latents))
-    assert np.abs(decoded[0] - decoded[1]).max() > 0.01 and np.abs(decoded[1] - decoded[2]).max() > 0.01
+    assert (
+        np.abs(decoded[0] - decoded[1]).max() > 0.01
+        and np.abs(decoded[1] - decoded[2]).max() > 0.01
+    )
 
 
 def test_both_quantisers_read_the_latents_themselves(compiled):
@@ -141,7 +156,9 @@ def test_a_frame_sees_its_window_and_nothing_else(length, num_past):
     queries, keys, values = rng.normal(size=(3, 1, 2, length, 4)).astype(np.float32)
     past_keys, past_values = rng.normal(size=(2, 1, 2, window, 4)).astype(np.float32)
     past = Memory(jnp.asarray(past_keys), jnp.asarray(past_values)) if num_past else None
-    found = attend_window(jnp.asarray(queries), Memory(keys, values), past, jnp.uint32(num_past), window)
+    found = attend_window(
+        jnp.asarray(queries), Memory(keys, values), past, jnp.uint32(num_past), window
+    )
     num_real = min(num_past, window)
     keys = np.concatenate([past_keys[:, :, window - num_real :], keys], axis=2)
     values = np.concatenate([past_values[:, :, window - num_real :], values], axis=2)
@@ -183,7 +200,9 @@ def test_codebooks_that_are_not_used_are_not_read(published, codebooks):
     assert codec.spec.codebooks == codebooks
     codes = codec.quantiser.encode(latents)
     np.testing.assert_array_equal(codes, written.quantiser.encode(latents)[..., :codebooks])
-    np.testing.assert_allclose(codec.quantiser.decode(codes), written.quantiser.decode(codes), atol=1e-6)
+    np.testing.assert_allclose(
+        codec.quantiser.decode(codes), written.quantiser.decode(codes), atol=1e-6
+    )
 
 
 def test_more_codebooks_than_there_are_cannot_be_used(published):
@@ -196,19 +215,31 @@ def test_more_codebooks_than_there_are_cannot_be_used(published):
     ("change", "message"),
     [
         (lambda t: t.pop("downsample.conv.weight"), "'downsample.conv.weight' is missing"),
-        (lambda t: t.pop(f"{QUANTISER}.output_proj.weight"), "acoustic.*output_proj.weight' is missing"),
-        (lambda t: t.pop(f"{QUANTISER}.layers.2.codebook.embed_sum"), "layers.2.codebook.embed' is missing"),
+        (
+            lambda t: t.pop(f"{QUANTISER}.output_proj.weight"),
+            "acoustic.*output_proj.weight' is missing",
+        ),
+        (
+            lambda t: t.pop(f"{QUANTISER}.layers.2.codebook.embed_sum"),
+            "layers.2.codebook.embed' is missing",
+        ),
         (lambda t: t.update(extra=np.zeros(3, np.float32)), "'extra' is not part of this model"),
         (
-            lambda t: t.update({"decoder_transformer.layers.1.mlp.fc1.weight": np.zeros((16, 24), np.float32)}),
+            lambda t: t.update(
+                {"decoder_transformer.layers.1.mlp.fc1.weight": np.zeros((16, 24), np.float32)}
+            ),
             r"layers.1.mlp.fc1.weight' has shape \[16, 24\], expected \[24, 16\]",
         ),
         (
-            lambda t: t.update({f"{QUANTISER}.layers.0.codebook.embed_sum": np.ones((16, 9), np.float32)}),
+            lambda t: t.update(
+                {f"{QUANTISER}.layers.0.codebook.embed_sum": np.ones((16, 9), np.float32)}
+            ),
             r"layers.0.codebook.embed' has shape \[16, 9\], expected \[16, 8\]",
         ),
         (
-            lambda t: t.update({f"{QUANTISER}.layers.0.codebook.cluster_usage": np.ones(15, np.float32)}),
+            lambda t: t.update(
+                {f"{QUANTISER}.layers.0.codebook.cluster_usage": np.ones(15, np.float32)}
+            ),
             r"layers.0.codebook: cluster_usage \(15,\) does not fit embed_sum \(16, 8\)",
         ),
     ],

@@ -78,7 +78,9 @@ def test_a_clip_is_encoded_in_a_batch_as_alone(compiled):
     for row, length in enumerate(lengths):
         frames = -(-length // HOP)
         alone = np.pad(waves[row : row + 1, :length], ((0, 0), (0, frames * HOP - length)))
-        np.testing.assert_allclose(tokens.latents[row, :frames], compiled.encode(alone).latents[0], atol=TOLERANCE)
+        np.testing.assert_allclose(
+            tokens.latents[row, :frames], compiled.encode(alone).latents[0], atol=TOLERANCE
+        )
         assert not np.asarray(tokens.latents[row, frames:]).any()
 
 
@@ -167,7 +169,9 @@ def test_codebooks_can_be_put_back(codec, fitted):
 def test_repeated_silence_does_not_use_up_the_entries():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(7, 4)).astype(np.float32)
-    vectors = rng.permutation(np.concatenate([np.zeros((300, 4), np.float32), np.repeat(points, 3, axis=0)]))
+    vectors = rng.permutation(
+        np.concatenate([np.zeros((300, 4), np.float32), np.repeat(points, 3, axis=0)])
+    )
     entries = np.asarray(fit_levels(vectors, 1, 8, 10))[0]
     distances = np.linalg.norm(vectors[:, None] - entries[None], axis=-1).min(axis=1)
     assert distances.max() < 1e-5
@@ -175,7 +179,9 @@ def test_repeated_silence_does_not_use_up_the_entries():
 
 @pytest.mark.parametrize("folder", ["", "vae"])
 def test_published_files_give_the_codec_back(codec, tmp_path, folder):
-    write_published(tmp_path / folder, codec, TINY, PUBLISHED, "diffusion_pytorch_model.safetensors")
+    write_published(
+        tmp_path / folder, codec, TINY, PUBLISHED, "diffusion_pytorch_model.safetensors"
+    )
     published = load_published(OobleckConfig, str(tmp_path), codebooks=3, entries=8)
     assert published.config == TINY
     assert published.directory == tmp_path / folder
@@ -196,8 +202,14 @@ def same_tensors(found, expected):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("decoder.block.0.snake1.beta"), "'decoder.block.0.snake1.beta' is missing"),
-        (lambda t: t.update({"decoder.conv2.bias": np.ones(2, np.float32)}), "'decoder.conv2.bias' is not part"),
+        (
+            lambda t: t.pop("decoder.block.0.snake1.beta"),
+            "'decoder.block.0.snake1.beta' is missing",
+        ),
+        (
+            lambda t: t.update({"decoder.conv2.bias": np.ones(2, np.float32)}),
+            "'decoder.conv2.bias' is not part",
+        ),
         (
             lambda t: t.update({"encoder.conv2.weight": np.ones((8, 16, 5), np.float32)}),
             r"'encoder.conv2.weight' has shape \[8, 16, 5\], expected \[8, 16, 3\]",
@@ -237,7 +249,10 @@ def test_only_the_subfolder_of_the_repository_is_downloaded(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "AutoencoderKL"}, "_class_name: expected 'AutoencoderOobleck', got 'AutoencoderKL'"),
+        (
+            {"_class_name": "AutoencoderKL"},
+            "_class_name: expected 'AutoencoderOobleck', got 'AutoencoderKL'",
+        ),
         ({"audio_channels": 6}, "audio_channels: .*got 6"),
         ({"decoder_input_channels": 5}, "latent_channels=5: expected half of"),
         ({"channel_multiples": [1]}, "multiples=.*expected one for each of strides"),

@@ -1,4 +1,6 @@
-"""The tutorial's codec is loaded from its file, encodes a corpus, and resamples like every other."""
+"""The tutorial's codec is loaded from its file, encodes a corpus, and
+resamples like every other.
+"""
 
 from pathlib import Path
 
@@ -52,7 +54,9 @@ def test_its_fingerprint_follows_file_and_parameters(own, tmp_path):
     assert len({first, load_codec(str(changed)).fingerprint, own.fingerprint}) == 3
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "no such file"), ("x = 1", "no function codec")])
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "no such file"), ("x = 1", "no function codec")]
+)
 def test_a_file_without_a_codec_is_refused(tmp_path, content, reason):
     path = tmp_path / "none.py"
     if content:

@@ -29,7 +29,9 @@ def fit(quantiser, vectors, steps):
         return nnx.to_pure_dict(nnx.state(moving)), None
 
     keys = jax.random.split(jax.random.key(0), steps)
-    return nnx.merge(graph, jax.jit(lambda state: jax.lax.scan(step, state, keys)[0])(nnx.to_pure_dict(state)))
+    return nnx.merge(
+        graph, jax.jit(lambda state: jax.lax.scan(step, state, keys)[0])(nnx.to_pure_dict(state))
+    )
 
 
 def update_once(quantiser, vectors, is_used):
@@ -89,7 +91,8 @@ def test_an_untouched_codebook_is_initialised_by_revival():
     vectors = make_data(60)
     quantiser = fit(ResidualQuantiser(2, 8, 4, decay=0.9, revival_usage=0.03), vectors, steps=1)
     entries, data = np.asarray(quantiser.entries[0]), np.asarray(vectors[0])
-    # Among equal entries the first one takes everything and becomes the mean; the others become vectors of the batch.
+    # Among equal entries the first one takes everything and becomes the mean; the others become
+    # vectors of the batch.
     np.testing.assert_allclose(entries[0], data.mean(axis=0), atol=1e-5)
     distance = np.abs(entries[1:, None] - data[None]).max(axis=-1)
     np.testing.assert_allclose(distance.min(axis=1), 0, atol=1e-6)
@@ -130,7 +133,8 @@ def test_frames_that_are_not_used_move_nothing():
     quantiser.entries[...] = jax.random.normal(jax.random.key(1), (2, 4, 4))
     quantiser.usage[...] = jnp.ones((2, 4))
     before = np.asarray(quantiser.entries[...])
-    is_used = jnp.zeros((1, 30, 2), bool).at[:, :, 0].set(True)  # level 1 was dropped in every example
+    # level 1 was dropped in every example
+    is_used = jnp.zeros((1, 30, 2), bool).at[:, :, 0].set(True)
     quantiser = update_once(quantiser, vectors, is_used)
     assert np.abs(np.asarray(quantiser.entries[0]) - before[0]).max() > 0
     np.testing.assert_array_equal(quantiser.entries[1], before[1])
@@ -140,7 +144,10 @@ finite = st.floats(-1e4, 1e4, width=32)
 
 
 @settings(max_examples=20, deadline=None)
-@given(vectors=arrays(np.float32, (2, 5, 3), elements=finite), entries=arrays(np.float32, (7, 3), elements=finite))
+@given(
+    vectors=arrays(np.float32, (2, 5, 3), elements=finite),
+    entries=arrays(np.float32, (7, 3), elements=finite),
+)
 def test_codes_are_integers_in_range(vectors, entries):
     codes = nearest_entry(jnp.asarray(vectors), jnp.asarray(entries))
     assert codes.dtype == jnp.int32 and codes.shape == (2, 5)
@@ -157,4 +164,6 @@ def test_an_entry_is_nearest_to_itself(entries):
 
 def test_ties_go_to_the_lower_index():
     entries = jnp.array([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
-    np.testing.assert_array_equal(nearest_entry(jnp.array([[2.0, 0.0], [0.0, 5.0]]), entries), [0, 0])
+    np.testing.assert_array_equal(
+        nearest_entry(jnp.array([[2.0, 0.0], [0.0, 5.0]]), entries), [0, 0]
+    )

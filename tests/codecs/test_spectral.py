@@ -14,7 +14,9 @@ from genlab.config import ConfigError, GenlabError
 
 LOOK_AHEAD = 240  # samples by which centred windows see past a frame
 EVERY_LEVEL = TINY.model_copy(update={"share_continuous": 0.3, "share_fewer_levels": 0.4})
-WITH_CRITIC = EVERY_LEVEL.model_copy(update={"adversarial": AdversarialConfig(start_step=3, width=16)})
+WITH_CRITIC = EVERY_LEVEL.model_copy(
+    update={"adversarial": AdversarialConfig(start_step=3, width=16)}
+)
 
 
 @functools.cache
@@ -91,10 +93,13 @@ def test_quantised_latents_and_codes_decode_to_the_same_wave():
     quantised = make_codec().quantiser.decode(tokens.codes)
     np.testing.assert_allclose(decode_latents(quantised), decode_codes(tokens.codes), atol=1e-5)
     fewer = make_codec().quantiser.decode(tokens.codes[..., :1])
-    np.testing.assert_allclose(decode_latents(fewer), decode_codes(tokens.codes[..., :1]), atol=1e-5)
+    np.testing.assert_allclose(
+        decode_latents(fewer), decode_codes(tokens.codes[..., :1]), atol=1e-5
+    )
 
 
-STREAM_DELAY = 480  # samples between the end of a frame and the last one it still changes: window - hop / 2
+# samples between the end of a frame and the last one it still changes: window - hop / 2
+STREAM_DELAY = 480
 
 
 def test_a_causal_codec_does_not_look_ahead():
@@ -136,7 +141,10 @@ def test_a_causal_codec_streams_what_it_gives_offline(sizes):
     np.testing.assert_allclose(np.concatenate(latents, 1), offline.latents, atol=1e-5)
     np.testing.assert_array_equal(np.concatenate(codes, 1), offline.codes)
     streamed = np.concatenate(out, 1)
-    assert np.abs(streamed[:, STREAM_DELAY:] - whole[:, :-STREAM_DELAY]).max() < 1e-5 * np.abs(whole).max()
+    assert (
+        np.abs(streamed[:, STREAM_DELAY:] - whole[:, :-STREAM_DELAY]).max()
+        < 1e-5 * np.abs(whole).max()
+    )
 
 
 def test_a_codec_that_looks_ahead_refuses_to_stream():
@@ -166,7 +174,9 @@ def test_a_plain_codec_is_not_causal():
 
 @functools.cache
 def compiled_gradient(config, step=0):
-    """Return params, the rest, and a jitted function of them, key and batch: gradient, (loss, out, new rest)."""
+    """Return params, the rest, and a jitted function of them, key and batch: gradient, (loss, out,
+    new rest).
+    """
     codec = make_codec(0, config)
     codec.step[...] = jnp.int32(step)
     graph, params, rest = nnx.split(codec, nnx.Param, ...)
@@ -206,7 +216,10 @@ def test_the_loss_is_finite_and_moves_codebooks_and_step():
 def test_silence_and_an_empty_clip_give_finite_gradients():
     params, rest, gradient = compiled_gradient(TINY)
     silence = (np.zeros((2, 16 * HOP), np.float32), np.array([16 * HOP, 0]))
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(params, rest, jax.random.key(0), *silence)))
+    assert all(
+        np.isfinite(leaf).all()
+        for leaf in jax.tree.leaves(gradient(params, rest, jax.random.key(0), *silence))
+    )
 
 
 def test_one_batch_is_overfitted():
@@ -251,7 +264,9 @@ def test_from_its_start_step_on_both_sides_get_gradient():
 def test_generator_and_critic_do_not_leak_into_each_other():
     critic = Discriminator(8, nnx.Rngs(0))
     graph, state = nnx.split(critic)
-    real, fake = (jnp.asarray(wave) for wave in (make_wave(1, 4096)[None], make_wave(2, 4096)[None]))
+    real, fake = (
+        jnp.asarray(wave) for wave in (make_wave(1, 4096)[None], make_wave(2, 4096)[None])
+    )
 
     def losses(state, fake):
         return [part.sum() for part in adversarial_losses(nnx.merge(graph, state), real, fake)]

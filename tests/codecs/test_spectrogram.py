@@ -5,17 +5,28 @@ import pytest
 import scipy.signal
 
 from genlab.evaluate.spectrum import periodic_window
-from genlab.nets.spectrogram import frame_wave, hann_window, istft, log_mel, mel_filters, overlap_add, stft
+from genlab.nets.spectrogram import (
+    frame_wave,
+    hann_window,
+    istft,
+    log_mel,
+    mel_filters,
+    overlap_add,
+    stft,
+)
 
 
-@pytest.mark.parametrize(("hop", "overlap", "num_frames"), [(32, 2, 7), (80, 4, 9), (160, 4, 12), (160, 2, 1)])
+@pytest.mark.parametrize(
+    ("hop", "overlap", "num_frames"), [(32, 2, 7), (80, 4, 9), (160, 4, 12), (160, 2, 1)]
+)
 def test_istft_inverts_stft(hop, overlap, num_frames):
     wave = np.random.default_rng(hop).uniform(-1, 1, (2, num_frames * hop)).astype(np.float32)
     spectrum = stft(jnp.asarray(wave), overlap * hop, hop)
     assert spectrum.shape == (2, num_frames, overlap * hop // 2 + 1)
     again = np.asarray(istft(spectrum, overlap * hop, hop))
     assert again.shape == wave.shape
-    # At both ends the window is small, and what little of a sample it let through is divided by it again.
+    # At both ends the window is small, and what little of a sample it let through is divided by it
+    # again.
     squares = np.tile(hann_window(overlap * hop) ** 2, (1, num_frames, 1))
     summed = np.asarray(overlap_add(jnp.asarray(squares), hop))
     is_heard = summed[0] > 1e-2
@@ -51,7 +62,8 @@ def test_lengths_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("window", "mels"), [(128, 10), (256, 24), (512, 40), (512, 48), (1024, 80), (1024, 96), (2048, 160), (321, 120)]
+    ("window", "mels"),
+    [(128, 10), (256, 24), (512, 40), (512, 48), (1024, 80), (1024, 96), (2048, 160), (321, 120)],
 )
 def test_mel_filters_are_librosas(window, mels):
     wanted = librosa.filters.mel(sr=16_000, n_fft=window, n_mels=mels).T

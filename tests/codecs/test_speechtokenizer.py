@@ -16,7 +16,9 @@ HOP, FRAMES = 6, 20
 TINY = SpeechTokenizerConfig(
     codebooks=3,
     entries=16,
-    network=SEANetConfig(latent_channels=8, channels=4, strides=(3, 2), lstm_layers=1, is_bidirectional=True),
+    network=SEANetConfig(
+        latent_channels=8, channels=4, strides=(3, 2), lstm_layers=1, is_bidirectional=True
+    ),
 )
 PUBLISHED = {
     "sample_rate": 16_000,
@@ -57,7 +59,9 @@ def test_a_clip_is_encoded_and_decoded_in_a_batch_as_alone(compiled):
     alone = compiled.encode(waves[1:, : 7 * HOP])
     np.testing.assert_array_equal(tokens.codes[1:, :7], alone.codes)
     np.testing.assert_allclose(tokens.latents[1:, :7], alone.latents, atol=TOLERANCE)
-    np.testing.assert_allclose(decoded[1:, : 7 * HOP], compiled.decode_codes(alone.codes), atol=TOLERANCE)
+    np.testing.assert_allclose(
+        decoded[1:, : 7 * HOP], compiled.decode_codes(alone.codes), atol=TOLERANCE
+    )
     assert not np.asarray(decoded[1:, 7 * HOP :]).any()
 
 
@@ -65,14 +69,21 @@ def test_published_files_give_the_codec_back(compiled, tmp_path):
     path = write_published(tmp_path / TINY.hub_subfolder, compiled.codec, TINY, PUBLISHED)
     training = {"transform.weight": np.ones((5, 8)), "transform.bias": np.ones(5)}
     training |= {"quantizer.vq.layers.0._codebook.embed_avg": np.ones((16, 8))}
-    change_tensors(path, lambda tensors: tensors.update({k: v.astype(np.float32) for k, v in training.items()}))
+    change_tensors(
+        path, lambda tensors: tensors.update({k: v.astype(np.float32) for k, v in training.items()})
+    )
     published = load_published(SpeechTokenizerConfig, str(tmp_path))
     assert published.config == TINY
-    found, expected = published_tensors(published.codec, TINY), published_tensors(compiled.codec, TINY)
+    found, expected = (
+        published_tensors(published.codec, TINY),
+        published_tensors(compiled.codec, TINY),
+    )
     assert "encoder.model.7.lstm.weight_hh_l0_reverse" in expected
     for name, tensor in expected.items():
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
-    assert load_published(SpeechTokenizerConfig, str(tmp_path), codebooks=1).codec.code_vectors.shape == (1, 16, 8)
+    assert load_published(
+        SpeechTokenizerConfig, str(tmp_path), codebooks=1
+    ).codec.code_vectors.shape == (1, 16, 8)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +93,10 @@ def test_published_files_give_the_codec_back(compiled, tmp_path):
             lambda t: t.pop("encoder.model.7.lstm.bias_ih_l0_reverse"),
             "'encoder.model.7.lstm.bias_ih_l0_reverse' is missing",
         ),
-        (lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}), "'decoder.extra' is not part of this model"),
+        (
+            lambda t: t.update({"decoder.extra": np.ones(3, np.float32)}),
+            "'decoder.extra' is not part of this model",
+        ),
         (
             lambda t: t.update({"decoder.model.3.convtr.convtr.bias": np.ones(3, np.float32)}),
             r"'decoder.model.3.convtr.convtr.bias' has shape \[3\], expected \[8\]",
@@ -98,7 +112,9 @@ def test_tensors_that_do_not_fit_are_named(compiled, tmp_path, change, message):
 def test_without_safetensors_the_error_says_how_to_convert(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
     (tmp_path / "SpeechTokenizer.pt").write_bytes(b"")
-    with pytest.raises(GenlabError, match=r"SpeechTokenizer.pt is a pickle.*begins with the lines that convert it"):
+    with pytest.raises(
+        GenlabError, match=r"SpeechTokenizer.pt is a pickle.*begins with the lines that convert it"
+    ):
         load_published(SpeechTokenizerConfig, str(tmp_path))
 
 
@@ -117,5 +133,10 @@ def test_what_the_port_does_not_have_is_refused(change, message):
 
 def test_the_defaults_are_the_published_model():
     spec = SpeechTokenizerConfig.from_published({}).spec
-    assert (spec.frame_hz, spec.codebooks, spec.bitrate_bps, spec.latent_channels) == (50, 8, 4000, 1024)
+    assert (spec.frame_hz, spec.codebooks, spec.bitrate_bps, spec.latent_channels) == (
+        50,
+        8,
+        4000,
+        1024,
+    )
     assert not spec.causal

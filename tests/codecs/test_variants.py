@@ -1,4 +1,6 @@
-"""Variants of the in-lab codec: semantic level 1, side channel, variational bottleneck; and the probe of level 1."""
+"""Variants of the in-lab codec: semantic level 1, side channel, variational bottleneck; and the
+probe of level 1.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,9 @@ VARIANTS = {
 
 
 def train(config, steps, rate=3e-3):
-    """Return the codec after `steps` updates on one batch, its losses and metrics by step, and its last gradient."""
+    """Return the codec after `steps` updates on one batch, its losses and metrics by step, and its
+    last gradient.
+    """
     graph, params, rest = split_model(config.build(key=jax.random.key(0)))
     adam = optax.adam(rate)
 
@@ -55,12 +59,15 @@ def train(config, steps, rate=3e-3):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_trains_and_its_export_codes_the_same(name, tmp_path):
     codec, losses, _, grads = train(VARIANTS[name], 12)
-    assert losses[-1] < losses[0] and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+    assert losses[-1] < losses[0] and all(
+        np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads)
+    )
     export_codec(codec, tmp_path / "codec.safetensors", {})
     loaded, here = load_codec(str(tmp_path / "codec.safetensors")), FrozenCodec(codec, "here", {})
     assert "distillation" not in nnx.to_pure_dict(loaded._state)
     (codes, latents), (_, mine) = loaded.encode([WAVES[0]])[0], here.encode([WAVES[0]])[0]
-    np.testing.assert_allclose(latents, mine, atol=2e-2 * np.abs(mine).max())  # weights are stored as float16
+    # weights are stored as float16
+    np.testing.assert_allclose(latents, mine, atol=2e-2 * np.abs(mine).max())
     side = loaded.encode_side([WAVES[0]])
     assert (side is None) == (name != "side")
     assert np.isfinite(loaded.decode_codes([codes], side)[0]).all()
@@ -75,18 +82,23 @@ def test_split_levels_keep_to_their_channels():
     latents = np.random.default_rng(0).standard_normal((1, 9, 8)).astype(np.float32)
     other = latents.copy()
     other[..., 3:] = 7.0
-    first, second = (np.asarray(codec.quantiser.encode(jnp.asarray(view)))[..., 0] for view in (latents, other))
+    first, second = (
+        np.asarray(codec.quantiser.encode(jnp.asarray(view)))[..., 0] for view in (latents, other)
+    )
     np.testing.assert_array_equal(first, second)
 
 
 def test_the_teacher_is_followed_and_stays_as_it_is():
-    # Entries that move quickly and are rarely revived: in 80 steps the straight-through gradient must count.
+    # Entries that move quickly and are rarely revived: in 80 steps the straight-through gradient
+    # must count.
     changes = {"entries": 64, "codebook_decay": 0.9, "revival_usage": 5e-4}
     config = TINY.model_copy(update={**changes, "distillation": DistillationConfig(weight=8.0)})
     codec, _, history, grads = train(config, 80)
     distances = [metrics["distillation"] for metrics in history]
     assert distances[0] > 0.6 and distances[-1] < 0.63, distances[::8]
-    assert "teacher" not in grads["distillation"] and np.abs(grads["encoder_out"]["kernel"]).max() > 0
+    assert (
+        "teacher" not in grads["distillation"] and np.abs(grads["encoder_out"]["kernel"]).max() > 0
+    )
     shipped = load_units().recogniser.state
     held = nnx.to_pure_dict(nnx.state(codec.distillation))["teacher"]
     for mine, theirs in zip(jax.tree.leaves(held), jax.tree.leaves(shipped)):
@@ -99,7 +111,9 @@ def test_distillation_is_least_when_level_one_says_what_the_teacher_says():
     module = Distillation(DistillationConfig(), width, jax.random.key(0))
     module.projection.kernel[...] = jnp.eye(width)
     teacher = nnx.merge(units.recogniser.graph, units.recogniser.state)
-    features = (teacher.features(WAVES, COUNTS) - units.codebook.mean[None, None]) / units.codebook.std[None, None]
+    features = (
+        teacher.features(WAVES, COUNTS) - units.codebook.mean[None, None]
+    ) / units.codebook.std[None, None]
     np.testing.assert_allclose(module(features, WAVES, COUNTS), np.log1p(np.exp(-1.0)), atol=1e-3)
     np.testing.assert_allclose(module(-features, WAVES, COUNTS), np.log1p(np.exp(1.0)), atol=1e-3)
     assert np.all(np.asarray(module(features[::-1], WAVES, COUNTS)) > 0.4)
@@ -121,7 +135,12 @@ def test_the_side_code_is_quantised_and_belongs_to_the_utterance():
 
 def test_a_comparison_refuses_a_codec_with_side_channels(tmp_path):
     with pytest.raises(GenlabError, match=r"5 side channels.*side_channels=0"):
-        encode_corpus(make_manifest(tmp_path / "corpus"), make_frozen(0, VARIANTS["side"]), load_units(), tmp_path)
+        encode_corpus(
+            make_manifest(tmp_path / "corpus"),
+            make_frozen(0, VARIANTS["side"]),
+            load_units(),
+            tmp_path,
+        )
 
 
 def test_the_kl_divergence_is_that_of_the_bottleneck_and_encoding_has_no_noise():
@@ -143,7 +162,10 @@ def test_the_kl_divergence_is_that_of_the_bottleneck_and_encoding_has_no_noise()
     ("values", "message"),
     [
         ({"semantic_channels": 32}, "semantic_channels=32, latent_channels=32"),
-        ({"side_channels": 2, "causal": True}, "side_channels=2: a whole utterance's code needs causal=false"),
+        (
+            {"side_channels": 2, "causal": True},
+            "side_channels=2: a whole utterance's code needs causal=false",
+        ),
     ],
 )
 def test_impossible_variants_are_refused(values, message):
@@ -173,7 +195,9 @@ def test_the_probe_tells_speaking_codes_from_naming_codes(tmp_path, monkeypatch)
         phones = ("a", "b", "c")
 
         def __call__(self, wave):
-            return phones.setdefault(wave.tobytes(), np.repeat(rng.integers(0, 3, 30), LABELS_PER_S // 10))
+            return phones.setdefault(
+                wave.tobytes(), np.repeat(rng.integers(0, 3, 30), LABELS_PER_S // 10)
+            )
 
     def fake(say):
         class Fake:
@@ -194,7 +218,9 @@ def test_the_probe_tells_speaking_codes_from_naming_codes(tmp_path, monkeypatch)
     speaking = fake(lambda wave: labels_at(phones[wave.tobytes()], 150, 50.0))
     names = {}
     naming = fake(lambda wave: np.full(150, names.setdefault(wave.tobytes(), len(names))))
-    said, named = codec_probe.probe_folder({"speaking": [speaking], "naming": [naming, naming]}, tmp_path, ["test"])
+    said, named = codec_probe.probe_folder(
+        {"speaking": [speaking], "naming": [naming, naming]}, tmp_path, ["test"]
+    )
     assert said.mean("phones").mean() > 0.99 and said.mean("speaker").mean() < 0.7
     assert named.mean("phones").mean() < 0.6 and named.mean("speaker").mean() > 0.9
     table = codec_probe.to_markdown([said, named])

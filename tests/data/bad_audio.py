@@ -5,9 +5,12 @@ import soundfile
 
 
 def tone(seconds=0.5, sample_rate_hz=16_000, frequency_hz=220.0):
-    return (0.3 * np.sin(2 * np.pi * frequency_hz * np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz)).astype(
-        np.float32
-    )
+    return (
+        0.3
+        * np.sin(
+            2 * np.pi * frequency_hz * np.arange(int(seconds * sample_rate_hz)) / sample_rate_hz
+        )
+    ).astype(np.float32)
 
 
 def write_truncated(path, keep=0.6, **options):
@@ -24,8 +27,12 @@ def write_bad_files(folder):
     write_truncated(folder / "truncated.ogg")
     (folder / "zero bytes.wav").touch()
     soundfile.write(folder / "zero samples.wav", np.zeros(0, np.float32), 16_000)
-    soundfile.write(folder / "nan.wav", np.where(tone() > 0.29, np.nan, tone()), 16_000, subtype="FLOAT")
-    soundfile.write(folder / "infinite.wav", np.where(tone() > 0.29, np.inf, tone()), 16_000, subtype="FLOAT")
+    soundfile.write(
+        folder / "nan.wav", np.where(tone() > 0.29, np.nan, tone()), 16_000, subtype="FLOAT"
+    )
+    soundfile.write(
+        folder / "infinite.wav", np.where(tone() > 0.29, np.inf, tone()), 16_000, subtype="FLOAT"
+    )
     soundfile.write(folder / "one sample.wav", tone()[:1] + 0.1, 16_000)
     soundfile.write(folder / "eight channels.wav", np.stack([tone()] * 8, axis=1), 16_000)
     soundfile.write(folder / "silence.wav", np.zeros(8_000, np.float32), 16_000)

@@ -37,7 +37,11 @@ def test_every_bad_file_gives_a_reason(tmp_path):
             continue
         with pytest.raises(AudioError) as caught:
             read_wave(tmp_path / name)
-        assert reason in caught.value.reason and name in str(caught.value) and "\n" not in str(caught.value)
+        assert (
+            reason in caught.value.reason
+            and name in str(caught.value)
+            and "\n" not in str(caught.value)
+        )
         assert isinstance(caught.value, GenlabError)
     (tmp_path / "folder.wav").mkdir()
     with pytest.raises(AudioError, match="not a regular file"):
@@ -52,7 +56,9 @@ def test_every_bad_file_gives_a_reason(tmp_path):
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_truncation_is_never_silent(tmp_path, suffix, keep):
     path = tmp_path / f"cut{suffix}"
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32), 16_000)
+    soundfile.write(
+        path, np.random.default_rng(0).uniform(-0.5, 0.5, 32_000).astype(np.float32), 16_000
+    )
     assert len(read_wave(path)) == 32_000
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
@@ -171,7 +177,12 @@ def find_xing(data):
 
 @pytest.mark.parametrize(
     ("frames", "reason"),
-    [(2**31 - 1, "the limit is"), (1_000, "truncated"), (10, "its frames hold more"), (30, "hold more")],
+    [
+        (2**31 - 1, "the limit is"),
+        (1_000, "truncated"),
+        (10, "its frames hold more"),
+        (30, "hold more"),
+    ],
 )
 def test_an_mp3_header_that_claims_another_length(tmp_path, frames, reason):
     path = tmp_path / "a.mp3"
@@ -198,7 +209,9 @@ def test_mp3_files_with_tags_and_damage(tmp_path, rate_hz, mode):
     assert "damaged: no MP3 frame at byte" in refusal(path) or "truncated" in refusal(path)
 
 
-@pytest.mark.parametrize(("name", "rate_hz", "subtype"), [("a.ogg", 16_000, "VORBIS"), ("a.opus", 48_000, "OPUS")])
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "subtype"), [("a.ogg", 16_000, "VORBIS"), ("a.opus", 48_000, "OPUS")]
+)
 def test_no_bit_of_an_ogg_flips_in_silence(tmp_path, name, rate_hz, subtype):
     path = tmp_path / name
     soundfile.write(path, noise(40_000), rate_hz, format="OGG", subtype=subtype)
@@ -225,7 +238,9 @@ def test_what_16_bits_cannot_hold(tmp_path):
     assert "silence at 16 bits" in refusal(path)
 
 
-@pytest.mark.parametrize(("right", "is_accepted"), [(-1.0, False), (-0.9, False), (0.0, True), (0.5, True)])
+@pytest.mark.parametrize(
+    ("right", "is_accepted"), [(-1.0, False), (-0.9, False), (0.0, True), (0.5, True)]
+)
 def test_channels_that_cancel(tmp_path, right, is_accepted):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.stack([tone(), right * tone()], axis=1), 16_000)

@@ -1,4 +1,6 @@
-"""Conversations: two sides of equal length that take turns, from single speakers or from files in stereo."""
+"""Conversations: two sides of equal length that take turns, from single speakers or from files in
+stereo.
+"""
 
 import dataclasses
 
@@ -23,7 +25,11 @@ def config(tmp_path_factory):
     for number in range(120):
         speaker = root / f"speaker{number % 3}"
         speaker.mkdir(exist_ok=True)
-        soundfile.write(speaker / f"{number}.wav", tone(0.2 + 0.01 * (number % 7), frequency_hz=150 + number), 16_000)
+        soundfile.write(
+            speaker / f"{number}.wav",
+            tone(0.2 + 0.01 * (number % 7), frequency_hz=150 + number),
+            16_000,
+        )
     return Dialogue(corpus=Folder(path=str(root), test_fraction=0.2), std_gap_s=0.15)
 
 
@@ -76,7 +82,9 @@ def test_the_same_conversations_again_and_others_with_another_seed(built, config
     monkeypatch.setattr(dialogue, "_write", lambda *args: made.append(args))
     again = build_corpus(config, cache)
     assert again.hash() == conversations.hash() and again.root == conversations.root and not made
-    assert plan_exchanges(config, utterances) != plan_exchanges(config.model_copy(update={"seed": 1}), utterances)
+    assert plan_exchanges(config, utterances) != plan_exchanges(
+        config.model_copy(update={"seed": 1}), utterances
+    )
 
 
 def test_one_speaker_has_nobody_to_talk_to(tmp_path):
@@ -98,7 +106,9 @@ def test_stereo_files_are_two_sides(tmp_path):
         np.testing.assert_allclose(read(clips["call.wav"]) / 32767, side, atol=1e-4)
     assert not manifest.other_audio(clips["quiet.wav"]).any()
     with pytest.raises(GenlabError, match=r"mono.wav: 1 channel, two_sided=true expects 2"):
-        build_corpus(Folder(path=str(tmp_path / "in"), two_sided=True, strict=True), tmp_path / "cache")
+        build_corpus(
+            Folder(path=str(tmp_path / "in"), two_sided=True, strict=True), tmp_path / "cache"
+        )
     mono = build_corpus(Folder(path=str(tmp_path / "in")), tmp_path / "cache")
     assert len(mono.clips) == 3 and all(mono.other_audio(clip) is None for clip in mono.clips)
     with pytest.raises(GenlabError, match="two-sided already"):
@@ -121,6 +131,8 @@ def test_both_sides_are_encoded_in_step(tmp_path):
         tokens, cond = store.example(clip, 30, 2)
         assert cond.other.shape == tokens.codes.shape
         np.testing.assert_array_equal(cond.other[: tokens.num_frames], clip.other[2:32])
-    mixed = Manifest([dataclasses.replace(manifest.clips[0], other_path=None), *manifest.clips[1:]], talk)
+    mixed = Manifest(
+        [dataclasses.replace(manifest.clips[0], other_path=None), *manifest.clips[1:]], talk
+    )
     with pytest.raises(GenlabError, match="it has one side, others in the corpus have two"):
         encode_corpus(mixed, frozen, LoudnessUnits(), tmp_path / "mixed")

@@ -23,7 +23,9 @@ def built(tmp_path_factory):
     (root / "in").mkdir()
     for number in range(4):
         soundfile.write(root / "in" / f"{number}.wav", tone(frequency_hz=200.0 + number), 16_000)
-    return Folder(path=str(root / "in")), build_corpus(Folder(path=str(root / "in")), root / "cache")
+    return Folder(path=str(root / "in")), build_corpus(
+        Folder(path=str(root / "in")), root / "cache"
+    )
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def with_f0(directory):
     """A corpus of one clip that knows its F0, without digests, as an older version left it."""
     directory.mkdir()
     np.save(directory / "f0.npy", np.full(9, 120.0))
-    Manifest([Clip("a", "a.flac", "hi", "s", "test", 9, "CC0", f0_path="f0.npy")], directory).save(directory)
+    Manifest([Clip("a", "a.flac", "hi", "s", "test", 9, "CC0", f0_path="f0.npy")], directory).save(
+        directory
+    )
     return Manifest.load(directory)
 
 
@@ -56,7 +60,9 @@ def test_every_file_of_a_corpus_has_a_digest(built):
 def test_any_flipped_bit_of_a_corpus_is_refused(built, copied):
     rng = np.random.default_rng(0)
     assert read_all(copied) == read_all(built[1].root)
-    names = [path.relative_to(copied).as_posix() for path in sorted(copied.rglob("*")) if path.is_file()]
+    names = [
+        path.relative_to(copied).as_posix() for path in sorted(copied.rglob("*")) if path.is_file()
+    ]
     for name in names:
         content = (copied / name).read_bytes()
         for place in rng.integers(len(content), size=8):
@@ -65,8 +71,12 @@ def test_any_flipped_bit_of_a_corpus_is_refused(built, copied):
             (copied / name).write_bytes(changed)
             with pytest.raises(GenlabError) as error:
                 read_all(copied)
-            assert f"{copied / name}: damaged: " in str(error.value) and "\n" not in str(error.value)
-            assert f"; delete {copied} and make it again with `genlab data CONFIG`" in str(error.value)
+            assert f"{copied / name}: damaged: " in str(error.value) and "\n" not in str(
+                error.value
+            )
+            assert f"; delete {copied} and make it again with `genlab data CONFIG`" in str(
+                error.value
+            )
         (copied / name).write_bytes(content)
     (copied / names[0]).unlink()
     with pytest.raises(GenlabError, match="cannot be read \\(No such file or directory\\)"):
@@ -79,7 +89,10 @@ def test_a_corpus_without_digests_is_opened_and_what_is_no_manifest_refused(tmp_
     path = tmp_path / "old" / MANIFEST_NAME
     row = json.loads(path.read_text())
     for change, told in (
-        ({"path": "/etc/passwd"}, 'field path: expected a path below the corpus directory, got "/etc/passwd"'),
+        (
+            {"path": "/etc/passwd"},
+            'field path: expected a path below the corpus directory, got "/etc/passwd"',
+        ),
         ({"f0_path": "../f0.npy"}, "field f0_path: expected a path below the corpus directory"),
         ({"num_samples": -1}, "field num_samples: expected greater than or equal to 0, got -1"),
         ({"speaker": 3}, "field speaker: expected a valid string, got 3"),
@@ -95,7 +108,9 @@ def test_a_corpus_without_digests_is_opened_and_what_is_no_manifest_refused(tmp_
             Manifest.load(path.parent)
 
 
-@pytest.mark.parametrize("values", [np.array([1.0, np.nan]), np.ones((2, 2)), np.array(["a"]), np.array([{}])])
+@pytest.mark.parametrize(
+    "values", [np.array([1.0, np.nan]), np.ones((2, 2)), np.array(["a"]), np.array([{}])]
+)
 def test_f0_that_is_none_is_refused(tmp_path, values):
     manifest = with_f0(tmp_path / "old")
     np.save(tmp_path / "old" / "f0.npy", values, allow_pickle=True)
@@ -110,7 +125,11 @@ def test_a_damaged_shard_is_made_again(tmp_path, capsys):
     def run():
         calls = []
         results = run_shards(
-            list(range(6)), lambda item: calls.append(item) or [item], tmp_path, items_per_shard=2, stage="work"
+            list(range(6)),
+            lambda item: calls.append(item) or [item],
+            tmp_path,
+            items_per_shard=2,
+            stage="work",
         )
         assert results == [[item] for item in range(6)]
         return sorted(calls)
@@ -124,7 +143,9 @@ def test_a_damaged_shard_is_made_again(tmp_path, capsys):
 
 
 def test_check_reads_every_byte(built, copied, capsys, monkeypatch):
-    assert check_directories([copied], MANIFEST_NAME) == [f"{copied}: 6 files, all as they were written"]
+    assert check_directories([copied], MANIFEST_NAME) == [
+        f"{copied}: 6 files, all as they were written"
+    ]
     audio = sorted(copied.rglob("*.flac"))
     for path in audio[:2]:
         changed = bytearray(path.read_bytes())
@@ -135,7 +156,8 @@ def test_check_reads_every_byte(built, copied, capsys, monkeypatch):
         check_directories([copied], MANIFEST_NAME)
     same = "its content does not match its digest"
     assert str(error.value) == (
-        f"damaged: {audio[0]}: {same}; {audio[1]}: {same}; {audio[2]}: cannot be read (No such file or directory); "
+        f"damaged: {audio[0]}: {same}; {audio[1]}: {same}; {audio[2]}: cannot be read (No such "
+        "file or directory); "
         f"delete {copied} and make it again with `genlab data CONFIG`"
     )
     (copied / "digests.json").unlink()
@@ -149,16 +171,25 @@ def test_the_command_checks_what_a_config_uses(built, capsys, monkeypatch):
     assert find_corpora(config, manifest.root.parent) == [manifest.root]
     monkeypatch.setenv("GENLAB_CACHE", str(manifest.root.parent))
     # The folder's digests do not change with what is drawn from it.
-    command = ["data", "check", "configs/quickstart.py", "data.corpus=" + json.dumps(config.to_dict())]
+    command = [
+        "data",
+        "check",
+        "configs/quickstart.py",
+        "data.corpus=" + json.dumps(config.to_dict()),
+    ]
     assert main(command) == 0
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"{manifest.root}: 6 files, all as they were written" and told[1].endswith(": not built")
+    assert told[0] == f"{manifest.root}: 6 files, all as they were written" and told[1].endswith(
+        ": not built"
+    )
     path = next(manifest.root.rglob("*.flac"))
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert main(command) == 2
     path.write_bytes(content)
     told = capsys.readouterr().err.strip().splitlines()[-1]
-    assert told.startswith(f"genlab data: damaged: {path}: its content does not match its digest; delete")
+    assert told.startswith(
+        f"genlab data: damaged: {path}: its content does not match its digest; delete"
+    )
     assert main(["data", "check"]) == 2
     assert "which config?" in capsys.readouterr().err

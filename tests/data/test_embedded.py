@@ -8,7 +8,14 @@ import pytest
 
 from genlab.config import ConfigError, GenlabError
 from genlab.data.corpus import Embedded, build_corpus
-from genlab.data.embedded import GAINS, VOICES, _draw_unseen, plan_utterances, predict_parts, render_clip
+from genlab.data.embedded import (
+    GAINS,
+    VOICES,
+    _draw_unseen,
+    plan_utterances,
+    predict_parts,
+    render_clip,
+)
 from genlab.data.grammar import (
     ADVERBS,
     COLOURS,
@@ -67,9 +74,14 @@ def test_drawing_reaches_both_ends():
 
 def test_plan_of_thirty_minutes(plan):
     train_words = {word for clip in plan if clip.split == "train" for word in clip.text.split()}
-    texts = {split: {clip.text for clip in plan if clip.split == split} for split in ("train", "valid", "test")}
+    texts = {
+        split: {clip.text for clip in plan if clip.split == split}
+        for split in ("train", "valid", "test")
+    }
     assert train_words == set(VOCABULARY)
-    assert not texts["train"] & (texts["valid"] | texts["test"]) and not texts["valid"] & texts["test"]
+    assert (
+        not texts["train"] & (texts["valid"] | texts["test"]) and not texts["valid"] & texts["test"]
+    )
     assert min(len(texts["valid"]), len(texts["test"])) >= 25
     assert set(SENTENCES) <= texts["train"]
     for split in ("train", "valid", "test", "test_pair"):
@@ -79,14 +91,19 @@ def test_plan_of_thirty_minutes(plan):
 
 
 def test_speaker_disjoint_split():
-    clips = [c for u in plan_utterances(Embedded(minutes=3, held_out_speakers=("s2", "s6"))) for c in u.clips]
+    clips = [
+        c
+        for u in plan_utterances(Embedded(minutes=3, held_out_speakers=("s2", "s6")))
+        for c in u.clips
+    ]
     assert {clip.speaker for clip in clips if clip.split == "test_speaker"} == {"s2", "s6"}
     assert not {"s2", "s6"} & {clip.speaker for clip in clips if clip.split != "test_speaker"}
 
 
 def test_same_plan_in_another_process(manifest):
     script = (
-        "import json; from genlab.data.embedded import *; from genlab.data.manifest import Manifest;"
+        "import json; from genlab.data.embedded import *; from genlab.data.manifest import "
+        "Manifest;"
         "clips = [c for u in plan_utterances(Embedded(minutes=0.25)) for c in u.clips];"
         "print(json.dumps([Manifest(clips, Path('.')).hash(), len(clips)]))"
     )
@@ -129,13 +146,17 @@ def test_f0_truth_is_aligned_and_follows_the_audio(manifest):
 
 
 def measure_period(wave, frame, f0_hz):
-    """Autocorrelation peak within half an octave of the label, where the frame is clearly periodic."""
+    """Autocorrelation peak within half an octave of the label,
+    where the frame is clearly periodic.
+    """
     middle, half = frame * F0_HOP_SAMPLES + F0_HOP_SAMPLES // 2, 400
     if middle < 2 * half or middle + 2 * half > len(wave):
         return None
     window = wave[middle - half : middle + half]
     lags = np.arange(int(16_000 / f0_hz / 1.41), int(16_000 / f0_hz * 1.41) + 1)
-    scores = [np.corrcoef(window, wave[middle - half + lag : middle + half + lag])[0, 1] for lag in lags]
+    scores = [
+        np.corrcoef(window, wave[middle - half + lag : middle + half + lag])[0, 1] for lag in lags
+    ]
     return lags[int(np.argmax(scores))] if max(scores) > 0.7 else None
 
 
@@ -168,7 +189,9 @@ def test_speakers_differ_in_pitch_as_specified(manifest):
 
 
 def test_long_corpus_repeats_texts_instead_of_failing():
-    every = {f"{v} the {c} {o} {a}" for v in VERBS for c in COLOURS for o in OBJECTS for a in ADVERBS}
+    every = {
+        f"{v} the {c} {o} {a}" for v in VERBS for c in COLOURS for o in OBJECTS for a in ADVERBS
+    }
     assert len(every) == 900
     drawn = [_draw_unseen(0, number, every) for number in range(60)]
     commands = {text for text, kind in drawn if kind == "command"}

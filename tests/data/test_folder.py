@@ -24,8 +24,13 @@ def write_table(path, rows, **options):
 def write_tones(folder, count, speaker="amy"):
     (folder / speaker).mkdir(parents=True)
     for number in range(count):
-        soundfile.write(folder / speaker / f"{number}.wav", tone(frequency_hz=200.0 + number), 16_000)
-    return [[f"{speaker}/{number}.wav", f"Text {number}, please.", "", "", "", "calm"] for number in range(count)]
+        soundfile.write(
+            folder / speaker / f"{number}.wav", tone(frequency_hz=200.0 + number), 16_000
+        )
+    return [
+        [f"{speaker}/{number}.wav", f"Text {number}, please.", "", "", "", "calm"]
+        for number in range(count)
+    ]
 
 
 def test_tree_without_a_manifest(tmp_path, capsys):
@@ -35,7 +40,10 @@ def test_tree_without_a_manifest(tmp_path, capsys):
     manifest = build_corpus(Folder(path=str(tmp_path / "in"), licence="CC0"), tmp_path / "cache")
     assert {clip.id for clip in manifest.clips} == {f"amy/{name}" for name in good}
     assert {clip.speaker for clip in manifest.clips} == {"amy", "päth with späce"}
-    assert all(clip.text == "" and clip.licence == "CC0" and len(clip.audio_digest) == 10 for clip in manifest.clips)
+    assert all(
+        clip.text == "" and clip.licence == "CC0" and len(clip.audio_digest) == 10
+        for clip in manifest.clips
+    )
     for clip in manifest.clips:
         assert soundfile.info(manifest.root / clip.path).samplerate == 16_000
         assert len(manifest.audio(clip)) == clip.num_samples
@@ -82,9 +90,16 @@ def test_csv_manifest(tmp_path, delimiter):
     rows[0][2:5] = ["Zoë", "test", "CC BY 4.0"]
     rows[1][3] = "dev"
     write_table(tmp_path / "in" / "list.csv", rows, delimiter=delimiter)
-    manifest = build_corpus(Folder(path=str(tmp_path / "in"), manifest="list.csv"), tmp_path / "cache")
+    manifest = build_corpus(
+        Folder(path=str(tmp_path / "in"), manifest="list.csv"), tmp_path / "cache"
+    )
     clip = next(clip for clip in manifest.clips if clip.id == "amy/0.wav")
-    assert (clip.text, clip.speaker, clip.split, clip.licence) == ("Text 0, please.", "Zoë", "test", "CC BY 4.0")
+    assert (clip.text, clip.speaker, clip.split, clip.licence) == (
+        "Text 0, please.",
+        "Zoë",
+        "test",
+        "CC BY 4.0",
+    )
     assert clip.labels == {"mood": "calm"}
     assert {c.id: c.split for c in manifest.clips}["amy/1.wav"] == "valid"
     assert {c.speaker for c in manifest.clips} == {"Zoë", "amy"}
@@ -92,23 +107,45 @@ def test_csv_manifest(tmp_path, delimiter):
 
 def test_manifest_lines_that_cannot_be_used_are_listed(tmp_path):
     rows = write_tones(tmp_path / "in", 4)
-    rows += [["amy/9.wav", *rows[0][1:]], ["", *rows[0][1:]], rows[0], ["amy/3.wav", "a", "b", "c d", "", ""]]
+    rows += [
+        ["amy/9.wav", *rows[0][1:]],
+        ["", *rows[0][1:]],
+        rows[0],
+        ["amy/3.wav", "a", "b", "c d", "", ""],
+    ]
     write_table(tmp_path / "in" / "list.csv", rows[:3] + rows[4:])
     with open(tmp_path / "in" / "list.csv", "a") as file:
         file.write("amy/3.wav,a,b,,,d,e,f\n")
-    manifest = build_corpus(Folder(path=str(tmp_path / "in"), manifest="list.csv"), tmp_path / "cache")
+    manifest = build_corpus(
+        Folder(path=str(tmp_path / "in"), manifest="list.csv"), tmp_path / "cache"
+    )
     assert len(manifest.clips) == 3
     text = ImportReport.load(manifest.root).summary()
-    for part in ("file not found", "field path is empty", "listed twice", "split 'c d'", "more fields than the header"):
+    for part in (
+        "file not found",
+        "field path is empty",
+        "listed twice",
+        "split 'c d'",
+        "more fields than the header",
+    ):
         assert part in text, text
 
 
 def test_jsonl_manifest(tmp_path):
     write_tones(tmp_path / "in", 3)
-    lines = [json.dumps({"path": f"amy/{n}.wav", "text": f"t {n}", "speaker": "s", "take": n}) for n in range(3)]
-    (tmp_path / "in" / "m.jsonl").write_text("\n".join([*lines, "", "{broken", "[1]"]), encoding="utf-8-sig")
-    manifest = build_corpus(Folder(path=str(tmp_path / "in"), manifest="m.jsonl"), tmp_path / "cache")
-    assert [(c.text, c.speaker, c.labels) for c in manifest.clips] == [(f"t {n}", "s", {"take": n}) for n in range(3)]
+    lines = [
+        json.dumps({"path": f"amy/{n}.wav", "text": f"t {n}", "speaker": "s", "take": n})
+        for n in range(3)
+    ]
+    (tmp_path / "in" / "m.jsonl").write_text(
+        "\n".join([*lines, "", "{broken", "[1]"]), encoding="utf-8-sig"
+    )
+    manifest = build_corpus(
+        Folder(path=str(tmp_path / "in"), manifest="m.jsonl"), tmp_path / "cache"
+    )
+    assert [(c.text, c.speaker, c.labels) for c in manifest.clips] == [
+        (f"t {n}", "s", {"take": n}) for n in range(3)
+    ]
     report = ImportReport.load(manifest.root)
     assert [item.path for item in report.skipped] == ["m.jsonl line 5", "m.jsonl line 6"]
 
@@ -117,7 +154,11 @@ def test_unusable_manifests(tmp_path):
     write_tones(tmp_path / "in", 1)
     (tmp_path / "in" / "a.csv").write_text("file,text\nx.wav,hello\n")
     (tmp_path / "in" / "b.csv").write_bytes("path,text\nx.wav,\xff\n".encode("latin-1"))
-    for name, part in (("a.csv", "no column 'path', found file, text"), ("b.csv", "not UTF-8"), ("c.csv", "not found")):
+    for name, part in (
+        ("a.csv", "no column 'path', found file, text"),
+        ("b.csv", "not UTF-8"),
+        ("c.csv", "not found"),
+    ):
         with pytest.raises(GenlabError, match=part):
             build_corpus(Folder(path=str(tmp_path / "in"), manifest=name), tmp_path / "cache")
 
@@ -130,8 +171,12 @@ def test_given_splits_may_not_share_texts(tmp_path):
     write_table(tmp_path / "in" / "m.csv", rows)
     manifest = build_corpus(Folder(path=str(tmp_path / "in"), manifest="m.csv"), tmp_path / "cache")
     assert len(manifest.split("train")) == 3
-    assert [i.reason for i in ImportReport.load(manifest.root).skipped] == ["its text also occurs in split 'test'"]
-    kept = build_corpus(Folder(path=str(tmp_path / "in"), manifest="m.csv", shared_texts=True), tmp_path / "cache")
+    assert [i.reason for i in ImportReport.load(manifest.root).skipped] == [
+        "its text also occurs in split 'test'"
+    ]
+    kept = build_corpus(
+        Folder(path=str(tmp_path / "in"), manifest="m.csv", shared_texts=True), tmp_path / "cache"
+    )
     assert len(kept.split("train")) == 4
     for row in rows:
         row[1] = "same"
@@ -156,7 +201,9 @@ def test_cache_follows_the_files_and_not_their_place(tmp_path):
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="file names must be text there")
 def test_file_name_that_is_not_text(tmp_path):
     write_tones(tmp_path / "in", 2)
-    os.rename(tmp_path / "in" / "amy" / "1.wav", os.fsencode(tmp_path / "in" / "amy") + b"/\xff1.wav")
+    os.rename(
+        tmp_path / "in" / "amy" / "1.wav", os.fsencode(tmp_path / "in" / "amy") + b"/\xff1.wav"
+    )
     manifest = build_corpus(Folder(path=str(tmp_path / "in")), tmp_path / "cache")
     assert len(manifest.clips) == 2
     json.dumps([clip.id for clip in manifest.clips], ensure_ascii=False).encode("utf-8")
@@ -185,7 +232,10 @@ def test_linked_folders_are_followed_once(tmp_path):
     assert set(manifest.speakers) == {"in", "amy", "bob"}
     reasons = report_of(manifest)
     assert reasons["pipe.wav"] == "not a regular file"
-    assert reasons["amy/0.wav"] == "listed twice, the first is used: it is the same file as 'twice.wav'"
+    assert (
+        reasons["amy/0.wav"]
+        == "listed twice, the first is used: it is the same file as 'twice.wav'"
+    )
     notes = "; ".join(ImportReport.load(manifest.root).notes)
     for name in ("bob again", "a link to amy", "amy/loop"):
         assert f"{name}: a link to a folder that is listed anyway" in notes
@@ -197,7 +247,9 @@ def test_the_name_of_the_current_folder_is_a_speaker(tmp_path, monkeypatch):
     manifest = build_corpus(Folder(path="."), tmp_path / "cache")
     assert manifest.speakers == ("amy",)
     for path in ("", "  "):
-        with pytest.raises(GenlabError, match="is empty, expected the folder that holds the corpus"):
+        with pytest.raises(
+            GenlabError, match="is empty, expected the folder that holds the corpus"
+        ):
             build_corpus(Folder(path=path), tmp_path / "cache")
     with pytest.raises(GenlabError, match="is not a directory"):
         build_corpus(Folder(path="~nobody_of_that_name/x"), tmp_path / "cache")
@@ -274,10 +326,28 @@ def test_parts_of_one_file(tmp_path):
     soundfile.write(tmp_path / "in" / "long.wav", wave, 16_000)
     rows = [
         {"audio_filepath": "long.wav", "text": "a", "offset": 0, "duration": 1.0, "split": "train"},
-        {"audio_filepath": "long.wav", "text": "b", "offset": 1.0, "duration": 1.0, "split": "train"},
-        {"audio_filepath": "./long.wav", "text": "c", "offset": 1.5, "duration": 1.0, "split": "test"},
+        {
+            "audio_filepath": "long.wav",
+            "text": "b",
+            "offset": 1.0,
+            "duration": 1.0,
+            "split": "train",
+        },
+        {
+            "audio_filepath": "./long.wav",
+            "text": "c",
+            "offset": 1.5,
+            "duration": 1.0,
+            "split": "test",
+        },
         {"audio_filepath": "long.wav", "text": "d", "offset": 3.0, "split": "valid"},
-        {"audio_filepath": "long.wav", "text": "e", "offset": 3.5, "duration": 1.0, "split": "valid"},
+        {
+            "audio_filepath": "long.wav",
+            "text": "e",
+            "offset": 3.5,
+            "duration": 1.0,
+            "split": "valid",
+        },
     ]
     (tmp_path / "in" / "m.json").write_text("\n".join(map(json.dumps, rows)))
     config = Folder(path=str(tmp_path / "in"), manifest="m.json", max_clip_s=1.2)

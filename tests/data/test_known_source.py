@@ -1,4 +1,6 @@
-"""The known-entropy source: its closed forms against enumeration and sampling, its latents, and its token store."""
+"""The known-entropy source: its closed forms against enumeration and sampling, its latents, and its
+token store.
+"""
 
 import itertools
 
@@ -41,7 +43,9 @@ def test_the_models_that_ignore_context_cost_what_the_enumeration_says():
     assert TINY.frame_bits == pytest.approx(TINY.entropy_bits(1), rel=1e-12)
 
 
-@pytest.mark.parametrize("source", [SOURCE, KnownEntropy(seed=5, states=5, branches=3, codebooks=4, entries=16)])
+@pytest.mark.parametrize(
+    "source", [SOURCE, KnownEntropy(seed=5, states=5, branches=3, codebooks=4, entries=16)]
+)
 def test_entropy_is_the_mean_of_exact_bits(source):
     codes, _ = source.draw(np.random.default_rng(0), 4000, 20)
     bits = source.exact_bits(codes)
@@ -52,7 +56,9 @@ def test_entropy_is_the_mean_of_exact_bits(source):
 
 def test_the_chain_is_stationary():
     codes, _ = SOURCE.draw(np.random.default_rng(1), 20_000, 8)
-    first, last = (np.bincount(codes[:, frame, 0], minlength=SOURCE.entries) / 20_000 for frame in (0, -1))
+    first, last = (
+        np.bincount(codes[:, frame, 0], minlength=SOURCE.entries) / 20_000 for frame in (0, -1)
+    )
     assert np.abs(first - last).max() < 0.015
 
 
@@ -68,7 +74,9 @@ def test_codes_that_the_source_never_makes_cost_infinitely_many_bits():
     assert np.isinf(SOURCE.exact_bits(codes)).mean() > 0.9
 
 
-@pytest.mark.parametrize("source", [SOURCE, KnownEntropy(states=16, codebooks=6, entries=64, noise=0.04)])
+@pytest.mark.parametrize(
+    "source", [SOURCE, KnownEntropy(states=16, codebooks=6, entries=64, noise=0.04)]
+)
 def test_nearest_entries_recover_the_codes_from_the_latents(source):
     codes, latents = source.draw(np.random.default_rng(0), 50, 20)
     residual = latents.astype(np.float64)
@@ -87,7 +95,9 @@ def test_a_source_is_a_function_of_its_config():
         np.testing.assert_array_equal(ours.codes, theirs.codes)
         np.testing.assert_array_equal(ours.latents, theirs.latents)
     assert SOURCE.rate_bits != other.rate_bits
-    assert (SOURCE.fresh_clips(4, 9, seed=1)[0].codes != SOURCE.fresh_clips(4, 9, seed=2)[0].codes).any()
+    assert (
+        SOURCE.fresh_clips(4, 9, seed=1)[0].codes != SOURCE.fresh_clips(4, 9, seed=2)[0].codes
+    ).any()
 
 
 def test_the_store_holds_the_source_and_gives_the_same_batches_again(tmp_path):
@@ -99,10 +109,16 @@ def test_the_store_holds_the_source_and_gives_the_same_batches_again(tmp_path):
     latents = np.concatenate([store.normalise(clip.latents) for clip in clips])
     np.testing.assert_allclose(latents.std(axis=0), 1, atol=1e-3)
     # In normalised units too, code vectors add up to the latents.
-    summed = sum(entries[codes[..., level]] for level, entries in enumerate(store.code_vectors)).reshape(latents.shape)
+    summed = sum(
+        entries[codes[..., level]] for level, entries in enumerate(store.code_vectors)
+    ).reshape(latents.shape)
     assert np.abs(summed - latents).max() < 0.1
     digests = [
-        batch_digest(BatchSource(draw_store(SOURCE, path).dataset("train", num_frames=16, seed=2), 8).batch_at(5))
+        batch_digest(
+            BatchSource(
+                draw_store(SOURCE, path).dataset("train", num_frames=16, seed=2), 8
+            ).batch_at(5)
+        )
         for path in (tmp_path, tmp_path / "elsewhere")
     ]
     assert digests[0] == digests[1]

@@ -25,7 +25,9 @@ def write_librispeech(root, subsets):
                 lines.append(f"{name} CHAPTER {subset.upper()} SENTENCE {index} O'ER {speaker}")
                 number += 1
             (folder / f"{speaker}-{chapter}.trans.txt").write_text("\n".join(lines) + "\n")
-    (root / "LibriSpeech" / "SPEAKERS.TXT").write_text("; comment\n10315 | F | train-clean-100 | 25.03 | A Name\n")
+    (root / "LibriSpeech" / "SPEAKERS.TXT").write_text(
+        "; comment\n10315 | F | train-clean-100 | 25.03 | A Name\n"
+    )
 
 
 def test_librispeech_official_split(tmp_path):
@@ -86,17 +88,28 @@ def test_vctk_092(tmp_path):
     for speaker in ("p225", "p226"):
         for number in range(1, 5):
             for microphone in ("mic1", "mic2"):
-                path = root / "wav48_silence_trimmed" / speaker / f"{speaker}_{number:03d}_{microphone}.flac"
+                path = (
+                    root
+                    / "wav48_silence_trimmed"
+                    / speaker
+                    / f"{speaker}_{number:03d}_{microphone}.flac"
+                )
                 write_tone(path, number, 48_000)
     write_vctk_texts(root, skip=("p226", 4))
     manifest = build_corpus(VCTK(path=str(root)), tmp_path / "cache")
-    assert {c.id for c in manifest.clips} == {f"p225_00{n}" for n in (1, 2, 3, 4)} | {f"p226_00{n}" for n in (1, 2, 3)}
+    assert {c.id for c in manifest.clips} == {f"p225_00{n}" for n in (1, 2, 3, 4)} | {
+        f"p226_00{n}" for n in (1, 2, 3)
+    }
     by_text = {}
     for clip in manifest.clips:
         by_text.setdefault(clip.text, set()).add(clip.split)
     assert all(len(splits) == 1 for splits in by_text.values()) and len(by_text) == 4
-    assert ImportReport.load(manifest.root).skipped[0].reason == "no transcript txt/p226/p226_004.txt"
-    held = build_corpus(VCTK(path=str(root), microphone="mic2", held_out_speakers=("p226",)), tmp_path / "cache")
+    assert (
+        ImportReport.load(manifest.root).skipped[0].reason == "no transcript txt/p226/p226_004.txt"
+    )
+    held = build_corpus(
+        VCTK(path=str(root), microphone="mic2", held_out_speakers=("p226",)), tmp_path / "cache"
+    )
     assert {c.speaker for c in held.split("test_speaker")} == {"p226"}
     assert "p226" not in {c.speaker for c in held.clips if c.split != "test_speaker"}
 
@@ -115,13 +128,23 @@ def test_fsdd(tmp_path):
     for digit in (0, 7):
         for speaker in ("jackson", "george_b"):
             for index in range(10):
-                write_tone(tmp_path / "in" / "recordings" / f"{digit}_{speaker}_{index}.wav", index + 20 * digit, 8_000)
+                write_tone(
+                    tmp_path / "in" / "recordings" / f"{digit}_{speaker}_{index}.wav",
+                    index + 20 * digit,
+                    8_000,
+                )
     write_tone(tmp_path / "in" / "recordings" / "x_jackson.wav", 0)
     manifest = build_corpus(FSDD(path=str(tmp_path / "in")), tmp_path / "cache")
     assert manifest.texts == ("seven", "zero") and manifest.speakers == ("george_b", "jackson")
-    assert {s: len(manifest.split(s)) for s in manifest.splits} == {"test": 20, "train": 8, "valid": 12}
+    assert {s: len(manifest.split(s)) for s in manifest.splits} == {
+        "test": 20,
+        "train": 8,
+        "valid": 12,
+    }
     assert all((c.labels["index"] < 5) == (c.split == "test") for c in manifest.clips)
-    assert ImportReport.load(manifest.root).skipped[0].reason == "name is not DIGIT_SPEAKER_INDEX.wav"
+    assert (
+        ImportReport.load(manifest.root).skipped[0].reason == "name is not DIGIT_SPEAKER_INDEX.wav"
+    )
 
 
 @pytest.mark.parametrize("config", [LibriSpeech, LJSpeech, VCTK, FSDD])

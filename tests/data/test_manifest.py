@@ -8,14 +8,27 @@ from genlab.data.manifest import Clip, Manifest, assign_splits, text_key
 
 def make_clips(num_texts=60, speakers=("a", "b", "c")):
     return [
-        Clip(f"{number}-{speaker}", f"{number}-{speaker}.flac", f"Text number {number}!", speaker, "", 16_000, "CC0")
+        Clip(
+            f"{number}-{speaker}",
+            f"{number}-{speaker}.flac",
+            f"Text number {number}!",
+            speaker,
+            "",
+            16_000,
+            "CC0",
+        )
         for number in range(num_texts)
         for speaker in speakers
     ]
 
 
 def place(clips, **changes):
-    settings = {"seed": 0, "valid_fraction": 0.1, "test_fraction": 0.1, "pair_fraction": 0.1} | changes
+    settings = {
+        "seed": 0,
+        "valid_fraction": 0.1,
+        "test_fraction": 0.1,
+        "pair_fraction": 0.1,
+    } | changes
     return assign_splits(clips, **settings)
 
 
@@ -39,7 +52,9 @@ def test_split_depends_on_the_text_and_not_on_order_or_spelling():
     clips = make_clips()
     placed = {clip.id: clip.split for clip in place(clips)}
     assert {clip.id: clip.split for clip in place(clips[::-1])} == placed
-    shouted = [dataclasses.replace(clip, text=clip.text.upper().replace("!", " ")) for clip in clips]
+    shouted = [
+        dataclasses.replace(clip, text=clip.text.upper().replace("!", " ")) for clip in clips
+    ]
     assert {clip.id: clip.split for clip in place(shouted)} == placed
     more = {clip.id: clip.split for clip in place(make_clips(num_texts=90))}
     assert all(more[clip_id] == split for clip_id, split in placed.items())
@@ -47,12 +62,18 @@ def test_split_depends_on_the_text_and_not_on_order_or_spelling():
 
 
 def test_other_scripts_are_told_apart():
-    clips = [Clip(str(i), f"{i}.flac", f"слово {chr(0x430 + i)}", "a", "", 16_000, "CC0") for i in range(30)]
+    clips = [
+        Clip(str(i), f"{i}.flac", f"слово {chr(0x430 + i)}", "a", "", 16_000, "CC0")
+        for i in range(30)
+    ]
     assert {clip.split for clip in place(clips)} >= {"train", "valid", "test"}
 
 
 def test_held_out_speakers_go_nowhere_else_even_if_a_split_was_given():
-    clips = [dataclasses.replace(clip, split="train") if clip.id == "1-b" else clip for clip in make_clips()]
+    clips = [
+        dataclasses.replace(clip, split="train") if clip.id == "1-b" else clip
+        for clip in make_clips()
+    ]
     placed = place(clips, held_out_speakers=("b",))
     assert {clip.split for clip in placed if clip.speaker == "b"} == {"test_speaker"}
     assert "b" not in {clip.speaker for clip in placed if clip.split != "test_speaker"}
@@ -61,7 +82,11 @@ def test_held_out_speakers_go_nowhere_else_even_if_a_split_was_given():
 
 
 def test_a_tiny_corpus_still_has_every_split():
-    assert {clip.split for clip in place(make_clips(num_texts=4), pair_fraction=0.0)} == {"train", "valid", "test"}
+    assert {clip.split for clip in place(make_clips(num_texts=4), pair_fraction=0.0)} == {
+        "train",
+        "valid",
+        "test",
+    }
 
 
 def test_save_load_and_hash(tmp_path):
@@ -70,9 +95,18 @@ def test_save_load_and_hash(tmp_path):
     again = Manifest.load(tmp_path)
     assert again.clips == manifest.clips and again.hash() == manifest.hash()
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
-    moved = [dataclasses.replace(clip, path=f"elsewhere/{clip.path}", num_samples=16_200) for clip in manifest.clips]
+    moved = [
+        dataclasses.replace(clip, path=f"elsewhere/{clip.path}", num_samples=16_200)
+        for clip in manifest.clips
+    ]
     assert Manifest(moved, tmp_path / "x").hash() == manifest.hash()
-    for change in ({"text": "other"}, {"speaker": "z"}, {"split": "z"}, {"licence": "z"}, {"audio_digest": "z"}):
+    for change in (
+        {"text": "other"},
+        {"speaker": "z"},
+        {"split": "z"},
+        {"licence": "z"},
+        {"audio_digest": "z"},
+    ):
         changed = [dataclasses.replace(manifest.clips[0], **change), *manifest.clips[1:]]
         assert Manifest(changed, tmp_path).hash() != manifest.hash(), change
 

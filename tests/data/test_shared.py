@@ -48,7 +48,9 @@ def test_a_corpus_is_built_once(url, tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "build_embedded", fail)
     found = build_corpus(CONFIG, tmp_path / "there")
     assert found.hash() == built.hash() and len(found.clips) > 0
-    assert content(found.root) == content(built.root) and found.root.is_relative_to(tmp_path / "there")
+    assert content(found.root) == content(built.root) and found.root.is_relative_to(
+        tmp_path / "there"
+    )
     assert (found.audio(found.clips[0]) == built.audio(built.clips[0])).all()
     assert not list((tmp_path / "there").glob("*fetched*"))
 
@@ -69,7 +71,9 @@ def test_half_a_directory_is_not_taken_but_completed(url, tmp_path):
     whole = sorted(files.find(there))
     files.rm_file(f"{there}/{INFO_NAME}")
     again = encode_corpus(manifest, codec, units, tmp_path / "there")
-    assert again.directory != encoded.directory and json.loads((again.directory / INFO_NAME).read_text())
+    assert again.directory != encoded.directory and json.loads(
+        (again.directory / INFO_NAME).read_text()
+    )
     assert sorted(files.find(there)) == whole
 
 
@@ -98,7 +102,9 @@ def test_a_failing_bucket_is_told_and_leaves_nothing_half_done(url, tmp_path, mo
             return getattr(real(), name)
 
     monkeypatch.setattr(shared, "open_bucket", Failing)
-    with pytest.raises(GenlabError, match=rf"^{url}/embedded-\w+: cannot be read: connection lost; [^\n]*$"):
+    with pytest.raises(
+        GenlabError, match=rf"^{url}/embedded-\w+: cannot be read: connection lost; [^\n]*$"
+    ):
         build_corpus(CONFIG, tmp_path / "there")
     assert not list((tmp_path / "there").rglob(MANIFEST_NAME))
     monkeypatch.setattr(shared, "open_bucket", real)
@@ -106,7 +112,9 @@ def test_a_failing_bucket_is_told_and_leaves_nothing_half_done(url, tmp_path, mo
     assert content(tmp_path / "there") == whole
 
 
-@pytest.mark.parametrize("content", [b"", b"\r", b"RIFF\r\n", b"a\n--==0==--\r\nb\r", bytes(range(256)) * 2048 + b"\r"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\r", b"RIFF\r\n", b"a\n--==0==--\r\nb\r", bytes(range(256)) * 2048 + b"\r"]
+)
 def test_every_byte_arrives(url, content, monkeypatch):
     monkeypatch.setattr(shared, "CHUNK_BYTES", 2**18)
     files = shared.open_bucket()

@@ -75,7 +75,9 @@ def test_a_store_of_another_codec_is_refused(store):
 
 
 def test_any_flipped_bit_is_refused_or_harmless(store, copied):
-    """Every file that is read back, at 12 places each: what is read is what was written, or a line names the file."""
+    """Every file that is read back, at 12 places each: what is read is what was written, or a line
+    names the file.
+    """
     rng = np.random.default_rng(0)
     whole = [store.clip(number) for number in range(12)]
     refused = 0
@@ -98,7 +100,9 @@ def test_any_flipped_bit_is_refused_or_harmless(store, copied):
                     np.testing.assert_array_equal(found.codes, clip.codes)
             except GenlabError as error:
                 assert f"{name}: damaged: " in str(error) and "\n" not in str(error)
-                assert f"; delete {copied} and make it again with `genlab data CONFIG`" in str(error)
+                assert f"; delete {copied} and make it again with `genlab data CONFIG`" in str(
+                    error
+                )
                 refused += 1
             else:
                 assert name.endswith(".array_record")  # the files of ArrayRecord are padded
@@ -107,14 +111,19 @@ def test_any_flipped_bit_is_refused_or_harmless(store, copied):
 
 
 def test_damaged_stores_without_digests_are_refused(copied):
-    """A store of a version that wrote no digests is opened unchecked, and what cannot be read is refused."""
+    """A store of a version that wrote no digests is opened unchecked, and what cannot be read is
+    refused.
+    """
     (copied / "digests.json").unlink()
     assert TokenStore(copied).clip(0).id
     info = json.loads((copied / "dataset.json").read_text())
     for change, told in (
         ({"schema_version": SCHEMA + 1, "new": 1}, f"schema {SCHEMA + 1}, expected {SCHEMA}"),
         ({"num_units": 0}, "damaged: field num_units: expected greater than or equal to 1, got 0"),
-        ({"latent_mean": [0.0]}, "damaged: expected 8 values of latent_mean, one per channel, got 1"),
+        (
+            {"latent_mean": [0.0]},
+            "damaged: expected 8 values of latent_mean, one per channel, got 1",
+        ),
         ({"longest_text": "x"}, 'damaged: field longest_text: expected a valid integer, got "x"'),
     ):
         (copied / "dataset.json").write_text(json.dumps({**info, **change}))
@@ -123,7 +132,9 @@ def test_damaged_stores_without_digests_are_refused(copied):
     assert "damaged: expected JSON, got expecting property name" in refusal(copied)
     (copied / "dataset.json").write_text(json.dumps(info))
     np.save(copied / "code_vectors.npy", np.zeros((1, 2, 3), np.float32))
-    with pytest.raises(GenlabError, match=r"code_vectors\.npy: damaged: expected \[.*\] values, got \[1, 2, 3\]"):
+    with pytest.raises(
+        GenlabError, match=r"code_vectors\.npy: damaged: expected \[.*\] values, got \[1, 2, 3\]"
+    ):
         _ = TokenStore(copied).code_vectors
     (copied / "code_vectors.npy").unlink()
     with pytest.raises(GenlabError, match=r"code_vectors\.npy is missing"):
@@ -137,20 +148,28 @@ def test_damaged_stores_without_digests_are_refused(copied):
 
 def test_splits_are_ranges_of_records(store):
     info = store.info
-    assert {name: split.clips for name, split in info.splits.items()} == {"test": 2, "train": 8, "valid": 2}
+    assert {name: split.clips for name, split in info.splits.items()} == {
+        "test": 2,
+        "train": 8,
+        "valid": 2,
+    }
     ids = {
         name: {store.clip(i).id for i in range(split.first, split.first + split.clips)}
         for name, split in info.splits.items()
     }
     assert ids["test"] == {"clip000", "clip006"} and ids["valid"] == {"clip001", "clip007"}
     assert len(set.union(*ids.values())) == 12
-    with pytest.raises(GenlabError, match=r"split 'dev': not in token store .* it has \['test', 'train', 'valid'\]"):
+    with pytest.raises(
+        GenlabError, match=r"split 'dev': not in token store .* it has \['test', 'train', 'valid'\]"
+    ):
         store.split("dev")
 
 
 def test_statistics_are_those_of_the_training_split(store):
     split = store.split("train")
-    latents = np.concatenate([store.clip(i).latents for i in range(split.first, split.first + split.clips)])
+    latents = np.concatenate(
+        [store.clip(i).latents for i in range(split.first, split.first + split.clips)]
+    )
     np.testing.assert_allclose(store.latent_mean, latents.mean(axis=0), atol=2e-3)
     np.testing.assert_allclose(store.latent_std, latents.std(axis=0), rtol=1e-2)
     normalised = store.normalise(latents)
@@ -158,7 +177,8 @@ def test_statistics_are_those_of_the_training_split(store):
     np.testing.assert_allclose(normalised.std(axis=0), 1, atol=2e-2)
     np.testing.assert_allclose(store.denormalise(normalised), latents, atol=1e-5)
     other = np.concatenate([store.clip(i).latents for i in range(12)])
-    assert np.abs(other.mean(axis=0) - store.latent_mean).max() > 2e-3  # the other splits would have moved them
+    # the other splits would have moved them
+    assert np.abs(other.mean(axis=0) - store.latent_mean).max() > 2e-3
 
 
 def test_code_vectors_sum_to_normalised_quantised_latents(store):
@@ -196,10 +216,13 @@ def test_an_element_is_a_pure_function_of_seed_and_position(store):
 
     forwards, backwards = elements(3, range(20)), elements(3, reversed(range(20)))
     for i in range(20):
-        for a, b in zip((*forwards[i][0][0], *forwards[i][0][1]), (*backwards[i][0][0], *backwards[i][0][1])):
+        for a, b in zip(
+            (*forwards[i][0][0], *forwards[i][0][1]), (*backwards[i][0][0], *backwards[i][0][1])
+        ):
             np.testing.assert_array_equal(a, b)
     order = [int(forwards[i][1]) for i in range(16)]
-    assert sorted(order[:8]) == sorted(order[8:]) == list(range(2, 10))  # every pass holds each training clip once
+    # every pass holds each training clip once
+    assert sorted(order[:8]) == sorted(order[8:]) == list(range(2, 10))
     assert order[:8] != order[8:]
     assert [int(e[1]) for e in elements(4, range(8)).values()] != order[:8]
 
@@ -219,8 +242,16 @@ def test_batches_are_the_same_by_iteration_and_by_position(store):
     for step in (2, 3, 4):
         assert batch_digest(next(iterator)) == batch_digest(source.batch_at(step))
     tokens, cond = source.batch_at(0).args
-    assert tokens.codes.shape == (4, 8, 3) and tokens.latents.shape == (4, 8, 8) and tokens.num_frames.shape == (4,)
-    assert cond.speaker.shape == (4,) and cond.content.shape == (4, 8) and cond.is_dropped.shape == (4,)
+    assert (
+        tokens.codes.shape == (4, 8, 3)
+        and tokens.latents.shape == (4, 8, 8)
+        and tokens.num_frames.shape == (4,)
+    )
+    assert (
+        cond.speaker.shape == (4,)
+        and cond.content.shape == (4, 8)
+        and cond.is_dropped.shape == (4,)
+    )
 
 
 def test_a_part_of_the_training_clips_is_fixed_and_nested(store):

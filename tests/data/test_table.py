@@ -1,4 +1,6 @@
-"""Tables as people write them: no row is lost, no field is changed, what cannot be used is named."""
+"""Tables as people write them: no row is lost, no field is changed,
+what cannot be used is named.
+"""
 
 import csv
 import gzip
@@ -63,14 +65,18 @@ def test_one_table_written_in_many_ways(tmp_path, content):
 
 
 def test_tables_of_other_programs(tmp_path):
-    """Columns as Hugging Face's audiofolder, NeMo, audiocraft, Common Voice and pandas name them."""
+    """Columns as Hugging Face's audiofolder, NeMo, audiocraft,
+    Common Voice and pandas name them.
+    """
     nemo = '{"audio_filepath": "a.wav", "text": "one", "offset": 1.5, "duration": 2}\n'
     assert read(tmp_path, nemo, "train_manifest.json").rows == [
         SourceRow("a.wav", "a.wav@1.5+2", "one", tmp_path.name, offset_s=1.5, duration_s=2.0)
     ]
     audiocraft = '{"path": "b/a.wav", "duration": 2.5, "sample_rate": 16000, "amplitude": null}\n'
     listing = read(tmp_path, gzip.compress(audiocraft.encode()), "data.jsonl.gz")
-    assert listing.rows == [SourceRow("b/a.wav", "b/a.wav", speaker="b", labels={"sample_rate": 16000}, duration_s=2.5)]
+    assert listing.rows == [
+        SourceRow("b/a.wav", "b/a.wav", speaker="b", labels={"sample_rate": 16000}, duration_s=2.5)
+    ]
     huggingface = '{"file_name": "a.wav", "transcription": "one", "license": "CC0"}\n'
     listing = read(tmp_path, huggingface, "metadata.jsonl")
     assert listing.rows == [SourceRow("a.wav", "a.wav", "one", tmp_path.name, licence="CC0")]
@@ -80,7 +86,9 @@ def test_tables_of_other_programs(tmp_path):
     listing = read(tmp_path, ",path,text,speaker\n0,a.wav,one,amy\n1,b.wav,two,bob\n")
     assert values(listing) == WANTED and listing.notes == ["column 1 has no name: not read"]
     listing = read(tmp_path, '[{"path": "a.wav", "text": "one",\n "speaker": "amy"}, 3]', "l.json")
-    assert values(listing) == WANTED[:1] and reasons(listing) == {"l.json line 2": "not a JSON object"}
+    assert values(listing) == WANTED[:1] and reasons(listing) == {
+        "l.json line 2": "not a JSON object"
+    }
 
 
 def test_a_known_name_wins_over_its_alias(tmp_path):
@@ -93,8 +101,11 @@ def test_split_names(tmp_path):
     rows = "".join(f"{number}.wav,{name}\n" for number, name in enumerate(names))
     listing = read(tmp_path, "path,split\n" + rows)
     assert [row.split for row in listing.rows] == [
-        *["train"] * 2, *["valid"] * 4, *["test"] * 3, "extra",
-    ]  # fmt: skip
+        *["train"] * 2,
+        *["valid"] * 4,
+        *["test"] * 3,
+        "extra",
+    ]
     assert any("split 'extra' is neither" in note for note in listing.notes)
 
 

@@ -11,7 +11,14 @@ from genlab.config import GenlabError
 from genlab.data.audio import to_float
 from genlab.data.corpus import Embedded, Folder, build_corpus
 from genlab.data.text import decode_text, normalise_text
-from genlab.data.waves import AugmentConfig, _augment, _tilt_spectrum, clips_dataset, split_clips, wave_dataset
+from genlab.data.waves import (
+    AugmentConfig,
+    _augment,
+    _tilt_spectrum,
+    clips_dataset,
+    split_clips,
+    wave_dataset,
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +28,16 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """Two clips, one ten times as long as the other, so that provenance and duration weighting show."""
+    """Two clips, one ten times as long as the other, so that provenance and duration weighting
+    show.
+    """
     root = tmp_path_factory.mktemp("noise")
     generator = np.random.default_rng(0)
     rows = ["path,text,speaker,split"]
     for name, seconds in (("long", 10.0), ("short", 1.0)):
-        soundfile.write(root / f"{name}.wav", generator.uniform(-0.5, 0.5, int(seconds * 16_000)), 16_000)
+        soundfile.write(
+            root / f"{name}.wav", generator.uniform(-0.5, 0.5, int(seconds * 16_000)), 16_000
+        )
         rows.append(f"{name}.wav,{name} words,{name},train")
     (root / "m.csv").write_text("\n".join(rows))
     return build_corpus(Folder(path=str(root), manifest="m.csv"), root / "cache")
@@ -43,7 +54,9 @@ def digest(dataset, count=40):
 @pytest.mark.parametrize("augment", [None, AugmentConfig()])
 def test_element_is_a_function_of_seed_and_index(manifest, augment):
     def make(seed):
-        return wave_dataset([(manifest, 1.0)], split="train", crop_samples=9_600, seed=seed, augment=augment)
+        return wave_dataset(
+            [(manifest, 1.0)], split="train", crop_samples=9_600, seed=seed, augment=augment
+        )
 
     first, again = make(3), make(3)
     order = np.random.default_rng(0).permutation(50)
@@ -59,12 +72,19 @@ def test_same_elements_in_another_process(manifest):
     script = (
         "import hashlib, sys; from pathlib import Path; from genlab.data.waves import *;"
         f"m = Manifest.load(Path({str(manifest.root)!r}));"
-        "ds = wave_dataset([(m, 1.0)], split='train', crop_samples=8000, seed=5, augment=AugmentConfig());"
+        "ds = wave_dataset([(m, 1.0)], split='train', crop_samples=8000, seed=5, "
+        "augment=AugmentConfig());"
         "print(hashlib.sha256(b''.join(ds[i][0][0].tobytes() for i in range(20))).hexdigest())"
     )
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    dataset = wave_dataset([(manifest, 1.0)], split="train", crop_samples=8_000, seed=5, augment=AugmentConfig())
-    assert hashlib.sha256(b"".join(dataset[i][0][0].tobytes() for i in range(20))).hexdigest() == out
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    dataset = wave_dataset(
+        [(manifest, 1.0)], split="train", crop_samples=8_000, seed=5, augment=AugmentConfig()
+    )
+    assert (
+        hashlib.sha256(b"".join(dataset[i][0][0].tobytes() for i in range(20))).hexdigest() == out
+    )
 
 
 def test_crops_come_from_their_clip(manifest):
@@ -92,7 +112,9 @@ def test_seconds_are_drawn_evenly(noise):
 
 
 def test_weights_mix_corpora(manifest, noise):
-    dataset = wave_dataset([(manifest, 3.0), (noise, 1.0)], split="train", crop_samples=8_000, seed=0)
+    dataset = wave_dataset(
+        [(manifest, 3.0), (noise, 1.0)], split="train", crop_samples=8_000, seed=0
+    )
     boundary = len(manifest.split("train"))
     share = np.mean([int(dataset[index][1]) >= boundary for index in range(400)])
     assert abs(share - 0.25) < 0.01
@@ -104,7 +126,9 @@ def test_weights_mix_corpora(manifest, noise):
 
 def test_batches_and_resume_by_position(manifest):
     dataset = wave_dataset([(manifest, 1.0)], split="train", crop_samples=8_000, seed=1)
-    iterator = iter(grain.experimental.ElasticIterator(dataset, 4, grain.sharding.ShardByJaxProcess()))
+    iterator = iter(
+        grain.experimental.ElasticIterator(dataset, 4, grain.sharding.ShardByJaxProcess())
+    )
     batches = [next(iterator) for _ in range(3)]
     for step, ((waves, num_samples), numbers) in enumerate(batches):
         assert waves.shape == (4, 8_000) and num_samples.shape == numbers.shape == (4,)
@@ -121,19 +145,28 @@ def test_clips_carry_their_text(manifest):
     for index, clip in enumerate(clips):
         (wave, num_samples, symbols, num_symbols), number = dataset[index]
         assert number == index and wave.shape == (longest,) and num_samples == clip.num_samples
-        assert np.array_equal(wave[:num_samples], to_float(manifest.audio(clip))) and not wave[num_samples:].any()
+        assert (
+            np.array_equal(wave[:num_samples], to_float(manifest.audio(clip)))
+            and not wave[num_samples:].any()
+        )
         assert symbols.dtype == np.int32 and not symbols[num_symbols:].any()
         assert decode_text(symbols[:num_symbols]) == normalise_text(clip.text)
 
 
 def test_clips_that_do_not_fit_are_left_out(manifest):
-    limit = sorted(clip.num_samples for clip in manifest.split("train"))[len(manifest.split("train")) // 2]
-    dataset = clips_dataset([(manifest, 1.0)], split="train", seed=0, max_samples=limit, max_symbols=60, endless=False)
+    limit = sorted(clip.num_samples for clip in manifest.split("train"))[
+        len(manifest.split("train")) // 2
+    ]
+    dataset = clips_dataset(
+        [(manifest, 1.0)], split="train", seed=0, max_samples=limit, max_symbols=60, endless=False
+    )
     expected = [clip.id for clip in manifest.split("train") if clip.num_samples <= limit]
     assert [manifest.split("train")[dataset[i][1]].id for i in range(len(dataset))] == expected
     with pytest.raises(GenlabError, match="max_samples=10"):
         clips_dataset([(manifest, 1.0)], split="train", seed=0, max_samples=10)
-    endless = clips_dataset([(manifest, 1.0)], split="train", seed=0, augment=AugmentConfig(speed_probability=1.0))
+    endless = clips_dataset(
+        [(manifest, 1.0)], split="train", seed=0, augment=AugmentConfig(speed_probability=1.0)
+    )
     for index in range(60):
         (wave, num_samples, _, _), _ = endless[index]
         assert 0 < num_samples <= len(wave) and np.abs(wave).max() <= 1.0
@@ -147,17 +180,27 @@ def measure_tone_hz(wave):
 def test_augmentation_does_what_it_says():
     time_s = np.arange(16_000) / 16_000
     wave = (0.2 * np.sin(2 * np.pi * 500 * time_s)).astype(np.float32)
-    off = AugmentConfig(speed_probability=0, gain_db=0, equaliser_probability=0, noise_probability=0)
+    off = AugmentConfig(
+        speed_probability=0, gain_db=0, equaliser_probability=0, noise_probability=0
+    )
     generator = np.random.default_rng(0)
     assert np.array_equal(_augment(wave, 1.0, off, generator), wave)
     faster = _augment(wave, 1.2, off, generator)
     assert abs(len(faster) - 16_000 / 1.2) < 3 and abs(measure_tone_hz(faster) - 600) < 3
-    noisy = off.model_copy(update={"noise_probability": 1.0, "min_snr_db": 20.0, "max_snr_db": 20.0})
+    noisy = off.model_copy(
+        update={"noise_probability": 1.0, "min_snr_db": 20.0, "max_snr_db": 20.0}
+    )
     added = _augment(wave, 1.0, noisy, generator) - wave
     assert 10 * np.log10(np.mean(wave**2) / np.mean(added**2)) == pytest.approx(20, abs=0.3)
-    louder = [np.abs(_augment(wave, 1.0, off.model_copy(update={"gain_db": 6.0}), generator)).max() for _ in range(50)]
+    louder = [
+        np.abs(_augment(wave, 1.0, off.model_copy(update={"gain_db": 6.0}), generator)).max()
+        for _ in range(50)
+    ]
     assert 0.09 < min(louder) < 0.13 and 0.3 < max(louder) < 0.41
-    assert np.abs(_augment(wave * 5, 1.0, off.model_copy(update={"gain_db": 6.0}), generator)).max() <= 1.0
+    assert (
+        np.abs(_augment(wave * 5, 1.0, off.model_copy(update={"gain_db": 6.0}), generator)).max()
+        <= 1.0
+    )
 
 
 @pytest.mark.parametrize("tilt_db", [-6.0, 6.0])

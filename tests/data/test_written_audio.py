@@ -1,4 +1,6 @@
-"""What is written: the extension decides the format, and what goes wrong is one line with its exit code."""
+"""What is written: the extension decides the format, and what goes wrong is one line with its exit
+code.
+"""
 
 import errno
 from pathlib import Path
@@ -40,7 +42,9 @@ def test_another_extension_is_refused(name, tmp_path):
 
 def roundtrip(tmp_path: Path, target: str) -> int:
     soundfile.write(tmp_path / "in.wav", TONE, 16_000)
-    return cli.main(["codec", "roundtrip", str(tmp_path / "in.wav"), str(tmp_path / target), "--codec", "mulaw"])
+    return cli.main(
+        ["codec", "roundtrip", str(tmp_path / "in.wav"), str(tmp_path / target), "--codec", "mulaw"]
+    )
 
 
 def test_roundtrip_writes_what_the_name_says(tmp_path, capsys):

@@ -56,9 +56,13 @@ FAMILIES = {
     "ar": Family(ARConfig(), ARSampler(), ARSampler(temperature=0.0)),
     "flat": Family(ARConfig(pattern=FlatPattern()), ARSampler(), ARSampler(temperature=0.0)),
     "depth": Family(DEPTH, DepthSampler(), DepthSampler(temperature=0.0)),
-    "masked": Family(MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)),
+    "masked": Family(
+        MaskedConfig(), MaskedSampler(steps=(4, 1)), MaskedSampler(steps=(4, 1), temperature=0.0)
+    ),
     "diffusion": Family(DiffusionConfig(), DiffusionSampler(steps=4), DiffusionSampler(steps=32)),
-    "diffusion_v": Family(DIFFUSION_V, DiffusionSampler(steps=4, solver=DPMSolver()), DiffusionSampler(steps=32)),
+    "diffusion_v": Family(
+        DIFFUSION_V, DiffusionSampler(steps=4, solver=DPMSolver()), DiffusionSampler(steps=32)
+    ),
     # 8 channels of a unit Gaussian have 11.4 nats, and their distance to 0 is 2.7.
     "latent_gmm": Family(
         LatentARConfig(head=GaussianMixture(components=4, min_std=0.1), context_noise=0.3),
@@ -80,9 +84,13 @@ FAMILIES = {
         is_guided=False,
         fresh_loss=(2.4, 3.0),
     ),
-    "discrete": Family(DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)),
+    "discrete": Family(
+        DiscreteConfig(), DiscreteSampler(steps=4), DiscreteSampler(steps=16, temperature=0.0)
+    ),
     "blockwise": Family(
-        BlockwiseConfig(block_frames=5), BlockwiseSampler(steps=2), BlockwiseSampler(steps=6, temperature=0.0)
+        BlockwiseConfig(block_frames=5),
+        BlockwiseSampler(steps=2),
+        BlockwiseSampler(steps=6, temperature=0.0),
     ),
     "mar": Family(
         MARConfig(head=FlowMatching(width=32, layers=2)),
@@ -99,11 +107,15 @@ FAMILIES = {
 }
 
 
-def toy_batch(num_examples=NUM_EXAMPLES, num_frames=NUM_FRAMES, spec=SPEC, seed=1) -> tuple[Tokens, Cond]:
+def toy_batch(
+    num_examples=NUM_EXAMPLES, num_frames=NUM_FRAMES, spec=SPEC, seed=1
+) -> tuple[Tokens, Cond]:
     """A batch whose second and third examples are shorter than its frame axis."""
     keys = jax.random.split(jax.random.key(seed), 5)
     shape = (num_examples, num_frames)
-    lengths = jnp.asarray([num_frames, num_frames - 5, num_frames - 3])[jnp.arange(num_examples) % 3]
+    lengths = jnp.asarray([num_frames, num_frames - 5, num_frames - 3])[
+        jnp.arange(num_examples) % 3
+    ]
     codes = jax.random.randint(keys[0], (*shape, spec.codebooks), 0, spec.entries)
     tokens = Tokens(codes, jax.random.normal(keys[1], (*shape, spec.latent_channels)), lengths)
     is_valid = tokens.is_valid
@@ -135,7 +147,11 @@ def _update(graph, params, rest, adam, batch, key, learning_rate):
 
     loss, gradient = jax.value_and_grad(mean_loss)(params)
     updates, adam = ADAM.update(gradient, adam)
-    return optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates)), adam, loss
+    return (
+        optax.apply_updates(params, jax.tree.map(lambda u: -learning_rate * u, updates)),
+        adam,
+        loss,
+    )
 
 
 ADAM = optax.scale_by_adam()
@@ -163,7 +179,10 @@ def randomised(decoder, seed=3):
     graph, params = nnx.split(decoder)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    noisy = [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 

@@ -1,4 +1,6 @@
-"""What only the autoregressive family promises: causality, an exact likelihood, the delay pattern, honest refusals."""
+"""What only the autoregressive family promises: causality, an exact likelihood, the delay pattern,
+honest refusals.
+"""
 
 import itertools
 
@@ -6,7 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, prompt_where, randomised, toy_batch, train
+from decoder_toys import (
+    BACKBONE,
+    FAMILIES,
+    NUM_FRAMES,
+    SPEC,
+    prompt_where,
+    randomised,
+    toy_batch,
+    train,
+)
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +53,9 @@ def test_patterns_invert(delay, codebooks, num_frames):
         steps = pattern.build(codes, fill=-1)
         num_steps = pattern.num_steps(num_frames, codebooks)
         assert steps.shape[1:] == pattern.levels(num_steps, codebooks).shape
-        assert steps.shape[1] == num_steps and pattern.num_frames(num_steps, codebooks) == num_frames
+        assert (
+            steps.shape[1] == num_steps and pattern.num_frames(num_steps, codebooks) == num_frames
+        )
         assert (steps == -1).sum() == steps.size - codes.size
         np.testing.assert_array_equal(pattern.revert(steps, codebooks), codes)
         # Codes are numbered coarse to fine, frame by frame: every step holds the level it says.
@@ -56,7 +69,11 @@ def test_patterns_invert(delay, codebooks, num_frames):
 def test_the_pattern_of_the_docstring():
     letters = np.array([[ord(letter) for letter in row] for row in ("abcd", "efgh", "ijkl")])
     steps = DelayPattern().build(jnp.asarray(letters.T[None]), fill=ord("."))
-    assert ["".join(map(chr, row)) for row in np.asarray(steps[0]).T] == ["abcd..", ".efgh.", "..ijkl"]
+    assert ["".join(map(chr, row)) for row in np.asarray(steps[0]).T] == [
+        "abcd..",
+        ".efgh.",
+        "..ijkl",
+    ]
     steps = FlatPattern().build(jnp.asarray(letters.T[None]), fill=ord("."))
     assert ["".join(map(chr, row)) for row in np.asarray(steps[0]).T] == ["aeibfjcgkdhl"]
 
@@ -66,7 +83,11 @@ def test_probabilities_of_all_clips_sum_to_one(name):
     """Two frames of two binary codebooks: 16 clips."""
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
     config = ARConfig(pattern=PATTERNS[name])
-    decoder = randomised(config.build(Task(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING), key=jax.random.key(0)))
+    decoder = randomised(
+        config.build(
+            Task(spec, CondVocab(num_speakers=1), BACKBONE, NOTHING), key=jax.random.key(0)
+        )
+    )
     codes = jnp.array(list(itertools.product([0, 1], repeat=4))).reshape(16, 2, 2)
     _, cond = toy_batch(16, 2)
     tokens = Tokens(codes, None, jnp.full(16, 2))
@@ -85,10 +106,14 @@ def test_the_loss_is_the_likelihood_when_nothing_is_dropped(key):
     tokens, cond = toy_batch()
     config = ARConfig(infill_share=0.0)
     plain = ConditionConfig(dropout=0.0)
-    decoder = randomised(config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, plain), key=key))
+    decoder = randomised(
+        config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=10), BACKBONE, plain), key=key)
+    )
     out = decoder.loss(tokens, cond, key=key)
     np.testing.assert_array_equal(out.weight, SPEC.codebooks * tokens.num_frames)
-    np.testing.assert_allclose(out.per_example * out.weight / jnp.log(2), decoder.score(tokens, cond).bits, rtol=1e-5)
+    np.testing.assert_allclose(
+        out.per_example * out.weight / jnp.log(2), decoder.score(tokens, cond).bits, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -96,10 +121,14 @@ def test_the_cached_step_is_the_full_pass(name):
     """The greedy codes of the loop are the largest logits of one pass over them."""
     tokens, cond = toy_batch(num_frames=7)
     decoder = randomised(
-        ARConfig(pattern=PATTERNS[name]).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
+        ARConfig(pattern=PATTERNS[name]).build(
+            Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY
+        )
     )
     sampler = ARSampler(temperature=0.0)
-    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler).tokens.codes
+    drawn = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler
+    ).tokens.codes
     assert len(np.unique(drawn)) > 4
 
     @jax.jit
@@ -133,18 +162,29 @@ def test_the_share_of_hidden_inputs_is_uniform_up_to_the_one_asked_for():
     is_seen = draw_seen(KEY, jnp.zeros((2000, 60, 3), jnp.int32), 0.6)
     share = 1 - np.asarray(is_seen).mean(axis=(1, 2))
     assert share.max() < 0.72 and share.min() < 0.02
-    # Uniform on [0, 0.6]: deciles at 0.06, 0.12 and so on, blurred by the 180 draws behind each share.
+    # Uniform on [0, 0.6]: deciles at 0.06, 0.12 and so on, blurred by the 180 draws behind each
+    # share.
     np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.15, 0.3, 0.45], atol=0.02)
 
 
 def test_flat_is_parallel_where_there_is_one_codebook():
     tokens, cond = toy_batch(num_frames=7)
-    spec, tokens = SPEC.model_copy(update={"codebooks": 1}), tokens._replace(codes=tokens.codes[:, :, :1])
+    spec, tokens = (
+        SPEC.model_copy(update={"codebooks": 1}),
+        tokens._replace(codes=tokens.codes[:, :, :1]),
+    )
     flat, parallel = (
-        randomised(ARConfig(pattern=PATTERNS[name]).build(Task(spec, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
+        randomised(
+            ARConfig(pattern=PATTERNS[name]).build(
+                Task(spec, VOCAB, BACKBONE, ConditionConfig()), key=KEY
+            )
+        )
         for name in ("flat", "parallel")
     )
-    bits = [jax.jit(lambda model: model.score(tokens, cond).bits)(decoder) for decoder in (flat, parallel)]
+    bits = [
+        jax.jit(lambda model: model.score(tokens, cond).bits)(decoder)
+        for decoder in (flat, parallel)
+    ]
     np.testing.assert_allclose(bits[0], bits[1], rtol=1e-6)
 
 
@@ -153,7 +193,9 @@ def test_the_formula_agrees_with_the_walk(name):
     """Of the flat pattern: one head per step; the delay pattern is checked in test_budget.py."""
     tokens, cond = toy_batch(num_frames=7)
     config = ARConfig(pattern=PATTERNS[name])
-    make = nnx.eval_shape(lambda: config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
+    make = nnx.eval_shape(
+        lambda: config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
+    )
     graph, params = nnx.split(make)
 
     def loss(params):
@@ -164,7 +206,9 @@ def test_the_formula_agrees_with_the_walk(name):
     sampler = ARSampler()
 
     def sample(params):
-        drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler)
+        drawn = nnx.merge(graph, params).sample(
+            cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler
+        )
         return drawn.tokens.codes
 
     cost = config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, ConditionConfig(), num_frames=7))
@@ -173,11 +217,17 @@ def test_the_formula_agrees_with_the_walk(name):
 
 def test_a_flat_step_sees_all_codes_before_it_and_none_after():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(ARConfig(pattern=FlatPattern()).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
+    decoder = randomised(
+        ARConfig(pattern=FlatPattern()).build(
+            Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY
+        )
+    )
 
     @jax.jit
     def nats(codes):
-        return decoder._nats(tokens._replace(codes=codes), cond, tokens.is_valid, None, None)[0][0, :, 0]
+        return decoder._nats(tokens._replace(codes=codes), cond, tokens.is_valid, None, None)[0][
+            0, :, 0
+        ]
 
     changed = tokens.codes.at[0, 3, 2].add(1) % SPEC.entries
     moved = np.abs(nats(tokens.codes) - nats(changed)) > 1e-6
@@ -189,7 +239,9 @@ def test_no_step_sees_its_own_or_later_codes(delay):
     tokens, cond = toy_batch()
     config = ARConfig(pattern=DelayPattern(delay_frames=delay))
     vocab = CondVocab(num_speakers=3, num_units=10)
-    decoder = randomised(config.build(Task(SPEC, vocab, BACKBONE, ConditionConfig()), key=jax.random.key(0)))
+    decoder = randomised(
+        config.build(Task(SPEC, vocab, BACKBONE, ConditionConfig()), key=jax.random.key(0))
+    )
 
     @jax.jit
     def nats(codes):
@@ -199,14 +251,17 @@ def test_no_step_sees_its_own_or_later_codes(delay):
     changed = tokens.codes.at[0, frame, level].add(1) % SPEC.entries
     moved = np.abs(nats(tokens.codes) - nats(changed)) > 1e-6
     step = frame + level * delay
-    # At its own step only its own probability changes; delay 0 predicts the levels of a frame independently.
+    # At its own step only its own probability changes; delay 0 predicts the levels of a frame
+    # independently.
     assert not moved[:step].any()
     assert moved[step].tolist() == [False, False, True, False]
     assert moved[step + 1 :].any()
 
 
 def test_the_hole_is_drawn_from_both_sides():
-    """With the hole visited last, the codes after it move its probabilities; from left to right they cannot."""
+    """With the hole visited last, the codes after it move its probabilities; from left to right
+    they cannot.
+    """
     tokens, cond = toy_batch()
     decoder = randomised(FAMILIES["ar"].build())
     frame = jnp.arange(NUM_FRAMES)[None, :]
@@ -215,8 +270,12 @@ def test_the_hole_is_drawn_from_both_sides():
     def hole_nats(codes, is_known):
         nats, is_target = decoder._nats(tokens._replace(codes=codes), cond, is_known, None, None)
         per_frame = decoder.config.pattern.revert(jnp.where(is_target, nats, 0), SPEC.codebooks)
-        order = jnp.argsort(jnp.where(tokens.is_valid, jnp.where(is_known, 0, 1), 2), axis=1, stable=True)
-        return jnp.take_along_axis(per_frame, jnp.argsort(order, axis=1)[:, :, None], axis=1)[0, 2:5]
+        order = jnp.argsort(
+            jnp.where(tokens.is_valid, jnp.where(is_known, 0, 1), 2), axis=1, stable=True
+        )
+        return jnp.take_along_axis(per_frame, jnp.argsort(order, axis=1)[:, :, None], axis=1)[
+            0, 2:5
+        ]
 
     changed = tokens.codes.at[0, 8].add(1) % SPEC.entries
     for is_known, expected in ((tokens.is_valid, False), (is_outside, True)):
@@ -231,22 +290,30 @@ def test_what_was_not_trained_is_refused(key):
     )
     hole = prompt_where(tokens, (np.arange(NUM_FRAMES) < 2) | (np.arange(NUM_FRAMES) > 4))
     with pytest.raises(GenlabError, match="infill_share=0 and can only continue"):
-        decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=ARSampler(), prompt=hole)
+        decoder.sample(
+            cond, num_frames=tokens.num_frames, key=key, sampler=ARSampler(), prompt=hole
+        )
     prefix = prompt_where(tokens, np.arange(NUM_FRAMES) < 2)
     decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=ARSampler(), prompt=prefix)
     with pytest.raises(GenlabError, match="num_units=0"):
-        ARConfig().build(Task(SPEC, CondVocab(num_speakers=3), BACKBONE, ConditionConfig()), key=key)
+        ARConfig().build(
+            Task(SPEC, CondVocab(num_speakers=3), BACKBONE, ConditionConfig()), key=key
+        )
 
 
 @pytest.mark.parametrize("route", ["prefix", "cross"])
 def test_greedy_samples_are_the_likeliest_codes_without_a_cache(route):
-    """The cached loop and the uncached forward pass agree, with text on both routes and a text that is padded."""
+    """The cached loop and the uncached forward pass agree, with text on both routes and a text that
+    is padded.
+    """
     tokens, cond = toy_batch()
     cond = cond._replace(text=cond.text.at[1, 3:].set(0))
     condition = ConditionConfig(content="text", route=route, dropout=0.0)
     family = FAMILIES["ar"]
     decoder = train(family.build(condition=condition), (tokens, cond), steps=10)[0]
-    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=family.precise).tokens
+    drawn = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=family.precise
+    ).tokens
 
     @jax.jit
     def best_nats(codes):
@@ -263,7 +330,9 @@ def test_greedy_samples_are_the_likeliest_codes_without_a_cache(route):
 
 def test_levels_that_tpus_take_one_by_one_have_the_same_loss_and_gradient():
     tokens, cond = toy_batch(num_frames=7)
-    decoder = randomised(ARConfig(infill_share=0.0).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY))
+    decoder = randomised(
+        ARConfig(infill_share=0.0).build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
+    )
     graph, state = nnx.split(decoder)
 
     def total(state):
@@ -272,6 +341,8 @@ def test_levels_that_tpus_take_one_by_one_have_the_same_loss_and_gradient():
     expected = jax.tree.leaves(jax.jit(jax.value_and_grad(total))(state))
     with jax.sharding.use_abstract_mesh(TPU):
         program = jax.make_jaxpr(jax.value_and_grad(total))(state)
-    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(program.jaxpr, program.consts, *jax.tree.leaves(state))
+    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(
+        program.jaxpr, program.consts, *jax.tree.leaves(state)
+    )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)

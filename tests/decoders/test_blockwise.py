@@ -1,4 +1,6 @@
-"""What only the block-wise family promises: who sees whom, its two ends, an idle cache, a valid bound."""
+"""What only the block-wise family promises: who sees whom, its two ends, an idle cache, a valid
+bound.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,12 @@ from decoder_toys import (
 )
 from flax import nnx
 
-from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler, _sample_codes, allowed_between_copies
+from genlab.decoders.blockwise import (
+    BlockwiseConfig,
+    BlockwiseSampler,
+    _sample_codes,
+    allowed_between_copies,
+)
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig
 from genlab.decoders.noise.schedules import CosineHiding
@@ -41,7 +48,9 @@ def test_the_drawing_of_the_docstring():
         .....xxxx.
         .....xxxxx
     """.split()
-    assert ["".join(".x"[int(cell)] for cell in row) for row in allowed_between_copies(5, 2)] == drawn
+    assert [
+        "".join(".x"[int(cell)] for cell in row) for row in allowed_between_copies(5, 2)
+    ] == drawn
 
 
 @pytest.mark.parametrize("block_frames", [NUM_FRAMES, 3 * NUM_FRAMES])
@@ -73,7 +82,9 @@ def _nats(decoder, tokens, cond, is_hidden):
 
 
 def test_blocks_of_one_frame_with_everything_hidden_are_autoregressive():
-    """Each frame is predicted from those before it alone, so the probabilities of all clips sum to one."""
+    """Each frame is predicted from those before it alone, so the probabilities of all clips sum to
+    one.
+    """
     decoder = tiny_worlds.build(BlockwiseConfig(block_frames=1))
     tokens, cond = tiny_worlds.clips_as_batch()
     nats = _nats(decoder, tokens, cond, jnp.ones((1, 2, 2), bool)).sum(axis=(1, 2))
@@ -87,7 +98,9 @@ def test_the_score_is_the_mean_over_all_orders_in_each_block(key):
     bound = likelihood = 0
     for frame in range(tiny_worlds.FRAMES):
         mean_nats, nats = tiny_worlds.any_order_nats(
-            lambda hidden, f=frame: _nats(decoder, tokens, cond, jnp.ones((1, 2, 1), bool) & hidden[None, None])[:, f],
+            lambda hidden, f=frame: _nats(
+                decoder, tokens, cond, jnp.ones((1, 2, 1), bool) & hidden[None, None]
+            )[:, f],
             tiny_worlds.CODEBOOKS,
         )
         bound, likelihood = bound + mean_nats, likelihood + nats
@@ -100,34 +113,48 @@ def test_the_score_is_the_mean_over_all_orders_in_each_block(key):
 
 def test_no_block_sees_itself_clean_or_later_ones():
     tokens, cond = toy_batch()
-    fresh = BlockwiseConfig(block_frames=4).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=jax.random.key(0))
+    fresh = BlockwiseConfig(block_frames=4).build(
+        Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=jax.random.key(0)
+    )
     decoder = train(fresh, toy_batch(), steps=10)[0]
 
     def beliefs(codes):
         conditions = decoder.conditioner(cond, tokens.is_valid)
-        return decoder._logits(jnp.full_like(codes, SPEC.entries), codes, conditions, tokens.is_valid)[0]
+        return decoder._logits(
+            jnp.full_like(codes, SPEC.entries), codes, conditions, tokens.is_valid
+        )[0]
 
-    moved = np.abs(beliefs(tokens.codes) - beliefs(tokens.codes.at[0, 5, 2].add(1) % SPEC.entries)).max(axis=(1, 2))
+    moved = np.abs(
+        beliefs(tokens.codes) - beliefs(tokens.codes.at[0, 5, 2].add(1) % SPEC.entries)
+    ).max(axis=(1, 2))
     assert (moved[:8] == 0).all() and (moved[8:] > 1e-6).all()
 
 
 @pytest.mark.parametrize("route", ["prefix", "cross"])
 def test_the_cache_changes_nothing(route):
-    """Greedy codes of one step per block are the likeliest ones of the uncached network, given the blocks before."""
+    """Greedy codes of one step per block are the likeliest ones of the uncached network, given the
+    blocks before.
+    """
     tokens, cond = toy_batch()
     cond = cond._replace(text=cond.text.at[1, 3:].set(0))
     condition = ConditionConfig(content="text", route=route, dropout=0.0)
-    fresh = BlockwiseConfig(block_frames=5).build(Task(SPEC, VOCAB, BACKBONE, condition), key=jax.random.key(0))
+    fresh = BlockwiseConfig(block_frames=5).build(
+        Task(SPEC, VOCAB, BACKBONE, condition), key=jax.random.key(0)
+    )
     decoder = train(fresh, (tokens, cond), steps=10)[0]
     sampler = BlockwiseSampler(steps=1, temperature=0.0)
-    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=sampler).tokens
+    drawn = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=sampler
+    ).tokens
 
     @jax.jit
     def logits(codes):
         conditions = decoder.conditioner(cond, tokens.is_valid)
         valid = decoder._fill_up(tokens.is_valid)
         clean = decoder._fill_up(codes)
-        return decoder._logits(jnp.full_like(clean, SPEC.entries), clean, conditions, valid)[:, : codes.shape[1]]
+        return decoder._logits(jnp.full_like(clean, SPEC.entries), clean, conditions, valid)[
+            :, : codes.shape[1]
+        ]
 
     found = logits(drawn.codes)
     chosen = jnp.take_along_axis(found, drawn.codes[..., None], axis=-1)[..., 0]
@@ -137,7 +164,11 @@ def test_the_cache_changes_nothing(route):
 
 @pytest.mark.parametrize(
     "condition",
-    [SEMANTIC, ConditionConfig(content="text", route="cross"), ConditionConfig(content="text", route="prefix")],
+    [
+        SEMANTIC,
+        ConditionConfig(content="text", route="cross"),
+        ConditionConfig(content="text", route="prefix"),
+    ],
     ids=["units", "cross", "prefix"],
 )
 def test_the_flop_formulas_agree_with_the_walk(condition, key):
@@ -154,7 +185,9 @@ def test_the_flop_formulas_agree_with_the_walk(condition, key):
 
     shape = {"num_frames": NUM_FRAMES, "num_symbols": cond.text.shape[1]}
     walked = count_flops(jax.value_and_grad(mean_loss), params) / NUM_EXAMPLES
-    assert walked == pytest.approx(config.train_flops(Task(SPEC, VOCAB, BACKBONE, condition, **shape)), rel=0.01)
+    assert walked == pytest.approx(
+        config.train_flops(Task(SPEC, VOCAB, BACKBONE, condition, **shape)), rel=0.01
+    )
     walked = count_flops(sample, params) / NUM_EXAMPLES
     assert walked == pytest.approx(
         config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, condition, **shape)).flops, rel=0.01

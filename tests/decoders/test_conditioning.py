@@ -10,7 +10,8 @@ from genlab.decoders.conditioning import ConditionConfig, Conditioner, guide, wi
 
 
 @pytest.mark.parametrize(
-    ("name", "route"), [("ar", "prefix"), ("ar", "cross"), ("masked", "cross"), ("diffusion", "prefix")]
+    ("name", "route"),
+    [("ar", "prefix"), ("ar", "cross"), ("masked", "cross"), ("diffusion", "prefix")],
 )
 def test_padding_symbols_do_not_move_the_loss(name, route, key):
     tokens, cond = toy_batch()
@@ -18,7 +19,9 @@ def test_padding_symbols_do_not_move_the_loss(name, route, key):
     decoder = randomised(FAMILIES[name].build(condition=condition))
     loss = jitted_loss(decoder)
     padded = cond._replace(text=jnp.pad(cond.text, ((0, 0), (0, 4))))
-    np.testing.assert_allclose(loss(tokens, cond, key).per_example, loss(tokens, padded, key).per_example, rtol=1e-5)
+    np.testing.assert_allclose(
+        loss(tokens, cond, key).per_example, loss(tokens, padded, key).per_example, rtol=1e-5
+    )
     other = cond._replace(text=cond.text[:, ::-1])
     assert (loss(tokens, cond, key).per_example != loss(tokens, other, key).per_example).any()
 
@@ -27,15 +30,24 @@ def test_semantic_features_look_a_few_frames_ahead(key):
     conditioner = Conditioner(ConditionConfig(layers=2), VOCAB, BACKBONE, key=key)
     tokens, cond = toy_batch()
     is_valid = jnp.ones_like(tokens.is_valid)
-    other = cond._replace(content=cond.content.at[0, 7].set(1 + cond.content[0, 7] % VOCAB.num_units))
-    moved = jnp.abs(conditioner(cond, is_valid).frames - conditioner(other, is_valid).frames).max(axis=-1) > 1e-7
+    other = cond._replace(
+        content=cond.content.at[0, 7].set(1 + cond.content[0, 7] % VOCAB.num_units)
+    )
+    moved = (
+        jnp.abs(conditioner(cond, is_valid).frames - conditioner(other, is_valid).frames).max(
+            axis=-1
+        )
+        > 1e-7
+    )
     # Two layers of +-3 frames.
     np.testing.assert_array_equal(jnp.flatnonzero(moved[0]), np.arange(1, NUM_FRAMES))
     assert not moved[1:].any()
 
 
 def test_a_dropped_text_hides_its_length(key):
-    conditioner = Conditioner(ConditionConfig(content="text", dropout=0.0), VOCAB, BACKBONE, key=key)
+    conditioner = Conditioner(
+        ConditionConfig(content="text", dropout=0.0), VOCAB, BACKBONE, key=key
+    )
     tokens, cond = toy_batch()
     dropped = cond._replace(is_dropped=jnp.ones(3, bool))
     short = dropped._replace(text=dropped.text.at[:, 2:].set(0))
@@ -46,7 +58,9 @@ def test_a_dropped_text_hides_its_length(key):
 
 
 def test_dropout_drops_its_share(key):
-    conditioner = Conditioner(ConditionConfig(content="none", dropout=0.3), VOCAB, BACKBONE, key=key)
+    conditioner = Conditioner(
+        ConditionConfig(content="none", dropout=0.3), VOCAB, BACKBONE, key=key
+    )
     _, cond = toy_batch(num_examples=2000, num_frames=6)
     is_valid = jnp.ones((2000, 6), bool)
     nobody = conditioner(cond._replace(is_dropped=jnp.ones(2000, bool)), is_valid).frames

@@ -28,8 +28,8 @@ from genlab.config import GenlabError
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.task import Task
 
-# One family per way of using the backbone: causal, causal over frames and levels, both ways, two copies, modulated.
-# What the backbone alone decides is checked on these.
+# One family per way of using the backbone: causal, causal over frames and levels, both ways, two
+# copies, modulated. What the backbone alone decides is checked on these.
 WAYS = ("ar", "depth", "masked", "blockwise", "diffusion")
 
 
@@ -61,11 +61,16 @@ def test_loss_and_sample_have_their_shapes(family, decoder, loss, batch, key):
     assert all(metric.shape == (NUM_EXAMPLES,) for metric in out.metrics.values())
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(out))
     sampled = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=family.sampler)
-    view, absent = view_of(decoder, sampled.tokens), {"codes": "latents", "latents": "codes"}[decoder.reads]
+    view, absent = (
+        view_of(decoder, sampled.tokens),
+        {"codes": "latents", "latents": "codes"}[decoder.reads],
+    )
     assert view.shape == view_of(decoder, tokens).shape and getattr(sampled.tokens, absent) is None
     assert np.isfinite(view).all()
     assert (np.where(tokens.is_valid[:, :, None], 0, view) == 0).all()
-    cost = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
+    cost = family.config.sample_cost(
+        family.sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    )
     assert sampled.num_network_calls == cost.network_calls
 
 
@@ -81,10 +86,14 @@ def test_codes_are_in_range(family, decoder, batch):
 
 def test_the_key_decides(family, decoder, loss, batch, key):
     tokens, cond = batch
-    np.testing.assert_array_equal(loss(tokens, cond, key).per_example, loss(tokens, cond, key).per_example)
+    np.testing.assert_array_equal(
+        loss(tokens, cond, key).per_example, loss(tokens, cond, key).per_example
+    )
 
     def sample(seed):
-        out = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(seed), sampler=family.sampler)
+        out = decoder.sample(
+            cond, num_frames=tokens.num_frames, key=jax.random.key(seed), sampler=family.sampler
+        )
         return view_of(decoder, out.tokens)
 
     np.testing.assert_array_equal(sample(3), sample(3))
@@ -129,10 +138,15 @@ def test_padded_frames_do_not_move_the_loss(loss, batch, key):
 )
 def test_every_parameter_moves_within_five_updates(name, condition, batch):
     fresh = FAMILIES[name].build(condition=condition)
-    before, after = nnx.state(fresh, nnx.Param), nnx.state(train(fresh, batch, steps=5)[0], nnx.Param)
+    before, after = (
+        nnx.state(fresh, nnx.Param),
+        nnx.state(train(fresh, batch, steps=5)[0], nnx.Param),
+    )
     still = [
         jax.tree_util.keystr(path)
-        for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+        for (path, old), new in zip(
+            jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
+        )
         if not (old != new).any()
     ]
     assert still == []
@@ -143,7 +157,9 @@ def test_one_batch_overfits_and_is_reproduced(family, batch):
     fresh = family.build(condition=ConditionConfig(dropout=0.0))
     fitted, losses = train(fresh, batch, steps=400, learning_rate=1e-2)
     assert losses[-20:].mean() < 0.25 * losses[:5].mean()
-    sampled = fitted.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(5), sampler=family.precise)
+    sampled = fitted.sample(
+        cond, num_frames=tokens.num_frames, key=jax.random.key(5), sampler=family.precise
+    )
     is_valid = tokens.is_valid
     truth, drawn = view_of(fitted, tokens)[is_valid], view_of(fitted, sampled.tokens)[is_valid]
     if fitted.reads == "codes":
@@ -156,14 +172,25 @@ def test_one_batch_overfits_and_is_reproduced(family, batch):
 def test_a_prompt_survives(family, decoder, batch, known, key):
     tokens, cond = batch
     frame = np.arange(NUM_FRAMES)
-    is_known = {"prefix": frame < 4, "hole": (frame < 2) | (frame > 4), "scattered": frame % 3 == 1, "all": frame >= 0}
+    is_known = {
+        "prefix": frame < 4,
+        "hole": (frame < 2) | (frame > 4),
+        "scattered": frame % 3 == 1,
+        "all": frame >= 0,
+    }
     prompt = prompt_where(tokens, is_known[known])
-    sampled = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=family.sampler, prompt=prompt)
+    sampled = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=key, sampler=family.sampler, prompt=prompt
+    )
     is_kept = prompt.is_known & tokens.is_valid
-    np.testing.assert_array_equal(view_of(decoder, sampled.tokens)[is_kept], view_of(decoder, tokens)[is_kept])
+    np.testing.assert_array_equal(
+        view_of(decoder, sampled.tokens)[is_kept], view_of(decoder, tokens)[is_kept]
+    )
     if known != "all":
         is_free = tokens.is_valid & ~prompt.is_known
-        assert (view_of(decoder, sampled.tokens)[is_free] != view_of(decoder, tokens)[is_free]).any()
+        assert (
+            view_of(decoder, sampled.tokens)[is_free] != view_of(decoder, tokens)[is_free]
+        ).any()
 
 
 def test_one_compilation_per_shape(family, decoder, loss, batch, caplog):
@@ -178,7 +205,9 @@ def test_one_compilation_per_shape(family, decoder, loss, batch, caplog):
     run(tokens, keys[0])
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         run(shorter, keys[1])
-    assert [record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()] == []
+    assert [
+        record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()
+    ] == []
 
 
 def test_conditions_reach_the_output(loss, batch, key):
@@ -191,7 +220,9 @@ def test_conditions_reach_the_output(loss, batch, key):
     assert (told != loss(tokens, swapped, key).per_example).any()
     # What is dropped says nothing.
     also_dropped = swapped._replace(is_dropped=jnp.ones(NUM_EXAMPLES, bool))
-    np.testing.assert_array_equal(loss(tokens, dropped, key).per_example, loss(tokens, also_dropped, key).per_example)
+    np.testing.assert_array_equal(
+        loss(tokens, dropped, key).per_example, loss(tokens, also_dropped, key).per_example
+    )
 
 
 def test_guidance_one_is_the_conditional_model(family, decoder, batch, key):
@@ -200,14 +231,19 @@ def test_guidance_one_is_the_conditional_model(family, decoder, batch, key):
         pytest.skip("this family refuses guidance")
     # 1 skips the unconditional half; just above 1 computes both and combines them.
     samplers = [family.sampler, family.sampler.model_copy(update={"guidance": 1.0 + 1e-7})]
-    outs = [decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler) for sampler in samplers]
+    outs = [
+        decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
+        for sampler in samplers
+    ]
     assert outs[1].num_network_calls == 2 * outs[0].num_network_calls
     np.testing.assert_allclose(*(view_of(decoder, out.tokens) for out in outs), atol=1e-3)
 
 
 def test_evaluation_mode_drops_nothing(family, decoder, batch, key):
     backbone = BACKBONE.model_copy(update={"dropout": 0.5})
-    dropping = with_state_of(family.build(backbone=backbone, condition=ConditionConfig(dropout=0.9)), decoder)
+    dropping = with_state_of(
+        family.build(backbone=backbone, condition=ConditionConfig(dropout=0.9)), decoder
+    )
     plain = with_state_of(decoder, decoder)
     in_training = jitted_loss(dropping)(*batch, key).per_example
     dropping.eval()
@@ -221,11 +257,15 @@ def test_evaluation_mode_drops_nothing(family, decoder, batch, key):
 def test_remat_and_unrolling_do_not_change_the_gradient(family, decoder, batch, key):
     def gradient(model):
         graph, params = nnx.split(model)
-        return jax.jit(jax.grad(lambda p: nnx.merge(graph, p).loss(*batch, key=key).per_example.sum()))(params)
+        return jax.jit(
+            jax.grad(lambda p: nnx.merge(graph, p).loss(*batch, key=key).per_example.sum())
+        )(params)
 
     other = family.build(backbone=BACKBONE.model_copy(update={"remat": True, "is_unrolled": True}))
     other = with_state_of(other, decoder)
-    for first, second in zip(jax.tree.leaves(gradient(decoder)), jax.tree.leaves(gradient(other)), strict=True):
+    for first, second in zip(
+        jax.tree.leaves(gradient(decoder)), jax.tree.leaves(gradient(other)), strict=True
+    ):
         np.testing.assert_allclose(first, second, atol=1e-4)
 
 
@@ -248,7 +288,10 @@ def test_eight_devices_compute_the_loss_of_one(family, decoder, key):
     batch = toy_batch(num_examples=8)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
     spread = jax.tree.map(
-        lambda x: jax.device_put(x, NamedSharding(mesh, PartitionSpec("batch", *[None] * (x.ndim - 1)))), batch
+        lambda x: jax.device_put(
+            x, NamedSharding(mesh, PartitionSpec("batch", *[None] * (x.ndim - 1)))
+        ),
+        batch,
     )
     compute = jitted_loss(jax.device_put(decoder, NamedSharding(mesh, PartitionSpec())))
     np.testing.assert_allclose(

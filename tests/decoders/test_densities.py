@@ -1,4 +1,6 @@
-"""Densities over ordered codes against closed forms, in float64 and far from where the codes are."""
+"""Densities over ordered codes against closed forms, in float64 and
+far from where the codes are.
+"""
 
 import functools
 
@@ -23,11 +25,14 @@ from genlab.tokens import Tokens, TokenSpec
 
 BINS = 256
 CLOSED_FORMS = {"logistic": scipy.stats.logistic, "gaussian": scipy.stats.norm}
-MULAW = TokenSpec(sample_rate_hz=4000, hop_samples=1, codebooks=1, entries=16, latent_channels=1, causal=True)
+MULAW = TokenSpec(
+    sample_rate_hz=4000, hop_samples=1, codebooks=1, entries=16, latent_channels=1, causal=True
+)
 VOCAB = CondVocab(num_speakers=3, num_units=10)
 CONDITION = ConditionConfig(dropout=0.0)
 KEY = jax.random.key(0)
-# Mean and scale: inside, on a border, in the first bin, left of all, far right of all, of all sizes.
+# Mean and scale: inside, on a border, in the first bin, left of all, far right of all, of all
+# sizes.
 PLACES = [
     (0.1, 0.2),
     (-1 / 255, 0.05),
@@ -45,11 +50,15 @@ def numbers_of(config, weights, means, scales):
     m = config.components
     first_means = (2 * np.arange(m) + 1) / m - 1
     raw = np.log(np.expm1(np.asarray(scales) - config.min_scale)) - np.log(np.expm1(FIRST_SCALE))
-    return jnp.asarray(np.concatenate([np.log(weights), np.asarray(means) - first_means, raw]), jnp.float32)
+    return jnp.asarray(
+        np.concatenate([np.log(weights), np.asarray(means) - first_means, raw]), jnp.float32
+    )
 
 
 def true_masses(shape, mean, scale):
-    """The masses in float64; right of the mean they are those of the mirror image, which do not cancel."""
+    """The masses in float64; right of the mean they are those of the mirror image, which do not
+    cancel.
+    """
     borders = np.concatenate([[-np.inf], (2 * np.arange(1, BINS) - 1) / (BINS - 1) - 1, [np.inf]])
     at = (borders - mean) / scale
     law = CLOSED_FORMS[shape]
@@ -69,7 +78,8 @@ def test_masses_are_differences_of_the_distribution_function(shape, mean, scale)
     expected = true_masses(shape, mean, scale)
     np.testing.assert_allclose(np.exp(logits), expected, atol=1e-5)
     np.testing.assert_allclose(np.exp(logits).sum(), 1, atol=1e-5)
-    # Small masses are right too, as far as float64 can tell them from nothing: the mean moves by a float32's worth.
+    # Small masses are right too, as far as float64 can tell them from nothing: the mean moves by a
+    # float32's worth.
     seen = expected > 1e-300
     assert seen.sum() > 1 or abs(mean) == 50
     error = 2e-4 + 1e-6 * np.abs(np.log(expected[seen])) * (1 + abs(mean) / scale)
@@ -81,7 +91,9 @@ def test_a_mixture_is_the_weighted_sum_of_its_components(shape):
     config = DiscretisedMixture(components=3, shape=shape)
     parts = [0.5, 0.3, 0.2], [-1.2, 0.0, 0.4], [0.1, 0.003, 0.5]
     logits = logits_of(config, numbers_of(config, *parts))
-    expected = sum(weight * true_masses(shape, mean, scale) for weight, mean, scale in zip(*parts, strict=True))
+    expected = sum(
+        weight * true_masses(shape, mean, scale) for weight, mean, scale in zip(*parts, strict=True)
+    )
     np.testing.assert_allclose(np.exp(logits), expected, atol=1e-5)
 
 
@@ -101,7 +113,11 @@ def test_gradients_are_finite_and_point_at_the_code(shape):
         nats, found = gradient(jnp.full((7, 3), raw), codes)
         assert np.isfinite(nats).all() and np.isfinite(found).all() and (nats >= -1e-5).all()
     single = DiscretisedMixture(components=1, shape=shape)
-    slope = jax.jit(jax.vmap(jax.grad(lambda mean, code: single.nats(jnp.array([0.0, mean, -200.0]), code, BINS))))
+    slope = jax.jit(
+        jax.vmap(
+            jax.grad(lambda mean, code: single.nats(jnp.array([0.0, mean, -200.0]), code, BINS))
+        )
+    )
     assert (slope(jnp.array([50.0, 50.0, 5.0]), jnp.array([0, 127, 254])) > 100).all()
     assert (slope(jnp.array([-50.0, -50.0, -5.0]), jnp.array([255, 127, 1])) < -100).all()
 
@@ -111,7 +127,9 @@ def test_the_gradient_is_that_of_the_closed_form(shape):
     config, law = DiscretisedMixture(components=1, shape=shape), CLOSED_FORMS[shape]
     mean, scale = 0.25, 0.05
     numbers = numbers_of(config, [1.0], [mean], [scale])
-    slope = jax.jit(jax.vmap(lambda code: jax.grad(lambda x: config.nats(x, code, BINS))(numbers)[1]))(jnp.arange(BINS))
+    slope = jax.jit(
+        jax.vmap(lambda code: jax.grad(lambda x: config.nats(x, code, BINS))(numbers)[1])
+    )(jnp.arange(BINS))
     borders = np.concatenate([[-np.inf], (2 * np.arange(1, BINS) - 1) / (BINS - 1) - 1, [np.inf]])
     densities = law.pdf((borders - mean) / scale) / scale
     expected = np.diff(densities) / true_masses(shape, mean, scale)
@@ -129,7 +147,9 @@ def test_the_nats_of_a_code_are_its_cross_entropy(shape, key):
 
 
 def test_a_known_mixture_is_fitted_to_its_entropy():
-    """Exact cross-entropies against the bins of two logistics, one of which has a tail in the last bin."""
+    """Exact cross-entropies against the bins of two logistics, one of which has a tail in the last
+    bin.
+    """
     truth = 0.6 * true_masses("logistic", -0.4, 0.05) + 0.4 * true_masses("logistic", 0.9, 0.1)
     entropy = -(truth * np.log2(truth)).sum()
     config = DiscretisedMixture(components=4)
@@ -147,7 +167,9 @@ def test_a_known_mixture_is_fitted_to_its_entropy():
         return (optax.apply_updates(numbers, updates), state), bits
 
     first = jnp.zeros(config.numbers(BINS))
-    (numbers, _), bits = jax.jit(lambda carry: jax.lax.scan(step, carry, length=400))((first, adam.init(first)))
+    (numbers, _), bits = jax.jit(lambda carry: jax.lax.scan(step, carry, length=400))(
+        (first, adam.init(first))
+    )
     assert bits[0] > entropy + 0.3
     assert entropy - 1e-4 < bits[-1] < entropy + 0.02
     # Drawing gives the same distribution: the total variation of so many draws is 0.009 on average.
@@ -166,7 +188,9 @@ def mulaw_batch(num_frames=12):
 def toy_decoder(shape="logistic"):
     config = ARConfig(output=DiscretisedMixture(components=3, shape=shape), infill_share=0.0)
     vectors = jnp.linspace(-1.7, 1.5, MULAW.entries)[None, :, None]
-    return randomised(config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION, code_vectors=vectors), key=KEY))
+    return randomised(
+        config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION, code_vectors=vectors), key=KEY)
+    )
 
 
 def test_the_loss_of_a_decoder_is_its_score():
@@ -179,9 +203,14 @@ def test_the_loss_of_a_decoder_is_its_score():
 
 def test_probabilities_of_all_clips_of_a_decoder_sum_to_one():
     """Two samples of sixteen values: 256 clips."""
-    codes = jnp.stack(jnp.meshgrid(jnp.arange(16), jnp.arange(16), indexing="ij"), axis=-1).reshape(256, 2, 1)
+    codes = jnp.stack(jnp.meshgrid(jnp.arange(16), jnp.arange(16), indexing="ij"), axis=-1).reshape(
+        256, 2, 1
+    )
     _, cond = toy_batch(256, 2, spec=MULAW)
-    tokens, one = Tokens(codes, None, jnp.full(256, 2)), jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 256, 0), cond)
+    tokens, one = (
+        Tokens(codes, None, jnp.full(256, 2)),
+        jax.tree.map(lambda leaf: jnp.repeat(leaf[:1], 256, 0), cond),
+    )
     bits = jax.jit(lambda model: model.score(tokens, one).bits)(toy_decoder())
     assert np.std(bits) > 0.1
     np.testing.assert_allclose((2.0**-bits).sum(), 1, rtol=1e-4)
@@ -191,7 +220,9 @@ def test_streamed_samples_are_the_samples_and_the_cached_step_is_the_full_pass()
     tokens, cond = mulaw_batch()
     decoder, sampler = toy_decoder(), ARSampler(top_k=5, guidance=1.5)
     drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler).tokens
-    chunks = decoder.stream(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler, chunk_frames=5)
+    chunks = decoder.stream(
+        cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler, chunk_frames=5
+    )
     np.testing.assert_array_equal(np.concatenate(list(chunks), axis=1), drawn.codes)
     greedy = ARSampler(temperature=0.0)
     best = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=greedy).tokens
@@ -199,7 +230,9 @@ def test_streamed_samples_are_the_samples_and_the_cached_step_is_the_full_pass()
 
     @jax.jit
     def nats(codes):
-        return decoder._nats(tokens._replace(codes=codes), cond, tokens.is_valid, None, None)[0][:, :, 0]
+        return decoder._nats(tokens._replace(codes=codes), cond, tokens.is_valid, None, None)[0][
+            :, :, 0
+        ]
 
     for frame, offset in ((0, 1), (3, 5), (6, 15)):
         other = best.codes.at[:, frame].add(offset) % MULAW.entries
@@ -210,14 +243,18 @@ def test_streamed_samples_are_the_samples_and_the_cached_step_is_the_full_pass()
 def test_the_formula_agrees_with_the_walk(shape):
     tokens, cond = mulaw_batch()
     config = ARConfig(output=DiscretisedMixture(components=5, shape=shape))
-    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION), key=KEY)))
+    graph, params = nnx.split(
+        nnx.eval_shape(lambda: config.build(Task(MULAW, VOCAB, BACKBONE, CONDITION), key=KEY))
+    )
 
     def loss(params):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
 
     def sample(params):
         model = nnx.merge(graph, params)
-        return model.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=ARSampler()).tokens.codes
+        return model.sample(
+            cond, num_frames=tokens.num_frames, key=KEY, sampler=ARSampler()
+        ).tokens.codes
 
     formula = config.train_flops(Task(MULAW, VOCAB, BACKBONE, CONDITION, num_frames=12))
     assert count_flops(jax.value_and_grad(loss), params) / 3 == pytest.approx(formula, rel=0.01)
@@ -229,9 +266,15 @@ def test_the_formula_agrees_with_the_walk(shape):
 
 def test_a_fresh_mixture_is_spread_over_the_codes():
     for components in (1, 10):
-        masses = np.exp(logits_of(config := DiscretisedMixture(components=components), jnp.zeros(3 * components)))
+        masses = np.exp(
+            logits_of(
+                config := DiscretisedMixture(components=components), jnp.zeros(3 * components)
+            )
+        )
         np.testing.assert_allclose(masses, masses[::-1], rtol=1e-4)
-        np.testing.assert_allclose(config._components(jnp.zeros(3 * components))[2], FIRST_SCALE, atol=0.002)
+        np.testing.assert_allclose(
+            config._components(jnp.zeros(3 * components))[2], FIRST_SCALE, atol=0.002
+        )
         assert 0 < -np.log2(masses).mean() < 9
 
 
@@ -241,13 +284,23 @@ def test_codes_without_an_order_are_refused():
     def build(config=config, spec=MULAW, **options):
         config.build(Task(spec, VOCAB, BACKBONE, CONDITION, **options), key=KEY)
 
-    expected = "decoder.output.kind='mixture': expected one code per frame that is a value on a scale, but the codec"
-    with pytest.raises(ConfigError, match=f"{expected} has codebooks=8 of latent_channels=1; use data.codec='mulaw"):
+    expected = (
+        "decoder.output.kind='mixture': expected one code per frame that is a value on a scale, "
+        "but the codec"
+    )
+    with pytest.raises(
+        ConfigError, match=f"{expected} has codebooks=8 of latent_channels=1; use data.codec='mulaw"
+    ):
         build(spec=MULAW.model_copy(update={"codebooks": 8}))
-    with pytest.raises(ConfigError, match=f"{expected} has codebooks=1 of latent_channels=4; .*output.kind='softmax'"):
+    with pytest.raises(
+        ConfigError,
+        match=f"{expected} has codebooks=1 of latent_channels=4; .*output.kind='softmax'",
+    ):
         build(spec=MULAW.model_copy(update={"latent_channels": 4}))
     with pytest.raises(ConfigError, match=f"{expected}'s neighbouring entries are -.* apart"):
         build(code_vectors=jax.random.normal(KEY, (1, 16, 1)))
-    with pytest.raises(ConfigError, match=r"decoder.plan or decoder.other add streams; set both to null"):
+    with pytest.raises(
+        ConfigError, match=r"decoder.plan or decoder.other add streams; set both to null"
+    ):
         build(config.model_copy(update={"plan": PlanStream(num_units=10)}))
     assert ARConfig().output == Softmax()

@@ -1,4 +1,6 @@
-"""What only the family with a depth transformer promises: order inside a frame, an exact likelihood, cheap training."""
+"""What only the family with a depth transformer promises: order inside a frame, an exact
+likelihood, cheap training.
+"""
 
 import functools
 import itertools
@@ -9,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 import pytest
-from decoder_toys import BACKBONE, DEPTH, NUM_FRAMES, SPEC, VOCAB, prompt_where, randomised, toy_batch
+from decoder_toys import (
+    BACKBONE,
+    DEPTH,
+    NUM_FRAMES,
+    SPEC,
+    VOCAB,
+    prompt_where,
+    randomised,
+    toy_batch,
+)
 from flax import nnx
 
 from genlab.config import GenlabError
@@ -56,15 +67,28 @@ def test_probabilities_of_all_clips_sum_to_one(delay):
 
 
 def test_one_codebook_is_the_flat_autoregressive_decoder():
-    """With one level nothing is left for the depth transformer: same weights, same loss, same samples."""
+    """With one level nothing is left for the depth transformer: same weights, same loss, same
+    samples.
+    """
     tokens, cond = toy_batch()
-    spec, tokens = SPEC.model_copy(update={"codebooks": 1}), tokens._replace(codes=tokens.codes[:, :, :1])
+    spec, tokens = (
+        SPEC.model_copy(update={"codebooks": 1}),
+        tokens._replace(codes=tokens.codes[:, :, :1]),
+    )
     depth = build(FULL, spec)
-    flat = ARConfig(pattern=FlatPattern(), infill_share=0.0).build(Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY)
+    flat = ARConfig(pattern=FlatPattern(), infill_share=0.0).build(
+        Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY
+    )
     flat.embed, flat.conditioner, flat.backbone, flat.heads = (
-        depth.embed, depth.conditioner, depth.backbone, depth.head,
-    )  # fmt: skip
-    losses = [jax.jit(lambda m: m.loss(tokens, cond, key=KEY).per_example)(model) for model in (depth, flat)]
+        depth.embed,
+        depth.conditioner,
+        depth.backbone,
+        depth.head,
+    )
+    losses = [
+        jax.jit(lambda m: m.loss(tokens, cond, key=KEY).per_example)(model)
+        for model in (depth, flat)
+    ]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
     drawn = [
         model.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler).tokens.codes
@@ -74,21 +98,28 @@ def test_one_codebook_is_the_flat_autoregressive_decoder():
 
 
 def test_each_code_sees_the_codes_before_it_and_no_others(decoder):
-    """Time first, then depth: with acoustic delay 1 the levels after the first of frame t stand at step t + 1."""
+    """Time first, then depth: with acoustic delay 1 the levels after the first of frame t stand at
+    step t + 1.
+    """
     tokens, cond = toy_batch(num_frames=6)
 
     @jax.jit
     def nats(codes):
         known = run_known(decoder, tokens._replace(codes=codes), cond, tokens.is_valid, None, None)
         logits = decoder.depth(
-            known.hidden[:, 1:].reshape(-1, BACKBONE.width), known.codes[:, 1:].reshape(-1, 4), key=None
+            known.hidden[:, 1:].reshape(-1, BACKBONE.width),
+            known.codes[:, 1:].reshape(-1, 4),
+            key=None,
         )
         return decoder.head(known.hidden)[0, :6], logits.reshape(3, 6, 3, -1)[0]
 
     def moved(frame, level):
         changed = tokens.codes.at[0, frame, level].add(1) % SPEC.entries
-        first, others = (np.abs(a - b).max(axis=-1) > 1e-6 for a, b in zip(nats(tokens.codes), nats(changed)))
-        return np.concatenate([first[:, None], others], axis=1)  # [frame, level], what predicts it has moved
+        first, others = (
+            np.abs(a - b).max(axis=-1) > 1e-6 for a, b in zip(nats(tokens.codes), nats(changed))
+        )
+        # [frame, level], what predicts it has moved
+        return np.concatenate([first[:, None], others], axis=1)
 
     step_of = np.arange(6)[:, None] + np.array([0, 1, 1, 1])[None, :]
     for frame, level in ((2, 0), (2, 1), (2, 3)):
@@ -97,17 +128,25 @@ def test_each_code_sees_the_codes_before_it_and_no_others(decoder):
         np.testing.assert_array_equal(moved(frame, level), expected)
 
 
-@pytest.mark.parametrize(("is_per_level", "has_own_position"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("is_per_level", "has_own_position"), [(False, False), (True, False), (True, True)]
+)
 def test_the_cached_step_is_the_full_pass(is_per_level, has_own_position):
     """The greedy codes of both loops are the largest logits of one pass over them."""
-    decoder = build(FULL.model_copy(update={"is_per_level": is_per_level, "has_own_position": has_own_position}))
+    decoder = build(
+        FULL.model_copy(update={"is_per_level": is_per_level, "has_own_position": has_own_position})
+    )
     tokens, cond = toy_batch(num_frames=7)
-    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(temperature=0.0))
+    drawn = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(temperature=0.0)
+    )
     codes = drawn.tokens.codes
     assert len(np.unique(codes)) > 4
-    known = jax.jit(lambda codes: run_known(decoder, tokens._replace(codes=codes), cond, tokens.is_valid, None, None))(
-        codes
-    )
+    known = jax.jit(
+        lambda codes: run_known(
+            decoder, tokens._replace(codes=codes), cond, tokens.is_valid, None, None
+        )
+    )(codes)
     first = jnp.argmax(decoder.head(known.hidden), axis=-1)
     rows = known.hidden.reshape(-1, BACKBONE.width), known.codes.reshape(-1, 4)
     others = jnp.argmax(decoder.depth(*rows, key=None), axis=-1).reshape(3, 8, 3)
@@ -117,12 +156,16 @@ def test_the_cached_step_is_the_full_pass(is_per_level, has_own_position):
 
 def test_equal_weights_of_all_levels_are_shared_weights(decoder):
     tokens, cond = toy_batch()
-    parted = FULL.model_copy(update={"is_per_level": True}).build(Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY)
+    parted = FULL.model_copy(update={"is_per_level": True}).build(
+        Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY
+    )
 
     def broadcast(one, each):  # [layers, inputs, outputs] -> [layers, levels, inputs, outputs]
         return one if one.shape == each.shape else jnp.broadcast_to(one[:, None], each.shape)
 
-    nnx.update(parted, jax.tree.map(broadcast, nnx.state(decoder, nnx.Param), nnx.state(parted, nnx.Param)))
+    nnx.update(
+        parted, jax.tree.map(broadcast, nnx.state(decoder, nnx.Param), nnx.state(parted, nnx.Param))
+    )
 
     def loss_and_gradient(model):
         graph, params = nnx.split(model)
@@ -146,7 +189,9 @@ def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
     tokens = tokens._replace(num_frames=jnp.array([NUM_FRAMES, 7, 2]))
     sharing = nnx.merge(
         nnx.graphdef(
-            FULL.model_copy(update={"trained_share": 0.25}).build(Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY)
+            FULL.model_copy(update={"trained_share": 0.25}).build(
+                Task(SPEC, VOCAB, BACKBONE, PLAIN), key=KEY
+            )
         ),
         nnx.state(decoder),
     )
@@ -156,7 +201,9 @@ def test_a_share_of_the_frames_gives_the_loss_of_all_on_average(decoder):
     for level in range(4):
         name = f"nats_level_{level}"
         error = some.metrics[name].std(axis=0) / 600**0.5 + 1e-5
-        assert (np.abs(some.metrics[name].mean(axis=0) - every.metrics[name]) < 4 * error).all(), name
+        assert (np.abs(some.metrics[name].mean(axis=0) - every.metrics[name]) < 4 * error).all(), (
+            name
+        )
     np.testing.assert_array_equal(some.weight[0], every.weight)
     assert (some.per_example.std(axis=0)[:2] > 1e-3).all()
     np.testing.assert_allclose(some.per_example[:, 2], every.per_example[2], rtol=1e-5)
@@ -176,13 +223,17 @@ def test_the_formulas_agree_with_the_walk(share, delay, codebooks, is_per_level,
     changes = {"trained_share": share, "acoustic_delay_frames": delay, "is_per_level": is_per_level}
     changes["has_own_position"] = has_own_position
     config = DEPTH.model_copy(update=changes)
-    graph, params = nnx.split(nnx.eval_shape(lambda: config.build(Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY)))
+    graph, params = nnx.split(
+        nnx.eval_shape(lambda: config.build(Task(spec, VOCAB, BACKBONE, PLAIN), key=KEY))
+    )
 
     def loss(params):
         return nnx.merge(graph, params).loss(tokens, cond, key=KEY).per_example.sum()
 
     def sample(params):
-        drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler())
+        drawn = nnx.merge(graph, params).sample(
+            cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler()
+        )
         return drawn.tokens.codes
 
     formula = config.train_flops(Task(spec, VOCAB, BACKBONE, PLAIN, num_frames=7))
@@ -195,6 +246,10 @@ def test_what_cannot_work_is_refused(decoder):
     tokens, cond = toy_batch()
     hole = prompt_where(tokens, (np.arange(NUM_FRAMES) < 2) | (np.arange(NUM_FRAMES) > 4))
     with pytest.raises(GenlabError, match="infill_share=0 and can only continue"):
-        decoder.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(), prompt=hole)
-    with pytest.raises(pydantic.ValidationError, match=r"width=20 must be a multiple of 2 \* heads=8"):
+        decoder.sample(
+            cond, num_frames=tokens.num_frames, key=KEY, sampler=DepthSampler(), prompt=hole
+        )
+    with pytest.raises(
+        pydantic.ValidationError, match=r"width=20 must be a multiple of 2 \* heads=8"
+    ):
         DepthConfig(width=20)

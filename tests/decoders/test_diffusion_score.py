@@ -1,4 +1,6 @@
-"""The bound on the bits of codes where the entropy is known, and the density of latents in closed form."""
+"""The bound on the bits of codes where the entropy is known, and the density of latents in closed
+form.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -19,16 +21,21 @@ NUM_CLIPS, NUM_FRAMES = 64, 8
 
 
 class Source:
-    """Frames drawn independently, each the sum of one entry per level; the optimal denoiser is a posterior mean."""
+    """Frames drawn independently, each the sum of one entry per level; the optimal denoiser is a
+    posterior mean.
+    """
 
     def __init__(self, scales, entries, channels, is_uniform, seed=0):
         rng = np.random.default_rng(seed)
         self.vectors = jnp.asarray(
-            np.stack([scale * rng.normal(size=(entries, channels)) for scale in scales]), jnp.float32
+            np.stack([scale * rng.normal(size=(entries, channels)) for scale in scales]),
+            jnp.float32,
         )
         self.log_shares = np.full((len(scales), entries), -np.log(entries), np.float32)
         if not is_uniform:
-            self.log_shares = np.log(rng.dirichlet(np.ones(entries), size=len(scales))).astype(np.float32)
+            self.log_shares = np.log(rng.dirichlet(np.ones(entries), size=len(scales))).astype(
+                np.float32
+            )
         sums, joint = jnp.zeros((1, channels)), jnp.zeros(1)
         for level, shares in zip(self.vectors, self.log_shares, strict=True):
             sums = (sums[:, None, :] + level[None, :, :]).reshape(-1, channels)
@@ -39,14 +46,24 @@ class Source:
         """Codes, and the bits of each clip under the source itself."""
         keys = jax.random.split(key, len(self.log_shares))
         shape = (NUM_CLIPS, NUM_FRAMES)
-        codes = [jax.random.categorical(k, s, shape=shape) for k, s in zip(keys, self.log_shares, strict=True)]
-        bits = -sum(s[np.asarray(c)] for c, s in zip(codes, self.log_shares, strict=True)).sum(axis=1) / np.log(2)
+        codes = [
+            jax.random.categorical(k, s, shape=shape)
+            for k, s in zip(keys, self.log_shares, strict=True)
+        ]
+        bits = -sum(s[np.asarray(c)] for c, s in zip(codes, self.log_shares, strict=True)).sum(
+            axis=1
+        ) / np.log(2)
         return jnp.stack(codes, axis=-1), bits
 
     def denoiser(self, path):
         def clean(noisy, level):
-            alpha, sigma = path.alpha(level)[:, None, None, None], path.sigma(level)[:, None, None, None]
-            distances = jnp.square(noisy[:, :, None, :] - alpha * self.sums[None, None]).sum(axis=-1)
+            alpha, sigma = (
+                path.alpha(level)[:, None, None, None],
+                path.sigma(level)[:, None, None, None],
+            )
+            distances = jnp.square(noisy[:, :, None, :] - alpha * self.sums[None, None]).sum(
+                axis=-1
+            )
             logits = self.joint[None, None, :] - distances / (2 * sigma[..., 0] ** 2)
             return jax.nn.softmax(logits, axis=-1) @ self.sums
 
@@ -54,43 +71,60 @@ class Source:
 
 
 def excess_of(source, path, clean, num_draws=32):
-    """Bits per frame of the bound above the source's own, and their Monte-Carlo error, over all clips."""
+    """Bits per frame of the bound above the source's own, and their Monte-Carlo error, over all
+    clips.
+    """
     codes, bits = source.draw(jax.random.key(1))
     is_valid = jnp.ones(codes.shape[:2], bool)
 
     @jax.jit
     def compute(key):
         return codes_bound(
-            path, clean, codes, is_valid, source.vectors, posterior_std(source.vectors), key=key, num_draws=num_draws
+            path,
+            clean,
+            codes,
+            is_valid,
+            source.vectors,
+            posterior_std(source.vectors),
+            key=key,
+            num_draws=num_draws,
         )[:2]
 
     found, errors = compute(jax.random.key(2))
     excess = np.asarray(found) - bits
-    assert excess.std() < 2 * np.asarray(errors).mean()  # the stated error covers what clips really spread
+    # the stated error covers what clips really spread
+    assert excess.std() < 2 * np.asarray(errors).mean()
     return excess.mean() / NUM_FRAMES, excess.std() / np.sqrt(NUM_CLIPS) / NUM_FRAMES
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.kind)
 def test_the_bound_touches_the_entropy_with_the_optimal_denoiser(path):
-    """One level of 16 equally likely entries, 4 bits per frame: here p(c|z) is the true posterior, and slack is 0."""
+    """One level of 16 equally likely entries, 4 bits per frame: here p(c|z) is the true posterior,
+    and slack is 0.
+    """
     source = Source((1.0,), entries=16, channels=8, is_uniform=True)
     excess, error = excess_of(source, path, source.denoiser(path))
     assert error < 0.08 and abs(excess) < 3 * error, (excess, error)
 
 
 def test_two_levels_of_unequal_shares_cost_some_slack():
-    """5 bits per frame or so; the residual softmax knows neither the shares nor what the later level will be."""
+    """5 bits per frame or so; the residual softmax knows neither the shares nor what the later
+    level will be.
+    """
     source = Source((1.0, 0.4), entries=8, channels=8, is_uniform=False)
     excess, error = excess_of(source, StraightPath(), source.denoiser(StraightPath()))
     assert -3 * error < excess < 0.5, (excess, error)
 
 
-@pytest.mark.parametrize("source", [Source((1.0,), 16, 8, is_uniform=True), Source((1.0, 0.4), 8, 8, is_uniform=True)])
+@pytest.mark.parametrize(
+    "source", [Source((1.0,), 16, 8, is_uniform=True), Source((1.0, 0.4), 8, 8, is_uniform=True)]
+)
 def test_a_worse_denoiser_has_a_higher_bound(source):
     path = StraightPath()
     clean = source.denoiser(path)
     best, error = excess_of(source, path, clean)
-    # One level of entries is told apart at once, so there a small shrinkage would not stand out from the error.
+    # One level of entries is told apart at once, so there a small shrinkage would not stand out
+    # from the error.
     shrunk, _ = excess_of(source, path, lambda noisy, level: 0.5 * clean(noisy, level))
     nothing, _ = excess_of(source, path, lambda noisy, level: jnp.zeros_like(noisy))
     assert best + 3 * error < shrunk < nothing
@@ -98,12 +132,16 @@ def test_a_worse_denoiser_has_a_higher_bound(source):
 
 @pytest.fixture(scope="module")
 def vectors():
-    return 0.5 ** jnp.arange(4.0)[:, None, None] * jax.random.normal(jax.random.key(5), (4, SPEC.entries, 8))
+    return 0.5 ** jnp.arange(4.0)[:, None, None] * jax.random.normal(
+        jax.random.key(5), (4, SPEC.entries, 8)
+    )
 
 
 def build(vectors, **fields):
     config = DiffusionConfig(**fields)
-    return config.build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=jax.random.key(0))
+    return config.build(
+        Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=jax.random.key(0)
+    )
 
 
 def test_a_decoder_scores_codes(vectors, key):
@@ -111,15 +149,23 @@ def test_a_decoder_scores_codes(vectors, key):
     decoder = build(vectors)
     score = decoder.score(tokens, cond, key=key, num_draws=4)
     assert score.validity == "upper bound"
-    assert np.isfinite(score.bits).all() and np.isfinite(score.std_error).all() and (score.std_error > 0).all()
+    assert (
+        np.isfinite(score.bits).all()
+        and np.isfinite(score.std_error).all()
+        and (score.std_error > 0).all()
+    )
     assert np.isinf(decoder.score(tokens, cond, key=key).std_error).all()
     # Padding says nothing, and neither do the latents.
     is_valid = tokens.is_valid[:, :, None]
     other, _ = toy_batch(seed=4)
     spoiled = tokens._replace(codes=jnp.where(is_valid, tokens.codes, other.codes), latents=None)
-    np.testing.assert_allclose(decoder.score(spoiled, cond, key=key, num_draws=4).bits, score.bits, rtol=1e-5)
+    np.testing.assert_allclose(
+        decoder.score(spoiled, cond, key=key, num_draws=4).bits, score.bits, rtol=1e-5
+    )
     # The entries are state that no optimiser sees.
-    assert vectors.shape not in [leaf.shape for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))]
+    assert vectors.shape not in [
+        leaf.shape for leaf in jax.tree.leaves(nnx.state(decoder, nnx.Param))
+    ]
     with pytest.raises(GenlabError, match="code_vectors: absent"):
         build(None).score(tokens, cond, key=key)
 
@@ -130,7 +176,9 @@ def test_training_on_the_sums_of_code_vectors_lowers_the_bound(vectors, key):
     tokens = tokens._replace(latents=vectors[levels, tokens.codes].sum(axis=2))
     fresh = build(vectors, path=CosinePath(), predicts="v")
     fitted, _ = train(fresh, (tokens, cond), steps=100, learning_rate=1e-2)
-    before, after = (decoder.score(tokens, cond, key=key, num_draws=16) for decoder in (fresh, fitted))
+    before, after = (
+        decoder.score(tokens, cond, key=key, num_draws=16) for decoder in (fresh, fitted)
+    )
     assert (after.bits < 0.8 * before.bits).all()
 
 
@@ -156,7 +204,11 @@ def test_the_density_of_a_gaussian_is_its_density(path, key):
     expected = jnp.where(is_valid[:, :, None], terms, 0).sum(axis=(1, 2))
 
     def compute(num_probes):
-        run = jax.jit(lambda z: log_density(path, velocity, z, is_valid, key=key, num_steps=100, num_probes=num_probes))
+        run = jax.jit(
+            lambda z: log_density(
+                path, velocity, z, is_valid, key=key, num_steps=100, num_probes=num_probes
+            )
+        )
         return np.asarray(run(jnp.where(is_valid[:, :, None], latents, 9.0)))
 
     np.testing.assert_allclose(compute(0), expected, atol=0.1 if path.kind == "edm" else 0.03)
@@ -173,9 +225,14 @@ def test_probes_average_to_the_trace(key):
 
     def compute(num_probes):
         return log_density(
-            StraightPath(), velocity, jnp.ones((1, 2, 3)), jnp.ones((1, 2), bool), key=key, num_steps=4,
+            StraightPath(),
+            velocity,
+            jnp.ones((1, 2, 3)),
+            jnp.ones((1, 2), bool),
+            key=key,
+            num_steps=4,
             num_probes=num_probes,
-        )  # fmt: skip
+        )
 
     exact = compute(0)
     assert abs(compute(1) - exact)[0] > 0.02

@@ -1,4 +1,6 @@
-"""What only discrete diffusion promises: bounds that hold and are tight, in either noise and at any schedule."""
+"""What only discrete diffusion promises: bounds that hold and are tight, in either noise and at any
+schedule.
+"""
 
 import functools
 
@@ -7,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_worlds
-from decoder_toys import BACKBONE, NUM_EXAMPLES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, prompt_where, toy_batch
+from decoder_toys import (
+    BACKBONE,
+    NUM_EXAMPLES,
+    NUM_FRAMES,
+    SEMANTIC,
+    SPEC,
+    VOCAB,
+    prompt_where,
+    toy_batch,
+)
 from flax import nnx
 
 from genlab.config import GenlabError
@@ -56,7 +67,9 @@ def _nats(decoder, tokens, cond, is_hidden):
 def test_the_absorbing_score_is_the_mean_over_all_orders_and_lies_above_the_likelihood(key):
     decoder = tiny_worlds.build(DiscreteConfig())
     tokens, cond = tiny_worlds.clips_as_batch()
-    bound, nats = tiny_worlds.any_order_nats(lambda hidden: _nats(decoder, tokens, cond, hidden), NUM_CODES)
+    bound, nats = tiny_worlds.any_order_nats(
+        lambda hidden: _nats(decoder, tokens, cond, hidden), NUM_CODES
+    )
     np.testing.assert_allclose(np.exp(-nats).sum(), 1, rtol=1e-4)
     assert (bound >= nats - 1e-5).all() and (bound > nats + 1e-3).any()
     score = decoder.score(tokens, cond, key=key, num_draws=2000)
@@ -72,9 +85,13 @@ def test_the_absorbing_score_is_the_mean_over_all_orders_and_lies_above_the_like
     ids=["absorbing", "uniform"],
 )
 def test_no_schedule_moves_the_mean_of_the_loss(noise, schedules):
-    """The training loss draws levels by its schedule, and its mean is the score under every one of them."""
+    """The training loss draws levels by its schedule, and its mean is the score under every one of
+    them.
+    """
     tokens, cond = tiny_worlds.clips_as_batch()
-    score = tiny_worlds.build(DiscreteConfig(noise=noise)).score(tokens, cond, key=jax.random.key(2), num_draws=3000)
+    score = tiny_worlds.build(DiscreteConfig(noise=noise)).score(
+        tokens, cond, key=jax.random.key(2), num_draws=3000
+    )
     for hiding in schedules:
         decoder = tiny_worlds.build(DiscreteConfig(noise=noise, hiding=hiding))
 
@@ -82,11 +99,15 @@ def test_no_schedule_moves_the_mean_of_the_loss(noise, schedules):
         def losses(keys, decoder=decoder):
             return jax.lax.map(lambda key: decoder.loss(tokens, cond, key=key).per_example, keys)
 
-        drawn = np.asarray(losses(jax.random.split(jax.random.key(1), 3000))) * NUM_CODES / np.log(2)
+        drawn = (
+            np.asarray(losses(jax.random.split(jax.random.key(1), 3000))) * NUM_CODES / np.log(2)
+        )
         error = np.sqrt(score.std_error**2 + drawn.var(axis=0) / len(drawn))
         assert (np.abs(drawn.mean(axis=0) - score.bits) < 3.5 * error).all()
         # The mean over clips, in which the draws of a batch are spread evenly, is far sharper.
-        error = np.hypot(np.sqrt((score.std_error**2).sum()) / 16, drawn.mean(axis=1).std() / len(drawn) ** 0.5)
+        error = np.hypot(
+            np.sqrt((score.std_error**2).sum()) / 16, drawn.mean(axis=1).std() / len(drawn) ** 0.5
+        )
         assert abs(drawn.mean() - score.bits.mean()) < 3.5 * error < 0.05 * drawn.mean()
 
 
@@ -102,27 +123,35 @@ def test_a_model_that_knows_nothing_pays_for_every_bit(noise, key):
 def shares_drawn(noise, sampler, key, num_clips=20_000):
     _, cond = tiny_worlds.clips_as_batch(np.zeros((num_clips, 2, 2), int))
     return tiny_worlds.shares_of(
-        make_oracle(noise).sample(cond, num_frames=jnp.full(num_clips, 2), key=key, sampler=sampler).tokens.codes
+        make_oracle(noise)
+        .sample(cond, num_frames=jnp.full(num_clips, 2), key=key, sampler=sampler)
+        .tokens.codes
     )
 
 
 @pytest.mark.parametrize("noise", [AbsorbingNoise(), UniformNoise()], ids=["absorbing", "uniform"])
 def test_many_ancestral_steps_draw_from_the_language(noise, key):
     error = {
-        steps: np.abs(shares_drawn(noise, DiscreteSampler(steps=steps), key) - tiny_worlds.SHARES).sum()
+        steps: np.abs(
+            shares_drawn(noise, DiscreteSampler(steps=steps), key) - tiny_worlds.SHARES
+        ).sum()
         for steps in (1, 64)
     }
     assert error[64] < 0.06 < 0.3 < error[1]
 
 
 def test_many_joint_steps_draw_from_the_language(key):
-    shares = shares_drawn(AbsorbingNoise(), DiscreteSampler(steps=64, order="joint", hiding=LinearHiding()), key)
+    shares = shares_drawn(
+        AbsorbingNoise(), DiscreteSampler(steps=64, order="joint", hiding=LinearHiding()), key
+    )
     assert np.abs(shares - tiny_worlds.SHARES).sum() < 0.06
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def reveal_all(sampler, logits, key):
-    """Codes [n], and the step in which each was revealed, of n hidden codes that are believed to have these logits."""
+    """Codes [n], and the step in which each was revealed, of n hidden codes that are believed to
+    have these logits.
+    """
     is_free = jnp.ones(logits.shape[:-1], bool)
     progress = jnp.arange(sampler.steps + 1) / sampler.steps
 
@@ -131,14 +160,18 @@ def reveal_all(sampler, logits, key):
         return codes, (codes == logits.shape[-1])[0, :, 0]
 
     hidden = jnp.full(is_free.shape, logits.shape[-1])
-    codes, was_hidden = jax.lax.scan(step, hidden, (progress[1:], progress[:-1], jax.random.split(key, sampler.steps)))
+    codes, was_hidden = jax.lax.scan(
+        step, hidden, (progress[1:], progress[:-1], jax.random.split(key, sampler.steps))
+    )
     return codes[0, :, 0], was_hidden.sum(axis=0)
 
 
 @pytest.mark.parametrize("order", ["joint", "ancestral"])
 @pytest.mark.parametrize("bits", [None, 24])
 def test_code_and_step_have_the_law_of_the_schedule(order, bits, key):
-    """A fixed belief in place of the network: whatever the step, whose law is the schedule's, the code has its own."""
+    """A fixed belief in place of the network: whatever the step, whose law is the schedule's, the
+    code has its own.
+    """
     shares, num_codes = np.array([0.5, 0.3, 0.15, 0.05]), 100_000
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(shares, jnp.float32)), (1, num_codes, 1, 4))
     sampler = DiscreteSampler(steps=4, order=order, noise_bits=bits)
@@ -149,7 +182,9 @@ def test_code_and_step_have_the_law_of_the_schedule(order, bits, key):
 
 
 def test_fewer_bits_lower_the_entropy_of_joint_draws(key):
-    """24 bits are exact as far as draws can tell; the fewer, the less of the tail is drawn, more so in more steps."""
+    """24 bits are exact as far as draws can tell; the fewer, the less of the tail is drawn, more so
+    in more steps.
+    """
     num_codes = 20_000
     shares = np.exp(-0.35 * np.arange(32.0))
     shares /= shares.sum()
@@ -167,7 +202,8 @@ def test_fewer_bits_lower_the_entropy_of_joint_draws(key):
     by_bits = [entropy(bits) for bits in (24, 16, 12, 8)]
     assert abs(by_bits[0] - exact) < 4 * error < 0.05
     assert (np.diff(by_bits) < 0).all() and by_bits[-1] < exact - 0.4
-    # What the truncation does needs the joint draw: the same noise for the codes alone cuts far less of the tail.
+    # What the truncation does needs the joint draw: the same noise for the codes alone cuts far
+    # less of the tail.
     assert exact - entropy(12, "ancestral") < 0.5 * (exact - by_bits[2])
     assert by_bits[2] < entropy(12, steps=4) - error
 
@@ -178,7 +214,9 @@ def test_draws_in_low_precision_need_draws(key):
     with pytest.raises(ValueError, match="noise_bits"):
         DiscreteSampler(noise_bits=25)
     sampler = DiscreteSampler(noise_bits=8)
-    with pytest.raises(GenlabError, match=r"sampler\.noise_bits=8: .* use sampler\.noise_bits=null"):
+    with pytest.raises(
+        GenlabError, match=r"sampler\.noise_bits=8: .* use sampler\.noise_bits=null"
+    ):
         DiscreteConfig(noise=UniformNoise()).sample_cost(
             sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
         )
@@ -186,18 +224,24 @@ def test_draws_in_low_precision_need_draws(key):
 
 def test_one_code_at_a_time_in_random_order_draws_from_the_language(key):
     sampler = DiscreteSampler(steps=4, hiding=LinearHiding(), order="random")
-    np.testing.assert_allclose(shares_drawn(AbsorbingNoise(), sampler, key), tiny_worlds.SHARES, atol=0.012)
+    np.testing.assert_allclose(
+        shares_drawn(AbsorbingNoise(), sampler, key), tiny_worlds.SHARES, atol=0.012
+    )
 
 
 def test_uniform_noise_is_removed_as_bayes_says(key):
-    """Codes of level 0.4 given those of level 0.8 and clean ones, against noising twice and looking."""
+    """Codes of level 0.4 given those of level 0.8 and clean ones, against noising twice and
+    looking.
+    """
     noise, entries, shape = UniformNoise(), 3, (1, 200_000, 1)
     keys = jax.random.split(key, 3)
     clean = jnp.zeros(shape, int)
     is_valid = jnp.ones(shape[:2], bool)
 
     def corrupt(key, codes, share):
-        return noise.corrupt(key, codes, is_valid, jnp.array([share]), LinearHiding(), entries).codes
+        return noise.corrupt(
+            key, codes, is_valid, jnp.array([share]), LinearHiding(), entries
+        ).codes
 
     middle = corrupt(keys[0], clean, 0.4)
     noisy = corrupt(keys[1], middle, 1 - 0.2 / 0.6)
@@ -220,13 +264,20 @@ def test_more_steps_than_codes_still_reveal_everything(order, key):
 
 def test_uniform_noise_keeps_a_prompt_and_counts_guidance_twice(key):
     tokens, cond = toy_batch()
-    decoder = DiscreteConfig(noise=UniformNoise()).build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key)
+    decoder = DiscreteConfig(noise=UniformNoise()).build(
+        Task(SPEC, VOCAB, BACKBONE, SEMANTIC), key=key
+    )
     prompt = prompt_where(tokens, np.arange(NUM_FRAMES) % 3 == 1)
     sampler = DiscreteSampler(steps=3, guidance=2.0, is_annealed=True)
-    out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt)
+    out = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt
+    )
     is_kept = prompt.is_known & tokens.is_valid
     np.testing.assert_array_equal(out.tokens.codes[is_kept], tokens.codes[is_kept])
-    assert out.num_network_calls == 6 and 0 <= out.tokens.codes.min() <= out.tokens.codes.max() < SPEC.entries
+    assert (
+        out.num_network_calls == 6
+        and 0 <= out.tokens.codes.min() <= out.tokens.codes.max() < SPEC.entries
+    )
 
 
 def test_uniform_noise_has_no_codes_to_reveal(key):

@@ -1,6 +1,8 @@
-"""The whole grid of families, mixers and conditions, generated: a legal cell keeps its promises, another says why not.
+"""The whole grid of families, mixers and conditions, generated: a legal cell keeps its promises,
+another says why not.
 
-Cells are traced, not run: shapes of samples, network calls, and the FLOPs of training and sampling by the formulas.
+Cells are traced, not run: shapes of samples, network calls, and the FLOPs of training and sampling
+by the formulas.
 """
 
 import dataclasses
@@ -21,7 +23,9 @@ from genlab.nets.flops import count_flops
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
 
-STABLE_AUDIO = Family(DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler())
+STABLE_AUDIO = Family(
+    DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler()
+)
 ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO}
 MIXERS = {"attention": Attention(), "dilated": Dilated(cycle=2)}
 CONTENTS = {
@@ -63,11 +67,15 @@ def reason_against(cell: Cell, family: Family) -> str | None:
 
 
 def in_order(cell: Cell) -> Family:
-    """The family; where the mixer reads neighbours in time, without visiting frames out of order."""
+    """The family; where the mixer reads neighbours in time,
+    without visiting frames out of order.
+    """
     family = ALL_FAMILIES[cell.family]
     if cell.mixer == "attention" or not hasattr(family.config, "infill_share"):
         return family
-    return dataclasses.replace(family, config=family.config.model_copy(update={"infill_share": 0.0}))
+    return dataclasses.replace(
+        family, config=family.config.model_copy(update={"infill_share": 0.0})
+    )
 
 
 ILLEGAL = [cell for cell in CELLS if reason_against(cell, ALL_FAMILIES[cell.family])]
@@ -81,7 +89,8 @@ def test_an_illegal_cell_says_why(cell):
     family = ALL_FAMILIES[cell.family]
     with pytest.raises(ConfigError, match=f"^{reason_against(cell, family)}.*(use |set |only)"):
         jax.eval_shape(
-            lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key), jax.random.key(0)
+            lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key),
+            jax.random.key(0),
         )
 
 
@@ -92,7 +101,9 @@ def test_a_legal_cell_keeps_its_promises(cell):
     backbone = BACKBONE.model_copy(update={"mixer": MIXERS[cell.mixer], "layers": 1})
     tokens, cond = toy_batch()
     key = jax.random.key(0)
-    decoder = jax.eval_shape(lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key), key)
+    decoder = jax.eval_shape(
+        lambda key: family.config.build(Task(SPEC, VOCAB, backbone, condition), key=key), key
+    )
     graph, params, rest = nnx.split(decoder, nnx.Param, ...)
     sizes = {"num_frames": tokens.codes.shape[1], "num_symbols": NUM_SYMBOLS}
 
@@ -100,7 +111,9 @@ def test_a_legal_cell_keeps_its_promises(cell):
         return nnx.merge(graph, params, rest).loss(tokens, cond, key=key).per_example.sum()
 
     walked = count_flops(jax.value_and_grad(loss), params, rest) / 3
-    assert family.config.train_flops(Task(SPEC, VOCAB, backbone, condition, **sizes)) == pytest.approx(walked, rel=1e-6)
+    assert family.config.train_flops(
+        Task(SPEC, VOCAB, backbone, condition, **sizes)
+    ) == pytest.approx(walked, rel=1e-6)
 
     calls = []
 
@@ -112,5 +125,7 @@ def test_a_legal_cell_keeps_its_promises(cell):
         return out.tokens
 
     walked = count_flops(sample, params, rest) / 3
-    cost = family.config.sample_cost(family.sampler, Task(SPEC, VOCAB, backbone, condition, **sizes))
+    cost = family.config.sample_cost(
+        family.sampler, Task(SPEC, VOCAB, backbone, condition, **sizes)
+    )
     assert cost == (calls[0], pytest.approx(walked, rel=1e-6))

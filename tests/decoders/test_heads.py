@@ -1,4 +1,6 @@
-"""Heads of continuous frames against closed forms: densities, scores, and targets in two dimensions."""
+"""Heads of continuous frames against closed forms: densities, scores, and targets in two
+dimensions.
+"""
 
 import functools
 
@@ -34,7 +36,9 @@ def two_modes(key, count):
 
 
 def fit(config, target, steps=600, rows=256):
-    """The head after training on fresh draws of `target` behind one constant hidden vector, in one compiled loop."""
+    """The head after training on fresh draws of `target` behind one constant hidden vector, in one
+    compiled loop.
+    """
     graph, params = nnx.split(config.build(WIDTH, 2, key=jax.random.key(0)))
     hidden = jnp.ones((1, rows, WIDTH))
     adam = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
@@ -43,12 +47,16 @@ def fit(config, target, steps=600, rows=256):
         params, state = carry
         target_key, loss_key = jax.random.split(key)
         latents = target(target_key, rows)[None]
-        gradient = jax.grad(lambda p: nnx.merge(graph, p).loss(hidden, latents, key=loss_key).mean())(params)
+        gradient = jax.grad(
+            lambda p: nnx.merge(graph, p).loss(hidden, latents, key=loss_key).mean()
+        )(params)
         updates, state = adam.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
     keys = jax.random.split(jax.random.key(1), steps)
-    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))((params, adam.init(params)))
+    (params, _), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, keys))(
+        (params, adam.init(params))
+    )
     return nnx.merge(graph, params)
 
 
@@ -100,7 +108,9 @@ def test_the_deviation_has_a_floor(key):
     hidden = jnp.ones((1, 1, WIDTH))
     _, mean, std = head._components(hidden)
     np.testing.assert_allclose(std, 0.2)
-    np.testing.assert_allclose(head.log_density(hidden, mean[:, :, 0]), -np.log(2 * np.pi * 0.2**2), rtol=1e-5)
+    np.testing.assert_allclose(
+        head.log_density(hidden, mean[:, :, 0]), -np.log(2 * np.pi * 0.2**2), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.7, -2.0])
@@ -108,7 +118,10 @@ def test_the_energy_score_of_a_normal_is_its_closed_form(truth, key):
     """In one dimension it is the CRPS: y (2 Phi(y) - 1) + 2 phi(y) - 1 / sqrt(pi)."""
     samples = jax.random.normal(key, (1, 200_000, 2, 1))
     scores = energy_score(samples, jnp.full((1, 200_000, 1), truth))
-    phi, big_phi = np.exp(-(truth**2) / 2) / np.sqrt(2 * np.pi), float(jax.scipy.stats.norm.cdf(truth))
+    phi, big_phi = (
+        np.exp(-(truth**2) / 2) / np.sqrt(2 * np.pi),
+        float(jax.scipy.stats.norm.cdf(truth)),
+    )
     expected = truth * (2 * big_phi - 1) + 2 * phi - 1 / np.sqrt(np.pi)
     assert scores.mean() == pytest.approx(expected, abs=0.01)
 
@@ -129,5 +142,7 @@ def test_the_energy_score_is_least_at_the_truth(beta, key):
 
 def test_the_gradient_is_finite_where_samples_agree():
     truth = jnp.zeros((1, 1, 2))
-    gradient = jax.grad(lambda samples: energy_score(samples, truth, 0.5).sum())(jnp.zeros((1, 1, 3, 2)))
+    gradient = jax.grad(lambda samples: energy_score(samples, truth, 0.5).sum())(
+        jnp.zeros((1, 1, 3, 2))
+    )
     assert np.isfinite(gradient).all()

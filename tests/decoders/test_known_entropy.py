@@ -1,6 +1,8 @@
-"""Every family against a source whose entropy is known: no score may fall below it, and AR must come down to it.
+"""Every family against a source whose entropy is known: no score may fall below it, and AR must
+come down to it.
 
-A family takes part as soon as it has `score`. Bits are compared with those of the source on the same fresh clips.
+A family takes part as soon as it has `score`. Bits are compared with those of the source on the
+same fresh clips.
 """
 
 import pytest
@@ -45,16 +47,26 @@ def test_no_score_falls_below_the_entropy(name, store, tmp_path):
     if not can_score(abstract_decoder(run, store)):
         pytest.skip(f"{name} has no score yet")
     result = train(
-        lambda key: run.build_for(store, key), run.source_of(store),
-        steps=run.steps, optim=run.optim, seed=run.seed, settings=run.settings, run_dir=tmp_path,
-    )  # fmt: skip
-    found = measure_excess(result.model, SOURCE, store, num_frames=NUM_FRAMES, num_clips=512, num_draws=8)
+        lambda key: run.build_for(store, key),
+        run.source_of(store),
+        steps=run.steps,
+        optim=run.optim,
+        seed=run.seed,
+        settings=run.settings,
+        run_dir=tmp_path,
+    )
+    found = measure_excess(
+        result.model, SOURCE, store, num_frames=NUM_FRAMES, num_clips=512, num_draws=8
+    )
     print(name, found.describe())
     assert not found.is_refuted
     assert (found.validity == "exact") == (found.monte_carlo_error == 0)
     # The interval must be narrow enough for the test above to mean something.
     assert found.excess.high - found.excess.low < 0.1 * found.source
-    if result.model.reads == "codes":  # a bound through latents may be far above, and is still a bound
-        assert found.bits.value < SOURCE.code_bits * SOURCE.spec.frame_hz, "no better than unigrams: nothing was learnt"
+    # a bound through latents may be far above, and is still a bound
+    if result.model.reads == "codes":
+        assert found.bits.value < SOURCE.code_bits * SOURCE.spec.frame_hz, (
+            "no better than unigrams: nothing was learnt"
+        )
     if name == "ar":
         assert found.validity == "exact" and found.excess.value < 0.03 * found.source

@@ -1,4 +1,6 @@
-"""What only the block-wise family over latents promises: one block, who sees whom, an idle cache, the stream."""
+"""What only the block-wise family over latents promises: one block, who sees whom, an idle cache,
+the stream.
+"""
 
 import itertools
 import logging
@@ -39,8 +41,14 @@ SCATTERED = np.arange(NUM_FRAMES) % 4 == 1
 def build(condition=SEMANTIC, **fields):
     """A decoder whose head says something."""
     config = LatentBlocksConfig(**{"block_frames": BLOCK_FRAMES, **fields})
-    vectors = 0.5 ** jnp.arange(4.0)[:, None, None] * jax.random.normal(jax.random.key(5), (4, SPEC.entries, 8))
-    return randomised(config.build(Task(SPEC, VOCAB, BACKBONE, condition, code_vectors=vectors), key=jax.random.key(0)))
+    vectors = 0.5 ** jnp.arange(4.0)[:, None, None] * jax.random.normal(
+        jax.random.key(5), (4, SPEC.entries, 8)
+    )
+    return randomised(
+        config.build(
+            Task(SPEC, VOCAB, BACKBONE, condition, code_vectors=vectors), key=jax.random.key(0)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +62,9 @@ def batch():
 
 
 class FrameLevels(nnx.Module):
-    """The parts of a block-wise decoder as a network of the diffusion decoder: one copy, all frames see each other."""
+    """The parts of a block-wise decoder as a network of the diffusion decoder: one copy, all frames
+    see each other.
+    """
 
     def __init__(self, decoder):
         self.decoder = decoder
@@ -75,7 +85,9 @@ def test_one_block_is_diffusion_that_is_told_the_level_by_frame(block_frames, ba
     tokens, cond = batch
     blocks = build(block_frames=block_frames)
     vectors = blocks.code_vectors[...]
-    whole = DiffusionConfig().build(Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=key)
+    whole = DiffusionConfig().build(
+        Task(SPEC, VOCAB, BACKBONE, SEMANTIC, code_vectors=vectors), key=key
+    )
     whole.conditioner, whole.network = blocks.conditioner, FrameLevels(blocks)
     expected, found = (jitted_loss(model)(tokens, cond, key) for model in (whole, blocks))
     np.testing.assert_allclose(found.per_example, expected.per_example, rtol=1e-5)
@@ -86,9 +98,12 @@ def test_one_block_is_diffusion_that_is_told_the_level_by_frame(block_frames, ba
     expected = whole.sample(cond, **asked, sampler=DiffusionSampler(**fields))
     found = blocks.sample(cond, **asked, sampler=LatentBlocksSampler(**fields))
     np.testing.assert_allclose(found.tokens.latents, expected.tokens.latents, atol=2e-4)
-    assert found.num_network_calls == expected.num_network_calls + 2  # the block is read, in both halves
+    # the block is read, in both halves
+    assert found.num_network_calls == expected.num_network_calls + 2
     if block_frames == NUM_FRAMES:  # the draws of a score are those of a block
-        expected, found = (model.score(tokens, cond, key=key, num_draws=3) for model in (whole, blocks))
+        expected, found = (
+            model.score(tokens, cond, key=key, num_draws=3) for model in (whole, blocks)
+        )
         np.testing.assert_allclose(found.bits, expected.bits, rtol=1e-4)
         np.testing.assert_allclose(found.std_error, expected.std_error, rtol=1e-3)
 
@@ -125,12 +140,16 @@ def test_a_block_sees_itself_and_clean_blocks_before(decoder, batch):
     ids=["prefix", "cross"],
 )
 def test_the_cache_changes_nothing(condition, batch, key):
-    """All blocks at once by the uncached network, each told the drawn blocks before it, are what was drawn."""
+    """All blocks at once by the uncached network, each told the drawn blocks before it, are what
+    was drawn.
+    """
     tokens, cond = batch
     cond = cond._replace(text=cond.text.at[1, 3:].set(0))
     decoder, sampler = build(condition), LatentBlocksSampler(steps=3)
     prompt = prompt_where(tokens, SCATTERED)
-    drawn = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt).tokens.latents
+    drawn = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt
+    ).tokens.latents
 
     @jax.jit
     def again(drawn):
@@ -138,14 +157,26 @@ def test_the_cache_changes_nothing(condition, batch, key):
         noise = decoder._by_block(jax.random.normal(key, drawn.shape))
 
         def predict(noisy, level):
-            return decoder._predict(noisy, jnp.full(len(noisy), level), drawn, conditions, tokens.is_valid)
+            return decoder._predict(
+                noisy, jnp.full(len(noisy), level), drawn, conditions, tokens.is_valid
+            )
 
-        known, is_known = decoder._by_block(tokens.latents), decoder._by_block(prompt.is_known & tokens.is_valid)
+        known, is_known = (
+            decoder._by_block(tokens.latents),
+            decoder._by_block(prompt.is_known & tokens.is_valid),
+        )
         path = decoder.config.path
         return fill_in(
-            sampler.solver, path, "velocity", predict, noise, path.grid(sampler.steps),
-            known=known, is_known=is_known, key=key,
-        ).reshape(NUM_EXAMPLES, -1, drawn.shape[2])[:, :NUM_FRAMES]  # fmt: skip
+            sampler.solver,
+            path,
+            "velocity",
+            predict,
+            noise,
+            path.grid(sampler.steps),
+            known=known,
+            is_known=is_known,
+            key=key,
+        ).reshape(NUM_EXAMPLES, -1, drawn.shape[2])[:, :NUM_FRAMES]
 
     is_valid = tokens.is_valid
     np.testing.assert_allclose(again(drawn)[is_valid], drawn[is_valid], atol=5e-4)
@@ -165,24 +196,36 @@ def test_the_stream_is_the_sample_bit_by_bit_from_one_program(decoder, batch, ke
     np.testing.assert_array_equal(jnp.concatenate(blocks, axis=1), whole)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         list(decoder.stream(cond, **asked, key=jax.random.key(9)))
-    assert [record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()] == []
+    assert [
+        record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()
+    ] == []
 
 
 def test_known_frames_speak_to_their_own_block_and_to_later_ones(decoder, batch, key):
     tokens, cond = batch
 
     def draw(known):
-        asked = {"num_frames": tokens.num_frames, "key": key, "sampler": LatentBlocksSampler(steps=2)}
-        return decoder.sample(cond, **asked, prompt=prompt_where(known, np.arange(NUM_FRAMES) == 7)).tokens.latents[0]
+        asked = {
+            "num_frames": tokens.num_frames,
+            "key": key,
+            "sampler": LatentBlocksSampler(steps=2),
+        }
+        return decoder.sample(
+            cond, **asked, prompt=prompt_where(known, np.arange(NUM_FRAMES) == 7)
+        ).tokens.latents[0]
 
     moved = np.abs(draw(tokens) - draw(tokens._replace(latents=-tokens.latents))).max(axis=1) > 1e-5
     np.testing.assert_array_equal(moved, np.arange(NUM_FRAMES) >= 5)
 
 
 def test_scores_of_all_clips_leave_probability_over(key):
-    """Two blocks of one frame of two binary codebooks: a bound on the bits of each is one on its probability."""
+    """Two blocks of one frame of two binary codebooks: a bound on the bits of each is one on its
+    probability.
+    """
     spec = SPEC.model_copy(update={"codebooks": 2, "entries": 2})
-    vectors = jnp.array([1.0, 0.3])[:, None, None] * jax.random.normal(key, (2, 2, SPEC.latent_channels))
+    vectors = jnp.array([1.0, 0.3])[:, None, None] * jax.random.normal(
+        key, (2, 2, SPEC.latent_channels)
+    )
     nothing = ConditionConfig(content="none", speaker=False)
     fresh = LatentBlocksConfig(block_frames=1).build(
         Task(spec, CondVocab(num_speakers=1), BACKBONE, nothing, code_vectors=vectors), key=key
@@ -212,6 +255,8 @@ def test_calls_and_flops_are_those_of_the_loop(fields, solver, calls, batch, key
     def sample(key):
         return decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler).tokens
 
-    cost = decoder.config.sample_cost(sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES))
+    cost = decoder.config.sample_cost(
+        sampler, Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+    )
     assert cost.network_calls == 2 * 3 * (calls + 1)
     assert count_flops(sample, key) / NUM_EXAMPLES == pytest.approx(cost.flops, rel=1e-6)

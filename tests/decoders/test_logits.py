@@ -20,7 +20,9 @@ def test_cross_entropy_and_its_gradient(key):
 
     np.testing.assert_allclose(cross_entropy(logits, labels), plain(logits), rtol=1e-5)
     ours = jax.grad(lambda x: (weights * cross_entropy(x, labels)).sum())(logits)
-    np.testing.assert_allclose(ours, jax.grad(lambda x: (weights * plain(x)).sum())(logits), atol=1e-6)
+    np.testing.assert_allclose(
+        ours, jax.grad(lambda x: (weights * plain(x)).sum())(logits), atol=1e-6
+    )
     assert cross_entropy(logits.astype(jnp.bfloat16), labels).dtype == jnp.float32
 
 
@@ -74,7 +76,9 @@ def test_temperature_zero_takes_the_largest(key):
 
 @pytest.mark.parametrize("bits", [4, 8, 12, 16, 20, 24])
 def test_coarse_noise_ends_where_the_formula_says(key, monkeypatch, bits):
-    """A sample of every cell, first and last included: the random words are replaced by all leading bits."""
+    """A sample of every cell, first and last included: the random words are replaced by all leading
+    bits.
+    """
     cells = np.unique(np.linspace(0, 2**bits - 1, 4096).astype(np.uint64))
     words = jnp.asarray((cells << (32 - bits)) | (2 ** (32 - bits) - 1), jnp.uint32)
     monkeypatch.setattr(jax.random, "bits", lambda key, shape, dtype: words)
@@ -82,17 +86,23 @@ def test_coarse_noise_ends_where_the_formula_says(key, monkeypatch, bits):
     assert noise.max() == noise[-1] == pytest.approx(-np.log(-np.log1p(-(2.0**-bits))), rel=1e-6)
     assert noise[-1] == pytest.approx(bits * np.log(2), abs=2.0**-bits)
     assert noise.min() == noise[0] == pytest.approx(-np.log((bits + 1) * np.log(2)), rel=1e-6)
-    np.testing.assert_allclose(noise[1:], -np.log(-np.log(cells[1:] / 2.0**bits)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        noise[1:], -np.log(-np.log(cells[1:] / 2.0**bits)), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_fewer_bits_are_the_leading_bits_of_the_same_noise(key):
-    fine, coarse = (np.exp(-np.exp(-np.float64(coarse_gumbel(key, (1000,), bits)))) for bits in (24, 6))
+    fine, coarse = (
+        np.exp(-np.exp(-np.float64(coarse_gumbel(key, (1000,), bits)))) for bits in (24, 6)
+    )
     assert (np.maximum(np.floor(fine * 64), 0.5) == np.round(coarse * 64, 3)).all()
 
 
 @pytest.mark.parametrize("beyond", [-0.02, 0.02])
 def test_an_entry_beyond_the_reach_of_the_noise_is_never_drawn(key, beyond):
-    """Exactly: of two entries the lesser wins if it has the largest noise and the other the least, or never."""
+    """Exactly: of two entries the lesser wins if it has the largest noise and the other the least,
+    or never.
+    """
     bits, draws = 5, 200_000
     reach = -np.log(-np.log1p(-(2.0**-bits))) + np.log((bits + 1) * np.log(2))
     logits = jnp.tile(jnp.array([[0.0, -(reach + beyond)]]), (draws, 1))
@@ -112,5 +122,7 @@ def test_coarse_draws_follow_their_own_exact_law(key):
     cells = np.stack(np.meshgrid(*[logit + noise for logit in logits], indexing="ij"))
     law = np.bincount(cells.argmax(axis=0).ravel(), minlength=4) / cells[0].size
     rows = jnp.tile(jnp.asarray(logits, jnp.float32)[None], (draws, 1))
-    found, exact = (np.bincount(draw(key, rows, noise_bits=b), minlength=4) / draws for b in (bits, None))
+    found, exact = (
+        np.bincount(draw(key, rows, noise_bits=b), minlength=4) / draws for b in (bits, None)
+    )
     assert np.abs(found - law).sum() / 2 < 0.005 < 0.01 < np.abs(exact - law).sum() / 2

@@ -1,4 +1,6 @@
-"""What only the masked family over latents promises: hidden frames say nothing, and the order is random and whole."""
+"""What only the masked family over latents promises: hidden frames say nothing, and the order is
+random and whole.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +28,16 @@ def test_hidden_frames_say_nothing_and_visible_ones_do():
 
 
 def test_every_frame_is_revealed_once_whatever_is_known(key):
-    """A fresh head has velocity 0, so a frame that was drawn shows the noise it started from, and none shows 0."""
+    """A fresh head has velocity 0, so a frame that was drawn shows the noise it started from, and
+    none shows 0.
+    """
     (tokens, cond), decoder = toy_batch(), FAMILY.build()
     for known in (None, np.arange(NUM_FRAMES) % 4 == 2):
         prompt = None if known is None else prompt_where(tokens, known)
         for rounds in (1, 3, 40):
             sampler = MARSampler(rounds=rounds, steps=1)
-            out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt).tokens
+            out = decoder.sample(
+                cond, num_frames=tokens.num_frames, key=key, sampler=sampler, prompt=prompt
+            ).tokens
             assert (jnp.abs(out.latents).max(axis=2) > 0)[tokens.is_valid].all()
             assert (out.latents[~tokens.is_valid] == 0).all()

@@ -1,4 +1,6 @@
-"""What only the masked family promises: what is hidden, what is revealed when, and which codes the loss reads."""
+"""What only the masked family promises: what is hidden, what is revealed when, and which codes the
+loss reads.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +36,9 @@ def test_levels_below_are_given_and_levels_above_hidden():
     # Rows are frames, columns are levels.
     np.testing.assert_array_equal(hidden[0] == 16, [[0, 1, 1, 1], [0, 0, 1, 1], [0, 1, 1, 1]])
     np.testing.assert_array_equal(hidden[1] == 16, [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]])
-    np.testing.assert_array_equal(jnp.where(hidden == 16, 0, hidden), jnp.where(hidden == 16, 0, codes))
+    np.testing.assert_array_equal(
+        jnp.where(hidden == 16, 0, hidden), jnp.where(hidden == 16, 0, codes)
+    )
 
 
 def test_the_share_of_hidden_frames_is_exact(key):
@@ -50,7 +54,9 @@ def test_spans_are_hidden_whole(key):
     # 11 frames are 4 spans, of which 2 are hidden; 7 are 3, of which ceil(1.5); 2 are 1.
     spans = np.pad(is_masked, ((0, 0), (0, 1))).reshape(3, 4, 3)
     assert spans.any(axis=2).sum(axis=1).tolist() == [2, 2, 1]
-    np.testing.assert_array_equal(is_masked, is_valid & np.repeat(spans.any(axis=2), 3, axis=1)[:, :11])
+    np.testing.assert_array_equal(
+        is_masked, is_valid & np.repeat(spans.any(axis=2), 3, axis=1)[:, :11]
+    )
 
 
 def reveal(key, nats, is_unknown, progress, previous, **options):
@@ -61,43 +67,64 @@ def reveal(key, nats, is_unknown, progress, previous, **options):
 
 
 def test_the_surest_span_is_revealed_first(key):
-    """A span is as sure as its surest hidden frame: known frames, here the surest of all, do not count."""
+    """A span is as sure as its surest hidden frame: known frames, here the surest of all, do not
+    count.
+    """
     nats = [[0.1, 3.0, 2.0, 0.9, 1.0, 4.0]]
     is_unknown = jnp.array([[False, True, True, True, True, True]])
     shown = reveal(key, nats, is_unknown, 0.3, 0.0, spans=Spans(frames=2))
     assert shown.tolist() == [[False, False, True, True, False, False]]
-    assert reveal(key, nats, is_unknown, 0.3, 0.0).tolist() == [[False, False, False, True, True, False]]
+    assert reveal(key, nats, is_unknown, 0.3, 0.0).tolist() == [
+        [False, False, False, True, True, False]
+    ]
     everything = reveal(key, nats, is_unknown, 1.0, 0.5, spans=Spans(frames=4))
     np.testing.assert_array_equal(everything, is_unknown)
 
 
 def test_ancestral_order_reveals_the_share_of_the_schedule(key):
-    """From 3/4 to 1/4 hidden, two of three hidden positions are revealed on average, whatever their nats."""
+    """From 3/4 to 1/4 hidden, two of three hidden positions are revealed on average, whatever their
+    nats.
+    """
     is_unknown = jax.random.bernoulli(jax.random.key(1), 0.7, (50, 200))
     nats = jnp.broadcast_to(jnp.arange(200.0)[None], (50, 200))
     shown = np.asarray(reveal(key, nats, is_unknown, 0.75, 0.25, order="ancestral"))
     assert not (shown & ~is_unknown).any()
     np.testing.assert_allclose(shown.sum() / is_unknown.sum(), 2 / 3, atol=0.02)
     assert shown.sum(axis=1).std() > 1  # and not a fixed number
-    np.testing.assert_array_equal(reveal(key, nats, is_unknown, 1.0, 0.25, order="ancestral"), is_unknown)
+    np.testing.assert_array_equal(
+        reveal(key, nats, is_unknown, 1.0, 0.25, order="ancestral"), is_unknown
+    )
 
 
 class Loaded(Masked):
     """Gives code 5 the logit 3 and all others 0, whatever it sees."""
 
     def _hidden(self, visible, conditions, is_valid, key=None):
-        return jnp.broadcast_to(3.0 * (jnp.arange(SPEC.entries) == 5), (*is_valid.shape, SPEC.entries))
+        return jnp.broadcast_to(
+            3.0 * (jnp.arange(SPEC.entries) == 5), (*is_valid.shape, SPEC.entries)
+        )
 
 
 def test_annealing_makes_later_draws_colder():
-    """The share of code 5 in a level drawn in two steps: half its frames at the full temperature, half at half."""
+    """The share of code 5 in a level drawn in two steps: half its frames at the full temperature,
+    half at half.
+    """
     tokens, cond = toy_batch(num_examples=100)
-    loaded = Loaded(MaskedConfig(), Task(SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING), key=jax.random.key(0))
+    loaded = Loaded(
+        MaskedConfig(), Task(SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING), key=jax.random.key(0)
+    )
     loaded.heads = nnx.Param(jnp.broadcast_to(jnp.eye(SPEC.entries)[None], (4, 16, 16)))
     sampler = MaskedSampler(
-        steps=(1, 2), hiding=LinearHiding(), is_last_greedy=False, order="random", temperature=2.0, is_annealed=True
+        steps=(1, 2),
+        hiding=LinearHiding(),
+        is_last_greedy=False,
+        order="random",
+        temperature=2.0,
+        is_annealed=True,
     )
-    drawn = loaded.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=sampler).tokens
+    drawn = loaded.sample(
+        cond, num_frames=tokens.num_frames, key=jax.random.key(2), sampler=sampler
+    ).tokens
     shares = (drawn.codes == 5)[tokens.is_valid].mean(axis=0)
     hot, cold = (np.exp(3 / t) / (np.exp(3 / t) + 15) for t in (2, 1))
     np.testing.assert_allclose(shares[0], hot, atol=0.04)
@@ -108,10 +135,16 @@ def test_the_loss_reads_only_the_drawn_level_and_below():
     """Codes above the level that the key draws for an example cannot move its loss."""
     tokens, cond = toy_batch(num_examples=12)
     decoder = train(FAMILIES["masked"].build(), toy_batch(), steps=10)[0]
-    loss = jax.jit(lambda codes: decoder.loss(tokens._replace(codes=codes), cond, key=jax.random.key(0)).per_example)
+    loss = jax.jit(
+        lambda codes: (
+            decoder.loss(tokens._replace(codes=codes), cond, key=jax.random.key(0)).per_example
+        )
+    )
     before = loss(tokens.codes)
     moves = [
-        np.asarray(jnp.abs(loss((tokens.codes.at[:, :, level].add(1)) % SPEC.entries) - before) > 1e-6)
+        np.asarray(
+            jnp.abs(loss((tokens.codes.at[:, :, level].add(1)) % SPEC.entries) - before) > 1e-6
+        )
         for level in range(SPEC.codebooks)
     ]
     # From the coarsest level on, every example's loss moves up to its drawn level and not after it.
@@ -121,7 +154,9 @@ def test_the_loss_reads_only_the_drawn_level_and_below():
 
 
 def test_the_plan_visits_levels_coarse_to_fine():
-    level, progress, previous, is_last = masked._plan(MaskedSampler(steps=(4, 2, 1)).steps_per_level(4))
+    level, progress, previous, is_last = masked._plan(
+        MaskedSampler(steps=(4, 2, 1)).steps_per_level(4)
+    )
     assert level.tolist() == [0, 0, 0, 0, 1, 1, 2, 3]
     assert progress.tolist() == [0.25, 0.5, 0.75, 1, 0.5, 1, 1, 1]
     assert previous.tolist() == [0, 0.25, 0.5, 0.75, 0, 0.5, 0, 0]
@@ -142,8 +177,14 @@ def test_a_uniform_model_draws_uniformly(key):
     """A fresh model has equal logits, so every entry must come up about equally often."""
     tokens, cond = toy_batch(num_examples=60)
     sampler = MaskedSampler(steps=(3, 1), is_last_greedy=False)
-    out = FAMILIES["masked"].build().sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
-    counts = np.bincount(np.asarray(out.tokens.codes[tokens.is_valid]).ravel(), minlength=SPEC.entries)
+    out = (
+        FAMILIES["masked"]
+        .build()
+        .sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
+    )
+    counts = np.bincount(
+        np.asarray(out.tokens.codes[tokens.is_valid]).ravel(), minlength=SPEC.entries
+    )
     assert counts.min() > 0.7 * counts.mean() and counts.max() < 1.3 * counts.mean()
 
 
@@ -165,7 +206,8 @@ def test_the_score_is_the_mean_over_all_orders_and_lies_above_the_likelihood(key
     bound = likelihood = 0
     for level in range(tiny_worlds.CODEBOOKS):
         mean_nats, nats = tiny_worlds.any_order_nats(
-            lambda hidden, level=level: _level_nats(decoder, tokens, cond, level, hidden), tiny_worlds.FRAMES
+            lambda hidden, level=level: _level_nats(decoder, tokens, cond, level, hidden),
+            tiny_worlds.FRAMES,
         )
         bound, likelihood = bound + mean_nats, likelihood + nats
     np.testing.assert_allclose(np.exp(-likelihood).sum(), 1, rtol=1e-4)
@@ -178,7 +220,9 @@ def test_the_score_is_the_mean_over_all_orders_and_lies_above_the_likelihood(key
 
 
 class Oracle(Masked):
-    """Knows the language: its hidden vectors hold the log probabilities of both levels and its heads pick one."""
+    """Knows the language: its hidden vectors hold the log probabilities of both levels and its
+    heads pick one.
+    """
 
     def _hidden(self, visible, conditions, is_valid, key=None):
         return tiny_worlds.belief_of_visible(visible).reshape(*is_valid.shape, -1)
@@ -196,7 +240,9 @@ def oracle():
 def test_one_frame_at_a_time_draws_from_the_language(oracle, order, key):
     _, cond = tiny_worlds.clips_as_batch(np.zeros((20_000, 2, 2), int))
     sampler = MaskedSampler(steps=(2,), hiding=LinearHiding(), is_last_greedy=False, order=order)
-    drawn = oracle.sample(cond, num_frames=jnp.full(20_000, 2), key=key, sampler=sampler).tokens.codes
+    drawn = oracle.sample(
+        cond, num_frames=jnp.full(20_000, 2), key=key, sampler=sampler
+    ).tokens.codes
     if order == "random":
         np.testing.assert_allclose(tiny_worlds.shares_of(drawn), tiny_worlds.SHARES, atol=0.012)
     else:  # which frame comes first depends on what was drawn for it, which is not the language
@@ -209,11 +255,15 @@ def test_the_score_of_a_model_that_knows_the_language_is_its_likelihood(oracle, 
     assert (np.abs(score.bits + np.log2(tiny_worlds.SHARES)) < 3 * score.std_error + 1e-4).all()
     mean_error = np.sqrt((tiny_worlds.SHARES**2 * score.std_error**2).sum())
     np.testing.assert_allclose(
-        (tiny_worlds.SHARES * score.bits).sum(), tiny_worlds.ENTROPY_NATS / np.log(2), atol=3 * mean_error
+        (tiny_worlds.SHARES * score.bits).sum(),
+        tiny_worlds.ENTROPY_NATS / np.log(2),
+        atol=3 * mean_error,
     )
 
 
 def test_stratified_draws_hit_every_count_equally_often(key):
-    counts = jax.vmap(count_hidden, in_axes=(0, None))(draw_places(key, 12, 5), jnp.array([1, 2, 3, 6, 12]))
+    counts = jax.vmap(count_hidden, in_axes=(0, None))(
+        draw_places(key, 12, 5), jnp.array([1, 2, 3, 6, 12])
+    )
     for example, num_positions in enumerate([1, 2, 3, 6, 12]):
         assert np.bincount(counts[:, example])[1:].tolist() == [12 // num_positions] * num_positions

@@ -1,4 +1,6 @@
-"""Noise paths and prediction types: closed forms, conversions, loss weights, and what is refused."""
+"""Noise paths and prediction types: closed forms, conversions, loss
+weights, and what is refused.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,9 @@ def test_the_velocity_is_the_slope_in_time(path, ends):
     velocity = path.target("velocity", *ends, LEVELS)
     np.testing.assert_allclose(slope / time_slope[:, None, None], velocity, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(path.level_at_time(path.time(LEVELS)), LEVELS, rtol=1e-6)
-    np.testing.assert_allclose(path.level_at_ratio(path.sigma(LEVELS) / path.alpha(LEVELS)), LEVELS, rtol=1e-6)
+    np.testing.assert_allclose(
+        path.level_at_ratio(path.sigma(LEVELS) / path.alpha(LEVELS)), LEVELS, rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("predicts", PREDICTIONS)
@@ -58,7 +62,9 @@ def test_predictions_convert_into_each_other_and_back(path, predicts, ends):
 
 def test_the_straight_velocity_is_noise_minus_clean_to_the_bit(ends):
     clean, noise = ends
-    np.testing.assert_array_equal(StraightPath().target("velocity", clean, noise, LEVELS), noise - clean)
+    np.testing.assert_array_equal(
+        StraightPath().target("velocity", clean, noise, LEVELS), noise - clean
+    )
 
 
 def test_v_is_that_of_progressive_distillation_on_the_circle(ends):
@@ -66,7 +72,9 @@ def test_v_is_that_of_progressive_distillation_on_the_circle(ends):
     path, level = CosinePath(), LEVELS[:, None, None]
     expected = path.alpha(level) * noise - path.sigma(level) * clean
     np.testing.assert_allclose(path.target("v", clean, noise, LEVELS), expected, atol=1e-6)
-    np.testing.assert_allclose(path.target("velocity", clean, noise, LEVELS), np.pi / 2 * expected, atol=1e-5)
+    np.testing.assert_allclose(
+        path.target("velocity", clean, noise, LEVELS), np.pi / 2 * expected, atol=1e-5
+    )
 
 
 def test_v_on_the_edm_path_is_its_preconditioned_network_with_the_sign_turned(ends):
@@ -78,8 +86,11 @@ def test_v_on_the_edm_path_is_its_preconditioned_network_with_the_sign_turned(en
     skip, out = 1 / (1 + sigma**2), sigma / jnp.sqrt(1 + sigma**2)
     network = (clean - skip * noisy) / out
     np.testing.assert_allclose(path.target("v", clean, noise, LEVELS), -network, atol=1e-5)
-    # What the network reads and what it must say have unit variance at every level: table 1's purpose.
-    np.testing.assert_allclose(path.input_scale(LEVELS) ** 2 * (1 + sigma[:, 0, 0] ** 2), 1, rtol=1e-5)
+    # What the network reads and what it must say have unit variance at every level: table 1's
+    # purpose.
+    np.testing.assert_allclose(
+        path.input_scale(LEVELS) ** 2 * (1 + sigma[:, 0, 0] ** 2), 1, rtol=1e-5
+    )
     np.testing.assert_allclose(path.embedded(LEVELS), np.log(sigma[:, 0, 0]) / 4, rtol=1e-5)
 
 
@@ -91,7 +102,9 @@ def test_edm_levels_are_log_normal_sigmas(key):
 
 def test_equal_levels_of_the_straight_and_the_edm_path_have_equal_ratios():
     straight, edm = StraightPath(), EDMPath()
-    np.testing.assert_allclose(straight.sigma(LEVELS) / straight.alpha(LEVELS), edm.sigma(LEVELS), rtol=1e-6)
+    np.testing.assert_allclose(
+        straight.sigma(LEVELS) / straight.alpha(LEVELS), edm.sigma(LEVELS), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0])
@@ -121,7 +134,9 @@ def test_the_edm_grid_falls_as_rho_says():
         path.grid(5, 2.0)
 
 
-@pytest.mark.parametrize("levels", [UniformLevels(), LogitNormalLevels(), LogitNormalLevels(mean=1.0)])
+@pytest.mark.parametrize(
+    "levels", [UniformLevels(), LogitNormalLevels(), LogitNormalLevels(mean=1.0)]
+)
 def test_training_levels_are_noise_levels(levels, key):
     drawn = levels.draw(key, 4000)
     assert 0 < drawn.min() and drawn.max() < 1
@@ -140,13 +155,20 @@ def test_min_snr_weights_are_those_of_the_paper():
 
 
 def test_the_weighted_error_is_the_same_whatever_is_predicted(path, ends, key):
-    """A weight belongs to the error of the clean latents: the prediction type must not change the weighted loss."""
+    """A weight belongs to the error of the clean latents: the prediction type must not change the
+    weighted loss.
+    """
     clean, noise = ends
-    noisy, guess = path.noisy(clean, noise, LEVELS), clean + 0.3 * jax.random.normal(key, clean.shape)
+    noisy, guess = (
+        path.noisy(clean, noise, LEVELS),
+        clean + 0.3 * jax.random.normal(key, clean.shape),
+    )
     losses = []
     for predicts in PREDICTIONS:
         predicted = path.convert(guess, noisy, LEVELS, predicts="clean", wanted=predicts)
-        errors = jnp.square(predicted - path.target(predicts, clean, noise, LEVELS)).sum(axis=(1, 2))
+        errors = jnp.square(predicted - path.target(predicts, clean, noise, LEVELS)).sum(
+            axis=(1, 2)
+        )
         losses.append(path.min_snr_weight(predicts, LEVELS, 5.0) * errors)
     np.testing.assert_allclose(losses, jnp.broadcast_to(losses[-1], (4, 3)), rtol=1e-3)
 
@@ -157,8 +179,14 @@ def test_the_weighted_error_is_the_same_whatever_is_predicted(path, ends, key):
         ({"predicts": "noise"}, "ends in pure noise.*path.last_level=0.999"),
         ({"path": {"kind": "cosine"}, "predicts": "noise"}, "ends in pure noise"),
         ({"path": {"kind": "edm"}}, "velocity of the EDM path is the noise itself"),
-        ({"path": {"kind": "edm", "sigma_min": 9.0, "sigma_max": 1.0}, "predicts": "v"}, "sigma_min=9"),
-        ({"path": {"kind": "edm", "last_level": 0.5}, "predicts": "v"}, "last_level: no such field"),
+        (
+            {"path": {"kind": "edm", "sigma_min": 9.0, "sigma_max": 1.0}, "predicts": "v"},
+            "sigma_min=9",
+        ),
+        (
+            {"path": {"kind": "edm", "last_level": 0.5}, "predicts": "v"},
+            "last_level: no such field",
+        ),
     ],
 )
 def test_meaningless_combinations_are_refused_with_the_reason(values, reason):

@@ -1,4 +1,6 @@
-"""The presets at toy size, by the path of `genlab compare`: a run directory, TensorBoard tags, samples."""
+"""The presets at toy size, by the path of `genlab compare`: a run directory, TensorBoard tags,
+samples.
+"""
 
 import io
 from pathlib import Path
@@ -42,7 +44,9 @@ class Conversations(TokenStore):
 
 
 def toy_run(path):
-    """The run of a preset with its own decoder, sampler and conditions, and everything else small."""
+    """The run of a preset with its own decoder, sampler and
+    conditions, and everything else small.
+    """
     experiment = load_experiment(path)
     assert experiment.name == path.stem
     if isinstance(experiment, Comparison):
@@ -50,11 +54,14 @@ def toy_run(path):
         experiment = experiment.run(path.stem, 0, 12)
     return experiment.model_copy(
         update={
-            "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames), "steps": 12, "batch_size": 8,
-            "backbone": BACKBONE, "optim": OptimConfig(peak_lr=3e-3, warmup_fraction=0, ema_decay=None),
+            "data": TokenData(corpus=SOURCE, num_frames=SOURCE.clip_frames),
+            "steps": 12,
+            "batch_size": 8,
+            "backbone": BACKBONE,
+            "optim": OptimConfig(peak_lr=3e-3, warmup_fraction=0, ema_decay=None),
             "settings": TrainSettings(log_every=4, save_every_s=None),
         }
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
@@ -68,7 +75,10 @@ def test_a_preset_trains_and_samples(path, store, tmp_path, monkeypatch):
     with Progress(io.StringIO()) as progress:
         decoder = train_arm(run, store, tmp_path, progress).model
     events = EventAccumulator(str(tmp_path)).Reload()
-    losses = [point.value for point in events.Scalars(f"train/loss_{arm.decoder.kind}_{arm.decoder.loss_unit}")]
+    losses = [
+        point.value
+        for point in events.Scalars(f"train/loss_{arm.decoder.kind}_{arm.decoder.loss_unit}")
+    ]
     assert np.isfinite(losses).all() and len(losses) == 3
     clips = SOURCE.fresh_clips(3, SOURCE.clip_frames)
     clips = [clip._replace(other=clip.codes) for clip in clips] if is_hearing else clips
@@ -84,11 +94,20 @@ def test_a_preset_trains_and_samples(path, store, tmp_path, monkeypatch):
         plan = getattr(arm.decoder, "plan", None)
         of_plan = plan.weight * np.log(plan.num_units + 1) / spec.codebooks if plan else 0
         assert per_example.mean() < (1 + is_hearing) * np.log(spec.entries) + of_plan
-    out = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=arm.sampler)
+    out = decoder.sample(
+        cond, num_frames=tokens.num_frames, key=jax.random.key(1), sampler=arm.sampler
+    )
     drawn = view_of(decoder, out.tokens)
     assert drawn.shape == view_of(decoder, tokens).shape and len(np.unique(drawn)) > 2
     cost = arm.decoder.sample_cost(
         arm.sampler,
-        Task(spec, VOCAB, BACKBONE, run.condition, num_frames=SOURCE.clip_frames, num_symbols=cond.text.shape[1]),
+        Task(
+            spec,
+            VOCAB,
+            BACKBONE,
+            run.condition,
+            num_frames=SOURCE.clip_frames,
+            num_symbols=cond.text.shape[1],
+        ),
     )
     assert out.num_network_calls == cost.network_calls

@@ -40,14 +40,24 @@ def decoders():
 @pytest.mark.parametrize("name", CASES)
 def test_streaming_draws_what_sampling_draws(decoders, name, chunk_frames):
     tokens, cond = toy_batch(num_frames=FRAMES)
-    arguments = {"num_frames": tokens.num_frames, "key": jax.random.key(4), "sampler": CASES[name][1]}
+    arguments = {
+        "num_frames": tokens.num_frames,
+        "key": jax.random.key(4),
+        "sampler": CASES[name][1],
+    }
     whole = decoders[name].sample(cond, **arguments).tokens.codes
     chunks = list(decoders[name].stream(cond, chunk_frames=chunk_frames, **arguments))
     np.testing.assert_array_equal(jnp.concatenate(chunks, axis=1), whole)
-    # After n chunks the loop has run n * chunk_frames frames of steps: all frames come that are complete by then.
+    # After n chunks the loop has run n * chunk_frames frames of steps: all frames come that are
+    # complete by then.
     lag = {"delay": 3, "parallel": 0, "flat": 0, "depth": 1}[name]
-    ready = [max(0, min(n * chunk_frames - lag, FRAMES)) for n in range(1, -(-(FRAMES + lag) // chunk_frames) + 1)]
-    assert [chunk.shape[1] for chunk in chunks] == [int(count) for count in np.diff([0, *ready]) if count]
+    ready = [
+        max(0, min(n * chunk_frames - lag, FRAMES))
+        for n in range(1, -(-(FRAMES + lag) // chunk_frames) + 1)
+    ]
+    assert [chunk.shape[1] for chunk in chunks] == [
+        int(count) for count in np.diff([0, *ready]) if count
+    ]
 
 
 def test_one_program_serves_all_chunks(decoders, caplog):
@@ -58,10 +68,16 @@ def test_one_program_serves_all_chunks(decoders, caplog):
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for _ in stream:
             pass
-    assert [record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()] == []
+    assert [
+        record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()
+    ] == []
 
 
 def test_a_chunk_needs_a_frame(decoders):
     tokens, cond = toy_batch(num_frames=FRAMES)
     with pytest.raises(ConfigError, match="chunk_frames=0: expected at least 1"):
-        next(decoders["flat"].stream(cond, num_frames=tokens.num_frames, key=KEY, sampler=ARSampler(), chunk_frames=0))
+        next(
+            decoders["flat"].stream(
+                cond, num_frames=tokens.num_frames, key=KEY, sampler=ARSampler(), chunk_frames=0
+            )
+        )

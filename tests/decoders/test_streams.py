@@ -1,4 +1,6 @@
-"""The plan: units that are predicted before the codes of their frame, in every family that goes step by step."""
+"""The plan: units that are predicted before the codes of their frame, in every family that goes
+step by step.
+"""
 
 import functools
 import itertools
@@ -8,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from decoder_toys import (  # fmt: skip
+from decoder_toys import (
     BACKBONE,
     DEPTH,
     NUM_FRAMES,
@@ -30,7 +32,12 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.steps.logits import cross_entropy
-from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, DelayPattern, FlatPattern
+from genlab.decoders.steps.patterns import (
+    AcousticDelayPattern,
+    BehindPlan,
+    DelayPattern,
+    FlatPattern,
+)
 from genlab.decoders.steps.stepwise import run_known
 from genlab.decoders.steps.streams import PlanStream
 from genlab.decoders.task import Task
@@ -100,10 +107,14 @@ def nats_of(decoder, tokens, cond):
     else:
         hidden, codes, is_target = run_known(decoder, tokens, cond, tokens.is_valid, None, None)
         codes = jnp.where(is_target, codes, jnp.asarray(decoder.streams.sizes)[None, None, :])
-        logits = decoder.depth(hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=None)
+        logits = decoder.depth(
+            hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=None
+        )
         safe = jnp.where(is_target, codes, 0)
         others = cross_entropy(logits.reshape(*codes.shape[:2], *logits.shape[1:]), safe[:, :, 1:])
-        nats = jnp.concatenate([cross_entropy(decoder.head(hidden), safe[:, :, 0])[:, :, None], others], axis=2)
+        nats = jnp.concatenate(
+            [cross_entropy(decoder.head(hidden), safe[:, :, 0])[:, :, None], others], axis=2
+        )
     return decoder.pattern.revert(nats, decoder.streams.count)
 
 
@@ -113,13 +124,18 @@ def test_what_the_plan_sees_and_who_sees_the_plan(name):
     decoder, config = build(name), CASES[name]
     compute = jax.jit(lambda tokens, cond: nats_of(decoder, tokens, cond)[0])
     before, lead = compute(tokens, cond), config.plan.lead_frames
-    lags = config.pattern.lags(SPEC.codebooks) if hasattr(config.pattern, "lags") else [0] * SPEC.codebooks
+    lags = (
+        config.pattern.lags(SPEC.codebooks)
+        if hasattr(config.pattern, "lags")
+        else [0] * SPEC.codebooks
+    )
     if isinstance(config, DepthConfig):
         lags = [0] + [config.acoustic_delay_frames] * (SPEC.codebooks - 1)
     frame = 5
     content = cond.content.at[0, frame].set(1 + cond.content[0, frame] % VOCAB.num_units)
     moved = np.abs(compute(tokens, cond._replace(content=content)) - before) > 1e-6
-    # The plan: its own unit and those after it. Codes: from `lead` frames before on, and what lags from earlier on.
+    # The plan: its own unit and those after it. Codes: from `lead` frames before on, and what lags
+    # from earlier on.
     assert not moved[:frame, 0].any() and moved[frame, 0] and moved[frame + 1 :, 0].any()
     for level, lag in enumerate(lags):
         first = max(frame - lead - lag, 0)
@@ -127,8 +143,8 @@ def test_what_the_plan_sees_and_who_sees_the_plan(name):
     frame, level = 3, 1
     changed = tokens.codes.at[0, frame, level].add(1) % SPEC.entries
     moved = np.abs(compute(tokens._replace(codes=changed), cond) - before) > 1e-6
-    # Codes that are drawn with a unit of the plan do not move it; in a flat row they come after it, in a delayed step
-    # beside it, and they may wait a step for the plan.
+    # Codes that are drawn with a unit of the plan do not move it; in a flat row they come after it,
+    # in a delayed step beside it, and they may wait a step for the plan.
     waits = 0 if name.startswith(("flat", "depth")) else 1
     last = frame + lead + waits + lags[level]
     assert not moved[: last + 1, 0].any() and moved[last + 1, 0]
@@ -136,8 +152,13 @@ def test_what_the_plan_sees_and_who_sees_the_plan(name):
 
 @pytest.mark.parametrize("name", ["delay", "acoustic", "flat_ahead", "depth", "depth_ahead"])
 def test_probabilities_of_all_plans_and_clips_sum_to_one(name):
-    """Two frames of two binary codebooks with a plan of one unit or none: 64 joint outcomes, and 16 clips drawn."""
-    spec, vocab = SPEC.model_copy(update={"codebooks": 2, "entries": 2}), CondVocab(num_speakers=1, num_units=1)
+    """Two frames of two binary codebooks with a plan of one unit or none: 64 joint outcomes, and 16
+    clips drawn.
+    """
+    spec, vocab = (
+        SPEC.model_copy(update={"codebooks": 2, "entries": 2}),
+        CondVocab(num_speakers=1, num_units=1),
+    )
     plan = CASES[name].plan.model_copy(update={"num_units": 1})
     config = CASES[name].model_copy(update={"plan": plan})
     decoder = randomised(config.build(Task(spec, vocab, BACKBONE, NOTHING), key=KEY))
@@ -156,10 +177,14 @@ def test_probabilities_of_all_plans_and_clips_sum_to_one(name):
     # Samples follow the sum over plans: 16 frequencies, each within 4.5 deviations.
     draws = 8192
     told = toy_batch(draws, 2)[1]
-    drawn = decoder.sample(told, num_frames=jnp.full(draws, 2), key=KEY, sampler=sampler_of(config)).tokens.codes
+    drawn = decoder.sample(
+        told, num_frames=jnp.full(draws, 2), key=KEY, sampler=sampler_of(config)
+    ).tokens.codes
     counts = np.bincount(np.asarray(drawn).reshape(draws, 4) @ np.array([8, 4, 2, 1]), minlength=16)
     expected = np.asarray(joint.sum(axis=1), np.float64)
-    assert (np.abs(counts - draws * expected) < 4.5 * np.sqrt(draws * expected * (1 - expected))).all()
+    assert (
+        np.abs(counts - draws * expected) < 4.5 * np.sqrt(draws * expected * (1 - expected))
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["delay", "flat", "depth_ahead"])
@@ -171,9 +196,14 @@ def test_the_loss_adds_the_weighted_plan(name, key):
     outs = []
     for weight in (0.0, 1.0, 2.5):
         plan = config.plan.model_copy(update={"weight": weight})
-        decoder = config.model_copy(update={"plan": plan}).build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY)
+        decoder = config.model_copy(update={"plan": plan}).build(
+            Task(SPEC, VOCAB, BACKBONE, condition), key=KEY
+        )
         outs.append(jitted_loss(randomised(decoder))(*batch, key))
-    of_codes = sum(outs[0].metrics[f"nats_level_{level}"] for level in range(SPEC.codebooks)) / SPEC.codebooks
+    of_codes = (
+        sum(outs[0].metrics[f"nats_level_{level}"] for level in range(SPEC.codebooks))
+        / SPEC.codebooks
+    )
     for weight, out in zip((0.0, 1.0, 2.5), outs, strict=True):
         expected = of_codes + weight * out.metrics["nats_plan"] / SPEC.codebooks
         np.testing.assert_allclose(out.per_example, expected, rtol=1e-5)
@@ -184,8 +214,13 @@ def test_the_loss_adds_the_weighted_plan(name, key):
 
 
 def test_a_trained_share_keeps_the_loss_in_expectation():
-    """Of a plan that leads a delay, the depth transformer has more steps than frames, some of them half full."""
-    batch, config = toy_batch(), CASES["depth_ahead"].model_copy(update={"infill_share": 0.0, "trained_share": 0.5})
+    """Of a plan that leads a delay, the depth transformer has more steps than frames, some of them
+    half full.
+    """
+    batch, config = (
+        toy_batch(),
+        CASES["depth_ahead"].model_copy(update={"infill_share": 0.0, "trained_share": 0.5}),
+    )
     condition = TEXT.model_copy(update={"dropout": 0.0})
     decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, condition), key=KEY))
     compute = jitted_loss(decoder)
@@ -202,7 +237,9 @@ def test_padding_moves_nothing(name, key):
     spoiled = cond._replace(content=jnp.where(tokens.is_valid, cond.content, 3))
     before, after = compute(tokens, cond, key), compute(tokens, spoiled, key)
     np.testing.assert_array_equal(before.per_example, after.per_example)
-    changed = cond._replace(content=cond.content.at[0, 3].set(1 + cond.content[0, 3] % VOCAB.num_units))
+    changed = cond._replace(
+        content=cond.content.at[0, 3].set(1 + cond.content[0, 3] % VOCAB.num_units)
+    )
     after = compute(tokens, changed, key)
     assert after.per_example[0] != before.per_example[0]
     np.testing.assert_allclose(after.per_example[1:], before.per_example[1:], rtol=1e-5)
@@ -225,7 +262,9 @@ def test_streaming_draws_what_sampling_draws(name, caplog):
     other = cond._replace(content=jnp.zeros_like(cond.content))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         again = decoder.sample(other, key=KEY, **arguments)
-    assert [record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()] == []
+    assert [
+        record.getMessage() for record in caplog.records if "Compiling" in record.getMessage()
+    ] == []
     np.testing.assert_array_equal(again.tokens.codes, out.tokens.codes)
 
 
@@ -236,14 +275,20 @@ def test_a_prompt_survives(name):
     for is_known in (frame < 4, (frame < 2) | (frame > 4)):
         prompt = prompt_where(tokens, is_known)
         drawn = build(name).sample(
-            cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler_of(CASES[name]), prompt=prompt
+            cond,
+            num_frames=tokens.num_frames,
+            key=KEY,
+            sampler=sampler_of(CASES[name]),
+            prompt=prompt,
         )
         is_kept = prompt.is_known & tokens.is_valid
         np.testing.assert_array_equal(drawn.tokens.codes[is_kept], tokens.codes[is_kept])
         assert drawn.tokens.codes.max() < SPEC.entries
 
 
-@pytest.mark.parametrize(("name", "codebooks"), [*((name, SPEC.codebooks) for name in CASES), ("depth", 1)])
+@pytest.mark.parametrize(
+    ("name", "codebooks"), [*((name, SPEC.codebooks) for name in CASES), ("depth", 1)]
+)
 def test_the_formula_agrees_with_the_walk(name, codebooks):
     spec = SPEC.model_copy(update={"codebooks": codebooks})
     tokens, cond = toy_batch(num_frames=7, spec=spec)
@@ -261,7 +306,9 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
     sampler = sampler_of(CASES[name])
 
     def sample(params):
-        drawn = nnx.merge(graph, params).sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler)
+        drawn = nnx.merge(graph, params).sample(
+            cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler
+        )
         return drawn.tokens.codes
 
     cost = CASES[name].sample_cost(sampler, Task(spec, VOCAB, BACKBONE, TEXT, **sizes))
@@ -270,7 +317,9 @@ def test_the_formula_agrees_with_the_walk(name, codebooks):
 
 @pytest.mark.parametrize("name", ["delay", "depth"])
 def test_codes_that_follow_from_units_are_learned_through_the_plan(name):
-    """Units are drawn at random from 4 of 10: the plan learns which, and the codes given the unit are then certain."""
+    """Units are drawn at random from 4 of 10: the plan learns which, and the codes given the unit
+    are then certain.
+    """
 
     def batch_of(seed):
         tokens, cond = toy_batch(num_examples=32, seed=seed)
@@ -288,16 +337,25 @@ def test_codes_that_follow_from_units_are_learned_through_the_plan(name):
     tokens, cond = batch_of(3)
     found = jitted_loss(fitted)(tokens, cond, KEY).metrics
     assert all(found[f"nats_level_{level}"].mean() < 0.1 for level in range(SPEC.codebooks))
-    drawn = fitted.sample(cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler_of(CASES[name])).tokens.codes
+    drawn = fitted.sample(
+        cond, num_frames=tokens.num_frames, key=KEY, sampler=sampler_of(CASES[name])
+    ).tokens.codes
     is_whole = (drawn == drawn[:, :, :1] * jnp.array([1, 2, 3, 3])[None, None, :]).all(axis=2)
-    assert is_whole[tokens.is_valid].mean() > 0.9 and len(np.unique(drawn[:, :, 0][tokens.is_valid])) == 4
+    assert (
+        is_whole[tokens.is_valid].mean() > 0.9
+        and len(np.unique(drawn[:, :, 0][tokens.is_valid])) == 4
+    )
 
 
 def test_what_cannot_be_planned_is_refused():
     for config in (CASES["delay"], CASES["depth"]):
         with pytest.raises(ConfigError, match="content='semantic' already gives the units"):
             config.build(Task(SPEC, VOCAB, BACKBONE, ConditionConfig()), key=KEY)
-        with pytest.raises(ConfigError, match="num_units=10: the data set has 0 semantic units; encode it"):
+        with pytest.raises(
+            ConfigError, match="num_units=10: the data set has 0 semantic units; encode it"
+        ):
             config.build(Task(SPEC, CondVocab(num_speakers=3), BACKBONE, TEXT), key=KEY)
         with pytest.raises(ConfigError, match="has 11 semantic units; set it to 11"):
-            config.build(Task(SPEC, CondVocab(num_speakers=3, num_units=11), BACKBONE, TEXT), key=KEY)
+            config.build(
+                Task(SPEC, CondVocab(num_speakers=3, num_units=11), BACKBONE, TEXT), key=KEY
+            )

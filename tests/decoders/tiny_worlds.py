@@ -1,4 +1,6 @@
-"""A language so small that everything about it can be enumerated: the yardstick for bounds on likelihoods."""
+"""A language so small that everything about it can be enumerated: the yardstick for bounds on
+likelihoods.
+"""
 
 import itertools
 import math
@@ -14,10 +16,14 @@ from genlab.decoders.task import Task
 from genlab.tokens import Cond, Tokens, TokenSpec
 
 FRAMES, CODEBOOKS, ENTRIES = 2, 2, 2
-SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=CODEBOOKS, entries=ENTRIES, latent_channels=8)
+SPEC = TokenSpec(
+    sample_rate_hz=16_000, hop_samples=320, codebooks=CODEBOOKS, entries=ENTRIES, latent_channels=8
+)
 NOTHING = ConditionConfig(content="none", speaker=False, dropout=0.0)
 # All 16 clips of two frames of two binary codes, and how likely each is.
-CLIPS = np.array(list(itertools.product(range(ENTRIES), repeat=FRAMES * CODEBOOKS))).reshape(-1, FRAMES, CODEBOOKS)
+CLIPS = np.array(list(itertools.product(range(ENTRIES), repeat=FRAMES * CODEBOOKS))).reshape(
+    -1, FRAMES, CODEBOOKS
+)
 SHARES = np.random.default_rng(0).dirichlet(np.full(len(CLIPS), 0.7))
 ENTROPY_NATS = float(-(SHARES * np.log(SHARES)).sum())
 
@@ -25,13 +31,17 @@ ENTROPY_NATS = float(-(SHARES * np.log(SHARES)).sum())
 def clips_as_batch(codes=CLIPS):
     """Every clip once, without conditions."""
     b, t, _ = codes.shape
-    cond = Cond(jnp.zeros(b, int), jnp.zeros((b, 1), int), jnp.zeros((b, t), int), jnp.zeros(b, bool))
+    cond = Cond(
+        jnp.zeros(b, int), jnp.zeros((b, 1), int), jnp.zeros((b, t), int), jnp.zeros(b, bool)
+    )
     return Tokens(jnp.asarray(codes), None, jnp.full(b, t)), cond
 
 
 def shares_of(codes):
     """How often each clip occurs among drawn ones."""
-    place = np.asarray(codes).reshape(len(codes), -1) @ ENTRIES ** np.arange(FRAMES * CODEBOOKS)[::-1]
+    place = (
+        np.asarray(codes).reshape(len(codes), -1) @ ENTRIES ** np.arange(FRAMES * CODEBOOKS)[::-1]
+    )
     return np.bincount(place, minlength=len(CLIPS)) / len(codes)
 
 
@@ -41,12 +51,17 @@ def build(config, seed=0, backbone=BACKBONE):
     graph, params = nnx.split(decoder)
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    noisy = [
+        leaf + 0.3 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
     return nnx.merge(graph, jax.tree.unflatten(tree, noisy))
 
 
 def belief(likelihoods):
-    """Return log p(code | evidence) [b t k v] from the likelihood of each code's evidence under each clip [b n t k]."""
+    """Return log p(code | evidence) [b t k v] from the likelihood of each code's evidence under
+    each clip [b n t k].
+    """
     is_entry = jnp.asarray(CLIPS)[..., None] == jnp.arange(ENTRIES)[None, None, None]
     prior = jnp.asarray(SHARES, jnp.float32)
     shares = jnp.einsum("n,bntk,ntkv->btkv", prior, likelihoods, is_entry.astype(jnp.float32))
@@ -54,10 +69,15 @@ def belief(likelihoods):
 
 
 def belief_of_visible(codes):
-    """Return log p(code | codes that are not absent), the optimum of every family that hides codes."""
+    """Return log p(code | codes that are not absent), the optimum
+    of every family that hides codes.
+    """
     clips = jnp.asarray(CLIPS)[None]
     is_consistent = ((codes[:, None] == ENTRIES) | (codes[:, None] == clips)).all(axis=(2, 3))
-    return belief(jnp.broadcast_to(is_consistent[:, :, None, None], (*is_consistent.shape, FRAMES, CODEBOOKS)) * 1.0)
+    return belief(
+        jnp.broadcast_to(is_consistent[:, :, None, None], (*is_consistent.shape, FRAMES, CODEBOOKS))
+        * 1.0
+    )
 
 
 def belief_of_noisy(codes, share):

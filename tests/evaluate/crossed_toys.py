@@ -10,7 +10,14 @@ from genlab.statistics.crossed import crossed_difference, crossed_mean
 
 REPETITIONS = 1000
 DESIGNS = [(3, 32), (5, 64)]
-REGIMES = [(0.0, 1.0, 1.0), (0.1, 1.0, 1.0), (0.3, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 1.0, 0.2), (0.3, 0.1, 1.0)]
+REGIMES = [
+    (0.0, 1.0, 1.0),
+    (0.1, 1.0, 1.0),
+    (0.3, 1.0, 1.0),
+    (1.0, 1.0, 1.0),
+    (1.0, 1.0, 0.2),
+    (0.3, 0.1, 1.0),
+]
 REGIMES += [(2.0, 1.0, 1.0), (1.0, 0.1, 1.0)]
 WIDE = (0.0, 0.1, 1.0)
 """Neither seeds nor prompts matter: 3 seeds cannot show it, so the interval is too long."""
@@ -39,8 +46,12 @@ def covered(found, truth):
 
 
 def make_row(rng, shifts, difficulty):
-    runs, clusters = (tuple(axis.ravel().tolist()) for axis in np.indices((len(shifts), len(difficulty))))
-    values = (np.array(shifts)[:, None] + difficulty[None, :]).ravel() + rng.normal(0, 0.1, len(runs))
+    runs, clusters = (
+        tuple(axis.ravel().tolist()) for axis in np.indices((len(shifts), len(difficulty)))
+    )
+    values = (np.array(shifts)[:, None] + difficulty[None, :]).ravel() + rng.normal(
+        0, 0.1, len(runs)
+    )
     return {"dnsmos_ovrl": clip_means(values, clusters)._replace(runs=runs)}
 
 

@@ -1,4 +1,6 @@
-"""The audit on metrics whose faults are known: it must catch each of them, and leave the sound one alone."""
+"""The audit on metrics whose faults are known: it must catch each of them, and leave the sound one
+alone.
+"""
 
 import types
 
@@ -18,12 +20,17 @@ RATE_HZ = 16_000
 def prompts():
     """Clips of a tone that glides, each at its own pitch, over a second."""
     time = np.arange(RATE_HZ) / RATE_HZ
-    waves = [np.sin(2 * np.pi * (200 + 40 * i) * (time + time**2)).astype(np.float32) * 0.3 for i in range(24)]
+    waves = [
+        np.sin(2 * np.pi * (200 + 40 * i) * (time + time**2)).astype(np.float32) * 0.3
+        for i in range(24)
+    ]
     return [Prompt(str(i), "", "s", wave) for i, wave in enumerate(waves)]
 
 
 def distance(wave, real):
-    spectra = [np.log(np.abs(scipy.signal.stft(one, nperseg=256)[2]) + 1e-3) for one in (wave, real)]
+    spectra = [
+        np.log(np.abs(scipy.signal.stft(one, nperseg=256)[2]) + 1e-3) for one in (wave, real)
+    ]
     return float(np.abs(spectra[0] - spectra[1]).mean())
 
 
@@ -33,7 +40,12 @@ def score_with(**metrics):
     def score_clips(waves, prompts, context, *, is_reconstruction):
         per_clip, scores = {}, {}
         for name, measure in metrics.items():
-            values = np.array([measure(wave, prompt.wave, i) for i, (wave, prompt) in enumerate(zip(waves, prompts))])
+            values = np.array(
+                [
+                    measure(wave, prompt.wave, i)
+                    for i, (wave, prompt) in enumerate(zip(waves, prompts))
+                ]
+            )
             per_clip[name] = clip_means(values, tuple(range(len(values))))
             scores[name] = make_score(name, per_clip[name].estimate(), seeds=1)
         return RowResult(scores, per_clip, {}, ())
@@ -49,8 +61,12 @@ def run(monkeypatch, prompts, **metrics):
 
 def test_a_metric_that_hears_everything_is_trusted(monkeypatch, prompts):
     found = run(monkeypatch, prompts, mcd=lambda wave, real, i: distance(wave, real))["mcd"]
-    assert found.is_trusted and set(found.verdicts.values()) == {"ranks"} and found.false_alarms == 0
-    assert all(values == sorted(values) for values in (found.values["noise"], found.values["coarse"]))
+    assert (
+        found.is_trusted and set(found.verdicts.values()) == {"ranks"} and found.false_alarms == 0
+    )
+    assert all(
+        values == sorted(values) for values in (found.values["noise"], found.values["coarse"])
+    )
     assert found.to_dict()["is_trusted"] is True
 
 
@@ -58,20 +74,28 @@ def test_a_blind_a_reversed_and_a_nervous_metric_are_caught(monkeypatch, prompts
     rng = np.random.default_rng(0)
     noise = {i: rng.normal() for i in range(len(prompts))}
     found = run(
-        monkeypatch, prompts,
+        monkeypatch,
+        prompts,
         mcd=lambda wave, real, i: noise[i],  # hears nothing
-        pesq=lambda wave, real, i: distance(wave, real),  # higher is better, but it grows with the damage
+        # higher is better, but it grows with the damage
+        pesq=lambda wave, real, i: distance(wave, real),
         mel_distance=lambda wave, real, i: distance(wave, real) + 5 * (np.abs(wave).max() < 0.25),
-    )  # fmt: skip
+    )
     assert found["mcd"].failed == ("noise", "low-pass", "coarse", "shuffle")
-    assert set(found["mcd"].verdicts.values()) == {"blind"} and found["mcd"].false_alarms < audit.MOST_FALSE_ALARMS
+    assert (
+        set(found["mcd"].verdicts.values()) == {"blind"}
+        and found["mcd"].false_alarms < audit.MOST_FALSE_ALARMS
+    )
     assert found["pesq"].verdicts["noise"] == "reversed" and not found["pesq"].is_trusted
     assert found["mel_distance"].verdicts["noise"] == "ranks"
 
 
 def test_a_metric_that_need_see_nothing_is_judged_by_its_false_alarms(monkeypatch, prompts):
     found = run(monkeypatch, prompts, clip_code_entropy=lambda wave, real, i: distance(wave, real))
-    assert found["clip_code_entropy"].verdicts["noise"] == "reversed" and found["clip_code_entropy"].is_trusted
+    assert (
+        found["clip_code_entropy"].verdicts["noise"] == "reversed"
+        and found["clip_code_entropy"].is_trusted
+    )
 
 
 def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
@@ -81,9 +105,19 @@ def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
 
     clean, near, far = row(0, 1), row(0.5, 2), row(3, 4)
     rows = {"clean": [clean], "half": [near, clean]}
-    rows |= {"noise": [near, far], "low-pass": [near], "coarse": [far, near], "shuffle": [far, row(-2, -1)]}
+    rows |= {
+        "noise": [near, far],
+        "low-pass": [near],
+        "coarse": [far, near],
+        "shuffle": [far, row(-2, -1)],
+    }
     found = audit._audit("kad", rows, seed=0)
-    assert found.verdicts == {"noise": "ranks", "low-pass": "blind", "coarse": "reversed", "shuffle": "reversed"}
+    assert found.verdicts == {
+        "noise": "ranks",
+        "low-pass": "blind",
+        "coarse": "reversed",
+        "shuffle": "reversed",
+    }
     assert found.failed == ("low-pass", "coarse", "shuffle") and found.false_alarms == 0
     assert audit._audit("kad", {**rows, "half": [near, far]}, seed=0).false_alarms == 1
 
@@ -93,9 +127,13 @@ def test_what_is_spoiled_is_spoiled_by_the_stated_amount(prompts):
     spoiled = audit.spoil(waves)
     for snr_db, step in zip((20, 10, 0), spoiled["noise"]):
         pairs = zip(waves, step)
-        power = np.mean([np.square(after - before).mean() / np.square(before).mean() for before, after in pairs])
+        power = np.mean(
+            [np.square(after - before).mean() / np.square(before).mean() for before, after in pairs]
+        )
         assert -10 * np.log10(power) == pytest.approx(snr_db, abs=0.2)
-    assert [len(np.unique(step[0])) <= 2**bits + 1 for bits, step in zip((6, 4, 3), spoiled["coarse"])] == [True] * 3
+    assert [
+        len(np.unique(step[0])) <= 2**bits + 1 for bits, step in zip((6, 4, 3), spoiled["coarse"])
+    ] == [True] * 3
     for cutoff_hz, step in zip((3400, 2000, 1000), spoiled["low-pass"]):
         spectrum = np.abs(np.fft.rfft(np.concatenate(step)))
         above = np.fft.rfftfreq(sum(map(len, step)), 1 / RATE_HZ) > 1.3 * cutoff_hz

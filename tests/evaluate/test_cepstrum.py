@@ -1,4 +1,6 @@
-"""Mel-cepstral distortion: zero for the same sound, blind to level and tempo, and a known value for a known filter."""
+"""Mel-cepstral distortion: zero for the same sound, blind to level and tempo, and a known value for
+a known filter.
+"""
 
 import librosa
 import numpy as np
@@ -22,7 +24,9 @@ def test_the_same_sound_has_none_whatever_its_level(speech):
 
 
 def test_a_tilt_costs_its_own_size():
-    """White noise through a first-order shelf: the envelope moves by a known curve in every frame."""
+    """White noise through a first-order shelf: the envelope moves
+    by a known curve in every frame.
+    """
     noise = np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32)
     found = distortion(noise, scipy.signal.lfilter([1.0, -0.6], [1.0], noise).astype(np.float32))
     frequencies = librosa.mel_frequencies(n_mels=82, fmax=8000)[1:-1]
@@ -35,11 +39,18 @@ def test_degradations_are_ranked(speech, degrade):
     waves = [prompt.wave for prompt in speech]
     clean, noisy, noisier, shuffled = (
         cepstral_distortions(waves, [spoil(wave) for wave in waves]).mean()
-        for spoil in (lambda wave: 0.5 * wave, degrade["noise_10db"], degrade["noise_0db"], degrade["shuffle"])
+        for spoil in (
+            lambda wave: 0.5 * wave,
+            degrade["noise_10db"],
+            degrade["noise_0db"],
+            degrade["shuffle"],
+        )
     )
     assert clean < noisy < noisier and shuffled > clean
 
 
 def test_silence_and_scraps_have_no_value(speech):
     wave = speech[0].wave
-    assert np.isnan(cepstral_distortions([wave, wave], [np.zeros(16_000, np.float32), wave[:100]])).all()
+    assert np.isnan(
+        cepstral_distortions([wave, wave], [np.zeros(16_000, np.float32), wave[:100]])
+    ).all()

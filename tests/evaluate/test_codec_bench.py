@@ -12,10 +12,24 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.evaluate.codecs import bench as codec_bench
 from genlab.evaluate.codecs import speech_coders
-from genlab.evaluate.codecs.bench import SCORES, Row, bench_folder, compare_with_opus, to_json, to_markdown
-from genlab.evaluate.codecs.speech_coders import Coded, code_with_codec2, code_with_opus, missing_tools
+from genlab.evaluate.codecs.bench import (
+    SCORES,
+    Row,
+    bench_folder,
+    compare_with_opus,
+    to_json,
+    to_markdown,
+)
+from genlab.evaluate.codecs.speech_coders import (
+    Coded,
+    code_with_codec2,
+    code_with_opus,
+    missing_tools,
+)
 
-needs_tools = pytest.mark.skipif(bool(missing_tools()), reason=f"system packages {missing_tools()} are not installed")
+needs_tools = pytest.mark.skipif(
+    bool(missing_tools()), reason=f"system packages {missing_tools()} are not installed"
+)
 
 
 def row(name, value, usage=()):
@@ -24,7 +38,11 @@ def row(name, value, usage=()):
 
 
 def test_differences_are_signed_so_that_above_zero_is_ahead():
-    rows = [row("ours", 3.0, [9.5, 9.0]), row("Opus 6 kbit/s, default", 2.0), row("Opus 9 kbit/s, default", 5.0)]
+    rows = [
+        row("ours", 3.0, [9.5, 9.0]),
+        row("Opus 6 kbit/s, default", 2.0),
+        row("Opus 9 kbit/s, default", 5.0),
+    ]
     pairs = {pair["score"]: pair for pair in compare_with_opus(rows)}
     assert {pair["opus"] for pair in pairs.values()} == {"Opus 6 kbit/s, default"}
     assert pairs["stoi"]["value"] == pytest.approx(1) and pairs["stoi"]["is_ahead"]
@@ -57,7 +75,9 @@ def test_every_coder_is_judged_on_every_file(folder, monkeypatch):
     monkeypatch.setattr(codec_bench.whisper, "is_installed", lambda: False)
     rows = {row.name: row for row in bench_folder({"tiny": (make_frozen(), [3, 1, 0])}, folder)}
     ours, fewer, latents = rows["tiny, 3 levels"], rows["tiny, 1 levels"], rows["tiny, latents"]
-    assert ours.rate_bps == pytest.approx(50 * 3 * 4, rel=0.02) and fewer.rate_bps == pytest.approx(50 * 4, rel=0.02)
+    assert ours.rate_bps == pytest.approx(50 * 3 * 4, rel=0.02) and fewer.rate_bps == pytest.approx(
+        50 * 4, rel=0.02
+    )
     assert math.isnan(latents.rate_bps) and len(ours.usage) == 3 and len(fewer.usage) == 1
     assert all(0 <= bits <= 4 for bits in ours.usage)
     assert all(len(row.values["mel_distance_db"]) == 2 for row in rows.values())
@@ -77,7 +97,9 @@ def test_another_sample_rate_is_refused(folder):
 def test_a_missing_tool_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert missing_tools() == ["codec2", "opus-tools"]
-    with pytest.raises(GenlabError, match="opusenc: not installed; install codec2, opus-tools with"):
+    with pytest.raises(
+        GenlabError, match="opusenc: not installed; install codec2, opus-tools with"
+    ):
         code_with_opus(make_wave(0, 8000), 6)
 
 

@@ -1,4 +1,6 @@
-"""Scores of a codec on a folder: what is read, what is skipped, and that a codec that keeps more scores better."""
+"""Scores of a codec on a folder: what is read, what is skipped, and that a codec that keeps more
+scores better.
+"""
 
 import csv
 import json
@@ -34,7 +36,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shipped(folder):
-    return {levels: score_folder(load_codec(), folder, levels, dnsmos_files=1) for levels in (1, None)}
+    return {
+        levels: score_folder(load_codec(), folder, levels, dnsmos_files=1) for levels in (1, None)
+    }
 
 
 def test_the_scores_are_json_with_intervals(shipped):
@@ -43,12 +47,15 @@ def test_the_scores_are_json_with_intervals(shipped):
     assert facts["files"] == 3 and facts["seconds"] == 4.5
     assert len(facts["skipped"]) == 1 and facts["skipped"][0].startswith("broken.wav: ")
     assert facts["bitrate_bps"] == 4000 and shipped[1]["bitrate_bps"] == 500
-    assert len(facts["code_entropy_bits"]) == 8 and all(0 <= bits <= 10 for bits in facts["code_entropy_bits"])
+    assert len(facts["code_entropy_bits"]) == 8 and all(
+        0 <= bits <= 10 for bits in facts["code_entropy_bits"]
+    )
     scores = facts["scores"]
     for name in ("mel_distance_db", "speaker_cosine", "speaker_cosine_between_files"):
         assert scores[name]["n"] == 3
         assert scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
-    assert scores["dnsmos_ovrl"]["n"] == 1 and scores["dnsmos_ovrl"]["low"] is None  # one file has no spread
+    # one file has no spread
+    assert scores["dnsmos_ovrl"]["n"] == 1 and scores["dnsmos_ovrl"]["low"] is None
     assert 1 <= scores["dnsmos_ovrl_original"]["value"] <= 5
     assert {"pesq", "estoi"} <= scores.keys()  # null where the package is missing
 
@@ -66,11 +73,18 @@ def test_speakers_are_chosen_by_the_table(folder, tmp_path):
     frozen = make_frozen()
     facts = score_folder(frozen, folder, speakers=("bob",), dnsmos_files=1)
     assert facts["files"] == 1 and facts["skipped"] == []
-    assert facts["scores"]["speaker_cosine_between_files"] == {"value": None, "low": None, "high": None, "n": 0}
+    assert facts["scores"]["speaker_cosine_between_files"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "n": 0,
+    }
     assert facts["bitrate_bps"] == 50 * 3 * 4
     with pytest.raises(GenlabError, match="no readable audio of these speakers"):
         score_folder(frozen, folder, speakers=("zoe",))
-    with pytest.raises(GenlabError, match=r"metadata\.csv: no such file; choosing speakers needs a table"):
+    with pytest.raises(
+        GenlabError, match=r"metadata\.csv: no such file; choosing speakers needs a table"
+    ):
         score_folder(frozen, tmp_path, speakers=("bob",))
     (tmp_path / "metadata.csv").write_text("file,who\na.wav,bob\n")
     with pytest.raises(GenlabError, match="columns file, who, expected path and speaker"):

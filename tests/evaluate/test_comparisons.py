@@ -4,11 +4,25 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.comparisons import Control, compare_rows, derange_texts, prompt_swap, speaker_swap
+from genlab.evaluate.comparisons import (
+    Control,
+    compare_rows,
+    derange_texts,
+    prompt_swap,
+    speaker_swap,
+)
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, clip_means
 
-TEXTS = ["one two", "three four", "one two", "five six", "seven eight", "five six", "nine nine nine"] * 3
+TEXTS = [
+    "one two",
+    "three four",
+    "one two",
+    "five six",
+    "seven eight",
+    "five six",
+    "nine nine nine",
+] * 3
 
 
 def test_a_derangement_changes_every_text():
@@ -42,15 +56,25 @@ def test_a_control_that_cannot_be_made_is_neither_passed_nor_failed():
     control = prompt_swap("wer_grammar", ["a"], ["a"], [0], word_errors)
     assert not control.passed and control.status == "not applicable"
     assert control.to_dict("ar") == {
-        "arm": "ar", "control": "prompt_swap", "score": "wer_grammar", "difference": None, "low": None, "high": None,
-        "passed": False, "status": "not applicable",
-        "reason": "1 of 1 have the same text; the prompt-swap control needs prompts where no text occurs in more than "
+        "arm": "ar",
+        "control": "prompt_swap",
+        "score": "wer_grammar",
+        "difference": None,
+        "low": None,
+        "high": None,
+        "passed": False,
+        "status": "not applicable",
+        "reason": "1 of 1 have the same text; the prompt-swap control needs prompts where no text "
+        "occurs in more than "
         "half",
-    }  # fmt: skip
+    }
 
 
 def test_a_control_of_an_older_version_without_a_number_did_not_fail():
-    assert Control("prompt_swap", "wer_ctc", math.nan, math.nan, math.nan, False).status == "not applicable"
+    assert (
+        Control("prompt_swap", "wer_ctc", math.nan, math.nan, math.nan, False).status
+        == "not applicable"
+    )
     assert Control("prompt_swap", "wer_ctc", 0.1, -0.1, 0.3, False).status == "failed"
     assert Control("prompt_swap", "wer_ctc", 0.3, 0.1, 0.5, True).status == "passed"
 
@@ -62,9 +86,13 @@ def test_prompts_without_text_are_left_out_of_the_swap():
     hypotheses, texts = [*TEXTS, "noise", "more noise"], [*TEXTS, "", ""]
     assert prompt_swap("wer_ctc", hypotheses, texts, list(range(len(texts))), word_errors) == whole
     doubled = prompt_swap(
-        "wer_ctc", hypotheses * 2, texts * 2, list(range(len(texts))) * 2, word_errors,
+        "wer_ctc",
+        hypotheses * 2,
+        texts * 2,
+        list(range(len(texts))) * 2,
+        word_errors,
         runs=(0,) * len(texts) + (1,) * len(texts),
-    )  # fmt: skip
+    )
     assert doubled.status == "passed" and doubled.difference == pytest.approx(whole.difference)
 
 
@@ -74,7 +102,10 @@ def test_speaker_swap_needs_the_own_voice_to_be_nearer():
     assert speaker_swap(own, np.linspace(0.4, 0.5, 12)).passed
     assert not speaker_swap(own, np.linspace(0.9, 0.8, 12)).passed
     alone = speaker_swap(own, np.full(12, math.nan))
-    assert (alone.status, alone.reason) == ("not applicable", "there is no other speaker to compare with")
+    assert (alone.status, alone.reason) == (
+        "not applicable",
+        "there is no other speaker to compare with",
+    )
     # One group of clips has a value and no interval, which shows nothing either way.
     single = speaker_swap(clip_means(np.array([0.9]), ("a",)), np.array([0.4]))
     assert single.status == "not applicable" and single.difference == pytest.approx(-0.5)
@@ -92,12 +123,19 @@ def make_row(rng, rate, num_clips=40):
     words = np.full(num_clips, 5.0)
     clusters = tuple(range(num_clips))
     errors = ClipValues(rng.binomial(5, rate, num_clips).astype(float), words, clusters)
-    return {"wer_grammar": errors, "dnsmos_ovrl": clip_means(rng.normal(3, 0.3, num_clips), clusters)}
+    return {
+        "wer_grammar": errors,
+        "dnsmos_ovrl": clip_means(rng.normal(3, 0.3, num_clips), clusters),
+    }
 
 
 def test_rows_are_ranked_only_where_the_data_tell():
     rng = np.random.default_rng(0)
-    rows = {"ar": make_row(rng, 0.05), "masked": make_row(rng, 0.5), "diffusion": make_row(rng, 0.5)}
+    rows = {
+        "ar": make_row(rng, 0.05),
+        "masked": make_row(rng, 0.5),
+        "diffusion": make_row(rng, 0.5),
+    }
     found = {(d.score, d.a, d.b): d for d in compare_rows(rows)}
     assert len(found) == 6
     assert found["wer_grammar", "ar", "masked"].better == "ar"

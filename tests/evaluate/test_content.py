@@ -8,7 +8,9 @@ DIGITS = "#JSGF V1.0; grammar digits; public <digits> = <digit>+; <digit> = one 
 
 
 def test_word_errors_count_substitutions_deletions_and_insertions():
-    counts = word_errors(["one two", "two", "", "one two three"], ["one three", "one two", "four five", "one"])
+    counts = word_errors(
+        ["one two", "two", "", "one two three"], ["one three", "one two", "four five", "one"]
+    )
     assert counts.errors.tolist() == [1, 1, 2, 2]
     assert counts.reference_units.tolist() == [2, 2, 2, 1]
     assert counts.rate == pytest.approx(6 / 7)
@@ -38,7 +40,11 @@ def test_recogniser_ranks_clean_over_noisy_over_shuffled(speech, grammar, degrad
     def rate(spoil):
         return word_errors(grammar.transcribe([spoil(prompt.wave) for prompt in clips]), texts).rate
 
-    clean, noisy, shuffled = rate(lambda wave: wave), rate(degrade["noise_0db"]), rate(degrade["shuffle"])
+    clean, noisy, shuffled = (
+        rate(lambda wave: wave),
+        rate(degrade["noise_0db"]),
+        rate(degrade["shuffle"]),
+    )
     assert clean < 0.1
     assert clean + 0.2 < noisy < shuffled + 0.1
     assert shuffled > 0.8
@@ -51,7 +57,9 @@ def test_a_transcript_does_not_depend_on_the_clips_before_it(speech, grammar, de
     assert grammar.transcribe(waves[::-1])[::-1] == forward
 
 
-@pytest.mark.parametrize("wave", [np.zeros(16000, np.float32), np.zeros(0, np.float32), np.ones(10, np.float32)])
+@pytest.mark.parametrize(
+    "wave", [np.zeros(16000, np.float32), np.zeros(0, np.float32), np.ones(10, np.float32)]
+)
 def test_silence_and_crumbs_say_nothing(wave, grammar):
     assert grammar.transcribe([wave]) == [""]
 

@@ -1,14 +1,25 @@
 """What the intervals promise, on drawn data whose truth is known: 1000 repetitions of every design.
 
-A regime is (deviation of seeds, of prompts, of the rest). The bands are those of `genlab.statistics.crossed`: 93-97 %
-with 1.5 points for chance in 1000 repetitions; wider ones are stated where they are needed, with the reason.
+A regime is (deviation of seeds, of prompts, of the rest). The bands are those of
+`genlab.statistics.crossed`: 93-97 % with 1.5 points for chance in 1000 repetitions; wider ones are
+stated where they are needed, with the reason.
 """
 
 import math
 
 import numpy as np
 import pytest
-from crossed_toys import DESIGNS, REGIMES, REPETITIONS, WIDE, covered, draw_arm, draw_pair, draw_prompts, make_row
+from crossed_toys import (
+    DESIGNS,
+    REGIMES,
+    REPETITIONS,
+    WIDE,
+    covered,
+    draw_arm,
+    draw_pair,
+    draw_prompts,
+    make_row,
+)
 
 from genlab.evaluate.comparisons import compare_rows, prompt_swap
 from genlab.evaluate.content import word_errors
@@ -41,7 +52,8 @@ def test_mean_and_paired_difference_cover_the_truth(regime, design):
 @pytest.mark.parametrize("regime", REGIMES, ids=str)
 def test_a_ratio_of_sums_and_its_difference_cover_the_truth(regime, design):
     rng = np.random.default_rng(2)
-    words = rng.integers(3, 9, (REPETITIONS, 1, design[1])).astype(float)  # of a prompt: equal in every seed and arm
+    # of a prompt: equal in every seed and arm
+    words = rng.integers(3, 9, (REPETITIONS, 1, design[1])).astype(float)
     prompts = draw_prompts(rng, regime[1], design[1])
     a, b = (words * (2.0 + draw_arm(rng, regime, prompts, design[0])) for _ in range(2))
     words = np.broadcast_to(words, a.shape)
@@ -75,11 +87,16 @@ def test_a_percentile_bootstrap_of_3_seeds_covers_far_too_little():
 
 @pytest.mark.parametrize("regime", [*REGIMES, WIDE], ids=str)
 def test_a_score_of_sets_is_covered_over_seeds_without_a_grid(regime):
-    """Each run says its mean over prompts and the interval of that, as a distance between sets does."""
+    """Each run says its mean over prompts and the interval of that, as a distance between sets
+    does.
+    """
     for num_seeds, num_prompts in DESIGNS:
         rng = np.random.default_rng(5)
         values = draw_arm(rng, regime, draw_prompts(rng, regime[1], num_prompts), num_seeds)
-        means, half_widths = values.mean(axis=2), 1.96 * values.std(axis=2, ddof=1) / num_prompts**0.5
+        means, half_widths = (
+            values.mean(axis=2),
+            1.96 * values.std(axis=2, ddof=1) / num_prompts**0.5,
+        )
         found = [
             estimate_over_runs([Estimate(m, m - h, m + h, num_prompts) for m, h in zip(*run)])
             for run in zip(means, half_widths)
@@ -102,7 +119,9 @@ def test_a_reported_interval_stays_in_the_range_of_its_score_and_covers_as_often
         values = ClipValues(shares.ravel(), np.ones(36), clusters, runs=runs)
         estimate = values.estimate()
         score = make_score(name, estimate, seeds=3)
-        assert 0 <= score.low <= score.value <= score.high and (name == "wer_ctc" or score.high <= 1)
+        assert 0 <= score.low <= score.value <= score.high and (
+            name == "wer_ctc" or score.high <= 1
+        )
         hits[i] = [one.low <= truth <= one.high for one in (estimate, score)]
         cut += (score.low, score.high) != (estimate.low, estimate.high)
     assert cut > 100 and (hits[:, 0] == hits[:, 1]).all()
@@ -110,14 +129,20 @@ def test_a_reported_interval_stays_in_the_range_of_its_score_and_covers_as_often
 
 
 def test_one_seed_covers_the_choice_of_prompts():
-    # The bootstrap of 32 prompts is a little short, as its sources say: 93.5 % is what it gives in the long run.
+    # The bootstrap of 32 prompts is a little short, as its sources say: 93.5 % is what it gives in
+    # the long run.
     rng = np.random.default_rng(5)
     words = rng.integers(3, 9, (REPETITIONS, 32)).astype(float)
     errors = rng.binomial(words.astype(int), rng.beta(2, 6, (REPETITIONS, 32))).astype(float)
     clusters, hits = tuple(range(32)), np.zeros((REPETITIONS, 2))
-    for i, (first, total, weight) in enumerate(zip(rng.standard_normal((REPETITIONS, 32)), errors, words)):
+    for i, (first, total, weight) in enumerate(
+        zip(rng.standard_normal((REPETITIONS, 32)), errors, words)
+    ):
         for column, (values, truth) in enumerate(
-            [(ClipValues(first, np.ones(32), clusters), 0.0), (ClipValues(total, weight, clusters), 0.25)]
+            [
+                (ClipValues(first, np.ones(32), clusters), 0.0),
+                (ClipValues(total, weight, clusters), 0.25),
+            ]
         ):
             found = values.estimate(i)
             hits[i, column] = found.low <= truth <= found.high
@@ -141,7 +166,9 @@ def test_p_values_without_a_difference(regime, design):
 def test_p_values_of_one_seed_are_uniform():
     rng = np.random.default_rng(7)
     values = rng.standard_normal((REPETITIONS, 32))
-    p_values = [paired_p_value(row, np.zeros(32), seed=i, num_resamples=499) for i, row in enumerate(values)]
+    p_values = [
+        paired_p_value(row, np.zeros(32), seed=i, num_resamples=499) for i, row in enumerate(values)
+    ]
     assert 0.03 <= np.mean(np.array(p_values) < 0.05) <= 0.07
     assert 0.45 < np.mean(p_values) < 0.55
 
@@ -167,18 +194,28 @@ def test_mean_squares_are_those_of_the_textbook():
 def test_seeds_that_disagree_take_the_winner_away():
     rng = np.random.default_rng(9)
     difficulty = rng.normal(3, 0.5, 32)
-    steady = {"a": make_row(rng, [0.5, 0.5, 0.5], difficulty), "b": make_row(rng, [0.0, 0.0, 0.0], difficulty)}
-    shaky = {"a": make_row(rng, [1.3, 0.2, 0.0], difficulty), "b": make_row(rng, [0.0, 0.1, -0.1], difficulty)}
+    steady = {
+        "a": make_row(rng, [0.5, 0.5, 0.5], difficulty),
+        "b": make_row(rng, [0.0, 0.0, 0.0], difficulty),
+    }
+    shaky = {
+        "a": make_row(rng, [1.3, 0.2, 0.0], difficulty),
+        "b": make_row(rng, [0.0, 0.1, -0.1], difficulty),
+    }
     assert compare_rows(steady)[0].better == "a"
     (found,) = compare_rows(shaky)
     assert found.better == "" and found.low < 0 < found.high and found.p_value > 0.05
-    only_first = {name: {"dnsmos_ovrl": _first_run(row["dnsmos_ovrl"])} for name, row in shaky.items()}
+    only_first = {
+        name: {"dnsmos_ovrl": _first_run(row["dnsmos_ovrl"])} for name, row in shaky.items()
+    }
     assert compare_rows(only_first)[0].better == "a"  # one seed cannot know
 
 
 def _first_run(values):
     kept = np.array(values.runs) == 0
-    return ClipValues(values.totals[kept], values.weights[kept], tuple(np.array(values.clusters)[kept].tolist()))
+    return ClipValues(
+        values.totals[kept], values.weights[kept], tuple(np.array(values.clusters)[kept].tolist())
+    )
 
 
 def test_undefined_clips_are_left_out_of_both_arms():
@@ -187,7 +224,9 @@ def test_undefined_clips_are_left_out_of_both_arms():
     rows = {name: make_row(rng, [0.0, 0.1, 0.2], difficulty) for name in "ab"}
     first, second = (rows[name]["dnsmos_ovrl"] for name in "ab")
     is_hole = rng.random(48) < 0.2
-    rows["a"]["dnsmos_ovrl"] = first._replace(totals=np.where(is_hole, 0, first.totals), weights=1.0 - is_hole)
+    rows["a"]["dnsmos_ovrl"] = first._replace(
+        totals=np.where(is_hole, 0, first.totals), weights=1.0 - is_hole
+    )
     (found,) = compare_rows(rows)
     assert np.isclose(found.difference, (first.totals - second.totals)[~is_hole].mean())
     nothing = first._replace(totals=np.zeros(48), weights=np.zeros(48))
@@ -234,7 +273,10 @@ def test_the_interval_of_an_interaction_covers_what_it_says():
     prompts, hits = 24, 0
     for _ in range(1000):
         shared = rng.normal(size=prompts)
-        rows = [shared + 0.5 * rng.normal(size=(3, 1)) + 0.7 * rng.normal(size=(3, prompts)) for _ in range(4)]
+        rows = [
+            shared + 0.5 * rng.normal(size=(3, 1)) + 0.7 * rng.normal(size=(3, prompts))
+            for _ in range(4)
+        ]
         found = crossed_contrast(rows, (1.0, -1.0, -1.0, 1.0))
         hits += abs(float(found.value)) <= float(found.half_width)
     assert 0.93 <= hits / 1000 <= 0.975

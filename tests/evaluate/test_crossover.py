@@ -1,4 +1,6 @@
-"""Simulated families whose curves cross at a known place: coverage, verdicts, and plans that keep their promise."""
+"""Simulated families whose curves cross at a known place: coverage, verdicts, and plans that keep
+their promise.
+"""
 
 import math
 
@@ -117,7 +119,9 @@ def test_too_few_runs_are_refused():
 
 
 def assumed(noise):
-    return tuple(assume_curve(0.3, -slope / math.log(10), 0.0, 1e13, noise) for slope in (0.05, 0.15))
+    return tuple(
+        assume_curve(0.3, -slope / math.log(10), 0.0, 1e13, noise) for slope in (0.05, 0.15)
+    )
 
 
 def test_the_promised_probability_is_what_simulation_gives():
@@ -140,7 +144,10 @@ def test_the_smallest_sweep_is_the_cheapest_that_reaches_80_percent():
 def test_a_pilot_that_knows_little_promises_little():
     rng = np.random.default_rng(2)
     x = np.repeat(BUDGETS[:3], 2)
-    fits = tuple(fit_curve(Curve(x, curve(x) + 0.05 * rng.standard_normal(len(x))), seed=1) for curve in CROSSING_LINES)
+    fits = tuple(
+        fit_curve(Curve(x, curve(x) + 0.05 * rng.standard_normal(len(x))), seed=1)
+        for curve in CROSSING_LINES
+    )
     known = tuple(fit._replace(draws=fit.coefficients[None]) for fit in assumed(0.005))
     assert find_probability(fits, BUDGETS.tolist(), 3, num_trials=60) < find_probability(
         known, BUDGETS.tolist(), 3, num_trials=60
@@ -153,7 +160,8 @@ def test_one_budget_and_assumed_exponents_are_enough_to_plan():
     assert np.isclose(fit.noise, 0.01) and fit.dof == 2
     assert np.allclose(fit.predict(np.array([1e12, 1e13])), [0.3, 0.3 * 10**-0.2])
     assert np.allclose(fit.draws[:, 0].std(), 0.01 / 3**0.5, rtol=0.1)
-    other = assume_exponent(Curve(np.full(3, 1e12), runs + 0.1), 0.35, seed=1)  # meets at 1e12 (4 / 3)^(1 / 0.15)
+    # meets at 1e12 (4 / 3)^(1 / 0.15)
+    other = assume_exponent(Curve(np.full(3, 1e12), runs + 0.1), 0.35, seed=1)
     assert find_probability((fit, other), [1e12, 3e12, 1e13, 3e13, 1e14], 3, num_trials=40) > 0.8
     assert find_probability((fit, other), [1e12, 1.5e12, 2e12], 3, num_trials=40) < 0.2
     with pytest.raises(GenlabError, match="2 runs or more"):

@@ -2,12 +2,20 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.distribution import SpeechEmbedder, build_reference, frechet_infinity, kernel_distance
+from genlab.evaluate.distribution import (
+    SpeechEmbedder,
+    build_reference,
+    frechet_infinity,
+    kernel_distance,
+)
 
 
 def draw_clips(rng, num_clips, shift=0.0, channels=8):
     """Clips of 5 vectors that hang together, as windows of one recording do."""
-    return [rng.normal(shift, 1, (1, channels)) + rng.normal(0, 0.5, (5, channels)) for _ in range(num_clips)]
+    return [
+        rng.normal(shift, 1, (1, channels)) + rng.normal(0, 0.5, (5, channels))
+        for _ in range(num_clips)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +36,20 @@ def test_kernel_distance_is_unbiased_and_its_interval_covers_zero():
 
 def test_leaving_same_clip_pairs_in_would_be_biased():
     rng = np.random.default_rng(0)
-    together = [kernel_distance(draw_clips(rng, 12), build_reference(draw_clips(rng, 12)), num_resamples=2).value
-                for _ in range(60)]  # fmt: skip
+    together = [
+        kernel_distance(
+            draw_clips(rng, 12), build_reference(draw_clips(rng, 12)), num_resamples=2
+        ).value
+        for _ in range(60)
+    ]
     apart = []
     for _ in range(60):
         a, b = np.concatenate(draw_clips(rng, 12)), np.concatenate(draw_clips(rng, 12))
-        apart.append(kernel_distance(list(a[:, None]), build_reference(list(b[:, None])), num_resamples=2).value)
+        apart.append(
+            kernel_distance(
+                list(a[:, None]), build_reference(list(b[:, None])), num_resamples=2
+            ).value
+        )
     assert np.mean(apart) > np.mean(together) + 1.0
 
 
@@ -41,7 +57,10 @@ def test_distances_grow_with_the_shift():
     rng = np.random.default_rng(1)
     reference = build_reference(draw_clips(rng, 60))
     for distance in (kernel_distance, frechet_infinity):
-        estimates = [distance(draw_clips(rng, 60, shift), reference, num_resamples=50) for shift in (0, 0.5, 1.0)]
+        estimates = [
+            distance(draw_clips(rng, 60, shift), reference, num_resamples=50)
+            for shift in (0, 0.5, 1.0)
+        ]
         assert estimates[0].value < estimates[1].value < estimates[2].value
         assert estimates[2].low > estimates[0].high
         assert all(estimate.low <= estimate.value <= estimate.high for estimate in estimates)
@@ -50,19 +69,25 @@ def test_distances_grow_with_the_shift():
 def test_frechet_of_a_known_shift():
     rng = np.random.default_rng(2)
     reference = build_reference([rng.normal(0, 2, (1, 4)) for _ in range(4000)])
-    shifted = [rng.normal(2, 2, (1, 4)) for _ in range(4000)]  # one standard deviation in each of 4 channels
-    assert frechet_infinity(shifted, reference, num_resamples=3).value == pytest.approx(4.0, abs=0.3)
+    # one standard deviation in each of 4 channels
+    shifted = [rng.normal(2, 2, (1, 4)) for _ in range(4000)]
+    assert frechet_infinity(shifted, reference, num_resamples=3).value == pytest.approx(
+        4.0, abs=0.3
+    )
 
 
 def test_the_extrapolation_removes_the_bias_of_few_vectors():
-    """Two sets of one distribution: each subset is far from its partner, the line through them ends near zero."""
+    """Two sets of one distribution: each subset is far from its partner, the line through them ends
+    near zero.
+    """
     rng = np.random.default_rng(3)
     found = []
     for seed in range(30):
         reference = build_reference([rng.normal(size=(1, 8)) for _ in range(120)])
         own = [rng.normal(size=(1, 8)) for _ in range(120)]
         found.append(frechet_infinity(own, reference, seed=seed, num_resamples=2).value)
-    plain = 8 * 1.5 / 120  # what 120 vectors a side cost: the squared error of two means, and as much of covariances
+    # what 120 vectors a side cost: the squared error of two means, and as much of covariances
+    plain = 8 * 1.5 / 120
     assert abs(np.mean(found)) < 3 * np.std(found) / 30**0.5 + 0.2 * plain
 
 
@@ -73,7 +98,9 @@ def test_a_reference_keeps_its_leading_directions():
     reference = build_reference(clips, channels=3)
     assert reference.vectors.shape == (200, 3)
     whole = build_reference(clips)
-    assert np.square(reference.vectors).sum() == pytest.approx(np.square(whole.vectors).sum(), rel=1e-3)
+    assert np.square(reference.vectors).sum() == pytest.approx(
+        np.square(whole.vectors).sum(), rel=1e-3
+    )
     np.testing.assert_allclose(reference.clip_means, reference.vectors)
 
 
@@ -82,10 +109,14 @@ def test_speech_embeddings_rank_degradations(embedder, speech, degrade):
     reference = build_reference([embedder(prompt.wave) for prompt in known])
 
     def distance(spoil):
-        return kernel_distance([embedder(spoil(prompt.wave)) for prompt in fresh], reference, num_resamples=200)
+        return kernel_distance(
+            [embedder(spoil(prompt.wave)) for prompt in fresh], reference, num_resamples=200
+        )
 
     clean = distance(lambda wave: wave)
-    noisy, noisier, shuffled = (distance(degrade[name]) for name in ("noise_10db", "noise_0db", "shuffle"))
+    noisy, noisier, shuffled = (
+        distance(degrade[name]) for name in ("noise_10db", "noise_0db", "shuffle")
+    )
     assert clean.value < noisy.value < noisier.value
     assert shuffled.low > clean.value
 

@@ -18,15 +18,20 @@ from genlab.tokens import SampleOut, make_tokens
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)
 NUM_FRAMES, BLOCK_FRAMES = 40, round(BLOCK_S * 50)
 RUN = DecoderRun(
-    name="ar", steps=1, batch_size=4, data=TokenData(corpus=SOURCE, num_frames=NUM_FRAMES),
-    backbone=BackboneConfig(width=32, layers=1, heads=4), 
+    name="ar",
+    steps=1,
+    batch_size=4,
+    data=TokenData(corpus=SOURCE, num_frames=NUM_FRAMES),
+    backbone=BackboneConfig(width=32, layers=1, heads=4),
     condition=ConditionConfig(content="none", dropout=0.0, layers=1),
     arm=Arm(decoder=ARConfig(), sampler=ARSampler()),
-)  # fmt: skip
+)
 
 
 class Forecaster(nnx.Module):
-    """Draws the real clips plus noise behind what it is given, and the wrong clips if it is given nothing."""
+    """Draws the real clips plus noise behind what it is given, and the wrong clips if it is given
+    nothing.
+    """
 
     def __init__(self, clips, store, noise=0.0, reads="latents"):
         tokens = [store.example(clip, NUM_FRAMES)[0] for clip in clips]
@@ -61,7 +66,9 @@ def test_the_truth_has_no_energy_and_noise_has_its_closed_form(store):
     noisy = energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8)
     # |noise| - |difference of two| / 2, each a chi distribution that is nearly its mean in 12 x 16 dimensions.
     assert noisy.mean() == pytest.approx(0.5 * (1 - 0.5**0.5), rel=0.02)
-    assert not np.array_equal(noisy, energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8, seed=1))
+    assert not np.array_equal(
+        noisy, energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8, seed=1)
+    )
 
 
 def test_codes_count_as_the_latents_they_stand_for(store):
@@ -80,6 +87,8 @@ def test_codes_count_as_the_latents_they_stand_for(store):
 def test_a_clip_without_a_whole_block_has_no_score(store):
     long, short = SOURCE.fresh_clips(2, NUM_FRAMES)
     frames = 2 * BLOCK_FRAMES - 2
-    short = short._replace(codes=short.codes[:frames], latents=short.latents[:frames], units=short.units[:frames])
+    short = short._replace(
+        codes=short.codes[:frames], latents=short.latents[:frames], units=short.units[:frames]
+    )
     found = energies(Forecaster([long, short], store), [long, short], store)
     assert np.isfinite(found[0]) and np.isnan(found[1])

@@ -1,4 +1,6 @@
-"""Equivalence within a declared margin: size and power of the two one-sided tests, and who may claim it."""
+"""Equivalence within a declared margin: size and power of the two one-sided tests, and who may
+claim it.
+"""
 
 import numpy as np
 import pytest
@@ -15,12 +17,14 @@ from genlab.statistics.crossed import crossed_difference
 @pytest.mark.parametrize("regime", REGIMES, ids=str)
 def test_size_at_the_margin_is_at_most_5_percent_and_far_inside_it_is_found(regime, design):
     a, b = draw_pair(regime, design)
-    deviation = np.sqrt(2 * (regime[0] ** 2 + regime[2] ** 2 / design[1]) / design[0])  # of the difference
+    # of the difference
+    deviation = np.sqrt(2 * (regime[0] ** 2 + regime[2] ** 2 / design[1]) / design[0])
     at_margin = crossed_difference(a + 4 * deviation, b).equivalence_p_value(4 * deviation)
     assert np.mean(at_margin < 0.05) <= 0.065
     equal = crossed_difference(a, b)
     assert np.mean(equal.equivalence_p_value(8 * deviation) < 0.05) > 0.95
-    assert np.mean(equal.equivalence_p_value(0.2 * deviation) < 0.05) < 0.05  # too little data shows nothing
+    # too little data shows nothing
+    assert np.mean(equal.equivalence_p_value(0.2 * deviation) < 0.05) < 0.05
 
 
 def test_two_one_sided_tests_agree_with_the_90_percent_interval():
@@ -34,7 +38,10 @@ def test_two_one_sided_tests_agree_with_the_90_percent_interval():
 def test_only_a_declared_margin_allows_the_word():
     rng = np.random.default_rng(3)
     difficulty = rng.normal(3, 0.5, 32)
-    rows = {name: make_row(rng, shifts, difficulty) for name, shifts in {"a": [0, 0.02, 0], "b": [0.01, 0, 0]}.items()}
+    rows = {
+        name: make_row(rng, shifts, difficulty)
+        for name, shifts in {"a": [0, 0.02, 0], "b": [0.01, 0, 0]}.items()
+    }
     (silent,) = compare_rows(rows)
     assert not silent.equivalent and silent.to_dict()["margin"] is None
     (wide,) = compare_rows(rows, {"dnsmos_ovrl": 0.3})
@@ -63,7 +70,9 @@ def test_a_margin_names_a_score_that_is_paired():
 
     assert make_comparison('equivalence={"wer_ctc": 0.02}').equivalence == {"wer_ctc": 0.02}
     before = make_comparison()
-    assert before.comparison_key() == make_comparison('equivalence={"wer_ctc": 0.02}').comparison_key()
+    assert (
+        before.comparison_key() == make_comparison('equivalence={"wer_ctc": 0.02}').comparison_key()
+    )
     with pytest.raises(ConfigError, match=r"equivalence\.frechet"):
         make_comparison('equivalence={"frechet": 1.0}')
     with pytest.raises(ConfigError, match="greater than 0"):

@@ -33,7 +33,9 @@ def test_a_falling_contour_does_not_follow_a_rising_one(tracker):
     assert agreement.gross_error > 0.5
 
 
-def test_rendered_speech_agrees_with_its_true_track_and_spoilt_speech_less(tracker, speech, degrade):
+def test_rendered_speech_agrees_with_its_true_track_and_spoilt_speech_less(
+    tracker, speech, degrade
+):
     def mean_agreement(spoil):
         rows = [compare_tracks(tracker(spoil(prompt.wave)), prompt.f0) for prompt in speech[::2]]
         return np.nanmean(np.array(rows), axis=0)

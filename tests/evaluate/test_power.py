@@ -1,4 +1,6 @@
-"""The plan keeps its promise: drawn comparisons of the promised size see the difference as often as it says."""
+"""The plan keeps its promise: drawn comparisons of the promised size see the difference as often as
+it says.
+"""
 
 import numpy as np
 import pytest
@@ -23,7 +25,9 @@ def draw_pair(rng, components, num_seeds, num_prompts, repetitions=REPETITIONS):
 
     def draw_arm():
         seeds = (components.seed / 2) ** 0.5 * rng.standard_normal((repetitions, num_seeds, 1))
-        return seeds + (components.rest / 2) ** 0.5 * rng.standard_normal((repetitions, num_seeds, num_prompts))
+        return seeds + (components.rest / 2) ** 0.5 * rng.standard_normal(
+            (repetitions, num_seeds, num_prompts)
+        )
 
     return draw_arm() + prompts, draw_arm()
 
@@ -34,10 +38,16 @@ def measured_power(target, components, num_prompts, num_seeds):
 
 
 @pytest.mark.parametrize("num_seeds", [3, 5, 10])
-@pytest.mark.parametrize("components", [(0.0, 1.0, 1.0), (0.02, 1.0, 1.0), (0.02, 0.02, 2.0), (1.0, 0.1, 0.1)], ids=str)
+@pytest.mark.parametrize(
+    "components", [(0.0, 1.0, 1.0), (0.02, 1.0, 1.0), (0.02, 0.02, 2.0), (1.0, 0.1, 0.1)], ids=str
+)
 def test_power_is_what_simulation_gives(components, num_seeds):
     components = Components(*components)
-    target = 3 * (components.seed / num_seeds + components.prompt / 32 + components.rest / 32 / num_seeds) ** 0.5
+    target = (
+        3
+        * (components.seed / num_seeds + components.prompt / 32 + components.rest / 32 / num_seeds)
+        ** 0.5
+    )
     promised = find_power(target, components, 32, num_seeds)
     assert abs(measured_power(target, components, 32, num_seeds) - promised) < 0.04
 
@@ -69,7 +79,10 @@ def test_components_are_found_again():
 def test_a_comparison_says_what_it_would_take():
     rng = np.random.default_rng(2)
     difficulty = rng.normal(3, 0.5, 32)
-    rows = {name: make_row(rng, shifts, difficulty) for name, shifts in {"a": [0, 0.5, 1], "b": [0.2, 0.4, 0]}.items()}
+    rows = {
+        name: make_row(rng, shifts, difficulty)
+        for name, shifts in {"a": [0, 0.5, 1], "b": [0.2, 0.4, 0]}.items()
+    }
     (found,) = compare_rows(rows)
     assert found.plan and (found.plan.prompts, found.plan.seeds) == (32, 3)
     better = max(row["dnsmos_ovrl"].totals.mean() for row in rows.values())
@@ -77,5 +90,7 @@ def test_a_comparison_says_what_it_would_take():
     assert found.plan.seeds_needed and found.plan.seeds_needed > 3
     assert set(found.to_dict()["plan"]["prompts_needed"]) == {"3", "5", "10"}
     assert make_plan(0.0, np.zeros((3, 4)), np.zeros((3, 4))) is None
-    single = {name: {"dnsmos_ovrl": row["dnsmos_ovrl"]._replace(runs=())} for name, row in rows.items()}
+    single = {
+        name: {"dnsmos_ovrl": row["dnsmos_ovrl"]._replace(runs=())} for name, row in rows.items()
+    }
     assert compare_rows(single)[0].plan is None

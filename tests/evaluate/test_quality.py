@@ -25,7 +25,9 @@ def test_noise_costs_quality(quality, speech, degrade):
 def test_a_score_does_not_depend_on_the_other_clips(quality, speech):
     waves = [prompt.wave for prompt in speech[:3]]
     together, alone = quality(waves), quality(waves[2:3])
-    assert np.allclose([column[2] for column in together], [column[0] for column in alone], atol=1e-4)
+    assert np.allclose(
+        [column[2] for column in together], [column[0] for column in alone], atol=1e-4
+    )
 
 
 def test_windows_tile_short_clips_and_slide_over_long_ones():
@@ -34,7 +36,8 @@ def test_windows_tile_short_clips_and_slide_over_long_ones():
     assert windows.shape[1] == WINDOW_SAMPLES
     assert (windows[0][16000:32000] == short).all()
     assert len(_clip_windows(short, 1)) == 1
-    # 11 starts fit into 20 s; the reference implementation loses 4 of them to rounding, and so must this one.
+    # 11 starts fit into 20 s; the reference implementation loses 4 of them to rounding, and so must
+    # this one.
     assert len(_clip_windows(np.zeros(20 * 16000, np.float32), None)) == 7
     assert _clip_windows(np.zeros(0, np.float32), None).shape[1] == WINDOW_SAMPLES
 

@@ -24,7 +24,10 @@ def test_common_length_and_crumbs(speech):
 
 def test_optional_scores_agree_that_noise_is_worse(speech, degrade):
     waves = [prompt.wave for prompt in speech[:3]]
-    clean, noisy = pesq_stoi(waves, waves), pesq_stoi(waves, [degrade["noise_0db"](wave) for wave in waves])
+    clean, noisy = (
+        pesq_stoi(waves, waves),
+        pesq_stoi(waves, [degrade["noise_0db"](wave) for wave in waves]),
+    )
     assert set(clean) <= {"pesq", "stoi", "estoi"}
     for name in clean:
         assert (clean[name] > noisy[name]).all()

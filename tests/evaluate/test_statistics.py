@@ -25,7 +25,9 @@ def coverage(estimates: list[Estimate], truth: float) -> float:
 def test_interval_of_a_mean_covers_the_truth_in_95_percent():
     rng = np.random.default_rng(1)
     draws = rng.normal(3.0, 2.0, (SIMULATIONS, 40))
-    estimates = [bootstrap_mean(values, seed=i, num_resamples=1000) for i, values in enumerate(draws)]
+    estimates = [
+        bootstrap_mean(values, seed=i, num_resamples=1000) for i, values in enumerate(draws)
+    ]
     assert 0.92 <= coverage(estimates, 3.0) <= 0.98
     assert np.isclose(estimates[0].value, draws[0].mean())
     assert estimates[0].n == 40
@@ -36,9 +38,12 @@ def test_interval_of_a_word_error_rate_covers_the_truth():
     estimates = []
     for i in range(SIMULATIONS):
         words = rng.integers(3, 8, 40).astype(float)
-        clip_rate = rng.beta(2, 6, 40)  # clips differ in difficulty: the cluster is the clip, not the word
+        # clips differ in difficulty: the cluster is the clip, not the word
+        clip_rate = rng.beta(2, 6, 40)
         errors = rng.binomial(words.astype(int), clip_rate).astype(float)
-        estimates.append(bootstrap_statistic(ratio_of_sums, errors, words, seed=i, num_resamples=1000))
+        estimates.append(
+            bootstrap_statistic(ratio_of_sums, errors, words, seed=i, num_resamples=1000)
+        )
     assert 0.92 <= coverage(estimates, 0.25) <= 0.98
 
 
@@ -61,7 +66,9 @@ def test_pairing_finds_a_difference_that_unpaired_noise_hides():
     a, b = prompt_difficulty + rng.normal(0.5, 0.5, 30), prompt_difficulty + rng.normal(0, 0.5, 30)
     assert paired_difference(a, b).excludes_zero
     assert paired_p_value(a, b) < 0.01
-    independent = bootstrap_statistic(lambda x, y: x.mean(-1) - y.mean(-1), a, b, paired=False, interval="percentile")
+    independent = bootstrap_statistic(
+        lambda x, y: x.mean(-1) - y.mean(-1), a, b, paired=False, interval="percentile"
+    )
     assert not independent.excludes_zero
     assert np.isclose(independent.value, paired_difference(a, b).value)
 
@@ -83,7 +90,8 @@ def test_degenerate_inputs():
     assert not one.excludes_zero
     assert bootstrap_mean(np.full(9, 0.25)) == Estimate(0.25, 0.25, 0.25, 9)
     assert bootstrap_mean(np.array([1.0, math.nan, 3.0])).n == 2
-    nearly = bootstrap_mean(np.array([0.0] * 31 + [1.0]))  # one error in 32 clips: BCa must not fail
+    # one error in 32 clips: BCa must not fail
+    nearly = bootstrap_mean(np.array([0.0] * 31 + [1.0]))
     assert nearly.low <= nearly.value <= nearly.high
     assert nearly.low < nearly.high
 

@@ -1,4 +1,5 @@
-"""Audio files: damaged, mislabelled, hostile. What is accepted sounds as an independent reader says, all of it.
+"""Audio files: damaged, mislabelled, hostile. What is accepted sounds as an independent reader
+says, all of it.
 
 Every file is imported together with two good ones, which must arrive whatever the third one is.
 """
@@ -55,7 +56,9 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
     if rng.random() < 0.75:
         data, how = _damage(rng, data, form)
     if rng.random() < 0.1:
-        suffix = rng.choice((".wav", ".flac", ".ogg", ".mp3", ".WAV", ".m4a", ".txt", "", ".wav.gz"))
+        suffix = rng.choice(
+            (".wav", ".flac", ".ogg", ".mp3", ".WAV", ".m4a", ".txt", "", ".wav.gz")
+        )
     name = rng.choice(("odd", "odd", "o d", "ödd", "-odd")) + suffix
     (folder / name).write_bytes(data)
     fields: dict[str, Any] = {"path": str(folder)}
@@ -68,7 +71,11 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
         and what == "tone"
         and is_long
         and (form, suffix)
-        in {(known, ending) for known, _, ending in KINDS if known in ("WAV", "WAVEX", "RF64", "FLAC")}
+        in {
+            (known, ending)
+            for known, _, ending in KINDS
+            if known in ("WAV", "WAVEX", "RF64", "FLAC")
+        }
     )
 
     def judge(manifest: Any) -> str | None:
@@ -81,10 +88,15 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
 
 
 def _draw_samples(rng: random.Random, rate: int) -> tuple[np.ndarray, str]:
-    length = rng.choice((int(0.4 * rate), int(0.7 * rate), 1, 2, int(0.05 * rate), int(0.05 * rate) - 1))
+    length = rng.choice(
+        (int(0.4 * rate), int(0.7 * rate), 1, 2, int(0.05 * rate), int(0.05 * rate) - 1)
+    )
     length = int(0.4 * rate) if rng.random() < 0.6 else length
     tone = make_wave(rng.randrange(100), length)
-    odd = rng.choice(("tone",) * 6 + ("nan", "inf", "loud", "quiet", "silent", "cancels", "stereo", "many", "none"))
+    odd = rng.choice(
+        ("tone",) * 6
+        + ("nan", "inf", "loud", "quiet", "silent", "cancels", "stereo", "many", "none")
+    )
     if odd in ("nan", "inf"):
         tone[rng.randrange(length)] = float(odd)
     scale = {"loud": 20_000.0, "quiet": 1e-6, "silent": 0.0}.get(odd, 1.0)
@@ -100,12 +112,14 @@ def _draw_samples(rng: random.Random, rate: int) -> tuple[np.ndarray, str]:
 
 def _encode(samples: np.ndarray, rate: int, form: str, subtype: str) -> bytes:
     buffer = io.BytesIO()
-    if subtype not in LOSSLESS:  # libsndfile's own encoders crash on samples that are not finite or far too loud
+    # libsndfile's own encoders crash on samples that are not finite or far too loud
+    if subtype not in LOSSLESS:
         samples = np.clip(np.nan_to_num(samples), -1, 1)
         samples = samples[:, :2] if samples.ndim == 2 else samples
     try:
         soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
-    except (soundfile.LibsndfileError, ValueError, AssertionError):  # cannot be written so: two letters are a file too
+    # cannot be written so: two letters are a file too
+    except (soundfile.LibsndfileError, ValueError, AssertionError):
         return b"no"
     return buffer.getvalue()
 
@@ -122,7 +136,15 @@ def _damage(rng: random.Random, data: bytes, form: str) -> tuple[bytes, str]:
         return data + rng.choice((b"\0" * 100, rng.randbytes(50), data[:200])), "more at the end"
     if kind == 4:
         return rng.choice(
-            (b"", rng.randbytes(200), b"RIFF", b"fLaC", b"OggS", b"ID3", *(t.encode("utf-8", "replace") for t in TEXTS))
+            (
+                b"",
+                rng.randbytes(200),
+                b"RIFF",
+                b"fLaC",
+                b"OggS",
+                b"ID3",
+                *(t.encode("utf-8", "replace") for t in TEXTS),
+            )
         ), "something else"
     return damage_bytes(data, rng, head=80), "bytes changed"
 
@@ -138,7 +160,9 @@ def _claim(rng: random.Random, data: bytes) -> tuple[bytes, str]:
 
 
 def _claim_flac(rng: random.Random, data: bytes) -> tuple[bytes, str]:
-    """Return a FLAC file that claims another number of samples, or whose checksum is of other samples."""
+    """Return a FLAC file that claims another number of samples, or whose checksum is of other
+    samples.
+    """
     changed = bytearray(data)
     if rng.random() < 0.5:
         changed[21] |= 0x0F
@@ -148,7 +172,9 @@ def _claim_flac(rng: random.Random, data: bytes) -> tuple[bytes, str]:
     return bytes(changed), "wrong MD5"
 
 
-def _check(manifest: Any, folder: Path, name: str, expected: np.ndarray | None, rate: int) -> str | None:
+def _check(
+    manifest: Any, folder: Path, name: str, expected: np.ndarray | None, rate: int
+) -> str | None:
     clips = {Path(clip.id).name: clip for clip in manifest.clips}
     if missing := [good for good in ("good0.wav", "good1.wav") if good not in clips]:
         return f"{missing[0]} did not arrive"
@@ -156,18 +182,26 @@ def _check(manifest: Any, folder: Path, name: str, expected: np.ndarray | None, 
         samples = manifest.audio(clip)
         if len(samples) != clip.num_samples or not samples.any():
             return (
-                f"{clip.id!r}: {len(samples)} samples, {clip.num_samples} said, loudest {abs(samples).max(initial=0)}"
+                f"{clip.id!r}: {len(samples)} samples, {clip.num_samples} said, loudest "
+                f"{abs(samples).max(initial=0)}"
             )
     clip = clips.get(name)
     if clip is None:
-        return f"{name!r} is whole, but was skipped" if expected is not None and expected.ndim == 1 else None
+        return (
+            f"{name!r} is whole, but was skipped"
+            if expected is not None and expected.ndim == 1
+            else None
+        )
     found = manifest.audio(clip) / 32767.0
     heard = _read_plainly(folder / name) if expected is None else (expected, rate)
     if heard is None:
         return None
     wave, hz = heard
     if abs(len(found) / 16_000 - len(wave) / hz) > 0.002:
-        return f"{name!r}: {len(found) / 16_000:.3f} s, but an independent reader finds {len(wave) / hz:.3f} s"
+        return (
+            f"{name!r}: {len(found) / 16_000:.3f} s, but an independent reader finds "
+            f"{len(wave) / hz:.3f} s"
+        )
     if hz == 16_000 and np.abs(found - np.clip(wave, -1, 1)).max() > 0.02:
         return f"{name!r}: other audio than an independent reader finds"
     return None
@@ -184,5 +218,13 @@ def _read_plainly(path: Path) -> tuple[np.ndarray, int] | None:
                 return None
             samples = np.frombuffer(data, "<i2").reshape(-1, file.getnchannels())
             return samples.mean(axis=1) / 32768.0, file.getframerate()
-    except (plain_wave.Error, EOFError, OSError, ValueError, ZeroDivisionError, MemoryError, struct.error):
+    except (
+        plain_wave.Error,
+        EOFError,
+        OSError,
+        ValueError,
+        ZeroDivisionError,
+        MemoryError,
+        struct.error,
+    ):
         return None

@@ -1,6 +1,8 @@
-"""Caches: the built corpus and the token store after a disk, a sync tool or a person damaged one of their files.
+"""Caches: the built corpus and the token store after a disk, a sync tool or a person damaged one of
+their files.
 
-Accepted means that everything which is read back is bit for bit what was written, or made again as it was.
+Accepted means that everything which is read back is bit for bit what was written, or made again as
+it was.
 """
 
 import functools
@@ -40,13 +42,19 @@ def _open(cache: Path, audio: Path) -> tuple[Any, Any]:
 
 
 def _content(manifest: Any, store: Any) -> str:
-    """Return a digest of everything that training and scoring read of a corpus and its token store."""
+    """Return a digest of everything that training and scoring
+    read of a corpus and its token store.
+    """
     found = hashlib.sha256(json.dumps(store.info.to_dict(), sort_keys=True).encode())
     for clip in sorted(manifest.clips, key=lambda clip: clip.id):
-        found.update(repr(clip).encode("utf-8", "backslashreplace") + manifest.audio(clip).tobytes())
+        found.update(
+            repr(clip).encode("utf-8", "backslashreplace") + manifest.audio(clip).tobytes()
+        )
     for index in range(sum(split.clips for split in store.info.splits.values())):
         clip = store.clip(index)
-        found.update(repr((clip.id, clip.text, clip.speaker, clip.path)).encode("utf-8", "backslashreplace"))
+        found.update(
+            repr((clip.id, clip.text, clip.speaker, clip.path)).encode("utf-8", "backslashreplace")
+        )
         for array in (clip.codes, clip.latents, clip.units):
             found.update(array.tobytes())
     found.update(store.code_vectors.tobytes())
@@ -69,16 +77,26 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
 
     def judge(opened: tuple[Any, Any]) -> str | None:
         is_same = _content(*opened) == _content_before(world.cache, world.audio)
-        return None if is_same else f"{file.relative_to(cache)} ({how}): other content was taken for the same"
+        return (
+            None
+            if is_same
+            else f"{file.relative_to(cache)} ({how}): other content was taken for the same"
+        )
 
-    return Trial(f"{file.relative_to(cache)}: {how}", lambda: _open(cache, world.audio), names, judge)
+    return Trial(
+        f"{file.relative_to(cache)}: {how}", lambda: _open(cache, world.audio), names, judge
+    )
 
 
 def _damage_one(rng: random.Random, cache: Path) -> tuple[Path, str]:
     """Damage one file, the few that are not audio more often, and return it and how."""
     files = sorted(path for path in cache.rglob("*") if path.is_file() and path.name != ".lock")
     audio = [path for path in files if path.suffix == ".flac"]
-    file = rng.choice(audio if audio and rng.random() < 0.15 else [path for path in files if path.suffix != ".flac"])
+    file = rng.choice(
+        audio
+        if audio and rng.random() < 0.15
+        else [path for path in files if path.suffix != ".flac"]
+    )
     kind = rng.randrange(4)
     if file.suffix == ".json" and kind == 0:
         values, where = damage_json(json.loads(file.read_text()), rng)
@@ -87,7 +105,8 @@ def _damage_one(rng: random.Random, cache: Path) -> tuple[Path, str]:
     if file.suffix in (".json", ".jsonl") and kind == 1:
         file.write_bytes(damage_text(file.read_text(), rng).encode("utf-8", "surrogatepass"))
         return file, "text damaged"
-    if file.name in ("dataset.json", "manifest.jsonl"):  # without it the whole is made again, which takes long
+    # without it the whole is made again, which takes long
+    if file.name in ("dataset.json", "manifest.jsonl"):
         file.write_bytes(damage_bytes(file.read_bytes(), rng))
         return file, "bytes changed"
     return file, damage_file(file, rng)
@@ -105,7 +124,9 @@ def _check_command(world: World, cache: Path, file: Path, how: str) -> Trial:
     config.write_text(json.dumps(make_comparison(str(world.audio)).to_dict()))
     original = world.cache / file.relative_to(cache)
     is_same = file.is_file() and file.read_bytes() == original.read_bytes()
-    is_free = file.name in ("digests.json", ".lock") or (file.suffix == ".json" and file.name.startswith("part"))
+    is_free = file.name in ("digests.json", ".lock") or (
+        file.suffix == ".json" and file.name.startswith("part")
+    )
 
     def act() -> int:
         before = os.environ["GENLAB_CACHE"]
@@ -117,7 +138,14 @@ def _check_command(world: World, cache: Path, file: Path, how: str) -> Trial:
 
     what = f"data check: {file.relative_to(cache)}: {how}"
     must = not is_same and not is_free
-    return Trial(what, act, (file.name, file.parent.name), is_command=True, must_refuse=must, must_accept=is_same)
+    return Trial(
+        what,
+        act,
+        (file.name, file.parent.name),
+        is_command=True,
+        must_refuse=must,
+        must_accept=is_same,
+    )
 
 
 def _draw_known_entropy(rng: random.Random, place: Path) -> Trial:
@@ -130,10 +158,16 @@ def _draw_known_entropy(rng: random.Random, place: Path) -> Trial:
 
     def judge(store: Any) -> str | None:
         is_same = _content_of_store(store) == before
-        return None if is_same else f"{file.relative_to(cache)} ({how}): other content was taken for the same"
+        return (
+            None
+            if is_same
+            else f"{file.relative_to(cache)} ({how}): other content was taken for the same"
+        )
 
     what = f"known entropy, {file.relative_to(cache)}: {how}"
-    return Trial(what, lambda: draw_store(source, cache), (file.name, file.parent.name, str(cache)), judge)
+    return Trial(
+        what, lambda: draw_store(source, cache), (file.name, file.parent.name, str(cache)), judge
+    )
 
 
 def _draw_f0(rng: random.Random, place: Path) -> Trial:
@@ -152,7 +186,16 @@ def _draw_f0(rng: random.Random, place: Path) -> Trial:
         write_flac(root / f"{number}.flac", wave)
         np.save(root / f"{number}.npy", np.full(20, 100.0 + number, np.float32))
         clips.append(
-            Clip(str(number), f"{number}.flac", "yes", "ann", "train", len(wave), "CC0-1.0", f0_path=f"{number}.npy")
+            Clip(
+                str(number),
+                f"{number}.flac",
+                "yes",
+                "ann",
+                "train",
+                len(wave),
+                "CC0-1.0",
+                f0_path=f"{number}.npy",
+            )
         )
     names = [f"{number}.{suffix}" for number in range(3) for suffix in ("flac", "npy")]
     Manifest(clips, root).save(root)
@@ -161,7 +204,11 @@ def _draw_f0(rng: random.Random, place: Path) -> Trial:
     file, how = _damage_one(rng, root)
 
     def judge(found: str) -> str | None:
-        return None if found == before else f"{file.name} ({how}): other content was taken for the same"
+        return (
+            None
+            if found == before
+            else f"{file.name} ({how}): other content was taken for the same"
+        )
 
     names = (file.name, root.name, str(root))
     return Trial(f"F0 truth, {file.name}: {how}", lambda: _content_of_f0(root), names, judge)

@@ -1,7 +1,8 @@
-"""Configs: JSON with damaged fields or damaged text, overrides, Python files that fail, and `genlab budget` of them.
+"""Configs: JSON with damaged fields or damaged text, overrides, Python files that fail, and `genlab
+budget` of them.
 
-What is accepted holds only finite numbers, seeds that JAX can tell apart, sizes that some machine could have, text that
-can be written to a file, and reads back to the same config.
+What is accepted holds only finite numbers, seeds that JAX can tell apart, sizes that some machine
+could have, text that can be written to a file, and reads back to the same config.
 """
 
 import functools
@@ -48,7 +49,9 @@ RAISES = (
 
 @functools.cache
 def bases(audio: str) -> list[dict[str, Any]]:
-    """Return the configs that are damaged: the tiny comparison, its arms, and every config that ships."""
+    """Return the configs that are damaged: the tiny comparison, its arms, and every config that
+    ships.
+    """
     from genlab.load import load_experiment
 
     tiny = make_comparison(audio)
@@ -59,7 +62,13 @@ def bases(audio: str) -> list[dict[str, Any]]:
 
 def draw(rng: random.Random, world: World, place: Path) -> Trial:
     """Return the loading of a damaged config."""
-    kinds = ((_draw_json, 10), (_draw_override, 6), (_draw_text, 2), (_draw_python, 2), (_draw_budget, 1))
+    kinds = (
+        (_draw_json, 10),
+        (_draw_override, 6),
+        (_draw_text, 2),
+        (_draw_python, 2),
+        (_draw_budget, 1),
+    )
     [kind] = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
     return kind(rng, world, place)
 
@@ -69,7 +78,8 @@ def _draw_json(rng: random.Random, world: World, place: Path) -> Trial:
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         try:
             values, path = damage_json(values, rng)
-        except (RecursionError, ValueError):  # as deep as Python goes: the next damage cannot copy it
+        # as deep as Python goes: the next damage cannot copy it
+        except (RecursionError, ValueError):
             break
         names += [str(part) for part in path]
     file = place / "config.json"
@@ -83,7 +93,9 @@ def _draw_override(rng: random.Random, world: World, place: Path) -> Trial:
     file.write_text(json.dumps(values))
     overrides = [_override(rng, values) for _ in range(rng.choice((1, 1, 1, 2, 3)))]
     names = [part for item in overrides for part in item.partition("=")[0].split(".")]
-    return _loads(file, tuple(overrides), ["override", "UTF-8", *names], f"overrides {overrides!r:.300}")
+    return _loads(
+        file, tuple(overrides), ["override", "UTF-8", *names], f"overrides {overrides!r:.300}"
+    )
 
 
 def _override(rng: random.Random, values: dict[str, Any]) -> str:
@@ -109,7 +121,13 @@ def _draw_text(rng: random.Random, world: World, place: Path) -> Trial:
 
 def _draw_python(rng: random.Random, world: World, place: Path) -> Trial:
     line = rng.choice(RAISES)
-    text = f"def config():\n    {line}\n" if rng.random() < 0.6 else f"{line}\n" if "return" not in line else "x = 1\n"
+    text = (
+        f"def config():\n    {line}\n"
+        if rng.random() < 0.6
+        else f"{line}\n"
+        if "return" not in line
+        else "x = 1\n"
+    )
     if rng.random() < 0.15:
         text = damage_text(text, rng)
     file = place / f"{rng.choice(('page', 'a b', 'ünal', '-x'))}.py"
@@ -118,7 +136,9 @@ def _draw_python(rng: random.Random, world: World, place: Path) -> Trial:
 
     what = f"Python config: {text!r}"
     names = (file.name, "memory", "stopped")
-    return Trial(what, lambda: main(["budget", str(file)]), names, is_command=True, must_refuse=True)
+    return Trial(
+        what, lambda: main(["budget", str(file)]), names, is_command=True, must_refuse=True
+    )
 
 
 def _draw_budget(rng: random.Random, world: World, place: Path) -> Trial:
@@ -127,24 +147,42 @@ def _draw_budget(rng: random.Random, world: World, place: Path) -> Trial:
     values = make_comparison(str(world.audio)).to_dict()
     file = place / "config.json"
     file.write_text(json.dumps(values))
-    sizes = ("backbone.width", "backbone.layers", "backbone.heads", "data.num_frames", "batch_size", "budget.steps")
+    sizes = (
+        "backbone.width",
+        "backbone.layers",
+        "backbone.heads",
+        "data.num_frames",
+        "batch_size",
+        "budget.steps",
+    )
     if rng.random() < 0.5:
-        override = f"{rng.choice(sizes)}={rng.choice((0, -1, 1, 2, 10**9, 10**18, 10**30, 1e9, 'nan'))}"
+        override = (
+            f"{rng.choice(sizes)}={rng.choice((0, -1, 1, 2, 10**9, 10**18, 10**30, 1e9, 'nan'))}"
+        )
     else:
         override = _override(rng, values)
     if "\0" in override:
         override = override.replace("\0", "")  # no shell passes one
-    override = override.encode("utf-8", "surrogateescape" if "\ud800" not in override else "replace").decode("utf-8")
+    override = override.encode(
+        "utf-8", "surrogateescape" if "\ud800" not in override else "replace"
+    ).decode("utf-8")
     name = override.partition("=")[0].split(".")[-1]
     names = (name, "override", "argument", str(file), *override.partition("=")[0].split("."))
-    return Trial(f"budget {override!r:.300}", lambda: main(["budget", str(file), override]), names, is_command=True)
+    return Trial(
+        f"budget {override!r:.300}",
+        lambda: main(["budget", str(file), override]),
+        names,
+        is_command=True,
+    )
 
 
 def _loads(file: Path, overrides: tuple[str, ...], names: list[str], what: str) -> Trial:
     from genlab.load import load_experiment
 
     names = [name for name in names if name.isprintable() and name]
-    return Trial(what, lambda: load_experiment(file, overrides), (*names, file.name) if names else (), judge)
+    return Trial(
+        what, lambda: load_experiment(file, overrides), (*names, file.name) if names else (), judge
+    )
 
 
 def judge(config: Any) -> str | None:
@@ -158,19 +196,33 @@ def judge(config: Any) -> str | None:
         if isinstance(value, int) and not isinstance(value, bool):
             limit = LARGEST.get("seed" if name == "seeds" else name, 2**53)
             if abs(value) > limit:
-                return f"{where}={value:.3g} is beyond {limit:.3g}" if abs(value) < 1e300 else f"{where}: {name} huge"
+                return (
+                    f"{where}={value:.3g} is beyond {limit:.3g}"
+                    if abs(value) < 1e300
+                    else f"{where}: {name} huge"
+                )
         if isinstance(value, str):
             try:
                 value.encode()
             except UnicodeEncodeError:
                 return f"{where}={value!r:.60} cannot be written to a file"
     again = type(config).from_dict(values)
-    return None if again == config and again.digest() == config.digest() else "does not read back to itself"
+    return (
+        None
+        if again == config and again.digest() == config.digest()
+        else "does not read back to itself"
+    )
 
 
 def leaves(value: Any, path: tuple = ()) -> Iterator[tuple[tuple, Any]]:
     """Yield every leaf of JSON with its path."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else None
+    )
     if items is None:
         yield path, value
         return

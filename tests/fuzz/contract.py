@@ -1,9 +1,11 @@
-"""What must hold for every input, however bad it is, and the guard that runs one input and says whether it held.
+"""What must hold for every input, however bad it is, and the guard that runs one input and says
+whether it held.
 
-In: a `Trial`. Out: a `Verdict`. An input is *accepted* (and then what came of it must be sane: `judge`) or *refused*
-(a documented exit code, and one printable line that names the field or the file). Everything else is a fault: another
-exception, more than `CPU_S` seconds of work or `WALL_S` of waiting, much memory, a network connection, a change
-outside the place that the input was given, or an accepted result that is wrong, which is called silent.
+In: a `Trial`. Out: a `Verdict`. An input is *accepted* (and then what came of it must be sane:
+`judge`) or *refused* (a documented exit code, and one printable line that names the field or the
+file). Everything else is a fault: another exception, more than `CPU_S` seconds of work or `WALL_S`
+of waiting, much memory, a network connection, a change outside the place that the input was given,
+or an accepted result that is wrong, which is called silent.
 """
 
 import dataclasses
@@ -25,16 +27,28 @@ WALL_S = 60.0
 MOST_MEMORY_BYTES = 1 << 30
 LONGEST_LINE = 3000
 REFUSALS = (2, 74, 75, 130)
-FAULTS = ("traceback", "hang", "silent", "vague", "touched", "memory", "network", "exit code", "rejected", "kit")
+FAULTS = (
+    "traceback",
+    "hang",
+    "silent",
+    "vague",
+    "touched",
+    "memory",
+    "network",
+    "exit code",
+    "rejected",
+    "kit",
+)
 
 
 @dataclasses.dataclass
 class Trial:
     """One input.
 
-    `act` does what a user would do with it and returns what came of it; with `is_command` it returns an exit code.
-    `names` are texts of which a refusal must hold one. `judge` returns what is wrong with an accepted result, None if
-    nothing is. `must_refuse` and `must_accept` are for inputs of which it is known.
+    `act` does what a user would do with it and returns what came of it; with `is_command` it
+    returns an exit code. `names` are texts of which a refusal must hold one. `judge` returns what
+    is wrong with an accepted result, None if nothing is. `must_refuse` and `must_accept` are for
+    inputs of which it is known.
     """
 
     what: str
@@ -55,7 +69,9 @@ class Verdict:
 
 
 class Hang(BaseException):
-    """The input took too long. Not an Exception: nothing on the way may take it for an error of its own."""
+    """The input took too long. Not an Exception: nothing on the way may take it for an error of its
+    own.
+    """
 
 
 class Network(BaseException):
@@ -77,10 +93,16 @@ def run_trial(trial: Trial, watched: tuple[Path, ...], streams: "Streams") -> Ve
     except BaseException as caught:
         error = caught
     told = streams.read_errors()
-    moved, changed = Path.cwd() != home, [path for path in watched if snapshot(path) != before[path]]
+    moved, changed = (
+        Path.cwd() != home,
+        [path for path in watched if snapshot(path) != before[path]],
+    )
     os.chdir(home)
     if moved or changed:
-        return Verdict("touched", "the current directory" if moved else _what_changed(changed[0], before[changed[0]]))
+        return Verdict(
+            "touched",
+            "the current directory" if moved else _what_changed(changed[0], before[changed[0]]),
+        )
     if _peak_bytes() - memory > MOST_MEMORY_BYTES:
         return Verdict("memory", f"{(_peak_bytes() - memory) / 2**20:.0f} MiB more")
     if isinstance(error, Hang | Network):
@@ -103,7 +125,9 @@ def _judge(trial: Trial, result: Any, error: BaseException | None, code: int, to
         except GenlabError as late:  # found when it is used, and said
             return _judge_line(trial, str(late))
         except Exception as broken:
-            return Verdict("traceback", f"in use: {type(broken).__name__}: {broken!s:.300} ({where(broken)})")
+            return Verdict(
+                "traceback", f"in use: {type(broken).__name__}: {broken!s:.300} ({where(broken)})"
+            )
         return Verdict("silent", wrong) if wrong else Verdict("accepted", "")
     if trial.must_accept:
         return Verdict("rejected", str(error) if error is not None else told[-600:])
@@ -137,8 +161,12 @@ class Streams:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
             os.dup2(handle, number)
             os.close(handle)
-        sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", 0, closefd=False), "utf-8", "backslashreplace", "\n", True)
-        sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", "\n", True)
+        sys.stdout = io.TextIOWrapper(
+            os.fdopen(1, "wb", 0, closefd=False), "utf-8", "backslashreplace", "\n", True
+        )
+        sys.stderr = io.TextIOWrapper(
+            os.fdopen(2, "wb", 0, closefd=False), "utf-8", "backslashreplace", "\n", True
+        )
 
     def clear(self) -> None:
         """Forget what was written."""
@@ -214,7 +242,9 @@ def _peak_bytes() -> int:
 
 def _what_changed(path: Path, before: dict[str, tuple[int, int]]) -> str:
     after = snapshot(path)
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changed = sorted(
+        name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
+    )
     return f"{path}: {', '.join(changed[:3])}"
 
 

@@ -1,4 +1,6 @@
-"""Damage that all areas share: to bytes, to text and to JSON, drawn from a random generator that is passed in."""
+"""Damage that all areas share: to bytes, to text and to JSON, drawn from a random generator that is
+passed in.
+"""
 
 import json
 import random
@@ -85,7 +87,20 @@ def nasty_value(rng: random.Random) -> Any:
         return rng.choice(NUMBERS)
     if kind < 7:
         return rng.choice(TEXTS)
-    plain = (None, True, False, [], {}, [[]], [None], {"": 0}, [1, 2, 3], {"kind": "x"}, ["a"] * 3, [float("nan")])
+    plain = (
+        None,
+        True,
+        False,
+        [],
+        {},
+        [[]],
+        [None],
+        {"": 0},
+        [1, 2, 3],
+        {"kind": "x"},
+        ["a"] * 3,
+        [float("nan")],
+    )
     return rng.choice(plain) if kind < 9 else nested(rng.choice((10, 100, 900, 5000)), rng)
 
 
@@ -102,13 +117,21 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
     """Yield the path of every node of a JSON value."""
     if path:
         yield path
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, child in items:
         yield from places(child, (*path, key))
 
 
 def damage_json(values: Any, rng: random.Random) -> tuple[Any, tuple]:
-    """Return a copy with one node replaced, removed, renamed, doubled or swapped with another, and that node's path."""
+    """Return a copy with one node replaced, removed, renamed, doubled or swapped with another, and
+    that node's path.
+    """
     values = json.loads(json.dumps(values))
     found = list(places(values))
     path = rng.choice(found)
@@ -137,7 +160,9 @@ def at(values: Any, path: tuple) -> Any:
 
 
 def to_text(values: Any) -> str:
-    """Return JSON as Python writes it, which knows NaN and infinities; too deep for it is written by hand."""
+    """Return JSON as Python writes it, which knows NaN and infinities; too deep for it is written
+    by hand.
+    """
     try:
         return json.dumps(values)
     except RecursionError:
@@ -159,12 +184,16 @@ def damage_text(text: str, rng: random.Random) -> str:
         return text[:first] + text[last:]
     if kind == 2:
         return text[:last] + text[first:]
-    put_in = rng.choice(('"', "'", ",", "{", "}", "[", "]", ":", "\\", "\n", "\r", "\t", "1", "-", *TEXTS))
+    put_in = rng.choice(
+        ('"', "'", ",", "{", "}", "[", "]", ":", "\\", "\n", "\r", "\t", "1", "-", *TEXTS)
+    )
     return text[:first] + put_in + text[first if kind == 3 else last :]
 
 
 def damage_bytes(data: bytes, rng: random.Random, head: int = 0) -> bytes:
-    """Return bytes with bits flipped, a part cut, overwritten, doubled or moved; `head` > 0 favours the first bytes."""
+    """Return bytes with bits flipped, a part cut, overwritten, doubled or moved; `head` > 0 favours
+    the first bytes.
+    """
     if not data:
         return bytes([rng.randrange(256)])
     end = min(len(data), head) if head and rng.random() < 0.7 else len(data)

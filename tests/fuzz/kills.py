@@ -1,14 +1,18 @@
-"""Kill points: a process ends at its n-th change of the disk; the same command must come to the same end.
+"""Kill points: a process ends at its n-th change of the disk; the same command must come to the
+same end.
 
-The command runs in a forked process, once undisturbed; what it leaves is what every other run must leave: the same
-files, with the same content but for times, machines and process numbers. What a kill leaves is had in two ways:
+The command runs in a forked process, once undisturbed; what it leaves is what every other run must
+leave: the same files, with the same content but for times, machines and process numbers. What a
+kill leaves is had in two ways:
 
-- `data`, `compare` and `evaluate` run once more and are stopped (SIGSTOP) before each chosen change. What lies on the
-  disk then is copied, byte for byte what SIGKILL leaves, and each copy is handed to the same command. So a point costs
-  what is left of the command, not all of it. Of every `DIE_EVERY` points one dies in earnest instead.
+- `data`, `compare` and `evaluate` run once more and are stopped (SIGSTOP) before each chosen
+  change. What lies on the disk then is copied, byte for byte what SIGKILL leaves, and each copy is
+  handed to the same command. So a point costs what is left of the command, not all of it. Of every
+  `DIE_EVERY` points one dies in earnest instead.
 - the coordinator of a sweep, or its workers, always die in earnest: here it matters who lives on.
 
-Scoring is replaced by something quick, since what is tested is what survives on the disk, not what a score is.
+Scoring is replaced by something quick, since what is tested is what survives on the disk, not what
+a score is.
 """
 
 import dataclasses
@@ -71,10 +75,12 @@ class KillReport:
     def table(self) -> str:
         """Return a line per scenario, then what was lost and what litter was left behind."""
         lines = [
-            f"{name}: {count} kill points over {self.changes[name]} changes" for name, count in self.points.items()
+            f"{name}: {count} kill points over {self.changes[name]} changes"
+            for name, count in self.points.items()
         ]
         lines.append(
-            f"all: {sum(self.points.values())} kill points, {len(self.lost)} lost, {len(self.left)} with litter"
+            f"all: {sum(self.points.values())} kill points, {len(self.lost)} lost, "
+            f"{len(self.left)} with litter"
         )
         return "\n".join([*lines, *self.lost[:40], *self.left[:20]])
 
@@ -96,7 +102,13 @@ def _sweep(place: Path) -> list[str]:
 
 
 SCENARIOS = (
-    Scenario("data", _write_config, lambda place: ["data", str(place / "config.json")], "cache", own_cache=True),
+    Scenario(
+        "data",
+        _write_config,
+        lambda place: ["data", str(place / "config.json")],
+        "cache",
+        own_cache=True,
+    ),
     Scenario(
         "compare",
         _write_config,
@@ -123,7 +135,9 @@ def run_kills(
     minutes: float | None = None,
     only_at: int | None = None,
 ) -> KillReport:
-    """Kill at so many points, spread over the scenarios and over all changes of each, and return the report."""
+    """Kill at so many points, spread over the scenarios and over all changes of each, and return
+    the report.
+    """
     _warm_up(world)
     ends = None if minutes is None else time.monotonic() + 60 * minutes
     chosen = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
@@ -156,7 +170,9 @@ def run_kills(
 
 
 def _warm_up(world: World) -> None:
-    """Import what a command imports, so that a fork has it, and keep compiled programs beside the world."""
+    """Import what a command imports, so that a fork has it, and keep compiled programs beside the
+    world.
+    """
     import jax
 
     import genlab.cli.runs
@@ -180,7 +196,9 @@ class Bench:
         """Run the command to its end, count its changes, and return what it left."""
         self._renew()
         code, _ = self.run()
-        assert code == 0, f"{self.scenario.name}: undisturbed it ends with {code}: {self.read_log()}"
+        assert code == 0, (
+            f"{self.scenario.name}: undisturbed it ends with {code}: {self.read_log()}"
+        )
         logs = list(self._folder.glob("changes*"))
         self.changes = min(len(log.read_text().splitlines()) for log in logs)
         return self.read_content()
@@ -208,7 +226,9 @@ class Bench:
                 continue
             yield at
 
-    def run(self, at: set[int] | None = None, number: int = signal.SIGKILL) -> tuple[int, list[Path]]:
+    def run(
+        self, at: set[int] | None = None, number: int = signal.SIGKILL
+    ) -> tuple[int, list[Path]]:
         """Run the command in a fork that gets a signal before these changes.
 
         Returns its exit code, and copies of the place at each change at which it stopped.
@@ -307,7 +327,8 @@ def speak_to(log: int) -> None:
 
 
 def fork_workers(begin: Callable[[Path], None]) -> None:
-    """Make a sweep fork its workers instead of starting Python; `begin` is called in each with its run directory.
+    """Make a sweep fork its workers instead of starting Python; `begin` is called in each with its
+    run directory.
 
     They are forks of a process of their own, which is made here, before anything starts threads.
     """
@@ -345,11 +366,15 @@ def fork_workers(begin: Callable[[Path], None]) -> None:
             os.kill(self.pid, signal.SIGTERM)
 
     executors.POLL_S, executors.LOCKED_WAIT_S = 0.05, 0.2
-    executors.subprocess = types.SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT)
+    executors.subprocess = types.SimpleNamespace(
+        Popen=Forked, DEVNULL=subprocess.DEVNULL, STDOUT=subprocess.STDOUT
+    )
 
 
 def _fork_on_request(requests: socket.socket, begin: Callable[[Path], None]) -> NoReturn:
-    """Answer [ARGV, LOG] with a process number and [PID] with its exit code, until nobody asks any more."""
+    """Answer [ARGV, LOG] with a process number and [PID] with its exit code, until nobody asks any
+    more.
+    """
     try:
         for line in requests.makefile("r"):
             request = json.loads(line)
@@ -373,14 +398,21 @@ def _digest(path: Path, place: Path) -> str:
     from genlab.report import outputs
 
     content = path.read_bytes()
-    if path.name == outputs.MANIFEST:  # its digests are of files that hold times: do they agree, one with another?
-        content = f"{sorted(json.loads(content)['files'])} {outputs.find_wrong(path.parent)}".encode()
+    # its digests are of files that hold times: do they agree, one with another?
+    if path.name == outputs.MANIFEST:
+        content = (
+            f"{sorted(json.loads(content)['files'])} {outputs.find_wrong(path.parent)}".encode()
+        )
     elif path.suffix == ".json":
         text = json.dumps(_without_times(json.loads(content)), sort_keys=True)
         content = text.replace(str(place), "PLACE").encode()
     elif path.suffix == ".csv":
         content = b"\n".join(
-            sorted(line for line in content.splitlines() if b"_s" not in line and b"real_time" not in line)
+            sorted(
+                line
+                for line in content.splitlines()
+                if b"_s" not in line and b"real_time" not in line
+            )
         )
     is_text = path.suffix in (".json", ".csv", ".txt")
     return content.decode() if is_text else hashlib.sha256(content).hexdigest()[:12]
@@ -388,7 +420,9 @@ def _digest(path: Path, place: Path) -> str:
 
 def describe_difference(wanted: dict[str, str], found: dict[str, str]) -> str:
     """Return which files differ, and what about the first of them."""
-    changed = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    changed = sorted(
+        name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+    )
     left, right = wanted.get(changed[0], ""), found.get(changed[0], "")
     same = next((place for place, pair in enumerate(zip(left, right)) if pair[0] != pair[1]), 0)
     around = slice(max(0, same - 100), same + 60)
@@ -398,5 +432,7 @@ def describe_difference(wanted: dict[str, str], found: dict[str, str]) -> str:
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         value = {**value, "values": None} if value.get("item") == "Training wall clock" else value
-        return {key: _without_times(child) for key, child in value.items() if not VOLATILE.search(key)}
+        return {
+            key: _without_times(child) for key, child in value.items() if not VOLATILE.search(key)
+        }
     return [_without_times(child) for child in value] if isinstance(value, list) else value

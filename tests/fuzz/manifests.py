@@ -1,8 +1,10 @@
-"""Tables of texts and speakers: rows in = clips used + rows reported, and every field of a used clip is as written.
+"""Tables of texts and speakers: rows in = clips used + rows reported, and every field of a used
+clip is as written.
 
-A table is drawn as rows of fields and then written in one of many dialects, so what an independent reader would read
-is known without reading it. Half of them are damaged: single rows (NUL, huge fields, deep JSON, missing files), or the
-text of the whole table at random, of which only the promises that any input has can be checked.
+A table is drawn as rows of fields and then written in one of many dialects, so what an independent
+reader would read is known without reading it. Half of them are damaged: single rows (NUL, huge
+fields, deep JSON, missing files), or the text of the whole table at random, of which only the
+promises that any input has can be checked.
 """
 
 import json
@@ -14,15 +16,49 @@ from .contract import Trial
 from .damage import NUMBERS, TEXTS, damage_text, nested
 from .world import CLIPS, World
 
-WORDS = ("yes", "no", "lift", "Hello, world", 'say "go"', "tea; coffee", "tab\there", "1", "0", "naïve", "日本", "it's")
-SPLITS = ("", "train", "valid", "test", "dev", "val", "validation", "eval", "Train", "TEST", "training", "my_split")
-MEANINGS = {"dev": "valid", "val": "valid", "validation": "valid", "eval": "test", "training": "train"}
+WORDS = (
+    "yes",
+    "no",
+    "lift",
+    "Hello, world",
+    'say "go"',
+    "tea; coffee",
+    "tab\there",
+    "1",
+    "0",
+    "naïve",
+    "日本",
+    "it's",
+)
+SPLITS = (
+    "",
+    "train",
+    "valid",
+    "test",
+    "dev",
+    "val",
+    "validation",
+    "eval",
+    "Train",
+    "TEST",
+    "training",
+    "my_split",
+)
+MEANINGS = {
+    "dev": "valid",
+    "val": "valid",
+    "validation": "valid",
+    "eval": "test",
+    "training": "train",
+}
 PATH_NAMES = ("path", "path", "path", "file_name", "audio_filepath", "filename")
 TEXT_NAMES = ("text", "text", "text", "transcription", "transcript", "sentence")
 
 
 class Row(NamedTuple):
-    """What a row says, as a reader without faults would read it; None is a field that the row does not have."""
+    """What a row says, as a reader without faults would read it; None is a field that the row does
+    not have.
+    """
 
     path: str
     text: str
@@ -64,9 +100,13 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
         if damage == "config":
             return _check_sane(manifest)
         is_known = damage in ("none", "row")
-        return _check_sane(manifest) or (_check_rows(manifest, rows, bad_rows) if is_known else None)
+        return _check_sane(manifest) or (
+            _check_rows(manifest, rows, bad_rows) if is_known else None
+        )
 
-    is_good = damage in ("none", "row") and any(row.split == "" or row.split.lower() != "" for row in rows)
+    is_good = damage in ("none", "row") and any(
+        row.split == "" or row.split.lower() != "" for row in rows
+    )
     what = f"{suffix} table, {len(rows)} rows, damage {damage}: {data[:160]!r} {fields!r:.200}"
     names = ("manifest", table.name, str(place / "audio"), *fields)
     return Trial(what, act, names, judge, must_accept=is_good)
@@ -85,8 +125,12 @@ def _copy_audio(rng: random.Random, world: World, folder: Path) -> list[str]:
 
 def _draw_row(rng: random.Random, name: str) -> Row:
     text = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(4)))
-    speaker = rng.choice(("ann", "bob", "", "0", "7", "Ann", "a, b", "false", "none", "null", "ünal"))
-    return Row(name, text, speaker, rng.choice(SPLITS[:6]) if rng.random() < 0.8 else rng.choice(SPLITS))
+    speaker = rng.choice(
+        ("ann", "bob", "", "0", "7", "Ann", "a, b", "false", "none", "null", "ünal")
+    )
+    return Row(
+        name, text, speaker, rng.choice(SPLITS[:6]) if rng.random() < 0.8 else rng.choice(SPLITS)
+    )
 
 
 def _names(rng: random.Random) -> list[str]:
@@ -97,12 +141,19 @@ def _write_csv(rng: random.Random, rows: list[Row], dialect: str) -> str:
     """Write the rows by hand, as spreadsheets do: quotes where they are needed, or everywhere."""
     delimiter = {"csv": ",", "tsv": "\t", "semicolon": ";"}[dialect]
     end = rng.choice(("\n", "\n", "\r\n"))
-    quotes_all, blank = rng.random() < 0.2, rng.choice(("", "", "", " ")) if dialect != "tsv" else ""
+    quotes_all, blank = (
+        rng.random() < 0.2,
+        rng.choice(("", "", "", " ")) if dialect != "tsv" else "",
+    )
     order = rng.sample(range(4), 4)
     extra = rng.random() < 0.3
 
     def field(text: str) -> str:
-        needs = quotes_all or any(c in text for c in (delimiter, '"', "\n", "\r")) or text != text.strip()
+        needs = (
+            quotes_all
+            or any(c in text for c in (delimiter, '"', "\n", "\r"))
+            or text != text.strip()
+        )
         return '"' + text.replace('"', '""') + '"' if needs and text else text
 
     header = _names(rng)
@@ -126,9 +177,13 @@ def _write_jsonl(rng: random.Random, rows: list[Row]) -> str:
 
 
 def _add_bad_row(rng: random.Random, text: str, is_json: bool) -> tuple[str, int]:
-    """Return the table with one row more that cannot be used, at a random place, and how many rows came."""
+    """Return the table with one row more that cannot be used, at a random place, and how many rows
+    came.
+    """
     lines = text.rstrip("\r\n").split("\n")
-    missing = rng.choice(("none.wav", "x" * 300 + ".wav", "a\0b.wav", "../c00.wav/x", "/none/x.wav", "con.wav\u202e"))
+    missing = rng.choice(
+        ("none.wav", "x" * 300 + ".wav", "a\0b.wav", "../c00.wav/x", "/none/x.wav", "con.wav\u202e")
+    )
     if is_json:
         key = next((name for name in PATH_NAMES if f'"{name}"' in lines[0]), "path")
         bad = rng.choice(
@@ -187,9 +242,15 @@ def _check_sane(manifest: Any) -> str | None:
     for clip in manifest.clips:
         if not (manifest.root / clip.path).resolve().is_relative_to(manifest.root.resolve()):
             return f"clip {clip.id!r}: its audio lies outside the corpus, at {clip.path!r}"
-        if len(manifest.audio(clip)) != clip.num_samples or not clip.split or not clip.id.isprintable():
+        if (
+            len(manifest.audio(clip)) != clip.num_samples
+            or not clip.split
+            or not clip.id.isprintable()
+        ):
             return f"clip {clip.id!r}: {clip.num_samples} samples, split {clip.split!r}"
-        if json.loads(json.dumps(clip.labels)) != clip.labels and "NaN" not in json.dumps(clip.labels):
+        if json.loads(json.dumps(clip.labels)) != clip.labels and "NaN" not in json.dumps(
+            clip.labels
+        ):
             return f"clip {clip.id!r}: labels {clip.labels!r}"
     return None
 
@@ -200,7 +261,10 @@ def _check_rows(manifest: Any, rows: list[Row], bad_rows: int) -> str | None:
     report = ImportReport.load(manifest.root)
     used, skipped = len(manifest.clips), len(report.skipped)
     if used + skipped != len(rows) + bad_rows:
-        return f"{len(rows) + bad_rows} rows, but {used} clips used and {skipped} reported: {report.skipped!r:.300}"
+        return (
+            f"{len(rows) + bad_rows} rows, but {used} clips used and {skipped} reported: "
+            f"{report.skipped!r:.300}"
+        )
     by_path: dict[str, list[Row]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
@@ -213,5 +277,7 @@ def _check_rows(manifest: Any, rows: list[Row], bad_rows: int) -> str | None:
         split = MEANINGS.get(row.split.lower(), row.split.lower())
         found = (clip.text, clip.speaker, clip.split if split else "")
         if found != (row.text.strip(), speaker, split):
-            return f"clip {clip.id!r}: {found}, but the row says {(row.text.strip(), speaker, split)}"
+            return (
+                f"clip {clip.id!r}: {found}, but the row says {(row.text.strip(), speaker, split)}"
+            )
     return None

@@ -1,7 +1,8 @@
-"""Run directories: what a disk or a stranger may have done to results, ledger, rows, tuning, attempts and checkpoints.
+"""Run directories: what a disk or a stranger may have done to results, ledger, rows, tuning,
+attempts and checkpoints.
 
-Whatever is read back either is refused with the name of its file, or gives what it gave before, or numbers that are
-numbers and text that stays text: no markup in a page, no formula in a table.
+Whatever is read back either is refused with the name of its file, or gives what it gave before, or
+numbers that are numbers and text that stays text: no markup in a page, no formula in a table.
 """
 
 import functools
@@ -13,10 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from .contract import Trial
-from .damage import FORMULA, HOSTILE, at, damage_bytes, damage_file, damage_json, damage_text, places, to_text
+from .damage import (
+    FORMULA,
+    HOSTILE,
+    at,
+    damage_bytes,
+    damage_file,
+    damage_json,
+    damage_text,
+    places,
+    to_text,
+)
 from .world import World, make_comparison
 
-COPIED = ("config.json", "results.json", "ledger.json", "status.json", "wall.json", "report.html", "report.md", "rows")
+COPIED = (
+    "config.json",
+    "results.json",
+    "ledger.json",
+    "status.json",
+    "wall.json",
+    "report.html",
+    "report.md",
+    "rows",
+)
 
 
 def draw(rng: random.Random, world: World, place: Path) -> Trial:
@@ -117,13 +137,17 @@ def _draw_sweep(rng: random.Random, world: World, place: Path) -> Trial:
     out = place / "out"
     shutil.copytree(world.page.parent / "out", out)
     files = [path for path in out.rglob("*.json") if path.name != "ledger.json"]
-    favoured = [path for path in files if path.name in ("attempts.json", "status.json", "results.json")]
+    favoured = [
+        path for path in files if path.name in ("attempts.json", "status.json", "results.json")
+    ]
     file = rng.choice(favoured if rng.random() < 0.8 else files)
     what = damage_stored(file, rng)
     if file.name in ("attempts.json", "status.json") and rng.random() < 0.6:
         (file.parent / "report.html").unlink()  # not finished: then they are believed
     action = rng.choice(("status", "status", "report", "prune"))
-    argv = ["sweep", action, str(world.page), "--out", str(out)] + (["--yes"] if action == "prune" else [])
+    argv = ["sweep", action, str(world.page), "--out", str(out)] + (
+        ["--yes"] if action == "prune" else []
+    )
     names = (file.name, file.parent.name, "--out", str(out))
     return Trial(f"sweep {action}: {what}", lambda: main(argv), names, is_command=True)
 
@@ -133,9 +157,30 @@ def _tuning(audio: str) -> dict[str, Any]:
     from genlab.studies.tune import arm_key
 
     config = make_comparison(audio)
-    setting = {"peak_lr": 1e-3, "warmup_fraction": 0.1, "weight_decay": 0.01, "ema_decay": 0.99, "dropout": 0.0}
-    trial = {"number": 0, "setting": setting, "value": 0.5, "low": 0.4, "high": 0.6, "train_flops": 1e9, "steps": 4}
-    arm = {"num_trials": 2, "train_flops": 2e9, "setting": setting, "best_of": [], "default": trial, "best": trial}
+    setting = {
+        "peak_lr": 1e-3,
+        "warmup_fraction": 0.1,
+        "weight_decay": 0.01,
+        "ema_decay": 0.99,
+        "dropout": 0.0,
+    }
+    trial = {
+        "number": 0,
+        "setting": setting,
+        "value": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+        "train_flops": 1e9,
+        "steps": 4,
+    }
+    arm = {
+        "num_trials": 2,
+        "train_flops": 2e9,
+        "setting": setting,
+        "best_of": [],
+        "default": trial,
+        "best": trial,
+    }
     arms = {name: {**arm, "key": arm_key(config, name), "trials": [trial]} for name in config.arms}
     return {"schema": 1, "by": "wer_ctc", "unit": "errors per word", "arms": arms, "num_prompts": 2}
 
@@ -150,7 +195,10 @@ def _draw_tuning(rng: random.Random, world: World, place: Path) -> Trial:
     what = damage_stored(path, rng)
     config = make_comparison(str(world.audio))
     return Trial(
-        f"tuned: {what}", lambda: apply_tuning(config, path), (str(path),), lambda found: judge_config(found[0])
+        f"tuned: {what}",
+        lambda: apply_tuning(config, path),
+        (str(path),),
+        lambda found: judge_config(found[0]),
     )
 
 
@@ -166,7 +214,15 @@ def _draw_listening(rng: random.Random, world: World, place: Path) -> Trial:
         (place / f"{listener}.json").write_text(json.dumps(values))
     file = place / rng.choice(("key.json", "one.json", "one.json", "two.json"))
     what = damage_stored(file, rng)
-    argv = ["listen", str(world.run), "--out", str(place), "--merge", str(place / "one.json"), str(place / "two.json")]
+    argv = [
+        "listen",
+        str(world.run),
+        "--out",
+        str(place),
+        "--merge",
+        str(place / "one.json"),
+        str(place / "two.json"),
+    ]
     names = (file.name, "key", "answers")
     return Trial(
         f"listen: {what}",
@@ -182,18 +238,27 @@ def _draw_text_reports(rng: random.Random, world: World, place: Path) -> Trial:
     from genlab.report import write_report
     from genlab.report.written import write_text_reports
 
-    results, ledger = (json.loads((world.run / name).read_text()) for name in ("results.json", "ledger.json"))
+    results, ledger = (
+        json.loads((world.run / name).read_text()) for name in ("results.json", "ledger.json")
+    )
     changed = []
     for document in (results, ledger):
         texts = [path for path in places(document) if isinstance(at(document, path), str)]
-        texts = [path for path in texts if path[-1] not in ("family", "reads", "direction", "status", "validity")]
+        texts = [
+            path
+            for path in texts
+            if path[-1] not in ("family", "reads", "direction", "status", "validity")
+        ]
         for path in rng.sample(texts, min(len(texts), rng.choice((1, 3, 20)))):
-            at(document, path[:-1])[path[-1]] = rng.choice((HOSTILE, FORMULA, f"```\n{HOSTILE}", f"|{HOSTILE}|"))
+            at(document, path[:-1])[path[-1]] = rng.choice(
+                (HOSTILE, FORMULA, f"```\n{HOSTILE}", f"|{HOSTILE}|")
+            )
             changed.append(".".join(map(str, path)))
 
     def judge(result: Any) -> str | None:
         for name in ("report.html", "report.md"):
-            text = re.sub(r"^(`{3,})\n.*?^\1$", "", (place / name).read_text(), flags=re.M | re.S)  # code stays code
+            # code stays code
+            text = re.sub(r"^(`{3,})\n.*?^\1$", "", (place / name).read_text(), flags=re.M | re.S)
             if "<img src=x" in text:
                 return f"{name} holds markup of {changed}"
         for line in (place / "scores.csv").read_text().splitlines():
@@ -224,7 +289,11 @@ def _draw_checkpoint(rng: random.Random, world: World, place: Path) -> Trial:
     config, store = _opened(str(world.audio), str(world.cache))
     run = config.run("ar", 0, 4)
     out = place / "seed0"
-    shutil.copytree(world.run / "arms" / "ar" / "seed0", out, ignore=shutil.ignore_patterns("events*", "samples"))
+    shutil.copytree(
+        world.run / "arms" / "ar" / "seed0",
+        out,
+        ignore=shutil.ignore_patterns("events*", "samples"),
+    )
     for step in (out / "checkpoints").iterdir():
         if int(step.name) < 4 and rng.random() < 0.7:
             shutil.rmtree(step)  # then there is nothing to fall back on, which is quicker to find
@@ -240,13 +309,17 @@ def _draw_checkpoint(rng: random.Random, world: World, place: Path) -> Trial:
 
     def judge(model: Any) -> str | None:
         for step in ("4", "2"):
-            whole = _trained(str(world.run / "arms" / "ar" / "seed0"), step, str(world.audio), str(world.cache))
+            whole = _trained(
+                str(world.run / "arms" / "ar" / "seed0"), step, str(world.audio), str(world.cache)
+            )
             if all(np.array_equal(a, b) for a, b in zip(values(model), whole)):
                 return None
         return "the model is none that was saved"
 
     what = f"checkpoint {file.relative_to(out)}: {how}"
-    return Trial(what, lambda: load_trained(lambda key: run.build_for(store, key), out), (str(out),), judge)
+    return Trial(
+        what, lambda: load_trained(lambda key: run.build_for(store, key), out), (str(out),), judge
+    )
 
 
 @functools.cache
@@ -275,22 +348,44 @@ def _draw_report(rng: random.Random, world: World, place: Path) -> Trial:
     from genlab.cli import main
 
     run = copy_run(world, place / "run")
-    files = ["results.json"] * 3 + ["ledger.json", "arms/ar/seed0/samples.json", "arms/masked/seed0/samples.json"]
-    files += ["arms/ar/seed0/samples/prompt00.flac", "tuning.json", "pareto.json", "crossover.json", "config.json"]
+    files = ["results.json"] * 3 + [
+        "ledger.json",
+        "arms/ar/seed0/samples.json",
+        "arms/masked/seed0/samples.json",
+    ]
+    files += [
+        "arms/ar/seed0/samples/prompt00.flac",
+        "tuning.json",
+        "pareto.json",
+        "crossover.json",
+        "config.json",
+    ]
     file = run / rng.choice(files)
     if not file.exists():  # what other commands leave beside a run
         file.write_text(
-            rng.choice(("{}", "[]", "[1]", "null", '"x"', '{"schema": 1}', "[{}]", json.dumps(_tuning(""))))
+            rng.choice(
+                ("{}", "[]", "[1]", "null", '"x"', '{"schema": 1}', "[{}]", json.dumps(_tuning("")))
+            )
         )
         what = f"{file.name} of {file.read_text():.40}"
     else:
-        what = damage_stored(file, rng) if file.suffix == ".json" else f"{file.name}: {damage_file(file, rng)}"
+        what = (
+            damage_stored(file, rng)
+            if file.suffix == ".json"
+            else f"{file.name}: {damage_file(file, rng)}"
+        )
 
     def judge(code: int) -> str | None:
-        return "report.html holds markup" if "<img src=x" in (run / "report.html").read_text() else None
+        return (
+            "report.html holds markup"
+            if "<img src=x" in (run / "report.html").read_text()
+            else None
+        )
 
     names = () if file.name == "config.json" else (str(run), file.name)  # a config names the field
-    return Trial(f"report: {what}", lambda: main(["report", str(run)]), names, judge, is_command=True)
+    return Trial(
+        f"report: {what}", lambda: main(["report", str(run)]), names, judge, is_command=True
+    )
 
 
 def _draw_config(rng: random.Random, world: World, place: Path) -> Trial:
@@ -300,7 +395,9 @@ def _draw_config(rng: random.Random, world: World, place: Path) -> Trial:
     run = copy_run(world, place / "run")
     evidence = place / "executed"
     own = place / "own_codec.py"
-    own.write_text(f"open({str(evidence)!r}, 'w').close()\ndef codec():\n    raise ValueError('run')\n")
+    own.write_text(
+        f"open({str(evidence)!r}, 'w').close()\ndef codec():\n    raise ValueError('run')\n"
+    )
     values = json.loads((run / "config.json").read_text())
     codec = rng.choice((str(own), "mimi:owner/name", "encodec:owner/name", "dac:x/y", str(own)))
     values["data"]["codec"] = codec
@@ -329,7 +426,9 @@ def _draw_config(rng: random.Random, world: World, place: Path) -> Trial:
         return code
 
     names = (codec, "codec", "trust")
-    return Trial(f"{argv[0]} of a run with codec {codec!r}", act, names, is_command=True, must_refuse=True)
+    return Trial(
+        f"{argv[0]} of a run with codec {codec!r}", act, names, is_command=True, must_refuse=True
+    )
 
 
 def _find_bad_number(path: Path) -> str | None:

@@ -1,7 +1,8 @@
 """Runs inputs in worker processes and counts what came of them.
 
-A worker is one warm process that takes chunks of indices and answers with a line of JSON per input. One that says
-nothing for `SILENT_S` is killed, its input counts as a hang, and another worker goes on with the next input.
+A worker is one warm process that takes chunks of indices and answers with a line of JSON per input.
+One that says nothing for `SILENT_S` is killed, its input counts as a hang, and another worker goes
+on with the next input.
 """
 
 import dataclasses
@@ -22,7 +23,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .contract import FAULTS, WALL_S, Streams, Verdict, empty, limit_memory, refuse_network, run_trial, where
+from .contract import (
+    FAULTS,
+    WALL_S,
+    Streams,
+    Verdict,
+    empty,
+    limit_memory,
+    refuse_network,
+    run_trial,
+    where,
+)
 from .world import ROOT_FOLDER as ROOT
 from .world import World
 
@@ -61,32 +72,48 @@ class Report:
         return sum(sum(counts.values()) for counts in self.counts.values())
 
     def table(self) -> str:
-        """Return a row per area: inputs, refused, accepted, and each kind of fault that occurred."""
+        """Return a row per area: inputs, refused, accepted,
+        and each kind of fault that occurred.
+        """
         totals: Counter[str] = sum(self.counts.values(), Counter())
-        shown = ["refused", "accepted", *(kind for kind in FAULTS if kind in FAULTS[:3] or totals[kind])]
+        shown = [
+            "refused",
+            "accepted",
+            *(kind for kind in FAULTS if kind in FAULTS[:3] or totals[kind]),
+        ]
         lines = [["area", "inputs", *shown]]
         for area, counts in [*sorted(self.counts.items()), ("all", totals)]:
             lines.append([area, str(sum(counts.values())), *(str(counts[kind]) for kind in shown)])
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines
+        )
 
     def describe_faults(self, most: int = 40) -> str:
         """Return each fault once per place it came from, with the command that repeats it."""
         groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for fault in self.faults:
-            groups.setdefault((fault["area"], fault["kind"], _kind_of(fault["text"])), []).append(fault)
+            groups.setdefault((fault["area"], fault["kind"], _kind_of(fault["text"])), []).append(
+                fault
+            )
         lines = []
-        for (area, kind, _), faults in sorted(groups.items(), key=lambda item: -len(item[1]))[:most]:
+        for (area, kind, _), faults in sorted(groups.items(), key=lambda item: -len(item[1]))[
+            :most
+        ]:
             first = faults[0]
             lines.append(
-                f"{kind} x {len(faults)}: {first['text']}\n    input: {first['what'][:300]}\n    again: "
-                f"python -m tests.fuzz --only {area} --seed {first['seed']} --index {first['index']}"
+                f"{kind} x {len(faults)}: {first['text']}\n    input: {first['what'][:300]}\n    "
+                "again: "
+                f"python -m tests.fuzz --only {area} --seed {first['seed']} --index "
+                f"{first['index']}"
             )
         return "\n".join(lines)
 
 
 def _kind_of(text: str) -> str:
-    """Return what texts of one fault share: where it was raised, or the text without names, numbers and quotes."""
+    """Return what texts of one fault share: where it was raised, or the text without names, numbers
+    and quotes.
+    """
     if text.endswith(")") and ".py:" in text:
         return text.rsplit("(", 1)[-1]
     return re.sub(r"'[^']*'|\"[^\"]*\"|\S*/\S*|[\d.]+", "", text)[:30]
@@ -95,13 +122,22 @@ def _kind_of(text: str) -> str:
 def plan(inputs: int, only: Sequence[str] = ()) -> dict[str, int]:
     """Return how many inputs each area gets."""
     shares = {area: share for area, share in SHARES.items() if not only or area in only}
-    return {area: max(min(1, inputs), round(inputs * share / sum(shares.values()))) for area, share in shares.items()}
+    return {
+        area: max(min(1, inputs), round(inputs * share / sum(shares.values())))
+        for area, share in shares.items()
+    }
 
 
-def run_inputs(counts: dict[str, int], seed: int, root: Path, workers: int = 2, minutes: float | None = None) -> Report:
+def run_inputs(
+    counts: dict[str, int], seed: int, root: Path, workers: int = 2, minutes: float | None = None
+) -> Report:
     """Run so many inputs of each area on the world in `root`, and return the report."""
     report, began, todo = Report(), time.monotonic(), queue.Queue()
-    chunks = [(area, first, min(first + CHUNK, n)) for area, n in counts.items() for first in range(0, n, CHUNK)]
+    chunks = [
+        (area, first, min(first + CHUNK, n))
+        for area, n in counts.items()
+        for first in range(0, n, CHUNK)
+    ]
     random.Random(0).shuffle(chunks)  # areas that are slow must not come last
     for chunk in chunks:
         todo.put(chunk)
@@ -136,11 +172,19 @@ def run_inputs(counts: dict[str, int], seed: int, root: Path, workers: int = 2, 
 def environment() -> dict[str, str]:
     """Return the environment of processes that run inputs: one CPU device, and this source tree."""
     paths = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
-    return {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONFAULTHANDLER": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        "PYTHONFAULTHANDLER": "1",
+    }
 
 
 def ensure_world(root: Path) -> None:
-    """Make the world in a process of its own, unless it is there: this one stays free of what that needs."""
+    """Make the world in a process of its own, unless it is there: this one stays free of what that
+    needs.
+    """
     if not (root / "world.json").exists():
         command = [sys.executable, "-m", "tests.fuzz", "--make-world", str(root)]
         subprocess.run(command, cwd=ROOT, env=environment(), check=True, capture_output=True)
@@ -171,7 +215,9 @@ class Worker:
         self._lines.put("")
 
     def answers(self, area: str, seed: int, first: int, last: int) -> Iterator[dict[str, Any]]:
-        """Yield the answers to a chunk; after a hang or a crash the last one says so, and the worker is gone."""
+        """Yield the answers to a chunk; after a hang or a crash the last one says so, and the
+        worker is gone.
+        """
         self._process.stdin.write(f"{area} {seed} {first} {last}\n")
         for index in range(first, last):
             try:
@@ -188,8 +234,19 @@ class Worker:
             self._errors.seek(0)
             text = self._errors.read().decode(errors="replace")[-500:]
             kind = "hang" if line is None else "traceback"
-            what = "no answer" if line is None else f"the process died ({self._process.returncode}): {text}"
-            yield {"area": area, "seed": seed, "index": index, "kind": kind, "text": what, "what": ""}
+            what = (
+                "no answer"
+                if line is None
+                else f"the process died ({self._process.returncode}): {text}"
+            )
+            yield {
+                "area": area,
+                "seed": seed,
+                "index": index,
+                "kind": kind,
+                "text": what,
+                "what": "",
+            }
             return
 
     def end(self) -> None:
@@ -215,7 +272,10 @@ def work(root: Path) -> None:
                     copy_world(root, world.root)
                     os.chdir(world.home)
                 answer = {"area": area, "seed": int(seed), "index": index, "kind": verdict.kind}
-                print(json.dumps({**answer, "text": verdict.text[:1000], "what": what[:1000]}), file=answers)
+                print(
+                    json.dumps({**answer, "text": verdict.text[:1000], "what": what[:1000]}),
+                    file=answers,
+                )
         os.chdir("/")
 
 
@@ -244,7 +304,9 @@ def copy_world(root: Path, copy: Path) -> World:
     return world
 
 
-def run_one(area: str, seed: int, index: int, world: World, place: Path, streams: Streams) -> tuple[str, Verdict]:
+def run_one(
+    area: str, seed: int, index: int, world: World, place: Path, streams: Streams
+) -> tuple[str, Verdict]:
     """Draw and run one input; return what it was and the verdict."""
     rng = random.Random(f"{area} {seed} {index}")
     try:

@@ -1,7 +1,8 @@
-"""Weights: exported codecs (safetensors and the JSON beside it) and published ones (config.json and safetensors).
+"""Weights: exported codecs (safetensors and the JSON beside it) and published ones (config.json and
+safetensors).
 
-Accepted means: the very same parameters as before, or another file whose own digest vouches for it (somebody made it so
-on purpose), with finite numbers and a token space that makes sense.
+Accepted means: the very same parameters as before, or another file whose own digest vouches for it
+(somebody made it so on purpose), with finite numbers and a token space that makes sense.
 """
 
 import hashlib
@@ -40,7 +41,11 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
         what = "text of the metadata damaged"
     else:
         header = rng.random() < 0.5
-        data = _damage_header(path.read_bytes(), rng) if header else damage_bytes(path.read_bytes(), rng)
+        data = (
+            _damage_header(path.read_bytes(), rng)
+            if header
+            else damage_bytes(path.read_bytes(), rng)
+        )
         path.write_bytes(data)
         what = "header damaged" if header else "bytes damaged"
         if is_signed := kind == 5:
@@ -51,14 +56,24 @@ def draw(rng: random.Random, world: World, place: Path) -> Trial:
 
 
 def _load(
-    rng: random.Random, name: str, names: list[str], what: str, world: World, path: Path, is_signed: bool, command: bool
+    rng: random.Random,
+    name: str,
+    names: list[str],
+    what: str,
+    world: World,
+    path: Path,
+    is_signed: bool,
+    command: bool,
 ) -> Trial:
     from genlab.cli import main
     from genlab.codecs.frozen import load_codec, token_spec
 
     if command:
         return Trial(
-            f"codec info: {what}", lambda: main(["codec", "info", "--codec", name]), tuple(names), is_command=True
+            f"codec info: {what}",
+            lambda: main(["codec", "info", "--codec", name]),
+            tuple(names),
+            is_command=True,
         )
     if rng.random() < 0.2:
         return Trial(f"token_spec: {what}", lambda: token_spec(name), tuple(names), check_spec)
@@ -66,7 +81,9 @@ def _load(
     def judge(frozen: Any) -> str | None:
         wrong = check_spec(frozen.spec) or check_finite(frozen)
         is_same = path.read_bytes() == world.codec.read_bytes()
-        return wrong or (None if is_same or is_signed else "other bytes were taken for the same weights")
+        return wrong or (
+            None if is_same or is_signed else "other bytes were taken for the same weights"
+        )
 
     return Trial(f"load_codec: {what}", lambda: load_codec(name), tuple(names), judge)
 
@@ -96,7 +113,10 @@ def _draw_published(rng: random.Random, world: World, place: Path) -> Trial:
     kind_of_codec = rng.choice(("encodec",) * 4 + ("mimi", "dac", "oobleck", "speechtokenizer"))
     act = lambda: load_codec(f"{kind_of_codec}:{folder}")  # noqa: E731
     return Trial(
-        f"{kind_of_codec}: {what}", act, tuple(names), lambda frozen: check_spec(frozen.spec) or check_finite(frozen)
+        f"{kind_of_codec}: {what}",
+        act,
+        tuple(names),
+        lambda frozen: check_spec(frozen.spec) or check_finite(frozen),
     )
 
 
@@ -137,8 +157,17 @@ def _draw_name(rng: random.Random, world: World, place: Path) -> Trial:
         "in_lab_16khz/..",
     )
     name = rng.choice(odd)
-    names = ["codec", "no such", name[:40], name.partition(":")[2][:40], "sample_rate_hz", "directory"]
-    return _load(rng, name, names, f"codec {name!r:.80}", world, world.codec, True, rng.random() < 0.5)
+    names = [
+        "codec",
+        "no such",
+        name[:40],
+        name.partition(":")[2][:40],
+        "sample_rate_hz",
+        "directory",
+    ]
+    return _load(
+        rng, name, names, f"codec {name!r:.80}", world, world.codec, True, rng.random() < 0.5
+    )
 
 
 def _damage_deeply(values: Any, rng: random.Random) -> tuple[Any, tuple]:
@@ -193,9 +222,9 @@ def check_finite(frozen: Any) -> str | None:
     import numpy as np
     from flax import nnx
 
-    for path, leaf in jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(frozen._merge(frozen._state))))[
-        0
-    ]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(
+        nnx.to_pure_dict(nnx.state(frozen._merge(frozen._state)))
+    )[0]:
         array = np.asarray(leaf)
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             return f"parameter {jax.tree_util.keystr(path)} is not finite"

@@ -1,4 +1,5 @@
-"""The tiny world that inputs are damaged copies of: own audio, its cache, a finished comparison, weights, a sweep.
+"""The tiny world that inputs are damaged copies of: own audio, its cache, a finished comparison,
+weights, a sweep.
 
 Made once, in a process of its own, in under a minute; workers only read it and copy from it.
 """
@@ -13,7 +14,14 @@ from typing import Any
 
 ROOT_FOLDER = Path(__file__).parents[2]
 CLIPS = 24
-TEXTS = ("lift the red cup", "we sat on a wall", "no rain today", "blue birds sing", "take it away", "five old men")
+TEXTS = (
+    "lift the red cup",
+    "we sat on a wall",
+    "no rain today",
+    "blue birds sing",
+    "take it away",
+    "five old men",
+)
 SPEAKERS = ("ann", "bob")
 
 PAGE = """
@@ -128,7 +136,9 @@ def write_audio(folder: Path) -> None:
     folder.mkdir(parents=True)
     rows = ["path,text,speaker,split"]
     for number in range(CLIPS):
-        soundfile.write(folder / f"c{number:02}.wav", make_wave(number, 6000 + 200 * number), 16_000)
+        soundfile.write(
+            folder / f"c{number:02}.wav", make_wave(number, 6000 + 200 * number), 16_000
+        )
         text = TEXTS[number % 3 if number < 6 else 3 + number % 3]
         split = "test" if number < 4 else "valid" if number < 6 else "train"
         rows.append(f"c{number:02}.wav,{text},{SPEAKERS[number % 2]},{split}")
@@ -150,7 +160,10 @@ def make_world(root: Path) -> World:
     _make_weights(world)
     _make_published(world)
     _make_sweep(world)
-    found = {"tokens": next(world.cache.glob("tokens-*")).name, "corpus": next(world.cache.glob("folder-*")).name}
+    found = {
+        "tokens": next(world.cache.glob("tokens-*")).name,
+        "corpus": next(world.cache.glob("folder-*")).name,
+    }
     (root / "world.json").write_text(json.dumps(found))
     return world
 
@@ -166,11 +179,22 @@ def score_quickly() -> None:
     from genlab.evaluate.scores import clip_means, make_score
 
     def score(waves: Any, prompts: Any, context: Any, **more: Any) -> RowResult:
-        seeds, loudness = more.get("seeds", 1), np.array([float(np.abs(wave).mean()) for wave in waves])
-        clusters, runs = tuple(range(len(waves))), tuple(np.repeat(range(seeds), len(waves) // seeds).tolist())
+        seeds, loudness = (
+            more.get("seeds", 1),
+            np.array([float(np.abs(wave).mean()) for wave in waves]),
+        )
+        clusters, runs = (
+            tuple(range(len(waves))),
+            tuple(np.repeat(range(seeds), len(waves) // seeds).tolist()),
+        )
         names = ("wer_ctc", "speaker_similarity", "f0_correlation", "dnsmos_ovrl", "mcd")
-        values = {name: clip_means(loudness + n / 10, clusters)._replace(runs=runs) for n, name in enumerate(names)}
-        scores = {name: make_score(name, found.estimate(0), seeds=seeds) for name, found in values.items()}
+        values = {
+            name: clip_means(loudness + n / 10, clusters)._replace(runs=runs)
+            for n, name in enumerate(names)
+        }
+        scores = {
+            name: make_score(name, found.estimate(0), seeds=seeds) for name, found in values.items()
+        }
         control = Control("prompt_swap", "wer_ctc", 0.5, 0.4, 0.6, True)
         return RowResult(scores, values, {"wer_ctc": ["some words"] * len(waves)}, (control,))
 
@@ -235,4 +259,6 @@ def _make_sweep(world: World) -> None:
         directory.mkdir(parents=True)
         for name in ("results.json", "ledger.json", "report.html", "status.json"):
             shutil.copy(world.run / name, directory / name)
-        (directory / "attempts.json").write_text('[{"exit": 0, "seconds": 2.0, "reason": "", "ended": 1.0}]')
+        (directory / "attempts.json").write_text(
+            '[{"exit": 0, "seconds": 2.0, "reason": "", "ended": 1.0}]'
+        )

@@ -30,7 +30,10 @@ TURNS = BackboneConfig(width=32, layers=4, heads=4, mixer=(Dilated(cycle=3), Att
 def inputs(key, num_frames=9, num_symbols=4):
     x = jax.random.normal(key, (2, num_frames, 32))
     positions = jnp.broadcast_to(jnp.arange(num_frames)[None, :], x.shape[:2])
-    text = Text(jax.random.normal(key, (2, num_symbols, 32)), jnp.array([[True] * 4, [True] * 2 + [False] * 2]))
+    text = Text(
+        jax.random.normal(key, (2, num_symbols, 32)),
+        jnp.array([[True] * 4, [True] * 2 + [False] * 2]),
+    )
     return x, positions, text
 
 
@@ -57,7 +60,9 @@ def test_decoding_step_by_step_is_the_full_forward_pass(key, route, config):
         plan, cache = backbone.start(2, 9, text)
 
         def step(cache, i):
-            hidden, cache = backbone.extend(x[:, i][:, None], plan, cache, positions=positions[:, i][:, None])
+            hidden, cache = backbone.extend(
+                x[:, i][:, None], plan, cache, positions=positions[:, i][:, None]
+            )
             return cache, hidden[:, 0]
 
         return jax.lax.scan(step, cache, jnp.arange(9))[1]
@@ -93,7 +98,9 @@ def test_a_modulated_backbone_starts_as_the_identity(key):
     backbone = Backbone(CONFIG, key=key, is_modulated=True)
     x, positions, _ = inputs(key)
     out = backbone(x, positions=positions, is_valid=jnp.ones((2, 9), bool), clip=jnp.ones((2, 32)))
-    np.testing.assert_allclose(out, x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)), atol=1e-4)
+    np.testing.assert_allclose(
+        out, x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True)), atol=1e-4
+    )
 
 
 def test_layers_start_different_and_stacked(key):
@@ -105,7 +112,9 @@ def test_layers_start_different_and_stacked(key):
 
 def test_families_differ_by_the_modulation_alone(key):
     def count(**options):
-        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(Backbone(CONFIG, key=key, **options))))
+        return sum(
+            leaf.size for leaf in jax.tree.leaves(nnx.state(Backbone(CONFIG, key=key, **options)))
+        )
 
     assert count(is_causal=True) == count() == count(text_route="prefix")
     assert count(is_modulated=True) - count() == 8 * 32 * 32 + 2 * 6 * 32
@@ -125,7 +134,9 @@ def test_dropout_needs_a_key(key):
 
 
 def test_heads_must_divide_the_width():
-    with pytest.raises(pydantic.ValidationError, match="width=30 must be a multiple of 2 \\* heads=8"):
+    with pytest.raises(
+        pydantic.ValidationError, match="width=30 must be a multiple of 2 \\* heads=8"
+    ):
         BackboneConfig(width=30, heads=4)
 
 
@@ -139,7 +150,9 @@ def test_a_dilated_stack_reads_exactly_its_receptive_field(key, is_causal):
     @jax.jit
     def sensitivity(x):
         def output(x):
-            return backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool))[0, 10].sum()
+            return backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool))[
+                0, 10
+            ].sum()
 
         return jnp.abs(jax.grad(output)(x))[0].max(axis=-1)
 
@@ -174,7 +187,9 @@ def test_a_period_of_the_same_mixer_is_that_mixer_alone(key, remat, dropout):
 
 
 def test_mixers_take_turns_over_depth(key):
-    """Layers 0 and 2 are dilated, 1 and 3 attend; each dilated layer knows its place among all layers."""
+    """Layers 0 and 2 are dilated, 1 and 3 attend; each dilated layer knows its place among all
+    layers.
+    """
     backbone = Backbone(TURNS, key=key, is_causal=True)
     dilated, attending = backbone.stacks
     np.testing.assert_array_equal(dilated.conv.dilation[...], [1, 4])
@@ -204,7 +219,9 @@ def test_a_dilated_stack_refuses_a_text_prefix(key):
 @pytest.mark.parametrize("is_causal", [True, False])
 @pytest.mark.parametrize("remat", [False, True, "full"])
 def test_what_is_laid_out_otherwise_for_tpus_computes_the_same(key, monkeypatch, is_causal, remat):
-    """Whole tiles, weights cut in the place of products, rotations by a product, attention kept: with gradients."""
+    """Whole tiles, weights cut in the place of products, rotations by a product, attention kept:
+    with gradients.
+    """
     kernel = functools.partial(attention._attend_by_splash, is_interpreted=True)
     monkeypatch.setattr(attention, "_attend_by_splash", kernel)
     config = CONFIG.model_copy(update={"remat": remat})
@@ -213,7 +230,9 @@ def test_what_is_laid_out_otherwise_for_tpus_computes_the_same(key, monkeypatch,
     is_valid = jnp.arange(270)[None, :] < jnp.array([[270], [201]])
 
     def total(backbone, x):
-        out = jnp.where(is_valid[:, :, None], backbone(x, positions=positions, is_valid=is_valid, text=text), 0)
+        out = jnp.where(
+            is_valid[:, :, None], backbone(x, positions=positions, is_valid=is_valid, text=text), 0
+        )
         return (out * jnp.cos(jnp.arange(32.0))[None, None]).sum(), out
 
     graph, state = nnx.split(backbone)
@@ -222,6 +241,8 @@ def test_what_is_laid_out_otherwise_for_tpus_computes_the_same(key, monkeypatch,
     with jax.sharding.use_abstract_mesh(TPU):
         program = jax.make_jaxpr(run)(state, x)
     assert "pallas_call" in str(program)
-    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(program.jaxpr, program.consts, *jax.tree.leaves((state, x)))
+    found = jax.jit(jax.core.eval_jaxpr, static_argnums=0)(
+        program.jaxpr, program.consts, *jax.tree.leaves((state, x))
+    )
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)

@@ -24,25 +24,35 @@ def test_matmul_has_the_gradients_of_matmul(key):
 def test_only_the_cpu_program_materialises_the_transpose(key):
     layer = Linear(8, 8, key=key)
     traced = jax.jit(jax.grad(lambda layer: layer(jnp.ones((4, 8))).sum())).trace(layer)
-    programs = {name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")}
+    programs = {
+        name: traced.lower(lowering_platforms=(name,)).as_text() for name in ("cpu", "tpu", "cuda")
+    }
     assert {name: "optimization_barrier" in text for name, text in programs.items()} == {
-        "cpu": True, "tpu": False, "cuda": False,
-    }  # fmt: skip
+        "cpu": True,
+        "tpu": False,
+        "cuda": False,
+    }
 
 
 def test_code_vectors_are_summed_from_one_table_per_codebook(key):
     embed = CodeEmbedding(3, 5, 8, key=key)
     tables = embed.tables.table[...].reshape(3, 6, 8)
     codes = jnp.array([[[1, 5, 0]]])
-    np.testing.assert_allclose(embed(codes)[0, 0], tables[0, 1] + tables[1, 5] + tables[2, 0], rtol=1e-6)
+    np.testing.assert_allclose(
+        embed(codes)[0, 0], tables[0, 1] + tables[1, 5] + tables[2, 0], rtol=1e-6
+    )
 
 
 def test_codes_that_sound_alike_start_alike(key):
     vectors = jax.random.normal(key, (2, 16, 6))
     vectors = vectors.at[:, 1].set(vectors[:, 0])
-    tables = CodeEmbedding(2, 16, 64, key=key, code_vectors=vectors).tables.table[...].reshape(2, 17, 64)
+    tables = (
+        CodeEmbedding(2, 16, 64, key=key, code_vectors=vectors).tables.table[...].reshape(2, 17, 64)
+    )
     cosine = [
-        (tables[0, 0] * tables[0, other]).sum() / jnp.linalg.norm(tables[0, 0]) / jnp.linalg.norm(tables[0, other])
+        (tables[0, 0] * tables[0, other]).sum()
+        / jnp.linalg.norm(tables[0, 0])
+        / jnp.linalg.norm(tables[0, other])
         for other in (1, 2)
     ]
     assert cosine[0] > 0.6 and cosine[0] > cosine[1] + 0.3
@@ -86,7 +96,9 @@ def plain_attention(queries, memory, is_allowed):
 
 def test_attention_is_softmax_attention(key):
     queries, keys, values = jax.random.normal(key, (3, 2, 6, 2, 4))
-    is_allowed = jnp.broadcast_to(jnp.arange(6)[None, None, :] < jnp.array([6, 4])[:, None, None], (2, 6, 6))
+    is_allowed = jnp.broadcast_to(
+        jnp.arange(6)[None, None, :] < jnp.array([6, 4])[:, None, None], (2, 6, 6)
+    )
     memory = KeysValues(keys, values)
     np.testing.assert_allclose(
         attend(queries, memory, is_allowed), plain_attention(queries, memory, is_allowed), atol=1e-5
@@ -104,7 +116,9 @@ def test_chunks_of_causal_attention_are_causal_attention(key, prefix, monkeypatc
     expected = plain_attention(queries, memory, is_allowed)
     for chunk in (4, 11, 128):
         monkeypatch.setattr(attention, "CAUSAL_CHUNK_FRAMES", chunk)
-        np.testing.assert_allclose(attend_causally(queries, memory, is_valid, prefix), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            attend_causally(queries, memory, is_valid, prefix), expected, atol=1e-5
+        )
 
 
 def test_the_convolution_is_a_convolution(key):
@@ -122,4 +136,6 @@ def test_the_convolution_is_a_convolution(key):
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=6,
     )
-    np.testing.assert_allclose(block(x, is_valid), jnp.where(is_valid[:, :, None], kept + expected, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        block(x, is_valid), jnp.where(is_valid[:, :, None], kept + expected, 0), atol=1e-5
+    )

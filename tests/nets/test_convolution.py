@@ -20,7 +20,8 @@ def frames(key, *shape):
 
 
 @pytest.mark.parametrize(
-    ("inputs", "taps", "stride", "dilation"), [(1, 7, 1, 1), (1, 3, 1, 2), (5, 1, 1, 1), (5, 6, 3, 1)]
+    ("inputs", "taps", "stride", "dilation"),
+    [(1, 7, 1, 1), (1, 3, 1, 2), (5, 1, 1, 1), (5, 6, 3, 1)],
 )
 def test_every_way_to_convolve_is_the_sum_over_the_kernel(key, inputs, taps, stride, dilation):
     conv = Conv1d(inputs, 4, taps, key=key, stride=stride, dilation=dilation)
@@ -38,7 +39,9 @@ def test_every_way_to_convolve_is_the_sum_over_the_kernel(key, inputs, taps, str
 @pytest.mark.parametrize(("taps", "stride"), [(4, 2), (5, 2), (3, 3), (7, 3)])
 @pytest.mark.parametrize("is_depthwise", [False, True])
 def test_a_transposed_convolution_is_the_adjoint(key, taps, stride, is_depthwise):
-    conv = ConvTranspose1d(3, 3, taps, key=key, stride=stride, has_bias=False, is_depthwise=is_depthwise)
+    conv = ConvTranspose1d(
+        3, 3, taps, key=key, stride=stride, has_bias=False, is_depthwise=is_depthwise
+    )
     kernel = conv.transposed_kernel[...]
     dense = kernel[:, :, None] * jnp.eye(3)[None] if is_depthwise else kernel
     x = frames(key, 2, 6, 3)
@@ -61,7 +64,9 @@ def test_padding_knows_where_each_example_ends(key, padding, length):
 
 
 def test_valid_frames_multiply(key):
-    np.testing.assert_array_equal(valid_frames(3, jnp.array([1, 3]))[..., 0], [[1, 0, 0], [1, 1, 1]])
+    np.testing.assert_array_equal(
+        valid_frames(3, jnp.array([1, 3]))[..., 0], [[1, 0, 0], [1, 1, 1]]
+    )
     assert valid_frames(3, None).shape == ()
 
 

@@ -9,7 +9,16 @@ from jax.sharding import PartitionSpec
 from genlab.config import GenlabError
 from genlab.machine.sharding import COLUMNS, INPUTS, ROWS, WHOLE
 from genlab.nets.linear import Linear
-from genlab.nets.param import NORM_RULES, VECTOR, Rule, linear_rules, matrix, rules_of, splits_of, vector
+from genlab.nets.param import (
+    NORM_RULES,
+    VECTOR,
+    Rule,
+    linear_rules,
+    matrix,
+    rules_of,
+    splits_of,
+    vector,
+)
 from genlab.training.optim import OptimConfig, build_optimizer
 from genlab.training.step import create_state
 
@@ -37,7 +46,9 @@ def test_rules_survive_stacking_splitting_and_tracing():
     assert rules_of(nnx.eval_shape(lambda: model)) == expected
     graph, params = nnx.split(model)
     traced = []
-    jax.jit(lambda params: traced.append(rules_of(nnx.merge(graph, params))))(nnx.to_pure_dict(params))
+    jax.jit(lambda params: traced.append(rules_of(nnx.merge(graph, params))))(
+        nnx.to_pure_dict(params)
+    )
     assert traced == [expected]
 
 
@@ -70,7 +81,10 @@ def test_layers_of_flax_without_rules_get_a_default():
 
 def test_a_parameter_that_says_nothing_is_refused_by_name():
     model = Holder("layers", Holder("offsets", nnx.Param(jnp.zeros((3, 4)))))
-    told = r"parameter layers/offsets: its 2 axes .* make it with `matrix` or `vector` of genlab\.nets\.param"
+    told = (
+        r"parameter layers/offsets: its 2 axes .* make it with `matrix` or `vector` of "
+        r"genlab\.nets\.param"
+    )
     with pytest.raises(GenlabError, match=told):
         build_optimizer(OptimConfig(), 10, model)
     with pytest.raises(GenlabError, match=told):
@@ -82,7 +96,10 @@ def test_a_parameter_that_says_nothing_is_refused_by_name():
 @pytest.mark.parametrize(
     ("rule", "told"),
     [
-        (Rule(PartitionSpec(None, "fsdp"), is_decayed=True), r"parameter gain: split=.*names 2 axes, .*\(4,\)"),
+        (
+            Rule(PartitionSpec(None, "fsdp"), is_decayed=True),
+            r"parameter gain: split=.*names 2 axes, .*\(4,\)",
+        ),
         (Rule(PartitionSpec("model"), is_decayed=True), "'model' is not one of data, fsdp, tensor"),
         (PartitionSpec("fsdp"), r"expected a genlab\.nets\.param\.Rule"),
     ],
@@ -93,7 +110,9 @@ def test_rules_that_cannot_be_followed_are_refused(rule, told):
 
 
 def test_checkpoints_hold_arrays_alone():
-    """The state has the tree that it had before parameters carried rules, so old checkpoints open."""
+    """The state has the tree that it had before parameters
+    carried rules, so old checkpoints open.
+    """
 
     def build(key):
         return Holder("up", Linear(4, 6, key=key))

@@ -14,7 +14,10 @@ def make_lstm(is_bidirectional, num_layers=2, inputs=INPUTS):
     lstm = LSTM(inputs, WIDTH, num_layers, key=jax.random.key(0), is_bidirectional=is_bidirectional)
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(lstm)
-    nnx.update(lstm, jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), state))
+    nnx.update(
+        lstm,
+        jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), state),
+    )
     return lstm
 
 
@@ -43,11 +46,15 @@ def run_by_hand(recurrence, frames):
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_every_example_is_run_by_itself(is_bidirectional, num_layers):
     lstm, frames = make_lstm(is_bidirectional, num_layers), make_frames()
-    outputs = np.asarray(nnx.jit(lambda lstm, *inputs: lstm(*inputs))(lstm, frames, jnp.array(LENGTHS)))
+    outputs = np.asarray(
+        nnx.jit(lambda lstm, *inputs: lstm(*inputs))(lstm, frames, jnp.array(LENGTHS))
+    )
     for row, length in enumerate(LENGTHS):
         expected = np.asarray(frames)[row, :length]
         for layer in lstm.layers:
-            expected = np.concatenate([run_by_hand(direction, expected) for direction in layer], axis=-1)
+            expected = np.concatenate(
+                [run_by_hand(direction, expected) for direction in layer], axis=-1
+            )
         np.testing.assert_allclose(outputs[row, :length], expected, atol=1e-5)
         assert expected.std() > 0.05
 

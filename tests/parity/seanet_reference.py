@@ -1,10 +1,13 @@
-"""What the comparisons of SEANet codecs with their references share: entries to draw, and how to compare."""
+"""What the comparisons of SEANet codecs with their references share: entries to draw, and how to
+compare.
+"""
 
 import numpy as np
 
 
 def spread_entries(codebooks, latents):
-    """Draw entries in place around what each level has to quantise; as built they are zero, and every code would be 0.
+    """Draw entries in place around what each level has to quantise; as built they are zero, and
+    every code would be 0.
 
     `codebooks` are torch tensors [v d] and `latents` is one [n d].
     """
@@ -21,11 +24,15 @@ def relative_error(found, expected):
 
 
 def check_codes(found, expected, latents, code_vectors):
-    """Check that codes [b t k] are the reference's, but for ties: where rounding decides between two entries."""
+    """Check that codes [b t k] are the reference's, but for ties: where rounding decides between
+    two entries.
+    """
     found, left = np.asarray(found), np.asarray(latents)
     is_same_so_far = np.ones(found.shape[:2], bool)
     for level, entries in enumerate(np.asarray(code_vectors)):
-        ours, theirs = (np.square(left - entries[codes[..., level]]).sum(-1) for codes in (found, expected))
+        ours, theirs = (
+            np.square(left - entries[codes[..., level]]).sum(-1) for codes in (found, expected)
+        )
         assert (np.abs(ours - theirs) <= 1e-4 * theirs)[is_same_so_far].all()
         # Past a tie the two quantise different things.
         is_same_so_far &= found[..., level] == expected[..., level]

@@ -1,9 +1,10 @@
-"""The causal backbone against transformers' Qwen3 with as many key-value heads as heads, in float32.
+"""The causal backbone against transformers' Qwen3 with as many key-value heads as heads, in
+float32.
 
-The two are the same function: pre-norm, RMSNorm (1e-6) per head on queries and keys, rotary channel pairs (i, i + c/2),
-SwiGLU, no biases, a final norm. Only storage differs: genlab stacks layers, keeps kernels [in, out], and joins
-query, key and value, and gate and value. The depth scaling of projections into the residual stream is in their first
-weights, which are replaced here.
+The two are the same function: pre-norm, RMSNorm (1e-6) per head on queries and keys, rotary channel
+pairs (i, i + c/2), SwiGLU, no biases, a final norm. Only storage differs: genlab stacks layers,
+keeps kernels [in, out], and joins query, key and value, and gate and value. The depth scaling of
+projections into the residual stream is in their first weights, which are replaced here.
 """
 
 import numpy as np
@@ -38,7 +39,10 @@ def models():
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(backbone, nnx.Param)
     # Norm scales away from 1 and kernels large enough that attention is not flat.
-    nnx.update(backbone, jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state))
+    nnx.update(
+        backbone,
+        jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state),
+    )
     qwen = transformers.Qwen3Model(
         transformers.Qwen3Config(
             vocab_size=2,
@@ -69,7 +73,9 @@ def qwen_weights(backbone):
 
     weights = {"norm.weight": tensor(backbone.norm.scale[...])}
     for layer in range(CONFIG.layers):
-        queries, keys, values = np.split(np.asarray(layers.attention.project_in.kernel[...][layer]), 3, axis=1)
+        queries, keys, values = np.split(
+            np.asarray(layers.attention.project_in.kernel[...][layer]), 3, axis=1
+        )
         joined = np.asarray(layers.ffn.project_in.kernel[...][layer])
         kernels = {
             "self_attn.q_proj": queries,
@@ -86,17 +92,25 @@ def qwen_weights(backbone):
             "input_layernorm": layers.attention_norm,
             "post_attention_layernorm": layers.ffn_norm,
         }
-        weights |= {f"layers.{layer}.{name}.weight": tensor(kernel).T for name, kernel in kernels.items()}
-        weights |= {f"layers.{layer}.{name}.weight": tensor(norm.scale[...][layer]) for name, norm in norms.items()}
+        weights |= {
+            f"layers.{layer}.{name}.weight": tensor(kernel).T for name, kernel in kernels.items()
+        }
+        weights |= {
+            f"layers.{layer}.{name}.weight": tensor(norm.scale[...][layer])
+            for name, norm in norms.items()
+        }
     return weights
 
 
 def frames():
-    return np.random.default_rng(3).normal(size=(BATCH, NUM_FRAMES, CONFIG.width)).astype(np.float32)
+    return (
+        np.random.default_rng(3).normal(size=(BATCH, NUM_FRAMES, CONFIG.width)).astype(np.float32)
+    )
 
 
 def run_qwen(qwen, x, positions, is_valid):
-    # The attention mask is always given: without it, a jump in the positions is read as the start of a new sequence.
+    # The attention mask is always given: without it, a jump in the positions is read as the start
+    # of a new sequence.
     return qwen(
         inputs_embeds=x,
         position_ids=torch.from_numpy(np.array(positions)),
@@ -113,11 +127,17 @@ def consecutive():
 def test_outputs_are_qwens(models, has_gaps):
     backbone, qwen = models
     x, is_valid = frames(), np.ones((BATCH, NUM_FRAMES), bool)
-    positions = np.cumsum(np.random.default_rng(4).integers(1, 5, is_valid.shape), 1) if has_gaps else consecutive()
+    positions = (
+        np.cumsum(np.random.default_rng(4).integers(1, 5, is_valid.shape), 1)
+        if has_gaps
+        else consecutive()
+    )
     with torch.no_grad():
         expected = run_qwen(qwen, torch.from_numpy(x), positions, is_valid).numpy()
     assert expected.std() > 0.1
-    outputs = backbone(jnp.asarray(x), positions=jnp.asarray(positions), is_valid=jnp.asarray(is_valid))
+    outputs = backbone(
+        jnp.asarray(x), positions=jnp.asarray(positions), is_valid=jnp.asarray(is_valid)
+    )
     np.testing.assert_allclose(outputs, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -127,8 +147,12 @@ def test_invalid_frames_are_ignored_as_by_qwen(models):
     is_valid[0, :5] = is_valid[1, 20:40] = False
     with torch.no_grad():
         expected = run_qwen(qwen, torch.from_numpy(x), consecutive(), is_valid).numpy()
-    outputs = backbone(jnp.asarray(x), positions=jnp.asarray(consecutive()), is_valid=jnp.asarray(is_valid))
-    np.testing.assert_allclose(np.asarray(outputs)[is_valid], expected[is_valid], rtol=0, atol=TOLERANCE)
+    outputs = backbone(
+        jnp.asarray(x), positions=jnp.asarray(consecutive()), is_valid=jnp.asarray(is_valid)
+    )
+    np.testing.assert_allclose(
+        np.asarray(outputs)[is_valid], expected[is_valid], rtol=0, atol=TOLERANCE
+    )
 
 
 def test_decoding_with_the_cache_gives_qwens_outputs(models):
@@ -136,10 +160,15 @@ def test_decoding_with_the_cache_gives_qwens_outputs(models):
     num_steps, num_read_at_once = 12, 4
     x, positions = frames()[:, :num_steps], consecutive()[:, :num_steps]
     with torch.no_grad():
-        expected = run_qwen(qwen, torch.from_numpy(x), positions, np.ones((BATCH, num_steps), bool)).numpy()
+        expected = run_qwen(
+            qwen, torch.from_numpy(x), positions, np.ones((BATCH, num_steps), bool)
+        ).numpy()
     plan, cache = backbone.start(BATCH, num_steps, None)
     outputs = []
-    for start, stop in [(0, num_read_at_once), *((step, step + 1) for step in range(num_read_at_once, num_steps))]:
+    for start, stop in [
+        (0, num_read_at_once),
+        *((step, step + 1) for step in range(num_read_at_once, num_steps)),
+    ]:
         part = jnp.asarray(positions[:, start:stop])
         output, cache = backbone.extend(jnp.asarray(x[:, start:stop]), plan, cache, positions=part)
         outputs.append(np.asarray(output))
@@ -160,7 +189,9 @@ def test_gradients_are_qwens(models):
         outputs = model(x, positions=jnp.asarray(consecutive()), is_valid=jnp.asarray(is_valid))
         return (outputs * weights).sum()
 
-    state_gradient, input_gradient = jax.jit(jax.grad(weighted_sum, argnums=(0, 1)))(state, jnp.asarray(x))
+    state_gradient, input_gradient = jax.jit(jax.grad(weighted_sum, argnums=(0, 1)))(
+        state, jnp.asarray(x)
+    )
     np.testing.assert_allclose(input_gradient, tracked.grad.numpy(), rtol=1e-3, atol=TOLERANCE)
     found = qwen_weights(nnx.merge(graph, state_gradient))
     expected = dict(qwen.named_parameters())

@@ -1,7 +1,8 @@
-"""The Descript codec against transformers' DacModel with random weights, read from the files that it saves.
+"""The Descript codec against transformers' DacModel with random weights, read from the files that
+it saves.
 
-Strides 2, 4 and 5: with the odd one the reference decodes a few samples less than t * hop. What it decodes is compared
-in full; ours are silent after it.
+Strides 2, 4 and 5: with the odd one the reference decodes a few samples less than t * hop. What it
+decodes is compared in full; ours are silent after it.
 """
 
 import numpy as np
@@ -44,7 +45,9 @@ def models(tmp_path_factory):
         # The first weights of the reference are so small that all frames would get the same code.
         for module in reference.modules():
             if isinstance(module, torch.nn.Conv1d | torch.nn.ConvTranspose1d):
-                taps = module.kernel_size[0] / (module.stride[0] if "Transpose" in type(module).__name__ else 1)
+                taps = module.kernel_size[0] / (
+                    module.stride[0] if "Transpose" in type(module).__name__ else 1
+                )
                 module.weight.normal_(std=(0.5 / (module.in_channels * taps)) ** 0.5)
                 module.bias.normal_(std=0.1)
             elif isinstance(module, torch.nn.Embedding):
@@ -88,7 +91,9 @@ def test_what_entries_add_is_what_the_references_decoder_reads(models):
     encoded, _ = encode_reference(reference)
     codes, vectors = encoded.audio_codes.numpy(), np.asarray(codec.codec.code_vectors)
     found = sum(vectors[level][codes[:, level]] for level in range(4))
-    assert relative_error(found, encoded.quantized_representation.transpose(1, 2).numpy()) < TOLERANCE
+    assert (
+        relative_error(found, encoded.quantized_representation.transpose(1, 2).numpy()) < TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 4])

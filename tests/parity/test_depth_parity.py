@@ -1,9 +1,10 @@
 """The depth transformer against transformers' Moshi and CSM, in float32 and with random weights.
 
-Our block is Qwen3's (test_backbone_parity.py) and not theirs, so the blocks are exchanged in the references and their
-wiring is kept: which code and hidden state enter a position, with which table and projection, and which head reads it.
-Moshi then computes our function, with one set of weights for all positions. CSM does with `has_own_position`: its
-tables lie before its projection and ours behind it, so ours are set to their product.
+Our block is Qwen3's (test_backbone_parity.py) and not theirs, so the blocks are exchanged in the
+references and their wiring is kept: which code and hidden state enter a position, with which table
+and projection, and which head reads it. Moshi then computes our function, with one set of weights
+for all positions. CSM does with `has_own_position`: its tables lie before its projection and ours
+behind it, so ours are set to their product.
 """
 
 import numpy as np
@@ -28,7 +29,9 @@ from genlab.tokens import TokenSpec  # noqa: E402
 pytestmark = pytest.mark.parity
 
 ROWS, LEVELS, ENTRIES, WIDTH = 3, 5, 11, 24
-SPEC = TokenSpec(sample_rate_hz=16_000, hop_samples=320, codebooks=LEVELS, entries=ENTRIES, latent_channels=4)
+SPEC = TokenSpec(
+    sample_rate_hz=16_000, hop_samples=320, codebooks=LEVELS, entries=ENTRIES, latent_channels=4
+)
 
 
 class Transformer(torch.nn.Module):
@@ -64,12 +67,20 @@ def make_levels(has_own_position):
     torch.set_num_threads(1)
     streams = Streams(spec=SPEC, plan=None)
     part = Levels(
-        CONFIG, streams, entering_width=WIDTH, has_own_position=has_own_position, is_per_level=False,
-        key=jax.random.key(0), code_vectors=None,
-    )  # fmt: skip
+        CONFIG,
+        streams,
+        entering_width=WIDTH,
+        has_own_position=has_own_position,
+        is_per_level=False,
+        key=jax.random.key(0),
+        code_vectors=None,
+    )
     keys = iter(jax.random.split(jax.random.key(1), 100))
     state = nnx.state(part, nnx.Param)
-    nnx.update(part, jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state))
+    nnx.update(
+        part,
+        jax.tree.map(lambda leaf: leaf + 0.2 * jax.random.normal(next(keys), leaf.shape), state),
+    )
     return part
 
 
@@ -81,9 +92,15 @@ def depth():
 @pytest.fixture(scope="module")
 def moshi(depth):
     config = modeling_moshi.MoshiDepthConfig(
-        vocab_size=ENTRIES, audio_vocab_size=ENTRIES, hidden_size=CONFIG.width, input_size=WIDTH, num_hidden_layers=1,
-        num_attention_heads=CONFIG.heads, ffn_dim=2 * CONFIG.width, num_codebooks=LEVELS - 1,
-    )  # fmt: skip
+        vocab_size=ENTRIES,
+        audio_vocab_size=ENTRIES,
+        hidden_size=CONFIG.width,
+        input_size=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=CONFIG.heads,
+        ffn_dim=2 * CONFIG.width,
+        num_codebooks=LEVELS - 1,
+    )
     model = modeling_moshi.MoshiDepthDecoder(config).eval()
     tables = tensor(depth.embed.tables.table[...]).reshape(LEVELS - 1, ENTRIES + 1, CONFIG.width)
     projection = tensor(depth.project_in.kernel[...]).T
@@ -101,9 +118,16 @@ def moshi(depth):
 def csm():
     """With our block and its own random weights."""
     config = modeling_csm.CsmDepthDecoderConfig(
-        num_codebooks=LEVELS, backbone_hidden_size=WIDTH, vocab_size=ENTRIES, hidden_size=CONFIG.width,
-        intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.3,
-    )  # fmt: skip
+        num_codebooks=LEVELS,
+        backbone_hidden_size=WIDTH,
+        vocab_size=ENTRIES,
+        hidden_size=CONFIG.width,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+    )
     torch.manual_seed(0)
     model = modeling_csm.CsmDepthDecoderForCausalLM(config).eval()
     with torch.no_grad():
@@ -116,19 +140,28 @@ def depth_of_csm(csm):
     """Ours with CSM's weights, and CSM with our block."""
     part = make_levels(has_own_position=True)
     projection = csm.model.inputs_embeds_projector.weight.detach().T
-    tables = csm.model.embed_tokens.weight.detach().reshape(LEVELS, ENTRIES, WIDTH)[:-1] @ projection
+    tables = (
+        csm.model.embed_tokens.weight.detach().reshape(LEVELS, ENTRIES, WIDTH)[:-1] @ projection
+    )
     rows = part.embed.tables.table[...].reshape(LEVELS - 1, ENTRIES + 1, CONFIG.width)
-    part.embed.tables.table[...] = rows.at[:, :ENTRIES].set(tables.numpy()).reshape(-1, CONFIG.width)
+    part.embed.tables.table[...] = (
+        rows.at[:, :ENTRIES].set(tables.numpy()).reshape(-1, CONFIG.width)
+    )
     part.project_in.kernel[...] = jnp.asarray(projection.numpy())
     part.heads[...] = jnp.asarray(csm.codebooks_head.weight.detach().numpy())
-    csm.model.layers, csm.model.norm = torch.nn.ModuleList([Transformer(part.backbone)]), torch.nn.Identity()
+    csm.model.layers, csm.model.norm = (
+        torch.nn.ModuleList([Transformer(part.backbone)]),
+        torch.nn.Identity(),
+    )
     return part
 
 
 @pytest.fixture(scope="module")
 def frame():
     rng = np.random.default_rng(2)
-    return rng.normal(size=(ROWS, WIDTH)).astype(np.float32), rng.integers(0, ENTRIES, (ROWS, LEVELS))
+    return rng.normal(size=(ROWS, WIDTH)).astype(np.float32), rng.integers(
+        0, ENTRIES, (ROWS, LEVELS)
+    )
 
 
 def run_ours(depth, hidden, codes):
@@ -143,13 +176,18 @@ def run_moshi(moshi, hidden, codes):
 
 
 def run_csm(csm, hidden, codes, labels=None):
-    inputs = torch.from_numpy(np.pad(codes[:, :-1], ((0, 0), (1, 0)))), torch.from_numpy(hidden.copy())
+    inputs = (
+        torch.from_numpy(np.pad(codes[:, :-1], ((0, 0), (1, 0)))),
+        torch.from_numpy(hidden.copy()),
+    )
     with torch.no_grad():
         return csm(*inputs, use_cache=False, labels=labels)
 
 
 def dependencies(run, hidden, codes):
-    """Return [level - 1, 1 + level]: whether the logits of each level see the hidden state and each code."""
+    """Return [level - 1, 1 + level]: whether the logits of each level see the hidden state and each
+    code.
+    """
     before, seen = run(hidden, codes), []
     for level in range(-1, LEVELS):
         changed = codes.copy()
@@ -177,8 +215,15 @@ def test_every_logit_sees_what_it_sees_in_the_references(depth, moshi, depth_of_
         return run_csm(csm, hidden, codes).logits.numpy()
 
     expected = np.tril(np.ones((LEVELS - 1, LEVELS + 1), bool), 1)
-    for run, model in ((run_ours, depth), (run_moshi, moshi), (run_ours, depth_of_csm), (logits_of_csm, None)):
-        np.testing.assert_array_equal(dependencies(lambda *args, r=run, m=model: r(m, *args), *frame), expected)
+    for run, model in (
+        (run_ours, depth),
+        (run_moshi, moshi),
+        (run_ours, depth_of_csm),
+        (logits_of_csm, None),
+    ):
+        np.testing.assert_array_equal(
+            dependencies(lambda *args, r=run, m=model: r(m, *args), *frame), expected
+        )
 
 
 def test_labels_stand_where_csm_has_them(csm, depth_of_csm, frame):
@@ -196,5 +241,9 @@ def test_the_acoustic_delay_is_moshis():
     rows = torch.from_numpy(codes.transpose(0, 2, 1).copy())
     build = modeling_moshi.MoshiForConditionalGeneration.build_delay_pattern_mask
     _, columns = build(None, rows, bos_token_id=start, pad_token_id=end, max_length=frames + 1)
-    expected = np.where(np.isin(columns.numpy(), (start, end)), -1, columns.numpy()).transpose(0, 2, 1)
-    np.testing.assert_array_equal(AcousticDelayPattern().build(jnp.asarray(codes), fill=-1), expected)
+    expected = np.where(np.isin(columns.numpy(), (start, end)), -1, columns.numpy()).transpose(
+        0, 2, 1
+    )
+    np.testing.assert_array_equal(
+        AcousticDelayPattern().build(jnp.asarray(codes), fill=-1), expected
+    )

@@ -1,7 +1,7 @@
 """Mimi against transformers' MimiModel with random weights, in float32, whole and in chunks.
 
-The reference starts with codebooks of zeros, norms of ones and transformers that hardly count; all of them are drawn
-here, so that every tensor matters. Clips are longer than the window of attention.
+The reference starts with codebooks of zeros, norms of ones and transformers that hardly count; all
+of them are drawn here, so that every tensor matters. Clips are longer than the window of attention.
 """
 
 import functools
@@ -30,11 +30,23 @@ def models(tmp_path_factory):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     config = transformers.MimiConfig(
-        hidden_size=32, num_filters=8, upsampling_ratios=[4, 3], num_residual_layers=2, upsample_groups=32,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=8, intermediate_size=48,
-        sliding_window=8, codebook_size=64, codebook_dim=16, vector_quantization_hidden_dimension=16,
-        num_quantizers=CODEBOOKS, num_semantic_quantizers=2,
-    )  # fmt: skip
+        hidden_size=32,
+        num_filters=8,
+        upsampling_ratios=[4, 3],
+        num_residual_layers=2,
+        upsample_groups=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=8,
+        intermediate_size=48,
+        sliding_window=8,
+        codebook_size=64,
+        codebook_dim=16,
+        vector_quantization_hidden_dimension=16,
+        num_quantizers=CODEBOOKS,
+        num_semantic_quantizers=2,
+    )
     reference = transformers.MimiModel(config).eval()
     draw_what_starts_trivial(reference)
     folder = tmp_path_factory.mktemp("mimi")
@@ -64,7 +76,9 @@ def draw_what_starts_trivial(reference):
             module.cluster_usage.copy_(noise(module.cluster_usage).exp())
             # An entry that was never used has a sum of zero.
             module.cluster_usage[3] = 0
-            module.embed_sum.copy_(module.cluster_usage[:, None] * noise(module.embed_sum) * 0.7**level)
+            module.embed_sum.copy_(
+                module.cluster_usage[:, None] * noise(module.embed_sum) * 0.7**level
+            )
 
 
 def make_waves():
@@ -81,7 +95,11 @@ def encode_as_published(reference, waves, codebooks=CODEBOOKS):
 
 @torch.no_grad()
 def decode_as_published(reference, codes):
-    return reference.decode(torch.from_numpy(np.array(codes)).long().transpose(1, 2)).audio_values[:, 0].numpy()
+    return (
+        reference.decode(torch.from_numpy(np.array(codes)).long().transpose(1, 2))
+        .audio_values[:, 0]
+        .numpy()
+    )
 
 
 def assert_close(found, expected):
@@ -103,14 +121,18 @@ def test_encoding(models):
 def test_decoding_codes(models, levels):
     reference, ours = models
     codes, _ = encode_as_published(reference, make_waves(), levels)
-    assert_close(ours.decode_codes(jnp.asarray(codes, jnp.int32)), decode_as_published(reference, codes))
+    assert_close(
+        ours.decode_codes(jnp.asarray(codes, jnp.int32)), decode_as_published(reference, codes)
+    )
 
 
 def test_decoding_latents(models):
     reference, ours = models
     _, latents = encode_as_published(reference, make_waves())
     with torch.no_grad():
-        expected = reference.decoder(torch.from_numpy(latents).transpose(1, 2)).audio_values[:, 0].numpy()
+        expected = (
+            reference.decoder(torch.from_numpy(latents).transpose(1, 2)).audio_values[:, 0].numpy()
+        )
     assert_close(ours.decode_latents(latents), expected)
 
 
@@ -118,7 +140,11 @@ def test_code_vectors_add_up_to_what_the_decoder_reads(models):
     reference, ours = models
     codes, _ = encode_as_published(reference, make_waves())
     with torch.no_grad():
-        expected = reference.quantizer.decode(torch.from_numpy(codes).transpose(1, 2)).transpose(1, 2).numpy()
+        expected = (
+            reference.quantizer.decode(torch.from_numpy(codes).transpose(1, 2))
+            .transpose(1, 2)
+            .numpy()
+        )
     vectors = np.asarray(ours.codec.code_vectors)
     assert_close(sum(vectors[level][codes[..., level]] for level in range(CODEBOOKS)), expected)
 

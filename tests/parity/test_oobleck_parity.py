@@ -1,7 +1,9 @@
-"""Oobleck against diffusers' AutoencoderOobleck with random weights, read from the files that it saves.
+"""Oobleck against diffusers' AutoencoderOobleck with random weights, read from the files that it
+saves.
 
-A mono wave goes into both channels of the reference, and its channels are averaged. One set of strides is even, as in
-the published model; with the other the reference decodes a few samples less than t * hop, and ours are silent there.
+A mono wave goes into both channels of the reference, and its channels are averaged. One set of
+strides is even, as in the published model; with the other the reference decodes a few samples less
+than t * hop, and ours are silent there.
 """
 
 import numpy as np
@@ -21,10 +23,13 @@ NUM_FRAMES, BATCH = 12, 2
 TOLERANCE = 1e-4
 
 
-# Strides, audio channels, and samples that the reference leaves out: one before the last upsampling by 2.
+# Strides, audio channels, and samples that the reference leaves out: one before the last upsampling
+# by 2.
 @pytest.fixture(scope="module", params=[([2, 4], 2, 0), ([2, 5], 1, 2)], ids=["stereo", "odd_mono"])
 def models(request, tmp_path_factory):
-    """Return an AutoencoderOobleck with random weights, our codec read from its files, and the lost samples."""
+    """Return an AutoencoderOobleck with random weights, our codec read from its files, and the lost
+    samples.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
     strides, channels, lost = request.param
@@ -62,7 +67,9 @@ def relative_error(found, expected):
 def encode_reference(reference):
     waves = torch.from_numpy(make_waves(reference))[:, None]
     with torch.no_grad():
-        return reference.encode(waves.repeat(1, reference.config.audio_channels, 1)).latent_dist.mode()
+        return reference.encode(
+            waves.repeat(1, reference.config.audio_channels, 1)
+        ).latent_dist.mode()
 
 
 def test_latents_are_the_references_means(models):

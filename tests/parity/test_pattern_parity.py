@@ -1,8 +1,8 @@
 """The delay pattern against transformers' MusicGen.
 
-MusicGen puts one start column before the steps (a pattern of T + K columns for T frames and K codebooks, where genlab
-has T + K - 1 steps), stores codebooks before steps, and knows delay 1 only. It leaves codes unshifted where the pattern
-has fewer than 2 K - 1 columns, so T is at least K here.
+MusicGen puts one start column before the steps (a pattern of T + K columns for T frames and K
+codebooks, where genlab has T + K - 1 steps), stores codebooks before steps, and knows delay 1 only.
+It leaves codes unshifted where the pattern has fewer than 2 K - 1 columns, so T is at least K here.
 """
 
 import numpy as np
@@ -39,11 +39,15 @@ def musicgen(request):
 
 
 def musicgen_pattern(model, known, num_frames):
-    """Return MusicGen's columns [b, steps, codebooks] after the start column, `known` being [b, frames, codebooks]."""
+    """Return MusicGen's columns [b, steps, codebooks] after the start column, `known` being [b,
+    frames, codebooks].
+    """
     codebooks = model.config.num_codebooks
     started = np.concatenate([np.full((BATCH, 1, codebooks), START), known], axis=1)
     rows = torch.from_numpy(started.transpose(0, 2, 1).reshape(BATCH * codebooks, -1).copy())
-    _, columns = model.build_delay_pattern_mask(rows, pad_token_id=START, max_length=num_frames + codebooks)
+    _, columns = model.build_delay_pattern_mask(
+        rows, pad_token_id=START, max_length=num_frames + codebooks
+    )
     columns = columns.reshape(BATCH, codebooks, -1)
     assert (columns[:, :, 0] == START).all()
     return columns[:, :, 1:].numpy().transpose(0, 2, 1)
@@ -84,7 +88,8 @@ def test_steps_become_the_same_frames(musicgen):
     predicted = np.random.default_rng(6).integers(
         0, ENTRIES, (BATCH, pattern.num_steps(num_frames, codebooks), codebooks)
     )
-    # What generate() does: codes outside the pattern become the start code, and what is left is read in order.
+    # What generate() does: codes outside the pattern become the start code, and what is left is
+    # read in order.
     columns = musicgen_pattern(musicgen, np.zeros((BATCH, 0, codebooks), int), num_frames)
     applied = musicgen.apply_delay_pattern_mask(
         torch.from_numpy(predicted.transpose(0, 2, 1).reshape(BATCH * codebooks, -1).copy()),

@@ -1,8 +1,9 @@
-"""Solvers, paths and noise levels against diffusers' schedulers: the same noise, the same toy network, in float32.
+"""Solvers, paths and noise levels against diffusers' schedulers: the same noise, the same toy
+network, in float32.
 
-diffusers' own default flow-matching grid ends at 1 / num_train_timesteps before it drops to 0, so the sigmas are passed
-explicitly, as scheduler_export.py documents. Its Heun scheduler takes no sigmas and makes the last step an Euler step:
-there genlab's solvers run on the scheduler's grid.
+diffusers' own default flow-matching grid ends at 1 / num_train_timesteps before it drops to 0, so
+the sigmas are passed explicitly, as scheduler_export.py documents. Its Heun scheduler takes no
+sigmas and makes the last step an Euler step: there genlab's solvers run on the scheduler's grid.
 """
 
 import numpy as np
@@ -45,7 +46,9 @@ def denoiser_of(path, predicts, network=jax_network):
 
     def velocity(noisy, level):
         levels = jnp.full(2, level)
-        return path.convert(predict(noisy, level), noisy, levels, predicts=predicts, wanted="velocity")
+        return path.convert(
+            predict(noisy, level), noisy, levels, predicts=predicts, wanted="velocity"
+        )
 
     def clean(noisy, level):
         return path.recover(predicts, predict(noisy, level), noisy, jnp.full(2, level))[0]
@@ -67,7 +70,11 @@ def torch_points(scheduler, level_of, start=NOISE, **step_arguments):
     noisy = torch.from_numpy(np.asarray(start))
     points = []
     for number, timestep in enumerate(scheduler.timesteps):
-        scaled = scheduler.scale_model_input(noisy, timestep) if hasattr(scheduler, "scale_model_input") else noisy
+        scaled = (
+            scheduler.scale_model_input(noisy, timestep)
+            if hasattr(scheduler, "scale_model_input")
+            else noisy
+        )
         output = torch_network(scaled, level_of(number, timestep))
         noisy = scheduler.step(output, timestep, noisy, **step_arguments).prev_sample
         points.append(noisy.numpy())
@@ -84,7 +91,9 @@ def assert_close(found, expected, scale=1.0):
 def test_levels_are_diffusers_sigmas(num_steps, shift, tmp_path):
     scheduler = load(tmp_path, STRAIGHT, DiffusionSampler(shift=shift))
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / num_steps, num_steps))
-    np.testing.assert_allclose(StraightPath().grid(num_steps, shift), scheduler.sigmas.numpy(), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        StraightPath().grid(num_steps, shift), scheduler.sigmas.numpy(), rtol=0, atol=TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -94,14 +103,17 @@ def test_flow_matching_euler_visits_the_same_points(shift, tmp_path):
     points = torch_points(scheduler, lambda number, timestep: timestep / 1000)
     levels, denoiser = StraightPath().grid(12, shift), denoiser_of(StraightPath(), "velocity")
     for step in (1, 6, 12):
-        assert_close(Euler().solve(denoiser, jnp.asarray(NOISE), levels[: step + 1]), points[step - 1])
+        assert_close(
+            Euler().solve(denoiser, jnp.asarray(NOISE), levels[: step + 1]), points[step - 1]
+        )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_matching_heun_visits_the_same_points(shift, tmp_path):
     scheduler = load(tmp_path, STRAIGHT, DiffusionSampler(solver=Heun(), shift=shift))
     scheduler.set_timesteps(6)
-    # Inner sigmas are listed twice, once per velocity. Its last step is Euler's, as ours where level 0 is not defined.
+    # Inner sigmas are listed twice, once per velocity. Its last step is Euler's, as ours where
+    # level 0 is not defined.
     levels = np.append(scheduler.sigmas.numpy()[:-1:2], np.float32(0))
     points = torch_points(scheduler, lambda number, timestep: timestep / 1000)
     assert len(levels) == 7 and len(points) == 11
@@ -148,7 +160,10 @@ def test_ddim_with_any_eta_on_published_betas(predicts, eta, monkeypatch):
     levels = levels_of(scheduler)
     fresh = np.random.default_rng(3).normal(size=NOISE.shape).astype(np.float32)
     points = torch_points(
-        scheduler, lambda number, timestep: float(levels[number]), eta=eta, variance_noise=torch.from_numpy(fresh)
+        scheduler,
+        lambda number, timestep: float(levels[number]),
+        eta=eta,
+        variance_noise=torch.from_numpy(fresh),
     )
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(fresh))
     solved = Ancestral(eta=eta).solve(
@@ -168,7 +183,9 @@ def test_ddpm_is_the_ancestral_solver(tmp_path, monkeypatch):
     levels = CosinePath().grid(steps)
     points = torch_points(scheduler, lambda number, timestep: float(levels[number]))
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(fresh))
-    solved = Ancestral().solve(denoiser_of(CosinePath(), "v"), jnp.asarray(NOISE), levels, key=jax.random.key(0))
+    solved = Ancestral().solve(
+        denoiser_of(CosinePath(), "v"), jnp.asarray(NOISE), levels, key=jax.random.key(0)
+    )
     assert_close(solved, points[-1])
 
 
@@ -176,7 +193,9 @@ def test_ddpm_is_the_ancestral_solver(tmp_path, monkeypatch):
 @pytest.mark.parametrize("predicts", ["v", "noise", "clean"])
 def test_dpm_solver_on_published_betas(predicts, num_steps):
     kind = {"v": "v_prediction", "noise": "epsilon", "clean": "sample"}[predicts]
-    scheduler = diffusers.DPMSolverMultistepScheduler(prediction_type=kind, timestep_spacing="trailing")
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        prediction_type=kind, timestep_spacing="trailing"
+    )
     scheduler.set_timesteps(num_steps)
     levels = levels_of(scheduler)
     points = torch_points(scheduler, lambda number, timestep: float(levels[number]))
@@ -193,7 +212,9 @@ def test_dpm_solver_from_the_written_config(tmp_path):
     # diffusers cannot start at alpha = 0.
     levels[0] = 2 / np.pi * np.arccos(2.0**-12)
     points = torch_points(scheduler, lambda number, timestep: float(levels[number]))
-    assert_close(DPMSolver().solve(denoiser_of(CosinePath(), "v"), jnp.asarray(NOISE), levels), points[-1])
+    assert_close(
+        DPMSolver().solve(denoiser_of(CosinePath(), "v"), jnp.asarray(NOISE), levels), points[-1]
+    )
 
 
 @pytest.mark.parametrize("solver", [Euler(), DDIM(), DPMSolver()], ids=lambda solver: solver.kind)
@@ -206,11 +227,15 @@ def test_edm_schedulers(solver, tmp_path):
     np.testing.assert_allclose(path.sigma(levels), scheduler.sigmas.numpy(), rtol=TOLERANCE)
     start = NOISE * np.float32(40)
     points = torch_points(scheduler, lambda number, timestep: timestep, start=start)
-    assert_close(solver.solve(denoiser_of(path, "v"), jnp.asarray(start), levels), points[-1], scale=4)
+    assert_close(
+        solver.solve(denoiser_of(path, "v"), jnp.asarray(start), levels), points[-1], scale=4
+    )
 
 
 def test_edm_heun_is_diffusers_heun_in_sigma():
-    """Its Heun has no preconditioning: the toy network predicts noise, and what it reads is scaled by c_in."""
+    """Its Heun has no preconditioning: the toy network predicts noise, and what it reads is scaled
+    by c_in.
+    """
     scheduler = diffusers.HeunDiscreteScheduler(use_karras_sigmas=True)
     scheduler.set_timesteps(8)
     sigmas = scheduler.sigmas.double().numpy()
@@ -218,7 +243,9 @@ def test_edm_heun_is_diffusers_heun_in_sigma():
     path = EDMPath()
     start = NOISE * np.float32(sigmas[0])
     told = scheduler.sigmas.numpy()[:-1]
-    points = torch_points(scheduler, lambda number, timestep: float(np.log(told[number]) / 4), start=start)
+    points = torch_points(
+        scheduler, lambda number, timestep: float(np.log(told[number]) / 4), start=start
+    )
     solved = Heun().solve(denoiser_of(path, "noise"), jnp.asarray(start), sigmas / (1 + sigmas))
     assert_close(solved, points[-1], scale=4)
 

@@ -1,7 +1,8 @@
-"""SpeechTokenizer against the package of its authors with random weights, converted as our docstring says.
+"""SpeechTokenizer against the package of its authors with random weights, converted as our
+docstring says.
 
-The package imports its trainer, which needs much that the model does not; an empty module stands in for it. Installing
-it with `pip install --no-deps speechtokenizer einops` is enough.
+The package imports its trainer, which needs much that the model does not; an empty module stands in
+for it. Installing it with `pip install --no-deps speechtokenizer einops` is enough.
 """
 
 import json
@@ -61,13 +62,17 @@ def models(tmp_path_factory):
                 parameter.mul_(2)
             elif "bias" in name:
                 parameter.normal_(std=0.1)
-        latents = reference.encoder(torch.from_numpy(make_waves())[:, None]).transpose(1, 2).flatten(0, 1)
+        latents = (
+            reference.encoder(torch.from_numpy(make_waves())[:, None]).transpose(1, 2).flatten(0, 1)
+        )
         spread_entries([layer.codebook for layer in reference.quantizer.vq.layers], latents)
     directory = tmp_path_factory.mktemp("speechtokenizer")
     (directory / "config.json").write_text(json.dumps(CONFIG))
     torch.save(reference.state_dict(), directory / "SpeechTokenizer.pt")
     weights = torch.load(directory / "SpeechTokenizer.pt", map_location="cpu", weights_only=True)
-    save_file({name: part.clone() for name, part in weights.items()}, directory / "model.safetensors")
+    save_file(
+        {name: part.clone() for name, part in weights.items()}, directory / "model.safetensors"
+    )
     return reference, Compiled(load_published(SpeechTokenizerConfig, str(directory)).codec)
 
 
@@ -79,7 +84,9 @@ def encode_reference(reference, waves):
     """Return codes [b t k] and latents [b t d]."""
     waves = torch.from_numpy(waves)[:, None]
     with torch.no_grad():
-        return reference.encode(waves).permute(1, 2, 0).numpy(), reference.encoder(waves).transpose(1, 2).numpy()
+        return reference.encode(waves).permute(1, 2, 0).numpy(), reference.encoder(waves).transpose(
+            1, 2
+        ).numpy()
 
 
 def decode_reference(reference, codes):
@@ -119,6 +126,8 @@ def test_a_short_clip_of_a_batch_is_the_references_alone(models):
     codes, latents = encode_reference(reference, waves[1:, : frames * HOP])
     tokens = codec.encode(waves, np.array([FRAMES * HOP, frames * HOP]))
     assert relative_error(tokens.latents[1:, :frames], latents) < TOLERANCE
-    padded = np.pad(np.repeat(codes, 2, axis=0), ((0, 0), (0, FRAMES - frames), (0, 0))).astype(np.int32)
+    padded = np.pad(np.repeat(codes, 2, axis=0), ((0, 0), (0, FRAMES - frames), (0, 0))).astype(
+        np.int32
+    )
     decoded = codec.decode_codes(padded, np.array([FRAMES, frames]))[1:, : frames * HOP]
     assert relative_error(decoded, decode_reference(reference, codes)) < TOLERANCE

@@ -10,10 +10,21 @@ from flax import nnx
 from genlab.data.text import encode_text
 from genlab.recognisers.augment import SpectrumAugment, mask_patches, warp_formants
 from genlab.recognisers.ctc import RecogniserConfig, mel_centres_hz
-from genlab.recognisers.transcribe import MARGIN_S, FrozenRecogniser, collapse, find_speech, map_speech
+from genlab.recognisers.transcribe import (
+    MARGIN_S,
+    FrozenRecogniser,
+    collapse,
+    find_speech,
+    map_speech,
+)
 
 QUIET = SpectrumAugment(
-    noise_probability=0.0, formant_warp=0.0, equaliser_db=0.0, roughness_db=0.0, masked_bands=0, masked_spans=0
+    noise_probability=0.0,
+    formant_warp=0.0,
+    equaliser_db=0.0,
+    roughness_db=0.0,
+    masked_bands=0,
+    masked_spans=0,
 )
 SMALL = RecogniserConfig(width=32, blocks=2, feature_block=1, num_mels=40)
 
@@ -32,7 +43,12 @@ def _batch(lengths, texts, frames=60):
     for seed, (count, text) in enumerate(zip(lengths, texts)):
         waves[seed, :count] = _clip(seed, count)
         symbols[seed, : len(text)] = encode_text(text)
-    return waves, np.array(lengths, np.int32), symbols, np.array([len(text) for text in texts], np.int32)
+    return (
+        waves,
+        np.array(lengths, np.int32),
+        symbols,
+        np.array([len(text) for text in texts], np.int32),
+    )
 
 
 @functools.cache
@@ -96,7 +112,9 @@ def test_loss_ignores_padding_even_with_augmentation():
 def test_loudness_and_silence_do_not_matter():
     logits = _compiled("logits")
     waves, num_samples, *_ = _batch([16_000, 9000], ["a", "b"], frames=50)
-    np.testing.assert_allclose(logits(waves, num_samples), logits(waves * 0.05, num_samples), atol=2e-3)
+    np.testing.assert_allclose(
+        logits(waves, num_samples), logits(waves * 0.05, num_samples), atol=2e-3
+    )
     assert np.isfinite(logits(waves * 0, num_samples)).all()
     assert np.isfinite(logits(waves, num_samples * 0)).all()
 
@@ -107,7 +125,10 @@ def test_only_the_speech_and_its_margins_are_read():
     margin = round(MARGIN_S * config.sample_rate_hz)
     assert find_speech(np.pad(speech, margin), config) == slice(0, 6_000 + 2 * margin)
     span = find_speech(np.pad(speech, (16_000, 9_000)), config)
-    assert span.start % config.hop_samples == 0 and 0 <= 16_000 - margin - span.start < config.hop_samples
+    assert (
+        span.start % config.hop_samples == 0
+        and 0 <= 16_000 - margin - span.start < config.hop_samples
+    )
     assert span.stop == 22_000 + margin
     assert find_speech(np.zeros(500, np.float32), config) == slice(0, 500)
 
@@ -115,7 +136,9 @@ def test_only_the_speech_and_its_margins_are_read():
         is_loud = np.abs(waves).reshape(len(waves), -1, config.hop_samples).max(axis=2) > 0
         return 1 + is_loud
 
-    alone, padded = map_speech(loud_frames, [speech, np.pad(speech, (32_000, 17_000))], None, config)
+    alone, padded = map_speech(
+        loud_frames, [speech, np.pad(speech, (32_000, 17_000))], None, config
+    )
     first = 32_000 // config.hop_samples
     np.testing.assert_array_equal(padded[first : first + 18], alone[:18])
     lead = -(-margin // config.hop_samples)
@@ -159,17 +182,29 @@ def test_every_parameter_gets_a_gradient():
     graph, params = _split_model()
     args = _batch([16_000, 9000], ["one two", "no"])
     key = jax.random.key(0)
-    gradient = jax.jit(jax.grad(lambda p: nnx.merge(graph, p).loss(*args, key=key).per_example.sum()))(params)
+    gradient = jax.jit(
+        jax.grad(lambda p: nnx.merge(graph, p).loss(*args, key=key).per_example.sum())
+    )(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert np.asarray(leaf).any(), path
 
 
 @pytest.mark.parametrize(
     ("symbols", "text"),
-    [("", ""), ("__", ""), ("hh_e_ll_l_oo", "hello"), ("aab", "ab"), ("a_a", "aa"), ("_ no  _ _ ", "no")],
+    [
+        ("", ""),
+        ("__", ""),
+        ("hh_e_ll_l_oo", "hello"),
+        ("aab", "ab"),
+        ("a_a", "aa"),
+        ("_ no  _ _ ", "no"),
+    ],
 )
 def test_collapse(symbols, text):
-    codes = [0 if character == "_" else " abcdefghijklmnopqrstuvwxyz'".index(character) + 1 for character in symbols]
+    codes = [
+        0 if character == "_" else " abcdefghijklmnopqrstuvwxyz'".index(character) + 1
+        for character in symbols
+    ]
     assert collapse(np.array(codes, np.int64)) == text
 
 
@@ -178,10 +213,14 @@ def test_formant_warp_moves_a_peak_and_keeps_it_when_off():
     assert (np.diff(centres_hz) > 0).all()
     mels = np.zeros((1, 40), np.float32)
     mels[0, 20] = 1.0
-    np.testing.assert_allclose(warp_formants(mels, centres_hz, QUIET, jax.random.key(0)), mels, atol=1e-4)
+    np.testing.assert_allclose(
+        warp_formants(mels, centres_hz, QUIET, jax.random.key(0)), mels, atol=1e-4
+    )
     loud = SpectrumAugment(formant_warp=0.5)
     keys = jax.random.split(jax.random.key(0), 20)
-    peaks = np.argmax(jax.vmap(lambda key: warp_formants(mels, centres_hz, loud, key)[0])(keys), axis=1)
+    peaks = np.argmax(
+        jax.vmap(lambda key: warp_formants(mels, centres_hz, loud, key)[0])(keys), axis=1
+    )
     assert min(peaks) < 20 < max(peaks)
 
 
@@ -189,6 +228,8 @@ def test_patches_stay_within_their_limits():
     config = SpectrumAugment(masked_bands=1, max_band_mels=4, masked_spans=1, max_span_columns=6)
     ones = np.ones((50, 40), np.float32)
     keys = jax.random.split(jax.random.key(0), 10)
-    for kept in np.asarray(jax.vmap(lambda key: mask_patches(ones, jnp.array(30), config, key))(keys)):
+    for kept in np.asarray(
+        jax.vmap(lambda key: mask_patches(ones, jnp.array(30), config, key))(keys)
+    ):
         assert (~kept.any(axis=1)).sum() <= 6 and (~kept.any(axis=0)).sum() <= 4
         assert kept[30:].any(axis=1).all()  # spans lie on valid columns

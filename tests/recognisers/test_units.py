@@ -33,7 +33,8 @@ def small_recogniser():
 def noise_waves(count, seed=0):
     generator = np.random.default_rng(seed)
     return [
-        (generator.standard_normal(int(generator.integers(4000, 9000))) * 0.1).astype(np.float32) for _ in range(count)
+        (generator.standard_normal(int(generator.integers(4000, 9000))) * 0.1).astype(np.float32)
+        for _ in range(count)
     ]
 
 
@@ -49,7 +50,10 @@ def shipped():
 
 def test_units_are_deterministic_in_range_and_one_per_frame():
     waves = noise_waves(5)
-    books = [fit_codebook(small_recogniser(), waves, num_units=12, seed=3, iterations=5) for _ in range(2)]
+    books = [
+        fit_codebook(small_recogniser(), waves, num_units=12, seed=3, iterations=5)
+        for _ in range(2)
+    ]
     np.testing.assert_array_equal(books[0].centroids, books[1].centroids)
     encoder = UnitEncoder(small_recogniser(), books[0])
     units = encoder.encode_units(waves)
@@ -78,14 +82,19 @@ def test_as_many_units_as_frames_lose_no_content():
     wave = noise_waves(1, seed=5)
     recogniser = small_recogniser()
     frames = -(-len(wave[0]) // 320)
-    encoder = UnitEncoder(recogniser, fit_codebook(recogniser, wave, num_units=frames, seed=0, iterations=20))
+    encoder = UnitEncoder(
+        recogniser, fit_codebook(recogniser, wave, num_units=frames, seed=0, iterations=20)
+    )
     units = encoder.encode_units(wave)
-    assert len(set(units[0])) > 0.9 * frames  # k-means++ may leave a frame or two without its own centroid
+    # k-means++ may leave a frame or two without its own centroid
+    assert len(set(units[0])) > 0.9 * frames
     assert encoder.transcribe_units(units) == recogniser.transcribe(wave)
 
 
 def test_wrong_units_and_too_little_audio_are_refused():
-    encoder = UnitEncoder(small_recogniser(), fit_codebook(small_recogniser(), noise_waves(1), num_units=4, seed=0))
+    encoder = UnitEncoder(
+        small_recogniser(), fit_codebook(small_recogniser(), noise_waves(1), num_units=4, seed=0)
+    )
     with pytest.raises(GenlabError, match=r"units: expected 1\.\.4, got 0\.\.4"):
         encoder.transcribe_units([np.array([4, 0, 4])])
     with pytest.raises(GenlabError, match="num_units: 999 units need as many frames"):
@@ -104,13 +113,17 @@ def test_speaker_leakage_is_one_for_speaker_units_and_chance_for_noise():
 
 def test_export_writes_what_load_reads(tmp_path, manifest):
     path = tmp_path / "own.safetensors"
-    facts = export_recogniser(small_model(), manifest, path, {"licences": ["CC0"]}, num_units=8, splits=("test",))
+    facts = export_recogniser(
+        small_model(), manifest, path, {"licences": ["CC0"]}, num_units=8, splits=("test",)
+    )
     assert facts["scores"]["test"]["wer"] > 0.5  # it was never trained
     assert facts["scores"]["test"]["clips"] == len(manifest.split("test"))
     encoder = load_units(str(path))
     assert encoder.num_units == 8 and encoder.fingerprint == facts["sha256"][:10]
     assert encoder.recogniser.metadata["licences"] == ["CC0"]
-    for mine, theirs in zip(jax.tree.leaves(nnx.state(small_model())), jax.tree.leaves(encoder.recogniser.state)):
+    for mine, theirs in zip(
+        jax.tree.leaves(nnx.state(small_model())), jax.tree.leaves(encoder.recogniser.state)
+    ):
         np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
@@ -136,7 +149,10 @@ def test_shipped_weights_read_a_fresh_clip(shipped, manifest):
 def test_shipped_weights_refuse_shuffled_audio(shipped, manifest):
     scores = measure(shipped, manifest, "test")
     assert scores["wer"] < 0.15 and scores["wer_shuffled"] > 0.8
-    assert scores["wer"] <= scores["wer_noise_20_db"] + 0.05 and scores["wer_noise_20_db"] < scores["wer_noise_0_db"]
+    assert (
+        scores["wer"] <= scores["wer_noise_20_db"] + 0.05
+        and scores["wer_noise_20_db"] < scores["wer_noise_0_db"]
+    )
 
 
 def _copy(tmp_path):
@@ -157,13 +173,25 @@ def _change_json(path, **changes):
     [
         (lambda path: path.unlink(), "no such weights file"),
         (lambda path: path.with_suffix(".json").unlink(), "no such file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:500_000]), "truncated in tensor '(model|units)"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:500_000]),
+            "truncated in tensor '(model|units)",
+        ),
         (lambda path: path.write_bytes(b"\0" * 64), "not a safetensors file"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"\0" * 5_000_000), "bytes follow the last tensor"),
+        (
+            lambda path: path.write_bytes(path.read_bytes() + b"\0" * 5_000_000),
+            "bytes follow the last tensor",
+        ),
         (lambda path: _change_json(path, num_units=7), "tensor 'units.centroids' has shape"),
         (lambda path: _change_json(path, num_units=1 << 40), "num_units: expected 1"),
-        (lambda path: _change_json(path, config=None), "field config: expected an object, got null"),
-        (lambda path: _change_json(path, config={"kind": "ctc", "widht": 3}), "did you mean 'width'"),
+        (
+            lambda path: _change_json(path, config=None),
+            "field config: expected an object, got null",
+        ),
+        (
+            lambda path: _change_json(path, config={"kind": "ctc", "widht": 3}),
+            "did you mean 'width'",
+        ),
         (lambda path: _change_json(path, sha256="0" * 64), "SHA-256 differs"),
     ],
 )
@@ -183,6 +211,7 @@ def test_unknown_name_is_refused():
 def test_saving_twice_gives_the_same_file(tmp_path):
     book = fit_codebook(small_recogniser(), noise_waves(1), num_units=4, seed=0)
     shas = {
-        save_units(tmp_path / name, small_model(), book, {})["sha256"] for name in ("a.safetensors", "b.safetensors")
+        save_units(tmp_path / name, small_model(), book, {})["sha256"]
+        for name in ("a.safetensors", "b.safetensors")
     }
     assert len(shas) == 1

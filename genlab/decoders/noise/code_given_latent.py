@@ -1,19 +1,22 @@
-"""Codes from latents: p(codes | latent), and q(latent | codes), with which a density of latents bounds bits of codes.
+"""Codes from latents: p(codes | latent), and q(latent | codes), with which a density of latents
+bounds bits of codes.
 
-In: codes "b t k", latents "b t d", and the codec's entries in the units of the latents, whose sum over the levels of a
-frame is its quantised latent. Out: log probabilities per frame in nats. For any density p of latents,
+In: codes "b t k", latents "b t d", and the codec's entries in the units of the latents, whose sum
+over the levels of a frame is its quantised latent. Out: log probabilities per frame in nats. For
+any density p of latents,
 
     -log p(codes) <= E_q [log q(latent | codes) - log p(codes | latent) - log p(latent)]
 
-q is a Gaussian of one standard deviation around the quantised latent. p(codes | latent) is a product over levels, as a
-residual quantiser chooses: a softmax over the distances of the residual to the entries (Plaid, 2305.18619, has this for
-one level),
+q is a Gaussian of one standard deviation around the quantised latent. p(codes | latent) is a
+product over levels, as a residual quantiser chooses: a softmax over the distances of the residual
+to the entries (Plaid, 2305.18619, has this for one level),
 
     softmax_v(-|residual_k - entry_kv|^2 / (2 variance_k)),   residual_k = latent - sum of the levels before k.
 
-Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model of latents does not
-resolve what it must, a large one where neighbouring entries blur; so its width is chosen among `WIDTHS` on clips that
-are not scored (likelihood.py). `level_variances` are what the later levels leave on average.
+Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model
+of latents does not resolve what it must, a large one where neighbouring entries blur; so its width
+is chosen among `WIDTHS` on clips that are not scored (likelihood.py). `level_variances` are what
+the later levels leave on average.
 """
 
 import jax
@@ -46,7 +49,9 @@ def read_entries(kept: CodeVectors | None) -> Float[Array, "k v d"]:
         GenlabError: if there are none.
     """
     if kept is None:
-        raise GenlabError("code_vectors: absent, but bits of codes need the codec's entries; give them to build")
+        raise GenlabError(
+            "code_vectors: absent, but bits of codes need the codec's entries; give them to build"
+        )
     return kept[...]
 
 
@@ -61,13 +66,18 @@ def level_variances(vectors: Float[Array, "k v d"], std: Float[Array, ""]) -> Fl
     return jnp.square(std) + jnp.sum(sizes) - jnp.cumsum(sizes)
 
 
-def chosen_vectors(codes: Int[Array, "b t k"], vectors: Float[Array, "k v d"]) -> Float[Array, "b t k d"]:
+def chosen_vectors(
+    codes: Int[Array, "b t k"], vectors: Float[Array, "k v d"]
+) -> Float[Array, "b t k d"]:
     """Return the entry of every code."""
     return vectors[jnp.arange(vectors.shape[0])[None, None, :], codes]
 
 
 def draw_latents(
-    key: Key[Array, ""], codes: Int[Array, "b t k"], vectors: Float[Array, "k v d"], std: Float[Array, ""]
+    key: Key[Array, ""],
+    codes: Int[Array, "b t k"],
+    vectors: Float[Array, "k v d"],
+    std: Float[Array, ""],
 ) -> tuple[Float[Array, "b t d"], Float[Array, "b t"]]:
     """Draw latents from q, and return them with log q of each frame."""
     quantised = chosen_vectors(codes, vectors).sum(axis=2)

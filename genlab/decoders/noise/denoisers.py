@@ -1,8 +1,9 @@
-"""Networks of the diffusion decoder: noisy latents, a noise level and the conditions in, a prediction out.
+"""Networks of the diffusion decoder: noisy latents, a noise level and the conditions in, a
+prediction out.
 
-`ModulatedBackbone` is the backbone of all families, modulated by the noise level (DiT, 2212.09748): the one to compare
-arms with. `StableAudioNetwork` is Stable Audio's own (2404.10301): with the same width, layers and heads it is a
-different network, and its weights can be written for diffusers.
+`ModulatedBackbone` is the backbone of all families, modulated by the noise level (DiT, 2212.09748):
+the one to compare arms with. `StableAudioNetwork` is Stable Audio's own (2404.10301): with the same
+width, layers and heads it is a different network, and its weights can be written for diffusers.
 """
 
 from typing import Annotated, Any, Literal
@@ -35,7 +36,8 @@ class LevelEmbedding(nnx.Module):
 
     def __call__(self, level: Float[Array, "b"]) -> Float[Array, "b h"]:
         """Return the embedding of each level."""
-        # Angles of 1000 * level, from a period of 2 pi / 1000 up to 20 pi levels (DDPM, 2006.11239).
+        # Angles of 1000 * level, from a period of 2 pi / 1000 up to 20 pi levels (DDPM,
+        # 2006.11239).
         rates = 1000.0 * 10_000.0 ** -jnp.linspace(0, 1, LEVEL_CHANNELS // 2)
         angles = level[:, None] * rates[None, :]
         sinusoids = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
@@ -59,14 +61,22 @@ class ModulatedBackbone(Config):
         return backbone_flops(task.backbone, task.num_frames, **inputs) + edges + level
 
     def data_flops(self, task: Task) -> float:
-        """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2.0 * task.backbone.width * (task.num_frames * task.spec.latent_channels + LEVEL_CHANNELS)
+        """Return the FLOPs of the layers that read only data,
+        into which no gradient is propagated.
+        """
+        return (
+            2.0
+            * task.backbone.width
+            * (task.num_frames * task.spec.latent_channels + LEVEL_CHANNELS)
+        )
 
 
 class StableAudioNetwork(Config):
-    """Stable Audio's transformer in the width, layers and heads of the backbone, with its own norms and routes.
+    """Stable Audio's transformer in the width, layers and heads of the backbone, with its own norms
+    and routes.
 
-    It takes text by cross-attention with `key_heads` heads and one vector per clip, and computes in float32.
+    It takes text by cross-attention with `key_heads` heads and one vector per clip, and computes in
+    float32.
     """
 
     kind: Literal["stable_audio"] = "stable_audio"
@@ -76,13 +86,16 @@ class StableAudioNetwork(Config):
         """Return the network with fresh weights for latents of `channels` channels.
 
         Raises:
-            ConfigError: if the network has no place for what the conditions or the backbone ask for.
+            ConfigError: if the network has no place for what the conditions or the backbone ask
+                for.
         """
         if task.condition.text_route != "cross" or not task.condition.is_modulating:
             raise ConfigError(
                 f"decoder.network=stable_audio: condition.content={task.condition.content!r}, "
-                f"route={task.condition.route!r}, clip_route={task.condition.clip_route!r}, but the "
-                "network takes text by cross-attention and one vector per clip; set content='text', "
+                f"route={task.condition.route!r}, clip_route={task.condition.clip_route!r}, but "
+                "the "
+                "network takes text by cross-attention and one vector per clip; set "
+                "content='text', "
                 "route='cross', clip_route='adaln' with speaker or duration"
             )
         asked = {"dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
@@ -92,10 +105,15 @@ class StableAudioNetwork(Config):
                 asked["mixer.kind"], found["mixer.kind"] = "attention", mixer.kind
         for field, only in asked.items():
             if found[field] != only:
-                raise ConfigError(f"backbone.{field}={found[field]!r}: decoder.network=stable_audio has {only!r} only")
+                raise ConfigError(
+                    f"backbone.{field}={found[field]!r}: decoder.network=stable_audio has "
+                    f"{only!r} only"
+                )
         shape = self._shape(task.backbone)
         return StableAudioDenoiser(
-            StableAudio(shape, task.spec.latent_channels, task.backbone.width, task.backbone.width, key=key)
+            StableAudio(
+                shape, task.spec.latent_channels, task.backbone.width, task.backbone.width, key=key
+            )
         )
 
     def flops(self, task: Task) -> float:
@@ -110,8 +128,12 @@ class StableAudioNetwork(Config):
         )
 
     def data_flops(self, task: Task) -> float:
-        """Return the FLOPs of the layers that read only data, into which no gradient is propagated."""
-        return 2.0 * (task.num_frames * task.spec.latent_channels**2 + LEVEL_CHANNELS * task.backbone.width)
+        """Return the FLOPs of the layers that read only data,
+        into which no gradient is propagated.
+        """
+        return 2.0 * (
+            task.num_frames * task.spec.latent_channels**2 + LEVEL_CHANNELS * task.backbone.width
+        )
 
     def _shape(self, backbone: BackboneConfig) -> StableAudioConfig:
         channels = backbone.width // backbone.heads
@@ -128,7 +150,9 @@ Network = Annotated[ModulatedBackbone | StableAudioNetwork, pydantic.Field(discr
 
 
 class BackboneDenoiser(nnx.Module):
-    """Latent projection, bidirectional backbone modulated by the noise level, one head that starts at zero."""
+    """Latent projection, bidirectional backbone modulated by the noise level, one head that starts
+    at zero.
+    """
 
     def __init__(self, task: Task, *, key: Key[Array, ""]):
         embed_key, backbone_key, level_key, head_key = jax.random.split(key, 4)
@@ -161,7 +185,9 @@ class BackboneDenoiser(nnx.Module):
 
 
 class StableAudioDenoiser(nnx.Module):
-    """Stable Audio's network on our conditions: the encoded text and what holds for the whole clip."""
+    """Stable Audio's network on our conditions: the encoded text
+    and what holds for the whole clip.
+    """
 
     def __init__(self, model: StableAudio):
         self.model = model
@@ -175,5 +201,9 @@ class StableAudioDenoiser(nnx.Module):
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the prediction; nothing is dropped."""
-        assert conditions.text is not None and conditions.clip is not None, "the config asks for both"
-        return self.model(noisy, level, is_valid=is_valid, text=conditions.text, vector=conditions.clip)
+        assert conditions.text is not None and conditions.clip is not None, (
+            "the config asks for both"
+        )
+        return self.model(
+            noisy, level, is_valid=is_valid, text=conditions.text, vector=conditions.clip
+        )

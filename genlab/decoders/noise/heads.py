@@ -1,11 +1,13 @@
 """Heads of continuous frames: what a hidden vector says about the latent of its frame.
 
-In: hidden vectors "b t h" and, for training, latents "b t d". Out: a loss per frame "b t", or one drawn latent per
-hidden vector. Each head is a config, which is the choice, and a module, which holds the weights:
+In: hidden vectors "b t h" and, for training, latents "b t d". Out: a loss per frame "b t", or one
+drawn latent per hidden vector. Each head is a config, which is the choice, and a module, which
+holds the weights:
 
     gmm       a mixture of diagonal Gaussians with its exact density (GIVT, 2312.02116)
     flow      a residual network that carries noise to the latent along a learned velocity (MAR, 2406.11838, with flow
-              matching, 2210.02747, in the place of DDPM); several noise draws share one hidden vector
+              matching, 2210.02747, in the place of DDPM); several noise draws share one hidden
+              vector
     energy    a residual network that turns the hidden vector and noise into a latent, trained by the energy score
               (SLED, 2505.13181; a proper scoring rule, Gneiting and Raftery 2007)
 
@@ -30,14 +32,16 @@ from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
 
-# The spread of the first means, weights and log deviations: components that start equal would stay equal.
+# The spread of the first means, weights and log deviations: components that start equal would stay
+# equal.
 FIRST_SPREAD = 0.3
 
 
 class GaussianMixture(Config):
     """A mixture of diagonal Gaussians whose standard deviations are at least `min_std`.
 
-    The floor bounds the density: latents are normalised, so 0.01 is a hundredth of their deviation. GIVT has 1e-6.
+    The floor bounds the density: latents are normalised, so 0.01 is a hundredth of their deviation.
+    GIVT has 1e-6.
     """
 
     kind: Literal["gmm"] = "gmm"
@@ -59,7 +63,9 @@ class GaussianMixture(Config):
         return 2.0 * width * self.components * (1 + 2 * channels)
 
     def draw_calls(self, sampler: Any) -> int:
-        """Return the sequential calls of drawing one frame: none beside the backbone's, the head is one product."""
+        """Return the sequential calls of drawing one frame: none beside the backbone's, the head is
+        one product.
+        """
         return 0
 
 
@@ -69,21 +75,31 @@ class GaussianMixtureHead(nnx.Module):
     def __init__(self, config: GaussianMixture, width: int, channels: int, *, key: Key[Array, ""]):
         self.config = config
         self.channels = channels
-        self.project = Linear(width, config.components * (1 + 2 * channels), key=key, scale=FIRST_SPREAD)
+        self.project = Linear(
+            width, config.components * (1 + 2 * channels), key=key, scale=FIRST_SPREAD
+        )
 
-    def loss(self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any) -> Float[Array, "b t"]:
+    def loss(
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+    ) -> Float[Array, "b t"]:
         """Return -log p of each frame in nats; nothing is drawn."""
         return -self.log_density(hidden, latents)
 
-    def log_density(self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"]) -> Float[Array, "b t"]:
+    def log_density(
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"]
+    ) -> Float[Array, "b t"]:
         """Return the exact log density of each frame in nats."""
         log_weights, means, stds = self._components(hidden)
         squares = jnp.square((latents[:, :, None] - means) / stds)
         log_normals = -0.5 * (squares + jnp.log(2 * jnp.pi)) - jnp.log(stds)
         return jax.nn.logsumexp(log_weights + log_normals.sum(axis=-1), axis=-1)
 
-    def draw(self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any) -> Float[Array, "b d"]:
-        """Draw a component, then a latent from it, whose standard deviation the temperature scales."""
+    def draw(
+        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any
+    ) -> Float[Array, "b d"]:
+        """Draw a component, then a latent from it, whose
+        standard deviation the temperature scales.
+        """
         component_key, noise_key = jax.random.split(key)
         log_weights, means, stds = (parts[:, 0] for parts in self._components(hidden[:, None]))
         drawn = jax.random.categorical(component_key, log_weights)[:, None, None]
@@ -93,9 +109,13 @@ class GaussianMixtureHead(nnx.Module):
     def _components(
         self, hidden: Float[Array, "b t h"]
     ) -> tuple[Float[Array, "b t m"], Float[Array, "b t m d"], Float[Array, "b t m d"]]:
-        """Return log weights, means and standard deviations of the m components; deviations start near 1."""
+        """Return log weights, means and standard deviations of the m components; deviations start
+        near 1.
+        """
         m, d = self.config.components, self.channels
-        weights, means, stds = jnp.split(self.project(hidden).astype(jnp.float32), [m, m + m * d], axis=-1)
+        weights, means, stds = jnp.split(
+            self.project(hidden).astype(jnp.float32), [m, m + m * d], axis=-1
+        )
         shape = (*hidden.shape[:2], m, d)
         stds = self.config.min_std + jax.nn.softplus(stds.reshape(shape) + jnp.log(jnp.e - 1))
         return jax.nn.log_softmax(weights, axis=-1), means.reshape(shape), stds
@@ -120,10 +140,14 @@ class FlowMatching(Config):
         return FlowMatchingHead(self, width, channels, key=key)
 
     def train_flops(self, width: int, channels: int) -> float:
-        """Return the FLOPs of one frame's loss and its gradient: one condition, `draws` velocities."""
+        """Return the FLOPs of one frame's loss and its
+        gradient: one condition, `draws` velocities.
+        """
         # Noisy latents and sinusoids are data: nothing is propagated into them.
         first_layers = 2 * self.width * (channels + LEVEL_CHANNELS)
-        return 6.0 * width * self.width + self.draws * (3 * self._velocity_flops(channels) - first_layers)
+        return 6.0 * width * self.width + self.draws * (
+            3 * self._velocity_flops(channels) - first_layers
+        )
 
     def draw_flops(self, width: int, channels: int, sampler: Any) -> float:
         """Return the FLOPs of drawing one frame."""
@@ -150,8 +174,12 @@ class FlowMatchingHead(nnx.Module):
         self.level_embedding = LevelEmbedding(config.width, key=level_key)
         self.network = _ModulatedNetwork(config.width, config.layers, channels, key=network_key)
 
-    def loss(self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any) -> Float[Array, "b t"]:
-        """Return the mean squared velocity error of each frame over its channels and noise draws."""
+    def loss(
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+    ) -> Float[Array, "b t"]:
+        """Return the mean squared velocity error of each
+        frame over its channels and noise draws.
+        """
         level_key, noise_key = jax.random.split(key)
         (b, t, d), m = latents.shape, self.config.draws
         # Each row is one draw of one frame: [(b t m) 1 d]
@@ -163,11 +191,17 @@ class FlowMatchingHead(nnx.Module):
         errors = jnp.square(self._velocity(noisy, level, condition) - (noise - clean))
         return errors.reshape(b, t, m * d).mean(axis=-1)
 
-    def draw(self, key: Key[Array, ""], hidden: Float[Array, "b2 h"], sampler: Any) -> Float[Array, "b d"]:
-        """Integrate the velocity from noise, scaled by the temperature; guidance reads a doubled batch."""
+    def draw(
+        self, key: Key[Array, ""], hidden: Float[Array, "b2 h"], sampler: Any
+    ) -> Float[Array, "b d"]:
+        """Integrate the velocity from noise, scaled by the temperature; guidance reads a doubled
+        batch.
+        """
         copies = 1 if sampler.guidance == 1 else 2
         condition = self.condition(hidden)
-        noise = sampler.temperature * jax.random.normal(key, (hidden.shape[0] // copies, 1, self.channels))
+        noise = sampler.temperature * jax.random.normal(
+            key, (hidden.shape[0] // copies, 1, self.channels)
+        )
 
         def step(noisy, level):
             levels = jnp.broadcast_to(level, hidden.shape[:1])
@@ -181,13 +215,16 @@ class FlowMatchingHead(nnx.Module):
         self, noisy: Float[Array, "r 1 d"], level: Float[Array, "r"], condition: Float[Array, "r w"]
     ) -> Float[Array, "r 1 d"]:
         condition = condition + self.level_embedding(level).astype(condition.dtype)
-        return self.network(self.embed(noisy.astype(condition.dtype)), condition[:, None]).astype(jnp.float32)
+        return self.network(self.embed(noisy.astype(condition.dtype)), condition[:, None]).astype(
+            jnp.float32
+        )
 
 
 class EnergyScore(Config):
     """An implicit sampler trained on `samples` draws per frame; its noise has `noise_channels`.
 
-    `beta` is the power of the distance, below 2 for the score to be strictly proper: at 2 only the mean would count.
+    `beta` is the power of the distance, below 2 for the score to be strictly proper: at 2 only the
+    mean would count.
     """
 
     kind: Literal["energy"] = "energy"
@@ -228,10 +265,15 @@ class EnergyScoreHead(nnx.Module):
         self.config = config
         self.embed = Linear(width, config.width, key=embed_key)
         self.noise = Linear(config.noise_channels, config.width, key=noise_key)
-        # Noise must reach the output from the start: samples that agree have nothing to push them apart.
-        self.network = _ModulatedNetwork(config.width, config.layers, channels, key=network_key, first_modulation=1.0)
+        # Noise must reach the output from the start: samples that agree have nothing to push them
+        # apart.
+        self.network = _ModulatedNetwork(
+            config.width, config.layers, channels, key=network_key, first_modulation=1.0
+        )
 
-    def loss(self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any) -> Float[Array, "b t"]:
+    def loss(
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+    ) -> Float[Array, "b t"]:
         """Return the energy score of each frame, estimated without bias from the samples."""
         (b, t, _), n = hidden.shape, self.config.samples
         noise = jax.random.normal(key, (b * t, n, self.config.noise_channels))
@@ -239,38 +281,64 @@ class EnergyScoreHead(nnx.Module):
         samples = self._latents(embedded, noise).reshape(b, t, n, -1)
         return energy_score(samples, latents, self.config.beta)
 
-    def draw(self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any) -> Float[Array, "b d"]:
-        """Draw a latent from noise scaled by the temperature; at 0 every frame is the one without noise."""
-        noise = sampler.temperature * jax.random.normal(key, (hidden.shape[0], 1, self.config.noise_channels))
+    def draw(
+        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any
+    ) -> Float[Array, "b d"]:
+        """Draw a latent from noise scaled by the temperature; at 0 every frame is the one without
+        noise.
+        """
+        noise = sampler.temperature * jax.random.normal(
+            key, (hidden.shape[0], 1, self.config.noise_channels)
+        )
         return self._latents(self.embed(hidden)[:, None], noise)[:, 0]
 
-    def _latents(self, embedded: Float[Array, "r n w"], noise: Float[Array, "r n c"]) -> Float[Array, "r n d"]:
+    def _latents(
+        self, embedded: Float[Array, "r n w"], noise: Float[Array, "r n c"]
+    ) -> Float[Array, "r n d"]:
         return self.network(embedded, self.noise(noise.astype(embedded.dtype))).astype(jnp.float32)
 
 
 def energy_score(
     samples: Float[Array, "b t n d"], truth: Float[Array, "b t d"], beta: float = 1.0
 ) -> Float[Array, "b t"]:
-    """Return mean |sample - truth|^beta - half the mean |sample - other sample|^beta, which is least at the truth.
+    """Return mean |sample - truth|^beta - half the mean |sample - other sample|^beta, which is
+    least at the truth.
 
-    Eq. 22 of Gneiting and Raftery (2007) with its sign turned, so that lower is better; SLED's loss is twice it.
+    Eq. 22 of Gneiting and Raftery (2007) with its sign turned, so that lower is better; SLED's loss
+    is twice it.
     """
     first, second = np.triu_indices(samples.shape[2], 1)
     to_truth = _distance(samples, truth[:, :, None], beta).mean(axis=-1)
-    return to_truth - 0.5 * _distance(samples[:, :, first], samples[:, :, second], beta).mean(axis=-1)
+    return to_truth - 0.5 * _distance(samples[:, :, first], samples[:, :, second], beta).mean(
+        axis=-1
+    )
 
 
-def _distance(one: Float[Array, "b t n d"], other: Float[Array, "b t #n d"], beta: float) -> Float[Array, "b t n"]:
+def _distance(
+    one: Float[Array, "b t n d"], other: Float[Array, "b t #n d"], beta: float
+) -> Float[Array, "b t n"]:
     # The small term keeps the gradient finite where two points agree.
     return (jnp.square(one - other).sum(axis=-1) + 1e-12) ** (beta / 2)
 
 
 class _ModulatedNetwork(nnx.Module):
-    """Residual blocks of two products, each normalised, shifted, scaled and gated by a condition, then an output."""
+    """Residual blocks of two products, each normalised, shifted, scaled and gated by a condition,
+    then an output.
+    """
 
-    def __init__(self, width: int, layers: int, outputs: int, *, key: Key[Array, ""], first_modulation: float = 0.0):
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        outputs: int,
+        *,
+        key: Key[Array, ""],
+        first_modulation: float = 0.0,
+    ):
         modulation_key, *keys = jax.random.split(key, 1 + 2 * layers)
-        self.modulation = Linear(width, (2 + 3 * layers) * width, key=modulation_key, scale=first_modulation)
+        self.modulation = Linear(
+            width, (2 + 3 * layers) * width, key=modulation_key, scale=first_modulation
+        )
         self.norms = nnx.List([RMSNorm(width) for _ in range(layers + 1)])
         inner = [Linear(width, width, key=key, split=COLUMNS) for key in keys[:layers]]
         outer = [Linear(width, width, key=key, split=ROWS) for key in keys[layers:]]
@@ -278,7 +346,9 @@ class _ModulatedNetwork(nnx.Module):
         self.outer = nnx.List(outer)
         self.project_out = Linear(width, outputs, key=key, scale=0.0)
 
-    def __call__(self, x: Float[Array, "r n w"], condition: Float[Array, "r n w"]) -> Float[Array, "r n o"]:
+    def __call__(
+        self, x: Float[Array, "r n w"], condition: Float[Array, "r n w"]
+    ) -> Float[Array, "r n o"]:
         """Return the outputs for each row."""
         parts = jnp.split(self.modulation(jax.nn.silu(condition)), 2 + 3 * len(self.inner), axis=-1)
         last_shift, last_scale, *parts = parts

@@ -6,15 +6,17 @@ two functions of the level and one of time:
 
     noisy = alpha(level) * clean + sigma(level) * noise        velocity = d noisy / d time
 
-Straight (flow matching, 2210.02747; rectified flow, 2209.03003) and cosine (2102.09672 section 3.2 without its offset,
-2202.00512) reach pure noise at level 1, and time is the level itself. On the EDM path (2206.00364) noise is added to
-clean latents that stay as large as they are, so time is sigma, without end; its level is sigma / (1 + sigma), the share
-of the noise in the sum of both standard deviations, which the straight path has at the same signal-to-noise ratio.
-Latents are normalised, so EDM's sigma_data is 1.
+Straight (flow matching, 2210.02747; rectified flow, 2209.03003) and cosine (2102.09672 section 3.2
+without its offset, 2202.00512) reach pure noise at level 1, and time is the level itself. On the
+EDM path (2206.00364) noise is added to clean latents that stay as large as they are, so time is
+sigma, without end; its level is sigma / (1 + sigma), the share of the noise in the sum of both
+standard deviations, which the straight path has at the same signal-to-noise ratio. Latents are
+normalised, so EDM's sigma_data is 1.
 
-Every prediction is a combination of clean latents and noise. With noisy latents, the other one, these are two equations
-for two unknowns, so one formula converts between all of them (`recover`); it fails where the two say the same:
-predicted noise at alpha = 0, predicted clean latents at sigma = 0.
+Every prediction is a combination of clean latents and noise. With noisy latents, the other one,
+these are two equations for two unknowns, so one formula converts between all of them (`recover`);
+it fails where the two say the same: predicted noise at alpha = 0, predicted clean latents at sigma
+= 0.
 """
 
 import abc
@@ -42,7 +44,9 @@ class GaussianPath(Config):
 
     @abc.abstractmethod
     def alpha(self, level) -> Any:
-        """Return the factor of the clean latents; like the other functions of the level, for jax and numpy alike."""
+        """Return the factor of the clean latents; like the other functions of the level, for jax
+        and numpy alike.
+        """
 
     @abc.abstractmethod
     def sigma(self, level) -> Any:
@@ -78,7 +82,9 @@ class GaussianPath(Config):
 
     @abc.abstractmethod
     def grid(self, num_steps: int, shift: float = 1.0) -> np.ndarray:
-        """Return the num_steps + 1 levels that a sampler visits, falling to 0; a shift multiplies sigma / alpha."""
+        """Return the num_steps + 1 levels that a sampler visits, falling to 0; a shift multiplies
+        sigma / alpha.
+        """
 
     def noisy(
         self, clean: Float[Array, "b t d"], noise: Float[Array, "b t d"], level: Float[Array, "b"]
@@ -88,7 +94,11 @@ class GaussianPath(Config):
         return self.alpha(level) * clean + self.sigma(level) * noise
 
     def target(
-        self, predicts: Prediction, clean: Float[Array, "b t d"], noise: Float[Array, "b t d"], level: Float[Array, "b"]
+        self,
+        predicts: Prediction,
+        clean: Float[Array, "b t d"],
+        noise: Float[Array, "b t d"],
+        level: Float[Array, "b"],
     ) -> Float[Array, "b t d"]:
         """Return what a network that `predicts` this is asked for."""
         of_clean, of_noise = self._parts(predicts, level[:, None, None])
@@ -124,12 +134,14 @@ class GaussianPath(Config):
             return predicted
         return self.target(wanted, *self.recover(predicts, predicted, noisy, level), level)
 
-    def min_snr_weight(self, predicts: Prediction, level: Float[Array, "b"], gamma: float) -> Float[Array, "b"]:
+    def min_snr_weight(
+        self, predicts: Prediction, level: Float[Array, "b"], gamma: float
+    ) -> Float[Array, "b"]:
         """Return min-SNR-gamma's weight of the squared error of a prediction (2303.09556, eq. 6).
 
-        The weight is min(snr, gamma) on the squared error of the clean latents, which is (sigma / determinant)^2 times
-        the squared error of the prediction: 1 for clean, 1 / snr for noise, 1 / (snr + 1) for v, level^2 for velocity
-        on the straight path.
+        The weight is min(snr, gamma) on the squared error of the clean latents, which is (sigma /
+        determinant)^2 times the squared error of the prediction: 1 for clean, 1 / snr for noise, 1
+        / (snr + 1) for v, level^2 for velocity on the straight path.
         """
         alpha, sigma = self.alpha(level), self.sigma(level)
         of_clean, of_noise = self._parts(predicts, level)
@@ -145,7 +157,9 @@ class GaussianPath(Config):
         """
 
     def is_defined_at_clean(self, predicts: Prediction) -> bool:
-        """Return whether the velocity at level 0 follows from a prediction; if not, solvers do not ask for it."""
+        """Return whether the velocity at level 0 follows from a prediction; if not, solvers do not
+        ask for it.
+        """
         return predicts != "clean"
 
     def _parts(self, predicts: Prediction, level):
@@ -179,7 +193,8 @@ class BoundedPath(GaussianPath):
         """
         if predicts == "noise" and self.alpha(self.last_level) == 0:
             raise ValueError(
-                "predicts='noise': the path ends in pure noise, where the noise says nothing about the clean latents; "
+                "predicts='noise': the path ends in pure noise, where the noise says nothing "
+                "about the clean latents; "
                 "predict 'v' or 'velocity', or end the path before that with path.last_level=0.999"
             )
 
@@ -215,7 +230,9 @@ class StraightPath(BoundedPath):
 
 
 class CosinePath(BoundedPath):
-    """A quarter of a circle from clean latents to noise: alpha^2 + sigma^2 = 1, and the velocity is pi/2 v."""
+    """A quarter of a circle from clean latents to noise: alpha^2 + sigma^2 = 1, and the velocity is
+    pi/2 v.
+    """
 
     kind: Literal["cosine"] = "cosine"
 
@@ -243,16 +260,20 @@ class CosinePath(BoundedPath):
         """Return evenly spaced levels, shifted."""
         levels = level_grid(num_steps)
         with np.errstate(divide="ignore"):
-            shifted = np.asarray(self.level_at_ratio(shift * self.sigma(levels) / self.alpha(levels)))
+            shifted = np.asarray(
+                self.level_at_ratio(shift * self.sigma(levels) / self.alpha(levels))
+            )
         return self.last_level * (levels if shift == 1 else shifted)
 
 
 class EDMPath(GaussianPath):
-    """Noise added to clean latents, with EDM's grid (eq. 5), input scale and level embedding (table 1).
+    """Noise added to clean latents, with EDM's grid (eq. 5), input scale and level embedding (table
+    1).
 
-    Predicting "v" is EDM's preconditioned network with the sign turned: c_skip and c_out are what `recover` computes.
-    Training levels come from `LogitNormalLevels(mean=-1.2, std=1.2)`, which is EDM's log-normal sigma in these levels.
-    Sampling starts at sigma_max from noise alone, as if the clean latents, 1 / sigma_max of it, were zero.
+    Predicting "v" is EDM's preconditioned network with the sign turned: c_skip and c_out are what
+    `recover` computes. Training levels come from `LogitNormalLevels(mean=-1.2, std=1.2)`, which is
+    EDM's log-normal sigma in these levels. Sampling starts at sigma_max from noise alone, as if the
+    clean latents, 1 / sigma_max of it, were zero.
     """
 
     kind: Literal["edm"] = "edm"
@@ -263,7 +284,9 @@ class EDMPath(GaussianPath):
     @pydantic.model_validator(mode="after")
     def _check_sigmas(self) -> "EDMPath":
         if self.sigma_min >= self.sigma_max:
-            raise ValueError(f"sigma_min={self.sigma_min}: expected less than sigma_max={self.sigma_max}")
+            raise ValueError(
+                f"sigma_min={self.sigma_min}: expected less than sigma_max={self.sigma_max}"
+            )
         return self
 
     @property
@@ -314,7 +337,9 @@ class EDMPath(GaussianPath):
             GenlabError: if asked for a shift.
         """
         if shift != 1:
-            raise GenlabError(f"sampler.shift={shift}: the EDM path spaces its levels by path.rho; use shift=1")
+            raise GenlabError(
+                f"sampler.shift={shift}: the EDM path spaces its levels by path.rho; use shift=1"
+            )
         progress = np.linspace(0, 1, num_steps) if num_steps > 1 else np.zeros(1)
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return self.level_at_time(np.append((first + progress * (last - first)) ** self.rho, 0.0))
@@ -327,7 +352,8 @@ class EDMPath(GaussianPath):
         """
         if predicts == "velocity":
             raise ValueError(
-                "predicts='velocity': the velocity of the EDM path is the noise itself; predict 'noise', or 'v' for "
+                "predicts='velocity': the velocity of the EDM path is the noise itself; predict "
+                "'noise', or 'v' for "
                 "EDM's own preconditioning"
             )
 

@@ -1,11 +1,13 @@
-"""Noise-level schedules: how much is hidden in training, and in which order a sampler visits the levels.
+"""Noise-level schedules: how much is hidden in training, and in which order a sampler visits the
+levels.
 
-The noise level runs from 0 (clean) to 1 (all hidden, or pure noise) for masked and Gaussian corruption alike. A
-`Hiding` schedule turns progress into the share of frames that stay hidden; a `LevelDraw` draws training levels for
-the Gaussian path; `level_grid` lists the levels that a solver steps through.
+The noise level runs from 0 (clean) to 1 (all hidden, or pure noise) for masked and Gaussian
+corruption alike. A `Hiding` schedule turns progress into the share of frames that stay hidden; a
+`LevelDraw` draws training levels for the Gaussian path; `level_grid` lists the levels that a solver
+steps through.
 
-Papers: cosine hiding, MaskGIT 2202.04200 section 3.3; logit-normal draws and the shifted grid, Stable Diffusion 3
-2403.03206.
+Papers: cosine hiding, MaskGIT 2202.04200 section 3.3; logit-normal draws and the shifted grid,
+Stable Diffusion 3 2403.03206.
 """
 
 from typing import Annotated, Literal
@@ -57,7 +59,9 @@ class LinearHiding(Config):
 
 
 class PowerHiding(Config):
-    """The share still hidden is (1 - progress) ** power: above 1, more of the progress is spent near clean codes."""
+    """The share still hidden is (1 - progress) ** power: above 1, more of the progress is spent
+    near clean codes.
+    """
 
     kind: Literal["power"] = "power"
     power: float = pydantic.Field(default=2.0, gt=0, le=1000)
@@ -104,7 +108,8 @@ LevelDraw = Annotated[UniformLevels | LogitNormalLevels, pydantic.Field(discrimi
 
 
 def level_grid(num_steps: int, shift: float = 1.0) -> np.ndarray:
-    """Return num_steps + 1 noise levels from 1 to 0; a shift above 1 spends more steps near pure noise.
+    """Return num_steps + 1 noise levels from 1 to 0; a shift above 1 spends more steps near pure
+    noise.
 
     Eq. 23 of 2403.03206: level' = shift * level / (1 + (shift - 1) * level).
     """

@@ -1,15 +1,18 @@
 """Solvers: from noise to clean latents along a grid of noise levels, each one compiled loop.
 
-In: a `Denoiser`, the noisy latents at the first level and the grid, falling to 0. Out: clean latents. Two kinds:
+In: a `Denoiser`, the noisy latents at the first level and the grid, falling to 0. Out: clean
+latents. Two kinds:
 
-- Euler, Heun (2206.00364 algorithm 1 without churn) and RK4 integrate the velocity over the path's time, on any path.
-- DDIM (2010.02502), DPM-Solver++(2M) (2211.01095 algorithm 2) and the ancestral sampler (DDPM, 2006.11239; Euler
-  ancestral of k-diffusion) step from what the network thinks is clean. Each step is a combination of noisy latents,
-  clean latents and fresh noise whose factors are known before the loop; they are worked out in float64 and are finite
-  at both ends of a path, where log(alpha / sigma) is not.
+- Euler, Heun (2206.00364 algorithm 1 without churn) and RK4 integrate the velocity over the path's
+  time, on any path.
+- DDIM (2010.02502), DPM-Solver++(2M) (2211.01095 algorithm 2) and the ancestral sampler (DDPM,
+  2006.11239; Euler ancestral of k-diffusion) step from what the network thinks is clean. Each step
+  is a combination of noisy latents, clean latents and fresh noise whose factors are known before
+  the loop; they are worked out in float64 and are finite at both ends of a path, where log(alpha /
+  sigma) is not.
 
-The first kind asks for velocities at the end of a step too. Where level 0 has none (predicted clean latents: 0 / 0; the
-EDM path: ln 0) its last step is an Euler step, as in EDM.
+The first kind asks for velocities at the end of a step too. Where level 0 has none (predicted clean
+latents: 0 / 0; the EDM path: ln 0) its last step is an Euler step, as in EDM.
 """
 
 from collections.abc import Callable
@@ -30,7 +33,8 @@ Levels = Float[np.ndarray, "_"]
 
 
 class Denoiser(NamedTuple):
-    """What a solver may ask: the velocity or the clean latents at some noisy latents and level, and the path.
+    """What a solver may ask: the velocity or the clean latents at some noisy latents and level, and
+    the path.
 
     `is_defined_at_clean` says whether there is a velocity at level 0.
     """
@@ -57,7 +61,12 @@ class Euler(OneCall):
     kind: Literal["euler"] = "euler"
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the end of the trajectory that starts at `noisy`."""
 
@@ -81,7 +90,12 @@ class Heun(Config):
         return calls if _reaches_end(levels, is_defined_at_clean) else calls[:-1]
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the end of the trajectory that starts at `noisy`."""
 
@@ -108,7 +122,12 @@ class RK4(Config):
         return calls if _reaches_end(levels, is_defined_at_clean) else calls[:-3]
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the end of the trajectory that starts at `noisy`."""
 
@@ -126,12 +145,19 @@ class RK4(Config):
 
 
 class DDIM(OneCall):
-    """Keep the noise that the network sees and replace the clean latents by its own: eta 0 of 2010.02502."""
+    """Keep the noise that the network sees and replace the clean latents by its own: eta 0 of
+    2010.02502.
+    """
 
     kind: Literal["ddim"] = "ddim"
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the end of the trajectory that starts at `noisy`."""
 
@@ -140,20 +166,28 @@ class DDIM(OneCall):
             return of_noisy * noisy + of_clean * denoiser.clean(noisy, level), None
 
         of_noisy, of_clean, _ = _step_factors(denoiser.path, levels, eta=0.0)
-        return lax.scan(step, noisy, (_float32(levels[:-1]), _float32(of_noisy), _float32(of_clean)))[0]
+        return lax.scan(
+            step, noisy, (_float32(levels[:-1]), _float32(of_noisy), _float32(of_clean))
+        )[0]
 
 
 class DPMSolver(OneCall):
-    """DPM-Solver++(2M): DDIM with clean latents extrapolated from this step and the one before (midpoint form).
+    """DPM-Solver++(2M): DDIM with clean latents extrapolated from this step and the one before
+    (midpoint form).
 
-    The first step has none before it and the last ends at infinite log(alpha / sigma): both are DDIM steps, and so is
-    the second if the first started at pure noise.
+    The first step has none before it and the last ends at infinite log(alpha / sigma): both are
+    DDIM steps, and so is the second if the first started at pure noise.
     """
 
     kind: Literal["dpm_solver"] = "dpm_solver"
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Return the end of the trajectory that starts at `noisy`."""
 
@@ -171,33 +205,47 @@ class DPMSolver(OneCall):
 
 
 class Ancestral(OneCall):
-    """Steps of the reverse process: some of the noise is replaced by fresh noise. eta 1 is DDPM, eta 0 is DDIM.
+    """Steps of the reverse process: some of the noise is replaced by fresh noise. eta 1 is DDPM,
+    eta 0 is DDIM.
 
-    In units of sigma / alpha this is k-diffusion's Euler ancestral step, which equals DDPM's posterior on a
-    variance-preserving path.
+    In units of sigma / alpha this is k-diffusion's Euler ancestral step, which equals DDPM's
+    posterior on a variance-preserving path.
     """
 
     kind: Literal["ancestral"] = "ancestral"
     eta: float = pydantic.Field(default=1.0, ge=0, le=1)
 
     def solve(
-        self, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels, *, key: Key[Array, ""] | None = None
+        self,
+        denoiser: Denoiser,
+        noisy: Float[Array, "b t d"],
+        levels: Levels,
+        *,
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Return the end of the trajectory that starts at `noisy`; the key draws the fresh noise."""
+        """Return the end of the trajectory that starts at
+        `noisy`; the key draws the fresh noise.
+        """
         if key is None:
-            raise ValueError("solver.kind='ancestral': draws fresh noise in every step and needs a key")
+            raise ValueError(
+                "solver.kind='ancestral': draws fresh noise in every step and needs a key"
+            )
 
         def step(noisy, inputs):
             level, of_noisy, of_clean, of_fresh, step_key = inputs
             fresh = jax.random.normal(step_key, noisy.shape)
-            return of_noisy * noisy + of_clean * denoiser.clean(noisy, level) + of_fresh * fresh, None
+            return of_noisy * noisy + of_clean * denoiser.clean(
+                noisy, level
+            ) + of_fresh * fresh, None
 
         factors = [_float32(factor) for factor in _step_factors(denoiser.path, levels, self.eta)]
         inputs = (_float32(levels[:-1]), *factors, jax.random.split(key, len(levels) - 1))
         return lax.scan(step, noisy, inputs)[0]
 
 
-Solver = Annotated[Euler | Heun | RK4 | DDIM | DPMSolver | Ancestral, pydantic.Field(discriminator="kind")]
+Solver = Annotated[
+    Euler | Heun | RK4 | DDIM | DPMSolver | Ancestral, pydantic.Field(discriminator="kind")
+]
 
 
 def fill_in(
@@ -214,18 +262,23 @@ def fill_in(
 ) -> Float[Array, "b t d"]:
     """Return the clean latents to which a network's predictions lead from `noise`.
 
-    Known frames follow their own path from their noise, which is replacement at every level, and come back exactly.
+    Known frames follow their own path from their noise, which is replacement at every level, and
+    come back exactly.
     """
     is_kept, b = is_known[:, :, None], noise.shape[0]
 
     def velocity(noisy, level):
         every = jnp.broadcast_to(level, (b,))
-        predicted = path.convert(predict(noisy, level), noisy, every, predicts=predicts, wanted="velocity")
+        predicted = path.convert(
+            predict(noisy, level), noisy, every, predicts=predicts, wanted="velocity"
+        )
         return jnp.where(is_kept, path.target("velocity", known, noise, every), predicted)
 
     def clean(noisy, level):
         every = jnp.broadcast_to(level, (b,))
-        return jnp.where(is_kept, known, path.recover(predicts, predict(noisy, level), noisy, every)[0])
+        return jnp.where(
+            is_kept, known, path.recover(predicts, predict(noisy, level), noisy, every)[0]
+        )
 
     start = path.noisy(jnp.where(is_kept, known, 0), noise, jnp.full((b,), levels[0], jnp.float32))
     denoiser = Denoiser(path, velocity, clean, path.is_defined_at_clean(predicts))
@@ -236,8 +289,12 @@ def _reaches_end(levels: Levels, is_defined_at_clean: bool) -> bool:
     return is_defined_at_clean or bool(levels[-1] > 0)
 
 
-def _scan_to_the_end(step, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels) -> Float[Array, "b t d"]:
-    """Scan `step` over the intervals; the last one is left to Euler if nothing is defined at its end."""
+def _scan_to_the_end(
+    step, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels
+) -> Float[Array, "b t d"]:
+    """Scan `step` over the intervals; the last one is left to Euler if nothing is defined at its
+    end.
+    """
     is_whole = _reaches_end(levels, denoiser.is_defined_at_clean)
     inner = levels if is_whole else levels[:-1]
     steps, times = _float32(inner), _float32(denoiser.path.time(inner))
@@ -248,8 +305,9 @@ def _scan_to_the_end(step, denoiser: Denoiser, noisy: Float[Array, "b t d"], lev
 def _step_factors(path: GaussianPath, levels: Levels, eta: float) -> tuple[Levels, Levels, Levels]:
     """Return what each step takes of the noisy latents, of the clean ones and of fresh noise.
 
-    With q = (sigma' / alpha') (alpha / sigma), the share of the noise that a step leaves in units of sigma / alpha:
-    fresh = eta sigma' sqrt(1 - q^2), noisy = sqrt(sigma'^2 - fresh^2) / sigma, clean = alpha' - alpha noisy.
+    With q = (sigma' / alpha') (alpha / sigma), the share of the noise that a step leaves in units
+    of sigma / alpha: fresh = eta sigma' sqrt(1 - q^2), noisy = sqrt(sigma'^2 - fresh^2) / sigma,
+    clean = alpha' - alpha noisy.
     """
     levels = levels.astype(np.float64)
     alpha, sigma = path.alpha(levels), path.sigma(levels)
@@ -263,7 +321,8 @@ def _extrapolation(path: GaussianPath, levels: Levels) -> Levels:
     """Return h / (2 h_before) for each step, h being its length in log(alpha / sigma)."""
     levels = levels.astype(np.float64)
     beyond = np.zeros(len(levels) - 1)
-    # Infinite lengths, at pure noise and at clean, are meant: nothing is extrapolated from or over them.
+    # Infinite lengths, at pure noise and at clean, are meant: nothing is extrapolated from or over
+    # them.
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.diff(np.log(path.alpha(levels)) - np.log(path.sigma(levels)))
         beyond[1:] = np.where(np.isinf(lengths[1:]), 0, lengths[1:] / (2 * lengths[:-1]))

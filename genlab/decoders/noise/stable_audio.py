@@ -1,9 +1,11 @@
-"""Stable Audio's diffusion transformer (2404.10301 section 3.3), in the topology that diffusers loads.
+"""Stable Audio's diffusion transformer (2404.10301 section 3.3), in the topology that diffusers
+loads.
 
-In: noisy latents "b t d", a noise level and the conditions. Out: what the network predicts, "b t d". It differs from
-our backbone where Stable Audio does: layer norms, rotation of half of each head's channels, no modulation (noise level
-and global conditions are one position before the frames), text always by cross-attention, with fewer heads for its keys
-than for the queries. `save_stable_audio` writes what `StableAudioDiTModel.from_pretrained` reads; parity is tested.
+In: noisy latents "b t d", a noise level and the conditions. Out: what the network predicts, "b t
+d". It differs from our backbone where Stable Audio does: layer norms, rotation of half of each
+head's channels, no modulation (noise level and global conditions are one position before the
+frames), text always by cross-attention, with fewer heads for its keys than for the queries.
+`save_stable_audio` writes what `StableAudioDiTModel.from_pretrained` reads; parity is tested.
 """
 
 from pathlib import Path
@@ -43,7 +45,10 @@ class StableAudioConfig(Config):
     @pydantic.model_validator(mode="after")
     def _check_heads(self) -> "StableAudioConfig":
         if self.heads % self.key_heads:
-            raise ValueError(f"key_heads={self.key_heads} must divide heads={self.heads}: key heads are shared evenly")
+            raise ValueError(
+                f"key_heads={self.key_heads} must divide heads={self.heads}: key heads are shared "
+                "evenly"
+            )
         if self.cross_width != self.key_heads * self.head_channels:
             raise ValueError(
                 f"cross_width={self.cross_width} must be key_heads * head_channels="
@@ -91,9 +96,12 @@ class _Block(nnx.Module):
         heads = self.config.heads
         normed = self.norm1(x)
         memory = KeysValues(
-            _rotate_half(_split(self.attn1_k(normed), heads), angles), _split(self.attn1_v(normed), heads)
+            _rotate_half(_split(self.attn1_k(normed), heads), angles),
+            _split(self.attn1_v(normed), heads),
         )
-        mixed = attend(_rotate_half(_split(self.attn1_q(normed), heads), angles), memory, is_valid[:, None, :])
+        mixed = attend(
+            _rotate_half(_split(self.attn1_q(normed), heads), angles), memory, is_valid[:, None, :]
+        )
         x = x + self.attn1_out(_join(mixed))
         shared = heads // self.config.key_heads
         keys, values = (
@@ -101,16 +109,26 @@ class _Block(nnx.Module):
             for project in (self.attn2_k, self.attn2_v)
         )
         queries = _split(self.attn2_q(self.norm2(x)), heads)
-        x = x + self.attn2_out(_join(attend(queries, KeysValues(keys, values), text.is_valid[:, None, :])))
+        x = x + self.attn2_out(
+            _join(attend(queries, KeysValues(keys, values), text.is_valid[:, None, :]))
+        )
         value, gate = jnp.split(self.ffn_in(self.norm3(x)), 2, axis=-1)
         return x + self.ffn_out(value * jax.nn.silu(gate))
 
 
 class StableAudio(nnx.Module):
-    """The network: D latent channels, text features of `text_width` and one global vector of `global_width`."""
+    """The network: D latent channels, text features of `text_width` and one global vector of
+    `global_width`.
+    """
 
     def __init__(
-        self, config: StableAudioConfig, channels: int, text_width: int, global_width: int, *, key: Key[Array, ""]
+        self,
+        config: StableAudioConfig,
+        channels: int,
+        text_width: int,
+        global_width: int,
+        *,
+        key: Key[Array, ""],
     ):
         layer_key, rest_key = jax.random.split(key)
         rngs, width = nnx.Rngs(rest_key), config.width
@@ -126,7 +144,9 @@ class StableAudio(nnx.Module):
         self.text_out = nnx.Linear(config.cross_width, config.cross_width, rngs=rngs, **rows)
         self.before = nnx.Linear(channels, channels, rngs=rngs, **inputs)
         self.project_in = nnx.Linear(channels, width, rngs=rngs, **inputs)
-        self.layers = jax.vmap(lambda key: _Block(config, key))(jax.random.split(layer_key, config.layers))
+        self.layers = jax.vmap(lambda key: _Block(config, key))(
+            jax.random.split(layer_key, config.layers)
+        )
         zeros = nnx.initializers.zeros
         self.project_out = nnx.Linear(width, channels, kernel_init=zeros, rngs=rngs, **inputs)
         self.after = nnx.Linear(channels, channels, rngs=rngs, **inputs)
@@ -164,7 +184,13 @@ class StableAudio(nnx.Module):
 
 
 def stable_audio_flops(
-    config: StableAudioConfig, channels: int, *, text_width: int, global_width: int, num_frames: int, num_symbols: int
+    config: StableAudioConfig,
+    channels: int,
+    *,
+    text_width: int,
+    global_width: int,
+    num_frames: int,
+    num_symbols: int,
 ) -> float:
     """Return the FLOPs of the matrix products in one forward pass over one example, as executed."""
     width, cross, length = config.width, config.cross_width, num_frames + 1
@@ -178,7 +204,9 @@ def stable_audio_flops(
 
 
 def save_stable_audio(model: StableAudio, directory: str | Path, *, num_frames: int) -> None:
-    """Write config.json and the weights as safetensors, as `StableAudioDiTModel.from_pretrained` expects them."""
+    """Write config.json and the weights as safetensors, as `StableAudioDiTModel.from_pretrained`
+    expects them.
+    """
     from diffusers.configuration_utils import ConfigMixin
 
     config, state = model.config, nnx.to_pure_dict(nnx.state(model))
@@ -195,7 +223,8 @@ def save_stable_audio(model: StableAudio, directory: str | Path, *, num_frames: 
         "global_states_input_dim": int(state["global_in"]["kernel"].shape[0]),
         "cross_attention_input_dim": int(state["text_in"]["kernel"].shape[0]),
     }
-    # The class name goes into the file: it is how diffusers finds the model. The real class would need torch.
+    # The class name goes into the file: it is how diffusers finds the model. The real class would
+    # need torch.
     described = type("StableAudioDiTModel", (ConfigMixin,), {"config_name": "config.json"})()
     described.register_to_config(**fields)
     described.save_config(str(directory))
@@ -206,19 +235,31 @@ def _published_tensors(state: dict[str, Any]):
     """Yield (name in diffusers, array) of every parameter."""
     yield "time_proj.weight", np.asarray(state["level_rates"])
     names = {
-        "level_in": "timestep_proj.0", "level_out": "timestep_proj.2", "global_in": "global_proj.0",
-        "global_out": "global_proj.2", "text_in": "cross_attention_proj.0", "text_out": "cross_attention_proj.2",
-        "project_in": "proj_in", "project_out": "proj_out", "before": "preprocess_conv", "after": "postprocess_conv",
-    }  # fmt: skip
+        "level_in": "timestep_proj.0",
+        "level_out": "timestep_proj.2",
+        "global_in": "global_proj.0",
+        "global_out": "global_proj.2",
+        "text_in": "cross_attention_proj.0",
+        "text_out": "cross_attention_proj.2",
+        "project_in": "proj_in",
+        "project_out": "proj_out",
+        "before": "preprocess_conv",
+        "after": "postprocess_conv",
+    }
     for ours, theirs in names.items():
         for leaf, array in _as_torch(state[ours]):
             # Convolutions over one frame have a third axis.
             yield f"{theirs}.{leaf}", array[:, :, None] if theirs.endswith("_conv") else array
     inside = {
-        "norm1": "norm1", "norm2": "norm2", "norm3": "norm3", "ffn_in": "ff.net.0.proj", "ffn_out": "ff.net.2",
+        "norm1": "norm1",
+        "norm2": "norm2",
+        "norm3": "norm3",
+        "ffn_in": "ff.net.0.proj",
+        "ffn_out": "ff.net.2",
         **{f"attn{n}_{part}": f"attn{n}.to_{part}" for n in (1, 2) for part in "qkv"},
-        "attn1_out": "attn1.to_out.0", "attn2_out": "attn2.to_out.0",
-    }  # fmt: skip
+        "attn1_out": "attn1.to_out.0",
+        "attn2_out": "attn2.to_out.0",
+    }
     for ours, theirs in inside.items():
         for leaf, stacked in ((leaf, array) for leaf, array in state["layers"][ours].items()):
             for layer, array in enumerate(np.asarray(stacked)):

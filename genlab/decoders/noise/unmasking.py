@@ -1,12 +1,15 @@
-"""Hiding and revealing: what the families that hide codes share, in training, when scoring and when sampling.
+"""Hiding and revealing: what the families that hide codes share, in training, when scoring and when
+sampling.
 
-In: which positions may be hidden and how many, or what was drawn for the hidden ones. Out: positions to hide, positions
-to reveal, and a bound on the bits of what was hidden. Positions are frames, or all codes of a clip in one row.
+In: which positions may be hidden and how many, or what was drawn for the hidden ones. Out:
+positions to hide, positions to reveal, and a bound on the bits of what was hidden. Positions are
+frames, or all codes of a clip in one row.
 
-The likelihood is that of a decoder that reveals one position at a time in an order drawn uniformly (1310.1757; eq. 4
-of 2110.02037): with n of N positions hidden, n uniform, N/n times the nats of the hidden ones estimates, without bias,
-the mean over orders of -log p, which lies above -log of the mean over orders of p. The loss of absorbing diffusion in
-continuous time is the same number for every schedule (2406.07524).
+The likelihood is that of a decoder that reveals one position at a time in an order drawn uniformly
+(1310.1757; eq. 4 of 2110.02037): with n of N positions hidden, n uniform, N/n times the nats of the
+hidden ones estimates, without bias, the mean over orders of -log p, which lies above -log of the
+mean over orders of p. The loss of absorbing diffusion in continuous time is the same number for
+every schedule (2406.07524).
 """
 
 from typing import Literal
@@ -25,10 +28,11 @@ Order = Literal["confidence", "random", "ancestral"]
 
 
 class Spans(Config):
-    """Positions are hidden and revealed in runs of `frames`, counted from the start of the clip (MAGNeT, 2401.04577).
+    """Positions are hidden and revealed in runs of `frames`, counted from the start of the clip
+    (MAGNeT, 2401.04577).
 
-    A run is as sure as its surest hidden position. As in MAGNeT's code, and unlike its section 3.1, runs do not
-    overlap.
+    A run is as sure as its surest hidden position. As in MAGNeT's code, and unlike its section 3.1,
+    runs do not overlap.
     """
 
     frames: int = pydantic.Field(default=1, gt=0)
@@ -48,14 +52,17 @@ SINGLE = Spans()
 
 
 class RevealSampler(Config):
-    """How codes of all levels are drawn, in `steps` network calls; `hiding` spaces their noise levels.
+    """How codes of all levels are drawn, in `steps` network calls; `hiding` spaces their noise
+    levels.
 
-    `order` and its temperature are those of the masked family, and "joint" is the ancestral order in one draw per code
-    and step: any code, or that it stays hidden, as in the code of MDLM (2406.07524) and SEDD (2310.16834). The law is
-    the same, but not in low precision: in n steps each code is one of n times less likely outcomes. `noise_bits` are
-    the random bits of the uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`), without it jax's
-    23; fewer act like a lower temperature (2409.02908). `is_annealed` lowers the temperature step by step,
-    from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is off.
+    `order` and its temperature are those of the masked family, and "joint" is the ancestral order
+    in one draw per code and step: any code, or that it stays hidden, as in the code of MDLM
+    (2406.07524) and SEDD (2310.16834). The law is the same, but not in low precision: in n steps
+    each code is one of n times less likely outcomes. `noise_bits` are the random bits of the
+    uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`), without it jax's 23;
+    fewer act like a lower temperature (2409.02908). `is_annealed` lowers the temperature step by
+    step, from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is
+    off.
     """
 
     steps: int = pydantic.Field(default=32, gt=0, le=10_000)
@@ -73,7 +80,8 @@ class RevealSampler(Config):
     def _check_draws(self) -> "RevealSampler":
         if self.temperature == 0 and (self.order == "joint" or self.noise_bits is not None):
             raise ValueError(
-                f"temperature={self.temperature:g}: takes the likeliest code, so there is no draw for order='joint' or "
+                f"temperature={self.temperature:g}: takes the likeliest code, so there is no draw "
+                "for order='joint' or "
                 "noise_bits; raise it, or use order='ancestral' and noise_bits=null"
             )
         return self
@@ -93,12 +101,16 @@ class RevealSampler(Config):
         progress: Float[Array, ""],
         previous: Float[Array, ""],
     ) -> Int[Array, "b t k"]:
-        """Draw, for codes hidden at `previous`, what they are at `progress`: a code, or v for one that stays hidden."""
+        """Draw, for codes hidden at `previous`, what they are at `progress`: a code, or v for one
+        that stays hidden.
+        """
         heated = logits / (1 - previous) if self.is_annealed else logits
         codes = jax.nn.log_softmax(cut(heated, self.temperature, self.top_k, self.top_p))
         hidden = self.hiding.hidden_share(progress) / self.hiding.hidden_share(previous)
         stays = jnp.broadcast_to(jnp.log(hidden), (*logits.shape[:-1], 1))
-        return draw_entry(key, jnp.concatenate([codes + jnp.log1p(-hidden), stays], axis=-1), self.noise_bits)
+        return draw_entry(
+            key, jnp.concatenate([codes + jnp.log1p(-hidden), stays], axis=-1), self.noise_bits
+        )
 
     def reveal(
         self,
@@ -109,7 +121,9 @@ class RevealSampler(Config):
         progress: Float[Array, ""],
         previous: Float[Array, ""],
     ) -> Int[Array, "b t k"]:
-        """Draw the codes that are absent and reveal some; `is_free` marks those that were absent at the start."""
+        """Draw the codes that are absent and reveal some; `is_free` marks those that were absent at
+        the start.
+        """
         is_hidden = is_free & (codes == logits.shape[-1])
         if self.order == "joint":
             return jnp.where(is_hidden, self.draw_or_hide(key, logits, progress, previous), codes)
@@ -136,7 +150,9 @@ def rank(values: Float[Array, "b n"]) -> Int[Array, "b n"]:
 
 
 def draw_hidden(
-    key: Key[Array, ""], may_hide: Bool[Array, "b n"], num_hidden: Int[Array, "b"] | Float[Array, "b"]
+    key: Key[Array, ""],
+    may_hide: Bool[Array, "b n"],
+    num_hidden: Int[Array, "b"] | Float[Array, "b"],
 ) -> Bool[Array, "b n"]:
     """Hide that many random positions among those that may be hidden."""
     place = rank(jnp.where(may_hide, jax.random.uniform(key, may_hide.shape), jnp.inf))
@@ -158,10 +174,11 @@ def draw_revealed(
 ) -> Bool[Array, "b n"]:
     """Choose the positions to reveal in the step from `previous` to `progress`.
 
-    `nats` are those of the code drawn for each position, `is_unknown` marks the positions still hidden and
-    `num_unknown` counts the runs of positions that were hidden before the first step. By confidence or at random, the
-    number that stays hidden is the schedule's share of `num_unknown`; in ancestral order each run is revealed on its
-    own with the probability that gives this share on average.
+    `nats` are those of the code drawn for each position, `is_unknown` marks the positions still
+    hidden and `num_unknown` counts the runs of positions that were hidden before the first step. By
+    confidence or at random, the number that stays hidden is the schedule's share of `num_unknown`;
+    in ancestral order each run is revealed on its own with the probability that gives this share on
+    average.
     """
     is_waiting = spans.group(is_unknown, False).any(axis=2)
     share = hiding.hidden_share(progress)
@@ -179,7 +196,9 @@ def draw_revealed(
 
 
 def draw_places(key: Key[Array, ""], num_draws: int, num_examples: int) -> Float[Array, "r b"]:
-    """Return uniform draws in [0, 1) for each example, one from each of `num_draws` equal strata."""
+    """Return uniform draws in [0, 1) for each example, one from
+    each of `num_draws` equal strata.
+    """
     strata = jnp.arange(num_draws)[:, None]
     return (strata + jax.random.uniform(key, (num_draws, num_examples))) / num_draws
 
@@ -187,11 +206,14 @@ def draw_places(key: Key[Array, ""], num_draws: int, num_examples: int) -> Float
 def count_hidden(place: Float[Array, "b"], num_positions: Int[Array, "b"]) -> Int[Array, "b"]:
     """Turn a uniform draw into a number from 1 to `num_positions`, each equally often."""
     # Rounding may give a draw of exactly 1, and padding an example without positions.
-    return jnp.clip(1 + jnp.floor(place * num_positions).astype(jnp.int32), 1, jnp.maximum(num_positions, 1))
+    return jnp.clip(
+        1 + jnp.floor(place * num_positions).astype(jnp.int32), 1, jnp.maximum(num_positions, 1)
+    )
 
 
 def bound_from_draws(nats: Float[Array, "r p b"]) -> ScoreOut:
-    """Return the bits of each example from r stratified draws of p parts, whose errors are independent.
+    """Return the bits of each example from r stratified draws of p parts, whose errors are
+    independent.
 
     The error takes the draws for independent, so it errs on the large side; one draw gives inf.
     """

@@ -1,11 +1,12 @@
 """The depth transformer: the streams of one frame after its first, predicted one after another.
 
-In: the temporal transformer's output for a frame "r h" and the frame's codes "r j" (r: frames of any examples). Out:
-logits "r j-1 v", or codes drawn by one compiled scan over levels with a key-value cache of their own. Position k sees
-the temporal output and the code of level k - 1, and has the head of level k (Moshi, 2410.00037 section 3.4.1; there
-projections differ between levels, which is an option here). As another option the temporal output has a first position
-of its own and enters no other (CSM): one more call per frame. With a plan the first level is the unit, and all codes
-are predicted here (`streams.py`).
+In: the temporal transformer's output for a frame "r h" and the frame's codes "r j" (r: frames of
+any examples). Out: logits "r j-1 v", or codes drawn by one compiled scan over levels with a
+key-value cache of their own. Position k sees the temporal output and the code of level k - 1, and
+has the head of level k (Moshi, 2410.00037 section 3.4.1; there projections differ between levels,
+which is an option here). As another option the temporal output has a first position of its own and
+enters no other (CSM): one more call per frame. With a plan the first level is the unit, and all
+codes are predicted here (`streams.py`).
 """
 
 from functools import partial
@@ -26,7 +27,9 @@ from genlab.nets.param import matrix
 
 
 class Levels(nnx.Module):
-    """The depth transformer between its input and its heads: all streams of one frame but the first."""
+    """The depth transformer between its input and its heads: all streams of one frame but the
+    first.
+    """
 
     def __init__(
         self,
@@ -46,11 +49,15 @@ class Levels(nnx.Module):
         self.streams = streams
         self.num_before = int(has_own_position)
         self.project_in = Linear(entering_width, config.width, key=in_key)
-        self.embed = CodeEmbedding(streams.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first)
+        self.embed = CodeEmbedding(
+            streams.codebooks - 1, entries, config.width, key=embed_key, code_vectors=first
+        )
         streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.backbone = Backbone(config, key=backbone_key, is_causal=True)
         if is_per_level:
-            _part_levels(self.backbone, levels + self.num_before, jax.random.fold_in(backbone_key, 1))
+            _part_levels(
+                self.backbone, levels + self.num_before, jax.random.fold_in(backbone_key, 1)
+            )
         heads = code_heads(levels, entries, config.width, key=head_key, code_vectors=others)
         self.heads = matrix(heads, COLUMNS)
 
@@ -62,7 +69,9 @@ class Levels(nnx.Module):
         x = self._embed(codes[:, :-1], jnp.arange(codes.shape[1] - 1))
         x = jnp.concatenate([entering, x], axis=1) if self.num_before else x + entering
         positions = jnp.broadcast_to(jnp.arange(x.shape[1])[None, :], x.shape[:2])
-        out = self.backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool), key=key)[:, self.num_before :]
+        out = self.backbone(x, positions=positions, is_valid=jnp.ones(x.shape[:2], bool), key=key)[
+            :, self.num_before :
+        ]
         return jax.vmap(matmul, in_axes=(1, 0), out_axes=1)(out, self.heads[...].astype(out.dtype))
 
     def draw(
@@ -74,13 +83,18 @@ class Levels(nnx.Module):
         step: Step,
         sampler,
     ) -> Int[Array, "b l"]:
-        """Return the codes of one frame after its first, drawn one by one; what is heard is not among them."""
+        """Return the codes of one frame after its first, drawn one by one; what is heard is not
+        among them.
+        """
         entering, copies = self.project_in(hidden), num_copies(sampler)
 
         def extend(x, cache, position):
             # Weights of one level each have one axis more than any other of a layer.
             layers = jax.tree.map(
-                lambda leaf: lax.dynamic_slice_in_dim(leaf, position, 1) if leaf.ndim == 3 else leaf, plan.layers
+                lambda leaf: (
+                    lax.dynamic_slice_in_dim(leaf, position, 1) if leaf.ndim == 3 else leaf
+                ),
+                plan.layers,
             )
             positions = jnp.broadcast_to(position, (x.shape[0], 1))
             return self.backbone.extend(x, plan._replace(layers=layers), cache, positions=positions)
@@ -89,7 +103,9 @@ class Levels(nnx.Module):
             cache, code = carry
             level, head, given, is_given, key = inputs
             x = jnp.repeat(self._embed(code[:, None], level[None]), copies, axis=0)
-            out, cache = extend(x if self.num_before else x + entering, cache, level + self.num_before)
+            out, cache = extend(
+                x if self.num_before else x + entering, cache, level + self.num_before
+            )
             drawn = choose(key, matmul(out, head.astype(out.dtype))[:, 0], sampler)
             code = jnp.where(is_given, given, drawn)
             return (cache, code), code
@@ -103,7 +119,9 @@ class Levels(nnx.Module):
         return lax.scan(draw_level, (cache, first), inputs)[1].T
 
     def _embed(self, codes: Int[Array, "r l"], levels: Int[Array, "l"]) -> Float[Array, "r l e"]:
-        vectors = self.streams.embed(self.embed.tables.table[...], codes[:, :, None], levels[:, None])
+        vectors = self.streams.embed(
+            self.embed.tables.table[...], codes[:, :, None], levels[:, None]
+        )
         return vectors.astype(self.backbone.config.dtype)
 
 
@@ -124,7 +142,9 @@ class LevelLinear(nnx.Module):
 
 
 def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
-    """Give each level projections of its own, with a deviation as in `Backbone`; norms stay shared."""
+    """Give each level projections of its own, with a deviation as
+    in `Backbone`; norms stay shared.
+    """
     keys = iter(jax.random.split(key, 4))
     for module in (backbone.layers.mixer, backbone.layers.ffn):
         entering = ("project_in", 1.0, COLUMNS)

@@ -1,8 +1,9 @@
 """Code patterns: which codes an autoregressive decoder predicts together at each step.
 
-In: codes "b t k" per frame. Out: codes "b s j", j of them at each step, and back. The delay pattern (MusicGen,
-2306.05284 section 2.1) shifts codebook k by k * delay frames, so that a code is predicted after the coarser codes of
-its own frame; the flat pattern (AudioLM, 2209.03143; MusicGen's "flattening") predicts one code at each step:
+In: codes "b t k" per frame. Out: codes "b s j", j of them at each step, and back. The delay pattern
+(MusicGen, 2306.05284 section 2.1) shifts codebook k by k * delay frames, so that a code is
+predicted after the coarser codes of its own frame; the flat pattern (AudioLM, 2209.03143;
+MusicGen's "flattening") predicts one code at each step:
 
     3 codebooks x 4 frames     delay 1                          delay 0             flat
     frame     0  1  2  3       step  0  1  2  3  4  5     step  0  1  2  3    step  0  1  2  3  4  5 ... 11
@@ -10,12 +11,14 @@ its own frame; the flat pattern (AudioLM, 2209.03143; MusicGen's "flattening") p
     level 1   e  f  g  h             .  e  f  g  h  .           e  f  g  h
     level 2   i  j  k  l             .  .  i  j  k  l           i  j  k  l
 
-A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at once (parallel heads).
+A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at
+once (parallel heads).
 
 The other side of a conversation is K more levels behind the first K, each with the lag of its twin.
 
-A plan is one more stream in front of the levels, a unit per frame, that goes some frames ahead of the codes. What is
-predicted in one step cannot see each other, so under a delay the codes wait one step more than the plan leads:
+A plan is one more stream in front of the levels, a unit per frame, that goes some frames ahead of
+the codes. What is predicted in one step cannot see each other, so under a delay the codes wait one
+step more than the plan leads:
 
     plan m n o p, lead 0       delay 1                                flat
     2 codebooks x 4 frames     step  0  1  2  3  4  5           step  0  1  2  3  4  5 ... 11
@@ -43,11 +46,15 @@ class LaggedPattern(Config):
         """Return by how many frames each level is behind."""
 
     def beside_other(self) -> "BesideOther":
-        """Return the pattern of two speakers, whose codes of the same level come in the same step."""
+        """Return the pattern of two speakers, whose codes of
+        the same level come in the same step.
+        """
         return BesideOther(codes=self)
 
     def behind_plan(self, lead_frames: int) -> "BehindPlan":
-        """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""
+        """Return the pattern of the plan and the codes, each code seeing the plan up to
+        `lead_frames` after it.
+        """
         return BehindPlan(codes=self, lag_frames=lead_frames + 1)
 
     def num_steps(self, num_frames: int, codebooks: int) -> int:
@@ -65,9 +72,11 @@ class LaggedPattern(Config):
     def per_step(
         self, frames: Float[Array, "b t h"], numbers: Int[Array, "b t"], codebooks: int
     ) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
-        """Return the features and the rotary position of each step, given those of the frames in order of visit.
+        """Return the features and the rotary position of each step, given those of the frames in
+        order of visit.
 
-        A step has those of the frame whose level 0 it predicts; the steps after the last frame have no features.
+        A step has those of the frame whose level 0 it predicts; the steps after the last frame have
+        no features.
         """
         b, t = numbers.shape
         num_steps = self.num_steps(t, codebooks)
@@ -87,7 +96,10 @@ class LaggedPattern(Config):
     def revert(self, steps: Shaped[Array, "b s k"], codebooks: int) -> Shaped[Array, "b t k"]:
         """Gather the codes of each complete frame again."""
         num_frames = self.num_frames(steps.shape[1], codebooks)
-        levels = [steps[:, lag : lag + num_frames, level] for level, lag in enumerate(self.lags(codebooks))]
+        levels = [
+            steps[:, lag : lag + num_frames, level]
+            for level, lag in enumerate(self.lags(codebooks))
+        ]
         return jnp.stack(levels, axis=2)
 
 
@@ -103,7 +115,9 @@ class DelayPattern(LaggedPattern):
 
 
 class AcousticDelayPattern(LaggedPattern):
-    """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2, "acoustic delay")."""
+    """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2,
+    "acoustic delay").
+    """
 
     kind: Literal["acoustic_delay"] = "acoustic_delay"
     delay_frames: int = pydantic.Field(default=1, ge=0, le=10_000)
@@ -114,7 +128,9 @@ class AcousticDelayPattern(LaggedPattern):
 
 
 class BesideOther(LaggedPattern):
-    """The pattern of one speaker, twice: the codes of the other one come after those of the first as codebooks."""
+    """The pattern of one speaker, twice: the codes of the other one come after those of the first
+    as codebooks.
+    """
 
     codes: pydantic.SerializeAsAny[LaggedPattern]
 
@@ -124,7 +140,9 @@ class BesideOther(LaggedPattern):
 
 
 class BehindPlan(LaggedPattern):
-    """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the first codebook."""
+    """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the
+    first codebook.
+    """
 
     codes: pydantic.SerializeAsAny[LaggedPattern]
     lag_frames: int = pydantic.Field(ge=0, le=10_000)
@@ -145,11 +163,15 @@ class FlatPattern(Config):
         return DelayPattern(delay_frames=0)
 
     def beside_other(self) -> "FlatPattern":
-        """Return the pattern of two speakers: a frame is the codes of the first one, then those of the other."""
+        """Return the pattern of two speakers: a frame is the codes of the first one, then those of
+        the other.
+        """
         return self
 
     def behind_plan(self, lead_frames: int) -> "FlatBehindPlan":
-        """Return the pattern of the plan and the codes, each code seeing the plan up to `lead_frames` after it."""
+        """Return the pattern of the plan and the codes, each code seeing the plan up to
+        `lead_frames` after it.
+        """
         return FlatBehindPlan(lead_frames=lead_frames)
 
     def num_steps(self, num_frames: int, codebooks: int) -> int:
@@ -167,13 +189,17 @@ class FlatPattern(Config):
     def per_step(
         self, frames: Float[Array, "b t h"], numbers: Int[Array, "b t"], codebooks: int
     ) -> tuple[Float[Array, "b s h"], Int[Array, "b s"]]:
-        """Return the features and the rotary position of each step: the features of its row, and a position each."""
+        """Return the features and the rotary position of each step: the features of its row, and a
+        position each.
+        """
         features, rows = self.rows.per_step(frames, numbers, codebooks)
         positions = rows[:, :, None] * codebooks + jnp.arange(codebooks)[None, None, :]
         return jnp.repeat(features, codebooks, axis=1), positions.reshape(numbers.shape[0], -1)
 
     def build(self, frames: Shaped[Array, "b t k"], fill: int | bool) -> Shaped[Array, "b s 1"]:
-        """Spread frames over steps; every step has a code, so nothing is filled unless a plan leads."""
+        """Spread frames over steps; every step has a code, so nothing is filled unless a plan
+        leads.
+        """
         return self.rows.build(frames, fill).reshape(frames.shape[0], -1, 1)
 
     def revert(self, steps: Shaped[Array, "b s 1"], codebooks: int) -> Shaped[Array, "b t k"]:
@@ -194,5 +220,7 @@ class FlatBehindPlan(FlatPattern):
         return BehindPlan(codes=DelayPattern(delay_frames=0), lag_frames=self.lead_frames)
 
 
-Pattern = Annotated[DelayPattern | AcousticDelayPattern | FlatPattern, pydantic.Field(discriminator="kind")]
+Pattern = Annotated[
+    DelayPattern | AcousticDelayPattern | FlatPattern, pydantic.Field(discriminator="kind")
+]
 StepPattern = LaggedPattern | FlatPattern

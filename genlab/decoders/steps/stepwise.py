@@ -1,11 +1,13 @@
-"""What decoders that predict step after step share: the pass over known codes, the compiled loop, and streaming.
+"""What decoders that predict step after step share: the pass over known codes, the compiled loop,
+and streaming.
 
-In: a model that embeds the codes of a step, runs a causal backbone, and predicts the next step from its output. Step s
-sees the vectors of the codes of step s - 1 plus the conditions of its own frame. A plan is one more code of each frame
-here, in front of the others, and another speaker's codes are K more behind them (`streams.py`; j: the codes of a step).
-With known codes all steps run at once
-(`run_known`); sampling is one compiled scan over a preallocated key-value cache (`sample_codes`), and streaming is the
-same scan cut into chunks, one compiled call each, with the cache carried between them (`stream_codes`).
+In: a model that embeds the codes of a step, runs a causal backbone, and predicts the next step from
+its output. Step s sees the vectors of the codes of step s - 1 plus the conditions of its own frame.
+A plan is one more code of each frame here, in front of the others, and another speaker's codes are
+K more behind them (`streams.py`; j: the codes of a step). With known codes all steps run at once
+(`run_known`); sampling is one compiled scan over a preallocated key-value cache (`sample_codes`),
+and streaming is the same scan cut into chunks, one compiled call each, with the cache carried
+between them (`stream_codes`).
 """
 
 import functools
@@ -29,7 +31,9 @@ from genlab.tokens import Cond, Prompt, Tokens, read_codes
 
 
 class Step(NamedTuple):
-    """The input of one step of the loop; in the loop's input every field has the steps as its first axis."""
+    """The input of one step of the loop; in the loop's input every field has the steps as its first
+    axis.
+    """
 
     features: Float[Array, "*s b h"]
     position: Int[Array, "*s b"]
@@ -57,7 +61,9 @@ class StepDecoder(Protocol):
         """Which codes a step predicts."""
         ...
 
-    def embed_codes(self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]) -> Float[Array, "b s h"]:
+    def embed_codes(
+        self, codes: Int[Array, "b s j"], levels: Int[Array, "s j"]
+    ) -> Float[Array, "b s h"]:
         """Return the sum of the vectors of each step's codes."""
         ...
 
@@ -73,7 +79,9 @@ class StepDecoder(Protocol):
 
 
 class KnownSteps(NamedTuple):
-    """The backbone's output, the codes of each step (absent where none is predicted), and where there is one."""
+    """The backbone's output, the codes of each step (absent where none is predicted), and where
+    there is one.
+    """
 
     hidden: Float[Array, "b s h"]
     codes: Int[Array, "b s j"]
@@ -101,22 +109,31 @@ def run_known(
 ) -> KnownSteps:
     """Run all steps at once over known codes, visiting the frames of `is_known` first.
 
-    Of the codes that the steps see, each example hides a share drawn uniformly from 0 to `input_masking`.
+    Of the codes that the steps see, each example hides a share drawn uniformly from 0 to
+    `input_masking`.
     """
     pattern, streams = model.pattern, model.streams
     is_valid = tokens.is_valid
     order = visiting_order(is_known, is_valid)
-    codes = pattern.build(visit(streams.join(cond.content, read_codes(tokens), cond.other), order), fill=0)
-    is_target = pattern.build(jnp.repeat(visit(is_valid, order)[:, :, None], streams.count, axis=2), fill=False)
+    codes = pattern.build(
+        visit(streams.join(cond.content, read_codes(tokens), cond.other), order), fill=0
+    )
+    is_target = pattern.build(
+        jnp.repeat(visit(is_valid, order)[:, :, None], streams.count, axis=2), fill=False
+    )
     levels = pattern.levels(codes.shape[1], streams.count)
     codes = jnp.where(is_target, codes, streams.sizes_at(levels)[None])
     conditions = model.conditioner(cond, is_valid, key=condition_key)
     features, positions = pattern.per_step(visit(conditions.frames, order), order, streams.count)
-    previous = jnp.concatenate([_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1)
+    previous = jnp.concatenate(
+        [_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1
+    )
     if input_masking:
         assert dropout_key is not None, "inputs are hidden in training, which has a key"
         is_seen = draw_seen(jax.random.fold_in(dropout_key, 1), previous, input_masking)
-        previous = jnp.where(is_seen, previous, jnp.asarray(streams.sizes_at(np.roll(levels, 1, axis=0)))[None])
+        previous = jnp.where(
+            is_seen, previous, jnp.asarray(streams.sizes_at(np.roll(levels, 1, axis=0)))[None]
+        )
     hidden = model.backbone(
         model.embed_codes(previous, _levels_before(levels)).astype(features.dtype) + features,
         positions=positions,
@@ -128,18 +145,26 @@ def run_known(
     return KnownSteps(hidden, codes, is_target)
 
 
-def draw_seen(key: Key[Array, ""], codes: Int[Array, "b s j"], input_masking: float) -> Bool[Array, "b s j"]:
-    """Return which codes are seen: each example hides a share of its own, uniform from 0 to `input_masking`."""
+def draw_seen(
+    key: Key[Array, ""], codes: Int[Array, "b s j"], input_masking: float
+) -> Bool[Array, "b s j"]:
+    """Return which codes are seen: each example hides a share of its own, uniform from 0 to
+    `input_masking`.
+    """
     share_key, code_key = jax.random.split(key)
     share = input_masking * jax.random.uniform(share_key, (codes.shape[0], 1, 1))
     return jax.random.uniform(code_key, codes.shape) >= share
 
 
 def choose(key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler) -> Int[Array, "b2 *n"]:
-    """Draw codes as the sampler says; with guidance the batch is the conditional half, then the unconditional one."""
+    """Draw codes as the sampler says; with guidance the batch is the conditional half, then the
+    unconditional one.
+    """
     logits = logits.astype(jnp.float32)
     logits = logits if sampler.guidance == 1 else guide(logits, sampler.guidance)
-    return draw(key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p)
+    return draw(
+        key, logits, temperature=sampler.temperature, top_k=sampler.top_k, top_p=sampler.top_p
+    )
 
 
 def num_copies(sampler) -> int:
@@ -156,7 +181,9 @@ def sample_codes(
     prompt: Prompt | None,
     sampler,
 ) -> Int[Array, "b t k"]:
-    """Draw the codes of whole clips; frames that the prompt knows are kept, frames past the end are 0."""
+    """Draw the codes of whole clips; frames that the prompt knows are kept, frames past the end are
+    0.
+    """
     loop = _begin(model, cond, num_frames, key, prompt, sampler)
     _, codes = _advance(model, loop.plan, loop.carry, loop.steps, sampler)
     codes = visit(model.pattern.revert(codes, model.streams.count), jnp.argsort(loop.order, axis=1))
@@ -171,16 +198,20 @@ def stream_codes(
     sampler,
     chunk_frames: int,
 ) -> Iterator[Int[Array, "b t k"]]:
-    """Yield the codes that `sample_codes` draws from the same key, `chunk_frames` steps of the frame axis at a time.
+    """Yield the codes that `sample_codes` draws from the same key, `chunk_frames` steps of the
+    frame axis at a time.
 
-    A frame comes out once all its levels are known, so under a delay the first chunks are shorter or empty (and then
-    not yielded).
+    A frame comes out once all its levels are known, so under a delay the first chunks are shorter
+    or empty (and then not yielded).
 
     Raises:
         ConfigError: if `chunk_frames` is below 1.
     """
     if chunk_frames < 1:
-        raise ConfigError(f"chunk_frames={chunk_frames}: expected at least 1 frame a chunk; use 25 for half a second")
+        raise ConfigError(
+            f"chunk_frames={chunk_frames}: expected at least 1 frame a chunk; use 25 for half a "
+            "second"
+        )
     count, pattern = model.streams.count, model.pattern
     steps_per_frame = pattern.num_steps(2, count) - pattern.num_steps(1, count)
     chunk_steps = chunk_frames * steps_per_frame
@@ -201,7 +232,8 @@ def stream_codes(
 @functools.partial(jax.jit, static_argnames=("sampler", "chunk_steps"))
 def _begin_stream(model, cond, num_frames, key, sampler, chunk_steps: int):
     loop = _begin(model, cond, num_frames, key, None, sampler)
-    # Whole chunks, so that one program serves all of them; what the steps past the end draw is thrown away.
+    # Whole chunks, so that one program serves all of them; what the steps past the end draw is
+    # thrown away.
     num_steps = loop.steps.levels.shape[0]
     padded = np.minimum(np.arange(num_steps + -num_steps % chunk_steps), num_steps - 1)
     return loop.plan, loop.carry, jax.tree.map(lambda leaf: leaf[padded], loop.steps)
@@ -225,22 +257,35 @@ def _begin(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
-    known = jnp.zeros((b, t, streams.spec.codebooks), jnp.int32) if prompt is None else read_codes(prompt.tokens)
+    known = (
+        jnp.zeros((b, t, streams.spec.codebooks), jnp.int32)
+        if prompt is None
+        else read_codes(prompt.tokens)
+    )
     order = visiting_order(is_known, is_valid)
-    # What the loop must not draw: known codes, what is heard, what lies outside the clip. A prompt has no plan.
-    is_kept, is_heard = (jnp.broadcast_to(frames[:, :, None], known.shape) for frames in (is_known, is_valid))
+    # What the loop must not draw: known codes, what is heard, what lies outside the clip. A prompt
+    # has no plan.
+    is_kept, is_heard = (
+        jnp.broadcast_to(frames[:, :, None], known.shape) for frames in (is_known, is_valid)
+    )
     is_kept = streams.join(jnp.zeros_like(is_known), is_kept, is_heard)
     is_given = pattern.build(visit(is_kept | ~is_valid[:, :, None], order), fill=True)
-    given = pattern.build(visit(streams.join(jnp.zeros((b, t), jnp.int32), known, cond.other), order), fill=0)
+    given = pattern.build(
+        visit(streams.join(jnp.zeros((b, t), jnp.int32), known, cond.other), order), fill=0
+    )
     num_steps = given.shape[1]
     levels = pattern.levels(num_steps, streams.count)
     absent = streams.sizes_at(levels)[None]
     given = jnp.where(pattern.build(visit(is_kept, order), fill=False), given, absent)
 
     copies = num_copies(sampler)
-    conditions = model.conditioner(with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0))
+    conditions = model.conditioner(
+        with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
+    )
     all_orders = jnp.repeat(order, copies, axis=0)
-    features, positions = pattern.per_step(visit(conditions.frames, all_orders), all_orders, streams.count)
+    features, positions = pattern.per_step(
+        visit(conditions.frames, all_orders), all_orders, streams.count
+    )
     plan, cache = model.start(copies * b, num_steps, conditions)
     steps = Step(
         features=features.swapaxes(0, 1),
@@ -258,9 +303,13 @@ def _levels_before(levels: Int[np.ndarray, "s j"]) -> Int[Array, "s j"]:
     return jnp.asarray(np.roll(levels, 1, axis=0))
 
 
-def _before_first(streams: Streams, levels: Int[np.ndarray, "s j"], num_examples: int) -> Int[Array, "b j"]:
+def _before_first(
+    streams: Streams, levels: Int[np.ndarray, "s j"], num_examples: int
+) -> Int[Array, "b j"]:
     # Of the level that comes before the first one: nothing.
-    return jnp.broadcast_to(jnp.asarray(streams.sizes_at(levels[-1:])), (num_examples, levels.shape[1]))
+    return jnp.broadcast_to(
+        jnp.asarray(streams.sizes_at(levels[-1:])), (num_examples, levels.shape[1])
+    )
 
 
 def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
@@ -269,7 +318,10 @@ def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
     def run(carry, step: Step):
         cache, previous = carry
         x = model.embed_codes(previous[:, None], step.previous_levels[None])
-        x = jnp.repeat(x, num_copies(sampler), axis=0).astype(step.features.dtype) + step.features[:, None]
+        x = (
+            jnp.repeat(x, num_copies(sampler), axis=0).astype(step.features.dtype)
+            + step.features[:, None]
+        )
         codes, cache = model.draw_step(plan, cache, x, step, sampler)
         return (cache, codes), codes
 

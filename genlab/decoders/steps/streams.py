@@ -1,8 +1,10 @@
-"""The streams of a frame: its K code levels, in front of them a plan, behind them what the other speaker says.
+"""The streams of a frame: its K code levels, in front of them a plan, behind them what the other
+speaker says.
 
-In: codes "b t k", semantic units "b t", the other speaker's codes "b t k". Out: streams "b t j", the plan first, the
-other speaker last (j = K, K + 1 with a plan, and K more with another speaker), each of its own size. How the streams
-are spread over steps is a matter of the pattern (`patterns.py`).
+In: codes "b t k", semantic units "b t", the other speaker's codes "b t k". Out: streams "b t j",
+the plan first, the other speaker last (j = K, K + 1 with a plan, and K more with another speaker),
+each of its own size. How the streams are spread over steps is a matter of the pattern
+(`patterns.py`).
 
 The plan is Moshi's inner monologue (2410.00037 section 3.4.4) and RALL-E's chain of thought
 (2404.03204): given only the text, or nothing, the decoder first predicts the unit, then the codes
@@ -11,11 +13,13 @@ together with the codes and never look at `Cond.content`. Frames that a prompt k
 codes only; their units are drawn by the model, each given the codes before it. The data's own plan
 is one of those that lead to its codes, so -log p(plan, codes) is an upper bound on -log p(codes).
 
-The other speaker's stream is Moshi's (section 3.4.3, "multistream modeling"): trained to be predicted like the own
-codes, but heard and never drawn when sampling (`Cond.other`). Own codes see of it what was said in the steps before, as
-in a full-duplex call. A score is that of the own codes given what was heard before each.
+The other speaker's stream is Moshi's (section 3.4.3, "multistream modeling"): trained to be
+predicted like the own codes, but heard and never drawn when sampling (`Cond.other`). Own codes see
+of it what was said in the steps before, as in a full-duplex call. A score is that of the own codes
+given what was heard before each.
 
-Differences: the units are those of a recogniser's codebook; Moshi predicts text, RALL-E pitch and duration of phones.
+Differences: the units are those of a recogniser's codebook; Moshi predicts text, RALL-E pitch and
+duration of phones.
 """
 
 from typing import Literal
@@ -36,9 +40,9 @@ from genlab.tokens import TokenSpec
 class PlanStream(Config):
     """The semantic units as a stream that is predicted before the codes.
 
-    A code sees the plan at least up to `lead_frames` after its own frame. `num_units` is the size of the plan's
-    vocabulary; the data set may have fewer (the shipped recogniser has 256). The loss is that of the codes plus
-    `weight` times that of the plan.
+    A code sees the plan at least up to `lead_frames` after its own frame. `num_units` is the size
+    of the plan's vocabulary; the data set may have fewer (the shipped recogniser has 256). The loss
+    is that of the codes plus `weight` times that of the plan.
     """
 
     num_units: int = pydantic.Field(default=256, gt=0)
@@ -47,7 +51,8 @@ class PlanStream(Config):
 
 
 class OtherStream(Config):
-    """The codes of the other speaker. The loss is that of the own codes plus `weight` times that of the other's.
+    """The codes of the other speaker. The loss is that of the own codes plus `weight` times that of
+    the other's.
 
     Needs conversations: `data.corpus` of kind "dialogue", or a folder with `two_sided`.
     """
@@ -80,7 +85,9 @@ class Streams(Config):
 
     @property
     def drawn(self) -> int:
-        """The number of streams that sampling draws: the plan and the own codes, which come first."""
+        """The number of streams that sampling draws: the plan
+        and the own codes, which come first.
+        """
         return self.count - self.codebooks + self.spec.codebooks
 
     @property
@@ -89,33 +96,43 @@ class Streams(Config):
         return "exact" if self.plan is None else "upper bound"
 
     def check(self, condition: ConditionConfig, vocab: CondVocab) -> None:
-        """Refuse a plan that the conditions already contain, and streams that the data set does not have.
+        """Refuse a plan that the conditions already contain, and streams that the data set does not
+        have.
 
         Raises:
-            ConfigError: if the condition is the plan, the units of the data set are none or too many, or its clips
-                have one side only.
+            ConfigError: if the condition is the plan, the units of the data set are none or too
+                many, or its clips have one side only.
         """
         if self.other is not None and not vocab.is_two_sided:
             raise ConfigError(
-                "decoder.other: the clips of the data set have one side only; use data.corpus.kind='dialogue' or a "
+                "decoder.other: the clips of the data set have one side only; use "
+                "data.corpus.kind='dialogue' or a "
                 "folder with two_sided=true, or leave the other speaker out"
             )
         if self.plan is None:
             return
         if condition.content == "semantic":
             raise ConfigError(
-                "decoder.plan: condition.content='semantic' already gives the units that the plan predicts; "
+                "decoder.plan: condition.content='semantic' already gives the units that the plan "
+                "predicts; "
                 "use condition.content='text' or 'none', or decoder.plan=null"
             )
         units = vocab.num_units
         if not 0 < units <= self.plan.num_units:
-            fix = f"set it to {units}" if units else "encode it with a recogniser, or leave the plan out"
+            fix = (
+                f"set it to {units}"
+                if units
+                else "encode it with a recogniser, or leave the plan out"
+            )
             raise ConfigError(
-                f"decoder.plan.num_units={self.plan.num_units}: the data set has {units} semantic units; {fix}"
+                f"decoder.plan.num_units={self.plan.num_units}: the data set has {units} semantic "
+                f"units; {fix}"
             )
 
     def sizes_at(self, levels: Int[np.ndarray, "s j"]) -> Int[np.ndarray, "s j"]:
-        """Return the size of the stream of every prediction, which is also its index for what is absent."""
+        """Return the size of the stream of every prediction, which is also its index for what is
+        absent.
+        """
         return np.array(self.sizes, np.int32)[levels]
 
     def is_code(self, levels: Int[np.ndarray, "s j"]) -> Bool[np.ndarray, "s j"]:
@@ -123,7 +140,10 @@ class Streams(Config):
         return (levels >= self.drawn - self.spec.codebooks) & (levels < self.drawn)
 
     def join(
-        self, plan: Shaped[Array, "b t"], codes: Shaped[Array, "b t k"], other: Shaped[Array, "b t k"] | None
+        self,
+        plan: Shaped[Array, "b t"],
+        codes: Shaped[Array, "b t k"],
+        other: Shaped[Array, "b t k"] | None,
     ) -> Shaped[Array, "b t j"]:
         """Return all streams of each frame.
 
@@ -133,7 +153,10 @@ class Streams(Config):
         parts = [codes] if self.plan is None else [plan[:, :, None], codes]
         if self.other is not None:
             if other is None:
-                raise GenlabError("Cond.other: absent, but the decoder hears the other speaker; give it their codes")
+                raise GenlabError(
+                    "Cond.other: absent, but the decoder hears the other speaker; give it their "
+                    "codes"
+                )
             parts.append(other)
         return jnp.concatenate(parts, axis=2)
 
@@ -141,7 +164,9 @@ class Streams(Config):
         """Return the own codes of each frame."""
         return streams[:, :, self.drawn - self.spec.codebooks : self.drawn]
 
-    def weigh(self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]) -> Float[Array, "b s j"]:
+    def weigh(
+        self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]
+    ) -> Float[Array, "b s j"]:
         """Return the terms of the loss."""
         if self.plan is not None:
             nats = jnp.where((levels == 0)[None], self.plan.weight * nats, nats)
@@ -149,15 +174,27 @@ class Streams(Config):
             nats = jnp.where((levels >= self.drawn)[None], self.other.weight * nats, nats)
         return nats
 
-    def drawn_nats(self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]) -> Float[Array, "b"]:
-        """Return -log p of what sampling draws: the nats of all streams but those of the other speaker."""
+    def drawn_nats(
+        self, nats: Float[Array, "b s j"], levels: Int[np.ndarray, "s j"]
+    ) -> Float[Array, "b"]:
+        """Return -log p of what sampling draws: the nats of all streams but those of the other
+        speaker.
+        """
         return jnp.where((levels < self.drawn)[None], nats, 0).sum(axis=(1, 2))
 
     def name(self, nats: Float[Array, "b j"]) -> dict[str, Float[Array, "b"]]:
-        """Return the mean nats of each stream as metrics, and of the other speaker's codes together."""
+        """Return the mean nats of each stream as metrics, and of the other speaker's codes
+        together.
+        """
         names = [f"nats_level_{level}" for level in range(self.spec.codebooks)]
-        named = dict(zip(["nats_plan", *names][-self.drawn :], nats[:, : self.drawn].T, strict=True))
-        return named if self.other is None else named | {"nats_other": nats[:, self.drawn :].mean(axis=1)}
+        named = dict(
+            zip(["nats_plan", *names][-self.drawn :], nats[:, : self.drawn].T, strict=True)
+        )
+        return (
+            named
+            if self.other is None
+            else named | {"nats_other": nats[:, self.drawn :].mean(axis=1)}
+        )
 
     def vectors(self, code_vectors: Float[Array, "k v d"] | None) -> Float[Array, "l v d"] | None:
         """Return the codec's entries for the code levels of all speakers."""
@@ -175,7 +212,9 @@ class Streams(Config):
     def embed(
         self, table: Float[Array, "r h"], codes: Int[Array, "b s j"], levels: Int[Array, "s j"]
     ) -> Float[Array, "b s h"]:
-        """Return the summed vectors of predictions whose levels are given, out of the stacked tables."""
+        """Return the summed vectors of predictions whose levels are given, out of the stacked
+        tables.
+        """
         if self.plan is None:
             first_rows = (self.spec.entries + 1) * levels
         else:

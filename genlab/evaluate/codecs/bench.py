@@ -1,10 +1,11 @@
 """Rate and distortion of codecs on real speech, beside Opus and Codec 2 at matched rates.
 
-In: frozen codecs and a folder of audio that none of them was trained on. Out: one row per codec and rate: bits per
-second as spent, seven scores with 95 % intervals over files, how evenly the codebooks are used, and speed; and for each
-row of ours the paired difference to every Opus row at 6 kbit/s. The recogniser's error is against its own reading
-of the original, so its own mistakes cancel. Speed is audio seconds per second of work, one file at a time; for the
-command line tools it includes starting them.
+In: frozen codecs and a folder of audio that none of them was trained on. Out: one row per codec and
+rate: bits per second as spent, seven scores with 95 % intervals over files, how evenly the
+codebooks are used, and speed; and for each row of ours the paired difference to every Opus row at 6
+kbit/s. The recogniser's error is against its own reading of the original, so its own mistakes
+cancel. Speed is audio seconds per second of work, one file at a time; for the command line tools it
+includes starting them.
 """
 
 import math
@@ -22,7 +23,12 @@ from genlab.codecs.spectral import SIDE_LEVELS
 from genlab.config import GenlabError
 from genlab.evaluate.codecs import whisper
 from genlab.evaluate.codecs.score import entropy_bits, read_folder
-from genlab.evaluate.codecs.speech_coders import OPUS_SETTINGS, Coded, code_with_codec2, code_with_opus
+from genlab.evaluate.codecs.speech_coders import (
+    OPUS_SETTINGS,
+    Coded,
+    code_with_codec2,
+    code_with_opus,
+)
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.quality import Dnsmos
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
@@ -47,7 +53,9 @@ Coder = Callable[[Float[np.ndarray, "s"]], Coded]
 
 
 class Row(NamedTuple):
-    """One codec at one rate. `values` holds one number per file; `usage` the entropy of each codebook in bits."""
+    """One codec at one rate. `values` holds one number per file; `usage` the entropy of each
+    codebook in bits.
+    """
 
     name: str
     rate_bps: float
@@ -63,7 +71,8 @@ def bench_folder(
     speakers: Collection[str] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> list[Row]:
-    """Return the rows of every codec at every number of levels (0: from latents), of the peers, and of the original.
+    """Return the rows of every codec at every number of levels (0: from latents), of the peers, and
+    of the original.
 
     Args:
         codecs: name -> codec with waves at 16 kHz, and the numbers of codebooks to decode from.
@@ -72,24 +81,34 @@ def bench_folder(
         progress: called with (stage, done, total).
 
     Raises:
-        GenlabError: if there is no audio, a codec works at another rate, or a command line tool is missing.
+        GenlabError: if there is no audio, a codec works at another rate, or a command line tool is
+            missing.
     """
     waves, _ = read_folder(directory, speakers, SAMPLE_RATE_HZ)
     coders: list[tuple[str, Coder, list[Int[np.ndarray, "t k"]]]] = []
     for name, (codec, levels) in codecs.items():
         if codec.wave_rate_hz != SAMPLE_RATE_HZ:
-            raise GenlabError(f"codec {name}: gives {codec.wave_rate_hz} Hz, scores need {SAMPLE_RATE_HZ} Hz")
+            raise GenlabError(
+                f"codec {name}: gives {codec.wave_rate_hz} Hz, scores need {SAMPLE_RATE_HZ} Hz"
+            )
         for count in levels:
             codes: list[Int[np.ndarray, "t k"]] = []
             title = f"{name}, {count} levels" if count else f"{name}, latents"
             coders.append((title, partial(_code_with_ours, codec, count, codes), codes))
     ours = {name for name, _, _ in coders}
     coders += [
-        (f"Opus {rate} kbit/s, {setting}", partial(code_with_opus, kbit_per_s=rate, options=options), [])
+        (
+            f"Opus {rate} kbit/s, {setting}",
+            partial(code_with_opus, kbit_per_s=rate, options=options),
+            [],
+        )
         for rate in OPUS_RATES
         for setting, options in (OPUS_SETTINGS if rate == GOAL_RATE else {"default": ()}).items()
     ]
-    coders += [(f"Codec 2, {rate} bit/s", partial(code_with_codec2, bit_per_s=rate), []) for rate in CODEC2_RATES]
+    coders += [
+        (f"Codec 2, {rate} bit/s", partial(code_with_codec2, bit_per_s=rate), [])
+        for rate in CODEC2_RATES
+    ]
     judge = _Judge(waves)
     rows = []
     for done, (name, coder, codes) in enumerate(coders):
@@ -105,14 +124,21 @@ def bench_folder(
 
 
 def compare_with_opus(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Return, for each row of ours and each Opus row at 6 kbit/s, the paired difference of every score.
+    """Return, for each row of ours and each Opus row at 6 kbit/s, the paired difference of every
+    score.
 
     A difference is signed so that above zero is ours ahead; `is_ahead` asks for the whole interval.
     """
     peers = [row for row in rows if row.name.startswith(f"Opus {GOAL_RATE} ")]
     ours = [row for row in rows if row.usage]
     return [
-        {"ours": row.name, "opus": peer.name, "score": name, **estimate._asdict(), "is_ahead": estimate.low > 0}
+        {
+            "ours": row.name,
+            "opus": peer.name,
+            "score": name,
+            **estimate._asdict(),
+            "is_ahead": estimate.low > 0,
+        }
         for row in ours
         for peer in peers
         for name, estimate in _differences(row, peer).items()
@@ -144,28 +170,47 @@ def to_markdown(rows: Sequence[Row]) -> str:
     shown = [name for name in SCORES if any(row.values.get(name) is not None for row in rows)]
     arrows = [f"{SCORES[name][0]} {'↑' if SCORES[name][1] else '↓'}" for name in shown]
     lines = [
-        "| " + " | ".join(["codec", "bit/s", *arrows, "bits of each codebook's 10", "speed, in / out"]) + " |",
+        "| "
+        + " | ".join(["codec", "bit/s", *arrows, "bits of each codebook's 10", "speed, in / out"])
+        + " |",
         "| --- |" + " ---: |" * (len(arrows) + 3),
     ]
     for row in rows:
-        cells = [_show(bootstrap_mean(values)) if (values := row.values[name]) is not None else "" for name in shown]
+        cells = [
+            _show(bootstrap_mean(values)) if (values := row.values[name]) is not None else ""
+            for name in shown
+        ]
         usage = f"{min(row.usage):.1f} to {max(row.usage):.1f}" if row.usage else ""
-        speed = f"{row.encode_speed:.0f} / {row.decode_speed:.0f}" if math.isfinite(row.encode_speed) else ""
+        speed = (
+            f"{row.encode_speed:.0f} / {row.decode_speed:.0f}"
+            if math.isfinite(row.encode_speed)
+            else ""
+        )
         rate = f"{row.rate_bps:,.0f}" if math.isfinite(row.rate_bps) else ""
         lines.append("| " + " | ".join([row.name, rate, *cells, usage, speed]) + " |")
-    lines += ["", "Ours minus Opus at 6 kbit/s, paired over files, signed so that above zero is ours ahead:", ""]
+    lines += [
+        "",
+        "Ours minus Opus at 6 kbit/s, paired over files, signed so that above zero is ours ahead:",
+        "",
+    ]
     lines += ["| ours | Opus | " + " | ".join(SCORES[name][0] for name in shown) + " |"]
     lines += ["| --- | --- |" + " ---: |" * len(shown)]
     pairs = compare_with_opus(rows)
     for ours, opus in dict.fromkeys((pair["ours"], pair["opus"]) for pair in pairs):
-        of_pair = {pair["score"]: pair for pair in pairs if (pair["ours"], pair["opus"]) == (ours, opus)}
-        cells = [_show(Estimate(*(of_pair[name][key] for key in Estimate._fields))) for name in shown]
+        of_pair = {
+            pair["score"]: pair for pair in pairs if (pair["ours"], pair["opus"]) == (ours, opus)
+        }
+        cells = [
+            _show(Estimate(*(of_pair[name][key] for key in Estimate._fields))) for name in shown
+        ]
         lines.append("| " + " | ".join([ours, opus, *cells]) + " |")
     return "\n".join(lines)
 
 
 class _Judge:
-    """All scores of a set of waves against the originals; None where the package is not installed."""
+    """All scores of a set of waves against the originals; None
+    where the package is not installed.
+    """
 
     def __init__(self, originals: Sequence[Float[np.ndarray, "_"]]):
         self.originals = originals
@@ -173,9 +218,13 @@ class _Judge:
         self._speaker = SpeakerEncoder()
         self._voices = [self._speaker(wave) for wave in originals]
         self._recogniser = whisper.Whisper() if whisper.is_installed() else None
-        self._readings = [self._recogniser.transcribe(wave) for wave in originals] if self._recogniser else []
+        self._readings = (
+            [self._recogniser.transcribe(wave) for wave in originals] if self._recogniser else []
+        )
 
-    def __call__(self, waves: Sequence[Float[np.ndarray, "_"]]) -> dict[str, Float[np.ndarray, "n"] | None]:
+    def __call__(
+        self, waves: Sequence[Float[np.ndarray, "_"]]
+    ) -> dict[str, Float[np.ndarray, "n"] | None]:
         scores: dict[str, np.ndarray | None] = {name: None for name in SCORES}
         scores |= pesq_stoi(self.originals, waves)
         scores["dnsmos"] = self._dnsmos(waves).ovrl
@@ -183,7 +232,9 @@ class _Judge:
         voices = [self._speaker(wave) for wave in waves]
         scores["speaker_cosine"] = np.array([float(a @ b) for a, b in zip(self._voices, voices)])
         if self._recogniser:
-            found = word_errors([self._recogniser.transcribe(wave) for wave in waves], self._readings)
+            found = word_errors(
+                [self._recogniser.transcribe(wave) for wave in waves], self._readings
+            )
             scores["word_error"] = found.errors / np.maximum(found.reference_units, 1)
         return scores
 
@@ -208,13 +259,18 @@ def _measure(
 
 
 def _code_with_ours(
-    codec: FrozenCodec, levels: int, seen: list[Int[np.ndarray, "t k"]], wave: Float[np.ndarray, "s"]
+    codec: FrozenCodec,
+    levels: int,
+    seen: list[Int[np.ndarray, "t k"]],
+    wave: Float[np.ndarray, "s"],
 ) -> Coded:
     began = time.perf_counter()
     [(codes, latents)], side = codec.encode([wave]), codec.encode_side([wave])
     encoded = time.perf_counter()
     codes = codec.keep_levels(codes, levels or None)
-    [decoded] = codec.decode_codes([codes], side) if levels else codec.decode_latents([latents], side)
+    [decoded] = (
+        codec.decode_codes([codes], side) if levels else codec.decode_latents([latents], side)
+    )
     done = time.perf_counter()
     seen.append(codes)
     side_bits = codec.spec.side_channels * math.log2(SIDE_LEVELS)
@@ -234,7 +290,9 @@ def _differences(ours: Row, peer: Row) -> dict[str, Estimate]:
 def _show(estimate: Estimate) -> str:
     if not math.isfinite(estimate.low):
         return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]".replace("-", "\N{MINUS SIGN}")
+    return f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]".replace(
+        "-", "\N{MINUS SIGN}"
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -1,8 +1,9 @@
 """Which phone is spoken when: labels for probes of codes and features on real speech.
 
-In: waves at 16 kHz. Out: one phone number per 10 ms, or nothing where the clip cannot be labelled. Words come from
-`whisper.py` (the clips need no transcripts), times from a forced alignment by pocketsphinx with the CMU pronouncing
-dictionary. Neither shares data or weights with the in-lab recogniser, so a probe may judge what that one taught.
+In: waves at 16 kHz. Out: one phone number per 10 ms, or nothing where the clip cannot be labelled.
+Words come from `whisper.py` (the clips need no transcripts), times from a forced alignment by
+pocketsphinx with the CMU pronouncing dictionary. Neither shares data or weights with the in-lab
+recogniser, so a probe may judge what that one taught.
 """
 
 import numpy as np
@@ -31,7 +32,9 @@ class PhoneAligner:
         self._decoder = open_pocketsphinx()
 
     def __call__(self, wave: Float[np.ndarray, "s"]) -> Int[np.ndarray, "u"] | None:
-        """Return the phone of every 10 ms; None if a word has no pronunciation or the alignment fails."""
+        """Return the phone of every 10 ms; None if a word has no pronunciation or the alignment
+        fails.
+        """
         words = self._whisper.transcribe(wave).split()
         if not words or any(self._decoder.lookup_word(word) is None for word in words):
             return None
@@ -39,7 +42,8 @@ class PhoneAligner:
         try:
             self._decoder.set_align_text(" ".join(words))
             self._align(pcm)
-            self._decoder.set_alignment()  # the second pass finds the phones inside the words of the first
+            # the second pass finds the phones inside the words of the first
+            self._decoder.set_alignment()
             self._align(pcm)
             found = self._decoder.get_alignment()
         except RuntimeError:
@@ -57,7 +61,9 @@ class PhoneAligner:
         self._decoder.end_utt()
 
 
-def labels_at(labels: Int[np.ndarray, "u"], num_frames: int, frame_hz: float) -> Int[np.ndarray, "t"]:
+def labels_at(
+    labels: Int[np.ndarray, "u"], num_frames: int, frame_hz: float
+) -> Int[np.ndarray, "t"]:
     """Return the label under the centre of each frame, -1 past the last one."""
     centres = ((np.arange(num_frames) + 0.5) * LABELS_PER_S / frame_hz).astype(int)
     return np.append(labels, -1)[np.minimum(centres, len(labels))]

@@ -1,11 +1,12 @@
 """What does the first code level say: the words, or the speaker?
 
-In: codecs, and a folder of real speech of which some speakers are for testing. Out: one row per codec: how often the
-phone spoken is the one that the level-1 code most often stood for in the other speakers' clips (a table of counts,
-so the probe adds no knowledge of its own); how often a ridge probe names the speaker of a second from a histogram of
-its level-1 codes; and what all levels reconstruct. Several trainings of one variant, joined by +, are averaged clip
-by clip; their spread is shown beside, because intervals here are over clips. Codecs with side channels are also
-decoded with another speaker's side code: does the voice move to that speaker, and do the words stay?
+In: codecs, and a folder of real speech of which some speakers are for testing. Out: one row per
+codec: how often the phone spoken is the one that the level-1 code most often stood for in the other
+speakers' clips (a table of counts, so the probe adds no knowledge of its own); how often a ridge
+probe names the speaker of a second from a histogram of its level-1 codes; and what all levels
+reconstruct. Several trainings of one variant, joined by +, are averaged clip by clip; their spread
+is shown beside, because intervals here are over clips. Codecs with side channels are also decoded
+with another speaker's side code: does the voice move to that speaker, and do the words stay?
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -69,10 +70,15 @@ def probe_folder(
     fit_labels, test_labels = ([aligner(wave) for wave in waves] for waves in (fit, test))
     for side, labels in (("to fit", fit_labels), ("to test", test_labels)):
         if sum(label is not None for label in labels) < 5:
-            raise GenlabError(f"{directory}: fewer than 5 clips {side} on whose words are known; give more speech")
+            raise GenlabError(
+                f"{directory}: fewer than 5 clips {side} on whose words are known; give more speech"
+            )
     rows = []
     for name, trainings in codecs.items():
-        parts = [_probe(codec, fit, fit_labels, test, test_labels, len(aligner.phones)) for codec in trainings]
+        parts = [
+            _probe(codec, fit, fit_labels, test, test_labels, len(aligner.phones))
+            for codec in trainings
+        ]
         rows.append(Row(name, {measure: [part[measure] for part in parts] for measure in parts[0]}))
     return rows
 
@@ -81,7 +87,8 @@ def swap_sides(codec: FrozenCodec, waves: Sequence[Float[np.ndarray, "_"]]) -> d
     """Decode each clip with the side code of the next one; return how voice and words changed.
 
     Returns:
-        to_donor: the speaker cosine to the donor, less that of the clip decoded with its own side code.
+        to_donor: the speaker cosine to the donor, less that of the clip decoded with its own side
+            code.
         to_self: the same for the cosine to the clip's own speaker.
         word_error: word errors per word of the whisper's reading with the own side code.
 
@@ -90,13 +97,22 @@ def swap_sides(codec: FrozenCodec, waves: Sequence[Float[np.ndarray, "_"]]) -> d
     """
     side = codec.encode_side(waves)
     if side is None:
-        raise GenlabError("codec: it has no side channels to swap; train one with codec.side_channels=16")
+        raise GenlabError(
+            "codec: it has no side channels to swap; train one with codec.side_channels=16"
+        )
     codes = [view for view, _ in codec.encode(waves)]
-    own, swapped = codec.decode_codes(codes, side), codec.decode_codes(codes, np.roll(side, -1, axis=0))
+    own, swapped = (
+        codec.decode_codes(codes, side),
+        codec.decode_codes(codes, np.roll(side, -1, axis=0)),
+    )
     encoder, whisper = SpeakerEncoder(), Whisper()
-    voices, before, after = (np.stack([encoder(wave) for wave in group]) for group in (waves, own, swapped))
+    voices, before, after = (
+        np.stack([encoder(wave) for wave in group]) for group in (waves, own, swapped)
+    )
     donors = np.roll(voices, -1, axis=0)
-    found = word_errors([whisper.transcribe(wave) for wave in swapped], [whisper.transcribe(wave) for wave in own])
+    found = word_errors(
+        [whisper.transcribe(wave) for wave in swapped], [whisper.transcribe(wave) for wave in own]
+    )
     return {
         "to_donor": bootstrap_mean(((after - before) * donors).sum(axis=1)),
         "to_self": bootstrap_mean(((after - before) * voices).sum(axis=1)),
@@ -116,7 +132,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for row in rows[1:]:
         cells = []
         for name in shown:
-            pairs = [(value - first.mean(name))[np.isfinite(value)].mean() for value in row.values[name]]
+            pairs = [
+                (value - first.mean(name))[np.isfinite(value)].mean() for value in row.values[name]
+            ]
             spread = f"; {min(pairs):.3f} to {max(pairs):.3f}" if len(pairs) > 1 else ""
             cells.append(_show(paired_difference(row.mean(name), first.mean(name))) + spread)
         lines.append(f"| {row.name} less {first.name} | | " + " | ".join(cells) + " |")
@@ -131,7 +149,9 @@ def _probe(
     test_labels: Sequence[Int[np.ndarray, "_"] | None],
     num_phones: int,
 ) -> dict[str, Float[np.ndarray, "n"]]:
-    fit_codes, test_codes = ([codec.encode([wave])[0][0][:, 0] for wave in waves] for waves in (fit, test))
+    fit_codes, test_codes = (
+        [codec.encode([wave])[0][0][:, 0] for wave in waves] for waves in (fit, test)
+    )
     entries, frame_hz = codec.spec.entries, codec.spec.frame_hz
     counts = np.zeros((entries, num_phones))
     for codes, labels in zip(fit_codes, fit_labels):
@@ -145,7 +165,10 @@ def _probe(
         if labels is not None:
             of_frame = labels_at(labels, len(codes), frame_hz)
             phones[number] = np.mean(meaning[codes][of_frame >= 0] == of_frame[of_frame >= 0])
-    decoded = [codec.decode_codes([codec.encode([w])[0][0]], codec.encode_side([w]))[0][: len(w)] for w in test]
+    decoded = [
+        codec.decode_codes([codec.encode([w])[0][0]], codec.encode_side([w]))[0][: len(w)]
+        for w in test
+    ]
     return {
         "phones": phones,
         "speaker": _name_speakers(test_codes, entries, int(PROBE_S * frame_hz)),
@@ -154,8 +177,12 @@ def _probe(
     }
 
 
-def _name_speakers(codes: Sequence[Int[np.ndarray, "t"]], entries: int, piece: int) -> Float[np.ndarray, "n"]:
-    """Return per clip the share of its second half that a probe fitted on all first halves gives to its speaker."""
+def _name_speakers(
+    codes: Sequence[Int[np.ndarray, "t"]], entries: int, piece: int
+) -> Float[np.ndarray, "n"]:
+    """Return per clip the share of its second half that a probe fitted on all first halves gives to
+    its speaker.
+    """
     pieces, owner, is_test = [], [], []
     for number, clip in enumerate(codes):
         starts = range(0, len(clip) - piece + 1, piece)
@@ -165,9 +192,14 @@ def _name_speakers(codes: Sequence[Int[np.ndarray, "t"]], entries: int, piece: i
             is_test.append(2 * start >= len(clip))
     hits = speaker_hits(pieces, [f"{number:04}" for number in owner], entries, is_test=is_test)
     asked = np.array(owner)[np.array(is_test)]
-    shares = [hits[asked == number].mean() if (asked == number).any() else np.nan for number in range(len(codes))]
+    shares = [
+        hits[asked == number].mean() if (asked == number).any() else np.nan
+        for number in range(len(codes))
+    ]
     return np.array(shares)
 
 
 def _show(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]".replace("-", "\N{MINUS SIGN}")
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]".replace(
+        "-", "\N{MINUS SIGN}"
+    )

@@ -1,9 +1,10 @@
 """How good a codec is on real files: resynthesise a folder and measure what was lost.
 
-In: a frozen codec and a folder of audio. Out: a JSON-able dict of means with 95 % intervals over files: aligned
-distances to the original (log-mel; PESQ and ESTOI where those packages are installed, else null), the speaker cosine
-between original and resynthesis beside the cosine between different files, DNSMOS of both, and how evenly each codebook
-is used. A folder with one file per speaker makes the second cosine that of different speakers.
+In: a frozen codec and a folder of audio. Out: a JSON-able dict of means with 95 % intervals over
+files: aligned distances to the original (log-mel; PESQ and ESTOI where those packages are
+installed, else null), the speaker cosine between original and resynthesis beside the cosine between
+different files, DNSMOS of both, and how evenly each codebook is used. A folder with one file per
+speaker makes the second cosine that of different speakers.
 """
 
 import csv
@@ -50,7 +51,8 @@ def score_folder(
     waves, skipped = read_folder(directory, speakers, rate)
     encoded = [codec.keep_levels(codec.encode([wave])[0][0], levels) for wave in waves]
     decoded = [
-        codec.decode_codes([codes], codec.encode_side([wave]))[0][: len(wave)] for codes, wave in zip(encoded, waves)
+        codec.decode_codes([codes], codec.encode_side([wave]))[0][: len(wave)]
+        for codes, wave in zip(encoded, waves)
     ]
     values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
     values |= {"pesq": None, "stoi": None, "estoi": None, **pesq_stoi(waves, decoded)}
@@ -80,30 +82,44 @@ def read_folder(
     waves, skipped = [], []
     for path in _list_files(directory, speakers):
         try:
-            waves.append(read_wave(path, sample_rate_hz=sample_rate_hz)[: int(LONGEST_S * sample_rate_hz)])
+            waves.append(
+                read_wave(path, sample_rate_hz=sample_rate_hz)[: int(LONGEST_S * sample_rate_hz)]
+            )
         except AudioError as error:
             skipped.append(f"{path.name}: {error.reason}")
     if not waves:
-        raise GenlabError(f"{directory}: no readable audio{' of these speakers' if speakers else ''}; {skipped[:3]}")
+        raise GenlabError(
+            f"{directory}: no readable audio{' of these speakers' if speakers else ''}; "
+            f"{skipped[:3]}"
+        )
     return waves, skipped
 
 
 def entropy_bits(codes: Int[np.ndarray, "t k"]) -> list[float]:
     """Return the entropy of each codebook's usage in bits."""
     shares = [np.bincount(level) / len(level) for level in codes.T]
-    return [round(float(-(share[share > 0] * np.log2(share[share > 0])).sum()), 2) for share in shares]
+    return [
+        round(float(-(share[share > 0] * np.log2(share[share > 0])).sum()), 2) for share in shares
+    ]
 
 
 def _list_files(directory: Path, speakers: Collection[str] | None) -> list[Path]:
     if speakers is None:
-        return sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in SUFFIXES)
+        return sorted(
+            path for path in Path(directory).rglob("*") if path.suffix.lower() in SUFFIXES
+        )
     table = Path(directory) / "metadata.csv"
     if not table.is_file():
-        raise GenlabError(f"{table}: no such file; choosing speakers needs a table with the columns path and speaker")
+        raise GenlabError(
+            f"{table}: no such file; choosing speakers needs a table with the columns path and "
+            "speaker"
+        )
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if rows and not {"path", "speaker"} <= rows[0].keys():
-        raise GenlabError(f"{table}: columns {', '.join(map(str, rows[0]))}, expected path and speaker among them")
+        raise GenlabError(
+            f"{table}: columns {', '.join(map(str, rows[0]))}, expected path and speaker among them"
+        )
     return sorted(Path(directory) / row["path"] for row in rows if row["speaker"] in speakers)
 
 
@@ -111,8 +127,13 @@ def _speaker_cosines(waves: list[np.ndarray], decoded: list[np.ndarray]) -> dict
     encoder = SpeakerEncoder()
     original, copy = (np.stack([encoder(wave) for wave in group]) for group in (waves, decoded))
     between = original @ original.T
-    others = [np.delete(between[i], i).mean() for i in range(len(waves))] if len(waves) > 1 else [np.nan]
-    return {"speaker_cosine": (original * copy).sum(axis=1), "speaker_cosine_between_files": np.array(others)}
+    others = (
+        [np.delete(between[i], i).mean() for i in range(len(waves))] if len(waves) > 1 else [np.nan]
+    )
+    return {
+        "speaker_cosine": (original * copy).sum(axis=1),
+        "speaker_cosine_between_files": np.array(others),
+    }
 
 
 def _estimate(values: np.ndarray | None) -> dict[str, float | int | None] | None:
@@ -120,4 +141,6 @@ def _estimate(values: np.ndarray | None) -> dict[str, float | int | None] | None
     if values is None:
         return None
     fields = bootstrap_mean(values)._asdict()
-    return {name: round(value, 4) if math.isfinite(value) else None for name, value in fields.items()}
+    return {
+        name: round(value, 4) if math.isfinite(value) else None for name, value in fields.items()
+    }

@@ -1,8 +1,10 @@
-"""Opus and Codec 2: the coders a user would otherwise send speech with, run through their own command line tools.
+"""Opus and Codec 2: the coders a user would otherwise send speech with, run through their own
+command line tools.
 
-In: a waveform at 16 kHz. Out: what comes back at 16 kHz, and the bits that were spent. The tools are the system's
-(`opusenc`, `opusdec`, `opusinfo` of opus-tools; `c2enc`, `c2dec` of codec2). Opus is counted without the Ogg container,
-as opusinfo counts it. Codec 2 works at 8 kHz; its input and output are resampled here.
+In: a waveform at 16 kHz. Out: what comes back at 16 kHz, and the bits that were spent. The tools
+are the system's (`opusenc`, `opusdec`, `opusinfo` of opus-tools; `c2enc`, `c2dec` of codec2). Opus
+is counted without the Ogg container, as opusinfo counts it. Codec 2 works at 8 kHz; its input and
+output are resampled here.
 """
 
 import re
@@ -22,8 +24,8 @@ from genlab.data.audio import resample, to_float, to_int16
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 CODEC2_HZ = 8_000
-# Settings for speech at a few kbit/s: the encoder's default, and what raises its quality there: telling it that this is
-# speech, long frames, and spending the whole of the rate.
+# Settings for speech at a few kbit/s: the encoder's default, and what raises its quality there:
+# telling it that this is speech, long frames, and spending the whole of the rate.
 OPUS_SETTINGS = {
     "default": (),
     "speech, 60 ms": ("--speech", "--framesize", "60"),
@@ -42,11 +44,18 @@ class Coded(NamedTuple):
 
 def missing_tools() -> list[str]:
     """Return how to install the command line tools that are not here; empty if all are."""
-    needed = {"opusenc": "opus-tools", "opusdec": "opus-tools", "opusinfo": "opus-tools", "c2enc": "codec2"}
+    needed = {
+        "opusenc": "opus-tools",
+        "opusdec": "opus-tools",
+        "opusinfo": "opus-tools",
+        "c2enc": "codec2",
+    }
     return sorted({package for tool, package in needed.items() if shutil.which(tool) is None})
 
 
-def code_with_opus(wave: Float[np.ndarray, "s"], kbit_per_s: float, options: tuple[str, ...] = ()) -> Coded:
+def code_with_opus(
+    wave: Float[np.ndarray, "s"], kbit_per_s: float, options: tuple[str, ...] = ()
+) -> Coded:
     """Return `wave` after opusenc and opusdec.
 
     Raises:
@@ -55,14 +64,29 @@ def code_with_opus(wave: Float[np.ndarray, "s"], kbit_per_s: float, options: tup
     with tempfile.TemporaryDirectory() as folder:
         original, packed, back = (Path(folder) / name for name in ("in.wav", "a.opus", "out.wav"))
         soundfile.write(original, to_int16(wave), SAMPLE_RATE_HZ, subtype="PCM_16")
-        encode_s = _run("opusenc", "--quiet", "--bitrate", f"{kbit_per_s:g}", *options, str(original), str(packed))[0]
-        decode_s = _run("opusdec", "--quiet", "--rate", str(SAMPLE_RATE_HZ), str(packed), str(back))[0]
+        encode_s = _run(
+            "opusenc",
+            "--quiet",
+            "--bitrate",
+            f"{kbit_per_s:g}",
+            *options,
+            str(original),
+            str(packed),
+        )[0]
+        decode_s = _run(
+            "opusdec", "--quiet", "--rate", str(SAMPLE_RATE_HZ), str(packed), str(back)
+        )[0]
         facts = _run("opusinfo", str(packed))[1]
         decoded, _ = soundfile.read(back, dtype="float32")
     found = re.search(r"w/o overhead: ([\d.]+) kbit/s", facts)
     if not found:
         raise GenlabError(f"opusinfo: no bit rate in its output {facts[:80]!r}")
-    return Coded(_fit(decoded, len(wave)), float(found[1]) * 1000 * len(wave) / SAMPLE_RATE_HZ, encode_s, decode_s)
+    return Coded(
+        _fit(decoded, len(wave)),
+        float(found[1]) * 1000 * len(wave) / SAMPLE_RATE_HZ,
+        encode_s,
+        decode_s,
+    )
 
 
 def code_with_codec2(wave: Float[np.ndarray, "s"], bit_per_s: int) -> Coded:
@@ -80,7 +104,9 @@ def code_with_codec2(wave: Float[np.ndarray, "s"], bit_per_s: int) -> Coded:
         decode_s = _run("c2dec", str(bit_per_s), str(packed), str(back))[0]
         decoded = to_float(np.frombuffer(back.read_bytes(), "<i2"))
         bits = 8.0 * packed.stat().st_size
-    return Coded(_fit(resample(decoded, CODEC2_HZ, SAMPLE_RATE_HZ), len(wave)), bits, encode_s, decode_s)
+    return Coded(
+        _fit(resample(decoded, CODEC2_HZ, SAMPLE_RATE_HZ), len(wave)), bits, encode_s, decode_s
+    )
 
 
 def _run(*command: str) -> tuple[float, str]:
@@ -90,10 +116,13 @@ def _run(*command: str) -> tuple[float, str]:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except FileNotFoundError:
         raise GenlabError(
-            f"{command[0]}: not installed; install {', '.join(missing_tools())} with the system's package manager"
+            f"{command[0]}: not installed; install {', '.join(missing_tools())} with the system's "
+            "package manager"
         ) from None
     except subprocess.CalledProcessError as error:
-        raise GenlabError(f"{command[0]}: failed with code {error.returncode}: {error.stderr.strip()[:120]}") from None
+        raise GenlabError(
+            f"{command[0]}: failed with code {error.returncode}: {error.stderr.strip()[:120]}"
+        ) from None
     return time.perf_counter() - began, done.stdout
 
 

