@@ -5,7 +5,8 @@ Question: can a codec whose layers all run at the frame rate be trained on two C
 intelligible on voices it never heard? Real speech: a folder of LibriSpeech (CC BY 4.0, V. Panayotov
 et al. 2015) and one of flite voices.
 
-    SPEECH_DIR=path/to/librispeech FLITE_DIR=path/to/flite genlab train configs/codec_16khz.py --out runs/codec
+    export SPEECH_DIR=path/to/librispeech FLITE_DIR=path/to/flite
+    genlab train configs/codec_16khz.py --out runs/codec
     genlab codec export runs/codec my_codec.safetensors
 
 Without the folders it hears only the embedded corpus. Result:
@@ -22,7 +23,8 @@ from genlab.training.optim import OptimConfig
 
 # Every sixth speaker of the 120-clip LibriSpeech sample that the shipped weights were trained on.
 HELD_OUT = tuple(
-    "27 83 150 211 254 322 412 460 730 1034 1116 1355 1578 1841 1992 2182 2436 2836 2989 3436".split()
+    "27 83 150 211 254 322 412 460 730 1034 1116 1355 1578 1841 "
+    "1992 2182 2436 2836 2989 3436".split()
 )
 
 

@@ -5,8 +5,8 @@ of those latents), so both views share the frame axis. Decoders read one view, a
 the same type.
 
 Axis letters, used in every signature of genlab:
-    b batch   s audio samples   t frames   k codebooks   v entries per codebook   d latent channels   h model width
-    n text symbols   c side channels
+    b batch   s audio samples   t frames   k codebooks   v entries per codebook
+    d latent channels   h model width   n text symbols   c side channels
 Time is the second axis and channels come last: waves "b s", codes "b t k", latents "b t d", logits
 "b t k v".
 """

@@ -43,7 +43,9 @@ def config():
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1))),
-            "masked_random": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1), order="random")),
+            "masked_random": Arm(
+                decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1), order="random")
+            ),
             "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=4)),
         },
         num_prompts=3,

@@ -51,8 +51,7 @@ def run(run_dir, steps=10, build=build, source=None, optim=None, seed=1, setting
     )
 
 
-# --- batches
-# ---------------------------------------------------------------------------------------------------------
+# --- batches ---
 
 
 def test_batch_is_a_function_of_seed_and_step():
@@ -107,8 +106,7 @@ def test_too_little_data_is_refused(tmp_path):
         run(tmp_path, steps=9, source=make_source(repeat=1))
 
 
-# --- the update
-# ------------------------------------------------------------------------------------------------------
+# --- the update ---
 
 
 def one_update(optim, build=build, steps=10):
@@ -208,8 +206,7 @@ def test_time_is_put_down_to_who_kept_the_device_waiting(tmp_path):
     assert seconds_of(writer.rows[40])["host"] >= 0.1, "the writer's pause after the stretch before"
 
 
-# --- the loop
-# --------------------------------------------------------------------------------------------------------
+# --- the loop ---
 
 
 def test_result_log_status_and_second_call(tmp_path):

@@ -343,7 +343,8 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
         print(
-            f"{format_listening(merge_answers(arguments.merge, out))}\n\n{shown(out / 'listening.json')}"
+            format_listening(merge_answers(arguments.merge, out))
+            + f"\n\n{shown(out / 'listening.json')}"
         )
         return 0
     arguments.overrides = []

@@ -5,12 +5,11 @@ In: waves "b s" at 16, 24 or 44.1 kHz. Out: `Tokens` whose latents are the encod
 the quantiser; and back to waves from either view (Kumar et al. 2023, sections 3.1 and 3.2; names as
 in transformers' `DacModel`). Each level projects what is left to 8 channels, takes the entry of
 nearest direction, and projects that back with a bias of its own; the biases are part of
-`code_vectors`, so those add up to what the decoder reads. Where we differ: waves have t
-* hop samples exactly. After an odd upsampling stride the published decoder is one frame short on
-  the right: at 16 and
-24 kHz (strides 8, 5, 4, 2) it gives 8 samples less than t * hop. The samples that it gives are
-ours, unshifted, and the missing last ones are silent here. Dropping levels at random is a matter of
-training and is not here.
+`code_vectors`, so those add up to what the decoder reads. Where we differ: a wave has
+exactly t hops of samples. After an odd upsampling stride the published decoder is one frame short
+on the right: at 16 and 24 kHz (strides 8, 5, 4, 2) it gives 8 samples less than t * hop. The
+samples that it gives are ours, unshifted, and the missing last ones are silent here. Dropping
+levels at random is a matter of training and is not here.
 """
 
 import math

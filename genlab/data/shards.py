@@ -48,11 +48,13 @@ def run_shards(
 
     Args:
         items: the work; it must be the same list, in the same order, when an interrupted build
-        resumes. make: makes one item and writes its files; its result must survive JSON. Called
-        from several threads. directory: where the result of each finished shard is kept.
-        items_per_shard: how much is lost, at most, per thread when the build is interrupted. stage:
-        the name shown by `progress`. progress: called with the stage, the number of items done, and
-        their total.
+            resumes.
+        make: makes one item and writes its files; its result must survive JSON. Called from several
+            threads.
+        directory: where the result of each finished shard is kept.
+        items_per_shard: how much is lost, at most, per thread when the build is interrupted.
+        stage: the name shown by `progress`.
+        progress: called with the stage, the number of items done, and their total.
     """
     directory.mkdir(parents=True, exist_ok=True)
     firsts = range(0, len(items), items_per_shard)

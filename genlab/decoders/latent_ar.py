@@ -8,10 +8,10 @@ latents are likely in that frame: a mixture of Gaussians (GIVT, 2312.02116), a f
 The loss is the head's, averaged over frames. Sampling is one compiled loop over a preallocated
 key-value cache; holes are filled by visiting the known frames first, as in ar.py.
 
-`context_noise` is CALM's noise on the context: while training, each previous latent becomes sqrt(1
-- k) latent + sqrt(k) noise with k uniform in [0, context_noise], so that a model that reads its own
-drawn frames has seen worse. Difference from CALM: no second, short-range transformer reads the
-clean latents, so k should stay well below 1.
+`context_noise` is CALM's noise on the context: while training, each previous latent becomes
+`sqrt(1 - k) latent + sqrt(k) noise` with k uniform in [0, context_noise], so that a model that
+reads its own drawn frames has seen worse. Difference from CALM: no second, short-range
+transformer reads the clean latents, so k should stay well below 1.
 """
 
 import functools

@@ -6,9 +6,9 @@ straight path and sigma / alpha elsewhere.
 
 | path | solver | diffusers class | grid |
 | --- | --- | --- | --- |
-| straight | euler | FlowMatchEulerDiscreteScheduler | ours with set_timesteps(sigmas=numpy.linspace(1, 1 / n, n)) |
+| straight | euler | FlowMatchEulerDiscreteScheduler | ours, `sigmas=numpy.linspace(1, 1 / n, n)` |
 | straight | heun | FlowMatchHeunDiscreteScheduler | from 1 to 1 / 1000 and then to 0 by Euler |
-| straight | dpm_solver | DPMSolverMultistepScheduler | ours squeezed to end at 0.999 before the shift |
+| straight | dpm_solver | DPMSolverMultistepScheduler | ours, ends at 0.999 before the shift |
 | cosine | ddim | DDIMScheduler | ours, if n divides 1000 |
 | cosine | dpm_solver | DPMSolverMultistepScheduler | ours, but starting at alpha = 2^-12 |
 | cosine | ancestral, eta 1 | DDPMScheduler | ours, if n divides 1000 |

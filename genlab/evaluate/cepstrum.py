@@ -5,7 +5,8 @@ In: pairs of waveforms at 16 kHz that say the same. Out: dB per pair. MFCCs 1 to
 mel bands, 25 ms windows every 10 ms) are aligned by dynamic time warping; the distortion is the
 root mean square difference of the two envelopes that the coefficients describe,
 
-    MCD = mean over the path of sqrt(sum_k (C_k - C'_k)^2 / bands),   C: orthonormal cosine transform of levels in dB.
+    MCD = mean over the path of sqrt(sum_k (C_k - C'_k)^2 / bands)
+    C: orthonormal cosine transform of levels in dB.
 
 Where we differ from Kubichek (1993) and the WORLD or SPTK mel-cepstra of other papers: the envelope
 is that of a mel filter bank, so values are comparable within this table only. Coefficient 0, the

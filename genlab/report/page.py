@@ -54,7 +54,9 @@ from genlab.report.tuning import tuning_section
 from genlab.watch.mel import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 
 _MODES = {
-    "iso_flop": "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ",
+    "iso_flop": (
+        "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ"
+    ),
     "iso_step": (
         "every arm makes the same number of updates, with the same parameters within 1 % and the "
         "same batches"
@@ -247,7 +249,9 @@ def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
             "Every difference between the arms is matched, bounded, part of the question, or "
             "declared."
         ),
-        "uncontrolled": "A difference between the arms is not declared: do not read the scores as an answer.",
+        "uncontrolled": (
+            "A difference between the arms is not declared: do not read the scores as an answer."
+        ),
     }[stamp]
     badge = Markup('<p class="lead">{} {}</p>').format(
         _badge(stamp == "controlled", stamp), meaning

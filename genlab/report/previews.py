@@ -4,7 +4,8 @@ all of its updates.
 In: a run with `settings.previews` prompts to sample (0, the default: none), and the model at those
 moments. Out, under `previews/` of the comparison, for the first training seed:
 
-    NAME/at025/promptNN.flac     the audio, and an event file beside it: TensorBoard's run previews/NAME
+    NAME/at025/promptNN.flac     the audio, and an event file beside it:
+                                 TensorBoard's run previews/NAME
     real/  codec_floor_codes/    ceilings of the same prompts
     grid/                        one picture per prompt: arms down, moments across
 

@@ -83,7 +83,11 @@ def format_interval(
     value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
     if absolute and value is not None and low is not None and high is not None and high < 0:
         value, low, high = -value, -high, -low
-    return f"{format_value(value, low, high, decimals)} {format_bounds(value, low, high, decimals)}".rstrip()
+    shown, bounds = (
+        format_value(value, low, high, decimals),
+        format_bounds(value, low, high, decimals),
+    )
+    return f"{shown} {bounds}".rstrip()
 
 
 def format_score(score: Mapping[str, Any], decimals: int | None = None) -> str:

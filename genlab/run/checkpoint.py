@@ -4,8 +4,8 @@
     status.json        state, step, attempt, host, pid, heartbeat; replaced atomically
     lock               held by the one process that trains here
     batch_hashes.txt   one digest per step
-    checkpoints/N/     Orbax v1, one directory per saved step, renamed into place when it is whole, or in a bucket
-                       (bucket.py) given commit_success.txt
+    checkpoints/N/     Orbax v1, one directory per saved step, renamed into place when it is
+                       whole, or in a bucket (bucket.py) given commit_success.txt
     bad_checkpoints/   what failed its check at a restore, kept for inspection
 
 In: a dict of named pytrees of arrays. Out: the same, bit for bit, or the newest older checkpoint

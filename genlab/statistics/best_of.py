@@ -7,7 +7,8 @@ per k with a 95 % interval. Families that need more luck show it as a curve that
 al. 2023 (2311.09480, section 3) argue: it is a quantile of one trial's value, so order statistics
 bound it for any distribution of values.
 
-    Eq. P[best of k <= v] = 1 - (1 - F(v))^k = 1/2,  so the median best of k is the quantile q = 1 - 2^(-1/k) of F.
+    Eq. P[best of k <= v] = 1 - (1 - F(v))^k = 1/2,
+        so the median best of k is the quantile q = 1 - 2^(-1/k) of F.
 
 Value and ends are order statistics of fractional rank a, linear between the two neighbours: a = (n
 + 1) q for the value, and I_q(a, n + 1 - a) = 1 - confidence for a bound (Hutson 1999, "Calculating

@@ -7,9 +7,8 @@ intervals, ch. 14.3) under a fixed seed.
 
 Degenerate cases, on purpose:
 - no finite value: value, low and high are NaN, n is 0;
-- one clip: the value is kept, low and high are NaN, because one clip says nothing about spread (NaN
-becomes null in
-  JSON);
+- one clip: the value is kept, low and high are NaN, because one clip says nothing about spread
+  (NaN becomes null in JSON);
 - all clips equal: low = high = value. The interval then understates the doubt: 0 errors in 30 clips
   is not proof of none.
 """

@@ -48,7 +48,10 @@ GRID = (
     (2048, 20),
     (2048, 32),
 )
-PAGE = '''"""Lab note: which shape is best at which budget? Written by `genlab sweep plan`; predict before it runs."""
+PAGE = '''"""Lab note: which shape is best at which budget?
+
+Written by `genlab sweep plan`; predict before it runs.
+"""
 
 from genlab.load import load_experiment
 from genlab.sweeps.isoflop import isoflop_points

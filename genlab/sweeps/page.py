@@ -6,8 +6,8 @@ one fully resolved `Comparison` per point, with an id that is a hash of everythi
 result. The arms of a comparison share data, budget and prompts by construction; points vary what
 all arms of a run share, or add arms.
 
-    points = product({"data.corpus.minutes": [5.0, 30.0], "budget.train_flops": [1e12, 4e12]})   4 points
-    points = zipped({"data.num_frames": [48, 96], "batch_size": [16, 8]})                       2 points
+    points = product({"data.corpus.minutes": [5.0, 30.0], "batch_size": [16, 8]})   4 points
+    points = zipped({"data.num_frames": [48, 96], "batch_size": [16, 8]})           2 points
     points = chain(points, more)        points = subsample(points, 6, seed=0)
 
 A prediction is signed and written before the run: a weighted sum of scores that is to lie below

@@ -6,10 +6,10 @@ arms of a comparison side by side. Two exceptions are deliberate: a training los
 and unit, because losses of different families do not belong on one chart, and audio is stored as
 int16 exactly as sampled, because a gain per clip would hide differences.
 
-    prompt03/samples  prompt03/reference  prompt03/codec_floor_codes  prompt03/codec_floor_latents   audio
-    validation03/preview                                      audio by the share of training made; see previews.py
-    prompt03/samples_mel ...                                                                         pictures of them
-    train/...  valid/...  cost/...  score/...  interval/...                                          scalars
+    prompt03/samples, reference, codec_floor_codes, codec_floor_latents   audio
+    prompt03/samples_mel, ...                                             pictures of them
+    validation03/preview             audio by the share of training made; see previews.py
+    train/...  valid/...  cost/...  score/...  interval/...               scalars
 
 TensorBoard puts tags with one beginning together: so the tag begins with the prompt, and all its
 players are side by side. Previews are of other prompts (of the validation split), so their tags

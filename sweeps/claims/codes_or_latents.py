@@ -8,7 +8,8 @@ the codec reconstruct alike; its floors, scored with every metric, stand in each
 interaction asks whether latents gain more where codes of a step are drawn independently of each
 other.
 
-    genlab sweep run sweeps/claims/codes_or_latents.py && genlab sweep report sweeps/claims/codes_or_latents.py --card
+    genlab sweep run sweeps/claims/codes_or_latents.py
+    genlab sweep report sweeps/claims/codes_or_latents.py --card
 """
 
 import runpy

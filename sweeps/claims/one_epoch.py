@@ -9,7 +9,8 @@ upper bound, and they compare it with the exact one as it is; so does the verdic
 Absorbing discrete diffusion (MDLM) over the codes is the audio counterpart, unconditional but for
 the speaker.
 
-    genlab sweep run sweeps/claims/one_epoch.py && genlab sweep report sweeps/claims/one_epoch.py --card
+    genlab sweep run sweeps/claims/one_epoch.py
+    genlab sweep report sweeps/claims/one_epoch.py --card
 """
 
 import runpy

@@ -8,7 +8,8 @@ second of the same codes, once with equal updates, as published, and once with e
 where flattened codes pay for their length. No clip is seen twice: on the half hour of the quick
 start all three learn clips by heart, and then the order says nothing of the patterns.
 
-    genlab sweep run sweeps/claims/pattern_order.py && genlab sweep report sweeps/claims/pattern_order.py --card
+    genlab sweep run sweeps/claims/pattern_order.py
+    genlab sweep report sweeps/claims/pattern_order.py --card
 """
 
 import runpy

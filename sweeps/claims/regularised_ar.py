@@ -7,7 +7,8 @@ et al. 2025 (arXiv 2507.15857) found that such noise does not close the gap of a
 all arms see a hundred clips many times over with equal training FLOPs, at settings that were chosen
 before the run and not tuned.
 
-    genlab sweep run sweeps/claims/regularised_ar.py && genlab sweep report sweeps/claims/regularised_ar.py --card
+    genlab sweep run sweeps/claims/regularised_ar.py
+    genlab sweep report sweeps/claims/regularised_ar.py --card
 """
 
 import runpy

@@ -8,7 +8,8 @@ loss of diffusion is an upper bound, and they hold it against the exact one as i
 verdicts here, and say so. Absorbing discrete diffusion (MDLM) over the codes is the audio
 counterpart, unconditional but for the speaker.
 
-    genlab sweep run sweeps/claims/repeated_data.py && genlab sweep report sweeps/claims/repeated_data.py --card
+    genlab sweep run sweeps/claims/repeated_data.py
+    genlab sweep report sweeps/claims/repeated_data.py --card
 """
 
 import runpy

@@ -8,7 +8,8 @@ eighth of the flat pattern's calls. Costs are those of one clip of 5, 10 and 30 
 compiled loops, autoregression with its cache. That confidence beats a random order is asked at
 eight calls of the first level; both arms sample one and the same training.
 
-    genlab sweep run sweeps/claims/soundstorm.py && genlab sweep report sweeps/claims/soundstorm.py --card
+    genlab sweep run sweeps/claims/soundstorm.py
+    genlab sweep report sweeps/claims/soundstorm.py --card
 """
 
 import runpy

@@ -301,7 +301,8 @@ def test_a_recording_is_in_one_split_only(tmp_path):
     assert report_of(manifest) == {
         "amy/./0.wav": first,
         "amy/1.wav": "same recording as 'amy/copy.wav' in split 'test': not used in 'train'",
-        "amy/3.wav": "same recording as 'amy/other format.flac' in split 'test': not used in 'valid'",
+        "amy/3.wav": "same recording as 'amy/other format.flac' in split 'test': "
+        "not used in 'valid'",
     }
     with pytest.raises(GenlabError, match="strict=true") as caught:
         build_corpus(config.override(["strict=true"]), tmp_path / "cache")

@@ -64,7 +64,8 @@ def test_the_truth_has_no_energy_and_noise_has_its_closed_form(store):
     clips = SOURCE.fresh_clips(64, NUM_FRAMES)
     assert np.abs(energies(Forecaster(clips, store), clips, store)).max() < 1e-4
     noisy = energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8)
-    # |noise| - |difference of two| / 2, each a chi distribution that is nearly its mean in 12 x 16 dimensions.
+    # |noise| - |difference of two| / 2, each a chi distribution that is nearly its mean in
+    # 12 x 16 dimensions.
     assert noisy.mean() == pytest.approx(0.5 * (1 - 0.5**0.5), rel=0.02)
     assert not np.array_equal(
         noisy, energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8, seed=1)

@@ -31,7 +31,8 @@ from genlab.sweeps.page import Sweep
 
 def sweep():
     return Sweep(
-        name="tiny", question="Which?", fixed="all", varied="steps", base=make_comparison({audio!r}),
+        name="tiny", question="Which?", fixed="all", varied="steps",
+        base=make_comparison({audio!r}),
         points=({{"budget.steps": 2}}, {{"budget.steps": 3}}), names={{"budget.steps": "steps"}},
     )
 """

@@ -11,7 +11,8 @@ q is a Gaussian of one standard deviation around the quantised latent. p(codes |
 product over levels, as a residual quantiser chooses: a softmax over the distances of the residual
 to the entries (Plaid, 2305.18619, has this for one level),
 
-    softmax_v(-|residual_k - entry_kv|^2 / (2 variance_k)),   residual_k = latent - sum of the levels before k.
+    softmax_v(-|residual_k - entry_kv|^2 / (2 variance_k)),
+    residual_k = latent - sum of the levels before k.
 
 Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model
 of latents does not resolve what it must, a large one where neighbouring entries blur; so its width

@@ -4,12 +4,12 @@ In: hidden vectors "b t h" and, for training, latents "b t d". Out: a loss per f
 drawn latent per hidden vector. Each head is a config, which is the choice, and a module, which
 holds the weights:
 
-    gmm       a mixture of diagonal Gaussians with its exact density (GIVT, 2312.02116)
-    flow      a residual network that carries noise to the latent along a learned velocity (MAR, 2406.11838, with flow
-              matching, 2210.02747, in the place of DDPM); several noise draws share one hidden
-              vector
-    energy    a residual network that turns the hidden vector and noise into a latent, trained by the energy score
-              (SLED, 2505.13181; a proper scoring rule, Gneiting and Raftery 2007)
+    gmm     a mixture of diagonal Gaussians with its exact density (GIVT, 2312.02116)
+    flow    a residual network that carries noise to the latent along a learned velocity (MAR,
+            2406.11838, with flow matching, 2210.02747, in the place of DDPM); several noise draws
+            share one hidden vector
+    energy  a residual network that turns the hidden vector and noise into a latent, trained by the
+            energy score (SLED, 2505.13181; a proper scoring rule, Gneiting and Raftery 2007)
 
 The residual networks are MAR's: blocks modulated by adaLN-zero, here with RMSNorm.
 """

@@ -5,11 +5,11 @@ In: codes "b t k" per frame. Out: codes "b s j", j of them at each step, and bac
 predicted after the coarser codes of its own frame; the flat pattern (AudioLM, 2209.03143;
 MusicGen's "flattening") predicts one code at each step:
 
-    3 codebooks x 4 frames     delay 1                          delay 0             flat
-    frame     0  1  2  3       step  0  1  2  3  4  5     step  0  1  2  3    step  0  1  2  3  4  5 ... 11
-    level 0   a  b  c  d             a  b  c  d  .  .           a  b  c  d          a  e  i  b  f  j      l
-    level 1   e  f  g  h             .  e  f  g  h  .           e  f  g  h
-    level 2   i  j  k  l             .  .  i  j  k  l           i  j  k  l
+    3 codebooks x 4 frames  delay 1                     delay 0            flat
+    frame     0  1  2  3    step  0  1  2  3  4  5      step  0  1  2  3   step  0  1  2  3 ... 11
+    level 0   a  b  c  d          a  b  c  d  .  .            a  b  c  d         a  e  i  b      l
+    level 1   e  f  g  h          .  e  f  g  h  .            e  f  g  h
+    level 2   i  j  k  l          .  .  i  j  k  l            i  j  k  l
 
 A dot is `fill`: nothing is predicted there. With delay 0 all levels of a frame are predicted at
 once (parallel heads).
