@@ -20,7 +20,9 @@ from genlab.fairness.budget import clip_flops
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
+from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
+from genlab.run.status import check_held
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
 from genlab.train import RunResult, train
 from genlab.training.step import Watch
@@ -74,7 +76,7 @@ def train_arm(
     run_dir.mkdir(parents=True, exist_ok=True)
     check_same_training(run, run_dir)
     inputs.bind(run_dir, run.data, store)
-    checkpoint.write_config(run_dir, run.to_dict())
+    write_config(run_dir, run.to_dict())
     start = max(checkpoint.saved_steps(run_dir), default=0)
     audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
     cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
@@ -104,7 +106,7 @@ def sample_arm(
     """Sample the prompts once, and return what is on disk: a resumed run scores the very same
     audio.
     """
-    checkpoint.check_held(run_dir)
+    check_held(run_dir)
     if not has_samples(run_dir):
         stage = partial(progress, f"sample {run.name}/seed{run.seed}")
         # Sampling seeds are paired: every arm draws prompt i with the same seed.
@@ -115,9 +117,7 @@ def sample_arm(
         for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
             write_flac(path, to_int16(wave))
         facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
-        checkpoint.write_json(
-            run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"}
-        )
+        write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
     return read_samples(run_dir, material)
 
 

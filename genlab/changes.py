@@ -11,6 +11,7 @@ from typing import Any
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.experiment import Comparison
 from genlab.run import checkpoint
+from genlab.run.files import write_config
 from genlab.run.stored import read_stored
 
 FIX = "restore it, or use another --out"
@@ -84,7 +85,7 @@ def claim(config: Comparison, out: Path) -> None:
         raise GenlabError(
             f"{out}: holds the results of another configuration; use another --out, or delete it"
         )
-    checkpoint.write_config(out, values)
+    write_config(out, values)
 
 
 def _refused(made: Config, asked: Config, changeable: tuple[str, ...]) -> str:

@@ -45,6 +45,8 @@ from genlab.report.inputs import read_results
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.report.results import assemble, show
 from genlab.run import checkpoint
+from genlab.run.files import write_json
+from genlab.run.status import keep_alive, lock_run
 from genlab.run.stored import Number, read_again
 from genlab.sample import Sampled
 from genlab.score import audit, read_audit, score_rows
@@ -66,10 +68,10 @@ def compare(
         GenlabError: if `out` holds another comparison, or the arms cannot be compared.
     """
     check_budget(config)
-    with checkpoint.lock_run(out):
+    with lock_run(out):
         outputs.settle(out)
         claim(config, out)
-        with checkpoint.keep_alive(out):
+        with keep_alive(out):
             hosts.wait_for_all("the outputs are settled")  # all decide from the same files
             is_finished, wrong = outputs.is_finished(out), outputs.find_wrong(out)
             hosts.wait_for_all("all know whether the run is finished")
@@ -103,7 +105,7 @@ def _make(
 ) -> None:
     began = time.perf_counter()
     if tuning is not None:
-        checkpoint.write_json(out / "tuning.json", tuning)
+        write_json(out / "tuning.json", tuning)
     require_packages(config)
     material = gather(config, progress, out)
     for note in material.preflight.notes:
@@ -170,8 +172,8 @@ def conclude(
     results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
     results["audit"] = found
     outputs.seal(results, ledger)
-    checkpoint.write_json(staged / "ledger.json", ledger)
-    checkpoint.write_json(staged / "results.json", results)
+    write_json(staged / "ledger.json", ledger)
+    write_json(staged / "results.json", results)
     show(config, material, sampled, results | made_beside(out), ledger, out, staged)
     outputs.publish(out)
 
@@ -209,7 +211,7 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
     Raises:
         GenlabError: if the comparison is not finished.
     """
-    with checkpoint.lock_run(out):
+    with lock_run(out):
         outputs.settle(out)
         outputs.read_outputs(out)
         return _render_again(config, out, progress)
@@ -250,5 +252,5 @@ def _add_wall_time(out: Path, seconds: float) -> float:
     """Add this attempt's seconds to those of earlier ones and return the sum."""
     earlier = read_again(out / "wall.json", dict[str, Number], doing="counting from this attempt")
     total = (earlier or {}).get("wall_s", 0.0) + seconds
-    checkpoint.write_json(out / "wall.json", {"wall_s": total})
+    write_json(out / "wall.json", {"wall_s": total})
     return total

@@ -27,6 +27,7 @@ from genlab.data.store import TokenStore
 from genlab.data.text import SYMBOLS
 from genlab.experiment import TokenData
 from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 INPUTS_NAME = "inputs.json"
@@ -79,7 +80,7 @@ def bind(run_dir: Path, data: TokenData, store: TokenStore) -> None:
         _note_unrecorded(run_dir.parts[:-3] if run_dir.parts[-3:-2] == ("arms",) else run_dir.parts)
     else:
         run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(run_dir / INPUTS_NAME, found)
+        write_json(run_dir / INPUTS_NAME, found)
 
 
 def read_inputs(run_dir: Path) -> Inputs | None:

@@ -34,7 +34,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
 from genlab.prompts import choose_prompts
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.run.names import file_stem
 from genlab.run.stored import Count, Number, read_again, read_stored
 from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
@@ -236,7 +236,7 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
             "--out"
         )
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
+    write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
 
 
 def parse_span(text: str | None) -> tuple[float, float] | None:

@@ -42,8 +42,9 @@ from genlab.preflight import excuses, find_reference
 from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
-from genlab.run import checkpoint
 from genlab.run.cache import cache_root
+from genlab.run.files import write_json
+from genlab.run.status import check_held
 from genlab.sample import Sampled, compile_sampler, conditions
 from genlab.tokens import Prompt, Tokens, read_latents
 from genlab.train import RunResult
@@ -106,7 +107,7 @@ def audit(
     if not path.exists():
         found = audit_metrics(material.prompts, evaluation_context(config, material), progress)
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(path, {name: one.to_dict() for name, one in found.items()})
+        write_json(path, {name: one.to_dict() for name, one in found.items()})
     return read_audit(config, material)
 
 
@@ -161,7 +162,7 @@ def score_rows(
                 progress(f"score {name}: bits, energy", 1, 2)
                 row = _add_energy(row, name, config, material, models)
                 progress(f"score {name}: bits, energy", 2, 2)
-            checkpoint.check_held(path)
+            check_held(path)
             save_row(path, row)
         rows[name] = row
     progress("score", len(waves), len(waves))

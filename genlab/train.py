@@ -38,6 +38,7 @@ from genlab.machine.stopping import (
 )
 from genlab.nets.param import place_state
 from genlab.run import checkpoint
+from genlab.run.status import lock_run, track_status
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
 from genlab.training.step import (
@@ -129,7 +130,7 @@ def train(
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
-    with checkpoint.lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
+    with lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
         run = _Run(
@@ -153,7 +154,7 @@ def train(
             start, tally = restored.step, _Tally(**restored.meta["tally"])
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
             state = {**restored.state, **counters}
-        with checkpoint.track_status(run_dir, start, steps) as beat:
+        with track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
                 update = compile_update(

@@ -21,9 +21,10 @@ from processes import LIMIT_S, finish, start
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.machine.stopping import EXIT_LOCKED, LockedError
-from genlab.run import bucket, checkpoint
+from genlab.run import bucket, checkpoint, status
 from genlab.run.cache import cache_root
 from genlab.run.digests import chain_digest
+from genlab.run.status import lock_run
 
 KNOWN_ENTROPY = str(Path(__file__).parents[1] / "configs/known_entropy.py")
 STEPS = 12
@@ -191,7 +192,7 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(url, files):
 
 
 def test_a_run_on_another_host_is_waited_for_and_respected_if_it_lives(url, files, monkeypatch):
-    monkeypatch.setattr(checkpoint, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(status, "HEARTBEAT_S", 0.1)
 
     def beat(age_s):
         status = {
@@ -204,14 +205,14 @@ def test_a_run_on_another_host_is_waited_for_and_respected_if_it_lives(url, file
 
     beat(5)
     with bucket.working_copy(url) as copy:
-        monkeypatch.setattr(checkpoint, "REMOTE_ALIVE_S", 5.5)  # it is silent, and then it is dead
-        with checkpoint.lock_run(copy):
+        monkeypatch.setattr(status, "REMOTE_ALIVE_S", 5.5)  # it is silent, and then it is dead
+        with lock_run(copy):
             pass
-        monkeypatch.setattr(checkpoint, "REMOTE_ALIVE_S", 600)
-        monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: beat(0))  # it lives
+        monkeypatch.setattr(status, "REMOTE_ALIVE_S", 600)
+        monkeypatch.setattr(status.time, "sleep", lambda seconds: beat(0))  # it lives
         with (
             pytest.raises(LockedError, match="process 7 on elsewhere") as error,
-            checkpoint.lock_run(copy),
+            lock_run(copy),
         ):
             pass
     assert error.value.exit_code == EXIT_LOCKED

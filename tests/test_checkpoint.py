@@ -19,23 +19,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genlab.config import GenlabError
-from genlab.machine.stopping import TrainingInterrupted, stop_on_signal
-from genlab.run import checkpoint
+from genlab.machine.stopping import LockedError, TrainingInterrupted, stop_on_signal
+from genlab.run import status
 from genlab.run.checkpoint import (
     CheckpointMismatch,
     CheckpointWriter,
     HashLog,
-    LockedError,
     checksum,
-    lock_run,
-    read_json,
     restore_latest,
     saved_steps,
-    track_status,
-    write_json,
 )
 from genlab.run.digests import chain_digest, combine_digests
+from genlab.run.files import read_json, write_json
 from genlab.run.silence import silenced
+from genlab.run.status import check_held, lock_run, track_status, write_status
 
 
 def make_state(seed):
@@ -285,20 +282,20 @@ def test_lock_excludes_and_is_freed(tmp_path):
 
 
 def test_a_live_process_on_another_host_is_respected(tmp_path):
-    def status(age_s, state="running", host="elsewhere"):
+    def beat(age_s, state="running", host="elsewhere"):
         write_json(
             tmp_path / "status.json",
             {"state": state, "host": host, "pid": 7, "heartbeat": time.time() - age_s},
         )
 
-    status(5)
+    beat(5)
     with pytest.raises(LockedError, match="process 7 on elsewhere"), lock_run(tmp_path):
         pass
-    for stale in ({"age_s": 2 * checkpoint.REMOTE_ALIVE_S}, {"age_s": 5, "state": "failed"}):
-        status(**stale)
+    for stale in ({"age_s": 2 * status.REMOTE_ALIVE_S}, {"age_s": 5, "state": "failed"}):
+        beat(**stale)
         with lock_run(tmp_path):
             pass
-    status(5, host=socket.gethostname())  # the lock itself says that nobody on this host is alive
+    beat(5, host=socket.gethostname())  # the lock itself says that nobody on this host is alive
     with lock_run(tmp_path):
         pass
 
@@ -333,7 +330,7 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes
         "own.7.tmp",
         ".own",
     ]
-    checkpoint.write_status(tmp_path, "interrupted", 3)
+    write_status(tmp_path, "interrupted", 3)
     for name in (*gone, *kept):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -346,18 +343,18 @@ def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes
 def test_a_run_directory_that_is_deleted_meanwhile_is_an_error(tmp_path, is_made_again):
     run_dir = tmp_path / "run"
     with pytest.raises(GenlabError, match="run: deleted or replaced"), lock_run(run_dir):
-        checkpoint.check_held(run_dir / "rows")
+        check_held(run_dir / "rows")
         run_dir.rename(tmp_path / "elsewhere")
         if is_made_again:
             run_dir.mkdir()
             (run_dir / "lock").touch()
         with pytest.raises(GenlabError, match="run: deleted or replaced"):
-            checkpoint.check_held(run_dir / "rows")
-        checkpoint.check_held(tmp_path / "elsewhere")
+            check_held(run_dir / "rows")
+        check_held(tmp_path / "elsewhere")
 
 
 def test_status_follows_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "HEARTBEAT_S", 0.0)
+    monkeypatch.setattr(status, "HEARTBEAT_S", 0.0)
     with track_status(tmp_path, 0, 9) as beat:
         assert read_json(tmp_path / "status.json")["state"] == "running"
         beat(4)
@@ -366,14 +363,10 @@ def test_status_follows_the_run(tmp_path, monkeypatch):
     with pytest.raises(TrainingInterrupted), track_status(tmp_path, 0, 9) as beat:
         beat(5)
         raise TrainingInterrupted("stopped")
-    status = json.loads((tmp_path / "status.json").read_text())
-    assert (status["state"], status["step"], status["attempt"], status["error"]) == (
-        "interrupted",
-        5,
-        2,
-        "stopped",
-    )
-    assert {"heartbeat", "host", "pid"} <= set(status)
+    found = json.loads((tmp_path / "status.json").read_text())
+    assert [found[name] for name in ("state", "step", "attempt")] == ["interrupted", 5, 2]
+    assert found["error"] == "stopped"
+    assert {"heartbeat", "host", "pid"} <= set(found)
 
 
 def test_hash_log_is_cut_at_the_restart(tmp_path):

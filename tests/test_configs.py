@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from genlab.load import load_experiment
-from genlab.run.checkpoint import write_json
+from genlab.run.files import write_json
 
 ROOT = Path(__file__).parents[1]
 GOLDENS = Path(__file__).with_name("goldens") / "configs"

@@ -26,7 +26,7 @@ from genlab.listen.page import render_test, write_test
 from genlab.listen.ratings import merge_answers, prompts_needed
 from genlab.listen.stimuli import choose_texts, cut_alike, low_anchor
 from genlab.report.page import source_hash
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 
 
 def write_run(folder, monkeypatch, arms=ARMS, num_prompts=2):
@@ -34,9 +34,7 @@ def write_run(folder, monkeypatch, arms=ARMS, num_prompts=2):
     run_dir = folder / "zoo_run"
     run_dir.mkdir()
     entries = [{"name": name, "family": "ar", "scores": {}} for name in arms]
-    checkpoint.write_json(
-        run_dir / "results.json", {"arms": entries, "comparison_key": "0a1b2c3d4e"}
-    )
+    write_json(run_dir / "results.json", {"arms": entries, "comparison_key": "0a1b2c3d4e"})
     clips = make_clips(num_prompts, arms, seconds=0.2)
     monkeypatch.setattr(page, "read_clips", lambda *_: (clips, RATE_HZ))
     return SimpleNamespace(arms=dict.fromkeys(arms)), run_dir

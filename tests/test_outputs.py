@@ -12,7 +12,7 @@ from kill_points import forked
 from genlab.changes import SCORING, check_changes, check_same_training
 from genlab.config import ConfigError, GenlabError
 from genlab.report import outputs
-from genlab.run import checkpoint
+from genlab.run.files import write_config, write_json
 
 ROWS = ("rows/ar.json", "rows/real.json")
 
@@ -23,8 +23,8 @@ def stage(run_dir: Path, version: str) -> None:
     (staged / "rows").mkdir()
     results, ledger = {"version": version}, {"version": version, "rows": []}
     outputs.seal(results, ledger)
-    checkpoint.write_json(staged / "results.json", results)
-    checkpoint.write_json(staged / "ledger.json", ledger)
+    write_json(staged / "results.json", results)
+    write_json(staged / "ledger.json", ledger)
     for name in (*outputs.RENDERED, *ROWS):
         (staged / name).write_text(json.dumps({"version": version}))
 
@@ -91,7 +91,7 @@ def test_damaged_staged_outputs_replace_nothing(replaced: Path):
 
 
 def test_a_run_made_before_there_was_a_list_is_finished_by_its_results_and_report(tmp_path: Path):
-    checkpoint.write_json(tmp_path / "results.json", {"arms": []})
+    write_json(tmp_path / "results.json", {"arms": []})
     assert not outputs.is_finished(tmp_path)
     (tmp_path / "report.html").touch()
     assert outputs.is_finished(tmp_path)
@@ -125,7 +125,7 @@ def test_a_finished_run_is_scored_again_by_scoring_fields_alone(override: str, n
 
 def test_another_training_is_refused_and_the_config_stays(tmp_path: Path):
     run = make_comparison().run("ar", 0, steps=5)
-    checkpoint.write_config(tmp_path, run.to_dict())
+    write_config(tmp_path, run.to_dict())
     check_same_training(run.override(["steps=6"]), tmp_path)  # nothing was trained yet
     (tmp_path / "checkpoints/5").mkdir(parents=True)
     check_same_training(run, tmp_path)
@@ -137,6 +137,6 @@ def test_another_training_is_refused_and_the_config_stays(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"arm.decoder.kind='masked': the run was made with 'ar'"):
         check_same_training(make_comparison().run("masked", 0, steps=5), tmp_path)
     values = {**run.to_dict(), "kind": "codec"}
-    checkpoint.write_json(tmp_path / "config.json", values)
+    write_json(tmp_path / "config.json", values)
     with pytest.raises(ConfigError, match="holds a run of kind 'codec', expected 'decoder'"):
         check_same_training(run, tmp_path)

@@ -19,7 +19,8 @@ from genlab.experiment import Arm
 from genlab.load import load_experiment
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.layer import PlainMixer
-from genlab.run import checkpoint, trust
+from genlab.run import trust
+from genlab.run.files import write_config, write_json
 from genlab.studies.contract import check_class
 from genlab.studies.tune import arm_key
 from genlab.sweeps.executors import names_of
@@ -52,7 +53,7 @@ def test_json_names_the_file_and_the_class_and_gives_the_same_config(place):
     assert {name: values["arms"]["once"][name] for name in ONCE} == ONCE
     assert values["backbone"]["mixer"] == {"kind": "mixer.py:ShortConvolution", "reach": 5}
     assert config.arms["once"].decoder.kind == "once" and config.backbone.mixer.reach == 5
-    checkpoint.write_config(place / "run", values)
+    write_config(place / "run", values)
     assert set(json.loads((place / "run/code.json").read_text())) == {
         "mine.py:OnceConfig",
         "mine.py:OnceSampler",
@@ -82,7 +83,7 @@ def test_the_hash_is_of_the_source_and_not_of_the_place(place):
 
 
 def test_a_config_json_runs_no_class_by_itself(place):
-    checkpoint.write_config(place / "run", with_classes().to_dict())
+    write_config(place / "run", with_classes().to_dict())
     with pytest.raises(
         ConfigError, match=r"mixer.kind='mixer.py:ShortConvolution' is a Python file.*--trust-code"
     ):
@@ -113,7 +114,7 @@ def test_a_class_in_a_module_is_named_by_it_and_needs_the_same_word(place, monke
         "kind": "my_package.mixers:ShortConvolution",
         "reach": 3,
     }
-    checkpoint.write_config(place / "run", config.to_dict())
+    write_config(place / "run", config.to_dict())
     with pytest.raises(ConfigError, match=r"is a Python file|is a class in a Python module"):
         load_experiment(place / "run", named=["mine.py:OnceConfig", "mine.py:OnceSampler"])
     assert load_experiment(place / "run", trust_code=True) == config
@@ -183,7 +184,7 @@ def test_a_sweep_varies_and_names_classes(place):
     runs = expand(make_sweep(base=load_experiment("mine.py"), points=points, predictions=()))
     assert runs[0].id != runs[1].id
     assert names_of(runs[1])[0] == 'backbone.mixer.kind="mixer.py:ShortConvolution"'
-    checkpoint.write_json(place / "run.json", runs[1].config.to_dict())
+    write_json(place / "run.json", runs[1].config.to_dict())
     assert load_experiment(place / "run.json", tuple(names_of(runs[1]))) == runs[1].config
 
 

@@ -14,8 +14,9 @@ from sweep_toys import make_sweep
 from genlab.config import GenlabError
 from genlab.data.listing import walk_files
 from genlab.report import outputs
-from genlab.run.checkpoint import lock_run, write_config, write_json, write_status
+from genlab.run.files import write_config, write_json
 from genlab.run.ownership import WRITTEN, check_is_ours, is_ours
+from genlab.run.status import lock_run, write_status
 from genlab.sweeps.page import expand
 from genlab.sweeps.runs import find_prunable, run_directory, write_page
 

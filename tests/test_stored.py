@@ -33,7 +33,7 @@ from genlab.report.console import format_results
 from genlab.report.inputs import read_audit, read_ledger, read_results, read_scores
 from genlab.report.page import render_page
 from genlab.report.written import render_csv, render_markdown
-from genlab.run import checkpoint
+from genlab.run.status import lock_run, read_status, track_status
 from genlab.run.stored import DamagedError, Number, parse_stored, read_again, read_stored
 from genlab.sample import has_samples, read_facts
 from genlab.studies.tune import Trial
@@ -89,7 +89,7 @@ def use_attempts(path):
 
 
 def use_status(path):
-    with checkpoint.lock_run(path.parent), checkpoint.track_status(path.parent, 0, 3) as beat:
+    with lock_run(path.parent), track_status(path.parent, 0, 3) as beat:
         beat(1)
     return use_attempts(path)
 
@@ -255,7 +255,7 @@ def test_a_directory_in_place_of_a_file_is_refused(tmp_path, name):
     path.unlink()
     path.mkdir()
     if name == "status.json":
-        assert checkpoint.read_status(tmp_path) == {}
+        assert read_status(tmp_path) == {}
     elif name in FORGIVEN:
         assert DOCUMENTS[name][1](path) is None
     else:

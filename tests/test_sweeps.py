@@ -20,7 +20,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RESUME
-from genlab.run import checkpoint
+from genlab.run.files import read_json, write_json
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.judge import judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
@@ -191,11 +191,11 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path):
         "host": socket.gethostname(),
         "pid": os.getpid(),
     }
-    checkpoint.write_json(run_directory(tmp_path, run) / "status.json", alive)
+    write_json(run_directory(tmp_path, run) / "status.json", alive)
     assert state() == "running"
-    checkpoint.write_json(run_directory(tmp_path, run) / "status.json", {**alive, "pid": 2**22 + 1})
+    write_json(run_directory(tmp_path, run) / "status.json", {**alive, "pid": 2**22 + 1})
     assert state() == "failed", "its process has gone"
-    checkpoint.write_json(
+    write_json(
         run_directory(tmp_path, run) / "status.json", {**alive, "host": "a", "heartbeat": 0.0}
     )
     assert state() == "failed", "its heart has stopped"
@@ -235,7 +235,7 @@ def test_pruning_leaves_a_run_at_work(tmp_path):
         "pid": os.getpid(),
     }
     run_directory(tmp_path, gone).mkdir()
-    checkpoint.write_json(run_directory(tmp_path, gone) / "status.json", alive)
+    write_json(run_directory(tmp_path, gone) / "status.json", alive)
     assert find_prunable(sweep, write_files(sweep, tmp_path), tmp_path).paths == []
 
 
@@ -344,7 +344,7 @@ def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, se
         "wall_s": 2.0,
         "versions": {"genlab": "0"},
     }
-    checkpoint.write_json(run_directory(out, run) / "results.json", results)
+    write_json(run_directory(out, run) / "results.json", results)
 
 
 def verdicts(tmp_path, effects, *predictions, **kinds):
@@ -461,7 +461,7 @@ def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
     runs = write_files(sweep, tmp_path)
     write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 1.0}, np.random.default_rng(0))
     path = run_directory(tmp_path, runs[0]) / "results.json"
-    results = checkpoint.read_json(path)
+    results = read_json(path)
     seconds = {"ar": [4.0, 4.4, 3.6], "masked": [1.0, 1.0, 1.0]}
     for arm in results["arms"]:
         cost = {
@@ -470,7 +470,7 @@ def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
             "flops": 1e9,
         }
         arm["by_length"] = {"10": cost}
-    checkpoint.write_json(path, results)
+    write_json(path, results)
     found = judge(sweep, runs, tmp_path)
     verdicts = [
         "reproduced",
@@ -510,9 +510,7 @@ def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):
     assert page.count('<svg class="plot"') == 2 and page.count('href="runs/') == 4
     figure = (tmp_path / "figure.svg").read_text()
     assert figure.startswith("<svg") and "<style>" in figure and figure.count('class="front"') == 2
-    assert (
-        checkpoint.read_json(tmp_path / "findings.json")["findings"][1]["verdict"] == "reproduced"
-    )
+    assert read_json(tmp_path / "findings.json")["findings"][1]["verdict"] == "reproduced"
     [events] = (tmp_path / "hparams" / f"{runs[0].id}-ar").iterdir()
     read = EventAccumulator(str(events)).Reload()
     assert "score/bits_per_s" in read.Tags()["scalars"] and read.summary_metadata

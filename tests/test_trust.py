@@ -18,7 +18,9 @@ from sweep_toys import make_sweep
 from genlab import cli
 from genlab.config import ConfigError, GenlabError
 from genlab.load import load_experiment
-from genlab.run import checkpoint, trust
+from genlab.run import trust
+from genlab.run.files import write_config
+from genlab.run.status import write_status
 from genlab.studies.tune import apply_tuning
 from genlab.sweeps.executors import command_of, names_of
 from genlab.sweeps.runs import write_page
@@ -133,7 +135,7 @@ def test_a_name_that_ends_alike_is_not_the_same_name(place):
 
 def test_a_run_pins_its_code_and_trust_ends_where_it_changed(place, capsys):
     config = make_comparison("data.codec=sent/evil.py")
-    checkpoint.write_config(place / "sent", config.to_dict())
+    write_config(place / "sent", config.to_dict())
     digest = trust.digest_of("sent/evil.py")
     assert json.loads((place / "sent/code.json").read_text()) == {"sent/evil.py": digest}
     assert load_experiment("sent", trust_code=True) == config
@@ -143,14 +145,14 @@ def test_a_run_pins_its_code_and_trust_ends_where_it_changed(place, capsys):
     assert "data.codec='sent/evil.py' has changed since the run was made with it" in told
     assert digest[:10] in told and not (place / "mark").exists()
     with pytest.raises(ConfigError, match="has changed"):  # a run does not go on with it either
-        checkpoint.write_config(place / "sent", config.to_dict())
+        write_config(place / "sent", config.to_dict())
     (place / "sent/code.json").write_text("[1]")
     assert "sent/code.json: damaged" in refused(capsys, "report", "sent", "--trust-code")
 
 
 def test_a_run_without_code_has_no_pins(tmp_path):
     config = make_comparison()
-    checkpoint.write_config(tmp_path, config.to_dict())
+    write_config(tmp_path, config.to_dict())
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
     assert load_experiment(tmp_path) == config
 
@@ -160,10 +162,10 @@ def test_a_directory_of_somebody_else_is_no_run_directory(name, tmp_path):
     """Training keeps the newest checkpoints, and would count these among them."""
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(GenlabError, match="already exists, and genlab did not make it"):
-        checkpoint.write_config(tmp_path, make_comparison().to_dict())
-    checkpoint.write_status(tmp_path, "interrupted", 3)
-    checkpoint.write_config(tmp_path, make_comparison().to_dict())
-    checkpoint.write_config(tmp_path, make_comparison().to_dict())
+        write_config(tmp_path, make_comparison().to_dict())
+    write_status(tmp_path, "interrupted", 3)
+    write_config(tmp_path, make_comparison().to_dict())
+    write_config(tmp_path, make_comparison().to_dict())
 
 
 def test_every_field_is_looked_at_but_prose():

@@ -23,7 +23,8 @@ from genlab.machine.stopping import TrainingDiverged
 from genlab.report.page import render_page
 from genlab.report.tuning import tuning_rows, tuning_section
 from genlab.report.written import render_markdown
-from genlab.run.checkpoint import restore_latest, write_json
+from genlab.run.checkpoint import restore_latest
+from genlab.run.files import write_json
 from genlab.studies import tune as tuning_module
 from genlab.studies.tune import (
     Trial,

@@ -20,6 +20,7 @@ from genlab.machine import hosts
 from genlab.report.inputs import read_ledger
 from genlab.run import checkpoint
 from genlab.run.bucket import shown
+from genlab.run.files import write_config
 from genlab.run.trust import texts_of
 from genlab.watch.progress import Progress
 
@@ -106,7 +107,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
             check_is_ours(out)
             check_same_training(run, out)
             out.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_config(out, run.to_dict())
+            write_config(out, run.to_dict())
             source = run.source(progress)
             with RunWriter(out, resume_step=max(checkpoint.saved_steps(out), default=0)) as writer:
                 result = run_training(

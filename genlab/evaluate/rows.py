@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from genlab.evaluate.comparisons import Control
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.scores import ClipValues, Score, Validity
-from genlab.run.checkpoint import write_json
+from genlab.run.files import write_json
 from genlab.run.stored import OPEN, Count, read_again
 
 

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 
 from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
 from genlab.listen.key import REFERENCE, Key, read_key
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_statistic,
@@ -71,7 +71,7 @@ def merge_answers(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """
     key, digest = read_key(out / "key.json")
     merged = summarise(read_answers(paths, key, digest), key, digest)
-    checkpoint.write_json(out / "listening.json", merged)
+    write_json(out / "listening.json", merged)
     return merged
 
 

@@ -23,7 +23,8 @@ from genlab.config import GenlabError, digest
 from genlab.machine import hosts
 from genlab.report.inputs import read_ledger, read_scores
 from genlab.report.inputs import read_results as read_whole
-from genlab.run import checkpoint
+from genlab.run.files import read_json, write_json
+from genlab.run.status import check_held
 
 MANIFEST = "outputs.json"
 STAGE = "outputs.partial"
@@ -34,11 +35,11 @@ RENDERED = ("report.html", "report.md", "scores.csv")
 def open_stage(run_dir: Path, config: Mapping[str, Any], *, keep: bool = False) -> Path:
     """Return the directory for new outputs; with `keep`, what was made for the same config."""
     staged = run_dir / STAGE
-    is_wanted = keep and checkpoint.read_json(staged / "config.json") == config
+    is_wanted = keep and read_json(staged / "config.json") == config
     if not is_wanted and hosts.is_leader():
         shutil.rmtree(staged, ignore_errors=True)
         staged.mkdir()
-        checkpoint.write_json(staged / "config.json", config)
+        write_json(staged / "config.json", config)
     return staged
 
 
@@ -51,14 +52,14 @@ def seal(results: dict[str, Any], ledger: dict[str, Any]) -> None:
 
 def publish(run_dir: Path) -> None:
     """Replace the outputs of a run by the staged ones; those that are not staged stay."""
-    checkpoint.check_held(run_dir)
+    check_held(run_dir)
     staged = run_dir / STAGE
     rows = {path.name for at in (run_dir, staged) for path in (at / "rows").glob("[!.]*.json")}
     names = [*SCORED, *RENDERED, *(f"rows/{name}" for name in sorted(rows))]
     places = {name: staged / name if (staged / name).exists() else run_dir / name for name in names}
     files = {name: _digest_of(path) for name, path in places.items()}
     values = {"schema": 1, "digest": digest(files), "files": files}
-    checkpoint.write_json(staged / MANIFEST, values)  # from here on the old outputs are history
+    write_json(staged / MANIFEST, values)  # from here on the old outputs are history
     settle(run_dir)
 
 
@@ -68,7 +69,7 @@ def settle(run_dir: Path) -> bool:
     Returns whether there was one.
     """
     staged = run_dir / STAGE
-    manifest = checkpoint.read_json(staged / MANIFEST)
+    manifest = read_json(staged / MANIFEST)
     if manifest is None or not hosts.is_leader():
         return False
     places = (staged, run_dir)  # some may have been moved already
@@ -87,19 +88,19 @@ def settle(run_dir: Path) -> bool:
 
 def is_finished(run_dir: Path) -> bool:
     """Return whether all outputs are there and belong together."""
-    manifest = checkpoint.read_json(run_dir / MANIFEST)
+    manifest = read_json(run_dir / MANIFEST)
     if (run_dir / STAGE / MANIFEST).exists():
         return False
     if manifest is not None:
         return not find_wrong(run_dir)
-    results = checkpoint.read_json(run_dir / "results.json")
+    results = read_json(run_dir / "results.json")
     is_old = isinstance(results, dict) and "digest" not in results
     return is_old and (run_dir / "report.html").exists()
 
 
 def find_wrong(run_dir: Path) -> list[str]:
     """Return the outputs that are not as outputs.json lists them; itself, if it is missing."""
-    manifest = checkpoint.read_json(run_dir / MANIFEST)
+    manifest = read_json(run_dir / MANIFEST)
     wrong = [name for name, file in _files(manifest) if _digest_of(run_dir / name) != file]
     return wrong if manifest is not None else [MANIFEST]
 
@@ -110,7 +111,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     Raises:
         GenlabError: if it is missing, or ledger.json is not of the same `compare` or `evaluate`.
     """
-    parts = [checkpoint.read_json(run_dir / name) for name in SCORED]
+    parts = [read_json(run_dir / name) for name in SCORED]
     ours, theirs = (part.get("digest") if isinstance(part, dict) else None for part in parts)
     if ours is not None and ours != theirs:
         raise GenlabError(

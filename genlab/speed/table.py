@@ -12,7 +12,7 @@ from typing import Any
 
 from genlab.config import ConfigError
 from genlab.experiment import Comparison, DecoderRun
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.speed.aot import compile_program, find_largest_batch, plan_arms
 
 GIB = 2**30
@@ -152,7 +152,7 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
             if not arguments.markdown:
                 print(format_lines(rows[-1]), flush=True)
             if arguments.out:  # after every program: each takes a minute
-                checkpoint.write_json(arguments.out, {"command": command, "rows": rows})
+                write_json(arguments.out, {"command": command, "rows": rows})
     if arguments.markdown:
         print(format_markdown(rows))
     return 0 if all(row["fits"] for row in rows) else 1

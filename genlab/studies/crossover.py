@@ -25,7 +25,7 @@ from genlab.report.answer import find_difference, model_arms
 from genlab.report.console import fold
 from genlab.report.inputs import read_ledger
 from genlab.report.text import arm_title, format_quantity, format_seconds, format_value, score_title
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.statistics.crossover import (
     Crossover,
     Curve,
@@ -115,7 +115,7 @@ def _leave(
             for old in read_crossings(run_dir) or []
             if (old["score"], old["axis"]) != (entry["score"], entry["axis"])
         ]
-        checkpoint.write_json(run_dir / "crossover.json", [*others, entry])
+        write_json(run_dir / "crossover.json", [*others, entry])
 
 
 def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:

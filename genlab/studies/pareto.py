@@ -35,7 +35,7 @@ from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report import outputs
 from genlab.report.fronts import COSTS
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode, measure_latency
 from genlab.score import block_energies
@@ -91,7 +91,7 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
             )
         progress(f"fronts {name}", len(of_arm), len(of_arm))
         entries += _judge(name, values, costs, config.evaluation.seed, score)
-    checkpoint.write_json(out / "pareto.json", entries)
+    write_json(out / "pareto.json", entries)
     return entries
 
 

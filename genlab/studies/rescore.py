@@ -17,7 +17,8 @@ from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import solve_budget
 from genlab.material import Material, gather
 from genlab.report import outputs
-from genlab.run import checkpoint
+from genlab.run.files import read_json
+from genlab.run.status import keep_alive, lock_run
 from genlab.score import score_rows
 from genlab.train import RunResult, restore_trained
 from genlab.watch.progress import Progress
@@ -30,11 +31,11 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         GenlabError: if `out` holds no finished comparison, or its models or samples are gone.
         LockedError: if another process works there.
     """
-    with checkpoint.lock_run(out):
+    with lock_run(out):
         # What this very command had made when it was killed need not be made again.
         is_settled = outputs.settle(out)
         results, _ = outputs.read_outputs(out)
-        if is_settled and checkpoint.read_json(out / "config.json") == config.to_dict():
+        if is_settled and read_json(out / "config.json") == config.to_dict():
             return results
         began = time.perf_counter()
         material = gather(config, progress, out)
@@ -48,7 +49,7 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         }
         sampled = read_all_samples(config, material, out)
         staged = outputs.open_stage(out, config.to_dict(), keep=True)
-        with checkpoint.keep_alive(out):
+        with keep_alive(out):
             rows = score_rows(config, material, trained, sampled, staged, progress)
             conclude(
                 config,

@@ -47,8 +47,9 @@ from genlab.report.additions import read_tuning
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.run.ownership import check_is_ours
+from genlab.run.status import lock_run
 from genlab.run.stored import read_again, read_stored
 from genlab.run.trust import find_code, pins_of
 from genlab.sample import compile_sampler, conditions, decode
@@ -169,7 +170,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
     check_is_ours(out)
     out.mkdir(parents=True, exist_ok=True)
     _claim(config, tuning, out)
-    with checkpoint.lock_run(out):
+    with lock_run(out):
         store = config.data.open(progress)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
@@ -189,7 +190,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
             for name, finished in trials.items():
                 finished.append(run_trial(job, name, number, finished))
         summary = summarise(config, tuning, trials, budgets, len(clips))
-        checkpoint.write_json(out / "tuning.json", summary)
+        write_json(out / "tuning.json", summary)
         write_tuning_page(out / "tuning.html", summary)
     return summary
 
@@ -274,7 +275,7 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     trial = Trial(
         number, setting.to_dict(), value, low, high, budget.train_flops, budget.steps, wall_s, note
     )
-    checkpoint.write_json(run_dir / "trial.json", trial._asdict())
+    write_json(run_dir / "trial.json", trial._asdict())
     return trial
 
 
@@ -415,7 +416,7 @@ def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
         raise GenlabError(
             f"{out}: holds trials with another {wrong}; use another --out, or delete it"
         )
-    checkpoint.write_json(out / "tuning_config.json", mine)
+    write_json(out / "tuning_config.json", mine)
 
 
 def _flip(name: str, value: Any) -> Any:

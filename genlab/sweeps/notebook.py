@@ -29,7 +29,7 @@ from genlab.report.text import (
     inert_markdown,
     score_title,
 )
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
 from genlab.sweeps.isoflop import fit_families
@@ -60,9 +60,7 @@ def write_notebook(
     text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
     write_atomically(out / "report.md", text)
     _write_html(sweep, runs, results, findings, panels, forests, page, out)
-    checkpoint.write_json(
-        out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]}
-    )
+    write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
     _write_hparams(sweep, runs, results, out)
     return text, findings
 

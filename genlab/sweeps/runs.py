@@ -9,7 +9,7 @@ deleted.
     runs/ID/log.txt         what the attempts printed
 
 Nothing else is kept: the state of a sweep is read from these files, so nothing is lost if a process
-is killed, and a run is held by one process at a time (`checkpoint.lock_run`), so nothing is done
+is killed, and a run is held by one process at a time (`lock_run`), so nothing is done
 twice.
 """
 
@@ -39,8 +39,9 @@ from genlab.machine.stopping import (
 )
 from genlab.prompts import choose_prompts
 from genlab.report import outputs
-from genlab.run import checkpoint
+from genlab.run.files import write_json
 from genlab.run.ownership import check_has_no_way_out
+from genlab.run.status import heartbeat_age_s, read_status
 from genlab.run.stored import OPEN, Number, read_again, read_stored, remove_leftovers
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
@@ -119,10 +120,10 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
     made = sorted({run.id for run in runs} | _made_in(found))
     facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
     # first: after any kill it says what is genlab's
-    checkpoint.write_json(out / "sweep.json", facts)
+    write_json(out / "sweep.json", facts)
     remove_leftovers(out, skip=[run.id for run in runs])  # a run tidies up itself, under its lock
     for run in runs:
-        checkpoint.write_json(config_path(out, run), run.config.to_dict())
+        write_json(config_path(out, run), run.config.to_dict())
     return runs
 
 
@@ -137,7 +138,7 @@ def read_state(run: SweepRun, out: Path) -> RunState:
         return RunState(run, name, reason, len(attempts), seconds)
 
     # First: a run that ends between two reads must not look like one that was left.
-    status = checkpoint.read_status(directory)
+    status = read_status(directory)
     is_alive = _is_alive(status)
     if outputs.is_finished(directory):
         return state("finished")
@@ -158,7 +159,7 @@ def _is_alive(status: Mapping[str, Any]) -> bool:
     """Return whether the process of a status.json lives: by its heartbeat, and on this host also by
     its number.
     """
-    if status.get("state") != "running" or checkpoint.heartbeat_age_s(status) > ALIVE_S:
+    if status.get("state") != "running" or heartbeat_age_s(status) > ALIVE_S:
         return False
     pid = status.get("pid")
     if status.get("host") == socket.gethostname() and isinstance(pid, int):
@@ -190,7 +191,7 @@ def add_attempt(run: SweepRun, out: Path, exit_code: int, seconds: float) -> Non
         or []
     )
     attempts.append(Attempt(exit=exit_code, seconds=seconds, reason=reason, ended=time.time()))
-    checkpoint.write_json(directory / "attempts.json", attempts)
+    write_json(directory / "attempts.json", attempts)
 
 
 def forget_failures(runs: Sequence[SweepRun], out: Path) -> int:
@@ -270,7 +271,7 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
         if run_id in kept:
             continue
         is_ours = run_id in made and not _is_behind_link(path, out)
-        if is_ours and not _is_alive(checkpoint.read_status(out / "runs" / run_id)):
+        if is_ours and not _is_alive(read_status(out / "runs" / run_id)):
             paths.append(path)
         elif not is_ours:
             strangers.append(path)

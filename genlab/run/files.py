@@ -1,0 +1,54 @@
+"""JSON files of a run directory: written whole by one process, read back or None.
+
+`read_json` is for files whose loss costs nothing; what counts is read by `stored.read_stored`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from genlab.machine import hosts
+from genlab.run import trust
+from genlab.run.ownership import check_is_ours
+from genlab.run.stored import DamagedError, parse_json, partial_path, read_content
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write `values` so that a reader, or a restart after a crash, sees the old file or the new
+    one, whole.
+    """
+    if not hosts.is_leader():
+        return
+    temporary = partial_path(path)
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(values, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_config(run_dir: Path, values: dict[str, Any]) -> None:
+    """Write config.json and, if it refers to Python files, their digests.
+
+    Raises:
+        ConfigError: if the directory was made with other files; nothing is written then.
+        GenlabError: if somebody else's files lie there, or links that lead out.
+    """
+    if hosts.is_leader():
+        check_is_ours(run_dir)
+    trust.check_pins(values, run_dir)
+    if pins := trust.pins_of(values):
+        write_json(run_dir / trust.PINS_NAME, pins)
+    write_json(run_dir / "config.json", values)
+
+
+def read_json(path: Path) -> Any | None:
+    """Return the content of `path`, or None if it is missing or damaged. What counts is read by
+    `read_stored`.
+    """
+    try:
+        content = read_content(path, fix="")
+        return None if content is None else parse_json(content, path=path, fix="")
+    except DamagedError:
+        return None

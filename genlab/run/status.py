@@ -1,0 +1,224 @@
+"""Who works in a run directory, and how far it is: the lock, status.json and its heartbeat.
+
+status.json   state, step, attempt, host, pid, heartbeat; replaced atomically
+lock          held by the one process that works here
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genlab.config import GenlabError
+from genlab.machine import hosts, liveness
+from genlab.machine.stopping import LockedError
+from genlab.run import bucket
+from genlab.run.files import read_json, write_json
+from genlab.run.ownership import check_is_ours
+from genlab.run.stored import remove_leftovers
+
+# flock does not reach another host on every file system; there, a heartbeat younger than this
+# counts as alive.
+REMOTE_ALIVE_S = 600.0
+HEARTBEAT_S = 10.0
+CLOCKS_DIFFER_S = 60.0
+UNTOUCHED = ("checkpoints", "bad_checkpoints")  # Orbax tidies up there
+
+_locks: dict[Path, int] = {}  # run directories that this process holds, with the inode of the lock
+
+
+def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
+    """Replace status.json; `state` is running, finished, interrupted, diverged or failed."""
+    beat = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+    write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
+
+
+def read_status(run_dir: Path) -> dict[str, Any]:
+    """Return status.json, empty if it is missing or is not a status."""
+    status = read_json(run_dir / "status.json")
+    return status if isinstance(status, dict) else {}
+
+
+def heartbeat_age_s(status: Mapping[str, Any]) -> float:
+    """Return how long ago a status was written; infinite for a time to come, or none."""
+    beat = status.get("heartbeat")
+    if isinstance(beat, bool) or not isinstance(beat, int | float):
+        return math.inf
+    age_s = time.time() - beat
+    # A heartbeat from the future would lock the run until then; clocks differ by less.
+    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
+
+
+@contextlib.contextmanager
+def lock_run(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory; the kernel lets go when the process dies, however it dies.
+
+    What killed processes left half-written is removed.
+
+    Raises:
+        LockedError: if a process on this host holds it, or one on another host was alive
+            `REMOTE_ALIVE_S` ago.
+        GenlabError: if genlab did not make what lies there; at the end, if the directory was
+            deleted meanwhile.
+    """
+    if not hosts.is_leader():
+        yield
+        return
+    check_is_ours(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    _refuse_other_host(run_dir)
+    with open(run_dir / "lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise LockedError(
+                f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        remove_leftovers(run_dir, skip=UNTOUCHED)
+        held = os.fstat(file.fileno()).st_ino
+        _locks[run_dir.absolute()] = held
+        try:
+            yield
+            check_held(run_dir)
+        finally:
+            _locks.pop(run_dir.absolute(), None)
+
+
+def check_held(path: Path) -> None:
+    """Raise if `path` lies in a run directory that this process locked and that is gone.
+
+    What is written there would be lost, or be found in a run directory without the rest.
+
+    Raises:
+        GenlabError: if it was deleted, also if something of its name was made since.
+    """
+    for run_dir, held in _locks.items():
+        try:
+            is_there = (run_dir / "lock").stat().st_ino == held
+        except FileNotFoundError:
+            is_there = False
+        if not is_there and path.absolute().is_relative_to(run_dir):
+            raise GenlabError(
+                f"{run_dir}: deleted or replaced while this command worked there; what it had made "
+                "is lost, so nothing more is written; run it again"
+            )
+
+
+def _refuse_other_host(run_dir: Path) -> None:
+    """Raise if another host trains here. In a bucket, where new machines resume, watch first
+    whether it is alive.
+    """
+    status = read_status(run_dir)
+    first_seen = status.get("heartbeat", 0.0)
+    while status.get("state") == "running" and status.get("host") not in (
+        None,
+        socket.gethostname(),
+    ):
+        age_s = heartbeat_age_s(status)
+        if age_s >= REMOTE_ALIVE_S:
+            return
+        where = f"process {status.get('pid')} on {status['host']}"
+        if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
+            raise LockedError(
+                f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); "
+                f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another "
+                "directory"
+            )
+        print(
+            f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives",
+            file=sys.stderr,
+        )
+        time.sleep(HEARTBEAT_S)
+        bucket.pull(run_dir / "status.json")
+        status = read_status(run_dir)
+
+
+@contextlib.contextmanager
+def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
+    """Keep status.json true while a run trains; yields
+    `beat(step)`, cheap enough for every step.
+    """
+    before = read_status(run_dir)
+    if start == steps and before.get("state") == "finished":
+        yield lambda done: None
+        return
+    earlier = before.get("attempt")
+    attempt = earlier + 1 if isinstance(earlier, int) else 1
+    step, written = start, time.monotonic()
+    write_status(run_dir, "running", start, steps=steps, attempt=attempt)
+
+    def beat(done: int) -> None:
+        nonlocal step, written
+        step = done
+        if time.monotonic() - written >= HEARTBEAT_S:
+            write_status(run_dir, "running", done, steps=steps, attempt=attempt)
+            written = time.monotonic()
+
+    def say_interrupted() -> None:
+        write_status(run_dir, "interrupted", step, steps=steps, attempt=attempt)
+
+    try:
+        with liveness.last_words(say_interrupted):
+            yield beat
+    except BaseException as error:
+        state = _state_after(error)
+        write_status(
+            run_dir,
+            state,
+            step,
+            steps=steps,
+            attempt=attempt,
+            error=str(error) or type(error).__name__,
+        )
+        raise
+    write_status(run_dir, "finished", steps, steps=steps, attempt=attempt)
+
+
+@contextlib.contextmanager
+def keep_alive(run_dir: Path) -> Iterator[None]:
+    """Keep status.json true while a job of many stages runs; a thread beats, because stages may be
+    long and silent.
+    """
+    is_over = threading.Event()
+
+    def beat() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(OSError):  # a full disk is reported by what needs the disk
+                write_status(run_dir, "running", 0)
+            is_over.wait(HEARTBEAT_S)
+
+    def say_interrupted() -> None:
+        is_over.set()
+        write_status(run_dir, "interrupted", 0)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    state = "finished"
+    try:
+        with liveness.last_words(say_interrupted):
+            yield
+    except BaseException as error:
+        state = _state_after(error)
+        raise
+    finally:
+        is_over.set()
+        thread.join()
+        with contextlib.suppress(OSError):
+            write_status(run_dir, state, 0)
+
+
+def _state_after(error: BaseException) -> str:
+    is_stopped = liveness.is_echo(error) or isinstance(error, KeyboardInterrupt)
+    return "interrupted" if is_stopped else getattr(error, "run_state", "failed")
