@@ -45,7 +45,7 @@ from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
 from genlab.evaluate.metrics import EvaluationConfig
-from genlab.evaluate.scores import is_paired
+from genlab.evaluate.table import is_paired
 from genlab.nets.backbone import BackboneConfig
 from genlab.recognisers.shipped import load_units
 from genlab.run.cache import cache_root

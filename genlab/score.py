@@ -35,7 +35,8 @@ from genlab.evaluate.metrics import (
     score_clips,
 )
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import clip_means, make_score
+from genlab.evaluate.scores import clip_means
+from genlab.evaluate.table import make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.material import FLOORS, Material, floor_waves, gather
 from genlab.preflight import excuses, find_reference

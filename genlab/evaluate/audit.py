@@ -3,7 +3,7 @@
 In: real clips as prompts and the `EvaluationContext` that will score the arms. Out: per metric and
 degradation one of `ranks`, `blind` or `reversed`, and how often it sees a difference between two
 halves of the same real clips, where there is none. A metric that does not rank every degradation it
-should detect (`Meaning.must_see`), or that raises too many false alarms, is not trusted, and the
+should detect (`Metric.must_notice`), or that raises too many false alarms, is not trusted, and the
 tables grey it out; the other degradations are shown for information.
 
 A metric ranks a degradation if its strongest step is significantly worse than the clean clips and
@@ -23,8 +23,9 @@ import scipy.stats
 from jaxtyping import Float
 
 from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
-from genlab.evaluate.scores import Degradation, find_meaning
+from genlab.evaluate.scores import Degradation
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
+from genlab.evaluate.table import find_metric
 from genlab.statistics.bootstrap import bootstrap_mean
 
 Waves = Sequence[Float[np.ndarray, "_"]]
@@ -123,7 +124,7 @@ def _audit(name: str, rows: Mapping[str, Sequence[RowResult]], seed: int) -> Met
             verdicts[degradation] = _judge(name, ladder, seed)
             values[degradation] = [row.scores[name].value for row in ladder]
     false_alarms = _false_alarms(name, clean, halves, seed)
-    failed = [seen for seen in find_meaning(name).must_see if verdicts[seen] != "ranks"]
+    failed = [seen for seen in find_metric(name).must_notice if verdicts[seen] != "ranks"]
     failed += ["false alarms"] if false_alarms > MOST_FALSE_ALARMS else []
     return MetricAudit(verdicts, values, false_alarms, tuple(failed))
 
@@ -141,7 +142,7 @@ def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
     """Return 1 if the second row is significantly worse, -1 if
     significantly better, 0 if neither.
     """
-    worse = 1 if find_meaning(name).direction == "lower" else -1
+    worse = 1 if find_metric(name).direction == "lower" else -1
     if name in first.per_clip and name in second.per_clip:
         change = bootstrap_mean(
             second.per_clip[name].values - first.per_clip[name].values, seed=seed

@@ -26,7 +26,8 @@ from jaxtyping import Float
 
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenClip, TokenStore
-from genlab.evaluate.scores import ClipValues, Score, Validity, make_score
+from genlab.evaluate.scores import ClipValues, Score, Validity
+from genlab.evaluate.table import make_score
 from genlab.statistics.bootstrap import Estimate
 from genlab.tokens import Cond, ScoreOut, Tokens
 

@@ -11,7 +11,7 @@ import numpy as np
 import pydantic
 from typing_extensions import TypedDict
 
-from genlab.evaluate.comparisons import Control
+from genlab.evaluate.controls import Control
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.scores import ClipValues, Score, Validity
 from genlab.run.files import write_json

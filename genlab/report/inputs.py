@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from genlab.evaluate.scores import MEANINGS
+from genlab.evaluate.table import known_metric
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
@@ -154,9 +154,7 @@ def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
     seen = [list(found["verdicts"]) for found in audit.values()]
     if any(sorted(names) != sorted(seen[0]) for names in seen):
         raise ValueError("expected the same degradations for every metric")
-    if unknown := [
-        name for name in audit if name not in MEANINGS and name.split("_")[0] not in MEANINGS
-    ]:
+    if unknown := [name for name in audit if known_metric(name) is None]:
         raise ValueError(f"expected names of metrics, got {unknown[0][:60]!r}")
     return audit
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from genlab.evaluate.table import METRICS
+
 QUESTION = (
     "Which way of decoding gives the best audio from the same tokens, the same data and the same "
     "budget?"
@@ -17,34 +19,11 @@ _ARM_TITLES = {
     "diffusion": "Latent diffusion",
     "real": "Real audio",
 }
-_SCORE_TITLES = {
-    "wer": "Word error",
-    "cer": "Character error",
-    "content": "Content error",
-    "speaker_similarity": "Speaker similarity",
-    "speaker_accuracy": "Speaker accuracy",
-    "bits_per_s": "Bits per second",
-    "kad": "Kernel audio distance",
-    "frechet": "Fréchet distance",
-    "f0_correlation": "F0 correlation",
-    "voicing_agreement": "Voicing agreement",
-    "f0_gross_error": "F0 gross error",
-    "dnsmos_ovrl": "DNSMOS overall",
-    "dnsmos_sig": "DNSMOS signal",
-    "dnsmos_bak": "DNSMOS background",
-    "dnsmos_p808": "DNSMOS P.808",
-    "mel_distance": "Mel distance",
-    "pesq": "PESQ",
-    "stoi": "STOI",
-    "estoi": "ESTOI",
-    "block_energy": "Energy of the next block",
-    "mcd": "Mel-cepstral distortion",
-    "f0_rmse": "F0 error",
-    "code_entropy": "Entropy of level-1 codes",
+_TITLES = {metric.name: metric.title for metric in METRICS} | {
+    "content": "Content error",  # results of early versions
     "network_calls": "Network calls, ratio",
     "flops": "Sampling FLOPs, ratio",
     "latency_s": "Seconds alone, ratio",
-    "clip_code_entropy": "Entropy of codes within a clip",
 }
 _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 MISSING = "\N{EN DASH}"
@@ -65,12 +44,12 @@ def arm_title(arm: Mapping[str, Any]) -> str:
 
 def score_title(name: str) -> str:
     """Return the score's name for people; `cer_ctc` becomes "Character error (CTC)"."""
-    if name in _SCORE_TITLES:
-        return _SCORE_TITLES[name]
+    if name in _TITLES:
+        return _TITLES[name]
     head, _, tail = name.partition("_")
-    if head not in _SCORE_TITLES or not tail:
+    if head not in _TITLES or not tail:
         return _spell(name)
-    return f"{_SCORE_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
+    return f"{_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
 
 
 def format_interval(

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.evaluate.scores import MEANINGS, find_meaning
+from genlab.evaluate.table import find_metric, known_metric
 from genlab.report.text import score_title
 
 _VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
@@ -42,12 +42,12 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in titles)
     rows = []
     for name, found in audit.items():
-        must_see = find_meaning(name).must_see
+        must_notice = find_metric(name).must_notice
         cells = [
             Markup('<td class="{}">{}{}</td>').format(
                 "bad" if seen in found["failed"] else "",
                 _VERDICTS[found["verdicts"][seen]],
-                Markup(' <span class="must">must</span>') if seen in must_see else "",
+                Markup(' <span class="must">must</span>') if seen in must_notice else "",
             )
             for seen in degradations
         ]
@@ -79,11 +79,10 @@ def metric_table(results: Mapping[str, Any]) -> Markup:
     names = list(dict.fromkeys(name for arm in results["arms"] for name in arm.get("scores", {})))
     rows = []
     for name in names:
-        if name in MEANINGS or name.split("_")[0] in MEANINGS:
-            meaning = find_meaning(name)
+        if (metric := known_metric(name)) is not None:
             rows.append(
                 Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
-                    score_title(name), meaning.unit, meaning.needs, meaning.weights or "none"
+                    score_title(name), metric.unit, metric.needs, metric.provenance or "none"
                 )
             )
     head = Markup("").join(

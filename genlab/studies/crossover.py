@@ -18,7 +18,7 @@ import numpy as np
 
 from genlab.config import GenlabError
 from genlab.config.errors import read_numbers, shorten
-from genlab.evaluate.scores import find_meaning
+from genlab.evaluate.table import find_metric
 from genlab.report import outputs
 from genlab.report.additions import read_crossings
 from genlab.report.answer import find_difference, model_arms
@@ -66,7 +66,7 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         raise GenlabError(
             f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross"
         )
-    lower_is_better = find_meaning(arguments.score).direction == "lower"
+    lower_is_better = find_metric(arguments.score).direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
     table, verdicts, plan_texts = _table(pilot, arguments.against), [], []
     exponents = (
@@ -99,7 +99,7 @@ def _leave(
     """Write crossover.json into every run directory; an entry of the same score and axis is
     replaced.
     """
-    meaning, curves = find_meaning(arguments.score), {}
+    meaning, curves = find_metric(arguments.score), {}
     for name, curve in pilot.curves.items():
         grid = np.geomspace(curve.x.min(), curve.x.max(), 41)
         fit = fit_curve(curve)

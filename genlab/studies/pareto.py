@@ -26,7 +26,8 @@ from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import SamplerConfig
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.scores import ClipValues, clip_means, make_score
+from genlab.evaluate.scores import ClipValues, clip_means
+from genlab.evaluate.table import make_score
 from genlab.experiment import Arm, Comparison
 from genlab.load import load_experiment
 from genlab.material import Material, gather

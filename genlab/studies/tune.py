@@ -37,7 +37,8 @@ from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
-from genlab.evaluate.scores import ClipValues, clip_means, find_meaning
+from genlab.evaluate.scores import ClipValues, clip_means
+from genlab.evaluate.table import find_metric
 from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
 from genlab.machine.stopping import TrainingDiverged
@@ -328,7 +329,7 @@ def summarise(
     Raises:
         GenlabError: if every trial of an arm diverged.
     """
-    meaning = find_meaning(tuning.by)
+    meaning = find_metric(tuning.by)
     head = {"schema": 1, "name": config.name, "unit": meaning.unit, "direction": meaning.direction}
     arms = {}
     for name, of_arm in trials.items():

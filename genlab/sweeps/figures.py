@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.evaluate.scores import find_meaning
+from genlab.evaluate.table import find_metric
 from genlab.report.answer import model_arms
 from genlab.report.plot import (
     HEIGHT,
@@ -86,7 +86,7 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
                 marker(0, place(finding.value), y),
             )
         )
-    unit = find_meaning(score).unit
+    unit = find_metric(score).unit
     for value, anchor in ((low, "start"), (0.0, "middle"), (high, "end")):
         # Zero always has its label, and an end where zero leaves it room.
         if value == 0.0 if anchor == "middle" else abs(place(value) - place(0.0)) > 60:
@@ -148,7 +148,7 @@ def standalone(figure: Markup) -> str:
 def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Markup:
     y_ticks, place_y = linear_axis([value for point in points for value in extremes(point.score)])
     x_ticks, place_x = log_axis([point.cost for point in points])
-    meaning = find_meaning(score)
+    meaning = find_metric(score)
     y_title = f"{score_title(score)} {ARROWS[meaning.direction]} {meaning.unit}"
     parts = [
         Markup('<title id="curve{}t">{} against {}</title>').format(

@@ -19,7 +19,8 @@ from scipy import stats
 
 from genlab.config import GenlabError
 from genlab.evaluate.rows import load_row
-from genlab.evaluate.scores import ClipValues, find_meaning
+from genlab.evaluate.scores import ClipValues
+from genlab.evaluate.table import find_metric
 from genlab.fairness.ledger import SEEDS_FOR_A_STATEMENT
 from genlab.statistics.bootstrap import finite_or_none, holm_correction
 from genlab.statistics.crossed import Crossed, crossed_contrast
@@ -321,7 +322,7 @@ def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) ->
     seeds = len(before.x) // len(runs)
     last = before.x == before.x.max(), after.x == after.x.max()
     gap = float(after.score[last[1]].mean() - before.score[last[0]].mean())
-    overtakes = gap < 0 if find_meaning(prediction.score).direction == "lower" else gap > 0
+    overtakes = gap < 0 if find_metric(prediction.score).direction == "lower" else gap > 0
     is_sure = found.verdict == "inside sweep" and seeds >= SEEDS_FOR_A_STATEMENT
     verdict: Verdict = ("reproduced" if overtakes else "reversed") if is_sure else "inconclusive"
     leader = prediction.after if overtakes else prediction.before

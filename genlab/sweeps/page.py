@@ -29,7 +29,7 @@ import pydantic
 
 from genlab.config import Config, ConfigError, Name, apply_overrides
 from genlab.config.errors import one_line
-from genlab.evaluate.scores import is_paired
+from genlab.evaluate.table import is_paired
 from genlab.experiment import Comparison
 from genlab.load import call_page
 from genlab.run.trust import load_classes

@@ -10,7 +10,8 @@ import scipy.signal
 
 from genlab.evaluate import audit
 from genlab.evaluate.metrics import Prompt, RowResult
-from genlab.evaluate.scores import Score, clip_means, make_score
+from genlab.evaluate.scores import Score, clip_means
+from genlab.evaluate.table import make_score
 from genlab.statistics.bootstrap import Estimate
 
 RATE_HZ = 16_000

@@ -4,14 +4,9 @@ import numpy as np
 import pytest
 
 from genlab.config import GenlabError
-from genlab.evaluate.comparisons import (
-    Control,
-    compare_rows,
-    derange_texts,
-    prompt_swap,
-    speaker_swap,
-)
+from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
+from genlab.evaluate.controls import Control, derange_texts, prompt_swap, speaker_swap
 from genlab.evaluate.scores import ClipValues, clip_means
 
 TEXTS = [

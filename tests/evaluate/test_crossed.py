@@ -21,11 +21,13 @@ from crossed_toys import (
     make_row,
 )
 
-from genlab.evaluate.comparisons import compare_rows, prompt_swap
+from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
+from genlab.evaluate.controls import prompt_swap
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues, make_score
+from genlab.evaluate.scores import ClipValues
+from genlab.evaluate.table import make_score
 from genlab.statistics.bootstrap import Estimate, holm_correction, paired_p_value
 from genlab.statistics.crossed import (
     cell_sums,

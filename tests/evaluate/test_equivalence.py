@@ -9,7 +9,7 @@ from crossed_toys import DESIGNS, REGIMES, draw_pair, make_row
 
 from genlab.config import ConfigError
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.scores import is_paired
+from genlab.evaluate.table import is_paired
 from genlab.statistics.crossed import crossed_difference
 
 

@@ -7,7 +7,7 @@ import pytest
 from genlab.config import GenlabError
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.metrics import ContentMetric, EvaluationConfig, build_context, score_clips
-from genlab.evaluate.scores import is_paired
+from genlab.evaluate.table import is_paired
 
 FIELDS = {"value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note", "covers"}
 

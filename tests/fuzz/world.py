@@ -175,9 +175,10 @@ def score_quickly() -> None:
 
     from genlab import sample
     from genlab import score as scoring
-    from genlab.evaluate.comparisons import Control
+    from genlab.evaluate.controls import Control
     from genlab.evaluate.metrics import RowResult
-    from genlab.evaluate.scores import clip_means, make_score
+    from genlab.evaluate.scores import clip_means
+    from genlab.evaluate.table import make_score
 
     def score(waves: Any, prompts: Any, context: Any, **more: Any) -> RowResult:
         seeds, loudness = (

@@ -1,0 +1,210 @@
+"""What scoring needs beside the clips: how much is scored, the loaded networks, and real speech
+measured once.
+
+In: an `EvaluationConfig`, recognisers, and real clips that are no prompts. Out: an
+`EvaluationContext`, which serves every row of a table alike.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+
+from genlab.config import Config, GenlabError, Seed
+from genlab.evaluate.content import GrammarRecogniser
+from genlab.evaluate.distribution import ReferenceSet, SpeechEmbedder, build_reference
+from genlab.evaluate.pitch import PitchTrack, PitchTracker
+from genlab.evaluate.quality import Dnsmos
+from genlab.evaluate.sessions import single_threaded_blas
+from genlab.evaluate.speaker import SpeakerEncoder
+
+Wave = Float[np.ndarray, "_"]
+# principal directions: some clips have fewer windows of voice than the 256 channels of a d-vector
+VOICE_CHANNELS = 32
+# the endings of the scores of each space of embeddings: of speech, and of the voice alone
+SPACES = ("", "_voice")
+
+
+class EvaluationConfig(Config):
+    """How much is scored. The same config must serve every row of a table."""
+
+    dnsmos_clips: int = Field(default=16, ge=0)
+    """Clips of each training seed scored by DNSMOS, spread evenly over the prompts (0.3 s each); 0
+    leaves it out.
+    """
+    dnsmos_max_windows: int | None = Field(default=1, ge=1)
+    """Windows per clip; None agrees with the reference implementation and is several times slower
+    on short clips.
+    """
+    reference_clips: int = Field(default=160, ge=2)
+    """Real clips behind the distribution distances."""
+    centroid_groups: int = Field(default=4, ge=1)
+    """Stretches of 3 s of real speech behind each speaker's centroid."""
+    score_draws: int = Field(default=32, ge=1, le=1024)
+    """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
+    energy_draws: int = Field(default=4, ge=0, le=1024)
+    """Continuations per clip behind the energy score of the next block; 0 leaves it out."""
+    lengths_s: tuple[Annotated[float, Field(ge=0.1, le=3600)], ...] = ()
+    """Seconds of longer clips whose sampling is timed too, each once per training seed."""
+    threads: int = Field(default=2, ge=1, le=1024)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _check_draws(self) -> "EvaluationConfig":
+        if self.energy_draws == 1:
+            raise ValueError(
+                "energy_draws=1: the score subtracts the distance of two draws; expected 0 or at "
+                "least 2"
+            )
+        return self
+
+
+class Prompt(NamedTuple):
+    """What was asked for: prompts with one clip_id are one unit of the statistics."""
+
+    clip_id: str
+    text: str
+    speaker: str
+    wave: Wave
+    """The real clip, at 16 kHz."""
+    f0: PitchTrack | None = None
+    """The true F0, if the corpus knows it; else the real clip is tracked."""
+
+
+class ContentMetric(NamedTuple):
+    """A recogniser in the table; its score is named wer_NAME (words) or cer_NAME (characters)."""
+
+    name: str
+    level: Literal["word", "character"]
+    transcribe: Callable[[Sequence[Wave]], Sequence[str]]
+
+    @property
+    def score_name(self) -> str:
+        """The key in results.json."""
+        return f"{'wer' if self.level == 'word' else 'cer'}_{self.name}"
+
+
+class EmbeddingSpace(NamedTuple):
+    """Vectors of windows of a clip, and those of real speech. The name of a score ends with that of
+    its space.
+    """
+
+    suffix: str
+    embed: Callable[[Wave], Float[np.ndarray, "_ d"]]
+    reference: ReferenceSet
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Everything that does not depend on the row."""
+
+    config: EvaluationConfig
+    content: tuple[ContentMetric, ...]
+    encoder: SpeakerEncoder
+    centroids: dict[str, Float[np.ndarray, "256"]]
+    spaces: tuple[EmbeddingSpace, ...]
+    tracker: PitchTracker
+    quality: Dnsmos
+    encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None
+    excused: Mapping[str, str] = field(default_factory=dict)
+    """Controls that mean nothing here, each with the reason: arms cannot follow a condition that
+    they do not get.
+    """
+
+
+def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
+    """Return the word error rate of the grammar recogniser, named wer_grammar."""
+    recogniser = GrammarRecogniser(jsgf, vocabulary)
+    return ContentMetric(
+        "grammar", "word", lambda waves: [recogniser.transcribe(wave) for wave in waves]
+    )
+
+
+@single_threaded_blas
+def build_context(
+    config: EvaluationConfig,
+    content: Sequence[ContentMetric],
+    waves: Sequence[Wave],
+    speakers: Sequence[str],
+    encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None,
+    *,
+    more_voices: Sequence[tuple[str, Wave]] = (),
+    excused: Mapping[str, str] | None = None,
+) -> EvaluationContext:
+    """Load the networks and measure real speech once.
+
+    With fewer than two real clips there are no distances between sets of clips.
+
+    Args:
+        config: how much is scored.
+        content: the recognisers.
+        waves: real clips, none of them the original of a prompt. A speaker without any has no
+            speaker scores.
+        speakers: the speaker of each.
+        encode: gives the codes of waves; without it the entropy of codes is left out.
+        more_voices: speaker and real clip of voices that `waves` lack; they serve the centroids
+            alone.
+        excused: see `EvaluationContext`.
+
+    Raises:
+        GenlabError: if a package is missing.
+    """
+    if len(waves) != len(speakers):
+        raise GenlabError(
+            f"speakers: expected one per real clip, got {len(speakers)} for {len(waves)} clips"
+        )
+    encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
+    voiced = [*zip(speakers, waves), *more_voices]
+    chosen = spread_evenly(len(waves), config.reference_clips)
+    with ThreadPoolExecutor(config.threads) as pool:
+        by_speaker = [
+            pool.submit(_speaker_centroid, encoder, voiced, name, config.centroid_groups)
+            for name in sorted({name for name, _ in voiced})
+        ]
+        heard = list(pool.map(lambda i: embedder(waves[i]), chosen))
+        voices = list(pool.map(lambda i: encoder.windows(waves[i]), chosen))
+        centroids = {name: vector for job in by_speaker for name, vector in job.result().items()}
+    spaces = ()
+    if len(chosen) > 1:
+        spaces = (
+            EmbeddingSpace(SPACES[0], embedder, build_reference(heard)),
+            EmbeddingSpace(SPACES[1], encoder.windows, build_reference(voices, VOICE_CHANNELS)),
+        )
+    return EvaluationContext(
+        config,
+        tuple(content),
+        encoder,
+        centroids,
+        spaces,
+        PitchTracker(),
+        Dnsmos(config.dnsmos_max_windows),
+        encode,
+        excused or {},
+    )
+
+
+def require_networks() -> None:
+    """Open every network that scoring needs, so that a missing package stops a command before
+    anything is trained.
+
+    Raises:
+        GenlabError: naming the package and how to install it.
+    """
+    for network in (SpeakerEncoder, SpeechEmbedder, PitchTracker, Dnsmos):
+        network()
+
+
+def _speaker_centroid(
+    encoder: SpeakerEncoder, voiced: Sequence[tuple[str, Wave]], name: str, max_groups: int
+) -> dict[str, np.ndarray]:
+    mine = [wave for speaker, wave in voiced if speaker == name]
+    return encoder.centroids(mine, [name] * len(mine), max_groups)
+
+
+def spread_evenly(length: int, wanted: int) -> list[int]:
+    """Return at most `wanted` places among `length`, as far apart as they go."""
+    return sorted(set(np.linspace(0, length - 1, min(length, wanted)).round().astype(int).tolist()))

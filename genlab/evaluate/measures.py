@@ -1,0 +1,300 @@
+"""The measurements behind the table of scores, each of one row of audio.
+
+In: `Clips`. Out: `Work` (metric.py): jobs for the pool, and what becomes of their results. Every
+function here belongs to the rows of table.py that name it; what it computes with lies in the file
+of the metric (pitch.py, speaker.py, ...).
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from genlab.data.text import has_symbols
+from genlab.evaluate.cepstrum import cepstral_distortions
+from genlab.evaluate.content import character_errors, word_errors
+from genlab.evaluate.context import ContentMetric, EmbeddingSpace, Prompt, Wave, spread_evenly
+from genlab.evaluate.controls import Control, not_applicable, prompt_swap, speaker_swap
+from genlab.evaluate.distribution import (
+    FEW_VECTORS,
+    count_vectors,
+    frechet_infinity,
+    kernel_distance,
+)
+from genlab.evaluate.diversity import (
+    NEIGHBOURS,
+    clip_entropies,
+    code_entropy,
+    coverage_density,
+    relative_spread,
+)
+from genlab.evaluate.metric import Clips, Found, OfSets, Work
+from genlab.evaluate.pitch import PitchAgreement, PitchTracker, compare_tracks
+from genlab.evaluate.quality import QualityScores
+from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
+from genlab.evaluate.scores import ClipValues, Validity, clip_means
+from genlab.evaluate.sessions import single_threaded_blas
+from genlab.evaluate.speaker import embed_groups, group_clips, score_speakers
+from genlab.statistics.bootstrap import Estimate
+from genlab.statistics.crossed import estimate_over_runs
+
+Item = TypeVar("Item")
+
+
+def quality(clips: Clips) -> Work:
+    """DNSMOS of some clips of every training seed, the same prompts of each."""
+    context, per_seed = clips.context, clips.per_seed
+    firsts = range(0, len(clips.waves), per_seed)
+    chosen = [
+        first + i for first in firsts for i in spread_evenly(per_seed, context.config.dnsmos_clips)
+    ]
+    size = context.quality.batch_windows
+    batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
+
+    def finish(found: list[QualityScores]) -> Found:
+        if not found:
+            return Found()
+        columns = {name: np.full(len(clips.waves), np.nan) for name in QualityScores._fields}
+        for batch, scores in zip(batches, found):
+            for name, values in zip(QualityScores._fields, scores):
+                columns[name][batch] = values
+        return Found(
+            {
+                f"dnsmos_{name}": clip_means(values, clips.clusters)
+                for name, values in columns.items()
+            }
+        )
+
+    return Work(
+        [partial(context.quality, [clips.waves[i] for i in batch]) for batch in batches], finish
+    )
+
+
+def pitch(clips: Clips) -> Work:
+    """How the F0 of each clip follows the truth, or else that of the real clip."""
+
+    def finish(found: list[PitchAgreement]) -> Found:
+        correlation, voicing, gross, rmse = (np.array(column) for column in zip(*found))
+        clusters = clips.clusters
+        return Found(
+            {
+                "f0_correlation": clip_means(correlation, clusters),
+                "voicing_agreement": clip_means(voicing, clusters),
+                "f0_gross_error": clip_means(gross, clusters),
+                "f0_rmse": clip_means(rmse, clusters),
+            }
+        )
+
+    tracker = clips.context.tracker
+    pairs = zip(clips.waves, clips.prompts)
+    return Work([partial(_follow_pitch, tracker, wave, prompt) for wave, prompt in pairs], finish)
+
+
+def _follow_pitch(tracker: PitchTracker, wave: Wave, prompt: Prompt) -> PitchAgreement:
+    return compare_tracks(tracker(wave), prompt.f0 or tracker(prompt.wave))
+
+
+def speaker(clips: Clips) -> Work:
+    """Whose voice is heard, in groups of clips of one speaker, and the control on the voices of the
+    others.
+    """
+    context, prompts = clips.context, clips.prompts
+    # Grouped by the real clips' lengths, so that the groups are the same in every row and training
+    # seed.
+    own = prompts[: clips.per_seed]
+    groups = group_clips([len(prompt.wave) for prompt in own], [prompt.speaker for prompt in own])
+    firsts = range(0, len(clips.waves), clips.per_seed)
+    groups = [[first + i for i in members] for first in firsts for members in groups]
+
+    def finish(found: list[np.ndarray]) -> Found:
+        strange = sum(prompt.speaker not in context.centroids for prompt in prompts)
+        if strange == len(prompts):
+            reason = "no prompted speaker has real speech apart from the prompts"
+            return Found(controls=[not_applicable("speaker_swap", "speaker_similarity", reason)])
+        scores = score_speakers(
+            np.concatenate(found), groups, [prompt.speaker for prompt in prompts], context.centroids
+        )
+        groups_per_seed = len(groups) // clips.seeds
+        clusters = tuple(int(group) % groups_per_seed for group in scores.group)
+        similarity = clip_means(scores.similarity[scores.group], clusters)._replace(runs=clips.runs)
+        values = {"speaker_similarity": similarity}
+        if len(context.centroids) > 1:  # of one speaker the nearest is always the right one
+            values["speaker_accuracy"] = clip_means(scores.is_nearest[scores.group], clusters)
+        reason = "their speakers have no real speech apart from the prompts"
+        note = f"{strange} of {len(prompts)} clips are left out: {reason}" if strange else ""
+        swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
+        return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
+
+    return Work(
+        [partial(embed_groups, context.encoder, clips.waves, [members]) for members in groups],
+        finish,
+    )
+
+
+def content(clips: Clips) -> Work:
+    """What each recogniser of the context hears, its errors, and the control on the texts of other
+    prompts.
+    """
+    metrics, prompts = clips.context.content, clips.prompts
+
+    def finish(found: list[list[str]]) -> Found:
+        silent = sum(not has_symbols(prompt.text) for prompt in prompts)
+        note = (
+            f"{silent} of {len(prompts)} clips are left out: their prompts have no text"
+            if silent
+            else ""
+        )
+        transcripts = {metric.score_name: heard for metric, heard in zip(metrics, found)}
+        values: dict[str, ClipValues] = {}
+        controls = []
+        for metric in metrics:
+            errors, control = _content_errors(metric, transcripts[metric.score_name], clips)
+            controls.append(control)
+            # else no prompt has a text, and there is nothing to be wrong about
+            if errors.weights.any():
+                values[metric.score_name] = errors
+        return Found(
+            values, notes=dict.fromkeys(values, note), controls=controls, transcripts=transcripts
+        )
+
+    jobs = [partial(_transcribe, metric, clips.waves) for metric in metrics]
+    return Work(jobs, finish, is_long=True)
+
+
+def _transcribe(metric: ContentMetric, waves: Sequence[Wave]) -> list[str]:
+    return list(metric.transcribe(waves))
+
+
+def _content_errors(
+    metric: ContentMetric, transcripts: list[str], clips: Clips
+) -> tuple[ClipValues, Control]:
+    count = word_errors if metric.level == "word" else character_errors
+    texts, seed = [prompt.text for prompt in clips.prompts], clips.context.config.seed
+    control = prompt_swap(
+        metric.score_name, transcripts, texts, clips.clusters, count, seed, clips.runs
+    )
+    return ClipValues(*count(transcripts, texts), clips.clusters), control
+
+
+def reconstruction(clips: Clips) -> Work:
+    """Distances between aligned waves, of codec floors only."""
+    if not clips.is_reconstruction:
+        return Work()
+    originals = [prompt.wave for prompt in clips.prompts]
+
+    def compute() -> dict[str, np.ndarray]:
+        return {
+            "mel_distance": mel_distances_db(originals, clips.waves),
+            **pesq_stoi(originals, clips.waves),
+        }
+
+    def finish(found: list[dict[str, np.ndarray]]) -> Found:
+        return Found(
+            {name: clip_means(values, clips.clusters) for name, values in found[0].items()}
+        )
+
+    return Work([compute], finish)
+
+
+def distortion(clips: Clips) -> Work:
+    """Mel-cepstral distortion against the real clips, warped in time."""
+    originals = [prompt.wave for prompt in clips.prompts]
+
+    def finish(found: list[np.ndarray]) -> Found:
+        return Found({"mcd": clip_means(found[0], clips.clusters)})
+
+    return Work([partial(cepstral_distortions, originals, clips.waves)], finish)
+
+
+def codes(clips: Clips) -> Work:
+    """The entropy of the codes that the codec gives the audio, of
+    each clip and of the whole set.
+    """
+
+    def finish(found: list[None]) -> Found:
+        if not clips.codes:
+            return Found()
+        entries = 1 + max((int(clip.max()) for clip in clips.codes), default=0)
+        seed = clips.context.config.seed
+        of_sets = [
+            {"code_entropy": code_entropy(own, entries, seed=seed)}
+            for own in _split(clips.codes, clips.seeds)
+        ]
+        per_clip = {"clip_code_entropy": clip_means(clip_entropies(clips.codes), clips.clusters)}
+        return Found(per_clip, _over_seeds(of_sets))
+
+    return Work((), finish)
+
+
+def distances(clips: Clips) -> Work:
+    """Distances between the set of clips and real speech, and how far the clips spread, in spaces
+    of embeddings.
+    """
+    spaces = clips.context.spaces
+    places = [(space, wave) for space in spaces for wave in clips.waves]
+
+    def finish(found: list[np.ndarray]) -> Found:
+        if not spaces:
+            return Found()
+        of_space = [
+            found[i * len(clips.waves) : (i + 1) * len(clips.waves)] for i in range(len(spaces))
+        ]
+        of_sets: dict[str, OfSets] = {}
+        with ThreadPoolExecutor(clips.context.config.threads) as pool:
+            for scores in pool.map(
+                lambda space, own: _distances_in(space, own, clips), spaces, of_space
+            ):
+                of_sets |= scores
+        runs = [_diversity(own, clips) for own in _split(of_space[0], clips.seeds)]
+        return Found(of_sets=of_sets | _over_seeds(runs))
+
+    return Work([partial(space.embed, wave) for space, wave in places], finish)
+
+
+@single_threaded_blas
+def _distances_in(
+    space: EmbeddingSpace, embeddings: list[np.ndarray], clips: Clips
+) -> dict[str, OfSets]:
+    reference, seed = space.reference, clips.context.config.seed
+    runs = _split(embeddings, clips.seeds)
+    num_vectors = min(len(reference.vectors), *(count_vectors(own) for own in runs))
+    is_few = num_vectors < FEW_VECTORS
+    note = (
+        f"extrapolated from {num_vectors} vectors a side, unstable below {FEW_VECTORS}"
+        if is_few
+        else ""
+    )
+    validity: Validity = "biased" if is_few else "metric"
+
+    def measure(own: list[np.ndarray]) -> dict[str, Estimate]:
+        kad = kernel_distance(own, reference, seed=seed)
+        return {"kad": kad, "frechet": frechet_infinity(own, reference, seed=seed)}
+
+    found = _over_seeds(list(map(measure, runs)))
+    found["frechet"] = found["frechet"]._replace(validity=validity, note=note)
+    return {f"{name}{space.suffix}": score for name, score in found.items()}
+
+
+def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate]:
+    """Return the scores of one training seed in the space of speech."""
+    reference, seed = clips.context.spaces[0].reference, clips.context.config.seed
+    real = reference.clip_means
+    own = np.stack([reference.project(vectors).mean(axis=0) for vectors in embeddings])
+    scores: dict[str, Estimate] = {}
+    if len(real) > NEIGHBOURS:
+        scores["coverage"], scores["density"] = coverage_density(own, real, seed=seed)
+    scores["spread"] = relative_spread(own, real, seed=seed)
+    return scores
+
+
+def _over_seeds(runs: list[dict[str, Estimate]]) -> dict[str, OfSets]:
+    """Return the scores of a row's sets of clips, one set for each training run."""
+    return {name: OfSets(estimate_over_runs([run[name] for run in runs])) for name in runs[0]}
+
+
+def _split(items: Sequence[Item], seeds: int) -> list[list[Item]]:
+    """Return what belongs to each training run; the runs follow each other."""
+    per_seed = len(items) // seeds
+    return [list(items[run * per_seed : (run + 1) * per_seed]) for run in range(seeds)]

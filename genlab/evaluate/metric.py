@@ -1,0 +1,179 @@
+"""What a metric is: one row of the table of scores (table.py), and what its measurement is given
+and gives back.
+
+In: `Clips`, the audio of one row with its prompts. Out: `Work`, whose jobs run in a pool and whose
+`finish` turns their results into `Found`. Scores that come of one measurement are rows that share
+the same `measure`, which runs once. A metric that has one number per clip needs no more than a
+function of a wave and its prompt: `each_clip`.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from genlab.evaluate.context import EvaluationContext, Prompt, Wave
+from genlab.evaluate.controls import Control
+from genlab.evaluate.scores import ClipValues, Covers, Degradation, Direction, Validity, clip_means
+from genlab.statistics.bootstrap import Estimate
+
+Needs = Literal[
+    "audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"
+]
+ANY_VALUE = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One score: everything that any part of the package knows about it."""
+
+    name: str
+    """The key in results.json. Several scores of one metric append an ending, such as
+    wer_RECOGNISER.
+    """
+    title: str
+    """For people."""
+    unit: str
+    direction: Direction
+    """Which values are better."""
+    needs: Needs
+    """What it is made from; audio is scored at 16 kHz. What needs tokens is measured with the arm's
+    model.
+    """
+    range: tuple[float, float] = ANY_VALUE
+    """Where the true value must lie. Unbiased distances may come out below zero, so they have no
+    range.
+    """
+    weights: tuple[str, ...] = ()
+    """The trained networks that it runs on."""
+    licence: tuple[str, ...] = ()
+    """Of each of `weights`, "" where there is nothing to state."""
+    must_notice: tuple[Degradation, ...] = ()
+    """The degradations of audit.py that it exists to notice."""
+    is_of_sets: bool = False
+    """It compares sets of clips and has no value per clip, so arms are not paired on it."""
+    measure: "Measure | None" = None
+    """Measures a row of audio; None of a metric that needs tokens."""
+    fewest_real: int = 0
+    """Real clips of training below which it is not measured."""
+    packages: tuple[str, ...] = ()
+    """Optional packages that it imports."""
+    endings: tuple[str, ...] = ("",)
+    """What is appended to the name where several scores of this metric are always made."""
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.licence):
+            raise ValueError(f"metric {self.name}: expected a licence for each of the weights")
+        if (self.needs == "tokens") != (self.measure is None):
+            raise ValueError(f"metric {self.name}: expected `measure`, or needs='tokens'")
+
+    @property
+    def provenance(self) -> str:
+        """The weights with their licences, empty if it needs none."""
+        return "; ".join(", ".join(filter(None, pair)) for pair in zip(self.weights, self.licence))
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The keys in results.json that are known without a comparison."""
+        return tuple(self.name + ending for ending in self.endings)
+
+
+@dataclass(frozen=True)
+class Clips:
+    """One row that is being scored: waves at 16 kHz and what each was asked to be."""
+
+    waves: Sequence[Wave]
+    prompts: Sequence[Prompt]
+    """As many as waves, in the same order in every row, once per training seed."""
+    context: EvaluationContext
+    is_reconstruction: bool = False
+    """Waves are aligned with the real clips sample by sample."""
+    seeds: int = 1
+    """Training seeds behind the row, whose clips follow each other in equal numbers."""
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """The unit of statistics that each clip belongs to."""
+        return tuple(prompt.clip_id for prompt in self.prompts)
+
+    @property
+    def runs(self) -> tuple[int, ...]:
+        """The training run behind each clip."""
+        return tuple(np.repeat(range(self.seeds), self.per_seed).tolist())
+
+    @property
+    def covers(self) -> Covers:
+        """What an interval over the clips covers."""
+        return "prompts" if self.seeds == 1 else "prompts and training seeds"
+
+    @property
+    def per_seed(self) -> int:
+        """Clips of each training seed."""
+        return len(self.waves) // self.seeds
+
+    @functools.cached_property
+    def codes(self) -> Sequence[Int[np.ndarray, "_ k"]]:
+        """What the codec makes of each wave, `[frames, codebooks]`; empty if no codec was given."""
+        return [] if self.context.encode is None else self.context.encode(self.waves)
+
+
+class OfSets(NamedTuple):
+    """A score that a set of clips has as a whole, over all training seeds."""
+
+    estimate: Estimate
+    validity: Validity = "metric"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a measurement found on one row, by the names of its scores; what no prompt allows is
+    absent.
+    """
+
+    per_clip: Mapping[str, ClipValues] = field(default_factory=dict)
+    of_sets: Mapping[str, OfSets] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Of the scores in `per_clip`."""
+    controls: Sequence[Control] = ()
+    transcripts: Mapping[str, list[str]] = field(default_factory=dict)
+
+
+def _nothing(results: list[Any]) -> Found:
+    return Found()
+
+
+class Work(NamedTuple):
+    """The measurement of one row, to be done: `jobs` in any order on any thread, then `finish` on
+    their results.
+    """
+
+    jobs: Sequence[Callable[[], Any]] = ()
+    finish: Callable[[list[Any]], Found] = _nothing
+    is_long: bool = False
+    """One of its jobs takes as long as many others, so it starts before them."""
+
+
+Measure = Callable[[Clips], Work]
+
+
+def each_clip(name: str, function: Callable[[Wave, Prompt], float]) -> Measure:
+    """Return the measurement of one number per clip: `function` of a wave and its prompt, NaN where
+    undefined.
+    """
+
+    def measure(clips: Clips) -> Work:
+        jobs = [
+            functools.partial(function, wave, prompt)
+            for wave, prompt in zip(clips.waves, clips.prompts)
+        ]
+        clusters = clips.clusters
+        return Work(
+            jobs, lambda found: Found({name: clip_means(np.array(found, np.float64), clusters)})
+        )
+
+    return measure
