@@ -27,7 +27,6 @@ from genlab.config import (
     Steps,
 )
 from genlab.config.open import Open
-from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import Corpus, Progress, build_corpus, find_corpora
 from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
@@ -44,6 +43,7 @@ from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSample
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
+from genlab.evaluate.domains import Domain, domain_of
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.evaluate.table import is_paired
 from genlab.nets.backbone import BackboneConfig
@@ -127,6 +127,17 @@ class TokenData(Config):
             )
         return self
 
+    @property
+    def domain(self) -> Domain:
+        """What the corpus is measured by.
+
+        Raises:
+            GenlabError: if the tokens never were audio.
+        """
+        if isinstance(self.corpus, KnownEntropy):
+            raise _without_audio()
+        return domain_of(self.corpus)
+
     def load_codec(self) -> FrozenCodec:
         """Return the codec; it takes and gives waves at the rate of corpora and metrics, not at its
         own.
@@ -134,9 +145,7 @@ class TokenData(Config):
         Raises:
             GenlabError: if the tokens never were audio.
         """
-        if isinstance(self.corpus, KnownEntropy):
-            raise _without_audio()
-        return load_codec(self.codec, SAMPLE_RATE_HZ)
+        return load_codec(self.codec, self.domain.sample_rate_hz)
 
     def build_audio(self, progress: Progress | None = None) -> Manifest:
         """Return the corpus, building it first.

@@ -16,12 +16,13 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import Clip, Manifest, text_key
+from genlab.data.manifest import Clip, Manifest
 from genlab.data.text import has_symbols
-from genlab.evaluate.diversity import NEIGHBOURS
+from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.likelihood import can_score
-from genlab.evaluate.metrics import grammar_metric, require_networks
+from genlab.evaluate.metric import Metric
+from genlab.evaluate.metrics import EvaluationConfig, grammar_metric, require_networks
 from genlab.evaluate.reference import Reference, choose_reference
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
@@ -77,7 +78,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
             "clips of split "
             f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
         )
-    units = len({text_key(clip) for clip in prompts})
+    units = len({config.data.domain.unit_of(clip) for clip in prompts})
     if units < FEWEST:
         notes.append(
             f"prompts: all {len(prompts)} have the same text: they are one unit, and no score has "
@@ -85,7 +86,8 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
         )
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
-    scores += _audio_checks(config, prompts, reference, codec)
+    scores += _audio_checks(config, scores, reference)
+    scores.append(_energy_check(config, prompts, codec))
     controls = _control_checks(config, prompts, reference)
     if not any(control.runs for control in controls):
         notes.append(
@@ -150,16 +152,28 @@ def find_reference(
     return choose_reference(manifest, ids, speakers, *sizes)
 
 
+def recognisers(config: Comparison) -> tuple[str, ...]:
+    """Return the recognisers whose word errors are scored; a grammar is known of the embedded
+    corpus alone.
+    """
+    return ("ctc", "grammar") if isinstance(config.data.corpus, Embedded) else ("ctc",)
+
+
+def told(config: Comparison) -> dict[Condition, bool]:
+    """Return which conditions the arms are told."""
+    return {"content": config.condition.content != "none", "speaker": config.condition.speaker}
+
+
 def excuses(config: Comparison) -> dict[str, str]:
     """Return the controls that mean nothing because the arms are not told what they would have to
     follow.
     """
-    found = {}
-    if config.condition.content == "none":
-        found["prompt_swap"] = "condition.content='none': the arms are not told what to say"
-    if not config.condition.speaker:
-        found["speaker_swap"] = "condition.speaker=false: the arms are not told who speaks"
-    return found
+    is_told = told(config)
+    return {
+        swap.control: swap.not_told
+        for swap in config.data.domain.controls
+        if not is_told[swap.follows]
+    }
 
 
 def require_packages(config: Comparison) -> None:
@@ -170,22 +184,19 @@ def require_packages(config: Comparison) -> None:
     """
     require_networks()
     load_recogniser()
-    if isinstance(config.data.corpus, Embedded):
+    if "grammar" in recognisers(config):
         grammar_metric(grammar_jsgf(), VOCABULARY)
 
 
 def deciding_score(config: Comparison, scores: Collection[Check], prompts: Collection[Clip]) -> str:
-    """Return the first of the scores that can decide here: words where arms are told them, then
-    what needs none.
+    """Return the first of the domain's scores that can decide here: where half of the prompts have
+    a text, by words.
     """
-    has_text = 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
-    runs = {name for check in scores if check.runs for name in check.names}
-    if has_text and config.condition.content != "none" and "wer_ctc" in runs:
-        return "wer_ctc"
-    candidates = (
-        ("block_energy", "speaker_similarity") if config.condition.speaker else ("block_energy",)
+    is_told = told(config)
+    is_told["content"] &= 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
+    return config.data.domain.decide(
+        {name for check in scores if check.runs for name in check.names}, is_told
     )
-    return next((name for name in candidates if name in runs), "mcd")
 
 
 def pick_from_manifest(
@@ -216,13 +227,11 @@ def _require_split(manifest: Manifest, split: str) -> list[Clip]:
 
 def _content_checks(config: Comparison, prompts: list[Clip]) -> list[Check]:
     silent = sum(not has_symbols(clip.text) for clip in prompts)
-    names = ("wer_ctc", "wer_grammar") if isinstance(config.data.corpus, Embedded) else ("wer_ctc",)
+    names = tuple(f"wer_{name}" for name in recognisers(config))
     if silent == len(prompts):
         return [Check(names, False, "no prompt has a text")]
     note = f"{silent} of {len(prompts)} prompts have no text and are left out" if silent else ""
-    if config.condition.content == "none":
-        note = "condition.content='none': the arms are not told what to say"
-    return [Check(names, True, note)]
+    return [Check(names, True, excuses(config).get("prompt_swap", note))]
 
 
 def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
@@ -244,53 +253,77 @@ def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
 
 
 def _audio_checks(
-    config: Comparison, prompts: list[Clip], reference: Reference, codec: FrozenCodec
+    config: Comparison, checked: Collection[Check], reference: Reference
 ) -> list[Check]:
-    evaluation = config.evaluation
-    real = min(len(reference.common), evaluation.reference_clips)
-    few = f"only {real} real clip{'s' * (real != 1)} to compare with"
+    """Return what is known of the domain's other scores of audio; those that share a fate share a
+    check.
+    """
+    real = min(len(reference.common), config.evaluation.reference_clips)
+    done = {name for check in checked for name in check.names}
+    fates: dict[tuple[str, int, bool, str], list[str]] = {}
+    for metric in config.data.domain.metrics:
+        if metric.needs != "tokens" and metric.name not in done:
+            runs, note = _find_fate(metric, config.evaluation, real)
+            fates.setdefault((metric.needs, metric.fewest_real, runs, note), []).extend(
+                metric.score_names
+            )
+    return [Check(tuple(names), runs, note) for (_, _, runs, note), names in fates.items() if names]
+
+
+def _find_fate(metric: Metric, evaluation: EvaluationConfig, real: int) -> tuple[bool, str]:
+    """Return whether a metric is measured, given the settings and the number of real clips, and
+    what to know of it.
+    """
+    if metric.switch and not getattr(evaluation, metric.switch):
+        return False, f"evaluation.{metric.switch}=0"
+    if real < metric.fewest_real:
+        found = f"only {real} real clip{'s' * (real != 1)} to compare with"
+        return False, f"{found}, {metric.fewest_real} needed"
+    if missing := [name for name in metric.packages if importlib.util.find_spec(name) is None]:
+        return False, f"not installed: {', '.join(missing)}; `pip install 'genlab[codec]'`"
+    return True, "codec floors only" if metric.is_of_floors else ""
+
+
+def _energy_check(config: Comparison, prompts: list[Clip], codec: FrozenCodec) -> Check:
     block_frames = round(BLOCK_S * codec.spec.frame_hz)
     frames = [codec.count_frames(clip.num_samples) for clip in prompts]
     long = sum(length // 2 + block_frames <= length for length in frames)
-    energy_note = ""
-    if long < len(prompts):
-        short = f"{len(prompts) - long} of {len(prompts)} prompts"
-        energy_note = f"{short} are shorter than {2 * BLOCK_S:g} s and left out"
-    if not evaluation.energy_draws:
-        energy_note = "evaluation.energy_draws=0"
-    dnsmos = ("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "dnsmos_p808")
-    is_rated = evaluation.dnsmos_clips > 0
-    distances = ("kad", "frechet", "kad_voice", "frechet_voice", "spread")
-    missing = [name for name in ("pesq", "pystoi") if importlib.util.find_spec(name) is None]
-    installed = "codec floors only"
-    if missing:
-        installed = f"not installed: {', '.join(missing)}; `pip install 'genlab[codec]'`"
-    return [
-        Check(("mcd", "f0_correlation", "voicing_agreement", "f0_gross_error", "f0_rmse"), True),
-        Check(dnsmos, is_rated, "" if is_rated else "evaluation.dnsmos_clips=0"),
-        Check(distances, real > 1, "" if real > 1 else f"{few}, 2 needed"),
-        Check(
-            ("coverage", "density"),
-            real > NEIGHBOURS,
-            "" if real > NEIGHBOURS else f"{few}, {NEIGHBOURS + 1} needed",
-        ),
-        Check(("block_energy",), evaluation.energy_draws > 0 and long > 0, energy_note),
-        Check(("pesq", "stoi", "estoi"), not missing, installed),
-    ]
+    note = (
+        f"{len(prompts) - long} of {len(prompts)} prompts are shorter than {2 * BLOCK_S:g} s and "
+        "left out"
+    )
+    if not config.evaluation.energy_draws:
+        note = "evaluation.energy_draws=0"
+    runs = config.evaluation.energy_draws > 0 and long > 0
+    return Check(("block_energy",), runs, note if not runs or long < len(prompts) else "")
 
 
 def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:
     excused = excuses(config)
+    find = {
+        "content": lambda: _no_text_swap(prompts),
+        "speaker": lambda: _no_voice_swap(prompts, reference),
+    }
+    swaps = config.data.domain.controls
+    reasons = {swap.control: excused.get(swap.control) or find[swap.follows]() for swap in swaps}
+    return [Check((name,), not reason, reason) for name, reason in reasons.items()]
+
+
+def _no_text_swap(prompts: list[Clip]) -> str:
+    """Return why texts cannot be swapped, "" if they can."""
     texts = [clip.text for clip in prompts if has_symbols(clip.text)]
     largest = max((texts.count(text) for text in set(texts)), default=0)
-    reasons = {"prompt_swap": "", "speaker_swap": ""}
-    if 2 * largest > len(texts) or len(texts) < FEWEST:
-        reasons["prompt_swap"] = f"{largest} of {len(texts)} prompts with text have the same one"
     if not texts:
-        reasons["prompt_swap"] = "the prompts have no text"
+        return "the prompts have no text"
+    if 2 * largest > len(texts) or len(texts) < FEWEST:
+        return f"{largest} of {len(texts)} prompts with text have the same one"
+    return ""
+
+
+def _no_voice_swap(prompts: list[Clip], reference: Reference) -> str:
+    """Return why voices cannot be swapped, "" if they can."""
     if len(reference.speakers) < FEWEST:
-        reasons["speaker_swap"] = "there is no other speaker to compare with"
-    elif not any(clip.speaker in reference.speakers for clip in prompts):
-        reasons["speaker_swap"] = "no prompted speaker has real speech apart from the prompts"
-    reasons |= excused
-    return [Check((name,), not reason, reason) for name, reason in reasons.items()]
+        return "there is no other speaker to compare with"
+    if not any(clip.speaker in reference.speakers for clip in prompts):
+        return "no prompted speaker has real speech apart from the prompts"
+    return ""

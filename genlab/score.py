@@ -19,7 +19,6 @@ from flax import nnx
 from jaxtyping import Float
 
 from genlab.config import digest
-from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.noise.heads import energy_score
@@ -39,7 +38,7 @@ from genlab.evaluate.scores import clip_means
 from genlab.evaluate.table import make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.material import FLOORS, Material, floor_waves, gather
-from genlab.preflight import excuses, find_reference
+from genlab.preflight import excuses, find_reference, recognisers
 from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
@@ -106,7 +105,12 @@ def audit(
     material = gather(config, progress) if material is None else material
     path = _audit_path(config, material)
     if not path.exists():
-        found = audit_metrics(material.prompts, evaluation_context(config, material), progress)
+        found = audit_metrics(
+            material.prompts,
+            evaluation_context(config, material),
+            progress,
+            metrics=config.data.domain.metrics,
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {name: one.to_dict() for name, one in found.items()})
     return read_audit(config, material)
@@ -152,6 +156,7 @@ def score_rows(
                 row_waves,
                 material.prompts * seeds,
                 context,
+                metrics=config.data.domain.metrics,
                 is_reconstruction=name in FLOORS,
                 seeds=seeds,
                 progress=partial(progress, f"score {name}"),
@@ -176,7 +181,7 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
     """
     recogniser = load_recogniser()
     content = [ContentMetric("ctc", "word", recogniser.transcribe)]
-    if isinstance(config.data.corpus, Embedded):
+    if "grammar" in recognisers(config):
         content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
     reference = find_reference(config, material.manifest, material.clips)
 

@@ -14,7 +14,7 @@ answer.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -36,6 +36,8 @@ Utterances = Annotated[
 
 class Dialogue(Config):
     """Two-sided conversations of two turns, one for each clip of `corpus`."""
+
+    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     kind: Literal["dialogue"] = "dialogue"
     corpus: Utterances

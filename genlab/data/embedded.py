@@ -21,7 +21,7 @@ import threading
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -68,6 +68,8 @@ VOICES = {
 
 class Embedded(Config):
     """The embedded corpus. Speakers s0..s7; every text is said by `speakers_per_text` of them."""
+
+    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     kind: Literal["embedded"] = "embedded"
     minutes: float = Field(default=30.0, gt=0.0, le=6000.0)

@@ -22,10 +22,11 @@ import scipy.signal
 import scipy.stats
 from jaxtyping import Float
 
+from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
 from genlab.evaluate.scores import Degradation
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
-from genlab.evaluate.table import find_metric
+from genlab.evaluate.table import METRICS, find_metric
 from genlab.statistics.bootstrap import bootstrap_mean
 
 Waves = Sequence[Float[np.ndarray, "_"]]
@@ -85,6 +86,8 @@ def audit_metrics(
     prompts: Sequence[Prompt],
     context: EvaluationContext,
     progress: Callable[[str, int, int], None] | None = None,
+    *,
+    metrics: Sequence[Metric] = METRICS,
 ) -> dict[str, MetricAudit]:
     """Return the audit of every metric that audio has.
 
@@ -92,6 +95,7 @@ def audit_metrics(
         prompts: real clips, none of them among those the context was built from.
         context: what scores the arms.
         progress: told how many rows of audio are scored.
+        metrics: rows of the table.
     """
     waves, seed = [prompt.wave for prompt in prompts], context.config.seed
     spoiled = spoil(waves, seed)
@@ -107,7 +111,7 @@ def audit_metrics(
         if progress is not None:
             progress("audit", done, len(jobs))
         rows.setdefault(name, []).append(
-            score_clips(row_waves, row_prompts, context, is_reconstruction=True)
+            score_clips(row_waves, row_prompts, context, metrics=metrics, is_reconstruction=True)
         )
     if progress is not None:
         progress("audit", len(jobs), len(jobs))

@@ -62,6 +62,10 @@ class Metric:
     """Real clips of training below which it is not measured."""
     packages: tuple[str, ...] = ()
     """Optional packages that it imports."""
+    switch: str = ""
+    """The field of `EvaluationConfig` that leaves it out at 0."""
+    is_of_floors: bool = False
+    """Only codec floors have it, whose waves are aligned with the real clips sample by sample."""
     endings: tuple[str, ...] = ("",)
     """What is appended to the name where several scores of this metric are always made."""
 

@@ -35,6 +35,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_SOUND,
         measure=measures.quality,
+        switch="dnsmos_clips",
     ),
     Metric(
         name="dnsmos_sig",
@@ -46,6 +47,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_SOUND,
         measure=measures.quality,
+        switch="dnsmos_clips",
     ),
     Metric(
         name="dnsmos_bak",
@@ -57,6 +59,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=("noise",),
         measure=measures.quality,
+        switch="dnsmos_clips",
     ),
     Metric(
         name="dnsmos_p808",
@@ -68,6 +71,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_SOUND,
         measure=measures.quality,
+        switch="dnsmos_clips",
     ),
     Metric(
         name="f0_correlation",
@@ -176,6 +180,7 @@ METRICS: tuple[Metric, ...] = (
         range=_ABOVE_ZERO,
         must_notice=_SOUND,
         measure=measures.reconstruction,
+        is_of_floors=True,
     ),
     Metric(
         name="pesq",
@@ -187,6 +192,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_SOUND,
         measure=measures.reconstruction,
+        is_of_floors=True,
         packages=("pesq",),
     ),
     Metric(
@@ -199,6 +205,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=("noise", "shuffle"),
         measure=measures.reconstruction,
+        is_of_floors=True,
         packages=("pystoi",),
     ),
     Metric(
@@ -211,6 +218,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=("noise", "shuffle"),
         measure=measures.reconstruction,
+        is_of_floors=True,
         packages=("pystoi",),
     ),
     Metric(
@@ -330,6 +338,7 @@ METRICS: tuple[Metric, ...] = (
         unit="deviations of the latents",
         direction="lower",
         needs="tokens",
+        switch="energy_draws",
     ),
 )
 _BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from genlab.evaluate.scores import is_conclusive
+from genlab.evaluate.table import known_metric
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
 
 MIN_SEEDS = 3
@@ -43,9 +44,14 @@ def primary_score(results: Mapping[str, Any]) -> str | None:
     named = results.get("primary_score")
     if named in names:
         return named
-    return next(
-        (name for name in names if name.split("_")[0] in ("cer", "wer", "content")),
-        names[0] if names else None,
+    return next(filter(_is_of_content, names), names[0] if names else None)
+
+
+def _is_of_content(name: str) -> bool:
+    """Return whether a score counts errors of what is said; early versions called one just that."""
+    metric = known_metric(name)
+    return name.split("_")[0] == "content" or (
+        metric is not None and metric.needs == "audio and text"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from genlab.evaluate.domains import SPEECH
 from genlab.report.answer import model_arms
 from genlab.report.plot import (
     HEIGHT,
@@ -43,7 +44,7 @@ def fronts_section(results: Mapping[str, Any]) -> Markup:
             "CONFIG --pareto</code> "
             "samples every arm at equally many settings and draws the fronts.</p>"
         )
-    name = str(results.get("primary_score", "wer_ctc"))
+    name = str(results.get("primary_score", SPEECH.deciding[0].score))
     panels = [_panel(entries, results, name, cost, title) for cost, title in COSTS.items()]
     per_arm = len(entries) // max(1, len({entry["arm"] for entry in entries}))
     return Markup(

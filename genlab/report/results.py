@@ -9,7 +9,7 @@ import functools
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,6 @@ from genlab.watch.tensorboard import (
     prompt_tag,
 )
 
-LEADING_SCORES = (
-    "wer_ctc",
-    "wer_grammar",
-    "speaker_similarity",
-    "f0_correlation",
-    "dnsmos_ovrl",
-    "kad",
-    "bits_per_s",
-    "block_energy",
-)
 CLIPS_IN_REPORT = 12
 MARKS_PER_CLIP = 4  # scores written beside each player
 
@@ -68,9 +58,11 @@ def assemble(
     wall_s: float,
 ) -> dict[str, Any]:
     """Return results.json."""
-    arms = [_floor_entry(name, rows[name]) for name in rows if name not in config.arms]
+    leading = config.data.domain.leading
+    arms = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     arms += [
-        _arm_entry(budgets[name], trained[name], sampled[name], rows[name]) for name in config.arms
+        _arm_entry(budgets[name], trained[name], sampled[name], rows[name], leading)
+        for name in config.arms
     ]
     pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
     return {
@@ -157,7 +149,8 @@ def show(
         name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
         for name in shown
     }
-    rows = _prompt_rows(material, shown, sampled, results, seed, scored)
+    leading = [primary_score(results) or "", *config.data.domain.leading]
+    rows = _prompt_rows(material, shown, sampled, leading, seed, scored)
     curves = {
         name: [
             read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag)
@@ -174,12 +167,12 @@ def _prompt_rows(
     material: Material,
     shown: Mapping[str, list[np.ndarray]],
     sampled: Mapping[str, Mapping[int, Sampled]],
-    results: Mapping[str, Any],
+    leading: Sequence[str],
     seed: int,
     scored: Mapping[str, RowResult | None],
 ) -> list[PromptRow]:
     """Return what the report plays of one training seed, with the scores of every clip."""
-    marks = {name: _marks(row, results, len(material.prompts)) for name, row in scored.items()}
+    marks = {name: _marks(row, leading, len(material.prompts)) for name, row in scored.items()}
     return [
         PromptRow(
             f"prompt{number:02}",
@@ -197,7 +190,7 @@ def _prompt_rows(
 
 def _marks(
     row: RowResult | None,
-    results: Mapping[str, Any],
+    leading: Sequence[str],
     num_prompts: int,
 ) -> list[dict[str, float]]:
     """Return the leading scores of each prompt's clip in a row of the first seed; empty if the row
@@ -205,10 +198,13 @@ def _marks(
     """
     if row is None:
         return []
-    wanted = dict.fromkeys([primary_score(results) or "", *LEADING_SCORES])
     # Only what has a value for every clip: the clips of the first seed come first, in the order of
     # the prompts.
-    found = {score: row.per_clip[score].values for score in wanted if score in row.per_clip}
+    found = {
+        score: row.per_clip[score].values
+        for score in dict.fromkeys(leading)
+        if score in row.per_clip
+    }
     kept = [(score, values) for score, values in found.items() if len(values) >= num_prompts][
         :MARKS_PER_CLIP
     ]
@@ -247,7 +243,9 @@ def _write_overview(
     entries = {arm["name"]: arm for arm in results["arms"]}
     # The arms' own order, whose first scores are the deciding ones: floors have others before them.
     found = dict.fromkeys(name for arm in reversed(results["arms"]) for name in arm["scores"])
-    first = [name for name in (primary_score(results), *LEADING_SCORES) if name in found]
+    first = [
+        name for name in (primary_score(results), *config.data.domain.leading) if name in found
+    ]
     scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
     costs = dict.fromkeys(
         f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"]
@@ -288,7 +286,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
+def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> dict[str, Any]:
     family = "real" if name == "real" else "floor"
     reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
     return {
@@ -303,7 +301,7 @@ def _floor_entry(name: str, row: RowResult) -> dict[str, Any]:
         "batch_hash": "",
         "network_calls": 0,
         "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
-        "scores": _in_order(row),
+        "scores": _in_order(row, leading),
     }
 
 
@@ -312,6 +310,7 @@ def _arm_entry(
     trained: Mapping[int, RunResult],
     sampled: Mapping[int, Sampled],
     row: RowResult,
+    leading: Sequence[str],
 ) -> dict[str, Any]:
     first = next(iter(sampled.values()))
     train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
@@ -351,15 +350,15 @@ def _arm_entry(
             }
             for length, cost in first.by_length.items()
         },
-        "scores": _in_order(row),
+        "scores": _in_order(row, leading),
     }
 
 
-def _in_order(row: RowResult) -> dict[str, Any]:
+def _in_order(row: RowResult, leading: Sequence[str]) -> dict[str, Any]:
     """Return the scores, the deciding and the best understood ones first: that is how tables show
     them.
     """
-    first = [name for name in LEADING_SCORES if name in row.scores]
+    first = [name for name in leading if name in row.scores]
     names = [*first, *(name for name in row.scores if name not in first)]
     by_seed = {
         name: [finite_or_none(value) for value in values.by_run()]

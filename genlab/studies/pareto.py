@@ -21,13 +21,12 @@ import numpy as np
 import scipy.stats
 
 from genlab.config import GenlabError
-from genlab.data.manifest import text_key
 from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import SamplerConfig
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, clip_means
-from genlab.evaluate.table import make_score
+from genlab.evaluate.table import find_metric, make_score
 from genlab.experiment import Arm, Comparison
 from genlab.load import load_experiment
 from genlab.material import Material, gather
@@ -44,7 +43,6 @@ from genlab.train import load_trained
 from genlab.watch.progress import Progress
 
 NUM_SETTINGS = 8
-SCORES = ("wer_ctc", "block_energy")
 CALLS = (0.25, 0.5, 1.0)  # of the arm's own steps or rounds
 TEMPERATURES = (0.3, 0.6, 0.8, 1.0)
 GUIDANCES = (1.0, 1.5, 2.0)
@@ -80,7 +78,7 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
     """
     outputs.read_results(out)
     material = gather(config, progress, out)
-    score = _require_score(material.preflight)
+    score = _require_score(config, material.preflight)
     settings = list_settings(config)
     entries: list[dict[str, Any]] = []
     for name, of_arm in settings.items():
@@ -105,15 +103,16 @@ def check_fronts(config: Comparison, progress: Progress) -> None:
     """
     codec = config.data.load_codec()
     manifest = config.data.build_audio(progress)
-    _require_score(inspect(config, manifest, codec))
+    _require_score(config, inspect(config, manifest, codec))
     pick_from_manifest(config, manifest, codec, "valid", config.num_prompts)
 
 
-def _require_score(preflight: Preflight) -> str:
-    if preflight.deciding not in SCORES:
+def _require_score(config: Comparison, preflight: Preflight) -> str:
+    expected = config.data.domain.searched
+    if preflight.deciding not in expected:
         raise GenlabError(
             f"--pareto: the deciding score here is {preflight.deciding}, expected "
-            f"{' or '.join(SCORES)}"
+            f"{' or '.join(expected)}"
         )
     return preflight.deciding
 
@@ -167,7 +166,7 @@ def _measure(
     cond, num_frames = conditions(store, clips, config.data.num_frames)
     audio_s = float(num_frames.sum()) / codec.spec.frame_hz
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None
-    units = tuple(text_key(clip) for clip in clips)
+    units = tuple(config.data.domain.unit_of(clip) for clip in clips)
     for seed in config.seeds:
         directory = out / "arms" / name / f"seed{seed}"
         # The comparison's own word for its code is enough for its arms.
@@ -192,7 +191,7 @@ def _measure(
         began = time.perf_counter()
         waves = decode(ours(cond, num_frames, jax.random.key(seed)), store, codec)
         costs.setdefault("throughput_s", (time.perf_counter() - began) / audio_s)
-        if score == "wer_ctc":
+        if find_metric(score).needs == "audio and text":
             parts.append(
                 ClipValues(*word_errors(load_recogniser().transcribe(waves), texts), units)
             )

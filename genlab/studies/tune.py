@@ -33,7 +33,6 @@ from flax import nnx
 
 from genlab.arms import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
-from genlab.data.manifest import text_key
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
@@ -59,7 +58,6 @@ from genlab.statistics.best_of import best_of_k
 from genlab.training.optim import ArmSettings
 from genlab.watch.progress import Progress
 
-SCORES = ("wer_ctc", "block_energy")  # both better when lower
 LOG_SCALE = ("peak_lr", "weight_decay", "ema_decay")
 
 Judge = Callable[[nnx.Module, DecoderRun], ClipValues]
@@ -175,7 +173,9 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         store = config.data.open(progress)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
-        if tuning.by == "wer_ctc" and not any(has_symbols(clip.text) for clip in clips):
+        if find_metric(tuning.by).needs == "audio and text" and not any(
+            has_symbols(clip.text) for clip in clips
+        ):
             raise GenlabError(
                 "--by wer_ctc: no validation prompt has a text; use --by block_energy"
             )
@@ -296,8 +296,8 @@ def make_judge(
     compiled once.
     """
     texts = [clip.text for clip in clips]
-    units = tuple(text_key(clip) for clip in clips)
-    if tuning.by == "block_energy":
+    units = tuple(config.data.domain.unit_of(clip) for clip in clips)
+    if find_metric(tuning.by).needs == "tokens":
         draws = max(2, config.evaluation.energy_draws)
         return lambda model, run: clip_means(
             block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units

@@ -35,12 +35,12 @@ def distance(wave, real):
     return float(np.abs(spectra[0] - spectra[1]).mean())
 
 
-def score_with(**metrics):
+def score_with(**measures):
     """Return a `score_clips` of these metrics of (wave, real wave, position)."""
 
-    def score_clips(waves, prompts, context, *, is_reconstruction):
+    def score_clips(waves, prompts, context, *, metrics, is_reconstruction):
         per_clip, scores = {}, {}
-        for name, measure in metrics.items():
+        for name, measure in measures.items():
             values = np.array(
                 [
                     measure(wave, prompt.wave, i)

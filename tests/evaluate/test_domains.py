@@ -1,0 +1,67 @@
+"""Domains: each corpus has one, and it says what decides, from what runs and what the arms are
+told.
+"""
+
+import dataclasses
+
+import pytest
+
+from genlab.config import GenlabError
+from genlab.data.dialogue import Dialogue
+from genlab.data.embedded import Embedded
+from genlab.data.folder import Folder
+from genlab.data.known_entropy import KnownEntropy
+from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
+from genlab.data.manifest import text_key
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.evaluate.domains import SPEECH, Deciding, domain_of
+from genlab.evaluate.table import METRICS
+from genlab.experiment import TokenData
+
+
+def test_every_corpus_is_speech_and_no_digest_holds_that():
+    corpora = [Embedded(minutes=1), Dialogue(corpus=Embedded(minutes=1))]
+    corpora += [kind(path="here") for kind in (Folder, LibriSpeech, LJSpeech, VCTK, FSDD)]
+    for corpus in corpora:
+        assert (
+            domain_of(corpus) is SPEECH and TokenData(corpus=corpus, num_frames=4).domain is SPEECH
+        )
+        assert "domain" not in corpus.to_dict()
+    with pytest.raises(GenlabError, match="tokens that never were audio"):
+        _ = TokenData(corpus=KnownEntropy(), num_frames=4).domain
+
+
+def test_a_corpus_may_hold_a_domain_of_its_own():
+    birds = dataclasses.replace(SPEECH, name="birds", deciding=(Deciding("kad"),), leading=("kad",))
+
+    class Birds(Folder):
+        domain = birds
+
+    assert domain_of(Birds(path="here")) is birds
+    with pytest.raises(ValueError, match="domain birds: wer_ctc is none of its metrics"):
+        dataclasses.replace(
+            birds, metrics=tuple(metric for metric in METRICS if metric.name != "wer")
+        )
+
+
+def test_speech_is_measured_by_every_row_and_conditions_are_fields():
+    assert SPEECH.metrics == METRICS and SPEECH.unit_of is text_key
+    assert (SPEECH.sample_rate_hz, SPEECH.channels) == (16_000, 1)
+    assert {*SPEECH.conditions} <= {*ConditionConfig.model_fields}
+    assert {swap.follows for swap in SPEECH.controls} == {*SPEECH.conditions}
+
+
+@pytest.mark.parametrize(
+    ("content", "speaker", "absent", "decides"),
+    [
+        (True, True, "", "wer_ctc"),
+        (True, False, "wer_ctc", "block_energy"),
+        (False, True, "", "block_energy"),
+        (False, True, "block_energy", "speaker_similarity"),
+        (False, False, "block_energy", "mcd"),
+    ],
+)
+def test_words_decide_where_they_are_told_then_what_needs_none(content, speaker, absent, decides):
+    runs = {"wer_ctc", "block_energy", "speaker_similarity", "mcd", "kad"} - {absent}
+    assert SPEECH.decide(runs, {"content": content, "speaker": speaker}) == decides
+    assert SPEECH.decide(set(), {"content": content, "speaker": speaker}) == "mcd"
