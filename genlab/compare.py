@@ -169,8 +169,8 @@ def conclude(
     ledger = build_ledger(config, material.store, budgets, trained, run_dirs, material.manifest)
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
     wall_s = _add_wall_time(out, time.perf_counter() - began)
-    results = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
-    results["audit"] = found
+    scored = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
+    results: dict[str, Any] = {**scored, "audit": found}
     outputs.seal(results, ledger)
     write_json(staged / "ledger.json", ledger)
     write_json(staged / "results.json", results)

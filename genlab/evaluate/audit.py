@@ -15,13 +15,14 @@ overlap.
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.signal
 import scipy.stats
 from jaxtyping import Float
 
+from genlab.evaluate.entries import AuditEntry, Verdict
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
 from genlab.evaluate.scores import Degradation
@@ -30,7 +31,6 @@ from genlab.evaluate.table import METRICS, find_metric
 from genlab.statistics.bootstrap import bootstrap_mean
 
 Waves = Sequence[Float[np.ndarray, "_"]]
-Verdict = Literal["ranks", "blind", "reversed"]
 NUM_HALVES = 200
 MOST_FALSE_ALARMS = 0.12  # of 200 splits; 0.05 is expected, and the splits share their clips
 PIECE_S = (0.2, 0.1, 0.05)
@@ -51,9 +51,15 @@ class MetricAudit(NamedTuple):
         """True if it saw all that it must, and nothing where there was nothing."""
         return not self.failed
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> AuditEntry:
         """Return the entry of results.json."""
-        return {**self._asdict(), "failed": list(self.failed), "is_trusted": self.is_trusted}
+        return {
+            "verdicts": self.verdicts,
+            "values": {seen: list(values) for seen, values in self.values.items()},
+            "false_alarms": self.false_alarms,
+            "failed": list(self.failed),
+            "is_trusted": self.is_trusted,
+        }
 
 
 def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.ndarray, "_"]]]]:

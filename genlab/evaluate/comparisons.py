@@ -11,12 +11,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from genlab.config import GenlabError
+from genlab.evaluate.entries import DifferenceEntry, PlanEntry
 from genlab.evaluate.scores import ClipValues, Validity, is_conclusive
 from genlab.evaluate.table import find_metric
 from genlab.statistics.bootstrap import (
@@ -56,13 +57,35 @@ class Difference(NamedTuple):
     plan: Plan | None = None
     """What it takes to see the margin, or else a tenth of the better value; None with one seed."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types."""
-        values = self._replace(plan=None)._asdict()
-        found = {
-            name: None if value is None else finite_or_none(value) for name, value in values.items()
+    def to_dict(self) -> DifferenceEntry:
+        """Return the entry of results.json."""
+        return {
+            "score": self.score,
+            "a": self.a,
+            "b": self.b,
+            "difference": finite_or_none(self.difference),
+            "low": finite_or_none(self.low),
+            "high": finite_or_none(self.high),
+            "p_value": finite_or_none(self.p_value),
+            "p_holm": finite_or_none(self.p_holm),
+            "better": self.better,
+            "margin": finite_or_none(self.margin),
+            "p_equivalent": finite_or_none(self.p_equivalent),
+            "equivalent": self.equivalent,
+            "plan": _plan_entry(self.plan) if self.plan else None,
         }
-        return found | {"plan": self.plan and self.plan.to_dict()}
+
+
+def _plan_entry(plan: Plan) -> PlanEntry:
+    return {
+        "target": plan.target,
+        "prompts": plan.prompts,
+        "seeds": plan.seeds,
+        "power": plan.power,
+        "seeds_needed": plan.seeds_needed,
+        "prompts_needed": {str(seeds): needed for seeds, needed in plan.prompts_needed.items()},
+        "prompt_error": plan.prompt_error,
+    }
 
 
 class _Pair(NamedTuple):

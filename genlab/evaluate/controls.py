@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from genlab.config import GenlabError
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import ContentErrors
+from genlab.evaluate.entries import ControlEntry
 from genlab.evaluate.scores import ClipValues, Direction
 from genlab.statistics.bootstrap import (
     Estimate,
@@ -53,10 +54,19 @@ class Control(NamedTuple):
             return "passed"
         return "not applicable" if self.reason or not math.isfinite(self.difference) else "failed"
 
-    def to_dict(self, arm: str) -> dict[str, float | int | str | bool | None]:
+    def to_dict(self, arm: str) -> ControlEntry:
         """Return the entry of results.json for `arm`."""
-        values = {name: finite_or_none(value) for name, value in self._asdict().items()}
-        return {"arm": arm, **values, "status": self.status}
+        return {
+            "arm": arm,
+            "control": self.control,
+            "score": self.score,
+            "difference": finite_or_none(self.difference),
+            "low": finite_or_none(self.low),
+            "high": finite_or_none(self.high),
+            "passed": self.passed,
+            "reason": self.reason,
+            "status": self.status,
+        }
 
 
 def derange_texts(texts: Sequence[str], seed: int = 0) -> Int[np.ndarray, "n"]:

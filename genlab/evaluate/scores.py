@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from genlab.evaluate.entries import Direction as Direction
+from genlab.evaluate.entries import ScoreEntry
 from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_statistic,
@@ -22,7 +24,6 @@ from genlab.statistics.bootstrap import (
 )
 from genlab.statistics.crossed import cell_sums, estimate_crossed, linearise_ratio
 
-Direction = Literal["lower", "higher"]
 Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse"]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
 Covers = Literal["prompts", "prompts and training seeds"]
@@ -47,9 +48,20 @@ class Score(NamedTuple):
     interval.
     """
 
-    def to_dict(self) -> dict[str, float | int | str | None]:
-        """Return JSON types; a number that is not defined becomes null."""
-        return {name: finite_or_none(value) for name, value in self._asdict().items()}
+    def to_dict(self) -> ScoreEntry:
+        """Return the entry of results.json; a number that is not defined becomes null."""
+        return {
+            "value": finite_or_none(self.value),
+            "low": finite_or_none(self.low),
+            "high": finite_or_none(self.high),
+            "n": self.n,
+            "seeds": self.seeds,
+            "unit": self.unit,
+            "direction": self.direction,
+            "validity": self.validity,
+            "note": self.note,
+            "covers": self.covers,
+        }
 
 
 class ClipValues(NamedTuple):

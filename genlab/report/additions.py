@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
-from genlab.report.inputs import Amount, Direction, Known, Positive, ScoreEntry
+from genlab.evaluate.entries import Amount, Direction, Known, Positive, ScoreEntry
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 Setting = Literal["peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout"]

@@ -2,7 +2,7 @@
 
 In: a run directory. Out: the values, None if there is no such file, or one line that names the file
 and the field. Types require what every report needs and allow everything else, so files with newer
-fields stay readable.
+fields stay readable. Those who write these files build values of the same types.
 """
 
 from pathlib import Path
@@ -12,31 +12,19 @@ import pydantic
 from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
+from genlab.evaluate.entries import (
+    Amount,
+    AuditEntry,
+    ControlEntry,
+    DifferenceEntry,
+    PlanEntry,
+    Positive,
+    ScoreEntry,
+)
 from genlab.evaluate.table import known_metric
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
-Known = Number | None  # null where a number is not defined
-Amount = Annotated[Number, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
-Direction = Literal["lower", "higher"]
-
-
-@pydantic.with_config(OPEN)
-class ScoreEntry(TypedDict):
-    """One cell of the score table."""
-
-    value: Known
-    low: NotRequired[Known]
-    high: NotRequired[Known]
-    n: NotRequired[Count | None]
-    seeds: NotRequired[Count | None]
-    unit: NotRequired[str]
-    direction: NotRequired[Direction]
-    validity: NotRequired[str]
-    note: NotRequired[str]
-    covers: NotRequired[str]
-    by_seed: NotRequired[list[Known]]
 
 
 @pydantic.with_config(OPEN)
@@ -46,8 +34,12 @@ class Sampling(TypedDict):
     wall_s: NotRequired[Amount]
     audio_s: NotRequired[Amount]
     first_audio_s: NotRequired[Amount]
+    latency_s: NotRequired[Amount]
+    latency_audio_s: NotRequired[Amount]
+    compile_s: NotRequired[Amount]
     real_time_factor: NotRequired[Amount]
     flops: NotRequired[Amount]
+    padding_share: NotRequired[Number]
 
 
 @pydantic.with_config(OPEN)
@@ -60,7 +52,7 @@ class LengthCost(TypedDict):
 
 
 @pydantic.with_config(OPEN)
-class ArmEntry(TypedDict):
+class Row(TypedDict):
     """One row of the table: real audio, a codec floor, or a trained arm."""
 
     name: str
@@ -74,67 +66,15 @@ class ArmEntry(TypedDict):
     seconds_seen: NotRequired[Amount]
     unique_seconds: NotRequired[Amount]
     epochs: NotRequired[Amount]
+    batch_hash: NotRequired[str]
     train_wall_s: NotRequired[Amount]
+    train_compile_s: NotRequired[Amount]
+    data_wait_fraction: NotRequired[Amount]
     network_calls: NotRequired[Count]
     sampling: NotRequired[Sampling]
     by_length: NotRequired[
         dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]
     ]
-
-
-@pydantic.with_config(OPEN)
-class Plan(TypedDict):
-    """What it takes to see a difference."""
-
-    prompt_error: Number
-    target: NotRequired[Number]
-    prompts: NotRequired[Count]
-    seeds: NotRequired[Count]
-    power: NotRequired[Number]
-    seeds_needed: NotRequired[Count | None]
-    prompts_needed: NotRequired[dict[str, Count | None]]
-
-
-@pydantic.with_config(OPEN)
-class DifferenceEntry(TypedDict):
-    """Arm `a` minus arm `b` on the same prompts."""
-
-    score: str
-    a: str
-    b: str
-    difference: Known
-    low: Known
-    high: Known
-    better: NotRequired[str]
-    p_holm: NotRequired[Known]
-    margin: NotRequired[Known]
-    equivalent: NotRequired[bool]
-    plan: NotRequired[Plan | None]
-
-
-@pydantic.with_config(OPEN)
-class ControlEntry(TypedDict):
-    """A control of one arm on one score."""
-
-    arm: str
-    control: str
-    score: str
-    difference: NotRequired[Known]
-    low: NotRequired[Known]
-    high: NotRequired[Known]
-    passed: NotRequired[bool | None]
-    reason: NotRequired[str]
-    status: NotRequired[str]
-
-
-@pydantic.with_config(OPEN)
-class AuditEntry(TypedDict):
-    """What the audit found about one metric."""
-
-    verdicts: dict[str, Literal["ranks", "blind", "reversed"]]
-    false_alarms: Number
-    failed: list[str]
-    is_trusted: bool
 
 
 @pydantic.with_config(OPEN)
@@ -159,7 +99,7 @@ def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
     return audit
 
 
-def _check_arms(arms: list[ArmEntry]) -> list[ArmEntry]:
+def _check_arms(arms: list[Row]) -> list[Row]:
     needed = ("params", "train_flops", "steps", "train_wall_s", "network_calls", "sampling")
     for arm in arms:
         if arm["family"] not in ("real", "floor"):
@@ -201,7 +141,7 @@ Audit = Annotated[dict[str, AuditEntry], AfterValidator(_check_audit)]
 class Results(TypedDict):
     """What several finished comparisons are put together from."""
 
-    arms: Annotated[list[ArmEntry], Field(min_length=1)]
+    arms: Annotated[list[Row], Field(min_length=1)]
     differences: NotRequired[Annotated[list[DifferenceEntry], AfterValidator(_check_differences)]]
     controls: NotRequired[list[ControlEntry]]
     mode: NotRequired[str]
@@ -242,7 +182,9 @@ def _check_whole(results: WholeResults) -> WholeResults:
         if "better" not in entry:
             raise ValueError("expected better in every entry of differences, got none")
         plan = entry.get("plan")
-        if plan and (missing := [field for field in Plan.__annotations__ if field not in plan]):
+        if plan and (
+            missing := [field for field in PlanEntry.__annotations__ if field not in plan]
+        ):
             raise ValueError(f"expected {missing[0]} in every plan of differences, got none")
     return results
 

@@ -20,6 +20,7 @@ from genlab import __version__
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.entries import ScoreEntry
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
@@ -28,6 +29,7 @@ from genlab.material import FLOORS, Material, floor_waves
 from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
+from genlab.report.inputs import Row, WholeResults
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
@@ -56,9 +58,10 @@ def assemble(
     rows: Mapping[str, RowResult],
     command: str,
     wall_s: float,
-) -> dict[str, Any]:
+) -> WholeResults:
     """Return results.json."""
     leading = config.data.domain.leading
+    codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
     arms = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     arms += [
         _arm_entry(budgets[name], trained[name], sampled[name], rows[name], leading)
@@ -82,7 +85,7 @@ def assemble(
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
         "primary_score": material.preflight.deciding,
-        "codec": {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()},
+        "codec": codec,
         "arms": arms,
         "differences": [pair.to_dict() for pair in pairs],
         "controls": [
@@ -286,7 +289,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> dict[str, Any]:
+def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
     family = "real" if name == "real" else "floor"
     reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
     return {
@@ -311,7 +314,7 @@ def _arm_entry(
     sampled: Mapping[int, Sampled],
     row: RowResult,
     leading: Sequence[str],
-) -> dict[str, Any]:
+) -> Row:
     first = next(iter(sampled.values()))
     train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
     frames = sum(len(wave) for wave in first.waves)
@@ -354,7 +357,7 @@ def _arm_entry(
     }
 
 
-def _in_order(row: RowResult, leading: Sequence[str]) -> dict[str, Any]:
+def _in_order(row: RowResult, leading: Sequence[str]) -> dict[str, ScoreEntry]:
     """Return the scores, the deciding and the best understood ones first: that is how tables show
     them.
     """

@@ -212,6 +212,6 @@ def _mean(values: Float[np.ndarray, "*r n"], axis: int = -1) -> np.ndarray:
     return np.asarray(values.mean(axis=axis))
 
 
-def finite_or_none(value: float | int | str | bool) -> float | int | str | bool | None:
+def finite_or_none(value: float) -> float | None:
     """Return `value`, or None for NaN and infinities, which JSON cannot say."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

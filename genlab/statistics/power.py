@@ -17,7 +17,7 @@ The components come from few seeds themselves: with 3 per arm, the numbers can b
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -60,12 +60,6 @@ class Plan(NamedTuple):
     """Standard error of the difference that the choice of prompts alone causes, the same however
     many seeds are run.
     """
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON types."""
-        return self._asdict() | {
-            "prompts_needed": {str(seeds): n for seeds, n in self.prompts_needed.items()}
-        }
 
 
 def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) -> Components | None:

@@ -54,7 +54,11 @@ class Finding(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON types; infinities and NaN become null."""
-        return {name: finite_or_none(value) for name, value in self._asdict().items()}
+        values = self._asdict().items()
+        return {
+            name: finite_or_none(value) if isinstance(value, float) else value
+            for name, value in values
+        }
 
 
 class _Sum(NamedTuple):
