@@ -66,7 +66,6 @@ class Row(TypedDict):
     seconds_seen: NotRequired[Amount]
     unique_seconds: NotRequired[Amount]
     epochs: NotRequired[Amount]
-    batch_hash: NotRequired[str]
     train_wall_s: NotRequired[Amount]
     train_compile_s: NotRequired[Amount]
     data_wait_fraction: NotRequired[Amount]
@@ -75,6 +74,7 @@ class Row(TypedDict):
     by_length: NotRequired[
         dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]
     ]
+    batch_hash: NotRequired[str]
 
 
 @pydantic.with_config(OPEN)
