@@ -329,13 +329,11 @@ def _sample_codes(
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
 
     def run(codes, cache, block_features, positions):
-        x = (
-            jnp.repeat(model.embed(codes), copies, axis=0).astype(block_features.dtype)
-            + block_features
-        )
-        return model.backbone.extend(
-            x, plan, cache, positions=positions, prefix=cache.position + block_frames
-        )
+        embedded = jnp.repeat(model.embed(codes), copies, axis=0).astype(block_features.dtype)
+        # A block sees itself whole and everything before it.
+        prefix = cache.position + block_frames
+        x = embedded + block_features
+        return model.backbone.extend(x, plan, cache, positions=positions, prefix=prefix)
 
     def draw_block(cache, inputs):
         codes, is_free, block_features, positions, block_key = inputs
@@ -343,11 +341,8 @@ def _sample_codes(
         def step(carry, inputs):
             (codes, cache), (progress, previous, step_key) = carry, inputs
             hidden, written = run(codes, cache, block_features, positions)
-            logits = (
-                model.heads(hidden)
-                .astype(jnp.float32)
-                .reshape(copies * b, block_frames, -1, model.spec.entries)
-            )
+            logits = model.heads(hidden).astype(jnp.float32)  # c f (k v)
+            logits = logits.reshape(copies * b, block_frames, -1, model.spec.entries)
             logits = logits if copies == 1 else guide(logits, sampler.guidance)
             codes = sampler.reveal(step_key, codes, is_free, logits, progress, previous)
             # What the noisy block wrote is overwritten by the next step, and at last by the
@@ -360,16 +355,14 @@ def _sample_codes(
         return cache, codes
 
     progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
-    is_free = jnp.broadcast_to(
-        model._fill_up(is_valid & ~is_known)[:, :, None], (b, slots, codes.shape[2])
-    )
+    is_free = model._fill_up(is_valid & ~is_known)[:, :, None]
+    is_free = jnp.broadcast_to(is_free, (b, slots, codes.shape[2]))
     positions = jnp.broadcast_to(jnp.arange(slots)[None, :], (copies * b, slots))
-    by_block = [
+    by_block = [  # each "b (n f) ..." -> "n b f ...": the scan goes over blocks
         jnp.moveaxis(frames.reshape(len(frames), -1, block_frames, *frames.shape[2:]), 1, 0)
         for frames in (model._fill_up(codes), is_free, features, positions)
     ]
-    _, blocks = lax.scan(
-        draw_block, cache, (*by_block, jax.random.split(key, slots // block_frames))
-    )
+    keys = jax.random.split(key, slots // block_frames)
+    _, blocks = lax.scan(draw_block, cache, (*by_block, keys))
     codes = jnp.moveaxis(blocks, 0, 1).reshape(b, slots, -1)[:, :t]
     return jnp.where(is_valid[:, :, None], codes, 0)

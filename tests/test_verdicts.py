@@ -1,0 +1,283 @@
+"""Verdicts of a sweep on data with a known truth, and the page that shows them."""
+
+import numpy as np
+import pytest
+from sweep_toys import finish, make_sweep
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from genlab.evaluate.metrics import RowResult
+from genlab.evaluate.rows import save_row
+from genlab.evaluate.scores import ClipValues
+from genlab.run.files import read_json, write_json
+from genlab.sweeps.judge import judge
+from genlab.sweeps.notebook import verdict_of, write_notebook
+from genlab.sweeps.page import (
+    Contrast,
+    Crossing,
+    Ratio,
+    product,
+)
+from genlab.sweeps.runs import (
+    run_directory,
+)
+from genlab.sweeps.runs import write_page as write_files
+
+LOW, HIGH = "FLOPs=2e+10", "FLOPs=4e+10"
+
+
+def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, seed_spread=0.5):
+    """Make a finished run whose rows have these true values."""
+    finish(run, out)
+    hardness = rng.normal(size=prompts)
+    arms = []
+    for arm, effect in effects.items():
+        luck = seed_spread * rng.normal(size=seeds)
+        values = effect + hardness + luck[:, None] + 0.5 * rng.normal(size=(seeds, prompts))
+        clusters = tuple(str(i) for i in range(prompts)) * seeds
+        runs = tuple(int(i) for i in np.repeat(np.arange(seeds), prompts))
+        kind = (validity or {}).get(arm, "exact")
+        clips = ClipValues(values.ravel(), np.ones(values.size), clusters, kind, runs)
+        save_row(
+            run_directory(out, run) / "rows" / f"{arm}.json",
+            RowResult({}, {"bits_per_s": clips}, [], ()),
+        )
+        score = {
+            "value": values.mean(),
+            "low": values.mean() - 1,
+            "high": values.mean() + 1,
+            "validity": kind,
+        }
+        score |= {
+            "by_seed": values.mean(axis=1).tolist(),
+            "unit": "bits per second of audio",
+            "direction": "lower",
+        }
+        arms.append(
+            {
+                "name": arm,
+                "family": arm,
+                "scores": {"bits_per_s": score},
+                "steps": 3,
+                "network_calls": 4,
+                "epochs": 1.0,
+                "train_flops": run.config.budget.train_flops,
+                "train_wall_s": 1.0,
+            }
+        )
+    results = {
+        "arms": arms,
+        "differences": [],
+        "commit": "abc",
+        "wall_s": 2.0,
+        "versions": {"genlab": "0"},
+    }
+    write_json(run_directory(out, run) / "results.json", results)
+
+
+def verdicts(tmp_path, effects, *predictions, **kinds):
+    whole = [
+        Contrast(
+            **{
+                "text": "t",
+                "score": "bits_per_s",
+                "terms": {"ar": 1.0, "masked": -1.0},
+                "expect": "below",
+                **one,
+            }
+        )
+        for one in predictions
+    ]
+    sweep = make_sweep(points=({},), predictions=tuple(whole))
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], effects, np.random.default_rng(0), **kinds)
+    return judge(sweep, runs, tmp_path)
+
+
+def test_verdicts_on_a_known_truth(tmp_path):
+    found = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"size": -9.0}, {"expect": "above"})
+    assert [one.verdict for one in found] == ["reproduced", "reversed"]
+    assert found[0].low < -9.0 < found[0].high and "inside" in found[0].note and found[0].seeds == 3
+    [none] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, {})
+    assert none.verdict == "inconclusive"
+    alike = {"expect": "within", "margin": 5.0}
+    assert verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike)[0].verdict == "reproduced"
+    assert verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, alike)[0].verdict == "reversed"
+    few = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, seeds=2)
+    assert few[0].verdict == "inconclusive" and "insufficient seeds" in few[0].note
+
+
+def test_a_bound_shows_only_the_harmless_direction(tmp_path):
+    bound = {"validity": {"masked": "upper bound"}}
+    hidden = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, **bound)[0]
+    assert hidden.verdict == "inconclusive" and "could hide the opposite" in hidden.note
+    taken = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"bounds_as_values": True}, **bound)[0]
+    assert taken.verdict == "reproduced" and "taken as values" in taken.note
+    assert verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, {}, **bound)[0].verdict == "reversed"
+
+
+def test_no_effect_is_seldom_called_one(tmp_path):
+    sweep = make_sweep(
+        points=({},),
+        predictions=(
+            Contrast(
+                text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"
+            ),
+        ),
+    )
+    runs, rng = write_files(sweep, tmp_path), np.random.default_rng(5)
+    called = 0
+    for _ in range(300):
+        write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 0.0}, rng, prompts=12)
+        called += judge(sweep, runs, tmp_path)[0].verdict != "inconclusive"
+    assert called / 300 < 0.08
+
+
+@pytest.fixture
+def crossing_sweep(tmp_path):
+    flops = [1e10, 2e10, 4e10, 8e10]
+    rows = {f"{arm} @ FLOPs=8e+10": weight for arm, weight in (("ar", 1.0), ("masked", -1.0))}
+    predictions = (
+        Crossing(text="masked passes", score="bits_per_s", before="ar", after="masked"),
+        Contrast(text="masked leads at the end", score="bits_per_s", terms=rows, expect="above"),
+    )
+    sweep = make_sweep(
+        points=tuple(product({"budget.train_flops": flops})), predictions=predictions
+    )
+    return sweep, write_files(sweep, tmp_path)
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(-6.0, "reproduced"), (0.0, "inconclusive")])
+def test_a_crossing_is_found_where_it_is(tmp_path, crossing_sweep, slope, verdict):
+    (sweep, runs), rng = crossing_sweep, np.random.default_rng(3)
+    assert [one.verdict for one in judge(sweep, runs, tmp_path)] == ["not run", "not run"]
+    for index, run in enumerate(runs):
+        write_rows(tmp_path, run, {"ar": 0.0, "masked": 9.0 + slope * index}, rng, seed_spread=0.1)
+    found = judge(sweep, runs, tmp_path)[0]
+    assert found.verdict == verdict
+    if slope:
+        assert found.low < 1e10 * 2**1.5 < found.high
+
+
+def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
+    def ratio(**update):
+        told = {
+            "text": "t",
+            "cost": "latency_s",
+            "length_s": 10.0,
+            "over": "ar",
+            "under": "masked",
+            "expect": "above",
+        }
+        return Ratio(**{**told, **update})
+
+    base = make_sweep().base
+    timed = base.model_copy(
+        update={"evaluation": base.evaluation.model_copy(update={"lengths_s": (10.0,)})}
+    )
+    wanted = (
+        ratio(times=2.0),
+        ratio(times=9.0),
+        ratio(times=4.0),
+        ratio(cost="network_calls"),
+        ratio(cost="network_calls", times=8.0),
+        ratio(over="masked", under="ar", expect="below"),
+    )
+    with pytest.raises(ValueError, match="add it there"):
+        make_sweep(points=({},), predictions=wanted[:1])
+    sweep = make_sweep(base=timed, points=({},), predictions=wanted)
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 1.0}, np.random.default_rng(0))
+    path = run_directory(tmp_path, runs[0]) / "results.json"
+    results = read_json(path)
+    seconds = {"ar": [4.0, 4.4, 3.6], "masked": [1.0, 1.0, 1.0]}
+    for arm in results["arms"]:
+        cost = {
+            "latency_s": seconds[arm["name"]],
+            "network_calls": 800 if arm["name"] == "ar" else 100,
+            "flops": 1e9,
+        }
+        arm["by_length"] = {"10": cost}
+    write_json(path, results)
+    found = judge(sweep, runs, tmp_path)
+    verdicts = [
+        "reproduced",
+        "reversed",
+        "inconclusive",
+        "reproduced",
+        "inconclusive",
+        "reproduced",
+    ]
+    assert [one.verdict for one in found] == verdicts
+    # Geometric mean 3.987; Student's t with 2 degrees of freedom on the logs: a factor of 1.283.
+    np.testing.assert_allclose(
+        [found[0].value, found[0].low, found[0].high], [3.9866, 3.1068, 5.1156], rtol=1e-4
+    )
+    assert (found[3].value, found[3].low, found[3].high) == (8.0, 8.0, 8.0)
+    text, _ = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert (
+        "## Cost by length" in text
+        and "| 10 s | the run | Autoregressive | 800 | 1.00 G | 4.00 s, 4.40 s, 3.60 s | 2.50 |"
+        in text
+    )
+
+
+def test_the_page_tells_what_was_predicted_and_found(tmp_path, crossing_sweep):
+    (sweep, runs), rng = crossing_sweep, np.random.default_rng(3)
+    for index, run in enumerate(runs[:-1]):
+        write_rows(tmp_path, run, {"ar": 0.0, "masked": 9.0 - 6 * index}, rng)
+    half, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert "waits for FLOPs=8e+10" in half and verdict_of(findings) == "not run"
+    write_rows(tmp_path, runs[-1], {"ar": 0.0, "masked": -9.0}, rng)
+    text, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert verdict_of(findings) == "reproduced" and "# toy: reproduced" in text
+    assert (
+        "masked leads at the end" in text and "genlab sweep run" in text and "(figure.svg)" in text
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('<svg class="plot"') == 2 and page.count('href="runs/') == 4
+    figure = (tmp_path / "figure.svg").read_text()
+    assert figure.startswith("<svg") and "<style>" in figure and figure.count('class="front"') == 2
+    assert read_json(tmp_path / "findings.json")["findings"][1]["verdict"] == "reproduced"
+    [events] = (tmp_path / "hparams" / f"{runs[0].id}-ar").iterdir()
+    read = EventAccumulator(str(events)).Reload()
+    assert "score/bits_per_s" in read.Tags()["scalars"] and read.summary_metadata
+
+
+def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
+    sweep = make_sweep(
+        points=({},),
+        predictions=(
+            Contrast(
+                text="t", score="bits_per_s", terms={"ar": 1.0, "masked": -1.0}, expect="below"
+            ),
+        ),
+        untested=("listeners agree: nobody was asked",),
+        noticed=("one arm hums",),
+    )
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
+    text, findings = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert [one.verdict for one in findings] == ["reproduced", "not tested at this scale"]
+    assert verdict_of(findings) == "reproduced" and "| listeners agree: nobody was asked |" in text
+    assert "## Noticed afterwards\n\n- one arm hums" in text
+    assert "<li>one arm hums</li>" in (tmp_path / "report.html").read_text()
+    # Nothing was varied, so the page's figure is that of its predictions.
+    assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()
+
+
+def test_a_withdrawn_verdict_keeps_what_was_found_and_says_why(tmp_path):
+    terms = {"ar": 1.0, "masked": -1.0}
+    withdrawn = {"t": "both arms lose to counting"}
+    sweep = make_sweep(
+        points=({},),
+        predictions=(Contrast(text="t", score="bits_per_s", terms=terms, expect="below"),),
+        withdrawn=withdrawn,
+    )
+    runs = write_files(sweep, tmp_path)
+    assert judge(sweep, runs, tmp_path / "not run")[0].verdict == "not run"
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
+    text, [finding] = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
+    assert finding.verdict == "withdrawn" and finding.note == withdrawn["t"]
+    assert -9.5 < finding.value < -8.5 and text.startswith(f"# {sweep.name}: withdrawn\n")
+    with pytest.raises(ValueError, match="withdrawn: no prediction 'u'"):
+        make_sweep(predictions=sweep.predictions, withdrawn={"u": "no such prediction"})
