@@ -42,25 +42,39 @@ AnyFeedForward = Annotated[FeedForward, Open(Gated)]
 
 
 class BackboneConfig(Config):
-    """Shape and numerics of the transformer; one instance is shared by all arms of a comparison.
-
-    `mixer` may be a tuple, the period in which mixers take turns over depth: two of them in four
-    layers are layers 0 and 2 of the first, 1 and 3 of the second.
-    """
+    """Shape and numerics of the transformer; one instance is shared by all arms of a comparison."""
 
     width: int = pydantic.Field(default=256, gt=0)
+    """Channels of the residual stream; a multiple of 2 * heads, because rotary angles turn pairs of
+    channels.
+    """
     layers: int = pydantic.Field(default=6, gt=0, le=4096)
+    """Layers; a multiple of the number of mixers that take turns."""
     heads: int = pydantic.Field(default=4, gt=0)
+    """Attention heads, each of width / heads channels."""
     ffn_multiple: float = pydantic.Field(default=8 / 3, gt=0, le=64)
+    """Inner width of the feed-forward part over `width`, rounded to a multiple of 32 channels. 8/3
+    gives SwiGLU the parameters of a plain MLP of 4.
+    """
     mixer: AnyMixer | tuple[AnyMixer, ...] = Attention()
+    """How frames read each other. A tuple is the period in which mixers take turns over depth: of
+    four layers and two mixers, layers 0 and 2 have the first, layers 1 and 3 the second.
+    """
     ffn: AnyFeedForward = added(Gated())
+    """The feed-forward part of every layer."""
     dropout: float = pydantic.Field(default=0.0, ge=0, lt=1)
+    """Probability that training drops an element of what attention or feed-forward adds to the
+    residual stream.
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
-    # What the backward pass computes again: nothing, all but the products, or ("full") all inside
-    # the layers; but never the attention of a TPU's kernel.
+    """Compute dtype; parameters stay float32."""
     remat: bool | Literal["full"] = False
-    # A few percent faster on CPU than the scan, but compile time then grows with depth.
+    """What the backward pass computes again: nothing, everything but the products (True), or
+    everything inside the layers ("full"). The attention of a TPU's kernel is always kept.
+    """
     is_unrolled: bool = False
+    """Unroll the scan over layers: a few percent faster on CPU, but compile time grows with depth.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_heads(self) -> "BackboneConfig":
@@ -69,6 +83,8 @@ class BackboneConfig(Config):
                 f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary "
                 "channel pairs)"
             )
+        # Four width x width matrices of attention and three of SwiGLU. A typing error in a size
+        # should cost one line here, not the machine's memory later.
         params = self.layers * self.width**2 * (4 + 3 * self.ffn_multiple)
         if params > MAX_PARAMS:
             raise ValueError(
@@ -234,11 +250,14 @@ class Backbone(nnx.Module):
             x = jnp.concatenate([prepended.features, x], axis=1)
             positions = jnp.concatenate([_text_positions(prepended), positions], axis=1)
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
+            # Every frame sees the whole prefix; rows of the prefix are padded with False, so the
+            # prefix sees itself alone, as it does in decoding, where it is read before any frame.
             if is_allowed is not None:
                 is_allowed = jnp.pad(is_allowed, ((0, 0), (prefix, 0), (prefix, 0)))
                 is_allowed |= (jnp.arange(is_allowed.shape[2]) < prefix)[None, None, :]
         modulation, shift, scale = self._modulation(clip, x.dtype)
         length = x.shape[1]
+        # Padding is not valid, so no frame attends to it, and it is cut off again below.
         if more := self._missing(x, is_allowed):
             x = jnp.pad(x, ((0, 0), (0, more), (0, 0)))
             positions, is_valid = (
@@ -273,6 +292,8 @@ class Backbone(nnx.Module):
         if prepended is not None:
             is_valid = jnp.concatenate([prepended.is_valid, is_valid], axis=1)
         shape = config.layer_shape(is_causal=True)
+        # One cache per place in the period, repeated in the order of the layers, as `_unstack`
+        # returns them.
         empty = tuple(mixer.empty(shape, *is_valid.shape) for mixer in config.period)
         groups = config.layers // len(config.period)
         cache = Cache(empty * groups, jnp.zeros((), jnp.int32))
@@ -283,6 +304,7 @@ class Backbone(nnx.Module):
             text=(None,) * config.layers if read is None else _unstack(read, groups),
             modulation=self._modulation(clip, config.dtype),
         )
+        # The prefix is a first chunk of the sequence: it fills slots 0..n-1 and sees itself alone.
         if prepended is not None:
             features, positions = prepended.features, _text_positions(prepended)
             _, cache = self.extend(

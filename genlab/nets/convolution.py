@@ -64,8 +64,11 @@ class Conv1d(nnx.Module):
         kernel = self.kernel[...].astype(frames.dtype)
         taps, inputs, _ = kernel.shape
         if taps == 1 and self.stride == 1:
+            # One tap is a product over channels, which has the fast path of every linear layer.
             out = matmul(frames, kernel[0])
         elif inputs == 1 and self.stride == 1:
+            # Depthwise: shifted copies times a weight per tap and channel, because XLA:CPU runs
+            # grouped convolutions in a naive loop.
             length = frames.shape[1] - self.span + 1
             shifted = [
                 frames[:, i * self.dilation :][:, :length] * kernel[i][None] for i in range(taps)

@@ -64,6 +64,8 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
     name, params = equation.primitive.name, equation.params
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation)
+    # A product that is counted as zero would make its arm look cheap, so an unknown one is an
+    # error.
     if any(word in name for word in _PRODUCT_WORDS):
         raise GenlabError(
             f"count_flops: the work of {name!r} is not known; add it to genlab/nets/flops.py"
@@ -78,10 +80,12 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
         return sum(inner) + sum(map(_elementwise, _inner_jaxprs(params)))
     if name == "scan":
         turn = sum(inner)
+        # A recurrence without products still works: its elementwise updates are its cost.
         if turn == 0 and not is_counted:
             turn = sum(map(_elementwise, _inner_jaxprs(params)))
         return float(params["length"] * turn)
     if name == "cond":
+        # Only one branch runs; which one depends on data, so the dearer one is charged.
         return max(inner, default=0.0)
     if name == "while" and sum(inner) > 0:
         raise GenlabError(

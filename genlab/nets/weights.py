@@ -115,6 +115,8 @@ def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
     """
     path = Path(path)
     wanted = dict(_flatten(abstract_tree))
+    # The cheap checks come first: names, shapes and sizes before the digest of the whole file, and
+    # both before any tensor is read.
     _check_header(path, read_header(path), wanted)
     facts = load_metadata(path)
     if facts.get("sha256") != _sha256(path):
@@ -128,6 +130,8 @@ def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:
         raise WeightsError(
             f"{path}: safetensors refuses the file ({error!s:.80}); restore it"
         ) from None
+    # A matching digest only says that the file is the one that was written, not that training was
+    # sound.
     for name, array in tensors.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise WeightsError(
@@ -179,6 +183,7 @@ def read_header(path: Path) -> dict[str, dict]:
     """
     try:
         with path.open("rb") as file:
+            # safetensors: 8 bytes of little-endian length, a JSON header, then the tensors' bytes.
             num_header_bytes = int.from_bytes(file.read(8), "little")
             if not 2 <= num_header_bytes <= _MAX_HEADER_BYTES:
                 raise WeightsError(
@@ -202,6 +207,7 @@ def read_header(path: Path) -> dict[str, dict]:
         )
     except DamagedError as error:
         raise WeightsError(f"{error}; not a readable safetensors file") from None
+    # The file counts offsets from the end of the header.
     start = 8 + num_header_bytes
     for name, entry in header.items():
         begin, end = entry["data_offsets"]
@@ -230,6 +236,7 @@ def _check_header(path: Path, header: Mapping[str, dict], wanted: Mapping[str, A
                 f"{path}: tensor {name!r} is not part of this model; the file was made for "
                 "another config"
             )
+    # In the order of the file, so that the first tensor past the end is the one to name.
     num_bytes = path.stat().st_size
     end_bytes = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
@@ -239,6 +246,8 @@ def _check_header(path: Path, header: Mapping[str, dict], wanted: Mapping[str, A
                 f"{path}: truncated in tensor {name!r} ({num_bytes} of {end_bytes} bytes); "
                 "restore the file"
             )
+        # No dtype is wider than 8 bytes; more would make the loader allocate what the shape does
+        # not need.
         if entry["data_offsets"][1] - entry["data_offsets"][0] > 8 * int(
             np.prod(wanted[name].shape, dtype=np.int64)
         ):

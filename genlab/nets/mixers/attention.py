@@ -82,10 +82,12 @@ class SelfAttention(nnx.Module):
         queries, keys, values = (
             part.reshape(b, q, self.heads, h // self.heads) for part in self.project_in.parts(x, 3)
         )
+        # Normalised before the rotation (QK norm), so that logits stay bounded in bfloat16.
         queries = rotate(self.query_norm(queries), context.rotation)
         memory = KeysValues(rotate(self.key_norm(keys), context.rotation), values)
         if cache is not None:
             cache = _write(cache, memory, context.position)
+            # Causal up to its own slot, except that all positions of a prefix see all of it.
             last_visible = jnp.maximum(context.position + jnp.arange(q), context.prefix - 1)
             is_before = jnp.arange(cache.keys.shape[1])[None, :] <= last_visible[:, None]
             mixed = attend(queries, cache, context.is_valid[:, None, :] & is_before[None])
@@ -101,6 +103,7 @@ class SelfAttention(nnx.Module):
                 prefix=context.prefix,
                 is_allowed=context.is_allowed,
             )
+        # b q heads c -> b q (heads c)
         return self.project_out(mixed.reshape(b, q, h)), cache
 
 

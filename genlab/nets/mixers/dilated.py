@@ -28,6 +28,9 @@ class Dilated(Config):
 
     kind: Literal["dilated"] = "dilated"
     cycle: int = pydantic.Field(default=10, ge=1, le=20)
+    """Layers until the distance starts again at one frame; a causal stack of one cycle sees 2 **
+    cycle frames.
+    """
     part: ClassVar[str] = "conv"
     chooses: ClassVar[bool] = False
 
