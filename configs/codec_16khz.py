@@ -15,7 +15,8 @@ genlab/codecs/weights/in_lab_16khz.json, where `genlab codec score` measured the
 
 import os
 
-from genlab.codecs.spectral import AdversarialConfig, SpectralCodecConfig
+from genlab.codecs.discriminator import AdversarialConfig
+from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.data.corpus import Embedded, Folder
 from genlab.data.waves import AugmentConfig
 from genlab.runs import CodecRun, CorpusShare

@@ -16,7 +16,7 @@ Without `start_from` it continues from the weights that ship. Result: docs/codec
 import runpy
 from pathlib import Path
 
-from genlab.codecs.spectral import AdversarialConfig
+from genlab.codecs.discriminator import AdversarialConfig
 from genlab.runs import CodecRun
 from genlab.training.optim import OptimConfig
 

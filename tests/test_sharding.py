@@ -19,11 +19,11 @@ from train_toy import build as build_toy
 from train_toy import make_source
 
 from genlab.codecs.dac import DacConfig
+from genlab.codecs.discriminator import AdversarialConfig
 from genlab.codecs.distillation import DistillationConfig
 from genlab.codecs.encodec import EncodecConfig
 from genlab.codecs.mimi import MimiConfig
 from genlab.codecs.oobleck import OobleckConfig
-from genlab.codecs.spectral import AdversarialConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError
 from genlab.decoders.ar import ARConfig

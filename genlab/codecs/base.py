@@ -80,19 +80,16 @@ class StreamingCodec(Codec, Protocol):
 class PublishedConfig(Config):
     """The config of a codec that others published; built from their config.json, filled from their
     safetensors.
-
-    Attributes:
-        hub_id: the repository that is meant when nobody names one.
-        hub_subfolder: where in the repository config.json and the safetensors are.
-        published_extras: a pattern of tensor names that a published file may hold and the port does
-            not need.
-        conversion: what to say to somebody who has no safetensors, if nobody publishes them.
     """
 
     hub_id: ClassVar[str]
+    """The repository that is meant when nobody names one."""
     hub_subfolder: ClassVar[str] = ""
+    """Where in the repository config.json and the safetensors are."""
     published_extras: ClassVar[str] = r"(?!)"
+    """A pattern of tensor names that a published file may hold and the port does not need."""
     conversion: ClassVar[str] = ""
+    """What to tell a user who has no safetensors, if nobody publishes them."""
 
     @classmethod
     @abc.abstractmethod

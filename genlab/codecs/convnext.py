@@ -22,9 +22,13 @@ class StackConfig(Config):
     """A stack of ConvNeXt blocks."""
 
     width: int = pydantic.Field(ge=1)
+    """Channels of every block."""
     blocks: int = pydantic.Field(ge=1)
+    """Number of blocks."""
     expansion: int = pydantic.Field(default=3, ge=1)
+    """Inner width of a block's MLP over `width`."""
     kernel_frames: int = pydantic.Field(default=7, ge=1)
+    """Taps of the depthwise convolutions."""
 
 
 class ConvNeXtBlock(nnx.Module):

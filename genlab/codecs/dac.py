@@ -35,13 +35,7 @@ Activation = Callable[[int], nnx.Module]
 
 
 class DacConfig(PublishedConfig):
-    """Shape of the codec; the defaults are the 16 kHz model.
-
-    Attributes:
-        codebooks: how many levels are used, which may be fewer than the published files hold.
-        strides: of the encoder's blocks; the decoder's are the same in reverse.
-        code_channels: in which codes are compared.
-    """
+    """Shape of the codec; the defaults are the 16 kHz model."""
 
     hub_id: ClassVar[str] = "descript/dac_16khz"
     published_extras: ClassVar[str] = (
@@ -50,14 +44,21 @@ class DacConfig(PublishedConfig):
 
     kind: Literal["dac"] = "dac"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
+    """Sample rate of waves, in Hz."""
     codebooks: int = pydantic.Field(default=12, ge=1)
-    # Stores keep codes as int16.
+    """Levels in use, from the first on; the published files may hold more."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     code_channels: int = pydantic.Field(default=8, ge=1)
+    """Channels of the projection in which code vectors are compared."""
     latent_channels: int = pydantic.Field(default=1024, ge=1)
+    """Channels of the latents."""
     encoder_width: int = pydantic.Field(default=64, ge=1)
+    """Channels of the encoder at the sample rate; every block doubles them."""
     decoder_width: int = pydantic.Field(default=1536, ge=2)
+    """Channels of the decoder at the frame rate; every block halves them."""
     strides: tuple[int, ...] = pydantic.Field(default=(2, 4, 5, 8), min_length=1)
+    """Strides of the encoder's blocks; the decoder's are reversed. Their product is the hop."""
 
     @pydantic.model_validator(mode="after")
     def _check_shape(self) -> "DacConfig":

@@ -15,10 +15,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
 from jaxtyping import Array, Float
 
 from genlab.codecs.losses import pad_to_hop
+from genlab.config import Config
 from genlab.machine.sharding import COLUMNS, ROWS, WHOLE
 from genlab.nets.param import linear_rules, matrix
 from genlab.nets.spectrogram import stft
@@ -26,6 +28,19 @@ from genlab.nets.spectrogram import stft
 WINDOWS_SAMPLES = (512, 1024, 2048)
 PATCH = (4, 16)  # frames x frequency bins
 PLANES = 3  # real, imaginary, log magnitude
+
+
+class AdversarialConfig(Config):
+    """The adversarial switch."""
+
+    start_step: int = pydantic.Field(ge=0)
+    """Step at which the adversarial terms turn on, counted from 0."""
+    width: int = pydantic.Field(default=64, ge=1)
+    """Channels of the discriminator."""
+    generator_weight: float = pydantic.Field(default=0.03, ge=0)
+    """Weight of the generator's hinge loss."""
+    matching_weight: float = pydantic.Field(default=0.15, ge=0)
+    """Weight of feature matching."""
 
 
 class PatchMixer(nnx.Module):
@@ -108,10 +123,13 @@ def adversarial_losses(
     codec's loss that other examples can scale.
     """
     graph, state = nnx.split(discriminator)
+    # The generator's terms differentiate through the discriminator, but must not move it.
     frozen = nnx.merge(graph, jax.lax.stop_gradient(state))
     seen_by_generator = frozen(fake)
     seen_real = discriminator(real)
     seen_fake = discriminator(jax.lax.stop_gradient(fake))
+    # Hinge losses (Lim and Ye 2017). Logits are b i j, one per patch; means over axes 1 and 2 leave
+    # one number per example.
     generator = [jnp.mean(-logits, axis=(1, 2)) for logits, _ in seen_by_generator]
     critic = [
         jnp.mean(jax.nn.relu(1 - real_logits), axis=(1, 2))
@@ -128,4 +146,5 @@ def adversarial_losses(
     generator, matching, critic = (
         functools.reduce(jnp.add, terms) for terms in (generator, matching, critic)
     )
+    # Each resolution has three feature maps to match, hence the 3.
     return generator * scale, matching * scale / 3, critic * scale

@@ -20,12 +20,12 @@ from genlab.recognisers.shipped import SHIPPED, load_units
 
 
 class DistillationConfig(Config):
-    """The teacher, a shipped recogniser or an exported `.safetensors`, and how much its distance
-    weighs.
-    """
+    """What level 1 is taught, and how much it weighs."""
 
     teacher: str = SHIPPED
+    """A shipped recogniser, or the path of an exported `.safetensors`."""
     weight: float = pydantic.Field(default=4.0, ge=0)
+    """Weight of the distance to the teacher's features in the loss."""
 
 
 class Teacher(nnx.Variable):

@@ -54,11 +54,7 @@ _STEREO = (
 
 
 class EncodecConfig(PublishedConfig):
-    """Shape of an EnCodec; the defaults are those of the 24 kHz model.
-
-    Attributes:
-        codebooks: the levels that are used; the files may hold more.
-    """
+    """Shape of an EnCodec; the defaults are those of the 24 kHz model."""
 
     hub_id: ClassVar[str] = "facebook/encodec_24khz"
     # Sums and counts that only training needs, and levels past those that are used.
@@ -68,12 +64,15 @@ class EncodecConfig(PublishedConfig):
 
     kind: Literal["encodec"] = "encodec"
     sample_rate_hz: int = pydantic.Field(default=24_000, ge=1)
+    """Sample rate of waves, in Hz."""
     codebooks: int = pydantic.Field(default=8, ge=1)
-    # Stores keep codes as int16.
+    """Levels in use, from the first on; the published files may hold more."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     network: SEANetConfig = SEANetConfig(
         latent_channels=128, channels=32, strides=(8, 5, 4, 2), is_causal=True
     )
+    """Encoder and decoder."""
 
     @property
     def spec(self) -> TokenSpec:

@@ -86,9 +86,7 @@ NAMES = {
 
 
 class MimiConfig(PublishedConfig):
-    """Shape of a Mimi; the defaults are those of kyutai/mimi. `codebooks` of the published ones are
-    used.
-    """
+    """Shape of a Mimi; the defaults are those of kyutai/mimi."""
 
     hub_id: ClassVar[str] = "kyutai/mimi"
     published_extras: ClassVar[str] = (
@@ -98,14 +96,23 @@ class MimiConfig(PublishedConfig):
 
     kind: Literal["mimi"] = "mimi"
     sample_rate_hz: int = pydantic.Field(default=24_000, ge=1)
+    """Sample rate of waves, in Hz."""
     width: int = pydantic.Field(default=512, ge=2)
+    """Channels of the latents and of both transformers."""
     convolutions: ConvolutionsConfig = ConvolutionsConfig()
+    """The convolutional encoder and decoder."""
     transformer: WindowTransformerConfig = WindowTransformerConfig()
+    """The transformers after the encoder and before the decoder."""
     published_codebooks: int = pydantic.Field(default=32, ge=1, le=1024)
+    """Levels that the published files hold."""
     semantic_codebooks: int = pydantic.Field(default=1, ge=1)
+    """How many of the levels, the first ones, are semantic; they have a projection of their own."""
     codebooks: int = pydantic.Field(default=8, ge=1)
+    """Levels in use, from the first on; kyutai's models use 8 of 32."""
     entries: int = pydantic.Field(default=2048, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     entry_channels: int = pydantic.Field(default=256, ge=1)
+    """Channels of the projections in which code vectors are compared."""
 
     @pydantic.model_validator(mode="after")
     def _check_shapes(self) -> "MimiConfig":
@@ -149,6 +156,7 @@ class MimiConfig(PublishedConfig):
             ours: values[theirs] for ours, theirs in NAMES.items() if values.get(theirs) is not None
         }
         published = wanted.get("published_codebooks")
+        # Any other type is left to `override` below, whose error names the field.
         if isinstance(published, int):
             wanted["codebooks"] = min(config.codebooks, published)
         config = config.override(f"{name}={json.dumps(value)}" for name, value in wanted.items())
@@ -158,6 +166,8 @@ class MimiConfig(PublishedConfig):
             if isinstance(rope, dict)
             else {}
         )
+        # The rest must be what the port hard-codes. A field that the file leaves out has that value
+        # in transformers.
         heads = config.transformer.heads
         expected = FIXED | {
             "head_dim": config.width // heads,

@@ -27,18 +27,26 @@ from genlab.nets.convolution import (
 
 
 class ConvolutionsConfig(Config):
-    """Shape of both stacks; `ratios` are the decoder's, the encoder has them in reverse."""
+    """Shape of both stacks."""
 
     filters: int = pydantic.Field(default=64, ge=1)
+    """Channels at the sample rate; every ratio doubles them."""
     ratios: tuple[pydantic.PositiveInt, ...] = pydantic.Field(
         default=(8, 6, 5, 4), min_length=1, max_length=16
     )
+    """Upsampling factors of the decoder in its order; the encoder has them in reverse."""
     kernel_frames: int = pydantic.Field(default=7, ge=1)
+    """Taps of the first convolution of a stack."""
     last_kernel_frames: int = pydantic.Field(default=3, ge=1)
+    """Taps of the last convolution of a stack."""
     residual_kernel_frames: int = pydantic.Field(default=3, ge=1)
+    """Taps of the dilated convolution in a residual block."""
     residual_layers: int = pydantic.Field(default=1, ge=0, le=16)
+    """Residual blocks at each resolution."""
     dilation_growth: int = pydantic.Field(default=2, ge=1)
+    """Factor between the dilations of successive residual blocks; the first has 1."""
     compression: int = pydantic.Field(default=2, ge=1)
+    """Channels of a residual block over those inside it."""
 
     @pydantic.model_validator(mode="after")
     def _check_shapes(self) -> "ConvolutionsConfig":

@@ -32,13 +32,18 @@ FIRST_LAYER_SCALE = 0.01
 
 
 class WindowTransformerConfig(Config):
-    """Shape of a transformer; frames see themselves and the `window_frames` - 1 before them."""
+    """Shape of a transformer whose frames see only a window before them."""
 
     layers: int = pydantic.Field(default=8, ge=1, le=256)
+    """Number of layers."""
     heads: int = pydantic.Field(default=8, ge=1)
+    """Attention heads."""
     inner_width: int = pydantic.Field(default=2048, ge=1)
+    """Inner width of the MLP."""
     window_frames: int = pydantic.Field(default=250, ge=1)
+    """Frames that each frame sees: itself and `window_frames` - 1 before it."""
     norm_epsilon: float = pydantic.Field(default=1e-5, gt=0)
+    """Added to the variance in layer norms."""
 
 
 class Memory(NamedTuple):

@@ -18,11 +18,13 @@ from genlab.tokens import Tokens, TokenSpec
 
 
 class MuLawConfig(Config):
-    """Sample rate, and the number of values a sample may take; mu is one less."""
+    """Mu-law companding: one code per sample."""
 
     kind: Literal["mulaw"] = "mulaw"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
+    """Sample rate of waves, in Hz."""
     entries: int = pydantic.Field(default=256, ge=2, le=2**15)
+    """Values that a sample may take; mu is one less."""
 
     def build(self, *, key: Key[Array, ""] | None = None) -> "MuLaw":
         """Return the codec; there is nothing to draw."""

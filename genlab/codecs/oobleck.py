@@ -36,30 +36,34 @@ MAX_FITTING_FRAMES = 32_768
 
 
 class OobleckConfig(PublishedConfig):
-    """Shape of the codec; the defaults are those of Stable Audio Open.
-
-    Attributes:
-        codebooks: residual levels that `fit_codes` makes; the published model has none.
-        mono: what becomes of a wave where the model has two channels.
-        multiples: widths after each block of the encoder, in parts of its first one; the decoder's
-            are reversed.
-    """
+    """Shape of the codec; the defaults are those of Stable Audio Open."""
 
     hub_id: ClassVar[str] = "stabilityai/stable-audio-open-1.0"
     hub_subfolder: ClassVar[str] = "vae"
 
     kind: Literal["oobleck"] = "oobleck"
     sample_rate_hz: int = pydantic.Field(default=44_100, ge=1)
+    """Sample rate of waves, in Hz."""
     audio_channels: Literal[1, 2] = 2
+    """Channels of the waves inside the model."""
     mono: Literal["copied_and_averaged"] = "copied_and_averaged"
+    """How our mono waves enter and leave a model of two channels: copied to both, then averaged."""
     codebooks: int = pydantic.Field(default=8, ge=1)
-    # Stores keep codes as int16.
+    """Residual levels that `fit_codes` makes; the published model has none."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     latent_channels: int = pydantic.Field(default=64, ge=1)
+    """Channels of the latents; half of `encoder_width` in the published models."""
     encoder_width: int = pydantic.Field(default=128, ge=1)
+    """Channels of the encoder at the sample rate."""
     decoder_width: int = pydantic.Field(default=128, ge=1)
+    """Channels of the decoder at the sample rate."""
     strides: tuple[int, ...] = pydantic.Field(default=(2, 4, 4, 8, 8), min_length=1)
+    """Strides of the encoder's blocks; the decoder's are reversed. Their product is the hop."""
     multiples: tuple[int, ...] = pydantic.Field(default=(1, 2, 4, 8, 16), min_length=1)
+    """Widths after each block of the encoder, in units of `encoder_width`; the decoder has them in
+    reverse.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_shape(self) -> "OobleckConfig":
@@ -137,6 +141,7 @@ class OobleckCodec(nnx.Module):
         latent = config.latent_channels
         self.spec = config.spec
         self.audio_channels = channels
+        # A variational autoencoder: half of the encoder's outputs are means, half are scales.
         self.encoder = Encoder(
             channels, encoder_widths, strides, 2 * latent, SnakeBeta, key=encoder_key
         )

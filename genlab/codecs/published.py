@@ -231,6 +231,7 @@ def read_tensors(files: list[Path], max_bytes: int) -> dict[str, np.ndarray]:
                 f"{path}: {num_bytes} bytes, but config.json describes a model of at most "
                 f"{max_bytes}"
             )
+        # safetensors would map a truncated file and fail, or crash, on first use.
         ends = [entry["data_offsets"][1] for entry in read_header(path).values()]
         if not ends or max(ends) != num_bytes:
             raise WeightsError(
@@ -248,6 +249,7 @@ def read_tensors(files: list[Path], max_bytes: int) -> dict[str, np.ndarray]:
                 raise WeightsError(
                     f"{path}: tensor {name!r} is in another file as well; remove one"
                 )
+            # Half precision in the file is a matter of its size; the port computes in float32.
             is_integer = np.issubdtype(array.dtype, np.integer) or array.dtype == bool
             tensors[name] = array if is_integer else array.astype(np.float32)
             if not is_integer and not np.isfinite(tensors[name]).all():
@@ -288,6 +290,8 @@ def fill(
 
     def take(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
         ours = ".".join(str(getattr(part, "key", part)) for part in path)
+        # A list of names: layers that are separate in their file and stacked along a first axis
+        # here.
         names = config.published_name(ours)
         is_stack = not isinstance(names, str)
         shape = leaf.shape[1:] if is_stack else leaf.shape
@@ -297,12 +301,16 @@ def fill(
             wanted = _published_shape(ours, shape)
             if name not in tensors:
                 problems.append(f"{name!r} is missing")
+            # Axes of size 1 differ between a linear layer and a convolution of one tap; the rest
+            # must agree.
             elif _squeeze(tensors[name].shape) != _squeeze(wanted):
                 problems.append(
                     f"{name!r} has shape {list(tensors[name].shape)}, expected {list(wanted)}"
                 )
             else:
                 parts.append(_to_our_layout(ours, tensors[name].reshape(wanted)).reshape(shape))
+        # With a problem noted above the value is never used; any array lets the walk go on, so that
+        # one error lists all tensors.
         if is_stack and len(parts) == leaf.shape[0]:
             return np.stack(parts).astype(leaf.dtype)
         return parts[0].astype(leaf.dtype) if parts else np.zeros((), leaf.dtype)

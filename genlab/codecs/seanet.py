@@ -30,26 +30,36 @@ Frames = tuple[Float[Array, "b t c"], Int[Array, "b"] | None]
 
 
 class SEANetConfig(Config):
-    """The shape of encoder and decoder; `strides` go from frames to samples, as the decoder applies
-    them.
-    """
+    """The shape of encoder and decoder."""
 
     latent_channels: int = pydantic.Field(ge=1)
-    # Channels at the sample rate; every stride doubles them.
+    """Channels of the latents."""
     channels: int = pydantic.Field(ge=2)
+    """Channels at the sample rate; every stride doubles them."""
     strides: tuple[pydantic.PositiveInt, ...] = pydantic.Field(min_length=1)
+    """Strides from frames to samples, as the decoder applies them; the encoder has them in reverse.
+    Their product is the hop.
+    """
     kernel_frames: int = pydantic.Field(default=7, ge=1)
+    """Taps of the first convolution of a stack."""
     last_kernel_frames: int = pydantic.Field(default=7, ge=1)
+    """Taps of the last convolution of a stack."""
     residual_kernel_frames: int = pydantic.Field(default=3, ge=1)
+    """Taps of the dilated convolution in a residual block."""
     residual_layers: int = pydantic.Field(default=1, ge=0)
+    """Residual blocks at each resolution."""
     dilation_growth: int = pydantic.Field(default=2, ge=1)
+    """Factor between the dilations of successive residual blocks; the first has 1."""
     compression: int = pydantic.Field(default=2, ge=1)
+    """Channels of a residual block over those inside it."""
     lstm_layers: int = pydantic.Field(default=2, ge=1)
+    """Layers of the LSTM at the frame rate."""
     is_causal: bool = False
-    # Whether the encoder's LSTM also runs backwards, and whether residual blocks have a convolution
-    # as a shortcut.
+    """Pad on the left alone, so that no output sees later samples."""
     is_bidirectional: bool = False
+    """Whether the encoder's LSTM also runs backwards."""
     has_conv_shortcut: bool = True
+    """Whether residual blocks have a convolution as a shortcut."""
 
     @pydantic.model_validator(mode="after")
     def _check_channels(self) -> "SEANetConfig":
@@ -182,6 +192,7 @@ def encoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
     """Return the layers from one channel at the sample rate to latents."""
     keys = iter(jax.random.split(key, 3 + len(config.strides) * (config.residual_layers + 1)))
     channels, is_causal = config.channels, config.is_causal
+    # The order is that of the published `nn.Sequential`: tensors are named by their place in it.
     layers: list[nnx.Module] = [
         Convolution(1, channels, config.kernel_frames, key=next(keys), is_causal=is_causal)
     ]
@@ -200,6 +211,7 @@ def encoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
             channels, config.lstm_layers, key=next(keys), is_bidirectional=config.is_bidirectional
         )
     )
+    # Both directions are concatenated.
     channels *= 2 if config.is_bidirectional else 1
     last = Convolution(
         channels,
@@ -215,6 +227,7 @@ def decoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
     """Return the layers from latents to one channel at the sample rate."""
     keys = iter(jax.random.split(key, 3 + len(config.strides) * (config.residual_layers + 1)))
     channels, is_causal = config.channels * 2 ** len(config.strides), config.is_causal
+    # The order is that of the published `nn.Sequential`: tensors are named by their place in it.
     layers: list[nnx.Module] = [
         Convolution(
             config.latent_channels,
@@ -223,6 +236,7 @@ def decoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
             key=next(keys),
             is_causal=is_causal,
         ),
+        # One direction even where the encoder has two: so it was published.
         ResidualLSTM(channels, config.lstm_layers, key=next(keys), is_bidirectional=False),
     ]
     for stride in config.strides:

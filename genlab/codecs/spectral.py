@@ -21,7 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Complex, Float, Int, Key
 
 from genlab.codecs.convnext import ConvNeXtBlock, StackConfig, first_pasts, stream_blocks
-from genlab.codecs.discriminator import Discriminator, adversarial_losses
+from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
 from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.quantiser import ResidualQuantiser
@@ -36,54 +36,60 @@ LOG_FLOOR = 1e-4
 TRAINING_PARTS = ("discriminator", "distillation")  # what exported weights leave out
 
 
-class AdversarialConfig(Config):
-    """The adversarial switch: the step it turns on at, and how much it weighs."""
-
-    start_step: int = pydantic.Field(ge=0)
-    width: int = pydantic.Field(default=64, ge=1)
-    generator_weight: float = pydantic.Field(default=0.03, ge=0)
-    matching_weight: float = pydantic.Field(default=0.15, ge=0)
-
-
 class SpectralCodecConfig(Config):
-    """Shape and losses of the in-lab codec.
-
-    Attributes:
-        semantic_channels: the latent channels that level 1 quantises alone; with 0 it quantises
-            all, as the others do.
-        distillation: what level 1 is taught.
-        side_channels: numbers per utterance that the decoder gets beside the latents, so that these
-            need not say who speaks in every frame; finite scalar quantisation (Mentzer et al. 2023)
-            makes each one of `SIDE_LEVELS`.
-        kl_weight: makes the latents the means of a variational bottleneck (Kingma & Welling 2013);
-            training that decodes latents then reads them with noise, whose scale the encoder gives.
-    """
+    """Shape and losses of the in-lab codec."""
 
     kind: Literal["spectral"] = "spectral"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
+    """Sample rate of waves, in Hz."""
     hop_samples: int = pydantic.Field(default=320, ge=1)
+    """Samples per frame; a multiple of the STFT frames in it."""
     window_samples: int = pydantic.Field(default=640, ge=1)
+    """Samples of an STFT window."""
     codebooks: int = pydantic.Field(default=8, ge=1)
-    # Stores keep codes as int16.
+    """Residual levels."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     latent_channels: int = pydantic.Field(default=32, ge=1)
+    """Channels of the latents."""
     causal: bool = False
+    """Let no output see later samples."""
     encoder: StackConfig = StackConfig(width=176, blocks=4)
+    """The encoder's blocks."""
     decoder: StackConfig = StackConfig(width=256, blocks=6)
-    # Shares of training examples that decode raw latents, and that drop a random number of upper
-    # code levels.
+    """The decoder's blocks."""
     share_continuous: float = pydantic.Field(default=0.15, ge=0, le=1)
+    """Share of training examples that decode raw latents."""
     share_fewer_levels: float = pydantic.Field(default=0.35, ge=0, le=1)
+    """Share of training examples that drop a random number of upper code levels."""
     codebook_decay: float = pydantic.Field(default=0.99, ge=0, lt=1)
+    """Decay per step of the moving averages that code vectors follow."""
     revival_usage: float = pydantic.Field(default=0.03, ge=0)
+    """An entry whose moving average of uses per step falls below this moves to a latent of the
+    batch.
+    """
     mel_weight: float = pydantic.Field(default=1.0, ge=0)
+    """Weight of the log-mel distance."""
     stft_weight: float = pydantic.Field(default=0.5, ge=0)
+    """Weight of the multi-resolution STFT distance."""
     commitment_weight: float = pydantic.Field(default=0.25, ge=0)
+    """Weight of the distance from latents to their code vectors."""
     adversarial: AdversarialConfig | None = None
+    """The discriminator; None trains without one."""
     semantic_channels: int = pydantic.Field(default=0, ge=0)
+    """Latent channels that level 1 quantises alone; with 0 it quantises all, as the others do."""
     distillation: DistillationConfig | None = None
+    """What level 1 is taught; None teaches it nothing."""
     side_channels: int = pydantic.Field(default=0, ge=0)
+    """Numbers per utterance that the decoder gets beside the latents, so that these need not say
+    who speaks in every frame. Finite scalar quantisation (Mentzer et al. 2023) makes each one of
+    `SIDE_LEVELS`.
+    """
     kl_weight: float | None = pydantic.Field(default=None, ge=0)
+    """Weight of the KL term that makes latents the means of a variational bottleneck (Kingma &
+    Welling 2013). Training that decodes latents then reads them with noise, whose scale the encoder
+    gives. None leaves it out.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_framing(self) -> "SpectralCodecConfig":
@@ -98,6 +104,7 @@ class SpectralCodecConfig(Config):
                 f"window_samples={self.window_samples} must be a multiple of the STFT hop "
                 f"{stft_hop}"
             )
+        # One uniform draw per example decides between the two and neither (`_draw_levels`).
         if self.share_continuous + self.share_fewer_levels > 1:
             raise ValueError(
                 "share_continuous and share_fewer_levels are shares of one batch: their sum "
@@ -382,6 +389,8 @@ class SpectralCodec(nnx.Module):
         features = _features(
             stft(waves, self.config.window_samples, self._hop_samples, self._samples_before)
         )
+        # A clip in a batch must encode as it does alone, so padded frames are silenced in every
+        # block.
         is_valid = jnp.arange(features.shape[1])[None] < num_frames[:, None]
         hidden = self.encoder_in(features)
         for block in self.encoder:
@@ -391,6 +400,7 @@ class SpectralCodec(nnx.Module):
         latents = latents * is_valid[..., None]
         side = None
         if self.config.side_channels:
+            # One vector per utterance: the mean over its valid frames. b t h -> b h
             mean = (
                 jnp.sum(hidden * is_valid[..., None], axis=1) / jnp.maximum(num_frames, 1)[:, None]
             )

@@ -7,8 +7,8 @@ import pytest
 from codec_toys import HOP, TINY, make_codec, make_frozen, make_wave
 from flax import nnx
 
+from genlab.codecs.discriminator import AdversarialConfig
 from genlab.codecs.frozen import SHIPPED, FrozenCodec, export_codec, load_codec
-from genlab.codecs.spectral import AdversarialConfig
 from genlab.config import GenlabError
 
 

@@ -8,8 +8,8 @@ import pytest
 from codec_toys import HOP, TINY, make_codec, make_wave
 from flax import nnx
 
-from genlab.codecs.discriminator import Discriminator, adversarial_losses
-from genlab.codecs.spectral import AdversarialConfig, SpectralCodecConfig
+from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
+from genlab.codecs.spectral import SpectralCodecConfig
 from genlab.config import ConfigError, GenlabError
 
 LOOK_AHEAD = 240  # samples by which centred windows see past a frame
