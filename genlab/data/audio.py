@@ -338,6 +338,8 @@ def _judge_header(
     limit: Limit,
 ) -> tuple[int, int]:
     """Return the first frame to read and their number, or refuse by what the header says."""
+    # Only the header has been read so far: a refusal costs no decoding, and a hostile file no
+    # memory.
     source_hz, frames = file.samplerate, file.frames
     if file.channels > MAX_CHANNELS:
         advice = f"at most {MAX_CHANNELS} accepted: mix it down or pick one"
@@ -350,6 +352,7 @@ def _judge_header(
         raise AudioError(path, f"sample rate {source_hz} Hz, {accepted}")
     if frames <= 0:
         raise AudioError(path, "no samples (zero length)")
+    # libsndfile's way of saying that a stream has no length.
     if frames >= 2**62:
         raise AudioError(path, "its header does not say how long it is: convert it to WAV")
     first, count = _place_part(path, part, frames, source_hz)

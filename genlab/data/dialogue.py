@@ -41,9 +41,13 @@ class Dialogue(Config):
 
     kind: Literal["dialogue"] = "dialogue"
     corpus: Utterances
+    """The clips that conversations are made of."""
     seed: Seed = 0
+    """Seed of the partners, the order of turns and the gaps."""
     mean_gap_s: float = Field(default=0.2, ge=-1.0, le=5.0)
+    """Mean silence between the turns, in seconds; a negative one makes them overlap."""
     std_gap_s: float = Field(default=0.2, ge=0.0, le=2.0)
+    """Standard deviation of that silence, in seconds."""
 
 
 class Exchange(NamedTuple):

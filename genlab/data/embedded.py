@@ -67,19 +67,27 @@ VOICES = {
 
 
 class Embedded(Config):
-    """The embedded corpus. Speakers s0..s7; every text is said by `speakers_per_text` of them."""
+    """The embedded corpus, rendered on the spot. Its speakers are s0 to s7."""
 
     domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     kind: Literal["embedded"] = "embedded"
     minutes: float = Field(default=30.0, gt=0.0, le=6000.0)
+    """Minutes of audio, rounded up to whole texts."""
     seed: Seed = 0
+    """Seed of texts, voices and splits."""
     speakers: int = Field(default=8, ge=1, le=len(VOICES))
+    """Number of speakers."""
     speakers_per_text: int = Field(default=2, ge=1, le=len(VOICES))
+    """Speakers who say each text."""
     valid_fraction: float = Field(default=0.08, ge=0.0, lt=0.5)
+    """Share of texts held out for validation."""
     test_fraction: float = Field(default=0.10, ge=0.0, lt=0.5)
+    """Share of texts held out for the test."""
     pair_fraction: float = Field(default=0.03, ge=0.0, lt=0.5)
+    """Share of pairs of a speaker and a training text held out as split test_pair."""
     held_out_speakers: tuple[str, ...] = ()
+    """Speakers whose clips are all in split test_speaker."""
 
 
 class Utterance(NamedTuple):
@@ -103,6 +111,8 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
         text, kind = _draw_unseen(config.seed, number, seen)
         seen.add(text)
         rate = _pick(RATES, config.seed, number, "rate")
+        # Ordered by a hash instead of drawn in turn, so that clip i is the same however long the
+        # corpus is.
         order = sorted(speakers, key=lambda name: fraction_of(config.seed, number, "order", name))
         clips = [
             _plan_clip(config, number, text, kind, rate, name)
@@ -110,6 +120,7 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
         ]
         utterances.append(Utterance(text, rate, tuple(clips)))
         wanted_samples -= sum(clip.num_samples for clip in clips)
+    # Splits are assigned to all clips at once, because a text belongs to one split whoever says it.
     planned = [clip for utterance in utterances for clip in utterance.clips]
     placed = iter(
         assign_splits(
@@ -177,6 +188,7 @@ def _plan_clip(
         "final_contour_st": pick(FINAL_CONTOURS_ST, "final_contour_st"),
         "gain": pick(GAINS, "gain"),
     }
+    # `split` stays empty and the length an estimate: both are known only once all clips are.
     clip_id = f"{number:05d}-{speaker}"
     return Clip(
         id=clip_id,

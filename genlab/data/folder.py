@@ -99,30 +99,43 @@ class ImportConfig(Config):
     domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     path: str
+    """The directory that holds the audio. Where it lies does not enter the hash, its files do."""
     strict: bool = False
+    """Refuse the corpus if any file is skipped."""
     licence: str = "unknown"
+    """Licence of the clips whose rows name none."""
     seed: Seed = 0
+    """Seed of the splits that are drawn."""
     valid_fraction: float = Field(default=0.05, ge=0.0, lt=0.5)
+    """Share of texts held out for validation, where no split is given."""
     test_fraction: float = Field(default=0.05, ge=0.0, lt=0.5)
+    """Share of texts held out for the test, where no split is given."""
     pair_fraction: float = Field(default=0.0, ge=0.0, lt=0.5)
+    """Share of pairs of a speaker and a training text held out as split test_pair."""
     held_out_speakers: tuple[str, ...] = ()
+    """Speakers whose clips are all in split test_speaker."""
     shared_texts: bool = False
+    """Keep training clips whose text also occurs in valid or test; by default they are dropped."""
     max_clip_s: float = Field(default=40.0, gt=0.0, le=86_400)
+    """Longest recording that is accepted, in seconds."""
 
 
 class Folder(ImportConfig):
     """A tree of audio files.
 
-    `manifest` names a CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[,
-    text, speaker, split, licence, offset, duration] (`table.ALIASES` lists other names for them);
-    other columns become labels. Without it texts are empty and the speaker is the name of the
-    file's folder. With `two_sided` every file is a conversation in stereo: text and speaker are
-    those of the first channel, the second one is what that speaker hears.
+    Without a manifest texts are empty and the speaker is the name of the file's folder.
     """
 
     kind: Literal["folder"] = "folder"
     manifest: str | None = None
+    """A CSV, TSV, JSONL or JSON file, which may be gzipped, with the columns path[, text, speaker,
+    split, licence, offset, duration] (`table.ALIASES` lists other names for them); other columns
+    become labels.
+    """
     two_sided: bool = False
+    """Every file is a conversation in stereo: text and speaker are those of the first channel, the
+    second one is what that speaker hears.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +213,7 @@ def list_folder(config: Folder) -> Listing:
             reason = f"format {suffix} not supported: convert it to WAV or FLAC"
             skipped.append(Skipped(printable(relative), reason))
         else:
+            # Most likely the table was meant to be read, so its neighbours' count is not enough.
             others[suffix or "no extension"] += 1
             if path.name.split(".")[0] in TABLE_NAMES:
                 use = (
@@ -224,6 +238,7 @@ def import_files(
     root = existing_directory(config)
     rows, skipped = _usable_rows(root, listing)
     (directory / "audio").mkdir(parents=True, exist_ok=True)
+    # Shards make the import resumable: an interrupted one converts only what is missing.
     results = run_shards(
         list(enumerate(rows)),
         lambda item: _convert(config, root, item[1], directory / f"audio/{item[0]:06d}.flac"),
@@ -237,6 +252,7 @@ def import_files(
         if "reason" in result:
             skipped.append(Skipped(printable(row.path), result["reason"]))
             continue
+        # The number is that of the row, not of the clip, so a skipped file renames no other.
         clips.append(
             Clip(
                 id=printable(row.id),
@@ -304,6 +320,7 @@ def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Sk
             skipped.append(Skipped(printable(row.path), f"its text {fault}"))
             continue
         path = root / row.path
+        # Offsets cut several clips from one recording, so a file may occur at several of them.
         place = (file_identity(path) or os.path.normpath(path), row.offset_s)
         earlier = first.setdefault(place, row)
         name = printable(row.id)

@@ -50,23 +50,29 @@ MAX_NUMBERS = 2**31  # in all clips, which are drawn at once
 
 
 class KnownEntropy(Config):
-    """The source and how much of it a token store holds.
-
-    `branches` states may follow each state; `noise` is the standard deviation of the latents' noise
-    in each channel, in radii of the finest level's sphere. `clips` of `clip_frames` frames are for
-    training; scores draw their own.
-    """
+    """The source and how much of it a token store holds; scores draw clips of their own."""
 
     kind: Literal["known_entropy"] = "known_entropy"
     seed: Seed = 0
+    """Seed of the source's tables and of its clips."""
     states: int = pydantic.Field(default=8, ge=2, le=64)
+    """States of the Markov chain; a level-0 code names its state, so at most `entries`."""
     branches: int = pydantic.Field(default=2, ge=1)
+    """States that may follow each state."""
     codebooks: int = pydantic.Field(default=3, ge=1, le=16)
+    """Levels of codes."""
     entries: int = pydantic.Field(default=8, ge=2, le=256)
+    """Entries of each codebook."""
     latent_channels: int = pydantic.Field(default=8, ge=2, le=1024)
+    """Channels of the latents."""
     noise: float = pydantic.Field(default=0.05, ge=0)
+    """Standard deviation of the latents' noise in each channel, in radii of the finest level's
+    sphere.
+    """
     clip_frames: int = pydantic.Field(default=64, ge=1)
+    """Frames of a training clip."""
     clips: int = pydantic.Field(default=4096, ge=1)
+    """Training clips."""
 
     @pydantic.model_validator(mode="after")
     def _check_tables(self) -> "KnownEntropy":
@@ -90,6 +96,9 @@ class KnownEntropy(Config):
                 "and latents, more than "
                 f"{MAX_NUMBERS:.1e}; lower clips or clip_frames"
             )
+        # The entropy of latents is known only while a frame's codes follow from its latent, so
+        # noise must not cross a border. Checked last: it builds the tables, which the limits above
+        # keep small.
         half_distance = _half_distance(_directions(self))
         if half_distance < NOISE_DEVIATIONS * self.noise:
             raise ValueError(

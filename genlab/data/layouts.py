@@ -28,7 +28,9 @@ class LibriSpeech(ImportConfig):
 
     kind: Literal["librispeech"] = "librispeech"
     licence: str = "CC BY 4.0"
+    """That of the corpus."""
     subsets: tuple[str, ...] = ()
+    """Names such as train-clean-100; all that are there if empty."""
 
 
 class LJSpeech(ImportConfig):
@@ -36,6 +38,7 @@ class LJSpeech(ImportConfig):
 
     kind: Literal["ljspeech"] = "ljspeech"
     licence: str = "public domain"
+    """That of the corpus."""
 
 
 class VCTK(ImportConfig):
@@ -45,7 +48,9 @@ class VCTK(ImportConfig):
 
     kind: Literal["vctk"] = "vctk"
     licence: str = "CC BY 4.0"
+    """That of the corpus."""
     microphone: Literal["mic1", "mic2"] = "mic1"
+    """Which of the two recordings of an utterance to read; 0.80 has one."""
 
 
 class FSDD(ImportConfig):
@@ -57,7 +62,9 @@ class FSDD(ImportConfig):
 
     kind: Literal["fsdd"] = "fsdd"
     licence: str = "CC BY-SA 4.0"
+    """That of the corpus."""
     shared_texts: bool = True
+    """True, because the ten digits occur in every split."""
 
 
 def list_librispeech(config: LibriSpeech) -> Listing:
@@ -75,6 +82,7 @@ def list_librispeech(config: LibriSpeech) -> Listing:
             f"subsets: {missing[0]!r} is not in {config.path!r}, found {', '.join(found) or 'none'}"
         )
     subsets = config.subsets or tuple(found)
+    # The official division needs both sides; train-* alone would leave nothing to test on.
     is_official = any(name.startswith("train") for name in subsets) and any(
         not name.startswith("train") for name in subsets
     )
@@ -99,6 +107,7 @@ def list_librispeech(config: LibriSpeech) -> Listing:
                 SourceRow(f"{folder}/{name}.flac", name, text.strip(), speaker, split, "", labels)
                 for name, _, text in lines
             ]
+            # Audio without a transcript would otherwise vanish silently.
             skipped += _find_unlisted(root, chapter, ".flac", {name for name, _, _ in lines})
     return _checked(config, rows, skipped, "SUBSET/SPEAKER/CHAPTER/*.trans.txt")
 
@@ -141,6 +150,7 @@ def list_vctk(config: VCTK) -> Listing:
     rows: list[SourceRow] = []
     skipped: list[Skipped] = []
     for path in sorted((base / audio).glob(f"*/{pattern}")):
+        # Both microphones share one transcript, named without the suffix.
         name = re.sub(r"_mic[12]$", "", path.stem)
         relative = path.relative_to(root).as_posix()
         transcript = base / "txt" / path.parent.name / f"{name}.txt"
@@ -149,6 +159,7 @@ def list_vctk(config: VCTK) -> Listing:
             continue
         unread = len(skipped)
         lines = _read_lines(root, transcript, skipped)
+        # `_read_lines` notes an unreadable transcript itself.
         if len(skipped) == unread:
             rows.append(SourceRow(relative, name, " ".join(lines), path.parent.name))
     return _checked(

@@ -55,26 +55,42 @@ class SplitInfo(Config):
     """Where a split lies among the records."""
 
     first: Count
+    """Record at which the split begins."""
     clips: Count
+    """Number of records."""
     seconds: Number
+    """Audio in the split, in seconds."""
 
 
 class StoreInfo(Config):
     """The contents of `dataset.json`."""
 
     schema_version: int = SCHEMA
+    """Version of the layout; stores of others are refused."""
     spec: TokenSpec
+    """The facts about the token space."""
     codec_fingerprint: str
+    """Digest of the codec's config and weights."""
     units_fingerprint: str
+    """Digest of the recogniser whose units stand beside the codes."""
     manifest_hash: str
+    """Digest of the corpus's manifest."""
     num_units: int = Field(ge=1, le=MOST_UNITS)
+    """Number of different semantic units."""
     speakers: tuple[str, ...]
+    """Names of speakers; conditions number them in this order."""
     licences: tuple[str, ...]
+    """Licences of the clips."""
     longest_text: int = Field(ge=1, lt=2**31)
+    """Symbols of the longest text."""
     latent_mean: tuple[Number, ...]
+    """Mean of each latent channel over the training split."""
     latent_std: tuple[Annotated[Number, Field(gt=0)], ...]
+    """Standard deviation of each latent channel over the training split."""
     splits: dict[str, SplitInfo]
+    """Where each split lies among the records."""
     is_two_sided: bool = False
+    """Whether every clip has a second stream of codes, those of the other side."""
 
     @model_validator(mode="after")
     def _check_whole(self) -> "StoreInfo":
@@ -142,6 +158,8 @@ def unpack_clip(record: bytes) -> TokenClip:
     (length,) = struct.unpack_from("<I", record)
     header = json.loads(record[4 : 4 + length])
     frames, codebooks, channels = header["frames"], header["codebooks"], header["channels"]
+    # Raw little-endian arrays follow in the order of `pack_clip`; each length follows from the
+    # header, so none is stored.
     offset = 4 + length
     codes = np.frombuffer(record, "<i2", frames * codebooks, offset).reshape(frames, codebooks)
     offset += codes.nbytes
@@ -154,6 +172,7 @@ def unpack_clip(record: bytes) -> TokenClip:
         if header.get("other")
         else None
     )
+    # Narrow types are for the disk; the device wants int32 and float32.
     return TokenClip(
         header["id"],
         header["text"],
@@ -220,9 +239,11 @@ class TokenStore:
         self.info = _read_info(directory, digests)
         if digests is not None:
             for name in digests.files:
-                # Large, and each of their records carries a checksum of its own.
-                is_part = name.endswith(PART_SUFFIX)
-                digests.compare_size(name) if is_part else digests.compare(name)
+                if name.endswith(PART_SUFFIX):
+                    # Large, and each of its records carries a checksum of its own.
+                    digests.compare_size(name)
+                else:
+                    digests.compare(name)
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
                 f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the "

@@ -131,6 +131,7 @@ def find_columns(names: tuple[str, ...]) -> dict[str, str] | str:
     columns = {}
     for field, aliases in ALIASES.items():
         known = [alias for alias in aliases if alias in found]
+        # The field's own name wins over its aliases; two aliases leave open which is meant.
         if field in found:
             columns[field] = found[field]
         elif len(known) > 1:

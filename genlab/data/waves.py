@@ -32,14 +32,23 @@ class AugmentConfig(Config):
     """
 
     speed_probability: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Probability that a crop is resampled."""
     min_speed: float = Field(default=0.85, gt=0.5, le=1.0)
+    """Slowest speed, relative to the original."""
     max_speed: float = Field(default=1.2, ge=1.0, lt=2.0)
+    """Fastest speed, relative to the original."""
     gain_db: float = Field(default=6.0, ge=0.0, le=200)
+    """Largest change of level in either direction, in dB."""
     equaliser_probability: float = Field(default=0.3, ge=0.0, le=1.0)
+    """Probability that a crop is equalised."""
     equaliser_db: float = Field(default=6.0, ge=0.0, le=200)
+    """Largest boost or cut of the equaliser, in dB."""
     noise_probability: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Probability that white noise is added."""
     min_snr_db: float = Field(default=15.0, ge=-200, le=200)
+    """Lowest ratio of signal to noise, in dB."""
     max_snr_db: float = Field(default=40.0, ge=-200, le=200)
+    """Highest ratio of signal to noise, in dB."""
 
 
 class ClipBank:
@@ -146,12 +155,14 @@ def clips_dataset(
             f"waves: no clip of a corpus fits max_samples={max_samples} and "
             f"max_symbols={max_symbols}"
         )
+    # One padded shape for all: every new shape would be compiled again.
     draw = _DrawClip(bank, symbols, max_samples, max_symbols, augment)
     if not endless:
         numbers = [number for group in groups for number in group]
         return grain.MapDataset.source(numbers).seed(seed).random_map(draw)
     parts = [
         grain.MapDataset.source(group)
+        # A prime apart, so that corpora of neighbouring seeds do not share an order.
         .seed(seed + 7919 * number)
         .shuffle()
         .repeat(None)
