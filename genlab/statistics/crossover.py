@@ -190,9 +190,13 @@ def find_crossover(
         raise GenlabError(
             "the two families were not run over a common range of x; compare them at both ends"
         )
+    # The curves are compared far outside the sweep as well, so that an interval may leave it and be
+    # called extrapolated.
     x = np.geomspace(low / BEYOND, high * BEYOND, GRID)
     gap = fits[0].predict(x) - fits[1].predict(x)
     reach = _reach([_predict(fit.draws, x / fit.x_mid) for fit in fits], fits, shared_error)
+    # Two parallel curves whose gap is all noise cross somewhere too. A crossing needs a gap that
+    # significantly changes over the sweep.
     ends = np.array([low, high])
     at_ends = [_predict(fit.draws, ends / fit.x_mid) for fit in fits]
     change = np.diff(fits[0].predict(ends) - fits[1].predict(ends))
@@ -203,10 +207,13 @@ def find_crossover(
     roots = np.flatnonzero(np.diff(np.sign(gap)) != 0)
     if not len(roots) or not surely_changes:
         return Crossover(math.nan, math.nan, math.nan, "none", sweep, forms)
+    # Of several roots the one nearest to the middle of the sweep, in log x, where data support it.
     centre = math.sqrt(low * high)
     root = int(min(roots, key=lambda i: abs(math.log(x[i] / centre))))
+    # Linear between the two grid points, on the log axis.
     share = gap[root] / (gap[root] - gap[root + 1])
     crossing = float(x[root] * (x[root + 1] / x[root]) ** share)
+    # The interval is all x around the root at which the gap could be zero.
     first, last = _connected(np.abs(gap) <= reach, root)
     ends_at = (
         (0.0 if first < 0 else float(x[first])),
@@ -280,6 +287,8 @@ def plan_sweep(
         return Plan(chosen, seeds, chance, 2 * seeds * sum(chosen))
 
     planned = assess(budgets, num_seeds)
+    # A shorter sweep in the middle may be cheaper than the plan, so every run of neighbours is
+    # tried.
     spans = [budgets[i:j] for i in range(len(budgets)) for j in range(i + 3, len(budgets) + 1)]
     options = [
         (seeds * sum(span), seeds, span)
@@ -287,6 +296,7 @@ def plan_sweep(
         for seeds in sorted({num_seeds, 3, 5, 10})
     ]
     for _, seeds, span in sorted(options):
+        # The plan itself is not simulated twice: a second draw could contradict the one reported.
         plan = planned if (span, seeds) == (budgets, num_seeds) else assess(span, seeds)
         if plan.probability >= 0.8:
             return planned, plan
