@@ -21,15 +21,27 @@ class SpectrumAugment(Config):
     """How strong each distortion may be; each example draws its own strength below these limits."""
 
     noise_probability: float = Field(default=0.7, ge=0, le=1)
+    """Probability that noise is added."""
     min_snr_db: float = Field(default=5.0, ge=-200, le=200)
+    """Lowest ratio of signal to noise, in dB."""
     max_snr_db: float = Field(default=40.0, ge=-200, le=200)
+    """Highest ratio of signal to noise, in dB."""
     formant_warp: float = Field(default=0.18, ge=0, lt=1)
+    """Largest relative stretch of the frequency axis, which moves formants as another vocal tract
+    would.
+    """
     equaliser_db: float = Field(default=8.0, ge=0, le=200)
+    """Largest boost or cut of a smooth curve over frequency, in dB."""
     roughness_db: float = Field(default=3.0, ge=0, le=200)
+    """Largest standard deviation of noise on the log spectrum, in dB."""
     masked_bands: int = Field(default=2, ge=0)
+    """Bands of frequency that are hidden."""
     max_band_mels: int = Field(default=12, ge=1)
+    """Widest hidden band, in mel bins."""
     masked_spans: int = Field(default=2, ge=0)
+    """Spans of time that are hidden."""
     max_span_columns: int = Field(default=10, ge=1)
+    """Longest hidden span, in spectrogram columns."""
 
 
 def add_noise(

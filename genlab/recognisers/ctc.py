@@ -43,21 +43,29 @@ FEATURE_SCALE = 0.8  # brings the features to about unit variance
 
 
 class RecogniserConfig(Config):
-    """Shape of the recogniser. `feature_block` counts the blocks below the features that units are
-    made of.
-    """
+    """Shape of the recogniser."""
 
     kind: Literal["ctc"] = "ctc"
     sample_rate_hz: int = 16_000
+    """Sample rate of waves, in Hz."""
     hop_samples: int = 320
+    """Samples per frame."""
     window_samples: int = 640
+    """Samples of an STFT window."""
     num_mels: int = Field(default=80, ge=8)
+    """Mel bands of the input."""
     width: int = Field(default=176, ge=8)
+    """Channels of the hidden frames."""
     blocks: int = Field(default=8, ge=1)
+    """Number of ConvNeXt blocks."""
     expansion: int = Field(default=3, ge=1)
+    """Inner width of a block's MLP over `width`."""
     kernel_frames: int = Field(default=5, ge=1)
+    """Taps of the depthwise convolutions."""
     feature_block: int = Field(default=5, ge=0)
+    """Blocks below the features that units are made of."""
     augment: SpectrumAugment = SpectrumAugment()
+    """Distortions of training spectrograms."""
 
     def build(self, *, key: Key[Array, ""]) -> "Recogniser":
         """Return a recogniser with fresh parameters."""

@@ -65,6 +65,8 @@ def measure(
     texts = [normalise_text(clip.text) for clip in clips]
     units = encoder.encode_units(waves)
     transcribe = encoder.recogniser.transcribe
+    # Noise and shuffled pieces say whether the recogniser reads sound or guesses from its language
+    # model; units say what quantisation costs.
     read = {
         "": transcribe(waves),
         "_from_units": encoder.transcribe_units(units),
@@ -83,6 +85,8 @@ def measure(
     for condition, hypotheses in read.items():
         scores[f"wer{condition}"] = round(float(jiwer.wer(texts, hypotheses)), 4)
         scores[f"cer{condition}"] = round(float(jiwer.cer(texts, hypotheses)), 4)
+    # A probe trained on units of the training split: units should say what is spoken and not who
+    # speaks.
     seen = manifest.split("train")
     seen_units = encoder.encode_units(read_waves(manifest, seen))
     speakers = [clip.speaker for clip in [*seen, *clips]]
