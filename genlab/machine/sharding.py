@@ -43,16 +43,19 @@ Splits = Mapping[str, PartitionSpec]
 
 
 class ShardingConfig(Config):
-    """Sizes of the mesh axes; None, for one of them at most, is what the others leave. Nothing here
-    changes a result.
+    """Sizes of the mesh axes; one of them at most may be None, which takes the devices that the
+    others leave. Nothing here changes a result.
 
     Fake CPU devices share the cores of one machine, so on CPUs only as many are used as the sizes
     name.
     """
 
     data: int | None = pydantic.Field(default=1, ge=1)
+    """Devices that hold whole copies and share the batch."""
     fsdp: int | None = pydantic.Field(default=None, ge=1)
+    """Devices that share the batch and split every parameter among themselves."""
     tensor: int | None = pydantic.Field(default=1, ge=1)
+    """Devices that split the columns and rows of each matrix product."""
 
     @pydantic.model_validator(mode="after")
     def _check_open(self) -> "ShardingConfig":

@@ -100,6 +100,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
+    # The handlers of before, not the defaults: a notebook or pytest has its own.
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -113,6 +114,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
     try:
         yield stop
     finally:
+        # Restored at once, so that a second Ctrl-C ends a run that hangs.
         restore()
 
 

@@ -100,6 +100,7 @@ def find_topology(name: str) -> Topology:
             f"{', '.join(CHIPS)}, "
             "for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
         )
+    # v5e and v6e are named by chips (v5e-16); the others by cores, two of which make a chip.
     is_flat = generation in ("v5e", "v6e")
     shapes = FLAT if is_flat else DEEP
     chips = _count(found[3]) if found[3] else int(found[2]) // (1 if is_flat else 2)
@@ -109,6 +110,7 @@ def find_topology(name: str) -> Topology:
             f"--topology {name}: no slice of this size; known are {known}, or give its shape"
         )
     shape = found[3] or shapes[chips]
+    # A shape of the wrong rank would only fail inside libtpu, with a text that names no option.
     if shape.count("x") != (1 if is_flat else 2):
         raise GenlabError(
             f"--topology {name}: {generation} has {2 if is_flat else 3} axes, for example "
