@@ -68,6 +68,7 @@ def lock_run(run_dir: Path) -> Iterator[None]:
         GenlabError: if genlab did not make what lies there; at the end, if the directory was
             deleted meanwhile.
     """
+    # Only the first host writes into the directory, so only it locks.
     if not hosts.is_leader():
         yield
         return
@@ -83,10 +84,12 @@ def lock_run(run_dir: Path) -> Iterator[None]:
             raise LockedError(
                 f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
             ) from None
+        # The name is for people; the kernel's lock is what holds, and it ends with the process.
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         remove_leftovers(run_dir, skip=UNTOUCHED)
+        # A deleted and recreated directory has another inode, by which `check_held` notices.
         held = os.fstat(file.fileno()).st_ino
         _locks[run_dir.absolute()] = held
         try:
@@ -126,10 +129,13 @@ def _refuse_other_host(run_dir: Path) -> None:
         None,
         socket.gethostname(),
     ):
+        # flock does not reach across hosts; the heartbeat is all there is.
         age_s = heartbeat_age_s(status)
         if age_s >= REMOTE_ALIVE_S:
             return
         where = f"process {status.get('pid')} on {status['host']}"
+        # In a bucket a machine that was taken away leaves "running" behind, and its successor must
+        # not wait for a person. A heartbeat that moves means a live one.
         if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
             raise LockedError(
                 f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); "
@@ -154,6 +160,7 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
     if start == steps and before.get("state") == "finished":
         yield lambda done: None
         return
+    # Nothing is left to do: a finished run must not be reopened, not even for a moment.
     earlier = before.get("attempt")
     attempt = earlier + 1 if isinstance(earlier, int) else 1
     step, written = start, time.monotonic()
@@ -170,6 +177,8 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
         write_status(run_dir, "interrupted", step, steps=steps, attempt=attempt)
 
     try:
+        # Exit without unwinding (a lost host) skips `except`, so the last words are left
+        # beforehand.
         with liveness.last_words(say_interrupted):
             yield beat
     except BaseException as error:

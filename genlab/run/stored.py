@@ -123,8 +123,10 @@ def parse_json(content: bytes, *, path: Path, fix: str, may_be_nan: bool = False
         if not content.strip():
             raise ValueError("expected JSON, got an empty file")
         text = content.decode("utf-8")
+        # json takes the last of two equal keys without a word; a file written by us has none.
         values = json.loads(text, object_pairs_hook=_refuse_repeated)
         _check_limits(values, may_be_nan)
+    # The narrower errors first: both are subclasses of ValueError.
     except UnicodeDecodeError as error:
         raise DamagedError(
             f"{path}: damaged: expected UTF-8, got byte {error.start}; {fix}"
