@@ -123,6 +123,7 @@ def grid_png(
     for y, (name, row) in enumerate(cells.items()):
         draw.text((12, top + y * height + height // 2), name, fill=ink, font=font, anchor="lm")
         for column, wave in row.items():
+            # One extent for all cells, so that equal times stand below each other.
             picture = Image.open(
                 io.BytesIO(mel_png(wave, sample_rate_hz, extent_s=longest_s))
             ).convert("RGB")

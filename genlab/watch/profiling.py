@@ -29,12 +29,12 @@ DEVICE_KINDS = {
 
 
 class ProfileConfig(Config):
-    """Trace `steps` steps after the first `start` of this attempt; the first ones of all are slower
-    than the rest.
-    """
+    """Trace a few steps of this attempt with jax.profiler."""
 
     start: int = pydantic.Field(default=5, ge=1)
+    """Steps of this attempt before the trace; the first ones are slower than the rest."""
     steps: int = pydantic.Field(default=0, ge=0)
+    """Steps to trace; 0 traces none."""
 
 
 @contextlib.contextmanager
