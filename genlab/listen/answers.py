@@ -24,27 +24,39 @@ class HeardClip(Config):
     """One clip of a screen, in the order shown."""
 
     id: str
+    """The id under which the page showed the clip."""
     plays: int = Field(ge=1)
+    """How often it was played; every clip must be heard."""
     rating: int | None = Field(default=None, ge=0, le=100)
+    """From 0 to 100; None in a pair."""
 
 
 class AnsweredScreen(Config):
-    """One screen: a rating per clip, or in a pair the id of the better clip or `NO_DIFFERENCE`."""
+    """One screen."""
 
     screen: str
+    """Id of the screen."""
     seconds: float = Field(ge=0, allow_inf_nan=False)
+    """Time spent on it."""
     reference_plays: int = Field(ge=0)
+    """How often the reference was played."""
     choice: str = ""
+    """In a pair, the id of the better clip or `NO_DIFFERENCE`; empty where clips are rated."""
     clips: tuple[HeardClip, ...]
+    """The clips in the order shown."""
 
 
 class Answers(Config):
     """One listener's answers to the whole test, in the order of the screens shown."""
 
     format: Literal["genlab-listening-answers-1"]
+    """Name and version of this file format."""
     key_sha256: str
+    """Digest of the key, which ties answers to their page."""
     listener: str = Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")
+    """Name that the listener chose."""
     screens: tuple[AnsweredScreen, ...]
+    """Every screen, in the order shown."""
 
 
 def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
@@ -61,6 +73,7 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
         content = read_content(path, fix=_FIX)
         if content is None:
             raise GenlabError(f"{path}: no such file; give the answers as the page saved them")
+        # A copy under a second name would count one listener twice.
         digest_of_file = hashlib.sha256(content).hexdigest()
         if digest_of_file in by_content:
             raise GenlabError(
@@ -72,6 +85,8 @@ def read_answers(paths: Sequence[Path], key: Key, digest: str) -> list[Answers]:
             check_answers(answers, key, digest)
         except ConfigError as error:
             raise GenlabError(f"{path}: {error}; {_FIX}") from None
+        # Different contents under one name: an interrupted and a repeated test, of which a person
+        # must choose.
         if answers.listener in by_listener:
             raise GenlabError(
                 f"{path}: listener={answers.listener!r} is also in "

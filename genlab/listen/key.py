@@ -24,25 +24,33 @@ ANCHOR = "low_anchor"
 
 
 class Screen(Config):
-    """One screen of the page: the row behind every id, and the prompt and training seed that all
-    its clips share.
-    """
+    """One screen of the page; its clips share prompt and training seed."""
 
     test: Test
+    """Which test the screen belongs to."""
     prompt: int = Field(ge=0)
+    """Number of the prompt."""
     text: str
+    """What is said in it."""
     seed: Seed
+    """Training seed of all its clips."""
     rows: dict[str, str]
+    """The row behind the id of each clip."""
 
 
 class Key(Config):
     """Everything that the page must not reveal."""
 
     format: Literal["genlab-listening-key-1"] = "genlab-listening-key-1"
+    """Name and version of this file format."""
     nonce: str
+    """Random text that no page carries, so that the digest cannot be guessed from the rows."""
     comparison_key: str
+    """The comparison whose clips are heard."""
     arms: tuple[str, ...]
+    """Names of the arms, without floors, reference and anchor."""
     screens: dict[str, Screen]
+    """Screens by id."""
 
     @model_validator(mode="after")
     def _check_screens(self) -> "Key":

@@ -131,6 +131,8 @@ def summarise_ratings(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
     for a, b in itertools.combinations(key.arms, 2):
         grid = grids[a] - grids[b]
         estimate = crossed_mean(grid)
+        # Sign flips over listeners and over prompts; the larger p, because a result must hold for
+        # other listeners and for other prompts.
         p_values.append(
             max(_flip_p_value(grid.mean(axis=axis)) for axis in (0, 1)) if grid.size else 1.0
         )

@@ -67,6 +67,7 @@ def read_clips(
     material = gather(config, progress, run_dir)
     floors = floor_waves(material)
     views = {entry["name"]: entry["reads"] for entry in results["arms"]}
+    # A floor is heard only if some arm reads its view: each is one more clip per screen.
     heard = {views[name] for name in config.arms}
     sampled = {
         (name, training_seed): read_samples(
@@ -80,6 +81,7 @@ def read_clips(
     for order, number in enumerate(
         choose_texts([prompt.clip_id for prompt in material.prompts], num_prompts, seed)
     ):
+        # Seeds take turns over prompts, so that no arm is judged by one lucky seed.
         prompt, training_seed = material.prompts[number], config.seeds[order % len(config.seeds)]
         waves = {REFERENCE: prompt.wave, ANCHOR: low_anchor(prompt.wave, rate_hz)}
         waves |= {name: rows[number] for name, rows in floors.items() if views[name] in heard}
