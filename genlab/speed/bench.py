@@ -63,18 +63,31 @@ class BenchSize(Config):
     """What is measured. The defaults are the sizes at which the peers' numbers were taken."""
 
     backbone: BackboneConfig = BackboneConfig(width=256, layers=6, heads=4)
+    """The transformer of every family."""
     codec: SpectralCodecConfig = SpectralCodecConfig()
+    """The in-lab codec."""
     codebooks: int = 8
+    """Levels of codes."""
     entries: int = 1024
+    """Entries of each codebook."""
     latent_channels: int = 64
+    """Channels of the latents."""
     frames: int = 256
+    """Frames of a training example."""
     batch: int = 8
+    """Clips per batch."""
     masked_steps: tuple[int, ...] = (16, 1)
+    """Steps of the masked sampler; each is a workload."""
     diffusion_steps: int = 50
+    """Steps of the diffusion sampler."""
     audio_s: float = 10.0
+    """Seconds of audio that the codecs encode and decode."""
     encodec: EncodecConfig = EncodecConfig()
+    """The EnCodec that its peer runs too."""
     mimi: MimiConfig = MimiConfig()
+    """The Mimi that its peer runs too."""
     dac: DacConfig = DacConfig()
+    """The DAC that its peer runs too."""
 
     @property
     def spec(self) -> TokenSpec:
@@ -172,6 +185,7 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
     times: list[list[float]] = [[] for _ in sides]
     others, ours, began_all = _busy_cpu_s(), time.process_time(), time.perf_counter()
     for number in range(rounds):
+        # Alternating who goes first cancels what drifts with time: clock, caches, temperature.
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for side in order:
             began = time.perf_counter()
@@ -179,6 +193,7 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
             times[side].append(
                 counted if isinstance(counted, float) else time.perf_counter() - began
             )
+    # What other processes used meanwhile: their share, not ours, makes a ratio doubtful.
     others = _busy_cpu_s() - others - (time.process_time() - ours)
     _warn_if_busy(name, others / (time.perf_counter() - began_all))
     is_paired = peer is not None
@@ -187,6 +202,7 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         "ours_s": statistics.median(times[0]),
         "peer": peer.name if is_paired else None,
         "peer_s": statistics.median(times[1]) if is_paired else None,
+        # The median of paired ratios: both sides of a round meet the same load.
         "ratio": statistics.median(theirs / ours for ours, theirs in zip(*times))
         if is_paired
         else None,
@@ -347,6 +363,8 @@ def _data_loader(size: BenchSize) -> Iterator[Workload]:
         def run() -> float:
             began = time.perf_counter()
             args = next(batches).args
+            # Reported is the wait alone; the step is made so that loading has something to hide
+            # behind.
             waited.append(time.perf_counter() - began)
             trainer.step(args)
             steps.append(time.perf_counter() - began)
@@ -373,6 +391,7 @@ def _write_store(directory: Path, size: BenchSize, num_clips: int = 64) -> Token
             f"clip{number}", "", "speaker", "", codes, latents, np.ones(frames, np.int64)
         )
 
+    # Random numbers of real shapes: reading speed does not depend on their values.
     write_part(directory / "part-00000.array_record", map(clip, range(num_clips)))
     split = SplitInfo(
         first=0, clips=num_clips, seconds=num_clips * size.frames / size.spec.frame_hz

@@ -98,11 +98,14 @@ class Program:
         self.entry = ""
         name = ""
         for line in text.splitlines():
+            # A computation begins with its header; the lines up to the next header are its
+            # operations.
             if found := _HEADER.match(line):
                 name = found[1]
                 self.computations[name] = {}
                 self.entry = name if line.startswith("ENTRY") else self.entry
             elif name and (found := _LINE.match(line)):
+                # Operands stand before the first closing parenthesis, attributes after it.
                 inside, _, rest = found[5].partition(")")
                 operation = Operation(
                     found[2],
@@ -147,12 +150,15 @@ class Program:
         )
         if condition is None or body is None:
             return 1
+        # XLA writes a scan as a while loop: the condition compares element `index` of the state
+        # with a constant, and the body adds a step to it.
         operations = self.computations[condition[1]]
         root = next(operation for operation in operations.values() if operation.is_root)
         bounds = [_constant(operations[name]) for name in root.operands if name in operations]
         counters = [
             operations[name].rest for name in root.operands if "index=" in operations[name].rest
         ]
+        # No constant: the number of turns depends on data, and one turn is the only safe bound.
         bound = next((value for value in bounds if value is not None), None)
         if bound is None or not counters:
             return 1

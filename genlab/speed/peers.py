@@ -96,11 +96,13 @@ def _musicgen_train(size: Any) -> Peer:
     model, batch, levels = _musicgen(size), size.batch, size.codebooks
     steps = size.frames + levels - 1
     codes = torch.randint(0, size.entries, (batch, levels, size.frames))
+    # The delay pattern: level k is k steps late. -100 marks the corners that no code fills.
     labels = torch.full((batch, levels, steps), -100)
     for level in range(levels):
         labels[:, level, level : level + size.frames] = codes[:, level]
     inputs = labels.masked_fill(labels == -100, size.entries)
     inputs = torch.cat([torch.full((batch, levels, 1), size.entries), inputs[:, :, :-1]], 2)
+    # b k s -> (b k) s, as transformers wants codebooks in the batch
     inputs = inputs.reshape(batch * levels, steps).contiguous()
 
     def loss() -> Any:
@@ -220,6 +222,7 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
         sampling_rate=16_000,
     )
     model = DacModel(config).eval()
+    # Whole frames, as ours has, so that neither side pads.
     num_samples = int(size.audio_s * 16_000) // 320 * 320
     wave = 0.1 * torch.randn(1, 1, num_samples)
     with torch.no_grad():
@@ -228,7 +231,10 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
 
     @torch.no_grad()
     def run() -> None:
-        model.encode(wave) if is_encoding else model.decode(latents)
+        if is_encoding:
+            model.encode(wave)
+        else:
+            model.decode(latents)
 
     return Peer("transformers DacModel (12 M, 16 kHz, hop 320)", run)
 

@@ -50,6 +50,7 @@ def format_row(row: dict[str, Any]) -> dict[str, str]:
         "memory (GiB)": f"{peak / GIB:.2f}" if peak else "?",
         "of HBM": f"{peak / row['hbm_bytes']:.0%}" if peak else "?",
     }
+    # A program that was refused has no estimate to read.
     if not row["fits"]:
         return dict.fromkeys(COLUMNS, "") | cells | {"bound (est.)": "does not fit"}
     estimate = row["estimate"]
@@ -75,6 +76,7 @@ def format_lines(row: dict[str, Any]) -> str:
         "parameters, "
     )
     head += f"{row['topology']} ({mesh}), {row['clips']} clips of {row['frames']} frames"
+    # A program that was refused has no estimate to read.
     if not row["fits"]:
         wanted = f"{cells['memory (GiB)']} of {total:.2f} GiB" if peak else row["reason"]
         return f"{head}\n  does not fit  {wanted}"
