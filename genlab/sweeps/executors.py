@@ -90,11 +90,14 @@ def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progr
                 for worker in done:
                     _note(worker, out)
                     not_before[worker.run.id] = time.monotonic() + LOCKED_WAIT_S
+                # States are read from disk in every turn, because other processes and hosts may
+                # work on the same sweep.
                 states = {run.id: read_state(run, out).state for run in runs}
                 ended = sum(state in ("finished", "failed") for state in states.values())
                 if ended != told:
                     progress("sweep", ended, len(runs))
                     told = ended
+                # A worker may still be saving after its last status.
                 if ended == len(runs) and not workers:
                     return
                 busy = {worker.run.id for worker in workers}
@@ -103,6 +106,8 @@ def run_locally(runs: Sequence[SweepRun], out: Path, slots: int, progress: Progr
                     for run in runs
                     if states[run.id] in ("waiting", "interrupted")
                     and run.id not in busy
+                    # A run that another process holds is left alone for a while, not started in a
+                    # tight loop.
                     and time.monotonic() >= not_before.get(run.id, 0.0)
                 ]
                 workers += [_start(run, out) for run in ready[: slots - len(workers)]]

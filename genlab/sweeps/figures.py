@@ -117,6 +117,8 @@ def curves(
     axes = [path for path in _fields(runs) if _is_axis(path, runs)]
     if not axes:
         return []
+    # The number with the most values makes the longest curve; every combination of the rest has a
+    # panel of its own.
     axis = max(axes, key=lambda path: len({run.point[path] for run in runs}))
     panels = []
     for score in dict.fromkeys(prediction.score for prediction in sweep.predictions):
@@ -158,6 +160,7 @@ def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Ma
     ]
     ends = []
     for index in dict.fromkeys(point.index for point in points):
+        # Runs come in the page's order; a line needs that of x.
         curve = sorted(
             (point for point in points if point.index == index), key=lambda point: point.cost
         )

@@ -83,6 +83,7 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
     for index, prediction in enumerate(sweep.predictions):
         if isinstance(prediction, Contrast) and _needed(prediction, labels) <= set(finished):
             sums[index] = _add_up(prediction, labels, finished, out)
+    # Holm over all contrasts of the page: with twenty predictions one would come true by chance.
     p_values = [_p_value(sum_, sweep.predictions[index]) for index, sum_ in sums.items()]
     corrected = dict(zip(sums, holm_correction(p_values).tolist() if p_values else []))
     findings = []
@@ -111,6 +112,7 @@ def judge(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> list[Finding]:
                     note=note,
                 )
             )
+    # Withdrawn after judging: the finding stays, only its verdict does not count.
     findings = [_withdraw(finding, sweep.withdrawn) for finding in findings]
     return findings + [
         Finding(text, "untested", "", "", "not tested at this scale") for text in sweep.untested
@@ -191,6 +193,7 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
     notes = []
     if prediction.margin is not None:
         outside = low > prediction.margin or high < -prediction.margin
+        # A difference within the margin is an equivalence test, so both ends must lie inside.
         verdict = (
             "reproduced"
             if is_sure and all(sum_.shows)
@@ -200,6 +203,7 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
         )
     elif is_sure and (low > 0 or high < 0):
         side = "below" if high < 0 else "above"
+        # An upper bound above an exact value shows nothing: the value itself may lie below.
         if sum_.shows[side == "above"]:
             verdict = "reproduced" if side == prediction.expect else "reversed"
         else:
@@ -207,6 +211,7 @@ def _weigh(prediction: Contrast, sum_: _Sum, p_holm: float) -> Finding:
                 f"the sum is significantly {side} zero, but upper bounds in it could hide the "
                 "opposite"
             )
+    # After the verdict, because no margin makes up for too few seeds.
     if sum_.seeds < SEEDS_FOR_A_STATEMENT:
         verdict = "inconclusive"
         notes.append(
@@ -255,6 +260,8 @@ def _divide(
             )
         costs.append(np.atleast_1d(entry["by_length"][length][prediction.cost]).astype(float))
     ratios, is_exact = costs[0] / costs[1], prediction.cost != "latency_s"
+    # Ratios of times are log-normal rather than normal, hence the geometric mean and an interval on
+    # the log scale.
     value = float(ratios[0] if is_exact else stats.gmean(ratios))
     half = (
         stats.sem(np.log(ratios)) * stats.t.ppf(1 - LEVEL / 2, len(ratios) - 1)
@@ -263,6 +270,7 @@ def _divide(
     )
     low, high = value * float(np.exp(-half)), value * float(np.exp(half))
     verdict: Verdict = "inconclusive"
+    # Calls and FLOPs have no spread, so one run decides.
     if (is_exact or len(ratios) >= SEEDS_FOR_A_STATEMENT) and (
         low > prediction.times or high < prediction.times
     ):
@@ -323,9 +331,11 @@ def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) ->
     )
     before, after = curves[prediction.before], curves[prediction.after]
     found = find_crossover(before, after, shared_error=shared)
+    # All points of all runs lie in one curve; each run gives one per training seed.
     seeds = len(before.x) // len(runs)
     last = before.x == before.x.max(), after.x == after.x.max()
     gap = float(after.score[last[1]].mean() - before.score[last[0]].mean())
+    # Crossing is not enough: the right one must lead after it.
     overtakes = gap < 0 if find_metric(prediction.score).direction == "lower" else gap > 0
     is_sure = found.verdict == "inside sweep" and seeds >= SEEDS_FOR_A_STATEMENT
     verdict: Verdict = ("reproduced" if overtakes else "reversed") if is_sure else "inconclusive"

@@ -183,6 +183,8 @@ def _length_rows(results: dict[str, Any]) -> list[list[str]]:
                 rate = format_value(float(length) / float(np.median(seconds)))
                 timed = ", ".join(format_seconds(value) for value in seconds)
                 rows.append([*told, format_quantity(cost["flops"]), timed, rate])
+    # By length first, so that arms can be compared within one; the sort is stable, so runs keep
+    # their order.
     return (
         [rows[0], *sorted(rows[1:], key=lambda row: float(row[0].split()[0]))]
         if len(rows) > 1
@@ -268,6 +270,7 @@ def _write_html(
         for run in runs
         if run.label in results
     )
+    # Below the findings and never among them: nobody predicted it.
     noticed = [Markup("<li>{}</li>").format(line) for line in sweep.noticed]
     sections = {
         "Question": notes,

@@ -66,20 +66,23 @@ def subsample(points: Sequence[Point], number: int, seed: int = 0) -> list[Point
 
 
 class Contrast(Config):
-    """Predicted: a weighted sum of scores lies below zero, above it, or within `margin` of it.
-
-    `terms` are weights of rows, an arm's name or `ARM @ LABEL` where the sweep has several points:
-    `{"masked @ minutes=5": 1, "ar @ minutes=5": -1}`. `size` is the value that was predicted, if
-    one was.
-    """
+    """Predicted: a weighted sum of scores lies below zero, above it, or within `margin` of it."""
 
     kind: Literal["contrast"] = "contrast"
     text: str
+    """The prediction in words; the page names it by them."""
     score: str
+    """Name of the score."""
     terms: dict[str, float] = pydantic.Field(min_length=1)
+    """Weights of rows, an arm's name or `ARM @ LABEL` where the sweep has several points: `{"masked
+    @ minutes=5": 1, "ar @ minutes=5": -1}`.
+    """
     expect: Expected
+    """Where the sum is predicted to lie."""
     margin: float | None = pydantic.Field(default=None, gt=0)
+    """Half width of what counts as no difference, in the unit of the score."""
     size: float | None = None
+    """The value that was predicted, if one was."""
     bounds_as_values: bool = False
     """The source compares upper bounds with exact values as if they were alike; so does the
     verdict, and says so.
@@ -103,18 +106,21 @@ class Contrast(Config):
 
 
 class Crossing(Config):
-    """Predicted: with growing x, `after` becomes better than `before`, inside the sweep.
-
-    `labels` choose the points whose runs are the curves; empty takes all of them.
-    """
+    """Predicted: with growing x, `after` becomes better than `before`, inside the sweep."""
 
     kind: Literal["crossing"] = "crossing"
     text: str
+    """The prediction in words; the page names it by them."""
     score: str
+    """Name of the score."""
     before: str
+    """The arm that is better at small x."""
     after: str
+    """The arm that is better at large x."""
     against: Literal["flops", "epochs", "seconds"] = "flops"
+    """What x is."""
     labels: tuple[str, ...] = ()
+    """Points whose runs are the curves; empty takes all of them."""
 
     def rows(self, labels: Sequence[str]) -> list[str]:
         """Return the rows that it is about."""
@@ -126,21 +132,27 @@ class Crossing(Config):
 
 
 class Ratio(Config):
-    """Predicted: drawing a clip of `length_s` seconds costs `over` more than `times` what it costs
-    `under`, or less.
+    """Predicted: drawing a clip costs `over` more than `times` what it costs `under`, or less.
 
-    `length_s` is one of `evaluation.lengths_s`. Calls and FLOPs are exact; seconds are of the
-    machine that ran it, one measurement per training seed.
+    Calls and FLOPs are exact; seconds are of the machine that ran it, one measurement per training
+    seed.
     """
 
     kind: Literal["ratio"] = "ratio"
     text: str
+    """The prediction in words; the page names it by them."""
     cost: Literal["network_calls", "flops", "latency_s"]
+    """What is compared."""
     length_s: float = pydantic.Field(gt=0)
+    """Length of the clip in seconds, one of `evaluation.lengths_s`."""
     over: str
+    """The row above the line, ARM or ARM @ LABEL."""
     under: str
+    """The row below the line."""
     expect: Literal["below", "above"]
+    """On which side of `times` the ratio is predicted to lie."""
     times: float = pydantic.Field(default=1.0, gt=0)
+    """The number that the ratio is compared with."""
 
     @property
     def score(self) -> str:
@@ -156,22 +168,30 @@ Prediction = Annotated[Contrast | Crossing | Ratio, pydantic.Field(discriminator
 
 
 class Sweep(Config):
-    """The page. `claim` and `source` are of a published statement that it tests, `faithful` how far
-    the test goes.
-    """
+    """The page: comparisons that differ in a few fields, and what is predicted of them."""
 
     name: Name
+    """Name of the page and of its directory."""
     question: str
+    """What the sweep asks, in one sentence."""
     fixed: str
+    """What stays the same, in words."""
     varied: str
+    """What changes, in words."""
     claim: str = ""
+    """A published statement that the page tests, if any."""
     source: str = ""
+    """Where it was published."""
     faithful: str = ""
+    """How far the test goes, and where it differs from the source."""
     base: Comparison
+    """The comparison that every run starts from."""
     points: tuple[dict[str, Any], ...] = ({},)
+    """Overrides of each run, by dotted path."""
     names: dict[str, str] = {}
     """Short names of varied fields for labels; without one, the last part of the path."""
     predictions: tuple[Prediction, ...] = ()
+    """What is predicted, before anything runs."""
     untested: tuple[str, ...] = ()
     """What the source claims too and this page does not ask, each with the reason: the page lists
     it, so that nobody takes a part for the whole.
@@ -187,6 +207,7 @@ class Sweep(Config):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Sweep":
+        # Expanding first: it validates the config of every run, so what follows can trust them.
         runs = expand(self)
         labels = [run.label for run in runs]
         if taken := {label for label in labels if labels.count(label) > 1}:
@@ -198,6 +219,7 @@ class Sweep(Config):
             raise ValueError(f"withdrawn: no prediction {unknown[0]!r}; expected one of {texts}")
         for prediction in self.predictions:
             for row in prediction.rows(labels):
+                # Everything here would otherwise be noticed only after days of training.
                 arm, _, label = row.partition(" @ ")
                 if not label and len(runs) > 1:
                     raise ValueError(

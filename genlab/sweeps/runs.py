@@ -268,8 +268,10 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
     strangers: list[Path] = []
     for path in sorted((out / "runs").iterdir()) if (out / "runs").is_dir() else ():
         run_id = path.name if path.is_dir() else path.name.removesuffix(".json")
+        # A status file of a run has the name of its directory and .json.
         if run_id in kept:
             continue
+        # A link could point out of the sweep, to what others own.
         is_ours = run_id in made and not _is_behind_link(path, out)
         if is_ours and not _is_alive(read_status(out / "runs" / run_id)):
             paths.append(path)
