@@ -78,6 +78,7 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
             f"{format_score(scored[0]['scores'][name])}."
         )
         return Answer("not settled", "Nothing is compared: there is one arm.", shows, "")
+    # One arm without the score is enough: a winner among the rest might not be the winner.
     if name is None or len(scored) < 2 or len(scored) < len(arms):
         missing = ", ".join(arm_title(arm) for arm in arms if arm not in scored) or "every arm"
         return Answer(
@@ -85,6 +86,7 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
         )
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
     shows, cannot = _describe(results, scored, name, seeds)
+    # From the gravest objection to the least: the first one that applies is the answer.
     if ledger.get("stamp") != "controlled":
         headline = "No winner is named: the arms differ in something that is not declared."
         reason = "Any difference may come from what the ledger below does not declare."
@@ -100,6 +102,7 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
             "how many more it takes."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
+    # Runs scored by an early version, whose intervals know of prompts only.
     if "seeds" not in covered(results):
         headline = (
             "Not settled: these intervals cover the choice of prompts alone; score the comparison "
@@ -116,6 +119,7 @@ def _decide(
     is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
     ranked = sorted(arms, key=lambda arm: arm["scores"][name]["value"], reverse=not is_lower_better)
     best, title = ranked[0], _lower_first(score_title(name))
+    # A best value that its own control contradicts settles nothing, however far it leads.
     if failed := _failed_control(results, best):
         headline = (
             f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed}."
@@ -124,6 +128,8 @@ def _decide(
     alike, beaten = [], []
     for rival in ranked[1:]:
         pair = find_difference(results, name, best["name"], rival["name"])
+        # One doubtful pair is enough: the best arm must be better than, or equivalent to, every
+        # other.
         if doubt := _doubt(results, best, rival, name, pair):
             return Answer("not settled", f"Not settled: {doubt}", shows, "")
         assert pair is not None, "an unpaired rival is a doubt"
@@ -142,6 +148,7 @@ def _decide(
             else ""
         )
         return Answer("equivalent", f"{headline}, {over}", shows, "")
+    # The closest rival alone: the others are beaten by more, and a table below has them all.
     rival, pair = beaten[0]
     headline = (
         f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better "
@@ -166,6 +173,7 @@ def _doubt(
     the two.
     """
     title = _lower_first(score_title(name))
+    # An upper bound can lie far above the value it bounds, so two of them rank nothing.
     if not is_conclusive(_validity(best, name), _validity(rival, name)):
         both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
         return (
@@ -178,6 +186,7 @@ def _doubt(
     if pair["better"] == best["name"]:
         return ""
     if pair.get("equivalent"):
+        # Equivalent to an arm that fails its control is no recommendation.
         failed = _failed_control(results, rival)
         return (
             failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
@@ -281,6 +290,7 @@ def _describe(
     values = "; ".join(f"{arm_title(arm)} {format_score(arm['scores'][name])}" for arm in arms)
     meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
     shows = f"{score_title(name)} ({meaning}): {values}."
+    # Pairs that differ and pairs that do not: silence about a pair would read as "no difference".
     told: dict[bool, list[str]] = {True: [], False: []}
     for arm, rival in itertools.combinations(arms, 2):
         pair = find_difference(results, name, arm["name"], rival["name"])

@@ -48,6 +48,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         ]
         for arm in arms
     ]
+    # The same reasons as on the page: who reads only the console must not miss them.
     doubted = [
         f"not trusted on this corpus, by its audit: {score_title(name)} ({reason})"
         for name in names
@@ -59,6 +60,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
         for item in results.get("differences", [])
         if item["score"] == name and item.get("plan")
     ]
+    # The plan is of the deciding score alone; one for every score would fill the screen.
     power = [[f"{item['a']} - {item['b']}", *power_cells(item["plan"])] for item in planned]
     if power:
         power = [
@@ -89,6 +91,7 @@ def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
         "sampling s\n/ audio s",
         "first\naudio s",
     ]
+    # Line breaks in the heads keep the table narrow enough for a terminal.
     rows = [head]
     for arm in model_arms(results):
         sampling = arm["sampling"]
@@ -130,6 +133,8 @@ def format_budget(
         "train FLOPs",
         "audio seen s",
     ]
+    # What the walk of the program finds over what the formula says: near 1, or one of them is
+    # wrong.
     head += ["epochs", "calls", "FLOPs/sample"]
     rows = [
         [
@@ -160,6 +165,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
     preflight = found.preflight
     seeds = f"{len(config.seeds)} training seed{'s' * (len(config.seeds) != 1)}"
     speakers = len({clip.speaker for clip in preflight.prompts})
+    # Bits depend on what each family can score, so they are known only after the budgets.
     bits = Check(
         ("bits_per_s",),
         bool(found.with_bits),
@@ -185,6 +191,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         f"{found.disk_bytes / 1e6:,.0f} MB",
         "nothing was encoded or trained (--dry-run)",
     ]
+    # The first line is the table of budgets, which is folded already.
     return "\n".join(wrap(line) if number and line else line for number, line in enumerate(lines))
 
 

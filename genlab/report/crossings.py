@@ -79,10 +79,11 @@ def _figure(entry: Mapping[str, Any], title: str, number: int) -> Markup:
     ]
     ends = []
     for index, (name, curve) in enumerate(curves.items()):
-
+        # The default binds this turn's curve; a closure would see the last one.
         def path(key: str, curve: Mapping[str, Any] = curve) -> list[str]:
             return [f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in zip(curve["grid"], curve[key])]
 
+        # Along the upper edge and back along the lower one, as one closed path.
         band = "L".join([*path("high"), *reversed(path("low"))])
         marks = join(
             marker(index, place_x(x), place_y(y), 3.0) for x, y in zip(curve["x"], curve["score"])

@@ -46,6 +46,7 @@ def dot_plots(results: Mapping[str, Any]) -> Markup:
 
 def _panel(results: Mapping[str, Any], name: str, number: int) -> Markup:
     indices = {arm["name"]: index for index, arm in enumerate(model_arms(results))}
+    # Real audio and the floors first: they are the bounds that the arms are read against.
     rows = sorted(
         results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2)
     )
@@ -57,6 +58,7 @@ def _panel(results: Mapping[str, Any], name: str, number: int) -> Markup:
         [value for score in scores for value in (*extremes(score), score["value"], *_seeds(score))]
     )
     bottom = _TOP + _LINE * len(rows) + 2
+    # A picture says nothing to a screen reader, so <desc> says all values.
     told = "; ".join(f"{arm_title(arm)}: {format_score(score)}" for arm, score in zip(rows, scores))
     facts = scores[-1]
     arrow = ARROWS.get(str(facts.get("direction", "")), "")

@@ -74,6 +74,7 @@ def _panel(
         point = Point(
             titles.get(arm, arm), order.index(arm), float(entry["costs"][cost]), entry["score"]
         )
+        # An arm whose settings are all beaten still has its place, and so its colour.
         fronts.setdefault(arm, [])
         (beaten if entry["dominated_by"][cost] else fronts[arm]).append(point)
     points = [point for front in fronts.values() for point in front]
@@ -100,6 +101,7 @@ def _panel(
                 marker(point.index, place_x(point.cost), place_y(point.score["value"]), 3.0),
             )
         )
+    # One label per arm, at its best point: labels at all points would hide the points.
     best = [
         min(front, key=lambda point: point.score["value"]) for front in fronts.values() if front
     ]
@@ -135,6 +137,7 @@ def _table(entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], nam
         beaten = [COSTS[cost] for cost, by in entry["dominated_by"].items() if by]
         cells = [entry["setting"], format_interval(entry["score"])]
         cells += [f"{entry['costs'][cost]:.3g}" for cost in COSTS]
+        # Beaten on every cost means useless; on some, a matter of what you pay for.
         cells.append("every cost" if len(beaten) == len(COSTS) else "; ".join(beaten) or "none")
         row = join(Markup("<td>{}</td>").format(cell) for cell in cells)
         rows.append(

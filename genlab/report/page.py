@@ -203,6 +203,7 @@ def _head(
         if (number := sum(row.get("status") == status for row in ledger.get("rows", [])))
     ]
     states = [control_status(item) for item in results.get("controls", [])]
+    # What does not apply to an arm cannot be passed, and must not lower the count.
     controls = [state for state in states if state != "not applicable"]
     passed = controls.count("passed")
     facts = [
@@ -274,6 +275,7 @@ def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
         if answer.winner
         else "No arm is marked, because no winner is established.",
     )
+    # The key explains only what occurs on this page.
     used = {
         str(score.get("validity"))
         for arm in results["arms"]
@@ -314,6 +316,8 @@ def _listen(
     heard = _made(results, "listening")
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
+    # The script reads where the plot begins in the pictures from data attributes, so that the
+    # playhead cannot drift from what mel.py draws.
     return heard + Markup(
         '<p class="lead">{} The same prompts and sampling seeds in every arm. Audio is lossless '
         "and not normalised. "
@@ -377,6 +381,7 @@ def _method(results: Mapping[str, Any]) -> Markup:
             for s in arm.get("scores", {}).values()
         }
     )
+    # Generated from the results rather than written: the text cannot claim what was not done.
     paragraphs = [
         f"Matching: {mode}: {_MODES[mode]}." if mode in _MODES else "",
         "One codec gives both views of the audio: codes are the residual quantisation of its "
@@ -421,6 +426,7 @@ def _reproduce(results: Mapping[str, Any], config: str) -> Markup:
             for name, text in versions.items()
         )
         parts.append(Markup('<dl class="facts">{}</dl>').format(rows))
+    # The page carries its data, so that it can be checked when the run directory is gone.
     data = {"results.json": json.dumps(results, indent=2, ensure_ascii=False, default=str)}
     if config:
         data = {"config.json": config, **data}

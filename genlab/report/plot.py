@@ -56,6 +56,7 @@ def _panel(
     points = []
     for index, arm in enumerate(model_arms(results)):
         score, cost = arm.get("scores", {}).get(name) or {}, find_cost(arm)
+        # A log axis has no place for zero, and an unmeasured cost is no point.
         if score.get("value") is not None and cost and math.isfinite(cost):
             points.append(Point(arm_title(arm), index, float(cost), score))
     if not points:
@@ -99,6 +100,8 @@ def draw_frame(
     x_scale: str = " (log scale)",
 ) -> Markup:
     """Return axes, grid and titles; `x_scale` says in words what the x axis is."""
+    # As many decimals as the distance of two ticks needs; the small number is against log10(0.1)
+    # just below -1.
     decimals = max(0, -math.floor(math.log10(y_ticks[1] - y_ticks[0]) + 1e-9))
     parts = [Markup('<text class="axis" x="2" y="12">{}</text>').format(y_title)]
     for tick in y_ticks:
@@ -184,6 +187,7 @@ def marker(index: int, x: float, y: float, size: float = 5.0) -> Markup:
         "M{x} {B}L{R} {t}H{L}z",
         "M{l} {t}L{r} {b}M{r} {t}L{l} {b}",
     )
+    # Diamonds and triangles reach further out, for markers of equal area.
     far = size * 1.35
     numbers = {
         "x": x,

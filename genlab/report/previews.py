@@ -53,8 +53,10 @@ def plan_previews(
     if not clips:
         return {}
     cond, num_frames = conditions(store, clips, run.data.num_frames)
+    # A key of its own and the same for every preview: only the model changes between them.
     key = jax.random.fold_in(jax.random.key(run.seed), _STREAM)
 
+    # A list, because `show` must keep the sampler between calls.
     compiled: list[CompiledSampler] = []
 
     def show(percent: int, model: nnx.Module) -> None:

@@ -318,6 +318,7 @@ def _arm_entry(
     first = next(iter(sampled.values()))
     train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
     frames = sum(len(wave) for wave in first.waves)
+    # What the batch computes beyond the clips' own frames: cheap arms pay for it too.
     padded = len(first.waves) * max(len(wave) for wave in first.waves)
     return {
         "name": budget.name,
@@ -407,6 +408,7 @@ def _coverage(num_seeds: int) -> str:
 def _method(config: Comparison, material: Material) -> list[str]:
     spec, content = material.store.info.spec, config.condition.content
     conditions = "frame-aligned semantic units" if content == "semantic" else content
+    # The page prints these lines as they are; facts come from the config, never from memory.
     return [
         f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no "
         "arm has seen. The "

@@ -48,6 +48,7 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
     head = _row(["Item", "Status", *names.values(), "Note"], "th", 'scope="col"')
     rows = []
     for row in ledger.get("rows", []):
+        # One wide cell where all agree: the eye should find what differs.
         values = [_plain_value(row.get("values", {}).get(name)) for name in names]
         if len(set(values)) == 1 and len(values) > 1:
             cells = Markup('<td colspan="{}" class="same">{}</td>').format(len(values), values[0])
@@ -97,6 +98,7 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
         cells = [_score_cell(arm, name, {**usual, "doubt": doubt}, results, answer) for arm in arms]
         rows.append(Markup("<tr>{}{}</tr>").format(_score_head(name, usual, doubt), join(cells)))
     head = join(heads)
+    # Arms with the same note share one footnote.
     notes: dict[tuple[str, str], list[str]] = {}
     for arm in arms:
         for name, score in arm.get("scores", {}).items():
@@ -138,6 +140,7 @@ def cost_table(results: Mapping[str, Any]) -> Markup:
         ("Time to first audio", [format_seconds(_sampling(arm, "first_audio_s")) for arm in arms]),
         ("Sampling compute per second of audio", [_flops_per_second(arm) for arm in arms]),
     ]
+    # A line that no arm has is left out; old results lack the newer ones.
     head = _row(["Cost", *(arm_title(arm) for arm in arms)], "th", 'scope="col"')
     rows = [
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
@@ -160,6 +163,7 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
     ]
     if not found or name is None:
         return Markup("")
+    # Only the deciding score: Holm's correction was made for these pairs.
     rows = [
         Markup(
             '<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>'
@@ -223,6 +227,7 @@ def control_table(results: Mapping[str, Any]) -> Markup:
     rows = []
     for item in results.get("controls", []):
         status = control_status(item)
+        # Not applicable is neither good nor bad, and looks like neither.
         css = {"passed": "good", "failed": "bad"}.get(status, "bounded")
         rows.append(
             Markup(
@@ -306,6 +311,7 @@ def _score_cell(
             'class="hidden">none</span></td>'
         ).format(_column(arm), MISSING)
     value, low, high = score["value"], score.get("low"), score.get("high")
+    # The row's head says what is usual; a cell says only where it departs from that.
     unlike = [
         f"n = {score[key]}" if key == "n" else str(score[key])
         for key in ("n", "validity", "unit")

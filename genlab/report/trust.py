@@ -43,6 +43,7 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
     rows = []
     for name, found in audit.items():
         must_notice = find_metric(name).must_notice
+        # A metric may miss what it was not made for; what it must see decides about trust.
         cells = [
             Markup('<td class="{}">{}{}</td>').format(
                 "bad" if seen in found["failed"] else "",
@@ -79,6 +80,7 @@ def metric_table(results: Mapping[str, Any]) -> Markup:
     names = list(dict.fromkeys(name for arm in results["arms"] for name in arm.get("scores", {})))
     rows = []
     for name in names:
+        # Results of another version may hold scores that the table of metrics does not know.
         if (metric := known_metric(name)) is not None:
             rows.append(
                 Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(

@@ -43,6 +43,7 @@ def tuning_section(tuning: Mapping[str, Any]) -> Markup:
             "uses what they "
             "found.</p>"
         )
+    # All trials, the bad ones too: what was tried is part of the result.
     trials = [
         [
             title,
@@ -74,6 +75,7 @@ def describe_tuning(tuning: Mapping[str, Any]) -> str:
         "random": "drawn at random, the same in every arm",
         "tpe": "chosen by TPE from the trials before",
     }
+    # TPE has no best-of-k curve: its trials are not independent draws.
     curve = (
         " The curve is the median best of k trials with a 95 % interval. Where the band is open "
         "below, so few trials "
@@ -141,7 +143,9 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
         ),
     ]
     for curve in curves:
+        # Where too few trials leave no interval, the line runs on without a band.
         banded = [point for point in curve if point.score["high"] is not None]
+        # Along the upper edge and back along the lower one, as one closed path.
         upper = [
             f"{place_x(point.cost):.1f} {place_y(point.score['high']):.1f}" for point in banded
         ]

@@ -46,6 +46,7 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
     doubt, commands.
     """
     answer = find_answer(results, ledger)
+    # Everything from outside passes `inert_markdown`: a question or a name could hold markup.
     parts = [
         f"# {inert_markdown(results.get('question') or QUESTION)}",
         (
@@ -174,6 +175,7 @@ def _cost(results: Mapping[str, Any]) -> str:
         ]
         for arm in model_arms(results)
     ]
+    # Fewer rows than the page: those that a decision needs.
     head = [
         "arm",
         "parameters",
