@@ -13,17 +13,15 @@ nothing; from its weights:
 Without `start_from` it continues from the weights that ship. Result: docs/codecs.md.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.codecs.discriminator import AdversarialConfig
+from genlab.load import call_base
 from genlab.runs import CodecRun
 from genlab.training.optim import OptimConfig
 
 
 def config() -> CodecRun:
     """Return the training run of the second stage."""
-    base = runpy.run_path(str(Path(__file__).with_name("codec_16khz.py")))["config"]()
+    base = call_base(__file__, "codec_16khz.py")
     critic = AdversarialConfig(start_step=0, generator_weight=0.1, matching_weight=0.3)
     optim = OptimConfig(peak_lr=6e-4, warmup_fraction=0.03, weight_decay=0.01, ema_decay=0.999)
     codec = base.codec.model_copy(update={"adversarial": critic})

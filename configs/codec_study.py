@@ -16,15 +16,13 @@ and again with seed=1, and with 'codec.distillation={"weight": 1}' for a weaker 
 export` each, then `genlab codec probe SPEECH_DIR --codec A,B,...`. Result: docs/codecs.md.
 """
 
-import runpy
-from pathlib import Path
-
+from genlab.load import call_base
 from genlab.runs import CodecRun
 
 
 def config() -> CodecRun:
     """Return the training run of the plain variant."""
-    base = runpy.run_path(str(Path(__file__).with_name("codec_16khz.py")))["config"]()
+    base = call_base(__file__, "codec_16khz.py")
     codec = base.codec.model_copy(update={"adversarial": None})
     return base.model_copy(
         update={"name": "codec_study", "codec": codec, "steps": 2000, "batch_size": 12}

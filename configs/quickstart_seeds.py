@@ -8,15 +8,13 @@ here before the run.
     genlab compare configs/quickstart_seeds.py --pareto
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.experiment import Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["config"]()
+    base = call_base(__file__, "quickstart.py")
     margins = {"wer_ctc": 0.05, "wer_grammar": 0.05}
     settings = base.settings.model_copy(update={"previews": 4})
     update = {"name": "quickstart_seeds", "seeds": (0, 1, 2), "audit": True, "equivalence": margins}

@@ -14,14 +14,12 @@ and only AR passes the prompt swap under the grammar recogniser (+0.25 [0.15, 0.
 the speaker swap. The table says so in its controls.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.experiment import Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with text as its content."""
-    base = runpy.run_path(str(Path(__file__).with_name("quickstart.py")))["config"]()
+    base = call_base(__file__, "quickstart.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "cross"})
     return base.model_copy(update={"name": "quickstart_text", "condition": condition})

@@ -15,6 +15,7 @@ from genlab.config import (
     explain,
 )
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
+from genlab.config.shipped import find_config
 from genlab.experiment import Comparison, DecoderRun
 from genlab.run.stored import parse_json, read_content
 from genlab.run.trust import check_code, load_classes, run_file, texts_of
@@ -39,10 +40,12 @@ def load_experiment(
     named: Collection[str] = (),
     trust_code: bool = False,
 ) -> Any:
-    """Return the experiment of a config file, of a `config.json`, or of a run directory.
+    """Return the experiment of a config file, a `config.json`, a run directory, or a name such as
+    `quickstart`.
 
     Args:
         path: a Python file is executed; a config.json neither executes nor chooses a download.
+            What does not exist may be the name of a config that comes with genlab.
         overrides: FIELD=VALUE; what they name counts as named by the person.
         named: Python files and published codecs that the person named elsewhere.
         trust_code: whether Python files that a config.json refers to may run.
@@ -51,14 +54,7 @@ def load_experiment(
         ConfigError: if there is no such file, it has no `config()`, a field is wrong, or a
             config.json refers to code or a download that nobody named.
     """
-    path = Path(path)
-    # pathlib raises on names longer than the system takes.
-    path = path / "config.json" if os.path.isdir(path) else path
-    if not os.path.isfile(path):
-        raise ConfigError(
-            f"config {path}: no such file; give a config file such as configs/quickstart.py or a "
-            "run directory"
-        )
+    path = find_config(path)
     if path.suffix == ".json":
         values = parse_json(read_content(path, fix=RESTORE) or b"", path=path, fix=RESTORE)
         kind = values.get("kind") if isinstance(values, dict) else None
@@ -85,8 +81,33 @@ def load_experiment(
     return experiment.override(overrides)
 
 
-def call_page(path: Path, name: str) -> Any:
-    """Return what the function `name` of a Python file returns, None if there is no such function.
+def call_base(file: str, base: str, function: str = "config", /, **values: Any) -> Any:
+    """Return what a function of another config returns, from which the config `file` goes on.
+
+    Args:
+        file: `__file__` of the config that goes on.
+        base: path of the other config, relative to the folder of `file`: copies of both stay
+            together.
+        function: its name.
+        **values: its arguments.
+
+    Raises:
+        ConfigError: if there is no such file or function, or it fails.
+    """
+    path = Path(os.path.normpath(Path(file).parent / base))
+    if not path.is_file():
+        raise ConfigError(
+            f"base {path}: no such file; {Path(file).name} goes on from it, so copy both"
+        )
+    found = call_page(path, function, **values)
+    if found is None:
+        raise ConfigError(f"base {path}: expected a function {function}() that returns a value")
+    return found
+
+
+def call_page(path: Path, name: str, /, **values: Any) -> Any:
+    """Return what the function `name` of a Python file returns for `values`, None if there is no
+    such function.
 
     Raises:
         ConfigError: if the file cannot be run or a field in it is wrong.
@@ -95,7 +116,7 @@ def call_page(path: Path, name: str) -> Any:
         raise ConfigError(f"{name} {path}: expected a Python file or a config.json")
     try:
         function: Any = run_file(path).get(name)
-        return None if function is None else function()
+        return None if function is None else function(**values)
     except pydantic.ValidationError as error:
         told = ConfigError(str(explain(error, _class_named(error.title)))).with_traceback(
             error.__traceback__

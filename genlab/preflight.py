@@ -14,6 +14,7 @@ from typing import NamedTuple
 from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest
@@ -280,7 +281,7 @@ def _find_fate(metric: Metric, evaluation: EvaluationConfig, real: int) -> tuple
         found = f"only {real} real clip{'s' * (real != 1)} to compare with"
         return False, f"{found}, {metric.fewest_real} needed"
     if missing := [name for name in metric.packages if importlib.util.find_spec(name) is None]:
-        return False, f"not installed: {', '.join(missing)}; `pip install 'genlab[codec]'`"
+        return False, f"not installed: {', '.join(missing)}; `{install_command('codec')}`"
     return True, "codec floors only" if metric.is_of_floors else ""
 
 

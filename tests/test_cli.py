@@ -37,6 +37,7 @@ COMMANDS = [
     "data",
     "doctor",
     "evaluate",
+    "init",
     "listen",
     "report",
     "sample",

@@ -400,6 +400,6 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(tmp_path, monkeypatch, cap
     )
     assert "report others" in refused("tune", quickstart, "prompts_split=valid", "--out", out)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert "pip install 'genlab[tune]'" in refused("tune", quickstart, "--out", out)
+    assert "pip install -e '.[tune]'" in refused("tune", quickstart, "--out", out)
     with pytest.raises(ConfigError, match=r"arms\.ar\.dropout"):
         make_comparison("arms.ar.dropout=1.5")

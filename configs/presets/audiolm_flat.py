@@ -9,16 +9,14 @@ all levels, and the speaker is given by name.
     genlab compare configs/presets/audiolm_flat.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(decoder=ARConfig(pattern=FlatPattern()), sampler=ARSampler(temperature=0.8))
     return base.model_copy(update={"name": "audiolm_flat", "arms": {"audiolm_flat": arm}})

@@ -11,16 +11,14 @@ moves it from one frame, autoregressive with diffusion over the levels, to the w
 configs/presets/d3pm_codes.py.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(decoder=BlockwiseConfig(block_frames=8), sampler=BlockwiseSampler(steps=8))
     question = "What do blocks of 8 frames give, in parallel inside and in order across?"
     return base.model_copy(

@@ -9,17 +9,15 @@ steps, temperature and guidance are ours.
     genlab compare configs/presets/calm.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(
         decoder=LatentARConfig(head=FlowMatching(width=192, draws=4), context_noise=0.3),
         sampler=LatentARSampler(steps=8, temperature=0.9, guidance=1.5),

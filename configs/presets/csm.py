@@ -8,16 +8,14 @@ budget. Unlike CSM: no audio context before the clip.
     genlab compare configs/presets/csm.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=DepthConfig(

@@ -10,16 +10,14 @@ Absorbing noise; `arms.d3pm_codes.decoder.noise.kind=uniform` with
 uniform kind (UDLM, 2412.10193).
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=32, order="random"))
     question = "What do all levels at once in random order give at this budget?"
     return base.model_copy(

@@ -8,17 +8,15 @@ the place of codes.
     genlab compare configs/presets/givt.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.noise.heads import GaussianMixture
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(
         decoder=LatentARConfig(head=GaussianMixture(components=16)),
         sampler=LatentARSampler(temperature=0.9),

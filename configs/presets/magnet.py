@@ -10,17 +10,15 @@ Steps, spans, temperature and top-p are those of its published code. Left out: t
 of the levels above the first, guidance that falls from 10 to 1, and rescoring by a second model.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.noise.unmasking import Spans
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     spans = Spans(frames=3)
     sampler = MaskedSampler(
         steps=(20, 10),

@@ -8,17 +8,15 @@ over codes).
     genlab compare configs/presets/mar.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(
         decoder=MARConfig(head=FlowMatching(width=192, draws=4)),
         sampler=MARSampler(rounds=16, steps=8, guidance=1.5),

@@ -12,16 +12,14 @@ level, so that the two differ in one thing. Left out: rescaled guidance, the cut
 entries, and its text-to-semantic stage.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     sampler = MaskedSampler(
         steps=(16, 1),
         order_temperature=0.0,

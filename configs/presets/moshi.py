@@ -12,18 +12,16 @@ learn about when to speak and nothing about what to answer.
     genlab compare configs/presets/moshi.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.data.dialogue import Dialogue
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.steps.streams import OtherStream, PlanStream
 from genlab.experiment import Arm, Comparison, TokenData
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=DepthConfig(

@@ -8,17 +8,15 @@ is characters that the decoder learns to read, not the output of T5.
     genlab compare configs/presets/musicgen.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.steps.patterns import DelayPattern
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     condition = base.condition.model_copy(
         update={"content": "text", "route": "cross", "dropout": 0.2}
     )

@@ -11,18 +11,16 @@ phones before them, and attention is not restricted to the phones that the plan 
     genlab compare configs/presets/ralle_cot.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.steps.patterns import DelayPattern
 from genlab.decoders.steps.streams import PlanStream
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=ARConfig(

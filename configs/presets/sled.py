@@ -9,17 +9,15 @@ out.
     genlab compare configs/presets/sled.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.noise.heads import EnergyScore
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(
         decoder=LatentARConfig(head=EnergyScore(width=192, samples=2, beta=1.0)),
         sampler=LatentARSampler(),

@@ -8,16 +8,14 @@ Question: how good are 16 + K - 1 parallel steps at the quick start's budget?
 The paper's steps and its greedy last step; its Conformer and its size are not here.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1)))
     question = "How good are 16 parallel steps for the first level and one for each further one?"
     return base.model_copy(

@@ -10,19 +10,17 @@ trained network for diffusers.
     genlab compare configs/presets/stable_audio_like.py
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.noise.paths import CosinePath
 from genlab.decoders.noise.solvers import DPMSolver
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     told = {"content": "text", "route": "cross", "duration": True, "clip_route": "adaln"}
     arm = Arm(
         decoder=DiffusionConfig(

@@ -13,16 +13,14 @@ every frame and not adaLN; Euler on an even grid in place of RK4 on a swayed one
 label, not an embedding and a reference clip.
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
 from genlab.experiment import Arm, Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the quick start with this arm alone."""
-    base = runpy.run_path(str(Path(__file__).parents[1] / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../quickstart.py")
     arm = Arm(
         decoder=LatentBlocksConfig(block_frames=12),
         sampler=LatentBlocksSampler(steps=16, guidance=1.5),

@@ -6,13 +6,11 @@ Question: does the ranking of families change with ten times the parameters?
     genlab compare configs/scale/scale_1b.py data.corpus.path=/path/to/speech
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.experiment import Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    at = runpy.run_path(str(Path(__file__).with_name("scale_30m.py")))["at"]
-    return at("scale_1b", width=2048, layers=20, batch_size=256, accumulate=4, peak_lr=3e-4)
+    size = {"width": 2048, "layers": 20, "batch_size": 256, "accumulate": 4, "peak_lr": 3e-4}
+    return call_base(__file__, "scale_30m.py", "at", name="scale_1b", **size)

@@ -6,13 +6,11 @@ Question: does the ranking of families change with ten times the parameters?
     genlab compare configs/scale/scale_300m.py data.corpus.path=/path/to/speech
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.experiment import Comparison
+from genlab.load import call_base
 
 
 def config() -> Comparison:
     """Return the comparison."""
-    at = runpy.run_path(str(Path(__file__).with_name("scale_30m.py")))["at"]
-    return at("scale_300m", width=1024, layers=24, batch_size=512, accumulate=8, peak_lr=5e-4)
+    size = {"width": 1024, "layers": 24, "batch_size": 512, "accumulate": 8, "peak_lr": 5e-4}
+    return call_base(__file__, "scale_30m.py", "at", name="scale_300m", **size)

@@ -217,7 +217,7 @@ def _add_runs(add: AddCommand) -> None:
     command = add(
         "compare",
         "Train, sample and score every arm of a comparison.",
-        "genlab compare configs/quickstart.py --out runs/first",
+        "genlab compare quickstart --out runs/first",
     )
     _takes_config(command)
     command.add_argument(
@@ -243,7 +243,7 @@ def _add_runs(add: AddCommand) -> None:
     command = add(
         "train",
         "Train one model: codec, recogniser, or one arm of a comparison.",
-        "genlab train configs/quickstart.py --arm ar --out runs/ar",
+        "genlab train quickstart --arm ar --out runs/ar",
     )
     _takes_config(command)
     command.add_argument(
@@ -277,7 +277,7 @@ def _add_tuning(add: AddCommand) -> None:
             "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one "
             "validation score."
         ),
-        "genlab tune configs/quickstart.py --trials 16 --space peak_lr=[5e-4,5e-3]",
+        "genlab tune quickstart --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
     _takes_config(command)
     command.add_argument(
@@ -464,7 +464,7 @@ def _add_inputs(add: AddCommand) -> None:
     command = add(
         "budget",
         "Print what every arm would spend, without spending it.",
-        "genlab budget configs/quickstart.py",
+        "genlab budget quickstart",
     )
     _takes_config(command)
     command = add(
@@ -474,12 +474,9 @@ def _add_inputs(add: AddCommand) -> None:
             "verifies "
             "every byte."
         ),
-        "genlab data configs/quickstart.py",
+        "genlab data quickstart",
     )
-    _takes_config(
-        command,
-        "config file, config.json or run directory, with the word `check` before it to verify",
-    )
+    _takes_config(command, "as in compare; with the word `check` before it to verify")
     command = add(
         "codec",
         (
@@ -547,7 +544,7 @@ def _add_machine(add: AddCommand) -> None:
             "Compile every arm's training step and sampler for a TPU slice, without having one: do "
             "they fit?"
         ),
-        "genlab aot configs/scale/scale_300m.py --topology v5litepod-16",
+        "genlab aot scale_300m --topology v5litepod-16",
     )
     _takes_config(command)
     command.add_argument(
@@ -571,6 +568,14 @@ def _add_machine(add: AddCommand) -> None:
         help="keep the last compiled program, for use on such a slice",
     )
     command = add(
+        "init",
+        "Write the configs that come with genlab to a folder, for you to edit.",
+        "genlab init configs",
+    )
+    command.add_argument(
+        "folder", type=_local, metavar="DIR", help="the folder; files that differ are left alone"
+    )
+    command = add(
         "check",
         (
             "Try out a decoder, mixer or feed-forward part of your own at toy size: what it must "
@@ -588,7 +593,8 @@ def _add_machine(add: AddCommand) -> None:
 
 
 def _takes_config(
-    command: argparse.ArgumentParser, what: str = "config file, config.json or run directory"
+    command: argparse.ArgumentParser,
+    what: str = "config file, config.json, run directory, or a name such as quickstart",
 ) -> None:
     command.add_argument("config", type=_named, help=what)
     command.add_argument(

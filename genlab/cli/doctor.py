@@ -21,6 +21,7 @@ from genlab import __version__
 from genlab.cli.extras import EXTRAS
 from genlab.codecs import frozen
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.evaluate.sessions import find_weights
 from genlab.machine.memory import memory_bytes, memory_is_reused
 from genlab.nets.weights import load_metadata
@@ -79,8 +80,9 @@ def _examine_versions() -> list[Finding]:
     )
     missing = [name for name, version in found.items() if not version]
     if missing:
-        fix = "python -m pip install -e . -c constraints.txt"
-        findings.append(("!!", f"missing packages: {', '.join(missing)}; run `{fix}`"))
+        findings.append(
+            ("!!", f"missing packages: {', '.join(missing)}; run `{install_command()}`")
+        )
     return findings
 
 

@@ -17,8 +17,10 @@ class Extra(NamedTuple):
 
     @property
     def command(self) -> str:
-        """What installs it, from a checkout."""
-        return f"python -m pip install -e '.[{self.name}]'"
+        """What installs it, from a checkout or from a package index."""
+        from genlab.config.shipped import install_command
+
+        return install_command(self.name)
 
     def is_installed(self) -> bool:
         """Return whether every package of it can be imported; none is."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.config import ConfigError, GenlabError
+from genlab.config.shipped import find_config
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Clip, Manifest
 from genlab.experiment import Comparison, DecoderRun
@@ -273,9 +274,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
     from genlab.data.store import INFO_NAME
 
     if not arguments.overrides:
-        raise ConfigError(
-            "check: which config? For example: genlab data check configs/quickstart.py"
-        )
+        raise ConfigError("check: which config? For example: genlab data check quickstart")
     path, *overrides = arguments.overrides
     config = load_experiment(path, tuple(overrides), trust_code=arguments.trust_code)
     has_store = isinstance(config, Comparison | DecoderRun)
@@ -396,6 +395,18 @@ def check(arguments: argparse.Namespace, command: str) -> int:
     return 1 if broken else 0
 
 
+def init(arguments: argparse.Namespace, command: str) -> int:
+    """Write the configs that come with genlab to a folder."""
+    from genlab.cli.init import write_configs
+
+    written = write_configs(arguments.folder)
+    print(
+        f"{len(written)} configs in {arguments.folder}; next: genlab compare "
+        f"{arguments.folder / 'quickstart.py'}"
+    )
+    return 0
+
+
 def doctor(arguments: argparse.Namespace, command: str) -> int:
     """Print what this machine has."""
     from genlab.cli.doctor import examine
@@ -414,7 +425,10 @@ def _read(arguments: argparse.Namespace) -> Any:
 
     overrides = tuple(arguments.overrides)
     config = load_experiment(arguments.config, overrides, trust_code=arguments.trust_code)
-    is_data = isinstance(config, Comparison | DecoderRun) and Path(arguments.config).suffix != ".py"
+    is_data = (
+        isinstance(config, Comparison | DecoderRun)
+        and find_config(arguments.config).suffix != ".py"
+    )
     if is_data and arguments.command != "aot" and config.data.codec not in texts_of(overrides):
         check_is_local(config.data.codec, Path(arguments.config))
     return config

@@ -269,12 +269,16 @@ def _write_overview(
 def current_commit() -> str:
     """Return the git commit of this source tree, with "+" if it has local changes; empty outside a
     checkout.
+
+    An installed package may lie in the checkout of something else, whose commit says nothing about
+    genlab.
     """
     here = Path(__file__).parents[1]
     run = functools.partial(
         subprocess.run, cwd=here, capture_output=True, text=True, check=True, timeout=10
     )
     try:
+        run(["git", "ls-files", "--error-unmatch", __file__])
         commit = run(["git", "rev-parse", "--short=10", "HEAD"]).stdout.strip()
         return commit + (
             "+" if run(["git", "status", "--porcelain", "--", str(here)]).stdout else ""

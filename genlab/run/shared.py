@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.machine import hosts
 from genlab.run.names import inside
 
@@ -98,9 +99,7 @@ def open_bucket() -> Any:
     try:
         return fsspec.filesystem("gcs", finalize_on_close=True)
     except ImportError:
-        raise GenlabError(
-            f"{SCHEME} needs gcsfs: python -m pip install -e '.[gcs]' -c constraints.txt"
-        ) from None
+        raise GenlabError(f"{SCHEME} needs gcsfs; run `{install_command('gcs')}`") from None
 
 
 def put(files: Any, content: bytes, url: str) -> None:

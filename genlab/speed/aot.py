@@ -33,6 +33,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import sample_cost, train_flops
@@ -141,7 +142,7 @@ def describe(topology: Topology) -> Any:
         GenlabError: if the compiler is not installed or does not know the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
-        raise GenlabError("aot: the TPU compiler is not installed; run `pip install -e '.[aot]'`")
+        raise GenlabError(f"aot: the TPU compiler is not installed; run `{install_command('aot')}`")
     try:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology.compiler_name, **topology.options

@@ -33,6 +33,7 @@ from flax import nnx
 
 from genlab.arms import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
+from genlab.config.shipped import install_command
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
@@ -432,7 +433,7 @@ def _require_optuna() -> Any:
         import optuna
     except ImportError:
         raise GenlabError(
-            "tune: optuna is not installed; run: pip install 'genlab[tune]'"
+            f"tune: optuna is not installed; run `{install_command('tune')}`"
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from genlab.codecs.frozen import SHIPPED
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_OK, EXIT_RESUME
 from genlab.run.trust import find_code
 from genlab.sweeps.page import SweepRun
@@ -139,7 +140,7 @@ def launch_on_skypilot(runs: Sequence[SweepRun], out: Path, task_file: Path) -> 
         import sky
     except ImportError:
         raise GenlabError(
-            "--executor skypilot: needs SkyPilot; pip install 'genlab[cloud]'"
+            f"--executor skypilot: needs SkyPilot; run `{install_command('cloud')}`"
         ) from None
     names = []
     for run in runs:

@@ -12,12 +12,10 @@ other.
     genlab sweep report sweeps/claims/codes_or_latents.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.experiment import Arm, Budget
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Sweep
 
 TABLE_WINS = (
@@ -41,7 +39,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     calm = LatentARConfig(head=FlowMatching(width=192, draws=4), context_noise=0.3)
     arms = {
         "ar_codes": base.arms["ar"],

@@ -13,15 +13,13 @@ the speaker.
     genlab sweep report sweeps/claims/one_epoch.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, TokenData
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Sweep, product
 
 BUDGETS = [1.16e12, 4.64e12]
@@ -29,7 +27,7 @@ BUDGETS = [1.16e12, 4.64e12]
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     arms = {
         "ar": Arm(decoder=ARConfig(infill_share=0.0), sampler=ARSampler()),
         "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=8)),

@@ -12,15 +12,13 @@ start all three learn clips by heart, and then the order says nothing of the pat
     genlab sweep report sweeps/claims/pattern_order.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.steps.patterns import DelayPattern, FlatPattern
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget, TokenData
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Sweep, zipped
 
 PATTERNS = {
@@ -47,7 +45,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     arms = {
         name: Arm(decoder=ARConfig(pattern=found, infill_share=0.0), sampler=ARSampler())
         for name, found in PATTERNS.items()

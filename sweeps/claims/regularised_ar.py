@@ -11,14 +11,12 @@ before the run and not tuned.
     genlab sweep report sweeps/claims/regularised_ar.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Sweep
 
 HELPS = {
@@ -43,7 +41,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     plain = ARConfig(infill_share=0.0)
     arms = {
         "ar": Arm(decoder=plain, sampler=ARSampler(), dropout=0.0, weight_decay=0.02),

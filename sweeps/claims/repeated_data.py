@@ -12,14 +12,12 @@ counterpart, unconditional but for the speaker.
     genlab sweep report sweeps/claims/repeated_data.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Crossing, Sweep, chain, product
 
 SMALL, LARGE = 100, 1124
@@ -52,7 +50,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     arms = {
         "ar": Arm(decoder=ARConfig(infill_share=0.0), sampler=ARSampler()),
         "absorbing": Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=8)),

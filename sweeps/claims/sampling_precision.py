@@ -13,12 +13,10 @@ second has too few codes and steps for 24 to tell. All arms share their training
     genlab sweep report sweeps/claims/sampling_precision.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
 from genlab.decoders.noise.schedules import LinearHiding
 from genlab.experiment import Arm, Budget
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Sweep
 
 JOINT = DiscreteSampler(steps=64, hiding=LinearHiding(), order="joint", noise_bits=24)
@@ -35,7 +33,7 @@ SAMPLERS = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     small = {"width": 128, "layers": 3, "heads": 4}
     update = {
         "arms": {

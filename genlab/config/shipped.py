@@ -1,0 +1,75 @@
+"""The configs that come with genlab, by name: `quickstart` is configs/quickstart.py, wherever
+genlab is installed.
+
+They live once, in the folder configs/ of the checkout; setup.py puts a copy into a wheel, as
+genlab/configs. A path that exists always wins over a name.
+"""
+
+import difflib
+import os
+from pathlib import Path
+
+from genlab.config.errors import ConfigError
+
+PACKAGE = Path(__file__).parents[1]
+EXAMPLE = "configs/quickstart.py"
+
+
+def is_checkout() -> bool:
+    """Return whether this genlab is a checkout, or an editable install of one, and not a wheel."""
+    return not (PACKAGE / "configs").is_dir()
+
+
+def install_command(extra: str = "") -> str:
+    """Return what installs genlab with the packages of `extra`, as this genlab was installed."""
+    name = f"[{extra}]" if extra else ""
+    if is_checkout():
+        return f"python -m pip install -e '.{name}' -c constraints.txt"
+    return f"python -m pip install 'genlab{name}'"
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the configs that come with genlab."""
+    return (PACKAGE.parent if is_checkout() else PACKAGE) / "configs"
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the file of every config by its name, which is that of the file without its folder and
+    ending.
+    """
+    return {path.stem: path for path in sorted(shipped_folder().rglob("*.py"))}
+
+
+def find_config(text: str | Path) -> Path:
+    """Return the file of a config: that of a path, of a run directory, or of a name such as
+    `moshi`.
+
+    A preset may be named with its folder, as in `presets/moshi`.
+
+    Raises:
+        ConfigError: if there is neither such a file nor such a name; it lists the names.
+    """
+    path = Path(text)
+    # `os.path` returns False for names longer than the system takes, where pathlib raises.
+    if os.path.isdir(path):
+        path = path / "config.json"
+    elif not os.path.exists(path):
+        configs, folder = shipped_configs(), shipped_folder()
+        named = configs.get(path.name)
+        if named is not None and str(text) in (
+            path.name,
+            str(named.relative_to(folder).with_suffix("")),
+        ):
+            return named
+        near = difflib.get_close_matches(path.stem, configs, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"config {path}: no such file; give a config file such as {EXAMPLE}, a run directory, "
+            "or a name: "
+            f"{', '.join(configs)}{meant}"
+        )
+    if not os.path.isfile(path):
+        raise ConfigError(
+            f"config {path}: no such file; give a config file such as {EXAMPLE} or a run directory"
+        )
+    return path
