@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
+from genlab.cli.values import local, named, place, whole
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
+    _add_init(add)
     _add_runs(add)
     _add_results(add)
     _add_crossover(add)
@@ -161,43 +163,6 @@ def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
             )
 
 
-def _place(text: str) -> str | Path:
-    """Parse a directory; one in a bucket stays text, because a path would lose a slash of gs://."""
-    return text if "://" in text else Path(_named(text))
-
-
-def _named(text: str) -> str:
-    """Parse a path as it was written; an unset variable of the shell must not name the current
-    directory.
-    """
-    if not text.strip():
-        raise argparse.ArgumentTypeError("'': expected a path, got nothing; is a variable empty?")
-    return text
-
-
-def _whole(text: str) -> int:
-    """Parse a whole number as people write it; `int` also accepts underscores, blanks and other
-    alphabets.
-    """
-    from genlab.config.errors import shorten
-
-    digits = text.removeprefix("-")
-    if not digits.isascii() or not digits.isdigit() or len(digits) > 4000:
-        raise argparse.ArgumentTypeError(f"{shorten(text)}: expected a whole number")
-    return int(text)
-
-
-def _local(text: str) -> Path:
-    """Parse a path that must be on a local disk."""
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text}: expected a path on a local disk; only compare, train, tune, sample, "
-            "evaluate, report and listen "
-            "work in a bucket"
-        )
-    return Path(_named(text))
-
-
 def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     if not any("://" in str(getattr(arguments, name, "")) for name in ("config", "out")):
         return contextlib.nullcontext()
@@ -221,7 +186,7 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument(
-        "--out", type=_place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH"
+        "--out", type=place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH"
     )
     command.add_argument(
         "--pareto",
@@ -230,7 +195,7 @@ def _add_runs(add: AddCommand) -> None:
     )
     command.add_argument(
         "--tuned",
-        type=_local,
+        type=local,
         metavar="TUNING.json",
         help="train each arm with its best setting from `genlab tune`",
     )
@@ -247,7 +212,7 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument(
-        "--out", type=_place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH"
+        "--out", type=place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH"
     )
     command.add_argument("--arm", help="which arm to train, if the config is a comparison")
     command = add(
@@ -257,12 +222,12 @@ def _add_runs(add: AddCommand) -> None:
     )
     _takes_config(command, "run directory of a trained arm")
     command.add_argument(
-        "--out", type=_place, default=Path("samples"), help="directory for the FLAC files"
+        "--out", type=place, default=Path("samples"), help="directory for the FLAC files"
     )
     command.add_argument(
-        "--prompts", type=_whole, default=8, help="how many held-out clips to sample"
+        "--prompts", type=whole, default=8, help="how many held-out clips to sample"
     )
-    command.add_argument("--seed", type=_whole, default=0, help="seed of the draws")
+    command.add_argument("--seed", type=whole, default=0, help="seed of the draws")
     command.add_argument(
         "--keep",
         metavar="FROM:TO",
@@ -281,7 +246,7 @@ def _add_tuning(add: AddCommand) -> None:
     )
     _takes_config(command)
     command.add_argument(
-        "--trials", type=_whole, help="settings to try per arm, including its own (default 16)"
+        "--trials", type=whole, help="settings to try per arm, including its own (default 16)"
     )
     command.add_argument(
         "--fraction",
@@ -295,7 +260,7 @@ def _add_tuning(add: AddCommand) -> None:
         "--sampler", help="random (default) or tpe, which gives no best-of-k curve"
     )
     command.add_argument(
-        "--seed", type=_whole, help="seed of the drawn settings and of sampling (default 0)"
+        "--seed", type=whole, help="seed of the drawn settings and of sampling (default 0)"
     )
     command.add_argument(
         "--space",
@@ -308,7 +273,18 @@ def _add_tuning(add: AddCommand) -> None:
         ),
     )
     command.add_argument(
-        "--out", type=_place, help="directory of the trials (default: runs/tune-NAME-KEY)"
+        "--out", type=place, help="directory of the trials (default: runs/tune-NAME-KEY)"
+    )
+
+
+def _add_init(add: AddCommand) -> None:
+    command = add(
+        "init",
+        "Write the configs that come with genlab to a folder, for you to edit.",
+        "genlab init configs",
+    )
+    command.add_argument(
+        "folder", type=local, metavar="DIR", help="the folder; files that differ are left alone"
     )
 
 
@@ -339,7 +315,7 @@ def _add_results(add: AddCommand) -> None:
         "genlab listen runs/first --prompts 8",
     )
     command.add_argument(
-        "config", type=_named, metavar="RUN_DIR", help="run directory of a comparison"
+        "config", type=named, metavar="RUN_DIR", help="run directory of a comparison"
     )
     _takes_trust(command)
     command.add_argument(
@@ -350,20 +326,20 @@ def _add_results(add: AddCommand) -> None:
     )
     command.add_argument(
         "--prompts",
-        type=_whole,
+        type=whole,
         help="how many prompts to hear (default: 10, or as many as differ)",
     )
     command.add_argument(
         "--seed",
-        type=_whole,
+        type=whole,
         default=0,
         help="seed of the choice of prompts; the key is always random",
     )
     command.add_argument(
-        "--out", type=_place, help="directory of the page, key and result (default: RUN_DIR/listen)"
+        "--out", type=place, help="directory of the page, key and result (default: RUN_DIR/listen)"
     )
     command.add_argument(
-        "--merge", nargs="+", type=_local, metavar="ANSWERS.json", help="answers of the listeners"
+        "--merge", nargs="+", type=local, metavar="ANSWERS.json", help="answers of the listeners"
     )
 
 
@@ -383,7 +359,7 @@ def _add_crossover(add: AddCommand) -> None:
     command.add_argument(
         "runs",
         nargs="+",
-        type=_local,
+        type=local,
         metavar="RUN_DIR",
         help="finished comparisons at several budgets",
     )
@@ -400,7 +376,7 @@ def _add_crossover(add: AddCommand) -> None:
         help="budgets of a planned sweep: how likely is it to show the crossing?",
     )
     command.add_argument(
-        "--seeds", type=_whole, default=3, help="training seeds per budget of the plan"
+        "--seeds", type=whole, default=3, help="training seeds per budget of the plan"
     )
     command.add_argument(
         "--exponents",
@@ -423,12 +399,12 @@ def _add_sweep(add: AddCommand) -> None:
     command.add_argument(
         "page",
         nargs="?",
-        type=_local,
+        type=local,
         help="Python file that defines sweep(); for list, a folder; for plan, a config",
     )
     command.add_argument(
         "--out",
-        type=_local,
+        type=local,
         help="directory of the sweep (default: runs/sweep-NAME); for plan, the page to write",
     )
     command.add_argument(
@@ -442,7 +418,7 @@ def _add_sweep(add: AddCommand) -> None:
     )
     command.add_argument(
         "--slots",
-        type=_whole,
+        type=whole,
         default=1,
         help="run: how many processes at a time on this machine (default 1)",
     )
@@ -491,7 +467,7 @@ def _add_inputs(add: AddCommand) -> None:
     command.add_argument(
         "paths",
         nargs="*",
-        type=_local,
+        type=local,
         help=(
             "load KIND | export RUN_DIR OUT.safetensors | roundtrip IN.wav OUT.wav | score, bench "
             "or probe DIR"
@@ -508,7 +484,7 @@ def _add_inputs(add: AddCommand) -> None:
         "--weights", help="load: a directory with config.json and safetensors, or a Hub id"
     )
     command.add_argument(
-        "--levels", type=_whole, help="how many codebooks to decode, from the first (default: all)"
+        "--levels", type=whole, help="how many codebooks to decode, from the first (default: all)"
     )
     _takes_trust(command)
     command.add_argument(
@@ -529,7 +505,7 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument("--json", action="store_true", help="one JSON line per workload")
     command.add_argument(
         "--rounds",
-        type=_whole,
+        type=whole,
         default=5,
         help="how often to repeat (default 5); the median counts",
     )
@@ -557,23 +533,15 @@ def _add_machine(add: AddCommand) -> None:
     command.add_argument(
         "--largest-batch", action="store_true", help="search for the largest batch that fits"
     )
-    command.add_argument("--out", type=_local, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument("--out", type=local, metavar="FILE", help="write all numbers as JSON")
     command.add_argument(
         "--markdown", action="store_true", help="print the table as Markdown, with all columns"
     )
     command.add_argument(
         "--save-executable",
-        type=_local,
+        type=local,
         metavar="FILE",
         help="keep the last compiled program, for use on such a slice",
-    )
-    command = add(
-        "init",
-        "Write the configs that come with genlab to a folder, for you to edit.",
-        "genlab init configs",
-    )
-    command.add_argument(
-        "folder", type=_local, metavar="DIR", help="the folder; files that differ are left alone"
     )
     command = add(
         "check",
@@ -596,7 +564,7 @@ def _takes_config(
     command: argparse.ArgumentParser,
     what: str = "config file, config.json, run directory, or a name such as quickstart",
 ) -> None:
-    command.add_argument("config", type=_named, help=what)
+    command.add_argument("config", type=named, help=what)
     command.add_argument(
         "overrides",
         nargs="*",
