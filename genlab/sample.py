@@ -10,6 +10,7 @@ have nothing to play before their last network call.
 import dataclasses
 import functools
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -230,7 +231,7 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
             f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another"
         )
     ours = set(read_stored(out / SAMPLED_NAME, list[str], fix="use another --out") or ())
-    if taken := [name for name in names if name not in ours and (out / name).exists()]:
+    if taken := [name for name in names if name not in ours and os.path.lexists(out / name)]:
         raise GenlabError(
             f"{out / taken[0]}: already exists, and `genlab sample` did not write it; use another "
             "--out"

@@ -42,7 +42,7 @@ from genlab.preflight import excuses, find_reference, recognisers
 from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
-from genlab.run.cache import cache_root
+from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
 from genlab.sample import Sampled, compile_sampler, conditions
@@ -111,8 +111,9 @@ def audit(
             progress,
             metrics=config.data.domain.metrics,
         )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {name: one.to_dict() for name, one in found.items()})
+        with writing_to_cache():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {name: one.to_dict() for name, one in found.items()})
     return read_audit(config, material)
 
 

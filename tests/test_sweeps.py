@@ -259,13 +259,13 @@ def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):
 def test_a_card_is_not_written_over_a_text_of_a_person(tmp_path, capsys):
     from genlab.cli.sweeps import _check_card
 
-    card = tmp_path / "page.md"
-    _check_card(card, make_sweep())
+    page, card = tmp_path / "page.py", tmp_path / "page.md"
+    _check_card(page, make_sweep())
     card.write_text("# toy: inconclusive\n")
-    _check_card(card, make_sweep())
+    _check_card(page, make_sweep())
     card.write_text("# My notes\n")
     with pytest.raises(GenlabError, match="is not the card of this page"):
-        _check_card(card, make_sweep())
+        _check_card(page, make_sweep())
 
 
 def test_a_managed_job_is_the_same_command_in_the_bucket(tmp_path, monkeypatch):

@@ -89,10 +89,12 @@ def _load_codec(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from genlab.codecs.frozen import export_codec
     from genlab.data.corpus import Embedded, build_corpus
+    from genlab.nets.weights import check_can_save
     from genlab.recognisers.export import export_recogniser
     from genlab.train import load_trained
 
     run_dir, out = arguments.paths
+    check_can_save(out)
     run = load_experiment(run_dir, trust_code=arguments.trust_code)
     if not isinstance(run, CodecRun | RecogniserRun):
         raise GenlabError(
@@ -168,11 +170,13 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
 def _roundtrip(arguments: argparse.Namespace) -> None:
     from genlab.codecs.frozen import load_codec
     from genlab.data.audio import read_wave, to_int16, write_audio, written_format
+    from genlab.run.ownership import refuse_to_replace
 
     source, target = arguments.paths
     written_format(target)  # first: a wrong extension must not cost the wait for the codec
     if target.exists() and source.exists() and target.samefile(source):
         raise GenlabError(f"{target}: is the input file itself; write to another file")
+    refuse_to_replace(target)
     frozen = load_codec(arguments.codec)
     rate = frozen.wave_rate_hz
     wave = read_wave(source, sample_rate_hz=rate)

@@ -6,6 +6,7 @@ In: the parsed arguments. Out: text on standard output, the exit code, and the f
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from genlab.load import load_experiment
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK
 from genlab.report.console import align, fold
 from genlab.report.text import format_quantity, format_seconds
+from genlab.run.ownership import check_has_no_way_out, refuse_to_replace
+from genlab.run.stored import write_atomically
 from genlab.sweeps.executors import launch_on_skypilot, print_commands, run_locally
 from genlab.sweeps.isoflop import PAGE
 from genlab.sweeps.notebook import verdict_of, write_notebook
@@ -110,17 +113,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     out = arguments.out or FOLDER / f"isoflop_{config.name}.py"
     if out.suffix != ".py":
         raise GenlabError(f"--out {out}: expected the name of a page, which ends in .py")
-    if out.exists():
-        raise GenlabError(f"{out}: already exists; use another --out, or delete it")
+    refuse_to_replace(out)
     facts = {"config": str(arguments.page), "families": tuple(families), "budgets": budgets}
-    # a page that cannot be run is not left behind
-    partial = out.with_name(f".{out.stem}.partial.py")
-    try:
-        partial.write_text(PAGE.format(name=out.stem, **facts), encoding="utf-8")
-        rows = _plan_rows(load_sweep(partial))
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    page = PAGE.format(name=out.stem, **facts)
+    with tempfile.TemporaryDirectory() as folder:  # a page that cannot be run is not left behind
+        trial = Path(folder) / "page.py"
+        trial.write_text(page, encoding="utf-8")
+        rows = _plan_rows(load_sweep(trial))
+    write_atomically(out, page)
     print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
     return EXIT_OK
 
@@ -169,6 +169,7 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
             f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name "
             "another --out"
         )
+    check_has_no_way_out(out)
     runs = expand(sweep)
     states = [read_state(run, out).state for run in runs]
     if "finished" not in states:
@@ -177,20 +178,12 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
             f"{out}: no run of this page has finished ({told}); run `genlab sweep run "
             f"{arguments.page}` first"
         )
+    if arguments.card:
+        _check_card(arguments.page, sweep)  # before anything is written
     text, findings = write_notebook(sweep, runs, arguments.page, out)
     print(text)
     if arguments.card:
-        card = arguments.page.with_suffix(".md")
-        _check_card(card, sweep)
-        figure = out / "figure.svg"
-        if figure.exists():
-            arguments.page.with_suffix(".svg").write_text(
-                figure.read_text(encoding="utf-8"), encoding="utf-8"
-            )
-        card.write_text(
-            text.replace("(figure.svg)", f"({arguments.page.stem}.svg)"), encoding="utf-8"
-        )
-        print(f"card:        {card}")
+        print(f"card:        {_write_card(arguments.page, text, out / 'figure.svg')}")
     # Apart, because every arm has a row in the table of its own run too.
     print(
         f"page:        {out / 'report.html'}\ntable:       {tensorboard_command(out / 'hparams')}"
@@ -200,13 +193,32 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _check_card(card: Path, sweep: Sweep) -> None:
-    """Refuse to write over a text that is no card: somebody wrote it."""
-    if card.exists() and not card.read_bytes().startswith(f"# {sweep.name}:".encode()):
+def _check_card(page: Path, sweep: Sweep) -> None:
+    """Refuse to write over a text that is no card, or a figure that no card shows: somebody made
+    it.
+    """
+    card, figure = page.with_suffix(".md"), page.with_suffix(".svg")
+    found = card.read_bytes() if card.is_file() else b""
+    is_ours = found.startswith(f"# {sweep.name}:".encode())
+    if found and not is_ours:
         raise GenlabError(
             f"{card}: is not the card of this page, which would begin with '# {sweep.name}:'; "
             "move it away"
         )
+    refuse_to_replace(card, is_ours)
+    refuse_to_replace(figure, is_ours and f"({figure.name})".encode() in found)
+
+
+def _write_card(page: Path, text: str, figure: Path) -> Path:
+    """Write the card of a page and its figure beside the Python
+    file, and return the card's path.
+    """
+    card, beside = page.with_suffix(".md"), page.with_suffix(".svg")
+    # first: it says whose the figure is
+    write_atomically(card, text.replace(f"({figure.name})", f"({beside.name})"))
+    if figure.exists():
+        write_atomically(beside, figure.read_text(encoding="utf-8"))
+    return card
 
 
 def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:

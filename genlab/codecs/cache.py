@@ -26,12 +26,12 @@ from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,
-    VECTORS_NAME,
     SplitInfo,
     StoreInfo,
     TokenClip,
     TokenStore,
     finish_store,
+    save_vectors,
     write_part,
 )
 from genlab.data.text import encode_text
@@ -98,7 +98,6 @@ def encode_corpus(
             f"corpus {manifest.root}: no clips to encode; check the reasons in its report"
         )
     if not (directory / INFO_NAME).exists():
-        directory.mkdir(parents=True, exist_ok=True)
         with only_builder(directory / ".lock"):
             remove_leftovers(directory)
             # Another process may have finished it meanwhile.
@@ -170,7 +169,7 @@ def _encode_missing(
         parts[path.name] = _read_part(path) or _encode_part(path, part, manifest, codec, units)
         if progress is not None:
             progress("encode", first + len(part), len(clips))
-    np.save(directory / VECTORS_NAME, code_vectors)
+    save_vectors(directory, code_vectors)
     info = _describe(clips, manifest, codec, units, list(parts.values()))
     finish_store(directory, info, {name: facts["part"] for name, facts in parts.items()})
 

@@ -7,10 +7,8 @@ Stereo is averaged, unless the channels cancel; more than two channels are refus
 mix of an array cancels what arrives at different times. Resampling is soxr at high quality.
 """
 
-import contextlib
 import hashlib
 import io
-import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
-from genlab.run.stored import partial_path
+from genlab.run.stored import whole_file
 
 SampleType = Literal["int16", "int32", "float32", "float64"]
 SAMPLE_RATE_HZ = 16_000
@@ -209,15 +207,8 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
         raise AudioError(
             path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})"
         ) from None
-    partial = partial_path(path)
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(buffer.getbuffer())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:

@@ -70,7 +70,6 @@ def build_corpus(
         source = _list_files(config)
     final = _directory(config, source, cache_dir)
     if not (final / MANIFEST_NAME).exists():
-        cache_dir.mkdir(parents=True, exist_ok=True)
         with only_builder(cache_dir / f".{final.name}.lock"):
             # Another process may have built it while this one waited.
             if not (final / MANIFEST_NAME).exists() and not fetch(final, MANIFEST_NAME):

@@ -28,12 +28,12 @@ from genlab.config import Config, Seed, digest
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,
-    VECTORS_NAME,
     SplitInfo,
     StoreInfo,
     TokenClip,
     TokenStore,
     finish_store,
+    save_vectors,
     write_part,
 )
 from genlab.run.cache import only_builder
@@ -225,16 +225,20 @@ def draw_store(source: KnownEntropy, cache_dir: Path) -> TokenStore:
     """
     fingerprint = _fingerprint(source)
     directory = find_drawn(source, cache_dir)
-    directory.mkdir(parents=True, exist_ok=True)
-    with only_builder(directory / ".lock"):
-        if not (directory / INFO_NAME).exists():
-            generator = np.random.default_rng([source.seed, TRAIN_STREAM])
-            clips = _as_clips(*source.draw(generator, source.clips, source.clip_frames))
-            path = directory / "part-00000.array_record"
-            written = write_part(path, clips)
-            np.save(directory / VECTORS_NAME, source.code_vectors)
-            finish_store(directory, _describe(source, clips, fingerprint), {path.name: written})
+    if not (directory / INFO_NAME).exists():
+        with only_builder(directory / ".lock"):
+            if not (directory / INFO_NAME).exists():  # another process may have drawn it meanwhile
+                _draw(source, directory, fingerprint)
     return TokenStore(directory, fingerprint)
+
+
+def _draw(source: KnownEntropy, directory: Path, fingerprint: str) -> None:
+    generator = np.random.default_rng([source.seed, TRAIN_STREAM])
+    clips = _as_clips(*source.draw(generator, source.clips, source.clip_frames))
+    path = directory / "part-00000.array_record"
+    written = write_part(path, clips)
+    save_vectors(directory, source.code_vectors)
+    finish_store(directory, _describe(source, clips, fingerprint), {path.name: written})
 
 
 def find_drawn(source: KnownEntropy, cache_dir: Path) -> Path:

@@ -8,6 +8,7 @@ codec made is refused. Clips are ordered by split, so a split is a range of reco
 is refused: `digests.json` covers every file, and ArrayRecord checks each record that it reads.
 """
 
+import io
 import json
 import os
 import struct
@@ -41,6 +42,7 @@ from genlab.run.stored import (
     parse_stored,
     read_content,
     write_atomically,
+    write_whole,
 )
 from genlab.tokens import Cond, Tokens, TokenSpec
 
@@ -198,6 +200,15 @@ def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
     written = digest_file(temporary)
     os.replace(temporary, path)
     return written
+
+
+def save_vectors(directory: Path, vectors: Float[np.ndarray, "k v d"]) -> None:
+    """Write the codec's entries; a full disk is an OSError with its number, which `np.save` does
+    not give.
+    """
+    buffer = io.BytesIO()
+    np.save(buffer, vectors)
+    write_whole(directory / VECTORS_NAME, buffer.getvalue())
 
 
 def part_paths(directory: Path) -> list[Path]:

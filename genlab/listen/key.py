@@ -7,7 +7,6 @@ it.
 """
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -15,7 +14,7 @@ from typing import Literal, TypeVar
 from pydantic import Field, model_validator
 
 from genlab.config import Config, ConfigError, GenlabError, Seed
-from genlab.run.stored import parse_json, partial_path, read_content
+from genlab.run.stored import parse_json, read_content, write_whole
 
 Test = Literal["mushra", "ab"]
 Parsed = TypeVar("Parsed", bound=Config)
@@ -91,13 +90,7 @@ def draw_nonce() -> str:
 
 def write_key(path: Path, content: bytes) -> None:
     """Write the key atomically, readable by its owner alone."""
-    partial = partial_path(path)
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_whole(path, content, is_secret=True)
 
 
 def read_key(path: Path) -> tuple[Key, str]:

@@ -18,6 +18,7 @@ Content-Security-Policy forbids every request.
 import base64
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -43,13 +44,16 @@ from genlab.listen.stimuli import PromptClips, read_clips
 from genlab.report import outputs
 from genlab.report.page import source_hash
 from genlab.run.bucket import shown
-from genlab.run.ownership import check_has_no_way_out
-from genlab.run.stored import partial_path, remove_leftovers
+from genlab.run.cache import only_writer
+from genlab.run.ownership import check_has_no_way_out, refuse_to_replace
+from genlab.run.stored import read_content, write_atomically
 from genlab.watch.progress import Progress
 
 TESTS: tuple[Test, ...] = ("mushra", "ab")
 HEARINGS = 2.5  # how often a listener plays a clip of a screen, for the estimate of the time
 DECISION_S = 4.0
+DATA = '<script type="application/json" id="data">{"key_sha256": "'  # as the page holds it
+MAX_PAGE_BYTES = 4 << 30
 
 
 class Sealed(NamedTuple):
@@ -71,31 +75,25 @@ def write_test(
     """Write `listen.html` and `key.json` into `out`, and return what to tell the person who asked.
 
     Raises:
-        GenlabError: if the comparison is not finished, or `out` has a key already.
+        GenlabError: if the comparison is not finished, or `out` has a key already, or a page of
+            somebody else.
     """
     results = outputs.read_results(run_dir)
     check_has_no_way_out(run_dir)
-    if (out / "key.json").exists():
-        raise GenlabError(
-            f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page "
-            "unreadable; "
-            "use another --out, or delete it"
-        )
     if "mushra" not in tests and len(config.arms) < 2:
         raise GenlabError(
             "--test ab: this run has one arm, expected at least two to compare; use --test mushra"
         )
+    _check_place(out)
     prompts, rate_hz = read_clips(config, run_dir, results, num_prompts, seed, progress)
     key, sealed = seal(prompts, rate_hz, tuple(config.arms), tests, results["comparison_key"])
     content = key.serialise()
-    out.mkdir(parents=True, exist_ok=True)
-    page = out / "listen.html"
-    remove_leftovers(out)
-    partial = partial_path(page)
-    partial.write_text(render_test(sealed, digest_key(content)), encoding="utf-8")
-    partial.replace(page)
-    # last: while there is no key, the command can be run again
-    write_key(out / "key.json", content)
+    page = render_test(sealed, digest_key(content))
+    with only_writer(out):
+        _check_place(out)  # again: another process may have been here
+        write_atomically(out / "listen.html", page)
+        # last: while there is no key, the command can be run again
+        write_key(out / "key.json", content)
     merge = f"genlab listen {shown(run_dir)} --out {shown(out)} --merge answers-*.json"
     return f"{describe_test(key, prompts, rate_hz, out)}\nmerge: {merge}"
 
@@ -190,6 +188,30 @@ def describe_test(key: Key, prompts: Sequence[PromptClips], rate_hz: int, out: P
     return ("" if len(prompts) >= needed else note) + (
         f"page:  {shown(out / 'listen.html')} ({work})\n"
         f"key:   {shown(out / 'key.json')} (keep it from the listeners; send them the page alone)"
+    )
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a directory with a key, whose answers would be lost, or with a page of somebody else.
+
+    Raises:
+        GenlabError: naming the file.
+    """
+    if os.path.lexists(out / "key.json"):
+        raise GenlabError(
+            f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page "
+            "unreadable; "
+            "use another --out, or delete it"
+        )
+    page = out / "listen.html"
+    refuse_to_replace(page, _is_page(page))  # one of ours without a key was cut short
+
+
+def _is_page(path: Path) -> bool:
+    """Return whether genlab wrote this page: by what no other file has, the data of a test."""
+    content = read_content(path, fix="use another --out", max_bytes=MAX_PAGE_BYTES)
+    return (
+        content is not None and content.startswith(b"<!doctype html>") and DATA.encode() in content
     )
 
 

@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
 from genlab.listen.key import REFERENCE, Key, read_key
 from genlab.run.files import write_json
+from genlab.run.ownership import refuse_to_replace, says
 from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_statistic,
@@ -70,8 +71,10 @@ def merge_answers(paths: Sequence[Path], out: Path) -> dict[str, Any]:
         GenlabError: if a file cannot be used.
     """
     key, digest = read_key(out / "key.json")
+    listening = out / "listening.json"
+    refuse_to_replace(listening, says(listening, {"key_sha256", "listeners"}))
     merged = summarise(read_answers(paths, key, digest), key, digest)
-    write_json(out / "listening.json", merged)
+    write_json(listening, merged)
     return merged
 
 

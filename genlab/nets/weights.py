@@ -10,7 +10,6 @@ memory.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
@@ -18,11 +17,22 @@ from typing import Annotated, Any, NotRequired
 import numpy as np
 import pydantic
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
-from genlab.run.stored import OPEN, Count, DamagedError, parse_json, parse_stored, read_stored
+from genlab.run.ownership import refuse_to_replace, says
+from genlab.run.stored import (
+    OPEN,
+    Count,
+    DamagedError,
+    parse_json,
+    parse_stored,
+    read_stored,
+    whole_file,
+    write_atomically,
+    write_synced,
+)
 
 _MAX_HEADER_BYTES = 4 << 20
 
@@ -69,11 +79,10 @@ def save_weights(
     Raises:
         WeightsError: if the name does not end in .safetensors, or a leaf is not finite once stored,
             for example beyond the range of float16.
+        GenlabError: if files of these names are there that this function did not write.
     """
     path = Path(path)
-    # the JSON beside it would take its place, or its name would lie
-    if path.suffix != ".safetensors":
-        raise WeightsError(f"{path}: expected a name that ends in .safetensors")
+    check_can_save(path)
     tensors: dict[str, np.ndarray] = {}
     for name, leaf in _flatten(tree):
         array = np.asarray(leaf)
@@ -89,20 +98,36 @@ def save_weights(
         # would be stored wrong. It also turns a scalar into a vector, hence the reshape.
         tensors[name] = np.ascontiguousarray(array).reshape(array.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial)
+    content = save(tensors)
     facts = {
         **metadata,
-        "sha256": _sha256(partial),
+        "sha256": hashlib.sha256(content).hexdigest(),
         "num_parameters": sum(array.size for array in tensors.values()),
         "stored_dtype": dtype,
     }
     text = json.dumps(facts, indent=1, sort_keys=True) + "\n"
-    partial_json = path.with_name(path.name + ".json.partial")
-    partial_json.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    os.replace(partial_json, path.with_suffix(".json"))
+    with whole_file(path) as partial:
+        write_synced(partial, content)
+        # The JSON first: it says that the file beside it is genlab's, should it be cut short here.
+        write_atomically(path.with_suffix(".json"), text)
     return facts
+
+
+def check_can_save(path: Path) -> None:
+    """Refuse a name under which weights cannot be saved; call it before what they cost.
+
+    Raises:
+        WeightsError: if the name does not end in .safetensors.
+        GenlabError: if something is there, under that name or with .json, that `save_weights` did
+            not write.
+    """
+    # the JSON beside it would take its place, or its name would lie
+    if path.suffix != ".safetensors":
+        raise WeightsError(f"{path}: expected a name that ends in .safetensors")
+    facts_path = path.with_suffix(".json")
+    is_ours = says(facts_path, {"sha256", "num_parameters", "stored_dtype"})
+    for taken in (facts_path, path):
+        refuse_to_replace(taken, is_ours)
 
 
 def load_weights(path: str | Path, abstract_tree: Mapping) -> dict:

@@ -1,12 +1,17 @@
-"""Where built corpora and token stores live, and who may build them."""
+"""Where built corpora and token stores live, who may build them, and who may write into a
+directory.
+"""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from genlab.config import GenlabError
+from genlab.machine.stopping import is_disk_full
 from genlab.run.shared import SHARED_VARIABLE
+from genlab.run.stored import remove_leftovers
 
 CACHE_VARIABLE = "GENLAB_CACHE"
 
@@ -30,16 +35,65 @@ def cache_root() -> Path:
 
 @contextmanager
 def only_builder(path: Path) -> Iterator[None]:
-    """Wait until no other process holds `path`. The operating system lets go of it when its holder
-    dies.
+    """Wait until no other process holds `path` in the cache, whose folders are made first.
+
+    Raises:
+        GenlabError: if nothing can be written there.
     """
-    with open(path, "w") as file:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with writing_to_cache():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # never emptied: it may be somebody's own
+        _lock(file.fileno())
+    with file:
         yield
+
+
+@contextmanager
+def writing_to_cache() -> Iterator[None]:
+    """Name the variable that moves the cache where something cannot be written to it; a full disk
+    stays one.
+
+    Raises:
+        GenlabError: instead of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise GenlabError(
+            f"{CACHE_VARIABLE}={cache_root()}: cannot be written ({error.strerror}); set "
+            f"{CACHE_VARIABLE} "
+            "to a folder that can"
+        ) from None
+
+
+@contextmanager
+def only_writer(directory: Path, skip: Collection[str] = ()) -> Iterator[None]:
+    """Wait until no other process writes into `directory`, and remove what killed ones left there
+    half-written.
+
+    Folders named in `skip` are not entered. Where a directory cannot be locked, as on some network
+    disks, nothing is removed: what a process on another machine is about to finish looks just like
+    what a dead one left.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            number = os.open(directory, os.O_RDONLY)  # itself: a file of ours would lie in the way
+            stack.callback(os.close, number)
+            _lock(number)
+            remove_leftovers(directory, skip)
+        yield
+
+
+def _lock(number: int) -> None:
+    """Wait for the open file `number`. The operating system lets go of it when its holder dies."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(number, msvcrt.LK_LOCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(number, fcntl.LOCK_EX)

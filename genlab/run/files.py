@@ -4,14 +4,13 @@
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from genlab.machine import hosts
 from genlab.run import trust
 from genlab.run.ownership import check_is_ours
-from genlab.run.stored import DamagedError, parse_json, partial_path, read_content
+from genlab.run.stored import DamagedError, parse_json, read_content, write_atomically
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -20,12 +19,7 @@ def write_json(path: Path, values: Any) -> None:
     """
     if not hosts.is_leader():
         return
-    temporary = partial_path(path)
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(values, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(values, indent=1))
 
 
 def write_config(run_dir: Path, values: dict[str, Any]) -> None:

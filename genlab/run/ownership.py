@@ -1,8 +1,11 @@
-"""Whose a run directory is, before anything is written there: genlab's own, new, or somebody
-else's.
+"""Whose a file or a run directory is, before anything is written there: genlab's own, new, or
+somebody else's.
 
-In: the directory that a command is about to write. Out: nothing, or a refusal that names one file.
+In: the file or directory that a command is about to write. Out: nothing, or a refusal that names
+one file.
 
+- A file is replaced only if what is in it says that genlab wrote it for this purpose. One that
+  cannot say so, such as audio or a compiled program, is never replaced.
 - A directory that genlab did not make may hold anything, but nothing of a name that genlab would
   write: `--out` may name a project with a report.md and a `lock` of its own.
 - A link inside a run directory that leads out of it is refused: run directories get passed around,
@@ -11,6 +14,7 @@ In: the directory that a command is about to write. Out: nothing, or a refusal t
 
 import os
 import re
+from collections.abc import Set
 from pathlib import Path
 
 from genlab.config.errors import GenlabError, shorten
@@ -31,6 +35,31 @@ WRITTEN = (
     *("status.json", "tuning.html", "tuning.json", "tuning_config.json", "wall.json"),
 )
 LONGEST_LOCK = 1000  # bytes: a process and a host
+
+
+def refuse_to_replace(path: Path, is_ours: bool = False) -> None:
+    """Refuse to write the file `path` if there is one, unless `is_ours`; call it before what the
+    file costs.
+
+    A link counts as what is there, wherever it leads.
+
+    Raises:
+        GenlabError: naming it.
+    """
+    what = ""
+    if os.path.islink(path):
+        what = "is a link"
+    elif path.is_dir():
+        what = "is a directory"
+    elif os.path.lexists(path) and not (is_ours and path.is_file()):
+        what = "already exists, and genlab did not make it or cannot tell"
+    if what:
+        raise GenlabError(f"{path}: {what}; name another file, or move it away")
+
+
+def says(path: Path, names: Set[str]) -> bool:
+    """Return whether `path` is JSON with all of these fields, which is how genlab knows its own."""
+    return names <= _names_in(path)
 
 
 def check_is_ours(run_dir: Path) -> None:
@@ -55,7 +84,7 @@ def is_ours(run_dir: Path) -> bool:
     itself.
     """
     return _is_lock(run_dir / "lock") or any(
-        wanted <= _names_in(run_dir / name)
+        says(run_dir / name, wanted)
         for name, wanted in (
             ("config.json", {"kind"}),
             ("status.json", {"state", "heartbeat"}),

@@ -8,14 +8,16 @@ about them is taken for granted: size, encoding, nesting, repeated names, number
 finite or absurd, text that no file can hold.
 """
 
+import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
 import re
 import stat
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -235,12 +237,75 @@ def _check_number(name: str, value: float, may_be_nan: bool) -> None:
         )
 
 
+LONGEST_NAME = 255  # bytes, of every file system in common use
+
+
 def partial_path(path: Path) -> Path:
     """Return where this process writes a file before it takes the name `path`.
 
-    The name says that it is genlab's: a directory may hold somebody's own `.tmp` files as well.
+    The name says that it is genlab's: a directory may hold somebody's own `.tmp` files as well. A
+    name that would be too long with all of that is cut, and told apart by its digest.
     """
-    return path.with_name(f".{path.name[:200]}.genlab-{os.getpid()}.tmp")
+    suffix, name = f".genlab-{os.getpid()}.tmp", os.fsencode(path.name)
+    if len(name) + len(suffix) + 1 > LONGEST_NAME:
+        name = (
+            name[:80].decode("utf-8", "ignore").encode()
+            + b"-"
+            + hashlib.sha256(name).hexdigest()[:16].encode()
+        )
+    return path.with_name(f".{os.fsdecode(name)}{suffix}")
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield where to write a file that takes the name `path` at the end: it is there whole, or as
+    it was.
+
+    Raises:
+        OSError: with the name `path`, if the file cannot be written; a full disk is one.
+    """
+    partial = partial_path(path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        # The person knows the name of the file, not the one it is written under.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(partial)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+def write_whole(path: Path, content: bytes, *, is_secret: bool = False) -> None:
+    """Write `content` so that a reader, or a crash, sees the old file or the new one and never a
+    part.
+
+    With `is_secret` only its owner may read it.
+
+    Raises:
+        OSError: as `whole_file`.
+    """
+    with whole_file(path) as partial:
+        write_synced(partial, content, is_secret=is_secret)
+
+
+def write_synced(path: Path, content: bytes, *, is_secret: bool = False) -> None:
+    """Write `content` under this name at once and wait until it is on the disk: for the inside of
+    `whole_file`.
+    """
+    if is_secret:  # no rights of an older file
+        path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if is_secret else os.O_TRUNC)
+    with os.fdopen(os.open(path, flags, 0o600 if is_secret else 0o666), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 as `write_whole` does."""
+    write_whole(path, text.encode())
 
 
 def remove_leftovers(directory: Path, skip: Collection[str] = ()) -> None:
@@ -264,15 +329,3 @@ def _is_process(number: int) -> bool:
     except PermissionError:
         pass  # of another user
     return True
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that a reader, or a crash, sees the old
-    file or the new one and never a part.
-    """
-    temporary = partial_path(path)
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -44,6 +44,7 @@ from genlab.machine.topologies import Chip, Topology, find_topology
 from genlab.nets.attention import why_plain
 from genlab.nets.flops import count_flops
 from genlab.nets.param import place_state
+from genlab.run.stored import write_whole
 from genlab.speed.hlo import Program
 from genlab.tokens import Cond, Tokens, TokenSpec
 from genlab.training.step import create_state, make_update
@@ -291,7 +292,7 @@ def compile_program(
     # of all threads: other work on the machine moves it less
     row["compile_cpu_s"] = time.process_time() - began_cpu
     if save_to is not None:
-        save_to.write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
+        write_whole(save_to, pickle.dumps(serialize_executable.serialize(compiled)))
     return row | _measure(plan, verb, traced, compiled.memory_analysis(), Program(text))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from genlab.config import ConfigError
 from genlab.experiment import Comparison, DecoderRun
 from genlab.run.files import write_json
+from genlab.run.ownership import refuse_to_replace, says
 from genlab.speed.aot import compile_program, find_largest_batch, plan_arms
 
 GIB = 2**30
@@ -132,6 +133,7 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
 
     Raises:
         ConfigError: if `config` has no decoder.
+        GenlabError: if a file that would be written is there already and genlab did not make it.
     """
     if not isinstance(config, Comparison | DecoderRun):
         raise ConfigError(
@@ -141,6 +143,10 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
     plans, rows = plan_arms(config, arguments.topology), []
     if arguments.arm is not None and arguments.arm not in plans:
         raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
+    if arguments.out:
+        refuse_to_replace(arguments.out, says(arguments.out, {"command", "rows"}))
+    if arguments.save_executable:
+        refuse_to_replace(arguments.save_executable)
     for plan in (plan for name, plan in plans.items() if arguments.arm in (None, name)):
         for verb in ("train", "sample") if arguments.program == "both" else (arguments.program,):
             num_devices = plan.topology.num_devices

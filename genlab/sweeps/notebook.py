@@ -29,6 +29,7 @@ from genlab.report.text import (
     inert_markdown,
     score_title,
 )
+from genlab.run.cache import only_writer
 from genlab.run.files import write_json
 from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
@@ -54,14 +55,18 @@ def write_notebook(
     }
     findings = judge(sweep, runs, out)
     panels, forests = curves(sweep, runs, results), forest(findings)
-    if drawn := [*panels, *forests]:
-        write_atomically(out / "figure.svg", standalone(drawn[0]))
+    drawn = [*panels, *forests]
     shapes = fit_families(runs, results, ISOFLOP_SCORE)
     text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
-    write_atomically(out / "report.md", text)
-    _write_html(sweep, runs, results, findings, panels, forests, page, out)
-    write_json(out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]})
-    _write_hparams(sweep, runs, results, out)
+    with only_writer(out, skip=[run.id for run in runs]):
+        if drawn:
+            write_atomically(out / "figure.svg", standalone(drawn[0]))
+        write_atomically(out / "report.md", text)
+        _write_html(sweep, runs, results, findings, panels, forests, page, out)
+        write_json(
+            out / "findings.json", {"schema": 1, "findings": [f.to_dict() for f in findings]}
+        )
+        _write_hparams(sweep, runs, results, out)
     return text, findings
 
 

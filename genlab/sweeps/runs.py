@@ -39,10 +39,11 @@ from genlab.machine.stopping import (
 )
 from genlab.prompts import choose_prompts
 from genlab.report import outputs
+from genlab.run.cache import only_writer
 from genlab.run.files import write_json
 from genlab.run.ownership import check_has_no_way_out
 from genlab.run.status import heartbeat_age_s, read_status
-from genlab.run.stored import OPEN, Number, read_again, read_stored, remove_leftovers
+from genlab.run.stored import OPEN, Number, read_again, read_stored
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
@@ -106,6 +107,23 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
         GenlabError: if `out` has runs that this page did not make.
     """
     runs = expand(sweep)
+    _find_ours(sweep, out)  # first: not even a lock is left in a directory of somebody else
+    listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
+    with only_writer(out, skip=[run.id for run in runs]):  # a run tidies up itself, under its lock
+        made = sorted({run.id for run in runs} | _made_in(_find_ours(sweep, out)))
+        facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
+        # first: after any kill it says what is genlab's
+        write_json(out / "sweep.json", facts)
+        (out / "runs").mkdir(exist_ok=True)
+        for run in runs:
+            write_json(config_path(out, run), run.config.to_dict())
+    return runs
+
+
+def _find_ours(sweep: Sweep, out: Path) -> "SweepFile | None":
+    """Return sweep.json, None in a new directory; refuse one that is another sweep's or somebody
+    else's.
+    """
     found = _read_page(out)
     check_has_no_way_out(out)
     for name in WRITTEN if found is None else ():
@@ -115,16 +133,7 @@ def write_page(sweep: Sweep, out: Path) -> list[SweepRun]:
             )
     if found is not None:
         _check_name(found, sweep, out)
-    (out / "runs").mkdir(parents=True, exist_ok=True)
-    listed = [{"id": run.id, "label": run.label, "point": run.point} for run in runs]
-    made = sorted({run.id for run in runs} | _made_in(found))
-    facts = {"schema": 1, "page": sweep.to_dict(), "runs": listed, "made": made}
-    # first: after any kill it says what is genlab's
-    write_json(out / "sweep.json", facts)
-    remove_leftovers(out, skip=[run.id for run in runs])  # a run tidies up itself, under its lock
-    for run in runs:
-        write_json(config_path(out, run), run.config.to_dict())
-    return runs
+    return found
 
 
 def read_state(run: SweepRun, out: Path) -> RunState:

