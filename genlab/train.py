@@ -38,6 +38,7 @@ from genlab.machine.stopping import (
 )
 from genlab.nets.param import place_state
 from genlab.run import checkpoint
+from genlab.run.checkpoint import CheckpointWriter, HashLog
 from genlab.run.status import lock_run, track_status
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
@@ -242,21 +243,21 @@ def _loop(
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
-        saver = stack.enter_context(
-            contextlib.closing(checkpoint.CheckpointWriter(run.run_dir, settings.keep))
-        )
-        hashes = stack.enter_context(
-            contextlib.closing(checkpoint.HashLog(run.run_dir, start, tally.batch_hash))
-        )
+        saver = CheckpointWriter(run.run_dir, settings.keep)
+        stack.enter_context(contextlib.closing(saver))
+        hashes = HashLog(run.run_dir, start, tally.batch_hash)
+        stack.enter_context(contextlib.closing(hashes))
         batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
         profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
-            batch, got = next(batches), time.perf_counter()
+            batch = next(batches)
+            got = time.perf_counter()
             # The device stood idle, for want of data or of the host, only if the step in flight is
             # over by now.
             is_idle = metrics is None or metrics["loss"].is_ready()
-            in_flight, (state, metrics) = metrics, update(state, put_batch(batch.args))
+            in_flight = metrics
+            state, metrics = update(state, put_batch(batch.args))
             if is_idle:
                 tally.data_wait_s += got - asked
                 tally.host_s += asked - began + time.perf_counter() - got
@@ -264,33 +265,25 @@ def _loop(
             jax.block_until_ready(in_flight)
             stopping, is_last = run.stop.at(done), done == run.steps
             is_logging = is_last or done % settings.log_every == 0
-            is_saving = (
-                is_last
-                or bool(stopping)
-                or settings.is_save_due(done, time.perf_counter() - saved_at)
-            )
+            is_due = settings.is_save_due(done, time.perf_counter() - saved_at)
+            is_saving = is_last or bool(stopping) or is_due
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
                 shown = {"loss": tally.last_metrics["loss"]}
             if done in run.watch:
                 tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
                 tally.wall_s += time.perf_counter() - began
-                model = _averaged(run.graphdef, state)
-                with leave_mesh():
-                    _ = run.watch[done](model) if hosts.is_leader() else None
+                _show_to_watch(run, state, done)
                 began = time.perf_counter()
             # Everything counted as idle lies between two such moments, so no share of a stretch is
             # told in the next.
             now = time.perf_counter()
-            tally.wall_s, began = tally.wall_s + now - began, now
+            tally.wall_s += now - began
+            began = now
             if is_logging:
                 logged = _log(run, tally, done, logged)
             if is_saving:
-                for log in (hashes, run.writer):  # what a restart will not write again
-                    getattr(log, "flush", lambda: None)()
-                tally.batch_hash = hashes.chained
-                meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
-                saver.save(done, {name: state[name] for name in SAVED}, meta)
+                _save(run, saver, hashes, state, tally, done)
                 saved_at = now
             beat(done)
             profile(done - start)
@@ -303,6 +296,31 @@ def _loop(
     if run.progress:
         run.progress.finish(task)
     return state
+
+
+def _show_to_watch(run: _Run, state: State, done: int) -> None:
+    """Hand the averaged model to the watch of this step. All processes gather it, one looks."""
+    model = _averaged(run.graphdef, state)
+    with leave_mesh():
+        if hosts.is_leader():
+            run.watch[done](model)
+
+
+def _save(
+    run: _Run,
+    saver: CheckpointWriter,
+    hashes: HashLog,
+    state: State,
+    tally: _Tally,
+    done: int,
+) -> None:
+    """Save a checkpoint, after everything that a restart from it will not write again."""
+    hashes.flush()
+    if run.writer is not None and hasattr(run.writer, "flush"):
+        run.writer.flush()
+    tally.batch_hash = hashes.chained
+    meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
+    saver.save(done, {name: state[name] for name in SAVED}, meta)
 
 
 def _averaged(graphdef: nnx.GraphDef, state: State) -> Any:
