@@ -67,39 +67,47 @@ from genlab.tokens import (
 
 
 class ARSampler(Config):
-    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries;
-    `guidance` 1 is off.
-    """
+    """How codes are drawn: exactly from the model at the defaults."""
 
     kind: Literal["ar"] = "ar"
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Divides the logits; 0 takes the likeliest code."""
     top_k: int = pydantic.Field(default=0, ge=0)
+    """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off, anything else doubles the calls' batch."""
 
 
 class ARConfig(Config):
-    """The autoregressive family. `infill_share` of the training examples are drawn in the order
-    that fills a hole.
-
-    `starts_from_codec`: embeddings and heads start from the codec's own entries (`nets/linear.py`),
-    so that a model of codes knows at the start what a model of latents gets from its input: which
-    codes are near each other. `input_masking`: in training each example hides a share of the codes
-    it has seen, drawn uniformly from 0 to this, and predicts all of them as before; 2510.04071
-    holds that this is what diffusion owes its thrift with data to. `output` is what a step says of
-    its code (`densities.py`): one logit per entry, or a density over ordered entries.
-    """
+    """The autoregressive family."""
 
     kind: Literal["ar"] = "ar"
     sampler: ClassVar[type[Config]] = ARSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     pattern: Pattern = DelayPattern()
+    """In which order the codes of a clip are visited, and how many in one step."""
     plan: PlanStream | None = None
+    """Predict the semantic units as a stream before the codes; None leaves them out."""
     other: OtherStream | None = None
+    """Predict the codes of the other speaker of a conversation too; None leaves them out."""
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+    """Share of training examples that are visited in the order that fills a hole."""
     input_masking: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """In training each example hides a share of the codes it has seen, drawn uniformly from 0 to
+    this, and predicts all of them as before; 2510.04071 attributes the data efficiency of diffusion
+    to this.
+    """
     starts_from_codec: bool = True
+    """Start embeddings and heads from the codec's own entries (`nets/linear.py`), so that a model
+    of codes knows at the start what a model of latents gets from its input: which codes are near
+    each other.
+    """
     output: Output = Softmax()
+    """What a step says of its code (`densities.py`): one logit per entry, or a density over ordered
+    entries.
+    """
 
     @property
     def step_pattern(self) -> StepPattern:
@@ -170,6 +178,7 @@ class AR(nnx.Module):
         self.embed = CodeEmbedding(
             levels, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors
         )
+        # Folded in rather than split off: keys without a plan stay what they were.
         self.streams.add_units(self.embed, jax.random.fold_in(embed_key, 1))
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         refuse_reordering(task.backbone, config.infill_share)
@@ -183,6 +192,7 @@ class AR(nnx.Module):
         self.heads = config.output.build(
             levels, task.spec.entries, task.backbone.width, key=head_key, code_vectors=vectors
         )
+        # The plan's head starts at zero, so that before training every unit is equally likely.
         head = partial(Linear, task.backbone.width, key=head_key, scale=0.0, split=COLUMNS)
         self.plan_head = head(config.plan.num_units + 1) if config.plan else None
 

@@ -72,16 +72,17 @@ class BlockwiseSampler(RevealSampler):
 
 
 class BlockwiseConfig(Config):
-    """The block-wise family. `hiding` spaces the training levels; `starts_from_codec` as in the AR
-    family.
-    """
+    """The block-wise family."""
 
     kind: Literal["blockwise"] = "blockwise"
     sampler: ClassVar[type[Config]] = BlockwiseSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     block_frames: int = pydantic.Field(default=8, gt=0)
+    """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""
     hiding: Hiding = LinearHiding()
+    """Spaces the training levels."""
     starts_from_codec: bool = True
+    """Start embeddings and heads from the codec's entries, as in the AR family."""
 
     def num_blocks(self, num_frames: int) -> int:
         """Return the number of blocks that hold `num_frames` frames; the last one may be partly
@@ -164,6 +165,7 @@ class Blockwise(nnx.Module):
             key=head_key,
             code_vectors=task.code_vectors,
         )
+        # k h v -> h (k v), so that one product makes the logits of all levels.
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
@@ -231,6 +233,7 @@ class Blockwise(nnx.Module):
         clean = self._fill_up(read_codes(tokens))
 
         def by_block(frames):
+            # b (n f) ... -> (b n) f ...: every block has a noise level of its own.
             return frames.reshape(b * n, self.config.block_frames, *frames.shape[2:])
 
         corrupted = NOISE.corrupt(
@@ -245,6 +248,7 @@ class Blockwise(nnx.Module):
             corrupted.codes.reshape(clean.shape), clean, conditions, is_valid, key=dropout_key
         )
         nats = NOISE.nats(by_block(logits), by_block(clean), corrupted)
+        # (b n) (f k) -> b n, summed over the codes of a block
         return nats.reshape(b, n, -1).sum(axis=2), corrupted.share.reshape(b, n)
 
     def _logits(

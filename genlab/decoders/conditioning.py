@@ -34,37 +34,44 @@ from genlab.tokens import Cond
 
 
 class CondVocab(Config):
-    """How many different conditions a data set has. Symbol 0 and unit 0 are padding.
-
-    `num_symbols` counts the padding symbol (29 for a to z, apostrophe, space); `num_units` does
-    not: units are 1 to num_units. `is_two_sided` says that clips are conversations with the codes
-    of their other side.
-    """
+    """How many different conditions a data set has. Symbol 0 and unit 0 are padding."""
 
     num_speakers: int = pydantic.Field(gt=0)
+    """Number of speakers."""
     num_symbols: int = pydantic.Field(default=29, gt=0)
+    """Symbols of texts, with the padding symbol: 29 for padding, a to z, apostrophe and space."""
     num_units: int = pydantic.Field(default=0, ge=0)
+    """Semantic units, without padding: they are 1 to num_units."""
     is_two_sided: bool = False
+    """Whether clips are conversations with the codes of their other side."""
 
 
 class ConditionConfig(Config):
-    """The conditions of a decoder; one instance is shared by all arms of a comparison.
-
-    `route` says how text reaches the backbone and is unused for other content. `clip_route` says
-    how what holds for the whole clip does, speaker and, with `duration`, the number of frames:
-    added to every frame, or modulating the norms of every layer (adaLN; in the diffusion decoder
-    together with the noise level). A speaker may be any label that clips have, for example a class
-    of sounds. `dropout` is the share of training examples whose conditions are all dropped:
-    guidance needs some, 0.1 is usual.
-    """
+    """The conditions of a decoder; one instance is shared by all arms of a comparison."""
 
     content: Literal["semantic", "text", "none"] = "semantic"
+    """What is said: frame-aligned semantic units, text, or nothing."""
     route: Literal["prefix", "cross"] = "prefix"
+    """How text reaches the backbone: as positions before the frames, or by cross-attention. Unused
+    for other content.
+    """
     speaker: bool = True
+    """Whether the speaker is given. A speaker may be any label that clips have, for example a class
+    of sounds.
+    """
     duration: bool = False
+    """Whether the number of frames is given as a vector too."""
     clip_route: Literal["sum", "adaln"] = "sum"
+    """How speaker and duration, which hold for the whole clip, reach the backbone: added to every
+    frame, or modulating the norms of every layer (adaLN; in the diffusion decoder together with the
+    noise level).
+    """
     dropout: float = pydantic.Field(default=0.1, ge=0, lt=1)
+    """Share of training examples whose conditions are all dropped; guidance needs some, 0.1 is
+    usual.
+    """
     layers: int = pydantic.Field(default=2, gt=0, le=1024)
+    """Convolution blocks that encode the content."""
 
     @property
     def text_route(self) -> TextRoute:
@@ -88,6 +95,7 @@ class ConditionConfig(Config):
                 "0-9 and apostrophe"
             )
             return f"condition.content='text': {share}; they train without content"
+        # A text in another alphabet is there, which needs another fix than no text at all.
         example = next(filter(str.strip, silent), "")
         if not example:
             raise ConfigError(
@@ -174,12 +182,14 @@ class Conditioner(nnx.Module):
         frames = jnp.zeros((*is_valid.shape, self.width), self.dtype)
         text = None
         if self.content is not None and self.config.content == "semantic":
+            # The last embedding of each table means "dropped", which differs from padding.
             units = jnp.where(is_dropped[:, None], self.vocab.num_units + 1, cond.content)
             frames += self._encode(self.content(units), is_valid)
         if self.content is not None and self.config.content == "text":
             symbols = self._keep_symbols(cond.text, is_dropped)
             embedded = self.content(symbols) + _places(symbols > 0, self.width)
             text = Text(self._encode(embedded, symbols > 0), symbols > 0)
+            # Sinusoids on both sides, by which attention can align symbols and frames.
             frames += _places(is_valid, self.width).astype(self.dtype)
         clip = jnp.zeros((is_valid.shape[0], self.width))
         if self.speakers is not None:
@@ -191,6 +201,7 @@ class Conditioner(nnx.Module):
             )
         if self.config.is_modulating:
             return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text, clip)
+        # b h -> b 1 h, the same vector at every frame
         frames += clip[:, None, :].astype(self.dtype)
         return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
 

@@ -79,42 +79,51 @@ from genlab.tokens import (
 
 
 class DepthSampler(Config):
-    """How codes are drawn: exactly from the model at the defaults. `top_k` 0 keeps all entries;
-    `guidance` 1 is off.
-    """
+    """How codes are drawn: exactly from the model at the defaults."""
 
     kind: Literal["depth"] = "depth"
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Divides the logits; 0 takes the likeliest code."""
     top_k: int = pydantic.Field(default=0, ge=0)
+    """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
 
 
 class DepthConfig(Config):
-    """The family with a depth transformer, whose shape is `width`, `layers` and `heads`; the rest
-    is the backbone's.
-
-    `is_per_level` gives each level projections of its own in the depth transformer, as Moshi has
-    them, at the same FLOPs. `has_own_position` gives the temporal transformer's output the first
-    position, as CSM does, at one more call per frame; otherwise it enters every position.
-    `trained_share` is the share of frames whose levels after the first are trained in one step.
-    `plan`, `other`, `infill_share` and `starts_from_codec` as in the autoregressive family.
-    """
+    """The family with a depth transformer; what has no field here is the backbone's."""
 
     kind: Literal["depth"] = "depth"
     sampler: ClassVar[type[Config]] = DepthSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     width: int = pydantic.Field(default=128, gt=0)
+    """Channels of the depth transformer."""
     layers: int = pydantic.Field(default=2, gt=0, le=1024)
+    """Layers of the depth transformer."""
     heads: int = pydantic.Field(default=4, gt=0)
+    """Attention heads of the depth transformer."""
     is_per_level: bool = False
+    """Give each level projections of its own in the depth transformer, as Moshi has them, at the
+    same FLOPs.
+    """
     has_own_position: bool = False
+    """Give the temporal transformer's output the first position, as CSM does, at one more call per
+    frame; otherwise it enters every position.
+    """
     acoustic_delay_frames: int = pydantic.Field(default=0, ge=0, le=10_000)
+    """Frames by which levels after the first lag it (Moshi section 3.4.2)."""
     plan: PlanStream | None = None
+    """Predict the semantic units before the codes, as in the AR family."""
     other: OtherStream | None = None
+    """Predict the codes of the other speaker too, as in the AR family."""
     trained_share: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Share of frames whose levels after the first are trained in one step (CSM: 1/16)."""
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+    """Share of training examples that are visited in the order that fills a hole."""
     starts_from_codec: bool = True
+    """Start embeddings and heads from the codec's entries, as in the AR family."""
 
     @pydantic.model_validator(mode="after")
     def _check_heads(self) -> "DepthConfig":
@@ -265,6 +274,7 @@ class Depth(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
+        # With a plan the first stream holds units, for which the codec has no entries.
         first = (
             None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
         )
@@ -273,6 +283,7 @@ class Depth(nnx.Module):
         self.head.kernel[...] = code_heads(
             1, entries, task.backbone.width, key=head_key, code_vectors=first
         )[0]
+        # One stream has no depth: the family is then autoregressive over frames.
         self.depth = (
             Levels(
                 config.depth_backbone(task.backbone),
@@ -414,10 +425,13 @@ class Depth(nnx.Module):
             return first
         steps = self.config.depth_steps(t, self.streams)
         hidden, codes, is_target = hidden[:, steps], codes[:, steps], is_target[:, steps, 1:]
+        # As CSM does, the depth transformer runs on a random share of the frames, and the sum is
+        # scaled up so that its expectation stays the same.
         scale = jnp.ones((b,))
         if frame_key is not None:
             num_trained = self.config.num_trained(hidden.shape[1])
             is_full = is_target.any(axis=2)
+            # A random subset of the frames with targets: the others are drawn last.
             draws = jnp.where(is_full, jax.random.uniform(frame_key, is_full.shape), jnp.inf)
             chosen = jnp.argsort(draws, axis=1)[:, :num_trained, None]
             hidden, codes, is_target = (
@@ -425,9 +439,11 @@ class Depth(nnx.Module):
             )
             num_full = is_full.sum(axis=1)
             scale = num_full / jnp.maximum(jnp.minimum(num_full, num_trained), 1)
+        # b t h -> (b t) h: the frames of a clip are independent sequences over levels.
         logits = self.depth(
             hidden.reshape(-1, hidden.shape[2]), codes.reshape(-1, codes.shape[2]), key=depth_key
         )
+        # (b t) j v -> b t j v
         logits = logits.reshape(b, -1, *logits.shape[1:])
         others = _nats_where(logits, codes[:, :, 1:], is_target).sum(axis=1)
         return jnp.concatenate([first, scale[:, None] * others], axis=1)

@@ -58,19 +58,21 @@ from genlab.tokens import (
 
 
 class DiffusionSampler(Config):
-    """How latents are drawn: `steps` of the solver on a grid of noise levels; `guidance` 1 is off.
-
-    `guidance_interval` are the lowest and highest guided noise levels. `guidance_rescale` 1 gives
-    the guided prediction the standard deviation of the conditional one, 0 leaves it.
-    """
+    """How latents are drawn: by a solver on a grid of noise levels."""
 
     kind: Literal["diffusion"] = "diffusion"
     solver: Solver = Euler()
+    """How a step is computed."""
     steps: int = pydantic.Field(default=32, gt=0, le=10_000)
+    """Steps of the solver, each of one or more network calls."""
     shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
+    """Multiplies sigma / alpha on the grid: above 1 it spends more steps at high noise."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """The lowest and the highest noise level that is guided."""
     guidance_rescale: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """1 gives the guided prediction the standard deviation of the conditional one, 0 leaves it."""
 
     @pydantic.model_validator(mode="after")
     def _check_interval(self) -> "DiffusionSampler":
@@ -98,19 +100,22 @@ class DiffusionSampler(Config):
 
 
 class DiffusionConfig(Config):
-    """The latent diffusion family. `levels` draws the noise level of each training example.
-
-    `min_snr_gamma` weighs the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the
-    form that belongs to what the network predicts; without it every level counts alike.
-    """
+    """The latent diffusion family."""
 
     kind: Literal["diffusion"] = "diffusion"
     sampler: ClassVar[type[Config]] = DiffusionSampler
     network: Network = ModulatedBackbone()
+    """The network that predicts."""
     path: Path = StraightPath()
+    """How latents and noise are mixed at a level."""
     predicts: Prediction = "velocity"
+    """What the network predicts."""
     levels: LevelDraw = LogitNormalLevels()
+    """Draws the noise level of each training example."""
     min_snr_gamma: float | None = pydantic.Field(default=None, gt=0)
+    """Weigh the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the form that
+    belongs to what the network predicts; None counts every level alike.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_prediction(self) -> "DiffusionConfig":
@@ -343,6 +348,7 @@ def _guided_prediction(
     conditions = model.conditioner(
         with_unconditional(cond) if is_guided.any() else cond, is_attended
     )
+    # Rows alternate: conditional, unconditional, conditional, ...
     conditional = (
         jax.tree.map(lambda array: array[::2], conditions) if is_guided.any() else conditions
     )
@@ -356,6 +362,7 @@ def _guided_prediction(
         guided = guide(outputs, sampler.guidance)
         if sampler.guidance_rescale == 0:
             return guided
+        # Guidance raises the standard deviation and so oversaturates (2305.08891 eq. 15-16).
         factor = _spread(outputs[::2], is_valid) / _spread(guided, is_valid)
         return guided * (sampler.guidance_rescale * factor + 1 - sampler.guidance_rescale)
 

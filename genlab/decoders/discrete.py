@@ -62,16 +62,17 @@ class DiscreteSampler(RevealSampler):
 
 
 class DiscreteConfig(Config):
-    """The discrete diffusion family. `hiding` spaces the training levels; `starts_from_codec` as in
-    the AR family.
-    """
+    """The discrete diffusion family."""
 
     kind: Literal["discrete"] = "discrete"
     sampler: ClassVar[type[Config]] = DiscreteSampler
     loss_unit: ClassVar[str] = "nats_per_code"
     noise: Noise = AbsorbingNoise()
+    """What corrupted codes become."""
     hiding: Hiding = LinearHiding()
+    """Spaces the training levels."""
     starts_from_codec: bool = True
+    """Start embeddings and heads from the codec's entries, as in the AR family."""
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Discrete":
         """Return the decoder with fresh weights, made in one compiled call.
@@ -171,6 +172,7 @@ class Discrete(nnx.Module):
             key=head_key,
             code_vectors=task.code_vectors,
         )
+        # k h v -> h (k v), so that one product makes the logits of all levels.
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
@@ -297,6 +299,7 @@ def _sample_codes(
 
     def step(codes, inputs):
         progress, previous, step_key = inputs
+        # `previous` is where the step starts; the network is told the noise that is there now.
         share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
         logits = model._logits(
             jnp.repeat(codes, copies, axis=0), share, conditions, is_attended
@@ -305,8 +308,10 @@ def _sample_codes(
         less_noisy = _step_codes(
             model.config.noise, codes, is_free, logits, progress, previous, step_key, sampler
         )
+        # Known codes are never redrawn, also under uniform noise, where all codes move.
         return jnp.where(is_free, less_noisy, codes), None
 
+    # In numpy: the grid is a constant of the compiled program.
     progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
     inputs = (progress[1:], progress[:-1], jax.random.split(step_key, sampler.steps))
     codes, _ = lax.scan(step, codes, inputs)

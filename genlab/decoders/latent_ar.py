@@ -59,30 +59,32 @@ from genlab.tokens import (
 
 
 class LatentARSampler(Config):
-    """How latents are drawn: exactly from the head at the defaults; a flow head takes `steps` to
-    solve its flow.
-
-    `temperature` scales the noise that a head draws: the standard deviation of a mixture's
-    component, of a flow's starting point, of the energy head's input. `guidance` 1 is off, and only
-    a flow head takes another.
-    """
+    """How latents are drawn: exactly from the head at the defaults."""
 
     kind: Literal["latent_ar"] = "latent_ar"
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scales the noise that a head draws: the standard deviation of a mixture's component, of a
+    flow's starting point, of the energy head's input.
+    """
     steps: int = pydantic.Field(default=16, gt=0, le=10_000)
+    """Euler steps of a flow head per frame; other heads need none."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off, and only a flow head takes another."""
 
 
 class LatentARConfig(Config):
-    """The autoregressive family over latents. `infill_share` as in the autoregressive family over
-    codes.
-    """
+    """The autoregressive family over latents."""
 
     kind: Literal["latent_ar"] = "latent_ar"
     sampler: ClassVar[type[Config]] = LatentARSampler
     head: Head = GaussianMixture()
+    """Draws a frame's latents from its hidden vector."""
     context_noise: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """In training, noise on the previous latents up to this share of their variance (CALM), so that
+    a model that hears its own errors does not drift.
+    """
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
+    """Share of training examples that are visited in the order that fills a hole."""
 
     @property
     def loss_unit(self) -> str:

@@ -67,28 +67,32 @@ from genlab.tokens import (
 
 
 class LatentBlocksSampler(Config):
-    """How latents are drawn: `steps` of the solver per block, and one call to read it; the rest as
-    in diffusion.
-    """
+    """How latents are drawn: block by block, with one more call to read each finished block."""
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     solver: Solver = Euler()
+    """How a step is computed."""
     steps: int = pydantic.Field(default=16, gt=0, le=10_000)
+    """Steps of the solver per block."""
     shift: float = pydantic.Field(default=1.0, gt=0, le=1000)
+    """Moves the grid of noise levels, as in diffusion."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
 
 
 class LatentBlocksConfig(Config):
-    """The block-wise family over latents. `levels` draws the noise level of each block of each
-    training example.
-    """
+    """The block-wise family over latents."""
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     sampler: ClassVar[type[Config]] = LatentBlocksSampler
     block_frames: int = pydantic.Field(default=8, gt=0)
+    """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""
     path: Path = StraightPath()
+    """How latents and noise are mixed at a level."""
     predicts: Prediction = "velocity"
+    """What the network predicts."""
     levels: LevelDraw = LogitNormalLevels()
+    """Draws the noise level of each block of each training example."""
 
     @pydantic.model_validator(mode="after")
     def _check_prediction(self) -> "LatentBlocksConfig":
@@ -209,6 +213,7 @@ class LatentBlocks(nnx.Module):
         path, latents = self.config.path, read_latents(tokens)
         b, t, d = latents.shape
         n = self.config.num_blocks(t)
+        # b (n f) d -> (b n) f d: every block has a noise level of its own.
         clean, noise = (
             self._by_block(latents),
             self._by_block(jax.random.normal(noise_key, latents.shape)),
@@ -225,6 +230,7 @@ class LatentBlocks(nnx.Module):
             .reshape(b, -1)
             .sum(axis=1)
         )
+        # Padding is in no sum, so it is not in the number of values either.
         weight = (tokens.num_frames * d).astype(jnp.float32)
         return LossOut(
             errors / jnp.maximum(weight, 1),
@@ -407,12 +413,14 @@ def _begin(
     is_attended = model._fill_up(jnp.repeat(is_valid, copies, axis=0))
     slots = is_attended.shape[1]
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
+    # `start` takes all slots as valid; padding after a short clip must not be attended to.
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
     positions = jnp.broadcast_to(jnp.arange(slots)[None, :], is_attended.shape)
     num_blocks = model.config.num_blocks(t)
 
     def blocks_first(frames):
         blocks = model._by_block(frames)
+        # (b n) f ... -> n b f ..., since the loop scans the first axis
         return jnp.moveaxis(blocks.reshape(-1, num_blocks, *blocks.shape[1:]), 1, 0)
 
     by_block = [

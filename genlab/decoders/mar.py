@@ -48,18 +48,19 @@ from genlab.tokens import (
 
 
 class MARSampler(Config):
-    """How latents are drawn: in `rounds` of the backbone, each followed by `steps` of the flow
-    head.
-
-    `temperature` scales the noise that the flow starts from; `guidance` 1 is off.
-    """
+    """How latents are drawn: in rounds of the backbone, each followed by the flow head."""
 
     kind: Literal["mar"] = "mar"
     rounds: int = pydantic.Field(default=16, gt=0, le=10_000)
+    """Backbone calls per clip."""
     steps: int = pydantic.Field(default=16, gt=0, le=10_000)
+    """Euler steps of the flow head per round."""
     hiding: Hiding = CosineHiding()
+    """Share of frames still unknown after each round."""
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scales the noise that the flow starts from."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
 
 
 class MARConfig(Config):
@@ -68,7 +69,9 @@ class MARConfig(Config):
     kind: Literal["mar"] = "mar"
     sampler: ClassVar[type[Config]] = MARSampler
     head: FlowMatching = FlowMatching()
+    """Draws a frame's latents from its hidden vector."""
     hiding: Hiding = CosineHiding()
+    """Draws the share of frames that a training example hides."""
 
     @property
     def loss_unit(self) -> str:

@@ -67,31 +67,37 @@ from genlab.tokens import (
 
 
 class MaskedSampler(Config):
-    """How codes are drawn.
-
-    `steps` counts the network calls of each level, coarse to fine, its last number serving all
-    further levels. Frames are revealed in `order` of confidence, to which Gumbel noise is added
-    that shrinks from `order_temperature` to 0, at random, or each on its own with the schedule's
-    probability (ancestral); `spans` says how many at a time. `is_last_greedy` takes the likeliest
-    code in the last step of every level, as the paper does. `is_annealed` lowers the temperature
-    step by step, from `temperature` in the first of n steps to a n-th of it in the last (MAGNeT,
-    MaskGCT). `guidance` 1 is off.
-    """
+    """How codes are drawn: level by level, coarse to fine, some frames in each step."""
 
     kind: Literal["masked"] = "masked"
     steps: tuple[Annotated[int, pydantic.Field(gt=0, le=10_000)], ...] = pydantic.Field(
         default=(16, 1), min_length=1, max_length=256
     )
+    """Network calls of each level, coarse to fine; the last number serves all further levels."""
     hiding: Hiding = CosineHiding()
+    """Share of frames still hidden after each step of a level."""
     order: Order = "confidence"
+    """Which frames are revealed: the most confident, random ones, or each on its own with the
+    schedule's probability (ancestral).
+    """
     order_temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of the Gumbel noise on confidence, which shrinks to 0 over the steps of a level."""
     spans: Spans = SINGLE
+    """How many frames are revealed together."""
     is_last_greedy: bool = True
+    """Take the likeliest code in the last step of every level, as the paper does."""
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Divides the logits; 0 takes the likeliest code."""
     is_annealed: bool = False
+    """Lower the temperature step by step, from `temperature` in the first of n steps to an n-th of
+    it in the last (MAGNeT, MaskGCT).
+    """
     top_k: int = pydantic.Field(default=0, ge=0)
+    """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
 
     def steps_per_level(self, codebooks: int) -> tuple[int, ...]:
         """Return the number of network calls of each level."""
@@ -99,16 +105,17 @@ class MaskedSampler(Config):
 
 
 class MaskedConfig(Config):
-    """The masked parallel family; training hides whole `spans`. `starts_from_codec` as in the
-    autoregressive family.
-    """
+    """The masked parallel family."""
 
     kind: Literal["masked"] = "masked"
     sampler: ClassVar[type[Config]] = MaskedSampler
     loss_unit: ClassVar[str] = "nats_per_hidden_code"
     hiding: Hiding = CosineHiding()
+    """Draws the share of frames that a training example hides."""
     spans: Spans = SINGLE
+    """How many frames training hides together."""
     starts_from_codec: bool = True
+    """Start embeddings and heads from the codec's entries, as in the AR family."""
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Masked":
         """Return the decoder with fresh weights, made in one compiled call.
@@ -157,6 +164,7 @@ class Masked(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
+        # k h v and not one matrix: a step needs the head of one level only.
         self.heads = matrix(
             code_heads(
                 task.spec.codebooks,
@@ -247,6 +255,8 @@ def _bound_draws(
     def draw_bound(_, inputs):
         level, place, frame_key = inputs
         num_hidden = count_hidden(place, num_frames)
+        # With i of n frames hidden, n / i times the nats of the hidden ones is an unbiased draw of
+        # the level's bound: each i stands for one of the n steps of an any-order model.
         is_masked = draw_hidden(frame_key, is_valid, num_hidden)
         visible = _hide(codes, jnp.broadcast_to(level, (b,)), is_masked, model.spec.entries)
         hidden = model._hidden(visible, conditions, is_valid)
@@ -259,6 +269,7 @@ def _bound_draws(
     levels = jnp.repeat(jnp.arange(k), num_draws)
     inputs = (levels, places.reshape(k * num_draws, b), jax.random.split(frame_key, k * num_draws))
     _, draws = lax.scan(draw_bound, None, inputs)
+    # (k r) b -> r k b
     return draws.reshape(k, num_draws, b).swapaxes(0, 1)
 
 
@@ -279,6 +290,7 @@ def _sample_codes(
         codes = jnp.where(
             prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes
         )
+    # Counted on level 0: a prompt gives all levels of a frame or none.
     num_unknown = (
         sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
     )
@@ -292,10 +304,13 @@ def _sample_codes(
     def step(codes, inputs):
         level, progress, previous, is_last, step_key = inputs
         code_key, order_key = jax.random.split(step_key)
+        # Finer levels stay hidden even where a prompt knows them, as in training.
         visible = jnp.where(jnp.arange(codes.shape[2])[None, None, :] <= level, codes, absent)
         hidden = model._hidden(jnp.repeat(visible, copies, axis=0), conditions, is_attended)
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
+        # The temperature falls by the factor 1 - previous: from 1 in the first of n steps to 1/n in
+        # the last.
         heated = logits / (1 - previous) if sampler.is_annealed else logits
         drawn = draw(
             code_key,
@@ -321,6 +336,7 @@ def _sample_codes(
         return codes.at[:, :, level].set(jnp.where(is_revealed, drawn, at_level)), None
 
     inputs = (*_plan(sampler.steps_per_level(model.spec.codebooks)),)
+    # One scan over the steps of all levels: the level is an input, so the program is compiled once.
     codes, _ = lax.scan(step, codes, (*inputs, jax.random.split(key, len(inputs[0]))))
     return jnp.where(is_valid[:, :, None], codes, 0)
 

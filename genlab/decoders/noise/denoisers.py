@@ -75,12 +75,12 @@ class StableAudioNetwork(Config):
     """Stable Audio's transformer in the width, layers and heads of the backbone, with its own norms
     and routes.
 
-    It takes text by cross-attention with `key_heads` heads and one vector per clip, and computes in
-    float32.
+    It takes text by cross-attention and one vector per clip, and computes in float32.
     """
 
     kind: Literal["stable_audio"] = "stable_audio"
     key_heads: int = pydantic.Field(default=2, ge=1)
+    """Heads of the keys and values of cross-attention; queries share them in groups."""
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "StableAudioDenoiser":
         """Return the network with fresh weights for latents of `channels` channels.
@@ -98,6 +98,8 @@ class StableAudioNetwork(Config):
                 "content='text', "
                 "route='cross', clip_route='adaln' with speaker or duration"
             )
+        # A field that the network ignores would still enter the hash: two runs would look different
+        # and be the same.
         asked = {"dropout": 0.0, "dtype": "float32", "remat": False, "is_unrolled": False}
         found = {field: getattr(task.backbone, field) for field in asked}
         for mixer in task.backbone.period:

@@ -38,16 +38,16 @@ FIRST_SPREAD = 0.3
 
 
 class GaussianMixture(Config):
-    """A mixture of diagonal Gaussians whose standard deviations are at least `min_std`.
-
-    The floor bounds the density: latents are normalised, so 0.01 is a hundredth of their deviation.
-    GIVT has 1e-6.
-    """
+    """A mixture of diagonal Gaussians."""
 
     kind: Literal["gmm"] = "gmm"
     loss_unit: ClassVar[str] = "nats_per_frame"
     components: int = pydantic.Field(default=16, gt=0, le=1024)
+    """Components of the mixture."""
     min_std: float = pydantic.Field(default=0.01, gt=0)
+    """Least standard deviation of a component, which bounds the density. Latents are normalised, so
+    0.01 is a hundredth of their deviation; GIVT has 1e-6.
+    """
     takes_guidance: ClassVar[bool] = False
 
     def build(self, width: int, channels: int, *, key: Key[Array, ""]) -> "GaussianMixtureHead":
@@ -122,17 +122,18 @@ class GaussianMixtureHead(nnx.Module):
 
 
 class FlowMatching(Config):
-    """A flow on the straight path from latent (level 0) to noise (level 1), solved by Euler steps.
-
-    Each frame is trained on `draws` noise levels, which share its hidden vector.
-    """
+    """A flow on the straight path from latent (level 0) to noise (level 1), solved by Euler steps."""
 
     kind: Literal["flow"] = "flow"
     loss_unit: ClassVar[str] = "mse_of_velocity"
     width: int = pydantic.Field(default=256, gt=0)
+    """Channels of the head's MLP."""
     layers: int = pydantic.Field(default=3, gt=0, le=1024)
+    """Layers of the MLP."""
     draws: int = pydantic.Field(default=4, gt=0, le=1024)
+    """Noise levels that each frame is trained on; they share its hidden vector."""
     levels: LevelDraw = LogitNormalLevels()
+    """Draws the noise levels of training."""
     takes_guidance: ClassVar[bool] = True
 
     def build(self, width: int, channels: int, *, key: Key[Array, ""]) -> "FlowMatchingHead":
@@ -221,19 +222,22 @@ class FlowMatchingHead(nnx.Module):
 
 
 class EnergyScore(Config):
-    """An implicit sampler trained on `samples` draws per frame; its noise has `noise_channels`.
-
-    `beta` is the power of the distance, below 2 for the score to be strictly proper: at 2 only the
-    mean would count.
-    """
+    """An implicit sampler trained on several draws per frame."""
 
     kind: Literal["energy"] = "energy"
     loss_unit: ClassVar[str] = "energy_score"
     width: int = pydantic.Field(default=256, gt=0)
+    """Channels of the head's MLP."""
     layers: int = pydantic.Field(default=3, gt=0, le=1024)
+    """Layers of the MLP."""
     noise_channels: int = pydantic.Field(default=64, gt=0)
+    """Channels of the noise that the sampler transforms."""
     samples: int = pydantic.Field(default=2, ge=2, le=1024)
+    """Draws per training frame."""
     beta: float = pydantic.Field(default=1.0, gt=0, lt=2)
+    """Power of the distance, below 2 for the score to be strictly proper: at 2 only the mean would
+    count.
+    """
     takes_guidance: ClassVar[bool] = False
 
     def build(self, width: int, channels: int, *, key: Key[Array, ""]) -> "EnergyScoreHead":

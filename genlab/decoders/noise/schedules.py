@@ -59,12 +59,11 @@ class LinearHiding(Config):
 
 
 class PowerHiding(Config):
-    """The share still hidden is (1 - progress) ** power: above 1, more of the progress is spent
-    near clean codes.
-    """
+    """The share still hidden is (1 - progress) ** power."""
 
     kind: Literal["power"] = "power"
     power: float = pydantic.Field(default=2.0, gt=0, le=1000)
+    """Above 1, more of the progress is spent near clean codes."""
 
     def hidden_share(self, progress: Float[Array, "*n"]) -> Float[Array, "*n"]:
         """Return the share hidden at `progress`."""
@@ -97,7 +96,9 @@ class LogitNormalLevels(Config):
 
     kind: Literal["logit_normal"] = "logit_normal"
     mean: float = pydantic.Field(default=0.0, ge=-1000, le=1000)
+    """Mean before the sigmoid; above 0 prefers noisy levels."""
     std: float = pydantic.Field(default=1.0, gt=0, le=1000)
+    """Standard deviation before the sigmoid."""
 
     def draw(self, key: Key[Array, ""], num_examples: int) -> Float[Array, "b"]:
         """Return one level in (0, 1) per example."""

@@ -37,10 +37,15 @@ class StableAudioConfig(Config):
     """Shape of the network; the width is heads * head_channels."""
 
     layers: int = pydantic.Field(default=24, ge=1)
+    """Layers."""
     heads: int = pydantic.Field(default=24, ge=1)
+    """Heads of self-attention, and of the queries of cross-attention."""
     key_heads: int = pydantic.Field(default=12, ge=1)
+    """Heads of the keys and values of cross-attention."""
     head_channels: int = pydantic.Field(default=64, ge=4, multiple_of=4)
+    """Channels of one head; half of them are rotated, in pairs."""
     cross_width: int = pydantic.Field(default=768, ge=1)
+    """Channels of the encoded text."""
 
     @pydantic.model_validator(mode="after")
     def _check_heads(self) -> "StableAudioConfig":
@@ -103,6 +108,8 @@ class _Block(nnx.Module):
             _rotate_half(_split(self.attn1_q(normed), heads), angles), memory, is_valid[:, None, :]
         )
         x = x + self.attn1_out(_join(mixed))
+        # b n (key heads) c -> b n heads c: each key head serves a group of queries (grouped-query
+        # attention).
         shared = heads // self.config.key_heads
         keys, values = (
             jnp.repeat(_split(project(text.features), self.config.key_heads), shared, axis=2)
@@ -112,6 +119,7 @@ class _Block(nnx.Module):
         x = x + self.attn2_out(
             _join(attend(queries, KeysValues(keys, values), text.is_valid[:, None, :]))
         )
+        # In diffusers' order: the value comes before the gate.
         value, gate = jnp.split(self.ffn_in(self.norm3(x)), 2, axis=-1)
         return x + self.ffn_out(value * jax.nn.silu(gate))
 

@@ -36,6 +36,7 @@ class Spans(Config):
     """
 
     frames: int = pydantic.Field(default=1, gt=0)
+    """Positions of a run."""
 
     def group(self, positions: Shaped[Array, "b n"], fill: float | bool) -> Shaped[Array, "b m l"]:
         """Return the positions of each run, the last one filled up."""
@@ -52,29 +53,36 @@ SINGLE = Spans()
 
 
 class RevealSampler(Config):
-    """How codes of all levels are drawn, in `steps` network calls; `hiding` spaces their noise
-    levels.
-
-    `order` and its temperature are those of the masked family, and "joint" is the ancestral order
-    in one draw per code and step: any code, or that it stays hidden, as in the code of MDLM
-    (2406.07524) and SEDD (2310.16834). The law is the same, but not in low precision: in n steps
-    each code is one of n times less likely outcomes. `noise_bits` are the random bits of the
-    uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`), without it jax's 23;
-    fewer act like a lower temperature (2409.02908). `is_annealed` lowers the temperature step by
-    step, from `temperature` in the first of n steps to a n-th of it in the last. `guidance` 1 is
-    off.
-    """
+    """How codes of all levels are drawn, all in each network call."""
 
     steps: int = pydantic.Field(default=32, gt=0, le=10_000)
+    """Network calls, of a clip or of a block."""
     hiding: Hiding = CosineHiding()
+    """Spaces the noise levels of the steps."""
     order: Order | Literal["joint"] = "ancestral"
+    """As in the masked family. "joint" is the ancestral order in one draw per code and step: any
+    code, or that it stays hidden, as in the code of MDLM (2406.07524) and SEDD (2310.16834). The
+    law is the same, but not in low precision: in n steps each code is one of n times less likely
+    outcomes.
+    """
     order_temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of the Gumbel noise on confidence, as in the masked family."""
     temperature: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Divides the logits; 0 takes the likeliest code."""
     is_annealed: bool = False
+    """Lower the temperature step by step, from `temperature` in the first of n steps to an n-th of
+    it in the last.
+    """
     top_k: int = pydantic.Field(default=0, ge=0)
+    """Draw among this many likeliest entries; 0 keeps all."""
     top_p: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Draw among the likeliest entries that hold this probability together; 1 keeps all."""
     guidance: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """Scale of classifier-free guidance; 1 is off."""
     noise_bits: int | None = pydantic.Field(default=None, ge=4, le=24)
+    """Random bits of the uniforms behind the Gumbel noise of all draws of codes (`coarse_gumbel`);
+    None is jax's 23. Fewer act like a lower temperature (2409.02908).
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_draws(self) -> "RevealSampler":

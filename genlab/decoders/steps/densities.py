@@ -81,16 +81,18 @@ class Softmax(Config):
 class DiscretisedMixture(Config):
     """A mixture of densities on the line on which code i of v is the value 2i / (v - 1) - 1, in
     bins of equal width.
-
-    `min_scale` is the least scale of a component (the standard deviation of a Gaussian), in these
-    units: 0.001 is an eighth of a bin of 256, below which a component is a single code wherever its
-    mean lies in the bin.
     """
 
     kind: Literal["mixture"] = "mixture"
     components: int = pydantic.Field(default=10, gt=0, le=1024)
+    """Components of the mixture."""
     shape: Literal["gaussian", "logistic"] = "logistic"
+    """Shape of a component."""
     min_scale: float = pydantic.Field(default=0.001, gt=0)
+    """Least scale of a component (the standard deviation of a Gaussian), on that line: 0.001 is an
+    eighth of a bin of 256, below which a component is a single code wherever its mean lies in the
+    bin.
+    """
 
     def numbers(self, entries: int) -> int:
         """Return how many numbers describe one distribution: weights, means and scales."""

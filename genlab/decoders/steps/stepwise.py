@@ -125,12 +125,14 @@ def run_known(
     codes = jnp.where(is_target, codes, streams.sizes_at(levels)[None])
     conditions = model.conditioner(cond, is_valid, key=condition_key)
     features, positions = pattern.per_step(visit(conditions.frames, order), order, streams.count)
+    # Step i sees the codes of steps before it: shifted by one, with an absent code in front.
     previous = jnp.concatenate(
         [_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1
     )
     if input_masking:
         assert dropout_key is not None, "inputs are hidden in training, which has a key"
         is_seen = draw_seen(jax.random.fold_in(dropout_key, 1), previous, input_masking)
+        # Hidden inputs are replaced by "absent", whose index depends on the stream.
         previous = jnp.where(
             is_seen, previous, jnp.asarray(streams.sizes_at(np.roll(levels, 1, axis=0)))[None]
         )
@@ -213,6 +215,7 @@ def stream_codes(
             "second"
         )
     count, pattern = model.streams.count, model.pattern
+    # The difference of two counts, because a delay adds its steps once.
     steps_per_frame = pattern.num_steps(2, count) - pattern.num_steps(1, count)
     chunk_steps = chunk_frames * steps_per_frame
     num_steps = pattern.num_steps(cond.content.shape[1], count)
@@ -221,6 +224,7 @@ def stream_codes(
     for first in range(0, num_steps, chunk_steps):
         carry, codes = _stream_chunk(model, plan, carry, steps, first, sampler, chunk_steps)
         pending = jnp.concatenate([pending, codes[:, : num_steps - first]], axis=1)
+        # Under a delay the last steps are not yet whole frames; they wait in `pending`.
         frames = model.streams.codes_of(pattern.revert(pending, count))
         if not frames.shape[1]:
             continue

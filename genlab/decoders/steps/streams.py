@@ -38,34 +38,36 @@ from genlab.tokens import TokenSpec
 
 
 class PlanStream(Config):
-    """The semantic units as a stream that is predicted before the codes.
-
-    A code sees the plan at least up to `lead_frames` after its own frame. `num_units` is the size
-    of the plan's vocabulary; the data set may have fewer (the shipped recogniser has 256). The loss
-    is that of the codes plus `weight` times that of the plan.
-    """
+    """The semantic units as a stream that is predicted before the codes."""
 
     num_units: int = pydantic.Field(default=256, gt=0)
+    """Size of the plan's vocabulary; the data set may have fewer (the shipped recogniser has 256).
+    """
     lead_frames: int = pydantic.Field(default=0, ge=0, le=10_000)
+    """A code sees the plan at least up to this many frames after its own."""
     weight: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """The loss is that of the codes plus this times that of the plan."""
 
 
 class OtherStream(Config):
-    """The codes of the other speaker. The loss is that of the own codes plus `weight` times that of
-    the other's.
+    """The codes of the other speaker.
 
     Needs conversations: `data.corpus` of kind "dialogue", or a folder with `two_sided`.
     """
 
     weight: float = pydantic.Field(default=1.0, ge=0, le=1000)
+    """The loss is that of the own codes plus this times that of the other's."""
 
 
 class Streams(Config):
     """What a frame holds. Index `sizes[j]` of stream j means absent, as in `CodeEmbedding`."""
 
     spec: TokenSpec
+    """The token space of one side."""
     plan: PlanStream | None
+    """The plan, if it is predicted."""
     other: OtherStream | None = None
+    """The other speaker, if it is predicted."""
 
     @property
     def codebooks(self) -> int:
@@ -117,6 +119,8 @@ class Streams(Config):
                 "predicts; "
                 "use condition.content='text' or 'none', or decoder.plan=null"
             )
+        # Fewer units than the plan has room for are fine, so that one config serves several data
+        # sets.
         units = vocab.num_units
         if not 0 < units <= self.plan.num_units:
             fix = (
