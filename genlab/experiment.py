@@ -111,7 +111,9 @@ class TokenData(Config):
 
     corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
     codec: str = SHIPPED_CODEC
+    """The frozen codec: a shipped name, a path of exported weights, KIND or KIND:SOURCE."""
     num_frames: int = pydantic.Field(ge=1)
+    """Frames of one training example; longer clips are cut at random places."""
     train_clips: Count | None = None
     """Train on a fixed random part of the training split, to see what repeated data do; prompts
     stay as they are.
@@ -196,16 +198,20 @@ class Arm(ArmSettings):
     """One family in a comparison: its decoder, how it samples, and, if tuned apart, the settings it
     trains with.
 
-    The trials say how many training and sampling settings were tried on validation data, this one
-    included, and `tuning_flops` what the training ones cost: an arm that was tuned longer has an
-    advantage, so the ledger asks that arms agree.
+    An arm that was tuned longer has an advantage, so the ledger asks that arms agree in the trials
+    and in `tuning_flops`.
     """
 
     decoder: AnyDecoder
+    """The family and its shape."""
     sampler: AnySampler
+    """How it draws."""
     training_trials: int = pydantic.Field(default=1, ge=1)
+    """Training settings that were tried on validation data, this one included."""
     tuning_flops: float = pydantic.Field(default=0.0, ge=0)
+    """FLOPs that those trials took."""
     sampler_trials: int = pydantic.Field(default=1, ge=1)
+    """Sampling settings that were tried on validation data, this one included."""
 
     @pydantic.model_validator(mode="after")
     def _check_sampler(self) -> "Arm":
@@ -227,9 +233,13 @@ class DecoderRun(Run):
 
     kind: Literal["decoder"] = "decoder"
     data: TokenData
+    """The tokens."""
     backbone: BackboneConfig
+    """The transformer."""
     condition: ConditionConfig
+    """What the decoder is told."""
     arm: Arm
+    """The family, its sampler and its settings."""
 
     @pydantic.model_validator(mode="after")
     def _check_size(self) -> "DecoderRun":
@@ -274,13 +284,14 @@ class DecoderRun(Run):
 
 
 class Budget(Config):
-    """What every arm may spend. iso_flop: the same training FLOPs. iso_step: the same number of
-    updates.
-    """
+    """What every arm may spend."""
 
     mode: Literal["iso_flop", "iso_step"] = "iso_flop"
+    """iso_flop: the same training FLOPs. iso_step: the same number of updates."""
     train_flops: float | None = pydantic.Field(default=None, gt=0)
+    """Training FLOPs of each arm, for iso_flop."""
     steps: Steps | None = None
+    """Updates of each arm, for iso_step."""
 
     @pydantic.model_validator(mode="after")
     def _check_one(self) -> "Budget":
@@ -297,30 +308,43 @@ class Budget(Config):
 class Comparison(Config):
     """Several arms that differ in their decoder alone, trained on one budget and scored on the same
     prompts.
-
-    `audit` runs every metric on known degradations first; an earlier audit is used even without it.
     """
 
     kind: Literal["compare"] = "compare"
     name: Name
+    """Name of the run directory, before the key, which it does not enter."""
     question: str
+    """What is asked, the title of the report."""
     seeds: tuple[Seed, ...] = pydantic.Field(default=(0,), min_length=1)
+    """Training seeds; every arm is trained once with each."""
     data: TokenData
+    """The tokens of all arms."""
     batch_size: int = pydantic.Field(ge=1)
+    """Clips per update."""
     backbone: BackboneConfig
+    """The transformer of all arms."""
     condition: ConditionConfig
+    """What all arms are told."""
     budget: Budget
+    """What every arm may spend."""
     optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule of all arms."""
     arms: dict[Name, Arm] = pydantic.Field(min_length=1)
+    """The arms by name."""
     prompts_split: str = "test"
+    """Split that prompts come from; never train."""
     num_prompts: int = pydantic.Field(default=32, ge=2)
+    """Clips that every arm samples."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How much is scored."""
     audit: bool = False
+    """Run every metric on known degradations first; an earlier audit is used even without it."""
     equivalence: dict[str, pydantic.PositiveFloat] = {}
     """Per score, the difference that does not matter: only with it may two arms be called
     equivalent.
     """
     settings: TrainSettings = TrainSettings()
+    """How runs are watched and saved; it changes no result."""
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":

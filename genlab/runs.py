@@ -29,17 +29,24 @@ class CorpusShare(Config):
 
     corpus: Corpus
     share: float = pydantic.Field(default=1.0, gt=0)
+    """Weight of this corpus when crops are drawn; weights need not sum to 1."""
 
 
 class Run(Config):
-    """What every training run has. `settings` do not change the result and stay out of the hash."""
+    """What every training run has."""
 
     name: Name
+    """Name of the run directory."""
     seed: Seed = 0
+    """Seed of initialisation, data order and noise."""
     steps: Steps
+    """Updates."""
     batch_size: int = pydantic.Field(ge=1)
+    """Examples per update."""
     optim: OptimConfig = OptimConfig()
+    """Optimiser and schedule."""
     settings: TrainSettings = TrainSettings()
+    """How the run is watched and saved; it changes no result and stays out of the hash."""
 
     @property
     def slug(self) -> str:
@@ -48,17 +55,20 @@ class Run(Config):
 
 
 class CodecRun(Run):
-    """Train the in-lab codec, from scratch or from the weights that another run exported
-    (`start_from`).
-    """
+    """Train the in-lab codec."""
 
     kind: Literal["codec"] = "codec"
     loss_unit: ClassVar[str] = "weighted"
     codec: SpectralCodecConfig
+    """Shape and losses of the codec."""
     start_from: str | None = None
+    """Exported weights of another run to start from; None trains from scratch."""
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
+    """The corpora and how often each is drawn from."""
     crop_samples: Count
+    """Length of a training crop, in samples; a multiple of the hop."""
     augment: AugmentConfig | None = None
+    """Random changes per crop; None leaves crops as they are."""
 
     @pydantic.model_validator(mode="after")
     def _check_crop(self) -> "CodecRun":
@@ -103,9 +113,13 @@ class RecogniserRun(Run):
     kind: Literal["recogniser"] = "recogniser"
     loss_unit: ClassVar[str] = "ctc_nats_per_symbol"
     recogniser: RecogniserConfig
+    """Shape of the recogniser."""
     data: tuple[CorpusShare, ...] = pydantic.Field(min_length=1)
+    """The corpora and how often each is drawn from."""
     max_samples: Count | None = None
+    """Longest training clip, in samples; None takes the longest there is."""
     augment: AugmentConfig | None = None
+    """Random changes per clip; None leaves clips as they are."""
 
     def build(self, key: Key[Array, ""]) -> Recogniser:
         """Return the untrained recogniser."""

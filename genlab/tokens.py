@@ -23,12 +23,19 @@ class TokenSpec(Config):
     """The facts about a token space that decoders, budgets and reports need."""
 
     sample_rate_hz: int
+    """Sample rate of waves, in Hz."""
     hop_samples: int
+    """Samples per frame."""
     codebooks: int
+    """Codes per frame, coarse to fine."""
     entries: int
+    """Entries of each codebook."""
     latent_channels: int
+    """Channels of a frame's latent."""
     causal: bool = False
+    """Whether a frame depends on no later sample, so that decoding can stream."""
     side_channels: int = 0
+    """Numbers per utterance that the codec's decoder reads beside the frames."""
 
     @property
     def frame_hz(self) -> float:

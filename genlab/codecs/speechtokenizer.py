@@ -39,11 +39,7 @@ _NETWORK_FIELDS = {
 
 
 class SpeechTokenizerConfig(PublishedConfig):
-    """Shape of a SpeechTokenizer; the defaults are those of the published model.
-
-    Attributes:
-        codebooks: the levels that are used, the first being the semantic one; the files hold 8.
-    """
+    """Shape of a SpeechTokenizer; the defaults are those of the published model."""
 
     hub_id: ClassVar[str] = "fnlp/SpeechTokenizer"
     hub_subfolder: ClassVar[str] = "speechtokenizer_hubert_avg"
@@ -59,12 +55,15 @@ class SpeechTokenizerConfig(PublishedConfig):
 
     kind: Literal["speechtokenizer"] = "speechtokenizer"
     sample_rate_hz: int = pydantic.Field(default=16_000, ge=1)
+    """Sample rate of waves, in Hz."""
     codebooks: int = pydantic.Field(default=8, ge=1)
-    # Stores keep codes as int16.
+    """Levels in use, from the first on, which is the semantic one; the files hold 8."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
+    """Entries of each codebook; at most 2**15, because stores keep codes as int16."""
     network: SEANetConfig = SEANetConfig(
         latent_channels=1024, channels=64, strides=(8, 5, 4, 2), is_bidirectional=True
     )
+    """Encoder and decoder."""
 
     @property
     def spec(self) -> TokenSpec:

@@ -63,12 +63,11 @@ NOISE = AbsorbingNoise()
 
 
 class BlockwiseSampler(RevealSampler):
-    """How codes are drawn, with `steps` network calls per block and one more to read the finished
-    block.
-    """
+    """How codes are drawn, block by block."""
 
     kind: Literal["blockwise"] = "blockwise"
     steps: int = pydantic.Field(default=8, gt=0, le=10_000)
+    """Network calls per block; one more reads the finished block."""
 
 
 class BlockwiseConfig(Config):

@@ -51,7 +51,9 @@ class EvaluationConfig(Config):
     lengths_s: tuple[Annotated[float, Field(ge=0.1, le=3600)], ...] = ()
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1, le=1024)
+    """Threads that measure; they change no value."""
     seed: Seed = 0
+    """Seed of the resamples and draws behind intervals."""
 
     @model_validator(mode="after")
     def _check_draws(self) -> "EvaluationConfig":

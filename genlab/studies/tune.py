@@ -74,17 +74,18 @@ Range = Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)]
 
 
 class TuningSpace(Config):
-    """The lowest and highest value of each setting; equal ones fix it. One space serves all arms.
-
-    `peak_lr` and `weight_decay` are uniform on a log scale, and so is `1 - ema_decay`; the others
-    are uniform.
-    """
+    """The lowest and highest value of each setting, for all arms alike; equal ones fix it."""
 
     peak_lr: Range = (3e-4, 1e-2)
+    """Uniform on a log scale."""
     warmup_fraction: Range = (0.0, 0.2)
+    """Uniform."""
     weight_decay: Range = (1e-3, 0.3)
+    """Uniform on a log scale."""
     ema_decay: Range = (0.9, 0.999)
+    """1 - ema_decay is uniform on a log scale."""
     dropout: Range = (0.0, 0.2)
+    """Uniform."""
 
     @pydantic.model_validator(mode="after")
     def _check_ends(self) -> "TuningSpace":
@@ -107,14 +108,19 @@ class Tuning(Config):
     """
 
     space: TuningSpace = TuningSpace()
+    """Where settings are drawn from."""
     trials: int = pydantic.Field(default=16, ge=2)
+    """Settings tried per arm, its own included."""
     fraction: float = pydantic.Field(default=0.25, gt=0, le=1)
+    """Share of the arm's training budget that each trial gets."""
     by: Literal["wer_ctc", "block_energy"] = "wer_ctc"
+    """Score on validation prompts that chooses the best trial."""
     sampler: Literal["random", "tpe"] = "random"
     """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no
     best-of-k curve.
     """
     seed: Seed = 0
+    """Seed of the drawn settings and of sampling."""
 
 
 class Trial(NamedTuple):

@@ -27,34 +27,48 @@ from genlab.nets.param import Rule, rules_of
 
 
 class OptimConfig(Config):
-    """AdamW and its schedule. `warmup_fraction` and `final_fraction` are fractions of the steps and
-    of `peak_lr`.
-    """
+    """AdamW and its schedule."""
 
     peak_lr: float = pydantic.Field(default=1e-3, gt=0, le=100)
+    """Highest learning rate."""
     warmup_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
+    """Share of the steps over which the learning rate rises from 0."""
     decay: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the fall after that."""
     final_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
+    """Learning rate of the last step over `peak_lr`; unused by a constant one."""
     weight_decay: float = pydantic.Field(default=0.05, ge=0, le=100)
+    """Decoupled weight decay of matrices, per unit of learning rate."""
     b1: float = pydantic.Field(default=0.9, ge=0, lt=1)
+    """Decay of the moving average of gradients."""
     b2: float = pydantic.Field(default=0.98, ge=0, lt=1)
+    """Decay of the moving average of their squares."""
     clip_norm: float | None = pydantic.Field(default=1.0, gt=0)
+    """Largest norm of the gradient; larger ones are scaled down. None clips nothing."""
     ema_decay: float | None = pydantic.Field(default=0.999, ge=0, lt=1)
+    """Decay per step of the averaged parameters that are sampled and scored; None keeps the last
+    ones.
+    """
     accumulate: int = pydantic.Field(default=1, ge=1)
+    """Parts into which each batch is split, one after another, to save memory."""
 
 
 class ArmSettings(Config):
-    """What one arm may have for itself where all others share: four fields of `OptimConfig` and the
-    backbone's dropout.
+    """What one arm may have for itself where all others share.
 
     None keeps what is shared. `genlab tune` chooses these, and nothing else.
     """
 
     peak_lr: float | None = pydantic.Field(default=None, gt=0, le=100)
+    """As `optim.peak_lr`."""
     warmup_fraction: float | None = pydantic.Field(default=None, ge=0, le=1)
+    """As `optim.warmup_fraction`."""
     weight_decay: float | None = pydantic.Field(default=None, ge=0, le=100)
+    """As `optim.weight_decay`."""
     ema_decay: float | None = pydantic.Field(default=None, ge=0, lt=1)
+    """As `optim.ema_decay`."""
     dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
+    """As `backbone.dropout`."""
 
     def apply(
         self, optim: OptimConfig, backbone: BackboneConfig

@@ -16,13 +16,19 @@ class TrainSettings(Config):
     """
 
     log_every: int = pydantic.Field(default=50, ge=1)
+    """Steps between two lines of metrics."""
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
+    """Seconds between checkpoints; None saves by steps alone, and at the end."""
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
+    """Steps between checkpoints, beside those by time; None saves by time alone."""
     keep: int = pydantic.Field(default=2, ge=1)
+    """Checkpoints to keep, the newest."""
     profile: ProfileConfig = ProfileConfig()
+    """Which steps jax.profiler traces; none by default."""
     sharding: ShardingConfig = ShardingConfig()
-    # validation prompts sampled while a comparison trains
+    """How devices share the work."""
     previews: int = pydantic.Field(default=0, ge=0)
+    """Validation prompts that are sampled while a comparison trains, to be heard in TensorBoard."""
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""

@@ -122,7 +122,7 @@ class GaussianMixtureHead(nnx.Module):
 
 
 class FlowMatching(Config):
-    """A flow on the straight path from latent (level 0) to noise (level 1), solved by Euler steps."""
+    """A flow on the straight path from latent (level 0) to noise (level 1)."""
 
     kind: Literal["flow"] = "flow"
     loss_unit: ClassVar[str] = "mse_of_velocity"

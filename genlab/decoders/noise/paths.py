@@ -176,9 +176,10 @@ class GaussianPath(Config):
 
 
 class BoundedPath(GaussianPath):
-    """A path that reaches pure noise at level 1, unless it ends before that, at `last_level`."""
+    """A path that reaches pure noise at level 1, unless it ends before that."""
 
     last_level: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """The noisiest level that training and sampling visit."""
 
     @property
     def noisiest_level(self) -> float:
@@ -278,8 +279,11 @@ class EDMPath(GaussianPath):
 
     kind: Literal["edm"] = "edm"
     sigma_min: float = pydantic.Field(default=0.002, gt=0, le=1e6)
+    """Smallest noise of the sampling grid, in standard deviations of normalised latents."""
     sigma_max: float = pydantic.Field(default=80.0, gt=0, le=1e6)
+    """Largest noise of the grid, where sampling starts."""
     rho: float = pydantic.Field(default=7.0, gt=0, le=1000)
+    """Power that spaces the grid: above 1 it is finer at small noise (eq. 5)."""
 
     @pydantic.model_validator(mode="after")
     def _check_sigmas(self) -> "EDMPath":

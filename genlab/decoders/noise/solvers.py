@@ -205,8 +205,7 @@ class DPMSolver(OneCall):
 
 
 class Ancestral(OneCall):
-    """Steps of the reverse process: some of the noise is replaced by fresh noise. eta 1 is DDPM,
-    eta 0 is DDIM.
+    """Steps of the reverse process: some of the noise is replaced by fresh noise.
 
     In units of sigma / alpha this is k-diffusion's Euler ancestral step, which equals DDPM's
     posterior on a variance-preserving path.
@@ -214,6 +213,7 @@ class Ancestral(OneCall):
 
     kind: Literal["ancestral"] = "ancestral"
     eta: float = pydantic.Field(default=1.0, ge=0, le=1)
+    """Share of the replaced noise: 1 is DDPM, 0 is DDIM."""
 
     def solve(
         self,

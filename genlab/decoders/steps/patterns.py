@@ -104,10 +104,11 @@ class LaggedPattern(Config):
 
 
 class DelayPattern(LaggedPattern):
-    """Codebook k lags codebook 0 by `k * delay_frames`; delay 0 is "parallel"."""
+    """Codebook k lags codebook 0 by k times a delay."""
 
     kind: Literal["delay"] = "delay"
     delay_frames: int = pydantic.Field(default=1, ge=0, le=10_000)
+    """Frames between neighbouring codebooks; 0 is "parallel"."""
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
@@ -115,12 +116,11 @@ class DelayPattern(LaggedPattern):
 
 
 class AcousticDelayPattern(LaggedPattern):
-    """All levels after the first lag it by `delay_frames` (Moshi, 2410.00037 section 3.4.2,
-    "acoustic delay").
-    """
+    """All levels after the first lag it alike: the "acoustic delay" of Moshi (2410.00037 3.4.2)."""
 
     kind: Literal["acoustic_delay"] = "acoustic_delay"
     delay_frames: int = pydantic.Field(default=1, ge=0, le=10_000)
+    """Frames by which they lag."""
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
@@ -133,6 +133,7 @@ class BesideOther(LaggedPattern):
     """
 
     codes: pydantic.SerializeAsAny[LaggedPattern]
+    """The pattern of one speaker."""
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level of both speakers is behind."""
@@ -140,12 +141,12 @@ class BesideOther(LaggedPattern):
 
 
 class BehindPlan(LaggedPattern):
-    """A plan and the pattern of the codes, which comes `lag_frames` later. The plan counts as the
-    first codebook.
-    """
+    """A plan and, later, the pattern of the codes. The plan counts as the first codebook."""
 
     codes: pydantic.SerializeAsAny[LaggedPattern]
+    """The pattern of the codes."""
     lag_frames: int = pydantic.Field(ge=0, le=10_000)
+    """Frames by which the codes come later."""
 
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each stream is behind the plan."""
@@ -210,9 +211,10 @@ class FlatPattern(Config):
 
 
 class FlatBehindPlan(FlatPattern):
-    """A unit of the plan, then the codes of the frame `lead_frames` before it, one by one."""
+    """A unit of the plan, then the codes of an earlier frame, one by one."""
 
     lead_frames: int = pydantic.Field(ge=0, le=10_000)
+    """Frames by which the plan is ahead of the codes."""
 
     @property
     def rows(self) -> LaggedPattern:
