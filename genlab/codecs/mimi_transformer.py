@@ -94,13 +94,16 @@ class WindowAttention(nnx.Module):
         """
         batch, length, width = x.shape
         places = num_past + jnp.arange(length, dtype=jnp.uint32)
+        # b t (a c) -> b t a c
         queries, keys, values = (
             layer(x).reshape(batch, length, self.heads, -1)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
+        # b t a c -> b a t c
         queries = turn(queries, places).swapaxes(1, 2)
         own = Memory(turn(keys, places).swapaxes(1, 2), values.swapaxes(1, 2))
         mixed = attend_window(queries, own, past, num_past, self.window)
+        # b a t c -> b t (a c)
         mixed = mixed.swapaxes(1, 2).reshape(batch, length, width)
         return self.o_proj(mixed), own if past is None else newest(past, own)
 
@@ -146,6 +149,7 @@ def attend_window(
     before = Memory(
         *[jnp.concatenate([cut(old), new[:, :, :-1]], axis=2) for old, new in zip(past, own)]
     )
+    # Blocks of a window each; n counts blocks: b a n w c
     mixed = attend_block(cut(queries), own, before, num_absent)
     return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])[:, :, :length]
 

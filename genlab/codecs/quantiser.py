@@ -87,6 +87,7 @@ class ResidualQuantiser(nnx.Module):
         state in place.
         """
         levels, num_entries, channels = self.entries.shape
+        # b t d -> (b t) d
         residual = jax.lax.stop_gradient(latents).reshape(-1, channels)
         new_entries, new_usage = [], []
         for level in range(levels):

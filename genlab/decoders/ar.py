@@ -347,6 +347,7 @@ class AR(nnx.Module):
             self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])),
             codes[:, :, 1:].reshape(b, -1, 1),
         )
+        # b t 1 and b (t j-1) 1 -> b (t j) 1
         return jnp.concatenate(
             [of_plan[:, :, None], of_codes.reshape(b, -1, j - 1)], axis=2
         ).reshape(b, -1, 1)

@@ -345,6 +345,7 @@ def _sample_codes(
             (codes, cache), (progress, previous, step_key) = carry, inputs
             hidden, written = run(codes, cache, block_features, positions)
             logits = model.heads(hidden).astype(jnp.float32)  # c f (k v)
+            # c f (k v) -> c f k v
             logits = logits.reshape(copies * b, block_frames, -1, model.spec.entries)
             logits = logits if copies == 1 else guide(logits, sampler.guidance)
             codes = sampler.reveal(step_key, codes, is_free, logits, progress, previous)
@@ -367,5 +368,6 @@ def _sample_codes(
     ]
     keys = jax.random.split(key, slots // block_frames)
     _, blocks = lax.scan(draw_block, cache, (*by_block, keys))
+    # n b f k -> b (n f) k
     codes = jnp.moveaxis(blocks, 0, 1).reshape(b, slots, -1)[:, :t]
     return jnp.where(is_valid[:, :, None], codes, 0)

@@ -249,6 +249,7 @@ def with_unconditional(cond: Cond, copies: int = 2) -> Cond:
         return cond
     dropped = cond._replace(is_dropped=jnp.ones_like(cond.is_dropped))
     pairs = jax.tree.map(lambda *pair: jnp.stack(pair, axis=1), cond, dropped)
+    # b 2 ... -> (b 2) ...: each row is followed by the same one without conditions.
     return jax.tree.map(lambda pair: pair.reshape(-1, *pair.shape[2:]), pairs)
 
 
@@ -266,5 +267,6 @@ def guide(outputs: Float[Array, "..."], guidance: float) -> Float[Array, "..."]:
     """Take pairs of rows and return unconditional + guidance * (conditional - unconditional); 1 is
     conditional.
     """
+    # (b 2) ... -> 2 b ...
     conditional, unconditional = jnp.moveaxis(outputs.reshape(-1, 2, *outputs.shape[1:]), 1, 0)
     return unconditional + guidance * (conditional - unconditional)

@@ -424,6 +424,7 @@ def _begin(
         visit(given, order),
         visit(is_known | ~is_valid, order),
     )
+    # b t ... -> t b ..., since the loop scans the first axis
     features, positions, given, is_given = (jnp.moveaxis(array, 1, 0) for array in by_frame)
     frames = _Frames(features, positions, given, is_given, jax.random.split(key, t))
     begin = jnp.broadcast_to(
@@ -451,4 +452,5 @@ def _draw_frames(
         ), latents
 
     carry, latents = lax.scan(step, carry, frames)
+    # t b d -> b t d
     return carry, jnp.moveaxis(latents, 0, 1)

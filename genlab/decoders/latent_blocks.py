@@ -313,6 +313,7 @@ class LatentBlocks(nnx.Module):
         clean, is_valid = self._fill_up(clean), self._fill_up(is_valid)
         features = self._fill_up(conditions.frames)
         b, t, h = features.shape
+        # (b n) f h -> b (n f) h
         embedded = self._embed_noisy(noisy, level, features.dtype).reshape(b, t, h)
         embedded = jnp.concatenate([embedded, self.embed(clean.astype(features.dtype))], axis=1)
         hidden = self.backbone(
@@ -370,6 +371,7 @@ def _score_codes(
     bits, error, _ = codes_bound(
         path, clean, blocks, is_valid, vectors, std, key=key, num_draws=num_draws
     )
+    # (b n) -> b n
     by_example = (codes.shape[0], -1)
     return bits.reshape(by_example).sum(axis=1), jnp.sqrt(
         jnp.square(error).reshape(by_example).sum(axis=1)
@@ -475,4 +477,5 @@ def _draw_blocks(
         return run(clean)[1], jnp.where(block.is_valid[:, :, None], latents, 0)
 
     cache, latents = lax.scan(draw_block, cache, blocks)
+    # n b f d -> b (n f) d
     return cache, jnp.moveaxis(latents, 0, 1).reshape(latents.shape[1], -1, latents.shape[3])

@@ -225,7 +225,7 @@ def _sample_latents(
         progress, step_key = inputs
         doubled = jnp.repeat(latents, copies, axis=0), jnp.repeat(is_visible, copies, axis=0)
         hidden = model._hidden(*doubled, conditions, is_attended)
-        # every frame beside itself without conditions
+        # (b copies) t h -> b t copies h: every frame beside itself without conditions
         pairs = hidden.reshape(b, copies, t, -1).swapaxes(1, 2)
         drawn = model.head.draw(step_key, pairs.reshape(b * t * copies, -1), sampler).reshape(
             latents.shape

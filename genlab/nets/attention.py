@@ -197,6 +197,7 @@ def _splash_one_chip(
     kernel = _splash_kernel(padded, heads, is_causal, prefix, is_interpreted)
 
     def turn(x):
+        # b q a c -> b a q c, the order of the kernel's axes
         return jnp.pad(x, ((0, 0), (0, padded - length), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
 
     is_valid = jnp.pad(is_valid, ((0, 0), (0, padded - length)))

@@ -393,6 +393,7 @@ class Backbone(nnx.Module):
         """Return shifts, scales and gates of the layers, and shift and scale of the last norm."""
         if self.modulation is None or clip is None:
             return None, 0, 0
+        # b (8 h) -> b 8 h: six for the layers, two for the last norm
         parts = self.modulation(jax.nn.silu(clip)).reshape(clip.shape[0], 8, clip.shape[1])
         shift, scale = (parts[:, i, None, :].astype(dtype) for i in (6, 7))
         return parts[:, :6], shift, scale

@@ -49,6 +49,7 @@ class CrossAttention(nnx.Module):
     def read(self, text: Text) -> TextMemory:
         """Return the keys and values of the text."""
         b, n, h = text.features.shape
+        # b n (a c) -> b n a c
         keys, values = (
             part.reshape(b, n, self.heads, h // self.heads)
             for part in self.project_text.parts(text.features, 2)

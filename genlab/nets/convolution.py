@@ -146,13 +146,16 @@ class ConvTranspose1d(nnx.Module):
                 rows = jnp.broadcast_to(
                     frames.reshape(1, -1, inputs), (taps, batch * length, inputs)
                 )
+                # taps (b t) o -> (b t) taps o
                 parts = (rows @ kernel).swapaxes(0, 1)
             else:
                 parts = matmul(frames, kernel.transpose(1, 0, 2).reshape(inputs, taps * outputs))
+        # b t (blocks stride) o -> b t blocks (stride o): block i of frame t is added at t + i.
         parts = parts.reshape(batch, length, blocks, -1)
         placed = [
             jnp.pad(parts[:, :, i], ((0, 0), (i, blocks - 1 - i), (0, 0))) for i in range(blocks)
         ]
+        # b u (stride o) -> b (u stride) o
         whole = functools.reduce(jnp.add, placed).reshape(
             batch, (length + blocks - 1) * self.stride, -1
         )

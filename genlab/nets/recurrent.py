@@ -64,6 +64,7 @@ class Recurrence(nnx.Module):
 
         start = jnp.zeros((frames.shape[0], weights.shape[1]), frames.dtype)
         _, states = lax.scan(step, (start, start), over_time, reverse=self.is_backward)
+        # t b h -> b t h
         return states.swapaxes(0, 1)
 
 

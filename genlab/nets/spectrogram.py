@@ -58,6 +58,7 @@ def cut_frames(
     length is a multiple of the hop.
     """
     overlap = window_samples // hop_samples
+    # A frame is `overlap` neighbouring hops: b (u hop) -> b u hop
     pieces = wave.reshape(wave.shape[0], -1, hop_samples)
     num_frames = pieces.shape[1] - overlap + 1
     return jnp.concatenate([pieces[:, i : i + num_frames] for i in range(overlap)], axis=-1)
@@ -69,6 +70,7 @@ def spread_frames(
     """Add overlapping frames up: (t - 1) * hop + window samples."""
     batch, _, window_samples = frames.shape
     overlap = window_samples // hop_samples
+    # b t (overlap hop) -> b t overlap hop: piece i of frame t is added at t + i.
     pieces = frames.reshape(batch, -1, overlap, hop_samples)
     shifted = [
         jnp.pad(pieces[:, :, i], ((0, 0), (i, overlap - 1 - i), (0, 0))) for i in range(overlap)

@@ -339,6 +339,7 @@ def _solve(
     """Return the least-squares curve of each row of scores."""
     design, inverse = _designs(ratios)
     chosen = slice(None) if is_power else slice(1)
+    # For each exponent e and row r: two coefficients k from n scores
     linear = np.einsum("ekn,rn->erk", inverse[chosen], scores)
     errors = ((np.einsum("enk,erk->ern", design[chosen], linear) - scores[None]) ** 2).sum(axis=-1)
     best, rows = errors.argmin(axis=0), np.arange(len(scores))

@@ -77,15 +77,15 @@ class TuningSpace(Config):
     """The lowest and highest value of each setting, for all arms alike; equal ones fix it."""
 
     peak_lr: Range = (3e-4, 1e-2)
-    """Uniform on a log scale."""
+    """Learning rate, drawn uniformly on a log scale."""
     warmup_fraction: Range = (0.0, 0.2)
-    """Uniform."""
+    """Share of the steps that warm up, drawn uniformly."""
     weight_decay: Range = (1e-3, 0.3)
-    """Uniform on a log scale."""
+    """Weight decay, drawn uniformly on a log scale."""
     ema_decay: Range = (0.9, 0.999)
-    """1 - ema_decay is uniform on a log scale."""
+    """Decay of the averaged parameters; 1 - ema_decay is drawn uniformly on a log scale."""
     dropout: Range = (0.0, 0.2)
-    """Uniform."""
+    """Dropout of the backbone, drawn uniformly."""
 
     @pydantic.model_validator(mode="after")
     def _check_ends(self) -> "TuningSpace":

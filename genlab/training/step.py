@@ -132,6 +132,7 @@ def _gradient(
     # Every part takes some clips of each device, so that none has to move. `optax.microbatch` does
     # that and the sums, but hands neither a key nor `rest`, the averages of a codebook, from part
     # to part.
+    # b ... -> a (b/a) ...: part i takes clips i, i + a, i + 2a, ...
     parts = jax.tree.map(
         lambda leaf: leaf.reshape(-1, optim.accumulate, *leaf.shape[1:]).swapaxes(0, 1), args
     )

@@ -60,6 +60,7 @@ class AbsorbingNoise(Config):
         entries: int,
     ) -> Corrupted:
         """Hide ceil(h * codes) random codes of each clip."""
+        # b t k -> b (t k): codes of all levels are hidden alike.
         may_hide = jnp.broadcast_to(is_valid[:, :, None], codes.shape).reshape(len(codes), -1)
         num_codes = jnp.maximum(may_hide.sum(axis=1), 1)
         num_hidden = jnp.clip(jnp.ceil(hiding.hidden_share(1 - level) * num_codes), 1, num_codes)

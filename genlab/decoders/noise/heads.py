@@ -282,6 +282,7 @@ class EnergyScoreHead(nnx.Module):
         (b, t, _), n = hidden.shape, self.config.samples
         noise = jax.random.normal(key, (b * t, n, self.config.noise_channels))
         embedded = jnp.repeat(self.embed(hidden).reshape(b * t, 1, self.config.width), n, axis=1)
+        # (b t) n d -> b t n d
         samples = self._latents(embedded, noise).reshape(b, t, n, -1)
         return energy_score(samples, latents, self.config.beta)
 

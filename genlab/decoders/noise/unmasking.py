@@ -138,6 +138,7 @@ class RevealSampler(Config):
         code_key, order_key = jax.random.split(key)
         drawn = self.draw(code_key, logits, previous)
         rows = (len(codes), -1)
+        # b t k -> b (t k): codes of all levels compete.
         is_revealed = draw_revealed(
             order_key,
             cross_entropy(logits, drawn).reshape(rows),

@@ -64,6 +64,7 @@ class Softmax(Config):
         """Return the product with the first weights of `code_heads`, level by level."""
         product = Linear(width, codebooks * entries, key=key, scale=0.0, split=COLUMNS)
         heads = code_heads(codebooks, entries, width, key=key, code_vectors=code_vectors)
+        # k h o -> h (k o)
         product.kernel[...] = heads.swapaxes(0, 1).reshape(width, -1)
         return product
 

@@ -291,6 +291,7 @@ def _begin(
         visit(conditions.frames, all_orders), all_orders, streams.count
     )
     plan, cache = model.start(copies * b, num_steps, conditions)
+    # b s ... -> s b ..., since the loop scans the first axis
     steps = Step(
         features=features.swapaxes(0, 1),
         position=positions.swapaxes(0, 1),
@@ -330,4 +331,5 @@ def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
         return (cache, codes), codes
 
     carry, codes = lax.scan(run, carry, steps)
+    # s b j -> b s j
     return carry, jnp.moveaxis(codes, 0, 1)

@@ -79,6 +79,7 @@ class SelfAttention(nnx.Module):
         that is written.
         """
         b, q, h = x.shape
+        # b q (heads c) -> b q heads c
         queries, keys, values = (
             part.reshape(b, q, self.heads, h // self.heads) for part in self.project_in.parts(x, 3)
         )
