@@ -123,8 +123,8 @@ def train(
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
         TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second
             signal kills.
-        LockedError, CheckpointMismatch: if another process trains in `run_dir`, or if it holds
-        another run.
+        LockedError: if another process trains in `run_dir`.
+        CheckpointMismatch: if it holds another run.
     """
     _check(source, steps, optim)
     create = jax.jit(partial(create_state, build, optim, steps))

@@ -192,9 +192,8 @@ class RunWriter:
     Args:
         log_dir: the run's directory of event files; attempts share it.
         resume_step: the step that training resumes from (0: from the start). TensorBoard then
-        forgets what earlier
-            attempts wrote after that step, so a run killed and started again shows one curve. None
-            adds to what is there and hides nothing.
+            forgets what earlier attempts wrote after that step, so a run killed and started again
+            shows one curve. None adds to what is there and hides nothing.
         attempt: a suffix of the file name; a file of the same attempt is replaced, so what is
             written once per run can be written again. The default is unique: TensorBoard names
             files by the second, and two writers within one second would overwrite each other.
