@@ -1,9 +1,10 @@
 """The site that `python -m mkdocs build` makes of this repository; mkdocs.yml names this file.
 
-Pages are the files as they are: docs/*.md, README.md, CONTRIBUTING.md, CHANGELOG.md and the cards of the claims. A
-link between files that is right in the repository becomes one between pages: whatever file or folder of the
-repository a page links to is a page as well. A link to nothing is left to mkdocs, which reports it. Besides, there is
-a page for each public module of genlab, and before them one for the names that are supported.
+Pages are the files as they are: docs/*.md, README.md, CONTRIBUTING.md, CHANGELOG.md and the cards
+of the claims. A link between files that is right in the repository becomes one between pages:
+whatever file or folder of the repository a page links to is a page as well. A link to nothing is
+left to mkdocs, which reports it. Besides, there is a page for each public module of genlab, and
+before them one for the names that are supported.
 """
 
 import ast
@@ -19,16 +20,28 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-HOME = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-LANGUAGES = {".py": "python", ".toml": "toml", ".cff": "yaml", ".yaml": "yaml", ".css": "css", ".js": "js"}
+HOME = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+LANGUAGES = {
+    ".py": "python",
+    ".toml": "toml",
+    ".cff": "yaml",
+    ".yaml": "yaml",
+    ".css": "css",
+    ".js": "js",
+}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]*)(#[^)\s]*)?(?=\))")
 FENCE = re.compile(r"^ *```")
 EQUATION = re.compile(r"^\$\$(.+)\$\$$", re.MULTILINE)
 
-# Where the supported names are imported from, and the modules that define them; docs/library.md says what is promised.
+# The supported names, by the module that defines them.
 SUPPORTED = {
     "genlab.tokens": (
-        "TokenSpec", "Tokens", "make_tokens", "Cond", "Prompt", "LossOut", "SampleOut", "ScoreOut", "Decoder",
+        *("TokenSpec", "Tokens", "make_tokens", "Cond", "Prompt"),
+        *("LossOut", "SampleOut", "ScoreOut", "Decoder"),
     ),
     "genlab.decoders.task": ("Task",),
     "genlab.decoders.ar": ("ARConfig", "ARSampler"),
@@ -51,7 +64,7 @@ SUPPORTED = {
     "genlab.evaluate.distribution": ("SpeechEmbedder", "build_reference", "kernel_distance"),
     "genlab.decoders.noise.heads": ("energy_score",),
     "genlab.watch.tensorboard": ("RunWriter",),
-}  # fmt: skip
+}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -61,16 +74,26 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         folder = name.split(".")[1] if name.count(".") else name
         entries.setdefault(folder, []).append({name: reference_page(name)})
     parts = [{folder: found} if len(found) > 1 else found[0] for folder, found in entries.items()]
-    config.nav = [*(config.nav or []), {"Reference": [{"Supported names": "reference/index.md"}, *parts]}]
+    config.nav = [
+        *(config.nav or []),
+        {"Reference": [{"Supported names": "reference/index.md"}, *parts]},
+    ]
     return config
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are not in docs/, and whatever the pages link to."""
-    texts = {page: (ROOT / path).read_text(encoding="utf-8") for path, page in markdown_files().items()}
+    texts = {
+        page: (ROOT / path).read_text(encoding="utf-8") for path, page in markdown_files().items()
+    }
     texts["reference/index.md"] = render_names()
     texts |= {reference_page(name): render_module(name) for name in modules()}
-    linked = {target for path in markdown_files() for target in targets_of(path) if page_of(target) is not None}
+    linked = {
+        target
+        for path in markdown_files()
+        for target in targets_of(path)
+        if page_of(target) is not None
+    }
     for target in sorted(linked - set(markdown_files())):
         place = page_of(target) or ""
         if target.endswith((".svg", ".png")):
@@ -93,7 +116,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
     def link(found: re.Match[str]) -> str:
         place = page_of(normpath(join(dirname(sources[here]), found[1])))
-        return found[0] if place is None else relpath(place, dirname(here) or ".") + (found[2] or "")
+        return (
+            found[0] if place is None else relpath(place, dirname(here) or ".") + (found[2] or "")
+        )
 
     lines, is_code = [], False
     for line in markdown.split("\n"):
@@ -105,12 +130,15 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def markdown_files() -> dict[str, str]:
     """Return the page of every Markdown file that is one, by its path in the repository."""
     docs = {f"docs/{path.name}": path.name for path in sorted((ROOT / "docs").glob("*.md"))}
-    claims = {f"sweeps/claims/{path.name}": f"claims/{path.name}" for path in (ROOT / "sweeps/claims").glob("*.md")}
+    claims = {
+        f"sweeps/claims/{path.name}": f"claims/{path.name}"
+        for path in (ROOT / "sweeps/claims").glob("*.md")
+    }
     return {**HOME, **docs, **claims}
 
 
 def page_of(path: str) -> str | None:
-    """Return the page or the picture that a path in the repository has on the site, None if there is no such path."""
+    """Return the page or picture of a path in the repository, None if there is no such path."""
     if path in markdown_files():
         return markdown_files()[path]
     if path.startswith("..") or not (ROOT / path).exists():
@@ -138,7 +166,9 @@ def targets_of(path: str) -> Iterator[str]:
 
 def modules() -> list[str]:
     """Return the public modules of genlab, by folder."""
-    paths = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "genlab").rglob("*.py"))]
+    paths = [
+        path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "genlab").rglob("*.py"))
+    ]
     names = [".".join(path.parts).removesuffix(".__init__") for path in paths]
     return [name for name in sorted(names) if "._" not in name]
 
@@ -148,21 +178,26 @@ def render_names() -> str:
     rows = []
     for module, names in SUPPORTED.items():
         for name in names:
-            rows.append(f"| [`{name}`][{module}.{name}] | `from {module} import {name}` | {summary_of(module, name)} |")
+            cells = [f"[`{name}`][{module}.{name}]", f"`{module}`", summary_of(module, name)]
+            rows.append(f"| {' | '.join(cells)} |\n")
     head = (
-        "# Supported names\n\nThese names keep their meaning within a minor version; everything else may move. The "
-        "pages after this one describe every public module.\n\n| name | import | what it is |\n|---|---|---|\n"
+        "# Supported names\n\nA program of your own may rely on these names; everything else may "
+        "move with a new version. The pages after this one describe every public module.\n\n"
+        "| name | module | what it is |\n|---|---|---|\n"
     )
-    return head + "\n".join(rows) + "\n"
+    return head + "".join(rows)
 
 
 def render_module(name: str) -> str:
     """Return the page of a module, with what it defines itself and nothing that it imports."""
-    tree = parse(name)
-    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    for node in tree.body:
-        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        defined += [target.id for target in targets if isinstance(target, ast.Name)]
+    defined = []
+    for node in parse(name).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined.append(node.name)
+        elif isinstance(node, ast.Assign):
+            defined += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            defined.append(node.target.id)
     public = [one for one in defined if not one.startswith("_")]
     members = "".join(f"\n        - {one}" for one in public) or " false"
     return f"# {name}\n\n::: {name}\n    options:\n      members:{members}\n"
@@ -194,5 +229,7 @@ def summary_of(module: str, name: str) -> str:
     """Return the first sentence of what a module says of a name."""
     for node in parse(module).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == name:
-            return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split()).replace("|", "\\|")
+            return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split()).replace(
+                "|", "\\|"
+            )
     return ""

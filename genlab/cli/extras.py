@@ -58,7 +58,11 @@ EXTRAS = (
             "xdist",
         ),
     ),
-    Extra("docs", "build the site of the documentation", ("latex2mathml", "material", "mkdocstrings", "ruff")),
+    Extra(
+        "docs",
+        "build the site of the documentation",
+        ("latex2mathml", "material", "mkdocstrings", "ruff"),
+    ),
     Extra("dev", "format, lint and check types", ("pre_commit", "pyright", "ruff")),
 )
 
