@@ -22,7 +22,7 @@ from genlab.material import Material
 from genlab.run import bucket, checkpoint
 from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
-from genlab.run.status import check_held
+from genlab.run.status import check_held, hold_run
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
 from genlab.train import RunResult, train
 from genlab.training.step import Watch
@@ -72,27 +72,29 @@ def train_arm(
     """Train one arm in its run directory, resume it, or return it if it is done; `watch` as in
     `train`.
     """
-    check_is_ours(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    check_same_training(run, run_dir)
-    inputs.bind(run_dir, run.data, store)
-    write_config(run_dir, run.to_dict())
-    start = max(checkpoint.saved_steps(run_dir), default=0)
-    audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
-    cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
-    with RunWriter(run_dir, resume_step=start) as writer:
-        return train(
-            lambda key: run.build_for(store, key),
-            run.source_of(store),
-            steps=run.steps,
-            optim=run.optim,
-            seed=run.seed,
-            settings=run.settings,
-            run_dir=run_dir,
-            writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit, cost),
-            progress=progress,
-            watch=watch,
-        )
+    # First: what is refused as held by another process must not change what that one trains.
+    with hold_run(run_dir):
+        check_is_ours(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        check_same_training(run, run_dir)
+        inputs.bind(run_dir, run.data, store)
+        write_config(run_dir, run.to_dict())
+        start = max(checkpoint.saved_steps(run_dir), default=0)
+        audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
+        cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
+        with RunWriter(run_dir, resume_step=start) as writer:
+            return train(
+                lambda key: run.build_for(store, key),
+                run.source_of(store),
+                steps=run.steps,
+                optim=run.optim,
+                seed=run.seed,
+                settings=run.settings,
+                run_dir=run_dir,
+                writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit, cost),
+                progress=progress,
+                watch=watch,
+            )
 
 
 def sample_arm(

@@ -39,7 +39,7 @@ from genlab.machine.stopping import (
 from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.run.checkpoint import CheckpointWriter, HashLog
-from genlab.run.status import lock_run, track_status
+from genlab.run.status import hold_run, track_status
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
 from genlab.training.step import (
@@ -131,7 +131,7 @@ def train(
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
-    with lock_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
+    with hold_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
         run = _Run(

@@ -14,6 +14,7 @@ from genlab import cli
 from genlab.config import ConfigError, GenlabError
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RESUME
 from genlab.run.files import write_json
+from genlab.run.status import lock_run
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.page import (
     Contrast,
@@ -226,6 +227,22 @@ def test_pruning_leaves_a_run_at_work(tmp_path):
     run_directory(tmp_path, gone).mkdir()
     write_json(run_directory(tmp_path, gone) / "status.json", alive)
     assert find_prunable(sweep, write_files(sweep, tmp_path), tmp_path).paths == []
+
+
+def test_pruning_leaves_a_run_that_began_after_it_was_listed(tmp_path):
+    sweep = make_sweep()
+    run, _, gone = write_files(make_sweep(points=(*sweep.points, {"batch_size": 2})), tmp_path)
+    finish(run, tmp_path)
+    directories = [run_directory(tmp_path, each) for each in (run, gone)]
+    for directory in directories:
+        (directory / "arms/ar/seed0/checkpoints/8").mkdir(parents=True)
+        (directory / "lock").write_text("7 on elsewhere\n")  # of the process that made it
+    paths = find_prunable(sweep, write_files(sweep, tmp_path), tmp_path).paths
+    assert len(paths) == 3
+    with lock_run(directories[0]), lock_run(directories[1]):
+        assert delete(paths) == paths
+        assert all(path.exists() for path in paths)
+    assert delete(paths) == [] and not any(path.exists() for path in paths)
 
 
 def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):

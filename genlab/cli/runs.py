@@ -94,6 +94,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from genlab.changes import check_same_training
     from genlab.inputs import open_store
     from genlab.run.ownership import check_is_ours
+    from genlab.run.status import hold_run
     from genlab.train import train as run_training
     from genlab.watch.tensorboard import RunWriter, TrainingLog
 
@@ -101,7 +102,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     if isinstance(run, Comparison):
         run = _pick_arm(run, arguments.arm)
     out = arguments.out or Path("runs") / run.slug
-    with Progress() as progress:
+    with Progress() as progress, hold_run(out):
         if isinstance(run, DecoderRun):
             result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:

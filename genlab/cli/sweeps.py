@@ -240,8 +240,10 @@ def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
         if input(f"Delete these {len(paths)}? [y/N] ").strip().lower() not in ("y", "yes"):
             print("nothing was deleted")
             return EXIT_OK
-    delete(paths)
-    print(f"{len(paths)} deleted")
+    kept = delete(paths)
+    for path in kept:
+        print(f"{path}: a process works in that run, kept", file=sys.stderr)
+    print(f"{len(paths) - len(kept)} deleted")
     return EXIT_OK
 
 

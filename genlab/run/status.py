@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from genlab.config import GenlabError
 from genlab.machine import hosts, liveness
@@ -31,7 +31,15 @@ HEARTBEAT_S = 10.0
 CLOCKS_DIFFER_S = 60.0
 UNTOUCHED = ("checkpoints", "bad_checkpoints")  # Orbax tidies up there
 
-_locks: dict[Path, int] = {}  # run directories that this process holds, with the inode of the lock
+
+class _Held(NamedTuple):
+    """The lock of a run directory: its inode, and the thread of this process that took it."""
+
+    inode: int
+    thread: int
+
+
+_locks: dict[Path, _Held] = {}  # run directories that this process holds
 
 
 def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
@@ -76,27 +84,62 @@ def lock_run(run_dir: Path) -> Iterator[None]:
     run_dir.mkdir(parents=True, exist_ok=True)
     _refuse_other_host(run_dir)
     with open(run_dir / "lock", "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise LockedError(
-                f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
-            ) from None
+        _take_lock(file, run_dir)
         # The name is for people; the kernel's lock is what holds, and it ends with the process.
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         remove_leftovers(run_dir, skip=UNTOUCHED)
         # A deleted and recreated directory has another inode, by which `check_held` notices.
-        held = os.fstat(file.fileno()).st_ino
-        _locks[run_dir.absolute()] = held
+        inode = os.fstat(file.fileno()).st_ino
+        _locks[run_dir.absolute()] = _Held(inode, threading.get_ident())
         try:
             yield
             check_held(run_dir)
         finally:
             _locks.pop(run_dir.absolute(), None)
+
+
+@contextlib.contextmanager
+def hold_run(run_dir: Path) -> Iterator[None]:
+    """Hold the run directory as `lock_run` does, or go on holding it if a caller already does.
+
+    Whoever writes into a run directory before its training begins takes the lock first, so that a
+    command which is then refused has changed nothing of the one that works there.
+    """
+    held = _locks.get(run_dir.absolute())
+    if held is not None and held.thread == threading.get_ident():
+        yield
+        return
+    with lock_run(run_dir):
+        yield
+
+
+@contextlib.contextmanager
+def lock_to_delete(run_dir: Path) -> Iterator[None]:
+    """Hold a run directory from which something is deleted, maybe all; one that is gone is free.
+
+    Raises:
+        LockedError: as `lock_run`: whoever works there needs what would be deleted.
+    """
+    if not run_dir.is_dir():
+        yield
+        return
+    _refuse_other_host(run_dir)
+    with open(run_dir / "lock", "a+", encoding="utf-8") as file:
+        _take_lock(file, run_dir)
+        yield
+
+
+def _take_lock(file: TextIO, run_dir: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        raise LockedError(
+            f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
+        ) from None
 
 
 def check_held(path: Path) -> None:
@@ -109,7 +152,7 @@ def check_held(path: Path) -> None:
     """
     for run_dir, held in _locks.items():
         try:
-            is_there = (run_dir / "lock").stat().st_ino == held
+            is_there = (run_dir / "lock").stat().st_ino == held.inode
         except FileNotFoundError:
             is_there = False
         if not is_there and path.absolute().is_relative_to(run_dir):

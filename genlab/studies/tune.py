@@ -175,8 +175,8 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> d
         ) from None
     check_is_ours(out)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(config, tuning, out)
     with lock_run(out):
+        _claim(config, tuning, out)
         store = config.data.open(progress)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)

@@ -36,13 +36,15 @@ from genlab.machine.stopping import (
     EXIT_OK,
     EXIT_RESUME,
     EXIT_USER_ERROR,
+    LockedError,
 )
 from genlab.prompts import choose_prompts
 from genlab.report import outputs
+from genlab.run import bucket
 from genlab.run.cache import only_writer
 from genlab.run.files import write_json
 from genlab.run.ownership import check_has_no_way_out
-from genlab.run.status import heartbeat_age_s, read_status
+from genlab.run.status import heartbeat_age_s, lock_to_delete, read_status
 from genlab.run.stored import OPEN, Number, read_again, read_stored
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
@@ -304,13 +306,27 @@ def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
 
 
-def delete(paths: Sequence[Path]) -> None:
-    """Delete what `find_prunable` found."""
+def delete(paths: Sequence[Path]) -> list[Path]:
+    """Delete what `find_prunable` found, and return what was kept.
+
+    Kept is what belongs to a run in which a process works by now: it was listed before somebody was
+    asked, and a run may begin, or be scored again, at any time.
+    """
+    kept = []
     for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        try:
+            with lock_to_delete(_run_of(path)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except LockedError:
+            kept.append(path)
+    return kept
+
+
+def _run_of(path: Path) -> Path:
+    """Return the run directory that a prunable path is, is the config of, or lies in."""
+    if path.name == bucket.CHECKPOINTS:
+        return path.parents[3]  # arms/NAME/seedN/checkpoints
+    return path.with_suffix("") if path.suffix == ".json" else path
 
 
 @pydantic.with_config(OPEN)
