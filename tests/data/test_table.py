@@ -303,3 +303,14 @@ def test_no_table_ends_in_a_traceback(tmp_path, content):
             continue
         assert all(row.path.strip() for row in listing.rows)
         assert all(item.reason and item.path.startswith(name) for item in listing.skipped)
+
+
+@pytest.mark.parametrize(("size", "is_read"), [(2**20, True), (2**25, False)])
+def test_a_small_file_that_unzips_to_a_large_one_is_not_held_in_memory(tmp_path, size, is_read):
+    text = b"path,text\na.wav,hi\n" + b"\n" * size
+    (tmp_path / "m.csv.gz").write_bytes(gzip.compress(text, mtime=0))
+    if is_read:
+        assert [row.path for row in list_table(tmp_path, "m.csv.gz").rows] == ["a.wav"]
+        return
+    with pytest.raises(GenlabError, match="more than 16777216 bytes when unzipped"):
+        list_table(tmp_path, "m.csv.gz")
