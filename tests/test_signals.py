@@ -1,14 +1,18 @@
 """SIGTERM in every stage of a comparison ends it with code 75, and the same command resumes."""
 
+import io
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from kill_points import Counter
 
 from genlab.cli import main
+from genlab.data import audio
 from genlab.machine.stopping import EXIT_RESUME, Terminated, end_on_sigterm
 from genlab.report import outputs
 
@@ -60,3 +64,41 @@ def test_the_second_signal_acts_as_it_always_did_and_the_first_is_no_exception()
             pytest.fail("code that skips damaged files would skip one here")
         finally:
             assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_inside_a_callback_of_a_library_ends_the_command(tmp_path, monkeypatch, capfd):
+    class Loud(io.BytesIO):
+        def write(self, data):
+            signal.raise_signal(signal.SIGTERM)
+            return super().write(data)
+
+    monkeypatch.setattr(audio.io, "BytesIO", Loud)
+    for write in (
+        lambda: audio.write_flac(tmp_path / "a.flac", np.ones(400, np.int16)),
+        lambda: audio.wav_bytes(np.ones(400, np.float32)),
+    ):
+        with pytest.raises(Terminated), end_on_sigterm():
+            write()
+    assert not list(tmp_path.iterdir()) and not capfd.readouterr().err
+
+
+def test_a_signal_that_comes_where_nothing_can_be_raised_comes_again(capfd):
+    class Last:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    hook = sys.unraisablehook
+    with pytest.raises(Terminated), end_on_sigterm():
+        Last()
+        for _ in range(1000):
+            time.sleep(0.01)
+    assert not capfd.readouterr().err and sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("kind", [".wav", ".flac", ".ogg", ".mp3"])
+def test_audio_of_any_name_is_read_without_callbacks(tmp_path, kind):
+    plain, odd = tmp_path / f"a{kind}", tmp_path / f"a\nb\udcff{kind}"
+    wave = np.linspace(-9000, 9000, 8000).astype(np.int16)
+    audio.write_audio(plain, wave, sample_rate_hz=16_000)
+    odd.write_bytes(plain.read_bytes())
+    np.testing.assert_array_equal(audio.read_wave(odd), audio.read_wave(plain))

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
+from genlab.machine.stopping import apart
 from genlab.run.stored import whole_file
 
 SampleType = Literal["int16", "int32", "float32", "float64"]
@@ -198,27 +199,35 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
     level = 0.25 if kind == "FLAC" else None
     # Encoded in memory: for disk errors libsndfile says little, while Python gives the error
     # number.
-    buffer = io.BytesIO()
     try:
-        soundfile.write(
-            buffer, wave, sample_rate_hz, format=kind, subtype=subtype, compression_level=level
-        )
+        content = _encode(wave, sample_rate_hz, kind, subtype, level)
     except (soundfile.LibsndfileError, ValueError) as error:
         raise AudioError(
             path, f"{subtype} at {sample_rate_hz} Hz cannot be written ({error!s:.80})"
         ) from None
     with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+        partial.write_bytes(content)
 
 
 def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
     """Return a 16-bit WAV file; full scale clips, nothing is normalised, samples that are not
     finite become silence.
     """
+    samples = to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0))
+    return _encode(samples, sample_rate_hz, *WRITTEN[".wav"])
+
+
+def _encode(
+    wave: Int[np.ndarray, "s"], rate_hz: int, kind: str, subtype: str, level: float | None = None
+) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(
-        buffer, to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0)), sample_rate_hz, format="WAV"
-    )
+
+    def write() -> None:
+        soundfile.write(
+            buffer, wave, rate_hz, format=kind, subtype=subtype, compression_level=level
+        )
+
+    apart(write)  # libsndfile calls back to write into memory
     return buffer.getvalue()
 
 
@@ -289,7 +298,7 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
         # Before it is opened: opening a named pipe waits for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
             raise AudioError(path, "not a regular file")
-        with open(path, "rb") as source:
+        with open(path, "rb", buffering=0) as source:
             magic = source.read(4)
             if not magic:
                 raise AudioError(path, "empty file (0 bytes)")
@@ -298,8 +307,8 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
             if fault is not None:
                 raise AudioError(path, fault)
             # libsndfile wants names that are text; Linux allows others.
-            name = str(path) if str(path).isprintable() else source
-            with soundfile.SoundFile(name) as file:
+            name = str(path) if str(path).isprintable() else source.fileno()
+            with soundfile.SoundFile(name, closefd=False) as file:
                 if file.format not in allowed:
                     content = f"the content is {file.format}, not {path.suffix}"
                     raise AudioError(path, f"wrong extension: {content}")

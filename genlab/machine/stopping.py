@@ -6,10 +6,13 @@ says which; the command line exits with it.
 
 import contextlib
 import errno
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from genlab.config import GenlabError
 
@@ -21,6 +24,9 @@ EXIT_DIVERGED = 3
 EXIT_LOCKED = 4
 EXIT_DISK_FULL = 74
 EXIT_RESUME = 75
+
+AGAIN_S = 0.05
+Result = TypeVar("Result")
 
 
 def is_disk_full(error: BaseException | None) -> bool:
@@ -118,10 +124,23 @@ def stop_on_signal() -> Iterator[StopRequest]:
         restore()
 
 
+def apart(call: Callable[[], Result]) -> Result:
+    """Return `call()`, made in a thread of its own while this one waits.
+
+    For calls in which a library in C calls Python back. Signals are handled in the main thread, and
+    what one raises inside such a callback is lost: the library goes on with less than it asked for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return call()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
 @contextlib.contextmanager
 def end_on_sigterm() -> Iterator[None]:
     """Let the first SIGTERM raise `Terminated`, wherever the main thread is; a second one kills.
 
+    Where Python cannot raise (a finaliser, a callback from C) it is sent again until it can.
     Training and sweeps take the signal over while they run (`stop_on_signal`), and so does JAX in
     one of several processes.
     """
@@ -133,8 +152,22 @@ def end_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise Terminated("SIGTERM")
 
-    before = signal.signal(signal.SIGTERM, end)
+    def send_again(lost: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(lost.exc_value, Terminated):
+            tell(lost)
+            return
+        signal.signal(signal.SIGTERM, end)
+        timers.append(threading.Timer(AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM)))
+        timers[-1].start()
+
+    timers: list[threading.Timer] = []
+    before, tell = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
+        for timer in timers:
+            timer.cancel()
         signal.signal(signal.SIGTERM, before)
+        if sys.unraisablehook is send_again:  # another one may have been put around it
+            sys.unraisablehook = tell
