@@ -13,7 +13,9 @@ Time is the second axis and channels come last: waves "b s", codes "b t k", late
 
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
+from jax.tree_util import GetAttrKey
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
@@ -152,6 +154,11 @@ class LossOut(NamedTuple):
     weight: Float[Array, "b"]
     metrics: dict[str, Float[Array, "b"]]
 
+    def mean(self) -> Float[Array, ""]:
+        """Return what training minimises: the mean over supervised targets, 0 if there is none."""
+        total = jnp.sum(self.weight)
+        return jnp.sum(self.per_example * self.weight) / jnp.where(total > 0, total, 1)
+
 
 class SampleOut(NamedTuple):
     """Sampled tokens and the number of sequential network calls that made them (guidance counts as
@@ -176,7 +183,8 @@ class ScoreOut(NamedTuple):
 
     `std_error` is the Monte-Carlo error of `bits`, one standard deviation; 0 where nothing was
     drawn. "exact" is -log2 p, "upper bound" lies above it in expectation, "biased" may lie on
-    either side.
+    either side. It is a fact of the family, so `jax.jit` treats it as static: a `ScoreOut` can
+    leave a compiled function.
     """
 
     bits: Float[Array, "b"]
@@ -184,12 +192,23 @@ class ScoreOut(NamedTuple):
     validity: Literal["exact", "upper bound", "biased"]
 
 
+jax.tree_util.register_pytree_with_keys(
+    ScoreOut,
+    lambda out: (
+        ((GetAttrKey("bits"), out.bits), (GetAttrKey("std_error"), out.std_error)),
+        out.validity,
+    ),
+    lambda validity, leaves: ScoreOut(*leaves, validity),
+)
+
+
 class Decoder(Protocol):
     """What every family offers.
 
     Its config builds it, counts its FLOPs, and names the unit of its loss (`loss_unit`), which
     TensorBoard needs. A family whose bound has a free choice lists the values in `bound_widths`;
-    its `score` takes one more argument, `width` (code_given_latent.py).
+    its `score` takes one more argument, `width` (code_given_latent.py). A family that has no bits
+    sets `has_bits = False`, and its `score` says why.
     """
 
     reads: ClassVar[Literal["codes", "latents"]]
@@ -215,5 +234,8 @@ class Decoder(Protocol):
     ) -> ScoreOut:
         """Return the bits of each example's codes; a bound averages `num_draws` draws per example
         from `key`.
+
+        Raises:
+            GenlabError: if the family puts no number of bits on codes.
         """
         ...

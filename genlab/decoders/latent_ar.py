@@ -172,10 +172,11 @@ class _Frames(NamedTuple):
 
 class LatentAR(nnx.Module):
     """Latent projection, causal backbone, a head for continuous frames. Without a density it has no
-    `score`.
+    bits.
     """
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
+    has_bits: ClassVar[bool] = False
 
     def __init__(self, config: LatentARConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, begin_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
@@ -235,6 +236,26 @@ class LatentAR(nnx.Module):
             1 if sampler.guidance == 1 else 2
         )
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
+
+    def score(
+        self,
+        tokens: Tokens,
+        cond: Cond,
+        *,
+        key: Key[Array, ""],
+        num_draws: int = 1,
+        width: float | Array = 1.0,
+    ) -> ScoreOut:
+        """Refuse: a head without a density says nothing of the bits of codes.
+
+        Raises:
+            GenlabError: always.
+        """
+        raise GenlabError(
+            f"score: decoder.head.kind={self.config.head.kind!r} draws latents but has no "
+            "density, so codes have no "
+            "bits under it; use decoder.head.kind='gmm', or compare by the energy of the next block"
+        )
 
     def stream(
         self,
@@ -311,6 +332,7 @@ class MixtureAR(LatentAR):
     codes.
     """
 
+    has_bits: ClassVar[bool] = True
     bound_widths: ClassVar[tuple[float, ...]] = code_given_latent.WIDTHS
 
     def latent_log_density(self, tokens: Tokens, cond: Cond) -> Float[Array, "b"]:

@@ -22,7 +22,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -41,6 +41,7 @@ from genlab.tokens import (
     Prompt,
     SampleCost,
     SampleOut,
+    ScoreOut,
     Tokens,
     make_tokens,
     read_latents,
@@ -123,6 +124,7 @@ class MAR(nnx.Module):
     """Latent projection with a vector for hidden frames, bidirectional backbone, flow head."""
 
     reads: ClassVar[Literal["codes", "latents"]] = "latents"
+    has_bits: ClassVar[bool] = False
 
     def __init__(self, config: MARConfig, task: Task, *, key: Key[Array, ""]):
         embed_key, absent_key, condition_key, backbone_key, head_key = jax.random.split(key, 5)
@@ -172,6 +174,21 @@ class MAR(nnx.Module):
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         calls = self.config.num_calls(sampler) * (1 if sampler.guidance == 1 else 2)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
+
+    def score(
+        self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""], num_draws: int = 1
+    ) -> ScoreOut:
+        """Refuse: a flow per frame, drawn in random order, says nothing of the bits of codes.
+
+        Raises:
+            GenlabError: always.
+        """
+        raise GenlabError(
+            "score: decoder.kind='mar' draws latents with a flow and has no density, so codes "
+            "have no bits under it; "
+            "use decoder.kind='latent_ar' with a 'gmm' head, or compare by the energy of the next "
+            "block"
+        )
 
     def _hidden(
         self,

@@ -86,7 +86,7 @@ class Excess(NamedTuple):
 
 def can_score(decoder: Any) -> bool:
     """Return whether the family puts a number of bits on codes."""
-    return hasattr(decoder, "score")
+    return getattr(decoder, "has_bits", True) and hasattr(decoder, "score")
 
 
 def choose_width(
@@ -124,21 +124,14 @@ def score_clips(
 
 def _compile_score(decoder: Any, num_draws: int) -> Callable[..., ScoreOut]:
     graph, state = nnx.split(decoder)
-    validities: list[Any] = []
 
     @jax.jit
     def score(
         state: Any, tokens: Tokens, cond: Cond, key: jax.Array, chosen: Mapping[str, float]
-    ) -> tuple[jax.Array, jax.Array]:
-        out = nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws, **chosen)
-        validities.append(out.validity)  # static: known once the call is traced
-        return out.bits, out.std_error
+    ) -> ScoreOut:
+        return nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws, **chosen)
 
-    def run(*arguments: Any) -> ScoreOut:
-        bits, std_error = jax.device_get(score(state, *arguments))
-        return ScoreOut(bits, std_error, validities[-1])
-
-    return run
+    return lambda *arguments: jax.device_get(score(state, *arguments))
 
 
 def _score_batches(
