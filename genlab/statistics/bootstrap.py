@@ -21,6 +21,8 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float, Shaped
 
+from genlab.config import GenlabError
+
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 
@@ -42,12 +44,15 @@ class Estimate(NamedTuple):
 
 
 def bootstrap_mean(
-    values: Float[np.ndarray, "n"], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+    values: Shaped[np.ndarray, "..."], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:
     """Return the mean with its interval; NaN values (metric undefined on that clip) are left out of
     value and n.
+
+    Raises:
+        GenlabError: unless there is one value per clip.
     """
-    values = np.asarray(values, np.float64)
+    values = _per_clip(values, "values")
     values = values[np.isfinite(values)]
     if not len(values):
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -155,8 +160,12 @@ def bootstrap_clustered_mean(
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Estimate:
-    """Return the mean over clips, resampling clusters of clips; NaN values are left out."""
-    values = np.asarray(values, np.float64)
+    """Return the mean over clips, resampling clusters of clips; NaN values are left out.
+
+    Raises:
+        GenlabError: unless there is one value per clip.
+    """
+    values = _per_clip(values, "values")
     is_defined = np.isfinite(values)
     if not is_defined.any():
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -166,23 +175,30 @@ def bootstrap_clustered_mean(
 
 
 def paired_difference(
-    a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"], *, seed: int = 0
+    a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."], *, seed: int = 0
 ) -> Estimate:
-    """Return the mean of a - b over the same clips; clips where either is NaN are left out."""
-    return bootstrap_mean(np.asarray(a, np.float64) - np.asarray(b, np.float64), seed=seed)
+    """Return the mean of a - b over the same clips; clips where either is NaN are left out.
+
+    Raises:
+        GenlabError: unless both have one value per clip, of the same clips.
+    """
+    return bootstrap_mean(_differences(a, b), seed=seed)
 
 
 def paired_p_value(
-    a: Float[np.ndarray, "n"],
-    b: Float[np.ndarray, "n"],
+    a: Shaped[np.ndarray, "..."],
+    b: Shaped[np.ndarray, "..."],
     *,
     seed: int = 0,
     num_resamples: int = 9999,
 ) -> float:
     """Return the two-sided p-value of no difference, by random sign flips of the paired
     differences.
+
+    Raises:
+        GenlabError: unless both have one value per clip, of the same clips.
     """
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = _differences(a, b)
     difference = difference[np.isfinite(difference)]
     if len(difference) < 2 or not difference.any():
         return 1.0
@@ -206,6 +222,30 @@ def holm_correction(p_values: Sequence[float]) -> Float[np.ndarray, "m"]:
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
+
+
+def _differences(
+    a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."]
+) -> Float[np.ndarray, "n"]:
+    first, second = _per_clip(a, "a"), _per_clip(b, "b")
+    if first.shape != second.shape:
+        raise GenlabError(
+            f"a and b: {len(first)} and {len(second)} values, expected those of the same clips"
+        )
+    return first - second
+
+
+def _per_clip(values: Shaped[np.ndarray, "..."], name: str) -> Float[np.ndarray, "n"]:
+    """Return one float64 per clip. Values of several seeds are not so many independent clips."""
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1:
+        raise GenlabError(
+            f"{name}: shape {array.shape}, expected one value per clip; for values of shape "
+            "(seeds, prompts) use "
+            "crossed_difference or crossed_mean of genlab.statistics.crossed, which know that "
+            "prompts repeat"
+        )
+    return array
 
 
 def _mean(values: Float[np.ndarray, "*r n"], axis: int = -1) -> np.ndarray:

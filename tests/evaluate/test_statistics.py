@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from genlab.config import GenlabError
 from genlab.statistics.bootstrap import (
     Estimate,
     bootstrap_clustered_mean,
@@ -116,3 +117,18 @@ def test_sum_clusters_keeps_the_order_of_appearance():
 @pytest.mark.parametrize("denominators", [[0.0, 0.0]])
 def test_a_rate_over_no_words_is_undefined(denominators):
     assert math.isnan(float(ratio_of_sums(np.array([1.0, 0.0]), np.array(denominators))))
+
+
+@pytest.mark.parametrize("shape", [(3, 10), (1, 10), ()])
+def test_values_of_several_seeds_are_not_so_many_clips(shape):
+    values = np.zeros(shape)
+    for call in (bootstrap_mean, lambda v: paired_difference(v, v), lambda v: paired_p_value(v, v)):
+        with pytest.raises(GenlabError, match=r"expected one value per clip.*crossed_difference"):
+            call(values)
+
+
+def test_a_pair_is_two_values_of_one_clip():
+    with pytest.raises(
+        GenlabError, match="a and b: 9 and 1 values, expected those of the same clips"
+    ):
+        paired_difference(np.zeros(9), np.zeros(1))
