@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from genlab import __version__
 from genlab.codecs.base import Codec, PublishedConfig
@@ -36,7 +36,7 @@ from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecC
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError, GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, one_line, shorten
-from genlab.data.audio import resample
+from genlab.data.audio import as_waves, resample
 from genlab.nets.weights import load_metadata, load_weights, save_weights
 from genlab.run.trust import run_file
 from genlab.tokens import Tokens, TokenSpec
@@ -93,10 +93,13 @@ class FrozenCodec:
         return nnx.merge(self._graph, state)
 
     def encode(
-        self, waves: Sequence[Float[np.ndarray, "s"]]
+        self, waves: Sequence[Shaped[np.ndarray, "..."]]
     ) -> list[tuple[Int[np.ndarray, "t k"], Float[np.ndarray, "t d"]]]:
         """Return (codes, latents) of each wave, in one compiled call; a codec without codes gives
         zero levels.
+
+        Raises:
+            GenlabError: naming the wave that is not mono, finite and float or int16.
         """
         if not len(waves):
             return []
@@ -110,7 +113,7 @@ class FrozenCodec:
         return [(codes[i, :n], latents[i, :n]) for i, n in enumerate(num_frames)]
 
     def encode_side(
-        self, waves: Sequence[Float[np.ndarray, "s"]]
+        self, waves: Sequence[Shaped[np.ndarray, "..."]]
     ) -> Float[np.ndarray, "b c"] | None:
         """Return the utterance code of each wave, or nothing if the codec has no side channels."""
         return np.asarray(self._encode_padded(waves)[0].side) if self.spec.side_channels else None
@@ -125,9 +128,11 @@ class FrozenCodec:
         )
 
     def _encode_padded(
-        self, waves: Sequence[Float[np.ndarray, "s"]]
+        self, waves: Sequence[Shaped[np.ndarray, "..."]]
     ) -> tuple[Tokens, Int[np.ndarray, "b"]]:
-        waves = [resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in waves]
+        waves = [
+            resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in as_waves(waves)
+        ]
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
         frames = bucket_frames(-(-int(num_samples.max()) // hop) + 1)

@@ -10,14 +10,14 @@ mix of an array cancels what arrives at different times. Resampling is soxr at h
 import hashlib
 import io
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
@@ -107,6 +107,51 @@ def read_wave(
     samples, source_hz = _read_channels(Path(path), part, limit)
     mixed = _check_level(path, _mix(path, samples))
     return _audible(path, resample(mixed, source_hz, sample_rate_hz))
+
+
+def as_wave(
+    wave: Shaped[np.ndarray, "..."], name: str = "wave", *, is_finite: bool = True
+) -> Float[np.ndarray, "s"]:
+    """Return `wave` as mono float32; 16-bit samples are scaled by 1 / 32767. Every door for waves
+    calls this.
+
+    Args:
+        wave: samples of one clip, floats in [-1, 1] or int16.
+        name: what the error calls it, for example `waves[3]`.
+        is_finite: refuse NaN and infinities; the log and the figures show them as silence instead.
+
+    Raises:
+        GenlabError: naming `name`, its shape, dtype or count, and what was expected.
+    """
+    array = np.asarray(wave)
+    if array.ndim != 1:
+        advice = {
+            0: "a list of waves was expected: give [wave]",
+            2: "average the channels, or take one row",
+        }.get(array.ndim, "take one clip")
+        raise GenlabError(
+            f"{name}: shape {array.shape}, expected one mono wave of shape (samples,); {advice}"
+        )
+    if array.dtype == np.int16:
+        return to_float(array)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise GenlabError(
+            f"{name}: dtype {array.dtype}, expected floats in [-1, 1] or int16; divide by the "
+            "full scale"
+        )
+    array = array.astype(np.float32, copy=False)
+    if is_finite and (num_bad := int((~np.isfinite(array)).sum())):
+        raise GenlabError(
+            f"{name}: {num_bad} of {len(array)} samples are not finite; expected finite samples"
+        )
+    return array
+
+
+def as_waves(
+    waves: Iterable[Shaped[np.ndarray, "..."]], name: str = "waves"
+) -> list[Float[np.ndarray, "_"]]:
+    """Return `as_wave` of each; an error names the number of the wave."""
+    return [as_wave(wave, f"{name}[{number}]") for number, wave in enumerate(waves)]
 
 
 def read_sides(
@@ -209,12 +254,15 @@ def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz:
         partial.write_bytes(content)
 
 
-def wav_bytes(wave: Float[np.ndarray, "s"], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+def wav_bytes(wave: Shaped[np.ndarray, "..."], sample_rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
     """Return a 16-bit WAV file; full scale clips, nothing is normalised, samples that are not
     finite become silence.
+
+    Raises:
+        GenlabError: if it is not one mono wave, see `as_wave`.
     """
-    samples = to_int16(np.nan_to_num(wave, posinf=0.0, neginf=0.0))
-    return _encode(samples, sample_rate_hz, *WRITTEN[".wav"])
+    samples = np.nan_to_num(as_wave(wave, is_finite=False), posinf=0.0, neginf=0.0)
+    return _encode(to_int16(samples), sample_rate_hz, *WRITTEN[".wav"])
 
 
 def _encode(

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 
 import librosa
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.spatial.distance import cdist
 
+from genlab.data.audio import as_waves
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 BANDS, COEFFICIENTS = 80, 13
@@ -28,7 +29,7 @@ FLOOR_DB = 60.0  # below the loudest band: what lies deeper is inaudible and wou
 
 
 def cepstral_distortions(
-    references: Sequence[Float[np.ndarray, "_"]], generated: Sequence[Float[np.ndarray, "_"]]
+    references: Sequence[Shaped[np.ndarray, "..."]], generated: Sequence[Shaped[np.ndarray, "..."]]
 ) -> Float[np.ndarray, "n"]:
     """Return the distortion of each pair in dB, NaN where one of them is silent or shorter than a
     window.
@@ -36,8 +37,10 @@ def cepstral_distortions(
     return np.array([_distortion(a, b) for a, b in zip(references, generated)])
 
 
-def _distortion(reference: Float[np.ndarray, "s"], generated: Float[np.ndarray, "_"]) -> float:
-    pair = [np.asarray(wave, np.float32) for wave in (reference, generated)]
+def _distortion(
+    reference: Shaped[np.ndarray, "..."], generated: Shaped[np.ndarray, "..."]
+) -> float:
+    pair = as_waves((reference, generated), "(reference, generated)")
     if min(len(wave) for wave in pair) < FFT_SAMPLES or not all(wave.any() for wave in pair):
         return np.nan
     ours, theirs = (_cepstra(wave) for wave in pair)

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import jiwer
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from genlab.config import GenlabError
+from genlab.data.audio import as_wave
 from genlab.data.text import normalise_text
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
@@ -71,9 +72,9 @@ class GrammarRecogniser:
                 "words are all in the vocabulary"
             ) from None
 
-    def transcribe(self, wave: Float[np.ndarray, "s"]) -> str:
+    def transcribe(self, wave: Shaped[np.ndarray, "..."]) -> str:
         """Return the likeliest sentence of the grammar, or "" if none fits."""
-        wave = np.asarray(wave, np.float32)
+        wave = as_wave(wave)
         peak = float(np.abs(wave).max(initial=0.0))
         if peak < 1e-4 or len(wave) < SAMPLE_RATE_HZ // 20:
             return ""

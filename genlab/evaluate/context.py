@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
 from genlab.config import Config, GenlabError, Seed
+from genlab.data.audio import as_waves
 from genlab.evaluate.content import GrammarRecogniser
 from genlab.evaluate.distribution import ReferenceSet, SpeechEmbedder, build_reference
 from genlab.evaluate.pitch import PitchTrack, PitchTracker
@@ -159,6 +160,7 @@ def build_context(
         raise GenlabError(
             f"speakers: expected one per real clip, got {len(speakers)} for {len(waves)} clips"
         )
+    waves = as_waves(waves)
     encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
     voiced = [*zip(speakers, waves), *more_voices]
     chosen = spread_evenly(len(waves), config.reference_clips)

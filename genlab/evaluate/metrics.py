@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genlab.config import GenlabError
+from genlab.data.audio import as_wave
 from genlab.evaluate.context import ContentMetric as ContentMetric
 from genlab.evaluate.context import EvaluationConfig as EvaluationConfig
 from genlab.evaluate.context import EvaluationContext, Prompt, Wave
@@ -131,12 +132,8 @@ def _check_waves(generated: Sequence[Wave], prompts: Sequence[Prompt]) -> list[W
             f"generated: expected one clip per prompt, got {len(generated)} for {len(prompts)} "
             "prompts"
         )
-    waves = [np.asarray(wave, np.float32) for wave in generated]
-    for wave, prompt in zip(waves, prompts):
-        if wave.ndim != 1 or not np.isfinite(wave).all():
-            raise GenlabError(
-                f"generated: the clip of prompt {prompt.clip_id!r} has shape {wave.shape} and "
-                f"{int((~np.isfinite(wave)).sum())} samples that are not finite; expected finite "
-                "mono samples"
-            )
+    waves = [
+        as_wave(wave, f"generated: the clip of prompt {prompt.clip_id!r}")
+        for wave, prompt in zip(generated, prompts)
+    ]
     return [np.clip(wave, -1.0, 1.0) for wave in waves]

@@ -11,8 +11,9 @@ importing its package.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
+from genlab.data.audio import as_wave
 from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
@@ -49,9 +50,9 @@ class PitchTracker:
     def __init__(self) -> None:
         self._network = open_network(find_weights("swift_f0", "model.onnx", "swift-f0==0.3.0"))
 
-    def __call__(self, wave: Float[np.ndarray, "s"]) -> PitchTrack:
+    def __call__(self, wave: Shaped[np.ndarray, "..."]) -> PitchTrack:
         """Return the F0 track of a clip."""
-        wave = np.asarray(wave, np.float32)
+        wave = as_wave(wave)
         wave = np.pad(wave, (0, max(0, HOP_SAMPLES - len(wave))))
         f0_min_hz, f0_max_hz = np.asarray(F0_MIN_HZ, np.float32), np.asarray(F0_MAX_HZ, np.float32)
         f0_hz, confidence = self._network(audio=wave[None], fmin=f0_min_hz, fmax=f0_max_hz)

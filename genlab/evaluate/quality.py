@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
+from genlab.data.audio import as_waves
 from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_window, power_spectrum
 
@@ -57,9 +58,13 @@ class Dnsmos:
         self._p835 = open_network(find_weights("speechmos", "dnsmos_models/sig_bak_ovr.onnx"))
         self._p808 = open_network(find_weights("speechmos", "dnsmos_models/model_v8.onnx"))
 
-    def __call__(self, waves: Sequence[Float[np.ndarray, "_"]]) -> QualityScores:
-        """Score each clip: the mean over its windows."""
-        windows = [_clip_windows(wave, self.max_windows) for wave in waves]
+    def __call__(self, waves: Sequence[Shaped[np.ndarray, "..."]]) -> QualityScores:
+        """Score each clip: the mean over its windows.
+
+        Raises:
+            GenlabError: naming the wave that is not mono, finite and float or int16.
+        """
+        windows = [_clip_windows(wave, self.max_windows) for wave in as_waves(waves)]
         owner = np.repeat(np.arange(len(waves)), [len(one) for one in windows])
         if not len(owner):
             return QualityScores(*(np.zeros(0) for _ in QualityScores._fields))
@@ -86,7 +91,7 @@ def _clip_windows(
     wave: Float[np.ndarray, "s"], max_windows: int | None
 ) -> Float[np.ndarray, "w p"]:
     """Tile a clip by doubling until it fills a window, then cut windows one second apart."""
-    wave = np.clip(np.asarray(wave, np.float32), -1.0, 1.0)
+    wave = np.clip(wave, -1.0, 1.0)
     if not len(wave):
         wave = np.zeros(1, np.float32)
     while len(wave) < WINDOW_SAMPLES:

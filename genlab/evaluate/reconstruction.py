@@ -10,8 +10,9 @@ import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
+from genlab.data.audio import as_wave, as_waves
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ, mel_filters, periodic_window, power_spectrum
 
 # FFT samples, hop samples, mel bands: fine in time, balanced, fine in frequency.
@@ -20,10 +21,13 @@ RESOLUTIONS = ((256, 64, 32), (512, 128, 64), (1024, 256, 96))
 FLOOR_DB = -60.0
 
 
-def mel_distance_db(reference: Float[np.ndarray, "s"], decoded: Float[np.ndarray, "_"]) -> float:
+def mel_distance_db(
+    reference: Shaped[np.ndarray, "..."], decoded: Shaped[np.ndarray, "..."]
+) -> float:
     """Return the multi-resolution log-mel distance of two aligned waveforms in dB, over their
     common length.
     """
+    reference, decoded = as_wave(reference, "reference"), as_wave(decoded, "decoded")
     length = min(len(reference), len(decoded))
     if length < RESOLUTIONS[0][0]:
         return float("nan")
@@ -40,18 +44,19 @@ def mel_distance_db(reference: Float[np.ndarray, "s"], decoded: Float[np.ndarray
 
 
 def mel_distances_db(
-    references: Sequence[Float[np.ndarray, "_"]], decoded: Sequence[Float[np.ndarray, "_"]]
+    references: Sequence[Shaped[np.ndarray, "..."]], decoded: Sequence[Shaped[np.ndarray, "..."]]
 ) -> Float[np.ndarray, "n"]:
     """Return `mel_distance_db` of each pair."""
     return np.array([mel_distance_db(a, b) for a, b in zip(references, decoded)])
 
 
 def pesq_stoi(
-    references: Sequence[Float[np.ndarray, "_"]], decoded: Sequence[Float[np.ndarray, "_"]]
+    references: Sequence[Shaped[np.ndarray, "..."]], decoded: Sequence[Shaped[np.ndarray, "..."]]
 ) -> dict[str, Float[np.ndarray, "n"]]:
     """Return "pesq" (wide band), "stoi" and "estoi" per clip where installed; NaN where a clip
     cannot be scored.
     """
+    references, decoded = as_waves(references, "references"), as_waves(decoded, "decoded")
     pairs = [
         (a[: len(b)].astype(np.float64), b[: len(a)].astype(np.float64))
         for a, b in zip(references, decoded)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
+from genlab.data.audio import as_wave
 from genlab.evaluate.sessions import find_weights, open_network
 from genlab.evaluate.spectrum import (
     SAMPLE_RATE_HZ,
@@ -54,13 +55,13 @@ class SpeakerEncoder:
             )
         )
 
-    def __call__(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "256"]:
+    def __call__(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "256"]:
         """Return the unit-length embedding of one stretch of speech."""
         return _unit(self.windows(wave).mean(axis=0))
 
-    def windows(self, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "w 256"]:
+    def windows(self, wave: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "w 256"]:
         """Return the unit-length embedding of each 0.8 s window, every 0.4 s."""
-        return _unit(self._network(mel_window=_mel_windows(np.asarray(wave, np.float32)))[0])
+        return _unit(self._network(mel_window=_mel_windows(as_wave(wave)))[0])
 
     def centroids(
         self, waves: Sequence[Float[np.ndarray, "_"]], speakers: Sequence[str], max_groups: int = 8

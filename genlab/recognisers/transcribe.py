@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from genlab.data.audio import as_waves
 from genlab.data.text import decode_text
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 
@@ -90,8 +91,9 @@ def map_speech(
     """Return the symbols that `compiled(waves, num_samples)` gives the frames of each wave; 0 far
     from any speech.
     """
+    waves = as_waves(waves)
     counts = [len(wave) for wave in waves] if num_samples is None else num_samples
-    waves = [np.asarray(wave)[:count] for wave, count in zip(waves, counts)]
+    waves = [wave[:count] for wave, count in zip(waves, counts)]
     spans = [find_speech(wave, config) for wave in waves]
     read = map_waves(
         compiled, [wave[span] for wave, span in zip(waves, spans)], None, config.hop_samples

@@ -13,8 +13,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from genlab.data.audio import as_wave
 
 FLOOR_DB = -85.0
 CEILING_DB = -15.0
@@ -52,7 +54,7 @@ class Axis(NamedTuple):
 
 
 def mel_png(
-    wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000, *, extent_s: float | None = None
+    wave: Shaped[np.ndarray, "..."], sample_rate_hz: int = 16_000, *, extent_s: float | None = None
 ) -> bytes:
     """Draw the log-mel picture of `wave`.
 
@@ -65,6 +67,9 @@ def mel_png(
 
     Returns:
         PNG bytes with a small palette.
+
+    Raises:
+        GenlabError: if it is not one mono wave, see `data.audio.as_wave`.
     """
     levels = log_mel_db(wave, sample_rate_hz)
     clip_s = max(len(wave), 1) / sample_rate_hz
@@ -137,12 +142,12 @@ def grid_png(
 
 
 def log_mel_db(
-    wave: Float[np.ndarray, "s"], sample_rate_hz: int = 16_000
+    wave: Shaped[np.ndarray, "..."], sample_rate_hz: int = 16_000
 ) -> Float[np.ndarray, "t m"]:
     """Return mel power in dB relative to a full-scale sine: 32 ms Hann windows, one every 5 ms."""
     window_samples = min(_FFT_SAMPLES, round(0.032 * sample_rate_hz))
     window = np.hanning(window_samples + 1)[:-1].astype(np.float32)
-    samples = np.nan_to_num(np.asarray(wave, np.float32).reshape(-1), posinf=0.0, neginf=0.0)
+    samples = np.nan_to_num(as_wave(wave, is_finite=False), posinf=0.0, neginf=0.0)
     padded = np.pad(samples, (window_samples // 2, window_samples))
     hop_samples = max(1, sample_rate_hz // 200)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[

@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.plugins.audio import metadata as audio_metadata
@@ -267,7 +267,7 @@ class RunWriter:
     def audio(
         self,
         tag: str,
-        waves: Sequence[Float[np.ndarray, "s"]],
+        waves: Sequence[Shaped[np.ndarray, "..."]],
         sample_rate_hz: int,
         descriptions: Sequence[str],
         step: int = 0,
@@ -276,11 +276,15 @@ class RunWriter:
 
         Args:
             tag: where TensorBoard shows them.
-            waves: mono clips in [-1, 1]; louder samples clip, nothing is normalised.
+            waves: mono clips, floats in [-1, 1] or int16; louder samples clip, nothing is
+                normalised.
             sample_rate_hz: of every clip.
             descriptions: markdown, one per clip, see `ClipNote`. TensorBoard keeps the first one of
                 a tag, so they must hold nothing that changes with the step.
             step: the training step the clips were sampled at.
+
+        Raises:
+            GenlabError: if a clip is not one mono wave, or has no description.
         """
         if len(descriptions) != len(waves):
             raise GenlabError(

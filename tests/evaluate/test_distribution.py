@@ -129,3 +129,30 @@ def test_short_clips_give_one_vector(embedder):
 def test_one_reference_clip_is_refused():
     with pytest.raises(GenlabError, match="expected at least 2 real clips"):
         build_reference([np.zeros((3, 96))])
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (
+            [np.zeros(16_000), np.zeros(16_000)],
+            r"embeddings\[0\]: shape \(16000,\), expected the vectors of one clip",
+        ),
+        (
+            [np.zeros((2, 3)), np.zeros(3)],
+            r"embeddings\[1\]: shape \(3,\).*give one vector per clip as vector\[None\]",
+        ),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], r"embeddings\[1\]: 4 channels, expected 3"),
+        ([np.zeros((2, 3)), np.zeros((0, 3))], r"embeddings\[1\]: shape \(0, 3\)"),
+    ],
+)
+def test_what_is_no_embedding_is_refused_by_name(embeddings, message):
+    with pytest.raises(GenlabError, match=message):
+        build_reference(embeddings)
+
+
+def test_another_embedding_than_that_of_the_reference_is_refused():
+    rng = np.random.default_rng(0)
+    reference = build_reference([rng.normal(size=(4, 3)) for _ in range(3)])
+    with pytest.raises(GenlabError, match="embeddings: 5 channels, expected 3"):
+        kernel_distance([rng.normal(size=(4, 5))] * 2, reference)
