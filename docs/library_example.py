@@ -22,12 +22,7 @@ source, target = sys.argv[1:]
 codec = load_codec()  # the weights that ship with genlab
 [(codes, latents)] = codec.encode([read_wave(source)])
 tokens = make_tokens(codes=jnp.asarray(codes)[None], latents=jnp.asarray(latents)[None])
-cond = Cond(
-    jnp.zeros(1, int),
-    jnp.zeros((1, 1), int),
-    jnp.zeros(codes.shape[:1], int)[None],
-    jnp.zeros(1, bool),
-)
+cond = Cond.none(1, len(codes))
 task = Task(
     codec.spec,
     CondVocab(num_speakers=1),
@@ -40,9 +35,7 @@ graph, params, rest = nnx.split(model, nnx.Param, ...)
 
 
 def loss(params):
-    return (
-        nnx.merge(graph, params, rest).loss(tokens, cond, key=jax.random.key(1)).per_example.mean()
-    )
+    return nnx.merge(graph, params, rest).loss(tokens, cond, key=jax.random.key(1)).mean()
 
 
 value, gradient = jax.jit(jax.value_and_grad(loss))(params)

@@ -134,6 +134,14 @@ class Cond(NamedTuple):
     is_dropped: Bool[Array, "b"]
     other: Int[Array, "b t k"] | None = None
 
+    @classmethod
+    def none(cls, b: int, t: int) -> "Cond":
+        """Return the conditions of `b` clips of which nothing is told; `sample` fills `t` frames of
+        each.
+        """
+        speaker, text, content = (jnp.zeros(shape, jnp.int32) for shape in ((b,), (b, 1), (b, t)))
+        return cls(speaker, text, content, jnp.ones(b, bool))
+
 
 class Prompt(NamedTuple):
     """Known frames that `sample` must keep: a prefix for continuation, any pattern of frames for

@@ -21,6 +21,7 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
+from genlab.decoders.inputs import batch_check
 from genlab.machine import hosts
 from genlab.machine.sharding import (
     abstract_batch,
@@ -120,6 +121,7 @@ def train(
     outside the times that are counted.
 
     Raises:
+        GenlabError: naming what in a batch is not of the decoder's task, and its clips.
         TrainingDiverged: with the step and its clips; no checkpoint holds a bad value.
         TrainingInterrupted: after SIGTERM or the first Ctrl-C, with the state saved; a second
             signal kills.
@@ -134,6 +136,9 @@ def train(
     with hold_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         graphdef, abstract = jax.eval_shape(create, init_key)
+        source = source.checked(
+            batch_check(nnx.merge(graphdef, abstract["params"], abstract["rest"]))
+        )
         run = _Run(
             graphdef,
             source,

@@ -9,10 +9,11 @@ Every batch has a digest, and the digests of a run are chained, so two runs that
 final hash have read the same content in the same order.
 """
 
+import copy
 import sys
 import zlib
-from collections.abc import Generator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Self
 
 import grain
 import jax
@@ -47,6 +48,13 @@ class BatchSource:
         self.dataset = dataset
         self.batch_size = batch_size
         self._read = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=read_ahead)
+        self._check: Callable[[Batch], None] = lambda batch: None
+
+    def checked(self, check: Callable[[Batch], None]) -> Self:
+        """Return the same batches, each passed to `check` before it is given away."""
+        source = copy.copy(self)
+        source._check = check
+        return source
 
     @property
     def num_batches(self) -> int:
@@ -68,7 +76,9 @@ class BatchSource:
         )
         try:
             for args, clip_ids in batches:
-                yield Batch(tuple(args), np.asarray(clip_ids))
+                batch = Batch(tuple(args), np.asarray(clip_ids))
+                self._check(batch)
+                yield batch
         finally:
             batches.close()
 
@@ -77,7 +87,9 @@ class BatchSource:
         first = step * self.batch_size
         elements = [self.dataset[index] for index in range(first, first + self.batch_size)]
         args, clip_ids = jax.tree.map(lambda *leaves: np.stack(leaves), *elements)
-        return Batch(tuple(args), clip_ids)
+        batch = Batch(tuple(args), clip_ids)
+        self._check(batch)
+        return batch
 
 
 class _Rows:

@@ -36,6 +36,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.steps.densities import Output, Softmax
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
@@ -198,6 +199,7 @@ class AR(nnx.Module):
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats per code of each example, weighted by its number of codes."""
+        check_call(self, tokens, cond)
         hole_key, condition_key, dropout_key = jax.random.split(key, 3)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
@@ -223,6 +225,7 @@ class AR(nnx.Module):
         With a plan they are the bits of the codes and of the data's own plan, an upper bound. With
         another speaker they are those of the own codes, each given what was heard before it.
         """
+        check_call(self, tokens, cond, reads="codes")
         nats, _ = self._nats(tokens, cond, tokens.is_valid)
         bits = self.streams.drawn_nats(
             nats, self.pattern.levels(nats.shape[1], self.streams.count)
@@ -245,6 +248,7 @@ class AR(nnx.Module):
             GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
                 it hears another speaker and `cond` has none.
         """
+        check_sample(self, cond, num_frames, sampler, ARSampler, prompt)
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = self.pattern.num_steps(codes.shape[1], self.streams.count)
@@ -264,6 +268,7 @@ class AR(nnx.Module):
         """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels
         are known.
         """
+        check_sample(self, cond, num_frames, sampler, ARSampler)
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property

@@ -40,6 +40,7 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
@@ -171,6 +172,7 @@ class Blockwise(nnx.Module):
         """Return one draw of the bound for each example in nats per code, weighted by its number of
         codes.
         """
+        check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         b, t, _ = read_codes(tokens).shape
         blocks = self.config.num_blocks(t)
@@ -193,6 +195,7 @@ class Blockwise(nnx.Module):
         """Return an upper bound on the bits of each example's codes; each block is estimated
         `num_draws` times.
         """
+        check_call(self, tokens, cond, reads="codes")
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
     def sample(
@@ -207,6 +210,7 @@ class Blockwise(nnx.Module):
         """Draw codes; the frames that the prompt knows are kept, but no block sees those of later
         blocks.
         """
+        check_sample(self, cond, num_frames, sampler, BlockwiseSampler, prompt)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         calls = (
             self.config.num_blocks(codes.shape[1])

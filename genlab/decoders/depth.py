@@ -40,6 +40,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.steps.levels import Levels
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
@@ -304,6 +305,7 @@ class Depth(nnx.Module):
         Levels after the first are estimated from a share of the frames, drawn from the key;
         evaluation uses all.
         """
+        check_call(self, tokens, cond)
         hole_key, condition_key, dropout_key, frame_key, depth_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
@@ -329,6 +331,7 @@ class Depth(nnx.Module):
         With a plan they are the bits of the codes and of the data's own plan, an upper bound. With
         another speaker they are those of the own codes, each given what was heard before it.
         """
+        check_call(self, tokens, cond, reads="codes")
         known = run_known(self, tokens, cond, tokens.is_valid, None, None)
         bits = self._nats(known, None, None)[:, : self.streams.drawn].sum(axis=1) / jnp.log(2.0)
         return ScoreOut(bits, jnp.zeros_like(bits), self.streams.validity)
@@ -349,6 +352,7 @@ class Depth(nnx.Module):
             GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
                 it hears another speaker and `cond` has none.
         """
+        check_sample(self, cond, num_frames, sampler, DepthSampler, prompt)
         refuse_untrained_holes(prompt, self.config.infill_share)
         codes = sample_codes(self, cond, num_frames, key, prompt, sampler)
         per_step = num_copies(sampler) * (1 + self.config.depth_positions(self.streams.drawn))
@@ -367,6 +371,7 @@ class Depth(nnx.Module):
         """Yield the codes that `sample` draws from the same key, a frame as soon as all its levels
         are known.
         """
+        check_sample(self, cond, num_frames, sampler, DepthSampler)
         return stream_codes(self, cond, num_frames, key, sampler, chunk_frames)
 
     @property

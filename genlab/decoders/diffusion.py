@@ -30,6 +30,7 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
     Width,
@@ -170,6 +171,7 @@ class Diffusion(nnx.Module):
         """Return the mean squared error of each example's prediction, weighted by its number of
         latent values.
         """
+        check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         path, predicts = self.config.path, self.config.predicts
         is_valid = tokens.is_valid
@@ -197,6 +199,7 @@ class Diffusion(nnx.Module):
         prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw latents; the frames that the prompt knows are kept, in any pattern."""
+        check_sample(self, cond, num_frames, sampler, DiffusionSampler, prompt)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
         return SampleOut(
@@ -222,6 +225,7 @@ class Diffusion(nnx.Module):
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
+        check_call(self, tokens, cond, reads="codes")
         bits, std_error = _score_codes(self, tokens, cond, key, num_draws, width)
         return ScoreOut(bits, std_error, "upper bound")
 
@@ -241,6 +245,7 @@ class Diffusion(nnx.Module):
         Heun steps calls the network twice, and each call is followed by one gradient per probe;
         `num_probes` 0 takes the exact trace.
         """
+        check_call(self, tokens, cond)
         return _density_of_latents(self, tokens, cond, key, num_steps, num_probes)
 
     def _predict(

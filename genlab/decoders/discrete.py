@@ -34,6 +34,7 @@ from genlab.decoders.conditioning import (
     modulate,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
@@ -179,6 +180,7 @@ class Discrete(nnx.Module):
         """Return one draw of the bound for each example in nats per code, weighted by its number of
         codes.
         """
+        check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         b, is_valid = tokens.num_frames.shape[0], tokens.is_valid
         level = 1 - (jax.random.uniform(level_key) + jnp.arange(b) / b) % 1
@@ -195,6 +197,7 @@ class Discrete(nnx.Module):
         """Return an upper bound on the bits of each example's codes, from `num_draws` noise levels
         each.
         """
+        check_call(self, tokens, cond, reads="codes")
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws)[:, None])
 
     def sample(
@@ -207,6 +210,7 @@ class Discrete(nnx.Module):
         prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw codes; the frames that the prompt knows are kept, in any pattern."""
+        check_sample(self, cond, num_frames, sampler, DiscreteSampler, prompt)
         self.config.check(sampler)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         calls = sampler.steps * (1 if sampler.guidance == 1 else 2)

@@ -30,6 +30,7 @@ from genlab.decoders.conditioning import (
     Conditioner,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise import code_given_latent
 from genlab.decoders.noise.heads import GaussianMixture, GaussianMixtureHead, Head
 from genlab.decoders.steps.visiting import (
@@ -203,6 +204,7 @@ class LatentAR(nnx.Module):
         """Return the head's mean loss per frame of each
         example, weighted by its number of frames.
         """
+        check_call(self, tokens, cond)
         hole_key, condition_key, noise_key, dropout_key, head_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
@@ -229,6 +231,7 @@ class LatentAR(nnx.Module):
             GenlabError: if frames follow a hole and the model was trained with infill_share=0, or
                 the sampler asks for guidance and the head has none.
         """
+        check_sample(self, cond, num_frames, sampler, LatentARSampler, prompt)
         self.config.check_guidance(sampler)
         refuse_untrained_holes(prompt, self.config.infill_share)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
@@ -270,6 +273,7 @@ class LatentAR(nnx.Module):
         """Return the latents of `sample` in chunks, each drawn when asked for; a hole in the prompt
         is refused.
         """
+        check_sample(self, cond, num_frames, sampler, LatentARSampler, prompt)
         self.config.check_guidance(sampler)
         refuse_holes(prompt)
         _, plan, first_carry, frames = _begin(self, cond, num_frames, key, prompt, sampler)
@@ -363,6 +367,7 @@ class MixtureAR(LatentAR):
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
+        check_call(self, tokens, cond, reads="codes")
         bits = _bound_nats(self, tokens, cond, jax.random.split(key, num_draws), width) / jnp.log(
             2.0
         )

@@ -34,6 +34,7 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.code_given_latent import (
     WIDTHS,
     Width,
@@ -209,6 +210,7 @@ class LatentBlocks(nnx.Module):
         """Return the mean squared error of each example's prediction, weighted by its number of
         latent values.
         """
+        check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         path, latents = self.config.path, read_latents(tokens)
         b, t, d = latents.shape
@@ -250,6 +252,7 @@ class LatentBlocks(nnx.Module):
         """Draw latents; the frames that the prompt knows are kept, but no block sees those of later
         blocks.
         """
+        check_sample(self, cond, num_frames, sampler, LatentBlocksSampler, prompt)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         calls = self.config.num_calls(sampler, latents.shape[1])
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)
@@ -267,6 +270,7 @@ class LatentBlocks(nnx.Module):
         """Yield the latents of `sample` when asked for, in the fewest whole blocks that hold
         `chunk_frames`.
         """
+        check_sample(self, cond, num_frames, sampler, LatentBlocksSampler, prompt)
         plan, cache, blocks = _begin(self, cond, num_frames, key, prompt, sampler)
         t, chunk = cond.content.shape[1], self.config.num_blocks(chunk_frames)
         for first in range(0, self.config.num_blocks(t), chunk):
@@ -293,6 +297,7 @@ class LatentBlocks(nnx.Module):
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
         """
+        check_call(self, tokens, cond, reads="codes")
         bits, std_error = _score_codes(self, tokens, cond, key, num_draws, width)
         return ScoreOut(bits, std_error, "upper bound")
 

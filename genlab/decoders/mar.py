@@ -28,6 +28,7 @@ from genlab.decoders.conditioning import (
     Conditions,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.decoders.noise.schedules import CosineHiding, Hiding
 from genlab.decoders.noise.unmasking import draw_hidden, rank
@@ -146,6 +147,7 @@ class MAR(nnx.Module):
         """Return the head's mean loss over each example's
         hidden frames, weighted by their number.
         """
+        check_call(self, tokens, cond)
         share_key, frame_key, condition_key, dropout_key, head_key = jax.random.split(key, 5)
         is_valid, latents = tokens.is_valid, read_latents(tokens)
         share = self.config.hiding.hidden_share(
@@ -171,6 +173,7 @@ class MAR(nnx.Module):
         prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw latents; the frames that the prompt knows are kept, in any pattern."""
+        check_sample(self, cond, num_frames, sampler, MARSampler, prompt)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         calls = self.config.num_calls(sampler) * (1 if sampler.guidance == 1 else 2)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), calls)

@@ -36,6 +36,7 @@ from genlab.decoders.conditioning import (
     guide,
     with_unconditional,
 )
+from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.schedules import CosineHiding, Hiding
 from genlab.decoders.noise.unmasking import (
     SINGLE,
@@ -180,6 +181,7 @@ class Masked(nnx.Module):
         """Return the mean nats of each example's hidden codes of one level, weighted by their
         number.
         """
+        check_call(self, tokens, cond)
         level_key, share_key, frame_key, condition_key, dropout_key = jax.random.split(key, 5)
         b = tokens.num_frames.shape[0]
         is_valid = tokens.is_valid
@@ -207,6 +209,7 @@ class Masked(nnx.Module):
         Within a level the order of the frames is random (`unmasking.py`); each level is estimated
         `num_draws` times.
         """
+        check_call(self, tokens, cond, reads="codes")
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))
 
     def sample(
@@ -219,6 +222,7 @@ class Masked(nnx.Module):
         prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw codes; the frames that the prompt knows are kept, in any pattern."""
+        check_sample(self, cond, num_frames, sampler, MaskedSampler, prompt)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
         return SampleOut(

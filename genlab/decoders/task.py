@@ -7,14 +7,18 @@ counted.
 
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, GenlabError
 from genlab.config.open import Hashed
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.inputs import Facts, check_inputs
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import TokenSpec
+from genlab.tokens import Cond, Tokens, TokenSpec
+
+HOP_SAMPLES = 320  # of the audio that own tokens stand for: only the frames per second matter
 
 
 class Task(NamedTuple):
@@ -32,6 +36,85 @@ class Task(NamedTuple):
     num_frames: int = 0
     num_symbols: int = 0
     code_vectors: Float[Array, "k v d"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        codes: Int[Array, "b t k"] | None = None,
+        latents: Float[Array, "b t d"] | None = None,
+        cond: Cond | None = None,
+        entries: int | None = None,
+        code_vectors: Float[Array, "k v d"] | None = None,
+        backbone: BackboneConfig | None = None,
+        condition: ConditionConfig | None = None,
+        frame_hz: float = 50.0,
+    ) -> "Task":
+        """Return the task of own arrays, whose sizes say what it is.
+
+        Args:
+            codes: of a training batch, or of all training data.
+            latents: the same, normalised.
+            cond: its conditions; what is 0 throughout is not told. Without it nothing is told.
+            entries: per codebook; from `code_vectors` or the highest code, if absent. Give it if
+                other data may hold higher codes.
+            code_vectors: the codec's normalised entries, where there are any.
+            backbone: what runs; the default is `BackboneConfig()`.
+            condition: which conditions are told, and how; found out from `cond` if absent.
+            frame_hz: frames per second: bits per second and FLOPs per second of audio need it.
+
+        Raises:
+            GenlabError: if there is neither codes nor latents, or one of them is not "b t k".
+        """
+        views = {
+            name: view
+            for name, view in (("codes", codes), ("latents", latents))
+            if view is not None
+        }
+        if not views:
+            raise GenlabError("Task.of: got neither codes nor latents; give one of them, or both")
+        for name, view in views.items():
+            if np.ndim(view) != 3:
+                raise GenlabError(
+                    f"{name}: shape {np.shape(view)}, expected three axes: batch, frames, channels"
+                )
+        if entries is None and code_vectors is not None:
+            entries = code_vectors.shape[1]
+        if entries is None:
+            entries = 1 if codes is None else int(np.max(codes, initial=0)) + 1
+        spec = TokenSpec(
+            sample_rate_hz=round(frame_hz * HOP_SAMPLES),
+            hop_samples=HOP_SAMPLES,
+            codebooks=0 if codes is None else codes.shape[2],
+            entries=entries,
+            latent_channels=_channels(latents, code_vectors),
+        )
+        vocab, told = _read_conditions(cond)
+        return cls(
+            spec,
+            vocab,
+            backbone or BackboneConfig(),
+            condition or told,
+            num_frames=next(iter(views.values())).shape[1],
+            num_symbols=0 if cond is None else cond.text.shape[1],
+            code_vectors=code_vectors,
+        )
+
+    def check(self, tokens: Tokens, cond: Cond) -> None:
+        """Check tokens and conditions on the host: the first line of own code that trains on own
+        data.
+
+        Ranks, channels, dtypes, ranges, lengths and batch sizes are checked; latents far from zero
+        mean and unit variance give a warning.
+
+        Raises:
+            GenlabError: naming the field, its value and what was expected.
+        """
+        check_inputs(Facts(self.spec, self.condition, self.vocab), tokens, cond)
+
+    def no_cond(self, batch: int) -> Cond:
+        """Return the conditions of a batch of training length of which nothing is told."""
+        return Cond.none(batch, max(self.num_frames, 1))
 
     @property
     def width(self) -> int:
@@ -88,3 +171,27 @@ class SamplerConfig(Hashed, Protocol):
 def guidance_of(sampler: SamplerConfig) -> float:
     """Return how strongly conditions are stressed; 1 is not at all."""
     return float(getattr(sampler, "guidance", 1.0))
+
+
+def _channels(
+    latents: Float[Array, "b t d"] | None, code_vectors: Float[Array, "k v d"] | None
+) -> int:
+    known = latents if latents is not None else code_vectors
+    return 1 if known is None else known.shape[2]
+
+
+def _read_conditions(cond: Cond | None) -> tuple[CondVocab, ConditionConfig]:
+    """Return how many conditions there are, and which of them say anything."""
+    if cond is None:
+        return CondVocab(num_speakers=1), ConditionConfig(content="none", speaker=False)
+    highest = {
+        name: int(np.max(getattr(cond, name), initial=0)) for name in ("speaker", "text", "content")
+    }
+    content = "semantic" if highest["content"] else "text" if highest["text"] else "none"
+    vocab = CondVocab(
+        num_speakers=highest["speaker"] + 1,
+        num_symbols=max(29, highest["text"] + 1),
+        num_units=highest["content"],
+        is_two_sided=cond.other is not None,
+    )
+    return vocab, ConditionConfig(content=content, speaker=highest["speaker"] > 0)
