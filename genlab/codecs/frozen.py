@@ -89,6 +89,16 @@ class FrozenCodec:
         """The entries of every codebook, in the units of the latents."""
         return np.asarray(self._merge(self._state).code_vectors)
 
+    @property
+    def module(self) -> Codec:
+        """The codec as a flax module with these weights: for `jax.jit`, gradients, other dtypes and
+        streaming.
+
+        It takes batches "b s" with their `num_samples` at `spec.sample_rate_hz`, and resamples
+        nothing.
+        """
+        return self._merge(self._state)
+
     def _merge(self, state: Any) -> Codec:
         return nnx.merge(self._graph, state)
 
