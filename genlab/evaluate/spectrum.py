@@ -8,7 +8,6 @@ itself so that they agree to the last bit.
 
 import functools
 
-import librosa.filters
 import numpy as np
 from jaxtyping import Float
 
@@ -50,6 +49,8 @@ def power_spectrum(
 @functools.cache
 def mel_filters(fft_samples: int, num_mels: int) -> Float[np.ndarray, "f m"]:
     """Return the Slaney mel filter bank for 16 kHz, from 0 to 8 kHz."""
+    import librosa.filters  # here, because it takes a second that quality scores need not wait for
+
     return np.ascontiguousarray(
         librosa.filters.mel(sr=SAMPLE_RATE_HZ, n_fft=fft_samples, n_mels=num_mels).T
     )
@@ -58,4 +59,6 @@ def mel_filters(fft_samples: int, num_mels: int) -> Float[np.ndarray, "f m"]:
 @functools.cache
 def periodic_window(name: str, num_samples: int) -> Float[np.ndarray, "w"]:
     """Return a periodic (not symmetric) window: "hann" or "hamming"."""
+    import librosa.filters
+
     return librosa.filters.get_window(name, num_samples, fftbins=True).astype(np.float32)
