@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key, Shaped
 
 from genlab.config import Config, GenlabError
 from genlab.config.open import Hashed
@@ -18,6 +18,7 @@ from genlab.decoders.inputs import Facts, check_inputs
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Cond, Tokens, TokenSpec
 
+AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]  # ranks are checked by name
 HOP_SAMPLES = 320  # of the audio that own tokens stand for: only the frames per second matter
 
 
@@ -41,8 +42,8 @@ class Task(NamedTuple):
     def of(
         cls,
         *,
-        codes: Int[Array, "b t k"] | None = None,
-        latents: Float[Array, "b t d"] | None = None,
+        codes: AnyArray | None = None,
+        latents: AnyArray | None = None,
         cond: Cond | None = None,
         entries: int | None = None,
         code_vectors: Float[Array, "k v d"] | None = None,
@@ -53,8 +54,8 @@ class Task(NamedTuple):
         """Return the task of own arrays, whose sizes say what it is.
 
         Args:
-            codes: of a training batch, or of all training data.
-            latents: the same, normalised.
+            codes: "b t k" of a training batch, or of all training data.
+            latents: "b t d" of the same, normalised.
             cond: its conditions; what is 0 throughout is not told. Without it nothing is told.
             entries: per codebook; from `code_vectors` or the highest code, if absent. Give it if
                 other data may hold higher codes.
@@ -173,9 +174,7 @@ def guidance_of(sampler: SamplerConfig) -> float:
     return float(getattr(sampler, "guidance", 1.0))
 
 
-def _channels(
-    latents: Float[Array, "b t d"] | None, code_vectors: Float[Array, "k v d"] | None
-) -> int:
+def _channels(latents: AnyArray | None, code_vectors: Float[Array, "k v d"] | None) -> int:
     known = latents if latents is not None else code_vectors
     return 1 if known is None else known.shape[2]
 
