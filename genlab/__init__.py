@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from genlab.finished import load_run
+    from genlab.studies.finished import load_run
 
 # These libraries send telemetry unless it is turned off before they are first imported. It is
 # turned off here, because every import from genlab runs this file first; child processes inherit
@@ -55,4 +55,4 @@ def lazy_names(
 
 __all__ = ["load_run"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"load_run": "genlab.finished"})
+__getattr__, __dir__ = lazy_names(__name__, {"load_run": "genlab.studies.finished"})

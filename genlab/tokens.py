@@ -11,7 +11,7 @@ Time is the second axis and channels come last: waves "b s", codes "b t k", late
 "b t k v".
 """
 
-from typing import ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -200,13 +200,17 @@ class ScoreOut(NamedTuple):
     validity: Literal["exact", "upper bound", "biased"]
 
 
+def _score_from(validity: Any, leaves: Any) -> ScoreOut:
+    return ScoreOut(*leaves, validity)
+
+
 jax.tree_util.register_pytree_with_keys(
     ScoreOut,
     lambda out: (
         ((GetAttrKey("bits"), out.bits), (GetAttrKey("std_error"), out.std_error)),
         out.validity,
     ),
-    lambda validity, leaves: ScoreOut(*leaves, validity),
+    _score_from,
 )
 
 

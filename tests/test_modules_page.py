@@ -20,9 +20,9 @@ from genlab.config import GenlabError
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues, Score
-from genlab.finished import load_run
 from genlab.report.written import write_text_reports
 from genlab.run.checkpoint import write_json
+from genlab.studies.finished import load_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "modules.md"
 

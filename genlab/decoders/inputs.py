@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import AxisType
 from jaxtyping import Array, Int
 
@@ -71,8 +72,8 @@ def check_sample(
     """
     if not isinstance(sampler, family):
         raise GenlabError(
-            f"sampler: got {type(sampler).__name__}, expected {family.__name__}, "
-            f"the sampler of {type(model).__name__}"
+            f"sampler: got {type(sampler).__name__}, expected {family.__name__}, the sampler of "
+            f"{type(model).__name__}"
         )
     facts = facts_of(model)
     _check_axes((cond, num_frames, prompt))
@@ -152,7 +153,8 @@ def _check_tokens(facts: Facts, tokens: Tokens, prefix: str) -> tuple[int, int]:
         else:
             _check_latents(tokens, f"{prefix}latents", spec)
     if shape is None:  # the decoder itself says which view it needs
-        shape = next(view for view in (tokens.codes, tokens.latents) if view is not None).shape[:2]
+        view = next(view for view in (tokens.codes, tokens.latents) if view is not None)
+        shape = (view.shape[0], view.shape[1])
     return shape
 
 
@@ -240,7 +242,7 @@ def _host(values: Any) -> np.ndarray | None:
     """Return the values where this process has them, None under `jax.jit` and where other hosts
     hold a part.
     """
-    if isinstance(values, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if isinstance(values, Tracer | jax.ShapeDtypeStruct):
         return None
     if isinstance(values, jax.Array) and not values.is_fully_addressable:
         return None

@@ -50,7 +50,10 @@ class FinishedRun:
     @cached_property
     def model(self) -> Decoder:
         """The trained decoder, with averaged parameters if the run kept them."""
-        return load_trained(lambda key: self.config.build_for(self.store, key), self.directory)
+        model: Any = load_trained(
+            lambda key: self.config.build_for(self.store, key), self.directory
+        )
+        return model
 
     @cached_property
     def codec(self) -> FrozenCodec:
