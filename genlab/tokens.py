@@ -201,7 +201,8 @@ class ScoreOut(NamedTuple):
 
 
 def _score_from(validity: Any, leaves: Any) -> ScoreOut:
-    return ScoreOut(*leaves, validity)
+    bits, std_error = leaves
+    return ScoreOut(bits, std_error, validity)
 
 
 jax.tree_util.register_pytree_with_keys(

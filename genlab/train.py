@@ -128,7 +128,7 @@ def train(
         LockedError: if another process trains in `run_dir`.
         CheckpointMismatch: if it holds another run.
     """
-    _check(source, steps, optim)
+    source.check_length(steps, optim.accumulate)
     create = jax.jit(partial(create_state, build, optim, steps))
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
@@ -205,18 +205,6 @@ def restore_trained(
             f"{run_dir}: no intact checkpoint; train first, or name another run directory"
         )
     return nnx.merge(graphdef, *restored.state.values()), restored
-
-
-def _check(source: BatchSource, steps: int, optim: OptimConfig) -> None:
-    if source.num_batches < steps:
-        raise GenlabError(
-            f"steps: the data set ends after {source.num_batches} batches, {steps} asked; repeat it"
-        )
-    if source.batch_size % optim.accumulate:
-        raise GenlabError(
-            f"optim.accumulate: {optim.accumulate} does not divide the batch size "
-            f"{source.batch_size}"
-        )
 
 
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:

@@ -65,6 +65,23 @@ class BatchSource:
             else len(self.dataset) // self.batch_size
         )
 
+    def check_length(self, steps: int, accumulate: int = 1) -> None:
+        """Check that there is a batch for each step, and that every batch falls into `accumulate`
+        equal parts.
+
+        Raises:
+            GenlabError: naming the field, its value and what there is.
+        """
+        if self.num_batches < steps:
+            raise GenlabError(
+                f"steps: the data set ends after {self.num_batches} batches, {steps} asked; "
+                "repeat it"
+            )
+        if self.batch_size % accumulate:
+            raise GenlabError(
+                f"optim.accumulate: {accumulate} does not divide the batch size {self.batch_size}"
+            )
+
     def iterate(self, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield the batches of `start_step`, `start_step + 1`, ... until the data set ends.
 
