@@ -21,7 +21,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues, Score
 from genlab.report.written import write_text_reports
-from genlab.run.checkpoint import write_json
+from genlab.run.files import write_json
 from genlab.studies.finished import load_run
 
 PAGE = Path(__file__).parents[1] / "docs" / "modules.md"
