@@ -13,11 +13,12 @@ from genlab.experiment import Comparison
 from genlab.run import checkpoint
 from genlab.run.files import write_config
 from genlab.run.stored import read_stored
+from genlab.run.trust import find_code
 
 FIX = "restore it, or use another --out"
 
 # Of a comparison: how it is scored.
-SCORING = ("evaluation", "equivalence", "audit", "question", "settings")
+SCORING = ("evaluation", "metrics", "equivalence", "audit", "question", "settings")
 MEASURED_WHILE_SAMPLING = ("evaluation.lengths_s",)
 # Of one training: what it does not read. inputs.json says whether the data are the same.
 NOT_TRAINED_WITH = (
@@ -85,7 +86,14 @@ def claim(config: Comparison, out: Path) -> None:
         raise GenlabError(
             f"{out}: holds the results of another configuration; use another --out, or delete it"
         )
-    write_config(out, values)
+    # A metric that failed after the training can be fixed: no row was scored by it (score.py).
+    is_scored = (out / "results.json").exists()
+    write_config(out, values, may_change=() if is_scored else scoring_code(values))
+
+
+def scoring_code(values: Mapping[str, Any]) -> list[str]:
+    """Return what refers to code that a run is scored by and not made with."""
+    return [text for _, text in find_code(values.get("metrics", []), "metrics")]
 
 
 def _refused(made: Config, asked: Config, changeable: tuple[str, ...]) -> str:

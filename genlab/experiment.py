@@ -25,6 +25,7 @@ from genlab.config import (
     Name,
     Seed,
     Steps,
+    added,
 )
 from genlab.config.open import Open
 from genlab.data.batches import BatchSource
@@ -44,7 +45,9 @@ from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
 from genlab.evaluate.domains import Domain, domain_of
+from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import EvaluationConfig
+from genlab.evaluate.own import AnyMetric, own_rows
 from genlab.evaluate.table import is_paired
 from genlab.nets.backbone import BackboneConfig
 from genlab.recognisers.shipped import load_units
@@ -343,6 +346,8 @@ class Comparison(Config):
     """Per score, the difference that does not matter: only with it may two arms be called
     equivalent.
     """
+    metrics: tuple[AnyMetric, ...] = added(())
+    """Metrics of your own, beside those of the corpus (docs/own_metric.py)."""
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
 
@@ -363,7 +368,8 @@ class Comparison(Config):
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
-        if unknown := [name for name in self.equivalence if not is_paired(name)]:
+        own = self.own_metrics
+        if unknown := [name for name in self.equivalence if not is_paired(name, own)]:
             raise ValueError(
                 f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; "
                 "expected a name such "
@@ -374,6 +380,16 @@ class Comparison(Config):
                 "prompts_split='train': prompts must be texts that no arm was trained on"
             )
         return self
+
+    @property
+    def own_metrics(self) -> tuple[Metric, ...]:
+        """The rows that metrics of the user add to the table of scores."""
+        return own_rows(self.metrics)
+
+    @property
+    def all_metrics(self) -> tuple[Metric, ...]:
+        """Every metric that is measured: those of the corpus's domain, then the user's own."""
+        return (*self.data.domain.metrics, *self.own_metrics)
 
     def comparison_key(self) -> str:
         """Return a hash of what the arms must share: data, codec, batch, budget, conditions,

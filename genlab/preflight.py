@@ -87,7 +87,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
         )
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
-    scores += _audio_checks(config, scores, reference)
+    scores += _audio_checks(config, scores, prompts, reference)
     scores.append(_energy_check(config, prompts, codec))
     controls = _control_checks(config, prompts, reference)
     if not any(control.runs for control in controls):
@@ -254,17 +254,18 @@ def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
 
 
 def _audio_checks(
-    config: Comparison, checked: Collection[Check], reference: Reference
+    config: Comparison, checked: Collection[Check], prompts: list[Clip], reference: Reference
 ) -> list[Check]:
-    """Return what is known of the domain's other scores of audio; those that share a fate share a
-    check.
-    """
+    """Return what is known of the other scores of audio; those that share a fate share a check."""
+    has_text = any(has_symbols(clip.text) for clip in prompts)
     real = min(len(reference.common), config.evaluation.reference_clips)
     done = {name for check in checked for name in check.names}
     fates: dict[tuple[str, int, bool, str], list[str]] = {}
-    for metric in config.data.domain.metrics:
+    for metric in config.all_metrics:
         if metric.needs != "tokens" and metric.name not in done:
             runs, note = _find_fate(metric, config.evaluation, real)
+            if metric.needs == "audio and text" and not has_text:
+                runs, note = False, "no prompt has a text"
             fates.setdefault((metric.needs, metric.fewest_real, runs, note), []).extend(
                 metric.score_names
             )

@@ -109,7 +109,7 @@ def audit(
             material.prompts,
             evaluation_context(config, material),
             progress,
-            metrics=config.data.domain.metrics,
+            metrics=config.all_metrics,
         )
         with writing_to_cache():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,15 @@ def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
 
 def _audit_path(config: Comparison, material: Material) -> Path:
     clips = [clip.id for clip in material.clips]
+    own = [metric.digest() for metric in config.metrics]
     key = digest(
-        [material.manifest.hash(), material.codec.fingerprint, clips, config.evaluation.to_dict()]
+        [
+            material.manifest.hash(),
+            material.codec.fingerprint,
+            clips,
+            config.evaluation.to_dict(),
+            *([own] if own else []),
+        ]
     )
     return cache_root() / "audits" / f"{key}.json"
 
@@ -145,11 +152,12 @@ def score_rows(
         for name, by_seed in sampled.items()
     }
     rows: dict[str, RowResult] = {}
+    own = [metric.digest() for metric in config.metrics]
     context: EvaluationContext | None = None
     for done, (name, row_waves) in enumerate(waves.items()):
         progress("score", done, len(waves))
         path = out / "rows" / f"{name}.json"
-        row = load_row(path)
+        row = load_row(path, own)
         if row is None:
             context = context or evaluation_context(config, material)
             seeds = len(config.seeds) if name in sampled else 1
@@ -157,7 +165,7 @@ def score_rows(
                 row_waves,
                 material.prompts * seeds,
                 context,
-                metrics=config.data.domain.metrics,
+                metrics=config.all_metrics,
                 is_reconstruction=name in FLOORS,
                 seeds=seeds,
                 progress=partial(progress, f"score {name}"),
@@ -170,7 +178,7 @@ def score_rows(
                 row = _add_energy(row, name, config, material, models)
                 progress(f"score {name}: bits, energy", 2, 2)
             check_held(path)
-            save_row(path, row)
+            save_row(path, row, own)
         rows[name] = row
     progress("score", len(waves), len(waves))
     return rows

@@ -62,8 +62,11 @@ class Open:
         """Return the schema: the closed union of the built-in kinds inside, the door for other
         classes around it.
         """
-        union: Any = Union[self.kinds]  # noqa: UP007 (of a tuple)
-        closed = handler.generate_schema(Annotated[union, pydantic.Field(discriminator="kind")])
+        if not self.kinds:
+            closed: CoreSchema = core_schema.no_info_plain_validator_function(_refuse)
+        else:
+            union: Any = Union[self.kinds]  # noqa: UP007 (of a tuple)
+            closed = handler.generate_schema(Annotated[union, pydantic.Field(discriminator="kind")])
         return core_schema.with_info_wrap_validator_function(
             functools.partial(self._validate, contract),
             closed,
@@ -125,6 +128,14 @@ class Open:
             }
         except ValueError:  # was never validated, and will not be read back
             return fields
+
+
+def _refuse(value: Any) -> Any:
+    """Refuse what is no config where there are no built-in kinds."""
+    raise ValueError(
+        f"got {shorten(value)}, expected a Config of your own, in config.json "
+        '{"kind": "FILE.py:Class"}'
+    )
 
 
 def open_of(annotation: Any, metadata: Any = ()) -> Open | None:

@@ -45,6 +45,7 @@ class MetricAudit(NamedTuple):
     values: dict[str, list[float]]
     false_alarms: float
     failed: tuple[str, ...]
+    must_notice: tuple[Degradation, ...] = ()
 
     @property
     def is_trusted(self) -> bool:
@@ -59,6 +60,7 @@ class MetricAudit(NamedTuple):
             "false_alarms": self.false_alarms,
             "failed": list(self.failed),
             "is_trusted": self.is_trusted,
+            "must_notice": list(self.must_notice),
         }
 
 
@@ -121,38 +123,44 @@ def audit_metrics(
         )
     if progress is not None:
         progress("audit", len(jobs), len(jobs))
-    return {name: _audit(name, rows, seed) for name in rows["clean"][0].scores}
+    return {
+        name: _audit(find_metric(name, metrics), name, rows, seed)
+        for name in rows["clean"][0].scores
+    }
 
 
-def _audit(name: str, rows: Mapping[str, Sequence[RowResult]], seed: int) -> MetricAudit:
+def _audit(
+    metric: Metric, name: str, rows: Mapping[str, Sequence[RowResult]], seed: int
+) -> MetricAudit:
     clean, halves = rows["clean"][0], rows["half"]
     verdicts: dict[str, Verdict] = {}
     values: dict[str, list[float]] = {}
     for degradation, steps in rows.items():
         if degradation not in ("clean", "half"):
             ladder = [clean, *steps]
-            verdicts[degradation] = _judge(name, ladder, seed)
+            verdicts[degradation] = _judge(metric, name, ladder, seed)
             values[degradation] = [row.scores[name].value for row in ladder]
     false_alarms = _false_alarms(name, clean, halves, seed)
-    failed = [seen for seen in find_metric(name).must_notice if verdicts[seen] != "ranks"]
+    failed = [seen for seen in metric.must_notice if verdicts[seen] != "ranks"]
     failed += ["false alarms"] if false_alarms > MOST_FALSE_ALARMS else []
-    return MetricAudit(verdicts, values, false_alarms, tuple(failed))
+    return MetricAudit(verdicts, values, false_alarms, tuple(failed), metric.must_notice)
 
 
-def _judge(name: str, ladder: Sequence[RowResult], seed: int) -> Verdict:
+def _judge(metric: Metric, name: str, ladder: Sequence[RowResult], seed: int) -> Verdict:
     """Return whether the rows get worse from first to last."""
     if any(
-        _sign(name, milder, stronger, seed) < 0 for milder, stronger in itertools.pairwise(ladder)
+        _sign(metric, name, milder, stronger, seed) < 0
+        for milder, stronger in itertools.pairwise(ladder)
     ):
         return "reversed"
-    return "ranks" if _sign(name, ladder[0], ladder[-1], seed) > 0 else "blind"
+    return "ranks" if _sign(metric, name, ladder[0], ladder[-1], seed) > 0 else "blind"
 
 
-def _sign(name: str, first: RowResult, second: RowResult, seed: int) -> int:
+def _sign(metric: Metric, name: str, first: RowResult, second: RowResult, seed: int) -> int:
     """Return 1 if the second row is significantly worse, -1 if
     significantly better, 0 if neither.
     """
-    worse = 1 if find_metric(name).direction == "lower" else -1
+    worse = 1 if metric.direction == "lower" else -1
     if name in first.per_clip and name in second.per_clip:
         change = bootstrap_mean(
             second.per_clip[name].values - first.per_clip[name].values, seed=seed

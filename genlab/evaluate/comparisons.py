@@ -18,6 +18,7 @@ from jaxtyping import Float
 
 from genlab.config import GenlabError
 from genlab.evaluate.entries import DifferenceEntry, PlanEntry
+from genlab.evaluate.metric import Metric
 from genlab.evaluate.scores import ClipValues, Validity, is_conclusive
 from genlab.evaluate.table import find_metric
 from genlab.statistics.bootstrap import (
@@ -99,6 +100,8 @@ def compare_rows(
     rows: Mapping[str, Mapping[str, ClipValues]],
     margins: Mapping[str, float] = MappingProxyType({}),
     seed: int = 0,
+    *,
+    metrics: Sequence[Metric] = (),
 ) -> list[Difference]:
     """Compare every pair of rows on every score that both have, prompt by prompt.
 
@@ -113,6 +116,7 @@ def compare_rows(
         margins: per score, the difference that does not matter; without one no equivalence is
             claimed.
         seed: of the resampling.
+        metrics: rows of the user's own, beside those of the table.
 
     Raises:
         GenlabError: if two rows were scored on different prompts.
@@ -121,12 +125,22 @@ def compare_rows(
     return [
         found
         for name in names
-        for found in _compare_on(name, rows, margins.get(name, math.nan), seed)
+        for found in _compare_on(
+            name,
+            rows,
+            margins.get(name, math.nan),
+            find_metric(name, metrics).direction == "lower",
+            seed,
+        )
     ]
 
 
 def _compare_on(
-    name: str, rows: Mapping[str, Mapping[str, ClipValues]], margin: float, seed: int
+    name: str,
+    rows: Mapping[str, Mapping[str, ClipValues]],
+    margin: float,
+    lower_is_better: bool,
+    seed: int,
 ) -> list[Difference]:
     kinds: dict[str, Validity] = {
         row: values[name].validity for row, values in rows.items() if name in values
@@ -136,13 +150,12 @@ def _compare_on(
         for a, b in itertools.combinations(kinds, 2)
         if is_conclusive(kinds[a], kinds[b]) or is_conclusive(kinds[b], kinds[a])
     ]
-    pairs = [_subtract(name, a, b, rows, margin, seed) for a, b in names]
+    pairs = [_subtract(name, a, b, rows, margin, lower_is_better, seed) for a, b in names]
     corrected = holm_correction([pair.p_value for pair in pairs]) if pairs else []
     alike = _equivalence(
         [pair.crossed if kinds[a] == kinds[b] else None for (a, b), pair in zip(names, pairs)],
         margin,
     )
-    lower_is_better = find_metric(name).direction == "lower"
     found = []
     for (a, b), (estimate, p_value, _, plan), p_holm, p_alike in zip(
         names, pairs, corrected, alike
@@ -179,6 +192,7 @@ def _subtract(
     b: str,
     rows: Mapping[str, Mapping[str, ClipValues]],
     margin: float,
+    lower_is_better: bool,
     seed: int,
 ) -> _Pair:
     first, second = rows[a][name], rows[b][name]
@@ -205,7 +219,7 @@ def _subtract(
         return _Pair(difference.estimate(seed), p_value, crossed, None)
     if crossed is None or min(grids[0].shape) < 2:
         return _Pair(Estimate(math.nan, math.nan, math.nan, num_prompts), 1.0, None, None)
-    target = _target(grids, find_metric(name).direction == "lower", margin)
+    target = _target(grids, lower_is_better, margin)
     return _Pair(
         crossed.estimate(num_prompts), float(crossed.p_value()), crossed, make_plan(target, *grids)
     )

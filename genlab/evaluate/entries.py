@@ -92,3 +92,14 @@ class AuditEntry(TypedDict):
     false_alarms: Number
     failed: list[str]
     is_trusted: bool
+    must_notice: NotRequired[list[str]]
+
+
+@pydantic.with_config(OPEN)
+class MetricEntry(TypedDict):
+    """A row that the user's own metric adds to the table of scores."""
+
+    name: str
+    unit: NotRequired[str]
+    needs: NotRequired[str]
+    provenance: NotRequired[str]

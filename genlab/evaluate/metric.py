@@ -27,6 +27,12 @@ Needs = Literal[
 ANY_VALUE = (-math.inf, math.inf)
 
 
+def spell(name: str) -> str:
+    """Return a name in words: `pause_error` becomes "Pause error"."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
 @dataclass(frozen=True)
 class Metric:
     """One score: everything that any part of the package knows about it."""
@@ -35,8 +41,6 @@ class Metric:
     """The key in results.json. Several scores of one metric append an ending, such as
     wer_RECOGNISER.
     """
-    title: str
-    """For people."""
     unit: str
     direction: Direction
     """Which values are better."""
@@ -44,6 +48,8 @@ class Metric:
     """What it is made from; audio is scored at 16 kHz. What needs tokens is measured with the arm's
     model.
     """
+    title: str = ""
+    """For people; the name in words if it is left out."""
     range: tuple[float, float] = ANY_VALUE
     """Where the true value must lie. Unbiased distances may come out below zero, so they have no
     range.
@@ -70,6 +76,8 @@ class Metric:
     """What is appended to the name where several scores of this metric are always made."""
 
     def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", spell(self.name))
         if len(self.weights) != len(self.licence):
             raise ValueError(f"metric {self.name}: expected a licence for each of the weights")
         if (self.needs == "tokens") != (self.measure is None):

@@ -82,13 +82,24 @@ def score_clips(
     for name, values in per_clip.items():
         estimate = values.estimate(context.config.seed)
         scores[name] = make_score(
-            name, estimate, seeds=seeds, covers=values.covers, note=notes.get(name, "")
+            name,
+            estimate,
+            seeds=seeds,
+            covers=values.covers,
+            note=notes.get(name, ""),
+            rows=metrics,
         )
     covers = clips.covers
     for one in found:
         for name, (estimate, validity, note) in one.of_sets.items():
             scores[name] = make_score(
-                name, estimate, seeds=seeds, validity=validity, note=note, covers=covers
+                name,
+                estimate,
+                seeds=seeds,
+                validity=validity,
+                note=note,
+                covers=covers,
+                rows=metrics,
             )
     transcripts = {name: heard for one in found for name, heard in one.transcripts.items()}
     controls = tuple(_excuse(control, context) for one in found for control in one.controls)

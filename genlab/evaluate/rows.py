@@ -4,6 +4,7 @@ In: a `RowResult`. Out: `rows/NAME.json`, written atomically, and back. The file
 the per-clip values that the paired statistics need, the transcripts and the controls.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NotRequired
 
@@ -46,10 +47,11 @@ class StoredRow(TypedDict):
     per_clip: dict[str, Annotated[StoredValues, pydantic.AfterValidator(_check_lengths)]]
     transcripts: dict[str, list[str]] | Annotated[list[str], pydantic.Field(max_length=0)]
     controls: list[Control]
+    own: NotRequired[list[str]]
 
 
-def save_row(path: Path, row: RowResult) -> None:
-    """Write a scored row."""
+def save_row(path: Path, row: RowResult, own: Sequence[str] = ()) -> None:
+    """Write a scored row; `own` are the digests of the user's metrics behind it."""
     per_clip = {
         name: {**v._asdict(), "totals": v.totals.tolist(), "weights": v.weights.tolist()}
         for name, v in row.per_clip.items()
@@ -57,9 +59,11 @@ def save_row(path: Path, row: RowResult) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = {name: score._asdict() for name, score in row.scores.items()}
     controls = [control._asdict() for control in row.controls]
+    made_by = {"own": list(own)} if own else {}
     write_json(
         path,
         {
+            **made_by,
             "scores": scores,
             "per_clip": per_clip,
             "transcripts": row.transcripts,
@@ -68,13 +72,15 @@ def save_row(path: Path, row: RowResult) -> None:
     )
 
 
-def load_row(path: Path) -> RowResult | None:
-    """Return the row, or None if it was not scored yet; a damaged one is said and counts as not
-    scored.
+def load_row(path: Path, own: Sequence[str] | None = None) -> RowResult | None:
+    """Return the row, or None if it was not scored yet, or by other metrics of the user than `own`;
+    a damaged one is said and counts as not scored.
     """
     values = read_again(path, StoredRow, doing="scoring it again", may_be_nan=True)
     if values is None or any("runs" not in found for found in values["per_clip"].values()):
         return None  # the latter from a version that did not record training runs: score it again
+    if own is not None and values.get("own", []) != list(own):
+        return None
     per_clip = {
         name: ClipValues(
             np.array(found["totals"], np.float64),

@@ -6,7 +6,7 @@ file that measures it and a row here. Rows are measured and shown in this order;
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from genlab.evaluate import measures
 from genlab.evaluate.context import SPACES
@@ -344,20 +344,21 @@ METRICS: tuple[Metric, ...] = (
 _BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
 
 
-def known_metric(score_name: str) -> Metric | None:
+def known_metric(score_name: str, rows: Sequence[Metric] = ()) -> Metric | None:
     """Return the row of a score, whose name may have an ending (wer_RECOGNISER, kad_voice); None of
-    another name.
+    another name. `rows` are looked through first; the user's own are in no other table.
     """
-    return _BY_NAME.get(score_name) or _BY_NAME.get(score_name.split("_")[0])
+    named = next((row for row in rows if score_name in row.score_names), None)
+    return named or _BY_NAME.get(score_name) or _BY_NAME.get(score_name.split("_")[0])
 
 
-def find_metric(score_name: str) -> Metric:
-    """Return the row of a score.
+def find_metric(score_name: str, rows: Sequence[Metric] = ()) -> Metric:
+    """Return the row of a score, as `known_metric` does.
 
     Raises:
         KeyError: if no metric has this name.
     """
-    found = known_metric(score_name)
+    found = known_metric(score_name, rows)
     if found is None:
         raise KeyError(
             f"{score_name}: no metric of this name; the table is genlab/evaluate/table.py"
@@ -365,11 +366,11 @@ def find_metric(score_name: str) -> Metric:
     return found
 
 
-def is_paired(score_name: str) -> bool:
+def is_paired(score_name: str, rows: Sequence[Metric] = ()) -> bool:
     """Return whether arms are compared on this score prompt by prompt: not on distances between
     sets of clips.
     """
-    found = known_metric(score_name)
+    found = known_metric(score_name, rows)
     return found is not None and not found.is_of_sets
 
 
@@ -381,6 +382,7 @@ def make_score(
     validity: Validity = "metric",
     note: str = "",
     covers: Covers = "prompts",
+    rows: Sequence[Metric] = (),
 ) -> Score:
     """Join an estimate with what its name means.
 
@@ -388,7 +390,7 @@ def make_score(
     error rate below zero. That part is cut off (`Metric.range`): it never held the truth, so the
     interval covers as often as before.
     """
-    metric = find_metric(name)
+    metric = find_metric(name, rows)
     lowest, highest = metric.range
     low = (
         max(estimate.low, min(lowest, estimate.value))

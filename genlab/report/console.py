@@ -29,7 +29,9 @@ from genlab.report.trust import distrust
 WIDTH = 80  # columns of a terminal that nobody has widened
 _GAP = "  "
 _HEAD = 12  # a head wraps when it is wider than this and than its cells
-MOST_SCORES = 7  # the leading ones of each row: what a terminal holds; report.html has them all
+# The leading ones of each row: what a terminal holds, beside those of the user's own metrics;
+# report.html has them all.
+MOST_SCORES = 7
 
 
 def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
@@ -37,7 +39,11 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     `WIDTH`.
     """
     arms = results["arms"]
-    names = list(dict.fromkeys(name for arm in arms for name in list(arm["scores"])[:MOST_SCORES]))
+    names = [name for arm in arms for name in list(arm["scores"])[:MOST_SCORES]]
+    own = [row["name"] for row in results.get("metrics", [])]
+    names = list(
+        dict.fromkeys([*names, *(name for name in own if any(name in a["scores"] for a in arms))])
+    )
     answer = find_answer(results, ledger)
     head = ["", *(f"{score_title(name)}\n{_unit(arms, name)}" for name in names)]
     decimals = {name: column_decimals(arms, name) for name in names}

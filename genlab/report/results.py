@@ -20,7 +20,8 @@ from genlab import __version__
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.entries import ScoreEntry
+from genlab.evaluate.entries import MetricEntry, ScoreEntry
+from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
@@ -60,15 +61,20 @@ def assemble(
     wall_s: float,
 ) -> WholeResults:
     """Return results.json."""
-    leading = config.data.domain.leading
+    own = [row for metric in config.own_metrics for row in _own_entries(metric)]
+    leading = [*config.data.domain.leading, *(row["name"] for row in own)]
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
     arms = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     arms += [
         _arm_entry(budgets[name], trained[name], sampled[name], rows[name], leading)
         for name in config.arms
     ]
-    pairs = compare_rows({name: rows[name].per_clip for name in config.arms}, config.equivalence)
-    return {
+    pairs = compare_rows(
+        {name: rows[name].per_clip for name in config.arms},
+        config.equivalence,
+        metrics=config.own_metrics,
+    )
+    results: WholeResults = {
         "schema": 1,
         "name": config.name,
         "question": config.question,
@@ -93,6 +99,22 @@ def assemble(
         ],
         "method": _method(config, material),
     }
+    if own:
+        results["metrics"] = own
+    return results
+
+
+def _own_entries(metric: Metric) -> list[MetricEntry]:
+    """Return what a report that cannot run the user's code needs to know of a metric."""
+    return [
+        {
+            "name": name,
+            "unit": metric.unit,
+            "needs": metric.needs,
+            "provenance": metric.provenance,
+        }
+        for name in metric.score_names
+    ]
 
 
 def show(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
 
 QUESTION = (
@@ -38,8 +39,8 @@ def arm_title(arm: Mapping[str, Any]) -> str:
     if arm.get("title"):
         return str(arm["title"])
     if arm.get("family") == "floor":
-        return f"Codec floor, {arm['reads']}" if arm.get("reads") else _spell(arm["name"])
-    return _ARM_TITLES.get(str(arm["name"]), _spell(arm["name"]))
+        return f"Codec floor, {arm['reads']}" if arm.get("reads") else spell(str(arm["name"]))
+    return _ARM_TITLES.get(str(arm["name"]), spell(str(arm["name"])))
 
 
 def score_title(name: str) -> str:
@@ -48,7 +49,7 @@ def score_title(name: str) -> str:
         return _TITLES[name]
     head, _, tail = name.partition("_")
     if head not in _TITLES or not tail:
-        return _spell(name)
+        return spell(name)
     return f"{_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
 
 
@@ -173,8 +174,3 @@ def inert_markdown(value: Any) -> str:
     for old, new in (("&", "&amp;"), ("<", "&lt;"), ("|", "\\|"), ("](", "]\\("), ("]:", "]\\:")):
         text = text.replace(old, new)
     return text
-
-
-def _spell(name: Any) -> str:
-    words = str(name).replace("_", " ").strip()
-    return words[:1].upper() + words[1:]

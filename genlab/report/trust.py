@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.evaluate.table import find_metric, known_metric
+from genlab.evaluate.table import known_metric
 from genlab.report.text import score_title
 
 _VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
@@ -42,7 +42,8 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
     head = Markup("").join(Markup('<th scope="col">{}</th>').format(title) for title in titles)
     rows = []
     for name, found in audit.items():
-        must_notice = find_metric(name).must_notice
+        metric = known_metric(name)
+        must_notice = found.get("must_notice", metric.must_notice if metric else ())
         # A metric may miss what it was not made for; what it must see decides about trust.
         cells = [
             Markup('<td class="{}">{}{}</td>').format(
@@ -78,15 +79,24 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
 def metric_table(results: Mapping[str, Any]) -> Markup:
     """Return what each metric of the page needs, and whose weights it runs on."""
     names = list(dict.fromkeys(name for arm in results["arms"] for name in arm.get("scores", {})))
-    rows = []
-    for name in names:
-        # Results of another version may hold scores that the table of metrics does not know.
-        if (metric := known_metric(name)) is not None:
-            rows.append(
-                Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
-                    score_title(name), metric.unit, metric.needs, metric.provenance or "none"
-                )
-            )
+    # Results of another version may hold scores that the table of metrics does not know.
+    facts = {
+        name: (metric.unit, metric.needs, metric.provenance)
+        for name in names
+        if (metric := known_metric(name)) is not None
+    }
+    facts |= {
+        own["name"]: (own.get("unit", ""), own.get("needs", ""), own.get("provenance", ""))
+        for own in results.get("metrics", [])
+    }
+    rows = [
+        Markup('<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td></tr>').format(
+            score_title(name), unit, needs, weights or "none"
+        )
+        for name in names
+        if name in facts
+        for unit, needs, weights in [facts[name]]
+    ]
     head = Markup("").join(
         Markup('<th scope="col">{}</th>').format(title)
         for title in ("Metric", "Unit", "Needs", "Weights")

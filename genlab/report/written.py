@@ -254,8 +254,6 @@ def _doubts(results: Mapping[str, Any]) -> str:
         f"- {inert_markdown(f'{score_title(name)}: ' + ', '.join(found['failed']))}"
         for name, found in audit.items()
         if found["failed"]
-        for name, found in audit.items()
-        if found["failed"]
     ]
     return (
         "\n".join(doubted)

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ def write_json(path: Path, values: Any) -> None:
     write_atomically(path, json.dumps(values, indent=1))
 
 
-def write_config(run_dir: Path, values: dict[str, Any]) -> None:
-    """Write config.json and, if it refers to Python files, their digests.
+def write_config(
+    run_dir: Path, values: dict[str, Any], *, may_change: Collection[str] = ()
+) -> None:
+    """Write config.json and, if it refers to Python files, their digests; those that `may_change`
+    refers to may be others than the directory was made with.
 
     Raises:
         ConfigError: if the directory was made with other files; nothing is written then.
@@ -31,7 +35,7 @@ def write_config(run_dir: Path, values: dict[str, Any]) -> None:
     """
     if hosts.is_leader():
         check_is_ours(run_dir)
-    trust.check_pins(values, run_dir)
+    trust.check_pins(values, run_dir, except_for=may_change)
     if pins := trust.pins_of(values):
         write_json(run_dir / trust.PINS_NAME, pins)
     write_json(run_dir / "config.json", values)

@@ -33,6 +33,7 @@ FLAG = "--trust-code"
 # Prose may end in the name of a file. Every other text that looks like a Python file is one, also
 # in fields that are yet to come: a field that is forgotten here is refused, not run.
 PROSE = frozenset({"question"})
+SCORES = "metrics."  # fields of what a run is scored by, not made with
 _CODE = re.compile(r"(.*\.py)(?::\w+)?", re.DOTALL)
 
 
@@ -84,11 +85,18 @@ def check_code(
                 f"{source}: {field}={shorten(text)} is {what}, and a config.json does not "
                 f"run code by itself; read the file, then add {FLAG} if you trust it"
             )
-    check_pins(values, source.parent)
+    # A run may be scored again by a metric that was improved, if the person names it anew.
+    again = [text for field, text in found if field.startswith(SCORES) and text in named]
+    check_pins(values, source.parent, except_for=again)
 
 
-def check_pins(values: object, run_dir: Path) -> None:
+def check_pins(values: object, run_dir: Path, *, except_for: Collection[str] = ()) -> None:
     """Refuse Python files that have changed since `run_dir` was made with them.
+
+    Args:
+        values: a config.
+        run_dir: where its pins are.
+        except_for: texts that may refer to another content.
 
     Raises:
         ConfigError: if one has changed.
@@ -97,11 +105,13 @@ def check_pins(values: object, run_dir: Path) -> None:
     found = list(find_code(values))
     pins = read_pins(run_dir) if found else {}
     for field, text in found:
-        if text in pins and digest_of(text, field) != pins[text]:
+        if text in pins and text not in except_for and digest_of(text, field) != pins[text]:
+            again = f"score again with it: genlab evaluate {run_dir} {field}={text}"
+            fix = again if field.startswith(SCORES) else "use another directory"
             raise ConfigError(
                 f"{run_dir}: {field}={shorten(text)} has changed since the run was made with it "
                 f"(SHA-256 {digest_of(text, field)[:10]}, expected {pins[text][:10]}); restore the "
-                "file, or use another directory"
+                f"file, or {fix}"
             )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from genlab.config import GenlabError
 from genlab.config.errors import read_numbers, shorten
-from genlab.evaluate.table import find_metric
+from genlab.evaluate.table import known_metric
 from genlab.report import outputs
 from genlab.report.additions import read_crossings
 from genlab.report.answer import find_difference, model_arms
@@ -51,6 +51,8 @@ class Pilot(NamedTuple):
     curves: dict[str, Curve]
     shared_errors: dict[tuple[str, str], float]
     notes: list[str]
+    unit: str
+    direction: str
 
 
 def describe_crossover(arguments: argparse.Namespace) -> str:
@@ -66,7 +68,7 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         raise GenlabError(
             f"{len(pilot.curves)} family with {arguments.score}; two are needed to cross"
         )
-    lower_is_better = find_metric(arguments.score).direction == "lower"
+    lower_is_better = pilot.direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
     table, verdicts, plan_texts = _table(pilot, arguments.against), [], []
     exponents = (
@@ -99,14 +101,14 @@ def _leave(
     """Write crossover.json into every run directory; an entry of the same score and axis is
     replaced.
     """
-    meaning, curves = find_metric(arguments.score), {}
+    curves = {}
     for name, curve in pilot.curves.items():
         grid = np.geomspace(curve.x.min(), curve.x.max(), 41)
         fit = fit_curve(curve)
         rows = {"x": curve.x, "score": curve.score, "grid": grid, "fit": fit.predict(grid)}
         rows |= dict(zip(("low", "high"), fit.bound(grid)))
         curves[name] = {key: values.tolist() for key, values in rows.items()}
-    entry = {"score": arguments.score, "unit": meaning.unit, "direction": meaning.direction}
+    entry = {"score": arguments.score, "unit": pilot.unit, "direction": pilot.direction}
     entry |= {"axis": _WORDS[arguments.against], "num_runs": len(arguments.runs), "curves": curves}
     entry |= {"table": table, "verdicts": verdicts, "notes": pilot.notes}
     for run_dir in arguments.runs:
@@ -153,7 +155,16 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
         (a, b): find_shared_error(list(loaded.values()), field, score, a, b)
         for a, b in itertools.combinations(curves, 2)
     }
-    return Pilot(curves, errors, _notes(entries, loaded, score, against, field))
+    # Of a metric of the user only results.json tells what it means.
+    stated = next(arm["scores"][score] for _, arm in entries if arm["scores"].get(score))
+    metric = known_metric(score)
+    return Pilot(
+        curves,
+        errors,
+        _notes(entries, loaded, score, against, field),
+        unit=metric.unit if metric else stated.get("unit", ""),
+        direction=metric.direction if metric else stated.get("direction", "lower"),
+    )
 
 
 def read_finished(run_dir: Path) -> dict[str, Any]:

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from genlab.arms import read_all_samples
+from genlab.changes import scoring_code
 from genlab.compare import conclude, list_run_dirs
 from genlab.config import GenlabError
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import solve_budget
 from genlab.material import Material, gather
 from genlab.report import outputs
-from genlab.run.files import read_json
+from genlab.run.files import read_json, write_config
 from genlab.run.status import keep_alive, lock_run
+from genlab.run.trust import pins_of, read_pins
 from genlab.score import score_rows
 from genlab.train import RunResult, restore_trained
 from genlab.watch.progress import Progress
@@ -35,7 +37,9 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         # What this very command had made when it was killed need not be made again.
         is_settled = outputs.settle(out)
         results, _ = outputs.read_outputs(out)
-        if is_settled and read_json(out / "config.json") == config.to_dict():
+        values = config.to_dict()
+        is_same = read_json(out / "config.json") == values and read_pins(out) == pins_of(values)
+        if is_settled and is_same:
             return results
         began = time.perf_counter()
         material = gather(config, progress, out)
@@ -48,7 +52,9 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
             for name, by_seed in list_run_dirs(config, out).items()
         }
         sampled = read_all_samples(config, material, out)
-        staged = outputs.open_stage(out, config.to_dict(), keep=True)
+        staged = outputs.open_stage(out, values, keep=True)
+        # The digests of the code that scores move with the scores.
+        write_config(staged, values, may_change=scoring_code(values))
         with keep_alive(out):
             rows = score_rows(config, material, trained, sampled, staged, progress)
             conclude(

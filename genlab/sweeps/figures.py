@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from genlab.evaluate.table import find_metric
+from genlab.evaluate.table import known_metric
 from genlab.report.answer import model_arms
 from genlab.report.plot import (
     HEIGHT,
@@ -86,7 +86,7 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
                 marker(0, place(finding.value), y),
             )
         )
-    unit = find_metric(score).unit
+    metric = known_metric(score)
     for value, anchor in ((low, "start"), (0.0, "middle"), (high, "end")):
         # Zero always has its label, and an end where zero leaves it room.
         if value == 0.0 if anchor == "middle" else abs(place(value) - place(0.0)) > 60:
@@ -100,7 +100,9 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
             )
     parts.append(
         Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-            WIDTH / 2, bottom + 32, f"{score_title(score)}, {unit}"
+            WIDTH / 2,
+            bottom + 32,
+            score_title(score) + (f", {metric.unit}" if metric else ""),
         )
     )
     return Markup(
@@ -150,8 +152,9 @@ def standalone(figure: Markup) -> str:
 def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Markup:
     y_ticks, place_y = linear_axis([value for point in points for value in extremes(point.score)])
     x_ticks, place_x = log_axis([point.cost for point in points])
-    meaning = find_metric(score)
-    y_title = f"{score_title(score)} {ARROWS[meaning.direction]} {meaning.unit}"
+    stated = points[0].score  # of a metric of the user results.json alone tells
+    arrow = ARROWS.get(stated.get("direction", ""), "")
+    y_title = f"{score_title(score)} {arrow} {stated.get('unit', '')}"
     parts = [
         Markup('<title id="curve{}t">{} against {}</title>').format(
             number, score_title(score), x_title

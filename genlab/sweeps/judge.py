@@ -336,7 +336,8 @@ def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) ->
     last = before.x == before.x.max(), after.x == after.x.max()
     gap = float(after.score[last[1]].mean() - before.score[last[0]].mean())
     # Crossing is not enough: the right one must lead after it.
-    overtakes = gap < 0 if find_metric(prediction.score).direction == "lower" else gap > 0
+    metric = find_metric(prediction.score, runs[0].config.own_metrics)
+    overtakes = gap < 0 if metric.direction == "lower" else gap > 0
     is_sure = found.verdict == "inside sweep" and seeds >= SEEDS_FOR_A_STATEMENT
     verdict: Verdict = ("reproduced" if overtakes else "reversed") if is_sure else "inconclusive"
     leader = prediction.after if overtakes else prediction.before

@@ -29,7 +29,7 @@ import pydantic
 
 from genlab.config import Config, ConfigError, Name, apply_overrides
 from genlab.config.errors import one_line
-from genlab.evaluate.table import is_paired
+from genlab.evaluate.table import is_paired, known_metric
 from genlab.experiment import Comparison
 from genlab.load import call_page
 from genlab.run.trust import load_classes
@@ -65,6 +65,10 @@ def subsample(points: Sequence[Point], number: int, seed: int = 0) -> list[Point
     return [point for index, point in enumerate(points) if index in picked]
 
 
+def _not_paired(score: str) -> str:
+    return f"score={score!r}: not compared prompt by prompt; take one such as bits_per_s"
+
+
 class Contrast(Config):
     """Predicted: a weighted sum of scores lies below zero, above it, or within `margin` of it."""
 
@@ -94,10 +98,9 @@ class Contrast(Config):
             raise ValueError(
                 f"expect={self.expect!r}: a margin belongs to expect='within' and to nothing else"
             )
-        if not is_paired(self.score):
-            raise ValueError(
-                f"score={self.score!r}: not compared prompt by prompt; take one such as bits_per_s"
-            )
+        metric = known_metric(self.score)
+        if metric is not None and metric.is_of_sets:
+            raise ValueError(_not_paired(self.score))
         return self
 
     def rows(self, labels: Sequence[str]) -> list[str]:
@@ -232,6 +235,9 @@ class Sweep(Config):
                         f"{example!r}"
                     )
             if isinstance(prediction, Contrast):
+                # A metric of the user is known to the config alone.
+                if not is_paired(prediction.score, self.base.own_metrics):
+                    raise ValueError(f"predictions: {_not_paired(prediction.score)}")
                 _check_fair(prediction, runs)
             if (
                 isinstance(prediction, Ratio)

@@ -1,0 +1,143 @@
+"""Metrics of the user: configs whose `rows` join the table of scores (table.py).
+
+In: `Comparison.metrics`. Out: their rows, whose measurements name the metric and the line when the
+user's code fails, or one line that says why something cannot be a row.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+
+from genlab.config import GenlabError
+from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
+from genlab.config.open import Hashed, Open
+from genlab.evaluate.metric import Clips, Found, Measure, Metric, Work, spell
+from genlab.evaluate.table import known_metric
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+RESERVED = ("content", "real")  # earlier versions had scores whose names begin like this
+Result = TypeVar("Result")
+
+
+@runtime_checkable
+class MetricConfig(Hashed, Protocol):
+    """What `Comparison.metrics` holds: a `Config` with a kind of its own and this method."""
+
+    def rows(self) -> Sequence[Metric]:
+        """Return the rows that it adds to the table: one, or several that share `measure`."""
+        ...
+
+
+AnyMetric = Annotated[MetricConfig, Open()]
+
+
+def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
+    """Return the rows of all configs, in their order.
+
+    Raises:
+        ValueError: if `rows` fails, or returns what cannot be a row of the table.
+    """
+    found: list[Metric] = []
+    for number, config in enumerate(configs):
+        place = f"metrics.{number} ({type(config).__name__})"
+        try:
+            rows = list(config.rows())
+        except Exception as error:  # the code is the user's own, and may raise anything
+            raise ValueError(f"{place}: {describe_raised(_file_of(config), error)}") from error
+        if not rows:
+            raise ValueError(f"{place}: rows() returns nothing, expected at least one Metric")
+        for row in rows:
+            if problem := _problem_of(row, found):
+                raise ValueError(f"{place}: {problem}")
+            found.append(row)
+        names = frozenset(name for row in rows for name in row.score_names)
+        guarded = (_guard(row, place, names, _file_of(config)) for row in rows)
+        found[-len(rows) :] = guarded
+    return tuple(found)
+
+
+def _problem_of(row: Any, before: Sequence[Metric]) -> str:
+    """Return why the table cannot hold a row, "" if it can."""
+    if not isinstance(row, Metric):
+        return f"rows() returns {shorten(row)}, expected genlab.evaluate.metric.Metric"
+    if NAME.fullmatch(row.name) is None:
+        return f"name={shorten(row.name)}: expected letters, digits, - and _, at most 40"
+    if row.needs == "tokens":
+        return f"{row.name}: needs='tokens', but metrics of your own hear audio; say which"
+    if row.title != spell(row.name):
+        # A report is made of results.json alone, and reads the title from the name.
+        return f"{row.name}: leave out title; reports show {spell(row.name)!r}"
+    if row.direction not in ("lower", "higher"):
+        return f"{row.name}: direction={shorten(row.direction)}, expected 'lower' or 'higher'"
+    if not row.range[0] < row.range[1]:
+        return f"{row.name}: range={shorten(row.range)}, expected the lower end first"
+    taken = {name for other in before for name in other.score_names}
+    for name in row.score_names:
+        # Names that begin like a metric of genlab's would be read as one of its scores.
+        if known_metric(name) is not None or name.split("_")[0] in RESERVED:
+            return f"{name}: genlab has scores of this name; begin it otherwise"
+        if name in taken:
+            return f"{name}: another metric has this name; rename one of the two"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """A measurement that is the user's code. Equal ones run once, like those they wrap."""
+
+    measure: Measure
+    place: str
+    names: frozenset[str]
+    file: Path
+
+    def __call__(self, clips: Clips) -> Work:
+        work = self._run(lambda: self.measure(clips))
+        if not isinstance(work, Work):
+            raise GenlabError(f"{self.place}: measure returns {shorten(work)}, expected Work")
+        jobs = [lambda job=job: self._run(job) for job in work.jobs]
+        return work._replace(
+            jobs=jobs,
+            finish=lambda results: self._check(
+                self._run(lambda: work.finish(results)), len(clips.waves)
+            ),
+        )
+
+    def _run(self, job: Callable[[], Result]) -> Result:
+        try:
+            return job()
+        except GenlabError:
+            raise
+        except BaseException as error:
+            if is_ours_to_stop(error):
+                raise
+            raise GenlabError(f"{self.place}: {describe_raised(self.file, error)}") from error
+
+    def _check(self, found: Found, num_clips: int) -> Found:
+        if not isinstance(found, Found):
+            raise GenlabError(f"{self.place}: finish returns {shorten(found)}, expected Found")
+        if unknown := {*found.per_clip, *found.of_sets} - self.names:
+            raise GenlabError(
+                f"{self.place}: measures {min(unknown)!r}, which is none of its rows, "
+                f"{', '.join(sorted(self.names))}"
+            )
+        for name, values in found.per_clip.items():
+            if not len(values.totals) == len(values.weights) == len(values.clusters) == num_clips:
+                raise GenlabError(
+                    f"{self.place}: {name} has {len(values.totals)} values, expected one for each "
+                    f"of {num_clips} clips"
+                )
+        return found
+
+
+def _guard(row: Metric, place: str, names: frozenset[str], file: Path) -> Metric:
+    assert row.measure is not None, "needs no tokens"
+    return dataclasses.replace(row, measure=_Guarded(row.measure, place, names, file))
+
+
+def _file_of(config: object) -> Path:
+    module = sys.modules.get(type(config).__module__)
+    return Path(getattr(module, "__file__", None) or type(config).__module__)
