@@ -32,7 +32,7 @@ class Pauses(Config):
     quiet_db: float = 40.0
     """Frames this far below the loudest one are a pause."""
 
-    def rows(self):
+    def metrics(self):
         return [
             Metric(
                 name="pause_error",

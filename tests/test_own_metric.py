@@ -20,7 +20,9 @@ from genlab.evaluate.metrics import score_clips
 from genlab.evaluate.own import own_rows
 from genlab.evaluate.scores import clip_means
 from genlab.load import load_experiment
+from genlab.run import trust
 from genlab.run.files import write_config
+from genlab.studies.contract import check_class
 from genlab.sweeps.page import Contrast
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -81,7 +83,7 @@ class Chosen(Config):
     kind: ClassVar[str] = "chosen"
     row: ClassVar[object] = None
 
-    def rows(self):
+    def metrics(self):
         return [self.row]
 
 
@@ -104,7 +106,7 @@ def loudness(wave: np.ndarray, prompt: Prompt) -> float:
         (row_of(direction="up"), "loudness: direction='up'"),
         (row_of(range=(1.0, 0.0)), r"loudness: range=\(1.0, 0.0\)"),
         (row_of(needs="tokens", measure=None), "loudness: needs='tokens'"),
-        (3, "rows.. returns 3, expected genlab.evaluate.metric.Metric"),
+        (3, "metrics.. returns 3, expected genlab.evaluate.metric.Metric"),
     ],
 )
 def test_what_cannot_be_a_row_is_refused(row, told, monkeypatch):
@@ -219,3 +221,43 @@ def check_outputs() -> dict:
     assert page.count("Pause error") > 2 and "audio and the real clip" in page
     assert set(json.loads(Path("run/code.json").read_text())) == {"mine.py:Pauses"}
     return results
+
+
+BROKEN = """
+import itertools
+from typing import ClassVar
+import numpy as np
+from genlab.config import Config
+from genlab.evaluate.metric import Found, Metric, Work
+from genlab.evaluate.scores import clip_means
+
+CALLS = itertools.count(2)
+
+class Broken(Config):
+    kind: ClassVar[str] = "broken"
+    def metrics(self):
+        facts = {"unit": "", "direction": "lower", "needs": "audio", "measure": self.measure}
+        return [Metric(name="loud", range=(0.0, 1.0), **facts), Metric(name="absent", **facts)]
+    def measure(self, clips):
+        levels = [np.abs(wave).max() for wave in clips.waves]
+        shares = next(CALLS) * np.array(levels) / (min(levels) or 1 / 0)
+        return Work((), lambda _: Found({"loud": clip_means(shares, clips.clusters)}))
+"""
+
+
+def test_the_check_names_what_is_broken(place, capsys):
+    Path("broken.py").write_text(BROKEN)
+    assert cli.main(["check", "broken.py:Broken"]) == 1
+    told = capsys.readouterr().out
+    assert "ok      config.json gives it back" in told
+    assert "FAILED  every row is measured: absent is a row, and nothing measures it" in told
+    assert "FAILED  values lie in the stated range: loud is " in told
+    assert "FAILED  the same clips have the same values: loud is " in told
+    assert "FAILED  other clips, their order and threads move no clip's value: loud of" in told
+    assert "a silent clip: metrics.0 (Broken): broken.py:" in told
+    assert "4 of 6 promises broken" in told or "5 of 6 promises broken" in told
+
+
+def test_the_metric_of_the_documentation_keeps_every_promise():
+    findings = check_class(trust.load_class(str(DOCS / "own_metric.py:Pauses")))
+    assert [finding for finding in findings if finding.problem] == [] and len(findings) == 6

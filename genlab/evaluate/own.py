@@ -1,4 +1,4 @@
-"""Metrics of the user: configs whose `rows` join the table of scores (table.py).
+"""Metrics of the user: configs whose `metrics` join the table of scores (table.py).
 
 In: `Comparison.metrics`. Out: their rows, whose measurements name the metric and the line when the
 user's code fails, or one line that says why something cannot be a row.
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 class MetricConfig(Hashed, Protocol):
     """What `Comparison.metrics` holds: a `Config` with a kind of its own and this method."""
 
-    def rows(self) -> Sequence[Metric]:
+    def metrics(self) -> Sequence[Metric]:
         """Return the rows that it adds to the table: one, or several that share `measure`."""
         ...
 
@@ -39,17 +39,17 @@ def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
     """Return the rows of all configs, in their order.
 
     Raises:
-        ValueError: if `rows` fails, or returns what cannot be a row of the table.
+        ValueError: if `metrics` fails, or returns what cannot be a row of the table.
     """
     found: list[Metric] = []
     for number, config in enumerate(configs):
         place = f"metrics.{number} ({type(config).__name__})"
         try:
-            rows = list(config.rows())
+            rows = list(config.metrics())
         except Exception as error:  # the code is the user's own, and may raise anything
             raise ValueError(f"{place}: {describe_raised(_file_of(config), error)}") from error
         if not rows:
-            raise ValueError(f"{place}: rows() returns nothing, expected at least one Metric")
+            raise ValueError(f"{place}: metrics() returns nothing, expected at least one Metric")
         for row in rows:
             if problem := _problem_of(row, found):
                 raise ValueError(f"{place}: {problem}")
@@ -63,7 +63,7 @@ def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
 def _problem_of(row: Any, before: Sequence[Metric]) -> str:
     """Return why the table cannot hold a row, "" if it can."""
     if not isinstance(row, Metric):
-        return f"rows() returns {shorten(row)}, expected genlab.evaluate.metric.Metric"
+        return f"metrics() returns {shorten(row)}, expected genlab.evaluate.metric.Metric"
     if NAME.fullmatch(row.name) is None:
         return f"name={shorten(row.name)}: expected letters, digits, - and _, at most 40"
     if row.needs == "tokens":

@@ -20,6 +20,7 @@ from genlab.config.open import check_own
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.cost import sample_cost, train_flops, walk_loss
 from genlab.decoders.task import DecoderConfig, Task
+from genlab.evaluate.own import MetricConfig
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.flops import count_flops
 from genlab.nets.layer import FeedForward, Mixer
@@ -48,7 +49,7 @@ def check_class(cls: type[Config]) -> list[Finding]:
     """Try out what a class promises, with its fields at their defaults.
 
     Raises:
-        ConfigError: if it is no decoder, mixer or feed-forward part, or has fields without
+        ConfigError: if it is no decoder, mixer, feed-forward part or metric, or has fields without
             defaults.
     """
     try:
@@ -66,6 +67,10 @@ def check_class(cls: type[Config]) -> list[Finding]:
 
 
 def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
+    if hasattr(config, "metrics"):
+        from genlab.studies.metric_contract import check_metric  # which needs this module
+
+        return MetricConfig, check_metric
     if hasattr(config, "sampler"):
         return DecoderConfig, check_decoder
     if hasattr(config, "chooses") or hasattr(config, "part"):
@@ -74,8 +79,8 @@ def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
         return FeedForward, check_feed_forward
     raise ConfigError(
         f"{type(config).__name__}: expected the config of a decoder (it has `sampler`), of a "
-        "mixer (it derives from "
-        "PlainMixer) or of a feed-forward part (`build` and `flops`)"
+        "mixer (it derives from PlainMixer), of a feed-forward part (`build` and `flops`) or of a "
+        "metric (`metrics`)"
     )
 
 
