@@ -199,6 +199,20 @@ def test_cache_follows_the_files_and_not_their_place(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform in {"win32", "darwin"}, reason="file names must be text there")
+def test_other_recordings_of_the_same_names_lengths_and_times_are_another_corpus(tmp_path):
+    # As two versions of a data set are, or a clean and a noisy one, that were packed alike.
+    found = []
+    for number, name in enumerate(("clean", "noisy")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for clip in range(4):
+            tone = np.random.default_rng(9 * number + clip).normal(0, 0.1, 8000)
+            soundfile.write(folder / f"{clip}.wav", tone, 16_000)
+            os.utime(folder / f"{clip}.wav", (0, 0))
+        found.append(build_corpus(Folder(path=str(folder)), tmp_path / "cache"))
+    assert found[0].root != found[1].root and found[0].hash() != found[1].hash()
+
+
 def test_file_name_that_is_not_text(tmp_path):
     write_tones(tmp_path / "in", 2)
     os.rename(
