@@ -5,8 +5,10 @@ import os
 import sys
 
 import pytest
+from sweep_toys import write_page
 
 from genlab.cli import main
+from genlab.cli.output import plain_output
 from genlab.machine.stopping import EXIT_DISK_FULL
 
 PAGE = 'def sweep():\n    """Is it ≤ 5 ↓?"""\n    return Sweep(question="Is it ≤ 5 ↓?")\n'
@@ -43,3 +45,23 @@ def test_output_that_cannot_be_written_has_an_exit_code(command, monkeypatch, ca
 def test_a_command_prints_nowhere_if_there_is_nothing_to_print_to(command, monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
     assert main(command) == 0
+
+
+def test_a_text_from_elsewhere_does_not_command_the_terminal(command, tmp_path, capsys):
+    title = "\x1b]0;mine\x07"
+    (tmp_path / "page.py").write_text(
+        PAGE.replace("5", "5 \\N{RIGHT-TO-LEFT OVERRIDE}") + f"# {title}\n"
+    )
+    (tmp_path / "page.md").write_text(f"# page: {title}\tyes\n")
+    with plain_output():
+        print(title, "\u202e", "é\tb")
+    assert capsys.readouterr().out == "\\x1b]0;mine\\x07 \\u202e é\tb\n"
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "mine" in printed and printed.replace("\n", "").isprintable()
+
+
+def test_a_path_is_quoted_in_commands_to_copy(tmp_path, capsys):
+    page = write_page(tmp_path, 10, 20).rename(tmp_path / "a $(touch mine).py")
+    assert main(["sweep", "report", str(page), "--out", str(tmp_path / "none")]) == 2
+    assert f"run `genlab sweep run '{page}'` first" in capsys.readouterr().err

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command is known, so `genlab --help` answers 
 
 import argparse
 import contextlib
-import io
 import os
 import shlex
 import sys
@@ -16,6 +15,7 @@ from typing import NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
+from genlab.cli.output import drop_output, plain_output, print_any_character
 from genlab.cli.values import local, named, place, whole
 
 EXIT_USAGE = 2
@@ -93,13 +93,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
-    _print_any_character()
+    print_any_character()
     arguments = _parse(words)
     command = shlex.join(["genlab", *words])
     from genlab.machine.stopping import Terminated, end_on_sigterm
 
     try:
-        with end_on_sigterm():
+        with end_on_sigterm(), plain_output():
             return _run(words, arguments, command)
     except Terminated as error:
         text = "stopped by SIGTERM; what is done is on disk, and the same command resumes"
@@ -132,7 +132,7 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     except GenlabError as error:
         return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
-        _drop_output()
+        drop_output()
         return EXIT_USAGE
     except Terminated:
         raise
@@ -140,7 +140,7 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
         return _refuse(arguments.command, "stopped; the same command resumes", EXIT_INTERRUPTED)
     except Exception as error:
         if is_disk_full(error):
-            _drop_output()
+            drop_output()
             text = "the disk is full; free some space, then the same command resumes"
             return _refuse(arguments.command, text, EXIT_DISK_FULL)
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
@@ -152,24 +152,6 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
         if not isinstance(error, OSError) or error.filename is None:
             raise
         return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
-
-
-def _print_any_character() -> None:
-    """Let a terminal that lacks a character get its number: a table with an arrow in it must not
-    end a command that has trained for hours.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _drop_output() -> None:
-    """Throw away what standard output does not take, which Python would try again at its end."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_words(words: list[str], arguments: argparse.Namespace) -> None:

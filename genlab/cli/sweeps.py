@@ -5,6 +5,7 @@ In: the parsed arguments. Out: text on standard output, the exit code, and the f
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -121,7 +122,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         trial.write_text(page, encoding="utf-8")
         rows = _plan_rows(load_sweep(trial))
     write_atomically(out, page)
-    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {out}")
+    print(f"{fold(rows)}\n\npage: {out}\nnext: genlab sweep run {shlex.quote(str(out))}")
     return EXIT_OK
 
 
@@ -166,8 +167,8 @@ def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
 def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     if not (out / "sweep.json").exists():
         raise GenlabError(
-            f"{out}: no sweep here; run `genlab sweep run {arguments.page}` first, or name "
-            "another --out"
+            f"{out}: no sweep here; run `genlab sweep run {shlex.quote(str(arguments.page))}` "
+            "first, or name another --out"
         )
     check_has_no_way_out(out)
     runs = expand(sweep)

@@ -19,6 +19,7 @@ import base64
 import itertools
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -94,7 +95,8 @@ def write_test(
         write_atomically(out / "listen.html", page)
         # last: while there is no key, the command can be run again
         write_key(out / "key.json", content)
-    merge = f"genlab listen {shown(run_dir)} --out {shown(out)} --merge answers-*.json"
+    words = ["genlab", "listen", shown(run_dir), "--out", shown(out), "--merge"]
+    merge = f"{shlex.join(words)} answers-*.json"
     return f"{describe_test(key, prompts, rate_hz, out)}\nmerge: {merge}"
 
 

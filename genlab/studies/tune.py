@@ -21,6 +21,7 @@ differently, so one arm would be tuned for the score and another would not.
 
 import argparse
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -216,7 +217,8 @@ def tune_from_arguments(
     key = digest([config.digest(exclude={"settings"}), tuning.digest(exclude={"trials"})])
     out = arguments.out or Path("runs") / f"tune-{config.name}-{key}"
     found = tune(config, tuning, out, progress)
-    following = f"genlab compare {arguments.config} --tuned {out / 'tuning.json'}"
+    words = ["genlab", "compare", str(arguments.config), "--tuned", str(out / "tuning.json")]
+    following = shlex.join(words)
     return (
         f"{describe_tuning(found)}\n\n{fold(tuning_rows(found))}\n\npage: "
         f"{out / 'tuning.html'}\nnext: {following}"
