@@ -14,7 +14,7 @@ from genlab.config import (
     apply_overrides,
     explain,
 )
-from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
+from genlab.config.errors import describe_raised, is_ours_to_stop, meant, shorten
 from genlab.config.shipped import find_config
 from genlab.experiment import Comparison, DecoderRun
 from genlab.run.stored import parse_json, read_content
@@ -61,6 +61,7 @@ def load_experiment(
         if not isinstance(kind, str) or kind not in KINDS:
             raise ConfigError(
                 f"config {path}: kind {shorten(kind)}, expected one of {sorted(KINDS)}"
+                f"{meant(str(kind), KINDS)}"
             )
         named = {*named, *texts_of(overrides)}
         asked = apply_overrides(values, overrides)
@@ -74,8 +75,10 @@ def load_experiment(
         return experiment
     experiment = call_page(path, "config")
     if type(experiment) not in KINDS.values():  # config.json could not name a subclass
+        wanted = ", ".join(sorted(f"{cls.__module__}.{cls.__name__}" for cls in KINDS.values()))
+        found = "" if experiment is None else f"; it returned a {type(experiment).__name__}"
         raise ConfigError(
-            f"config {path}: expected a function config() that returns one of {sorted(KINDS)}"
+            f"config {path}: expected a function config() that returns one of {wanted}{found}"
         )
     load_classes(apply_overrides(experiment.to_dict(), overrides))
     return experiment.override(overrides)

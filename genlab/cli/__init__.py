@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
@@ -42,6 +42,23 @@ class _Parser(argparse.ArgumentParser):
 
         self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
+    def refuse_unknown(self, words: list[str]) -> NoReturn:
+        """Report words that mean nothing here, with the option that the first may have meant."""
+        wrong = next((word for word in words if word.startswith("-")), words[0])
+        options = [name for action in self._actions for name in action.option_strings]
+        from genlab.config.errors import meant
+
+        self.error(f"unrecognized arguments: {' '.join(words)}{meant(wrong, options)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            from genlab.config.errors import meant
+
+            error.message += meant(str(value), map(str, action.choices or ()))
+            raise
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; every command's help ends with an example."""
@@ -58,13 +75,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
+        command = commands.add_parser(
             name,
             help=text,
             description=text,
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.set_defaults(parser=command)
+        return command
 
     _add_init(add)
     _add_runs(add)
@@ -84,7 +103,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
     if len(late) < len(rest) or (late and not hasattr(arguments, "overrides")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        # The parser of the command, which knows its options and what --help to look at.
+        arguments.parser.refuse_unknown(rest)
     if late:
         arguments.overrides = [*arguments.overrides, *late]
     return arguments

@@ -1,5 +1,6 @@
 """Copies of the configs that come with genlab, for people to edit."""
 
+import os
 from pathlib import Path
 
 from genlab.config.errors import GenlabError
@@ -24,7 +25,7 @@ def write_configs(folder: Path) -> list[Path]:
         folder / name: path.read_text(encoding="utf-8") for name, path in sorted(sources.items())
     }
     for path, text in texts.items():
-        if path.exists() and not (path.is_file() and path.read_bytes() == text.encode()):
+        if os.path.lexists(path) and not (path.is_file() and path.read_bytes() == text.encode()):
             raise GenlabError(
                 f"{path}: already exists, and is not as it comes with genlab; nothing was "
                 "written, give another folder"

@@ -454,6 +454,11 @@ def _load(arguments: argparse.Namespace, kind: type) -> Any:
 def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
     from genlab.fairness.budget import check_budget, check_memory, solve_budget
 
+    if name is None:
+        raise GenlabError(
+            "--arm is missing: this config is a comparison, choose one of its arms: "
+            f"{', '.join(config.arms)}; for example --arm {next(iter(config.arms))}"
+        )
     if name not in config.arms:
         raise GenlabError(
             f"--arm {name}: this config is a comparison, choose one of its arms: "

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Self, get_args, get_origin
 
@@ -24,7 +25,7 @@ import pydantic_core
 
 from genlab.config.errors import ConfigError as ConfigError
 from genlab.config.errors import GenlabError as GenlabError
-from genlab.config.errors import one_line, shorten
+from genlab.config.errors import meant, one_line, shorten
 from genlab.config.open import Open, fingerprint, models_in, open_of
 from genlab.config.overrides import apply_overrides, child
 
@@ -284,8 +285,8 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     path = ".".join(one_line(part, 80) for part in parts) or "config"
     kind, given = problem["type"], shorten(problem["input"])
     if kind == "extra_forbidden":
-        meant = _meant(parts, known)
-        return f"{path}: no such field" + (f"; did you mean {meant!r}?" if meant else "")
+        field = _meant(parts, known)
+        return f"{path}: no such field" + (f"; did you mean {field!r}?" if field else "")
     if kind == "value":
         inside = one_line(problem["ctx"]["path"], 120)
         return (
@@ -295,8 +296,9 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     if kind == "missing":
         return f"{path}: missing; give it a value"
     if kind == "union_tag_invalid":
-        expected = problem["ctx"]["expected_tags"]
-        return f"{path}.kind: got {shorten(problem['ctx']['tag'])}, expected one of {expected}"
+        expected, tag = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+        near = meant(str(tag), re.findall(r"'([^']*)'", expected))
+        return f"{path}.kind: got {shorten(tag)}, expected one of {expected}{near}"
     if kind == "union_tag_not_found":
         return f"{path}.kind: missing; say which kind the other fields of {path} belong to"
     message = problem["msg"].removeprefix("Value error, ")

@@ -5,7 +5,9 @@ breaks, at most about 2,000 characters. A value inside one passes `shorten`. Not
 anything of the library.
 """
 
+import difflib
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,12 @@ def shorten(value: Any, limit: int = MAX_VALUE) -> str:
     except RecursionError:
         return "a value nested too deep"
     return text if len(text) <= limit else f"{text[: limit - 4]} ..."
+
+
+def meant(written: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'X'?" for the name that `written` was to be, "" if none is like it."""
+    near = difflib.get_close_matches(written[:MAX_VALUE], list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def read_numbers(option: str, text: str, example: str) -> list[float]:

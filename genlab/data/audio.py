@@ -9,8 +9,12 @@ mix of an array cancels what arrives at different times. Resampling is soxr at h
 
 import hashlib
 import io
+import os
 import stat
+import sys
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -356,7 +360,8 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
                 raise AudioError(path, fault)
             # libsndfile wants names that are text; Linux allows others.
             name = str(path) if str(path).isprintable() else source.fileno()
-            with soundfile.SoundFile(name, closefd=False) as file:
+            quiet = _unheard() if path.suffix.lower() == ".mp3" else nullcontext()
+            with quiet, soundfile.SoundFile(name, closefd=False) as file:
                 if file.format not in allowed:
                     content = f"the content is {file.format}, not {path.suffix}"
                     raise AudioError(path, f"wrong extension: {content}")
@@ -377,6 +382,30 @@ def _decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s 
     except Exception as error:
         # A stranger's file must not stop an import, no matter what it makes a decoder raise.
         raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
+
+
+_silence = threading.Lock()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Drop what is written to standard error here: libmpg123 describes every damaged frame there,
+    and libsndfile offers no way to stop it. The refusal says what is wrong in a line.
+    """
+    with _silence:  # the stream is that of the whole process
+        sys.stderr.flush()
+        try:
+            before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        except OSError:  # a process without the stream
+            yield
+            return
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(before, 2)
+            os.close(before)
+            os.close(nowhere)
 
 
 def _judge_header(

@@ -48,6 +48,9 @@ MOST_SAMPLED = 20_000  # files of a corpus that are looked into before it is tak
 SAMPLE_BYTES = 512
 
 
+_summed_up: set[Path] = set()
+
+
 def build_corpus(
     config: Corpus,
     cache_dir: Path | None = None,
@@ -89,7 +92,8 @@ def build_corpus(
                 f"corpus {config.path!r}: refused because strict=true; {report.in_one_line()}; "
                 f"full report: {final / folder.REPORT_NAME}"
             )
-        if not is_quiet:
+        if not is_quiet and final not in _summed_up:  # once a command, however often it opens it
+            _summed_up.add(final)
             where = f"  full report: {final / folder.REPORT_NAME}"
             print(f"corpus {final.name}: {report.summary()}\n{where}", file=sys.stderr)
     return manifest

@@ -53,7 +53,7 @@ from genlab.data.manifest import (
     text_key,
 )
 from genlab.data.shards import Progress, run_shards
-from genlab.data.table import list_table
+from genlab.data.table import is_table, list_table
 from genlab.data.text import has_symbols
 from genlab.run.stored import read_stored, write_atomically
 
@@ -91,6 +91,7 @@ UNSUPPORTED_AUDIO = {
     ".wv",
 }
 TABLE_NAMES = {"manifest", "metadata"}
+MAX_CLIP_FIELD = "data.corpus.max_clip_s"  # as an override names it
 
 
 class ImportConfig(Config):
@@ -215,7 +216,7 @@ def list_folder(config: Folder) -> Listing:
         else:
             # Most likely the table was meant to be read, so its neighbours' count is not enough.
             others[suffix or "no extension"] += 1
-            if path.name.split(".")[0] in TABLE_NAMES:
+            if path.name.split(".")[0] in TABLE_NAMES or is_table(path):
                 use = (
                     f"set data.corpus.manifest={printable(relative)} to use its texts and speakers"
                 )
@@ -344,7 +345,7 @@ def is_two_sided(config: ImportConfig) -> bool:
 
 def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> dict[str, Any]:
     path = root / row.path
-    part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, "max_clip_s")
+    part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, MAX_CLIP_FIELD)
     try:
         if is_two_sided(config):
             sides = read_sides(path, part=part, limit=limit)

@@ -17,6 +17,8 @@ from genlab.data.manifest import MANIFEST_NAME
 # Where these are, genlab trained or sampled: the default --out may lie beside the recordings.
 RUN_NAMES = frozenset({"config.json", "status.json", "lock"})
 SAMPLED_NAME = "sampled.json"
+# Hidden, and nobody's recordings: what systems and tools leave everywhere, genlab's own cache.
+UNMISSED = frozenset({".DS_Store", ".git", ".gitignore", ".genlab_cache", ".directory"})
 MAX_NAME_CHARS = 120
 MAX_TEXT_BYTES = 2**31  # of a table or a transcript
 
@@ -117,7 +119,9 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(folder, name) for name in folders]
         seen |= {_identity(path) for path in paths if not path.is_symlink()}
+    hidden: list[str] = []
     for folder, folders, names in os.walk(root, onerror=note, followlinks=True):
+        unread = [name for name in folders if name.startswith(".")]
         kept = []
         for name in sorted(name for name in folders if not name.startswith(".")):
             path = Path(folder, name)
@@ -142,7 +146,19 @@ def walk_files(root: Path, skipped: list[Skipped], notes: list[str]) -> Iterator
             notes.append(f"{shown}: what genlab made in a run, not recordings; not read")
             folders[:] = []
             continue
+        hidden += [
+            os.path.relpath(Path(folder, name), root)
+            for name in sorted([*names, *unread])
+            if name.startswith(".") and name not in UNMISSED
+        ]
         yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+    if hidden:
+        what = "file or folder" if len(hidden) == 1 else "files and folders"
+        example = shorten(printable(Path(hidden[0]).as_posix()))
+        notes.append(
+            f"{len(hidden):,} hidden {what} not read (for example {example}): the name begins "
+            "with a dot"
+        )
 
 
 def _identity(path: Path) -> tuple[int, int] | str:

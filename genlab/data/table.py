@@ -67,6 +67,7 @@ SPLIT_ALIASES = {
 USUAL_SPLITS = {"train", "valid", "test", "test_pair", "test_speaker"}
 JSON_LINES = {".jsonl", ".ndjson"}
 DELIMITERS = ",;\t|"
+PEEK_BYTES = 1 << 16
 MAX_FIELD_CHARS = 131_072
 MAX_LABEL_DEPTH = 8
 MAX_RATIO = 100  # of gzipped text; tables shrink to a tenth
@@ -119,6 +120,28 @@ def list_table(root: Path, name: str) -> Listing:
 
 
 @functools.lru_cache(maxsize=64)
+def is_table(path: Path) -> bool:
+    """Return whether a file looks like a table of recordings: by its name, and a column for audio.
+
+    Only its beginning is read.
+    """
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    is_zipped = suffixes[-1:] == [".gz"]
+    suffix = (suffixes[:-1] if is_zipped else suffixes)[-1:]
+    if suffix not in ([".csv"], [".tsv"], [".json"], *([name] for name in JSON_LINES)):
+        return False
+    try:
+        with gzip.open(path) if is_zipped else open(path, "rb") as file:
+            text = file.read(PEEK_BYTES).removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")
+        if text.lstrip()[:1] in ("[", "{"):
+            names = re.findall(r'"([^"]{1,40})"\s*:', text)
+        else:
+            names = _read_header(text.split("\n", 1)[0].rstrip("\r"), path).names
+    except (OSError, EOFError, zlib.error, GenlabError):
+        return False
+    return not {"path", *ALIASES["path"]}.isdisjoint(map(_plain, names))
+
+
 def find_columns(names: tuple[str, ...]) -> dict[str, str] | str:
     """Return which column holds each known field, or the reason why that is not clear."""
     found: dict[str, str] = {}

@@ -112,8 +112,11 @@ def solve_steps(
     )
     if off > TOLERANCE / 2:
         fitting = next_budget(budget.train_flops, costs or (flops_per_step,))
+        missed = f"so {steps} whole steps miss it by {off:.1%}"
+        if steps == 1:
+            missed = f"{flops_per_step / budget.train_flops:.3g} times the whole budget"
         raise GenlabError(
-            f"{told}, so {steps} whole steps miss it by {off:.1%}; raise train_flops to "
+            f"{told}, {missed}; raise train_flops to "
             f"budget.train_flops={fitting:.7g}, which every arm meets, or lower batch_size"
         )
     if steps > MAX_STEPS:

@@ -96,10 +96,9 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     if seeds < MIN_SEEDS:
         headline = (
             f"No winner is named: there {'is' if seeds == 1 else 'are'} "
-            f"{_count(seeds, 'training seed')} per arm, and "
-            f"at least {MIN_SEEDS} are needed to separate a family from the luck of its "
-            "initialisation, and "
-            "how many more it takes."
+            f"{_count(seeds, 'training seed')} per arm. It takes at least {MIN_SEEDS} to tell a "
+            "difference between families from a lucky initialisation, and to estimate how many "
+            "more would settle it."
         )
         return Answer("insufficient seeds", headline, shows, cannot)
     # Runs scored by an early version, whose intervals know of prompts only.

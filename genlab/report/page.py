@@ -266,9 +266,10 @@ def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
     lead = Markup(
         '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. '
         "Arrows point to the "
-        "better side. Every arm ends in the same codec, so real audio and the codec floors bound "
-        "what any arm can "
-        "reach. {}{}</p>"
+        "better side. Every arm ends in the same codec. The codec rows are real audio that went "
+        "through it: what lies between them and real audio is the codec's doing, and an arm can "
+        "score better than they do, since it need not repeat what the codec did to that one "
+        "recording. {}{}</p>"
     ).format(
         f"The deciding score is {score_title(name)}. " if name else "",
         "The best arm is marked."

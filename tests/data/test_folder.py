@@ -51,7 +51,10 @@ def test_tree_without_a_manifest(tmp_path, capsys):
     reasons = {item.path: item.reason for item in report.skipped}
     assert set(reasons) == {f"bob/{name}" for name in bad}
     assert all(part in reasons[f"bob/{name}"] for name, part in bad.items())
-    assert report.used == len(good) and report.notes == ("1 other file ignored (.txt)",)
+    assert report.used == len(good) and report.notes == (
+        "1 hidden file or folder not read (for example .hidden.wav): the name begins with a dot",
+        "1 other file ignored (.txt)",
+    )
     printed = capsys.readouterr()
     assert printed.out == "" and "8 channels" in printed.err and "bob/nan.wav" in printed.err
     build_corpus(Folder(path=str(tmp_path / "in"), licence="CC0"), tmp_path / "cache")
