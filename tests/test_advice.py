@@ -14,6 +14,7 @@ from genlab.data.corpus import Folder, build_corpus
 from genlab.data.folder import list_folder
 from genlab.data.table import is_table
 from genlab.load import load_experiment
+from genlab.watch.progress import Progress
 
 QUICKSTART = "configs/quickstart.py"
 TONE = np.sin(np.arange(16_000) / 9) / 3
@@ -159,9 +160,11 @@ def test_a_corpus_is_summed_up_once_a_command(tmp_path, capsys):
         soundfile.write(tmp_path / f"{name}.wav", TONE, 16_000)
     (tmp_path / "c.wav").write_bytes(b"broken")
     config = Folder(path=str(tmp_path), valid_fraction=0, test_fraction=0)
-    for _ in range(3):
-        build_corpus(config, tmp_path / "cache")
-    assert capsys.readouterr().err.count("c.wav: ") == 1
+    for _ in range(2):  # each a command, which has a progress of its own
+        with Progress() as progress:
+            for _ in range(3):
+                build_corpus(config, tmp_path / "cache", progress)
+        assert capsys.readouterr().err.count("c.wav: ") == 1
 
 
 def test_damaged_mp3_prints_nothing_of_its_own(tmp_path, capfd):

@@ -6,6 +6,7 @@ and returns the exit code.
 """
 
 import argparse
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,10 +100,11 @@ def train(arguments: argparse.Namespace, command: str) -> int:
     from genlab.watch.tensorboard import RunWriter, TrainingLog
 
     run = _read(arguments)
-    if isinstance(run, Comparison):
-        run = _pick_arm(run, arguments.arm)
-    out = arguments.out or Path("runs") / run.slug
-    with Progress() as progress, hold_run(out):
+    with Progress() as progress, contextlib.ExitStack() as stack:
+        if isinstance(run, Comparison):
+            run = _pick_arm(run, arguments.arm, progress)
+        out = arguments.out or Path("runs") / run.slug
+        stack.enter_context(hold_run(out))
         if isinstance(run, DecoderRun):
             result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:
@@ -451,7 +453,7 @@ def _load(arguments: argparse.Namespace, kind: type) -> Any:
     return config
 
 
-def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
+def _pick_arm(config: Comparison, name: str | None, progress: Progress) -> DecoderRun:
     from genlab.fairness.budget import check_budget, check_memory, solve_budget
 
     if name is None:
@@ -465,8 +467,7 @@ def _pick_arm(config: Comparison, name: str | None) -> DecoderRun:
             f"{', '.join(config.arms)}"
         )
     check_budget(config)
-    with Progress() as progress:
-        store = config.data.open(progress)
+    store = config.data.open(progress)
     budget = solve_budget(config, store)[name]
     run = config.run(name, config.seeds[0], budget.steps)
     check_memory(run, budget.params)

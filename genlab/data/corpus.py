@@ -15,6 +15,7 @@ import stat
 import sys
 from pathlib import Path
 from typing import Annotated
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -48,7 +49,8 @@ MOST_SAMPLED = 20_000  # files of a corpus that are looked into before it is tak
 SAMPLE_BYTES = 512
 
 
-_summed_up: set[Path] = set()
+# A command has one `Progress`, and opens its corpus many times.
+_summed_up: WeakKeyDictionary[Progress, set[Path]] = WeakKeyDictionary()
 
 
 def build_corpus(
@@ -65,7 +67,8 @@ def build_corpus(
         config: any member of `Corpus`.
         cache_dir: where corpora live; `cache_root()` if absent.
         progress: called with a stage name, the number of things done, and their total.
-        is_quiet: if true nothing is summed up: the caller shows the report itself.
+        is_quiet: if true nothing is summed up: the caller shows the report itself. With a
+            `progress` that has seen the summary it is not repeated either.
 
     Raises:
         GenlabError: if the corpus cannot be built, or a file is unusable and the config says
@@ -92,8 +95,9 @@ def build_corpus(
                 f"corpus {config.path!r}: refused because strict=true; {report.in_one_line()}; "
                 f"full report: {final / folder.REPORT_NAME}"
             )
-        if not is_quiet and final not in _summed_up:  # once a command, however often it opens it
-            _summed_up.add(final)
+        told = set() if progress is None else _summed_up.setdefault(progress, set())
+        if not is_quiet and final not in told:
+            told.add(final)
             where = f"  full report: {final / folder.REPORT_NAME}"
             print(f"corpus {final.name}: {report.summary()}\n{where}", file=sys.stderr)
     return manifest
