@@ -104,7 +104,8 @@ def _export(arguments: argparse.Namespace) -> None:
     if isinstance(run, CodecRun):
         facts = export_codec(load_trained(run.build, run_dir), out, training)
     else:
-        trained, manifest = load_trained(run.build, run_dir), build_corpus(Embedded())
+        trained = load_trained(run.build, run_dir)
+        manifest = build_corpus(Embedded())
         facts = export_recogniser(trained, manifest, out, training, num_units=SHIPPED_UNITS)
     print(f"{out}: {facts['num_parameters']:,} numbers, {out.stat().st_size / 1e6:.2f} MB")
 

@@ -119,7 +119,8 @@ class PlannedStore(TokenStore):
 
     def __init__(self, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder):
         self.directory = manifest.root
-        self._clips, self._codec = _in_order(manifest), codec
+        self._clips = _in_order(manifest)
+        self._codec = codec
         zeros = [0.0] * codec.spec.latent_channels
         nothing = PartFacts(
             frames=1, sum=zeros, squares=zeros, part=FileDigest(bytes=0, sha256="0" * 64), digest=""
@@ -136,12 +137,11 @@ class PlannedStore(TokenStore):
 
     def clip(self, index: int) -> TokenClip:
         """Return record `index`, whose tokens are zeros."""
-        clip, spec = self._clips[index], self._codec.spec
+        clip = self._clips[index]
+        spec = self._codec.spec
         frames = self._codec.count_frames(clip.num_samples)
-        codes, latents = (
-            np.zeros((frames, spec.codebooks), np.int32),
-            np.zeros((frames, spec.latent_channels)),
-        )
+        codes = np.zeros((frames, spec.codebooks), np.int32)
+        latents = np.zeros((frames, spec.latent_channels))
         other = codes if clip.other_path is not None else None
         units = np.ones(frames, np.int32)
         return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
@@ -176,7 +176,8 @@ def _encode_missing(
 
 def _read_part(path: Path) -> PartFacts | None:
     """Return what is known of a part that an earlier attempt wrote; None if it has to be made."""
-    facts_path, fix = path.with_suffix(".json"), "encoding it again"
+    facts_path = path.with_suffix(".json")
+    fix = "encoding it again"
     if not (path.exists() and facts_path.exists()):
         return None
     try:

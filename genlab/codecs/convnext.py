@@ -37,7 +37,8 @@ class ConvNeXtBlock(nnx.Module):
     """
 
     def __init__(self, config: StackConfig, causal: bool, rngs: nnx.Rngs):
-        width, hidden = config.width, config.width * config.expansion
+        width = config.width
+        hidden = config.width * config.expansion
         shape = (config.kernel_frames, width)
         kernel = jax.random.normal(rngs.params(), shape) * config.kernel_frames**-0.5
         self.depthwise = matrix(kernel, WHOLE)

@@ -243,7 +243,8 @@ class Encoder(nnx.Module):
         self, waves: Float[Array, "b s c"], num_samples: Int[Array, "b"] | None
     ) -> Float[Array, "b t d"]:
         """Return latents; `num_samples` are multiples of the hop."""
-        frames, num_frames = convolve(self.conv1, waves, num_samples), num_samples
+        frames = convolve(self.conv1, waves, num_samples)
+        num_frames = num_samples
         for block in self.block:
             frames = block(frames, num_frames)
             num_frames = None if num_frames is None else num_frames // block.conv1.stride
@@ -281,7 +282,8 @@ class Decoder(nnx.Module):
         """Return t * hop samples; where odd strides leave the last ones out, they are silent."""
         frames = convolve(self.conv1, latents, num_frames)
         for block in self.block:
-            frames, num_frames = block(frames, num_frames), block.count(num_frames)
+            frames = block(frames, num_frames)
+            num_frames = block.count(num_frames)
         waves = convolve(self.conv2, self.snake1(frames), num_frames)
         waves = waves * valid_frames(waves.shape[1], num_frames, waves.dtype)
         num_samples = latents.shape[1] * math.prod(block.conv_t1.stride for block in self.block)
@@ -312,7 +314,8 @@ class DirectionQuantiser(nnx.Module):
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
         """Return the codes, nearest direction level by level (ties go to the lower index)."""
-        residual, codes = latents, []
+        residual = latents
+        codes = []
         for level in range(self.entries.shape[0]):
             entries = self.entries[level]
             directions = entries / jnp.maximum(

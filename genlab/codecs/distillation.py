@@ -50,7 +50,8 @@ class Distillation(nnx.Module):
             Teacher(jnp.asarray(units.codebook.mean)),
             Teacher(jnp.asarray(units.codebook.std)),
         )
-        features, rngs = units.codebook.mean.shape[0], nnx.Rngs(key)
+        features = units.codebook.mean.shape[0]
+        rngs = nnx.Rngs(key)
         self.projection = nnx.Linear(channels, features, rngs=rngs, **linear_rules())
 
     def __call__(

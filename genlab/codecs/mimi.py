@@ -248,7 +248,8 @@ class ProjectedQuantiser(nnx.Module):
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
         """Return the codes, nearest entry level by level."""
-        residual, codes = self.input_proj(latents), []
+        residual = self.input_proj(latents)
+        codes = []
         for entries in self.entries:
             codes.append(nearest_entry(residual, entries[...]))
             residual = residual - entries[...][codes[-1]]
@@ -299,7 +300,8 @@ class MimiCodec(nnx.Module):
     """Encoder, split quantiser and decoder; attributes are named as published."""
 
     def __init__(self, config: MimiConfig, rngs: nnx.Rngs):
-        width, taps = config.width, 2 * HALVING
+        width = config.width
+        taps = 2 * HALVING
         self.spec = config.spec
         self.encoder = Convolutions(encoder_layers(config.convolutions, width, rngs))
         self.encoder_transformer = WindowTransformer(config.transformer, width, rngs)

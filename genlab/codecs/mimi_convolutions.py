@@ -110,7 +110,8 @@ class CausalUpsampling(nnx.Module):
     ) -> tuple[Float[Array, "b u o"], Float[Array, "b p o"]]:
         """Return t * stride frames and what to carry on."""
         if tail is None:
-            whole, finished = self.conv.spread(frames), frames.shape[1] * self.conv.stride
+            whole = self.conv.spread(frames)
+            finished = frames.shape[1] * self.conv.stride
             return self.conv.add_bias(whole[:, :finished]), whole[:, finished:]
         return stream_transposed(self.conv, frames, tail)
 

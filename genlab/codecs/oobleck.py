@@ -135,7 +135,9 @@ class OobleckCodec(nnx.Module):
 
     def __init__(self, config: OobleckConfig, *, key: Key[Array, ""]):
         encoder_key, decoder_key = jax.random.split(key)
-        multiples, strides, channels = (1, *config.multiples), config.strides, config.audio_channels
+        multiples = (1, *config.multiples)
+        strides = config.strides
+        channels = config.audio_channels
         encoder_widths = [config.encoder_width * multiple for multiple in multiples]
         decoder_widths = [config.decoder_width * multiple for multiple in multiples[::-1]]
         latent = config.latent_channels
@@ -277,7 +279,8 @@ def fit_levels(
     """Return codebooks, each fitted by k-means to what those before it left over; the rows must be
     in random order.
     """
-    residual, levels = jnp.asarray(latents), []
+    residual = jnp.asarray(latents)
+    levels = []
     for _ in range(codebooks):
         level, residual = _fit_level(residual, entries, rounds)
         levels.append(level)

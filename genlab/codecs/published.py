@@ -266,7 +266,8 @@ def fold_weight_norm(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]
         for name in [name for name in folded if name.endswith("." + gain_name)]:
             stem = name.removesuffix(gain_name)
             if stem + direction_name in folded:
-                gain, direction = folded.pop(name), folded.pop(stem + direction_name)
+                gain = folded.pop(name)
+                direction = folded.pop(stem + direction_name)
                 norm = np.sqrt(
                     np.sum(direction**2, axis=tuple(range(1, direction.ndim)), keepdims=True)
                 )

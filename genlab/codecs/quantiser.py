@@ -46,7 +46,8 @@ class ResidualQuantiser(nnx.Module):
 
     def encode(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
         """Return the codes, nearest entry level by level (ties go to the lower index)."""
-        residual, codes = latents, []
+        residual = latents
+        codes = []
         for level in range(self.entries.shape[0]):
             entries = self.entries[level]
             codes.append(nearest_entry(residual, entries))
@@ -92,7 +93,8 @@ class ResidualQuantiser(nnx.Module):
         new_entries, new_usage = [], []
         for level in range(levels):
             owned = residual * self.owned_channels(level)[None]
-            entries, flat_codes = self.entries[level], codes[..., level].reshape(-1)
+            entries = self.entries[level]
+            flat_codes = codes[..., level].reshape(-1)
             weight = is_used[..., level].reshape(-1).astype(jnp.float32)
             count = jnp.zeros(num_entries).at[flat_codes].add(weight)
             total = jnp.zeros((num_entries, channels)).at[flat_codes].add(owned * weight[:, None])

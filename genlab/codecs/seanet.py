@@ -142,7 +142,8 @@ class ResidualBlock(nnx.Module):
 
     def __init__(self, channels: int, dilation: int, config: SEANetConfig, *, key: Key[Array, ""]):
         keys = jax.random.split(key, 3)
-        hidden, is_causal = channels // config.compression, config.is_causal
+        hidden = channels // config.compression
+        is_causal = config.is_causal
         wide = Convolution(
             channels,
             hidden,
@@ -226,7 +227,8 @@ def encoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
 def decoder_layers(config: SEANetConfig, *, key: Key[Array, ""]) -> nnx.List:
     """Return the layers from latents to one channel at the sample rate."""
     keys = iter(jax.random.split(key, 3 + len(config.strides) * (config.residual_layers + 1)))
-    channels, is_causal = config.channels * 2 ** len(config.strides), config.is_causal
+    channels = config.channels * 2 ** len(config.strides)
+    is_causal = config.is_causal
     # The order is that of the published `nn.Sequential`: tensors are named by their place in it.
     layers: list[nnx.Module] = [
         Convolution(
@@ -312,7 +314,8 @@ class SEANetCodec(nnx.Module):
         return (frames * valid_frames(frames.shape[1], num_samples, frames.dtype))[..., 0]
 
     def _quantise(self, latents: Float[Array, "b t d"]) -> Int[Array, "b t k"]:
-        residual, codes = latents, []
+        residual = latents
+        codes = []
         for level in range(self.spec.codebooks):
             entries = self.entries[level]
             codes.append(nearest_entry(residual, entries))

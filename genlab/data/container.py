@@ -210,7 +210,8 @@ def _mp3_frame(head: bytes) -> tuple[int, int] | None:
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
+    bitrate = head[2] >> 4
+    rate = head[2] >> 2 & 3
     if version == 1 or layer != 1 or bitrate in {0, 15} or rate == 3:
         return None
     is_first_version = version == 3

@@ -56,7 +56,8 @@ class Digests:
         Raises:
             DamagedError: if the table itself is damaged.
         """
-        path, fix = directory / DIGESTS_NAME, rebuild(directory)
+        path = directory / DIGESTS_NAME
+        fix = rebuild(directory)
         table = read_stored(path, _Table, fix=fix)
         if table is None:
             return None

@@ -165,7 +165,8 @@ class KnownEntropy(Config):
         """Return -log2 of the probability of each clip's codes; infinity for codes that the source
         never makes.
         """
-        tables, states = _tables(self), codes[:, :, 0] % self.states
+        tables = _tables(self)
+        states = codes[:, :, 0] % self.states
         with np.errstate(divide="ignore"):
             bits = -np.log2(tables.start)[states[:, 0]]
             bits -= np.log2(tables.moves)[states[:, :-1], states[:, 1:]].sum(axis=1)

@@ -276,7 +276,8 @@ class TokenStore:
         Raises:
             GenlabError: if the store lost them, or they are damaged.
         """
-        path, spec = self.directory / VECTORS_NAME, self.info.spec
+        path = self.directory / VECTORS_NAME
+        spec = self.info.spec
         if not path.exists():
             raise GenlabError(
                 f"token store {self.directory}: {path.name} is missing; delete the store and "
@@ -403,7 +404,8 @@ class TokenStore:
 
 
 def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
-    path, fix = directory / INFO_NAME, rebuild(directory)
+    path = directory / INFO_NAME
+    fix = rebuild(directory)
     if not path.exists():
         raise GenlabError(
             f"token store {directory}: no dataset.json, so it is missing or unfinished; run "

@@ -56,7 +56,8 @@ def relative_spread(
     generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"], *, seed: int = 0
 ) -> Estimate:
     """Return the mean distance between two generated clips, 1 where real clips lie as far apart."""
-    within, pairs = cdist(generated, generated), len(real) * (len(real) - 1)
+    within = cdist(generated, generated)
+    pairs = len(real) * (len(real) - 1)
     expected = cdist(real, real).sum() / pairs
 
     def spread(picks: Int[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r"]:

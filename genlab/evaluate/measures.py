@@ -137,7 +137,8 @@ def content(clips: Clips) -> Work:
     """What each recogniser of the context hears, its errors, and the control on the texts of other
     prompts.
     """
-    metrics, prompts = clips.context.content, clips.prompts
+    metrics = clips.context.content
+    prompts = clips.prompts
 
     def finish(found: list[list[str]]) -> Found:
         silent = sum(not has_symbols(prompt.text) for prompt in prompts)
@@ -171,7 +172,8 @@ def _content_errors(
     metric: ContentMetric, transcripts: list[str], clips: Clips
 ) -> tuple[ClipValues, Control]:
     count = word_errors if metric.level == "word" else character_errors
-    texts, seed = [prompt.text for prompt in clips.prompts], clips.context.config.seed
+    texts = [prompt.text for prompt in clips.prompts]
+    seed = clips.context.config.seed
     control = prompt_swap(
         metric.score_name, transcripts, texts, clips.clusters, count, seed, clips.runs
     )
@@ -257,7 +259,8 @@ def distances(clips: Clips) -> Work:
 def _distances_in(
     space: EmbeddingSpace, embeddings: list[np.ndarray], clips: Clips
 ) -> dict[str, OfSets]:
-    reference, seed = space.reference, clips.context.config.seed
+    reference = space.reference
+    seed = clips.context.config.seed
     runs = _split(embeddings, clips.seeds)
     num_vectors = min(len(reference.vectors), *(count_vectors(own) for own in runs))
     is_few = num_vectors < FEW_VECTORS
@@ -279,7 +282,8 @@ def _distances_in(
 
 def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate]:
     """Return the scores of one training seed in the space of speech."""
-    reference, seed = clips.context.spaces[0].reference, clips.context.config.seed
+    reference = clips.context.spaces[0].reference
+    seed = clips.context.config.seed
     real = reference.clip_means
     own = np.stack([reference.project(vectors).mean(axis=0) for vectors in embeddings])
     scores: dict[str, Estimate] = {}

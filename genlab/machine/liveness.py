@@ -129,7 +129,8 @@ def _watching() -> Iterator[None]:
     # abort() leaves no other moment: a handler in C, which Python's own signals are not.
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
     libc = ctypes.CDLL(None)
-    libc.signal.argtypes, libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    libc.signal.restype = ctypes.c_void_p
     before = libc.signal(signal.SIGABRT, ctypes.cast(handler, ctypes.c_void_p))
     thread.start()
     try:

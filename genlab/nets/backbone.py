@@ -182,7 +182,8 @@ class Backbone(nnx.Module):
         self.text_route = text_route
         self.deterministic = False
 
-        shape, period = config.layer_shape(is_causal=is_causal), len(config.period)
+        shape = config.layer_shape(is_causal=is_causal)
+        period = len(config.period)
         if is_causal:
             for mixer in config.period:  # one that cannot decode says so now, not after training
                 jax.eval_shape(lambda mixer=mixer: mixer.empty(shape, 1, 1))
@@ -306,7 +307,8 @@ class Backbone(nnx.Module):
         )
         # The prefix is a first chunk of the sequence: it fills slots 0..n-1 and sees itself alone.
         if prepended is not None:
-            features, positions = prepended.features, _text_positions(prepended)
+            features = prepended.features
+            positions = _text_positions(prepended)
             _, cache = self.extend(
                 features, plan, cache, positions=positions, prefix=features.shape[1]
             )
@@ -343,7 +345,8 @@ class Backbone(nnx.Module):
     def _run(
         self, x, context: Context, text: tuple[TextMemory, ...] | None, key: Key[Array, ""] | None
     ):
-        num_layers, period = self.config.layers, len(self.config.period)
+        num_layers = self.config.layers
+        period = len(self.config.period)
         groups = num_layers // period
 
         def run_group(x, inputs):
@@ -463,7 +466,8 @@ def decode_flops(
     """
     prefix = num_symbols if text_route == "prefix" else 0
     crossed = num_symbols if text_route == "cross" else 0
-    slots, width = prefix + num_steps, config.width
+    slots = prefix + num_steps
+    width = config.width
     shape = config.layer_shape(is_causal=True)
     # What is only read, the prefix at first, fills the cache of the last layer but needs no output
     # of it.
@@ -479,7 +483,8 @@ def decode_flops(
 def _layers_flops(
     config: BackboneConfig, positions: int, pairs: int, crossed_symbols: int, is_causal: bool
 ) -> float:
-    width, shape = config.width, config.layer_shape(is_causal=is_causal)
+    width = config.width
+    shape = config.layer_shape(is_causal=is_causal)
     mixing = [mixer.flops(shape, positions, pairs) for mixer in config.period]
     flops = sum(mixing) / len(mixing) + config.ffn.flops(shape, positions)
     if crossed_symbols:

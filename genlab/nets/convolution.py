@@ -175,7 +175,8 @@ def pad_time(
     not part of it. A signal shorter than what it must reflect is first continued with zeros, as
     EnCodec does.
     """
-    length, reach = frames.shape[1], max(before, after) + 1
+    length = frames.shape[1]
+    reach = max(before, after) + 1
     if num_frames is None and (padding != "reflect" or length >= reach):
         mode = {"zeros": "constant", "reflect": "reflect", "edge": "edge"}[padding]
         return jnp.pad(frames, ((0, 0), (before, after), (0, 0)), mode=mode)

@@ -98,7 +98,8 @@ def place_state(graphdef: nnx.GraphDef, state: dict[str, Any]) -> dict[str, Any]
 
 
 def _default_rule(path: str, variable: nnx.Variable) -> Rule:
-    name, num_axes = path.rsplit("/", 1)[-1], len(variable.shape)
+    name = path.rsplit("/", 1)[-1]
+    num_axes = len(variable.shape)
     if num_axes < 2 or name in FLAX_VECTORS:
         return VECTOR
     if name in FLAX_MATRICES:

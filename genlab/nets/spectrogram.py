@@ -124,7 +124,9 @@ def mel_filters(
     librosa costs seconds, which every command would pay.
     """
     high_hz = high_hz or sample_rate_hz / 2
-    knee_hz, knee_mel, log_step = 1000.0, 15.0, np.log(6.4) / 27.0
+    knee_hz = 1000.0
+    knee_mel = 15.0
+    log_step = np.log(6.4) / 27.0
 
     def to_mel(hz: np.ndarray) -> np.ndarray:
         return np.where(

@@ -140,7 +140,8 @@ def fit_codebook(
         )
     generator = np.random.default_rng(seed)
     frames = frames[np.sort(generator.permutation(len(frames))[:max_frames])]
-    mean, std = frames.mean(axis=0), frames.std(axis=0) + 1e-6
+    mean = frames.mean(axis=0)
+    std = frames.std(axis=0) + 1e-6
     standardised = (frames - mean) / std
     centroids, _ = kmeans2(
         standardised, num_units, iter=iterations, minit="++", rng=generator, missing="warn"

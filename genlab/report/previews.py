@@ -127,10 +127,8 @@ def finish_previews(
             }
             # an arm that did not train itself has none
             cells = {name: row for name, row in cells.items() if row}
-            tag, note = (
-                mel_tag(prompt_tag(_KIND, number)),
-                ClipNote(clip.text, clip.speaker).markdown(),
-            )
+            tag = mel_tag(prompt_tag(_KIND, number))
+            note = ClipNote(clip.text, clip.speaker).markdown()
             writer.picture(
                 tag, grid_png(cells, codec.wave_rate_hz), step=PERCENTS[-1], description=note
             )

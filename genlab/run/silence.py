@@ -22,7 +22,8 @@ def silenced() -> Iterator[None]:
     """Read a checkpoint in this context: errors are raised as ever, but nothing is printed."""
     _watch_exceptions()
     logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
+    before = logger.disabled
+    logger.disabled = True
     try:
         yield
     finally:

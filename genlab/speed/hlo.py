@@ -372,11 +372,9 @@ def _fill_tiles(dimensions: list[int], layout: str) -> list[int]:
     tiled = re.match(r"\{([\d,]+):T\(([\d,]+)\)", layout)
     if not tiled:
         return dimensions
-    filled, order, tile = (
-        list(dimensions),
-        map(int, tiled[1].split(",")),
-        map(int, tiled[2].split(",")[::-1]),
-    )
+    filled = list(dimensions)
+    order = map(int, tiled[1].split(","))
+    tile = map(int, tiled[2].split(",")[::-1])
     for axis, size in zip(order, tile):
         filled[axis] = -(-filled[axis] // size) * size
     return filled

@@ -70,7 +70,9 @@ def format_row(row: dict[str, Any]) -> dict[str, str]:
 
 def format_lines(row: dict[str, Any]) -> str:
     """Return a few lines about one program; bytes and FLOPs are those of one chip and step."""
-    cells, peak, total = format_row(row), row.get("peak_bytes"), row["hbm_bytes"] / GIB
+    cells = format_row(row)
+    peak = row.get("peak_bytes")
+    total = row["hbm_bytes"] / GIB
     mesh = " x ".join(f"{name} {size}" for name, size in row["mesh"].items())
     head = (
         f"{row['config']}, {row['program']}, compiled and not run: {row['params'] / 1e6:.0f} M "
@@ -140,7 +142,8 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
             f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or "
             "'decoder'"
         )
-    plans, rows = plan_arms(config, arguments.topology), []
+    plans = plan_arms(config, arguments.topology)
+    rows = []
     if arguments.arm is not None and arguments.arm not in plans:
         raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
     if arguments.out:

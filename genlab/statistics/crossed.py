@@ -147,7 +147,8 @@ def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
     if len(runs) == 1:
         return runs[0]
     values = np.array([run.value for run in runs])
-    normal, student = scipy.stats.norm.ppf(_LEVEL), scipy.stats.t.ppf(_LEVEL, len(runs) - 1)
+    normal = scipy.stats.norm.ppf(_LEVEL)
+    student = scipy.stats.t.ppf(_LEVEL, len(runs) - 1)
     of_prompts = np.mean([((run.high - run.low) / (2 * normal)) ** 2 for run in runs])
     of_runs = values.var(ddof=1) / len(runs)
     total = of_prompts + of_runs

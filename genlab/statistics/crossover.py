@@ -203,7 +203,8 @@ def find_crossover(
     surely_changes = abs(float(change[0])) > float(
         _reach([np.diff(ends) for ends in at_ends], fits, 0.0)[0]
     )
-    forms, sweep = (fits[0].form, fits[1].form), (float(low), float(high))
+    forms = (fits[0].form, fits[1].form)
+    sweep = (float(low), float(high))
     roots = np.flatnonzero(np.diff(np.sign(gap)) != 0)
     if not len(roots) or not surely_changes:
         return Crossover(math.nan, math.nan, math.nan, "none", sweep, forms)
@@ -342,7 +343,8 @@ def _solve(
     # For each exponent e and row r: two coefficients k from n scores
     linear = np.einsum("ekn,rn->erk", inverse[chosen], scores)
     errors = ((np.einsum("enk,erk->ern", design[chosen], linear) - scores[None]) ** 2).sum(axis=-1)
-    best, rows = errors.argmin(axis=0), np.arange(len(scores))
+    best = errors.argmin(axis=0)
+    rows = np.arange(len(scores))
     return np.concatenate([linear[best, rows], np.array(EXPONENTS)[best][:, None]], axis=1)
 
 
@@ -361,7 +363,8 @@ def _left_out_error(
     ratios: tuple[float, ...], scores: Float[np.ndarray, "r n"], is_power: bool
 ) -> np.ndarray:
     """Return the squared error on budgets left out, summed, of each row of scores."""
-    values, total = np.array(ratios), np.zeros(len(scores))
+    values = np.array(ratios)
+    total = np.zeros(len(scores))
     for budget in np.unique(values):
         is_out = values == budget
         fitted = _solve(tuple(values[~is_out].tolist()), scores[:, ~is_out], is_power)
@@ -388,7 +391,8 @@ def _connected(is_open: np.ndarray, root: int) -> tuple[int, int]:
     """Return the nearest closed grid points around the cell that holds the root; outside the grid
     if there is none.
     """
-    first, last = root, root + 1
+    first = root
+    last = root + 1
     while first >= 0 and is_open[first]:
         first -= 1
     while last < len(is_open) and is_open[last]:

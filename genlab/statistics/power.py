@@ -95,7 +95,8 @@ def find_power(target: float, components: Components, num_prompts: int, num_seed
     drawn = _draw_squares(
         (seed_dof, seed_dof, seed_dof * prompt_dof, seed_dof * prompt_dof, prompt_dof)
     )
-    seeds, rests = (seed + rest) / 2 * drawn[:2], rest / 2 * drawn[2:4]
+    seeds = (seed + rest) / 2 * drawn[:2]
+    rests = rest / 2 * drawn[2:4]
     arms = [(MeanSquares(seeds[i], drawn[4], rests[i]), seed_dof) for i in range(2)]
     std_error, dof = combine_squares((prompt + rest) * drawn[4], prompt_dof, arms)
     reach = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof) * std_error
@@ -126,7 +127,8 @@ def make_plan(
     components = find_components(a, b)
     if components is None or not math.isfinite(target) or target <= 0:
         return None
-    num_seeds, num_prompts = min(len(a), len(b)), a.shape[1]
+    num_seeds = min(len(a), len(b))
+    num_prompts = a.shape[1]
     return Plan(
         target,
         num_prompts,
@@ -149,7 +151,8 @@ def _fewest(power_of: Callable[[int], float], most: int) -> int | None:
     """Return the smallest number from 2 whose power is enough; power rises with it."""
     if power_of(most) < POWER:
         return None
-    low, high = 1, most
+    low = 1
+    high = most
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle) >= POWER else (middle, high)

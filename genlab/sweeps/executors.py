@@ -200,7 +200,8 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     """Turn the first SIGTERM or SIGINT into a request to stop; a
     second one acts as it always did.
     """
-    stop, numbers = threading.Event(), (signal.SIGTERM, signal.SIGINT)
+    stop = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
 
     def request(number: int, frame: FrameType | None) -> None:

@@ -73,7 +73,8 @@ def codes_bound(
     """
     is_counted = is_valid[:, :, None]
     latents = jnp.where(is_counted, chosen_vectors(codes, code_vectors).sum(axis=2), 0)
-    lowest, variances = jnp.log(std), level_variances(code_vectors, std)
+    lowest = jnp.log(std)
+    variances = level_variances(code_vectors, std)
     highest = jnp.log(min(HIGHEST_RATIO, _ratio(path, path.noisiest_level)))
     start_key, draw_key = jax.random.split(key)
     start = jax.random.uniform(start_key, (codes.shape[0],))
@@ -144,7 +145,8 @@ def log_density(
         jnp.asarray(array, jnp.float32)
         for array in (levels[:-1], levels[1:], np.diff(path.time(levels)))
     ]
-    scale, size = path.alpha(LOWEST_LEVEL), is_valid.sum(axis=1) * latents.shape[2]
+    scale = path.alpha(LOWEST_LEVEL)
+    size = is_valid.sum(axis=1) * latents.shape[2]
     start = jnp.where(is_counted, scale * latents, 0), jnp.zeros(latents.shape[0])
     (noisy, total), _ = lax.scan(step, start, tuple(as_float))
     variance = path.alpha(levels[-1]) ** 2 + path.sigma(levels[-1]) ** 2

@@ -265,7 +265,8 @@ def fill_in(
     Known frames follow their own path from their noise, which is replacement at every level, and
     come back exactly.
     """
-    is_kept, b = is_known[:, :, None], noise.shape[0]
+    is_kept = is_known[:, :, None]
+    b = noise.shape[0]
 
     def velocity(noisy, level):
         every = jnp.broadcast_to(level, (b,))
@@ -297,7 +298,8 @@ def _scan_to_the_end(
     """
     is_whole = _reaches_end(levels, denoiser.is_defined_at_clean)
     inner = levels if is_whole else levels[:-1]
-    steps, times = _float32(inner), _float32(denoiser.path.time(inner))
+    steps = _float32(inner)
+    times = _float32(denoiser.path.time(inner))
     noisy = lax.scan(step, noisy, ((steps[:-1], steps[1:]), (times[:-1], times[1:])))[0]
     return noisy if is_whole else Euler().solve(denoiser, noisy, levels[-2:])
 

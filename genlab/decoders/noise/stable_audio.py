@@ -76,7 +76,8 @@ class _Block(nnx.Module):
     """Self-attention, cross-attention and SwiGLU, each behind a layer norm and added."""
 
     def __init__(self, config: StableAudioConfig, key: Key[Array, ""]):
-        rngs, width = nnx.Rngs(key), config.width
+        rngs = nnx.Rngs(key)
+        width = config.width
         columns, rows = _without_bias(COLUMNS), _without_bias(ROWS)
         self.config = config
         self.norm1 = nnx.LayerNorm(width, epsilon=1e-5, rngs=rngs, **NORM_RULES)
@@ -139,7 +140,8 @@ class StableAudio(nnx.Module):
         key: Key[Array, ""],
     ):
         layer_key, rest_key = jax.random.split(key)
-        rngs, width = nnx.Rngs(rest_key), config.width
+        rngs = nnx.Rngs(rest_key)
+        width = config.width
         columns, rows, inputs = (_without_bias(split) for split in (COLUMNS, ROWS, INPUTS))
         self.config = config
         # Frequencies of the noise level: drawn once, never trained, part of the file.
@@ -201,7 +203,9 @@ def stable_audio_flops(
     num_symbols: int,
 ) -> float:
     """Return the FLOPs of the matrix products in one forward pass over one example, as executed."""
-    width, cross, length = config.width, config.cross_width, num_frames + 1
+    width = config.width
+    cross = config.cross_width
+    length = num_frames + 1
     own = 2 * length * width * (4 * width + 2 * length)
     crossed = 4 * length * width**2 + 4 * num_symbols * cross**2 + 4 * length * num_symbols * width
     ffn = 6 * FFN_MULTIPLE * length * width**2
@@ -217,7 +221,8 @@ def save_stable_audio(model: StableAudio, directory: str | Path, *, num_frames: 
     """
     from diffusers.configuration_utils import ConfigMixin
 
-    config, state = model.config, nnx.to_pure_dict(nnx.state(model))
+    config = model.config
+    state = nnx.to_pure_dict(nnx.state(model))
     fields = {
         "sample_size": num_frames,
         "in_channels": int(state["before"]["kernel"].shape[0]),

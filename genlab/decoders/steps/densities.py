@@ -174,9 +174,11 @@ class DiscretisedMixture(Config):
         the mean lies inside, and by its width. Both are counted from the mean in scales: "*n c m".
         """
         log_weights, means, scales = (part[..., None, :] for part in self._components(numbers))
-        codes, half = codes[..., None], 1 / (entries - 1)
+        codes = codes[..., None]
+        half = 1 / (entries - 1)
         away = 2 * half * codes - 1 - means
-        is_first, is_last = codes == 0, codes == entries - 1
+        is_first = codes == 0
+        is_last = codes == entries - 1
         near = (jnp.where(is_last, away, jnp.where(is_first, -away, jnp.abs(away))) - half) / scales
         # A tail has no other border: one that is far outside represents it, since infinity has no
         # gradient.
@@ -208,7 +210,8 @@ def _log_mass_of_gaussian(
         - jnp.square(first) / 2
         - 0.5 * jnp.log(2 * jnp.pi)
     )
-    inside, root = jnp.where(is_beside, -1.0, near), 2.0**-0.5
+    inside = jnp.where(is_beside, -1.0, near)
+    root = 2.0**-0.5
     around = jnp.log(_positive(0.5 * erf(-inside * root) + 0.5 * erf((inside + width) * root)))
     return jnp.where(is_beside, beside, around)
 

@@ -43,9 +43,13 @@ class Levels(nnx.Module):
         code_vectors: Float[Array, "k v d"] | None,
     ):
         in_key, embed_key, backbone_key, head_key = jax.random.split(key, 4)
-        levels, entries, first, others = streams.count - 1, streams.spec.entries, None, None
+        levels = streams.count - 1
+        entries = streams.spec.entries
+        first = None
+        others = None
         if code_vectors is not None:
-            first, others = code_vectors[:-1], code_vectors[-levels:]
+            first = code_vectors[:-1]
+            others = code_vectors[-levels:]
         self.streams = streams
         self.num_before = int(has_own_position)
         self.project_in = Linear(entering_width, config.width, key=in_key)
@@ -86,7 +90,8 @@ class Levels(nnx.Module):
         """Return the codes of one frame after its first, drawn one by one; what is heard is not
         among them.
         """
-        entering, copies = self.project_in(hidden), num_copies(sampler)
+        entering = self.project_in(hidden)
+        copies = num_copies(sampler)
 
         def extend(x, cache, position):
             # Weights of one level each have one axis more than any other of a layer.

@@ -214,13 +214,15 @@ def stream_codes(
             f"chunk_frames={chunk_frames}: expected at least 1 frame a chunk; use 25 for half a "
             "second"
         )
-    count, pattern = model.streams.count, model.pattern
+    count = model.streams.count
+    pattern = model.pattern
     # The difference of two counts, because a delay adds its steps once.
     steps_per_frame = pattern.num_steps(2, count) - pattern.num_steps(1, count)
     chunk_steps = chunk_frames * steps_per_frame
     num_steps = pattern.num_steps(cond.content.shape[1], count)
     plan, carry, steps = _begin_stream(model, cond, num_frames, key, sampler, chunk_steps)
-    pending, done = jnp.zeros((carry[1].shape[0], 0, carry[1].shape[1]), jnp.int32), 0
+    pending = jnp.zeros((carry[1].shape[0], 0, carry[1].shape[1]), jnp.int32)
+    done = 0
     for first in range(0, num_steps, chunk_steps):
         carry, codes = _stream_chunk(model, plan, carry, steps, first, sampler, chunk_steps)
         pending = jnp.concatenate([pending, codes[:, : num_steps - first]], axis=1)
@@ -230,7 +232,8 @@ def stream_codes(
             continue
         is_valid = jnp.arange(done, done + frames.shape[1])[None, :] < num_frames[:, None]
         yield jnp.where(is_valid[:, :, None], frames, 0)
-        pending, done = pending[:, frames.shape[1] * steps_per_frame :], done + frames.shape[1]
+        pending = pending[:, frames.shape[1] * steps_per_frame :]
+        done = done + frames.shape[1]
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "chunk_steps"))
