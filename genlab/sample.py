@@ -191,6 +191,8 @@ def sample_run(
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
     notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)
     names = [f"{file_stem(clip.id)}{kind}.flac" for clip in clips for kind in ("", ".codec")]
+    # Claimed before any work: files of another run must not be overwritten, and a refusal should
+    # cost nothing.
     claim_samples(out, names, run)
     model = load_trained(lambda key: run.build_for(store, key), run_dir)
     frames = run.data.num_frames
@@ -198,6 +200,7 @@ def sample_run(
     prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
     waves = decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
+    # The real clip through the codec: the best that any arm can do.
     real = codec.decode_codes([clip.codes for clip in clips])
     with RunWriter(out) as writer:
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
@@ -273,6 +276,7 @@ def check_span(
     hz, text = store.info.spec.frame_hz, f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
     first, last = (round(second * hz) for second in keep_s)
     frames = np.array([len(clip.units) for clip in clips])
+    # Rounded to frames here, as the sampler does it, so that what is told is what happens.
     kept = np.clip(np.minimum(last, frames) - first, 0, None)
     shortest, longest = frames.min() / hz, frames.max() / hz
     if not kept.any():
@@ -358,11 +362,14 @@ def compile_sampler(
             sampler=run.arm.sampler,
             prompt=prompt[0] if prompt else None,
         )
+        # Runs while the program is traced: the number of calls follows from shapes, not from
+        # values.
         calls.append(out.num_network_calls)
         return out.tokens
 
     began = time.perf_counter()
     arguments = (cond, num_frames, jax.random.key(0)) + (() if prompt is None else (prompt,))
+    # The model's state is an argument, not a constant: one program serves all training seeds.
     compiled = jax.jit(draw).lower(state, *arguments).compile()
     return CompiledSampler(
         functools.partial(compiled, state), calls[-1]
@@ -394,6 +401,7 @@ def measure_latency(
     cond, num_frames = conditions(store, [clip], len(clip.units))
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)
     whole_s, _ = _time_calls(lambda: decode(compiled(cond, num_frames, key), store, codec))
+    # Without streaming no sound can start before the clip is whole.
     if not hasattr(decoder, "stream"):
         return whole_s, whole_s, compile_s
 
@@ -405,6 +413,7 @@ def measure_latency(
             sampler=run.arm.sampler,
             chunk_frames=FIRST_AUDIO_FRAMES,
         )
+        # The rest of the stream is no part of the wait, so only the first chunk is drawn.
         frames = next(chunks)
         played = np.minimum(num_frames, frames.shape[1])
         tokens = make_tokens(**{decoder.reads: frames}, num_frames=jnp.asarray(played))

@@ -130,11 +130,14 @@ def train(
     """
     source.check_length(steps, optim.accumulate)
     create = jax.jit(partial(create_state, build, optim, steps))
+    # A resumed run on other data would go unnoticed, so the digest of its first batch is part of
+    # its identity.
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
     with hold_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
+        # Shapes alone: a resumed run never allocates the initial state.
         graphdef, abstract = jax.eval_shape(create, init_key)
         source = source.checked(
             batch_check(nnx.merge(graphdef, abstract["params"], abstract["rest"]))
@@ -158,6 +161,8 @@ def train(
             start, state, tally = 0, create(init_key)[1], _Tally()
         else:
             start, tally = restored.step, _Tally(**restored.meta["tally"])
+            # Counters are not saved: the step is the checkpoint's, and whatever was saved is
+            # finite.
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
             state = {**restored.state, **counters}
         with track_status(run_dir, start, steps) as beat:

@@ -67,6 +67,8 @@ def _load_codec(arguments: argparse.Namespace) -> None:
         else str(arguments.paths[0])
     )
     frozen = load_codec(name)
+    # Loading alone proves little: a wrong tensor layout fails, or is heard, only when something is
+    # coded.
     noise = 0.1 * np.random.default_rng(0).standard_normal(frozen.spec.sample_rate_hz).astype(
         np.float32
     )
@@ -94,6 +96,7 @@ def _export(arguments: argparse.Namespace) -> None:
     from genlab.train import load_trained
 
     run_dir, out = arguments.paths
+    # Before the run is loaded: an impossible name should cost nothing.
     check_can_save(out)
     run = load_experiment(run_dir, trust_code=arguments.trust_code)
     if not isinstance(run, CodecRun | RecogniserRun):
@@ -163,6 +166,7 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
     print(to_markdown(probe_folder(codecs, arguments.paths[0], arguments.speakers)))
     waves, _ = read_folder(arguments.paths[0], arguments.speakers, SAMPLE_RATE_HZ)
     for name, trainings in codecs.items():
+        # Swapping sides tells what a side code holds; codecs without one are done.
         if trainings[0].spec.side_channels:
             swapped = swap_sides(trainings[0], waves)
             print(f"\n{name}, decoded with the next speaker's side code: " + json.dumps(swapped))

@@ -90,6 +90,7 @@ def _examine_devices() -> list[Finding]:
     try:
         devices = jax.devices()
     except RuntimeError as error:
+        # The rest of jax's text is a list of back ends, which hides the reason.
         first = str(error).splitlines()[0]
         return [
             (
@@ -144,6 +145,7 @@ def _examine_weights() -> list[Finding]:
             path = path_of(name)
             expected = load_metadata(path)["sha256"]
             content = path.read_bytes()
+        # One broken file must not hide the state of the other.
         except (GenlabError, OSError, KeyError) as error:
             findings.append(("!!", f"{what} weights {name}: {error}"))
             continue

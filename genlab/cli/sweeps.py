@@ -230,10 +230,12 @@ def _prune(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     if not paths:
         print(f"{out}: nothing to prune")
         return EXIT_OK
+    # What goes is listed in full before the question, and also without it under --yes.
     print("\n".join(map(str, paths)))
     if arguments.dry_run:
         return EXIT_OK
     if not arguments.yes:
+        # In a script nobody can answer, and silence must not mean yes.
         if not sys.stdin.isatty():
             raise GenlabError(
                 f"prune: {len(paths)} items would be deleted; add --yes if you want that"

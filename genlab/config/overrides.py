@@ -61,6 +61,8 @@ def refuse_unwritable(values: Any, root: str = "config") -> None:
     """
     rest = [("", values, 0)]
     while rest:
+        # A list of work instead of recursion: what is nested too deep must not overflow our own
+        # stack.
         path, value, depth = rest.pop()
         named = _brief(path) or root
         if depth > MAX_DEPTH:
@@ -146,6 +148,8 @@ def _walk(
     node = values
     for depth, key in enumerate(parents):
         below = child(node, key)
+        # Only tables that an override made, and fields that were null, may become tables; anywhere
+        # else a new key is a typing error.
         is_open = any(node is table for table in fresh)
         if isinstance(node, dict) and below is None and (is_open or key in node):
             below = node[key] = {}

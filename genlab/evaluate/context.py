@@ -164,6 +164,7 @@ def build_context(
     encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
     voiced = [*zip(speakers, waves), *more_voices]
     chosen = spread_evenly(len(waves), config.reference_clips)
+    # onnxruntime and numpy work outside the GIL, so threads share one copy of each network.
     with ThreadPoolExecutor(config.threads) as pool:
         by_speaker = [
             pool.submit(_speaker_centroid, encoder, voiced, name, config.centroid_groups)

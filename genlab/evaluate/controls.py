@@ -114,6 +114,8 @@ def prompt_swap(
     if not any(has_text):
         return not_applicable("prompt_swap", score_name, "the prompts have no text")
     if not all(has_text):
+        # A prompt without text is as far from its own text as from any other, so swapping it shows
+        # nothing.
         kept = [i for i, keep in enumerate(has_text) if keep]
         hypotheses = [hypotheses[i] for i in kept]
         texts = [texts[i] for i in kept]
@@ -125,6 +127,7 @@ def prompt_swap(
         return not_applicable("prompt_swap", score_name, str(error).removeprefix("prompts: "))
     own = count_errors(hypotheses, texts)
     swapped = count_errors(hypotheses, [texts[int(i)] for i in other])
+    # Several seeds: pseudo-values make a ratio of sums additive, which crossed intervals need.
     if len(set(runs)) > 1:
         grids = [
             ClipValues(*errors, tuple(clusters), runs=runs).pseudo_values()

@@ -145,6 +145,7 @@ def kernel_distance(
     """
     vectors, clip = _stack(embeddings)
     vectors = reference.project(vectors)
+    # Summed per pair of clips once: a resample only weighs these sums again.
     own_sums = _clip_sums(_kernel(vectors, vectors, reference.bandwidth), clip, clip)
     cross_sums = _clip_sums(
         _kernel(vectors, reference.vectors, reference.bandwidth), clip, reference.clip
@@ -161,6 +162,7 @@ def kernel_distance(
         )
         within = _mean_between_clips(times, own_sums, counts)
         other_within = _mean_between_clips(other_times, reference.kernel_sums, other_counts)
+        # For each resample: times [.. c] x cross_sums [c e] x other_times [.. e]
         cross = np.einsum("...c,...c->...", times @ cross_sums, other_times)
         cross = cross / ((times @ counts) * (other_times @ other_counts))
         return np.asarray(KAD_SCALE * (within + other_within - 2 * cross))
@@ -199,12 +201,15 @@ def frechet_infinity(
     vectors = reference.project(vectors)
     num_vectors = min(len(vectors), len(reference.vectors))
     rng = np.random.default_rng(seed)
+    # The same orders for every resample, so that its spread is due to the clips and not to the
+    # subsets.
     orders = [rng.permutation(len(embeddings)) for _ in range(SUBSETS)]
     sides = []
     for share in SUBSET_SHARES:
         other = reference.vectors[_thin(len(reference.vectors), round(share * num_vectors))]
         mean, covariance = _moments(np.ones(len(other)), other)
         values, rotation = np.linalg.eigh(covariance)
+        # The root of the reference's covariance is the dear part, and no resample changes it.
         sides.append((mean, covariance, (rotation * np.sqrt(np.maximum(values, 0))) @ rotation.T))
 
     def distance(
@@ -223,6 +228,7 @@ def frechet_infinity(
             distance(picks[order], *pair) for order in orders for pair in zip(SUBSET_SHARES, sides)
         ]
         inverses, distances = np.array(points).T
+        # The intercept: the line in 1 / n at 1 / n = 0
         return float(np.polyfit(inverses, distances, 1)[1])
 
     def statistic(picks: Int[np.ndarray, "*r c"]) -> Float[np.ndarray, "*r"]:

@@ -51,6 +51,7 @@ def quality(clips: Clips) -> Work:
         first + i for first in firsts for i in spread_evenly(per_seed, context.config.dnsmos_clips)
     ]
     size = context.quality.batch_windows
+    # As many clips per job as the network takes in one call.
     batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
     def finish(found: list[QualityScores]) -> Found:

@@ -55,6 +55,7 @@ def build_ledger(
         ),
         _row("Training wall clock", "free", seconds, device_text()),
     ]
+    # One row that nobody declared is enough: the difference may come from there.
     stamp = "controlled" if all(row["status"] != "undeclared" for row in rows) else "uncontrolled"
     return {"schema": 1, "stamp": stamp, "mode": config.budget.mode, "rows": rows}
 
@@ -127,6 +128,7 @@ def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[
 
 def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
     condition, optim = config.condition, config.optim
+    # What tuning may change has a row of its own; the rest must be equal as a whole.
     others = {
         name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()
     }

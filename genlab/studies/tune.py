@@ -248,6 +248,8 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
         for name in spans
     }
     kinds = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
+    # The trial's number is part of the seed, not a position in a stream: a resumed tuning asks the
+    # same.
     sampler_seed = int(np.random.SeedSequence([tuning.seed, number]).generate_state(1)[0])
     study = optuna.create_study(sampler=kinds[tuning.sampler](seed=sampler_seed))
     for trial in finished:
@@ -257,6 +259,8 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
             for name, value in point.items()
         )
         if is_inside and trial.value is not None:
+            # TPE learns only from trials that lie in its space and have a value; the arm's own
+            # setting may not.
             study.add_trial(
                 optuna.trial.create_trial(params=point, distributions=axes, value=trial.value)
             )
@@ -271,6 +275,7 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     if found is not None:
         return found
     short, budget = job.short, job.budgets[name]
+    # Trial 0 is what the config says, so that tuning can never end worse than not tuning.
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
     arm = short.arms[name].model_copy(update=setting.to_dict())
     run = short.model_copy(update={"arms": {name: arm}}).run(name, short.seeds[0], budget.steps)
@@ -278,6 +283,7 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     try:
         model = train_arm(run, job.store, run_dir, job.progress).model
         ends = job.judges[name](model, run).estimate(job.tuning.seed)[:3]
+    # A setting that diverges is a result: it has used its budget like any other.
     except TrainingDiverged as error:
         note = f"diverged: {error}"
     wall_s = time.perf_counter() - began
@@ -306,6 +312,7 @@ def make_judge(
     """
     texts = [clip.text for clip in clips]
     units = tuple(config.data.domain.unit_of(clip) for clip in clips)
+    # Energy needs no codec and no recogniser, so neither is loaded.
     if find_metric(tuning.by).needs == "tokens":
         draws = max(2, config.evaluation.energy_draws)
         return lambda model, run: clip_means(
@@ -315,6 +322,7 @@ def make_judge(
     cond, num_frames = conditions(store, clips, config.data.num_frames)
 
     def count_errors(model: nnx.Module, run: DecoderRun) -> ClipValues:
+        # Trials of one arm share shapes, and so one compiled sampler.
         nonlocal compiled
         if compiled is None:
             compiled, _ = compile_sampler(model, run, cond, num_frames)
@@ -390,10 +398,12 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, 
                 "batch or budget; "
                 "tune this config"
             )
+        # A tuning.json comes from a file that may be someone else's; it must not bring code.
         if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):
             raise GenlabError(
                 f"--tuned {path}: {min(code)} refers to a Python file; no setting does, tune again"
             )
+        # The ledger shows what was spent to find the setting.
         spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
         arms[name] = arm.model_copy(update={**tuned["setting"], **spent})
     return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found

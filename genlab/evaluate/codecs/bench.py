@@ -167,6 +167,7 @@ def to_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def to_markdown(rows: Sequence[Row]) -> str:
     """Return the table, and below it how ours compares with Opus."""
+    # A score that no row has (a tool is missing) gets no column.
     shown = [name for name in SCORES if any(row.values.get(name) is not None for row in rows)]
     arrows = [f"{SCORES[name][0]} {'↑' if SCORES[name][1] else '↓'}" for name in shown]
     lines = [

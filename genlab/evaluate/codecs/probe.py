@@ -101,6 +101,8 @@ def swap_sides(codec: FrozenCodec, waves: Sequence[Float[np.ndarray, "_"]]) -> d
             "codec: it has no side channels to swap; train one with codec.side_channels=16"
         )
     codes = [view for view, _ in codec.encode(waves)]
+    # Both are decoded, because the codec itself moves a voice: only the difference is due to the
+    # side code.
     own = codec.decode_codes(codes, side)
     swapped = codec.decode_codes(codes, np.roll(side, -1, axis=0))
     encoder, whisper = SpeakerEncoder(), Whisper()

@@ -76,6 +76,7 @@ def code_with_opus(
         decode_s = _run(
             "opusdec", "--quiet", "--rate", str(SAMPLE_RATE_HZ), str(packed), str(back)
         )[0]
+        # The rate without the container, whose share is large in a short clip.
         facts = _run("opusinfo", str(packed))[1]
         decoded, _ = soundfile.read(back, dtype="float32")
     found = re.search(r"w/o overhead: ([\d.]+) kbit/s", facts)
