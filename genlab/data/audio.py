@@ -136,6 +136,7 @@ def as_wave(
         raise GenlabError(
             f"{name}: shape {array.shape}, expected one mono wave of shape (samples,); {advice}"
         )
+    # Integers of another width have no scale of their own: guessing one would be silently wrong.
     if array.dtype == np.int16:
         return to_float(array)
     if not np.issubdtype(array.dtype, np.floating):

@@ -196,6 +196,7 @@ def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
             raise GenlabError(
                 f"cond.{name}: shape {leaf.shape}, expected a batch of {b} as the rest has"
             )
+    # Only what the model reads: a field that no condition uses may hold anything.
     condition, vocab = facts.condition, facts.vocab
     if condition is None or vocab is None:
         return

@@ -83,6 +83,7 @@ class Task(NamedTuple):
             entries = code_vectors.shape[1]
         if entries is None:
             entries = 1 if codes is None else int(np.max(codes, initial=0)) + 1
+        # Only the ratio of the two counts: nothing here hears the samples.
         spec = TokenSpec(
             sample_rate_hz=round(frame_hz * HOP_SAMPLES),
             hop_samples=HOP_SAMPLES,

@@ -188,6 +188,8 @@ def pad_time(
     position = jnp.arange(-before, length + after)[None]
     last = lengths[:, None] - 1
     if padding == "reflect":
+        # The one that is continued with zeros is mirrored at its new end, and `is_inside` turns
+        # what was added into zeros.
         mirror = jnp.maximum(last, reach - 1)
         position = mirror - jnp.abs(mirror - jnp.abs(position))
     else:

@@ -128,6 +128,7 @@ def mel_filters(
     knee_mel = 15.0
     log_step = np.log(6.4) / 27.0
 
+    # Slaney's scale: linear up to 1 kHz, where it is 15 mel, then logarithmic.
     def to_mel(hz: np.ndarray) -> np.ndarray:
         return np.where(
             hz < knee_hz, hz * 3 / 200, knee_mel + np.log(np.maximum(hz, 1e-9) / knee_hz) / log_step

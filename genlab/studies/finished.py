@@ -143,6 +143,7 @@ def load_run(
     directory = Path(directory)
     config = load_experiment(directory)
     if isinstance(config, DecoderRun):
+        # RUN_DIR/arms/NAME/seedN: the comparison that the arm is part of, if it was.
         around = directory.resolve().parents[2]
         found = load_experiment(around) if (around / "config.json").is_file() else None
         return FinishedRun(

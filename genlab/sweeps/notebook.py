@@ -58,6 +58,7 @@ def write_notebook(
     drawn = [*panels, *forests]
     shapes = fit_families(runs, results, ISOFLOP_SCORE)
     text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
+    # Everything is computed before the first file is written, and by one process.
     with only_writer(out, skip=[run.id for run in runs]):
         if drawn:
             write_atomically(out / "figure.svg", standalone(drawn[0]))

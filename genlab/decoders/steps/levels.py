@@ -48,6 +48,7 @@ class Levels(nnx.Module):
         first = None
         others = None
         if code_vectors is not None:
+            # The last level is never an input, and the first one is not predicted here.
             first = code_vectors[:-1]
             others = code_vectors[-levels:]
         self.streams = streams
