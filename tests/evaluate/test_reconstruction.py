@@ -31,3 +31,14 @@ def test_optional_scores_agree_that_noise_is_worse(speech, degrade):
     assert set(clean) <= {"pesq", "stoi", "estoi"}
     for name in clean:
         assert (clean[name] > noisy[name]).all()
+
+
+def test_scores_have_the_same_digits_every_time(speech, degrade):
+    waves = [prompt.wave for prompt in speech[:2]]
+    noisy = [degrade["noise_0db"](wave) for wave in waves]
+    first = pesq_stoi(waves, noisy)
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    again = pesq_stoi(waves[::-1], noisy[::-1])
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, again[name][::-1])
+    np.testing.assert_array_equal(state, np.random.get_state()[1])  # noqa: NPY002
