@@ -1,4 +1,8 @@
-"""One arm of a comparison on one seed: trained, sampled, read back."""
+"""One arm of a comparison on one training seed: planned, trained, sampled, read back.
+
+In: a `Comparison` and its token store. Out: one `ArmRun` per arm and seed, which scores, ledger and
+reports read. Every stage leaves what it made in the run directory, so none is done twice.
+"""
 
 import dataclasses
 import os
@@ -8,15 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from genlab import inputs
 from genlab.changes import check_same_training
 from genlab.config import GenlabError
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
-from genlab.fairness.budget import clip_flops
+from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
@@ -24,23 +26,132 @@ from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import check_held, hold_run
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
-from genlab.train import RunResult, train
+from genlab.train import RunResult, restore_trained, train
 from genlab.training.step import Watch
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
 from genlab.watch.tensorboard import RunWriter, StepCost, TrainingLog
 
 
-def _trained_alike(run: DecoderRun, others: Sequence[DecoderRun]) -> str | None:
-    """Return the first of the others that trains to the same bits: arms may differ in how they
-    sample alone.
+@dataclasses.dataclass(eq=False)
+class ArmRun:
+    """One arm on one training seed: what it may spend, and what came of it.
+
+    `result` is there once `train` or `restore` has returned, `sampled` once `sample` or
+    `read_samples` has; reading one before that raises AttributeError.
     """
 
-    def training(run: DecoderRun) -> dict[str, Any]:
-        values = run.to_dict()
-        return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}
+    name: str
+    seed: int
+    run: DecoderRun
+    """With as many steps as the budget allows."""
+    run_dir: Path
+    budget: ArmBudget
+    """The same for all seeds of an arm."""
+    result: RunResult = dataclasses.field(init=False, repr=False)
+    sampled: Sampled = dataclasses.field(init=False, repr=False)
 
-    return next((other.name for other in others if training(other) == training(run)), None)
+    def train(
+        self,
+        store: TokenStore,
+        progress: Progress,
+        *,
+        earlier: Sequence["ArmRun"] = (),
+        watch: Mapping[int, Watch] | None = None,
+    ) -> None:
+        """Train in the run directory, resume there, or return if it is done; `watch` as in `train`.
+
+        What one of the `earlier` arms has trained is copied if this one would train to the same
+        bits: arms may differ in how they sample alone.
+        """
+        twins = [arm for arm in earlier if _training_of(arm.run) == _training_of(self.run)]
+        if twins:
+            _copy_training(twins[0].run_dir, self.run_dir)
+        self.result = train_arm(self.run, store, self.run_dir, progress, watch)
+
+    def restore(self, store: TokenStore) -> None:
+        """Read what `train` left when it had made all steps; nothing is trained or written.
+
+        Raises:
+            GenlabError: if the newest intact checkpoint is of an earlier step, or there is none.
+        """
+        model, restored = restore_trained(lambda key: self.run.build_for(store, key), self.run_dir)
+        if restored.step != self.run.steps:
+            raise GenlabError(
+                f"{self.run_dir}: the newest intact checkpoint is of step {restored.step}, "
+                f"expected {self.run.steps}; finish the run with `genlab compare` first"
+            )
+        self.result = RunResult(self.run.steps, model, **restored.meta["tally"])
+
+    def sample(
+        self, material: Material, progress: Progress, lengths_s: Sequence[float] = ()
+    ) -> None:
+        """Sample the prompts, unless that is done, and read the audio that is on disk.
+
+        A resumed run scores the very same audio. `lengths_s` as in `sample_clips`.
+        """
+        check_held(self.run_dir)
+        if not has_samples(self.run_dir):
+            # Sampling seeds are paired: every arm draws prompt i with the same seed.
+            sampled = sample_clips(
+                self.result.model,
+                self.run,
+                material.store,
+                material.codec,
+                material.clips,
+                self.seed,
+                lengths_s,
+                partial(progress, f"sample {self.name}/seed{self.seed}"),
+            )
+            _write_samples(self.run_dir, material, sampled)
+        self.read_samples(material)
+
+    def read_samples(self, material: Material) -> None:
+        """Read what `sample` wrote.
+
+        Raises:
+            GenlabError: if it has not, or the files are damaged.
+        """
+        self.sampled = read_samples(self.run_dir, material)
+
+
+def plan(config: Comparison, store: TokenStore, out: Path) -> list[ArmRun]:
+    """Return every arm on every training seed, seeds innermost, with what its budget allows.
+
+    Raises:
+        GenlabError: if the budget fits no whole number of steps (`solve_budget`).
+    """
+    budgets = solve_budget(config, store)
+    return [
+        ArmRun(
+            name,
+            seed,
+            config.run(name, seed, budgets[name].steps),
+            find_run_dir(out, name, seed),
+            budgets[name],
+        )
+        for name in config.arms
+        for seed in config.seeds
+    ]
+
+
+def by_name(arms: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
+    """Return the runs of each arm, both in the order they were planned in."""
+    return {
+        name: [arm for arm in arms if arm.name == name]
+        for name in dict.fromkeys(arm.name for arm in arms)
+    }
+
+
+def find_run_dir(out: Path, name: str, seed: int) -> Path:
+    """Return where an arm is trained and sampled in the directory of its comparison."""
+    return out / "arms" / name / f"seed{seed}"
+
+
+def _training_of(run: DecoderRun) -> dict[str, Any]:
+    """Return all that decides the bits of a training, its seed among them."""
+    values = run.to_dict()
+    return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}
 
 
 def _copy_training(trained: Path, run_dir: Path) -> None:
@@ -97,34 +208,12 @@ def train_arm(
             )
 
 
-def sample_arm(
-    model: nnx.Module,
-    run: DecoderRun,
-    material: Material,
-    run_dir: Path,
-    progress: Progress,
-    lengths_s: Sequence[float] = (),
-) -> Sampled:
-    """Sample the prompts once, and return what is on disk: a resumed run scores the very same
-    audio.
-    """
-    check_held(run_dir)
-    if not has_samples(run_dir):
-        stage = partial(progress, f"sample {run.name}/seed{run.seed}")
-        # Sampling seeds are paired: every arm draws prompt i with the same seed.
-        sampled = sample_clips(
-            model, run, material.store, material.codec, material.clips, run.seed, lengths_s, stage
-        )
-        (run_dir / "samples").mkdir(exist_ok=True)
-        for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
-            write_flac(path, to_int16(wave))
-        facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
-        write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
-    return read_samples(run_dir, material)
-
-
 def read_samples(run_dir: Path, material: Material) -> Sampled:
-    """Return the samples that `sample_arm` wrote."""
+    """Return the samples that are in an arm's run directory.
+
+    Raises:
+        GenlabError: if there are none, or they are damaged.
+    """
     facts = read_facts(run_dir)
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
@@ -135,26 +224,16 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
     )
 
 
-def read_all_samples(
-    config: Comparison,
-    material: Material,
-    out: Path,
-) -> dict[str, dict[int, Sampled]]:
-    """Return what `sample_arm` wrote for every arm and seed."""
-    run_dirs = list_run_dirs(config, out)
-    return {
-        name: {seed: read_samples(path, material) for seed, path in by_seed.items()}
-        for name, by_seed in run_dirs.items()
-    }
+def _write_samples(run_dir: Path, material: Material, sampled: Sampled) -> None:
+    """Write the audio first: samples.json says that all of it is there."""
+    (run_dir / "samples").mkdir(exist_ok=True)
+    for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
+        write_flac(path, to_int16(wave))
+    facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
+    write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
 
 
 def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
     return [
         run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))
     ]
-
-
-def list_run_dirs(config: Comparison, out: Path) -> dict[str, dict[int, Path]]:
-    """Return the directory of every arm's training, by arm and seed."""
-    arms = out / "arms"
-    return {name: {s: arms / name / f"seed{s}" for s in config.seeds} for name in config.arms}

@@ -14,43 +14,32 @@ scored row are never made twice.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genlab.arms import (
-    _copy_training,
-    _trained_alike,
-    list_run_dirs,
-    read_all_samples,
-    sample_arm,
-    train_arm,
-)
+from genlab.arms import ArmRun, find_run_dir, plan, read_samples
 from genlab.changes import claim
 from genlab.config import GenlabError
-from genlab.evaluate.metrics import (
-    RowResult,
-)
+from genlab.evaluate.metrics import RowResult
 from genlab.experiment import Comparison
-from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
-from genlab.fairness.ledger import build_ledger
+from genlab.fairness.budget import check_budget, check_flops, check_memory
 from genlab.machine import hosts
 from genlab.material import FLOORS, Material, gather
 from genlab.preflight import require_packages
 from genlab.report import outputs
 from genlab.report.additions import made_beside
 from genlab.report.inputs import read_results
+from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.report.results import assemble, show
 from genlab.run import checkpoint
 from genlab.run.files import write_json
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.stored import Number, read_again
-from genlab.sample import Sampled
 from genlab.score import audit, read_audit, score_rows
-from genlab.train import RunResult
 from genlab.watch.progress import Progress
 
 
@@ -86,9 +75,7 @@ def compare(
 
 def _refuse_to_train_again(config: Comparison, out: Path, wrong: list[str]) -> None:
     """Keep a damaged output from costing a training whose checkpoints were pruned."""
-    run_dirs = [
-        path for by_seed in list_run_dirs(config, out).values() for path in by_seed.values()
-    ]
+    run_dirs = [find_run_dir(out, name, seed) for name in config.arms for seed in config.seeds]
     if (out / outputs.MANIFEST).exists() and not all(map(checkpoint.saved_steps, run_dirs)):
         raise GenlabError(
             f"{out}: {', '.join(wrong[:3])}: damaged or missing, and making it again takes models "
@@ -110,53 +97,31 @@ def _make(
     material = gather(config, progress, out)
     for note in material.preflight.notes:
         progress.note(note)
-    budgets = solve_budget(config, material.store)
-    for name in config.arms:
-        run = config.run(name, config.seeds[0], budgets[name].steps)
-        check_memory(run, budgets[name].params)
-        check_flops(run, material.store)
-    run_dirs = list_run_dirs(config, out)
-    trained = _train_all(config, material, budgets, run_dirs, out / "previews", progress)
+    arms = plan(config, material.store, out)
+    heard = [arm for arm in arms if arm.seed == config.seeds[0]]  # while they train
+    for arm in heard:
+        check_memory(arm.run, arm.budget.params)
+        check_flops(arm.run, material.store)
+    previews = out / "previews"
+    for number, arm in enumerate(arms):
+        watch = (
+            plan_previews(arm.run, material.store, material.codec, previews) if arm in heard else {}
+        )
+        arm.train(material.store, progress, earlier=arms[:number], watch=watch)
     if not hosts.is_leader():  # the others wait for what it makes of the models
         return
-    show_previews(config, material, out / "previews")
-    sampled = {
-        name: {
-            seed: sample_arm(
-                trained[name][seed].model,
-                config.run(name, seed, budgets[name].steps),
-                material,
-                path,
-                progress,
-                config.evaluation.lengths_s,
-            )
-            for seed, path in by_seed.items()
-        }
-        for name, by_seed in run_dirs.items()
-    }
-    rows = score_rows(config, material, trained, sampled, out, progress)
+    show_previews(config, material, previews)
+    for arm in arms:  # after all training: the others leave before it, and all arms are timed alike
+        arm.sample(material, progress, config.evaluation.lengths_s)
+    rows = score_rows(config, material, arms, out, progress)
     staged = outputs.open_stage(out, config.to_dict())
-    conclude(
-        config,
-        material,
-        budgets,
-        trained,
-        sampled,
-        rows,
-        out,
-        staged,
-        command,
-        began,
-        progress,
-    )
+    conclude(config, material, arms, rows, out, staged, command, began, progress)
 
 
 def conclude(
     config: Comparison,
     material: Material,
-    budgets: Mapping[str, ArmBudget],
-    trained: Mapping[str, Mapping[int, RunResult]],
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    arms: Sequence[ArmRun],
     rows: Mapping[str, RowResult],
     out: Path,
     staged: Path,
@@ -165,43 +130,17 @@ def conclude(
     progress: Progress,
 ) -> None:
     """Make results, ledger and reports of the scored rows, and replace those of the run at once."""
-    run_dirs = list_run_dirs(config, out)
-    ledger = build_ledger(config, material.store, budgets, trained, run_dirs, material.manifest)
+    ledger = build_ledger(config, material.store, arms, material.manifest)
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
     wall_s = _add_wall_time(out, time.perf_counter() - began)
-    scored = assemble(config, material, budgets, trained, sampled, rows, command, wall_s)
+    scored = assemble(config, material, arms, rows, command, wall_s)
     results: dict[str, Any] = {**scored, "audit": found}
     outputs.seal(results, ledger)
     write_json(staged / "ledger.json", ledger)
     write_json(staged / "results.json", results)
-    show(config, material, sampled, results | made_beside(out), ledger, out, staged)
+    heard = {arm.name: arm.sampled for arm in arms if arm.seed == config.seeds[0]}
+    show(config, material, heard, results | made_beside(out), ledger, out, staged)
     outputs.publish(out)
-
-
-def _train_all(
-    config: Comparison,
-    material: Material,
-    budgets: Mapping[str, ArmBudget],
-    run_dirs: Mapping[str, Mapping[int, Path]],
-    previews: Path,
-    progress: Progress,
-) -> dict[str, dict[int, RunResult]]:
-    """Train every arm on every seed; the first seed of each is heard while it trains."""
-    trained: dict[str, dict[int, RunResult]] = {name: {} for name in run_dirs}
-    for name, by_seed in run_dirs.items():
-        for seed, path in by_seed.items():
-            run = config.run(name, seed, budgets[name].steps)
-            is_heard = seed == config.seeds[0]
-            watch = plan_previews(run, material.store, material.codec, previews) if is_heard else {}
-            before = [
-                config.run(other, seed, budgets[other].steps)
-                for other in trained
-                if seed in trained[other]
-            ]
-            if (twin := _trained_alike(run, before)) is not None:
-                _copy_training(run_dirs[twin][seed], path)
-            trained[name][seed] = train_arm(run, material.store, path, progress, watch)
-    return trained
 
 
 def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
@@ -220,11 +159,12 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
 def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     results, ledger = outputs.read_outputs(out)
     material = gather(config, progress, out)
-    sampled = read_all_samples(config, material, out)
+    seed = config.seeds[0]
+    heard = {name: read_samples(find_run_dir(out, name, seed), material) for name in config.arms}
     # An audit may have been made after the run.
     results["audit"] = results.get("audit") or read_audit(config, material)
     staged = outputs.open_stage(out, config.to_dict())
-    show(config, material, sampled, results | made_beside(out), ledger, out, staged)
+    show(config, material, heard, results | made_beside(out), ledger, out, staged)
     outputs.publish(out)
     return out / "report.html"
 

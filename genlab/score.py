@@ -7,7 +7,7 @@ codes as the latents they represent, drawn with the arm's own sampler: it scores
 heard, not the bare model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from genlab.arms import ArmRun, by_name
 from genlab.config import digest
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.store import TokenClip, TokenStore
@@ -45,9 +46,8 @@ from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
-from genlab.sample import Sampled, compile_sampler, conditions
+from genlab.sample import compile_sampler, conditions
 from genlab.tokens import Prompt, Tokens, read_latents
-from genlab.train import RunResult
 from genlab.watch.progress import Progress
 
 
@@ -140,16 +140,17 @@ def _audit_path(config: Comparison, material: Material) -> Path:
 def score_rows(
     config: Comparison,
     material: Material,
-    trained: Mapping[str, Mapping[int, RunResult]],
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    arms: Sequence[ArmRun],
     out: Path,
     progress: Progress,
 ) -> dict[str, RowResult]:
-    """Score real audio, both codec floors and every arm, each once."""
+    """Score real audio, both codec floors and every sampled arm,
+    each once; `out` keeps the rows.
+    """
+    by_seed = by_name(arms)
     waves = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     waves |= {
-        name: [wave for seed in config.seeds for wave in by_seed[seed].waves]
-        for name, by_seed in sampled.items()
+        name: [wave for arm in runs for wave in arm.sampled.waves] for name, runs in by_seed.items()
     }
     rows: dict[str, RowResult] = {}
     own = [metric.digest() for metric in config.metrics]
@@ -160,7 +161,8 @@ def score_rows(
         row = load_row(path, own)
         if row is None:
             context = context or evaluation_context(config, material)
-            seeds = len(config.seeds) if name in sampled else 1
+            runs = by_seed.get(name, [])  # none: real audio, or a floor
+            seeds = max(1, len(runs))
             row = score_clips(
                 row_waves,
                 material.prompts * seeds,
@@ -170,12 +172,11 @@ def score_rows(
                 seeds=seeds,
                 progress=partial(progress, f"score {name}"),
             )
-            if name in sampled:
-                models = {seed: run.model for seed, run in trained[name].items()}
+            if runs:
                 progress(f"score {name}: bits, energy", 0, 2)
-                row = _add_bits(row, config, material, models)
+                row = _add_bits(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 1, 2)
-                row = _add_energy(row, name, config, material, models)
+                row = _add_energy(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 2, 2)
             check_held(path)
             save_row(path, row, own)
@@ -206,10 +207,10 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
 
 
 def _add_bits(
-    row: RowResult, config: Comparison, material: Material, models: Mapping[int, nnx.Module]
+    row: RowResult, config: Comparison, material: Material, runs: Sequence[ArmRun]
 ) -> RowResult:
     """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
-    decoders = [models[seed] for seed in config.seeds]
+    decoders = [arm.result.model for arm in runs]
     if not can_score(decoders[0]):
         return row
     store = material.store
@@ -233,11 +234,7 @@ def _add_bits(
 
 
 def _add_energy(
-    row: RowResult,
-    name: str,
-    config: Comparison,
-    material: Material,
-    models: Mapping[int, nnx.Module],
+    row: RowResult, config: Comparison, material: Material, arms: Sequence[ArmRun]
 ) -> RowResult:
     """Add the energy score of the block that follows the first half of each prompt's own clip."""
     num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
@@ -245,25 +242,21 @@ def _add_energy(
         return row
     energies = [
         block_energies(
-            models[run_seed],
-            config.run(name, run_seed, steps=1),
+            arm.result.model,
+            arm.run,
             material.store,
             material.clips,
             num_draws=num_draws,
             seed=seed + number,
         )
-        for number, run_seed in enumerate(config.seeds)
+        for number, arm in enumerate(arms)
     ]
-    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(config.seeds)
-    runs = tuple(np.repeat(range(len(config.seeds)), len(material.prompts)).tolist())
+    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(arms)
+    runs = tuple(np.repeat(range(len(arms)), len(material.prompts)).tolist())
     values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
     note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
     score = make_score(
-        "block_energy",
-        values.estimate(seed),
-        seeds=len(config.seeds),
-        note=note,
-        covers=values.covers,
+        "block_energy", values.estimate(seed), seeds=len(arms), note=note, covers=values.covers
     )
     return row._replace(
         scores={**row.scores, "block_energy": score},

@@ -123,6 +123,17 @@ def test_functions_are_short():
     assert {name: count for name, count in functions.items() if count >= MAX_FUNCTION_LINES} == {}
 
 
+def test_what_belongs_to_an_arm_and_a_seed_is_an_arm_run():
+    nested = re.compile(r"([Mm]apping|[Dd]ict)\[\w+, ([Mm]apping|[Dd]ict)\[int\b")
+    signatures = {
+        f"{name}.{node.name}": ast.unparse([node.args, node.returns or ast.Constant(None)])
+        for name, path in MODULES.items()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: text for name, text in signatures.items() if nested.search(text)} == {}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_say_what_they_mean(path):
     assert path.stem not in BANNED_FILES

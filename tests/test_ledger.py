@@ -2,14 +2,16 @@
 `uncontrolled`.
 """
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
 from comparison_toys import make_comparison
 
+from genlab.arms import ArmRun
 from genlab.data.manifest import Clip, Manifest
 from genlab.fairness.budget import ArmBudget
-from genlab.fairness.ledger import build_ledger
+from genlab.report.ledger import build_ledger
 from genlab.train import RunResult
 
 INFO = SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10, is_two_sided=False)
@@ -44,16 +46,17 @@ def make_ledger(
     tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE, manifest=None
 ):
     config = config or make_comparison(f"seeds={list(seeds)}")
-    trained, run_dirs = {}, {}
-    for name in NAMES:
-        result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {})
-        trained[name] = {seed: result for seed in seeds}
-        run_dirs[name] = {seed: tmp_path / name / str(seed) for seed in seeds}
-        for seed, path in run_dirs[name].items():
-            path.mkdir(parents=True)
-            lines = (hashes or {}).get((name, seed), HASHES[: STEPS[name]])
-            (path / "batch_hashes.txt").write_text("".join(f"{line}\n" for line in lines))
-    return build_ledger(config, store, budgets or make_budgets(), trained, run_dirs, manifest)
+    budgets, arms = budgets or make_budgets(), []
+    for name, seed in itertools.product(NAMES, seeds):
+        run_dir = tmp_path / name / str(seed)
+        run_dir.mkdir(parents=True)
+        lines = (hashes or {}).get((name, seed), HASHES[: STEPS[name]])
+        (run_dir / "batch_hashes.txt").write_text("".join(f"{line}\n" for line in lines))
+        run = config.run(name, seed, budgets[name].steps)
+        arm = ArmRun(name, seed, run, run_dir, budgets[name])
+        arm.result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {})
+        arms.append(arm)
+    return build_ledger(config, store, arms, manifest)
 
 
 def row(ledger, item):

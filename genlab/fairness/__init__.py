@@ -1,1 +1,1 @@
-"""What is held equal: budgets and the ledger."""
+"""What each arm may spend, solved before anything is trained."""

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.signal
 from jaxtyping import Float
 
-from genlab.arms import read_samples
+from genlab.arms import find_run_dir, read_samples
 from genlab.config import GenlabError
 from genlab.experiment import Comparison
 from genlab.listen.key import ANCHOR, REFERENCE
@@ -71,7 +71,7 @@ def read_clips(
     heard = {views[name] for name in config.arms}
     sampled = {
         (name, training_seed): read_samples(
-            run_dir / "arms" / name / f"seed{training_seed}", material
+            find_run_dir(run_dir, name, training_seed), material
         ).waves
         for name in config.arms
         for training_seed in config.seeds

@@ -26,21 +26,22 @@ def read_curves(run_dir: Path, wanted: Callable[[str], bool]) -> dict[str, Curve
     attempts = [
         events for path in files if (events := list(LegacyEventFileLoader(str(path)).Load()))
     ]
-    curves: dict[str, dict[int, float]] = {}
+    curves: dict[str, Curve] = {}
     for events in sorted(attempts, key=lambda events: events[0].wall_time):
         for event in events:
             _take(event, curves, wanted)
-    return {tag: _thin(sorted(points.items())) for tag, points in sorted(curves.items()) if points}
+    return {
+        tag: _thin(sorted(dict(points).items())) for tag, points in sorted(curves.items()) if points
+    }
 
 
-def _take(event: Event, curves: dict[str, dict[int, float]], wanted: Callable[[str], bool]) -> None:
+def _take(event: Event, curves: dict[str, Curve], wanted: Callable[[str], bool]) -> None:
     if event.HasField("session_log") and event.session_log.status == SessionLog.START:
         for points in curves.values():
-            for step in [step for step in points if step >= event.step]:
-                del points[step]
+            points[:] = [(step, value) for step, value in points if step < event.step]
     for value in event.summary.value:
         if value.HasField("simple_value") and wanted(value.tag):
-            curves.setdefault(value.tag, {})[event.step] = value.simple_value
+            curves.setdefault(value.tag, []).append((event.step, value.simple_value))
 
 
 def _thin(points: Curve) -> Curve:

@@ -161,6 +161,7 @@ class Results(TypedDict):
     method: NotRequired[list[str]]
     audit: NotRequired[Audit | None]
     metrics: NotRequired[list[MetricEntry]]
+    digest: NotRequired[str]
 
 
 @pydantic.with_config(OPEN)
@@ -209,7 +210,9 @@ class Ledger(TypedDict):
 
     stamp: Literal["controlled", "uncontrolled"]
     schema: NotRequired[Literal[1]]
+    mode: NotRequired[str]
     rows: NotRequired[list[LedgerRow]]
+    digest: NotRequired[str]
 
 
 def read_results(run_dir: Path) -> dict[str, Any] | None:

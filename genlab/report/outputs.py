@@ -21,7 +21,7 @@ from typing import Any
 
 from genlab.config import GenlabError, digest
 from genlab.machine import hosts
-from genlab.report.inputs import read_ledger, read_scores
+from genlab.report.inputs import Ledger, read_ledger, read_scores
 from genlab.report.inputs import read_results as read_whole
 from genlab.run.files import read_json, write_json
 from genlab.run.status import check_held
@@ -43,10 +43,10 @@ def open_stage(run_dir: Path, config: Mapping[str, Any], *, keep: bool = False) 
     return staged
 
 
-def seal(results: dict[str, Any], ledger: dict[str, Any]) -> None:
+def seal(results: dict[str, Any], ledger: Ledger) -> None:
     """Give results and ledger the digest by which they are known to belong together."""
-    for part in (results, ledger):
-        part.pop("digest", None)
+    results.pop("digest", None)
+    ledger.pop("digest", None)
     results["digest"] = ledger["digest"] = digest([results, ledger])
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from genlab import __version__
+from genlab.arms import ArmRun, by_name, find_run_dir
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
@@ -25,7 +26,6 @@ from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
-from genlab.fairness.budget import ArmBudget
 from genlab.material import FLOORS, Material, floor_waves
 from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
@@ -35,7 +35,6 @@ from genlab.report.written import render_answer, render_prompts, render_scores, 
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
 from genlab.statistics.bootstrap import finite_or_none
-from genlab.train import RunResult
 from genlab.watch.mel import mel_png
 from genlab.watch.tensorboard import (
     ClipNote,
@@ -53,9 +52,7 @@ MARKS_PER_CLIP = 4  # scores written beside each player
 def assemble(
     config: Comparison,
     material: Material,
-    budgets: Mapping[str, ArmBudget],
-    trained: Mapping[str, Mapping[int, RunResult]],
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    arms: Sequence[ArmRun],
     rows: Mapping[str, RowResult],
     command: str,
     wall_s: float,
@@ -64,11 +61,8 @@ def assemble(
     own = [row for metric in config.own_metrics for row in _own_entries(metric)]
     leading = [*config.data.domain.leading, *(row["name"] for row in own)]
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
-    arms = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
-    arms += [
-        _arm_entry(budgets[name], trained[name], sampled[name], rows[name], leading)
-        for name in config.arms
-    ]
+    entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
+    entries += [_arm_entry(runs, rows[name], leading) for name, runs in by_name(arms).items()]
     pairs = compare_rows(
         {name: rows[name].per_clip for name in config.arms},
         config.equivalence,
@@ -92,7 +86,7 @@ def assemble(
         "peak_rss_bytes": peak_rss_bytes(),
         "primary_score": material.preflight.deciding,
         "codec": codec,
-        "arms": arms,
+        "arms": entries,
         "differences": [pair.to_dict() for pair in pairs],
         "controls": [
             control.to_dict(name) for name in config.arms for control in rows[name].controls
@@ -120,36 +114,33 @@ def _own_entries(metric: Metric) -> list[MetricEntry]:
 def show(
     config: Comparison,
     material: Material,
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    heard: Mapping[str, Sampled],
     results: Mapping[str, Any],
     ledger: Mapping[str, Any],
     out: Path,
     pages: Path,
 ) -> None:
-    """Write TensorBoard events into `out`, and the reports into `pages`."""
+    """Write TensorBoard events into `out`, and the reports into `pages`.
+
+    `heard`: by arm, what it sampled on its first training seed.
+    """
     seed = config.seeds[0]
     rate = material.codec.wave_rate_hz
     shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
-    shown |= {name: by_seed[seed].waves for name, by_seed in sampled.items()}
+    shown |= {name: sampled.waves for name, sampled in heard.items()}
     entries = _entries_of(results, shown, out)
-    last_step = max(entries[name]["steps"] for name in sampled)
+    last_step = max(entries[name]["steps"] for name in heard)
     for name, waves in shown.items():
-        log_dir = out / "arms" / name / f"seed{seed}" if name in sampled else out / "floors" / name
+        log_dir = find_run_dir(out, name, seed) if name in heard else out / "floors" / name
         with RunWriter(log_dir, attempt="samples") as writer:
             for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
                 tag = prompt_tag(kinds.get(name, "samples"), number)
                 note = ClipNote(prompt.text, prompt.speaker)
-                if name in sampled:
-                    sampler = config.arms[name].sampler
-                    note = ClipNote(
-                        prompt.text,
-                        prompt.speaker,
-                        seed,
-                        sampled[name][seed].network_calls,
-                        guidance_of(sampler),
-                        sampler.kind,
-                    )
+                if name in heard:
+                    sampler, calls = config.arms[name].sampler, heard[name].network_calls
+                    drawn = (seed, calls, guidance_of(sampler), sampler.kind)
+                    note = ClipNote(prompt.text, prompt.speaker, *drawn)
                 writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])
                 longest_s = max(len(other[number]) for other in shown.values()) / rate
                 writer.picture(
@@ -159,7 +150,7 @@ def show(
                 )
             for step in level_steps(entries[name]["steps"], last_step):
                 writer.scores(step, entries[name]["scores"])
-            if name in sampled:
+            if name in heard:
                 cost = {
                     f"cost/sampling_{key}": value
                     for key, value in entries[name]["sampling"].items()
@@ -168,20 +159,19 @@ def show(
                 for step in level_steps(entries[name]["steps"], last_step):
                     writer.scalars(step, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
-    _write_overview(config, material, sampled, results, ledger, out)
+    _write_overview(config, material, heard, results, ledger, out)
     scored = {
         # New scores lie beside the new reports; without them the reports are of the old ones.
         name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
         for name in shown
     }
     leading = [primary_score(results) or "", *config.data.domain.leading]
-    rows = _prompt_rows(material, shown, sampled, leading, seed, scored)
+    rows = _prompt_rows(material, shown, heard, leading, seed, scored)
     curves = {
         name: [
-            read_curves(out / "arms" / name / f"seed{run_seed}", is_loss_tag)
-            for run_seed in config.seeds
+            read_curves(find_run_dir(out, name, run_seed), is_loss_tag) for run_seed in config.seeds
         ]
-        for name in sampled
+        for name in heard
     }
     clips = rows[:CLIPS_IN_REPORT]
     write_report(pages, results, ledger, clips, num_prompts=len(rows), curves=curves)
@@ -191,7 +181,7 @@ def show(
 def _prompt_rows(
     material: Material,
     shown: Mapping[str, list[np.ndarray]],
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    heard: Mapping[str, Sampled],
     leading: Sequence[str],
     seed: int,
     scored: Mapping[str, RowResult | None],
@@ -206,7 +196,7 @@ def _prompt_rows(
             seed,
             {name: waves[number] for name, waves in shown.items()},
             material.codec.wave_rate_hz,
-            {name: f"{by_seed[seed].network_calls} calls" for name, by_seed in sampled.items()},
+            {name: f"{sampled.network_calls} calls" for name, sampled in heard.items()},
             {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
         )
         for number, prompt in enumerate(material.prompts)
@@ -257,7 +247,7 @@ def _entries_of(results: Mapping[str, Any], names: Iterable[str], out: Path) -> 
 def _write_overview(
     config: Comparison,
     material: Material,
-    sampled: Mapping[str, Mapping[int, Sampled]],
+    heard: Mapping[str, Sampled],
     results: Mapping[str, Any],
     ledger: Mapping[str, Any],
     out: Path,
@@ -273,13 +263,13 @@ def _write_overview(
     ]
     scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
     costs = dict.fromkeys(
-        f"cost/sampling_{name}" for name in sampled for name in entries[name]["sampling"]
+        f"cost/sampling_{name}" for name in heard for name in entries[name]["sampling"]
     )
     rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
     with RunWriter(out, attempt="layout") as writer:
         writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
         writer.hparams_head(
-            [_hparams(config, entries[name]) for name in sampled], [*scores, *costs, *rates]
+            [_hparams(config, entries[name]) for name in heard], [*scores, *costs, *rates]
         )
         writer.text("comparison/1_answer", render_answer(results, ledger))
         writer.text("comparison/2_scores", render_scores(results))
@@ -334,15 +324,11 @@ def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
     }
 
 
-def _arm_entry(
-    budget: ArmBudget,
-    trained: Mapping[int, RunResult],
-    sampled: Mapping[int, Sampled],
-    row: RowResult,
-    leading: Sequence[str],
-) -> Row:
-    first = next(iter(sampled.values()))
-    train_wall_s = max(1e-9, sum(run.wall_s for run in trained.values()))
+def _arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str]) -> Row:
+    """Return the entry of one arm, of which `arms` are the training seeds."""
+    budget, first = arms[0].budget, arms[0].sampled
+    trained = [arm.result for arm in arms]
+    train_wall_s = max(1e-9, sum(result.wall_s for result in trained))
     frames = sum(len(wave) for wave in first.waves)
     # What the batch computes beyond the clips' own frames: cheap arms pay for it too.
     padded = len(first.waves) * max(len(wave) for wave in first.waves)
@@ -356,10 +342,10 @@ def _arm_entry(
         "seconds_seen": budget.seconds_seen,
         "unique_seconds": budget.unique_seconds,
         "epochs": budget.epochs,
-        "batch_hash": "-".join(result.batch_hash for result in trained.values()),
+        "batch_hash": "-".join(result.batch_hash for result in trained),
         "train_wall_s": train_wall_s,
-        "train_compile_s": sum(result.compile_s for result in trained.values()),
-        "data_wait_fraction": sum(run.data_wait_s for run in trained.values()) / train_wall_s,
+        "train_compile_s": sum(result.compile_s for result in trained),
+        "data_wait_fraction": sum(result.data_wait_s for result in trained) / train_wall_s,
         "network_calls": first.network_calls,
         "sampling": {
             "wall_s": first.wall_s,
@@ -374,7 +360,7 @@ def _arm_entry(
         },
         "by_length": {
             length: {
-                "latency_s": [seed.by_length[length]["latency_s"] for seed in sampled.values()],
+                "latency_s": [arm.sampled.by_length[length]["latency_s"] for arm in arms],
                 "network_calls": cost["network_calls"],
                 "flops": cost["flops"],
             }

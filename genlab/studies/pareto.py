@@ -20,6 +20,7 @@ import jax
 import numpy as np
 import scipy.stats
 
+from genlab.arms import find_run_dir
 from genlab.config import GenlabError
 from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import SamplerConfig
@@ -168,7 +169,7 @@ def _measure(
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None
     units = tuple(config.data.domain.unit_of(clip) for clip in clips)
     for seed in config.seeds:
-        directory = out / "arms" / name / f"seed{seed}"
+        directory = find_run_dir(out, name, seed)
         # The comparison's own word for its code is enough for its arms.
         trained = load_experiment(directory, named=_names_of(config))
         run = trained.model_copy(

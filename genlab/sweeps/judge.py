@@ -21,7 +21,7 @@ from genlab.config import GenlabError
 from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import ClipValues
 from genlab.evaluate.table import find_metric
-from genlab.fairness.ledger import SEEDS_FOR_A_STATEMENT
+from genlab.report.ledger import SEEDS_FOR_A_STATEMENT
 from genlab.statistics.bootstrap import finite_or_none, holm_correction
 from genlab.statistics.crossed import Crossed, crossed_contrast
 from genlab.statistics.crossover import Curve, find_crossover

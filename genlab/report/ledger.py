@@ -10,44 +10,40 @@ whole comparison; nothing is ever printed as fair by default.
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
 import jax
+from pydantic import JsonValue
 
+from genlab.arms import ArmRun, by_name
 from genlab.config import digest
 from genlab.data.manifest import Manifest, overlap_of_splits
 from genlab.data.store import TokenStore
 from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
-from genlab.train import RunResult
+from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.optim import ArmSettings
 
 SEEDS_FOR_A_STATEMENT = 3
 
 
 def build_ledger(
-    config: Comparison,
-    store: TokenStore,
-    budgets: Mapping[str, ArmBudget],
-    trained: Mapping[str, Mapping[int, RunResult]],
-    run_dirs: Mapping[str, Mapping[int, Path]],
-    manifest: Manifest | None = None,
-) -> dict[str, Any]:
-    """Return the ledger of a comparison, with the overlap of splits if the `manifest` is given."""
-    runs = {name: config.run(name, config.seeds[0], budgets[name].steps) for name in budgets}
+    config: Comparison, store: TokenStore, arms: Sequence[ArmRun], manifest: Manifest | None = None
+) -> Ledger:
+    """Return the ledger of trained arms, with the overlap of splits if the `manifest` is given."""
+    by_seed = by_name(arms)
+    budgets = {name: runs[0].budget for name, runs in by_seed.items()}
+    runs = {name: runs[0].run for name, runs in by_seed.items()}
     seconds = {
-        name: f"{sum(run.wall_s for run in seeds.values()):.0f} s"
-        for name, seeds in trained.items()
+        name: f"{sum(arm.result.wall_s for arm in runs):.0f} s" for name, runs in by_seed.items()
     }
     rows = [
-        *_data_rows(config, store, budgets, runs, run_dirs),
+        *_data_rows(config, store, by_seed),
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
         *_compute_rows(config, budgets),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
-        _seeds_row({name: len(seeds) for name, seeds in trained.items()}),
+        _seeds_row({name: len(runs) for name, runs in by_seed.items()}),
         _matched(
             "Checkpoint rule",
             dict.fromkeys(runs, "last"),
@@ -56,31 +52,34 @@ def build_ledger(
         _row("Training wall clock", "free", seconds, device_text()),
     ]
     # One row that nobody declared is enough: the difference may come from there.
-    stamp = "controlled" if all(row["status"] != "undeclared" for row in rows) else "uncontrolled"
-    return {"schema": 1, "stamp": stamp, "mode": config.budget.mode, "rows": rows}
+    is_controlled = all(row.get("status") != "undeclared" for row in rows)
+    return {
+        "schema": 1,
+        "stamp": "controlled" if is_controlled else "uncontrolled",
+        "mode": config.budget.mode,
+        "rows": rows,
+    }
 
 
 def _data_rows(
-    config: Comparison,
-    store: TokenStore,
-    budgets: Mapping[str, ArmBudget],
-    runs: Mapping[str, DecoderRun],
-    run_dirs: Mapping[str, Mapping[int, Path]],
-) -> list[dict[str, Any]]:
-    shared = min(budget.steps for budget in budgets.values())
+    config: Comparison, store: TokenStore, by_seed: Mapping[str, Sequence[ArmRun]]
+) -> list[LedgerRow]:
+    shared = min(arms[0].budget.steps for arms in by_seed.values())
     tokens = f"{store.info.manifest_hash} / {store.info.codec_fingerprint}"
-    seconds = {name: round(budget.unique_seconds) for name, budget in budgets.items()}
+    seconds = {name: round(arms[0].budget.unique_seconds) for name, arms in by_seed.items()}
+    runs = {name: arms[0].run for name, arms in by_seed.items()}
     batch = {name: run.batch_size for name, run in runs.items()}
+    hashes = {name: read_hashes(arms, shared) for name, arms in by_seed.items()}
     return [
         _matched("Token store", dict.fromkeys(runs, tokens), "manifest hash / codec fingerprint"),
-        _order_row({name: read_hashes(run_dirs[name], shared) for name in runs}, shared),
+        _order_row(hashes, shared),
         _matched("Unique seconds", seconds, "training split"),
         _matched("Batch size", batch, f"clips of {config.data.num_frames} frames"),
         *([_hearing_row(runs)] if store.info.is_two_sided else []),
     ]
 
 
-def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
+def _overlap_row(names: Sequence[str], manifest: Manifest) -> LedgerRow:
     """Count the recordings of train that another split has too, or of valid: there must be none."""
     repeated = overlap_of_splits(manifest.clips)
     unknown = sum(not clip.audio_digest for clip in manifest.clips)
@@ -91,7 +90,7 @@ def _overlap_row(names: Sequence[str], manifest: Manifest) -> dict[str, Any]:
     return _row("Overlap of splits", status, dict.fromkeys(names, len(repeated)), note)
 
 
-def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
+def _hearing_row(runs: Mapping[str, DecoderRun]) -> LedgerRow:
     hears = {
         name: getattr(run.arm.decoder, "other", None) is not None for name, run in runs.items()
     }
@@ -105,10 +104,10 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> dict[str, Any]:
     )
 
 
-def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
     is_iso_flop = config.budget.mode == "iso_flop"
 
-    def values(field: str) -> dict[str, Any]:
+    def values(field: str) -> dict[str, float]:
         return {name: getattr(budget, field) for name, budget in budgets.items()}
 
     seen = {name: round(budget.seconds_seen) for name, budget in budgets.items()}
@@ -126,7 +125,7 @@ def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[
     ]
 
 
-def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dict[str, Any]]:
+def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[LedgerRow]:
     condition, optim = config.condition, config.optim
     # What tuning may change has a row of its own; the rest must be equal as a whole.
     others = {
@@ -167,7 +166,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[dic
     ]
 
 
-def _tuning_row(config: Comparison) -> dict[str, Any]:
+def _tuning_row(config: Comparison) -> LedgerRow:
     spent = {name: arm.tuning_flops for name, arm in config.arms.items()}
     if not any(spent.values()):
         return _row("Tuning FLOPs", "matched", spent, "nothing was tuned by this program")
@@ -176,7 +175,7 @@ def _tuning_row(config: Comparison) -> dict[str, Any]:
     )
 
 
-def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[dict[str, Any]]:
+def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
     calls = {name: budget.network_calls for name, budget in budgets.items()}
     guidance = {name: guidance_of(config.arms[name].sampler) for name in budgets}
     trials = {name: config.arms[name].sampler_trials for name in budgets}
@@ -192,14 +191,12 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
     ]
 
 
-def read_hashes(run_dirs: Mapping[int, Path], steps: int) -> list[list[str]]:
+def read_hashes(arms: Sequence[ArmRun], steps: int) -> list[list[str]]:
     """Return the logged batch hashes of the first `steps` steps of every seed, seeds in ascending
     order.
     """
-    return [
-        (run_dirs[seed] / "batch_hashes.txt").read_text().split()[:steps]
-        for seed in sorted(run_dirs)
-    ]
+    ordered = sorted(arms, key=lambda arm: arm.seed)
+    return [(arm.run_dir / "batch_hashes.txt").read_text().split()[:steps] for arm in ordered]
 
 
 def device_text() -> str:
@@ -210,7 +207,7 @@ def device_text() -> str:
     )
 
 
-def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]:
+def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> LedgerRow:
     """Compare the batches of the arms. A log that lacks steps proves nothing, so it counts as a
     difference.
     """
@@ -221,14 +218,12 @@ def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> dict[str, Any]
     )
     short = [name for name, by_seed in hashes.items() if any(len(seed) < steps for seed in by_seed)]
     if short:
-        row |= {
-            "status": "undeclared",
-            "note": f"batch_hashes.txt of {', '.join(short)} ends before step {steps}",
-        }
+        row["status"] = "undeclared"
+        row["note"] = f"batch_hashes.txt of {', '.join(short)} ends before step {steps}"
     return row
 
 
-def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
+def _seeds_row(counts: dict[str, int]) -> LedgerRow:
     is_enough = min(counts.values()) >= SEEDS_FOR_A_STATEMENT
     return _matched(
         "Seeds",
@@ -237,12 +232,12 @@ def _seeds_row(counts: dict[str, int]) -> dict[str, Any]:
     )
 
 
-def _matched(item: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
+def _matched(item: str, values: Mapping[str, JsonValue], note: str) -> LedgerRow:
     is_equal = len({str(value) for value in values.values()}) == 1
     return _row(item, "matched" if is_equal else "undeclared", values, note)
 
 
-def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) -> dict[str, Any]:
+def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) -> LedgerRow:
     """A quantity that this mode holds within `TOLERANCE`, or leaves free."""
     if not must_match:
         return _row(item, "free", values, note)
@@ -251,7 +246,7 @@ def _close(item: str, values: Mapping[str, float], must_match: bool, note: str) 
     return _row(item, status, values, f"{note}; spread {spread:.2%}, limit {TOLERANCE:.0%}")
 
 
-def _tuned(item: str, values: Mapping[str, float | None]) -> dict[str, Any]:
+def _tuned(item: str, values: Mapping[str, float | None]) -> LedgerRow:
     if len(set(values.values())) == 1:
         return _row(item, "matched", values, "shared by all arms")
     return _row(
@@ -262,5 +257,5 @@ def _tuned(item: str, values: Mapping[str, float | None]) -> dict[str, Any]:
     )
 
 
-def _row(item: str, status: str, values: Mapping[str, Any], note: str) -> dict[str, Any]:
-    return {"item": item, "status": status, "values": values, "note": note}
+def _row(item: str, status: str, values: Mapping[str, JsonValue], note: str) -> LedgerRow:
+    return {"item": item, "status": status, "values": dict(values), "note": note}
