@@ -13,15 +13,17 @@ import copy
 import sys
 import zlib
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import grain
 import jax
 import numpy as np
 from jaxtyping import UInt32
 
 from genlab.config import GenlabError
 from genlab.run.digests import combine_digests
+
+if TYPE_CHECKING:
+    import grain
 
 
 class Batch(NamedTuple):
@@ -35,8 +37,10 @@ class BatchSource:
     """Batches of `batch_size` elements of `dataset`, read ahead by a few threads."""
 
     def __init__(
-        self, dataset: grain.MapDataset, batch_size: int, *, threads: int = 2, read_ahead: int = 8
+        self, dataset: "grain.MapDataset", batch_size: int, *, threads: int = 2, read_ahead: int = 8
     ):
+        import grain  # here, because it takes as long as jax, and reading a config needs no data
+
         if batch_size < 1:
             raise GenlabError(f"batch_size: expected at least 1, got {batch_size}")
         if len(dataset) < batch_size:
@@ -87,6 +91,8 @@ class BatchSource:
 
         Each process yields its own rows of every batch, those of process 0 first.
         """
+        import grain
+
         rows = _Rows(self, start_step, jax.process_index(), jax.process_count())
         batches = iter(
             grain.MapDataset.source(rows).batch(rows.count).to_iter_dataset(read_options=self._read)

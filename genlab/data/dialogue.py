@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from jaxtyping import Int
 from pydantic import Field
-from scipy.special import ndtri
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, write_flac
@@ -77,7 +77,7 @@ def plan_exchanges(config: Dialogue, utterances: Manifest) -> list[Exchange]:
             other = others[int(fraction_of("partner", config.seed, own.id) * len(others))]
             # Never 0 or 1, whose quantiles are infinite.
             place = 0.0005 + 0.999 * fraction_of("gap", config.seed, own.id)
-            gap_s = config.mean_gap_s + config.std_gap_s * float(ndtri(place))
+            gap_s = config.mean_gap_s + config.std_gap_s * float(scipy.special.ndtri(place))
             is_first = fraction_of("first", config.seed, own.id) < 0.5
             planned.append(Exchange(own, other, is_first, round(gap_s * SAMPLE_RATE_HZ)))
     if not planned:

@@ -15,11 +15,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import grain
 import numpy as np
-from array_record.python import array_record_data_source, array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
@@ -45,6 +43,10 @@ from genlab.run.stored import (
     write_whole,
 )
 from genlab.tokens import Cond, Tokens, TokenSpec
+
+if TYPE_CHECKING:
+    import grain
+    from array_record.python import array_record_data_source
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 VECTORS_NAME = "code_vectors.npy"
@@ -191,6 +193,8 @@ def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
     """Write one part file and return its digest; it appears under its name only when it is
     complete.
     """
+    from array_record.python import array_record_module
+
     temporary = path.with_suffix(".tmp")
     # group_size:1 is what makes random access fast: the default reads 256 records to return one.
     writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
@@ -386,13 +390,14 @@ class TokenStore:
 
     def dataset(
         self, split: str, *, num_frames: int, seed: int, clips: int | None = None
-    ) -> grain.MapDataset:
+    ) -> "grain.MapDataset":
         """Return an endless shuffled dataset of ((Tokens, Cond), record number); longer clips are
         cut at random places.
 
         Element i is a pure function of (seed, i), which is what makes the data of every arm
         identical and resume exact.
         """
+        import grain  # here, because it takes as long as jax, and reading a config needs no data
 
         def crop(index: int, rng: np.random.Generator) -> tuple[tuple[Tokens, Cond], np.int32]:
             clip = self.clip(index)
@@ -422,7 +427,11 @@ def _read_info(directory: Path, digests: Digests | None) -> StoreInfo:
     return parse_stored(content, StoreInfo, path=path, fix=fix)
 
 
-def _open_records(directory: Path, expected: int) -> array_record_data_source.ArrayRecordDataSource:
+def _open_records(
+    directory: Path, expected: int
+) -> "array_record_data_source.ArrayRecordDataSource":
+    from array_record.python import array_record_data_source
+
     parts = part_paths(directory)
     found: int | str = 0
     if parts:

@@ -11,8 +11,8 @@ carry a codec to voices and recordings it never saw.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
-import grain
 import numpy as np
 import soxr
 from jaxtyping import Float, Int
@@ -22,6 +22,9 @@ from genlab.config import Config, GenlabError
 from genlab.data.audio import SAMPLE_RATE_HZ, to_float
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.text import encode_text
+
+if TYPE_CHECKING:
+    import grain
 
 WeightedManifests = Sequence[tuple[Manifest, float]]
 
@@ -80,7 +83,7 @@ def wave_dataset(
     crop_samples: int,
     seed: int,
     augment: AugmentConfig | None = None,
-) -> grain.MapDataset:
+) -> "grain.MapDataset":
     """Return an endless dataset of random crops: element ((wave [crop_samples], num_samples),
     clip_index).
 
@@ -94,6 +97,8 @@ def wave_dataset(
     Raises:
         GenlabError: if a manifest lacks the split or a weight is not positive.
     """
+    import grain  # here, because it takes as long as jax, and reading a config needs no data
+
     if any(weight <= 0 for _, weight in manifests) or not manifests:
         raise GenlabError(
             f"waves: weights must be positive, got {[weight for _, weight in manifests]}"
@@ -126,7 +131,7 @@ def clips_dataset(
     max_symbols: int | None = None,
     augment: AugmentConfig | None = None,
     endless: bool = True,
-) -> grain.MapDataset:
+) -> "grain.MapDataset":
     """Return whole clips: element ((wave [max], num_samples, text_symbols [n_max], num_symbols),
     clip_index).
 
@@ -143,6 +148,8 @@ def clips_dataset(
     Raises:
         GenlabError: if a manifest lacks the split or no clip fits.
     """
+    import grain
+
     bank, groups = _load_groups(manifests, split)
     symbols = [encode_text(clip.text) for clip in bank.clips]
     num_symbols = np.array([len(text) for text in symbols])

@@ -18,8 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.signal
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.evaluate.entries import AuditEntry, Verdict

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import librosa
 import numpy as np
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float, Shaped
-from scipy.spatial.distance import cdist
 
 from genlab.data.audio import as_waves
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
@@ -44,7 +44,7 @@ def _distortion(
     if min(len(wave) for wave in pair) < FFT_SAMPLES or not all(wave.any() for wave in pair):
         return np.nan
     ours, theirs = (_cepstra(wave) for wave in pair)
-    cost, path = librosa.sequence.dtw(C=cdist(ours, theirs) / np.sqrt(BANDS))
+    cost, path = librosa.sequence.dtw(C=scipy.spatial.distance.cdist(ours, theirs) / np.sqrt(BANDS))
     return float(cost[-1, -1] / len(path))
 
 

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-import jiwer
 import numpy as np
 from jaxtyping import Float, Shaped
 
@@ -132,6 +131,8 @@ def _count_errors(
         raise ValueError(
             f"hypotheses: expected one per reference, got {len(hypotheses)} for {len(references)}"
         )
+    import jiwer  # here, because reading a config does not need it
+
     process = jiwer.process_characters if in_characters else jiwer.process_words
     errors, units = np.zeros(len(references)), np.zeros(len(references))
     for i, (hypothesis, reference) in enumerate(

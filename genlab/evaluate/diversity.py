@@ -13,8 +13,8 @@ None of them looks at the prompts: a decoder that ignores its prompts can do wel
 from collections.abc import Sequence
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist
 
 from genlab.config import GenlabError
 from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
@@ -34,9 +34,9 @@ def coverage_density(
     """
     if len(real) <= NEIGHBOURS:
         raise GenlabError(f"coverage: {len(real)} real clips, expected at least {NEIGHBOURS + 1}")
-    within = cdist(real, real)
+    within = scipy.spatial.distance.cdist(real, real)
     radius = np.partition(within, NEIGHBOURS, axis=1)[:, NEIGHBOURS]  # column 0 is the clip itself
-    is_inside = cdist(generated, real) < radius[None, :]
+    is_inside = scipy.spatial.distance.cdist(generated, real) < radius[None, :]
 
     def coverage(picks: Int[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r"]:
         return is_inside[picks].any(axis=-2).mean(axis=-1)
@@ -56,9 +56,9 @@ def relative_spread(
     generated: Float[np.ndarray, "n d"], real: Float[np.ndarray, "m d"], *, seed: int = 0
 ) -> Estimate:
     """Return the mean distance between two generated clips, 1 where real clips lie as far apart."""
-    within = cdist(generated, generated)
+    within = scipy.spatial.distance.cdist(generated, generated)
     pairs = len(real) * (len(real) - 1)
-    expected = cdist(real, real).sum() / pairs
+    expected = scipy.spatial.distance.cdist(real, real).sum() / pairs
 
     def spread(picks: Int[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r"]:
         # Copies of one clip in a resample are no pair: their distance of 0 would say nothing.

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float, Int
 
 from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers

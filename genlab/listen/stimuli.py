@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.signal
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.arms import find_run_dir, read_samples

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy  # loads its parts when they are first used
 from jaxtyping import Array, Bool, Float, Int
-from scipy.cluster.vq import kmeans2
 
 from genlab.config import GenlabError
 from genlab.recognisers.ctc import Recogniser
@@ -143,7 +143,7 @@ def fit_codebook(
     mean = frames.mean(axis=0)
     std = frames.std(axis=0) + 1e-6
     standardised = (frames - mean) / std
-    centroids, _ = kmeans2(
+    centroids, _ = scipy.cluster.vq.kmeans2(
         standardised, num_units, iter=iterations, minit="++", rng=generator, missing="warn"
     )
     return Codebook(*(array.astype(np.float32) for array in (centroids, mean, std)))

@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Shaped, UInt32
-from orbax.checkpoint import v1 as ocp
 
 from genlab.config import GenlabError, digest
 from genlab.machine import hosts
@@ -99,6 +98,9 @@ class CheckpointWriter:
     """
 
     def __init__(self, run_dir: Path, keep: int):
+        # Here, because it takes half as long as jax, and reading a config needs no checkpoint.
+        from orbax.checkpoint import v1 as ocp
+
         self._run_dir, root = run_dir, _root(run_dir)
         # Orbax leaves a half-written save alone when the kill came just before the rename, and its
         # name stays taken.
@@ -206,6 +208,8 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
                 f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another "
                 "directory"
             )
+    from orbax.checkpoint import v1 as ocp
+
     try:
         placed = {name: _place(tree) for name, tree in abstract.items() if jax.tree.leaves(tree)}
         with silenced():
@@ -221,6 +225,8 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
 
 
 def _read_meta(path: Any, step: int) -> dict[str, Any]:
+    from orbax.checkpoint import v1 as ocp
+
     try:
         with silenced():
             saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata

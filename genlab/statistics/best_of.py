@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
-from scipy import special
 
 from genlab.statistics.bootstrap import CONFIDENCE, finite_or_none
 
@@ -55,7 +55,7 @@ def _rank(quantile: float, share: float, number: int) -> float:
     """Return the rank whose order statistic lies below the quantile with this probability; NaN
     where there is none.
     """
-    rank = 1 + float(special.bdtrik(1 - share, number, quantile))
+    rank = 1 + float(scipy.special.bdtrik(1 - share, number, quantile))
     return rank if 1 < rank <= number else math.nan
 
 

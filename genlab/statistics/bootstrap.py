@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float, Shaped
 
 from genlab.config import GenlabError

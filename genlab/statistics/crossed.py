@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.statistics.bootstrap import CONFIDENCE, Estimate

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.statistics.bootstrap import CONFIDENCE

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 
 from genlab.arms import find_run_dir
 from genlab.config import GenlabError

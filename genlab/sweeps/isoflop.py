@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.stats
+import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.config import GenlabError
