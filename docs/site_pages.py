@@ -8,6 +8,7 @@ before them one for the names that are supported.
 """
 
 import ast
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -37,34 +38,8 @@ LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]*)(#[^)\s]*)?(?=\))")
 FENCE = re.compile(r"^ *```")
 EQUATION = re.compile(r"^\$\$(.+)\$\$$", re.MULTILINE)
 
-# The supported names, by the module that defines them.
-SUPPORTED = {
-    "genlab.tokens": (
-        *("TokenSpec", "Tokens", "make_tokens", "Cond", "Prompt"),
-        *("LossOut", "SampleOut", "ScoreOut", "Decoder"),
-    ),
-    "genlab.decoders.task": ("Task",),
-    "genlab.decoders.ar": ("ARConfig", "ARSampler"),
-    "genlab.decoders.masked": ("MaskedConfig", "MaskedSampler"),
-    "genlab.decoders.discrete": ("DiscreteConfig", "DiscreteSampler"),
-    "genlab.decoders.diffusion": ("DiffusionConfig", "DiffusionSampler"),
-    "genlab.decoders.latent_ar": ("LatentARConfig", "LatentARSampler"),
-    "genlab.decoders.conditioning": ("ConditionConfig",),
-    "genlab.nets.backbone": ("BackboneConfig",),
-    "genlab.nets.layer": ("Mixer",),
-    "genlab.codecs.frozen": ("load_codec", "FrozenCodec"),
-    "genlab.codecs.base": ("Codec",),
-    "genlab.train": ("train",),
-    "genlab.training.optim": ("OptimConfig",),
-    "genlab.data.batches": ("BatchSource",),
-    "genlab.machine.sharding": ("ShardingConfig", "use_mesh"),
-    "genlab.statistics.bootstrap": ("paired_difference",),
-    "genlab.statistics.crossed": ("crossed_difference",),
-    "genlab.evaluate.quality": ("Dnsmos",),
-    "genlab.evaluate.distribution": ("SpeechEmbedder", "build_reference", "kernel_distance"),
-    "genlab.decoders.noise.heads": ("energy_score",),
-    "genlab.watch.tensorboard": ("RunWriter",),
-}
+# What a program of your own may import, as the tests pin it: package and name.
+NAMES = ROOT / "tests" / "goldens" / "surface.json"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -176,16 +151,26 @@ def modules() -> list[str]:
 def render_names() -> str:
     """Return the page of the names that are supported."""
     rows = []
-    for module, names in SUPPORTED.items():
-        for name in names:
-            cells = [f"[`{name}`][{module}.{name}]", f"`{module}`", summary_of(module, name)]
-            rows.append(f"| {' | '.join(cells)} |\n")
+    for path in sorted(json.loads(NAMES.read_text(encoding="utf-8"))):
+        package, _, name = path.rpartition(".")
+        home = home_of(package, name)
+        told = f"`from {package} import {name}`"
+        rows.append(f"| [`{name}`][{home}.{name}] | {told} | {summary_of(home, name)} |\n")
     head = (
         "# Supported names\n\nA program of your own may rely on these names; everything else may "
-        "move with a new version. The pages after this one describe every public module.\n\n"
-        "| name | module | what it is |\n|---|---|---|\n"
+        "move with a new version. [Use the modules](../modules.md) shows them at work, and the "
+        "pages after this one describe every public module.\n\n"
+        "| name | import | what it is |\n|---|---|---|\n"
     )
     return head + "".join(rows)
+
+
+def home_of(package: str, name: str) -> str:
+    """Return the module that defines a name which a package offers."""
+    for node in ast.walk(parse(package)):
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            return node.module or package
+    return package
 
 
 def render_module(name: str) -> str:
