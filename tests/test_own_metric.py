@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pydantic
 import pytest
 from comparison_toys import make_comparison
 from sweep_toys import make_sweep
 
 from genlab import cli
 from genlab.config import Config, ConfigError, GenlabError
+from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Prompt
 from genlab.evaluate.metric import Found, Metric, Work, each_clip
 from genlab.evaluate.metrics import score_clips
 from genlab.evaluate.own import own_rows
 from genlab.evaluate.scores import clip_means
 from genlab.load import load_experiment
+from genlab.report.inputs import Audit
+from genlab.report.trust import audit_table
 from genlab.run import trust
 from genlab.run.files import write_config
 from genlab.studies.contract import check_class
@@ -115,13 +119,17 @@ def test_what_cannot_be_a_row_is_refused(row, told, monkeypatch):
         own_rows((Chosen(),))
 
 
+def context() -> EvaluationContext:
+    """Without networks: these metrics need none."""
+    nothing = dict.fromkeys(field.name for field in dataclasses.fields(EvaluationContext))
+    return EvaluationContext(**{**nothing, "config": EvaluationConfig(), "excused": {}})  # type: ignore[arg-type]
+
+
 def score(row: Metric, monkeypatch: pytest.MonkeyPatch, **more: object):
     monkeypatch.setattr(Chosen, "row", row)
     waves = [np.full(400, level, np.float32) for level in (0.1, 0.2, 0.3)]
     prompts = [Prompt(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
-    nothing = dict.fromkeys(field.name for field in dataclasses.fields(EvaluationContext))
-    context = EvaluationContext(**{**nothing, "config": EvaluationConfig(), "excused": {}})  # type: ignore[arg-type]
-    return score_clips(waves, prompts, context, metrics=own_rows((Chosen(),)), **more)  # type: ignore[arg-type]
+    return score_clips(waves, prompts, context(), metrics=own_rows((Chosen(),)), **more)  # type: ignore[arg-type]
 
 
 def test_a_row_is_scored_with_its_interval_and_cut_at_its_range(monkeypatch):
@@ -261,3 +269,22 @@ def test_the_check_names_what_is_broken(place, capsys):
 def test_the_metric_of_the_documentation_keeps_every_promise():
     findings = check_class(trust.load_class(str(DOCS / "own_metric.py:Pauses")))
     assert [finding for finding in findings if finding.problem] == [] and len(findings) == 6
+
+
+def test_its_audit_says_what_it_must_notice_and_the_report_shows_it(monkeypatch):
+    monkeypatch.setattr(Chosen, "row", row_of(must_notice=("noise", "reversal")))
+    draw = np.random.default_rng(0)
+    waves = [
+        draw.uniform(0.1, 0.2) * draw.standard_normal(4000).astype(np.float32) for _ in range(8)
+    ]
+    prompts = [Prompt(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
+    found = audit_metrics(prompts, context(), metrics=own_rows((Chosen(),)))["loudness"]
+    # Noise at 0 dB is louder, which is worse here; reversal leaves the loudness as it is.
+    assert found.verdicts["noise"] == "ranks" and found.failed == ("reversal",)
+    assert found.must_notice == ("noise", "reversal")
+    table = str(audit_table({"audit": {"loudness": found.to_dict()}}))
+    assert "Loudness" in table and table.count("must</span>") == 2
+    assert "loudness" in pydantic.TypeAdapter(Audit).validate_python({"loudness": found.to_dict()})
+    unknown = {name: fact for name, fact in found.to_dict().items() if name != "must_notice"}
+    with pytest.raises(pydantic.ValidationError, match="expected names of metrics, got 'loudness'"):
+        pydantic.TypeAdapter(Audit).validate_python({"loudness": unknown})
