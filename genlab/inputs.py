@@ -60,7 +60,8 @@ def open_store(data: TokenData, run_dir: Path, progress: Progress | None = None)
     made = read_inputs(run_dir)
     if made is not None and not isinstance(data.corpus, KnownEntropy):
         # Before a store is made of what will be refused.
-        manifest, codec = data.build_audio(progress), data.load_codec()
+        manifest = data.build_audio(progress)
+        codec = data.load_codec()
         _refuse(run_dir, made, {"codec": codec.fingerprint, **_labels(manifest)}, data)
     store = data.open(progress)
     bind(run_dir, data, store)

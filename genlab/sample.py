@@ -186,7 +186,8 @@ def sample_run(
     Returns:
         One line per clip, after what else there is to say.
     """
-    codec, store = run.data.load_codec(), open_store(run.data, run_dir)
+    codec = run.data.load_codec()
+    store = open_store(run.data, run_dir)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
     notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)
@@ -273,7 +274,8 @@ def check_span(
     Raises:
         GenlabError: if it keeps no frame of any clip, or all frames of every clip.
     """
-    hz, text = store.info.spec.frame_hz, f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
+    hz = store.info.spec.frame_hz
+    text = f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
     first, last = (round(second * hz) for second in keep_s)
     frames = np.array([len(clip.units) for clip in clips])
     # Rounded to frames here, as the sampler does it, so that what is told is what happens.

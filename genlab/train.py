@@ -158,9 +158,12 @@ def train(
             run_dir, partial(_expect, run, abstract), move_damaged=True
         )
         if restored is None:
-            start, state, tally = 0, create(init_key)[1], _Tally()
+            start = 0
+            state = create(init_key)[1]
+            tally = _Tally()
         else:
-            start, tally = restored.step, _Tally(**restored.meta["tally"])
+            start = restored.step
+            tally = _Tally(**restored.meta["tally"])
             # Counters are not saved: the step is the checkpoint's, and whatever was saved is
             # finite.
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
@@ -236,8 +239,11 @@ def _loop(
     """Run the steps from `start` and return the last state. One step is in flight while the next
     batch is fetched.
     """
-    settings, metrics, name = run.settings, None, "/".join(run.run_dir.parts[-2:])
-    logged, shown = (start, dataclasses.replace(tally)), {}
+    settings = run.settings
+    metrics = None
+    name = "/".join(run.run_dir.parts[-2:])
+    logged = (start, dataclasses.replace(tally))
+    shown = {}
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
@@ -261,7 +267,8 @@ def _loop(
                 tally.host_s += asked - began + time.perf_counter() - got
             hashes.append(example_digests(batch))
             jax.block_until_ready(in_flight)
-            stopping, is_last = run.stop.at(done), done == run.steps
+            stopping = run.stop.at(done)
+            is_last = done == run.steps
             is_logging = is_last or done % settings.log_every == 0
             is_due = settings.is_save_due(done, time.perf_counter() - saved_at)
             is_saving = is_last or bool(stopping) or is_due

@@ -283,7 +283,8 @@ def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
 def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     parts = list(_written_path(problem["loc"], problem["type"], values))
     path = ".".join(one_line(part, 80) for part in parts) or "config"
-    kind, given = problem["type"], shorten(problem["input"])
+    kind = problem["type"]
+    given = shorten(problem["input"])
     if kind == "extra_forbidden":
         field = _meant(parts, known)
         return f"{path}: no such field" + (f"; did you mean {field!r}?" if field else "")
@@ -315,7 +316,8 @@ def _meant(parts: list[str], known: list[str]) -> str | None:
     A slip of the pen beside it comes before the same name in another table, and that before all
     that is only similar.
     """
-    around, written = ".".join(parts[:-1]), parts[-1][:80]
+    around = ".".join(parts[:-1])
+    written = parts[-1][:80]
     beside = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == around}
     anywhere = {path.rpartition(".")[2]: path for path in sorted(known, key=len, reverse=True)}
     for fields, likeness in ((beside, 0.85), (anywhere, 1.0), (beside, 0.6), (anywhere, 0.6)):

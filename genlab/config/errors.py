@@ -107,7 +107,8 @@ def _line_in(path: Path, error: BaseException) -> int | None:
     """Return the line of `path` at which `error` came up, None if it is not known."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno
-    line, frame = None, error.__traceback__
+    line = None
+    frame = error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == str(path):
             line = frame.tb_lineno

@@ -41,7 +41,8 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     given: dict[str, Any] = {}
     fresh: list[Any] = []  # tables without their fields, because their kind changed
     for item in sorted(map(parse_override, overrides), key=_rank):
-        parents, leaf = _resolve(item, values), item.parts[-1]
+        parents = _resolve(item, values)
+        leaf = item.parts[-1]
         path = ".".join([*parents, leaf])
         if path in given and json.dumps(given[path]) != json.dumps(item.value):
             raise ConfigError(

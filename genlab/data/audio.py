@@ -178,7 +178,8 @@ def read_sides(
         raise AudioError(
             path, "1 channel, two_sided=true expects 2: one side of the conversation in each"
         )
-    own, other = _check_level(path, samples[:, 0]), samples[:, 1]
+    own = _check_level(path, samples[:, 0])
+    other = samples[:, 1]
     if np.any(other):
         _check_level(path, other)
     own = _audible(path, resample(own, source_hz, sample_rate_hz))
@@ -396,7 +397,8 @@ def _unheard() -> Iterator[None]:
     with _silence:  # the stream is that of the whole process
         sys.stderr.flush()
         try:
-            before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            before = os.dup(2)
+            nowhere = os.open(os.devnull, os.O_WRONLY)
         except OSError:  # a process without the stream
             yield
             return
@@ -440,9 +442,11 @@ def _judge_header(
         raise AudioError(path, f"only {count} {noun} at {source_hz} Hz, {needed}")
     if count > limit.seconds * source_hz:
         length = f"{count / source_hz:.1f} s long"
-        most, advice = f"{limit.seconds:g} s", "cut it"
+        most = f"{limit.seconds:g} s"
+        advice = "cut it"
         if limit.setting:
-            most, advice = f"{limit.setting}={limit.seconds:g}", "cut it or raise that"
+            most = f"{limit.setting}={limit.seconds:g}"
+            advice = "cut it or raise that"
         raise AudioError(path, f"{length}, the limit is {most}: {advice}")
     return first, count
 

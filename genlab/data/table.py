@@ -184,7 +184,8 @@ def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> 
         if isinstance(value, bool | list | dict):
             return f"field {field} is {json.dumps(value):.40}, expected text or a number"
         texts[field] = "" if value is None else str(value).strip()
-    audio, split = texts["path"], texts["split"].lower()
+    audio = texts["path"]
+    split = texts["split"].lower()
     if not audio:
         return "field path is empty"
     if split and not re.fullmatch(r"[a-z0-9_]+", split):
@@ -243,7 +244,8 @@ def _find_fault(value: object) -> str | None:
 
 def _depth(value: object) -> int:
     """Return how deep lists and objects lie in each other, counted no further than the limit."""
-    level, layer = 0, [value]
+    level = 0
+    layer = [value]
     while layer and level <= MAX_LABEL_DEPTH:
         holders = [item for item in layer if isinstance(item, list | dict)]
         inner = [item.values() if isinstance(item, dict) else item for item in holders]

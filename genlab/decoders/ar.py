@@ -148,7 +148,8 @@ class ARConfig(Config):
 
     def sample_cost(self, sampler: ARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        streams, copies = self.streams(task.spec), num_copies(sampler)
+        streams = self.streams(task.spec)
+        copies = num_copies(sampler)
         steps = self.step_pattern.num_steps(task.num_frames, streams.count)
         # A flat step has one code head, and that of the plan whether it is wanted or not.
         code_heads = min(task.spec.codebooks, self.step_pattern.levels(1, streams.count).size)
@@ -175,7 +176,8 @@ class AR(nnx.Module):
         self.streams = config.streams(task.spec)
         self.streams.check(task.condition, task.vocab)
         self.deterministic = False
-        levels, vectors = self.streams.codebooks, self.streams.vectors(task.code_vectors)
+        levels = self.streams.codebooks
+        vectors = self.streams.vectors(task.code_vectors)
         self.embed = CodeEmbedding(
             levels, task.spec.entries, task.backbone.width, key=embed_key, code_vectors=vectors
         )
@@ -340,13 +342,15 @@ class AR(nnx.Module):
             return jnp.stack(nats, axis=2)
         if self.plan_head is None:
             return self.config.output.nats(self._numbers(hidden), codes, self.spec.entries)
-        b, j = hidden.shape[0], self.streams.count
+        b = hidden.shape[0]
+        j = self.streams.count
         if self._has_all_levels:
             of_plan = cross_entropy(self.plan_head(hidden), codes[:, :, 0])
             of_codes = cross_entropy(self._logits(hidden), codes[:, :, 1:])
             return jnp.concatenate([of_plan[:, :, None], of_codes], axis=2)
         # Each row of steps is a unit and its codes: [b rows*j ...] -> [b rows j ...].
-        hidden, codes = hidden.reshape(b, -1, j, hidden.shape[2]), codes.reshape(b, -1, j)
+        hidden = hidden.reshape(b, -1, j, hidden.shape[2])
+        codes = codes.reshape(b, -1, j)
         of_plan = cross_entropy(self.plan_head(hidden[:, :, 0]), codes[:, :, 0])
         of_codes = cross_entropy(
             self._logits(hidden[:, :, 1:].reshape(b, -1, hidden.shape[3])),
@@ -363,7 +367,8 @@ class AR(nnx.Module):
     def _numbers(self, hidden: Float[Array, "b s h"]) -> Float[Array, "b s j o"]:
         """Return what the output makes logits of, o numbers per code."""
         b, s, h = hidden.shape
-        k, o = self.streams.codebooks, self.config.output.numbers(self.spec.entries)
+        k = self.streams.codebooks
+        o = self.config.output.numbers(self.spec.entries)
         if self._has_all_levels:
             return self.heads(hidden).reshape(b, s, k, o)
         # Each step has one level: [b t*k h] x [h k o] -> [b t*k 1 o], level by level.

@@ -114,7 +114,8 @@ class BlockwiseConfig(Config):
 
     def sample_cost(self, sampler: BlockwiseSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        blocks, copies = self.num_blocks(task.num_frames), 1 if sampler.guidance == 1 else 2
+        blocks = self.num_blocks(task.num_frames)
+        copies = 1 if sampler.guidance == 1 else 2
         frames = blocks * self.block_frames
         inputs = task.backbone_inputs
         flops = (
@@ -156,7 +157,8 @@ class Blockwise(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
-        width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
+        width = task.backbone.width
+        outputs = task.spec.codebooks * task.spec.entries
         self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
             task.spec.codebooks,
@@ -289,7 +291,8 @@ class Blockwise(nnx.Module):
 def allowed_between_copies(num_frames: int, block_frames: int) -> Bool[np.ndarray, "q s"]:
     """Return which frames of the noisy and the clean copy each of them attends to."""
     block = np.arange(num_frames) // block_frames
-    is_same, is_before = block[:, None] == block[None, :], block[:, None] > block[None, :]
+    is_same = block[:, None] == block[None, :]
+    is_before = block[:, None] > block[None, :]
     return np.block([[is_same, is_before], [np.zeros_like(is_same), is_same | is_before]])
 
 
@@ -330,8 +333,10 @@ def _sample_codes(
     copies = 1 if sampler.guidance == 1 else 2
     is_attended = jnp.repeat(is_valid, copies, axis=0)
     conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
-    features, is_attended = model._fill_up(conditions.frames), model._fill_up(is_attended)
-    slots, block_frames = features.shape[1], model.config.block_frames
+    features = model._fill_up(conditions.frames)
+    is_attended = model._fill_up(is_attended)
+    slots = features.shape[1]
+    block_frames = model.config.block_frames
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
     plan = plan._replace(is_valid=plan.is_valid.at[:, -slots:].set(is_attended))
 

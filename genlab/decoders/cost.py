@@ -39,7 +39,8 @@ def example_of(task: Task, num_examples: int = 1) -> tuple[Tokens, Cond]:
     def array(*shape: int, dtype: Any = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((num_examples, *shape), dtype)
 
-    codes, latents = array(t, spec.codebooks), array(t, spec.latent_channels, dtype=jnp.float32)
+    codes = array(t, spec.codebooks)
+    latents = array(t, spec.latent_channels, dtype=jnp.float32)
     side = array(spec.side_channels, dtype=jnp.float32) if spec.side_channels else None
     other = codes if task.vocab.is_two_sided else None
     cond = Cond(array(), array(task.num_symbols), array(t), array(dtype=jnp.bool_), other)

@@ -189,7 +189,8 @@ class DepthConfig(Config):
         transformers.
         """
         streams = self.streams(task.spec)
-        steps, levels = self.pattern.num_steps(task.num_frames, streams.count), streams.count - 1
+        steps = self.pattern.num_steps(task.num_frames, streams.count)
+        levels = streams.count - 1
         in_depth, trained = 0.0, 0
         if levels:
             positions = self.depth_positions(streams.count)
@@ -209,11 +210,10 @@ class DepthConfig(Config):
         """Return the cost of drawing one clip: every step is a call of the backbone and some of the
         depth one.
         """
-        streams, copies = self.streams(task.spec), num_copies(sampler)
-        steps, positions = (
-            self.pattern.num_steps(task.num_frames, streams.count),
-            self.depth_positions(streams.drawn),
-        )
+        streams = self.streams(task.spec)
+        copies = num_copies(sampler)
+        steps = self.pattern.num_steps(task.num_frames, streams.count)
+        positions = self.depth_positions(streams.drawn)
         in_depth = 0.0
         if positions:
             # Like a prefix, the temporal output's own position only fills the cache.
@@ -407,7 +407,8 @@ class Depth(nnx.Module):
             step.given[:, 0],
             choose(step.key, self.head(hidden)[:, 0], sampler),
         )
-        codes, heard = [first[:, None]], step.given[:, self.streams.drawn :]
+        codes = [first[:, None]]
+        heard = step.given[:, self.streams.drawn :]
         if self.depth is not None and plan.depth is not None:
             codes.append(self.depth.draw(*plan.depth, hidden, first, step, sampler))
         return jnp.concatenate([*codes, heard], axis=1), cache
@@ -422,14 +423,17 @@ class Depth(nnx.Module):
         estimated.
         """
         hidden, codes, is_target = known
-        b, t = hidden.shape[0], self.pattern.num_frames(hidden.shape[1], self.streams.count)
+        b = hidden.shape[0]
+        t = self.pattern.num_frames(hidden.shape[1], self.streams.count)
         first = _nats_where(self.head(hidden[:, :t]), codes[:, :t, 0], is_target[:, :t, 0]).sum(
             axis=1
         )[:, None]
         if self.depth is None:
             return first
         steps = self.config.depth_steps(t, self.streams)
-        hidden, codes, is_target = hidden[:, steps], codes[:, steps], is_target[:, steps, 1:]
+        hidden = hidden[:, steps]
+        codes = codes[:, steps]
+        is_target = is_target[:, steps, 1:]
         # As CSM does, the depth transformer runs on a random share of the frames, and the sum is
         # scaled up so that its expectation stays the same.
         scale = jnp.ones((b,))

@@ -264,7 +264,9 @@ class Diffusion(nnx.Module):
 def _score_codes(
     model: Diffusion, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int, width: Width
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
+    is_valid = tokens.is_valid
+    path = model.config.path
+    predicts = model.config.predicts
     conditions = model.conditioner(cond, is_valid)
 
     def clean(noisy, level):
@@ -288,7 +290,9 @@ def _density_of_latents(
     num_steps: int,
     num_probes: int,
 ) -> Float[Array, "b"]:
-    is_valid, path, predicts = tokens.is_valid, model.config.path, model.config.predicts
+    is_valid = tokens.is_valid
+    path = model.config.path
+    predicts = model.config.predicts
     conditions = model.conditioner(cond, is_valid)
 
     def velocity(noisy, level):

@@ -164,7 +164,8 @@ class Discrete(nnx.Module):
             if config.noise.is_level_shown
             else None
         )
-        width, outputs = task.backbone.width, task.spec.codebooks * task.spec.entries
+        width = task.backbone.width
+        outputs = task.spec.codebooks * task.spec.entries
         self.heads = Linear(width, outputs, key=head_key, scale=0.0, split=COLUMNS)
         heads = code_heads(
             task.spec.codebooks,
@@ -182,7 +183,8 @@ class Discrete(nnx.Module):
         """
         check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
-        b, is_valid = tokens.num_frames.shape[0], tokens.is_valid
+        b = tokens.num_frames.shape[0]
+        is_valid = tokens.is_valid
         level = 1 - (jax.random.uniform(level_key) + jnp.arange(b) / b) % 1
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         nats, share = self._bound(
@@ -228,7 +230,8 @@ class Discrete(nnx.Module):
         """Return one draw of the bound of each example in nats, and the share of its codes that
         were noise.
         """
-        codes, is_valid = read_codes(tokens), tokens.is_valid
+        codes = read_codes(tokens)
+        is_valid = tokens.is_valid
         corrupted = self.config.noise.corrupt(
             noise_key, codes, is_valid, level, hiding, self.spec.entries
         )

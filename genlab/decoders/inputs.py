@@ -21,7 +21,8 @@ from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab
 from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
 
 # Latents of a codec are normalised over a corpus; one clip of it lies well within these.
-MAX_LATENT_MEAN, LATENT_STD_RANGE = 1.0, (0.3, 3.0)
+MAX_LATENT_MEAN = 1.0
+LATENT_STD_RANGE = (0.3, 3.0)
 
 
 class Facts(NamedTuple):
@@ -125,7 +126,8 @@ def batch_check(model: Any) -> Callable[[Any], None]:
 
 def _check_tokens(facts: Facts, tokens: Tokens, prefix: str) -> tuple[int, int]:
     """Check the views that are read, and return batch and frames."""
-    spec, shape = facts.spec, None
+    spec = facts.spec
+    shape = None
     views = {
         name: getattr(tokens, name) for name in ("codes", "latents") if facts.reads in (None, name)
     }
@@ -163,7 +165,8 @@ def _check_latents(tokens: Tokens, name: str, spec: TokenSpec) -> None:
     assert latents is not None, "the caller has looked"
     if not np.issubdtype(latents.dtype, np.floating) and str(latents.dtype) != "bfloat16":
         raise GenlabError(f"{name}: dtype {latents.dtype}, expected floats")
-    values, num_frames = _host(latents), _host(tokens.num_frames)
+    values = _host(latents)
+    num_frames = _host(tokens.num_frames)
     if values is None or num_frames is None or num_frames.shape != values.shape[:1]:
         return  # not known here, or refused by whoever looks at the lengths
     if num_bad := int((~np.isfinite(values)).sum()):

@@ -388,7 +388,8 @@ def _bound_nats(
     width: code_given_latent.Width,
 ) -> Float[Array, "n b"]:
     """Return unbiased draws of the bound on -log p(codes)."""
-    codes, vectors = read_codes(tokens), code_given_latent.read_entries(model.code_vectors)
+    codes = read_codes(tokens)
+    vectors = code_given_latent.read_entries(model.code_vectors)
     std = code_given_latent.posterior_std(vectors, width)
     variances = code_given_latent.level_variances(vectors, std)
 

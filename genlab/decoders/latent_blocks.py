@@ -133,10 +133,8 @@ class LatentBlocksConfig(Config):
         """Return the FLOPs of one loss and its gradient over one clip: three forward passes over
         two copies of it.
         """
-        blocks, per_frame = (
-            self.num_blocks(task.num_frames),
-            2 * task.backbone.width * task.spec.latent_channels,
-        )
+        blocks = self.num_blocks(task.num_frames)
+        per_frame = 2 * task.backbone.width * task.spec.latent_channels
         frames = blocks * self.block_frames
         inputs = task.backbone_inputs
         forward = (
@@ -152,7 +150,8 @@ class LatentBlocksConfig(Config):
 
     def sample_cost(self, sampler: LatentBlocksSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
-        blocks, calls = self.num_blocks(task.num_frames), self.solver_calls(sampler)
+        blocks = self.num_blocks(task.num_frames)
+        calls = self.solver_calls(sampler)
         frames = blocks * self.block_frames
         inputs = task.backbone_inputs
         flops = (
@@ -212,14 +211,13 @@ class LatentBlocks(nnx.Module):
         """
         check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
-        path, latents = self.config.path, read_latents(tokens)
+        path = self.config.path
+        latents = read_latents(tokens)
         b, t, d = latents.shape
         n = self.config.num_blocks(t)
         # b (n f) d -> (b n) f d: every block has a noise level of its own.
-        clean, noise = (
-            self._by_block(latents),
-            self._by_block(jax.random.normal(noise_key, latents.shape)),
-        )
+        clean = self._by_block(latents)
+        noise = self._by_block(jax.random.normal(noise_key, latents.shape))
         level = jnp.minimum(self.config.levels.draw(level_key, b * n), path.noisiest_level)
         conditions = self.conditioner(cond, tokens.is_valid, key=condition_key)
         noisy = path.noisy(clean, noise, level)
@@ -272,7 +270,8 @@ class LatentBlocks(nnx.Module):
         """
         check_sample(self, cond, num_frames, sampler, LatentBlocksSampler, prompt)
         plan, cache, blocks = _begin(self, cond, num_frames, key, prompt, sampler)
-        t, chunk = cond.content.shape[1], self.config.num_blocks(chunk_frames)
+        t = cond.content.shape[1]
+        chunk = self.config.num_blocks(chunk_frames)
         for first in range(0, self.config.num_blocks(t), chunk):
             some = jax.tree.map(lambda leaf, first=first: leaf[first : first + chunk], blocks)
             cache, latents = _draw_blocks(self, plan, cache, some, sampler)
@@ -363,7 +362,9 @@ def _score_codes(
     num_draws: int,
     width: Width,
 ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-    path, vectors, codes = model.config.path, read_entries(model.code_vectors), read_codes(tokens)
+    path = model.config.path
+    vectors = read_entries(model.code_vectors)
+    codes = read_codes(tokens)
     conditions = model.conditioner(cond, tokens.is_valid)
     latents = chosen_vectors(codes, vectors).sum(axis=2)
 
@@ -371,7 +372,8 @@ def _score_codes(
         predicted = model._predict(noisy, level, latents, conditions, tokens.is_valid)
         return path.recover(model.config.predicts, predicted, noisy, level)[0]
 
-    blocks, is_valid = model._by_block(codes), model._by_block(tokens.is_valid)
+    blocks = model._by_block(codes)
+    is_valid = model._by_block(tokens.is_valid)
     std = posterior_std(vectors, width)
     bits, error, _ = codes_bound(
         path, clean, blocks, is_valid, vectors, std, key=key, num_draws=num_draws
@@ -450,11 +452,13 @@ def _draw_blocks(
     sampler: LatentBlocksSampler,
 ) -> tuple[Cache, Float[Array, "b s d"]]:
     """Draw the next blocks, and return them as frames with the cache that has read them."""
-    config, copies = model.config, num_copies(sampler)
+    config = model.config
+    copies = num_copies(sampler)
 
     def draw_block(cache: Cache, block: Any):
         def run(embedded):
-            x, prefix = embedded + block.features, cache.position + config.block_frames
+            x = embedded + block.features
+            prefix = cache.position + config.block_frames
             return model.backbone.extend(x, plan, cache, positions=block.positions, prefix=prefix)
 
         def predict(noisy, level):

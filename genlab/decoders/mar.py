@@ -149,7 +149,8 @@ class MAR(nnx.Module):
         """
         check_call(self, tokens, cond)
         share_key, frame_key, condition_key, dropout_key, head_key = jax.random.split(key, 5)
-        is_valid, latents = tokens.is_valid, read_latents(tokens)
+        is_valid = tokens.is_valid
+        latents = read_latents(tokens)
         share = self.config.hiding.hidden_share(
             jax.random.uniform(share_key, tokens.num_frames.shape)
         )
@@ -234,7 +235,8 @@ def _sample_latents(
     place = jax.random.uniform(order_key, (b, t)) + jnp.where(
         is_valid, jnp.where(is_known, 0, 1), 2
     )
-    turn, num_unknown = rank(place), (is_valid & ~is_known).sum(axis=1)
+    turn = rank(place)
+    num_unknown = (is_valid & ~is_known).sum(axis=1)
 
     copies = 1 if sampler.guidance == 1 else 2
     is_attended = jnp.repeat(is_valid, copies, axis=0)

@@ -252,7 +252,8 @@ def _bound_draws(
     model: Masked, tokens: Tokens, cond: Cond, key: Key[Array, ""], num_draws: int
 ) -> Float[Array, "r k b"]:
     """Return unbiased draws of the any-order bound of each level in nats."""
-    codes, is_valid = read_codes(tokens), tokens.is_valid
+    codes = read_codes(tokens)
+    is_valid = tokens.is_valid
     (b, _, k), num_frames = codes.shape, tokens.num_frames
     conditions = model.conditioner(cond, is_valid)
 

@@ -28,7 +28,8 @@ from genlab.statistics.bootstrap import Estimate, bootstrap_statistic
 
 EMBEDDING_CHANNELS = 96
 FEW_VECTORS = 2000
-SUBSETS, SUBSET_SHARES = 3, (0.4, 0.55, 0.7, 0.85, 1.0)
+SUBSETS = 3
+SUBSET_SHARES = (0.4, 0.55, 0.7, 0.85, 1.0)
 KAD_SCALE = 100.0  # the scale of the public toolkit
 _WINDOW_FRAMES, _STRIDE_FRAMES = 76, 8
 _MIN_SAMPLES = int(0.8 * SAMPLE_RATE_HZ)

@@ -191,7 +191,8 @@ def score_bits(
             )
         )
     values = _bits_per_s(outs, store, clips, tuple(clusters) * len(outs))
-    error, note = _monte_carlo_error(outs, values), ""
+    error = _monte_carlo_error(outs, values)
+    note = ""
     if error > 0:  # a bound without draws is that of a plan
         # Draws that are spread evenly err less than independent ones, which is what their deviation
         # tells.
@@ -204,7 +205,8 @@ def score_bits(
             f"; width of q {', '.join(f'{width:g}' for width in widths)}, chosen on "
             f"{len(unscored)} unscored clips"
         )
-    estimate, kind = values.estimate(seed), values.validity
+    estimate = values.estimate(seed)
+    kind = values.validity
     return make_score(
         "bits_per_s", estimate, seeds=len(outs), validity=kind, note=note, covers=values.covers
     ), values

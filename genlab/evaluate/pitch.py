@@ -75,7 +75,8 @@ def compare_tracks(track: PitchTrack, reference: PitchTrack) -> PitchAgreement:
     """
     truth_hz = _resample_track(reference, len(track.f0_hz), track.hop_s)
     length = min(len(track.f0_hz), len(truth_hz))
-    f0_hz, truth_hz = track.f0_hz[:length], truth_hz[:length]
+    f0_hz = track.f0_hz[:length]
+    truth_hz = truth_hz[:length]
     is_voiced, is_truth_voiced = f0_hz > 0, truth_hz > 0
     agreement = float((is_voiced == is_truth_voiced).mean()) if length else np.nan
     if is_truth_voiced.sum() < MIN_VOICED_FRAMES:

@@ -15,7 +15,9 @@ from genlab.evaluate.metric import Metric
 from genlab.evaluate.scores import Covers, Degradation, Score, Validity
 from genlab.statistics.bootstrap import Estimate
 
-_ABOVE_ZERO, _SHARE, _CORRELATION = (0.0, math.inf), (0.0, 1.0), (-1.0, 1.0)
+_ABOVE_ZERO = (0.0, math.inf)
+_SHARE = (0.0, 1.0)
+_CORRELATION = (-1.0, 1.0)
 _SOUND: tuple[Degradation, ...] = ("noise", "low-pass", "coarse")
 _ORDER: tuple[Degradation, ...] = ("shuffle", "reversal")
 _WORDS = ("genlab's recogniser", "or pocketsphinx 5.1.1"), ("Apache-2.0", "BSD")

@@ -164,7 +164,8 @@ def check_budget(config: Comparison) -> None:
     Raises:
         GenlabError: as `solve_steps`, or if there is no such codec.
     """
-    data, is_known = config.data, config.condition.content != "text"
+    data = config.data
+    is_known = config.condition.content != "text"
     spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
     # No cost depends on how many speakers or units there are.
     vocab = CondVocab(num_speakers=1, num_units=1)
@@ -192,10 +193,8 @@ def check_memory(run: DecoderRun, params: int) -> None:
     """
     shared = 3 + (run.optim.ema_decay is not None)
     frames = run.batch_size // run.optim.accumulate * run.data.num_frames
-    needed, present = (
-        4.0 * (shared * params + frames * run.backbone.width),
-        host.device_memory_bytes(),
-    )
+    needed = 4.0 * (shared * params + frames * run.backbone.width)
+    present = host.device_memory_bytes()
     if present is not None and needed > present:
         raise GenlabError(
             f"arm {run.name!r}: training {params:.3g} parameters with batch_size={run.batch_size} "
@@ -249,7 +248,8 @@ def count_params(model: nnx.Module) -> int:
 
 def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, float]:
     """Return clips, unique seconds, and seconds of real audio that one pass of crops shows."""
-    numbers, hz = store.numbers("train", config.data.train_clips), store.info.spec.frame_hz
+    numbers = store.numbers("train", config.data.train_clips)
+    hz = store.info.spec.frame_hz
     frames = np.array([len(store.clip(number).units) for number in numbers])
     seen = np.minimum(frames, config.data.num_frames).sum() / hz
     unique_s = (

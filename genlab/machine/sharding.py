@@ -249,7 +249,8 @@ def put_batch(args: Any) -> Any:
     """
     if not mesh_sizes():
         return jax.device_put(args)
-    mesh, count = jax.sharding.get_mesh(), jax.process_count()
+    mesh = jax.sharding.get_mesh()
+    count = jax.process_count()
 
     def put(leaf: Any) -> jax.Array:
         shape = (len(leaf) * count, *leaf.shape[1:])

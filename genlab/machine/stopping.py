@@ -161,7 +161,8 @@ def end_on_sigterm() -> Iterator[None]:
         timers[-1].start()
 
     timers: list[threading.Timer] = []
-    before, tell = signal.signal(signal.SIGTERM, end), sys.unraisablehook
+    tell = sys.unraisablehook
+    before = signal.signal(signal.SIGTERM, end)
     sys.unraisablehook = send_again
     try:
         yield

@@ -61,7 +61,8 @@ def _walk(jaxpr: Jaxpr, *, is_counted: bool = False) -> float:
 
 
 def _equation_flops(equation: Any, is_counted: bool) -> float:
-    name, params = equation.primitive.name, equation.params
+    name = equation.primitive.name
+    params = equation.params
     if name in _PRODUCTS:
         return _PRODUCTS[name](equation)
     # A product that is counted as zero would make its arm look cheap, so an unknown one is an
@@ -124,10 +125,8 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def _fourier_flops(equation: Any) -> float:
-    length, kind = (
-        math.prod(equation.params["fft_lengths"]),
-        jax.lax.FftType(equation.params["fft_type"]),
-    )
+    length = math.prod(equation.params["fft_lengths"])
+    kind = jax.lax.FftType(equation.params["fft_type"])
     is_real = kind in (jax.lax.FftType.RFFT, jax.lax.FftType.IRFFT)
     # The real side has all of the samples; the other one about half as many numbers.
     samples = (equation.outvars if kind == jax.lax.FftType.IRFFT else equation.invars)[0].aval.shape

@@ -78,7 +78,9 @@ class ConvStack(nnx.Module):
     """
 
     def __init__(self, config: RecogniserConfig, key: Key[Array, ""]):
-        layers, width, hidden = config.blocks, config.width, config.width * config.expansion
+        layers = config.blocks
+        width = config.width
+        hidden = config.width * config.expansion
         depthwise_key, up_key, down_key = jax.random.split(key, 3)
         kernel = config.kernel_frames
         depthwise = jax.random.normal(depthwise_key, (layers, kernel, width)) * kernel**-0.5

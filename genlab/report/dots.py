@@ -34,7 +34,8 @@ def dot_plots(results: Mapping[str, Any]) -> Markup:
     panels = [
         panel for number, name in enumerate(names) if (panel := _panel(results, name, number))
     ]
-    first, rest = panels[:OPEN_PANELS], panels[OPEN_PANELS:]
+    first = panels[:OPEN_PANELS]
+    rest = panels[OPEN_PANELS:]
     parts = [Markup('<div class="dots">{}</div>').format(join(first))] if first else []
     if rest:
         more = Markup(
@@ -95,7 +96,8 @@ def _grid(ticks: Sequence[float], place: Callable[[float], float], bottom: float
     label = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>')
     drawn = []
     for tick in ticks:
-        x, is_last = place(tick), tick == ticks[-1]
+        x = place(tick)
+        is_last = tick == ticks[-1]
         drawn.append(line.format(x, _TOP, bottom))
         # The last one may not leave the picture.
         at, anchor = (x + 8, "end") if is_last else (x, "middle")

@@ -55,7 +55,8 @@ def _panel(
 ) -> Markup:
     points = []
     for index, arm in enumerate(model_arms(results)):
-        score, cost = arm.get("scores", {}).get(name) or {}, find_cost(arm)
+        score = arm.get("scores", {}).get(name) or {}
+        cost = find_cost(arm)
         # A log axis has no place for zero, and an unmeasured cost is no point.
         if score.get("value") is not None and cost and math.isfinite(cost):
             points.append(Point(arm_title(arm), index, float(cost), score))
@@ -141,7 +142,8 @@ def _points(
 ) -> list[Markup]:
     drawn = []
     for point in points:
-        x, y = place_x(point.cost), place_y(point.score["value"])
+        x = place_x(point.cost)
+        y = place_y(point.score["value"])
         low_y, high_y = (place_y(value) for value in extremes(point.score))
         ends = join(Markup("M{:.1f} {:.1f}h8").format(x - 4, end_y) for end_y in (low_y, high_y))
         drawn.append(
@@ -169,10 +171,8 @@ def draw_labels(
             drawn.append(leader.format(_RIGHT, y, _RIGHT + 20, label_y))
             drawn.append(text.format("tick", _RIGHT + 24, label_y + 4.5, title))
         else:
-            shape, label = (
-                marker(index, _RIGHT + 13, label_y),
-                text.format("label", _RIGHT + 24, label_y + 4.5, title),
-            )
+            shape = marker(index, _RIGHT + 13, label_y)
+            label = text.format("label", _RIGHT + 24, label_y + 4.5, title)
             drawn.append(Markup('<g class="arm{}">{}{}</g>').format(index % 6, shape, label))
     return drawn
 

@@ -310,7 +310,9 @@ def _score_cell(
             '<td class="missing {}"><span aria-hidden="true">{}</span><span '
             'class="hidden">none</span></td>'
         ).format(_column(arm), MISSING)
-    value, low, high = score["value"], score.get("low"), score.get("high")
+    value = score["value"]
+    low = score.get("low")
+    high = score.get("high")
     # The row's head says what is usual; a cell says only where it departs from that.
     unlike = [
         f"n = {score[key]}" if key == "n" else str(score[key])
@@ -373,7 +375,8 @@ def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup
 
 def _row(cells: Iterable[Any], tag: str, attributes: str) -> Markup:
     # `tag` and `attributes` are literals of this file.
-    opening, closing = Markup(f"<{tag} {attributes}>"), Markup(f"</{tag}>")
+    opening = Markup(f"<{tag} {attributes}>")
+    closing = Markup(f"</{tag}>")
     return Markup("<tr>{}</tr>").format(
         join(Markup("{}{}{}").format(opening, cell, closing) for cell in cells)
     )

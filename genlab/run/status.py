@@ -206,7 +206,8 @@ def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[in
     # Nothing is left to do: a finished run must not be reopened, not even for a moment.
     earlier = before.get("attempt")
     attempt = earlier + 1 if isinstance(earlier, int) else 1
-    step, written = start, time.monotonic()
+    step = start
+    written = time.monotonic()
     write_status(run_dir, "running", start, steps=steps, attempt=attempt)
 
     def beat(done: int) -> None:

@@ -246,7 +246,8 @@ def partial_path(path: Path) -> Path:
     The name says that it is genlab's: a directory may hold somebody's own `.tmp` files as well. A
     name that would be too long with all of that is cut, and told apart by its digest.
     """
-    suffix, name = f".genlab-{os.getpid()}.tmp", os.fsencode(path.name)
+    suffix = f".genlab-{os.getpid()}.tmp"
+    name = os.fsencode(path.name)
     if len(name) + len(suffix) + 1 > LONGEST_NAME:
         name = (
             name[:80].decode("utf-8", "ignore").encode()

@@ -57,7 +57,8 @@ NUM_SPEAKERS, NUM_UNITS = 1024, 256
 SYMBOLS_PER_S, SYMBOL_TILE = 15, 128
 # A search for the largest batch ends when it is known to this share; after so many points it no
 # longer trusts lines.
-SEARCH_SHARE, LINES = 1 / 8, 5
+SEARCH_SHARE = 1 / 8
+LINES = 5
 
 Verb = Literal["train", "sample"]
 
@@ -189,7 +190,8 @@ def _hears_other(plan: Plan) -> bool:
 
 def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
     """Return the shapes of a batch, placed on the mesh."""
-    spec, frames = plan.spec, plan.run.data.num_frames
+    spec = plan.spec
+    frames = plan.run.data.num_frames
 
     def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_clips, *shape), dtype)
@@ -221,7 +223,8 @@ class Traced(NamedTuple):
 
 def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
     """Return the training step or the sampler for so many clips, lowered for the slice."""
-    run, build = plan.run, build_abstract(plan)
+    run = plan.run
+    build = build_abstract(plan)
     key = jax.eval_shape(lambda: jax.random.key(0))
     tokens, cond = abstract_batch(plan, num_clips)
     graph, plain = jax.eval_shape(partial(create_state, build, run.optim, STEPS), key)
@@ -421,7 +424,8 @@ def find_largest_batch(
     probe = max(1, start // unit)
     while not high or high - low > max(1, low * SEARCH_SHARE):
         row = measure(probe * unit)
-        peak, total = row.get("peak_bytes"), row["hbm_bytes"]
+        peak = row.get("peak_bytes")
+        total = row["hbm_bytes"]
         if row["fits"]:
             low, best = probe, row
             points = points or [(0, row["argument_bytes"])]

@@ -183,7 +183,9 @@ def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int
         for side in sides:
             side()
     times: list[list[float]] = [[] for _ in sides]
-    others, ours, began_all = _busy_cpu_s(), time.process_time(), time.perf_counter()
+    others = _busy_cpu_s()
+    ours = time.process_time()
+    began_all = time.perf_counter()
     for number in range(rounds):
         # Alternating who goes first cancels what drifts with time: clock, caches, temperature.
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
@@ -281,7 +283,8 @@ class _Trainer:
 
 @contextlib.contextmanager
 def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]:
-    trainer, args = _Trainer(config, size), _tokens(size, size.batch)
+    trainer = _Trainer(config, size)
+    args = _tokens(size, size.batch)
     shape = f"{_shape(size, size.batch)}, {detail}, {_millions(trainer.state['params'])}"
     yield Workload(lambda: trainer.step(args), shape)
 

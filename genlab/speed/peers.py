@@ -93,7 +93,9 @@ def _musicgen_train(size: Any) -> Peer:
     import torch
     from torch.nn import functional
 
-    model, batch, levels = _musicgen(size), size.batch, size.codebooks
+    model = _musicgen(size)
+    batch = size.batch
+    levels = size.codebooks
     steps = size.frames + levels - 1
     codes = torch.randint(0, size.entries, (batch, levels, size.frames))
     # The delay pattern: level k is k steps late. -100 marks the corners that no code fills.
@@ -184,7 +186,8 @@ def _stable_audio_train(size: Any) -> Peer:
     clean = torch.randn(size.batch, size.latent_channels, size.frames)
 
     def loss() -> Any:
-        level, noise = torch.rand(size.batch), torch.randn_like(clean)
+        level = torch.rand(size.batch)
+        noise = torch.randn_like(clean)
         return functional.mse_loss(
             velocity(torch.lerp(clean, noise, level[:, None, None]), level), noise - clean
         )

@@ -70,7 +70,9 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         )
     lower_is_better = pilot.direction == "lower"
     title = f"{score_title(arguments.score)} against {_WORDS[arguments.against]}, mean (runs)"
-    table, verdicts, plan_texts = _table(pilot, arguments.against), [], []
+    table = _table(pilot, arguments.against)
+    verdicts = []
+    plan_texts = []
     exponents = (
         _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
     )

@@ -274,12 +274,15 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     found = read_again(run_dir / "trial.json", Trial, doing="scoring the trial again")
     if found is not None:
         return found
-    short, budget = job.short, job.budgets[name]
+    short = job.short
+    budget = job.budgets[name]
     # Trial 0 is what the config says, so that tuning can never end worse than not tuning.
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
     arm = short.arms[name].model_copy(update=setting.to_dict())
     run = short.model_copy(update={"arms": {name: arm}}).run(name, short.seeds[0], budget.steps)
-    began, ends, note = time.perf_counter(), (math.nan,) * 3, ""
+    began = time.perf_counter()
+    ends = (math.nan,) * 3
+    note = ""
     try:
         model = train_arm(run, job.store, run_dir, job.progress).model
         ends = job.judges[name](model, run).estimate(job.tuning.seed)[:3]
@@ -318,7 +321,9 @@ def make_judge(
         return lambda model, run: clip_means(
             block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units
         )
-    codec, recogniser, compiled = config.data.load_codec(), load_recogniser(), None
+    codec = config.data.load_codec()
+    recogniser = load_recogniser()
+    compiled = None
     cond, num_frames = conditions(store, clips, config.data.num_frames)
 
     def count_errors(model: nnx.Module, run: DecoderRun) -> ClipValues:

@@ -54,7 +54,8 @@ def write_notebook(
         if read_state(run, out).state == "finished"
     }
     findings = judge(sweep, runs, out)
-    panels, forests = curves(sweep, runs, results), forest(findings)
+    panels = curves(sweep, runs, results)
+    forests = forest(findings)
     drawn = [*panels, *forests]
     shapes = fit_families(runs, results, ISOFLOP_SCORE)
     text = _markdown(sweep, runs, results, findings, page, bool(drawn), shapes)
@@ -106,10 +107,8 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
         found = format_value(finding.value) if is_exact else format_interval(finding.to_dict())
         p_value = finding.to_dict()["p_holm"]
         p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-        score, expected = (
-            score_title(finding.score) if finding.score else MISSING,
-            finding.expected or MISSING,
-        )
+        score = score_title(finding.score) if finding.score else MISSING
+        expected = finding.expected or MISSING
         rows.append(
             [finding.text, score, expected, found, p_text, finding.verdict, finding.note or MISSING]
         )

@@ -220,12 +220,15 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         GenlabError: if a budget cannot be met, a FLOP formula is wrong, or predictions compare
             different prompts.
     """
-    flops, bytes_, prompts = 0.0, 0.0, {}
+    flops = 0.0
+    bytes_ = 0.0
+    prompts = {}
     for run in runs:
         check_budget(run.config)
     for done, run in enumerate(runs):
         progress("plan", done, len(runs))
-        config, store = run.config, run.config.data.open(progress)
+        config = run.config
+        store = run.config.data.open(progress)
         budgets = solve_budget(config, store)
         for name, budget in budgets.items():
             check_flops(config.run(name, config.seeds[0], budget.steps), store)
@@ -274,7 +277,8 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
             "sweep"
         )
     _check_name(page, sweep, out)
-    made, kept = _made_in(page), {run.id for run in runs}
+    made = _made_in(page)
+    kept = {run.id for run in runs}
     paths: list[Path] = []
     strangers: list[Path] = []
     for path in sorted((out / "runs").iterdir()) if (out / "runs").is_dir() else ():

@@ -63,7 +63,8 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
         step, params = state["step"], state["params"]
         # Traced once, at no cost in the program: the rules stand in `graphdef`.
         model = nnx.merge(graphdef, params, state["rest"])
-        optimizer, splits = build_optimizer(optim, steps, model), splits_of(model)
+        optimizer = build_optimizer(optim, steps, model)
+        splits = splits_of(model)
         key = jax.random.fold_in(key, step)
         rest = state["rest"]
         grads, weight, sums, rest = _gradient(graphdef, optim, splits, params, rest, args, key)

@@ -26,10 +26,13 @@ NUM_COLOURS = 64  # more cannot be distinguished here, and the file would double
 _WIDTH, _HEIGHT = 640, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 12, 12, 36  # margins of the plot, in pixels
 # of the picture's width, for a playhead
-PLOT_START, PLOT_SHARE = _LEFT / _WIDTH, (_WIDTH - _LEFT - _RIGHT) / _WIDTH
+PLOT_START = _LEFT / _WIDTH
+PLOT_SHARE = (_WIDTH - _LEFT - _RIGHT) / _WIDTH
 _FONT_SIZE = 22
 _FFT_SAMPLES = 1024
-_PLATE, _INK, _NUM_INKS = np.array([16, 14, 24]), np.array([222, 220, 230]), 8
+_PLATE = np.array([16, 14, 24])
+_INK = np.array([222, 220, 230])
+_NUM_INKS = 8
 _TICKS_KHZ = (0.25, 0.5, 1, 2, 4, 8, 16)
 
 # Coefficients of t^0 .. t^6 for red, green and blue: a least-squares fit of magma.
@@ -112,15 +115,16 @@ def grid_png(
         max((len(wave) for row in cells.values() for wave in row.values()), default=1)
         / sample_rate_hz
     )
-    width, height, left, top = _WIDTH // 2, _HEIGHT // 2, 200, 30
+    width = _WIDTH // 2
+    height = _HEIGHT // 2
+    left = 200
+    top = 30
     page = Image.new(
         "RGB", (left + width * len(columns), top + height * len(cells)), tuple(_PLATE.tolist())
     )
-    draw, font, ink = (
-        ImageDraw.Draw(page),
-        ImageFont.load_default(_FONT_SIZE - 6),
-        tuple(_INK.tolist()),
-    )
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(_FONT_SIZE - 6)
+    ink = tuple(_INK.tolist())
     for x, column in enumerate(columns):
         draw.text(
             (left + x * width + width // 2, top // 2), column, fill=ink, font=font, anchor="mm"

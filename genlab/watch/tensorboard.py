@@ -163,16 +163,15 @@ class TrainingLog:
     """
 
     def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
-        self._writer, self._family, self._loss_tag, self._cost = (
-            writer,
-            family,
-            loss_tag(family, unit),
-            cost,
-        )
+        self._writer = writer
+        self._family = family
+        self._loss_tag = loss_tag(family, unit)
+        self._cost = cost
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of a training step."""
-        speed, cost = metrics.get("steps_per_s"), self._cost
+        speed = metrics.get("steps_per_s")
+        cost = self._cost
         if speed is not None and cost is not None:
             mfu = speed * cost.flops / cost.peak_flops_per_s
             metrics = {**metrics, "audio_s_per_s": speed * cost.audio_s, "mfu": mfu}

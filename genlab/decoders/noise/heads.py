@@ -112,7 +112,8 @@ class GaussianMixtureHead(nnx.Module):
         """Return log weights, means and standard deviations of the m components; deviations start
         near 1.
         """
-        m, d = self.config.components, self.channels
+        m = self.config.components
+        d = self.channels
         weights, means, stds = jnp.split(
             self.project(hidden).astype(jnp.float32), [m, m + m * d], axis=-1
         )
