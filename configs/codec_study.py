@@ -1,4 +1,4 @@
-"""Variants of the in-lab codec on equal terms: what a semantic level 1, a side channel or a
+r"""Variants of the in-lab codec on equal terms: what a semantic level 1, a side channel or a
 variational bottleneck do.
 
 Question: does distillation make level 1 say more of what is spoken and less of who speaks, at what
@@ -6,11 +6,12 @@ cost in reconstruction? Every variant is one run of this config, 2000 steps with
 the same first parameters:
 
     export SPEECH_DIR=path/to/librispeech FLITE_DIR=path/to/flite
-    genlab train configs/codec_study.py --out runs/plain genlab train configs/codec_study.py
-    'codec.distillation={}' --out runs/distilled genlab train configs/codec_study.py
-    'codec.distillation={}' codec.semantic_channels=8 --out runs/split genlab train
-    configs/codec_study.py codec.side_channels=16 --out runs/side genlab train
-    configs/codec_study.py codec.kl_weight=0.01 --out runs/vae
+    genlab train configs/codec_study.py --out runs/plain
+    genlab train configs/codec_study.py 'codec.distillation={}' --out runs/distilled
+    genlab train configs/codec_study.py 'codec.distillation={}' codec.semantic_channels=8 \
+        --out runs/split
+    genlab train configs/codec_study.py codec.side_channels=16 --out runs/side
+    genlab train configs/codec_study.py codec.kl_weight=0.01 --out runs/vae
 
 and again with seed=1, and with 'codec.distillation={"weight": 1}' for a weaker pull. `genlab codec
 export` each, then `genlab codec probe SPEECH_DIR --codec A,B,...`. Result: docs/codecs.md.

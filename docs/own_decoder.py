@@ -1,9 +1,4 @@
-"""A decoder of your own as an arm: all codes at once, independent given the conditions, the floor
-under every family.
-
-`genlab check docs/own_decoder.py:OnceConfig` tests it; `genlab compare docs/own_decoder.py` holds
-it against another.
-"""
+"""All codes at once, given the conditions: try `genlab check docs/own_decoder.py:OnceConfig`."""
 
 from typing import ClassVar
 
@@ -37,20 +32,18 @@ class OnceConfig(Config):
 
 class Once(nnx.Module):
     def __init__(self, task, *, key):
-        keys = jax.random.split(key, 3)
+        told, body, head = jax.random.split(key, 3)
         self.spec, self.reads = task.spec, "codes"
-        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=keys[0])
-        self.backbone = Backbone(task.backbone, key=keys[1], text_route=task.condition.text_route)
+        self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=told)
+        self.backbone = Backbone(task.backbone, key=body, text_route=task.condition.text_route)
         self.heads = Linear(
-            task.width, task.spec.codebooks * task.spec.entries, key=keys[2], scale=0.0
+            task.width, self.spec.codebooks * self.spec.entries, key=head, scale=0.0
         )
 
     def logits(self, cond, is_valid, keys=(None, None)):
         told = self.conditioner(cond, is_valid, key=keys[0])
-        frames = jnp.broadcast_to(jnp.arange(is_valid.shape[1]), is_valid.shape)
-        hidden = self.backbone(
-            told.frames, positions=frames, is_valid=is_valid, text=told.text, key=keys[1]
-        )
+        context = {"positions": jnp.cumsum(is_valid, 1), "is_valid": is_valid, "text": told.text}
+        hidden = self.backbone(told.frames, **context, key=keys[1])
         return self.heads(hidden).reshape(*is_valid.shape, self.spec.codebooks, self.spec.entries)
 
     def nats(self, tokens, cond, keys=(None, None)):
@@ -62,24 +55,18 @@ class Once(nnx.Module):
         return LossOut(self.nats(tokens, cond, jax.random.split(key)) / num_codes, num_codes, {})
 
     def score(self, tokens, cond, *, key=None, num_draws=1):
-        return ScoreOut(
-            self.nats(tokens, cond) / jnp.log(2.0), jnp.zeros(len(tokens.num_frames)), "exact"
-        )
+        return ScoreOut(self.nats(tokens, cond) / jnp.log(2.0), 0.0 * tokens.num_frames, "exact")
 
     def sample(self, cond, *, num_frames, key, sampler, prompt=None):
         is_valid = jnp.arange(cond.content.shape[1])[None] < num_frames[:, None]
         codes = jax.random.categorical(key, self.logits(cond, is_valid))
-        codes = (
-            codes
-            if prompt is None
-            else jnp.where(prompt.is_known[..., None], read_codes(prompt.tokens), codes)
-        )
-        return SampleOut(
-            make_tokens(codes=jnp.where(is_valid[..., None], codes, 0), num_frames=num_frames), 1
-        )
+        if prompt is not None:
+            codes = jnp.where(prompt.is_known[..., None], read_codes(prompt.tokens), codes)
+        return SampleOut(make_tokens(codes=codes * is_valid[..., None], num_frames=num_frames), 1)
 
 
 def config():
+    arms = [Arm(decoder=each, sampler=each.sampler()) for each in (OnceConfig(), MaskedConfig())]
     return Comparison(
         name="own_decoder",
         question="What does looking at codes gain?",
@@ -88,8 +75,5 @@ def config():
         backbone=BackboneConfig(width=64, layers=2, heads=2),
         condition=ConditionConfig(layers=1),
         budget=Budget(mode="iso_step", steps=300),
-        arms={
-            each.kind: Arm(decoder=each, sampler=each.sampler())
-            for each in (OnceConfig(), MaskedConfig())
-        },
+        arms={arm.decoder.kind: arm for arm in arms},
     )

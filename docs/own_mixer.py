@@ -1,12 +1,9 @@
-"""A mixer of your own in the place of attention: every frame reads the few around it, one weight
-per channel.
+"""A mixer of your own in the place of attention: a frame reads the few around it.
 
-A causal decoder sees past frames alone. `empty` and the cache are for decoding step by step;
-without them every family works but the autoregressive ones. Mixers may take turns over depth: here,
-this one and attention.
+A causal decoder sees past frames alone. `empty` and the cache are for decoding step by step, which
+only the autoregressive families do. Mixers may take turns over depth, as here.
 
     genlab check docs/own_mixer.py:ShortConvolution
-    genlab compare docs/own_mixer.py
     genlab compare configs/quickstart.py backbone.mixer.kind=docs/own_mixer.py:ShortConvolution
 """
 
@@ -28,7 +25,7 @@ from genlab.nets.linear import Linear
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.param import vector
 
-FAMILIES = {"ar": ARConfig(), "masked": MaskedConfig()}
+ARMS = [Arm(decoder=each, sampler=each.sampler()) for each in (ARConfig(), MaskedConfig())]
 
 
 class ShortConvolution(PlainMixer):
@@ -48,8 +45,7 @@ class DepthwiseConvolution(nnx.Module):
         # Frames before its own one, and, where the future may be seen, as many after it.
         self.distances = tuple(range(-reach, 1 if shape.is_causal else reach + 1))
         taps = len(self.distances)
-        # A parameter says whether it decays and how it is split over chips: `matrix`, or `vector`,
-        # which does neither.
+        # A parameter is a `matrix`, which decays and is split over chips, or a `vector`.
         self.kernel = vector(taps**-0.5 * jax.random.normal(kernel_key, (taps, shape.width)))
         self.project_out = Linear(shape.width, shape.width, key=out_key, scale=shape.output_scale)
 
@@ -70,18 +66,14 @@ class DepthwiseConvolution(nnx.Module):
 
 
 def config():
+    mixers = (ShortConvolution(), Attention())
     return Comparison(
         name="own_mixer",
         question="Which family needs attention in every layer?",
         data=TokenData(corpus=Embedded(minutes=1.5), num_frames=96),
         batch_size=8,
-        backbone=BackboneConfig(
-            width=64, layers=2, heads=2, mixer=(ShortConvolution(), Attention())
-        ),
+        backbone=BackboneConfig(width=64, layers=2, heads=2, mixer=mixers),
         condition=ConditionConfig(layers=1),
         budget=Budget(mode="iso_step", steps=300),
-        arms={
-            name: Arm(decoder=decoder, sampler=decoder.sampler())
-            for name, decoder in FAMILIES.items()
-        },
+        arms={arm.decoder.kind: arm for arm in ARMS},
     )

@@ -29,9 +29,10 @@ from genlab.config import (
 )
 from genlab.config.open import Open
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import Corpus, Progress, build_corpus, find_corpora
+from genlab.data.corpus import CORPORA, Progress, build_corpus, find_corpora
 from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
 from genlab.data.manifest import Manifest
+from genlab.data.recipe import Corpus
 from genlab.data.store import TokenStore
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
@@ -105,6 +106,10 @@ AnySampler = Annotated[
 ]
 
 
+# Tokens that never were audio have no recipe.
+AnyTokenSource = Annotated[Corpus, Open(*CORPORA, KnownEntropy)]
+
+
 class TokenData(Config):
     """Which tokens: a corpus behind the frozen codec, and the frames of one training example.
 
@@ -112,7 +117,7 @@ class TokenData(Config):
     are drawn.
     """
 
-    corpus: Annotated[Corpus | KnownEntropy, pydantic.Field(discriminator="kind")]
+    corpus: AnyTokenSource
     codec: str = SHIPPED_CODEC
     """The frozen codec: a shipped name, a path of exported weights, KIND or KIND:SOURCE."""
     num_frames: int = pydantic.Field(ge=1)

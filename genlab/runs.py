@@ -15,7 +15,7 @@ from genlab.config import (
     Steps,
 )
 from genlab.data.batches import BatchSource
-from genlab.data.corpus import Corpus, Progress, build_corpus
+from genlab.data.corpus import AnyCorpus, Progress, build_corpus
 from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.train import TrainSettings
@@ -27,7 +27,7 @@ MAX_BATCH_SAMPLES = 2**32
 class CorpusShare(Config):
     """A corpus and the share of training crops drawn from it."""
 
-    corpus: Corpus
+    corpus: AnyCorpus
     share: float = pydantic.Field(default=1.0, gt=0)
     """Weight of this corpus when crops are drawn; weights need not sum to 1."""
 

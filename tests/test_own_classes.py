@@ -115,7 +115,7 @@ def test_a_class_in_a_module_is_named_by_it_and_needs_the_same_word(place, monke
         "reach": 3,
     }
     write_config(place / "run", config.to_dict())
-    with pytest.raises(ConfigError, match=r"is a Python file|is a class in a Python module"):
+    with pytest.raises(ConfigError, match=r"is a Python file|is code in a Python module"):
         load_experiment(place / "run", named=["mine.py:OnceConfig", "mine.py:OnceSampler"])
     assert load_experiment(place / "run", trust_code=True) == config
     monkeypatch.delitem(sys.modules, "my_package.mixers")

@@ -20,7 +20,7 @@ from genlab.runs import CodecRun, CorpusShare
 
 COMPARISON = make_comparison()
 # a class of the user's own may stand there, under its own kind
-OPEN = ("decoder", "sampler", "mixer", "ffn")
+OPEN = ("decoder", "sampler", "mixer", "ffn", "corpus")
 ROOTS = {
     "comparison": COMPARISON,
     "decoder run": COMPARISON.run("ar", seed=0, steps=3),

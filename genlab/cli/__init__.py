@@ -9,14 +9,14 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
 from genlab.cli.output import drop_output, plain_output, print_any_character
-from genlab.cli.values import local, named, place, whole
+from genlab.cli.tools import add_machine, add_own
+from genlab.cli.values import AddCommand, local, named, place, takes_config, takes_trust, whole
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -30,8 +30,6 @@ WHOLE_NUMBERS = {
     "levels": (1, 1024),
     "seeds": (1, 1000),
 }
-
-AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,7 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_crossover(add)
     _add_sweep(add)
     _add_inputs(add)
-    _add_machine(add)
+    add_machine(add)
+    add_own(add)
     return parser
 
 
@@ -210,7 +209,7 @@ def _add_runs(add: AddCommand) -> None:
         "Train, sample and score every arm of a comparison.",
         "genlab compare quickstart --out runs/first",
     )
-    _takes_config(command)
+    takes_config(command)
     command.add_argument(
         "--out", type=place, help="run directory (default: runs/NAME-KEY), also gs://BUCKET/PATH"
     )
@@ -236,7 +235,7 @@ def _add_runs(add: AddCommand) -> None:
         "Train one model: codec, recogniser, or one arm of a comparison.",
         "genlab train quickstart --arm ar --out runs/ar",
     )
-    _takes_config(command)
+    takes_config(command)
     command.add_argument(
         "--out", type=place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH"
     )
@@ -246,7 +245,7 @@ def _add_runs(add: AddCommand) -> None:
         "Sample a trained arm from its run directory.",
         "genlab sample runs/first/arms/ar/seed0 --prompts 4 --out samples",
     )
-    _takes_config(command, "run directory of a trained arm")
+    takes_config(command, "run directory of a trained arm")
     command.add_argument(
         "--out", type=place, default=Path("samples"), help="directory for the FLAC files"
     )
@@ -270,7 +269,7 @@ def _add_tuning(add: AddCommand) -> None:
         ),
         "genlab tune quickstart --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
-    _takes_config(command)
+    takes_config(command)
     command.add_argument(
         "--trials", type=whole, help="settings to try per arm, including its own (default 16)"
     )
@@ -323,7 +322,7 @@ def _add_results(add: AddCommand) -> None:
         ),
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
-    _takes_config(
+    takes_config(
         command, "run directory of a comparison, or of an arm trained on a known-entropy source"
     )
     command.add_argument(
@@ -334,7 +333,7 @@ def _add_results(add: AddCommand) -> None:
     command = add(
         "report", "Rewrite report.html from a finished run directory.", "genlab report runs/first"
     )
-    _takes_config(command, "run directory of a comparison")
+    takes_config(command, "run directory of a comparison")
     command = add(
         "listen",
         "Write a blind listening test for a finished comparison, or merge its answers.",
@@ -343,7 +342,7 @@ def _add_results(add: AddCommand) -> None:
     command.add_argument(
         "config", type=named, metavar="RUN_DIR", help="run directory of a comparison"
     )
-    _takes_trust(command)
+    takes_trust(command)
     command.add_argument(
         "--test",
         choices=["mushra", "ab", "both"],
@@ -468,7 +467,7 @@ def _add_inputs(add: AddCommand) -> None:
         "Print what every arm would spend, without spending it.",
         "genlab budget quickstart",
     )
-    _takes_config(command)
+    takes_config(command)
     command = add(
         "data",
         (
@@ -478,7 +477,7 @@ def _add_inputs(add: AddCommand) -> None:
         ),
         "genlab data quickstart",
     )
-    _takes_config(command, "as in compare; with the word `check` before it to verify")
+    takes_config(command, "as in compare; with the word `check` before it to verify")
     command = add(
         "codec",
         (
@@ -512,103 +511,12 @@ def _add_inputs(add: AddCommand) -> None:
     command.add_argument(
         "--levels", type=whole, help="how many codebooks to decode, from the first (default: all)"
     )
-    _takes_trust(command)
+    takes_trust(command)
     command.add_argument(
         "--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv"
     )
     command.add_argument(
         "--json", action="store_true", help="bench: JSON instead of a Markdown table"
-    )
-
-
-def _add_machine(add: AddCommand) -> None:
-    command = add(
-        "bench", "Measure training steps, sampling and codec speed.", "genlab bench --json"
-    )
-    command.add_argument(
-        "workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)"
-    )
-    command.add_argument("--json", action="store_true", help="one JSON line per workload")
-    command.add_argument(
-        "--rounds",
-        type=whole,
-        default=5,
-        help="how often to repeat (default 5); the median counts",
-    )
-    command.add_argument(
-        "--quick",
-        action="store_true",
-        help="toy sizes: shows that everything runs, but says nothing about speed",
-    )
-    command = add(
-        "aot",
-        (
-            "Compile every arm's training step and sampler for a TPU slice, without having one: do "
-            "they fit?"
-        ),
-        "genlab aot scale_300m --topology v5litepod-16",
-    )
-    _takes_config(command)
-    command.add_argument(
-        "--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4"
-    )
-    command.add_argument("--arm", help="compile only this arm (default: all)")
-    command.add_argument(
-        "--program", choices=["train", "sample", "both"], default="both", help="default: both"
-    )
-    command.add_argument(
-        "--largest-batch", action="store_true", help="search for the largest batch that fits"
-    )
-    command.add_argument("--out", type=local, metavar="FILE", help="write all numbers as JSON")
-    command.add_argument(
-        "--markdown", action="store_true", help="print the table as Markdown, with all columns"
-    )
-    command.add_argument(
-        "--save-executable",
-        type=local,
-        metavar="FILE",
-        help="keep the last compiled program, for use on such a slice",
-    )
-    command = add(
-        "check",
-        (
-            "Try out a decoder, mixer or feed-forward part of your own at toy size: what it must "
-            "keep, and what is broken."
-        ),
-        "genlab check docs/own_decoder.py:OnceConfig",
-    )
-    command.add_argument(
-        "target", metavar="FILE.py:CLASS", help="or PACKAGE.MODULE:CLASS, the class of its config"
-    )
-    command = add(
-        "doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor"
-    )
-    command.description = f"{command.description}\n\nextras:\n{list_extras()}"
-
-
-def _takes_config(
-    command: argparse.ArgumentParser,
-    what: str = "config file, config.json, run directory, or a name such as quickstart",
-) -> None:
-    command.add_argument("config", type=named, help=what)
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],  # without it argparse says that they are required
-        metavar="FIELD=VALUE",
-        help="dotted overrides, for example seed=1",
-    )
-    _takes_trust(command)
-
-
-def _takes_trust(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--trust-code",
-        action="store_true",
-        help=(
-            "run the Python files that a config.json refers to; read them first (see "
-            "docs/security.md)"
-        ),
     )
 
 

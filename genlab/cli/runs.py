@@ -377,13 +377,10 @@ def aot(arguments: argparse.Namespace, command: str) -> int:
 
 
 def check(arguments: argparse.Namespace, command: str) -> int:
-    """Try out a decoder, mixer or feed-forward part of the user's own; the exit code says whether
-    all promises hold.
-    """
-    from genlab.run.trust import load_class
-    from genlab.studies.contract import check_class
+    """Try out a class of the user's own; the exit code says whether all promises hold."""
+    from genlab.studies.contract import check_target
 
-    findings = check_class(load_class(arguments.target))
+    findings = check_target(arguments.target, arguments.overrides)
     for finding in findings:
         print(
             f"FAILED  {finding.promise}: {finding.problem}"

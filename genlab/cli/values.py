@@ -1,7 +1,12 @@
-"""Values on the command line: paths and whole numbers, refused while the words are parsed."""
+"""Values on the command line: paths and whole numbers, refused while the words are parsed, and the
+arguments that many commands take.
+"""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+
+AddCommand = Callable[[str, str, str], argparse.ArgumentParser]
 
 
 def place(text: str) -> str | Path:
@@ -39,3 +44,31 @@ def local(text: str) -> Path:
             "work in a bucket"
         )
     return Path(named(text))
+
+
+def takes_config(
+    command: argparse.ArgumentParser,
+    what: str = "config file, config.json, run directory, or a name such as quickstart",
+) -> None:
+    """Let a command take a config, overrides and `--trust-code`."""
+    command.add_argument("config", type=named, help=what)
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],  # without it argparse says that they are required
+        metavar="FIELD=VALUE",
+        help="dotted overrides, for example seed=1",
+    )
+    takes_trust(command)
+
+
+def takes_trust(command: argparse.ArgumentParser) -> None:
+    """Let a command take `--trust-code`."""
+    command.add_argument(
+        "--trust-code",
+        action="store_true",
+        help=(
+            "run the Python files that a config.json refers to; read them first (see "
+            "docs/security.md)"
+        ),
+    )

@@ -2,15 +2,16 @@
 
 In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published
 codec as KIND or KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000`
-(samples per second), or a Python file whose `codec()` returns one. Out: `FrozenCodec`, which
-encodes and decodes lists of waves of any length. This is the only place where audio becomes tokens
-and tokens become audio, so between the arms of a comparison nothing but the decoder differs.
-Lengths are rounded up to a few bucket sizes so that a corpus costs a few compilations. Every clip
-is followed by at least one frame of padding, so neither the bucket nor the other clips of a call
-change its result. Waves come and go at `wave_rate_hz`; a codec that works at another rate is
-resampled here.
+(samples per second), or code of the user that returns one: a Python file with a function `codec`,
+`FILE.py:NAME` or `package.module:NAME`. Out: `FrozenCodec`, which encodes and decodes lists of
+waves of any length. This is the only place where audio becomes tokens and tokens become audio, so
+between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few
+bucket sizes so that a corpus costs a few compilations. Every clip is followed by at least one frame
+of padding, so neither the bucket nor the other clips of a call change its result. Waves come and go
+at `wave_rate_hz`; a codec that works at another rate is resampled here.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, Shaped
+from typing_extensions import get_protocol_members
 
 from genlab import __version__
 from genlab.codecs.base import Codec, PublishedConfig
@@ -38,7 +40,7 @@ from genlab.config import ConfigError, GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, one_line, shorten
 from genlab.data.audio import as_waves, resample
 from genlab.nets.weights import load_metadata, load_weights, save_weights
-from genlab.run.trust import run_file
+from genlab.run.trust import code_file, digest_of, is_function, load_function, source_of
 from genlab.tokens import Tokens, TokenSpec
 
 BUCKET_FRAMES = 64
@@ -268,8 +270,9 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
         found = load_published(PUBLISHED[kind], source or None)
         metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
         return FrozenCodec(found.codec, found.fingerprint, metadata, wave_rate_hz)
-    if name.endswith(".py"):
-        return _load_own(Path(name), wave_rate_hz)
+    if is_function(name):
+        codec, fingerprint = _load_own(name, digest_of(name, "codec"))
+        return FrozenCodec(codec, fingerprint, {"source": Path(name).name}, wave_rate_hz)
     codec, metadata = load_exported(name)
     return FrozenCodec(codec, metadata["sha256"][:10], metadata, wave_rate_hz)
 
@@ -302,7 +305,7 @@ def token_spec(name: str) -> TokenSpec:
     if kind in PUBLISHED and not source:
         config: Any = PUBLISHED[kind]()
         return config.spec
-    if kind in PUBLISHED or kind == "mulaw" or name.endswith(".py"):
+    if kind in PUBLISHED or kind == "mulaw" or is_function(name):
         return load_codec(name).spec
     return _read_shape(weights_path(name))[0].spec
 
@@ -337,26 +340,45 @@ def _read_shape(path: Path) -> tuple[SpectralCodecConfig, dict[str, Any]]:
         ) from None
 
 
-def _load_own(path: Path, wave_rate_hz: int | None) -> FrozenCodec:
-    if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
-        raise GenlabError(
-            f"codec {str(path)!r}: no such file; expected a Python file with a function codec()"
-        )
+@functools.lru_cache(maxsize=8)
+def _load_own(name: str, digest: str) -> tuple[Codec, str]:
+    """Return the codec of the user and its fingerprint; one that fits its codebooks does so once in
+    a process.
+    """
+    return make_own(name)
+
+
+def make_own(name: str) -> tuple[Codec, str]:
+    """Call the user's function that makes a codec.
+
+    Args:
+        name: `FILE.py`, whose function is `codec`, `FILE.py:NAME` or `package.module:NAME`.
+
+    Returns:
+        The codec, and 10 hex digits over the source of the file and all parameters.
+
+    Raises:
+        GenlabError: if there is no such function, or it fails.
+    """
+    make = load_function(name, "codec", "codec")
     try:
-        make = run_file(path).get("codec")
-        codec: Any = make() if callable(make) else None
+        codec: Any = make()
     except BaseException as error:  # the file is the person's own, and may raise anything
         if is_ours_to_stop(error):
             raise
-        raise GenlabError(f"codec {describe_raised(path, error)}") from error
-    if not callable(make):
         raise GenlabError(
-            f"{path}: no function codec() in it; it must return an object with the methods of Codec"
+            f"codec {describe_raised(code_file(name) or Path(name), error)}"
+        ) from error
+    lacking = [part for part in sorted(get_protocol_members(Codec)) if not hasattr(codec, part)]
+    if lacking or not issubclass(type(codec), nnx.Module):
+        raise GenlabError(
+            f"codec {shorten(name)}: got a {type(codec).__name__}, expected an nnx.Module with "
+            f"{', '.join(lacking) or 'parameters'}; see Codec in genlab/codecs/base.py"
         )
-    content = hashlib.sha256(path.read_bytes())
+    content = hashlib.sha256(source_of(name, "codec"))
     for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(codec))):
         content.update(np.asarray(leaf).tobytes())
-    return FrozenCodec(codec, content.hexdigest()[:10], {"source": path.name}, wave_rate_hz)
+    return codec, content.hexdigest()[:10]
 
 
 def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

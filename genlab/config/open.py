@@ -226,6 +226,13 @@ def fingerprint(cls: type) -> str | None:
     return f"{cls.__name__}@{source[:16]}"
 
 
+def file_of(cls: type) -> Path:
+    """Return the file that a class lies in, for errors that its code raises; its name if it lies in
+    none.
+    """
+    return Path(getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__name__)
+
+
 @functools.cache
 def _digest_of(file: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ answer.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are first used
@@ -23,15 +23,10 @@ from pydantic import Field
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, write_flac
-from genlab.data.embedded import Embedded
-from genlab.data.folder import Folder
-from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.manifest import Clip, Manifest, fraction_of
+from genlab.data.recipe import Corpus, Recipe
 from genlab.data.shards import Progress, run_shards
-
-Utterances = Annotated[
-    Embedded | Folder | LibriSpeech | LJSpeech | VCTK | FSDD, Field(discriminator="kind")
-]
+from genlab.data.utterances import AnyUtterances
 
 
 class Dialogue(Config):
@@ -40,7 +35,7 @@ class Dialogue(Config):
     domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     kind: Literal["dialogue"] = "dialogue"
-    corpus: Utterances
+    corpus: AnyUtterances
     """The clips that conversations are made of."""
     seed: Seed = 0
     """Seed of the partners, the order of turns and the gaps."""
@@ -48,6 +43,20 @@ class Dialogue(Config):
     """Mean silence between the turns, in seconds; a negative one makes them overlap."""
     std_gap_s: float = Field(default=0.2, ge=0.0, le=2.0)
     """Standard deviation of that silence, in seconds."""
+
+    @property
+    def made_of(self) -> Corpus:
+        """The corpus of single utterances."""
+        return self.corpus
+
+    def recipe(self, source: Manifest | None) -> Recipe:
+        """Return how the conversations are made of the utterances in `source`."""
+        assert source is not None, "build_corpus gives the manifest of made_of"
+        settings = {key: value for key, value in self.to_dict().items() if key != "corpus"}
+        inputs = {"config": settings, "utterances": source.hash()}
+        return Recipe(
+            inputs, lambda directory, progress: build_dialogues(self, source, directory, progress)
+        )
 
 
 class Exchange(NamedTuple):

@@ -30,7 +30,8 @@ from pydantic import Field
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
-from genlab.data.manifest import F0_HOP_SAMPLES, Clip, assign_splits, fraction_of
+from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, assign_splits, fraction_of
+from genlab.data.recipe import Recipe
 from genlab.data.shards import Progress, run_shards
 from genlab.machine.onnx import open_session
 
@@ -88,6 +89,15 @@ class Embedded(Config):
     """Share of pairs of a speaker and a training text held out as split test_pair."""
     held_out_speakers: tuple[str, ...] = ()
     """Speakers whose clips are all in split test_speaker."""
+
+    @property
+    def made_of(self) -> None:
+        """No other corpus."""
+
+    def recipe(self, source: Manifest | None) -> Recipe:
+        """Return how the corpus is made."""
+        inputs = {"config": self.to_dict(), "version": RECIPE_VERSION}
+        return Recipe(inputs, lambda directory, progress: build_embedded(self, directory, progress))
 
 
 class Utterance(NamedTuple):

@@ -7,6 +7,7 @@ skipped, or with `strict=True` the corpus is refused. The same import serves the
 in `layouts.py`.
 """
 
+import abc
 import dataclasses
 import hashlib
 import json
@@ -45,6 +46,7 @@ from genlab.data.listing import (
 )
 from genlab.data.manifest import (
     Clip,
+    Manifest,
     assign_splits,
     copies,
     join_copies,
@@ -52,7 +54,9 @@ from genlab.data.manifest import (
     split_rank,
     text_key,
 )
+from genlab.data.recipe import Recipe
 from genlab.data.shards import Progress, run_shards
+from genlab.data.states import file_states
 from genlab.data.table import is_table, list_table
 from genlab.data.text import has_symbols
 from genlab.run.stored import read_stored, write_atomically
@@ -120,6 +124,43 @@ class ImportConfig(Config):
     max_clip_s: float = Field(default=40.0, gt=0.0, le=86_400)
     """Longest recording that is accepted, in seconds."""
 
+    @property
+    def made_of(self) -> None:
+        """No other corpus."""
+
+    @abc.abstractmethod
+    def listing(self) -> Listing:
+        """Return the files to import, what of them cannot be used, and notes.
+
+        Raises:
+            GenlabError: if the path does not hold such a corpus.
+        """
+
+    def recipe(self, source: Manifest | None) -> Recipe:
+        """Return how the corpus is made. Neither where it lies nor `strict` changes what is built;
+        the files do.
+        """
+        listing = self.listing()
+        settings = {
+            key: value for key, value in self.to_dict().items() if key not in {"path", "strict"}
+        }
+        root = Path(self.path).expanduser()
+        states = file_states([root / row.path for row in listing.rows])
+        rows = [[*row, state] for row, state in zip(listing.rows, states)]
+        inputs = {
+            "config": settings,
+            "version": IMPORT_VERSION,
+            "rows": rows,
+            "skipped": listing.skipped,
+        }
+
+        def build(directory: Path, progress: Progress | None) -> list[Clip]:
+            clips, report = import_files(self, listing, directory, progress)
+            report.save(directory)
+            return clips
+
+        return Recipe(inputs, build)
+
 
 class Folder(ImportConfig):
     """A tree of audio files.
@@ -137,6 +178,12 @@ class Folder(ImportConfig):
     """Every file is a conversation in stereo: text and speaker are those of the first channel, the
     second one is what that speaker hears.
     """
+
+    def listing(self) -> Listing:
+        """Return the files of the folder, from its manifest if one is named, else by walking the
+        tree.
+        """
+        return list_folder(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -399,7 +446,7 @@ def _place(
     root = existing_directory(config)
     pairs = overlap_of_splits(placed) + _overlapping_parts(root, placed, row_of_id)
     twin_of = {clip.id: twin for clip, twin in pairs}
-    placed, repeated = _drop_repeated_recordings(placed, twin_of)
+    placed, repeated = drop_repeated_recordings(placed, twin_of)
     return placed, dropped + repeated
 
 
@@ -449,7 +496,7 @@ def _overlapping_parts(
     return pairs
 
 
-def _drop_repeated_recordings(
+def drop_repeated_recordings(
     placed: list[Clip],
     twin_of: Mapping[str, Clip],
 ) -> tuple[list[Clip], list[Skipped]]:

@@ -32,6 +32,10 @@ class LibriSpeech(ImportConfig):
     subsets: tuple[str, ...] = ()
     """Names such as train-clean-100; all that are there if empty."""
 
+    def listing(self) -> Listing:
+        """Return the utterances of the wanted subsets."""
+        return list_librispeech(self)
+
 
 class LJSpeech(ImportConfig):
     """LJSpeech 1.1 (Ito and Johnson 2017): wavs/*.wav and metadata.csv; one speaker."""
@@ -39,6 +43,10 @@ class LJSpeech(ImportConfig):
     kind: Literal["ljspeech"] = "ljspeech"
     licence: str = "public domain"
     """That of the corpus."""
+
+    def listing(self) -> Listing:
+        """Return the utterances of metadata.csv."""
+        return list_ljspeech(self)
 
 
 class VCTK(ImportConfig):
@@ -51,6 +59,10 @@ class VCTK(ImportConfig):
     """That of the corpus."""
     microphone: Literal["mic1", "mic2"] = "mic1"
     """Which of the two recordings of an utterance to read; 0.80 has one."""
+
+    def listing(self) -> Listing:
+        """Return the recordings of one microphone that have a text."""
+        return list_vctk(self)
 
 
 class FSDD(ImportConfig):
@@ -65,6 +77,10 @@ class FSDD(ImportConfig):
     """That of the corpus."""
     shared_texts: bool = True
     """True, because the ten digits occur in every split."""
+
+    def listing(self) -> Listing:
+        """Return the recordings with the official test indices."""
+        return list_fsdd(self)
 
 
 def list_librispeech(config: LibriSpeech) -> Listing:

@@ -19,7 +19,7 @@ import importlib.util
 import re
 import sys
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from genlab.config import Config
@@ -35,6 +35,9 @@ FLAG = "--trust-code"
 PROSE = frozenset({"question"})
 SCORES = "metrics."  # fields of what a run is scored by, not made with
 _CODE = re.compile(r"(.*\.py)(?::\w+)?", re.DOTALL)
+# A function in a module, as a codec is named: without a dot it would look like a published codec
+# and its files.
+_FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+:[A-Za-z_]\w*")
 
 
 def code_file(text: str) -> Path | None:
@@ -47,7 +50,7 @@ def find_code(values: object, field: str = "") -> Iterator[tuple[str, str]]:
     """Yield (dotted field, text) of all in JSON-like `values` that refers to a Python file or
     class.
     """
-    if isinstance(values, str) and (code_file(values) is not None or _is_class(field, values)):
+    if isinstance(values, str) and (code_file(values) is not None or _is_in_module(field, values)):
         yield field, values
     elif isinstance(values, Mapping):
         for name, value in values.items():
@@ -80,7 +83,7 @@ def check_code(
     found = list(find_code(values))
     for field, text in found:
         if text not in named and not trust_code:
-            what = "a Python file" if code_file(text) else "a class in a Python module"
+            what = "a Python file" if code_file(text) else "code in a Python module"
             raise ConfigError(
                 f"{source}: {field}={shorten(text)} is {what}, and a config.json does not "
                 f"run code by itself; read the file, then add {FLAG} if you trust it"
@@ -139,9 +142,18 @@ def digest_of(text: str, field: str = "file") -> str:
     Raises:
         ConfigError: if there is no such file.
     """
+    return hashlib.sha256(source_of(text, field)).hexdigest()
+
+
+def source_of(text: str, field: str = "file") -> bytes:
+    """Return the content of the Python file that `text` refers to.
+
+    Raises:
+        ConfigError: if there is no such file.
+    """
     path = code_file(text) or _module_file(text, field)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except (OSError, ValueError):
         raise ConfigError(
             f"{field}={shorten(text)}: no such file; expected a Python file"
@@ -192,29 +204,70 @@ def load_class(text: str, field: str = "class") -> type[Config]:
     told, name = f"{field}={shorten(text)}", text.rpartition(":")[2]
     if REFERENCE.fullmatch(text) is None:
         raise ConfigError(f"{told}: expected FILE.py:Class or PACKAGE.MODULE:Class")
-    path = code_file(text)
-    try:
-        if path is None:
-            names: Mapping[str, object] = vars(importlib.import_module(text.rpartition(":")[0]))
-        else:
-            digest, ran = (
-                digest_of(text, field),
-                getattr(sys.modules.get(_name_of(path)), "__dict__", {}),
-            )
-            names = ran if ran.get("__source_digest__") == digest else run_file(path)
-    except ConfigError:
-        raise
-    except BaseException as error:  # the file is the person's own, and may raise anything
-        if is_ours_to_stop(error):
-            raise
-        raise ConfigError(f"{told}: {describe_raised(path or Path(text), error)}") from error
-    found = names.get(name)
+    found = _names_in(text, field).get(name)
     if not (isinstance(found, type) and issubclass(found, Config)):
         raise ConfigError(
             f"{told}: expected a class {name} derived from genlab.config.Config in it"
         )
     note_loaded(text, found)
     return found
+
+
+def is_function(text: str) -> bool:
+    """Return whether text names a function of the user: `FILE.py`, `FILE.py:NAME` or
+    `package.module:NAME`.
+    """
+    return code_file(text) is not None or _FUNCTION.fullmatch(text) is not None
+
+
+def load_function(text: str, field: str, default: str) -> Callable[[], object]:
+    """Return the function that `text` names, in `FILE.py` alone the one called `default`.
+
+    Whoever calls this has made sure of the person's word.
+
+    Raises:
+        ConfigError: if there is no such function, or its file fails.
+    """
+    path = code_file(text)
+    name = default if path is not None and str(path) == text else text.rpartition(":")[2]
+    found = _names_in(text, field).get(name)
+    if not callable(found):
+        raise ConfigError(
+            f"{field}={shorten(text)}: no function {name}() in it; expected one that returns a "
+            f"{default}"
+        )
+    return found
+
+
+def _names_in(text: str, field: str) -> Mapping[str, object]:
+    """Return the names in the file or module that `text` refers to; a file that ran and is the same
+    is not run again.
+
+    Raises:
+        ConfigError: if it is not there, or it fails.
+    """
+    path = code_file(text)
+    try:
+        if path is None:
+            return vars(importlib.import_module(text.rpartition(":")[0]))
+        digest, ran = (
+            digest_of(text, field),
+            getattr(sys.modules.get(_name_of(path)), "__dict__", {}),
+        )
+        return ran if ran.get("__source_digest__") == digest else run_file(path)
+    except ConfigError:
+        raise
+    except BaseException as error:  # the file is the person's own, and may raise anything
+        if is_ours_to_stop(error):
+            raise
+        raise ConfigError(
+            f"{field}={shorten(text)}: {describe_raised(path or Path(text), error)}"
+        ) from error
+
+
+def _is_in_module(field: str, text: str) -> bool:
+    is_codec = field.rpartition(".")[2] == "codec" and _FUNCTION.fullmatch(text) is not None
+    return is_codec or _is_class(field, text)
 
 
 def _is_class(field: str, text: str) -> bool:

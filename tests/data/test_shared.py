@@ -9,7 +9,7 @@ from codec_toys import LoudnessUnits, make_frozen, make_manifest
 from genlab.codecs import cache
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
-from genlab.data import corpus
+from genlab.data import embedded
 from genlab.data.corpus import Embedded, build_corpus
 from genlab.data.manifest import MANIFEST_NAME
 from genlab.data.store import INFO_NAME
@@ -45,7 +45,7 @@ def fail(*args, **more):
 
 def test_a_corpus_is_built_once(url, tmp_path, monkeypatch):
     built = build_corpus(CONFIG, tmp_path / "here")
-    monkeypatch.setattr(corpus, "build_embedded", fail)
+    monkeypatch.setattr(embedded, "build_embedded", fail)
     found = build_corpus(CONFIG, tmp_path / "there")
     assert found.hash() == built.hash() and len(found.clips) > 0
     assert content(found.root) == content(built.root) and found.root.is_relative_to(

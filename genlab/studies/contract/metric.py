@@ -18,9 +18,7 @@ from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult, score_clips
 from genlab.evaluate.own import own_rows
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
-from genlab.studies.contract import Finding
-from genlab.studies.contract import _require as require
-from genlab.studies.contract import _try_out as try_out
+from genlab.studies.contract.trial import Finding, require, try_out
 
 NUM_CLIPS = 6
 

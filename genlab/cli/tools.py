@@ -1,0 +1,83 @@
+"""The commands beside the main job: speed, other machines, and checks."""
+
+from genlab.cli.extras import list_extras
+from genlab.cli.values import AddCommand, local, takes_config, whole
+
+
+def add_machine(add: AddCommand) -> None:
+    """Add the commands that measure speed and compile for another machine."""
+    command = add(
+        "bench", "Measure training steps, sampling and codec speed.", "genlab bench --json"
+    )
+    command.add_argument(
+        "workloads", nargs="*", metavar="WORKLOAD", help="names of workloads (default: all)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON line per workload")
+    command.add_argument(
+        "--rounds",
+        type=whole,
+        default=5,
+        help="how often to repeat (default 5); the median counts",
+    )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="toy sizes: shows that everything runs, but says nothing about speed",
+    )
+    command = add(
+        "aot",
+        (
+            "Compile every arm's training step and sampler for a TPU slice, without having one: do "
+            "they fit?"
+        ),
+        "genlab aot scale_300m --topology v5litepod-16",
+    )
+    takes_config(command)
+    command.add_argument(
+        "--topology", required=True, help="v5litepod-16, v6e-16, v5p-16, v4-16, ... or v5e:4x4"
+    )
+    command.add_argument("--arm", help="compile only this arm (default: all)")
+    command.add_argument(
+        "--program", choices=["train", "sample", "both"], default="both", help="default: both"
+    )
+    command.add_argument(
+        "--largest-batch", action="store_true", help="search for the largest batch that fits"
+    )
+    command.add_argument("--out", type=local, metavar="FILE", help="write all numbers as JSON")
+    command.add_argument(
+        "--markdown", action="store_true", help="print the table as Markdown, with all columns"
+    )
+    command.add_argument(
+        "--save-executable",
+        type=local,
+        metavar="FILE",
+        help="keep the last compiled program, for use on such a slice",
+    )
+
+
+def add_own(add: AddCommand) -> None:
+    """Add the commands that check a class of the user and this machine."""
+    command = add(
+        "check",
+        (
+            "Try out a decoder, mixer, corpus, codec or metric of your own: what it must keep, and "
+            "what is broken."
+        ),
+        "genlab check docs/own_decoder.py:OnceConfig",
+    )
+    command.add_argument(
+        "target",
+        metavar="FILE.py:CLASS",
+        help="or PACKAGE.MODULE:CLASS, the class of its config; FILE.py of a codec",
+    )
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="fields that are not to have their default",
+    )
+    command = add(
+        "doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor"
+    )
+    command.description = f"{command.description}\n\nextras:\n{list_extras()}"

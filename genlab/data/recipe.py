@@ -1,0 +1,56 @@
+"""What a corpus promises: the contract of every value of `data.corpus` that is audio.
+
+A corpus config has a `recipe`: what its audio is made from, and how to make it. `build_corpus`
+(corpus.py) does everything else: it names the directory by a digest of the inputs, resumes, locks,
+saves the manifest and its digests, and shares the result with other hosts. Two bases write the
+recipe for you: `ImportConfig` (folder.py) for audio files in a layout of their own, and `Rendered`
+(rendered.py) for waves that your own code computes or reads.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+from genlab.config.open import Hashed
+from genlab.data.manifest import Clip, Manifest
+from genlab.data.shards import Progress
+
+
+class Recipe(NamedTuple):
+    """What a corpus is made from, and how it is made.
+
+    `inputs` holds plain JSON types: fields, versions, and the state of every file that is read.
+    Equal inputs are the same corpus and share one directory, so whatever changes the audio belongs
+    in here; the source of a class of the user is added by `build_corpus`. `build` writes audio into
+    a directory, which may hold finished shards of an interrupted build (shards.py), and returns the
+    clips.
+    """
+
+    inputs: dict[str, Any]
+    build: Callable[[Path, Progress | None], list[Clip]]
+
+
+@runtime_checkable
+class Corpus(Hashed, Protocol):
+    """The config of a corpus."""
+
+    domain: ClassVar[Any]
+    """What it is measured by: the name of a domain or a `Domain` (evaluate/domains.py)."""
+
+    @property
+    def made_of(self) -> "Corpus | None":
+        """The corpus whose clips this one is made of, None if it is made of none; it is built
+        first.
+        """
+        ...
+
+    def recipe(self, source: Manifest | None) -> Recipe:
+        """Return how the corpus is made; nothing is written yet.
+
+        Args:
+            source: the manifest of `made_of`, None if that is None.
+
+        Raises:
+            GenlabError: if what it is made from is missing.
+        """
+        ...

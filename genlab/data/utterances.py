@@ -1,0 +1,21 @@
+"""The kinds of corpora of single utterances: one row per kind, and the door for a class of the user
+beside them.
+"""
+
+from typing import Annotated
+
+from genlab.config.open import Open
+from genlab.data.embedded import Embedded
+from genlab.data.folder import Folder
+from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
+from genlab.data.recipe import Corpus
+
+UTTERANCES = (
+    Embedded,
+    Folder,
+    LibriSpeech,
+    LJSpeech,
+    VCTK,
+    FSDD,
+)
+AnyUtterances = Annotated[Corpus, Open(*UTTERANCES)]
