@@ -53,8 +53,10 @@ def print_any_character() -> None:
 
 def drop_output() -> None:
     """Throw away what standard output does not take, which Python would try again at its end."""
+    stream = sys.stdout
+    if stream is None:
+        return
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        stream.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
