@@ -189,8 +189,11 @@ def train_arm(
         run_dir.mkdir(parents=True, exist_ok=True)
         check_same_training(run, run_dir)
         inputs.bind(run_dir, run.data, store)
+        # Before the first step: a directory that holds a checkpoint always says what it is of.
         write_config(run_dir, run.to_dict())
         start = max(checkpoint.saved_steps(run_dir), default=0)
+        # FLOPs are walked once here, because TensorBoard's curves against cost need them at every
+        # step.
         audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
         cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
         with RunWriter(run_dir, resume_step=start) as writer:

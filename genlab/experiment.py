@@ -374,6 +374,8 @@ class Comparison(Config):
                 f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another"
             )
         for name, arm in self.arms.items():
+            # Without dropped conditions in training the unconditional prediction is untrained
+            # noise.
             guidance = guidance_of(arm.sampler)
             if guidance != 1 and self.condition.dropout == 0:
                 raise ValueError(
@@ -384,6 +386,7 @@ class Comparison(Config):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
         own = self.own_metrics
+        # Checked now: a misspelt score would only be missed at the end of the last run.
         if unknown := [name for name in self.equivalence if not is_paired(name, own)]:
             raise ValueError(
                 f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; "

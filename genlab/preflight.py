@@ -79,6 +79,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
             "clips of split "
             f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
         )
+    # Clips of one text are one unit of the bootstrap, however many there are.
     units = len({config.data.domain.unit_of(clip) for clip in prompts})
     if units < FEWEST:
         notes.append(
@@ -94,6 +95,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
         notes.append(
             "controls: none is applicable, so nothing will show that an arm follows its prompts"
         )
+    # Notes come last, because some of them need the names of the scores.
     found = Preflight(prompts, scores, controls, deciding_score(config, scores, prompts), [])
     notes += [
         f"equivalence.{name}: this comparison has no such score"
@@ -266,6 +268,7 @@ def _audio_checks(
             runs, note = _find_fate(metric, config.evaluation, real)
             if metric.needs == "audio and text" and not has_text:
                 runs, note = False, "no prompt has a text"
+            # Grouped by fate, so that a missing package is one line and not one per score.
             fates.setdefault((metric.needs, metric.fewest_real, runs, note), []).extend(
                 metric.score_names
             )

@@ -158,8 +158,11 @@ def score_rows(
     for done, (name, row_waves) in enumerate(waves.items()):
         progress("score", done, len(waves))
         path = out / "rows" / f"{name}.json"
+        # A row on disk is whole: rows are scored for minutes, and an interrupted command resumes
+        # with the next one.
         row = load_row(path, own)
         if row is None:
+            # Loaded for the first row that is missing; with none missing no network is loaded.
             context = context or evaluation_context(config, material)
             runs = by_seed.get(name, [])  # none: real audio, or a floor
             seeds = max(1, len(runs))
@@ -247,11 +250,13 @@ def _add_energy(
             material.store,
             material.clips,
             num_draws=num_draws,
+            # Seeds draw different continuations, so that draws are independent over training seeds.
             seed=seed + number,
         )
         for number, arm in enumerate(arms)
     ]
     clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(arms)
+    # One value per clip and training seed: the crossed interval covers both.
     runs = tuple(np.repeat(range(len(arms)), len(material.prompts)).tolist())
     values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
     note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"

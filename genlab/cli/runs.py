@@ -108,6 +108,7 @@ def train(arguments: argparse.Namespace, command: str) -> int:
         if isinstance(run, DecoderRun):
             result = train_arm(run, open_store(run.data, out, progress), out, progress)
         else:
+            # Everything that can refuse comes before the directory is made and the corpus is built.
             check_is_ours(out)
             check_same_training(run, out)
             out.mkdir(parents=True, exist_ok=True)
@@ -162,6 +163,8 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
             print(format_audit(audit(_load(arguments, Comparison), progress)))
         return 0
     out = _run_directory(arguments.config)
+    # Without audio there are no samples to score: the bits are compared with the entropy of the
+    # source.
     made, run = _read_made(arguments), _read(arguments)
     if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
         check_changes(made, run, ("settings",))

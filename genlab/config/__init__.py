@@ -285,6 +285,7 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     path = ".".join(one_line(part, 80) for part in parts) or "config"
     kind = problem["type"]
     given = shorten(problem["input"])
+    # The commonest first; the generic text at the end is pydantic's own.
     if kind == "extra_forbidden":
         field = _meant(parts, known)
         return f"{path}: no such field" + (f"; did you mean {field!r}?" if field else "")
@@ -305,6 +306,8 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if message != problem["msg"]:
         return f"{path}: {message}"
+    # `name=3` on the command line reads as a number; text needs quotes for JSON inside those of the
+    # shell.
     is_plain = isinstance(problem["input"], int | float)
     fix = f"""; for text write {path}='"{given}"'""" if kind == "string_type" and is_plain else ""
     return f"{path}: {message} (got {given}){fix}"
@@ -351,6 +354,8 @@ def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iter
         annotation = door.class_of(kind)
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         own = annotation.model_fields.get("kind")
+        # A limit, since a union could contain itself; of a closed union only the kind that is
+        # meant.
         if depth > 8 or (door is None and own and kind not in (None, own.default)):
             return
         for name, field in annotation.model_fields.items():
@@ -358,6 +363,7 @@ def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iter
             inside = open_of(None, field.metadata) or field.annotation
             yield from _paths(inside, child(node, name), f"{prefix}{name}.", depth + 1)
         return
+    # Of a tuple or a table, what its items are; of any other generic, every choice.
     inner, origin = get_args(annotation), get_origin(annotation)
     if origin in (dict, tuple):
         items = (

@@ -159,6 +159,7 @@ def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], 
         raise ValueError(
             f'{cls.__name__} has no kind; give it one, for example kind: ClassVar[str] = "mine"'
         )
+    # A subclass inherits its parent's kind, and config.json would then read back the parent.
     for other in (*cls.__mro__[1:], *kinds):
         if _kind_of(other) == kind:
             raise ValueError(
@@ -173,6 +174,7 @@ def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], 
         raise ValueError(
             f"{cls.__name__} lacks {', '.join(lacking)}; see {contract.__name__} in {place}"
         )
+    # Noted, so that config.json can name it again in this process.
     _loaded[reference(cls)] = cls
 
 

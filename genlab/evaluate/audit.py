@@ -106,6 +106,7 @@ def audit_metrics(
     """
     waves, seed = [prompt.wave for prompt in prompts], context.config.seed
     spoiled = spoil(waves, seed)
+    # Two halves of the same clips: a metric that tells them apart would see a difference anywhere.
     half = np.random.default_rng(seed).permutation(len(prompts))
     jobs: list[tuple[str, Waves, Sequence[Prompt]]] = [("clean", waves, prompts)]
     jobs += [(name, step, prompts) for name, steps in spoiled.items() for step in steps]

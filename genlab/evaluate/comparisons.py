@@ -145,6 +145,7 @@ def _compare_on(
     kinds: dict[str, Validity] = {
         row: values[name].validity for row, values in rows.items() if name in values
     }
+    # Pairs that could prove nothing are left out before Holm, whose price they would raise.
     names = [
         (a, b)
         for a, b in itertools.combinations(kinds, 2)
@@ -162,6 +163,8 @@ def _compare_on(
     ):
         better = ""
         if estimate.excludes_zero and p_holm < 0.05:
+            # Significant is not yet better: an upper bound that is lower shows it, one that is
+            # higher does not.
             first, second = (a, b) if (estimate.value < 0) == lower_is_better else (b, a)
             better = first if is_conclusive(kinds[first], kinds[second]) else ""
         value, low, high, _ = estimate
@@ -201,6 +204,7 @@ def _subtract(
             f"{name}: rows {a!r} and {b!r} were scored on different prompts; score both on the "
             "same ones"
         )
+    # Only prompts that both rows have a value for, with the same weights in both.
     weights = np.where((first.weights > 0) & (second.weights > 0), first.weights, 0.0)
     if not weights.any():
         return _Pair(Estimate(math.nan, math.nan, math.nan, 0), 1.0, None, None)
@@ -210,6 +214,7 @@ def _subtract(
     ]
     num_prompts = grids[0].shape[1]
     crossed = crossed_difference(*grids) if num_prompts > 1 else None
+    # One seed: the interval covers prompts alone, and the test flips signs of whole clusters.
     if first.num_runs == 1:
         values = np.where(weights > 0, first.values - second.values, 0.0)
         difference = ClipValues(values * weights, weights, first.clusters)

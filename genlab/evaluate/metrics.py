@@ -78,6 +78,8 @@ def score_clips(
         for name, values in one.per_clip.items()
     }
     notes = {name: note for one in found for name, note in one.notes.items()}
+    # Scores of clips first, then those of sets of clips, whose interval was made where they were
+    # measured.
     scores = {}
     for name, values in per_clip.items():
         estimate = values.estimate(context.config.seed)

@@ -394,6 +394,7 @@ def make_score(
     """
     metric = find_metric(name, rows)
     lowest, highest = metric.range
+    # Cut at the range, but never beyond the value itself, which may lie outside.
     low = (
         max(estimate.low, min(lowest, estimate.value))
         if math.isfinite(estimate.low)

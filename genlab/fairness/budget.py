@@ -63,6 +63,7 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
     """
     clips, unique_seconds, seconds_per_epoch = _train_seconds(config, store)
     runs = {name: config.run(name, config.seeds[0], steps=1) for name in config.arms}
+    # The costs of all arms, for an error that names a budget every arm can meet.
     costs = [clip_flops(run, store) * config.batch_size for run in runs.values()]
     budgets = {}
     for name, arm in config.arms.items():
@@ -104,6 +105,7 @@ def solve_steps(
     if budget.steps is not None:
         return budget.steps
     assert budget.train_flops is not None, "a Budget has one of the two"
+    # Rounded, not floored: the error is then on both sides of the budget and half as large.
     steps = max(1, round(budget.train_flops / flops_per_step))
     off = abs(steps * flops_per_step / budget.train_flops - 1)
     told = (

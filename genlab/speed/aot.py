@@ -428,6 +428,7 @@ def find_largest_batch(
         total = row["hbm_bytes"]
         if row["fits"]:
             low, best = probe, row
+            # The first point costs no compilation: with no clips, memory is the arguments alone.
             points = points or [(0, row["argument_bytes"])]
             if peak >= (1 - SEARCH_SHARE) * total:
                 break
@@ -436,6 +437,7 @@ def find_largest_batch(
             if high == 1:
                 return row
         points += [(probe, peak)] if peak else []
+        # Aimed half the tolerance below the limit, since a batch that does not fit teaches little.
         probe = _next_probe(points if peak else [], low, high, total * (1 - SEARCH_SHARE / 2))
     assert best is not None, "the gap closes on a batch that fits"
     return best

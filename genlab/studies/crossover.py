@@ -73,6 +73,8 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     table = _table(pilot, arguments.against)
     verdicts = []
     plan_texts = []
+    # Given exponents replace the fit, so one budget is enough for a plan; no crossing is then
+    # claimed.
     exponents = (
         _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
     )
@@ -226,6 +228,8 @@ def _notes(
     if len(set(kinds.values())) > 1 or "upper bound" in kinds.values():
         told = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
         notes.append(f"beware: {told}; where bounds cross says little about where the families do")
+    # Runs at growing FLOPs often grow in epochs too; which of them the crossing is due to is then
+    # unknown.
     also = [
         words
         for axis, words in _WORDS.items()
@@ -275,6 +279,7 @@ def _verdict(
     ]
     interval = f"[{ends[0]}, {ends[1] or _show(found.high, against)}]"
     fits = [fit_curve(curves[name], seed=i) for i, name in enumerate((a, b))]
+    # Which arm is ahead is read off the curves on the left of the crossing, half way in x.
     below = [float(fit.predict(np.array([found.x / 2]))[0]) for fit in fits]
     first = 0 if (below[0] < below[1]) == lower_is_better else 1
     place = (

@@ -130,11 +130,14 @@ def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
     if is_guidable and "guidance" in fields:
         axes["guidance"] = GUIDANCES
     shape = [len(levels) for levels in axes.values()]
+    # A Halton sequence covers all axes evenly from the start, so a small number of settings is as
+    # fair as a large one.
     points = (
         scipy.stats.qmc.Halton(len(axes), scramble=False).random(64 * int(np.prod(shape)))
         if axes
         else []
     )
+    # The arm's own setting is always there; rounding makes duplicates, which the digest drops.
     found = {own.digest(): Setting(own, {})}
     for point in points:
         chosen = {
@@ -217,6 +220,7 @@ def _judge(
     """Return the entries of an arm's settings, each with what
     significantly beats it on every cost.
     """
+    # Significance with Holm over all pairs: with many settings the luckiest always looks best.
     pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
     beaten = {
         (pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better

@@ -57,6 +57,7 @@ def score_folder(
     values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
     values |= {"pesq": None, "stoi": None, "estoi": None, **pesq_stoi(waves, decoded)}
     values |= _speaker_cosines(waves, decoded)
+    # The originals too: DNSMOS is no distance, and a noisy recording scores low by itself.
     dnsmos = Dnsmos(max_windows=1)
     values["dnsmos_ovrl_original"] = dnsmos(waves[:dnsmos_files]).ovrl
     values["dnsmos_ovrl"] = dnsmos(decoded[:dnsmos_files]).ovrl
