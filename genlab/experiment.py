@@ -245,7 +245,7 @@ class DecoderRun(Run):
     backbone: BackboneConfig
     """The transformer."""
     condition: ConditionConfig
-    """What the decoder is told."""
+    """The conditions that the decoder gets."""
     arm: Arm
     """The family, its sampler and its settings."""
 
@@ -342,7 +342,7 @@ class Comparison(Config):
     backbone: BackboneConfig
     """The transformer of all arms."""
     condition: ConditionConfig
-    """What all arms are told."""
+    """The conditions that all arms get."""
     budget: Budget
     """What every arm may spend."""
     optim: OptimConfig = OptimConfig()

@@ -278,7 +278,7 @@ def check_span(
     text = f"--keep {keep_s[0]:g}:{keep_s[1]:g}"
     first, last = (round(second * hz) for second in keep_s)
     frames = np.array([len(clip.units) for clip in clips])
-    # Rounded to frames here, as the sampler does it, so that what is told is what happens.
+    # Rounded to frames here, as the sampler does it, so that the text says what happens.
     kept = np.clip(np.minimum(last, frames) - first, 0, None)
     shortest, longest = frames.min() / hz, frames.max() / hz
     if not kept.any():

@@ -37,7 +37,7 @@ class TokenSpec(Config):
     causal: bool = False
     """Whether a frame depends on no later sample, so that decoding can stream."""
     side_channels: int = 0
-    """Numbers per utterance that the codec's decoder reads beside the frames."""
+    """Numbers per utterance that the codec's decoder reads in addition to the frames."""
 
     @property
     def frame_hz(self) -> float:

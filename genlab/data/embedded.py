@@ -130,7 +130,7 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
         ]
         utterances.append(Utterance(text, rate, tuple(clips)))
         wanted_samples -= sum(clip.num_samples for clip in clips)
-    # Splits are assigned to all clips at once, because a text belongs to one split whoever says it.
+    # Splits are assigned to all clips at once, because all clips of a text belong to one split.
     planned = [clip for utterance in utterances for clip in utterance.clips]
     placed = iter(
         assign_splits(

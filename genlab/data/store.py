@@ -76,7 +76,7 @@ class StoreInfo(Config):
     codec_fingerprint: str
     """Digest of the codec's config and weights."""
     units_fingerprint: str
-    """Digest of the recogniser whose units stand beside the codes."""
+    """Digest of the recogniser that made the units."""
     manifest_hash: str
     """Digest of the corpus's manifest."""
     num_units: int = Field(ge=1, le=MOST_UNITS)

@@ -306,7 +306,7 @@ def _sample_codes(
 
     def step(codes, inputs):
         progress, previous, step_key = inputs
-        # `previous` is where the step starts; the network is told the noise that is there now.
+        # `previous` is where the step starts; the network gets the noise level that it has there.
         share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
         logits = model._logits(
             jnp.repeat(codes, copies, axis=0), share, conditions, is_attended

@@ -261,7 +261,7 @@ def _bound_draws(
         level, place, frame_key = inputs
         num_hidden = count_hidden(place, num_frames)
         # With i of n frames hidden, n / i times the nats of the hidden ones is an unbiased draw of
-        # the level's bound: each i stands for one of the n steps of an any-order model.
+        # the level's bound: each i is one of the n steps of an any-order model.
         is_masked = draw_hidden(frame_key, is_valid, num_hidden)
         visible = _hide(codes, jnp.broadcast_to(level, (b,)), is_masked, model.spec.entries)
         hidden = model._hidden(visible, conditions, is_valid)

@@ -210,7 +210,7 @@ def frechet_infinity(
         other = reference.vectors[_thin(len(reference.vectors), round(share * num_vectors))]
         mean, covariance = _moments(np.ones(len(other)), other)
         values, rotation = np.linalg.eigh(covariance)
-        # The root of the reference's covariance is the dear part, and no resample changes it.
+        # The root of the reference's covariance is the expensive part, and no resample changes it.
         sides.append((mean, covariance, (rotation * np.sqrt(np.maximum(values, 0))) @ rotation.T))
 
     def distance(

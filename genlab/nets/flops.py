@@ -86,7 +86,7 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
             turn = sum(map(_elementwise, _inner_jaxprs(params)))
         return float(params["length"] * turn)
     if name == "cond":
-        # Only one branch runs; which one depends on data, so the dearer one is charged.
+        # Only one branch runs; which one depends on data, so the more expensive one counts.
         return max(inner, default=0.0)
     if name == "while" and sum(inner) > 0:
         raise GenlabError(

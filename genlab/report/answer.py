@@ -185,7 +185,7 @@ def _doubt(
     if pair["better"] == best["name"]:
         return ""
     if pair.get("equivalent"):
-        # Equivalent to an arm that fails its control is no recommendation.
+        # Being equivalent to an arm that fails its control recommends nothing.
         failed = _failed_control(results, rival)
         return (
             failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."

@@ -80,7 +80,7 @@ def _clip(row: PromptRow, name: str, title: str, index: int | None, extent_s: fl
         shape = Markup(
             '<svg class="swatch arm{}" viewBox="0 0 16 16" aria-hidden="true">{}</svg>'
         ).format(index % 6, marker(index, 8, 8))
-    # The player works without script: the button is hidden until page.js shows it, and until then
+    # The player works without script: the button is hidden until script.js shows it, and until then
     # the browser's own controls are there.
     return Markup(
         '<figure class="clip" data-seconds="{seconds:.4f}" data-extent="{extent:.4f}"><figcaption>'

@@ -105,7 +105,7 @@ class Program:
                 self.computations[name] = {}
                 self.entry = name if line.startswith("ENTRY") else self.entry
             elif name and (found := _LINE.match(line)):
-                # Operands stand before the first closing parenthesis, attributes after it.
+                # Operands come before the first closing parenthesis, attributes after it.
                 inside, _, rest = found[5].partition(")")
                 operation = Operation(
                     found[2],

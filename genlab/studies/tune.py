@@ -276,7 +276,7 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
         return found
     short = job.short
     budget = job.budgets[name]
-    # Trial 0 is what the config says, so that tuning can never end worse than not tuning.
+    # Trial 0 is the config's own setting, so that tuning can choose to change nothing.
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
     arm = short.arms[name].model_copy(update=setting.to_dict())
     run = short.model_copy(update={"arms": {name: arm}}).run(name, short.seeds[0], budget.steps)

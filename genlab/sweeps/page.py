@@ -74,7 +74,7 @@ class Contrast(Config):
 
     kind: Literal["contrast"] = "contrast"
     text: str
-    """The prediction in words; the page names it by them."""
+    """The prediction in words, its name on the page."""
     score: str
     """Name of the score."""
     terms: dict[str, float] = pydantic.Field(min_length=1)
@@ -113,7 +113,7 @@ class Crossing(Config):
 
     kind: Literal["crossing"] = "crossing"
     text: str
-    """The prediction in words; the page names it by them."""
+    """The prediction in words, its name on the page."""
     score: str
     """Name of the score."""
     before: str
@@ -143,7 +143,7 @@ class Ratio(Config):
 
     kind: Literal["ratio"] = "ratio"
     text: str
-    """The prediction in words; the page names it by them."""
+    """The prediction in words, its name on the page."""
     cost: Literal["network_calls", "flops", "latency_s"]
     """What is compared."""
     length_s: float = pydantic.Field(gt=0)

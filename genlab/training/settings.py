@@ -20,7 +20,7 @@ class TrainSettings(Config):
     save_every_s: float | None = pydantic.Field(default=120.0, gt=0)
     """Seconds between checkpoints; None saves by steps alone, and at the end."""
     save_every_steps: int | None = pydantic.Field(default=None, ge=1)
-    """Steps between checkpoints, beside those by time; None saves by time alone."""
+    """Steps between checkpoints, in addition to those by time; None saves by time alone."""
     keep: int = pydantic.Field(default=2, ge=1)
     """Checkpoints to keep, the newest."""
     profile: ProfileConfig = ProfileConfig()

@@ -132,7 +132,7 @@ def grid_png(
     for y, (name, row) in enumerate(cells.items()):
         draw.text((12, top + y * height + height // 2), name, fill=ink, font=font, anchor="lm")
         for column, wave in row.items():
-            # One extent for all cells, so that equal times stand below each other.
+            # One extent for all cells, so that equal times line up.
             picture = Image.open(
                 io.BytesIO(mel_png(wave, sample_rate_hz, extent_s=longest_s))
             ).convert("RGB")
