@@ -2,12 +2,13 @@
 change.
 """
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from genlab.machine.memory import reuse_memory
+from genlab.machine.memory import collector_paused, reuse_memory
 
 # 100 MiB, freed and allocated again five times, in a thread that is not the first one, as XLA does.
 CHURN = """
@@ -49,3 +50,15 @@ def test_freed_memory_is_used_again():
 def test_a_variable_in_the_environment_stands():
     pages = (100 << 20) // 4096
     assert faults("kept", MALLOC_MMAP_MAX_="65536", MALLOC_MMAP_THRESHOLD_="131072") > 4 * pages
+
+
+def test_the_collector_is_as_it_was_after_a_pause():
+    for was_enabled in (True, False):
+        (gc.enable if was_enabled else gc.disable)()
+        try:
+            with pytest.raises(ImportError), collector_paused():
+                assert not gc.isenabled()
+                raise ImportError
+            assert gc.isenabled() is was_enabled
+        finally:
+            gc.enable()

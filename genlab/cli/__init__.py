@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     from genlab.config.errors import GenlabError, shorten
-    from genlab.machine.memory import reuse_memory
+    from genlab.machine.memory import collector_paused, reuse_memory
     from genlab.machine.stopping import EXIT_DISK_FULL, Terminated, is_disk_full
     from genlab.machine.topologies import COMPILER_ENVIRONMENT
 
@@ -136,8 +136,9 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
         os.environ.update(COMPILER_ENVIRONMENT)
     try:
         _check_words(words, arguments)
-        from genlab.cli import runs as commands
-        from genlab.machine import hosts, liveness
+        with collector_paused():
+            from genlab.cli import runs as commands
+            from genlab.machine import hosts, liveness
 
         if arguments.command in ("compare", "train"):
             hosts.join()

@@ -9,9 +9,12 @@ In: nothing. Out: whether it worked; elsewhere than on glibc nothing is changed.
 there is.
 """
 
+import contextlib
 import ctypes
+import gc
 import os
 import platform
+from collections.abc import Iterator
 
 # Environment variable of glibc, its number in malloc.h, our value. A trim threshold of -1 switches
 # trimming off. Without the last one, buffers above 64 MiB are mapped in every thread but the first,
@@ -41,6 +44,22 @@ def reuse_memory() -> bool:
             [name in os.environ or libc.mallopt(number, value) for name, number, value in _SETTINGS]
         )
     return _is_kept
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Collect no garbage while modules are imported.
+
+    What they make stays, and Python would look at all of it again and again: that is a quarter of
+    what the imports cost.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def memory_is_reused() -> bool:
