@@ -10,52 +10,56 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import jax.numpy as jnp
-import pydantic
-from flax import nnx
-from jaxtyping import Array, Key
+from genlab.machine.memory import collector_paused
 
-from genlab.codecs.cache import encode_corpus, store_directory
-from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-from genlab.codecs.frozen import FrozenCodec, load_codec
-from genlab.config import (
-    Config,
-    Count,
-    GenlabError,
-    Name,
-    Seed,
-    Steps,
-    added,
-)
-from genlab.config.open import Open
-from genlab.data.batches import BatchSource
-from genlab.data.corpus import CORPORA, Progress, build_corpus, find_corpora
-from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
-from genlab.data.manifest import Manifest
-from genlab.data.recipe import Corpus
-from genlab.data.store import TokenStore
-from genlab.decoders.ar import ARConfig, ARSampler
-from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
-from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.depth import DepthConfig, DepthSampler
-from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
-from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
-from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
-from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
-from genlab.decoders.mar import MARConfig, MARSampler
-from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
-from genlab.evaluate.domains import Domain, domain_of
-from genlab.evaluate.metric import Metric
-from genlab.evaluate.metrics import EvaluationConfig
-from genlab.evaluate.own import AnyMetric, own_rows
-from genlab.evaluate.table import is_paired
-from genlab.nets.backbone import BackboneConfig
-from genlab.recognisers.shipped import load_units
-from genlab.run.cache import cache_root
-from genlab.runs import Run
-from genlab.train import TrainSettings
-from genlab.training.optim import ArmSettings, OptimConfig
+# These imports make hundreds of classes, and none of them is garbage.
+with collector_paused():
+    import jax.numpy as jnp
+    import pydantic
+    from flax import nnx
+    from jaxtyping import Array, Key
+
+    from genlab.codecs.cache import encode_corpus, store_directory
+    from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
+    from genlab.codecs.frozen import FrozenCodec, load_codec
+    from genlab.config import (
+        Config,
+        Count,
+        GenlabError,
+        Name,
+        Seed,
+        Steps,
+        added,
+    )
+    from genlab.config.open import Open
+    from genlab.data.batches import BatchSource
+    from genlab.data.corpus import CORPORA, Progress, build_corpus, find_corpora
+    from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
+    from genlab.data.manifest import Manifest
+    from genlab.data.recipe import Corpus
+    from genlab.data.store import TokenStore
+    from genlab.decoders.ar import ARConfig, ARSampler
+    from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
+    from genlab.decoders.conditioning import ConditionConfig, CondVocab
+    from genlab.decoders.depth import DepthConfig, DepthSampler
+    from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+    from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
+    from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
+    from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
+    from genlab.decoders.mar import MARConfig, MARSampler
+    from genlab.decoders.masked import MaskedConfig, MaskedSampler
+    from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
+    from genlab.evaluate.domains import Domain, domain_of
+    from genlab.evaluate.metric import Metric
+    from genlab.evaluate.metrics import EvaluationConfig
+    from genlab.evaluate.own import AnyMetric, own_rows
+    from genlab.evaluate.table import is_paired
+    from genlab.nets.backbone import BackboneConfig
+    from genlab.recognisers.shipped import load_units
+    from genlab.run.cache import cache_root
+    from genlab.runs import Run
+    from genlab.train import TrainSettings
+    from genlab.training.optim import ArmSettings, OptimConfig
 
 RESERVED_FAMILIES = ("real", "floor")  # of rows that are not arms
 RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
