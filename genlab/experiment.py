@@ -115,13 +115,12 @@ AnyTokenSource = Annotated[Corpus, Open(*CORPORA, KnownEntropy)]
 
 
 class TokenData(Config):
-    """Which tokens: a corpus behind the frozen codec, and the frames of one training example.
-
-    A `KnownEntropy` corpus is tokens from the start: it has neither audio nor codec, and its clips
-    are drawn.
-    """
+    """Which tokens the arms train on."""
 
     corpus: AnyTokenSource
+    """The corpus. A `KnownEntropy` is tokens from the start: it has neither audio nor codec, and
+    its clips are drawn.
+    """
     codec: str = SHIPPED_CODEC
     """The frozen codec: a shipped name, a path of exported weights, KIND or KIND:SOURCE."""
     num_frames: int = pydantic.Field(ge=1)

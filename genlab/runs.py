@@ -28,6 +28,7 @@ class CorpusShare(Config):
     """A corpus and the share of training crops drawn from it."""
 
     corpus: AnyCorpus
+    """Where clips come from."""
     share: float = pydantic.Field(default=1.0, gt=0)
     """Weight of this corpus when crops are drawn; weights need not sum to 1."""
 

@@ -4,7 +4,9 @@ functions, banned names.
 
 import ast
 import functools
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ MAX_HALL_FILES = 14  # the files beside the folders of the package
 MAX_FILE_LINES = 620
 MAX_FUNCTION_LINES = 63
 MAX_TRAIN_LINES = 380
+MIN_COMMENTED_LINES = 20  # of a body, from which on it holds a comment that says why
 MAX_CONFIG_LINES = 50  # below the docstring, which is the lab note
 # `mask` does not say what True means; public code disagrees on which of x0 and x1 is data.
 BANNED_NAMES = {"mask", "x0", "x1"}
@@ -162,3 +165,71 @@ def test_every_module_and_public_function_says_what_it_does():
             if is_public and not ast.get_docstring(node):
                 silent.append(f"{name}.{node.name}")
     assert silent == []
+
+
+def comment_lines(path: Path) -> set[int]:
+    """Return the lines with a comment for a reader, not for a tool."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
+    return {
+        token.start[0]
+        for token in tokens
+        if token.type == tokenize.COMMENT and "noqa" not in token.string
+    }
+
+
+def test_long_functions_say_why():
+    silent = []
+    for name, path in MODULES.items():
+        commented = comment_lines(path)
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            is_long = count_lines(node) >= MIN_COMMENTED_LINES
+            if is_long and commented.isdisjoint(range(node.lineno, node.end_lineno + 1)):
+                silent.append(f"{name}.{node.name}")
+    assert silent == [], "say in a comment what the code cannot: why, which trap, which equation"
+
+
+def config_classes() -> list[ast.ClassDef]:
+    """Return the configs of the library: the classes that derive from `Config`."""
+    classes = [
+        node
+        for path in MODULES.values()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef)
+    ]
+    names = {"Config"}
+    found: list[ast.ClassDef] = []
+    while True:
+        of_configs = [
+            node
+            for node in classes
+            if any(isinstance(base, ast.Name) and base.id in names for base in node.bases)
+        ]
+        if len(of_configs) == len(found):
+            return found
+        found = of_configs
+        names |= {node.name for node in found}
+
+
+def is_text(node: ast.stmt | None) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def test_config_fields_say_what_they_mean():
+    silent = []
+    classes = config_classes()
+    assert len(classes) > 50
+    for config in classes:
+        for field, below in zip(config.body, [*config.body[1:], None]):
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            # A `kind` only names its class, and class variables are described by their contract.
+            is_field = "ClassVar" not in ast.unparse(field.annotation)
+            if is_field and field.target.id != "kind" and not is_text(below):
+                silent.append(f"{config.name}.{field.target.id}")
+    assert silent == [], "give each field a docstring of its own, in the line below it"

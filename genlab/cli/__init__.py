@@ -83,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(parser=command)
         return command
 
+    # In the order of a first day: this is what `genlab --help` prints.
     _add_init(add)
     _add_runs(add)
     _add_results(add)
@@ -240,6 +241,7 @@ def _add_runs(add: AddCommand) -> None:
     command.add_argument(
         "--out", type=place, help="run directory (default: runs/NAME-HASH), also gs://BUCKET/PATH"
     )
+    # No choices: the arms are known only once the config is loaded.
     command.add_argument("--arm", help="which arm to train, if the config is a comparison")
     command = add(
         "sample",
@@ -271,6 +273,7 @@ def _add_tuning(add: AddCommand) -> None:
         "genlab tune quickstart --trials 16 --space peak_lr=[5e-4,5e-3]",
     )
     takes_config(command)
+    # No defaults here: the command must tell what was given from what was not, and Tuning has them.
     command.add_argument(
         "--trials", type=whole, help="settings to try per arm, including its own (default 16)"
     )
@@ -340,6 +343,8 @@ def _add_results(add: AddCommand) -> None:
         "Write a blind listening test for a finished comparison, or merge its answers.",
         "genlab listen runs/first --prompts 8",
     )
+    # Not `_takes_config`: a listening test is of a finished run, and overrides would change what
+    # was heard.
     command.add_argument(
         "config", type=named, metavar="RUN_DIR", help="run directory of a comparison"
     )
@@ -382,6 +387,7 @@ def _add_crossover(add: AddCommand) -> None:
             "--plan 1e12,3e12,1e13"
         ),
     )
+    # Not `_takes_config`: several directories, and nothing in them may change.
     command.add_argument(
         "runs",
         nargs="+",
@@ -421,6 +427,7 @@ def _add_sweep(add: AddCommand) -> None:
         ),
         "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
     )
+    # Actions and not subcommands, because they share the page and most options.
     command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
     command.add_argument(
         "page",
@@ -478,6 +485,8 @@ def _add_inputs(add: AddCommand) -> None:
         ),
         "genlab data quickstart",
     )
+    # `check` is a word before the config and no subcommand, so that `genlab data CONFIG` stays as
+    # short as the other commands.
     takes_config(command, "as in compare; with the word `check` before it to verify")
     command = add(
         "codec",

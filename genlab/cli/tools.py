@@ -43,6 +43,7 @@ def add_machine(add: AddCommand) -> None:
     command.add_argument(
         "--largest-batch", action="store_true", help="search for the largest batch that fits"
     )
+    # A file and not a run directory: nothing is trained.
     command.add_argument("--out", type=local, metavar="FILE", help="write all numbers as JSON")
     command.add_argument(
         "--markdown", action="store_true", help="print the table as Markdown, with all columns"
@@ -65,6 +66,7 @@ def add_own(add: AddCommand) -> None:
         ),
         "genlab check docs/own_decoder.py:OnceConfig",
     )
+    # Code, and not a config: this command runs the file that it is given.
     command.add_argument(
         "target",
         metavar="FILE.py:CLASS",

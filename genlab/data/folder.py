@@ -145,6 +145,8 @@ class ImportConfig(Config):
             key: value for key, value in self.to_dict().items() if key not in {"path", "strict"}
         }
         root = Path(self.path).expanduser()
+        # The state of every file is part of the hash: the same path may hold another recording
+        # tomorrow.
         states = file_states([root / row.path for row in listing.rows])
         rows = [[*row, state] for row, state in zip(listing.rows, states)]
         inputs = {

@@ -172,6 +172,7 @@ def _render(
         stage="render corpus",
         progress=progress,
     )
+    # Files are numbered by row, so leaving a repeated recording out renames no other.
     clips = [
         Clip(
             id=row.id,

@@ -220,7 +220,7 @@ def _judge(
     """Return the entries of an arm's settings, each with what
     significantly beats it on every cost.
     """
-    # Significance with Holm over all pairs: with many settings the luckiest always looks best.
+    # Significant with Holm over all pairs: among many settings the luckiest always looks best.
     pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
     beaten = {
         (pair.b if pair.better == pair.a else pair.a, pair.better) for pair in pairs if pair.better

@@ -121,6 +121,7 @@ class _DecoderTrial:
         require(
             drawn.shape == given.shape, f"samples have shape {drawn.shape}, expected {given.shape}"
         )
+        # Padding must be 0, since tokens of different decoders are compared as whole arrays.
         require(np.isfinite(drawn).all(), "samples are not finite")
         require(
             (np.where(tokens.is_valid[:, :, None], 0, drawn) == 0).all(),
