@@ -191,14 +191,19 @@ def require_packages(config: Comparison) -> None:
         grammar_metric(grammar_jsgf(), VOCABULARY)
 
 
-def deciding_score(config: Comparison, scores: Collection[Check], prompts: Collection[Clip]) -> str:
+def deciding_score(
+    config: Comparison,
+    scores: Collection[Check],
+    prompts: Collection[Clip],
+    struck: Collection[str] = (),
+) -> str:
     """Return the first of the domain's scores that can decide here: where half of the prompts have
-    a text, by words.
+    a text, by words. Scores that are `struck` cannot.
     """
     is_told = told(config)
     is_told["content"] &= 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
     return config.data.domain.decide(
-        {name for check in scores if check.runs for name in check.names}, is_told
+        {name for check in scores if check.runs for name in check.names} - {*struck}, is_told
     )
 
 

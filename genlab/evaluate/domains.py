@@ -38,6 +38,10 @@ class Swap(NamedTuple):
     """Why it means nothing where the arms are not told the condition."""
 
 
+HEARS_NOTHING = 0.9
+"""Error rate of a recogniser on real clips from which on it is no judge of anything."""
+
+
 @dataclass(frozen=True)
 class Domain:
     """One kind of audio."""
@@ -67,6 +71,25 @@ class Domain:
         named = [*(choice.score for choice in self.deciding), *self.leading, *self.searched]
         if strange := [name for name in named if find_metric(name).name not in own]:
             raise ValueError(f"domain {self.name}: {strange[0]} is none of its metrics")
+
+    def struck(self, real: Mapping[str, float]) -> dict[str, str]:
+        """Return the deciding scores that say nothing on this corpus, with the reason.
+
+        A recogniser that hears none of the real clips' words hears none of a model's either, and
+        its errors only count how much an arm makes it guess.
+
+        Args:
+            real: the scores of the prompts' real clips.
+        """
+        return {
+            choice.score: (
+                f"its recogniser hears almost nothing of the real clips (error rate "
+                f"{real[choice.score]:.2f})"
+            )
+            for choice in self.deciding
+            if find_metric(choice.score).needs == "audio and text"
+            and real.get(choice.score, 0.0) >= HEARS_NOTHING
+        }
 
     def decide(self, runs: Collection[str], told: Mapping[Condition, bool]) -> str:
         """Return the score that decides.

@@ -38,12 +38,17 @@ def primary_score(results: Mapping[str, Any]) -> str | None:
     """Return the score that decides: the one that results.json names, else the first content error
     of the arms.
     """
-    names = list(
-        dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {}))
-    )
+    struck = results.get("struck") or {}
+    names = [
+        name
+        for name in dict.fromkeys(n for arm in model_arms(results) for n in arm.get("scores", {}))
+        if name not in struck
+    ]
     named = results.get("primary_score")
     if named in names:
         return named
+    if struck:  # the comparison looked for the next one, and there is none
+        return None
     return next(filter(_is_of_content, names), names[0] if names else None)
 
 
@@ -79,10 +84,15 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
         )
         return Answer("not settled", "Nothing is compared: there is one arm.", shows, "")
     # One arm without the score is enough: a winner among the rest might not be the winner.
+    if name is None and (reasons := _struck(results)):
+        return Answer("not settled", f"Not settled: no score can decide here.{reasons}", "", "")
     if name is None or len(scored) < 2 or len(scored) < len(arms):
         missing = ", ".join(arm_title(arm) for arm in arms if arm not in scored) or "every arm"
         return Answer(
-            "not settled", f"Not settled: no deciding score was measured for {missing}.", "", ""
+            "not settled",
+            f"Not settled: no deciding score was measured for {missing}.",
+            "",
+            "",
         )
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
     shows, cannot = _describe(results, scored, name, seeds)
@@ -257,6 +267,14 @@ def missing_controls(results: Mapping[str, Any]) -> str:
     return f" Not applicable: {'; '.join(reasons)}." if reasons else ""
 
 
+def _struck(results: Mapping[str, Any]) -> str:
+    """Return a sentence per score that would decide and says nothing here, empty without one."""
+    struck = results.get("struck") or {}
+    return "".join(
+        f" {score_title(name)} does not decide: {reason}." for name, reason in struck.items()
+    )
+
+
 def find_difference(
     results: Mapping[str, Any], score: str, first: str, second: str
 ) -> dict[str, Any] | None:
@@ -301,6 +319,7 @@ def _describe(
         shows += f" No difference is established between {'; '.join(told[False])}."
     covers = covered(results)
     shows += f" The intervals cover the choice of {covers}.{missing_controls(results)}"
+    shows += _struck(results)
     if "seeds" not in covers:
         return shows, (
             f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a "

@@ -157,6 +157,7 @@ class Results(TypedDict):
     commit: NotRequired[str]
     versions: NotRequired[dict[str, str]]
     primary_score: NotRequired[str | None]
+    struck: NotRequired[dict[str, str]]
     codec: NotRequired[CodecFacts]
     method: NotRequired[list[str]]
     audit: NotRequired[Audit | None]

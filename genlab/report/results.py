@@ -21,12 +21,14 @@ from genlab.arms import ArmRun, by_name, find_run_dir
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.controls import Control
 from genlab.evaluate.entries import MetricEntry, ScoreEntry
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
 from genlab.material import FLOORS, Material, floor_waves
+from genlab.preflight import deciding_score
 from genlab.report import PromptRow, write_report
 from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
@@ -63,6 +65,9 @@ def assemble(
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
     entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     entries += [_arm_entry(runs, rows[name], leading) for name, runs in by_name(arms).items()]
+    struck = config.data.domain.struck(
+        {name: score.value for name, score in rows["real"].scores.items()}
+    )
     pairs = compare_rows(
         {name: rows[name].per_clip for name in config.arms},
         config.equivalence,
@@ -84,12 +89,15 @@ def assemble(
         | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
         "wall_s": wall_s,
         "peak_rss_bytes": peak_rss_bytes(),
-        "primary_score": material.preflight.deciding,
+        "primary_score": _deciding_score(config, material, rows, struck),
+        "struck": struck,
         "codec": codec,
         "arms": entries,
         "differences": [pair.to_dict() for pair in pairs],
         "controls": [
-            control.to_dict(name) for name in config.arms for control in rows[name].controls
+            _judged(control, struck).to_dict(name)
+            for name in config.arms
+            for control in rows[name].controls
         ],
         "method": _method(config, material),
     }
@@ -109,6 +117,28 @@ def _own_entries(metric: Metric) -> list[MetricEntry]:
         }
         for name in metric.score_names
     ]
+
+
+def _deciding_score(
+    config: Comparison,
+    material: Material,
+    rows: Mapping[str, RowResult],
+    struck: Mapping[str, str],
+) -> str | None:
+    """Return the score that decides, None if every one that could is struck or was not measured."""
+    found = material.preflight
+    if not struck:
+        return found.deciding
+    name = deciding_score(config, found.scores, found.prompts, struck)
+    is_measured = all(name in rows[arm].scores for arm in config.arms)
+    return name if name not in struck and is_measured else None
+
+
+def _judged(control: Control, struck: Mapping[str, str]) -> Control:
+    """Return a control; one by a score that is struck says nothing, for or against."""
+    if control.score not in struck:
+        return control
+    return control._replace(passed=False, reason=struck[control.score])
 
 
 def show(

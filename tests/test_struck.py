@@ -1,0 +1,88 @@
+"""A recogniser that hears nothing of the real clips decides nothing, and the answer says so."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from comparison_toys import make_comparison
+
+from genlab.evaluate.controls import Control
+from genlab.evaluate.domains import SPEECH
+from genlab.evaluate.metrics import RowResult
+from genlab.evaluate.scores import clip_means
+from genlab.evaluate.table import make_score
+from genlab.preflight import Check
+from genlab.report.answer import find_answer, primary_score
+from genlab.report.results import _deciding_score, _judged
+
+
+@pytest.mark.parametrize(
+    ("errors", "is_struck"), [(0.02, False), (0.89, False), (0.9, True), (1.0, True), (1.7, True)]
+)
+def test_only_a_recogniser_that_hears_the_real_clips_judges(errors, is_struck):
+    struck = SPEECH.struck({"wer_ctc": errors, "block_energy": 5.0, "speaker_similarity": 0.99})
+    assert set(struck) == ({"wer_ctc"} if is_struck else set())
+    if is_struck:
+        assert struck["wer_ctc"] == (
+            f"its recogniser hears almost nothing of the real clips (error rate {errors:.2f})"
+        )
+    assert SPEECH.struck({"wer_ctc": float("nan")}) == SPEECH.struck({}) == {}
+
+
+def rows(*names):
+    values = clip_means(np.array([0.1, 0.2, 0.3]), (0, 1, 2))
+    scores = {name: make_score(name, values.estimate(0), seeds=1) for name in names}
+    return {arm: RowResult(scores, {}, {}, ()) for arm in ("ar", "masked", "diffusion")}
+
+
+@pytest.mark.parametrize(
+    ("measured", "decides"),
+    [
+        (("wer_ctc", "block_energy", "speaker_similarity"), "block_energy"),
+        (("wer_ctc", "speaker_similarity"), "speaker_similarity"),
+        (("wer_ctc",), None),
+    ],
+)
+def test_the_next_score_that_the_corpus_has_decides_or_none_does(measured, decides):
+    clips = [SimpleNamespace(text="lift the red cup")] * 2
+    preflight = SimpleNamespace(scores=[Check(measured, True)], prompts=clips, deciding="wer_ctc")
+    material = SimpleNamespace(preflight=preflight)
+    config = make_comparison()
+    reason = SPEECH.struck({"wer_ctc": 1.0})
+    assert _deciding_score(config, material, rows(*measured), reason) == decides
+    assert _deciding_score(config, material, rows(*measured), {}) == "wer_ctc"
+
+
+def test_a_control_by_a_struck_score_is_not_applicable():
+    failed = Control("prompt_swap", "wer_ctc", 0.0, -0.1, 0.1, passed=False)
+    lucky = failed._replace(passed=True)
+    other = Control("speaker_swap", "speaker_similarity", -0.1, -0.2, -0.05, passed=True)
+    reason = SPEECH.struck({"wer_ctc": 1.0})
+    assert failed.status == "failed"
+    assert {_judged(control, reason).status for control in (failed, lucky)} == {"not applicable"}
+    assert _judged(other, reason) == other and _judged(failed, {}) == failed
+
+
+def results(primary, *names):
+    scores = {
+        name: {"value": 0.5, "low": 0.4, "high": 0.6, "seeds": 3, "direction": "lower", "n": 3}
+        for name in names
+    }
+    arms = [{"name": name, "family": name, "scores": scores} for name in ("ar", "masked")]
+    struck = SPEECH.struck({"wer_ctc": 0.98})
+    return {"arms": arms, "primary_score": primary, "struck": struck, "controls": []}
+
+
+def test_the_answer_names_what_was_struck():
+    told = (
+        "Word error (CTC) does not decide: its recogniser hears almost nothing of the real "
+        "clips (error rate 0.98)."
+    )
+    found = results("block_energy", "wer_ctc", "block_energy")
+    assert primary_score(found) == "block_energy"
+    assert told in find_answer(found, {"stamp": "controlled"}).shows
+    found = results(None, "wer_ctc")
+    assert primary_score(found) is None
+    answer = find_answer(found, {"stamp": "controlled"})
+    assert answer.status == "not settled" and answer.winner == ""
+    assert answer.headline == f"Not settled: no score can decide here. {told}"
