@@ -8,8 +8,10 @@ checkpoint; process 0, the leader, alone writes everything else. With one proces
 here returns at once.
 """
 
+import contextlib
 import itertools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -22,7 +24,12 @@ VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 TIMEOUT_VARIABLE = "GENLAB_HEARTBEAT_TIMEOUT_S"
 BARRIER_MS = 7 * 24 * 3600 * 1000  # the others may have a long time to wait for the leader
 
+# Under this key JAX leaves word, for all processes, that one of them got SIGTERM.
+PREEMPTION_KEY = "RECEIVED_PREEMPTION_NOTICE"
+
 _barriers = itertools.count()
+_loops_that_ask = 0
+_has_agreed = False  # all of them to end at a step: what follows is their own way out
 
 
 def join() -> None:
@@ -121,8 +128,34 @@ def collect(rows: Shaped[np.ndarray, "n *c"]) -> Shaped[np.ndarray, "m *c"]:
     return np.concatenate(list(multihost_utils.process_allgather(rows)))
 
 
+@contextlib.contextmanager
+def asking_at_steps() -> Iterator[None]:
+    """Say that in this context `is_preempted` is asked at every step: there a SIGTERM waits for the
+    next one.
+    """
+    global _loops_that_ask
+    _loops_that_ask += 1
+    try:
+        yield
+    finally:
+        _loops_that_ask -= 1
+
+
+def must_end(client: Any) -> bool:
+    """Return whether SIGTERM came to any process while this one is at nothing that will ask."""
+    if _loops_that_ask or _has_agreed:
+        return False
+    try:
+        return bool(client.key_value_try_get(PREEMPTION_KEY))
+    except Exception:  # JAX's word for a key that nobody has set
+        return False
+
+
 def is_preempted(step: int) -> bool:
     """Return whether SIGTERM came to any process, the same in all of them at the same step."""
+    global _has_agreed
     from jax.experimental import multihost_utils
 
-    return multihost_utils.reached_preemption_sync_point(step)
+    is_now = multihost_utils.reached_preemption_sync_point(step)
+    _has_agreed |= is_now
+    return is_now

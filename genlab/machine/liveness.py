@@ -169,6 +169,10 @@ def _listen(client: Any, is_over: threading.Event) -> None:
         except Exception:  # the leader is gone, and JAX will say so
             return
         _read_at = time.monotonic()
+        if hosts.must_end(client):
+            # All read the same word; the leader, with whom it lies, ends last.
+            time.sleep(2 * POLL_S if hosts.is_leader() else 0.0)
+            _end(EXIT_RESUME, "stopped by SIGTERM; the same command resumes")
         for key, value in notes:
             kind, number = key.removeprefix(NOTES).split("/")
             if kind == "left" and int(number) != hosts.index():

@@ -101,7 +101,11 @@ def stop_on_signal() -> Iterator[StopRequest]:
     from genlab.machine import hosts
 
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread() or hosts.is_one_of_several():
+    if hosts.is_one_of_several():
+        with hosts.asking_at_steps():
+            yield stop
+        return
+    if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
