@@ -37,6 +37,7 @@ from genlab.inputs import open_store
 from genlab.prompts import choose_prompts
 from genlab.run.files import write_json
 from genlab.run.names import file_stem
+from genlab.run.ownership import refuse_to_replace
 from genlab.run.stored import Count, Number, read_again, read_stored
 from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
 from genlab.train import load_trained
@@ -234,6 +235,7 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
         raise GenlabError(
             f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another"
         )
+    refuse_to_replace(out / SAMPLED_NAME, is_ours=True)  # a link is nobody's list
     ours = set(read_stored(out / SAMPLED_NAME, list[str], fix="use another --out") or ())
     if taken := [name for name in names if name not in ours and os.path.lexists(out / name)]:
         raise GenlabError(

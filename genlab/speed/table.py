@@ -142,14 +142,14 @@ def report_compiled(config: Any, arguments: argparse.Namespace, command: str) ->
             f"{arguments.config}: kind {config.kind!r}, but this command needs 'compare' or "
             "'decoder'"
         )
-    plans = plan_arms(config, arguments.topology)
-    rows = []
-    if arguments.arm is not None and arguments.arm not in plans:
-        raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
     if arguments.out:
         refuse_to_replace(arguments.out, says(arguments.out, {"command", "rows"}))
     if arguments.save_executable:
         refuse_to_replace(arguments.save_executable)
+    plans = plan_arms(config, arguments.topology)
+    rows = []
+    if arguments.arm is not None and arguments.arm not in plans:
+        raise ConfigError(f"--arm {arguments.arm}: no such arm, choose one of {', '.join(plans)}")
     for plan in (plan for name, plan in plans.items() if arguments.arm in (None, name)):
         for verb in ("train", "sample") if arguments.program == "both" else (arguments.program,):
             num_devices = plan.topology.num_devices

@@ -46,6 +46,7 @@ SHARES = {
     "weights": 8,
     "run_dirs": 10,
     "caches": 8,
+    "places": 5,
 }
 CHUNK = 25
 SILENT_S = WALL_S + 40.0
