@@ -54,14 +54,17 @@ def check_same_training(run: Config, run_dir: Path) -> None:
         ConfigError: naming what differs.
     """
     found = read_stored(run_dir / "config.json", dict[str, Any], fix=FIX)
-    if found is None or not checkpoint.saved_steps(run_dir):
+    if found is None:
         return
+    # A comparison keeps its checkpoints below: its own config.json would be lost here.
     kind = run.to_dict().get("kind")
     if found.get("kind") != kind:
         raise ConfigError(
             f"{run_dir}: holds a run of kind {found.get('kind')!r}, expected {kind!r}; use "
             "another --out"
         )
+    if not checkpoint.saved_steps(run_dir):
+        return
     try:
         made = type(run).from_dict(found)
     except ConfigError:

@@ -140,3 +140,13 @@ def test_another_training_is_refused_and_the_config_stays(tmp_path: Path):
     write_json(tmp_path / "config.json", values)
     with pytest.raises(ConfigError, match="holds a run of kind 'codec', expected 'decoder'"):
         check_same_training(run, tmp_path)
+
+
+def test_nothing_is_trained_into_the_directory_of_a_comparison(tmp_path):
+    """It has no checkpoints of its own, and its config.json would be replaced."""
+    config = make_comparison()
+    write_config(tmp_path, config.to_dict())
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(GenlabError, match="holds a run of kind 'compare', expected 'decoder'"):
+        check_same_training(config.run("ar", 0, 4), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before
