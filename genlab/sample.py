@@ -409,10 +409,12 @@ def measure_latency(
     if not hasattr(decoder, "stream"):
         return whole_s, whole_s, compile_s
 
+    lengths = jnp.asarray(num_frames)
+
     def play_first() -> None:
         chunks = decoder.stream(
             cond,
-            num_frames=num_frames,
+            num_frames=lengths,
             key=key,
             sampler=run.arm.sampler,
             chunk_frames=FIRST_AUDIO_FRAMES,

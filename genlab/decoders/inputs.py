@@ -184,7 +184,9 @@ def _check_latents(tokens: Tokens, name: str, spec: TokenSpec) -> None:
         )
 
 
-def _check_lengths(num_frames: Int[Array, "b"], b: int, t: int, what: str) -> None:
+def _check_lengths(
+    num_frames: Int[Array, "..."] | Int[np.ndarray, "..."], b: int, t: int, what: str
+) -> None:
     if num_frames.shape != (b,):
         raise GenlabError(
             f"num_frames: shape {num_frames.shape}, expected {(b,)}, one length per example"

@@ -194,6 +194,8 @@ def test_training_names_the_clips_of_a_bad_batch():
     with pytest.raises(GenlabError, match=r"training clips \[4, 5, 6\]: codes: 0\.\.99"):
         batch_check(FAMILIES["ar"].build())(Batch)
     batch_check(object())(Batch)  # a codec has no tokens to check
+    Batch.args = jax.tree.map(np.asarray, (TOKENS, COND))  # as they come from the disk
+    batch_check(FAMILIES["ar"].build())(Batch)
 
 
 def test_a_mesh_with_explicit_axes_is_refused_with_the_way_out(key):
