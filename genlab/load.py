@@ -85,10 +85,10 @@ def load_experiment(
 
 
 def call_base(file: str, base: str, function: str = "config", /, **values: Any) -> Any:
-    """Return what a function of another config returns, from which the config `file` goes on.
+    """Return what a function of another config returns; the config `file` builds on it.
 
     Args:
-        file: `__file__` of the config that goes on.
+        file: `__file__` of the config that builds on it.
         base: path of the other config, relative to the folder of `file`: copies of both stay
             together.
         function: its name.
@@ -100,7 +100,7 @@ def call_base(file: str, base: str, function: str = "config", /, **values: Any) 
     path = Path(os.path.normpath(Path(file).parent / base))
     if not path.is_file():
         raise ConfigError(
-            f"base {path}: no such file; {Path(file).name} goes on from it, so copy both"
+            f"base {path}: no such file; {Path(file).name} builds on it, so copy both"
         )
     found = call_page(path, function, **values)
     if found is None:

@@ -77,7 +77,7 @@ def test_a_name_that_is_unknown_says_which_there_are(elsewhere, capsys):
     )
 
 
-def test_init_writes_configs_that_go_on_from_each_other(elsewhere, capsys):
+def test_init_writes_configs_that_build_on_each_other(elsewhere, capsys):
     assert main(["init", "mine"]) == 0
     assert (
         capsys.readouterr().out
@@ -114,9 +114,7 @@ def test_init_leaves_alone_what_is_there(elsewhere, capsys):
 def test_a_base_that_is_missing_or_empty_is_named(elsewhere):
     (elsewhere / "presets").mkdir()
     (elsewhere / "presets/mine.py").write_text(BASE)
-    with pytest.raises(
-        ConfigError, match=r"quickstart\.py: no such file; mine\.py goes on from it"
-    ):
+    with pytest.raises(ConfigError, match=r"quickstart\.py: no such file; mine\.py builds on it"):
         load_experiment("presets/mine.py")
     (elsewhere / "quickstart.py").write_text("x = 1\n")
     with pytest.raises(ConfigError, match=r"quickstart\.py: expected a function config\(\)"):
