@@ -197,7 +197,9 @@ def list_fsdd(config: FSDD) -> Listing:
         if parts is None:
             skipped.append(Skipped(relative, "name is not DIGIT_SPEAKER_INDEX.wav"))
             continue
-        digit, speaker, index = int(parts[1]), parts[2], int(parts[3])
+        digit = int(parts[1])
+        speaker = parts[2]
+        index = int(parts[3])
         split = "test" if index < 5 else "valid" if index < 8 else "train"
         rows.append(
             SourceRow(relative, path.stem, DIGITS[digit], speaker, split, "", {"index": index})

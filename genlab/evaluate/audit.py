@@ -104,7 +104,8 @@ def audit_metrics(
         progress: told how many rows of audio are scored.
         metrics: rows of the table.
     """
-    waves, seed = [prompt.wave for prompt in prompts], context.config.seed
+    waves = [prompt.wave for prompt in prompts]
+    seed = context.config.seed
     spoiled = spoil(waves, seed)
     # Two halves of the same clips: a metric that tells them apart would see a difference anywhere.
     half = np.random.default_rng(seed).permutation(len(prompts))
@@ -132,7 +133,8 @@ def audit_metrics(
 def _audit(
     metric: Metric, name: str, rows: Mapping[str, Sequence[RowResult]], seed: int
 ) -> MetricAudit:
-    clean, halves = rows["clean"][0], rows["half"]
+    clean = rows["clean"][0]
+    halves = rows["half"]
     verdicts: dict[str, Verdict] = {}
     values: dict[str, list[float]] = {}
     for degradation, steps in rows.items():

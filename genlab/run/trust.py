@@ -170,7 +170,8 @@ def run_file(path: Path) -> dict[str, object]:
     Raises:
         Exception: anything that the file raises.
     """
-    source, name = path.read_bytes(), _name_of(path)
+    source = path.read_bytes()
+    name = _name_of(path)
     module = types.ModuleType(name)
     module.__file__ = str(path)
     vars(module)["__source_digest__"] = hashlib.sha256(source).hexdigest()
@@ -201,7 +202,8 @@ def load_class(text: str, field: str = "class") -> type[Config]:
     Raises:
         ConfigError: if there is no such class, it is no `Config`, or its file fails.
     """
-    told, name = f"{field}={shorten(text)}", text.rpartition(":")[2]
+    told = f"{field}={shorten(text)}"
+    name = text.rpartition(":")[2]
     if REFERENCE.fullmatch(text) is None:
         raise ConfigError(f"{told}: expected FILE.py:Class or PACKAGE.MODULE:Class")
     found = _names_in(text, field).get(name)
@@ -250,10 +252,8 @@ def _names_in(text: str, field: str) -> Mapping[str, object]:
     try:
         if path is None:
             return vars(importlib.import_module(text.rpartition(":")[0]))
-        digest, ran = (
-            digest_of(text, field),
-            getattr(sys.modules.get(_name_of(path)), "__dict__", {}),
-        )
+        digest = digest_of(text, field)
+        ran = getattr(sys.modules.get(_name_of(path)), "__dict__", {})
         return ran if ran.get("__source_digest__") == digest else run_file(path)
     except ConfigError:
         raise

@@ -320,7 +320,10 @@ def delete(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             with lock_to_delete(_run_of(path)):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         except LockedError:
             kept.append(path)
     return kept

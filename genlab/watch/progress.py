@@ -189,7 +189,9 @@ def is_terminal(stream: TextIO) -> bool:
     """Return whether bars may be drawn on `stream`. rich would also believe FORCE_COLOR; a log file
     must not.
     """
-    return bool(getattr(stream, "isatty", lambda: False)()) and os.environ.get("TERM") != "dumb"
+    # What takes the place of a stream, in a notebook for example, may lack the method.
+    is_tty = hasattr(stream, "isatty") and stream.isatty()
+    return is_tty and os.environ.get("TERM") != "dumb"
 
 
 def _bars(stream: TextIO) -> Any:

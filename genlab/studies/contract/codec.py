@@ -47,7 +47,8 @@ class _CodecTrial:
     """One codec, and three waves of different lengths at its own sample rate."""
 
     def __init__(self, codec: FrozenCodec):
-        self.codec, self.spec = codec, codec.spec
+        self.codec = codec
+        self.spec = codec.spec
         rate = self.spec.sample_rate_hz
         draw = np.random.default_rng(0)
         time_s = np.arange(rate) / rate
@@ -107,7 +108,8 @@ class _CodecTrial:
         summed = sum(
             self.codec.code_vectors[level][codes[:, level]] for level in range(self.spec.codebooks)
         )
-        rest, whole = np.mean((summed - latents) ** 2), np.mean(latents**2)
+        rest = np.mean((summed - latents) ** 2)
+        whole = np.mean(latents**2)
         require(
             rest < whole,
             f"the summed code vectors are {rest / whole:.2g} of the latents' power away from them",

@@ -17,7 +17,8 @@ CLOSE = 1e-4
 
 def toy_batch(seed: int) -> tuple[Tokens, Cond]:
     """Return a batch whose second and third clips are shorter than its frame axis."""
-    keys, shape = jax.random.split(jax.random.key(seed), 4), (NUM_EXAMPLES, NUM_FRAMES)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    shape = (NUM_EXAMPLES, NUM_FRAMES)
     codes = jax.random.randint(keys[0], (*shape, SPEC.codebooks), 0, SPEC.entries)
     latents = jax.random.normal(keys[1], (*shape, SPEC.latent_channels))
     tokens = Tokens(codes, latents, jnp.array([NUM_FRAMES, NUM_FRAMES - 5, NUM_FRAMES - 3]))
