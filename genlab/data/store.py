@@ -193,7 +193,7 @@ def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
     """Write one part file and return its digest; it appears under its name only when it is
     complete.
     """
-    from array_record.python import array_record_module
+    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
 
     temporary = path.with_suffix(".tmp")
     # group_size:1 is what makes random access fast: the default reads 256 records to return one.
