@@ -26,7 +26,7 @@ from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import check_held, hold_run
 from genlab.sample import Sampled, has_samples, read_facts, sample_clips
-from genlab.train import RunResult, restore_trained, train
+from genlab.train import RunResult, restore_trained, result_of, train
 from genlab.training.step import Watch
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
@@ -81,7 +81,7 @@ class ArmRun:
                 f"{self.run_dir}: the newest intact checkpoint is of step {restored.step}, "
                 f"expected {self.run.steps}; finish the run with `genlab compare` first"
             )
-        self.result = RunResult(self.run.steps, model, **restored.meta["tally"])
+        self.result = result_of(model, restored, self.run_dir)
 
     def sample(
         self, material: Material, progress: Progress, lengths_s: Sequence[float] = ()

@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pydantic
 from flax import nnx
+from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
@@ -41,6 +43,7 @@ from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.run.checkpoint import CheckpointWriter, HashLog
 from genlab.run.status import hold_run, track_status
+from genlab.run.stored import describe_problem
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
 from genlab.training.step import (
@@ -98,6 +101,14 @@ class _Tally:
     host_s: float = 0.0  # the device waited while the host logged, saved or handed over a step
     batch_hash: str = ""
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
+class _Meta(TypedDict):
+    """What is saved beside the arrays of a checkpoint."""
+
+    identity: dict[str, Any]
+    tally: _Tally
 
 
 def train(
@@ -163,7 +174,7 @@ def train(
             tally = _Tally()
         else:
             start = restored.step
-            tally = _Tally(**restored.meta["tally"])
+            tally = _read_meta(restored.meta, run_dir)["tally"]
             # Counters are not saved: the step is the checkpoint's, and whatever was saved is
             # finite.
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
@@ -204,7 +215,8 @@ def restore_trained(
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
     def expect(meta: dict[str, Any]) -> dict[str, Any]:
-        averaged = use_ema and meta["identity"]["optim.ema_decay"] is not None
+        identity = _read_meta(meta, run_dir)["identity"]
+        averaged = use_ema and identity.get("optim.ema_decay") is not None
         return {"ema" if averaged else "params": params, "rest": rest}
 
     restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
@@ -215,10 +227,32 @@ def restore_trained(
     return nnx.merge(graphdef, *restored.state.values()), restored
 
 
+def result_of(model: nnx.Module, restored: checkpoint.Restored, run_dir: Path) -> RunResult:
+    """Return what `train` returned when it made the checkpoint that `restore_trained` gave."""
+    tally = _read_meta(restored.meta, run_dir)["tally"]
+    return RunResult(restored.step, model, **dataclasses.asdict(tally))
+
+
+def _read_meta(meta: Mapping[str, Any], run_dir: Path) -> _Meta:
+    """Return what training keeps beside the arrays, whose checksum says nothing about who wrote it.
+
+    Raises:
+        CheckpointMismatch: naming the field.
+    """
+    try:
+        return pydantic.TypeAdapter(_Meta).validate_python(meta)
+    except pydantic.ValidationError as error:
+        raise checkpoint.CheckpointMismatch(
+            f"{run_dir}: metadata of the checkpoint: {describe_problem(error)}; "
+            "use another run directory"
+        ) from None
+
+
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
     """Return what to read from a checkpoint, after making sure that it belongs to this run."""
+    identity = _read_meta(meta, run.run_dir)["identity"]
     for field, ours in run.identity.items():
-        if (theirs := meta["identity"].get(field)) != ours:
+        if (theirs := identity.get(field)) != ours:
             raise checkpoint.CheckpointMismatch(
                 f"{run.run_dir}: {field}: now {ours}, but the run here was started with {theirs}; "
                 "use the settings and the data it was started with, or another directory"

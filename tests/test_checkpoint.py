@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genlab.config import GenlabError
+from genlab.config import GenlabError, digest
 from genlab.machine.stopping import LockedError, TrainingInterrupted, stop_on_signal
 from genlab.run import status
 from genlab.run.checkpoint import (
@@ -33,6 +33,7 @@ from genlab.run.digests import chain_digest, combine_digests
 from genlab.run.files import read_json, write_json
 from genlab.run.silence import silenced
 from genlab.run.status import check_held, lock_run, track_status, write_status
+from genlab.train import _read_meta
 
 
 def make_state(seed):
@@ -86,6 +87,33 @@ def test_round_trip_and_keep(run_dir):
     restored = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False)
     assert restored.step == 4 and restored.meta["note"] == "step 4"
     assert_same(restored.state, make_state(4))
+
+
+def test_metadata_with_the_right_checksum_and_wrong_content_is_refused(run_dir):
+    path = run_dir / "checkpoints" / "4" / "_CHECKPOINT_METADATA"
+    whole = json.loads(path.read_text())
+    for change in ({"leaves": 5}, {"leaves": {"count": 5}}, {"leaves": None}, {"step": "4"}):
+        meta = {**whole["custom_metadata"]["meta"], **change}
+        path.write_text(
+            json.dumps({**whole, "custom_metadata": {"meta": meta, "digest": digest(meta)}})
+        )
+        with pytest.warns(UserWarning, match="checkpoint 4 is damaged"):
+            restored = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False)
+        assert restored.step == 3
+    for meta, told in (
+        ({}, "field identity"),
+        ({"identity": {}, "tally": {"wall_s": "x"}}, "tally.wall_s"),
+    ):
+        with pytest.raises(CheckpointMismatch, match=f"of the checkpoint: .*{told}"):
+            _read_meta(meta, run_dir)
+
+
+def test_only_directories_with_the_names_of_steps_are_steps(run_dir):
+    for name in ("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT SEVEN}", "007", "9" * 30, "-1"):
+        (run_dir / "checkpoints" / name).mkdir()
+    assert saved_steps(run_dir) == [2, 3, 4]
+    CheckpointWriter(run_dir, keep=3).close()
+    assert restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False).step == 4
 
 
 def test_only_the_named_parts_are_read(run_dir):

@@ -52,6 +52,8 @@ INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 VECTORS_NAME = "code_vectors.npy"
 PART_SUFFIX = ".array_record"
 MOST_UNITS = 2**15  # units are stored as int16
+# What the reader of a record raises that is not as `pack_clip` wrote it.
+UNREADABLE = (RuntimeError, ArithmeticError, ValueError, KeyError, TypeError, struct.error)
 SCHEMA = 2  # raise it when records, or what units mean, change
 
 
@@ -85,7 +87,8 @@ class StoreInfo(Config):
     """Names of speakers; conditions number them in this order."""
     licences: tuple[str, ...]
     """Licences of the clips."""
-    longest_text: int = Field(ge=1, lt=2**31)
+    # In symbols; every example holds so many.
+    longest_text: int = Field(ge=1, lt=2**24)
     """Symbols of the longest text."""
     latent_mean: tuple[Number, ...]
     """Mean of each latent channel over the training split."""
@@ -176,6 +179,8 @@ def unpack_clip(record: bytes) -> TokenClip:
         if header.get("other")
         else None
     )
+    if len(record) != offset + (0 if other is None else other.nbytes):
+        raise ValueError(f"{len(record)} bytes, which its header does not account for")
     # Narrow types are for the disk; the device wants int32 and float32.
     return TokenClip(
         header["id"],
@@ -187,6 +192,33 @@ def unpack_clip(record: bytes) -> TokenClip:
         units.astype(np.int32),
         None if other is None else other.astype(np.int32),
     )
+
+
+def check_clip(clip: TokenClip, info: StoreInfo) -> None:
+    """Make sure that a record is of the store: a checksum says nothing about who wrote it.
+
+    On the device an index that is too large becomes the last one, and nobody would notice.
+
+    Raises:
+        ValueError: saying what does not fit.
+    """
+    texts, views = (clip.id, clip.text, clip.speaker, clip.path), (clip.codes, clip.latents)
+    if not all(isinstance(text, str) for text in texts) or clip.speaker not in info.speakers:
+        raise ValueError(f"speaker {clip.speaker!r:.40} is none of the store, or a name is no text")
+    if len(encode_text(clip.text)) > info.longest_text:
+        raise ValueError(f"its text is longer than longest_text={info.longest_text}")
+    found = [view.shape[1] for view in views]
+    if found != (wanted := [info.spec.codebooks, info.spec.latent_channels]):
+        raise ValueError(f"expected {wanted} codebooks and channels, got {found}")
+    if not len(clip.units) or (clip.other is not None) != info.is_two_sided:
+        raise ValueError("it has no frames, or another number of sides than the store")
+    codes = (clip.codes, info.spec.entries - 1)
+    for values, most in (codes, (clip.units, info.num_units), (clip.other, codes[1])):
+        if values is not None and values.size and not 0 <= values.min() <= values.max() <= most:
+            told = f"{values.min()} to {values.max()}"
+            raise ValueError(f"codes or units from {told}, expected 0 to {most}")
+    if not np.isfinite(clip.latents).all():
+        raise ValueError("latents that are not finite")
 
 
 def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
@@ -303,8 +335,10 @@ class TokenStore:
             GenlabError: if the part that holds it is damaged.
         """
         try:
-            return unpack_clip(self._records[index])
-        except (RuntimeError, ValueError, KeyError, TypeError, struct.error) as error:
+            clip = unpack_clip(self._records[index])
+            check_clip(clip, self.info)
+            return clip
+        except UNREADABLE as error:
             parts = ", ".join(path.name for path in self._damaged_parts()) or "a part"
             reason = f"record {index} cannot be read ({str(error).splitlines()[0]:.80})"
             where = f"{self.directory}: {parts}: damaged"

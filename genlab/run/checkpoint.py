@@ -16,6 +16,7 @@ is split.
 """
 
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -107,7 +108,7 @@ class CheckpointWriter:
         if hosts.is_leader() and root.is_dir():
             for path in root.iterdir():
                 if ".orbax-checkpoint-tmp" in path.name or (
-                    path.name.isdigit() and not _is_committed(path)
+                    _is_step(path) and not _is_committed(path)
                 ):
                     epath.Path(path).rmtree()
         hosts.wait_for_all("half-written checkpoints are gone")
@@ -148,7 +149,7 @@ def saved_steps(run_dir: Path) -> list[int]:
     """
     root = _root(run_dir)
     found = (
-        [path for path in root.iterdir() if path.name.isdigit() and _is_committed(path)]
+        [path for path in root.iterdir() if _is_step(path) and _is_committed(path)]
         if root.is_dir()
         else []
     )
@@ -157,6 +158,11 @@ def saved_steps(run_dir: Path) -> list[int]:
 
 def _root(run_dir: Path) -> Any:
     return bucket.stored_at(run_dir / bucket.CHECKPOINTS)
+
+
+def _is_step(path: Any) -> bool:
+    """Return whether a directory has the name of a step, as Orbax writes it."""
+    return re.fullmatch("0|[1-9][0-9]{0,18}", path.name) is not None
 
 
 def _is_committed(path: Any) -> bool:
@@ -230,13 +236,17 @@ def _read_meta(path: Any, step: int) -> dict[str, Any]:
     try:
         with silenced():
             saved: Any = ocp.checkpointables_metadata(str(path)).custom_metadata
-        meta, expected = saved["meta"], saved["digest"]
+        meta, is_whole = saved["meta"], digest(saved["meta"]) == saved["digest"]
+        leaves = meta["leaves"].values()
     except Exception as error:  # anything that a damaged file makes the reader raise
         raise _Damaged(
             f"its metadata cannot be read: {str(error.__cause__ or error)[:200]}"
         ) from error
-    if digest(meta) != expected or meta["step"] != step:
+    if not is_whole or meta.get("step") != step:
         raise _Damaged("its metadata does not match its checksum")
+    # Whoever wrote it could make the checksum match.
+    if not all(isinstance(leaf, list) for leaf in leaves):
+        raise _Damaged("its metadata does not list the leaves")
     return meta
 
 

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest
-from genlab.data.store import SCHEMA, TokenClip, TokenStore, pack_clip, unpack_clip
+from genlab.data.store import (
+    SCHEMA,
+    StoreInfo,
+    TokenClip,
+    TokenStore,
+    finish_store,
+    pack_clip,
+    part_paths,
+    unpack_clip,
+    write_part,
+)
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +271,44 @@ def test_a_part_of_the_training_clips_is_fixed_and_nested(store):
     assert {int(dataset[i][1]) for i in range(12)} == set(few)
     with pytest.raises(GenlabError, match=r"train_clips=9: split 'train' has only 8"):
         store.numbers("train", 9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"speaker": "nobody"}, "speaker 'nobody' is none of the store"),
+        ({"text": "a" * 10_000}, "its text is longer than"),
+        ({"text": 5}, "a name is no text"),
+        ({"codes": 2**15 - 1}, "32767, expected 0 to"),
+        ({"codes": -5}, "codes or units from -5"),
+        ({"units": 2**15 - 1}, "32767, expected 0 to"),
+        ({"latents": np.nan}, "not finite"),
+        ({"latents": np.inf}, "not finite"),
+        ({"channels": 1}, "codebooks and channels, got"),
+        ({"frames": 0}, "it has no frames"),
+        ({"other": True}, "another number of sides"),
+    ],
+)
+def test_a_record_with_the_right_checksum_and_wrong_content_is_refused(copied, changes, told):
+    digests = copied / "digests.json"
+    digests.unlink()
+    clips = [TokenStore(copied).clip(index) for index in range(12)]
+    clip, [(name, value)] = clips[0], changes.items()
+    if name in ("codes", "latents", "units"):
+        changed = getattr(clip, name).copy()
+        changed[0] = value
+        clip = clip._replace(**{name: changed})
+    elif name == "channels":
+        clip = clip._replace(latents=clip.latents[:, :1])
+    elif name == "frames":
+        clip = clip._replace(codes=clip.codes[:0], latents=clip.latents[:0], units=clip.units[:0])
+    else:
+        clip = clip._replace(**{name: clip.codes if name == "other" else value})
+    [part] = part_paths(copied)
+    write_part(part, [clip, *clips[1:]])
+    info = json.loads((copied / "dataset.json").read_text())
+    finish_store(copied, StoreInfo.from_dict(info))  # its digests are of what is there now
+    made = TokenStore(copied)
+    with pytest.raises(GenlabError, match="record 0 cannot be read") as error:
+        made.clip(0)
+    assert told in str(error.value) and made.clip(1).id == clips[1].id
