@@ -59,6 +59,7 @@ def compare(
     check_budget(config)
     with lock_run(out):
         outputs.settle(out)
+        outputs.check_made_with(out)
         claim(config, out)
         with keep_alive(out):
             hosts.wait_for_all("the outputs are settled")  # all decide from the same files
@@ -152,6 +153,7 @@ def rewrite_report(config: Comparison, out: Path, progress: Progress) -> Path:
     """
     with lock_run(out):
         outputs.settle(out)
+        outputs.check_made_with(out)
         outputs.read_outputs(out)
         return _render_again(config, out, progress)
 

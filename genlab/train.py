@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import pydantic
 from flax import nnx
-from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
@@ -43,7 +41,6 @@ from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.run.checkpoint import CheckpointWriter, HashLog
 from genlab.run.status import hold_run, track_status
-from genlab.run.stored import describe_problem
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
 from genlab.training.step import (
@@ -56,6 +53,7 @@ from genlab.training.step import (
     create_state,
     split_model,
 )
+from genlab.training.tally import Tally, read_meta
 from genlab.watch.profiling import trace_steps
 
 
@@ -89,26 +87,6 @@ class _Run(NamedTuple):
     progress: Any
     stop: StopRequest
     watch: Mapping[int, Watch]
-
-
-@dataclasses.dataclass
-class _Tally:
-    """What adds up over the steps and the attempts; saved with every checkpoint."""
-
-    wall_s: float = 0.0
-    compile_s: float = 0.0
-    data_wait_s: float = 0.0
-    host_s: float = 0.0  # the device waited while the host logged, saved or handed over a step
-    batch_hash: str = ""
-    last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-
-
-@pydantic.with_config(pydantic.ConfigDict(extra="allow"))
-class _Meta(TypedDict):
-    """What is saved beside the arrays of a checkpoint."""
-
-    identity: dict[str, Any]
-    tally: _Tally
 
 
 def train(
@@ -171,10 +149,10 @@ def train(
         if restored is None:
             start = 0
             state = create(init_key)[1]
-            tally = _Tally()
+            tally = Tally()
         else:
             start = restored.step
-            tally = _read_meta(restored.meta, run_dir)["tally"]
+            tally = read_meta(restored.meta, run_dir)["tally"]
             # Counters are not saved: the step is the checkpoint's, and whatever was saved is
             # finite.
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
@@ -215,7 +193,7 @@ def restore_trained(
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
     def expect(meta: dict[str, Any]) -> dict[str, Any]:
-        identity = _read_meta(meta, run_dir)["identity"]
+        identity = read_meta(meta, run_dir)["identity"]
         averaged = use_ema and identity.get("optim.ema_decay") is not None
         return {"ema" if averaged else "params": params, "rest": rest}
 
@@ -229,28 +207,13 @@ def restore_trained(
 
 def result_of(model: nnx.Module, restored: checkpoint.Restored, run_dir: Path) -> RunResult:
     """Return what `train` returned when it made the checkpoint that `restore_trained` gave."""
-    tally = _read_meta(restored.meta, run_dir)["tally"]
+    tally = read_meta(restored.meta, run_dir)["tally"]
     return RunResult(restored.step, model, **dataclasses.asdict(tally))
-
-
-def _read_meta(meta: Mapping[str, Any], run_dir: Path) -> _Meta:
-    """Return what training keeps beside the arrays, whose checksum says nothing about who wrote it.
-
-    Raises:
-        CheckpointMismatch: naming the field.
-    """
-    try:
-        return pydantic.TypeAdapter(_Meta).validate_python(meta)
-    except pydantic.ValidationError as error:
-        raise checkpoint.CheckpointMismatch(
-            f"{run_dir}: metadata of the checkpoint: {describe_problem(error)}; "
-            "use another run directory"
-        ) from None
 
 
 def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
     """Return what to read from a checkpoint, after making sure that it belongs to this run."""
-    identity = _read_meta(meta, run.run_dir)["identity"]
+    identity = read_meta(meta, run.run_dir)["identity"]
     for field, ours in run.identity.items():
         if (theirs := identity.get(field)) != ours:
             raise checkpoint.CheckpointMismatch(
@@ -267,7 +230,7 @@ def _loop(
     update: Callable[..., Any],
     state: State,
     start: int,
-    tally: _Tally,
+    tally: Tally,
     beat: Callable[[int], None],
 ):
     """Run the steps from `start` and return the last state. One step is in flight while the next
@@ -350,7 +313,7 @@ def _save(
     saver: CheckpointWriter,
     hashes: HashLog,
     state: State,
-    tally: _Tally,
+    tally: Tally,
     done: int,
 ) -> None:
     """Save a checkpoint, after everything that a restart from it will not write again."""
@@ -379,7 +342,7 @@ def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
 
-def _log(run: _Run, tally: _Tally, done: int, last: tuple[int, _Tally]) -> tuple[int, _Tally]:
+def _log(run: _Run, tally: Tally, done: int, last: tuple[int, Tally]) -> tuple[int, Tally]:
     """Write the metrics and the speed since the last call, which returned `last`: steps, and where
     their time went.
     """

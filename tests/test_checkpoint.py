@@ -33,7 +33,7 @@ from genlab.run.digests import chain_digest, combine_digests
 from genlab.run.files import read_json, write_json
 from genlab.run.silence import silenced
 from genlab.run.status import check_held, lock_run, track_status, write_status
-from genlab.train import _read_meta
+from genlab.training.tally import read_meta
 
 
 def make_state(seed):
@@ -105,7 +105,7 @@ def test_metadata_with_the_right_checksum_and_wrong_content_is_refused(run_dir):
         ({"identity": {}, "tally": {"wall_s": "x"}}, "tally.wall_s"),
     ):
         with pytest.raises(CheckpointMismatch, match=f"of the checkpoint: .*{told}"):
-            _read_meta(meta, run_dir)
+            read_meta(meta, run_dir)
 
 
 def test_only_directories_with_the_names_of_steps_are_steps(run_dir):

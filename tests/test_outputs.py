@@ -150,3 +150,26 @@ def test_nothing_is_trained_into_the_directory_of_a_comparison(tmp_path):
     with pytest.raises(GenlabError, match="holds a run of kind 'compare', expected 'decoder'"):
         check_same_training(config.run("ar", 0, 4), tmp_path)
     assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_a_config_that_was_edited_after_the_run_is_refused(tmp_path: Path):
+    config = make_comparison()
+    staged = outputs.open_stage(tmp_path, config.to_dict())
+    for name in (*outputs.SCORED, *outputs.RENDERED):
+        (staged / name).write_text("{}")
+    outputs.publish(tmp_path)
+    outputs.check_made_with(tmp_path)
+    path = tmp_path / "config.json"
+    write_json(path, config.override(["settings.log_every=3"]).to_dict())  # says not what it is
+    outputs.check_made_with(tmp_path)
+    for change in ("arms.masked.sampler.steps=[1,1]", "budget.train_flops=3e10", "question=Other?"):
+        write_json(path, config.override([change]).to_dict())
+        with pytest.raises(GenlabError, match=r"config\.json: changed since the results here"):
+            outputs.check_made_with(tmp_path)
+    path.write_text("{}")
+    with pytest.raises(GenlabError, match=r"config\.json: changed since the results here"):
+        outputs.check_made_with(tmp_path)
+    manifest = json.loads((tmp_path / outputs.MANIFEST).read_text())
+    del manifest["config"]  # of an earlier version
+    write_json(tmp_path / outputs.MANIFEST, manifest)
+    outputs.check_made_with(tmp_path)

@@ -173,3 +173,10 @@ def test_runs_and_samples_among_the_recordings_are_not_read_as_recordings(tmp_pa
         f"{name}: what genlab made in a run, not recordings; not read"
         for name in ("runs/r1", "said")
     ]
+
+
+def test_a_path_that_leaves_no_room_for_names_is_refused_before_training(tmp_path):
+    deep = tmp_path.joinpath(*["d" * 100] * 35)
+    with pytest.raises(GenlabError, match="more than 3400 bytes"), lock_run(deep):
+        pass
+    assert not any(tmp_path.iterdir())

@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genlab.config import GenlabError, digest
+from genlab.config import ConfigError, GenlabError, digest
+from genlab.experiment import Comparison
 from genlab.machine import hosts
 from genlab.report.inputs import Ledger, read_ledger, read_scores
 from genlab.report.inputs import read_results as read_whole
@@ -59,8 +60,41 @@ def publish(run_dir: Path) -> None:
     places = {name: staged / name if (staged / name).exists() else run_dir / name for name in names}
     files = {name: _digest_of(path) for name, path in places.items()}
     values = {"schema": 1, "digest": digest(files), "files": files}
+    values |= {"config": _config_at(staged)}
     write_json(staged / MANIFEST, values)  # from here on the old outputs are history
     settle(run_dir)
+
+
+def check_made_with(run_dir: Path) -> None:
+    """Refuse a config.json that is not the one whose outputs lie there; call it after `settle`.
+
+    Somebody may have edited it: what it then says was never trained, sampled or scored.
+
+    Raises:
+        GenlabError: if so.
+    """
+    manifest = read_json(run_dir / MANIFEST)
+    made = manifest.get("config") if isinstance(manifest, dict) else None
+    if made is not None and made != _config_at(run_dir):
+        raise GenlabError(
+            f"{run_dir / 'config.json'}: changed since the results here were made with it; restore "
+            "it, or use another --out (how a run is scored is changed with `genlab evaluate "
+            "RUN_DIR FIELD=VALUE`)"
+        )
+
+
+def _config_at(folder: Path) -> str | None:
+    """Return the digest of the comparison whose config.json lies in a folder, None if there is none
+    that can be read. It leaves out `settings`, which say how a run goes on and not what it is, and
+    `evaluation`, whose own code may change before a run is scored again.
+    """
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict):
+        return None
+    try:
+        return Comparison.from_dict(found).digest(exclude={"settings", "evaluation"})
+    except ConfigError:
+        return None
 
 
 def settle(run_dir: Path) -> bool:

@@ -34,6 +34,7 @@ WRITTEN = (
     *("report.html", "report.md", "results.json", "rows", "samples", "samples.json", "scores.csv"),
     *("status.json", "tuning.html", "tuning.json", "tuning_config.json", "wall.json"),
 )
+LONGEST_PLACE = 3400  # bytes of 4,096: names of arms, checkpoints and their parts follow
 LONGEST_LOCK = 1000  # bytes: a process and a host
 
 
@@ -69,6 +70,11 @@ def check_is_ours(run_dir: Path) -> None:
     Raises:
         GenlabError: naming what would be touched.
     """
+    if len(os.fsencode(run_dir.absolute())) > LONGEST_PLACE:
+        raise GenlabError(
+            f"{shorten(str(run_dir))}: a path of more than {LONGEST_PLACE} bytes, below which the "
+            "system takes no more names; use a shorter --out"
+        )
     check_has_no_way_out(run_dir)
     if is_ours(run_dir):
         return

@@ -33,6 +33,7 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
     with lock_run(out):
         # What this very command had made when it was killed need not be made again.
         is_settled = outputs.settle(out)
+        outputs.check_made_with(out)
         results, _ = outputs.read_outputs(out)
         values = config.to_dict()
         is_same = read_json(out / "config.json") == values and read_pins(out) == pins_of(values)
