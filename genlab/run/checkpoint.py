@@ -34,7 +34,7 @@ from genlab.machine import hosts
 from genlab.machine.sharding import path_name
 from genlab.run import bucket
 from genlab.run.digests import chain_digest, combine_digests
-from genlab.run.silence import silenced
+from genlab.run.silence import hush_saving, silenced
 from genlab.run.status import check_held
 
 Expect = Callable[[dict[str, Any]], dict[str, Any]]
@@ -112,6 +112,7 @@ class CheckpointWriter:
                 ):
                     epath.Path(path).rmtree()
         hosts.wait_for_all("half-written checkpoints are gone")
+        hush_saving()
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
         self._checkpointer = ocp.training.Checkpointer(
             str(root),

@@ -30,6 +30,21 @@ def silenced() -> Iterator[None]:
         logger.disabled = before
 
 
+def hush_saving() -> None:
+    """Keep Orbax from printing what its threads raise while they save: a full disk is 1,800 lines.
+
+    The same error is raised by the next wait for the save, which says it in one.
+    """
+    _watch_exceptions()
+    logger = logging.getLogger("absl")
+    if _has_no_trace not in logger.filters:
+        logger.addFilter(_has_no_trace)
+
+
+def _has_no_trace(record: logging.LogRecord) -> bool:
+    return record.levelno < logging.ERROR or not record.exc_info
+
+
 def _watch_exceptions() -> None:
     if not isinstance(sys.excepthook, _ExceptHook):
         sys.excepthook = _ExceptHook(sys.excepthook)
