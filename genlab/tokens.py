@@ -11,14 +11,17 @@ Time is the second axis and channels come last: waves "b s", codes "b t k", late
 "b t k v".
 """
 
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import GetAttrKey
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
+
+AnyArray: TypeAlias = Array | np.ndarray  # own data need not be on a device yet
 
 
 class TokenSpec(Config):
@@ -72,11 +75,12 @@ class Tokens(NamedTuple):
 
 
 def make_tokens(
-    codes: Int[Array, "b t k"] | None = None,
-    latents: Float[Array, "b t d"] | None = None,
-    num_frames: Int[Array, "b"] | None = None,
+    codes: Int[AnyArray, "b t k"] | None = None,
+    latents: Float[AnyArray, "b t d"] | None = None,
+    num_frames: Int[AnyArray, "b"] | None = None,
 ) -> Tokens:
-    """Check ranks and shared axes, and return `Tokens`; without `num_frames` every frame is valid.
+    """Check ranks and shared axes, and return `Tokens` of JAX arrays; without `num_frames` every
+    frame is valid.
 
     Raises:
         ValueError: if both views are missing or they disagree on batch or frames.
@@ -90,7 +94,11 @@ def make_tokens(
         )
     if num_frames is None:
         num_frames = jnp.full((views[0].shape[0],), views[0].shape[1], jnp.int32)
-    return Tokens(codes, latents, num_frames)
+    return Tokens(
+        None if codes is None else jnp.asarray(codes),
+        None if latents is None else jnp.asarray(latents),
+        jnp.asarray(num_frames),
+    )
 
 
 def read_codes(tokens: Tokens) -> Int[Array, "b t k"]:
@@ -128,11 +136,11 @@ class Cond(NamedTuple):
     stream for them hears them (`streams.py`).
     """
 
-    speaker: Int[Array, "b"]
-    text: Int[Array, "b n"]
-    content: Int[Array, "b t"]
-    is_dropped: Bool[Array, "b"]
-    other: Int[Array, "b t k"] | None = None
+    speaker: Int[AnyArray, "b"]
+    text: Int[AnyArray, "b n"]
+    content: Int[AnyArray, "b t"]
+    is_dropped: Bool[AnyArray, "b"]
+    other: Int[AnyArray, "b t k"] | None = None
 
     @classmethod
     def none(cls, b: int, t: int) -> "Cond":

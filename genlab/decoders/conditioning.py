@@ -30,7 +30,7 @@ from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock
 from genlab.nets.context import Text
 from genlab.nets.linear import Embedding
-from genlab.tokens import Cond
+from genlab.tokens import AnyArray, Cond
 
 
 class CondVocab(Config):
@@ -206,7 +206,7 @@ class Conditioner(nnx.Module):
         return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
 
     def _keep_symbols(
-        self, symbols: Int[Array, "b n"], is_dropped: Bool[Array, "b"]
+        self, symbols: Int[AnyArray, "b n"], is_dropped: Bool[AnyArray, "b"]
     ) -> Int[Array, "b n"]:
         # A dropped text is one "no condition" symbol, so that its length says nothing either.
         nothing = jnp.where(jnp.arange(symbols.shape[1]) == 0, self.vocab.num_symbols, 0)

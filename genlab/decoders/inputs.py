@@ -79,6 +79,7 @@ def check_sample(
     facts = facts_of(model)
     _check_axes((cond, num_frames, prompt))
     _check_guidance(facts.condition, float(getattr(sampler, "guidance", 1.0)))
+    # There are no tokens yet, so the content says how many clips of how many frames are filled.
     b, t = cond.content.shape
     _check_cond(facts, cond, b, None)
     fix = "the frames of cond.content, which sample fills; with nothing to tell use Cond.none(b, t)"

@@ -7,6 +7,7 @@ counted.
 
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key, Shaped
@@ -16,9 +17,9 @@ from genlab.config.open import Hashed
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.inputs import Facts, check_inputs
 from genlab.nets.backbone import BackboneConfig
-from genlab.tokens import Cond, Tokens, TokenSpec
+from genlab.tokens import AnyArray, Cond, Tokens, TokenSpec
 
-AnyArray = Shaped[Array, "..."] | Shaped[np.ndarray, "..."]  # ranks are checked by name
+Ranked = Shaped[AnyArray, "..."]  # its rank is checked by name
 HOP_SAMPLES = 320  # of the audio that own tokens stand for: only the frames per second matter
 
 
@@ -42,11 +43,11 @@ class Task(NamedTuple):
     def of(
         cls,
         *,
-        codes: AnyArray | None = None,
-        latents: AnyArray | None = None,
+        codes: Ranked | None = None,
+        latents: Ranked | None = None,
         cond: Cond | None = None,
         entries: int | None = None,
-        code_vectors: Float[Array, "k v d"] | None = None,
+        code_vectors: Float[AnyArray, "k v d"] | None = None,
         backbone: BackboneConfig | None = None,
         condition: ConditionConfig | None = None,
         frame_hz: float = 50.0,
@@ -99,7 +100,7 @@ class Task(NamedTuple):
             condition or told,
             num_frames=next(iter(views.values())).shape[1],
             num_symbols=0 if cond is None else cond.text.shape[1],
-            code_vectors=code_vectors,
+            code_vectors=None if code_vectors is None else jnp.asarray(code_vectors),
         )
 
     def check(self, tokens: Tokens, cond: Cond) -> None:
@@ -175,7 +176,7 @@ def guidance_of(sampler: SamplerConfig) -> float:
     return float(getattr(sampler, "guidance", 1.0))
 
 
-def _channels(latents: AnyArray | None, code_vectors: Float[Array, "k v d"] | None) -> int:
+def _channels(latents: Ranked | None, code_vectors: Ranked | None) -> int:
     known = latents if latents is not None else code_vectors
     return 1 if known is None else known.shape[2]
 

@@ -98,6 +98,7 @@ class FinishedRun:
                     f"{type(run.arm.sampler).__name__}, "
                     f"the sampler of arm {self.arm!r}"
                 )
+            # Not validated again: the sampler was when it was made, and its family is right.
             run = run.model_copy(update={"arm": run.arm.model_copy(update={"sampler": sampler})})
         cond, num_frames = conditions(self.store, chosen, run.data.num_frames)
         model: Any = self.model

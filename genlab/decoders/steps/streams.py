@@ -34,7 +34,7 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.machine.sharding import CHANNELS
 from genlab.nets.linear import CodeEmbedding, Embedding
 from genlab.nets.param import matrix
-from genlab.tokens import TokenSpec
+from genlab.tokens import AnyArray, TokenSpec
 
 
 class PlanStream(Config):
@@ -145,16 +145,16 @@ class Streams(Config):
 
     def join(
         self,
-        plan: Shaped[Array, "b t"],
+        plan: Shaped[AnyArray, "b t"],
         codes: Shaped[Array, "b t k"],
-        other: Shaped[Array, "b t k"] | None,
+        other: Shaped[AnyArray, "b t k"] | None,
     ) -> Shaped[Array, "b t j"]:
         """Return all streams of each frame.
 
         Raises:
             GenlabError: if the other speaker's codes are wanted and absent.
         """
-        parts = [codes] if self.plan is None else [plan[:, :, None], codes]
+        parts: list[AnyArray] = [codes] if self.plan is None else [plan[:, :, None], codes]
         if self.other is not None:
             if other is None:
                 raise GenlabError(
