@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from genlab import inputs
 from genlab.changes import check_same_training
@@ -148,7 +147,7 @@ def find_run_dir(out: Path, name: str, seed: int) -> Path:
     return out / "arms" / name / f"seed{seed}"
 
 
-def _training_of(run: DecoderRun) -> dict[str, Any]:
+def _training_of(run: DecoderRun) -> dict[str, object]:
     """Return all that decides the bits of a training, its seed among them."""
     values = run.to_dict()
     return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}

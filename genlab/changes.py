@@ -6,7 +6,8 @@ field, before anything is written.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.experiment import Comparison
@@ -53,7 +54,7 @@ def check_same_training(run: Config, run_dir: Path) -> None:
     Raises:
         ConfigError: naming what differs.
     """
-    found = read_stored(run_dir / "config.json", dict[str, Any], fix=FIX)
+    found = read_stored(run_dir / "config.json", dict[str, JsonValue], fix=FIX)
     if found is None:
         return
     # A comparison keeps its checkpoints below: its own config.json would be lost here.
@@ -80,7 +81,7 @@ def claim(config: Comparison, out: Path) -> None:
         GenlabError: if `out` holds something that was made by another config.
     """
     values = config.to_dict()
-    found = read_stored(out / "config.json", dict[str, Any], fix=FIX)
+    found = read_stored(out / "config.json", dict[str, JsonValue], fix=FIX)
     # Read as a config: a run of a version that lacked some field has its default.
     found = None if found is None else Comparison.from_dict(found).to_dict()
     holds_any = (out / "arms").exists() or (out / "results.json").exists()
@@ -94,7 +95,7 @@ def claim(config: Comparison, out: Path) -> None:
     write_config(out, values, may_change=() if is_scored else scoring_code(values))
 
 
-def scoring_code(values: Mapping[str, Any]) -> list[str]:
+def scoring_code(values: Mapping[str, object]) -> list[str]:
     """Return what refers to code that a run is scored by and not made with."""
     return [text for _, text in find_code(values.get("metrics", []), "metrics")]
 
@@ -111,7 +112,7 @@ def _refused(made: Config, asked: Config, changeable: tuple[str, ...]) -> str:
     return "; ".join(refused[:3]) + more
 
 
-def _fields(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _fields(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
     for name, value in table.items():
         if isinstance(value, Mapping):
             yield from _fields(value, f"{prefix}{name}.")
@@ -123,6 +124,6 @@ def _is_beneath(name: str, tables: tuple[str, ...]) -> bool:
     return any(name == table or name.startswith(f"{table}.") for table in tables)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."

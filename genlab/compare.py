@@ -16,7 +16,6 @@ scored row are never made twice.
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,8 +29,8 @@ from genlab.machine import hosts
 from genlab.material import FLOORS, Material, gather
 from genlab.preflight import require_packages
 from genlab.report import outputs
-from genlab.report.additions import made_beside
-from genlab.report.inputs import read_results
+from genlab.report.additions import Tuning
+from genlab.report.inputs import WholeResults, read_results
 from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.report.results import assemble, show
@@ -48,8 +47,8 @@ def compare(
     out: Path,
     progress: Progress,
     command: str,
-    tuning: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+    tuning: Tuning | None = None,
+) -> WholeResults | None:
     """Run the comparison in `out` to its end and return results.json; `tuning` is where the arms'
     settings are from.
 
@@ -71,7 +70,7 @@ def compare(
             elif not is_finished and hosts.is_leader():
                 _render_again(config, out, progress)  # the scores are whole
             hosts.wait_for_all("the report is written")
-    return read_results(out) or {}
+    return read_results(out)
 
 
 def _refuse_to_train_again(config: Comparison, out: Path, wrong: list[str]) -> None:
@@ -89,7 +88,7 @@ def _make(
     out: Path,
     progress: Progress,
     command: str,
-    tuning: Mapping[str, Any] | None,
+    tuning: Tuning | None,
 ) -> None:
     began = time.perf_counter()
     if tuning is not None:
@@ -135,12 +134,12 @@ def conclude(
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
     wall_s = _add_wall_time(out, time.perf_counter() - began)
     scored = assemble(config, material, arms, rows, command, wall_s)
-    results: dict[str, Any] = {**scored, "audit": found}
+    results: WholeResults = {**scored, "audit": found}
     outputs.seal(results, ledger)
     write_json(staged / "ledger.json", ledger)
     write_json(staged / "results.json", results)
     heard = {arm.name: arm.sampled for arm in arms if arm.seed == config.seeds[0]}
-    show(config, material, heard, results | made_beside(out), ledger, out, staged)
+    show(config, material, heard, results, ledger, out, staged)
     outputs.publish(out)
 
 
@@ -166,7 +165,7 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     # An audit may have been made after the run.
     results["audit"] = results.get("audit") or read_audit(config, material)
     staged = outputs.open_stage(out, config.to_dict())
-    show(config, material, heard, results | made_beside(out), ledger, out, staged)
+    show(config, material, heard, results, ledger, out, staged)
     outputs.publish(out)
     return out / "report.html"
 

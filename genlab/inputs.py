@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pydantic
+from pydantic import JsonValue
 from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
@@ -110,7 +111,7 @@ def describe(store: TokenStore) -> Inputs:
     )
 
 
-def _labels(manifest: Manifest) -> dict[str, Any]:
+def _labels(manifest: Manifest) -> dict[str, JsonValue]:
     return {"speakers": list(manifest.speakers), "corpus": manifest.hash()}
 
 
@@ -128,9 +129,9 @@ def _note_unrecorded(parts: Sequence[str]) -> None:
     )
 
 
-def _refuse(run_dir: Path, made: Inputs, found: Mapping[str, Any], data: TokenData) -> None:
+def _refuse(run_dir: Path, made: Inputs, found: Mapping[str, object], data: TokenData) -> None:
     """Raise if one of the inputs `found` now is not the one the run was made from."""
-    then: Mapping[str, Any] = made
+    then: Mapping[str, object] = made
     corpus = f"data.corpus (kind {data.corpus.kind!r})"
     # The most telling first: another list of speakers is another corpus as well.
     sources = {

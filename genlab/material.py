@@ -1,7 +1,7 @@
 """What every stage of a comparison shares: tokens, codec, corpus, prompts."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from genlab.preflight import Preflight, inspect
 from genlab.prompts import choose_prompts
 from genlab.watch.progress import Progress
 
-FLOORS = ("codec_floor_codes", "codec_floor_latents")
+FLOORS: Final = ("codec_floor_codes", "codec_floor_latents")
 
 
 class Material(NamedTuple):

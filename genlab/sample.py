@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
@@ -328,7 +328,7 @@ def conditions(
 class CompiledSampler:
     """`sample` of one model for one shape, as one call on the device."""
 
-    call: Callable[..., Any]
+    call: Callable[..., Tokens]
     network_calls: int
 
     def of(self, model: nnx.Module) -> "CompiledSampler":
@@ -357,7 +357,9 @@ def compile_sampler(
     graph, state = nnx.split(model)
     calls = []
 
-    def draw(state: Any, cond: Cond, num_frames: Any, key: Any, *prompt: Prompt) -> Any:
+    def draw(
+        state: nnx.State, cond: Cond, num_frames: Array, key: Array, *prompt: Prompt
+    ) -> Tokens:
         decoder: Any = nnx.merge(graph, state)
         out = decoder.sample(
             cond,
@@ -473,7 +475,7 @@ def _compile_codec(model: nnx.Module, codec: FrozenCodec, clips: Sequence[TokenC
         codec.decode_latents([clip.latents for clip in clips])
 
 
-def _time_calls(call: Callable[[], Any]) -> tuple[float, float]:
+def _time_calls(call: Callable[[], object]) -> tuple[float, float]:
     """Return the median of three calls, and what a call before them, which compiles, took longer,
     in seconds.
     """

@@ -10,7 +10,6 @@ heard, not the bare model.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.noise.heads import energy_score
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.entries import AuditEntry
 from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
     ContentMetric,
@@ -98,7 +98,7 @@ def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]
 
 def audit(
     config: Comparison, progress: Progress, material: Material | None = None
-) -> dict[str, Any]:
+) -> dict[str, AuditEntry]:
     """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and
     evaluation.
     """
@@ -117,7 +117,7 @@ def audit(
     return read_audit(config, material)
 
 
-def read_audit(config: Comparison, material: Material) -> dict[str, Any]:
+def read_audit(config: Comparison, material: Material) -> dict[str, AuditEntry]:
     """Return the audit of this corpus, prompts and evaluation, empty if none was made."""
     return read_stored_audit(_audit_path(config, material)) or {}
 
@@ -213,8 +213,8 @@ def _add_bits(
     row: RowResult, config: Comparison, material: Material, runs: Sequence[ArmRun]
 ) -> RowResult:
     """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
-    decoders = [arm.result.model for arm in runs]
-    if not can_score(decoders[0]):
+    decoders = [arm.result.model for arm in runs if can_score(arm.result.model)]
+    if not decoders:  # all are of one family
         return row
     store = material.store
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the

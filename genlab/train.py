@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Key
+from pydantic import JsonValue
 
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest, example_digests
@@ -54,7 +56,9 @@ from genlab.training.step import (
     split_model,
 )
 from genlab.training.tally import Tally, read_meta
+from genlab.training.writer import Buffered, Writer
 from genlab.watch.profiling import trace_steps
+from genlab.watch.progress import Progress
 
 
 class RunResult(NamedTuple):
@@ -82,9 +86,9 @@ class _Run(NamedTuple):
     steps: int
     settings: TrainSettings
     run_dir: Path
-    identity: dict[str, Any]
-    writer: Any
-    progress: Any
+    identity: dict[str, JsonValue]
+    writer: Writer | None
+    progress: Progress | None
     stop: StopRequest
     watch: Mapping[int, Watch]
 
@@ -98,8 +102,8 @@ def train(
     seed: int,
     settings: TrainSettings,
     run_dir: Path,
-    writer: Any = None,
-    progress: Any = None,
+    writer: Writer | None = None,
+    progress: Progress | None = None,
     watch: Mapping[int, Watch] | None = None,
 ) -> RunResult:
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
@@ -176,7 +180,9 @@ def train(
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
-def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = True) -> Model:
+def load_trained(
+    build: Callable[[Key[Array, ""]], Model], run_dir: Path, use_ema: bool = True
+) -> Model:
     """Return the model of the newest intact checkpoint in `run_dir`, with averaged parameters if
     the run kept them.
 
@@ -187,12 +193,12 @@ def load_trained(build: Callable[[Any], Model], run_dir: Path, use_ema: bool = T
 
 
 def restore_trained(
-    build: Build, run_dir: Path, use_ema: bool = True
-) -> tuple[Any, checkpoint.Restored]:
+    build: Callable[[Key[Array, ""]], Model], run_dir: Path, use_ema: bool = True
+) -> tuple[Model, checkpoint.Restored]:
     """Return the model as `load_trained` does, and the checkpoint."""
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
-    def expect(meta: dict[str, Any]) -> dict[str, Any]:
+    def expect(meta: checkpoint.Meta) -> State:
         identity = read_meta(meta, run_dir)["identity"]
         averaged = use_ema and identity.get("optim.ema_decay") is not None
         return {"ema" if averaged else "params": params, "rest": rest}
@@ -211,7 +217,7 @@ def result_of(model: nnx.Module, restored: checkpoint.Restored, run_dir: Path) -
     return RunResult(restored.step, model, **dataclasses.asdict(tally))
 
 
-def _expect(run: _Run, abstract: State, meta: dict[str, Any]) -> State:
+def _expect(run: _Run, abstract: State, meta: checkpoint.Meta) -> State:
     """Return what to read from a checkpoint, after making sure that it belongs to this run."""
     identity = read_meta(meta, run.run_dir)["identity"]
     for field, ours in run.identity.items():
@@ -240,7 +246,7 @@ def _loop(
     metrics = None
     name = "/".join(run.run_dir.parts[-2:])
     logged = (start, dataclasses.replace(tally))
-    shown = {}
+    loss: float | None = None
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with contextlib.ExitStack() as stack:
@@ -271,7 +277,7 @@ def _loop(
             is_saving = is_last or bool(stopping) or is_due
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
-                shown = {"loss": tally.last_metrics["loss"]}
+                loss = tally.last_metrics["loss"]
             if done in run.watch:
                 tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
                 tally.wall_s += time.perf_counter() - began
@@ -289,15 +295,24 @@ def _loop(
                 saved_at = now
             beat(done)
             profile(done - start)
-            if run.progress:
-                run.progress.update(task, done=done, **shown)
+            _tell(run, task, done, loss)
             if stopping and not is_last:
                 raise TrainingInterrupted(
                     f"{run.run_dir}: {stopping}: saved step {done}; run again to resume"
                 )
-    if run.progress:
+    if run.progress and task is not None:
         run.progress.finish(task)
     return state
+
+
+def _tell(run: _Run, task: int | None, done: int, loss: float | None) -> None:
+    """Move the bar of the training, with the newest loss that is known."""
+    if run.progress is None or task is None:
+        return
+    if loss is None:
+        run.progress.update(task, done)
+    else:
+        run.progress.update(task, done, loss=loss)
 
 
 def _show_to_watch(run: _Run, state: State, done: int) -> None:
@@ -318,18 +333,18 @@ def _save(
 ) -> None:
     """Save a checkpoint, after everything that a restart from it will not write again."""
     hashes.flush()
-    if run.writer is not None and hasattr(run.writer, "flush"):
+    if isinstance(run.writer, Buffered):
         run.writer.flush()
     tally.batch_hash = hashes.chained
     meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
     saver.save(done, {name: state[name] for name in SAVED}, meta)
 
 
-def _averaged(graphdef: nnx.GraphDef, state: State) -> Any:
+def _averaged(graphdef: nnx.GraphDef, state: State) -> nnx.Module:
     return nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
 
 
-def _fetch(run: _Run, state: State, metrics: dict[str, Any]) -> dict[str, float]:
+def _fetch(run: _Run, state: State, metrics: dict[str, jax.Array]) -> dict[str, float]:
     """Return the metrics of the last step as numbers, unless some step so far went wrong."""
     bad = int(state["first_bad_step"])
     if bad >= 0:

@@ -10,8 +10,8 @@ import pytest
 from report_toys import make_ledger, make_results
 
 from genlab.cli import main
-from genlab.compare import made_beside
 from genlab.evaluate.scores import ClipValues
+from genlab.report.additions import made_beside
 from genlab.report.crossings import crossings_section
 from genlab.report.page import render_page
 from genlab.report.written import render_markdown

@@ -53,6 +53,12 @@ def test_the_markdown_holds_the_answer_every_score_and_the_doubts():
     assert len(widths) <= 2
 
 
+def test_each_doubted_metric_is_listed_once():
+    audit = {**AUDIT, "dnsmos": {**AUDIT["frechet"], "failed": ["noise"]}}
+    text = render_markdown({**make_results(3), "audit": audit}, make_ledger())
+    assert text.count("- Fréchet distance: shuffle\n") == text.count(": noise\n") == 1
+
+
 def test_without_an_audit_it_says_how_to_make_one():
     assert "genlab evaluate CONFIG --audit" in render_markdown(make_results(), make_ledger())
 

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from genlab import __version__
 from genlab.cli.extras import list_extras
@@ -48,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
 
         self.error(f"unrecognized arguments: {' '.join(words)}{meant(wrong, options)}")
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:

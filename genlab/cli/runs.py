@@ -10,9 +10,9 @@ import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from genlab.config import ConfigError, GenlabError
+from genlab.config import Config, ConfigError, GenlabError
 from genlab.config.shipped import find_config
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Clip, Manifest
@@ -25,6 +25,8 @@ from genlab.run.bucket import shown
 from genlab.run.files import write_config
 from genlab.run.trust import texts_of
 from genlab.watch.progress import Progress
+
+Made = TypeVar("Made", bound=Config)
 
 
 def compare(arguments: argparse.Namespace, command: str) -> int:
@@ -53,9 +55,9 @@ def compare(arguments: argparse.Namespace, command: str) -> int:
         if fronts:
             rewrite_report(config, out, progress)
     hosts.wait_for_all("everything is written")
-    if not hosts.is_leader():  # the results need not be on its disk
+    if results is None or not hosts.is_leader():  # they need not be on the disk of another
         return 0
-    print(format_results(results, read_ledger(out) or {}))
+    print(format_results(results, read_ledger(out)))
     if fronts:
         print("\n" + fold(format_fronts(fronts)))
     print(
@@ -173,7 +175,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
     check_changes(made, config, SCORING)
     with Progress() as progress:
         results = rescore(config, out, progress, command)
-    print(format_results(results, read_ledger(out) or {}))
+    print(format_results(results, read_ledger(out)))
     return 0
 
 
@@ -443,7 +445,7 @@ def _read_made(arguments: argparse.Namespace) -> Any:
     return load_experiment(arguments.config, named=named, trust_code=arguments.trust_code)
 
 
-def _load(arguments: argparse.Namespace, kind: type) -> Any:
+def _load(arguments: argparse.Namespace, kind: type[Made]) -> Made:
     config = _read(arguments)
     if not isinstance(config, kind):
         wanted = kind.model_fields["kind"].default

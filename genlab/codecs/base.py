@@ -9,7 +9,7 @@ asks for nothing more than this.
 import abc
 from typing import Any, ClassVar, Protocol, Self
 
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genlab.config import Config
 from genlab.tokens import Tokens, TokenSpec
@@ -58,21 +58,21 @@ class StreamingCodec(Codec, Protocol):
     pytree.
     """
 
-    def start_encoding(self, batch: int) -> Any:
+    def start_encoding(self, batch: int) -> PyTree:
         """Return what to carry into the first chunk."""
         ...
 
-    def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
+    def encode_chunk(self, waves: Float[Array, "b s"], carry: PyTree) -> tuple[Tokens, PyTree]:
         """Return the tokens of a chunk of whole frames, and what to carry on."""
         ...
 
-    def start_decoding(self, batch: int) -> Any:
+    def start_decoding(self, batch: int) -> PyTree:
         """Return what to carry into the first chunk."""
         ...
 
     def decode_chunk(
-        self, codes: Int[Array, "b t k"], carry: Any
-    ) -> tuple[Float[Array, "b s"], Any]:
+        self, codes: Int[Array, "b t k"], carry: PyTree
+    ) -> tuple[Float[Array, "b s"], PyTree]:
         """Return t * hop samples, and what to carry on."""
         ...
 

@@ -14,7 +14,7 @@ at `wave_rate_hz`; a codec that works at another rate is resampled here.
 import functools
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, Shaped
+from pydantic import JsonValue
 from typing_extensions import get_protocol_members
 
 from genlab import __version__
@@ -71,7 +72,7 @@ class FrozenCodec:
         self,
         codec: Codec,
         fingerprint: str,
-        metadata: dict[str, Any],
+        metadata: Mapping[str, JsonValue],
         wave_rate_hz: int | None = None,
     ):
         self.spec: TokenSpec = codec.spec
@@ -101,7 +102,7 @@ class FrozenCodec:
         """
         return self._merge(self._state)
 
-    def _merge(self, state: Any) -> Codec:
+    def _merge(self, state: nnx.State) -> Codec:
         return nnx.merge(self._graph, state)
 
     def encode(
@@ -381,7 +382,9 @@ def make_own(name: str) -> tuple[Codec, str]:
     return codec, content.hexdigest()[:10]
 
 
-def export_codec(codec: SpectralCodec, path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+def export_codec(
+    codec: SpectralCodec, path: Path, metadata: Mapping[str, JsonValue]
+) -> dict[str, Any]:
     """Write a trained codec, less what only training uses, as float16 weights and a JSON of config
     and `metadata`.
     """

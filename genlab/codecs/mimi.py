@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genlab.codecs.base import PublishedConfig
 from genlab.codecs.mimi_convolutions import (
@@ -221,7 +221,7 @@ class Carry(NamedTuple):
     change of rate.
     """
 
-    layers: tuple[Any, ...] | None
+    layers: tuple[PyTree, ...] | None
     seen: Seen | None
     resampling: Float[Array, "b p c"] | None
 

@@ -8,13 +8,13 @@ output frames that are not finished (Moshi report, 2410.00037, section 3.3.1; SE
 Layers are in one list in the order, and with the names, in which they are published.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from genlab.config import Config
 from genlab.nets.convolution import (
@@ -75,7 +75,7 @@ class CausalConv(nnx.Module):
     clip.
     """
 
-    def __init__(self, *shape: int, rngs: nnx.Rngs, **options: Any):
+    def __init__(self, *shape: int, rngs: nnx.Rngs, **options: int):
         self.conv = Conv1d(*shape, key=rngs.params(), **options)
 
     def start(self, batch: int) -> Float[Array, "b p i"]:
@@ -98,7 +98,7 @@ class CausalConv(nnx.Module):
 class CausalUpsampling(nnx.Module):
     """A transposed convolution whose last output frames are finished by the next chunk."""
 
-    def __init__(self, *shape: int, rngs: nnx.Rngs, **options: Any):
+    def __init__(self, *shape: int, rngs: nnx.Rngs, **options: int):
         self.conv = ConvTranspose1d(*shape, key=rngs.params(), **options)
 
     def start(self, batch: int) -> Float[Array, "b p o"]:
@@ -126,13 +126,13 @@ class Residual(nnx.Module):
         )
         self.block = nnx.List([Elu(), wide, Elu(), CausalConv(inner, channels, 1, rngs=rngs)])
 
-    def start(self, batch: int) -> tuple[Any, ...]:
+    def start(self, batch: int) -> tuple[PyTree, ...]:
         """Return what to carry into the first chunk."""
         return start(self.block, batch)
 
     def __call__(
-        self, frames: Float[Array, "b t c"], carries: tuple[Any, ...] | None
-    ) -> tuple[Float[Array, "b t c"], tuple[Any, ...]]:
+        self, frames: Float[Array, "b t c"], carries: tuple[PyTree, ...] | None
+    ) -> tuple[Float[Array, "b t c"], tuple[PyTree, ...]]:
         """Return the frames plus what the convolutions add, and what to carry on."""
         added, carries = run(self.block, frames, carries)
         return frames + added, carries
@@ -144,25 +144,25 @@ class Convolutions(nnx.Module):
     def __init__(self, layers: list[nnx.Module]):
         self.layers = nnx.List(layers)
 
-    def start(self, batch: int) -> tuple[Any, ...]:
+    def start(self, batch: int) -> tuple[PyTree, ...]:
         """Return what to carry into the first chunk."""
         return start(self.layers, batch)
 
     def __call__(
-        self, frames: Float[Array, "b t i"], carries: tuple[Any, ...] | None
-    ) -> tuple[Float[Array, "b u o"], tuple[Any, ...]]:
+        self, frames: Float[Array, "b t i"], carries: tuple[PyTree, ...] | None
+    ) -> tuple[Float[Array, "b u o"], tuple[PyTree, ...]]:
         """Return what the layers make of the frames, and what to carry on."""
         return run(self.layers, frames, carries)
 
 
-def start(layers: nnx.List, batch: int) -> tuple[Any, ...]:
+def start(layers: nnx.List, batch: int) -> tuple[PyTree, ...]:
     """Return what a list of layers carries into the first chunk."""
     return tuple(layer.start(batch) for layer in layers)
 
 
 def run(
-    layers: nnx.List, frames: Float[Array, "b t i"], carries: tuple[Any, ...] | None
-) -> tuple[Float[Array, "b u o"], tuple[Any, ...]]:
+    layers: nnx.List, frames: Float[Array, "b t i"], carries: tuple[PyTree, ...] | None
+) -> tuple[Float[Array, "b u o"], tuple[PyTree, ...]]:
     """Return the output of a list of layers and what they carry on; without carries the frames are
     a whole clip.
     """

@@ -295,7 +295,7 @@ def _fit_level(
     and what they leave of every vector.
     """
 
-    def improve(_: Any, centres: Float[Array, "v d"]) -> Float[Array, "v d"]:
+    def improve(_: object, centres: Float[Array, "v d"]) -> Float[Array, "v d"]:
         nearest = nearest_entry(vectors, centres)
         count = jnp.zeros(entries).at[nearest].add(1.0)[:, None]
         total = jnp.zeros_like(centres).at[nearest].add(vectors)

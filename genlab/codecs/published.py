@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.tree_util import KeyPath
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
@@ -289,7 +290,7 @@ def fill(
     used: set[str] = set()
     problems: list[str] = []
 
-    def take(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
+    def take(path: KeyPath, leaf: Any) -> np.ndarray:
         ours = ".".join(str(getattr(part, "key", part)) for part in path)
         # A list of names: layers that are separate in their file and stacked along a first axis
         # here.

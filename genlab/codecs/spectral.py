@@ -11,14 +11,14 @@ nothing ahead, a sample is finished window - hop / 2 samples (30 ms) after its f
 chunk by chunk (`StreamingCodec`).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Bool, Complex, Float, Int, Key
+from jaxtyping import Array, Bool, Complex, Float, Int, Key, PyTree
 
 from genlab.codecs.convnext import ConvNeXtBlock, StackConfig, first_pasts, stream_blocks
 from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
@@ -239,7 +239,7 @@ class SpectralCodec(nnx.Module):
         wave = istft(spectrum, self.config.window_samples, self._hop_samples, self._samples_before)
         return wave * jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
 
-    def start_encoding(self, batch: int) -> Any:
+    def start_encoding(self, batch: int) -> PyTree:
         """Return what to carry into the first chunk of a causal codec: samples, and frames per
         block.
 
@@ -251,7 +251,7 @@ class SpectralCodec(nnx.Module):
             self.encoder, batch, self.config.encoder.width
         )
 
-    def encode_chunk(self, waves: Float[Array, "b s"], carry: Any) -> tuple[Tokens, Any]:
+    def encode_chunk(self, waves: Float[Array, "b s"], carry: PyTree) -> tuple[Tokens, PyTree]:
         """Return the tokens of whole frames, equal to those of `encode`, and what to carry on."""
         samples, pasts = carry
         seen = jnp.concatenate([samples, waves], axis=1)
@@ -265,7 +265,7 @@ class SpectralCodec(nnx.Module):
         tokens = Tokens(self.quantiser.encode(latents), latents, num_frames)
         return tokens, (seen[:, seen.shape[1] - self._overlap :], pasts)
 
-    def start_decoding(self, batch: int) -> Any:
+    def start_decoding(self, batch: int) -> PyTree:
         """Return what to carry into the first chunk of a causal codec: unfinished samples, and
         frames per block.
         """
@@ -275,8 +275,8 @@ class SpectralCodec(nnx.Module):
         )
 
     def decode_chunk(
-        self, codes: Int[Array, "b t k"], carry: Any
-    ) -> tuple[Float[Array, "b s"], Any]:
+        self, codes: Int[Array, "b t k"], carry: PyTree
+    ) -> tuple[Float[Array, "b s"], PyTree]:
         """Return t * hop samples and what to carry on; they are those of `decode_codes`, window -
         hop / 2 later.
         """

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Self, get_args, get_origin
 import annotated_types
 import pydantic
 import pydantic_core
+from pydantic_core import ErrorDetails
 
 from genlab.config.errors import ConfigError as ConfigError
 from genlab.config.errors import GenlabError as GenlabError
@@ -140,7 +141,7 @@ def _declared_types(
     return declared
 
 
-def _configs_in(value: Any) -> Iterator[Config]:
+def _configs_in(value: object) -> Iterator[Config]:
     if isinstance(value, Config):
         yield value
     elif isinstance(value, Mapping):
@@ -151,7 +152,7 @@ def _configs_in(value: Any) -> Iterator[Config]:
             yield from _configs_in(inner)
 
 
-def _hashed(node: Any, dumped: Any) -> Any:
+def _hashed(node: object, dumped: Any) -> Any:
     """Return what is hashed of the dump of a config, or of what holds configs."""
     if isinstance(node, pydantic.BaseModel):
         kept = {}
@@ -172,13 +173,13 @@ def _hashed(node: Any, dumped: Any) -> Any:
     return dumped
 
 
-def digest(values: Any) -> str:
+def digest(values: object) -> str:
     """Return the first 10 hex digits of the SHA-256 of `values` as canonical JSON."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: object, path: str) -> Iterator[tuple[str, float | str]]:
     """Yield every number and text in `value`; configs inside it have checked their own."""
     if isinstance(value, dict):
         for key, inner in value.items():
@@ -219,20 +220,20 @@ def _fields_with_a_bound(cls: type[pydantic.BaseModel]) -> frozenset[str]:
     )
 
 
-def _has_bound(metadata: Iterable[Any]) -> bool:
+def _has_bound(metadata: Iterable[object]) -> bool:
     kinds = (annotated_types.Le, annotated_types.Lt)
     inside = [item for entry in metadata for item in (entry, *getattr(entry, "metadata", ()))]
     return any(isinstance(item, kinds) for item in inside)
 
 
-def _metadata_in(annotation: Any) -> Iterator[Any]:
+def _metadata_in(annotation: object) -> Iterator[object]:
     yield from getattr(annotation, "__metadata__", ())
     for inner in get_args(annotation):
         yield from _metadata_in(inner)
 
 
 def explain(
-    error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: Any = None
+    error: pydantic.ValidationError, cls: type[pydantic.BaseModel], values: object = None
 ) -> ConfigError:
     """Return every problem of `error` in one line, with its dotted path and a "did you mean".
 
@@ -254,7 +255,7 @@ def explain(
     return ConfigError("; ".join([*told, *more]))
 
 
-def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
+def _follows(problem: ErrorDetails, error: pydantic.ValidationError) -> bool:
     """Return whether a problem only follows from another one.
 
     A list is called too short because what is wrong inside it was left out; and what may be one or
@@ -280,7 +281,7 @@ def _follows(problem: Any, error: pydantic.ValidationError) -> bool:
     return any(deeper[: len(place)] == place for deeper in inside)
 
 
-def _explain_one(problem: Any, known: list[str], values: Any) -> str:
+def _explain_one(problem: ErrorDetails, known: list[str], values: object) -> str:
     parts = list(_written_path(problem["loc"], problem["type"], values))
     path = ".".join(one_line(part, 80) for part in parts) or "config"
     kind = problem["type"]
@@ -289,16 +290,14 @@ def _explain_one(problem: Any, known: list[str], values: Any) -> str:
     if kind == "extra_forbidden":
         field = _meant(parts, known)
         return f"{path}: no such field" + (f"; did you mean {field!r}?" if field else "")
+    context = problem.get("ctx", {})
     if kind == "value":
-        inside = one_line(problem["ctx"]["path"], 120)
-        return (
-            f"{'.'.join([*parts, inside])}: {problem['ctx']['problem']} (got "
-            f"{problem['ctx']['value']})"
-        )
+        inside = one_line(context["path"], 120)
+        return f"{'.'.join([*parts, inside])}: {context['problem']} (got {context['value']})"
     if kind == "missing":
         return f"{path}: missing; give it a value"
     if kind == "union_tag_invalid":
-        expected, tag = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+        expected, tag = context["expected_tags"], context["tag"]
         near = meant(str(tag), re.findall(r"'([^']*)'", expected))
         return f"{path}.kind: got {shorten(tag)}, expected one of {expected}{near}"
     if kind == "union_tag_not_found":
@@ -329,7 +328,7 @@ def _meant(parts: list[str], known: list[str]) -> str | None:
     return None
 
 
-def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> Iterator[str]:
+def _written_path(location: tuple[int | str, ...], kind: str, values: object) -> Iterator[str]:
     node = values
     for depth, part in enumerate(location):
         below = child(node, str(part))
@@ -344,7 +343,7 @@ def _written_path(location: tuple[int | str, ...], kind: str, values: Any) -> It
             yield str(part)
 
 
-def _paths(annotation: Any, node: Any, prefix: str = "", depth: int = 0) -> Iterator[str]:
+def _paths(annotation: Any, node: object, prefix: str = "", depth: int = 0) -> Iterator[str]:
     """Yield the dotted path of every field below a type, of unions only those of the kind that
     `node` is.
     """

@@ -9,7 +9,6 @@ import difflib
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 MAX_TEXT = 2000
 MAX_VALUE = 80
@@ -41,7 +40,7 @@ def one_line(text: str, limit: int = MAX_TEXT) -> str:
     return f"{line[: limit - end]} ... ({len(line) - limit} characters left out) ... {line[-end:]}"
 
 
-def shorten(value: Any, limit: int = MAX_VALUE) -> str:
+def shorten(value: object, limit: int = MAX_VALUE) -> str:
     """Return what `value` looks like in Python, in at most `limit` characters."""
     try:
         text = repr(value)

@@ -75,7 +75,7 @@ class Open:
             ),
         )
 
-    def class_of(self, kind: Any) -> type[pydantic.BaseModel] | None:
+    def class_of(self, kind: object) -> type[pydantic.BaseModel] | None:
         """Return the built-in class of this kind, or the loaded one that it refers to; None if
         there is neither.
         """
@@ -85,7 +85,7 @@ class Open:
     def _validate(
         self,
         contract: Any,
-        value: Any,
+        value: object,
         inner: pydantic.ValidatorFunctionWrapHandler,
         info: pydantic.ValidationInfo,
     ) -> Any:
@@ -130,7 +130,7 @@ class Open:
             return fields
 
 
-def _refuse(value: Any) -> Any:
+def _refuse(value: object) -> object:
     """Refuse what is no config where there are no built-in kinds."""
     raise ValueError(
         f"got {shorten(value)}, expected a Config of your own, in config.json "
@@ -178,7 +178,7 @@ def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], 
     _loaded[reference(cls)] = cls
 
 
-def _kind_of(cls: type) -> Any:
+def _kind_of(cls: type) -> object:
     field = getattr(cls, "model_fields", {}).get("kind")
     return field.default if field is not None else getattr(cls, "kind", None)
 

@@ -10,7 +10,9 @@ belong there and are dropped.
 import difflib
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from genlab.config.errors import ConfigError, one_line, shorten
 
@@ -22,10 +24,10 @@ class Override(NamedTuple):
 
     path: str
     parts: tuple[str, ...]
-    value: Any
+    value: JsonValue
 
 
-def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def apply_overrides(values: dict[str, JsonValue], overrides: Iterable[str]) -> dict[str, JsonValue]:
     """Return a deep copy of `values` with each `a.b.c=value` set; values are JSON, anything else is
     text.
 
@@ -38,8 +40,8 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     """
     refuse_unwritable(values)
     values = json.loads(json.dumps(values))
-    given: dict[str, Any] = {}
-    fresh: list[Any] = []  # tables without their fields, because their kind changed
+    given: dict[str, JsonValue] = {}
+    fresh: list[JsonValue] = []  # tables without their fields, because their kind changed
     for item in sorted(map(parse_override, overrides), key=_rank):
         parents = _resolve(item, values)
         leaf = item.parts[-1]
@@ -54,7 +56,7 @@ def apply_overrides(values: dict[str, Any], overrides: Iterable[str]) -> dict[st
     return values
 
 
-def refuse_unwritable(values: Any, root: str = "config") -> None:
+def refuse_unwritable(values: JsonValue, root: str = "config") -> None:
     """Refuse what JSON in UTF-8 cannot hold, or only nested so deep that no reader follows.
 
     Raises:
@@ -127,7 +129,7 @@ def _rank(item: Override) -> tuple[int, bool]:
     return len(item.parts), item.parts[-1] != "kind"
 
 
-def _resolve(item: Override, values: dict[str, Any]) -> list[str]:
+def _resolve(item: Override, values: dict[str, JsonValue]) -> list[str]:
     """Return the names of the tables around the field, with those that were left out."""
     parents = list(item.parts[:-1])
     if parents and parents[0] not in values:
@@ -141,12 +143,12 @@ def _resolve(item: Override, values: dict[str, Any]) -> list[str]:
 
 
 def _walk(
-    values: Any, parents: list[str], item: Override, fresh: list[Any]
-) -> dict[str, Any] | list[Any]:
+    values: dict[str, JsonValue], parents: list[str], item: Override, fresh: list[JsonValue]
+) -> dict[str, JsonValue] | list[JsonValue]:
     """Return the table or list that holds the field, made where the kind above it is new or it was
     null.
     """
-    node = values
+    node: dict[str, JsonValue] | list[JsonValue] = values
     for depth, key in enumerate(parents):
         below = child(node, key)
         # Only tables that an override made, and fields that were null, may become tables; anywhere
@@ -173,7 +175,12 @@ def _walk(
 
 
 def _assign(
-    node: dict[str, Any] | list[Any], leaf: str, item: Override, fresh: list[Any], *, is_root: bool
+    node: dict[str, JsonValue] | list[JsonValue],
+    leaf: str,
+    item: Override,
+    fresh: list[JsonValue],
+    *,
+    is_root: bool,
 ) -> None:
     if isinstance(node, list):
         if not is_index(leaf) or int(leaf) >= len(node):
@@ -187,20 +194,20 @@ def _assign(
     node[leaf] = item.value
 
 
-def _tables(node: Any) -> Iterator[str]:
+def _tables(node: JsonValue) -> Iterator[str]:
     for key, value in node.items() if isinstance(node, dict) else ():
         if isinstance(value, dict | list):
             yield key
 
 
-def _tables_called(name: str, table: Any, prefix: str = "") -> Iterator[str]:
+def _tables_called(name: str, table: JsonValue, prefix: str = "") -> Iterator[str]:
     for key, value in table.items() if isinstance(table, dict) else ():
         if key == name and isinstance(value, dict):
             yield prefix + key
         yield from _tables_called(name, value, f"{prefix}{key}.")
 
 
-def child(node: Any, key: str) -> Any:
+def child(node: object, key: str) -> object:
     """Return what `node` holds at `key`, an index if it is a list; None if that is nothing."""
     if isinstance(node, list):
         return node[int(key)] if is_index(key) and int(key) < len(node) else None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import PyTree, UInt32
 
 from genlab.config import GenlabError
 from genlab.run.digests import combine_digests
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Batch(NamedTuple):
     """`args` go to `model.loss(*args, key=key)`; `clip_ids` say which clips they came from."""
 
-    args: tuple[Any, ...]
+    args: tuple[PyTree, ...]
     clip_ids: np.ndarray
 
 

@@ -14,12 +14,12 @@ answer.
 
 import hashlib
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are first used
 from jaxtyping import Int
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import SAMPLE_RATE_HZ, write_flac
@@ -149,7 +149,7 @@ def arrange(
     return (sides[0], sides[1]) if is_own_first else (sides[1], sides[0])
 
 
-def _write(utterances: Manifest, exchange: Exchange, target: Path) -> dict[str, Any]:
+def _write(utterances: Manifest, exchange: Exchange, target: Path) -> dict[str, JsonValue]:
     own, other, is_own_first, gap_samples = exchange
     sides = arrange(utterances.audio(own), utterances.audio(other), is_own_first, gap_samples)
     for side, path in zip(sides, (target, target.with_suffix(".other.flac"))):

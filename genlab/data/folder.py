@@ -15,9 +15,9 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.data.audio import (
@@ -312,7 +312,7 @@ def import_files(
                 split=row.split,
                 num_samples=result["num_samples"],
                 licence=row.licence or config.licence,
-                labels=row.labels,
+                labels=dict(row.labels),
                 audio_digest=result["digest"],
                 other_path=f"audio/{number:06d}.other.flac" if is_two_sided(config) else None,
             )
@@ -346,12 +346,11 @@ def existing_directory(config: ImportConfig) -> Path:
         raise GenlabError(f"path: {config.path!r} is empty, {expected}; '.' is the current folder")
     try:
         root = Path(os.path.abspath(Path(config.path).expanduser()))
-        is_there = root.is_dir()
+        if root.is_dir():
+            return root
     except (OSError, ValueError, RuntimeError):
-        is_there = False
-    if not is_there:
-        raise GenlabError(f"path: {shorten(config.path)!r} is not a directory, {expected}")
-    return root
+        pass
+    raise GenlabError(f"path: {shorten(config.path)!r} is not a directory, {expected}")
 
 
 def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
@@ -392,7 +391,9 @@ def is_two_sided(config: ImportConfig) -> bool:
     return isinstance(config, Folder) and config.two_sided
 
 
-def _convert(config: ImportConfig, root: Path, row: SourceRow, target: Path) -> dict[str, Any]:
+def _convert(
+    config: ImportConfig, root: Path, row: SourceRow, target: Path
+) -> dict[str, JsonValue]:
     path = root / row.path
     part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, MAX_CLIP_FIELD)
     try:

@@ -6,9 +6,11 @@ that somebody wrote (`table.py`), or the layout of a well-known corpus (`layouts
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from genlab.data.audio import FORMATS
 from genlab.data.digests import DIGESTS_NAME
@@ -35,7 +37,7 @@ class SourceRow(NamedTuple):
     speaker: str = ""
     split: str = ""
     licence: str = ""
-    labels: dict[str, Any] = {}
+    labels: Mapping[str, JsonValue] = {}
     offset_s: float = 0.0
     duration_s: float | None = None
 

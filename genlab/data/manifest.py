@@ -14,11 +14,12 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import pydantic
 from jaxtyping import Float, Int
+from pydantic import JsonValue
 
 from genlab.config import GenlabError, digest
 from genlab.data.audio import SAMPLE_RATE_HZ, read_flac
@@ -65,7 +66,7 @@ class Clip:
     split: str
     num_samples: Count
     licence: str
-    labels: dict[str, Any] = dataclasses.field(default_factory=dict)
+    labels: dict[str, JsonValue] = dataclasses.field(default_factory=dict)
     f0_path: InnerPath | None = None
     audio_digest: str = ""
     other_path: InnerPath | None = None

@@ -11,11 +11,11 @@ import abc
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
@@ -48,7 +48,7 @@ class Rendered(Config):
     same waves on every call and in every process. `wave` is called from two threads.
     """
 
-    domain: ClassVar[Any] = "speech"  # evaluate/domains.py: what it is measured by
+    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
 
     licence: str = "unknown"
     """Of clips whose row has none."""
@@ -156,7 +156,7 @@ def _render(
 ) -> list[Clip]:
     (directory / "audio").mkdir(parents=True, exist_ok=True)
 
-    def write(item: tuple[int, SourceRow]) -> dict[str, Any]:
+    def write(item: tuple[int, SourceRow]) -> dict[str, JsonValue]:
         samples = to_int16(checked_wave(config, item[1]))
         write_flac(directory / f"audio/{item[0]:06d}.flac", samples)
         return {
@@ -182,7 +182,7 @@ def _render(
             split=row.split,
             num_samples=result["num_samples"],
             licence=row.licence or config.licence,
-            labels=row.labels,
+            labels=dict(row.labels),
             audio_digest=result["digest"],
         )
         for number, (row, result) in enumerate(zip(rows, results))

@@ -18,9 +18,11 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from pydantic import JsonValue
 
 from genlab.config import GenlabError
 from genlab.data.audio import FORMATS
@@ -90,7 +92,7 @@ class TableRow(NamedTuple):
     """A row as it is in the file: the number of its first line, and values by column name."""
 
     line: int
-    values: dict[str, Any]
+    values: Mapping[str, JsonValue]
 
 
 def list_table(root: Path, name: str) -> Listing:
@@ -171,7 +173,9 @@ def _plain(column: str) -> str:
     return column.strip().lower()
 
 
-def _source_row(root: Path, values: dict[str, Any], columns: dict[str, str]) -> SourceRow | str:
+def _source_row(
+    root: Path, values: Mapping[str, JsonValue], columns: dict[str, str]
+) -> SourceRow | str:
     """Return the recording that a row names, or the reason why it cannot be used."""
     for column, value in values.items():
         fault = _find_fault(value)
@@ -358,7 +362,7 @@ def _read_json_lines(text: str, report: Report) -> Iterator[TableRow]:
             yield TableRow(number, values)
 
 
-def _parse_object(line: str) -> dict[str, Any] | str:
+def _parse_object(line: str) -> dict[str, JsonValue] | str:
     """Return the object on a line of JSON, or the reason why there is none."""
     try:
         values = json.loads(line, object_pairs_hook=_unique)
@@ -377,7 +381,7 @@ class _RepeatedError(ValueError):
     """An object of JSON has one name twice."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     values = dict(pairs)
     if len(values) < len(pairs):
         [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)

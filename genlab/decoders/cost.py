@@ -7,11 +7,13 @@ user's own decoder need not.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array
 
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task
 from genlab.nets.flops import count_flops
@@ -20,13 +22,16 @@ from genlab.tokens import Cond, SampleCost, Tokens
 
 def train_flops(config: DecoderConfig, task: Task) -> float:
     """Return the FLOPs of one loss and its gradient over one training example."""
-    formula: Any = getattr(config, "train_flops", None)
+    formula: Callable[[Task], float] | None = getattr(config, "train_flops", None)
     return float(formula(task)) if formula is not None else walk_loss(config, task)
 
 
 def sample_cost(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> SampleCost:
     """Return what drawing one clip of `task.num_frames` costs."""
-    formula: Any = getattr(config, "sample_cost", None)  # takes the sampler of its own family
+    # It takes the sampler of its own family.
+    formula: Callable[[SamplerConfig, Task], SampleCost] | None = getattr(
+        config, "sample_cost", None
+    )
     if formula is not None:
         return formula(sampler, task)
     return _walk_sample(config, sampler, task._replace(code_vectors=None))
@@ -64,7 +69,7 @@ def walk_loss(config: DecoderConfig, task: Task) -> float:
 def _walk_loss(config: DecoderConfig, task: Task) -> float:
     graph, params, rest = nnx.split(abstract_decoder(config, task), nnx.Param, ...)
 
-    def loss(params: Any, rest: Any, batch: Any, key: Any) -> Any:
+    def loss(params: nnx.State, rest: nnx.State, batch: tuple[Tokens, Cond], key: Array) -> Array:
         out = nnx.merge(graph, params, rest).loss(*batch, key=key)
         return (out.per_example * out.weight).sum()
 
@@ -77,7 +82,7 @@ def _walk_sample(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> S
     graph, state = nnx.split(abstract_decoder(config, task))
     calls: list[int] = []
 
-    def draw(state: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
+    def draw(state: nnx.State, cond: Cond, num_frames: Array, key: Array) -> Tokens:
         decoder: Any = nnx.merge(graph, state)
         out = decoder.sample(cond, num_frames=num_frames, key=key, sampler=sampler)
         calls.append(out.num_network_calls)

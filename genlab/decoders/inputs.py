@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 from jax.sharding import AxisType
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, PyTree
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab
@@ -62,7 +62,7 @@ def check_sample(
     model: Any,
     cond: Cond,
     num_frames: Int[Array, "b"],
-    sampler: Any,
+    sampler: object,
     family: type[Config],
     prompt: Prompt | None = None,
 ) -> None:
@@ -245,7 +245,7 @@ def _check_whole(values: Any, name: str, low: int, high: int, hint: str = "") ->
         raise GenlabError(f"{name}: {known.min()}..{known.max()}, expected {low}..{high}{hint}")
 
 
-def _host(values: Any) -> np.ndarray | None:
+def _host(values: object) -> np.ndarray | None:
     """Return the values where this process has them, None under `jax.jit` and where other hosts
     hold a part.
     """
@@ -256,7 +256,7 @@ def _host(values: Any) -> np.ndarray | None:
     return np.asarray(values)
 
 
-def _check_axes(tree: Any) -> None:
+def _check_axes(tree: PyTree) -> None:
     """Refuse a mesh whose axes are Explicit, which every indexing
     and reshape would have to answer.
     """

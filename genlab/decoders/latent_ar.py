@@ -16,14 +16,14 @@ transformer reads the clean latents, so k should stay well below 1.
 
 import functools
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import (
@@ -467,7 +467,7 @@ def _draw_frames(
 ) -> tuple[_Carry, Float[Array, "b c d"]]:
     """Draw the next frames in visiting order."""
 
-    def step(carry: _Carry, frame: Any):
+    def step(carry: _Carry, frame: PyTree):
         x = (carry.embedded + frame.features)[:, None]
         hidden, cache = model.backbone.extend(
             x, plan, carry.cache, positions=frame.positions[:, None]

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from genlab.config import Config
 from genlab.decoders.blockwise import allowed_between_copies
@@ -455,7 +455,7 @@ def _draw_blocks(
     config = model.config
     copies = num_copies(sampler)
 
-    def draw_block(cache: Cache, block: Any):
+    def draw_block(cache: Cache, block: PyTree):
         def run(embedded):
             x = embedded + block.features
             prefix = cache.position + config.block_frames

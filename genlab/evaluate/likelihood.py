@@ -17,7 +17,7 @@ would count it twice.
 
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.scores import ClipValues, Score, Validity
 from genlab.evaluate.table import make_score
 from genlab.statistics.bootstrap import Estimate
-from genlab.tokens import Cond, ScoreOut, Tokens
+from genlab.tokens import Cond, Decoder, ScoreOut, Tokens
 
 BATCH_CLIPS = 32
 
@@ -84,13 +84,18 @@ class Excess(NamedTuple):
         )
 
 
-def can_score(decoder: Any) -> bool:
+def can_score(decoder: object) -> TypeGuard[Decoder]:
     """Return whether the family puts a number of bits on codes."""
     return getattr(decoder, "has_bits", True) and hasattr(decoder, "score")
 
 
 def choose_width(
-    decoder: Any, store: TokenStore, clips: Sequence[TokenClip], *, num_draws: int, seed: int = 0
+    decoder: Decoder,
+    store: TokenStore,
+    clips: Sequence[TokenClip],
+    *,
+    num_draws: int,
+    seed: int = 0,
 ) -> float | None:
     """Return the width of q with the lowest bound on `clips`, or None if the family has no such
     choice.
@@ -107,7 +112,7 @@ def choose_width(
 
 
 def score_clips(
-    decoder: Any,
+    decoder: Decoder,
     store: TokenStore,
     clips: Sequence[TokenClip],
     *,
@@ -122,12 +127,12 @@ def score_clips(
     return _score_batches(_compile_score(decoder, num_draws), store, clips, seed, chosen)
 
 
-def _compile_score(decoder: Any, num_draws: int) -> Callable[..., ScoreOut]:
+def _compile_score(decoder: Decoder, num_draws: int) -> Callable[..., ScoreOut]:
     graph, state = nnx.split(decoder)
 
     @jax.jit
     def score(
-        state: Any, tokens: Tokens, cond: Cond, key: jax.Array, chosen: Mapping[str, float]
+        state: nnx.State, tokens: Tokens, cond: Cond, key: jax.Array, chosen: Mapping[str, float]
     ) -> ScoreOut:
         return nnx.merge(graph, state).score(tokens, cond, key=key, num_draws=num_draws, **chosen)
 
@@ -159,7 +164,7 @@ def _score_batches(
 
 
 def score_bits(
-    decoders: Sequence[Any],
+    decoders: Sequence[Decoder],
     store: TokenStore,
     clips: Sequence[TokenClip],
     clusters: Sequence[object],
@@ -213,7 +218,7 @@ def score_bits(
 
 
 def measure_excess(
-    decoder: Any,
+    decoder: Decoder,
     source: KnownEntropy,
     store: TokenStore,
     *,

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar, runtime_checkable
+from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
@@ -60,7 +60,7 @@ def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
     return tuple(found)
 
 
-def _problem_of(row: Any, before: Sequence[Metric]) -> str:
+def _problem_of(row: object, before: Sequence[Metric]) -> str:
     """Return why the table cannot hold a row, "" if it can."""
     if not isinstance(row, Metric):
         return f"metrics() returns {shorten(row)}, expected genlab.evaluate.metric.Metric"

@@ -137,7 +137,7 @@ def clip_means(values: Float[np.ndarray, "n"], clusters: tuple[object, ...]) -> 
     return ClipValues(np.where(is_defined, values, 0.0), is_defined.astype(np.float64), clusters)
 
 
-def is_conclusive(better: Validity, worse: Validity) -> bool:
+def is_conclusive(better: str, worse: str) -> bool:
     """Return whether a row whose value is the better one of two is thereby better, given what the
     two values are.
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, PyTree
 
 from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
@@ -221,7 +222,7 @@ def check_flops(run: DecoderRun, store: TokenStore) -> float:
     graph, params, rest = nnx.split(abstract_decoder(run, store), nnx.Param, ...)
     batch = run.source_of(store).batch_at(0)
 
-    def loss(params: Any, rest: Any, args: Any, key: Any) -> Any:
+    def loss(params: nnx.State, rest: nnx.State, args: PyTree, key: Array) -> Array:
         out = nnx.merge(graph, params, rest).loss(*args, key=key)
         return (out.per_example * out.weight).sum()
 

@@ -87,7 +87,9 @@ def write_test(
         )
     _check_place(out)
     prompts, rate_hz = read_clips(config, run_dir, results, num_prompts, seed, progress)
-    key, sealed = seal(prompts, rate_hz, tuple(config.arms), tests, results["comparison_key"])
+    key, sealed = seal(
+        prompts, rate_hz, tuple(config.arms), tests, results.get("comparison_key", "")
+    )
     content = key.serialise()
     page = render_test(sealed, digest_key(content))
     with only_writer(out):

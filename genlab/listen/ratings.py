@@ -19,9 +19,9 @@ is named.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are first used
@@ -29,6 +29,15 @@ from jaxtyping import Float, Int
 
 from genlab.listen.answers import NO_DIFFERENCE, Answers, read_answers
 from genlab.listen.key import REFERENCE, Key, read_key
+from genlab.report.additions import (
+    Excluded,
+    Listening,
+    Preferences,
+    PreferredPair,
+    RatedPair,
+    RatedRow,
+    Ratings,
+)
 from genlab.run.files import write_json
 from genlab.run.ownership import refuse_to_replace, says
 from genlab.statistics.bootstrap import (
@@ -64,7 +73,7 @@ class Listener(NamedTuple):
         return self.missed > MAX_MISSED_SHARE * self.screens
 
 
-def merge_answers(paths: Sequence[Path], out: Path) -> dict[str, Any]:
+def merge_answers(paths: Sequence[Path], out: Path) -> Listening:
     """Check answer files against `out`/key.json, write `out`/listening.json and return it.
 
     Raises:
@@ -78,28 +87,33 @@ def merge_answers(paths: Sequence[Path], out: Path) -> dict[str, Any]:
     return merged
 
 
-def summarise(answers: Sequence[Answers], key: Key, digest: str) -> dict[str, Any]:
+def summarise(answers: Sequence[Answers], key: Key, digest: str) -> Listening:
     """Return listening.json."""
     listeners = [screen_listener(one, key) for one in answers]
     counted = [one for one, listener in zip(answers, listeners) if not listener.is_excluded]
-    merged: dict[str, Any] = {
+    excluded: list[Excluded] = [
+        {"listener": one.listener, "missed": one.missed, "screens": one.screens}
+        for one in listeners
+        if one.is_excluded
+    ]
+    merged: Listening = {
         "schema": 1,
         "key_sha256": digest,
         "comparison_key": key.comparison_key,
         "reference": REFERENCE,
-        "listeners": {
-            "counted": len(counted),
-            "needed": MIN_LISTENERS,
-            "excluded": [listener._asdict() for listener in listeners if listener.is_excluded],
-        },
+        "listeners": {"counted": len(counted), "needed": MIN_LISTENERS, "excluded": excluded},
     }
     tests = {screen.test for screen in key.screens.values()}
-    summaries = {"mushra": summarise_ratings, "ab": summarise_pairs}
-    for test in [test for test in summaries if test in tests]:
-        entry = summaries[test](counted, key)
-        if len(counted) < MIN_LISTENERS:  # the numbers are shown, the word is not
-            entry["pairs"] = [pair | {"better": ""} for pair in entry["pairs"]]
-        merged[test] = entry | {"winner": find_winner(entry["pairs"], key.arms)}
+    if "mushra" in tests:
+        merged["mushra"] = summarise_ratings(counted, key)
+    if "ab" in tests:
+        merged["ab"] = summarise_pairs(counted, key)
+    if len(counted) < MIN_LISTENERS:  # the numbers are shown, the word is not
+        for entry in (merged.get("mushra"), merged.get("ab")):
+            if entry is not None:
+                entry["winner"] = ""
+                for pair in entry["pairs"]:
+                    pair["better"] = ""
     return merged
 
 
@@ -118,59 +132,84 @@ def screen_listener(answers: Answers, key: Key) -> Listener:
     )
 
 
-def summarise_ratings(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
+def summarise_ratings(answers: Sequence[Answers], key: Key) -> Ratings:
     """Return the mean rating of every row, and the differences between the arms."""
     grids = rating_grids(answers, key)
-    rows = [
-        {
-            "row": name,
-            **_estimate(crossed_mean(grid)),
-            "listeners": grid.shape[0],
-            "prompts": grid.shape[1],
-        }
-        for name, grid in grids.items()
-    ]
-    pairs, p_values = [], []
+    rows: list[RatedRow] = []
+    for name, grid in grids.items():
+        estimate, (listeners, prompts) = crossed_mean(grid), grid.shape
+        rows.append(
+            {
+                "row": name,
+                "mean": finite_or_none(estimate.value),
+                "low": finite_or_none(estimate.low),
+                "high": finite_or_none(estimate.high),
+                "listeners": listeners,
+                "prompts": prompts,
+            }
+        )
+    estimates, p_values = {}, []
     for a, b in itertools.combinations(key.arms, 2):
         grid = grids[a] - grids[b]
-        estimate = crossed_mean(grid)
         # Sign flips over listeners and over prompts; the larger p, because a result must hold for
         # other listeners and for other prompts.
+        estimates[a, b] = crossed_mean(grid)
         p_values.append(
             max(_flip_p_value(grid.mean(axis=axis)) for axis in (0, 1)) if grid.size else 1.0
         )
-        better = (a if estimate.value > 0 else b) if estimate.excludes_zero else ""
+    pairs: list[RatedPair] = [
+        {
+            "a": a,
+            "b": b,
+            "difference": finite_or_none(estimate.value),
+            "low": finite_or_none(estimate.low),
+            "high": finite_or_none(estimate.high),
+            "better": _better(a, b, estimate, p_holm),
+            "p_value": p_value,
+            "p_holm": p_holm,
+        }
+        for ((a, b), estimate), p_value, p_holm in zip(
+            estimates.items(), p_values, _correct(p_values)
+        )
+    ]
+    return {"rows": rows, "pairs": pairs, "winner": find_winner(pairs, key.arms)}
+
+
+def summarise_pairs(answers: Sequence[Answers], key: Key) -> Preferences:
+    """Return, for every two arms, the share of decided judgements that prefer the first, with ties
+    apart.
+    """
+    grids = preference_grids(answers, key)
+    p_values = [
+        max(_sign_p_value((first - second).sum(axis=axis)) for axis in (0, 1))
+        for first, second in grids.values()
+    ]
+    pairs: list[PreferredPair] = []
+    for ((a, b), (first, second)), p_value, p_holm in zip(
+        grids.items(), p_values, _correct(p_values)
+    ):
+        estimate = crossed_ratio(first, first + second)
+        # Half of the judgements each is no preference.
+        share = estimate._replace(
+            value=estimate.value - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5
+        )
+        prefer_a, prefer_b = int(first.sum()), int(second.sum())
         pairs.append(
             {
                 "a": a,
                 "b": b,
-                "difference": finite_or_none(estimate.value),
-                **_bounds(estimate),
-                "better": better,
+                "prefer_a": prefer_a,
+                "prefer_b": prefer_b,
+                "ties": first.size - prefer_a - prefer_b,
+                "share_a": finite_or_none(estimate.value),
+                "low": finite_or_none(estimate.low),
+                "high": finite_or_none(estimate.high),
+                "better": _better(a, b, share, p_holm),
+                "p_value": p_value,
+                "p_holm": p_holm,
             }
         )
-    return {"rows": rows, "pairs": _correct(pairs, p_values)}
-
-
-def summarise_pairs(answers: Sequence[Answers], key: Key) -> dict[str, Any]:
-    """Return, for every two arms, the share of decided judgements that prefer the first, with ties
-    apart.
-    """
-    pairs, p_values = [], []
-    for (a, b), (first, second) in preference_grids(answers, key).items():
-        estimate = crossed_ratio(first, first + second)
-        p_values.append(max(_sign_p_value((first - second).sum(axis=axis)) for axis in (0, 1)))
-        share = estimate._replace(
-            value=estimate.value - 0.5, low=estimate.low - 0.5, high=estimate.high - 0.5
-        )
-        counts = {"prefer_a": int(first.sum()), "prefer_b": int(second.sum())}
-        better = (a if share.value > 0 else b) if share.excludes_zero else ""
-        ties = first.size - sum(counts.values())
-        pairs.append(
-            {"a": a, "b": b, **counts, "ties": ties, "share_a": finite_or_none(estimate.value)}
-        )
-        pairs[-1] |= {**_bounds(estimate), "better": better}
-    return {"pairs": _correct(pairs, p_values)}
+    return {"pairs": pairs, "winner": find_winner(pairs, key.arms)}
 
 
 def rating_grids(answers: Sequence[Answers], key: Key) -> dict[str, Grid]:
@@ -246,7 +285,7 @@ def prompts_needed(num_arms: int) -> int:
     return next(count for count in itertools.count(1) if num_pairs * 2.0 ** (1 - count) < ALPHA)
 
 
-def find_winner(pairs: Sequence[Mapping[str, Any]], arms: Sequence[str]) -> str:
+def find_winner(pairs: Sequence[RatedPair | PreferredPair], arms: Sequence[str]) -> str:
     """Return the arm that is better than every other, or "" if there is none."""
     for arm in arms:
         own = [pair for pair in pairs if arm in (pair["a"], pair["b"])]
@@ -265,22 +304,13 @@ def _sign_p_value(balances: Float[np.ndarray, "n"]) -> float:
     return float(scipy.stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def _correct(pairs: Sequence[dict[str, Any]], p_values: Sequence[float]) -> list[dict[str, Any]]:
-    corrected = holm_correction(p_values) if p_values else []
-    return [
-        pair
-        | {
-            "p_value": p_value,
-            "p_holm": float(p_holm),
-            "better": pair["better"] if p_holm < ALPHA else "",
-        }
-        for pair, p_value, p_holm in zip(pairs, p_values, corrected)
-    ]
+def _correct(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values with Holm's correction for their number."""
+    return [float(p_holm) for p_holm in holm_correction(p_values)] if p_values else []
 
 
-def _estimate(estimate: Estimate) -> dict[str, Any]:
-    return {"mean": finite_or_none(estimate.value), **_bounds(estimate)}
-
-
-def _bounds(estimate: Estimate) -> dict[str, Any]:
-    return {"low": finite_or_none(estimate.low), "high": finite_or_none(estimate.high)}
+def _better(a: str, b: str, difference: Estimate, p_holm: float) -> str:
+    """Return the arm that is significantly better, or "" if none is."""
+    if not difference.excludes_zero or p_holm >= ALPHA:
+        return ""
+    return a if difference.value > 0 else b

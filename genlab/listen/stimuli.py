@@ -11,7 +11,7 @@ after prompt takes the next one, the same in every arm.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are first used
@@ -22,6 +22,7 @@ from genlab.config import GenlabError
 from genlab.experiment import Comparison
 from genlab.listen.key import ANCHOR, REFERENCE
 from genlab.material import floor_waves, gather
+from genlab.report.inputs import Results
 from genlab.watch.progress import Progress
 
 Wave = Float[np.ndarray, "s"]
@@ -45,7 +46,7 @@ class PromptClips(NamedTuple):
 def read_clips(
     config: Comparison,
     run_dir: Path,
-    results: Mapping[str, Any],
+    results: Results,
     num_prompts: int | None,
     seed: int,
     progress: Progress,
@@ -66,7 +67,7 @@ def read_clips(
         )
     material = gather(config, progress, run_dir)
     floors = floor_waves(material)
-    views = {entry["name"]: entry["reads"] for entry in results["arms"]}
+    views = {entry["name"]: entry.get("reads", "") for entry in results["arms"]}
     # A floor is heard only if some arm reads its view: each is one more clip per screen.
     heard = {views[name] for name in config.arms}
     sampled = {

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import pydantic
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import GetAttrKey
-from jaxtyping import Array, Shaped
+from jax.tree_util import GetAttrKey, KeyPath
+from jaxtyping import Array, PyTree, Shaped
 
 from genlab.config import Config, ConfigError
 
@@ -142,7 +142,7 @@ def compiled_platform() -> str:
     return "gpu" if platform in ("cuda", "rocm") else platform
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
     """Return what to tell the compiler about a program for the mesh that is set."""
     if not mesh_sizes() or compiled_platform() != "tpu":
         return {}
@@ -185,7 +185,7 @@ def fit(spec: PartitionSpec, shape: tuple[int, ...], sizes: dict[str, int]) -> P
     return PartitionSpec(*fitted)
 
 
-def specs_of(tree: Any, splits: Splits, sizes: dict[str, int]) -> Any:
+def specs_of(tree: PyTree, splits: Splits, sizes: dict[str, int]) -> PyTree:
     """Return the `PartitionSpec` of every leaf of parameters, of a training state, or of shapes of
     them.
     """
@@ -194,7 +194,7 @@ def specs_of(tree: Any, splits: Splits, sizes: dict[str, int]) -> Any:
     )
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: KeyPath) -> str:
     """Return the words of a key path, joined by slashes.
 
     They are the same for an `nnx.State` and for its pure dict.
@@ -207,7 +207,7 @@ def path_name(path: tuple[Any, ...]) -> str:
     )
 
 
-def lay_out(tree: Any, splits: Splits) -> Any:
+def lay_out(tree: PyTree, splits: Splits) -> PyTree:
     """Ask the compiler to split every leaf like its parameter; for use under `jax.jit`."""
     if not (sizes := mesh_sizes()):
         return tree
@@ -223,19 +223,19 @@ def constrain(x: Shaped[Array, "..."], *axes: str | tuple[str, ...] | None) -> S
     return jax.lax.with_sharding_constraint(x, fit(PartitionSpec(*axes), x.shape, sizes))
 
 
-def place(tree: Any, splits: Splits) -> Any:
+def place(tree: PyTree, splits: Splits) -> PyTree:
     """Return shapes that say where their arrays belong, from shapes or arrays."""
     if not (sizes := mesh_sizes()):
         return tree
     mesh = jax.sharding.get_mesh()
 
-    def placed(leaf: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+    def placed(leaf: jax.ShapeDtypeStruct, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 
     return jax.tree.map(placed, tree, specs_of(tree, splits, sizes))
 
 
-def batch_shardings(args: Any, mesh: Mesh) -> Any:
+def batch_shardings(args: PyTree, mesh: Mesh) -> PyTree:
     """Return the sharding of every leaf of a batch: its first axis over `data` and `fsdp`."""
     return jax.tree.map(
         lambda leaf: NamedSharding(mesh, fit(PartitionSpec(BATCH), leaf.shape, dict(mesh.shape))),
@@ -243,7 +243,7 @@ def batch_shardings(args: Any, mesh: Mesh) -> Any:
     )
 
 
-def put_batch(args: Any) -> Any:
+def put_batch(args: PyTree) -> PyTree:
     """Return the batch on the devices. Each process gives its own
     rows, those of process 0 first.
     """
@@ -252,7 +252,7 @@ def put_batch(args: Any) -> Any:
     mesh = jax.sharding.get_mesh()
     count = jax.process_count()
 
-    def put(leaf: Any) -> jax.Array:
+    def put(leaf: np.ndarray) -> jax.Array:
         shape = (len(leaf) * count, *leaf.shape[1:])
         sharding = NamedSharding(mesh, fit(PartitionSpec(BATCH), shape, dict(mesh.shape)))
         return jax.make_array_from_process_local_data(sharding, leaf, shape)
@@ -260,14 +260,14 @@ def put_batch(args: Any) -> Any:
     return jax.tree.map(put, args)
 
 
-def put_everywhere(tree: Any) -> Any:
+def put_everywhere(tree: PyTree) -> PyTree:
     """Return arrays that all processes have made alike as whole arrays on every device."""
     if not mesh_sizes():
         return tree
     return jax.device_put(tree, NamedSharding(jax.sharding.get_mesh(), PartitionSpec()))
 
 
-def abstract_batch(args: Any) -> Any:
+def abstract_batch(args: PyTree) -> PyTree:
     """Return the shapes of a whole batch, with their shardings, for compilation."""
     if not mesh_sizes():
         return args
@@ -279,7 +279,7 @@ def abstract_batch(args: Any) -> Any:
     )
 
 
-def gather(tree: Any) -> Any:
+def gather(tree: PyTree) -> PyTree:
     """Return the arrays whole on the first device of this
     process: sampling and scoring run there.
     """

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import Config, ConfigError, added
 from genlab.config.open import Open
@@ -415,7 +415,7 @@ def _text_positions(text: Text) -> Int[Array, "b n"]:
     return jnp.broadcast_to(jnp.arange(text.is_valid.shape[1])[None, :], text.is_valid.shape)
 
 
-def _unstack(stacks: tuple[Any, ...], groups: int) -> tuple:
+def _unstack(stacks: tuple[PyTree, ...], groups: int) -> tuple:
     """Return the layers one by one, in the order of depth."""
     layers = []
     for group in range(groups):

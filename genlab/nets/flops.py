@@ -14,14 +14,15 @@ decoders are checked against this walk.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.interpreters import partial_eval
 from jax.sharding import AbstractDevice, AbstractMesh
+from jaxtyping import PyTree
 
 from genlab.config import GenlabError
 
@@ -29,7 +30,7 @@ from genlab.config import GenlabError
 PLAIN = AbstractMesh((), (), abstract_device=AbstractDevice("cpu", None, "cpu"))
 
 
-def count_flops(fn: Callable, *args: Any) -> float:
+def count_flops(fn: Callable, *args: PyTree) -> float:
     """Return the FLOPs of the matrix products and convolutions in `fn(*args)`.
 
     Raises:
@@ -47,7 +48,7 @@ def counts_elementwise(fn: Callable) -> Callable:
     state update.
     """
 
-    def counted_elementwise(*args: Any) -> Any:
+    def counted_elementwise(*args: PyTree) -> PyTree:
         return fn(*args)
 
     return jax.jit(counted_elementwise)
@@ -60,7 +61,7 @@ def _walk(jaxpr: Jaxpr, *, is_counted: bool = False) -> float:
     return float(sum(_equation_flops(equation, is_counted) for equation in jaxpr.eqns))
 
 
-def _equation_flops(equation: Any, is_counted: bool) -> float:
+def _equation_flops(equation: JaxprEqn, is_counted: bool) -> float:
     name = equation.primitive.name
     params = equation.params
     if name in _PRODUCTS:
@@ -97,44 +98,56 @@ def _equation_flops(equation: Any, is_counted: bool) -> float:
     return float(sum(inner))
 
 
-def _dot_flops(equation: Any) -> float:
+def _shaped(value: Var | Literal) -> ShapedArray:
+    """Return the shape and type of an array in a program."""
+    aval = value.aval
+    if not isinstance(aval, ShapedArray):
+        raise GenlabError(f"count_flops: {aval} is no array; its product cannot be counted")
+    return aval
+
+
+def _shape(value: Var | Literal) -> tuple[int, ...]:
+    return _shaped(value).shape
+
+
+def _dot_flops(equation: JaxprEqn) -> float:
     (contracted, _), _ = equation.params["dimension_numbers"]
-    depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-    out = equation.outvars[0].aval
+    depth = math.prod(_shape(equation.invars[0])[axis] for axis in contracted)
+    out = _shaped(equation.outvars[0])
     # A complex product is four real ones.
     real_products = 4.0 if jnp.issubdtype(out.dtype, jnp.complexfloating) else 1.0
     return 2.0 * real_products * depth * math.prod(out.shape)
 
 
-def _ragged_flops(equation: Any) -> float:
+def _ragged_flops(equation: JaxprEqn) -> float:
     """Return those of the rows that are there, each against the one group that it is routed to."""
     (contracted, _), _ = equation.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
-    rows, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+    rows, out = _shape(equation.invars[0]), _shape(equation.outvars[0])
     ragged = equation.params["ragged_dot_dimension_numbers"].lhs_ragged_dimensions
     depth = math.prod(rows[axis] for axis in contracted)
     if set(ragged) & set(contracted):
         # The gradient of the kernels: one product per group, and together the groups have all rows.
-        return 2.0 * depth * math.prod(out) / equation.invars[2].aval.shape[0]
+        return 2.0 * depth * math.prod(out) / _shape(equation.invars[2])[0]
     return 2.0 * depth * math.prod(out)
 
 
-def _convolution_flops(equation: Any) -> float:
-    kernel = equation.invars[1].aval.shape
+def _convolution_flops(equation: JaxprEqn) -> float:
+    kernel = _shape(equation.invars[1])
     out_channels = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / out_channels
+    return 2.0 * math.prod(_shape(equation.outvars[0])) * math.prod(kernel) / out_channels
 
 
-def _fourier_flops(equation: Any) -> float:
+def _fourier_flops(equation: JaxprEqn) -> float:
     length = math.prod(equation.params["fft_lengths"])
     kind = jax.lax.FftType(equation.params["fft_type"])
     is_real = kind in (jax.lax.FftType.RFFT, jax.lax.FftType.IRFFT)
     # The real side has all of the samples; the other one about half as many numbers.
-    samples = (equation.outvars if kind == jax.lax.FftType.IRFFT else equation.invars)[0].aval.shape
+    samples = _shape((equation.outvars if kind == jax.lax.FftType.IRFFT else equation.invars)[0])
     batch = math.prod(samples) / length
     return (2.5 if is_real else 5.0) * batch * length * math.log2(max(length, 1))
 
 
-_PRODUCTS: dict[str, Callable[[Any], float]] = {
+_PRODUCTS: dict[str, Callable[[JaxprEqn], float]] = {
     "dot_general": _dot_flops,
     "ragged_dot_general": _ragged_flops,
     "conv_general_dilated": _convolution_flops,
@@ -164,17 +177,18 @@ def _elementwise(jaxpr: Jaxpr) -> float:
     """
     total = 0.0
     for equation in jaxpr.eqns:
-        aval: Any = equation.outvars[0].aval
-        if equation.primitive.name in _ELEMENTWISE and jnp.issubdtype(aval.dtype, jnp.inexact):
-            total += math.prod(aval.shape) * (
-                2 if jnp.issubdtype(aval.dtype, jnp.complexfloating) else 1
-            )
+        if equation.primitive.name in _ELEMENTWISE:
+            out = _shaped(equation.outvars[0])
+            if jnp.issubdtype(out.dtype, jnp.inexact):
+                # Each of the two parts of a complex number is one.
+                parts = 2 if jnp.issubdtype(out.dtype, jnp.complexfloating) else 1
+                total += math.prod(out.shape) * parts
         turns = equation.params["length"] if equation.primitive.name == "scan" else 1
         total += turns * sum(map(_elementwise, _inner_jaxprs(equation.params)))
     return float(total)
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def _inner_jaxprs(params: Mapping[str, object]) -> Iterator[Jaxpr]:
     for value in params.values():
         for item in value if isinstance(value, tuple | list) else (value,):
             if isinstance(item, ClosedJaxpr):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from genlab.config import Config, ConfigError
 from genlab.nets.context import Context, LayerCache
@@ -155,7 +155,7 @@ class PlainMixer(Config):
 def _walk_mixer(mixer: PlainMixer, shape: LayerShape, positions: int) -> float:
     graph, state = nnx.split(nnx.eval_shape(lambda: mixer.build(shape, key=jax.random.key(0))))
 
-    def mix(state: Any, x: jax.Array) -> Any:
+    def mix(state: nnx.State, x: jax.Array) -> PyTree:
         frames = jnp.arange(positions)[None]
         context = Context(rotation(frames, shape.head_channels), frames >= 0, shape.is_causal)
         module: Any = nnx.merge(graph, state)

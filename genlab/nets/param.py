@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, PyTree, Shaped
 
 from genlab.config import GenlabError
 from genlab.machine.sharding import AXES, INPUTS, WHOLE, place
@@ -90,7 +90,7 @@ def splits_of(model: nnx.Module) -> dict[str, PartitionSpec]:
     return {path: rule.split for path, rule in rules_of(model).items()}
 
 
-def place_state(graphdef: nnx.GraphDef, state: dict[str, Any]) -> dict[str, Any]:
+def place_state(graphdef: nnx.GraphDef, state: dict[str, PyTree]) -> dict[str, PyTree]:
     """Return the shapes of a training state, which say where its arrays belong on the mesh that is
     set.
     """
@@ -112,7 +112,7 @@ def _default_rule(path: str, variable: nnx.Variable) -> Rule:
     )
 
 
-def _check_rule(path: str, variable: nnx.Variable, rule: Any) -> None:
+def _check_rule(path: str, variable: nnx.Variable, rule: object) -> None:
     if not isinstance(rule, Rule):
         raise GenlabError(f"parameter {path}: rule={rule!r:.80}: expected a genlab.nets.param.Rule")
     if len(rule.split) > len(variable.shape):

@@ -16,6 +16,7 @@ from typing import Annotated, Any, NotRequired
 
 import numpy as np
 import pydantic
+from pydantic import JsonValue
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from typing_extensions import TypedDict
@@ -47,7 +48,7 @@ class WeightsFacts(TypedDict):
     """
 
     sha256: NotRequired[Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]]
-    config: NotRequired[dict[str, Any]]
+    config: NotRequired[dict[str, JsonValue]]
     num_units: NotRequired[int]
 
 
@@ -67,7 +68,7 @@ class WeightsError(GenlabError):
 
 
 def save_weights(
-    path: str | Path, tree: Mapping, metadata: Mapping[str, Any], dtype: str = "float16"
+    path: str | Path, tree: Mapping, metadata: Mapping[str, JsonValue], dtype: str = "float16"
 ) -> dict[str, Any]:
     """Write `tree` and `metadata` atomically; floating leaves are stored as `dtype`, others as they
     are.

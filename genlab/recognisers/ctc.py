@@ -227,8 +227,8 @@ class Recogniser(nnx.Module):
         waves = jnp.pad(waves, ((0, 0), (0, -waves.shape[1] % config.hop_samples)))
         is_sample = jnp.arange(waves.shape[1])[None] < num_samples[:, None]
         waves = jnp.where(is_sample, waves, 0.0)
-        if key is not None:
-            keys = jax.random.split(key, (waves.shape[0], 4))
+        keys = None if key is None else jax.random.split(key, (waves.shape[0], 4))
+        if keys is not None:
             waves = jax.vmap(add_noise, (0, 0, None, 0))(
                 waves, num_samples, config.augment, keys[:, 0]
             )
@@ -239,13 +239,13 @@ class Recogniser(nnx.Module):
         mels = jnp.abs(spectrum) @ mel_filters(
             config.sample_rate_hz, config.window_samples, config.num_mels
         )
-        if key is not None:
+        if keys is not None:
             centres_hz = mel_centres_hz(config)
             mels = jax.vmap(warp_formants, (0, None, None, 0))(
                 mels, centres_hz, config.augment, keys[:, 1]
             )
         log_mels = jnp.log(mels + MEL_FLOOR)
-        if key is not None:
+        if keys is not None:
             log_mels = jax.vmap(distort_log_mels, (0, None, 0))(
                 log_mels, config.augment, keys[:, 2]
             )
@@ -256,7 +256,7 @@ class Recogniser(nnx.Module):
             / jnp.maximum(num_columns, 1)[:, None, None]
         )
         features = (log_mels - mean) * FEATURE_SCALE * is_column
-        if key is not None:
+        if keys is not None:
             features = jax.vmap(mask_patches, (0, 0, None, 0))(
                 features, num_columns, config.augment, keys[:, 3]
             )

@@ -8,11 +8,11 @@ units give the speaker away.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jiwer
 import numpy as np
 from jaxtyping import Float
+from pydantic import JsonValue
 
 from genlab.data.audio import to_float
 from genlab.data.manifest import Clip, Manifest
@@ -30,12 +30,12 @@ def export_recogniser(
     model: Recogniser,
     manifest: Manifest,
     path: str | Path,
-    metadata: Mapping[str, Any],
+    metadata: Mapping[str, JsonValue],
     *,
     num_units: int = 128,
     seed: int = 0,
     splits: Sequence[str] = ("valid", "test"),
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Fit units, measure on `splits`, write `path` and its JSON, and return the JSON.
 
     Args:
@@ -52,8 +52,11 @@ def export_recogniser(
         recogniser, read_waves(manifest, manifest.split("train")), num_units=num_units, seed=seed
     )
     encoder = UnitEncoder(recogniser, codebook)
-    scores = {split: measure(encoder, manifest, split, seed=seed) for split in splits}
-    return save_units(path, model, codebook, {**metadata, "unit_seed": seed, "scores": scores})
+    scores: dict[str, JsonValue] = {
+        split: {**measure(encoder, manifest, split, seed=seed)} for split in splits
+    }
+    told: dict[str, JsonValue] = {**metadata, "unit_seed": seed, "scores": scores}
+    return save_units(path, model, codebook, told)
 
 
 def measure(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from pydantic import JsonValue
 
 from genlab import __version__
 from genlab.config import ConfigError, GenlabError
@@ -56,8 +57,8 @@ def load_recogniser(name: str = SHIPPED) -> FrozenRecogniser:
 
 
 def save_units(
-    path: str | Path, model: Recogniser, codebook: Codebook, metadata: Mapping[str, Any]
-) -> dict[str, Any]:
+    path: str | Path, model: Recogniser, codebook: Codebook, metadata: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
     """Write model and codebook as float16, and return the metadata as written.
 
     Args:

@@ -11,13 +11,13 @@ their turn would drown the speech: what lies further than `MARGIN_S` outside of 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from pydantic import JsonValue
 
 from genlab.data.audio import as_waves
 from genlab.data.text import decode_text
@@ -42,7 +42,7 @@ class FrozenRecogniser:
         state: its parameters, for `nnx.merge(graph, state)` inside a compiled function.
     """
 
-    def __init__(self, model: Recogniser, fingerprint: str, metadata: dict[str, Any]):
+    def __init__(self, model: Recogniser, fingerprint: str, metadata: dict[str, JsonValue]):
         self.config = model.config
         self.fingerprint = fingerprint
         self.metadata = metadata

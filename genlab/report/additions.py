@@ -6,7 +6,7 @@ and the field. Types require what the report needs and allow everything else.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Literal, NotRequired, get_args
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -16,6 +16,7 @@ from genlab.evaluate.entries import Amount, Direction, Known, Positive, ScoreEnt
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 Setting = Literal["peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout"]
+SETTINGS: tuple[Setting, ...] = get_args(Setting)
 
 
 @pydantic.with_config(OPEN)
@@ -152,6 +153,7 @@ class Tuning(TypedDict):
     fraction: Amount
     by: str
     sampler: Literal["random", "tpe"]
+    seed: NotRequired[Count]
     num_prompts: Count
     arms: Annotated[
         dict[str, Annotated[TunedArm, AfterValidator(_check_best)]], Field(min_length=1)
@@ -184,6 +186,8 @@ class RatedRow(TypedDict):
     mean: Known
     low: Known
     high: Known
+    listeners: NotRequired[Count]
+    prompts: NotRequired[Count]
 
 
 @pydantic.with_config(OPEN)
@@ -195,6 +199,7 @@ class RatedPair(TypedDict):
     difference: Known
     low: Known
     high: Known
+    p_value: NotRequired[Number]
     p_holm: Number
     better: str
 
@@ -211,6 +216,7 @@ class PreferredPair(TypedDict):
     share_a: Known
     low: Known
     high: Known
+    p_value: NotRequired[Number]
     p_holm: Number
     better: str
 
@@ -237,13 +243,24 @@ class Listening(TypedDict):
     """listening.json."""
 
     schema: Literal[1]
+    key_sha256: NotRequired[str]
+    comparison_key: NotRequired[str]
     reference: str
     listeners: Listeners
     mushra: NotRequired[Ratings]
     ab: NotRequired[Preferences]
 
 
-def made_beside(run_dir: Path) -> dict[str, Any]:
+class Additions(TypedDict):
+    """What other commands left beside a results.json, None for each that is not there."""
+
+    tuning: NotRequired[Tuning | None]
+    pareto: NotRequired[list[FrontEntry] | None]
+    crossover: NotRequired[list[CrossingEntry] | None]
+    listening: NotRequired[Listening | None]
+
+
+def made_beside(run_dir: Path) -> Additions:
     """Return what other commands left in a run directory for its report, None for each that is not
     there.
 
@@ -258,34 +275,25 @@ def made_beside(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def read_tuning(path: Path) -> dict[str, Any] | None:
+def read_tuning(path: Path) -> Tuning | None:
     """Return the tuning.json at `path`, None if there is none."""
     fix = "the same `genlab tune` writes it again from its trials"
-    return cast("dict[str, Any] | None", read_stored(path, Tuning, fix=fix))
+    return read_stored(path, Tuning, fix=fix)
 
 
-def read_fronts(run_dir: Path) -> list[dict[str, Any]] | None:
+def read_fronts(run_dir: Path) -> list[FrontEntry] | None:
     """Return pareto.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab compare --pareto` writes it again"
-    return cast(
-        "list[dict[str, Any]] | None",
-        read_stored(run_dir / "pareto.json", list[FrontEntry], fix=fix),
-    )
+    return read_stored(run_dir / "pareto.json", list[FrontEntry], fix=fix)
 
 
-def read_crossings(run_dir: Path) -> list[dict[str, Any]] | None:
+def read_crossings(run_dir: Path) -> list[CrossingEntry] | None:
     """Return crossover.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab crossover` writes it again"
-    return cast(
-        "list[dict[str, Any]] | None",
-        read_stored(run_dir / "crossover.json", list[CrossingEntry], fix=fix),
-    )
+    return read_stored(run_dir / "crossover.json", list[CrossingEntry], fix=fix)
 
 
-def read_listening(run_dir: Path) -> dict[str, Any] | None:
+def read_listening(run_dir: Path) -> Listening | None:
     """Return listening.json of a run directory, None if there is none."""
     fix = "delete it, and `genlab listen RUN_DIR --merge ANSWERS.json` writes it again"
-    return cast(
-        "dict[str, Any] | None",
-        read_stored(run_dir / "listen" / "listening.json", Listening, fix=fix),
-    )
+    return read_stored(run_dir / "listen" / "listening.json", Listening, fix=fix)

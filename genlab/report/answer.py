@@ -8,11 +8,14 @@ missing and how many more seeds it takes, and no arm is marked in the report.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
+from genlab.evaluate.entries import ControlEntry, DifferenceEntry, Known, PlanEntry
 from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
+from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
 
 MIN_SEEDS = 3
@@ -29,12 +32,18 @@ class Answer(NamedTuple):
     winner: str = ""
 
 
-def model_arms(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+class Difference(DifferenceEntry):
+    """Arm `a` minus arm `b`; its value is the difference."""
+
+    value: Known
+
+
+def model_arms(results: Scored) -> list[Row]:
     """Return the arms that were trained: neither real audio nor a codec floor."""
     return [arm for arm in results["arms"] if arm.get("family") not in ("real", "floor")]
 
 
-def primary_score(results: Mapping[str, Any]) -> str | None:
+def primary_score(results: Scored) -> str | None:
     """Return the score that decides: the one that results.json names, else the first content error
     of the arms.
     """
@@ -60,7 +69,7 @@ def _is_of_content(name: str) -> bool:
     )
 
 
-def covered(results: Mapping[str, Any]) -> str:
+def covered(results: Scored) -> str:
     """Return what the intervals of the primary score cover:
     prompts, or prompts and training seeds.
     """
@@ -73,14 +82,13 @@ def covered(results: Mapping[str, Any]) -> str:
     return found.pop() if len(found) == 1 else "prompts"
 
 
-def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer:
+def find_answer(results: Scored, ledger: Ledger | None) -> Answer:
     """Return what the evidence allows to say about the primary score."""
     arms, name = model_arms(results), primary_score(results)
     scored = [arm for arm in arms if name and _value(arm, name) is not None]
-    if len(arms) == 1 and scored:
+    if name and len(arms) == 1 and scored:
         shows = (
-            f"{arm_title(arms[0])}: {score_title(str(name))} "
-            f"{format_score(scored[0]['scores'][name])}."
+            f"{arm_title(arms[0])}: {score_title(name)} {format_score(scored[0]['scores'][name])}."
         )
         return Answer("not settled", "Nothing is compared: there is one arm.", shows, "")
     # One arm without the score is enough: a winner among the rest might not be the winner.
@@ -97,7 +105,7 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
     shows, cannot = _describe(results, scored, name, seeds)
     # From the gravest objection to the least: the first one that applies is the answer.
-    if ledger.get("stamp") != "controlled":
+    if stamp_of(ledger) != "controlled":
         headline = "No winner is named: the arms differ in something that is not declared."
         reason = "Any difference may come from what the ledger below does not declare."
         return Answer(
@@ -122,11 +130,14 @@ def find_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> Answer
     return _decide(results, scored, name, seeds, shows)
 
 
-def _decide(
-    results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int, shows: str
-) -> Answer:
+def stamp_of(ledger: Ledger | None) -> str:
+    """Return whether the arms differ only in what is declared; uncontrolled if nobody says so."""
+    return "uncontrolled" if ledger is None else ledger.get("stamp", "uncontrolled")
+
+
+def _decide(results: Scored, arms: Sequence[Row], name: str, seeds: int, shows: str) -> Answer:
     is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
-    ranked = sorted(arms, key=lambda arm: arm["scores"][name]["value"], reverse=not is_lower_better)
+    ranked = sorted(arms, key=lambda arm: _value(arm, name) or 0.0, reverse=not is_lower_better)
     best, title = ranked[0], _lower_first(score_title(name))
     # A best value that its own control contradicts settles nothing, however far it leads.
     if failed := _failed_control(results, best):
@@ -142,7 +153,7 @@ def _decide(
         if doubt := _doubt(results, best, rival, name, pair):
             return Answer("not settled", f"Not settled: {doubt}", shows, "")
         assert pair is not None, "an unpaired rival is a doubt"
-        (beaten if pair["better"] == best["name"] else alike).append((arm_title(rival), pair))
+        (beaten if pair.get("better") == best["name"] else alike).append((arm_title(rival), pair))
     over = f"on the same prompts, over {seeds} training seeds."
     if alike:
         facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
@@ -172,11 +183,11 @@ def _decide(
 
 
 def _doubt(
-    results: Mapping[str, Any],
-    best: dict[str, Any],
-    rival: dict[str, Any],
+    results: Scored,
+    best: Row,
+    rival: Row,
     name: str,
-    pair: Mapping[str, Any] | None,
+    pair: Difference | None,
 ) -> str:
     """Return why `best` is neither better than `rival` nor equivalent to it; empty if it is one of
     the two.
@@ -192,7 +203,7 @@ def _doubt(
         )
     if pair is None:
         return f"{arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
-    if pair["better"] == best["name"]:
+    if pair.get("better") == best["name"]:
         return ""
     if pair.get("equivalent"):
         # Being equivalent to an arm that fails its control recommends nothing.
@@ -200,7 +211,8 @@ def _doubt(
         return (
             failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
         )
-    within = f" nor stays within {pair['margin']:g}" if pair.get("margin") else ""
+    margin = pair.get("margin")
+    within = f" nor stays within {margin:g}" if margin else ""
     return (
         f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by "
         f"{format_interval(pair)}, which neither "
@@ -209,29 +221,28 @@ def _doubt(
     ).replace("neither excludes zero after", "does not exclude zero after")
 
 
-def _describe_need(plan: Mapping[str, Any] | None) -> str:
+def _describe_need(plan: PlanEntry | None) -> str:
     if not plan:
         return ""
-    target = f"a difference of {format_value(plan['target'])}"
-    if plan["seeds_needed"] is None:
+    target = f"a difference of {format_value(plan.get('target'))}"
+    seeds_needed = plan.get("seeds_needed")
+    if seeds_needed is None:
         return f" More seeds alone would not show {target}: more prompts are needed as well."
-    more = plan["seeds_needed"] - plan["seeds"]
+    more = seeds_needed - plan.get("seeds", 0)
     if more <= 0:
-        return (
-            f" These prompts and seeds would show {target} with {plan['power']:.0%} power: it is "
-            "likely smaller."
-        )
+        power = f"{plan.get('power', math.nan):.0%} power"
+        return f" These prompts and seeds would show {target} with {power}: it is likely smaller."
     need = f"{_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
     return f" To see {target}, about {need} (80 % power)."
 
 
-def _failed_control(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+def _failed_control(results: Scored, arm: Row) -> str:
     """Return the name of the first control that the arm failed, or nothing."""
     failed = failed_controls(results, arm["name"])
     return str(failed[0]["control"]) if failed else ""
 
 
-def control_status(item: Mapping[str, Any]) -> str:
+def control_status(item: ControlEntry) -> str:
     """Return passed, failed or not applicable. Runs of older versions do not say which of the last
     two it is.
     """
@@ -243,7 +254,7 @@ def control_status(item: Mapping[str, Any]) -> str:
     return "failed" if could_run else "not applicable"
 
 
-def failed_controls(results: Mapping[str, Any], arm: str) -> list[dict[str, Any]]:
+def failed_controls(results: Scored, arm: str) -> list[ControlEntry]:
     """Return the controls that an arm failed. One that could not
     be made says nothing against it.
     """
@@ -254,7 +265,7 @@ def failed_controls(results: Mapping[str, Any], arm: str) -> list[dict[str, Any]
     ]
 
 
-def missing_controls(results: Mapping[str, Any]) -> str:
+def missing_controls(results: Scored) -> str:
     """Return a sentence about the controls that could not be made, empty if all were."""
     reasons = {
         (
@@ -267,7 +278,7 @@ def missing_controls(results: Mapping[str, Any]) -> str:
     return f" Not applicable: {'; '.join(reasons)}." if reasons else ""
 
 
-def _struck(results: Mapping[str, Any]) -> str:
+def _struck(results: Scored) -> str:
     """Return a sentence per score that would decide and says nothing here, empty without one."""
     struck = results.get("struck") or {}
     return "".join(
@@ -275,34 +286,30 @@ def _struck(results: Mapping[str, Any]) -> str:
     )
 
 
-def find_difference(
-    results: Mapping[str, Any], score: str, first: str, second: str
-) -> dict[str, Any] | None:
+def find_difference(results: Scored, score: str, first: str, second: str) -> Difference | None:
     """Return the paired difference first - second, turned round if results.json holds it the other
     way.
     """
     for item in results.get("differences", []):
-        if (
-            item["score"] == score
-            and {item["a"], item["b"]} == {first, second}
-            and item.get("difference") is not None
-        ):
-            if item["a"] == first:
-                return {**item, "value": item["difference"]}
-            low, high = (None if item[end] is None else -item[end] for end in ("high", "low"))
-            turned = {
-                "a": first,
-                "b": second,
-                "value": -item["difference"],
-                "difference": -item["difference"],
-            }
-            return {**item, **turned, "low": low, "high": high}
+        value = item.get("difference")
+        if item["score"] != score or {item["a"], item["b"]} != {first, second} or value is None:
+            continue
+        if item["a"] == first:
+            return {**item, "value": value}
+        low, high = item["high"], item["low"]
+        return {
+            **item,
+            "a": first,
+            "b": second,
+            "value": -value,
+            "difference": -value,
+            "low": None if low is None else -low,
+            "high": None if high is None else -high,
+        }
     return None
 
 
-def _describe(
-    results: Mapping[str, Any], arms: Sequence[dict[str, Any]], name: str, seeds: int
-) -> tuple[str, str]:
+def _describe(results: Scored, arms: Sequence[Row], name: str, seeds: int) -> tuple[str, str]:
     score = arms[0]["scores"][name]
     values = "; ".join(f"{arm_title(arm)} {format_score(arm['scores'][name])}" for arm in arms)
     meaning = f"{score.get('unit', '')}, {score.get('direction')} is better, n = {score.get('n')}"
@@ -333,11 +340,12 @@ def _describe(
     )
 
 
-def _value(arm: Mapping[str, Any], name: str) -> float | None:
-    return (arm.get("scores", {}).get(name) or {}).get("value")
+def _value(arm: Row, name: str) -> float | None:
+    score = arm.get("scores", {}).get(name)
+    return None if score is None else score["value"]
 
 
-def _validity(arm: Mapping[str, Any], name: str) -> Any:
+def _validity(arm: Row, name: str) -> str:
     return arm["scores"][name].get("validity", "metric")
 
 

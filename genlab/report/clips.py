@@ -9,7 +9,6 @@ Without JavaScript the browser's own players appear.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +16,7 @@ from markupsafe import Markup
 
 from genlab.data.audio import wav_bytes
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Scored
 from genlab.report.plot import marker
 from genlab.report.tables import join
 from genlab.report.text import arm_title, format_value, score_title
@@ -49,7 +49,7 @@ class PromptRow:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-def prompt_articles(rows: Sequence[PromptRow], results: Mapping[str, Any]) -> Markup:
+def prompt_articles(rows: Sequence[PromptRow], results: Scored) -> Markup:
     """Return one article per prompt."""
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
     markers = {arm["name"]: index for index, arm in enumerate(model_arms(results))}

@@ -4,22 +4,25 @@ In: results.json and ledger.json as dicts, or budgets. Out: a string. The same w
 report.html.
 """
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from genlab.data.listing import count_of
+from genlab.evaluate.entries import AuditEntry, ControlEntry
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget
 from genlab.preflight import Check, DryRun
-from genlab.report.answer import control_status, find_answer, model_arms, primary_score
-from genlab.report.tables import column_decimals
+from genlab.report.answer import control_status, find_answer, model_arms, primary_score, stamp_of
+from genlab.report.inputs import Ledger, Row, WholeResults
+from genlab.report.tables import ARROWS, column_decimals
 from genlab.report.text import (
     arm_title,
     format_interval,
     format_quantity,
     format_score,
     format_seconds,
+    interval_of,
     power_cells,
     power_columns,
     score_title,
@@ -34,7 +37,7 @@ _HEAD = 12  # a head wraps when it is wider than this and than its cells
 MOST_SCORES = 7
 
 
-def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+def format_results(results: WholeResults, ledger: Ledger | None) -> str:
     """Return the answer, the score tables, the cost tables and the controls, none wider than
     `WIDTH`.
     """
@@ -50,7 +53,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     body = [
         [
             arm_title(arm),
-            *(format_score(arm["scores"].get(name, {}), decimals[name]) for name in names),
+            *(format_score(arm["scores"].get(name), decimals[name]) for name in names),
         ]
         for arm in arms
     ]
@@ -62,21 +65,21 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     ]
     name = primary_score(results)
     planned = [
-        item
+        (item, plan)
         for item in results.get("differences", [])
-        if item["score"] == name and item.get("plan")
+        if item["score"] == name and (plan := item.get("plan"))
     ]
     # The plan is of the deciding score alone; one for every score would fill the screen.
-    power = [[f"{item['a']} - {item['b']}", *power_cells(item["plan"])] for item in planned]
+    power = [[f"{item['a']} - {item['b']}", *power_cells(plan)] for item, plan in planned]
     if power:
         power = [
-            [f"{score_title(str(name))}, 80 % power", *power_columns(planned[0]["plan"])],
+            [f"{score_title(str(name))}, 80 % power", *power_columns(planned[0][1])],
             *power,
         ]
     parts = [
         wrap(results["question"]),
         wrap(f"{answer.headline} {answer.shows}"),
-        f"ledger: {ledger.get('stamp', 'uncontrolled')}, mode {results['mode']}",
+        f"ledger: {stamp_of(ledger)}, mode {results['mode']}",
         fold([head, *body]),
         fold(_cost_rows(results)),
         fold(power) if power else "",
@@ -86,7 +89,7 @@ def format_results(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str
     return "\n\n".join(part for part in parts if part)
 
 
-def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
+def _cost_rows(results: WholeResults) -> list[list[str]]:
     head = [
         "",
         "parameters",
@@ -100,28 +103,28 @@ def _cost_rows(results: Mapping[str, Any]) -> list[list[str]]:
     # Line breaks in the heads keep the table narrow enough for a terminal.
     rows = [head]
     for arm in model_arms(results):
-        sampling = arm["sampling"]
+        sampling = arm.get("sampling", {})
         rows.append(
             [
                 arm_title(arm),
-                f"{arm['params']:,}",
-                format_quantity(arm["train_flops"]),
-                str(arm["steps"]),
-                f"{arm['train_wall_s']:.0f}",
-                str(arm["network_calls"]),
-                f"{sampling['real_time_factor']:.3f}",
-                f"{sampling['first_audio_s']:.3f}",
+                f"{arm.get('params', 0):,}",
+                format_quantity(arm.get("train_flops")),
+                str(arm.get("steps")),
+                f"{arm.get('train_wall_s', math.nan):.0f}",
+                str(arm.get("network_calls")),
+                f"{sampling.get('real_time_factor', math.nan):.3f}",
+                f"{sampling.get('first_audio_s', math.nan):.3f}",
             ]
         )
     return rows
 
 
-def _describe_control(item: Mapping[str, Any]) -> str:
+def _describe_control(item: ControlEntry) -> str:
     head = f"control {item['control']} on {score_title(item['score'])}, {item['arm']}:"
     status = control_status(item)
     if status == "not applicable":
         return f"{head} {status}: {item.get('reason') or 'it could not be made'}"
-    interval = format_interval({**item, "value": item.get("difference")})
+    interval = format_interval(interval_of(item))
     return f"{head} {interval} {'FAILED' if status == 'failed' else status}"
 
 
@@ -201,7 +204,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
     return "\n".join(wrap(line) if number and line else line for number, line in enumerate(lines))
 
 
-def format_audit(audit: Mapping[str, Any]) -> str:
+def format_audit(audit: Mapping[str, AuditEntry]) -> str:
     """Return which metrics rank which degradations of real clips, one line per metric."""
     degradations = list(
         dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"])
@@ -276,6 +279,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return _GAP.join([cells[0].ljust(widths[0]), *padded]).rstrip()
 
 
-def _unit(arms: Sequence[Mapping[str, Any]], name: str) -> str:
+def _unit(arms: Sequence[Row], name: str) -> str:
     score = next(arm["scores"][name] for arm in arms if name in arm["scores"])
-    return f"{'↓' if score['direction'] == 'lower' else '↑'} {score['unit']}"
+    return f"{ARROWS.get(score.get('direction', ''), '')} {score.get('unit', '')}"

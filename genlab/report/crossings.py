@@ -6,11 +6,11 @@ the run directories. Out: `Markup`. A curve is drawn over the budgets that were 
 its band is the 95 % interval of the fit.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from genlab.report.additions import CrossingEntry, CurveFacts
 from genlab.report.plot import (
     HEIGHT,
     WIDTH,
@@ -22,10 +22,10 @@ from genlab.report.plot import (
     marker,
 )
 from genlab.report.tables import ARROWS, join, plain_table
-from genlab.report.text import arm_title, score_title
+from genlab.report.text import name_title, score_title
 
 
-def crossings_section(entries: Sequence[Mapping[str, Any]]) -> Markup:
+def crossings_section(entries: Sequence[CrossingEntry]) -> Markup:
     """Return a figure, the verdicts and a table per entry, or how to make them."""
     if not entries:
         return Markup(
@@ -36,7 +36,7 @@ def crossings_section(entries: Sequence[Mapping[str, Any]]) -> Markup:
     return join(_entry(entry, number) for number, entry in enumerate(entries))
 
 
-def _entry(entry: Mapping[str, Any], number: int) -> Markup:
+def _entry(entry: CrossingEntry, number: int) -> Markup:
     verdicts = [*entry["verdicts"], *entry["notes"]]
     head, *rows = entry["table"]
     title = f"{score_title(entry['score'])} against {entry['axis']}"
@@ -55,7 +55,7 @@ def _entry(entry: Mapping[str, Any], number: int) -> Markup:
     )
 
 
-def _figure(entry: Mapping[str, Any], title: str, number: int) -> Markup:
+def _figure(entry: CrossingEntry, title: str, number: int) -> Markup:
     curves = entry["curves"]
     values = [
         value
@@ -80,7 +80,7 @@ def _figure(entry: Mapping[str, Any], title: str, number: int) -> Markup:
     ends = []
     for index, (name, curve) in enumerate(curves.items()):
         # The default binds this turn's curve; a closure would see the last one.
-        def path(key: str, curve: Mapping[str, Any] = curve) -> list[str]:
+        def path(key: str, curve: CurveFacts = curve) -> list[str]:
             return [f"{place_x(x):.1f} {place_y(y):.1f}" for x, y in zip(curve["grid"], curve[key])]
 
         # Along the upper edge and back along the lower one, as one closed path.
@@ -93,9 +93,7 @@ def _figure(entry: Mapping[str, Any], title: str, number: int) -> Markup:
                 '<g class="arm{}"><path class="band" d="M{}z"/><path class="front" d="M{}"/>{}</g>'
             ).format(index % 6, band, "L".join(path("fit")), marks)
         )
-        ends.append(
-            Point(arm_title({"name": name}), index, curve["grid"][-1], {"value": curve["fit"][-1]})
-        )
+        ends.append(Point(name_title(name), index, curve["grid"][-1], {"value": curve["fit"][-1]}))
     parts += draw_labels(ends, [], place_y)
     return Markup(
         '<svg class="plot" viewBox="0 0 {1} {2}" role="img" '

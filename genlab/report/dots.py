@@ -8,13 +8,14 @@ they bound what an arm can reach.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
+from genlab.evaluate.entries import ScoreEntry
 from genlab.report.answer import model_arms, primary_score
-from genlab.report.plot import extremes, linear_axis, marker
+from genlab.report.inputs import Scored
+from genlab.report.plot import extremes, linear_axis, marker, value_of
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_score, score_title, typeset
 
@@ -24,7 +25,7 @@ _TOP, _LINE = 34, 19
 _LONGEST_TITLE = 19  # letters that fit left of the panel
 
 
-def dot_plots(results: Mapping[str, Any]) -> Markup:
+def dot_plots(results: Scored) -> Markup:
     """Return the panels of all scores that some trained arm has; nothing if there are none."""
     names = list(
         dict.fromkeys(name for arm in model_arms(results) for name in arm.get("scores", {}))
@@ -45,18 +46,18 @@ def dot_plots(results: Mapping[str, Any]) -> Markup:
     return join(parts)
 
 
-def _panel(results: Mapping[str, Any], name: str, number: int) -> Markup:
+def _panel(results: Scored, name: str, number: int) -> Markup:
     indices = {arm["name"]: index for index, arm in enumerate(model_arms(results))}
     # Real audio and the floors first: they are the bounds that the arms are read against.
     rows = sorted(
         results["arms"], key=lambda arm: {"real": 0, "floor": 1}.get(arm.get("family", ""), 2)
     )
-    rows = [arm for arm in rows if _is_finite((arm.get("scores", {}).get(name) or {}).get("value"))]
+    rows = [arm for arm in rows if math.isfinite(value_of(arm.get("scores", {}).get(name)))]
     if not any(arm["name"] in indices for arm in rows):
         return Markup("")
     scores = [arm["scores"][name] for arm in rows]
     ticks, place = _axis(
-        [value for score in scores for value in (*extremes(score), score["value"], *_seeds(score))]
+        [value for score in scores for value in (*extremes(score), value_of(score), *_seeds(score))]
     )
     bottom = _TOP + _LINE * len(rows) + 2
     # A picture says nothing to a screen reader, so <desc> says all values.
@@ -107,13 +108,13 @@ def _grid(ticks: Sequence[float], place: Callable[[float], float], bottom: float
 
 def _row(
     title: str,
-    score: Mapping[str, Any],
+    score: ScoreEntry,
     index: int | None,
     place: Callable[[float], float],
     y: float,
 ) -> Markup:
     """Return one line: name, interval, single seeds, and the marker on top of them."""
-    x, (low, high) = place(score["value"]), map(place, extremes(score))
+    x, (low, high) = place(value_of(score)), map(place, extremes(score))
     shown = (
         title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 1].rstrip(' ,')}…"
     )
@@ -132,14 +133,11 @@ def _row(
     ).format(css, y + 4.5, shown, low, y, high, ends, rings, shape)
 
 
-def _seeds(score: Mapping[str, Any]) -> list[float]:
+def _seeds(score: ScoreEntry) -> list[float]:
     """Return the score of each training seed, if there are several."""
-    values = [value for value in score.get("by_seed") or [] if _is_finite(value)]
+    found = [value for value in score.get("by_seed") or [] if value is not None]
+    values = [value for value in found if math.isfinite(value)]
     return values if len(values) > 1 else []
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:

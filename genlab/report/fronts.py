@@ -6,13 +6,14 @@ cheaper setting of the same arm significantly beats, with the band of their inte
 settings are drawn small and faint.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
 from genlab.evaluate.domains import SPEECH
+from genlab.report.additions import FrontEntry
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Shown
 from genlab.report.plot import (
     HEIGHT,
     WIDTH,
@@ -35,7 +36,7 @@ COSTS = {
 }
 
 
-def fronts_section(results: Mapping[str, Any]) -> Markup:
+def fronts_section(results: Shown) -> Markup:
     """Return the panels and the table, or how to make them."""
     entries = results.get("pareto") or []
     if not entries:
@@ -57,8 +58,8 @@ def fronts_section(results: Mapping[str, Any]) -> Markup:
 
 
 def _panel(
-    entries: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Any],
+    entries: Sequence[FrontEntry],
+    results: Shown,
     name: str,
     cost: str,
     title: str,
@@ -84,8 +85,9 @@ def _panel(
         [value for point in points + beaten for value in extremes(point.score)]
     )
     x_ticks, place_x = log_axis([point.cost for point in points + beaten])
-    direction = points[0].score.get("direction", "lower")
-    y_title = f"{score_title(name)} {ARROWS.get(direction, '')} {points[0].score.get('unit', '')}"
+    facts = entries[0]["score"]
+    arrow = ARROWS.get(facts.get("direction", "lower"), "")
+    y_title = f"{score_title(name)} {arrow} {facts.get('unit', '')}"
     parts = [
         Markup('<title id="front-{0}t">{1} against {2}</title>').format(
             cost, score_title(name), title.lower()
@@ -97,39 +99,37 @@ def _panel(
     for point in beaten:
         parts.append(
             Markup('<g class="arm{} beaten">{}</g>').format(
-                point.index % 6,
-                marker(point.index, place_x(point.cost), place_y(point.score["value"]), 3.0),
+                point.number % 6,
+                marker(point.number, place_x(point.cost), place_y(point.value), 3.0),
             )
         )
     # One label per arm, at its best point: labels at all points would hide the points.
-    best = [
-        min(front, key=lambda point: point.score["value"]) for front in fronts.values() if front
-    ]
+    best = [min(front, key=lambda point: point.value) for front in fronts.values() if front]
     parts += draw_labels(best, [], place_y)
     return Markup(
         '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="front-{0}t">{3}</svg>'
     ).format(cost, WIDTH, HEIGHT, join(parts))
 
 
-def _front(front: Sequence[Point], place_x: Any, place_y: Any) -> list[Markup]:
+def _front(
+    front: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]
+) -> list[Markup]:
     if not front:
         return []
     low, high = zip(*(extremes(point.score) for point in front))
     xs = [place_x(point.cost) for point in front]
-    line = "L".join(f"{x:.1f} {place_y(point.score['value']):.1f}" for x, point in zip(xs, front))
+    line = "L".join(f"{x:.1f} {place_y(point.value):.1f}" for x, point in zip(xs, front))
     upper = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, high)]
     lower = [f"{x:.1f} {place_y(value):.1f}" for x, value in zip(xs, low)]
     band = "L".join([*upper, *reversed(lower)])
-    marks = join(
-        marker(point.index, x, place_y(point.score["value"]), 4.0) for x, point in zip(xs, front)
-    )
+    marks = join(marker(point.number, x, place_y(point.value), 4.0) for x, point in zip(xs, front))
     group = Markup(
         '<g class="arm{}"><path class="band" d="M{}z"/><path class="front" d="M{}"/>{}</g>'
     )
-    return [group.format(front[0].index % 6, band, line, marks)]
+    return [group.format(front[0].number % 6, band, line, marks)]
 
 
-def _table(entries: Sequence[Mapping[str, Any]], results: Mapping[str, Any], name: str) -> Markup:
+def _table(entries: Sequence[FrontEntry], results: Shown, name: str) -> Markup:
     titles = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
     head = ["Arm", "Setting", f"{score_title(name)}, validation", *COSTS.values(), "Beaten on"]
     rows = []

@@ -6,7 +6,7 @@ fields stay readable. Those who write these files build values of the same types
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, cast
+from typing import Annotated, Any, Literal, NotRequired
 
 import pydantic
 from pydantic import AfterValidator, Field
@@ -23,6 +23,7 @@ from genlab.evaluate.entries import (
     ScoreEntry,
 )
 from genlab.evaluate.table import known_metric
+from genlab.report.additions import Additions
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
@@ -140,18 +141,9 @@ def _check_differences(entries: list[DifferenceEntry]) -> list[DifferenceEntry]:
 Audit = Annotated[dict[str, AuditEntry], AfterValidator(_check_audit)]
 
 
-@pydantic.with_config(OPEN)
-class Results(TypedDict):
-    """What several finished comparisons are put together from."""
-
+class _Shared(TypedDict):
     arms: Annotated[list[Row], Field(min_length=1)]
     differences: NotRequired[Annotated[list[DifferenceEntry], AfterValidator(_check_differences)]]
-    controls: NotRequired[list[ControlEntry]]
-    mode: NotRequired[str]
-    question: NotRequired[str]
-    comparison_key: NotRequired[str]
-    wall_s: NotRequired[Amount]
-    peak_rss_bytes: NotRequired[Count]
     name: NotRequired[str]
     command: NotRequired[str]
     commit: NotRequired[str]
@@ -166,7 +158,19 @@ class Results(TypedDict):
 
 
 @pydantic.with_config(OPEN)
-class WholeResults(Results):
+class Results(_Shared):
+    """What several finished comparisons are put together from."""
+
+    controls: NotRequired[list[ControlEntry]]
+    mode: NotRequired[str]
+    question: NotRequired[str]
+    comparison_key: NotRequired[str]
+    wall_s: NotRequired[Amount]
+    peak_rss_bytes: NotRequired[Count]
+
+
+@pydantic.with_config(OPEN)
+class WholeResults(_Shared):
     """results.json, whole: what the tables and the report of one comparison need."""
 
     schema: Literal[1]
@@ -176,6 +180,14 @@ class WholeResults(Results):
     controls: list[ControlEntry]
     wall_s: Amount
     peak_rss_bytes: Count
+
+
+class Shown(WholeResults, Additions):
+    """What a report is made of: results.json, and what other commands left beside it."""
+
+
+Scored = Results | WholeResults
+"""What holds the scores of arms."""
 
 
 def _check_whole(results: WholeResults) -> WholeResults:
@@ -216,28 +228,29 @@ class Ledger(TypedDict):
     digest: NotRequired[str]
 
 
-def read_results(run_dir: Path) -> dict[str, Any] | None:
+def read_results(run_dir: Path) -> WholeResults | None:
     """Return results.json of a run directory, None if there is none.
 
     Raises:
         DamagedError: if it is damaged; so do the others below.
     """
     kind: Any = Annotated[WholeResults, AfterValidator(_check_whole)]
-    return cast("dict[str, Any] | None", read_stored(run_dir / "results.json", kind, fix=_AGAIN))
+    return read_stored(run_dir / "results.json", kind, fix=_AGAIN)
 
 
-def read_scores(run_dir: Path) -> dict[str, Any] | None:
+def read_scores(run_dir: Path) -> Results | None:
     """Return results.json for its arms, scores and differences alone, None if there is none."""
-    return cast("dict[str, Any] | None", read_stored(run_dir / "results.json", Results, fix=_AGAIN))
+    return read_stored(run_dir / "results.json", Results, fix=_AGAIN)
 
 
-def read_ledger(run_dir: Path) -> dict[str, Any] | None:
+def read_ledger(run_dir: Path) -> Ledger | None:
     """Return ledger.json of a run directory, None if there is none."""
     fix = "delete it and results.json, and the same `genlab compare` writes both again"
-    return cast("dict[str, Any] | None", read_stored(run_dir / "ledger.json", Ledger, fix=fix))
+    return read_stored(run_dir / "ledger.json", Ledger, fix=fix)
 
 
-def read_audit(path: Path) -> dict[str, Any] | None:
+def read_audit(path: Path) -> dict[str, AuditEntry] | None:
     """Return the audit at `path`, None if there is none."""
     fix = "delete it, and `genlab evaluate CONFIG --audit` makes it again"
-    return cast("dict[str, Any] | None", read_stored(path, cast("type[Any]", Audit), fix=fix))
+    kind: Any = Audit
+    return read_stored(path, kind, fix=fix)

@@ -5,19 +5,20 @@ In: listening.json as a dict. Out: rows of text (a head first) for the terminal 
 `Markup`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from markupsafe import Markup
 
+from genlab.report.additions import Listening, Preferences, PreferredPair, RatedPair, Ratings
 from genlab.report.tables import join, plain_table, split_head
-from genlab.report.text import MISSING, format_interval
+from genlab.report.text import MISSING, format_interval, interval_of
+from genlab.statistics.bootstrap import Ends
 
 _ANCHOR = "low_anchor"  # of listen/key.py, which reads this package
-_TITLES = {"mushra": "rating", "ab": "pairs"}
+_TITLES: dict[Literal["mushra", "ab"], str] = {"mushra": "rating", "ab": "pairs"}
 
 
-def listening_section(merged: Mapping[str, Any]) -> Markup:
+def listening_section(merged: Listening | None) -> Markup:
     """Return the tables and what they settle, or how to ask listeners."""
     if not merged:
         return Markup(
@@ -36,19 +37,19 @@ def listening_section(merged: Mapping[str, Any]) -> Markup:
     ).format(" ".join(counted(merged)), tables, verdicts)
 
 
-def listening_tables(merged: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+def listening_tables(merged: Listening) -> list[tuple[str, list[list[str]]]]:
     """Return each table with its name."""
     found = []
-    if "mushra" in merged:
-        found.append(("Ratings", _rating_rows(merged)))
-        if merged["mushra"]["pairs"]:
-            found.append(("Differences of ratings", _difference_rows(merged)))
-    if "ab" in merged:
-        found.append(("Preferences", _preference_rows(merged)))
+    if (ratings := merged.get("mushra")) is not None:
+        found.append(("Ratings", _rating_rows(ratings, merged["reference"])))
+        if ratings["pairs"]:
+            found.append(("Differences of ratings", _difference_rows(ratings)))
+    if (preferences := merged.get("ab")) is not None:
+        found.append(("Preferences", _preference_rows(preferences)))
     return found
 
 
-def counted(merged: Mapping[str, Any]) -> list[str]:
+def counted(merged: Listening) -> list[str]:
     """Return who counts and who does not."""
     listeners = merged["listeners"]
     return [
@@ -63,13 +64,13 @@ def counted(merged: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def verdicts_of(merged: Mapping[str, Any]) -> list[str]:
+def verdicts_of(merged: Listening) -> list[str]:
     """Return what each test settles."""
     counts, needed = merged["listeners"]["counted"], merged["listeners"]["needed"]
     found = []
     for test, title in _TITLES.items():
-        if test in merged:
-            winner = merged[test]["winner"]
+        if (result := merged.get(test)) is not None:
+            winner = result["winner"]
             if counts < needed:
                 text = f"insufficient listeners: {counts} of at least {needed}; no winner is named"
             elif winner:
@@ -80,42 +81,32 @@ def verdicts_of(merged: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _rating_rows(merged: Mapping[str, Any]) -> list[list[str]]:
-    notes = {merged["reference"]: "hidden reference", _ANCHOR: "3.5 kHz low-pass"}
-    rows = sorted(merged["mushra"]["rows"], key=lambda row: -(row["mean"] or 0.0))
-    body = [
-        [row["row"], format_interval({**row, "value": row["mean"]}), notes.get(row["row"], "")]
-        for row in rows
-    ]
+def _rating_rows(ratings: Ratings, reference: str) -> list[list[str]]:
+    notes = {reference: "hidden reference", _ANCHOR: "3.5 kHz low-pass"}
+    body = []
+    for row in sorted(ratings["rows"], key=lambda row: -(row["mean"] or 0.0)):
+        rating: Ends = {"value": row["mean"], "low": row["low"], "high": row["high"]}
+        body.append([row["row"], format_interval(rating), notes.get(row["row"], "")])
     return [["row", "rating, 0 to 100", "what it is"], *body]
 
 
-def _difference_rows(merged: Mapping[str, Any]) -> list[list[str]]:
+def _difference_rows(ratings: Ratings) -> list[list[str]]:
     body = [
-        [
-            f"{pair['a']} - {pair['b']}",
-            format_interval({**pair, "value": pair["difference"]}),
-            *_outcome(pair),
-        ]
-        for pair in merged["mushra"]["pairs"]
+        [f"{pair['a']} - {pair['b']}", format_interval(interval_of(pair)), *_outcome(pair)]
+        for pair in ratings["pairs"]
     ]
     return [["pair", "difference", "p (Holm)", "better"], *body]
 
 
-def _preference_rows(merged: Mapping[str, Any]) -> list[list[str]]:
-    body = [
-        [
-            f"{pair['a']} : {pair['b']}",
-            str(pair["prefer_a"]),
-            str(pair["prefer_b"]),
-            str(pair["ties"]),
-            format_interval({**pair, "value": pair["share_a"]}),
-            *_outcome(pair),
-        ]
-        for pair in merged["ab"]["pairs"]
-    ]
+def _preference_rows(preferences: Preferences) -> list[list[str]]:
+    body = []
+    for pair in preferences["pairs"]:
+        share: Ends = {"value": pair["share_a"], "low": pair["low"], "high": pair["high"]}
+        counts = [str(count) for count in (pair["prefer_a"], pair["prefer_b"], pair["ties"])]
+        names = f"{pair['a']} : {pair['b']}"
+        body.append([names, *counts, format_interval(share), *_outcome(pair)])
     return [["pair", "first", "second", "ties", "share of first", "p (Holm)", "better"], *body]
 
 
-def _outcome(pair: Mapping[str, Any]) -> list[str]:
+def _outcome(pair: RatedPair | PreferredPair) -> list[str]:
     return [f"{pair['p_holm']:.3f}", pair["better"] or MISSING]

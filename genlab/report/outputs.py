@@ -17,12 +17,11 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from genlab.config import ConfigError, GenlabError, digest
 from genlab.experiment import Comparison
 from genlab.machine import hosts
-from genlab.report.inputs import Ledger, read_ledger, read_scores
+from genlab.report.inputs import Ledger, Results, WholeResults, read_ledger, read_scores
 from genlab.report.inputs import read_results as read_whole
 from genlab.run.files import read_json, write_json
 from genlab.run.status import check_held
@@ -33,7 +32,7 @@ SCORED = ("results.json", "ledger.json")
 RENDERED = ("report.html", "report.md", "scores.csv")
 
 
-def open_stage(run_dir: Path, config: Mapping[str, Any], *, keep: bool = False) -> Path:
+def open_stage(run_dir: Path, config: Mapping[str, object], *, keep: bool = False) -> Path:
     """Return the directory for new outputs; with `keep`, what was made for the same config."""
     staged = run_dir / STAGE
     is_wanted = keep and read_json(staged / "config.json") == config
@@ -44,7 +43,7 @@ def open_stage(run_dir: Path, config: Mapping[str, Any], *, keep: bool = False) 
     return staged
 
 
-def seal(results: dict[str, Any], ledger: Ledger) -> None:
+def seal(results: WholeResults, ledger: Ledger) -> None:
     """Give results and ledger the digest by which they are known to belong together."""
     results.pop("digest", None)
     ledger.pop("digest", None)
@@ -139,7 +138,7 @@ def find_wrong(run_dir: Path) -> list[str]:
     return wrong if manifest is not None else [MANIFEST]
 
 
-def read_results(run_dir: Path) -> dict[str, Any]:
+def read_results(run_dir: Path) -> Results:
     """Return results.json.
 
     Raises:
@@ -159,7 +158,7 @@ def read_results(run_dir: Path) -> dict[str, Any]:
     return results
 
 
-def read_outputs(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_outputs(run_dir: Path) -> tuple[WholeResults, Ledger]:
     """Return results.json and ledger.json, as `read_results` does, of a run that has both."""
     read_results(run_dir)
     results, ledger = read_whole(run_dir), read_ledger(run_dir)
@@ -168,7 +167,7 @@ def read_outputs(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return results, ledger
 
 
-def _files(manifest: Any) -> list[tuple[str, str]]:
+def _files(manifest: object) -> list[tuple[str, str]]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
     return list(files.items()) if isinstance(files, dict) else [(MANIFEST, "")]  # damaged
 

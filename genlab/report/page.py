@@ -17,12 +17,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
+from genlab.report.additions import Tuning
 from genlab.report.answer import (
     MIN_SEEDS,
     Answer,
@@ -36,6 +36,7 @@ from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
 from genlab.report.dots import dot_plots
 from genlab.report.fronts import fronts_section
+from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import listening_section
 from genlab.report.plot import cost_plots
 from genlab.report.tables import (
@@ -82,8 +83,8 @@ _VALIDITIES = {
 
 def write_report(
     run_dir: Path,
-    results: Mapping[str, Any],
-    ledger: Mapping[str, Any],
+    results: Shown,
+    ledger: Ledger,
     clips: Sequence[PromptRow],
     *,
     num_prompts: int | None = None,
@@ -118,8 +119,8 @@ def write_report(
 
 
 def render_page(
-    results: Mapping[str, Any],
-    ledger: Mapping[str, Any],
+    results: Shown,
+    ledger: Ledger,
     clips: Sequence[PromptRow],
     config: str = "",
     *,
@@ -160,7 +161,7 @@ def render_page(
     )
 
 
-def write_tuning_page(path: Path, tuning: Mapping[str, Any]) -> None:
+def write_tuning_page(path: Path, tuning: Tuning) -> None:
     """Write the page of a tuning by itself, before anything is compared with it."""
     sections = {"Equal trials for every arm": tuning_section(tuning)}
     write_page(path, "genlab tuning", f"Tuning: {tuning['name']}", sections)
@@ -194,9 +195,7 @@ def _document(title: str, skip: Markup, body: Markup) -> Markup:
     ).format(policy, title, Markup(style), skip, body, Markup(script))
 
 
-def _head(
-    question: str, answer: Answer, results: Mapping[str, Any], ledger: Mapping[str, Any]
-) -> Markup:
+def _head(question: str, answer: Answer, results: Shown, ledger: Ledger) -> Markup:
     counts = [
         f"{number} {status}"
         for status in STATUS_MEANINGS
@@ -243,7 +242,7 @@ def _head(
     )
 
 
-def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
+def _ledger(ledger: Ledger, results: Shown) -> Markup:
     stamp = _stamp(ledger)
     meaning = {
         "controlled": (
@@ -261,7 +260,7 @@ def _ledger(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
     return badge + ledger_table(ledger, results) + Markup('<ul class="key">{}</ul>').format(keys)
 
 
-def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
+def _scores(results: Shown, answer: Answer) -> Markup:
     name = primary_score(results)
     lead = Markup(
         '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. '
@@ -296,7 +295,7 @@ def _scores(results: Mapping[str, Any], answer: Answer) -> Markup:
     )
 
 
-def _controls(results: Mapping[str, Any]) -> Markup:
+def _controls(results: Shown) -> Markup:
     if not results.get("controls"):
         return Markup(
             "<p>No control was run: the scores do not show that the arms follow their prompts.</p>"
@@ -311,9 +310,7 @@ def _controls(results: Mapping[str, Any]) -> Markup:
     ) + control_table(results)
 
 
-def _listen(
-    clips: Sequence[PromptRow], results: Mapping[str, Any], num_prompts: int | None
-) -> Markup:
+def _listen(clips: Sequence[PromptRow], results: Shown, num_prompts: int | None) -> Markup:
     heard = _made(results, "listening")
     if not clips:
         return heard + Markup("<p>This run kept no clips.</p>")
@@ -352,20 +349,20 @@ def _count_prompts(shown: int, total: int) -> str:
 
 
 # What other commands add to the page. Without data each says which command makes it.
-_ADDITIONS: dict[str, Callable[[Mapping[str, Any]], Markup]] = {
+_ADDITIONS: dict[str, Callable[[Shown], Markup]] = {
     "pareto": fronts_section,
     "crossover": lambda results: crossings_section(results.get("crossover") or []),
     "audit": audit_table,
-    "tuning": lambda results: tuning_section(results.get("tuning") or {}),
-    "listening": lambda results: listening_section(results.get("listening") or {}),
+    "tuning": lambda results: tuning_section(results.get("tuning")),
+    "listening": lambda results: listening_section(results.get("listening")),
 }
 
 
-def _made(results: Mapping[str, Any], name: str) -> Markup:
+def _made(results: Shown, name: str) -> Markup:
     return _ADDITIONS[name](results) if results.get(name) else Markup("")
 
 
-def _not_made(results: Mapping[str, Any]) -> Markup:
+def _not_made(results: Shown) -> Markup:
     """Return what else this page could show, and the commands that make it."""
     missing = [make(results) for name, make in _ADDITIONS.items() if not results.get(name)]
     return (
@@ -373,7 +370,7 @@ def _not_made(results: Mapping[str, Any]) -> Markup:
     )
 
 
-def _method(results: Mapping[str, Any]) -> Markup:
+def _method(results: Shown) -> Markup:
     mode = str(results.get("mode", ""))
     seeds = sorted(
         {
@@ -408,15 +405,15 @@ def _method(results: Mapping[str, Any]) -> Markup:
     )
 
 
-def _reproduce(results: Mapping[str, Any], config: str) -> Markup:
+def _reproduce(results: Shown, config: str) -> Markup:
     parts = [
         Markup("<pre><code>{}</code></pre>").format(
             results.get("command") or "genlab compare config.json"
         )
     ]
     versions = dict(results.get("versions", {}))
-    if results.get("commit"):
-        versions = {"commit": results["commit"], **versions}
+    if commit := results.get("commit"):
+        versions = {"commit": commit, **versions}
     if results.get("wall_s"):
         versions["wall time of the run"] = format_seconds(results["wall_s"])
     if results.get("peak_rss_bytes"):
@@ -450,7 +447,7 @@ def _badge(is_good: bool, text: str) -> Markup:
     return Markup('<span class="badge {}">{}</span>').format("good" if is_good else "bad", text)
 
 
-def _stamp(ledger: Mapping[str, Any]) -> str:
+def _stamp(ledger: Ledger) -> str:
     # A ledger without a stamp proves nothing.
     return "controlled" if ledger.get("stamp") == "controlled" else "uncontrolled"
 

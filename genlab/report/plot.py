@@ -7,14 +7,17 @@ sheet, so it follows the light and dark schemes.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from markupsafe import Markup
 
+from genlab.evaluate.entries import ScoreEntry
 from genlab.report.answer import model_arms, primary_score
+from genlab.report.inputs import Row, Scored
 from genlab.report.tables import ARROWS, join, wall_per_second
 from genlab.report.text import arm_title, format_interval, score_title, typeset
+from genlab.statistics.bootstrap import Ends
 
 WIDTH, HEIGHT = 460, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 302, 28, 252
@@ -22,20 +25,31 @@ _LINE_HEIGHT = 16.0
 
 
 class Point(NamedTuple):
-    """One value against one cost; `index` chooses the colour and the marker of its arm."""
+    """One value against one cost; `number` chooses the colour and the marker of its arm."""
 
     title: str
-    index: int
+    number: int
     cost: float
-    score: Mapping[str, Any]
+    score: Ends
+
+    @property
+    def value(self) -> float:
+        """Where it lies, NaN if it has no value."""
+        return value_of(self.score)
 
 
-def cost_plots(results: Mapping[str, Any]) -> Markup:
+def value_of(score: Ends | None) -> float:
+    """Return the value of a score, NaN if it is not defined or there is no score."""
+    value = None if score is None else score["value"]
+    return math.nan if value is None else value
+
+
+def cost_plots(results: Scored) -> Markup:
     """Return the panels that have at least one point."""
     name = primary_score(results)
     if name is None:
         return Markup("")
-    costs: list[tuple[str, Callable[[Mapping[str, Any]], float | None]]] = [
+    costs: list[tuple[str, Callable[[Row], float | None]]] = [
         ("Sampling time per second of audio, s", wall_per_second),
         ("Sequential network calls per clip", lambda arm: arm.get("network_calls")),
     ]
@@ -47,33 +61,35 @@ def cost_plots(results: Mapping[str, Any]) -> Markup:
 
 
 def _panel(
-    results: Mapping[str, Any],
+    results: Scored,
     name: str,
     x_title: str,
-    find_cost: Callable[[Mapping[str, Any]], float | None],
+    find_cost: Callable[[Row], float | None],
     number: int,
 ) -> Markup:
-    points = []
+    points: list[Point] = []
+    facts: ScoreEntry | None = None  # unit and direction, those of the first point
     for index, arm in enumerate(model_arms(results)):
-        score = arm.get("scores", {}).get(name) or {}
-        cost = find_cost(arm)
         # A log axis has no place for zero, and an unmeasured cost is no point.
-        if score.get("value") is not None and cost and math.isfinite(cost):
+        score, cost = arm.get("scores", {}).get(name), find_cost(arm)
+        if score and score["value"] is not None and cost and math.isfinite(cost):
             points.append(Point(arm_title(arm), index, float(cost), score))
-    if not points:
+            facts = facts or score
+    if facts is None:
         return Markup("")
     levels = [
-        (arm_title(arm).replace("Codec floor", "Floor"), arm["scores"][name]["value"])
+        (arm_title(arm).replace("Codec floor", "Floor"), value)
         for arm in results["arms"]
         if arm.get("family") in ("real", "floor")
-        and (arm.get("scores", {}).get(name) or {}).get("value") is not None
+        and (score := arm.get("scores", {}).get(name)) is not None
+        and (value := score["value"]) is not None
     ]
     y_ticks, place_y = linear_axis(
         [value for point in points for value in extremes(point.score)] + [y for _, y in levels]
     )
     x_ticks, place_x = log_axis([point.cost for point in points])
-    direction = points[0].score.get("direction", "")
-    y_title = f"{score_title(name)} {ARROWS.get(direction, '')} {points[0].score.get('unit', '')}"
+    arrow = ARROWS.get(facts.get("direction", ""), "")
+    y_title = f"{score_title(name)} {arrow} {facts.get('unit', '')}"
     told = "; ".join(f"{p.title}: {format_interval(p.score)} at {p.cost:.3g}" for p in points)
     parts = [
         Markup(
@@ -143,12 +159,12 @@ def _points(
     drawn = []
     for point in points:
         x = place_x(point.cost)
-        y = place_y(point.score["value"])
+        y = place_y(point.value)
         low_y, high_y = (place_y(value) for value in extremes(point.score))
         ends = join(Markup("M{:.1f} {:.1f}h8").format(x - 4, end_y) for end_y in (low_y, high_y))
         drawn.append(
             Markup('<g class="arm{}"><path class="bar" d="M{:.1f} {:.1f}V{:.1f}{}"/>{}</g>').format(
-                point.index % 6, x, low_y, high_y, ends, marker(point.index, x, y)
+                point.number % 6, x, low_y, high_y, ends, marker(point.number, x, y)
             )
         )
     return drawn
@@ -160,7 +176,7 @@ def draw_labels(
     """Return the names in the right margin, near the height of what they name, where they can hide
     no data.
     """
-    named = [(place_y(point.score["value"]), point.title, point.index) for point in points]
+    named = [(place_y(point.value), point.title, point.number) for point in points]
     named += [(place_y(value), title, -1) for title, value in levels]
     named.sort()
     drawn = []
@@ -206,10 +222,11 @@ def marker(index: int, x: float, y: float, size: float = 5.0) -> Markup:
     return Markup('<path class="marker" d="{}"/>').format(path)
 
 
-def extremes(score: Mapping[str, Any]) -> tuple[float, float]:
+def extremes(score: Ends) -> tuple[float, float]:
     """Return the ends of a score's interval, or the score itself."""
     low, high = score.get("low"), score.get("high")
-    return (score["value"] if low is None else low, score["value"] if high is None else high)
+    value = value_of(score)
+    return (value if low is None else low, value if high is None else high)
 
 
 def linear_axis(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import JsonValue
 
 from genlab import __version__
 from genlab.arms import ArmRun, by_name, find_run_dir
@@ -30,9 +31,10 @@ from genlab.experiment import Comparison
 from genlab.material import FLOORS, Material, floor_waves
 from genlab.preflight import deciding_score
 from genlab.report import PromptRow, write_report
+from genlab.report.additions import made_beside
 from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
-from genlab.report.inputs import Row, WholeResults
+from genlab.report.inputs import Ledger, Row, Shown, WholeResults
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
@@ -40,6 +42,7 @@ from genlab.statistics.bootstrap import finite_or_none
 from genlab.watch.mel import mel_png
 from genlab.watch.tensorboard import (
     ClipNote,
+    Kind,
     RunWriter,
     is_loss_tag,
     level_steps,
@@ -145,8 +148,8 @@ def show(
     config: Comparison,
     material: Material,
     heard: Mapping[str, Sampled],
-    results: Mapping[str, Any],
-    ledger: Mapping[str, Any],
+    scored: WholeResults,
+    ledger: Ledger,
     out: Path,
     pages: Path,
 ) -> None:
@@ -154,13 +157,15 @@ def show(
 
     `heard`: by arm, what it sampled on its first training seed.
     """
+    results: Shown = {**scored, **made_beside(out)}
     seed = config.seeds[0]
     rate = material.codec.wave_rate_hz
     shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
-    kinds: dict[str, Any] = {"real": "reference", **{name: name for name in FLOORS}}
+    kinds: dict[str, Kind] = {"real": "reference", **{name: name for name in FLOORS}}
     shown |= {name: sampled.waves for name, sampled in heard.items()}
     entries = _entries_of(results, shown, out)
-    last_step = max(entries[name]["steps"] for name in heard)
+    steps = {name: entry.get("steps", 0) for name, entry in entries.items()}
+    last_step = max(steps[name] for name in heard)
     for name, waves in shown.items():
         log_dir = find_run_dir(out, name, seed) if name in heard else out / "floors" / name
         with RunWriter(log_dir, attempt="samples") as writer:
@@ -171,32 +176,32 @@ def show(
                     sampler, calls = config.arms[name].sampler, heard[name].network_calls
                     drawn = (seed, calls, guidance_of(sampler), sampler.kind)
                     note = ClipNote(prompt.text, prompt.speaker, *drawn)
-                writer.audio(tag, [wave], rate, [note.markdown()], step=entries[name]["steps"])
+                writer.audio(tag, [wave], rate, [note.markdown()], step=steps[name])
                 longest_s = max(len(other[number]) for other in shown.values()) / rate
                 writer.picture(
                     mel_tag(tag),
                     mel_png(wave, rate, extent_s=longest_s),
-                    step=entries[name]["steps"],
+                    step=steps[name],
                 )
-            for step in level_steps(entries[name]["steps"], last_step):
+            for step in level_steps(steps[name], last_step):
                 writer.scores(step, entries[name]["scores"])
             if name in heard:
                 cost = {
                     f"cost/sampling_{key}": value
-                    for key, value in entries[name]["sampling"].items()
+                    for key, value in _sampling_of(entries[name]).items()
                 }
-                cost["cost/train_flops"] = entries[name]["train_flops"]
-                for step in level_steps(entries[name]["steps"], last_step):
+                cost["cost/train_flops"] = entries[name].get("train_flops", 0.0)
+                for step in level_steps(steps[name], last_step):
                     writer.scalars(step, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
     _write_overview(config, material, heard, results, ledger, out)
-    scored = {
+    rows_of = {
         # New scores lie beside the new reports; without them the reports are of the old ones.
         name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
         for name in shown
     }
     leading = [primary_score(results) or "", *config.data.domain.leading]
-    rows = _prompt_rows(material, shown, heard, leading, seed, scored)
+    rows = _prompt_rows(material, shown, heard, leading, seed, rows_of)
     curves = {
         name: [
             read_curves(find_run_dir(out, name, run_seed), is_loss_tag) for run_seed in config.seeds
@@ -259,7 +264,7 @@ def _marks(
     ]
 
 
-def _entries_of(results: Mapping[str, Any], names: Iterable[str], out: Path) -> dict[str, Any]:
+def _entries_of(results: Shown, names: Iterable[str], out: Path) -> dict[str, Row]:
     """Return the entry of every row that is shown; results.json may have been edited since it was
     written.
     """
@@ -278,8 +283,8 @@ def _write_overview(
     config: Comparison,
     material: Material,
     heard: Mapping[str, Sampled],
-    results: Mapping[str, Any],
-    ledger: Mapping[str, Any],
+    results: Shown,
+    ledger: Ledger,
     out: Path,
 ) -> None:
     """Write what TensorBoard shows of all arms together: charts, the head of the HParams table, and
@@ -293,7 +298,7 @@ def _write_overview(
     ]
     scores = [f"score/{name}" for name in dict.fromkeys([*first, *found])]
     costs = dict.fromkeys(
-        f"cost/sampling_{name}" for name in heard for name in entries[name]["sampling"]
+        f"cost/sampling_{name}" for name in heard for name in _sampling_of(entries[name])
     )
     rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
     with RunWriter(out, attempt="layout") as writer:
@@ -415,12 +420,19 @@ def _in_order(row: RowResult, leading: Sequence[str]) -> dict[str, ScoreEntry]:
     }
 
 
-def _hparams(config: Comparison, entry: Mapping[str, Any]) -> dict[str, Any]:
-    run = config.run(entry["name"], config.seeds[0], entry["steps"])
+def _sampling_of(entry: Row) -> dict[str, float]:
+    """Return what sampling cost, by what was measured."""
+    found = entry.get("sampling", {}).items()
+    return {name: value for name, value in found if isinstance(value, int | float)}
+
+
+def _hparams(config: Comparison, entry: Row) -> dict[str, JsonValue]:
+    steps = entry.get("steps", 0)
+    run = config.run(entry["name"], config.seeds[0], steps)
     return {
         "family": entry["family"],
-        "params": entry["params"],
-        "steps": entry["steps"],
+        "params": entry.get("params"),
+        "steps": steps,
         "width": config.backbone.width,
         "layers": config.backbone.layers,
         "batch_size": config.batch_size,

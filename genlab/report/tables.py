@@ -6,11 +6,14 @@ tables are in a focusable region that scrolls sideways.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from markupsafe import Markup
+from pydantic import JsonValue
 
+from genlab.evaluate.entries import DifferenceEntry
 from genlab.report.answer import Answer, control_status, failed_controls, model_arms, primary_score
+from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import (
     AT_MOST,
     MINUS,
@@ -22,6 +25,7 @@ from genlab.report.text import (
     format_quantity,
     format_seconds,
     format_value,
+    interval_of,
     power_cells,
     power_columns,
     score_title,
@@ -38,7 +42,18 @@ STATUS_MEANINGS = {
 }
 
 
-def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Markup:
+class Usual(TypedDict, total=False):
+    """What most rows of one score have; cells name only what is unlike it."""
+
+    n: int | None
+    validity: str
+    unit: str
+    direction: str
+    decimals: int | None
+    """Of the whole column."""
+
+
+def ledger_table(ledger: Ledger, results: Scored) -> Markup:
     """Return one row per item: its status, the value in every arm
     (once if all agree), and a note.
     """
@@ -70,7 +85,7 @@ def ledger_table(ledger: Mapping[str, Any], results: Mapping[str, Any]) -> Marku
     return _table("Ledger", head, rows, css="ledger")
 
 
-def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
+def score_table(results: Scored, answer: Answer) -> Markup:
     """Return one row per score and one column per arm; what bounds them, floors and real audio,
     comes last.
     """
@@ -95,15 +110,15 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
     rows = []
     for name in names:
         usual, doubt = _usual(arms, name), distrust(results, name)
-        cells = [_score_cell(arm, name, {**usual, "doubt": doubt}, results, answer) for arm in arms]
+        cells = [_score_cell(arm, name, usual, doubt, results, answer) for arm in arms]
         rows.append(Markup("<tr>{}{}</tr>").format(_score_head(name, usual, doubt), join(cells)))
     head = join(heads)
     # Arms with the same note share one footnote.
     notes: dict[tuple[str, str], list[str]] = {}
     for arm in arms:
         for name, score in arm.get("scores", {}).items():
-            if score.get("note"):
-                notes.setdefault((score_title(name), str(score["note"])), []).append(arm_title(arm))
+            if note := score.get("note"):
+                notes.setdefault((score_title(name), note), []).append(arm_title(arm))
     items = [
         Markup("<li><b>{}</b>, {}: {}</li>").format(
             title, "every row" if len(titles) == len(arms) else "; ".join(titles), note
@@ -114,7 +129,7 @@ def score_table(results: Mapping[str, Any], answer: Answer) -> Markup:
     return _table("Scores", Markup("<tr>{}</tr>").format(head), rows, css="scores") + footnotes
 
 
-def cost_table(results: Mapping[str, Any]) -> Markup:
+def cost_table(results: Scored) -> Markup:
     """Return what each trained arm cost to train and to sample."""
     arms = model_arms(results)
     lines: list[tuple[str, list[str]]] = [
@@ -152,7 +167,7 @@ def cost_table(results: Mapping[str, Any]) -> Markup:
     return _table("Cost", head, rows, css="cost")
 
 
-def difference_table(results: Mapping[str, Any]) -> Markup:
+def difference_table(results: Scored) -> Markup:
     """Return the paired differences of the primary score, or nothing if there are none."""
     name = primary_score(results)
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
@@ -169,7 +184,7 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
             '<tr><th scope="row">{} {} {}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>'
         ).format(
             *_pair(item, titles),
-            format_interval({**item, "value": item["difference"]}),
+            format_interval(interval_of(item)),
             _p_value(item.get("p_holm")),
             "yes" if item.get("better") else "no",
             _equivalence(item),
@@ -189,21 +204,20 @@ def difference_table(results: Mapping[str, Any]) -> Markup:
     )
 
 
-def _pair(item: Mapping[str, Any], titles: Mapping[str, str]) -> tuple[str, str, str]:
+def _pair(item: DifferenceEntry, titles: Mapping[str, str]) -> tuple[str, str, str]:
     return titles[item["a"]], MINUS, titles.get(item["b"], item["b"])
 
 
-def _equivalence(item: Mapping[str, Any]) -> str:
-    if item.get("margin") is None:
+def _equivalence(item: DifferenceEntry) -> str:
+    margin = item.get("margin")
+    if margin is None:
         return "no margin declared"
-    return f"{'yes' if item.get('equivalent') else 'not shown'}, within {item['margin']:g}"
+    return f"{'yes' if item.get('equivalent') else 'not shown'}, within {margin:g}"
 
 
-def _power_table(
-    name: str, found: Sequence[Mapping[str, Any]], titles: Mapping[str, str]
-) -> Markup:
+def _power_table(name: str, found: Sequence[DifferenceEntry], titles: Mapping[str, str]) -> Markup:
     """Return what it takes to see a difference, for the pairs whose variances are known."""
-    planned = [(item, item["plan"]) for item in found if item.get("plan")]
+    planned = [(item, plan) for item in found if (plan := item.get("plan"))]
     if not planned:
         return Markup("")
     rows = [
@@ -221,7 +235,7 @@ def _power_table(
     return _table("Power", _row(head, "th", 'scope="col"'), rows, css="power") + note
 
 
-def control_table(results: Mapping[str, Any]) -> Markup:
+def control_table(results: Scored) -> Markup:
     """Return the controls, each passed, failed or not applicable."""
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
     rows = []
@@ -237,7 +251,7 @@ def control_table(results: Mapping[str, Any]) -> Markup:
                 titles.get(item["arm"], item["arm"]),
                 str(item["control"]).replace("_", " "),
                 score_title(item["score"]),
-                format_interval({**item, "value": item.get("difference")}),
+                format_interval(interval_of(item)),
                 css,
                 status,
                 str(item.get("reason") or ""),
@@ -249,13 +263,15 @@ def control_table(results: Mapping[str, Any]) -> Markup:
     return _table("Controls", head, rows, css="controls")
 
 
-def wall_per_second(arm: Mapping[str, Any]) -> float | None:
+def wall_per_second(arm: Row) -> float | None:
     """Return the seconds it takes to sample one second of audio."""
     wall_s, audio_s = _sampling(arm, "wall_s"), _sampling(arm, "audio_s")
     return wall_s / audio_s if wall_s and audio_s else None
 
 
-def plain_table(label: str, head: Sequence[str], rows: Iterable[Sequence[Any]], css: str) -> Markup:
+def plain_table(
+    label: str, head: Sequence[str], rows: Iterable[Sequence[object]], css: str
+) -> Markup:
     """Return a table in a region that scrolls sideways; the first cell of a row is its head."""
     body = (
         Markup('<tr><th scope="row">{}</th>{}</tr>').format(
@@ -271,17 +287,17 @@ def split_head(rows: Sequence[list[str]]) -> tuple[list[str], list[list[str]]]:
     return [title[:1].upper() + title[1:] for title in rows[0]], list(rows[1:])
 
 
-def join(parts: Iterable[Any]) -> Markup:
+def join(parts: Iterable[str]) -> Markup:
     """Join parts; plain strings among them are escaped."""
     return Markup("").join(parts)
 
 
-def _score_head(name: str, usual: Mapping[str, Any], doubt: str) -> Markup:
+def _score_head(name: str, usual: Usual, doubt: str) -> Markup:
     direction = str(usual.get("direction", ""))
     arrow = ARROWS.get(direction, "")
     facts = [str(usual.get("unit", ""))]
     if usual.get("validity") not in (None, "metric"):
-        facts.append(str(usual["validity"]))
+        facts.append(str(usual.get("validity")))
     facts.append(f"n = {usual.get('n', MISSING)}")
     if doubt:
         facts.append(f"not trusted here: {doubt}")
@@ -298,10 +314,11 @@ def _score_head(name: str, usual: Mapping[str, Any], doubt: str) -> Markup:
 
 
 def _score_cell(
-    arm: Mapping[str, Any],
+    arm: Row,
     name: str,
-    usual: Mapping[str, Any],
-    results: Mapping[str, Any],
+    usual: Usual,
+    doubt: str,
+    results: Scored,
     answer: Answer,
 ) -> Markup:
     score = arm.get("scores", {}).get(name)
@@ -315,15 +332,19 @@ def _score_cell(
     high = score.get("high")
     # The row's head says what is usual; a cell says only where it departs from that.
     unlike = [
-        f"n = {score[key]}" if key == "n" else str(score[key])
-        for key in ("n", "validity", "unit")
-        if score.get(key) is not None and score.get(key) != usual.get(key)
+        text
+        for text, is_usual in (
+            (f"n = {score.get('n')}", score.get("n") in (None, usual.get("n"))),
+            (score.get("validity", ""), score.get("validity") in (None, usual.get("validity"))),
+            (score.get("unit", ""), score.get("unit") in (None, usual.get("unit"))),
+        )
+        if not is_usual
     ]
     is_best = (
         bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
     )
     return Markup('<td class="{}"><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
-        "best" if is_best else "doubted" if usual["doubt"] else _column(arm),
+        "best" if is_best else "doubted" if doubt else _column(arm),
         AT_MOST if score.get("validity") == "upper bound" else "",
         format_value(value, low, high, usual.get("decimals")),
         format_bounds(value, low, high, usual.get("decimals")),
@@ -331,25 +352,28 @@ def _score_cell(
     )
 
 
-def _column(arm: Mapping[str, Any]) -> str:
+def _column(arm: Row) -> str:
     return "bound" if arm.get("family") in ("real", "floor") else "model"
 
 
-def _usual(arms: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+def _usual(arms: Sequence[Row], name: str) -> Usual:
     """Return, per field, the value most rows have (cells name only what is unlike it), and the
     column's decimals.
     """
     scores = [arm["scores"][name] for arm in arms if name in arm.get("scores", {})]
-    fields = ("n", "validity", "unit", "direction")
-    found = {
-        field: [score[field] for score in scores if score.get(field) is not None]
-        for field in fields
-    }
-    usual = {field: max(values, key=values.count) for field, values in found.items() if values}
-    return {**usual, "decimals": column_decimals(arms, name)}
+    usual: Usual = {"decimals": column_decimals(arms, name)}
+    if counts := [count for score in scores if (count := score.get("n")) is not None]:
+        usual["n"] = max(counts, key=counts.count)
+    if validities := [text for score in scores if (text := score.get("validity")) is not None]:
+        usual["validity"] = max(validities, key=validities.count)
+    if units := [text for score in scores if (text := score.get("unit")) is not None]:
+        usual["unit"] = max(units, key=units.count)
+    if directions := [text for score in scores if (text := score.get("direction")) is not None]:
+        usual["direction"] = max(directions, key=directions.count)
+    return usual
 
 
-def column_decimals(arms: Sequence[Mapping[str, Any]], name: str) -> int | None:
+def column_decimals(arms: Sequence[Row], name: str) -> int | None:
     """Return the decimals of a whole column, those that the intervals of the trained arms support;
     None if empty.
     """
@@ -358,9 +382,9 @@ def column_decimals(arms: Sequence[Mapping[str, Any]], name: str) -> int | None:
     ]
     models = [score for family, score in scores if family not in ("real", "floor")]
     decimals = [
-        find_decimals(score["value"], score.get("low"), score.get("high"))
+        find_decimals(value, score.get("low"), score.get("high"))
         for score in models or [score for _, score in scores]
-        if score.get("value") is not None
+        if (value := score["value"]) is not None
     ]
     return max(decimals, default=None)
 
@@ -373,7 +397,7 @@ def _table(label: str, head: Markup, rows: Iterable[Markup], css: str) -> Markup
     ).format(label, css, head, join(rows))
 
 
-def _row(cells: Iterable[Any], tag: str, attributes: str) -> Markup:
+def _row(cells: Iterable[str], tag: str, attributes: str) -> Markup:
     # `tag` and `attributes` are literals of this file.
     opening = Markup(f"<{tag} {attributes}>")
     closing = Markup(f"</{tag}>")
@@ -382,7 +406,7 @@ def _row(cells: Iterable[Any], tag: str, attributes: str) -> Markup:
     )
 
 
-def _plain_value(value: Any) -> str:
+def _plain_value(value: JsonValue) -> str:
     if value is None:
         return MISSING
     if isinstance(value, bool):
@@ -394,11 +418,11 @@ def _plain_value(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _sampling(arm: Mapping[str, Any], field: str) -> float | None:
+def _sampling(arm: Row, field: str) -> float | None:
     return (arm.get("sampling") or {}).get(field)
 
 
-def _flops_per_second(arm: Mapping[str, Any]) -> str:
+def _flops_per_second(arm: Row) -> str:
     flops, audio_s = _sampling(arm, "flops"), _sampling(arm, "audio_s")
     return format_quantity(flops / audio_s, "FLOP") if flops and audio_s else MISSING
 

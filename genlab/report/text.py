@@ -3,11 +3,13 @@ with SI prefixes.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from genlab.evaluate.entries import ControlEntry, DifferenceEntry, PlanEntry, ScoreEntry
 from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
+from genlab.report.additions import RatedPair
+from genlab.report.inputs import Row
+from genlab.statistics.bootstrap import Ends
 
 QUESTION = (
     "Which way of decoding gives the best audio from the same tokens, the same data and the same "
@@ -32,15 +34,25 @@ MINUS = "\N{MINUS SIGN}"
 AT_MOST = "\N{LESS-THAN OR EQUAL TO} "
 
 
-def arm_title(arm: Mapping[str, Any]) -> str:
+def arm_title(arm: Row) -> str:
     """Return the arm's name for people: its own `title`, its family if that is its name, else its
     name spelt out.
     """
-    if arm.get("title"):
-        return str(arm["title"])
+    if title := arm.get("title"):
+        return title
     if arm.get("family") == "floor":
-        return f"Codec floor, {arm['reads']}" if arm.get("reads") else spell(str(arm["name"]))
-    return _ARM_TITLES.get(str(arm["name"]), spell(str(arm["name"])))
+        return f"Codec floor, {arm.get('reads')}" if arm.get("reads") else spell(arm["name"])
+    return name_title(arm["name"])
+
+
+def name_title(name: str) -> str:
+    """Return the name of an arm for people: its family if that is its name, else spelt out."""
+    return _ARM_TITLES.get(name, spell(name))
+
+
+def interval_of(item: DifferenceEntry | ControlEntry | RatedPair) -> Ends:
+    """Return a difference with its interval."""
+    return {"value": item.get("difference"), "low": item.get("low"), "high": item.get("high")}
 
 
 def score_title(name: str) -> str:
@@ -53,14 +65,12 @@ def score_title(name: str) -> str:
     return f"{_TITLES[head]} ({'CTC' if tail == 'ctc' else tail.replace('_', ' ')})"
 
 
-def format_interval(
-    estimate: Mapping[str, Any], absolute: bool = False, decimals: int | None = None
-) -> str:
+def format_interval(estimate: Ends, absolute: bool = False, decimals: int | None = None) -> str:
     """Return "value [low, high]" with `decimals`, or with as many digits as the interval supports.
 
     `absolute` drops a common sign.
     """
-    value, low, high = (estimate.get(key) for key in ("value", "low", "high"))
+    value, low, high = estimate["value"], estimate.get("low"), estimate.get("high")
     if absolute and value is not None and low is not None and high is not None and high < 0:
         value, low, high = -value, -high, -low
     shown, bounds = (
@@ -70,12 +80,14 @@ def format_interval(
     return f"{shown} {bounds}".rstrip()
 
 
-def format_score(score: Mapping[str, Any], decimals: int | None = None) -> str:
+def format_score(score: ScoreEntry | None, decimals: int | None = None) -> str:
     """Return `format_interval` of a score, with the sign of a bound before a bound; "" of a row
     without the score.
     """
+    if not score:
+        return ""
     bound = AT_MOST if score.get("validity") == "upper bound" else ""
-    return f"{bound}{format_interval(score, decimals=decimals)}" if score else ""
+    return f"{bound}{format_interval(score, decimals=decimals)}"
 
 
 def format_value(
@@ -133,27 +145,24 @@ def format_seconds(value: float | None) -> str:
     )
 
 
-def power_columns(plan: Mapping[str, Any]) -> list[str]:
+def power_columns(plan: PlanEntry) -> list[str]:
     """Return the heads of `power_cells`."""
-    at_hand = f"{plan['seeds']} seeds and {plan['prompts']} prompts"
-    needed = [f"Prompts needed with {seeds} seeds" for seeds in plan["prompts_needed"]]
-    return [
-        "To see",
-        f"Power with {at_hand}",
-        f"Seeds needed with {plan['prompts']} prompts",
-        *needed,
-    ]
+    prompts = plan.get("prompts")
+    at_hand = f"{plan.get('seeds')} seeds and {prompts} prompts"
+    needed = [f"Prompts needed with {seeds} seeds" for seeds in plan.get("prompts_needed", {})]
+    return ["To see", f"Power with {at_hand}", f"Seeds needed with {prompts} prompts", *needed]
 
 
-def power_cells(plan: Mapping[str, Any]) -> list[str]:
+def power_cells(plan: PlanEntry) -> list[str]:
     """Return what it takes to see a difference: power at hand, seeds needed, and prompts needed per
     number of seeds.
     """
-    seeds = "more than 100" if plan["seeds_needed"] is None else str(plan["seeds_needed"])
-    prompts = [
-        "no number" if n is None else format_value(n) for n in plan["prompts_needed"].values()
-    ]
-    return [f"{plan['target']:.3g}", f"{plan['power']:.0%}", seeds, *prompts]
+    needed = plan.get("seeds_needed")
+    seeds = "more than 100" if needed is None else str(needed)
+    counts = plan.get("prompts_needed", {}).values()
+    prompts = ["no number" if count is None else format_value(count) for count in counts]
+    target, power = plan.get("target", math.nan), plan.get("power", math.nan)
+    return [f"{target:.3g}", f"{power:.0%}", seeds, *prompts]
 
 
 def find_decimals(value: float, low: float | None = None, high: float | None = None) -> int:
@@ -166,7 +175,7 @@ def find_decimals(value: float, low: float | None = None, high: float | None = N
     return max(0, min(5, 1 - math.floor(math.log10(scale)))) if 0 < scale < math.inf else 3
 
 
-def inert_markdown(value: Any) -> str:
+def inert_markdown(value: object) -> str:
     """Return one line of Markdown in which nothing acts as a table, as HTML, or as a link or
     picture.
     """

@@ -7,11 +7,11 @@ different quantities: arms share a panel only if their losses have one name, and
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Row, Scored
 from genlab.report.plot import HEIGHT, WIDTH, Point, draw_frame, draw_labels, linear_axis, marker
 from genlab.report.tables import join
 from genlab.report.text import arm_title
@@ -20,7 +20,7 @@ Curves = Mapping[str, Sequence[Mapping[str, Sequence[tuple[int, float]]]]]
 """By arm, for each training seed: (step, value) by tag."""
 
 
-def training_plots(results: Mapping[str, Any], curves: Curves) -> Markup:
+def training_plots(results: Scored, curves: Curves) -> Markup:
     """Return one panel per loss; nothing if no curve was kept."""
     arms = [(index, arm) for index, arm in enumerate(model_arms(results)) if arm["name"] in curves]
     tags = dict.fromkeys(tag for _, arm in arms for seed in curves[arm["name"]] for tag in seed)
@@ -35,9 +35,7 @@ def training_plots(results: Mapping[str, Any], curves: Curves) -> Markup:
     ).format(join(panels))
 
 
-def _panel(
-    tag: str, number: int, arms: Sequence[tuple[int, Mapping[str, Any]]], curves: Curves
-) -> Markup:
+def _panel(tag: str, number: int, arms: Sequence[tuple[int, Row]], curves: Curves) -> Markup:
     found = []
     for index, arm in arms:
         for seed in curves[arm["name"]]:
@@ -63,7 +61,7 @@ def _panel(
     }
     dots = [
         Markup('<g class="arm{}">{}</g>').format(
-            end.index % 6, marker(end.index, place_x(end.cost), place_y(end.score["value"]))
+            end.number % 6, marker(end.number, place_x(end.cost), place_y(end.value))
         )
         for end in ends.values()
     ]

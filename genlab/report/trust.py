@@ -5,18 +5,16 @@ In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict
 proven on sources of known entropy.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from markupsafe import Markup
 
 from genlab.evaluate.table import known_metric
+from genlab.report.inputs import Scored
 from genlab.report.text import score_title
 
 _VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
 
 
-def distrust(results: Mapping[str, Any], name: str) -> str:
+def distrust(results: Scored, name: str) -> str:
     """Return why a score is not to be trusted on this corpus, or
     "" if nothing speaks against it.
     """
@@ -24,7 +22,7 @@ def distrust(results: Mapping[str, Any], name: str) -> str:
     return ", ".join(found["failed"]) if found else ""
 
 
-def audit_table(results: Mapping[str, Any]) -> Markup:
+def audit_table(results: Scored) -> Markup:
     """Return one row per audited metric and one column per degradation; what a metric must see is
     marked.
     """
@@ -76,7 +74,7 @@ def audit_table(results: Mapping[str, Any]) -> Markup:
     ).format(head, Markup("").join(rows))
 
 
-def metric_table(results: Mapping[str, Any]) -> Markup:
+def metric_table(results: Scored) -> Markup:
     """Return what each metric of the page needs, and whose weights it runs on."""
     names = list(dict.fromkeys(name for arm in results["arms"] for name in arm.get("scores", {})))
     # Results of another version may hold scores that the table of metrics does not know.

@@ -6,10 +6,10 @@ writes, and rows of text for the terminal and report.md.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
+from genlab.report.additions import Setting, TunedArm, Tuning
 from genlab.report.plot import (
     HEIGHT,
     WIDTH,
@@ -22,9 +22,15 @@ from genlab.report.plot import (
     marker,
 )
 from genlab.report.tables import ARROWS, join, plain_table, split_head
-from genlab.report.text import MISSING, arm_title, format_interval, format_quantity, score_title
+from genlab.report.text import (
+    MISSING,
+    format_interval,
+    format_quantity,
+    name_title,
+    score_title,
+)
 
-_SETTINGS = {
+_SETTINGS: dict[Setting, str] = {
     "peak_lr": "peak LR",
     "warmup_fraction": "warm-up",
     "weight_decay": "weight decay",
@@ -33,7 +39,7 @@ _SETTINGS = {
 }
 
 
-def tuning_section(tuning: Mapping[str, Any]) -> Markup:
+def tuning_section(tuning: Tuning | None) -> Markup:
     """Return figure and tables, or how to make them."""
     if not tuning:
         return Markup(
@@ -66,7 +72,7 @@ def tuning_section(tuning: Mapping[str, Any]) -> Markup:
     )
 
 
-def describe_tuning(tuning: Mapping[str, Any]) -> str:
+def describe_tuning(tuning: Tuning) -> str:
     """Return how the arms were tuned, in words."""
     space = "; ".join(
         f"{_SETTINGS[name]} {low:g} to {high:g}" for name, (low, high) in tuning["space"].items()
@@ -94,7 +100,7 @@ def describe_tuning(tuning: Mapping[str, Any]) -> str:
     )
 
 
-def tuning_rows(tuning: Mapping[str, Any]) -> list[list[str]]:
+def tuning_rows(tuning: Tuning) -> list[list[str]]:
     """Return a head and one row per arm: trials, FLOPs, own and chosen value, chosen setting."""
     rows = [["arm", "trials", "tuning FLOPs", "own setting", "chosen", "setting chosen"]]
     for title, arm in _titled(tuning):
@@ -109,18 +115,18 @@ def tuning_rows(tuning: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _titled(tuning: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [(arm_title({"name": name}), arm) for name, arm in tuning["arms"].items()]
+def _titled(tuning: Tuning) -> list[tuple[str, TunedArm]]:
+    return [(name_title(name), arm) for name, arm in tuning["arms"].items()]
 
 
-def _describe(setting: Mapping[str, float | None]) -> str:
+def _describe(setting: Mapping[Setting, float | None]) -> str:
     told = {name: setting.get(field) for field, name in _SETTINGS.items()}
     return ", ".join(
         f"{name} {MISSING if value is None else f'{value:.3g}'}" for name, value in told.items()
     )
 
 
-def _figure(tuning: Mapping[str, Any]) -> Markup:
+def _figure(tuning: Tuning) -> Markup:
     curves = [
         [Point(title, index, float(entry["k"]), entry) for entry in arm["best_of"]]
         for index, (title, arm) in enumerate(_titled(tuning))
@@ -144,25 +150,23 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
     ]
     for curve in curves:
         # Where too few trials leave no interval, the line runs on without a band.
-        banded = [point for point in curve if point.score["high"] is not None]
+        banded = [(point, high) for point in curve if (high := point.score.get("high")) is not None]
         # Along the upper edge and back along the lower one, as one closed path.
-        upper = [
-            f"{place_x(point.cost):.1f} {place_y(point.score['high']):.1f}" for point in banded
-        ]
+        upper = [f"{place_x(point.cost):.1f} {place_y(high):.1f}" for point, high in banded]
         lower = [
             f"{place_x(point.cost):.1f} {_lower_end(point, place_y, y_ticks):.1f}"
-            for point in reversed(banded)
+            for point, _ in reversed(banded)
         ]
-        line = [f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in curve]
+        line = [f"{place_x(point.cost):.1f} {place_y(point.value):.1f}" for point in curve]
         last = curve[-1]
         parts.append(
             Markup('<g class="arm{}">{}<path class="front" d="M{}"/>{}</g>').format(
-                last.index % 6,
+                last.number % 6,
                 Markup('<path class="band" d="M{}z"/>').format("L".join([*upper, *lower]))
                 if banded
                 else "",
                 "L".join(line),
-                marker(last.index, place_x(last.cost), place_y(last.score["value"]), 4.0),
+                marker(last.number, place_x(last.cost), place_y(last.value), 4.0),
             )
         )
     parts += draw_labels([curve[-1] for curve in curves], [], place_y)
@@ -174,4 +178,5 @@ def _figure(tuning: Mapping[str, Any]) -> Markup:
 
 def _lower_end(point: Point, place_y: Callable[[float], float], ticks: Sequence[float]) -> float:
     """Return where the band ends below: an open interval reaches the edge of the figure."""
-    return place_y(ticks[0] if point.score["low"] is None else point.score["low"])
+    low = point.score.get("low")
+    return place_y(ticks[0] if low is None else low)

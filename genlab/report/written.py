@@ -8,14 +8,16 @@ The same sentences and numbers as report.html, without what can only be heard or
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from genlab.data.manifest import write_atomically
+from genlab.evaluate.entries import ControlEntry
+from genlab.report.additions import CrossingEntry, Listening, Tuning
 from genlab.report.answer import control_status, find_answer, model_arms
+from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import counted, listening_tables, verdicts_of
-from genlab.report.tables import column_decimals
+from genlab.report.tables import ARROWS, column_decimals
 from genlab.report.text import (
     QUESTION,
     arm_title,
@@ -24,6 +26,7 @@ from genlab.report.text import (
     format_score,
     format_seconds,
     inert_markdown,
+    interval_of,
     score_title,
 )
 from genlab.report.trust import distrust
@@ -33,15 +36,13 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  #
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")
 
 
-def write_text_reports(
-    run_dir: Path, results: Mapping[str, Any], ledger: Mapping[str, Any]
-) -> None:
+def write_text_reports(run_dir: Path, results: Shown, ledger: Ledger) -> None:
     """Write report.md and scores.csv into `run_dir`."""
     write_atomically(run_dir / "report.md", render_markdown(results, ledger))
     write_atomically(run_dir / "scores.csv", render_csv(results))
 
 
-def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+def render_markdown(results: Shown, ledger: Ledger) -> str:
     """Return the report: question, answer, ledger, scores, differences, cost, controls, metrics to
     doubt, commands.
     """
@@ -61,12 +62,12 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
         "## Cost",
         _cost(results),
         *_crossings(results.get("crossover") or []),
-        *_tuning(results.get("tuning") or {}),
+        *_tuning(results.get("tuning")),
         "## Controls",
         _controls(results),
         "## Metrics to doubt on this corpus",
         _doubts(results),
-        *_heard(results.get("listening") or {}),
+        *_heard(results.get("listening")),
         "## Method",
         "\n\n".join(inert_markdown(line) for line in results.get("method", [])),
         "## Reproduce",
@@ -76,7 +77,7 @@ def render_markdown(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> st
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def render_answer(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+def render_answer(results: Shown, ledger: Ledger) -> str:
     """Return the question, the answer and the stamp of the ledger, for the first page of
     TensorBoard.
     """
@@ -98,7 +99,7 @@ def render_prompts(prompts: Sequence[tuple[str, str]]) -> str:
     return _table(["prompt", "text", "speaker"], rows)
 
 
-def render_csv(results: Mapping[str, Any]) -> str:
+def render_csv(results: Shown) -> str:
     """Return one line per arm and score."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -111,7 +112,7 @@ def render_csv(results: Mapping[str, Any]) -> str:
     return out.getvalue()
 
 
-def _ledger(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
+def _ledger(results: Shown, ledger: Ledger) -> str:
     names = [arm["name"] for arm in model_arms(results)]
     rows = [
         [
@@ -126,7 +127,7 @@ def _ledger(results: Mapping[str, Any], ledger: Mapping[str, Any]) -> str:
     return _table(["item", "status", *titles, "note"], rows)
 
 
-def render_scores(results: Mapping[str, Any]) -> str:
+def render_scores(results: Shown) -> str:
     """Return a table of one row per score and one column per arm;
     arrows point to the better side.
     """
@@ -135,21 +136,21 @@ def render_scores(results: Mapping[str, Any]) -> str:
     doubts = any((results.get("audit") or {}).values())
     for name in dict.fromkeys(name for arm in reversed(arms) for name in arm.get("scores", {})):
         found = next(arm["scores"][name] for arm in reversed(arms) if name in arm.get("scores", {}))
-        arrow = {"lower": "↓", "higher": "↑"}.get(found.get("direction"), "")
+        arrow = ARROWS.get(found.get("direction", ""), "")
         title = f"{score_title(name)} {arrow} ({found.get('unit', '')})"
         decimals = column_decimals(arms, name)
-        cells = [format_score(arm.get("scores", {}).get(name, {}), decimals) for arm in arms]
+        cells = [format_score(arm.get("scores", {}).get(name), decimals) for arm in arms]
         rows.append([title, *cells, *([distrust(results, name)] if doubts else [])])
     return _table(["score", *map(arm_title, arms), *(["not trusted here"] if doubts else [])], rows)
 
 
-def _differences(results: Mapping[str, Any]) -> str:
+def _differences(results: Shown) -> str:
     rows = [
         [
             score_title(item["score"]),
             f"{item['a']} - {item['b']}",
-            format_interval({**item, "value": item["difference"]}),
-            "" if item.get("p_holm") is None else f"{item['p_holm']:.3f}",
+            format_interval(interval_of(item)),
+            "" if (p_value := item.get("p_holm")) is None else f"{p_value:.3f}",
             item.get("better", ""),
         ]
         for item in results.get("differences", [])
@@ -161,7 +162,7 @@ def _differences(results: Mapping[str, Any]) -> str:
     )
 
 
-def _cost(results: Mapping[str, Any]) -> str:
+def _cost(results: Shown) -> str:
     rows = [
         [
             arm_title(arm),
@@ -189,13 +190,13 @@ def _cost(results: Mapping[str, Any]) -> str:
     )
 
 
-def _controls(results: Mapping[str, Any]) -> str:
+def _controls(results: Shown) -> str:
     rows = [
         [
             item["arm"],
             str(item["control"]).replace("_", " "),
             score_title(item["score"]),
-            format_interval({**item, "value": item.get("difference")}),
+            format_interval(interval_of(item)),
             _control_result(item),
         ]
         for item in results.get("controls", [])
@@ -207,21 +208,21 @@ def _controls(results: Mapping[str, Any]) -> str:
     )
 
 
-def _control_result(item: Mapping[str, Any]) -> str:
+def _control_result(item: ControlEntry) -> str:
     status = control_status(item)
     if status == "not applicable":
         return ": ".join(filter(None, (status, str(item.get("reason") or ""))))
     return "FAILED" if status == "failed" else status
 
 
-def _tuning(tuning: Mapping[str, Any]) -> list[str]:
+def _tuning(tuning: Tuning | None) -> list[str]:
     if not tuning:
         return []
     head, *rows = tuning_rows(tuning)
     return ["## Tuning", inert_markdown(describe_tuning(tuning)), _table(head, rows)]
 
 
-def _crossings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def _crossings(entries: Sequence[CrossingEntry]) -> list[str]:
     parts = ["## Where the ranking flips"] if entries else []
     for entry in entries:
         head, *rows = entry["table"]
@@ -234,7 +235,7 @@ def _crossings(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return parts
 
 
-def _heard(merged: Mapping[str, Any]) -> list[str]:
+def _heard(merged: Listening | None) -> list[str]:
     if not merged:
         return []
     tables = [_table(head, rows) for _, (head, *rows) in listening_tables(merged)]
@@ -246,7 +247,7 @@ def _heard(merged: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _doubts(results: Mapping[str, Any]) -> str:
+def _doubts(results: Shown) -> str:
     audit = results.get("audit") or {}
     if not audit:
         return "Not audited: `genlab evaluate CONFIG --audit` does it."
@@ -261,14 +262,14 @@ def _doubts(results: Mapping[str, Any]) -> str:
     )
 
 
-def _versions(results: Mapping[str, Any]) -> str:
+def _versions(results: Shown) -> str:
     facts = {"commit": results.get("commit"), **results.get("versions", {})}
     facts["wall time"] = format_seconds(results.get("wall_s"))
     facts["peak memory"] = format_quantity(results.get("peak_rss_bytes"), "B")
     return inert_markdown("; ".join(f"{name} {value}" for name, value in facts.items() if value))
 
 
-def _table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(
         "| " + " | ".join(inert_markdown(cell) for cell in line) + " |" for line in lines
@@ -282,7 +283,7 @@ def _fenced(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
-def _inert(value: Any) -> Any:
+def _inert(value: object) -> object:
     """Return a cell that a spreadsheet shows instead of computing: text that begins like a formula
     gets a quote.
     """

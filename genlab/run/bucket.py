@@ -203,7 +203,7 @@ def pull(path: Path) -> None:
         copy.pull_file(path)
 
 
-def move(source: Any, target: Path) -> None:
+def move(source: Path, target: Path) -> None:
     """Move a checkpoint, which `stored_at` gave, to where `target` really is."""
     copy = _copy_of(target)
     if copy is None:

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import Array, Shaped, UInt32
+from jaxtyping import Array, PyTree, Shaped, UInt32
 
 from genlab.config import GenlabError, digest
 from genlab.machine import hosts
@@ -37,7 +37,9 @@ from genlab.run.digests import chain_digest, combine_digests
 from genlab.run.silence import hush_saving, silenced
 from genlab.run.status import check_held
 
-Expect = Callable[[dict[str, Any]], dict[str, Any]]
+Meta = dict[str, Any]
+"""JSON beside the arrays: identity, tally, step, and the leaves with their checksums."""
+Expect = Callable[[Meta], dict[str, PyTree]]
 
 
 class CheckpointMismatch(GenlabError):
@@ -48,8 +50,8 @@ class Restored(NamedTuple):
     """A checked checkpoint: `state` has the structure that was asked for."""
 
     step: int
-    state: dict[str, Any]
-    meta: dict[str, Any]
+    state: dict[str, PyTree]
+    meta: Meta
 
 
 class _Damaged(Exception):
@@ -120,7 +122,7 @@ class CheckpointWriter:
             preservation_policy=preserve.LatestN(keep),
         )
 
-    def save(self, step: int, state: dict[str, Any], meta: dict[str, Any]) -> None:
+    def save(self, step: int, state: dict[str, PyTree], meta: Meta) -> None:
         """Start to save `state` (named pytrees) as `step`; waits only for the copy to the host and
         for an earlier save.
 
@@ -157,16 +159,16 @@ def saved_steps(run_dir: Path) -> list[int]:
     return sorted(int(path.name) for path in found)
 
 
-def _root(run_dir: Path) -> Any:
+def _root(run_dir: Path) -> Path:
     return bucket.stored_at(run_dir / bucket.CHECKPOINTS)
 
 
-def _is_step(path: Any) -> bool:
+def _is_step(path: Path) -> bool:
     """Return whether a directory has the name of a step, as Orbax writes it."""
     return re.fullmatch("0|[1-9][0-9]{0,18}", path.name) is not None
 
 
-def _is_committed(path: Any) -> bool:
+def _is_committed(path: Path) -> bool:
     """Return whether a step's directory is whole: nothing can be renamed at once in a bucket, so
     Orbax marks it.
     """
@@ -200,7 +202,7 @@ def restore_latest(run_dir: Path, expect: Expect, *, move_damaged: bool) -> Rest
     return None
 
 
-def _restore(path: Any, step: int, expect: Expect) -> Restored:
+def _restore(path: Path, step: int, expect: Expect) -> Restored:
     meta = _read_meta(path, step)
     abstract = expect(meta)
     wanted = _describe(abstract, with_checksum=False)
@@ -231,7 +233,7 @@ def _restore(path: Any, step: int, expect: Expect) -> Restored:
     return Restored(step, state, meta)
 
 
-def _read_meta(path: Any, step: int) -> dict[str, Any]:
+def _read_meta(path: Path, step: int) -> Meta:
     from orbax.checkpoint import v1 as ocp
 
     try:
@@ -251,13 +253,13 @@ def _read_meta(path: Any, step: int) -> dict[str, Any]:
     return meta
 
 
-def _place(tree: Any) -> Any:
+def _place(tree: PyTree) -> PyTree:
     """Ask for the arrays where they belong, or else on the default device, wherever the checkpoint
     was made.
     """
     default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
-    def place(leaf: Any) -> Any:
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         sharding = (
             leaf.sharding if isinstance(leaf.sharding, jax.sharding.NamedSharding) else default
         )
@@ -266,7 +268,9 @@ def _place(tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _describe(state: dict[str, Any], *, with_checksum: bool) -> dict[str, list[Any]]:
+def _describe(
+    state: dict[str, PyTree], *, with_checksum: bool
+) -> dict[str, list[str | list[int] | int]]:
     """Return path -> [type, shape] of every leaf, with its checksum if asked."""
     leaves = {
         path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(state)[0]

@@ -4,9 +4,10 @@
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
 
 from genlab.machine import hosts
 from genlab.run import trust
@@ -14,7 +15,7 @@ from genlab.run.ownership import check_is_ours
 from genlab.run.stored import DamagedError, parse_json, read_content, write_atomically
 
 
-def write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: object) -> None:
     """Write `values` so that a reader, or a restart after a crash, sees the old file or the new
     one, whole.
     """
@@ -24,7 +25,7 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def write_config(
-    run_dir: Path, values: dict[str, Any], *, may_change: Collection[str] = ()
+    run_dir: Path, values: Mapping[str, object], *, may_change: Collection[str] = ()
 ) -> None:
     """Write config.json and, if it refers to Python files, their digests; those that `may_change`
     refers to may be others than the directory was made with.
@@ -41,7 +42,7 @@ def write_config(
     write_json(run_dir / "config.json", values)
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Path) -> JsonValue:
     """Return the content of `path`, or None if it is missing or damaged. What counts is read by
     `read_stored`.
     """

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
+
+from pydantic import JsonValue
 
 from genlab.config import GenlabError
 from genlab.machine import hosts, liveness
@@ -42,19 +44,19 @@ class _Held(NamedTuple):
 _locks: dict[Path, _Held] = {}  # run directories that this process holds
 
 
-def write_status(run_dir: Path, state: str, step: int, **more: Any) -> None:
+def write_status(run_dir: Path, state: str, step: int, **more: JsonValue) -> None:
     """Replace status.json; `state` is running, finished, interrupted, diverged or failed."""
     beat = {"heartbeat": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
     write_json(run_dir / "status.json", {"state": state, "step": step, **more, **beat})
 
 
-def read_status(run_dir: Path) -> dict[str, Any]:
+def read_status(run_dir: Path) -> dict[str, JsonValue]:
     """Return status.json, empty if it is missing or is not a status."""
     status = read_json(run_dir / "status.json")
     return status if isinstance(status, dict) else {}
 
 
-def heartbeat_age_s(status: Mapping[str, Any]) -> float:
+def heartbeat_age_s(status: Mapping[str, JsonValue]) -> float:
     """Return how long ago a status was written; infinite for a time to come, or none."""
     beat = status.get("heartbeat")
     if isinstance(beat, bool) or not isinstance(beat, int | float):

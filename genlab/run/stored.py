@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pydantic
+from pydantic import JsonValue
 
 from genlab.config.errors import GenlabError
 
@@ -177,12 +178,12 @@ def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
 _TOO_DEEP = f"expected at most {MAX_DEPTH} levels, got more"
 
 
-def _shorten(value: Any) -> str:
+def _shorten(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeated(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
@@ -191,13 +192,13 @@ def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _check_limits(values: Any, may_be_nan: bool) -> None:
+def _check_limits(values: JsonValue, may_be_nan: bool) -> None:
     """Raise if anything in `values` is nested too deep, too large, not finite, or text that cannot
     be written.
     """
-    level: list[tuple[str, Any]] = [("", values)]
+    level: list[tuple[str, JsonValue]] = [("", values)]
     for _ in range(MAX_DEPTH):
-        below: list[tuple[str, Any]] = []
+        below: list[tuple[str, JsonValue]] = []
         for name, value in level:
             if isinstance(value, dict):
                 below += value.items()
@@ -214,7 +215,7 @@ def _check_limits(values: Any, may_be_nan: bool) -> None:
     raise ValueError(_TOO_DEEP)
 
 
-def _check_names(values: Mapping[str, Any]) -> None:
+def _check_names(values: Mapping[str, object]) -> None:
     for name in values:
         _check_text("a name", name)
 

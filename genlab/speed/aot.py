@@ -29,7 +29,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.experimental import serialize_executable, topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.stages import Compiled, Lowered
+from jax.typing import DTypeLike
+from jaxtyping import Array, Key
 
 from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
@@ -162,7 +165,7 @@ def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
     return spec, SYMBOL_TILE * math.ceil(characters / SYMBOL_TILE) if content == "text" else 1
 
 
-def build_abstract(plan: Plan) -> Callable[[Any], nnx.Module]:
+def build_abstract(plan: Plan) -> Callable[[Key[Array, ""]], nnx.Module]:
     """Return a function of a key that builds the arm's decoder; to be traced, not run."""
     return lambda key: plan.run.arm.decoder.build(_task(plan), key=key)
 
@@ -193,7 +196,7 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
     spec = plan.spec
     frames = plan.run.data.num_frames
 
-    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_clips, *shape), dtype)
 
     latents = array(frames, spec.latent_channels, dtype=jnp.float32)
@@ -205,7 +208,7 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
     return jax.tree.map(_on, batch, batch_shardings(batch, plan.mesh))
 
 
-def _on(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _on(leaf: jax.ShapeDtypeStruct, sharding: Sharding | None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
@@ -214,7 +217,7 @@ class Traced(NamedTuple):
     all chips.
     """
 
-    lowered: Any
+    lowered: Lowered
     params: int
     matrices: frozenset[tuple[int, int]]
     executed_flops: float
@@ -242,7 +245,9 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
         return Traced(lowered, params, matrices, executed, model)
     cost = sample_cost(run.arm.decoder, run.arm.sampler, _task(plan))
 
-    def draw(params: Any, rest: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
+    def draw(
+        params: nnx.State, rest: nnx.State, cond: Cond, num_frames: Array, key: Array
+    ) -> Tokens:
         model: Any = nnx.merge(graph, params, rest)
         return model.sample(cond, num_frames=num_frames, key=key, sampler=run.arm.sampler).tokens
 
@@ -299,7 +304,7 @@ def compile_program(
     return row | _measure(plan, verb, traced, compiled.memory_analysis(), Program(text))
 
 
-def compile_text(lowered: Any, flags: dict[str, str] | None = None) -> tuple[Any, str]:
+def compile_text(lowered: Lowered, flags: dict[str, str] | None = None) -> tuple[Compiled, str]:
     """Return the compiled program and its text; `flags` are the compiler's, beside those of
     training.
     """

@@ -26,6 +26,8 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, PyTree
+from pydantic import JsonValue
 
 from genlab.codecs.convnext import StackConfig
 from genlab.codecs.dac import DacConfig
@@ -36,7 +38,7 @@ from genlab.codecs.mimi_convolutions import ConvolutionsConfig
 from genlab.codecs.mimi_transformer import WindowTransformerConfig
 from genlab.codecs.seanet import SEANetConfig
 from genlab.codecs.spectral import SpectralCodecConfig
-from genlab.config import Config, GenlabError
+from genlab.config import GenlabError
 from genlab.data.batches import BatchSource
 from genlab.data.store import SplitInfo, StoreInfo, TokenClip, TokenStore, finish_store, write_part
 from genlab.decoders.ar import ARConfig, ARSampler
@@ -47,7 +49,8 @@ from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.checkpoint import CheckpointWriter
 from genlab.speed import peers
-from genlab.tokens import Cond, Tokens, TokenSpec
+from genlab.speed.size import BenchSize
+from genlab.tokens import Cond, Tokens
 from genlab.training.optim import OptimConfig
 from genlab.training.step import SAVED, create_state, make_update
 
@@ -57,48 +60,6 @@ STEPS = 1_000_000  # of the learning rate's schedule
 NOTHING = ConditionConfig(content="none", speaker=False)
 VOCAB = CondVocab(num_speakers=1)
 TOP_K = 250
-
-
-class BenchSize(Config):
-    """What is measured. The defaults are the sizes at which the peers' numbers were taken."""
-
-    backbone: BackboneConfig = BackboneConfig(width=256, layers=6, heads=4)
-    """The transformer of every family."""
-    codec: SpectralCodecConfig = SpectralCodecConfig()
-    """The in-lab codec."""
-    codebooks: int = 8
-    """Levels of codes."""
-    entries: int = 1024
-    """Entries of each codebook."""
-    latent_channels: int = 64
-    """Channels of the latents."""
-    frames: int = 256
-    """Frames of a training example."""
-    batch: int = 8
-    """Clips per batch."""
-    masked_steps: tuple[int, ...] = (16, 1)
-    """Steps of the masked sampler; each is a workload."""
-    diffusion_steps: int = 50
-    """Steps of the diffusion sampler."""
-    audio_s: float = 10.0
-    """Seconds of audio that the codecs encode and decode."""
-    encodec: EncodecConfig = EncodecConfig()
-    """The EnCodec that its peer runs too."""
-    mimi: MimiConfig = MimiConfig()
-    """The Mimi that its peer runs too."""
-    dac: DacConfig = DacConfig()
-    """The DAC that its peer runs too."""
-
-    @property
-    def spec(self) -> TokenSpec:
-        """The token space of the decoders."""
-        return TokenSpec(
-            sample_rate_hz=16_000,
-            hop_samples=320,
-            codebooks=self.codebooks,
-            entries=self.entries,
-            latent_channels=self.latent_channels,
-        )
 
 
 QUICK = BenchSize(
@@ -135,14 +96,14 @@ class Workload:
     seconds it took.
     """
 
-    run: Callable[[], Any]
+    run: Callable[[], object]
     shape: str
     note: Callable[[], str] = lambda: ""
 
 
 def run_workloads(
     names: tuple[str, ...] = (), *, rounds: int = 5, quick: bool = False
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, JsonValue]]:
     """Measure each workload in turn (all of them without names), and yield its line as soon as it
     is known.
 
@@ -161,7 +122,7 @@ def run_workloads(
             yield _measure(name, workload, peers.find_peer(name, size, num_threads()), rounds)
 
 
-def format_line(line: dict[str, Any]) -> str:
+def format_line(line: dict[str, JsonValue]) -> str:
     """Return the line of one workload for a person."""
     peer = (
         "no peer installed"
@@ -177,7 +138,9 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _measure(name: str, workload: Workload, peer: peers.Peer | None, rounds: int) -> dict[str, Any]:
+def _measure(
+    name: str, workload: Workload, peer: peers.Peer | None, rounds: int
+) -> dict[str, JsonValue]:
     sides = [workload.run] + ([] if peer is None else [peer.run])
     for _ in range(WARM_UPS):
         for side in sides:
@@ -252,7 +215,7 @@ def _shape(size: BenchSize, batch: int) -> str:
     return f"{net.layers}x{net.width}, batch {batch}, {size.frames} frames"
 
 
-def _millions(tree: Any) -> str:
+def _millions(tree: PyTree) -> str:
     """Return how many numbers the tree holds: FLOPs follow from them, and a peer may have more or
     fewer.
     """
@@ -275,7 +238,7 @@ class _Trainer:
         self._key = key
         self._update = make_update(graph, optim, STEPS)
 
-    def step(self, args: tuple[Any, ...]) -> None:
+    def step(self, args: tuple[PyTree, ...]) -> None:
         """Make one update and wait for it."""
         self.state, metrics = self._update(self.state, args, self._key)
         jax.block_until_ready((self.state, metrics))
@@ -300,8 +263,9 @@ def _sample(
     calls = []
 
     @jax.jit
-    def draw(state: Any, cond: Cond, num_frames: Any, key: Any) -> Any:
-        out = nnx.merge(graph, state).sample(cond, num_frames=num_frames, key=key, sampler=sampler)
+    def draw(state: nnx.State, cond: Cond, num_frames: Array, key: Array) -> Tokens:
+        model: Any = nnx.merge(graph, state)
+        out = model.sample(cond, num_frames=num_frames, key=key, sampler=sampler)
         calls.append(out.num_network_calls)
         return out.tokens
 

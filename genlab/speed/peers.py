@@ -16,6 +16,8 @@ from typing import Any
 
 import jax
 
+from genlab.speed.size import BenchSize
+
 COND_TOKENS = 16  # that Stable Audio's cross-attention reads
 TOP_K = 250
 
@@ -25,10 +27,10 @@ class Peer:
     """`run` does one repetition of the peer's program."""
 
     name: str
-    run: Callable[[], Any]
+    run: Callable[[], object]
 
 
-def find_peer(workload: str, size: Any, num_threads: int) -> Peer | None:
+def find_peer(workload: str, size: BenchSize, num_threads: int) -> Peer | None:
     """Return the peer of a workload, ready to run, or None."""
     make, packages = _PEERS.get(workload, (None, ()))
     is_installed = all(importlib.util.find_spec(package) for package in ("torch", *packages))
@@ -63,7 +65,7 @@ def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
     return step
 
 
-def _musicgen(size: Any) -> Any:
+def _musicgen(size: BenchSize) -> Any:
     from transformers import MusicgenForCausalLM
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
@@ -89,7 +91,7 @@ def _musicgen(size: Any) -> Any:
     return model
 
 
-def _musicgen_train(size: Any) -> Peer:
+def _musicgen_train(size: BenchSize) -> Peer:
     import torch
     from torch.nn import functional
 
@@ -116,7 +118,7 @@ def _musicgen_train(size: Any) -> Peer:
     return Peer(f"transformers MusicgenForCausalLM ({_millions(model)})", _training(model, loss))
 
 
-def _musicgen_sample(size: Any) -> Peer:
+def _musicgen_sample(size: BenchSize) -> Peer:
     import torch
 
     model = _musicgen(size).eval()
@@ -138,7 +140,7 @@ def _musicgen_sample(size: Any) -> Peer:
     return Peer(f"transformers MusicgenForCausalLM.generate ({_millions(model)})", run)
 
 
-def _stable_audio(size: Any, batch: int) -> tuple[Any, Callable[[Any, Any], Any]]:
+def _stable_audio(size: BenchSize, batch: int) -> tuple[Any, Callable[[Any, Any], Any]]:
     import torch
     from diffusers import StableAudioDiTModel
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
@@ -178,7 +180,7 @@ def _stable_audio(size: Any, batch: int) -> tuple[Any, Callable[[Any, Any], Any]
     return model, velocity
 
 
-def _stable_audio_train(size: Any) -> Peer:
+def _stable_audio_train(size: BenchSize) -> Peer:
     import torch
     from torch.nn import functional
 
@@ -195,7 +197,7 @@ def _stable_audio_train(size: Any) -> Peer:
     return Peer(f"diffusers StableAudioDiTModel ({_millions(model)})", _training(model, loss))
 
 
-def _stable_audio_sample(size: Any) -> Peer:
+def _stable_audio_sample(size: BenchSize) -> Peer:
     import torch
 
     model, velocity = _stable_audio(size, 1)
@@ -211,7 +213,7 @@ def _stable_audio_sample(size: Any) -> Peer:
     return Peer(f"diffusers StableAudioDiTModel, Euler ({_millions(model)})", run)
 
 
-def _dac(size: Any, is_encoding: bool) -> Peer:
+def _dac(size: BenchSize, is_encoding: bool) -> Peer:
     import torch
     from transformers import DacConfig, DacModel
 
@@ -242,7 +244,7 @@ def _dac(size: Any, is_encoding: bool) -> Peer:
     return Peer("transformers DacModel (12 M, 16 kHz, hop 320)", run)
 
 
-def _published(name: str, size: Any) -> Peer | None:
+def _published(name: str, size: BenchSize) -> Peer | None:
     """Return encoding and decoding by transformers' model at its default, which is the published
     size.
     """
@@ -276,7 +278,7 @@ def _published(name: str, size: Any) -> Peer | None:
     return Peer(f"transformers {model_class.__name__} ({_millions(model)})", run)
 
 
-_PEERS: dict[str, tuple[Callable[[Any], Peer | None], tuple[str, ...]]] = {
+_PEERS: dict[str, tuple[Callable[[BenchSize], Peer | None], tuple[str, ...]]] = {
     "ar_train_step": (_musicgen_train, ("transformers",)),
     "ar_sample": (_musicgen_sample, ("transformers",)),
     "diffusion_train_step": (_stable_audio_train, ("diffusers",)),

@@ -24,7 +24,7 @@ Resampling the trials hides this.
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import scipy  # loads its parts when they are first used
@@ -33,7 +33,16 @@ from jaxtyping import Float
 from genlab.statistics.bootstrap import CONFIDENCE, finite_or_none
 
 
-def best_of_k(values: Sequence[float] | Float[np.ndarray, "n"]) -> list[dict[str, Any]]:
+class Best(TypedDict):
+    """The median best of k trials; an end that is open is None."""
+
+    k: int
+    value: float
+    low: float | None
+    high: float | None
+
+
+def best_of_k(values: Sequence[float] | Float[np.ndarray, "n"]) -> list[Best]:
     """Return k, value, low and high for k = 1, 2, ... up to about 0.7 n; an end that is open is
     None.
     """
@@ -46,8 +55,8 @@ def best_of_k(values: Sequence[float] | Float[np.ndarray, "n"]) -> list[dict[str
             break
         low = _rank(quantile, (1 + CONFIDENCE) / 2, number)
         high = _rank(quantile, 1 - CONFIDENCE if math.isnan(low) else (1 - CONFIDENCE) / 2, number)
-        value, low, high = (finite_or_none(_value(ranked, at)) for at in (rank, low, high))
-        entries.append({"k": k, "value": value, "low": low, "high": high})
+        low, high = (finite_or_none(_value(ranked, at)) for at in (low, high))
+        entries.append({"k": k, "value": _value(ranked, rank), "low": low, "high": high})
     return entries
 
 

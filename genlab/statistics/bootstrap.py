@@ -15,11 +15,12 @@ Degenerate cases, on purpose:
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NotRequired
 
 import numpy as np
 import scipy  # loads its parts when they are first used
 from jaxtyping import Float, Shaped
+from typing_extensions import ReadOnly, TypedDict
 
 from genlab.config import GenlabError
 
@@ -27,6 +28,14 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 
 Interval = Literal["bca", "percentile", "spread"]
+
+
+class Ends(TypedDict):
+    """A value and the ends of its interval, of a score or of a difference."""
+
+    value: ReadOnly[float | None]
+    low: ReadOnly[NotRequired[float | None]]
+    high: ReadOnly[NotRequired[float | None]]
 
 
 class Estimate(NamedTuple):

@@ -12,19 +12,26 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from genlab.config import GenlabError
 from genlab.config.errors import read_numbers, shorten
+from genlab.evaluate.entries import ScoreEntry
 from genlab.evaluate.table import known_metric
 from genlab.report import outputs
 from genlab.report.additions import read_crossings
 from genlab.report.answer import find_difference, model_arms
 from genlab.report.console import fold
-from genlab.report.inputs import read_ledger
-from genlab.report.text import arm_title, format_quantity, format_seconds, format_value, score_title
+from genlab.report.inputs import Results, Row, read_ledger
+from genlab.report.text import (
+    format_quantity,
+    format_seconds,
+    format_value,
+    name_title,
+    score_title,
+)
 from genlab.run.files import write_json
 from genlab.statistics.crossover import (
     Crossover,
@@ -138,15 +145,15 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     field = "family" if all(len(names) == len(set(names)) for names in families) else "name"
     points: dict[str, list[tuple[float, float]]] = {}
     for _, arm in entries:
-        found = arm["scores"].get(score) or {}
-        if found.get("value") is None:
+        values = seed_values(arm["scores"].get(score))
+        if not values:
             continue
         x = arm.get(AXES[against])
         if not x:
             raise GenlabError(
                 f"arm {arm['name']!r} has no {AXES[against]} in results.json; score it again"
             )
-        points.setdefault(arm[field], []).extend((float(x), value) for value in seed_values(found))
+        points.setdefault(arm[field], []).extend((float(x), value) for value in values)
     if not points:
         raise GenlabError(
             f"--score {score}: no arm has it; choose one of {', '.join(_score_names(entries))}"
@@ -171,7 +178,7 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
     )
 
 
-def read_finished(run_dir: Path) -> dict[str, Any]:
+def read_finished(run_dir: Path) -> Results:
     """Return results.json of a finished comparison.
 
     Raises:
@@ -180,19 +187,18 @@ def read_finished(run_dir: Path) -> dict[str, Any]:
     return outputs.read_results(run_dir)
 
 
-def seed_values(score: Mapping[str, Any]) -> list[float]:
-    """Return the score of every training run behind it."""
-    values = [value for value in score.get("by_seed") or [] if value is not None]
-    return values or [score["value"]]
+def seed_values(score: ScoreEntry | None) -> list[float]:
+    """Return the score of every training run behind it; none if it has no value."""
+    if score is None or score["value"] is None:
+        return []
+    return [value for value in score.get("by_seed") or [] if value is not None] or [score["value"]]
 
 
-def _score_names(entries: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[str]:
+def _score_names(entries: Sequence[tuple[Results, Row]]) -> list[str]:
     return list(dict.fromkeys(name for _, arm in entries for name in arm["scores"]))
 
 
-def find_shared_error(
-    loaded: Sequence[Mapping[str, Any]], field: str, score: str, a: str, b: str
-) -> float:
+def find_shared_error(loaded: Sequence[Results], field: str, score: str, a: str, b: str) -> float:
     """Return the error of the difference that prompts cause, averaged over runs; 0 if no pair was
     compared.
     """
@@ -204,17 +210,20 @@ def find_shared_error(
             if a in names and b in names
             else None
         )
-        if pair and pair.get("plan"):
-            found.append(pair["plan"]["prompt_error"])
+        if pair is None:
+            continue
+        low, high = pair.get("low"), pair.get("high")
+        if plan := pair.get("plan"):
+            found.append(plan["prompt_error"])
         # of one seed: all the doubt there is comes from prompts
-        elif pair and pair.get("low") is not None:
-            found.append((pair["high"] - pair["low"]) / 2 / 1.96)
+        elif low is not None and high is not None:
+            found.append((high - low) / 2 / 1.96)
     return math.sqrt(sum(error**2 for error in found) / len(found)) if found else 0.0
 
 
 def _notes(
-    entries: Sequence[tuple[Any, Mapping[str, Any]]],
-    loaded: Mapping[Path, Any],
+    entries: Sequence[tuple[Results, Row]],
+    loaded: Mapping[Path, Results],
     score: str,
     against: str,
     field: str,
@@ -244,7 +253,7 @@ def _notes(
 
 
 def _table(pilot: Pilot, against: str) -> list[list[str]]:
-    rows = [["", *(arm_title({"name": name}) for name in pilot.curves)]]
+    rows = [["", *(name_title(name) for name in pilot.curves)]]
     budgets: list[float] = []
     for x in sorted(float(x) for curve in pilot.curves.values() for x in curve.x):
         if not budgets or x > SAME_BUDGET * budgets[-1]:
@@ -268,7 +277,7 @@ def _verdict(
     against: str,
     lower_is_better: bool,
 ) -> str:
-    names = [arm_title({"name": name}) for name in (a, b)]
+    names = [name_title(name) for name in (a, b)]
     sweep = f"{_show(found.sweep[0], against)} to {_show(found.sweep[1], against)}"
     forms = f"{names[0]}: {found.forms[0]}, {names[1]}: {found.forms[1]}"
     if found.verdict == "none":

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import Config, GenlabError
 from genlab.data.store import TokenClip, TokenStore
+from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import ClipValues, Score
 from genlab.experiment import Comparison, DecoderRun
@@ -118,7 +119,7 @@ class FinishedRun:
         return self._row.per_clip
 
     @cached_property
-    def _row(self) -> Any:
+    def _row(self) -> RowResult:
         path = self.directory.parents[2] / "rows" / f"{self.arm}.json"
         row = load_row(path) if self.comparison is not None else None
         if row is None:

@@ -11,6 +11,7 @@ in the order of a Halton sequence: as many for each arm as the arm with the fewe
 with Holm's correction over all pairs of the arm.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ from genlab.preflight import Preflight, inspect, pick_from_manifest
 from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report import outputs
+from genlab.report.additions import FrontEntry
 from genlab.report.fronts import COSTS
 from genlab.run.files import write_json
 from genlab.run.trust import find_code
@@ -53,7 +55,7 @@ class Setting(NamedTuple):
     """A sampler of an arm and what it changes from the arm's own, empty for the own one."""
 
     sampler: SamplerConfig
-    change: dict[str, Any]
+    change: dict[str, object]
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ def list_settings(config: Comparison) -> dict[str, list[Setting]]:
     return {name: grid[:number] for name, grid in grids.items()}
 
 
-def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict[str, Any]]:
+def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[FrontEntry]:
     """Sample every setting, write `pareto.json` and return its entries.
 
     Raises:
@@ -81,7 +83,7 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[dict
     material = gather(config, progress, out)
     score = _require_score(config, material.preflight)
     settings = list_settings(config)
-    entries: list[dict[str, Any]] = []
+    entries: list[FrontEntry] = []
     for name, of_arm in settings.items():
         values, costs = {}, {}
         for number, setting in enumerate(of_arm):
@@ -121,7 +123,7 @@ def _require_score(config: Comparison, preflight: Preflight) -> str:
 def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
     own: Any = arm.sampler
     fields = type(own).model_fields
-    axes: dict[str, tuple[Any, ...]] = {}
+    axes: dict[str, tuple[object, ...]] = {}
     calls = next((field for field in ("rounds", "steps") if field in fields), None)
     if calls is not None:
         axes[calls] = tuple(_scale(getattr(own, calls), factor) for factor in CALLS)
@@ -151,7 +153,7 @@ def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
     return list(found.values())
 
 
-def _scale(steps: Any, factor: float) -> Any:
+def _scale(steps: int | tuple[int, ...], factor: float) -> int | tuple[int, ...]:
     if isinstance(steps, tuple):
         return tuple(max(1, round(factor * step)) for step in steps)
     return max(1, round(factor * steps))
@@ -216,7 +218,7 @@ def _judge(
     costs: Mapping[str, Mapping[str, float]],
     seed: int,
     score_name: str = "wer_ctc",
-) -> list[dict[str, Any]]:
+) -> list[FrontEntry]:
     """Return the entries of an arm's settings, each with what
     significantly beats it on every cost.
     """
@@ -247,7 +249,7 @@ def _judge(
     return entries
 
 
-def format_fronts(entries: list[dict[str, Any]]) -> list[list[str]]:
+def format_fronts(entries: list[FrontEntry]) -> list[list[str]]:
     """Return the rows of a table: arm, setting, score, costs, and on which costs the setting is on
     the front.
     """
@@ -255,7 +257,9 @@ def format_fronts(entries: list[dict[str, Any]]) -> list[list[str]]:
     rows = [head]
     for entry in entries:
         score, on = entry["score"], [cost for cost in COSTS if not entry["dominated_by"][cost]]
-        interval = f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
+        ends = (score["value"], score.get("low"), score.get("high"))
+        value, low, high = (math.nan if end is None else end for end in ends)
+        interval = f"{value:.3f} [{low:.3f}, {high:.3f}]"
         costs = [f"{entry['costs'][cost]:.3g}" for cost in COSTS]
         where = "all" if len(on) == len(COSTS) else ", ".join(on) or "none"
         rows.append([entry["arm"], entry["setting"], interval, *costs, where])

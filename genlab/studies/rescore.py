@@ -8,7 +8,6 @@ old scores.
 
 import time
 from pathlib import Path
-from typing import Any
 
 from genlab.arms import plan
 from genlab.changes import scoring_code
@@ -16,6 +15,7 @@ from genlab.compare import conclude
 from genlab.experiment import Comparison
 from genlab.material import gather
 from genlab.report import outputs
+from genlab.report.inputs import WholeResults
 from genlab.run.files import read_json, write_config
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.trust import pins_of, read_pins
@@ -23,7 +23,7 @@ from genlab.score import score_rows
 from genlab.watch.progress import Progress
 
 
-def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> dict[str, Any]:
+def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> WholeResults:
     """Score every row of the comparison in `out` by `config`, and return the new results.json.
 
     Raises:

@@ -31,6 +31,7 @@ import jax
 import numpy as np
 import pydantic
 from flax import nnx
+from pydantic import JsonValue
 
 from genlab.arms import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
@@ -45,7 +46,8 @@ from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_m
 from genlab.machine.stopping import TrainingDiverged
 from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
-from genlab.report.additions import read_tuning
+from genlab.report.additions import SETTINGS, BestOf, Setting, TrialEntry, TunedArm, read_tuning
+from genlab.report.additions import Tuning as TuningFacts
 from genlab.report.console import fold
 from genlab.report.page import write_tuning_page
 from genlab.report.tuning import describe_tuning, tuning_rows
@@ -130,7 +132,7 @@ class Trial(NamedTuple):
     """
 
     number: int
-    setting: dict[str, float | None]
+    setting: dict[Setting, float | None]
     value: float | None
     low: float | None
     high: float | None
@@ -138,6 +140,20 @@ class Trial(NamedTuple):
     steps: int
     wall_s: float
     note: str = ""
+
+    def to_dict(self) -> TrialEntry:
+        """Return trial.json."""
+        return {
+            "number": self.number,
+            "setting": self.setting,
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "train_flops": self.train_flops,
+            "steps": self.steps,
+            "wall_s": self.wall_s,
+            "note": self.note,
+        }
 
 
 class Job(NamedTuple):
@@ -152,7 +168,7 @@ class Job(NamedTuple):
     progress: Progress
 
 
-def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> dict[str, Any]:
+def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> TuningFacts:
     """Run every trial of every arm in `out`, or resume them, and return tuning.json.
 
     Raises:
@@ -290,11 +306,10 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     except TrainingDiverged as error:
         note = f"diverged: {error}"
     wall_s = time.perf_counter() - began
+    tried: dict[Setting, float | None] = {name: getattr(setting, name) for name in SETTINGS}
     value, low, high = (end if math.isfinite(end) else None for end in ends)
-    trial = Trial(
-        number, setting.to_dict(), value, low, high, budget.train_flops, budget.steps, wall_s, note
-    )
-    write_json(run_dir / "trial.json", trial._asdict())
+    trial = Trial(number, tried, value, low, high, budget.train_flops, budget.steps, wall_s, note)
+    write_json(run_dir / "trial.json", trial.to_dict())
     return trial
 
 
@@ -345,15 +360,14 @@ def summarise(
     trials: dict[str, list[Trial]],
     budgets: dict[str, ArmBudget],
     num_prompts: int,
-) -> dict[str, Any]:
+) -> TuningFacts:
     """Return tuning.json.
 
     Raises:
         GenlabError: if every trial of an arm diverged.
     """
     meaning = find_metric(tuning.by)
-    head = {"schema": 1, "name": config.name, "unit": meaning.unit, "direction": meaning.direction}
-    arms = {}
+    arms: dict[str, TunedArm] = {}
     for name, of_arm in trials.items():
         values = [math.inf if trial.value is None else trial.value for trial in of_arm]
         worst = max((value for value in values if math.isfinite(value)), default=None)
@@ -365,6 +379,8 @@ def summarise(
         best = of_arm[values.index(min(values))]
         # a diverged trial counts as the worst that did not
         drawn = [min(value, worst) for value in values[1:]]
+        curve = best_of_k(drawn) if tuning.sampler == "random" else []
+        best_of: list[BestOf] = [{**one} for one in curve]
         arms[name] = {
             "family": budgets[name].family,
             "key": arm_key(config, name),
@@ -372,13 +388,26 @@ def summarise(
             "train_flops": sum(trial.train_flops for trial in of_arm),
             "best": best.number,
             "setting": best.setting,
-            "best_of": best_of_k(drawn) if tuning.sampler == "random" else [],
-            "trials": [trial._asdict() for trial in of_arm],
+            "best_of": best_of,
+            "trials": [trial.to_dict() for trial in of_arm],
         }
-    return {**head, **tuning.to_dict(), "num_prompts": num_prompts, "arms": arms}
+    return {
+        "schema": 1,
+        "name": config.name,
+        "unit": meaning.unit,
+        "direction": meaning.direction,
+        "space": {name: list(getattr(tuning.space, name)) for name in SETTINGS},
+        "trials": tuning.trials,
+        "fraction": tuning.fraction,
+        "by": tuning.by,
+        "sampler": tuning.sampler,
+        "seed": tuning.seed,
+        "num_prompts": num_prompts,
+        "arms": arms,
+    }
 
 
-def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, dict[str, Any]]:
+def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFacts]:
     """Return the comparison in which every arm has its best setting, and the tuning.json at `path`.
 
     Raises:
@@ -434,7 +463,7 @@ def _claim(config: Comparison, tuning: Tuning, out: Path) -> None:
     mine = {"arms": keys, "seed": max(config.seeds), "prompts": config.num_prompts}
     mine |= {name: value for name, value in tuning.to_dict().items() if name != "trials"}
     found = read_stored(
-        out / "tuning_config.json", dict[str, Any], fix="use another --out, or delete it"
+        out / "tuning_config.json", dict[str, JsonValue], fix="use another --out, or delete it"
     )
     if found is not None and found != mine:
         wrong = next(name for name in mine if found.get(name) != mine[name])

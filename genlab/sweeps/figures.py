@@ -7,12 +7,12 @@ sweep and, with its own style sheet, as a file that a README can show.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from genlab.evaluate.table import known_metric
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Results
 from genlab.report.plot import (
     HEIGHT,
     WIDTH,
@@ -110,9 +110,7 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
     ).format(WIDTH, bottom + 38, score_title(score), join(parts))
 
 
-def curves(
-    sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]]
-) -> list[Markup]:
+def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Results]) -> list[Markup]:
     """Return a panel per predicted score and setting of the other fields: the score against the
     number varied most.
     """
@@ -162,10 +160,10 @@ def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Ma
         draw_frame(x_ticks, place_x, y_ticks, place_y, x_title, y_title),
     ]
     ends = []
-    for index in dict.fromkeys(point.index for point in points):
+    for index in dict.fromkeys(point.number for point in points):
         # Runs come in the page's order; a line needs that of x.
         curve = sorted(
-            (point for point in points if point.index == index), key=lambda point: point.cost
+            (point for point in points if point.number == index), key=lambda point: point.cost
         )
         parts.append(_curve(curve, place_x, place_y))
         ends.append(curve[-1])
@@ -178,18 +176,16 @@ def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Ma
 def _curve(
     points: Sequence[Point], place_x: Callable[[float], float], place_y: Callable[[float], float]
 ) -> Markup:
-    line = "L".join(
-        f"{place_x(point.cost):.1f} {place_y(point.score['value']):.1f}" for point in points
-    )
+    line = "L".join(f"{place_x(point.cost):.1f} {place_y(point.value):.1f}" for point in points)
     marks = []
     for point in points:
         x, (low, high) = place_x(point.cost), (place_y(value) for value in extremes(point.score))
         marks.append(
             Markup('<path class="bar" d="M{0:.1f} {1:.1f}V{2:.1f}"/>').format(x, low, high)
         )
-        marks.append(marker(point.index, x, place_y(point.score["value"]), 4.0))
+        marks.append(marker(point.number, x, place_y(point.value), 4.0))
     return Markup('<g class="arm{}"><path class="front" d="M{}"/>{}</g>').format(
-        points[0].index % 6, line, join(marks)
+        points[0].number % 6, line, join(marks)
     )
 
 

@@ -15,7 +15,7 @@ scaled for degrees of freedom: of 95 % intervals of a, 93-98 % hold the truth
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are first used
@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from genlab.config import GenlabError
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Results
 from genlab.report.text import arm_title
 from genlab.statistics.bootstrap import CONFIDENCE
 from genlab.studies.crossover import seed_values
@@ -189,16 +190,18 @@ def fit_scaling(
     )
 
 
-def fit_families(
-    runs: Sequence[SweepRun], results: Mapping[str, Mapping[str, Any]], score: str
-) -> list[str]:
+def fit_families(runs: Sequence[SweepRun], results: Mapping[str, Results], score: str) -> list[str]:
     """Return a sentence per arm of a sweep over shapes and budgets; nothing for any other sweep."""
     points: dict[str, list[tuple[float, float, float]]] = {}
     for run in runs:
-        for arm in model_arms(results.get(run.label, {"arms": []})):
-            for value in seed_values(arm["scores"].get(score) or {"value": None}):
-                if value is not None and {"budget.train_flops", "backbone.width"} <= set(run.point):
-                    row = (float(run.point["budget.train_flops"]), float(arm["params"]), value)
+        for arm in model_arms(results[run.label]) if run.label in results else []:
+            for value in seed_values(arm["scores"].get(score)):
+                if {"budget.train_flops", "backbone.width"} <= set(run.point):
+                    row = (
+                        float(run.point["budget.train_flops"]),
+                        float(arm.get("params", 0)),
+                        value,
+                    )
                     points.setdefault(arm_title(arm), []).append(row)
     told = []
     for family, rows in points.items():

@@ -10,19 +10,21 @@ could not reverse it, unless the prediction says that its source compares bounds
 the verdict says so too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import JsonValue
 from scipy import stats
 
 from genlab.config import GenlabError
 from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import ClipValues
 from genlab.evaluate.table import find_metric
+from genlab.report.inputs import Results, Row
 from genlab.report.ledger import SEEDS_FOR_A_STATEMENT
-from genlab.statistics.bootstrap import finite_or_none, holm_correction
+from genlab.statistics.bootstrap import Ends, finite_or_none, holm_correction
 from genlab.statistics.crossed import Crossed, crossed_contrast
 from genlab.statistics.crossover import Curve, find_crossover
 from genlab.studies.crossover import AXES, find_shared_error, read_finished, seed_values
@@ -52,7 +54,13 @@ class Finding(NamedTuple):
     seeds: int = 0
     note: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    @property
+    def interval(self) -> Ends:
+        """What was found with its 95 % interval, None where an end is not finite."""
+        value, low, high = (finite_or_none(end) for end in (self.value, self.low, self.high))
+        return {"value": value, "low": low, "high": high}
+
+    def to_dict(self) -> dict[str, JsonValue]:
         """Return JSON types; infinities and NaN become null."""
         values = self._asdict().items()
         return {
@@ -253,12 +261,13 @@ def _divide(
         results = read_finished(run_directory(out, finished[label or labels[0]]))
         entry = _find_arm(results, arm, prediction.text)
         length = f"{prediction.length_s:g}"
-        if length not in entry.get("by_length", {}):
+        cost = entry.get("by_length", {}).get(length)
+        if cost is None:
             raise GenlabError(
                 f"prediction {prediction.text!r}: {row!r} was not timed at {length} s; score it "
                 "again"
             )
-        costs.append(np.atleast_1d(entry["by_length"][length][prediction.cost]).astype(float))
+        costs.append(np.atleast_1d(cost[prediction.cost]).astype(float))
     ratios, is_exact = costs[0] / costs[1], prediction.cost != "latency_s"
     # Ratios of times are log-normal rather than normal, hence the geometric mean and an interval on
     # the log scale.
@@ -296,7 +305,7 @@ def _divide(
     )
 
 
-def _find_arm(results: Mapping[str, Any], arm: str, prediction: str) -> Mapping[str, Any]:
+def _find_arm(results: Results, arm: str, prediction: str) -> Row:
     found = [entry for entry in results["arms"] if entry["name"] == arm]
     if not found:
         raise GenlabError(
@@ -305,9 +314,8 @@ def _find_arm(results: Mapping[str, Any], arm: str, prediction: str) -> Mapping[
     return found[0]
 
 
-def _scored(arm: Mapping[str, Any], prediction: Crossing) -> list[float]:
-    score = arm["scores"].get(prediction.score) or {}
-    return [] if score.get("value") is None else seed_values(score)
+def _scored(arm: Row, prediction: Crossing) -> list[float]:
+    return seed_values(arm["scores"].get(prediction.score))
 
 
 def _find_crossing(prediction: Crossing, runs: Sequence[SweepRun], out: Path) -> Finding:

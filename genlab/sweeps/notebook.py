@@ -6,16 +6,17 @@ findings.json, one figure as a file, and TensorBoard's HParams table with one ro
 The same files leave the same page.
 """
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from genlab.data.manifest import write_atomically
 from genlab.report.answer import model_arms
+from genlab.report.inputs import Results
 from genlab.report.page import write_page
 from genlab.report.tables import join, plain_table
 from genlab.report.text import (
@@ -31,6 +32,7 @@ from genlab.report.text import (
 )
 from genlab.run.cache import only_writer
 from genlab.run.files import write_json
+from genlab.statistics.bootstrap import finite_or_none
 from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
 from genlab.sweeps.isoflop import fit_families
@@ -104,8 +106,8 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
     ]
     for finding in findings:
         is_exact = finding.low == finding.value == finding.high
-        found = format_value(finding.value) if is_exact else format_interval(finding.to_dict())
-        p_value = finding.to_dict()["p_holm"]
+        found = format_value(finding.value) if is_exact else format_interval(finding.interval)
+        p_value = finite_or_none(finding.p_holm)
         p_text = MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
         score = score_title(finding.score) if finding.score else MISSING
         expected = finding.expected or MISSING
@@ -115,7 +117,9 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
     return rows
 
 
-def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -> list[list[str]]:
+def _run_rows(
+    sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Results]
+) -> list[list[str]]:
     wanted = [
         prediction.score for prediction in sweep.predictions if not isinstance(prediction, Ratio)
     ]
@@ -138,12 +142,14 @@ def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -
         ]
     ]
     for run in runs:
-        found = results.get(run.label, {"arms": []})
-        trained = model_arms(found)
+        found = results.get(run.label)
+        trained = [] if found is None else model_arms(found)
         # What no arm can beat, real audio and the codec alone, wherever a predicted score is
         # defined for it.
         ceilings = [
-            arm for arm in found["arms"] if arm not in trained and set(wanted) & set(arm["scores"])
+            arm
+            for arm in ([] if found is None else found["arms"])
+            if arm not in trained and set(wanted) & set(arm["scores"])
         ]
         for arm in [*ceilings, *trained]:
             scores = [
@@ -153,16 +159,17 @@ def _run_rows(sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any]) -
             cost = [MISSING] * 5
             if arm in trained:
                 spent = [
-                    f"{arm['steps']:,}",
-                    format_quantity(arm["train_flops"]),
-                    f"{arm['epochs']:.2f}",
+                    format_value(arm.get("steps")),
+                    format_quantity(arm.get("train_flops")),
+                    f"{arm.get('epochs', math.nan):.2f}",
                 ]
-                cost = [*spent, str(arm["network_calls"]), format_seconds(arm["train_wall_s"])]
+                calls = str(arm.get("network_calls"))
+                cost = [*spent, calls, format_seconds(arm.get("train_wall_s"))]
             rows.append([run.label or "the run", arm_title(arm), *scores, *cost])
     return rows
 
 
-def _length_rows(results: dict[str, Any]) -> list[list[str]]:
+def _length_rows(results: Mapping[str, Results]) -> list[list[str]]:
     """Return what one clip costs at every length that was measured, no rows if none was."""
     rows = [
         [
@@ -200,7 +207,7 @@ def _length_rows(results: dict[str, Any]) -> list[list[str]]:
 def _markdown(
     sweep: Sweep,
     runs: Sequence[SweepRun],
-    results: dict[str, Any],
+    results: Mapping[str, Results],
     findings: Sequence[Finding],
     page: Path,
     is_drawn: bool,
@@ -225,7 +232,7 @@ def _markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _reproduce(results: dict[str, Any], page: Path) -> str:
+def _reproduce(results: Mapping[str, Results], page: Path) -> str:
     command = (
         f"genlab sweep run {shlex.quote(str(page))} && genlab sweep report {shlex.quote(str(page))}"
     )
@@ -249,7 +256,7 @@ def _pipes(rows: Sequence[Sequence[str]]) -> str:
 def _write_html(
     sweep: Sweep,
     runs: Sequence[SweepRun],
-    results: dict[str, Any],
+    results: Mapping[str, Results],
     findings: Sequence[Finding],
     panels: Sequence[Markup],
     forests: Sequence[Markup],
@@ -299,13 +306,13 @@ def _write_html(
 
 
 def _write_hparams(
-    sweep: Sweep, runs: Sequence[SweepRun], results: dict[str, Any], out: Path
+    sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Results], out: Path
 ) -> None:
     """One group per sweep, one row per run and arm: what was varied beside what was spent and
     scored.
     """
     for run in runs:
-        for arm in model_arms(results.get(run.label, {"arms": []})):
+        for arm in model_arms(results[run.label]) if run.label in results else []:
             row_id = f"{run.id}-{arm['name']}"
             with RunWriter(out / "hparams" / row_id, attempt="sweep") as writer:
                 point = {
@@ -313,11 +320,8 @@ def _write_hparams(
                     for path, value in run.point.items()
                 }
                 writer.scores(0, arm["scores"])
-                spent = {
-                    name: arm[name]
-                    for name in ("family", "params", "steps", "train_flops", "epochs")
-                    if name in arm
-                }
+                found = dict(arm.items())
+                spent = {name: found[name] for name in SPENT if name in found}
                 writer.hparams(
                     {"arm": arm["name"], **point, **spent}, run_id=f"{sweep.name}/{row_id}"
                 )

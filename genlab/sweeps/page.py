@@ -38,12 +38,12 @@ Point = dict[str, Any]
 Expected = Literal["below", "above", "within"]
 
 
-def product(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
+def product(axes: Mapping[str, Sequence[object]]) -> list[Point]:
     """Return every combination; the last axis varies fastest."""
     return [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
 
 
-def zipped(axes: Mapping[str, Sequence[Any]]) -> list[Point]:
+def zipped(axes: Mapping[str, Sequence[object]]) -> list[Point]:
     """Return the axes side by side.
 
     Raises:
@@ -357,7 +357,7 @@ def _label_of(row: str, runs: Sequence[SweepRun]) -> str:
     return row.split(" @ ", 1)[1] if " @ " in row else runs[0].label
 
 
-def _brief(value: Any) -> str:
+def _brief(value: object) -> str:
     return (
         f"{value:g}" if isinstance(value, float) else json.dumps(value).strip('"').replace(" ", "")
     )

@@ -20,9 +20,10 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NotRequired
+from typing import Literal, NamedTuple, NotRequired
 
 import pydantic
+from pydantic import JsonValue
 from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
@@ -166,7 +167,7 @@ def read_state(run: SweepRun, out: Path) -> RunState:
     return state("interrupted", last["reason"])
 
 
-def _is_alive(status: Mapping[str, Any]) -> bool:
+def _is_alive(status: Mapping[str, JsonValue]) -> bool:
     """Return whether the process of a status.json lives: by its heartbeat, and on this host also by
     its number.
     """

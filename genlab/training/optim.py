@@ -12,13 +12,16 @@ carries a rule (genlab/nets/param.py).
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 import pydantic
 from flax import nnx
+from jax.tree_util import KeyPath
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 
 from genlab.config import Config, GenlabError
 from genlab.machine.sharding import path_name
@@ -83,7 +86,7 @@ class ArmSettings(Config):
         return optim.model_copy(update=own), backbone.model_copy(update=dropout)
 
 
-def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]:
+def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[ArrayLike], Array]:
     """Return the learning rate as a function of the number of updates already made.
 
     It rises linearly over the warm-up so that the first update is not zero, then falls to
@@ -108,7 +111,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[Any], Any]
     return schedule
 
 
-def decay_tree(params: Any, rules: Mapping[str, Rule]) -> Any:
+def decay_tree(params: PyTree, rules: Mapping[str, Rule]) -> PyTree:
     """Return a tree like `params` that holds True where weight decay acts.
 
     `params` is an `nnx.State` or a pure dict; `rules` are those of its model, by path.
@@ -117,7 +120,7 @@ def decay_tree(params: Any, rules: Mapping[str, Rule]) -> Any:
         GenlabError: for a parameter that `rules` does not name.
     """
 
-    def is_decayed(path: tuple[Any, ...], _: Any) -> bool:
+    def is_decayed(path: KeyPath, _: object) -> bool:
         name = path_name(path)
         if name not in rules:
             raise GenlabError(
@@ -157,7 +160,7 @@ def build_optimizer(
     return optax.chain(clip, adamw)
 
 
-def update_ema(ema: Any, params: Any, decay: float, step: Any) -> Any:
+def update_ema(ema: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:
     """Return the moving average after one update; the decay ramps up so that short runs forget
     their random start.
 

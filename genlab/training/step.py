@@ -12,13 +12,14 @@ it costs a synchronisation, so the loop reads it when it logs and before it save
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Key
+from jax.stages import Compiled, Wrapped
+from jaxtyping import Array, Key, PyTree
 
 from genlab.config import GenlabError
 from genlab.machine.sharding import BATCH, Splits, compiler_options, constrain, lay_out
@@ -28,7 +29,8 @@ from genlab.training.optim import OptimConfig, build_optimizer, learning_rate, u
 Build = Callable[[Key[Array, ""]], nnx.Module]
 Watch = Callable[[nnx.Module], None]
 Model = TypeVar("Model", bound=nnx.Module)
-State = dict[str, Any]
+State = dict[str, PyTree]
+Update = Callable[[State, tuple[PyTree, ...], Key[Array, ""]], tuple[State, dict[str, Array]]]
 # The parts of the state that hold arrays; the counters follow from the step.
 SAVED = ("params", "rest", "opt", "ema")
 
@@ -51,14 +53,14 @@ def create_state(
     return graphdef, lay_out(state, splits_of(model))
 
 
-def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
+def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Wrapped:
     """Return the jitted `update(state, args, key) -> (state, metrics)`; it consumes (donates) the
     state it is given.
     """
     schedule = learning_rate(optim, steps)
 
     def update(
-        state: State, args: tuple[Any, ...], key: Key[Array, ""]
+        state: State, args: tuple[PyTree, ...], key: Key[Array, ""]
     ) -> tuple[State, dict[str, Array]]:
         step, params = state["step"], state["params"]
         # Traced once, at no cost in the program: the rules stand in `graphdef`.
@@ -91,14 +93,16 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Any:
     return jax.jit(update, donate_argnums=0)
 
 
-def compile_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int, *args: Any) -> Any:
+def compile_update(
+    graphdef: nnx.GraphDef, optim: OptimConfig, steps: int, *args: PyTree
+) -> Compiled:
     """Return the update compiled for these arguments and the mesh that is set."""
     return make_update(graphdef, optim, steps).lower(*args).compile(compiler_options())
 
 
 def _gradient(
     graphdef, optim: OptimConfig, splits: Splits, params, rest, args, key
-) -> tuple[Any, Array, dict[str, Array], Any]:
+) -> tuple[PyTree, Array, dict[str, Array], PyTree]:
     """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics,
     and the new rest.
 
@@ -144,7 +148,7 @@ def _gradient(
     return *totals, rest
 
 
-def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Any, Any]:
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, PyTree, PyTree]:
     """Return the structure, the parameters and all other variables of `model`, the latter two as
     plain dicts.
     """

@@ -46,6 +46,7 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.machine import hosts
+from genlab.statistics.bootstrap import Ends
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews")
@@ -249,7 +250,7 @@ class RunWriter:
             [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()],
         )
 
-    def scores(self, step: int, scores: Mapping[str, Mapping[str, Any]]) -> None:
+    def scores(self, step: int, scores: Mapping[str, Ends]) -> None:
         """Write the `scores` of one arm of results.json as `score/NAME`, with the ends of their
         intervals.
 
@@ -259,7 +260,9 @@ class RunWriter:
         values: dict[str, float] = {}
         for name, score in scores.items():
             if (value := score["value"]) is not None:
-                ends = (value if score.get(end) is None else score[end] for end in ("low", "high"))
+                ends = (
+                    value if end is None else end for end in (score.get("low"), score.get("high"))
+                )
                 values |= {f"score/{name}": value, **dict(zip(interval_tags(name), ends))}
         self.scalars(step, values)
 
@@ -320,7 +323,7 @@ class RunWriter:
         metadata = text_metadata.create_summary_metadata(display_name=None, description="")
         self._add_strings(step, tag, np.array([markdown.encode()], dtype=object), metadata)
 
-    def hparams(self, values: Mapping[str, Any], *, run_id: str) -> None:
+    def hparams(self, values: Mapping[str, object], *, run_id: str) -> None:
         """Write the row of this run in the HParams table.
 
         It goes into the run's own event file: a writer of its own would show as a second run
@@ -334,7 +337,7 @@ class RunWriter:
         row = hparams_summary.hparams_pb(dict(_flatten(values)), trial_id=run_id)
         self._write(0, Summary.FromString(row.SerializeToString()))
 
-    def hparams_head(self, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> None:
+    def hparams_head(self, rows: Sequence[Mapping[str, object]], metrics: Sequence[str]) -> None:
         """Write the head of the HParams table, once for all arms.
 
         Without a head TensorBoard lists every scalar by its letters and shows the first five:
@@ -449,7 +452,9 @@ def _plain(text: str) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, bool | float | str]]:
+def _flatten(
+    values: Mapping[str, object], prefix: str = ""
+) -> list[tuple[str, bool | float | str]]:
     """Return dotted names with the value types the HParams table knows; anything else becomes JSON
     text.
     """

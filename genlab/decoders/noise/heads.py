@@ -14,7 +14,7 @@ holds the weights:
 The residual networks are MAR's: blocks modulated by adaLN-zero, here with RMSNorm.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,26 @@ from genlab.nets.norm import RMSNorm
 # The spread of the first means, weights and log deviations: components that start equal would stay
 # equal.
 FIRST_SPREAD = 0.3
+
+
+@runtime_checkable
+class HeadSampler(Protocol):
+    """How a decoder draws from its head."""
+
+    @property
+    def temperature(self) -> float:
+        """Scales the noise that is drawn."""
+        ...
+
+    @property
+    def steps(self) -> int:
+        """Of solving a flow."""
+        ...
+
+    @property
+    def guidance(self) -> float:
+        """1 is off."""
+        ...
 
 
 class GaussianMixture(Config):
@@ -58,11 +78,11 @@ class GaussianMixture(Config):
         """Return the FLOPs of one frame's loss and its gradient."""
         return 3 * self.draw_flops(width, channels, None)
 
-    def draw_flops(self, width: int, channels: int, sampler: Any) -> float:
+    def draw_flops(self, width: int, channels: int, sampler: HeadSampler | None) -> float:
         """Return the FLOPs of drawing one frame."""
         return 2.0 * width * self.components * (1 + 2 * channels)
 
-    def draw_calls(self, sampler: Any) -> int:
+    def draw_calls(self, sampler: HeadSampler) -> int:
         """Return the sequential calls of drawing one frame: none beside the backbone's, the head is
         one product.
         """
@@ -80,7 +100,7 @@ class GaussianMixtureHead(nnx.Module):
         )
 
     def loss(
-        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Key[Array, ""]
     ) -> Float[Array, "b t"]:
         """Return -log p of each frame in nats; nothing is drawn."""
         return -self.log_density(hidden, latents)
@@ -95,7 +115,7 @@ class GaussianMixtureHead(nnx.Module):
         return jax.nn.logsumexp(log_weights + log_normals.sum(axis=-1), axis=-1)
 
     def draw(
-        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any
+        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: HeadSampler
     ) -> Float[Array, "b d"]:
         """Draw a component, then a latent from it, whose
         standard deviation the temperature scales.
@@ -151,11 +171,11 @@ class FlowMatching(Config):
             3 * self._velocity_flops(channels) - first_layers
         )
 
-    def draw_flops(self, width: int, channels: int, sampler: Any) -> float:
+    def draw_flops(self, width: int, channels: int, sampler: HeadSampler) -> float:
         """Return the FLOPs of drawing one frame."""
         return 2.0 * width * self.width + self.draw_calls(sampler) * self._velocity_flops(channels)
 
-    def draw_calls(self, sampler: Any) -> int:
+    def draw_calls(self, sampler: HeadSampler) -> int:
         """Return the sequential calls of drawing one frame."""
         return sampler.steps
 
@@ -177,7 +197,7 @@ class FlowMatchingHead(nnx.Module):
         self.network = _ModulatedNetwork(config.width, config.layers, channels, key=network_key)
 
     def loss(
-        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Key[Array, ""]
     ) -> Float[Array, "b t"]:
         """Return the mean squared velocity error of each
         frame over its channels and noise draws.
@@ -194,7 +214,7 @@ class FlowMatchingHead(nnx.Module):
         return errors.reshape(b, t, m * d).mean(axis=-1)
 
     def draw(
-        self, key: Key[Array, ""], hidden: Float[Array, "b2 h"], sampler: Any
+        self, key: Key[Array, ""], hidden: Float[Array, "b2 h"], sampler: HeadSampler
     ) -> Float[Array, "b d"]:
         """Integrate the velocity from noise, scaled by the temperature; guidance reads a doubled
         batch.
@@ -252,12 +272,12 @@ class EnergyScore(Config):
         network = 3 * _network_flops(self.width, self.layers, channels)
         return 6.0 * width * self.width + self.samples * (noise + network)
 
-    def draw_flops(self, width: int, channels: int, sampler: Any) -> float:
+    def draw_flops(self, width: int, channels: int, sampler: HeadSampler) -> float:
         """Return the FLOPs of drawing one frame."""
         inputs = 2.0 * self.width * (width + self.noise_channels)
         return inputs + _network_flops(self.width, self.layers, channels)
 
-    def draw_calls(self, sampler: Any) -> int:
+    def draw_calls(self, sampler: HeadSampler) -> int:
         """Return the sequential calls of drawing one frame."""
         return 1
 
@@ -277,7 +297,7 @@ class EnergyScoreHead(nnx.Module):
         )
 
     def loss(
-        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Any
+        self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Key[Array, ""]
     ) -> Float[Array, "b t"]:
         """Return the energy score of each frame, estimated without bias from the samples."""
         (b, t, _), n = hidden.shape, self.config.samples
@@ -288,7 +308,7 @@ class EnergyScoreHead(nnx.Module):
         return energy_score(samples, latents, self.config.beta)
 
     def draw(
-        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: Any
+        self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: HeadSampler
     ) -> Float[Array, "b d"]:
         """Draw a latent from noise scaled by the temperature; at 0 every frame is the one without
         noise.

@@ -12,13 +12,13 @@ between them (`stream_codes`).
 
 import functools
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import ConfigError
 from genlab.decoders.conditioning import Conditioner, Conditions, guide, with_unconditional
@@ -67,12 +67,14 @@ class StepDecoder(Protocol):
         """Return the sum of the vectors of each step's codes."""
         ...
 
-    def start(self, num_examples: int, num_steps: int, conditions: Conditions) -> tuple[Any, Cache]:
+    def start(
+        self, num_examples: int, num_steps: int, conditions: Conditions
+    ) -> tuple[PyTree, Cache]:
         """Return what does not change in the loop, and the empty cache."""
         ...
 
     def draw_step(
-        self, plan: Any, cache: Cache, x: Float[Array, "b 1 h"], step: Step, sampler
+        self, plan: PyTree, cache: Cache, x: Float[Array, "b 1 h"], step: Step, sampler
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         ...
@@ -91,7 +93,7 @@ class KnownSteps(NamedTuple):
 class _Loop(NamedTuple):
     """A loop before its first step."""
 
-    plan: Any
+    plan: PyTree
     carry: tuple[Cache, Int[Array, "b j"]]
     steps: Step
     order: Int[Array, "b t"]

@@ -8,6 +8,8 @@ the built-in kinds run the same checks.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from pydantic import JsonValue
+
 from genlab.config import Config, ConfigError
 from genlab.config.errors import one_line
 from genlab.config.open import check_own
@@ -50,7 +52,7 @@ def check_class(cls: type[Config], overrides: Iterable[str] = ()) -> list[Findin
     Raises:
         ConfigError: if it is nothing that has a contract, or a field has neither default nor value.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, JsonValue] = {}
     try:
         config: Any = cls.from_dict(values, overrides)
     except (ConfigError, TypeError) as error:

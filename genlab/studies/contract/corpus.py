@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genlab.data.corpus import build_corpus
+from genlab.data.corpus import Progress, build_corpus
 from genlab.data.manifest import Clip, Manifest
 from genlab.prompts import FEWEST
 from genlab.studies.contract.trial import Finding, require, try_out
@@ -45,7 +45,7 @@ class _CorpusTrial:
     def __init__(self, config: Any, place: Path):
         self.config, self.place = config, place
 
-    def build(self, name: str, progress: Any = None) -> Manifest:
+    def build(self, name: str, progress: Progress | None = None) -> Manifest:
         return build_corpus(self.config, self.place / name, progress, is_quiet=True)
 
     def comes_back(self) -> None:

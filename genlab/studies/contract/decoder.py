@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, PyTree
 
 from genlab.decoders.cost import sample_cost, train_flops, walk_loss
 from genlab.decoders.task import Task
@@ -72,7 +73,7 @@ class _DecoderTrial:
         self.calls: list[int] = []
 
     def _draw(
-        self, state: Any, cond: Cond, num_frames: Any, key: Any, prompt: Prompt | None
+        self, state: nnx.State, cond: Cond, num_frames: Array, key: Array, prompt: Prompt | None
     ) -> Tokens:
         model: Any = nnx.merge(self.graph, state)
         out = model.sample(
@@ -136,7 +137,7 @@ class _DecoderTrial:
     def learns(self) -> None:
         graph, params, rest = nnx.split(nnx.merge(self.graph, self.state), nnx.Param, ...)
 
-        def mean_loss(params: Any, batch: Any, key: Any) -> Any:
+        def mean_loss(params: nnx.State, batch: PyTree, key: Array) -> Array:
             out = nnx.merge(graph, params, rest).loss(*batch, key=key)
             return (out.per_example * out.weight).sum() / out.weight.sum()
 
@@ -173,7 +174,7 @@ class _DecoderTrial:
             "its loss is {}, and {} with other values behind its end",
         )
 
-    def _same(self, before: Any, after: Any, count: int, text: str) -> None:
+    def _same(self, before: PyTree, after: PyTree, count: int, text: str) -> None:
         first, second = (
             self.loss(self.state, batch, jax.random.key(1)).per_example[:count]
             for batch in (before, after)
@@ -210,11 +211,11 @@ class _DecoderTrial:
         (tokens, cond), traced = self.batch, []
         shorter = tokens._replace(num_frames=tokens.num_frames - 1)
 
-        def loss(state: Any, batch: Any, key: Any) -> Any:
+        def loss(state: nnx.State, batch: PyTree, key: Array) -> Array:
             traced.append("the loss")
             return nnx.merge(self.graph, state).loss(*batch, key=key)
 
-        def draw(*inputs: Any) -> Any:
+        def draw(*inputs: PyTree) -> PyTree:
             traced.append("sampling")
             return self._draw(*inputs)
 
@@ -262,5 +263,5 @@ class _DecoderTrial:
         )
 
 
-def _is_real(leaf: Any) -> bool:
+def _is_real(leaf: Array) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)

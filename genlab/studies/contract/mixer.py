@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array
 
 from genlab.config import GenlabError
 from genlab.nets.backbone import Backbone, BackboneConfig, backbone_flops
 from genlab.nets.flops import count_flops
-from genlab.nets.layer import Mixer
+from genlab.nets.layer import FeedForward, Mixer
 from genlab.nets.param import rules_of
 from genlab.studies.contract.toys import CLOSE, NUM_EXAMPLES, NUM_FRAMES, toy_batch
 from genlab.studies.contract.trial import Finding, require, try_out
 
 
-def check_mixer(config: Any) -> list[Finding]:
+def check_mixer(config: Mixer) -> list[Finding]:
     """Try out a mixer's config inside a backbone."""
     backbone = BackboneConfig(width=32, layers=2, heads=4, mixer=config)
     return try_out(
@@ -31,7 +32,7 @@ def check_mixer(config: Any) -> list[Finding]:
     )
 
 
-def check_feed_forward(config: Any) -> list[Finding]:
+def check_feed_forward(config: FeedForward) -> list[Finding]:
     """Try out a feed-forward part inside a backbone."""
     return try_out(_backbone_promises(BackboneConfig(width=32, layers=2, heads=4, ffn=config)))
 
@@ -60,13 +61,13 @@ def _can_decode(mixer: Mixer, config: BackboneConfig) -> bool:
     return True
 
 
-def _run(config: BackboneConfig, is_causal: bool, x: Any, is_valid: Any) -> np.ndarray:
+def _run(config: BackboneConfig, is_causal: bool, x: Array, is_valid: Array) -> np.ndarray:
     net = Backbone(config, key=jax.random.key(0), is_causal=is_causal)
     frames = jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])
     return np.asarray(jax.jit(lambda x: net(x, positions=frames, is_valid=is_valid))(x))
 
 
-def _frames() -> tuple[Any, Any]:
+def _frames() -> tuple[Array, Array]:
     tokens, _ = toy_batch(1)
     return jax.random.normal(jax.random.key(2), (NUM_EXAMPLES, NUM_FRAMES, 32)), tokens.is_valid
 
@@ -135,7 +136,7 @@ def _decodes(config: BackboneConfig) -> None:
     whole = _run(config, True, x, jnp.ones(x.shape[:2], bool))
 
     @jax.jit
-    def steps(x: Any) -> Any:
+    def steps(x: Array) -> Array:
         plan, cache = net.start(NUM_EXAMPLES, NUM_FRAMES, None)
         outs = []
         for frame in range(NUM_FRAMES):

@@ -3,7 +3,7 @@ came of it.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from genlab.config.errors import one_line
 
@@ -34,7 +34,7 @@ def try_out(promises: dict[str, Callable[[], None]]) -> list[Finding]:
     return findings
 
 
-def require(is_kept: Any, problem: str) -> None:
+def require(is_kept: object, problem: str) -> None:
     """Raise `Broken` with the problem unless the promise is kept."""
     if not is_kept:
         raise Broken(problem)
