@@ -7,9 +7,9 @@ that they are as they were written, not who wrote them.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pydantic
+from pydantic import JsonValue
 from typing_extensions import TypedDict
 
 from genlab.run.checkpoint import CheckpointMismatch
@@ -32,11 +32,11 @@ class Tally:
 class Meta(TypedDict):
     """What training writes there; `identity` is what a resumed run must share."""
 
-    identity: dict[str, Any]
+    identity: dict[str, JsonValue]
     tally: Tally
 
 
-def read_meta(meta: Mapping[str, Any], run_dir: Path) -> Meta:
+def read_meta(meta: Mapping[str, object], run_dir: Path) -> Meta:
     """Return what training keeps beside the arrays.
 
     Raises:
