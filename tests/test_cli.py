@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from genlab.cli import build_parser, main
 from genlab.cli import doctor as doctor_module
+from genlab.cli import main
 from genlab.cli import runs as commands_module
 from genlab.cli.extras import EXTRAS
+from genlab.cli.parser import build_parser
 from genlab.codecs import frozen
 from genlab.load import load_experiment
 from genlab.machine import memory as host

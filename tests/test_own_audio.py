@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from genlab.data.audio import FORMATS
+from genlab.data.decoding import FORMATS
 from genlab.data.table import ALIASES, SPLIT_ALIASES
 
 ROOT = Path(__file__).parents[1]

@@ -20,18 +20,8 @@ from typing import ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
-from genlab.data.audio import (
-    END_TOLERANCE_S,
-    FORMATS,
-    AudioError,
-    Limit,
-    Part,
-    is_longer,
-    read_sides,
-    read_wave,
-    to_int16,
-    write_flac,
-)
+from genlab.data.audio import is_longer, read_sides, read_wave, to_int16, write_flac
+from genlab.data.decoding import END_TOLERANCE_S, FORMATS, AudioError, Limit, Part
 from genlab.data.digests import rebuild
 from genlab.data.listing import (
     Listing,
@@ -64,36 +54,10 @@ from genlab.run.stored import read_stored, write_atomically
 IMPORT_VERSION = 2  # part of the cache key: raise it when the conversion changes
 REPORT_NAME = "report.json"
 SUMMARY_LINES = 20
-UNSUPPORTED_AUDIO = {
-    ".3gp",
-    ".aac",
-    ".ac3",
-    ".aif",
-    ".aifc",
-    ".aiff",
-    ".amr",
-    ".ape",
-    ".au",
-    ".bwf",
-    ".caf",
-    ".m4a",
-    ".m4b",
-    ".mka",
-    ".mp2",
-    ".mp4",
-    ".mpga",
-    ".ra",
-    ".raw",
-    ".rf64",
-    ".snd",
-    ".sph",
-    ".spx",
-    ".voc",
-    ".w64",
-    ".webm",
-    ".wma",
-    ".wv",
-}
+UNSUPPORTED_AUDIO = set(
+    ".3gp .aac .ac3 .aif .aifc .aiff .amr .ape .au .bwf .caf .m4a .m4b .mka "
+    ".mp2 .mp4 .mpga .ra .raw .rf64 .snd .sph .spx .voc .w64 .webm .wma .wv".split()
+)
 TABLE_NAMES = {"manifest", "metadata"}
 MAX_CLIP_FIELD = "data.corpus.max_clip_s"  # as an override names it
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pydantic import JsonValue
 
-from genlab.data.audio import FORMATS
+from genlab.data.decoding import FORMATS
 from genlab.data.digests import DIGESTS_NAME
 from genlab.data.manifest import MANIFEST_NAME
 

@@ -20,7 +20,8 @@ from pydantic import Field, JsonValue
 from genlab.config import Config, GenlabError, Seed
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import file_of
-from genlab.data.audio import MIN_DURATION_S, MIN_PEAK, SAMPLE_RATE_HZ, to_int16, write_flac
+from genlab.data.audio import MIN_PEAK, SAMPLE_RATE_HZ, to_int16, write_flac
+from genlab.data.decoding import MIN_DURATION_S
 from genlab.data.folder import ImportReport, drop_repeated_recordings
 from genlab.data.listing import Skipped, SourceRow, find_broken_text
 from genlab.data.manifest import (

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from genlab.config import GenlabError
-from genlab.data.audio import FORMATS
+from genlab.data.decoding import FORMATS
 from genlab.data.listing import (
     MAX_TEXT_BYTES,
     Listing,

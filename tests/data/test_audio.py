@@ -9,9 +9,6 @@ from bad_audio import tone, write_bad_files, write_good_files
 
 from genlab.config import GenlabError
 from genlab.data.audio import (
-    AudioError,
-    Limit,
-    Part,
     read_flac,
     read_sides,
     read_wave,
@@ -20,6 +17,7 @@ from genlab.data.audio import (
     to_int16,
     write_flac,
 )
+from genlab.data.decoding import AudioError, Limit, Part
 
 
 def test_every_good_file_reads_as_the_same_tone(tmp_path):

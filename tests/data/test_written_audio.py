@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from genlab import cli
-from genlab.data.audio import WRITTEN, AudioError, read_wave, write_audio, write_flac
+from genlab.data.audio import WRITTEN, read_wave, write_audio, write_flac
+from genlab.data.decoding import AudioError
 
 TONE = np.round(9_000 * np.sin(np.arange(8_000) / 10)).astype(np.int16)
 

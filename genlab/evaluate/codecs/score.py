@@ -18,7 +18,8 @@ from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.data.audio import AudioError, read_wave
+from genlab.data.audio import read_wave
+from genlab.data.decoding import AudioError
 from genlab.evaluate.quality import Dnsmos
 from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.speaker import SpeakerEncoder
