@@ -8,7 +8,6 @@ mix of an array cancels what arrives at different times. Resampling is soxr at h
 """
 
 import io
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +17,15 @@ import soxr
 from jaxtyping import Float, Int, Shaped
 
 from genlab.config import GenlabError
-from genlab.data.decoding import DEFAULT_LIMIT, WHOLE, AudioError, Limit, Part, decode
+from genlab.data.decoding import (
+    DEFAULT_LIMIT,
+    END_TOLERANCE_S,
+    WHOLE,
+    AudioError,
+    Limit,
+    Part,
+    decode,
+)
 from genlab.machine.stopping import apart
 from genlab.run.stored import whole_file
 
@@ -286,6 +293,3 @@ def _audible(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray
         reached = f"samples reach only {peak:.2g} of full scale"
         raise AudioError(path, f"silence at 16 bits: {reached}: rescale it")
     return wave
-
-
-_silence = threading.Lock()

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -19,7 +20,6 @@ from jaxtyping import Float
 from genlab.config import GenlabError
 from genlab.data.container import find_fault, find_mp3_fault, find_ogg_fault, flac_checksum
 
-SampleType = Literal["int16", "int32", "float32", "float64"]
 SampleType = Literal["int16", "int32", "float32", "float64"]
 MIN_DURATION_S = 0.05
 MAX_DURATION_S = 3_600.0
@@ -117,6 +117,9 @@ def decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c
     except Exception as error:
         # A stranger's file must not stop an import, no matter what it makes a decoder raise.
         raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
+
+
+_silence = threading.Lock()
 
 
 @contextmanager
