@@ -249,13 +249,12 @@ def _loop(
     loss: float | None = None
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
-    with contextlib.ExitStack() as stack:
-        saver = CheckpointWriter(run.run_dir, settings.keep)
-        stack.enter_context(contextlib.closing(saver))
-        hashes = HashLog(run.run_dir, start, tally.batch_hash)
-        stack.enter_context(contextlib.closing(hashes))
-        batches = stack.enter_context(contextlib.closing(run.source.iterate(start)))
-        profile = stack.enter_context(trace_steps(settings.profile, run.run_dir))
+    with (
+        contextlib.closing(CheckpointWriter(run.run_dir, settings.keep)) as saver,
+        contextlib.closing(HashLog(run.run_dir, start, tally.batch_hash)) as hashes,
+        contextlib.closing(run.source.iterate(start)) as batches,
+        trace_steps(settings.profile, run.run_dir) as profile,
+    ):
         for done in range(start + 1, run.steps + 1):
             asked = time.perf_counter()
             batch = next(batches)
@@ -297,9 +296,8 @@ def _loop(
             profile(done - start)
             _tell(run, task, done, loss)
             if stopping and not is_last:
-                raise TrainingInterrupted(
-                    f"{run.run_dir}: {stopping}: saved step {done}; run again to resume"
-                )
+                told = f"{stopping}: saved step {done}; run again to resume"
+                raise TrainingInterrupted(f"{run.run_dir}: {told}")
     if run.progress and task is not None:
         run.progress.finish(task)
     return state
