@@ -7,6 +7,7 @@
 `config.json` that a run directory holds.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,6 +39,7 @@ with collector_paused():
     from genlab.data.manifest import Manifest
     from genlab.data.recipe import Corpus
     from genlab.data.store import TokenStore
+    from genlab.data.told import Valued, gather_values
     from genlab.decoders.ar import ARConfig, ARSampler
     from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
     from genlab.decoders.conditioning import ConditionConfig, CondVocab
@@ -171,18 +173,36 @@ class TokenData(Config):
         return build_corpus(self.corpus, progress=progress)
 
     def open(
-        self, progress: Progress | None = None, manifest: Manifest | None = None
+        self,
+        progress: Progress | None = None,
+        manifest: Manifest | None = None,
+        *,
+        parts: Sequence[Valued] = (),
     ) -> TokenStore:
         """Return the token store, encoding `manifest` first, or else building the corpus, or
         drawing the tokens.
+
+        `parts` are the named conditions whose values its clips are to have; they are computed once
+        and kept.
+
+        Raises:
+            GenlabError: if a clip has no such value, or what computes it fails.
         """
         if isinstance(self.corpus, KnownEntropy):
+            if parts:
+                named = parts[0].name
+                raise GenlabError(
+                    f"condition.parts: tokens that never were audio have no {named!r}; leave it out"
+                )
             return draw_store(self.corpus, cache_root())
         # missing weights must not cost the wait for a corpus
         codec, units = self.load_codec(), load_units()
-        return encode_corpus(
-            manifest or self.build_audio(progress), codec, units, cache_root(), progress
-        )
+        manifest = manifest or self.build_audio(progress)
+        store = encode_corpus(manifest, codec, units, cache_root(), progress)
+        store.part_values = [
+            gather_values(part, store, manifest, cache_root(), progress) for part in parts
+        ]
+        return store
 
     def find_store(self) -> Path:
         """Return where the token store is or will be; the corpus must be built.

@@ -26,6 +26,7 @@ from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.text import SYMBOLS
+from genlab.data.told import Valued
 from genlab.experiment import TokenData
 from genlab.run import checkpoint
 from genlab.run.files import write_json
@@ -52,8 +53,16 @@ class Inputs(TypedDict):
     latent_std: list[Number]
 
 
-def open_store(data: TokenData, run_dir: Path, progress: Progress | None = None) -> TokenStore:
+def open_store(
+    data: TokenData,
+    run_dir: Path,
+    progress: Progress | None = None,
+    *,
+    parts: Sequence[Valued] = (),
+) -> TokenStore:
     """Return the token store that the run in `run_dir` was made with, or is to be made with.
+
+    `parts` are the named conditions whose values its clips are to have.
 
     Raises:
         GenlabError: if `data` names another codec or corpus than the run was made with.
@@ -64,7 +73,7 @@ def open_store(data: TokenData, run_dir: Path, progress: Progress | None = None)
         manifest = data.build_audio(progress)
         codec = data.load_codec()
         _refuse(run_dir, made, {"codec": codec.fingerprint, **_labels(manifest)}, data)
-    store = data.open(progress)
+    store = data.open(progress, parts=parts)
     bind(run_dir, data, store)
     return store
 

@@ -52,9 +52,9 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
     manifest = config.data.build_audio(progress)
     preflight = inspect(config, manifest, codec)  # before the corpus is encoded
     if run_dir is None:
-        store = config.data.open(progress, manifest)
+        store = config.data.open(progress, manifest, parts=config.condition.parts)
     else:
-        store = inputs.open_store(config.data, run_dir, progress)
+        store = inputs.open_store(config.data, run_dir, progress, parts=config.condition.parts)
     clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
     by_id = {clip.id: clip for clip in manifest.clips}
     hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz

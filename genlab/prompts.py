@@ -106,7 +106,8 @@ def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
         clip.latents[:num_frames],
         clip.units[:num_frames],
     )
-    return clip._replace(codes=codes, latents=latents, units=units, other=other)
+    parts = tuple(part.cut(slice(num_frames)) for part in clip.parts)
+    return clip._replace(codes=codes, latents=latents, units=units, other=other, parts=parts)
 
 
 def _read_split(store: TokenStore, split: str) -> list[TokenClip]:

@@ -188,7 +188,7 @@ def sample_run(
         One line per clip, after what else there is to say.
     """
     codec = run.data.load_codec()
-    store = open_store(run.data, run_dir)
+    store = open_store(run.data, run_dir, parts=run.condition.parts)
     clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
     notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)
@@ -453,7 +453,10 @@ def measure_length(
         return np.resize(values, (num_frames, *values.shape[1:]))
 
     arrays = {name: repeat(getattr(clip, name)) for name in ("codes", "latents", "units")}
-    long = clip._replace(**arrays, other=None if clip.other is None else repeat(clip.other))
+    other = None if clip.other is None else repeat(clip.other)
+    long = clip._replace(
+        **arrays, other=other, parts=tuple(part.repeat(num_frames) for part in clip.parts)
+    )
     _compile_codec(model, codec, [long])
     cond, frames = conditions(store, [long], num_frames)
     compiled, _ = compile_sampler(model, run, cond, frames)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import GetAttrKey
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from genlab.config import Config, GenlabError
 
@@ -133,7 +133,8 @@ class Cond(NamedTuple):
     `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded
     with 0. A model uses the one its `ConditionConfig` names and ignores the other. `other` are the
     codes of the other side of a conversation, absent where there is none; only a decoder with a
-    stream for them hears them (`streams.py`).
+    stream for them hears them (`streams.py`). `parts` are the values of further conditions by name,
+    "b ..." or "b t ..." (decoders/parts.py).
     """
 
     speaker: Int[AnyArray, "b"]
@@ -141,6 +142,7 @@ class Cond(NamedTuple):
     content: Int[AnyArray, "b t"]
     is_dropped: Bool[AnyArray, "b"]
     other: Int[AnyArray, "b t k"] | None = None
+    parts: dict[str, Shaped[AnyArray, "b ..."]] | None = None
 
     @classmethod
     def none(cls, b: int, t: int) -> "Cond":

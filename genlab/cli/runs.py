@@ -108,7 +108,9 @@ def train(arguments: argparse.Namespace, command: str) -> int:
         out = arguments.out or Path("runs") / run.slug
         stack.enter_context(hold_run(out))
         if isinstance(run, DecoderRun):
-            result = train_arm(run, open_store(run.data, out, progress), out, progress)
+            result = train_arm(
+                run, open_store(run.data, out, progress, parts=run.condition.parts), out, progress
+            )
         else:
             # Everything that can refuse comes before the directory is made and the corpus is built.
             check_is_ours(out)
@@ -234,7 +236,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
             else:
                 config.data.load_codec()  # missing weights must not cost the wait for a corpus
                 manifests = [build_corpus(config.data.corpus, progress=progress, is_quiet=True)]
-                store = config.data.open(progress, manifests[0])
+                store = config.data.open(progress, manifests[0], parts=config.condition.parts)
             print(
                 f"token store {store.directory}: codec {store.info.codec_fingerprint}, "
                 f"{store.info.num_units} units"

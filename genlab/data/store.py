@@ -12,10 +12,10 @@ import io
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,6 +31,7 @@ from genlab.data.digests import (
     write_digests,
 )
 from genlab.data.manifest import read_array
+from genlab.data.parts import PartValue, PartValues
 from genlab.data.text import encode_text
 from genlab.run.stored import (
     Count,
@@ -120,7 +121,8 @@ class StoreInfo(Config):
 class TokenClip(NamedTuple):
     """One clip in the token space, with latents as the codec gave them (not normalised).
 
-    `other` are the codes of the other side of a conversation.
+    `other` are the codes of the other side of a conversation, `parts` the values of named
+    conditions (parts.py), which lie beside the store and not in its records.
     """
 
     id: str
@@ -131,6 +133,7 @@ class TokenClip(NamedTuple):
     latents: Float[np.ndarray, "t d"]
     units: Int[np.ndarray, "t"]
     other: Int[np.ndarray, "t k"] | None = None
+    parts: tuple[PartValue, ...] = ()
 
 
 def pack_clip(clip: TokenClip) -> bytes:
@@ -280,6 +283,11 @@ class TokenStore:
             another codec.
     """
 
+    part_values: Sequence[PartValues] = ()
+    """The values of named conditions, given out with every clip; whoever opens the store for a
+    model sets them.
+    """
+
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):
         self.directory = directory
         digests = Digests.load(directory)
@@ -328,6 +336,11 @@ class TokenStore:
         vectors[0] -= self.latent_mean / self.latent_std
         return vectors.astype(np.float32)
 
+    @property
+    def num_clips(self) -> int:
+        """Records in all splits."""
+        return sum(split.clips for split in self.info.splits.values())
+
     def clip(self, index: int) -> TokenClip:
         """Return record `index`.
 
@@ -337,12 +350,12 @@ class TokenStore:
         try:
             clip = unpack_clip(self._records[index])
             check_clip(clip, self.info)
-            return clip
         except UNREADABLE as error:
             parts = ", ".join(path.name for path in self._damaged_parts()) or "a part"
             reason = f"record {index} cannot be read ({str(error).splitlines()[0]:.80})"
             where = f"{self.directory}: {parts}: damaged"
             raise DamagedError(f"{where}: {reason}; {rebuild(self.directory)}") from None
+        return clip._replace(parts=tuple(values.of(index) for values in self.part_values))
 
     def _damaged_parts(self) -> list[Path]:
         digests = Digests.load(self.directory)
@@ -402,7 +415,9 @@ class TokenStore:
         speaker = np.int32(self.info.speakers.index(clip.speaker))
         tokens = Tokens(codes, latents, np.int32(valid))  # pyright: ignore[reportArgumentType]
         other = None if clip.other is None else fit(clip.other).astype(np.int32)
-        return tokens, Cond(speaker, text, units, np.bool_(False), other)  # pyright: ignore[reportArgumentType]
+        parts = {part.name: part.cut(window).fit(num_frames) for part in clip.parts} or None
+        told: Any = (speaker, text, units, np.bool_(False), other, parts)
+        return tokens, Cond(*told)
 
     def numbers(self, split: str, clips: int | None = None) -> list[int]:
         """Return the record numbers of a split, or of a fixed random part of it: less is always

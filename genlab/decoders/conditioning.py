@@ -22,15 +22,18 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, ConfigError
+from genlab.config import Config, ConfigError, added
 from genlab.config.errors import shorten
 from genlab.data.text import has_symbols
+from genlab.decoders.parts import AnyPart, TellPart, check_names
 from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.backbone import BackboneConfig, TextRoute
 from genlab.nets.blocks import ConvBlock
 from genlab.nets.context import Text
 from genlab.nets.linear import Embedding
 from genlab.tokens import AnyArray, Cond
+
+PART_KEYS = 2**16
 
 
 class CondVocab(Config):
@@ -72,6 +75,14 @@ class ConditionConfig(Config):
     """
     layers: int = pydantic.Field(default=2, gt=0, le=1024)
     """Convolution blocks that encode the content."""
+    parts: tuple[AnyPart, ...] = added(())
+    """Conditions by name, beside those above: labels, numbers, or a class of the user (parts.py).
+    """
+
+    @pydantic.model_validator(mode="after")
+    def _check_parts(self) -> "ConditionConfig":
+        check_names(self.parts)
+        return self
 
     @property
     def text_route(self) -> TextRoute:
@@ -114,7 +125,8 @@ class ConditionConfig(Config):
     @property
     def is_modulating(self) -> bool:
         """True if the backbone is built with a modulation for what holds for the whole clip."""
-        return self.clip_route == "adaln" and (self.speaker or self.duration)
+        is_clip_modulating = self.clip_route == "adaln" and (self.speaker or self.duration)
+        return is_clip_modulating or any(part.route == "adaln" for part in self.parts)
 
 
 class Conditions(NamedTuple):
@@ -167,6 +179,13 @@ class Conditioner(nnx.Module):
             if num_entries
             else None
         )
+        # Keys of their own, which no split gives, so that a part more does not change what the
+        # others start from.
+        part_keys = [
+            jax.random.fold_in(key, PART_KEYS + number) for number in range(len(config.parts))
+        ]
+        tellers = [TellPart(part, width, key=key) for part, key in zip(config.parts, part_keys)]
+        self.parts = nnx.List(tellers) if tellers else None
 
     def __call__(
         self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None
@@ -199,11 +218,22 @@ class Conditioner(nnx.Module):
             clip += jnp.where(
                 is_dropped[:, None], 0.0, _describe_duration(is_valid.sum(axis=1), self.width)
             )
-        if self.config.is_modulating:
-            return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text, clip)
-        # b h -> b 1 h, the same vector at every frame
-        frames += clip[:, None, :].astype(self.dtype)
-        return Conditions(jnp.where(is_valid[:, :, None], frames, 0), text)
+        if self.config.clip_route == "adaln":
+            modulating = clip
+        else:
+            modulating = jnp.zeros_like(clip)
+            # b h -> b 1 h, the same vector at every frame
+            frames += clip[:, None, :].astype(self.dtype)
+        for teller in self.parts or ():
+            features = teller(cond.parts, is_dropped, is_valid)
+            if teller.route == "adaln":
+                modulating += features
+            else:
+                # What holds for the whole clip is added to each of its frames.
+                features = features if teller.is_per_frame else features[:, None, :]
+                frames += features.astype(self.dtype)
+        frames = jnp.where(is_valid[:, :, None], frames, 0)
+        return Conditions(frames, text, modulating if self.config.is_modulating else None)
 
     def _keep_symbols(
         self, symbols: Int[AnyArray, "b n"], is_dropped: Bool[AnyArray, "b"]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
+from genlab.decoders.parts import part_shapes
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task
 from genlab.nets.flops import count_flops
 from genlab.tokens import Cond, SampleCost, Tokens
@@ -48,7 +49,8 @@ def example_of(task: Task, num_examples: int = 1) -> tuple[Tokens, Cond]:
     latents = array(t, spec.latent_channels, dtype=jnp.float32)
     side = array(spec.side_channels, dtype=jnp.float32) if spec.side_channels else None
     other = codes if task.vocab.is_two_sided else None
-    cond = Cond(array(), array(task.num_symbols), array(t), array(dtype=jnp.bool_), other)
+    parts = part_shapes(task.condition.parts, num_examples, t)
+    cond = Cond(array(), array(task.num_symbols), array(t), array(dtype=jnp.bool_), other, parts)
     return Tokens(codes, latents, array(), side), cond
 
 

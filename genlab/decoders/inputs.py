@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, PyTree
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import ConditionConfig, Conditioner, CondVocab
+from genlab.decoders.parts import ConditionPart
 from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
 
 # Latents of a codec are normalised over a corpus; one clip of it lies well within these.
@@ -195,9 +196,27 @@ def _check_lengths(
     _check_whole(num_frames, "num_frames", 0, t, f", {what}")
 
 
+def _check_part(part: ConditionPart, cond: Cond, t: int | None) -> None:
+    """Check that the values of a named condition are there, and have its shape and type."""
+    leaf = (cond.parts or {}).get(part.name)
+    if leaf is None:
+        raise GenlabError(
+            f"cond.parts: no {part.name!r}, which condition.parts names; open the store with it"
+        )
+    wanted = (*((t,) if part.is_per_frame and t is not None else ()), *part.shape)
+    found = tuple(leaf.shape[1:] if t is not None or not part.is_per_frame else leaf.shape[2:])
+    if found != wanted or leaf.dtype != part.dtype:
+        raise GenlabError(
+            f"cond.parts[{part.name!r}]: {leaf.dtype} with shape {leaf.shape}, expected "
+            f"{part.dtype} of a batch of {wanted}"
+        )
+
+
 def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
     """Check the conditions; t frames if they are known, and if the content is frame by frame."""
-    for name, leaf in cond._asdict().items():
+    leaves = cond._replace(parts=None)._asdict()
+    leaves |= {f"parts[{name!r}]": leaf for name, leaf in (cond.parts or {}).items()}
+    for name, leaf in leaves.items():
         if leaf is not None and (leaf.ndim == 0 or leaf.shape[0] != b):
             raise GenlabError(
                 f"cond.{name}: shape {leaf.shape}, expected a batch of {b} as the rest has"
@@ -206,6 +225,8 @@ def _check_cond(facts: Facts, cond: Cond, b: int, t: int | None) -> None:
     condition, vocab = facts.condition, facts.vocab
     if condition is None or vocab is None:
         return
+    for part in condition.parts:
+        _check_part(part, cond, t)
     if condition.speaker:
         _check_whole(cond.speaker, "cond.speaker", 0, vocab.num_speakers - 1)
     if condition.content == "text":
@@ -225,6 +246,7 @@ def _check_guidance(condition: ConditionConfig | None, guidance: float) -> None:
     if guidance == 1 or condition is None:
         return
     is_told = condition.content != "none" or condition.speaker or condition.duration
+    is_told = is_told or bool(condition.parts)
     if not is_told or condition.dropout == 0:
         why = (
             "condition.dropout=0 never trains"

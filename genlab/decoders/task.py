@@ -138,8 +138,11 @@ class Task(NamedTuple):
     def condition_flops(self) -> float:
         """FLOPs of encoding one example's conditions."""
         positions = {"semantic": self.num_frames, "text": self.num_symbols, "none": 0}
-        return float(
+        encoded = float(
             self.condition.layers * positions[self.condition.content] * 6 * self.backbone.width**2
+        )
+        return encoded + sum(
+            part.flops(self.backbone.width, self.num_frames) for part in self.condition.parts
         )
 
 

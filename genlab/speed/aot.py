@@ -40,6 +40,7 @@ from genlab.config.shipped import install_command
 from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import sample_cost, train_flops
+from genlab.decoders.parts import part_shapes
 from genlab.decoders.task import Task
 from genlab.experiment import Comparison, DecoderRun, TokenData
 from genlab.machine.sharding import batch_shardings, compiler_options, make_mesh
@@ -201,9 +202,18 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
 
     latents = array(frames, spec.latent_channels, dtype=jnp.float32)
     other: Any = array(frames, spec.codebooks) if _hears_other(plan) else None
+    parts = part_shapes(plan.run.condition.parts, num_clips, frames)
+    cond: Any = (
+        array(),
+        array(plan.num_symbols),
+        array(frames),
+        array(dtype=jnp.bool_),
+        other,
+        parts,
+    )
     batch: Any = (
         Tokens(array(frames, spec.codebooks), latents, array()),  # pyright: ignore[reportArgumentType]
-        Cond(array(), array(plan.num_symbols), array(frames), array(dtype=jnp.bool_), other),  # pyright: ignore[reportArgumentType]
+        Cond(*cond),
     )
     return jax.tree.map(_on, batch, batch_shardings(batch, plan.mesh))
 

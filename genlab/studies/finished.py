@@ -64,7 +64,7 @@ class FinishedRun:
     @cached_property
     def store(self) -> TokenStore:
         """The tokens that it was trained on, and the prompts among them."""
-        return self.config.data.open()
+        return self.config.data.open(parts=self.config.condition.parts)
 
     @cached_property
     def prompts(self) -> list[TokenClip]:

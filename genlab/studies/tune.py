@@ -194,7 +194,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
     out.mkdir(parents=True, exist_ok=True)
     with lock_run(out):
         _claim(config, tuning, out)
-        store = config.data.open(progress)
+        store = config.data.open(progress, parts=config.condition.parts)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
         if find_metric(tuning.by).needs == "audio and text" and not any(

@@ -1,8 +1,8 @@
 """What a class of your own must keep, tried out at toy size: `genlab check FILE.py:Class`.
 
-In: a config class of a decoder, mixer, feed-forward part, corpus or metric, or the function that
-returns a codec. Out: one finding per promise, with what is wrong where it is broken. The tests of
-the built-in kinds run the same checks.
+In: a config class of a decoder, mixer, feed-forward part, corpus, metric or condition, or the
+function that returns a codec. Out: one finding per promise, with what is wrong where it is broken.
+The tests of the built-in kinds run the same checks.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,11 +14,13 @@ from genlab.config import Config, ConfigError
 from genlab.config.errors import one_line
 from genlab.config.open import check_own
 from genlab.data.recipe import Corpus
+from genlab.decoders.parts import ConditionPart
 from genlab.decoders.task import DecoderConfig
 from genlab.evaluate.own import MetricConfig
 from genlab.nets.layer import FeedForward, Mixer
 from genlab.run.trust import is_function, load_class
 from genlab.studies.contract.codec import check_codec
+from genlab.studies.contract.condition import check_condition
 from genlab.studies.contract.corpus import check_corpus
 from genlab.studies.contract.decoder import check_decoder
 from genlab.studies.contract.metric import check_metric
@@ -75,6 +77,8 @@ def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
     """
     if hasattr(config, "metrics"):
         return MetricConfig, check_metric
+    if hasattr(config, "route") and hasattr(config, "value"):
+        return ConditionPart, check_condition
     if hasattr(config, "sampler"):
         return DecoderConfig, check_decoder
     if hasattr(config, "recipe"):
@@ -86,5 +90,6 @@ def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
     raise ConfigError(
         f"{type(config).__name__}: expected the config of a decoder (it has `sampler`), of a "
         "corpus (it derives from Rendered or ImportConfig), of a mixer (it derives from "
-        "PlainMixer), of a feed-forward part (`build` and `flops`) or of a metric (`metrics`)"
+        "PlainMixer), of a feed-forward part (`build` and `flops`), of a metric (`metrics`) or "
+        "of a condition (it derives from PlainPart)"
     )

@@ -1,0 +1,180 @@
+"""What a decoder is told beside speaker, text and units: one named value per clip, from a column or
+from the audio.
+
+In: an object that computes the value of a clip (`Valued`; the conditions of decoders/parts.py are
+such objects), and a corpus behind a codec. Out: `PartValues`. They are computed once: their
+directory is named by a digest of the object, the corpus and the codec, so that a changed class or a
+changed clip makes other values and never mixes with old ones.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from genlab.config import GenlabError, digest
+from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
+from genlab.config.open import file_of
+from genlab.data.digests import digest_files, write_digests
+from genlab.data.manifest import Clip, Manifest
+from genlab.data.parts import FIRSTS_NAME, VALUES_NAME, PartValues
+from genlab.data.shards import Progress
+from genlab.data.store import TokenStore
+from genlab.run.cache import only_builder
+
+INFO_NAME = "part.json"  # a directory that has it is whole
+VERSION = 1  # part of the name on disk: raise it when values of the same clip become others
+REPORT_EVERY = 64
+
+
+class ClipFacts(NamedTuple):
+    """What a value may depend on: a clip's row in the manifest, its frames in the token space, and
+    its audio.
+    """
+
+    row: Clip
+    num_frames: int
+    frame_hz: float
+    manifest: Manifest
+
+    def wave(self) -> Float[np.ndarray, "s"]:
+        """Return the audio at 16 kHz in [-1, 1]; it is read when this is called."""
+        return self.manifest.audio(self.row) / np.float32(32768)
+
+    def label(self, column: str) -> object:
+        """Return what the corpus says about the clip in a column: speaker, text, licence, or one of
+        its labels.
+
+        Raises:
+            GenlabError: if the clip has no such column.
+        """
+        if column in ("speaker", "text", "licence"):
+            return getattr(self.row, column)
+        if column not in self.row.labels:
+            known = ", ".join(["speaker", "text", "licence", *sorted(self.row.labels)])
+            raise GenlabError(
+                f"clip {self.row.id!r}: no column {shorten(column)}, expected one of {known}"
+            )
+        return self.row.labels[column]
+
+
+class Valued(Protocol):
+    """What computes the values of one name."""
+
+    @property
+    def name(self) -> str:
+        """The name under which decoders find it."""
+        ...
+
+    @property
+    def is_per_frame(self) -> bool:
+        """True if a value has one entry per frame, False if it holds for the whole clip."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a value, without its frames."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """float32 or int32."""
+        ...
+
+    def value(self, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
+        """Return the value of a clip."""
+        ...
+
+    def check(self, value: Shaped[np.ndarray, "..."]) -> None:
+        """Raise `ValueError` if the decoder could not read this value."""
+        ...
+
+    def digest(self) -> str:
+        """Return a hash of everything the values depend on beside the clip."""
+        ...
+
+
+def compute_value(part: Valued, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
+    """Return the value of a clip once it is known to be one.
+
+    Raises:
+        GenlabError: that names the condition, the clip, and what is wrong.
+    """
+    place = f"condition {part.name!r} of clip {shorten(clip.row.id)}"
+    try:
+        value = np.asarray(part.value(clip))
+    except BaseException as error:  # the code may be the person's own, and raise anything
+        if is_ours_to_stop(error):
+            raise
+        is_told = isinstance(error, GenlabError)
+        told = str(error) if is_told else describe_raised(file_of(type(part)), error)
+        raise GenlabError(f"{place}: {told}") from error
+    wanted = (clip.num_frames, *part.shape) if part.is_per_frame else tuple(part.shape)
+    if value.shape != wanted:
+        frames = f" ({clip.num_frames} frames)" if part.is_per_frame else ""
+        raise GenlabError(f"{place}: a value of shape {value.shape}, expected {wanted}{frames}")
+    if value.dtype.kind not in ("iub" if np.dtype(part.dtype).kind == "i" else "fiub"):
+        raise GenlabError(f"{place}: a value of {value.dtype}, expected {part.dtype}")
+    value = value.astype(part.dtype)
+    if not np.isfinite(value).all():
+        raise GenlabError(f"{place}: a value that is not finite, expected finite numbers")
+    try:
+        part.check(value)
+    except ValueError as error:
+        raise GenlabError(f"{place}: {error}") from None
+    return value
+
+
+def gather_values(
+    part: Valued,
+    store: TokenStore,
+    manifest: Manifest,
+    cache_dir: Path,
+    progress: Progress | None = None,
+) -> PartValues:
+    """Return the values of the clips of a token store, computing them if that was never done.
+
+    Raises:
+        GenlabError: as `compute_value`.
+    """
+    key = digest([VERSION, part.digest(), manifest.hash(), store.info.codec_fingerprint])
+    directory = cache_dir / f"told-{re.sub(r'[^A-Za-z0-9_]', '_', part.name)[:40]}-{key}"
+    if not (directory / INFO_NAME).exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with only_builder(cache_dir / f".{directory.name}.lock"):
+            # Another process may have computed them while this one waited.
+            if not (directory / INFO_NAME).exists():
+                _write(part, store, manifest, directory, progress)
+    return PartValues(part.name, part.is_per_frame, directory)
+
+
+def _write(
+    part: Valued, store: TokenStore, manifest: Manifest, directory: Path, progress: Progress | None
+) -> None:
+    row_of_id = {clip.id: clip for clip in manifest.clips}
+    values, firsts = [], [0]
+    for number in range(store.num_clips):
+        clip = store.clip(number)
+        facts = ClipFacts(row_of_id[clip.id], len(clip.units), store.info.spec.frame_hz, manifest)
+        values.append(compute_value(part, facts))
+        firsts.append(firsts[-1] + (len(clip.units) if part.is_per_frame else 1))
+        if progress is not None and (number % REPORT_EVERY == 0 or number + 1 == store.num_clips):
+            progress(f"condition {part.name}", number + 1, store.num_clips)
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    np.save(
+        partial / VALUES_NAME, np.concatenate(values) if part.is_per_frame else np.stack(values)
+    )
+    np.save(partial / FIRSTS_NAME, np.array(firsts, np.int64))
+    (partial / INFO_NAME).write_text(json.dumps({"name": part.name, "clips": store.num_clips}))
+    write_digests(partial, digest_files(partial, [VALUES_NAME, FIRSTS_NAME, INFO_NAME]))
+    shutil.rmtree(
+        directory, ignore_errors=True
+    )  # without its last file it is nothing that was ever finished
+    os.replace(partial, directory)
