@@ -454,6 +454,7 @@ def measure_length(
 
     arrays = {name: repeat(getattr(clip, name)) for name in ("codes", "latents", "units")}
     other = None if clip.other is None else repeat(clip.other)
+    # Everything of a frame grows with the clip; what holds for the whole clip stays as it is.
     long = clip._replace(
         **arrays, other=other, parts=tuple(part.repeat(num_frames) for part in clip.parts)
     )
