@@ -39,7 +39,8 @@ with collector_paused():
     from genlab.data.manifest import Manifest
     from genlab.data.recipe import Corpus
     from genlab.data.store import TokenStore
-    from genlab.data.told import Valued, gather_values
+    from genlab.data.told import gather_values
+    from genlab.data.valued import Valued
     from genlab.decoders.ar import ARConfig, ARSampler
     from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
     from genlab.decoders.conditioning import ConditionConfig, CondVocab

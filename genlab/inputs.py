@@ -26,7 +26,7 @@ from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.text import SYMBOLS
-from genlab.data.told import Valued
+from genlab.data.valued import Valued
 from genlab.experiment import TokenData
 from genlab.run import checkpoint
 from genlab.run.files import write_json

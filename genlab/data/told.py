@@ -1,10 +1,10 @@
 """What a decoder is told beside speaker, text and units: one named value per clip, from a column or
 from the audio.
 
-In: an object that computes the value of a clip (`Valued`; the conditions of decoders/parts.py are
-such objects), and a corpus behind a codec. Out: `PartValues`. They are computed once: their
-directory is named by a digest of the object, the corpus and the codec, so that a changed class or a
-changed clip makes other values and never mixes with old ones.
+In: an object that computes the value of a clip (`Valued`, valued.py; the conditions of
+decoders/parts.py are such objects), and a corpus behind a codec. Out: `PartValues`. They are
+computed once: their directory is named by a digest of the object, the corpus and the codec, so that
+a changed class or a changed clip makes other values and never mixes with old ones.
 """
 
 import json
@@ -12,91 +12,24 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 
 from genlab.config import GenlabError, digest
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import file_of
 from genlab.data.digests import digest_files, write_digests
-from genlab.data.manifest import Clip, Manifest
+from genlab.data.manifest import Manifest
 from genlab.data.parts import FIRSTS_NAME, VALUES_NAME, PartValues
 from genlab.data.shards import Progress
 from genlab.data.store import TokenStore
+from genlab.data.valued import ClipFacts, Valued
 from genlab.run.cache import only_builder
 
 INFO_NAME = "part.json"  # a directory that has it is whole
 VERSION = 1  # part of the name on disk: raise it when values of the same clip become others
 REPORT_EVERY = 64
-
-
-class ClipFacts(NamedTuple):
-    """What a value may depend on: a clip's row in the manifest, its frames in the token space, and
-    its audio.
-    """
-
-    row: Clip
-    num_frames: int
-    frame_hz: float
-    manifest: Manifest
-
-    def wave(self) -> Float[np.ndarray, "s"]:
-        """Return the audio at 16 kHz in [-1, 1]; it is read when this is called."""
-        return self.manifest.audio(self.row) / np.float32(32768)
-
-    def label(self, column: str) -> object:
-        """Return what the corpus says about the clip in a column: speaker, text, licence, or one of
-        its labels.
-
-        Raises:
-            GenlabError: if the clip has no such column.
-        """
-        if column in ("speaker", "text", "licence"):
-            return getattr(self.row, column)
-        if column not in self.row.labels:
-            known = ", ".join(["speaker", "text", "licence", *sorted(self.row.labels)])
-            raise GenlabError(
-                f"clip {self.row.id!r}: no column {shorten(column)}, expected one of {known}"
-            )
-        return self.row.labels[column]
-
-
-class Valued(Protocol):
-    """What computes the values of one name."""
-
-    @property
-    def name(self) -> str:
-        """The name under which decoders find it."""
-        ...
-
-    @property
-    def is_per_frame(self) -> bool:
-        """True if a value has one entry per frame, False if it holds for the whole clip."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of a value, without its frames."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """float32 or int32."""
-        ...
-
-    def value(self, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
-        """Return the value of a clip."""
-        ...
-
-    def check(self, value: Shaped[np.ndarray, "..."]) -> None:
-        """Raise `ValueError` if the decoder could not read this value."""
-        ...
-
-    def digest(self) -> str:
-        """Return a hash of everything the values depend on beside the clip."""
-        ...
 
 
 def compute_value(part: Valued, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 from genlab.config import Config, GenlabError, Name
 from genlab.config.errors import shorten
 from genlab.config.open import Hashed, Open
-from genlab.data.told import ClipFacts, Valued
+from genlab.data.valued import ClipFacts, Valued
 from genlab.nets.flops import count_flops
 from genlab.nets.linear import Embedding, Linear
 from genlab.nets.param import vector

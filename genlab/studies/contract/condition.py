@@ -17,7 +17,8 @@ from flax import nnx
 from genlab.data.corpus import build_corpus
 from genlab.data.embedded import Embedded
 from genlab.data.manifest import Manifest
-from genlab.data.told import ClipFacts, compute_value
+from genlab.data.told import compute_value
+from genlab.data.valued import ClipFacts
 from genlab.decoders.ar import ARConfig
 from genlab.decoders.conditioning import ConditionConfig, Conditioner
 from genlab.decoders.cost import train_flops, walk_loss
