@@ -29,6 +29,7 @@ from genlab.data.valued import ClipFacts, Valued
 from genlab.nets.flops import count_flops
 from genlab.nets.linear import Embedding, Linear
 from genlab.nets.param import vector
+from genlab.tokens import AnyArray
 
 TAKEN = (
     "speaker",
@@ -225,8 +226,8 @@ class TellPart(nnx.Module):
 
     def __call__(
         self,
-        parts: dict[str, Array] | None,
-        is_dropped: Bool[Array, "b"],
+        parts: dict[str, AnyArray] | None,
+        is_dropped: Bool[AnyArray, "b"],
         is_valid: Bool[Array, "b t"],
     ) -> Float[Array, "b *t h"]:
         """Return the features of the values, those of dropped clips replaced.
@@ -246,7 +247,7 @@ class TellPart(nnx.Module):
             raise GenlabError(
                 f"condition {self.name!r}: its module returned {features.shape}, expected {wanted}"
             )
-        is_absent = is_dropped.reshape(-1, *[1] * (features.ndim - 1))
+        is_absent = jnp.asarray(is_dropped).reshape(-1, *[1] * (features.ndim - 1))
         return jnp.where(is_absent, self.absent[...].astype(features.dtype), features)
 
 
