@@ -12,7 +12,7 @@ Dropout acts when a key is given and the module is not in evaluation mode (`mode
 """
 
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,23 +22,20 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import Config, ConfigError, added
-from genlab.config.open import Open
 from genlab.machine.sharding import BATCH, constrain
 from genlab.nets.attention import KEPT_NAME, causal_chunks
 from genlab.nets.blocks import Block
 from genlab.nets.context import Context, LayerCache, Text, TextMemory
 from genlab.nets.feedforward import Gated
-from genlab.nets.layer import FeedForward, LayerShape, Mixer
+from genlab.nets.layer import LayerShape, Mixer
+from genlab.nets.layers import AnyFeedForward, AnyMixer
 from genlab.nets.linear import Linear
 from genlab.nets.mixers.attention import Attention
-from genlab.nets.mixers.dilated import Dilated
 from genlab.nets.norm import RMSNorm
 from genlab.nets.rotary import rotation
 
 TextRoute = Literal["none", "prefix", "cross"]
 MAX_PARAMS = 1e13  # of a backbone; larger than any model so far
-AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]
-AnyFeedForward = Annotated[FeedForward, Open(Gated)]
 
 
 class BackboneConfig(Config):

@@ -1,0 +1,16 @@
+"""What `backbone.mixer` and `backbone.ffn` accept: the built-in kinds, and classes of your own that
+meet the contracts in nets/layer.py.
+
+A new built-in kind is one import and one name in a row below.
+"""
+
+from typing import Annotated
+
+from genlab.config.open import Open
+from genlab.nets.feedforward import Gated
+from genlab.nets.layer import FeedForward, Mixer
+from genlab.nets.mixers.attention import Attention
+from genlab.nets.mixers.dilated import Dilated
+
+AnyMixer = Annotated[Mixer, Open(Attention, Dilated)]
+AnyFeedForward = Annotated[FeedForward, Open(Gated)]
