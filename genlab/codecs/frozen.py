@@ -29,14 +29,8 @@ from typing_extensions import get_protocol_members
 
 from genlab import __version__
 from genlab.codecs.base import Codec, PublishedConfig
-from genlab.codecs.dac import DacConfig
-from genlab.codecs.encodec import EncodecConfig
-from genlab.codecs.mimi import MimiConfig
-from genlab.codecs.mulaw import MuLawConfig
-from genlab.codecs.oobleck import OobleckConfig
 from genlab.codecs.published import load_published, needs_download
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
-from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
 from genlab.config import ConfigError, GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, one_line, shorten
 from genlab.data.audio import as_waves, resample
@@ -46,13 +40,7 @@ from genlab.tokens import Tokens, TokenSpec
 
 BUCKET_FRAMES = 64
 SHIPPED = "in_lab_16khz"
-PUBLISHED: dict[str, type[PublishedConfig]] = {
-    "encodec": EncodecConfig,
-    "mimi": MimiConfig,
-    "dac": DacConfig,
-    "oobleck": OobleckConfig,
-    "speechtokenizer": SpeechTokenizerConfig,
-}
+PUBLISHED = ("encodec", "mimi", "dac", "oobleck", "speechtokenizer")
 
 
 class FrozenCodec:
@@ -248,6 +236,36 @@ def weights_path(name: str) -> Path:
     return path
 
 
+def published_config(kind: str) -> type[PublishedConfig]:
+    """Return the config class of one of `PUBLISHED`.
+
+    Its file is imported when it is asked for: all of them together cost a tenth of what importing
+    an experiment may.
+    """
+    match kind:
+        case "encodec":
+            from genlab.codecs.encodec import EncodecConfig
+
+            return EncodecConfig
+        case "mimi":
+            from genlab.codecs.mimi import MimiConfig
+
+            return MimiConfig
+        case "dac":
+            from genlab.codecs.dac import DacConfig
+
+            return DacConfig
+        case "oobleck":
+            from genlab.codecs.oobleck import OobleckConfig
+
+            return OobleckConfig
+        case "speechtokenizer":
+            from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
+
+            return SpeechTokenizerConfig
+    raise GenlabError(f"codec {shorten(kind)}: expected one of {', '.join(PUBLISHED)}")
+
+
 def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCodec:
     """Load shipped weights by name, exported weights by path, a published codec, or one's own from
     a Python file.
@@ -263,12 +281,14 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
     """
     kind, _, source = name.partition(":")
     if kind == "mulaw":
+        from genlab.codecs.mulaw import MuLawConfig
+
         config = MuLawConfig().override([f"sample_rate_hz={source}"] if source else [])
         return FrozenCodec(
             config.build(), config.digest(), {"config": config.to_dict()}, wave_rate_hz
         )
     if kind in PUBLISHED:
-        found = load_published(PUBLISHED[kind], source or None)
+        found = load_published(published_config(kind), source or None)
         metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
         return FrozenCodec(found.codec, found.fingerprint, metadata, wave_rate_hz)
     if is_function(name):
@@ -285,8 +305,10 @@ def check_is_local(name: str, asking: Path) -> None:
         ConfigError: if its files are not on this machine.
     """
     kind, _, source = name.partition(":")
-    config_class = PUBLISHED.get(kind)
-    if config_class and needs_download(source or config_class.hub_id, config_class.hub_subfolder):
+    if kind not in PUBLISHED:
+        return
+    config_class = published_config(kind)
+    if needs_download(source or config_class.hub_id, config_class.hub_subfolder):
         raise ConfigError(
             f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a "
             "config.json "
@@ -304,7 +326,7 @@ def token_spec(name: str) -> TokenSpec:
     """
     kind, _, source = name.partition(":")
     if kind in PUBLISHED and not source:
-        config: Any = PUBLISHED[kind]()
+        config: Any = published_config(kind)()
         return config.spec
     if kind in PUBLISHED or kind == "mulaw" or is_function(name):
         return load_codec(name).spec
