@@ -237,11 +237,9 @@ def weights_path(name: str) -> Path:
 
 
 def published_config(kind: str) -> type[PublishedConfig]:
-    """Return the config class of one of `PUBLISHED`.
-
-    Its file is imported when it is asked for: all of them together cost a tenth of what importing
-    an experiment may.
-    """
+    """Return the config class of one of `PUBLISHED`."""
+    # A file is imported when it is asked for: all of them together cost a tenth of what importing
+    # an experiment may.
     match kind:
         case "encodec":
             from genlab.codecs.encodec import EncodecConfig
