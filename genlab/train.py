@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ from genlab.training.step import (
     Build,
     Model,
     State,
+    Update,
     Watch,
     compile_update,
     create_state,
@@ -233,7 +234,7 @@ def _expect(run: _Run, abstract: State, meta: checkpoint.Meta) -> State:
 
 def _loop(
     run: _Run,
-    update: Callable[..., Any],
+    update: Update,
     state: State,
     start: int,
     tally: Tally,

@@ -137,6 +137,52 @@ def test_what_belongs_to_an_arm_and_a_seed_is_an_arm_run():
     assert {name: text for name, text in signatures.items() if nested.search(text)} == {}
 
 
+def public_names(tree: ast.Module) -> set[str]:
+    """Return the functions, classes and constants of a file that others may import."""
+    found = set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if not name.startswith("_")}
+
+
+def read_names(tree: ast.Module) -> set[str]:
+    """Return the names that a file imports or reads, also in types that are written as texts."""
+    found = set()
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.stmt) and is_text(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found |= set() if id(node) in documentation else set(re.findall(r"\w+", node.value))
+    return found
+
+
+def test_every_public_name_is_used():
+    """By the library, a config, a sweep or a document; a test alone keeps nothing alive."""
+    files = [path for path in SOURCES if ROOT / "tests" not in path.parents]
+    used = set().union(*(read_names(parse(path)) for path in files))
+    texts = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "pyproject.toml"]
+    texts += sorted((ROOT / "docs").rglob("*.py"))
+    for path in texts:
+        used |= set(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+    unused = {
+        f"{name}.{public}"
+        for name, path in MODULES.items()
+        for public in public_names(parse(path)) - used
+    }
+    assert unused == set(), "delete it with its tests, or use it"
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_names_say_what_they_mean(path):
     assert path.stem not in BANNED_FILES

@@ -183,11 +183,6 @@ def clips_dataset(
     )
 
 
-def split_clips(manifests: WeightedManifests, split: str) -> tuple[Clip, ...]:
-    """Return the clips that the datasets number 0, 1, 2, ... in `clip_index`."""
-    return tuple(clip for manifest, _ in manifests for clip in manifest.split(split))
-
-
 class _DrawCrop:
     def __init__(self, bank: ClipBank, crop_samples: int, augment: AugmentConfig | None):
         self.bank, self.crop_samples, self.augment = bank, crop_samples, augment

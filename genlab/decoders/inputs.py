@@ -155,14 +155,14 @@ def _check_tokens(facts: Facts, tokens: Tokens, prefix: str) -> tuple[int, int]:
             hint = "; padding is 0, and num_frames says where it begins"
             _check_whole(view, f"{prefix}codes", 0, spec.entries - 1, hint)
         else:
-            _check_latents(tokens, f"{prefix}latents", spec)
+            _check_latents(tokens, f"{prefix}latents")
     if shape is None:  # the decoder itself says which view it needs
         view = next(view for view in (tokens.codes, tokens.latents) if view is not None)
         shape = (view.shape[0], view.shape[1])
     return shape
 
 
-def _check_latents(tokens: Tokens, name: str, spec: TokenSpec) -> None:
+def _check_latents(tokens: Tokens, name: str) -> None:
     latents = tokens.latents
     assert latents is not None, "the caller has looked"
     if not np.issubdtype(latents.dtype, np.floating) and str(latents.dtype) != "bfloat16":

@@ -50,7 +50,6 @@ from genlab.run.ownership import check_has_no_way_out, refuse_to_replace
 from genlab.run.stored import read_content, write_atomically
 from genlab.watch.progress import Progress
 
-TESTS: tuple[Test, ...] = ("mushra", "ab")
 HEARINGS = 2.5  # how often a listener plays a clip of a screen, for the estimate of the time
 DECISION_S = 4.0
 DATA = '<script type="application/json" id="data">{"key_sha256": "'  # as the page holds it

@@ -5,12 +5,11 @@ matrix products (2mnk each; of ragged ones only the rows that are routed), convo
 transforms (5 n log2 n of a complex transform of length n, half of that for a real one), times the
 length of the scans around them; branches count as their most expensive one. A recurrence has no
 products and would train for free, so the additions and multiplications of a scan without products
-count too, one each, and so do those of a function under `counts_elementwise`. A primitive that
-multiplies matrices and is not known here is an error. What the compiler would discard as unused is
-not counted. Attention counts as the plain products on every platform, so a budget does not depend
-on the machine: a kernel's products are hidden from the walk, and it repeats some of them. XLA's own
-`cost_analysis` counts the body of a scan once, so it cannot serve here. The formulas of the
-decoders are checked against this walk.
+count too, one each. A primitive that multiplies matrices and is not known here is an error. What
+the compiler would discard as unused is not counted. Attention counts as the plain products on every
+platform, so a budget does not depend on the machine: a kernel's products are hidden from the walk,
+and it repeats some of them. XLA's own `cost_analysis` counts the body of a scan once, so it cannot
+serve here. The formulas of the decoders are checked against this walk.
 """
 
 import math
@@ -43,25 +42,11 @@ def count_flops(fn: Callable, *args: PyTree) -> float:
     return _walk(used)
 
 
-def counts_elementwise(fn: Callable) -> Callable:
-    """Return `fn`, compiled by itself, whose additions and multiplications `count_flops` counts: a
-    state update.
-    """
-
-    def counted_elementwise(*args: PyTree) -> PyTree:
-        return fn(*args)
-
-    return jax.jit(counted_elementwise)
+def _walk(jaxpr: Jaxpr) -> float:
+    return float(sum(map(_equation_flops, jaxpr.eqns)))
 
 
-def _walk(jaxpr: Jaxpr, *, is_counted: bool = False) -> float:
-    """Return what a program costs; `is_counted` where its
-    elementwise work is added by the caller.
-    """
-    return float(sum(_equation_flops(equation, is_counted) for equation in jaxpr.eqns))
-
-
-def _equation_flops(equation: JaxprEqn, is_counted: bool) -> float:
+def _equation_flops(equation: JaxprEqn) -> float:
     name = equation.primitive.name
     params = equation.params
     if name in _PRODUCTS:
@@ -76,14 +61,11 @@ def _equation_flops(equation: JaxprEqn, is_counted: bool) -> float:
         raise GenlabError(
             f"count_flops: the products inside the kernel {params.get('name')} cannot be counted"
         )
-    marked = params.get("name") == COUNTED and not is_counted
-    inner = [_walk(jaxpr, is_counted=is_counted or marked) for jaxpr in _inner_jaxprs(params)]
-    if marked:
-        return sum(inner) + sum(map(_elementwise, _inner_jaxprs(params)))
+    inner = [_walk(jaxpr) for jaxpr in _inner_jaxprs(params)]
     if name == "scan":
         turn = sum(inner)
         # A recurrence without products still works: its elementwise updates are its cost.
-        if turn == 0 and not is_counted:
+        if turn == 0:
             turn = sum(map(_elementwise, _inner_jaxprs(params)))
         return float(params["length"] * turn)
     if name == "cond":
@@ -168,7 +150,6 @@ _PRODUCT_WORDS = (
 _ELEMENTWISE = frozenset(
     {"add", "sub", "mul", "div", "add_any", "exp", "log", "tanh", "logistic", "rsqrt"}
 )
-COUNTED = "counted_elementwise"
 
 
 def _elementwise(jaxpr: Jaxpr) -> float:

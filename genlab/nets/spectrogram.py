@@ -145,18 +145,3 @@ def mel_filters(
     falling = (edges_hz[2:] - bins_hz[:, None]) / np.maximum(np.diff(edges_hz)[1:], 1e-9)
     filters = np.maximum(0, np.minimum(rising, falling)) * (2 / (edges_hz[2:] - edges_hz[:-2]))
     return filters.astype(np.float32)
-
-
-def log_mel(
-    wave: Float[Array | np.ndarray, "b s"],
-    window_samples: int,
-    hop_samples: int,
-    num_mels: int,
-    sample_rate_hz: int,
-    floor: float = 1e-5,
-) -> Float[Array, "b t m"]:
-    """Return the natural log of the mel magnitude spectrogram, floored at `floor`."""
-    magnitude = jnp.abs(stft(wave, window_samples, hop_samples))
-    return jnp.log(
-        jnp.maximum(magnitude @ mel_filters(sample_rate_hz, window_samples, num_mels), floor)
-    )

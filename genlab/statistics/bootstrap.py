@@ -162,27 +162,6 @@ def sum_clusters(
     return tuple(np.bincount(index, np.asarray(array, np.float64), len(order)) for array in arrays)
 
 
-def bootstrap_clustered_mean(
-    values: Float[np.ndarray, "n"],
-    clusters: Sequence[object],
-    *,
-    seed: int = 0,
-    num_resamples: int = NUM_RESAMPLES,
-) -> Estimate:
-    """Return the mean over clips, resampling clusters of clips; NaN values are left out.
-
-    Raises:
-        GenlabError: unless there is one value per clip.
-    """
-    values = _per_clip(values, "values")
-    is_defined = np.isfinite(values)
-    if not is_defined.any():
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    kept = [cluster for cluster, keep in zip(clusters, is_defined) if keep]
-    sums, counts = sum_clusters(kept, values[is_defined], np.ones(len(kept)))
-    return bootstrap_statistic(ratio_of_sums, sums, counts, seed=seed, num_resamples=num_resamples)
-
-
 def paired_difference(
     a: Shaped[np.ndarray, "..."], b: Shaped[np.ndarray, "..."], *, seed: int = 0
 ) -> Estimate:

@@ -133,12 +133,6 @@ def fit_curve(curve: Curve, *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Fit
     return Fit(coefficients, x_mid, noise, dof, _choose_form(ratios, fitted[None] + fresh))
 
 
-def assume_curve(a: float, b: float, exponent: float, x_mid: float, noise: float) -> Fit:
-    """Return a fit without data, for a plan before any pilot run; the curve is taken as known."""
-    coefficients = np.array([a, b, exponent])
-    return Fit(coefficients, x_mid, noise, 1, coefficients[None])
-
-
 def assume_exponent(curve: Curve, exponent: float, *, seed: int = 0) -> Fit:
     """Return the power law score = level (x / x_mid)^-exponent through the runs at hand, which may
     be at one budget.

@@ -30,7 +30,7 @@ Build = Callable[[Key[Array, ""]], nnx.Module]
 Watch = Callable[[nnx.Module], None]
 Model = TypeVar("Model", bound=nnx.Module)
 State = dict[str, PyTree]
-Update = Callable[[State, tuple[PyTree, ...], Key[Array, ""]], tuple[State, dict[str, Array]]]
+Update = Callable[[State, tuple[PyTree, ...]], tuple[State, dict[str, Array]]]  # with its key
 # The parts of the state that hold arrays; the counters follow from the step.
 SAVED = ("params", "rest", "opt", "ema")
 

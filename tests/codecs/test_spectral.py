@@ -7,9 +7,12 @@ import optax
 import pytest
 from codec_toys import HOP, TINY, make_codec, make_wave
 from flax import nnx
+from typing_extensions import get_protocol_members
 
+from genlab.codecs.base import Codec, StreamingCodec
 from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
-from genlab.codecs.spectral import SpectralCodecConfig
+from genlab.codecs.mimi import MimiCodec
+from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
 from genlab.config import ConfigError, GenlabError
 
 LOOK_AHEAD = 240  # samples by which centred windows see past a frame
@@ -117,6 +120,12 @@ def test_a_causal_codec_does_not_look_ahead():
     difference = np.abs(np.asarray(decode_latents(latents)) - np.asarray(decode_latents(moved)))[0]
     assert difference[: 12 * HOP - STREAM_DELAY].max() < 1e-5
     assert difference[12 * HOP - STREAM_DELAY :].max() > 1e-3
+
+
+@pytest.mark.parametrize("codec", [SpectralCodec, MimiCodec])
+def test_codecs_that_stream_keep_the_contract(codec):
+    methods = get_protocol_members(StreamingCodec) - get_protocol_members(Codec)
+    assert len(methods) == 4 and all(callable(getattr(codec, name)) for name in methods)
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 6, (2, 3, 1), (6,)])

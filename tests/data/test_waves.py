@@ -16,7 +16,6 @@ from genlab.data.waves import (
     _augment,
     _tilt_spectrum,
     clips_dataset,
-    split_clips,
     wave_dataset,
 )
 
@@ -88,7 +87,7 @@ def test_same_elements_in_another_process(manifest):
 
 
 def test_crops_come_from_their_clip(manifest):
-    clips = split_clips([(manifest, 1.0)], "train")
+    clips = manifest.split("train")
     dataset = wave_dataset([(manifest, 1.0)], split="train", crop_samples=24_000, seed=0)
     starts = set()
     for index in range(30):

@@ -10,7 +10,7 @@ import pytest
 from genlab.config import GenlabError
 from genlab.statistics.crossover import (
     Curve,
-    assume_curve,
+    Fit,
     assume_exponent,
     find_crossover,
     find_probability,
@@ -115,13 +115,13 @@ def test_too_few_runs_are_refused():
     with pytest.raises(GenlabError, match="common range"):
         find_crossover(Curve(BUDGETS[:3], np.arange(3.0)), Curve(100 * BUDGETS[2:], np.arange(3.0)))
     with pytest.raises(GenlabError, match="3 budgets or more"):
-        plan_sweep((assume_curve(0, 1, 0, 1, 1), assume_curve(0, 2, 0, 1, 1)), [1.0, 2.0], 3)
+        plan_sweep(assumed(1.0), [1.0, 2.0], 3)
 
 
 def assumed(noise):
-    return tuple(
-        assume_curve(0.3, -slope / math.log(10), 0.0, 1e13, noise) for slope in (0.05, 0.15)
-    )
+    """Return the crossing lines, taken as known, with this much noise."""
+    lines = [np.array([0.3, -slope / math.log(10), 0.0]) for slope in (0.05, 0.15)]
+    return tuple(Fit(line, 1e13, noise, 1, line[None]) for line in lines)
 
 
 def test_the_promised_probability_is_what_simulation_gives():
