@@ -237,7 +237,7 @@ class Arm(ArmSettings):
     decoder: AnyDecoder
     """The family and its shape."""
     sampler: AnySampler
-    """How it draws."""
+    """How the trained decoder draws clips: steps, temperature, guidance, as its family has them."""
     training_trials: int = pydantic.Field(default=1, ge=1)
     """Training settings that were tried on validation data, this one included."""
     tuning_flops: float = pydantic.Field(default=0.0, ge=0)
@@ -265,7 +265,7 @@ class DecoderRun(Run):
 
     kind: Literal["decoder"] = "decoder"
     data: TokenData
-    """The tokens."""
+    """Corpus, codec and crop that the tokens come from."""
     backbone: BackboneConfig
     """The transformer."""
     condition: ConditionConfig

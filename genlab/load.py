@@ -21,7 +21,6 @@ from genlab.run.stored import parse_json, read_content
 from genlab.run.trust import check_code, load_classes, run_file, texts_of
 from genlab.runs import CodecRun, RecogniserRun
 
-# Rows of the table that are not arms: an arm of the same name would take their place on disk.
 RESTORE = "restore the file, or give the config that it was made of"
 
 

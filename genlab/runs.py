@@ -41,7 +41,7 @@ class Run(Config):
     seed: Seed = 0
     """Seed of initialisation, data order and noise."""
     steps: Steps
-    """Updates."""
+    """Training steps; each updates the parameters once.."""
     batch_size: int = pydantic.Field(ge=1)
     """Examples per update."""
     optim: OptimConfig = OptimConfig()

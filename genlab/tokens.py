@@ -133,8 +133,8 @@ class Cond(NamedTuple):
     `content` holds one frame-aligned unit per frame (semantic tokens); `text` holds symbols padded
     with 0. A model uses the one its `ConditionConfig` names and ignores the other. `other` are the
     codes of the other side of a conversation, absent where there is none; only a decoder with a
-    stream for them hears them (`streams.py`). `parts` are the values of further conditions by name,
-    "b ..." or "b t ..." (decoders/parts.py).
+    stream for them hears them (`decoders/steps/streams.py`). `parts` are the values of further
+    conditions by name, "b ..." or "b t ..." (decoders/parts.py).
     """
 
     speaker: Int[AnyArray, "b"]
@@ -230,8 +230,8 @@ class Decoder(Protocol):
 
     Its config builds it, counts its FLOPs, and names the unit of its loss (`loss_unit`), which
     TensorBoard needs. A family whose bound has a free choice lists the values in `bound_widths`;
-    its `score` takes one more argument, `width` (code_given_latent.py). A family that has no bits
-    sets `has_bits = False`, and its `score` says why.
+    its `score` takes one more argument, `width` (decoders/noise/code_given_latent.py). A family
+    that has no bits sets `has_bits = False`, and its `score` says why.
     """
 
     reads: ClassVar[Literal["codes", "latents"]]

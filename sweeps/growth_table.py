@@ -2,16 +2,17 @@
 frames and devices?
 
 Question   Does anything grow faster than it has to, before somebody pays for a slice to find out?
-Fixed      The masked arm of configs/scale/scale_30m.py, 8 clips per chip, v5e, the real TPU compiler; nothing is run.
+Fixed      The masked arm of configs/scale/scale_30m.py, 8 clips per chip, v5e, the real TPU
+           compiler; nothing is run.
 Varied     One at a time from 8 layers of width 512, 375 frames, 16 chips.
 Predicted  Compile time is flat in layers, because they are scanned, and nearly so in width and
-devices. FLOPs per clip
-           are linear in layers, square in width, a little more than linear in frames. Memory per
-           chip is linear in layers and frames and does not grow with devices.
-Result     As predicted (docs/growth_table.md), after one fix: 2 to 32 layers compile in 49 to 54 CPU seconds with no
-           trend. At first memory grew with devices (0.52 GiB on 16, 1.04 on 64), because every chip
-           looked up the codes of all chips in its channels of the embedding table. Frames and width
-           also lengthen compilation, by half at most for a doubling, which was not predicted.
+           devices. FLOPs per clip are linear in layers, square in width, a little more than linear
+           in frames. Memory per chip is linear in layers and frames and does not grow with devices.
+Result     As predicted (docs/growth_table.md), after one fix: 2 to 32 layers compile in 49 to 54
+           CPU seconds with no trend. At first memory grew with devices (0.52 GiB on 16, 1.04 on
+           64), because every chip looked up the codes of all chips in its channels of the
+           embedding table. Frames and width also lengthen compilation, by half at most for a
+           doubling, which was not predicted.
 
     python sweeps/growth_table.py rows/ docs/growth_table.md
 """

@@ -37,7 +37,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--update-goldens",
         action="store_true",
-        help="write tests/goldens anew from what the code gives",
+        help="rewrite tests/goldens from what the code gives",
     )
 
 

@@ -1,5 +1,5 @@
 """The shipped configs as text: a change of a default is seen in review. `pytest --update-goldens`
-writes them anew.
+rewrites them.
 """
 
 import json

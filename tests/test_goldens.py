@@ -1,6 +1,6 @@
 """What the models compute, written down: any change of the mathematics shows here, wanted or not.
 
-`pytest tests/test_goldens.py --update-goldens` writes the files anew, after a change that is meant
+`pytest tests/test_goldens.py --update-goldens` rewrites the files, after a change that is meant
 to change numbers.
 """
 

@@ -42,7 +42,7 @@ def faults(mode, **environment):
 def test_freed_memory_is_used_again():
     pages = (100 << 20) // 4096
     fresh, kept = faults("fresh"), faults("kept")
-    assert fresh > 5 * pages, "without the setting every buffer is mapped anew"
+    assert fresh > 5 * pages, "without the setting every buffer is mapped again"
     assert kept < 1.5 * pages + 5000, "with it the first buffer's pages serve all"
 
 

@@ -80,7 +80,7 @@ def test_the_callable_form_begins_updates_and_ends_a_stage(clock):
     with Progress(stream, clock=clock) as progress:
         for done in range(1, 4):
             progress("render corpus", done, 3)
-        # a caller that repeats the last step must not begin the stage anew
+        # a caller that repeats the last step must not begin the stage again
         progress("render corpus", 3, 3)
     assert stream.getvalue().splitlines() == [
         "render corpus: 0/3",

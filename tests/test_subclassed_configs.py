@@ -60,7 +60,7 @@ def at(node, path):
 
 
 def put(node, path, value):
-    """Return `node` with `value` at `path`, every config around it built anew and so validated."""
+    """Return `node` with `value` at `path`, every config around it built again and so validated."""
     if not path:
         return value
     name, *rest = path

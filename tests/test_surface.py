@@ -2,7 +2,7 @@
 that they do not need.
 
 What an import costs is counted in modules, not in seconds: the same on a busy machine. Signatures
-are pinned in tests/goldens/surface.json, which `--update-goldens` writes anew.
+are pinned in tests/goldens/surface.json, which `--update-goldens` rewrites.
 """
 
 import importlib

@@ -241,7 +241,7 @@ def test_result_log_status_and_second_call(tmp_path):
     assert digest(again.model) == digest(result.model)
     assert again._replace(model=None) == result._replace(model=None)
     assert json.loads((tmp_path / "toy/status.json").read_text()) == status
-    # Killed after the last save and before the last word: the status is mended.
+    # Killed after the last save and before the last word: the status is corrected.
     (tmp_path / "toy/status.json").write_text(json.dumps({**status, "state": "running"}))
     run(tmp_path / "toy", steps=40)
     assert json.loads((tmp_path / "toy/status.json").read_text())["state"] == "finished"

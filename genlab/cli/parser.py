@@ -228,7 +228,7 @@ def _add_results(add: AddCommand) -> None:
         "Write a blind listening test for a finished comparison, or merge its answers.",
         "genlab listen runs/first --prompts 8",
     )
-    # Not `_takes_config`: a listening test is of a finished run, and overrides would change what
+    # Not `takes_config`: a listening test is of a finished run, and overrides would change what
     # was heard.
     command.add_argument(
         "config", type=named, metavar="RUN_DIR", help="run directory of a comparison"
@@ -272,7 +272,7 @@ def _add_crossover(add: AddCommand) -> None:
             "--plan 1e12,3e12,1e13"
         ),
     )
-    # Not `_takes_config`: several directories, and nothing in them may change.
+    # Not `takes_config`: several directories, and nothing in them may change.
     command.add_argument(
         "runs",
         nargs="+",

@@ -24,7 +24,7 @@ class StackConfig(Config):
     width: int = pydantic.Field(ge=1)
     """Channels of every block."""
     blocks: int = pydantic.Field(ge=1)
-    """Number of blocks."""
+    """ConvNeXt blocks, one after the other, each added to its input."""
     expansion: int = pydantic.Field(default=3, ge=1)
     """Inner width of a block's MLP over `width`."""
     kernel_frames: int = pydantic.Field(default=7, ge=1)

@@ -29,7 +29,7 @@ class DistillationConfig(Config):
 
 
 class Teacher(nnx.Variable):
-    """A parameter of the frozen recogniser: saved with the run, moved by nobody."""
+    """A parameter of the frozen recogniser: saved with the run, never trained."""
 
 
 class Distillation(nnx.Module):

@@ -35,7 +35,7 @@ class WindowTransformerConfig(Config):
     """Shape of a transformer whose frames see only a window before them."""
 
     layers: int = pydantic.Field(default=8, ge=1, le=256)
-    """Number of layers."""
+    """Transformer layers, each attention over the window and an MLP."""
     heads: int = pydantic.Field(default=8, ge=1)
     """Attention heads."""
     inner_width: int = pydantic.Field(default=2048, ge=1)

@@ -55,9 +55,9 @@ class SpectralCodecConfig(Config):
     causal: bool = False
     """Let no output see later samples."""
     encoder: StackConfig = StackConfig(width=176, blocks=4)
-    """The encoder's blocks."""
+    """ConvNeXt blocks from the spectrum of each frame to its latent."""
     decoder: StackConfig = StackConfig(width=256, blocks=6)
-    """The decoder's blocks."""
+    """ConvNeXt blocks from the latent of each frame back to its spectrum."""
     share_continuous: float = pydantic.Field(default=0.15, ge=0, le=1)
     """Share of training examples that decode raw latents."""
     share_fewer_levels: float = pydantic.Field(default=0.35, ge=0, le=1)

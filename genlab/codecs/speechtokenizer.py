@@ -11,8 +11,8 @@ installed, and keep the published config.json beside the result:
 
     import torch, safetensors.torch
     weights = torch.load("SpeechTokenizer.pt", map_location="cpu", weights_only=True)
-    safetensors.torch.save_file({name: part.clone() for name, part in weights.items()},
-    "model.safetensors")
+    copies = {name: part.clone() for name, part in weights.items()}
+    safetensors.torch.save_file(copies, "model.safetensors")
 """
 
 from typing import Any, ClassVar, Literal, Self

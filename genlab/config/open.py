@@ -6,8 +6,8 @@ asks for and a `kind` of its own. In config.json it is `{"kind": "path/to/file.p
 `{"kind": "package.module:Class", ...}`.
 
 Nothing here runs a file or imports a module. A reference stands for a class only if that class was
-loaded before: by the file that the person named, or by `load_classes` (run/trust.py) after the
-person's word. A hash takes in the source of the file and the name of the class, not where the file
+loaded before: by the file that the user named, or by `load_classes` (run/trust.py) once the user
+allowed it. A hash takes in the source of the file and the name of the class, not where the file
 lies.
 """
 
@@ -189,7 +189,7 @@ def find_loaded(text: str) -> type[pydantic.BaseModel] | None:
 
 
 def note_loaded(text: str, cls: type[pydantic.BaseModel]) -> None:
-    """Let `text` stand for a class. Whoever calls this has made sure of the person's word."""
+    """Let `text` stand for a class. Call it only for code that the user named or allowed."""
     _loaded[text] = cls
 
 

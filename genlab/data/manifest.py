@@ -56,7 +56,7 @@ class Clip:
     bytes may differ between CPU types although its meaning does not.
     """
 
-    # Held against what is read back from a disk; a builder may make what it likes.
+    # Checks what is read back from a disk; a builder may make what it likes.
     __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", strict=True)
 
     id: str

@@ -284,8 +284,8 @@ class TokenStore:
     """
 
     part_values: Sequence[PartValues] = ()
-    """The values of named conditions, given out with every clip; whoever opens the store for a
-    model sets them.
+    """The values of named conditions, given out with every clip; set them after opening the store
+    for a model.
     """
 
     def __init__(self, directory: Path, codec_fingerprint: str | None = None):

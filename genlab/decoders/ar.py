@@ -5,18 +5,18 @@ In: codes "b t k". The pattern spreads frames over steps; step s sees the sum of
 step s - 1 plus the conditions of its own frame, and predicts its codes, one head per level. Under
 the flat pattern a step holds one code, so only the head of its level is computed. The loss is the
 mean over codes of -log p, so the sum over a clip is its exact negative log-likelihood. Sampling is
-one compiled loop over a preallocated key-value cache (`stepwise.py`).
+one compiled loop over a preallocated key-value cache (`steps/stepwise.py`).
 
 With `plan` the semantic units of the frames are one more stream in front of the codes
-(`streams.py`), with vectors and a head of their own; with `other` the codes of the other speaker
-are K more streams behind them. The loss is then the nats of the codes plus the weighted nats of
-these streams, per code.
+(`steps/streams.py`), with vectors and a head of their own; with `other` the codes of the other
+speaker are K more streams behind them. The loss is then the nats of the codes plus the weighted
+nats of these streams, per code.
 
 A step's numbers become logits by `output`: they are the logits, or the parameters of a density
-(`densities.py`).
+(`steps/densities.py`).
 
-To fill holes, frames can be visited out of order, the hole last (`visiting.py`). A share of the
-training examples is drawn this way.
+To fill holes, frames can be visited out of order, the hole last (`steps/visiting.py`). A share of
+the training examples is drawn this way.
 """
 
 from collections.abc import Iterator

@@ -2,9 +2,9 @@
 block (BD3-LM).
 
 In: codes "b t k". A block is `block_frames` frames; given the clean blocks before it, all its codes
-are modelled by absorbing diffusion (`corruption.py`). The bound of a clip is the sum over blocks
-(eq. 5 of 2503.09573). Training runs a noisy and a clean copy of the clip through the backbone at
-once (their section 3.2):
+are modelled by absorbing diffusion (`noise/corruption.py`). The bound of a clip is the sum over
+blocks (eq. 5 of 2503.09573). Training runs a noisy and a clean copy of the clip through the
+backbone at once (their section 3.2):
 
     5 frames in blocks of 2; rows attend to columns     noisy 0 0 1 1 2   clean 0 0 1 1 2
     noisy block 0                                             x x . . .         . . . . .

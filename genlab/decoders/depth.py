@@ -19,7 +19,7 @@ p and `score` is exact, as in `ar.py`.
 
 With `plan` the first stream of a step is the semantic unit of its frame, as Moshi's text is, and
 the depth transformer goes through all K codes after it; with `other` it continues through the K
-codes of the other speaker, in training only (`streams.py`).
+codes of the other speaker, in training only (`steps/streams.py`).
 
 Difference: RQ-Transformer and CSM give h(s) to the first depth position only.
 """

@@ -106,11 +106,15 @@ class DiffusionConfig(Config):
     kind: Literal["diffusion"] = "diffusion"
     sampler: ClassVar[type[Config]] = DiffusionSampler
     network: Network = ModulatedBackbone()
-    """The network that predicts."""
+    """What predicts: the shared backbone, its norms modulated by the noise level, or
+    `stable_audio`, the network of Stable Audio with the same width, layers and heads.
+    """
     path: Path = StraightPath()
     """How latents and noise are mixed at a level."""
     predicts: Prediction = "velocity"
-    """What the network predicts."""
+    """Target of the network: the velocity of the path, v, the noise, or the clean latents. One
+    formula converts between them; a combination with `path` that divides by zero is an error.
+    """
     levels: LevelDraw = LogitNormalLevels()
     """Draws the noise level of each training example."""
     min_snr_gamma: float | None = pydantic.Field(default=None, gt=0)
@@ -219,8 +223,8 @@ class Diffusion(nnx.Module):
         """Return an upper bound of the bits of each example's codes, from `num_draws` network calls
         each.
 
-        How: diffusion_score.py. Only the codes are read; the latents in them are the sums of their
-        code vectors.
+        How: noise/diffusion_score.py. Only the codes are read; the latents in them are the sums of
+        their code vectors.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.
@@ -239,7 +243,7 @@ class Diffusion(nnx.Module):
         num_probes: int = 1,
     ) -> Float[Array, "b"]:
         """Return log p of each example's latents in nats, by the probability flow
-        (diffusion_score.py).
+        (noise/diffusion_score.py).
 
         It compares models of the same latents with each other and nothing else. Each of `num_steps`
         Heun steps calls the network twice, and each call is followed by one gradient per probe;

@@ -3,9 +3,9 @@
 
 In: codes "b t k". Training corrupts a share of the T x K codes, of all levels alike; the network
 sees the sum of the K code vectors of a frame and K heads predict every clean code. The loss is a
-draw of an upper bound on the likelihood, in nats per code; `corruption.py` holds the two kinds of
-noise and their bounds. The shares of a batch are spread evenly with one common random offset
-(2107.00630, appendix I.1), so the mean over a batch varies little.
+draw of an upper bound on the likelihood, in nats per code; `noise/corruption.py` holds the two
+kinds of noise and their bounds. The shares of a batch are spread evenly with one common random
+offset (2107.00630, appendix I.1), so the mean over a batch varies little.
 
 Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the
 next level from the model; absorbing noise can also reveal the most confident codes first, or a

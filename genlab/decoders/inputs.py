@@ -170,7 +170,7 @@ def _check_latents(tokens: Tokens, name: str) -> None:
     values = _host(latents)
     num_frames = _host(tokens.num_frames)
     if values is None or num_frames is None or num_frames.shape != values.shape[:1]:
-        return  # not known here, or refused by whoever looks at the lengths
+        return  # not known here, or refused where lengths are checked
     if num_bad := int((~np.isfinite(values)).sum()):
         raise GenlabError(
             f"{name}: {num_bad} of {values.size} values are not finite; expected finite latents"

@@ -2,8 +2,8 @@
 at a time.
 
 In: latents "b t d" of zero mean and unit variance. Step s sees the latent of step s - 1 plus the
-conditions of its own frame, as the decoder of codes does (ar.py), and a head (heads.py) says which
-latents are likely in that frame: a mixture of Gaussians (GIVT, 2312.02116), a flow (MAR,
+conditions of its own frame, as the decoder of codes does (ar.py), and a head (noise/heads.py) says
+which latents are likely in that frame: a mixture of Gaussians (GIVT, 2312.02116), a flow (MAR,
 2406.11838; CALM, 2509.06926) or an implicit sampler trained by the energy score (SLED, 2505.13181).
 The loss is the head's, averaged over frames. Sampling is one compiled loop over a preallocated
 key-value cache; holes are filled by visiting the known frames first, as in ar.py.
@@ -361,8 +361,8 @@ class MixtureAR(LatentAR):
         """Return an upper bound on the bits of each example's codes, from `num_draws` draws of
         latents around them.
 
-        The latents are drawn, see `code_given_latent.py`; one draw says nothing of the error and
-        gives inf.
+        The latents are drawn, see `noise/code_given_latent.py`; one draw says nothing of the error
+        and gives inf.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.

@@ -289,9 +289,9 @@ class LatentBlocks(nnx.Module):
         """Return an upper bound of the bits of each example's codes, from `num_draws` network calls
         each.
 
-        The sum over blocks, by the chain rule, of the bound of diffusion_score.py on a block's
-        codes given those before it. Only the codes are read; the latents in them are the sums of
-        their code vectors.
+        The sum over blocks, by the chain rule, of the bound of noise/diffusion_score.py on a
+        block's codes given those before it. Only the codes are read; the latents in them are the
+        sums of their code vectors.
 
         Raises:
             GenlabError: if the decoder was built without the codec's entries.

@@ -2,7 +2,7 @@
 2406.11838 section 3.4).
 
 In: latents "b t d" of zero mean and unit variance. Training hides a share of the frames, and the
-flow head (heads.py) learns the latents of the hidden ones, each given its own hidden vector.
+flow head (noise/heads.py) learns the latents of the hidden ones, each given its own hidden vector.
 Sampling starts from the prompt and reveals frames in a random order, several at once, as many per
 step as the cosine schedule of MaskGIT says; all frames that one step reveals are drawn
 independently, so fewer steps trade dependence for speed.

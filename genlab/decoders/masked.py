@@ -206,8 +206,8 @@ class Masked(nnx.Module):
         """Return an upper bound on the bits of each example's codes, level by level with the
         coarser levels given.
 
-        Within a level the order of the frames is random (`unmasking.py`); each level is estimated
-        `num_draws` times.
+        Within a level the order of the frames is random (`noise/unmasking.py`); each level is
+        estimated `num_draws` times.
         """
         check_call(self, tokens, cond, reads="codes")
         return bound_from_draws(_bound_draws(self, tokens, cond, key, num_draws))

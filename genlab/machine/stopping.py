@@ -133,7 +133,8 @@ def apart(call: Callable[[], Result]) -> Result:
     """Return `call()`, made in a thread of its own while this one waits.
 
     For calls in which a library in C calls Python back. Signals are handled in the main thread, and
-    what one raises inside such a callback is lost: the library goes on with less than it asked for.
+    what one raises inside such a callback is lost: the library continues with less than it asked
+    for.
     """
     if threading.current_thread() is not threading.main_thread():
         return call()

@@ -2,7 +2,8 @@
 
 In: a name such as v5litepod-16, v5e-16, v5p-16 or v5e:4x4. Out: what the compiler calls it, and the
 facts of its chip. Up to v5p and for tpu7x the number in a name counts cores, two per chip; for v5e
-and v6e it counts chips. Nothing here imports jax or asks a machine; `describe` in aot.py does.
+and v6e it counts chips. Nothing here imports jax or asks a machine; `describe` in speed/aot.py
+does.
 """
 
 import math

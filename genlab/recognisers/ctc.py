@@ -57,7 +57,7 @@ class RecogniserConfig(Config):
     width: int = Field(default=176, ge=8)
     """Channels of the hidden frames."""
     blocks: int = Field(default=8, ge=1)
-    """Number of ConvNeXt blocks."""
+    """ConvNeXt blocks between the mel input and the symbols."""
     expansion: int = Field(default=3, ge=1)
     """Inner width of a block's MLP over `width`."""
     kernel_frames: int = Field(default=5, ge=1)

@@ -97,7 +97,7 @@ def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
     if any(sorted(names) != sorted(seen[0]) for names in seen):
         raise ValueError("expected the same degradations for every metric")
     strange = [name for name in audit if known_metric(name) is None]
-    # What the user's own metrics must notice stands in their audit; no table has it.
+    # What the user's own metrics must notice is written in their audit; no table has it.
     if unknown := [name for name in strange if "must_notice" not in audit[name]]:
         raise ValueError(f"expected names of metrics, got {unknown[0][:60]!r}")
     return audit

@@ -84,8 +84,8 @@ def check_made_with(run_dir: Path) -> None:
 
 def _config_at(folder: Path) -> str | None:
     """Return the digest of the comparison whose config.json lies in a folder, None if there is none
-    that can be read. It leaves out `settings`, which say how a run goes on and not what it is, and
-    `evaluation`, whose own code may change before a run is scored again.
+    that can be read. It leaves out `settings`, which say how a run is watched and not what it is,
+    and `evaluation`, whose own code may change before a run is scored again.
     """
     found = read_json(folder / "config.json")
     if not isinstance(found, dict):

@@ -7,7 +7,7 @@ pushes, and every object is replaced at once. Checkpoints are never on the local
 them to the bucket, each process its own part of the arrays, so the processes need not share a disk.
 The bucket is the truth: a copy that an earlier command left behind is replaced.
 
-Corpora and token stores stay on the local disk, where they are read at random; data/shared.py
+Corpora and token stores stay on the local disk, where they are read at random; run/shared.py
 copies finished ones.
 """
 

@@ -10,9 +10,9 @@ that is intact. Orbax restores a flipped byte and casts a wrong type silently, s
 carries the shape, the type and a checksum of each leaf, and restoring checks them. This is the only
 file that knows Orbax.
 
-If there are several processes (`hosts.py`), all save and restore their parts of the arrays, on any
-mesh, and only the leader writes the other files. The checksum of a leaf does not depend on how it
-is split.
+If there are several processes (`machine/hosts.py`), all save and restore their parts of the arrays,
+on any mesh, and only the leader writes the other files. The checksum of a leaf does not depend on
+how it is split.
 """
 
 import os
@@ -247,7 +247,7 @@ def _read_meta(path: Path, step: int) -> Meta:
         ) from error
     if not is_whole or meta.get("step") != step:
         raise _Damaged("its metadata does not match its checksum")
-    # Whoever wrote it could make the checksum match.
+    # The author of a damaged file could have made the checksum match.
     if not all(isinstance(leaf, list) for leaf in leaves):
         raise _Damaged("its metadata does not list the leaves")
     return meta

@@ -104,10 +104,10 @@ def lock_run(run_dir: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def hold_run(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory as `lock_run` does, or go on holding it if a caller already does.
+    """Hold the run directory as `lock_run` does, or keep holding it if a caller already does.
 
-    Whoever writes into a run directory before its training begins takes the lock first, so that a
-    command which is then refused has changed nothing of the one that works there.
+    A command that writes into a run directory before its training begins takes the lock first: if
+    it is refused, it has changed nothing of the process that works there.
     """
     held = _locks.get(run_dir.absolute())
     if held is not None and held.thread == threading.get_ident():
@@ -122,7 +122,7 @@ def lock_to_delete(run_dir: Path) -> Iterator[None]:
     """Hold a run directory from which something is deleted, maybe all; one that is gone is free.
 
     Raises:
-        LockedError: as `lock_run`: whoever works there needs what would be deleted.
+        LockedError: as `lock_run`: the process that works there needs what would be deleted.
     """
     if not run_dir.is_dir():
         yield

@@ -88,7 +88,7 @@ def check_code(
                 f"{source}: {field}={shorten(text)} is {what}, and a config.json does not "
                 f"run code by itself; read the file, then add {FLAG} if you trust it"
             )
-    # A run may be scored again by a metric that was improved, if the person names it anew.
+    # A run may be scored again by a metric that was improved, if the user names it again.
     again = [text for field, text in found if field.startswith(SCORES) and text in named]
     check_pins(values, source.parent, except_for=again)
 
@@ -163,9 +163,9 @@ def source_of(text: str, field: str = "file") -> bytes:
 def run_file(path: Path) -> dict[str, object]:
     """Execute a Python file and return its names.
 
-    Whoever calls this has made sure of the person's word. The source itself is compiled: a compiled
-    copy beside it, which Python would prefer, is another file than the one that was read and
-    pinned.
+    Call it only for a file that the user named or allowed. The source itself is compiled: a
+    compiled copy beside it, which Python would prefer, is another file than the one that was read
+    and pinned.
 
     Raises:
         Exception: anything that the file raises.
@@ -184,7 +184,7 @@ def run_file(path: Path) -> dict[str, object]:
 def load_classes(values: object) -> None:
     """Load every class that a `kind` in JSON-like `values` refers to, so that configs can hold it.
 
-    Whoever calls this has made sure of the person's word, by `check_code` or because they named it.
+    Call it only for code that the user named, or that `check_code` let through.
 
     Raises:
         ConfigError: if there is no such class, or its file fails.
@@ -225,7 +225,7 @@ def is_function(text: str) -> bool:
 def load_function(text: str, field: str, default: str) -> Callable[[], object]:
     """Return the function that `text` names, in `FILE.py` alone the one called `default`.
 
-    Whoever calls this has made sure of the person's word.
+    Call it only for code that the user named or allowed.
 
     Raises:
         ConfigError: if there is no such function, or its file fails.

@@ -8,8 +8,8 @@ take the place of weights and batches. The compiler is the one that runs on TPU 
 what it says about memory and collectives is the program's; times are estimates from the published
 figures of the chip, as if everything that can overlap did.
 
-FLOPs are walked over the jaxpr (flops.py), because the compiler counts the body of a loop once; so
-does its count of bytes, for which hlo.py reads the compiled text.
+FLOPs are walked over the jaxpr (nets/flops.py), because the compiler counts the body of a loop
+once; so does its count of bytes, for which hlo.py reads the compiled text.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
 """Score the samples of a finished comparison again; models and samples stay as they are.
 
 In: the run directory, and its config with other values for how it is scored. Out: new rows,
-results, ledger and reports, which replace the old ones when all of them are whole (outputs.py).
-Whatever goes wrong before that, and whenever the process is killed, the run is finished with its
-old scores.
+results, ledger and reports, which replace the old ones when all of them are whole
+(report/outputs.py). Whatever goes wrong before that, and whenever the process is killed, the run is
+finished with its old scores.
 """
 
 import time

@@ -121,7 +121,7 @@ class Crossing(Config):
     after: str
     """The arm that is better at large x."""
     against: Literal["flops", "epochs", "seconds"] = "flops"
-    """What x is."""
+    """The x axis: training FLOPs, epochs, or unique seconds of training audio."""
     labels: tuple[str, ...] = ()
     """Points whose runs are the curves; empty takes all of them."""
 

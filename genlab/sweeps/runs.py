@@ -4,7 +4,7 @@ deleted.
     sweep.json              the page, its runs, and all runs that it ever had: the mark of a sweep
     runs/ID.json            the resolved config of a run, which is
                             `genlab compare runs/ID.json --out runs/ID`
-    runs/ID/                its run directory; finished when its outputs agree (outputs.py)
+    runs/ID/                its run directory; finished when its outputs agree (report/outputs.py)
     runs/ID/attempts.json   how every attempt ended: exit code, seconds, last line of its log
     runs/ID/log.txt         what the attempts printed
 

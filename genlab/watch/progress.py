@@ -28,7 +28,7 @@ class _Stage:
     name: str
     total: int | None
     done: int
-    # where this process began, so that a resumed run does not boast of the steps of the run before
+    # where this process began: the speed of a resumed run leaves out steps of the run before
     first_done: int
     started_s: float
     printed_s: float

@@ -8,7 +8,7 @@ int16 exactly as sampled, because a gain per clip would hide differences.
 
     prompt03/samples, reference, codec_floor_codes, codec_floor_latents   audio
     prompt03/samples_mel, ...                                             pictures of them
-    validation03/preview             audio by the share of training made; see previews.py
+    validation03/preview             audio by the share of training made; see report/previews.py
     train/...  valid/...  cost/...  score/...  interval/...               scalars
 
 TensorBoard puts tags with one beginning together: so the tag begins with the prompt, and all its

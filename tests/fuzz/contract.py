@@ -208,7 +208,7 @@ def snapshot(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def empty(folder: Path) -> Path:
-    """Return `folder`, made anew."""
+    """Return `folder`, emptied."""
     if folder.exists():
         for path in [folder, *folder.rglob("*")]:
             if path.is_dir() and not path.is_symlink():

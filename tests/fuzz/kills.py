@@ -185,7 +185,7 @@ def _warm_up(world: World) -> None:
 
 
 class Bench:
-    """Runs one scenario in its place, `folder`/place, which is made anew for every point."""
+    """Runs one scenario in its place, `folder`/place, which is made again for every point."""
 
     def __init__(self, scenario: Scenario, world: World, folder: Path):
         self.scenario, self._world, self._folder = scenario, world, folder

@@ -16,8 +16,8 @@ to the entries (Plaid, 2305.18619, has this for one level),
 
 Every q and every variance_k give a valid bound. A small deviation of q costs bits where the model
 of latents does not resolve what it must, a large one where neighbouring entries blur; so its width
-is chosen among `WIDTHS` on clips that are not scored (likelihood.py). `level_variances` are what
-the later levels leave on average.
+is chosen among `WIDTHS` on clips that are not scored (evaluate/likelihood.py). `level_variances`
+are what the later levels leave on average.
 """
 
 import jax
@@ -35,7 +35,7 @@ WIDTHS = (0.5, 1.0, 1.5, 2.0)
 
 
 class CodeVectors(nnx.Variable):
-    """The codec's normalised entries: saved with the run, moved by nobody."""
+    """The codec's normalised entries: saved with the run, never trained."""
 
 
 def keep_entries(code_vectors: Float[Array, "k v d"] | None) -> CodeVectors | None:

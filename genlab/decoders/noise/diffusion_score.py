@@ -6,8 +6,9 @@ of latents.
 variational bound for codes c is
 
     -log p(c) <= E_q(z|c) [ log q(z|c) - log p(z) - log p(c|z) ]
-              <= KL at the noisiest level  +  1/2 integral E |x(c) - clean(z_r, r)|^2 d(1 / r^2)  -
-              E log p(c|z)
+              <= KL at the noisiest level
+                 + 1/2 integral E |x(c) - clean(z_r, r)|^2 d(1 / r^2)
+                 - E log p(c|z)
 
 with the integral over the noise ratio r = sigma / alpha, from s to the noisiest level; the path
 enters through r alone (VDM eq. 17). The chain starts at q(z|c) itself, as in Plaid, so it needs no

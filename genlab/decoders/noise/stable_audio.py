@@ -37,7 +37,7 @@ class StableAudioConfig(Config):
     """Shape of the network; the width is heads * head_channels."""
 
     layers: int = pydantic.Field(default=24, ge=1)
-    """Layers."""
+    """Transformer layers: self-attention, cross-attention and an MLP each."""
     heads: int = pydantic.Field(default=24, ge=1)
     """Heads of self-attention, and of the queries of cross-attention."""
     key_heads: int = pydantic.Field(default=12, ge=1)
