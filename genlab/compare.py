@@ -26,7 +26,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.experiment import Comparison
 from genlab.fairness.budget import check_budget, check_flops, check_memory
 from genlab.machine import hosts
-from genlab.material import FLOORS, Material, gather
+from genlab.material import Material, gather
 from genlab.preflight import require_packages
 from genlab.report import outputs
 from genlab.report.additions import Tuning
@@ -35,6 +35,7 @@ from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.report.results import assemble, show
 from genlab.run import checkpoint
+from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, REAL
 from genlab.run.files import write_json
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.stored import Number, read_again
@@ -180,11 +181,11 @@ def show_previews(config: Comparison, material: Material, out: Path) -> None:
     by_id = {clip.id: clip for clip in material.manifest.clips}
     codec = material.codec
     ceilings = {
-        "real": lambda: [
+        REAL: lambda: [
             material.manifest.audio(by_id[clip.id]) / np.float32(32768) for clip in clips
         ],
-        FLOORS[0]: lambda: codec.decode_codes([clip.codes for clip in clips]),
-        FLOORS[1]: lambda: codec.decode_latents([clip.latents for clip in clips]),
+        CODES_FLOOR: lambda: codec.decode_codes([clip.codes for clip in clips]),
+        LATENTS_FLOOR: lambda: codec.decode_latents([clip.latents for clip in clips]),
     }
     finish_previews(out, clips, ceilings, list(config.arms), codec)
 

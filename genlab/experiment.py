@@ -59,13 +59,12 @@ with collector_paused():
     from genlab.evaluate.table import is_paired
     from genlab.nets.backbone import BackboneConfig
     from genlab.recognisers.shipped import load_units
+    from genlab.run.bounds import BOUND_FAMILIES, BOUND_NAMES
     from genlab.run.cache import cache_root
     from genlab.runs import Run
     from genlab.train import TrainSettings
     from genlab.training.optim import ArmSettings, OptimConfig
 
-RESERVED_FAMILIES = ("real", "floor")  # of rows that are not arms
-RESERVED_NAMES = ("real", "codec_floor_codes", "codec_floor_latents")
 MAX_BATCH_FRAMES = 2**26
 
 
@@ -252,7 +251,7 @@ class Arm(ArmSettings):
                 f"sampler.kind={self.sampler.kind!r} cannot sample "
                 f"decoder.kind={self.decoder.kind!r}"
             )
-        if self.decoder.kind in RESERVED_FAMILIES:
+        if self.decoder.kind in BOUND_FAMILIES:
             raise ValueError(
                 f"decoder.kind={self.decoder.kind!r} names rows that are no arms; choose another "
                 "kind"
@@ -393,7 +392,7 @@ class Comparison(Config):
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
         _check_batch(self.batch_size, self.data.num_frames)
-        if taken := [name for name in self.arms if name in RESERVED_NAMES]:
+        if taken := [name for name in self.arms if name in BOUND_NAMES]:
             raise ValueError(
                 f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another"
             )

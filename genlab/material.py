@@ -1,7 +1,7 @@
 """What every stage of a comparison shares: tokens, codec, corpus, prompts."""
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison
 from genlab.preflight import Preflight, inspect
 from genlab.prompts import choose_prompts
+from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR
 from genlab.watch.progress import Progress
-
-FLOORS: Final = ("codec_floor_codes", "codec_floor_latents")
 
 
 class Material(NamedTuple):
@@ -38,7 +37,7 @@ def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
     """Return the prompts resynthesised from their own codes and from their own latents."""
     codes = material.codec.decode_codes([clip.codes for clip in material.clips])
     latents = material.codec.decode_latents([clip.latents for clip in material.clips])
-    return dict(zip(FLOORS, (codes, latents)))
+    return {CODES_FLOOR: codes, LATENTS_FLOOR: latents}
 
 
 def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:

@@ -35,6 +35,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import DecoderRun
 from genlab.inputs import open_store
 from genlab.prompts import choose_prompts
+from genlab.run.bounds import CODES_FLOOR
 from genlab.run.files import write_json
 from genlab.run.names import file_stem
 from genlab.run.ownership import refuse_to_replace
@@ -213,7 +214,7 @@ def sample_run(
             )
             told = [note.markdown()]
             writer.audio(prompt_tag("samples", number), [wave], codec.wave_rate_hz, told, run.steps)
-            floor_tag = prompt_tag("codec_floor_codes", number)
+            floor_tag = prompt_tag(CODES_FLOOR, number)
             writer.audio(floor_tag, [floor], codec.wave_rate_hz, told, run.steps)
     return notes + [
         f"{out / name}  {clip.speaker}  {clip.text}" for name, clip in zip(names[::2], clips)

@@ -38,11 +38,12 @@ from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import clip_means
 from genlab.evaluate.table import make_score
 from genlab.experiment import Comparison, DecoderRun
-from genlab.material import FLOORS, Material, floor_waves, gather
+from genlab.material import Material, floor_waves, gather
 from genlab.preflight import excuses, find_reference, recognisers
 from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
+from genlab.run.bounds import FLOORS, REAL
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
@@ -148,7 +149,7 @@ def score_rows(
     each once; `out` keeps the rows.
     """
     by_seed = by_name(arms)
-    waves = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     waves |= {
         name: [wave for arm in runs for wave in arm.sampled.waves] for name, runs in by_seed.items()
     }

@@ -236,6 +236,33 @@ def test_long_functions_say_why():
     assert silent == [], "say in a comment what the code cannot: why, which trap, which equation"
 
 
+def spelled_in(*texts: str) -> set[str]:
+    """Return the files of the library that hold one of the texts as a constant, documents aside."""
+    return {
+        name
+        for name, path in MODULES.items()
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and node.value in texts
+    }
+
+
+def test_what_bounds_the_arms_is_named_in_one_file():
+    assert spelled_in("codec_floor_codes", "codec_floor_latents") == {"run.bounds"}
+    assert spelled_in("floor") == {"run.bounds"}
+    # A score whose name begins with "real" is refused there, which is not about the row.
+    assert spelled_in("real") == {"run.bounds", "evaluate.own"}
+
+
+def test_exit_codes_are_given_in_one_file():
+    given = {
+        name
+        for name, path in MODULES.items()
+        for public in public_names(parse(path))
+        if public.startswith("EXIT_")
+    }
+    assert given == {"machine.stopping"}
+
+
 def config_classes() -> list[ast.ClassDef]:
     """Return the configs of the library: the classes that derive from `Config`."""
     classes = [

@@ -11,9 +11,8 @@ import shlex
 import sys
 
 from genlab.cli.output import drop_output, plain_output, print_any_character
-from genlab.cli.parser import EXIT_USAGE, parse
+from genlab.cli.parser import parse
 
-EXIT_INTERRUPTED = 130
 # The range of options with these names, in every command. They take whole numbers.
 WHOLE_NUMBERS = {
     "prompts": (1, 2**20),
@@ -45,7 +44,13 @@ def main(argv: list[str] | None = None) -> int:
 def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     from genlab.config.errors import GenlabError, shorten
     from genlab.machine.memory import collector_paused, reuse_memory
-    from genlab.machine.stopping import EXIT_DISK_FULL, Terminated, is_disk_full
+    from genlab.machine.stopping import (
+        EXIT_DISK_FULL,
+        EXIT_INTERRUPTED,
+        EXIT_USER_ERROR,
+        Terminated,
+        is_disk_full,
+    )
     from genlab.machine.topologies import COMPILER_ENVIRONMENT
 
     reuse_memory()
@@ -67,10 +72,10 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
             sys.stdout.flush()  # when Python ends it would be too late for an exit code
         return exit_code
     except GenlabError as error:
-        return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USAGE))
+        return _refuse(arguments.command, str(error), getattr(error, "exit_code", EXIT_USER_ERROR))
     except BrokenPipeError:  # the reader of our output has gone, as in `genlab data CONFIG | head`
         drop_output()
-        return EXIT_USAGE
+        return EXIT_USER_ERROR
     except Terminated:
         raise
     except KeyboardInterrupt:
@@ -85,10 +90,10 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
                 f"not enough memory ({shorten(str(error))}); lower batch_size, num_frames or the "
                 "width of the networks"
             )
-            return _refuse(arguments.command, text, EXIT_USAGE)
+            return _refuse(arguments.command, text, EXIT_USER_ERROR)
         if not isinstance(error, OSError) or error.filename is None:
             raise
-        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USAGE)
+        return _refuse(arguments.command, f"{error.filename}: {error.strerror}", EXIT_USER_ERROR)
 
 
 def _check_words(words: list[str], arguments: argparse.Namespace) -> None:

@@ -9,16 +9,15 @@ from genlab.cli.extras import list_extras
 from genlab.cli.tools import add_machine, add_own
 from genlab.cli.values import AddCommand, local, named, place, takes_config, takes_trust, whole
 
-EXIT_USAGE = 2
-
 
 class _Parser(argparse.ArgumentParser):
     """Reports an error in one line; the usage of a command with many options would bury it."""
 
     def error(self, message: str) -> NoReturn:
         from genlab.config.errors import one_line
+        from genlab.machine.stopping import EXIT_USER_ERROR
 
-        self.exit(EXIT_USAGE, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
+        self.exit(EXIT_USER_ERROR, f"{self.prog}: {one_line(message)}; see {self.prog} --help\n")
 
     def refuse_unknown(self, words: list[str]) -> NoReturn:
         """Report words that mean nothing here, with the option that the first may have meant."""

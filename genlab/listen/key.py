@@ -14,11 +14,12 @@ from typing import Literal, TypeVar
 from pydantic import Field, model_validator
 
 from genlab.config import Config, ConfigError, GenlabError, Seed
+from genlab.run.bounds import REAL
 from genlab.run.stored import parse_json, read_content, write_whole
 
 Test = Literal["mushra", "ab"]
 Parsed = TypeVar("Parsed", bound=Config)
-REFERENCE = "real"
+REFERENCE = REAL
 ANCHOR = "low_anchor"
 
 

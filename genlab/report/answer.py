@@ -17,6 +17,7 @@ from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
+from genlab.run.bounds import is_arm
 
 MIN_SEEDS = 3
 Status = Literal["settled", "equivalent", "not settled", "insufficient seeds", "uncontrolled"]
@@ -40,7 +41,7 @@ class Difference(DifferenceEntry):
 
 def model_arms(results: Scored) -> list[Row]:
     """Return the arms that were trained: neither real audio nor a codec floor."""
-    return [arm for arm in results["arms"] if arm.get("family") not in ("real", "floor")]
+    return [row for row in results["arms"] if is_arm(row)]
 
 
 def primary_score(results: Scored) -> str | None:

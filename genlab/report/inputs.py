@@ -24,6 +24,7 @@ from genlab.evaluate.entries import (
 )
 from genlab.evaluate.table import known_metric
 from genlab.report.additions import Additions
+from genlab.run.bounds import is_arm
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
@@ -106,7 +107,7 @@ def _check_audit(audit: dict[str, AuditEntry]) -> dict[str, AuditEntry]:
 def _check_arms(arms: list[Row]) -> list[Row]:
     needed = ("params", "train_flops", "steps", "train_wall_s", "network_calls", "sampling")
     for arm in arms:
-        if arm["family"] not in ("real", "floor"):
+        if is_arm(arm):
             if missing := [field for field in needed if field not in arm]:
                 raise ValueError(f"expected {missing[0]} of arm {arm['name'][:60]!r}, got none")
             if not 1 <= arm.get("steps", 0) < 2**31:

@@ -17,6 +17,7 @@ from genlab.report.answer import model_arms, primary_score
 from genlab.report.inputs import Row, Scored
 from genlab.report.tables import ARROWS, join, wall_per_second
 from genlab.report.text import arm_title, format_interval, score_title, typeset
+from genlab.run.bounds import is_arm
 from genlab.statistics.bootstrap import Ends
 
 WIDTH, HEIGHT = 460, 300
@@ -80,7 +81,7 @@ def _panel(
     levels = [
         (arm_title(arm).replace("Codec floor", "Floor"), value)
         for arm in results["arms"]
-        if arm.get("family") in ("real", "floor")
+        if not is_arm(arm)
         and (score := arm.get("scores", {}).get(name)) is not None
         and (value := score["value"]) is not None
     ]

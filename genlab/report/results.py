@@ -28,7 +28,7 @@ from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
-from genlab.material import FLOORS, Material, floor_waves
+from genlab.material import Material, floor_waves
 from genlab.preflight import deciding_score
 from genlab.report import PromptRow, write_report
 from genlab.report.additions import made_beside
@@ -36,6 +36,7 @@ from genlab.report.answer import primary_score
 from genlab.report.curves import read_curves
 from genlab.report.inputs import Ledger, Row, Shown, WholeResults
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
+from genlab.run.bounds import CODES_FLOOR, FLOOR, FLOORS, LATENTS_FLOOR, REAL
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
 from genlab.statistics.bootstrap import finite_or_none
@@ -69,7 +70,7 @@ def assemble(
     entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     entries += [_arm_entry(runs, rows[name], leading) for name, runs in by_name(arms).items()]
     struck = config.data.domain.struck(
-        {name: score.value for name, score in rows["real"].scores.items()}
+        {name: score.value for name, score in rows[REAL].scores.items()}
     )
     pairs = compare_rows(
         {name: rows[name].per_clip for name in config.arms},
@@ -160,8 +161,8 @@ def show(
     results: Shown = {**scored, **made_beside(out)}
     seed = config.seeds[0]
     rate = material.codec.wave_rate_hz
-    shown = {"real": [prompt.wave for prompt in material.prompts], **floor_waves(material)}
-    kinds: dict[str, Kind] = {"real": "reference", **{name: name for name in FLOORS}}
+    shown = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    kinds: dict[str, Kind] = {REAL: "reference", **{name: name for name in FLOORS}}
     shown |= {name: sampled.waves for name, sampled in heard.items()}
     entries = _entries_of(results, shown, out)
     steps = {name: entry.get("steps", 0) for name, entry in entries.items()}
@@ -341,8 +342,8 @@ def peak_rss_bytes() -> int:
 
 
 def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
-    family = "real" if name == "real" else "floor"
-    reads = {"codec_floor_codes": "codes", "codec_floor_latents": "latents"}.get(name, "")
+    family = REAL if name == REAL else FLOOR
+    reads = {CODES_FLOOR: "codes", LATENTS_FLOOR: "latents"}.get(name, "")
     return {
         "name": name,
         "family": family,

@@ -32,6 +32,7 @@ from genlab.report.text import (
     typeset,
 )
 from genlab.report.trust import distrust
+from genlab.run.bounds import FLOOR, REAL, is_arm
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 STATUS_MEANINGS = {
@@ -90,7 +91,7 @@ def score_table(results: Scored, answer: Answer) -> Markup:
     comes last.
     """
     arms = sorted(
-        results["arms"], key=lambda arm: {"floor": 1, "real": 2}.get(arm.get("family", ""), 0)
+        results["arms"], key=lambda arm: {FLOOR: 1, REAL: 2}.get(arm.get("family", ""), 0)
     )
     names = list(dict.fromkeys(name for arm in arms for name in arm.get("scores", {})))
     heads = [Markup('<th scope="col">Score</th>')]
@@ -353,7 +354,7 @@ def _score_cell(
 
 
 def _column(arm: Row) -> str:
-    return "bound" if arm.get("family") in ("real", "floor") else "model"
+    return "model" if is_arm(arm) else "bound"
 
 
 def _usual(arms: Sequence[Row], name: str) -> Usual:
@@ -377,13 +378,11 @@ def column_decimals(arms: Sequence[Row], name: str) -> int | None:
     """Return the decimals of a whole column, those that the intervals of the trained arms support;
     None if empty.
     """
-    scores = [
-        (arm.get("family"), arm["scores"][name]) for arm in arms if name in arm.get("scores", {})
-    ]
-    models = [score for family, score in scores if family not in ("real", "floor")]
+    scored = [arm for arm in arms if name in arm.get("scores", {})]
+    rows = [arm for arm in scored if is_arm(arm)] or scored
     decimals = [
         find_decimals(value, score.get("low"), score.get("high"))
-        for score in models or [score for _, score in scores]
+        for score in (row["scores"][name] for row in rows)
         if (value := score["value"]) is not None
     ]
     return max(decimals, default=None)

@@ -9,6 +9,7 @@ from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
 from genlab.report.additions import RatedPair
 from genlab.report.inputs import Row
+from genlab.run.bounds import FLOOR, REAL
 from genlab.statistics.bootstrap import Ends
 
 QUESTION = (
@@ -20,7 +21,7 @@ _ARM_TITLES = {
     "depth": "Depth transformer",
     "masked": "Masked parallel",
     "diffusion": "Latent diffusion",
-    "real": "Real audio",
+    REAL: "Real audio",
 }
 _TITLES = {metric.name: metric.title for metric in METRICS} | {
     "content": "Content error",  # results of early versions
@@ -40,7 +41,7 @@ def arm_title(arm: Row) -> str:
     """
     if title := arm.get("title"):
         return title
-    if arm.get("family") == "floor":
+    if arm.get("family") == FLOOR:
         return f"Codec floor, {arm.get('reads')}" if arm.get("reads") else spell(arm["name"])
     return name_title(arm["name"])
 

@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Shaped
@@ -46,11 +46,12 @@ from tensorboard.util.tensor_util import make_tensor_proto
 from genlab.config import GenlabError
 from genlab.data.audio import wav_bytes
 from genlab.machine import hosts
+from genlab.run.bounds import Floor
 from genlab.statistics.bootstrap import Ends
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
-AUDIO_KINDS = ("samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews")
-Kind = Literal["samples", "reference", "codec_floor_codes", "codec_floor_latents", "previews"]
+Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
+AUDIO_KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = (
