@@ -7,7 +7,7 @@ asked for:
     >>> from genlab.codecs import load_codec
     >>> from genlab.decoders import ARConfig, ARSampler, Task
 
-docs/modules.md lists the names that are supported; everything else may move.
+docs/surface.md in the repository lists the names that are supported; everything else may move.
 """
 
 import importlib

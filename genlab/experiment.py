@@ -385,7 +385,7 @@ class Comparison(Config):
     equivalent.
     """
     metrics: tuple[AnyMetric, ...] = added(())
-    """Metrics of your own, beside those of the corpus (docs/own_metric.py)."""
+    """Metrics of your own, beside those of the corpus (docs/own_metric.py in the repository)."""
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
 

@@ -309,7 +309,7 @@ def _add_sweep(add: AddCommand) -> None:
             "judged "
             "by its predictions."
         ),
-        "genlab sweep run sweeps/claims/pattern_order.py --slots 2",
+        "genlab sweep run my_page.py --slots 2",
     )
     # Actions and not subcommands, because they share the page and most options.
     command.add_argument("action", choices=["list", "plan", "run", "status", "report", "prune"])
@@ -317,7 +317,10 @@ def _add_sweep(add: AddCommand) -> None:
         "page",
         nargs="?",
         type=local,
-        help="Python file that defines sweep(); for list, a folder; for plan, a config",
+        help=(
+            "Python file that defines sweep(), as docs/first_sweep.py in the repository does; for "
+            "list, a folder; for plan, a config"
+        ),
     )
     command.add_argument(
         "--out",

@@ -57,7 +57,8 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     if arguments.page is None:
         raise GenlabError(
-            f"sweep {arguments.action}: which page? for example sweeps/claims/pattern_order.py"
+            f"sweep {arguments.action}: which page? give a Python file that defines sweep(), as "
+            "docs/first_sweep.py in the repository does"
         )
     if arguments.action == "plan":
         return _plan(arguments)

@@ -61,16 +61,20 @@ def add_own(add: AddCommand) -> None:
     command = add(
         "check",
         (
-            "Try out a decoder, mixer, corpus, codec or metric of your own: what it must keep, and "
-            "what is broken."
+            "Try out a decoder, mixer, feed-forward part, corpus, codec, metric or condition of "
+            "your own: what it must keep, and what is broken. docs/extending.md in the repository "
+            "lists examples."
         ),
-        "genlab check docs/own_decoder.py:OnceConfig",
+        "genlab check my_decoder.py:MyConfig",
     )
     # Code, and not a config: this command runs the file that it is given.
     command.add_argument(
         "target",
         metavar="FILE.py:CLASS",
-        help="or PACKAGE.MODULE:CLASS, the class of its config; FILE.py of a codec",
+        help=(
+            "or PACKAGE.MODULE:CLASS, the class of its config; for a codec FILE.py or "
+            "FILE.py:FUNCTION"
+        ),
     )
     command.add_argument(
         "overrides",

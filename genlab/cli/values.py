@@ -69,6 +69,6 @@ def takes_trust(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help=(
             "run the Python files that a config.json refers to; read them first (see "
-            "docs/security.md)"
+            "docs/security.md in the repository)"
         ),
     )

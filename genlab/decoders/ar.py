@@ -106,8 +106,8 @@ class ARConfig(Config):
     each other.
     """
     output: Output = Softmax()
-    """What a step says of its code (`densities.py`): one logit per entry, or a density over ordered
-    entries.
+    """What a step says of its code (`steps/densities.py`): one logit per entry, or a density over
+    ordered entries.
     """
 
     @property

@@ -19,7 +19,9 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.task import Task
+from genlab.experiment import AnyDecoder
 from genlab.nets.flops import count_flops
+from genlab.nets.layers import AnyMixer
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.mixers.dilated import Dilated
 
@@ -46,6 +48,16 @@ class Cell(NamedTuple):
     mixer: str
     content: str
     whole_clip: str
+
+
+def kinds_of(annotation) -> set[str]:
+    """Return the built-in kinds that a field takes."""
+    return {cls.model_fields["kind"].default for cls in annotation.__metadata__[0].kinds}
+
+
+def test_the_grid_holds_every_family_and_mixer():
+    assert {family.config.kind for family in FAMILIES.values()} == kinds_of(AnyDecoder)
+    assert {mixer.kind for mixer in MIXERS.values()} == kinds_of(AnyMixer)
 
 
 CELLS = [Cell(*values) for values in itertools.product(ALL_FAMILIES, MIXERS, CONTENTS, WHOLE_CLIP)]
