@@ -83,7 +83,7 @@ def load_experiment(
     return experiment.override(overrides)
 
 
-def call_base(file: str, base: str, function: str = "config", /, **values: Any) -> Any:
+def call_base(file: str, base: str, function: str = "config", /, **values: object) -> Any:
     """Return what a function of another config returns; the config `file` builds on it.
 
     Args:
@@ -107,7 +107,7 @@ def call_base(file: str, base: str, function: str = "config", /, **values: Any) 
     return found
 
 
-def call_page(path: Path, name: str, /, **values: Any) -> Any:
+def call_page(path: Path, name: str, /, **values: object) -> Any:
     """Return what the function `name` of a Python file returns for `values`, None if there is no
     such function.
 

@@ -19,6 +19,7 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 MAX_TRAIN_LINES = 380
 MIN_COMMENTED_LINES = 20  # of a body, from which on it holds a comment that says why
+MAX_ANY = 200  # names `Any` in the package: each hides a type from whoever reads or checks
 MAX_CONFIG_LINES = 50  # below the docstring, which is the lab note
 # `mask` does not say what True means; public code disagrees on which of x0 and x1 is data.
 BANNED_NAMES = {"mask", "x0", "x1"}
@@ -211,6 +212,22 @@ def test_every_module_and_public_function_says_what_it_does():
             if is_public and not ast.get_docstring(node):
                 silent.append(f"{name}.{node.name}")
     assert silent == []
+
+
+def count_any(path: Path) -> int:
+    """Return how often a file names `Any`, imports aside."""
+    names = (
+        node.id if isinstance(node, ast.Name) else node.attr
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Name | ast.Attribute)
+    )
+    return sum(name == "Any" for name in names)
+
+
+def test_types_are_the_contract():
+    found = {name: count_any(path) for name, path in MODULES.items()}
+    most = dict(sorted(found.items(), key=lambda item: -item[1])[:8])
+    assert sum(found.values()) < MAX_ANY, f"say what it is instead of Any; most: {most}"
 
 
 def comment_lines(path: Path) -> set[int]:

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 _DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))  # text that reads backwards
 _CONTROLS = [code for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"]
@@ -19,7 +19,7 @@ _SHOWN = {code: repr(chr(code))[1:-1] for code in (*_CONTROLS, *_DIRECTIONS)}
 class _Plain:
     """A stream that shows control characters by their numbers."""
 
-    def __init__(self, stream: Any):
+    def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:

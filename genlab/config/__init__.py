@@ -343,7 +343,7 @@ def _written_path(location: tuple[int | str, ...], kind: str, values: object) ->
             yield str(part)
 
 
-def _paths(annotation: Any, node: object, prefix: str = "", depth: int = 0) -> Iterator[str]:
+def _paths(annotation: object, node: object, prefix: str = "", depth: int = 0) -> Iterator[str]:
     """Yield the dotted path of every field below a type, of unions only those of the kind that
     `node` is.
     """

@@ -16,9 +16,9 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Union, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, Union, runtime_checkable
 
 import pydantic
 from pydantic_core import CoreSchema, core_schema
@@ -37,7 +37,15 @@ _loaded: dict[str, type[pydantic.BaseModel]] = {}
 class Hashed(Protocol):
     """What a `Config` has, for contracts of classes that must be one."""
 
-    kind: Any
+    @property
+    def kind(self) -> str:
+        """Which of the classes of a field it is."""
+        ...
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> Self:
+        """Return the config that `to_dict` gave these values of."""
+        ...
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -57,7 +65,7 @@ class Open:
         self.kinds = kinds
 
     def __get_pydantic_core_schema__(
-        self, contract: Any, handler: pydantic.GetCoreSchemaHandler
+        self, contract: type, handler: pydantic.GetCoreSchemaHandler
     ) -> CoreSchema:
         """Return the schema: the closed union of the built-in kinds inside, the door for other
         classes around it.
@@ -84,11 +92,11 @@ class Open:
 
     def _validate(
         self,
-        contract: Any,
+        contract: type,
         value: object,
         inner: pydantic.ValidatorFunctionWrapHandler,
         info: pydantic.ValidationInfo,
-    ) -> Any:
+    ) -> object:
         if isinstance(value, dict):
             kind = value.get("kind")
             cls = self.class_of(kind)
@@ -117,7 +125,7 @@ class Open:
 
     def _dump(
         self, value: pydantic.BaseModel, info: pydantic.FieldSerializationInfo
-    ) -> dict[str, Any]:
+    ) -> Mapping[str, object]:
         """Return the fields of the run-time type, and the kind by which it is found again."""
         fields = value.model_dump(mode=info.mode)
         if type(value) in self.kinds:
@@ -138,7 +146,7 @@ def _refuse(value: object) -> object:
     )
 
 
-def open_of(annotation: Any, metadata: Any = ()) -> Open | None:
+def open_of(annotation: object, metadata: Iterable[object] = ()) -> Open | None:
     """Return the mark of an open annotation, or of a field from its annotation and metadata; None
     for any other.
     """
@@ -146,7 +154,9 @@ def open_of(annotation: Any, metadata: Any = ()) -> Open | None:
     return next((mark for mark in marks if isinstance(mark, Open)), None)
 
 
-def check_own(value: Any, contract: Any, kinds: tuple[type[pydantic.BaseModel], ...] = ()) -> None:
+def check_own(
+    value: pydantic.BaseModel, contract: type, kinds: tuple[type[pydantic.BaseModel], ...] = ()
+) -> None:
     """Refuse a config of the user that config.json could not name, or that lacks what its field
     needs.
 
@@ -220,11 +230,12 @@ def fingerprint(cls: type) -> str | None:
     """Return name and source digest of a class that is not the library's own, None if it is or lies
     in no file.
     """
-    module: Any = sys.modules.get(cls.__module__)
-    if cls.__module__.split(".")[0] == "genlab" or getattr(module, "__file__", None) is None:
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    if cls.__module__.split(".")[0] == "genlab" or file is None:
         return None
     # What was executed, not what may lie there by now.
-    source = getattr(module, "__source_digest__", None) or _digest_of(module.__file__)
+    source = getattr(module, "__source_digest__", None) or _digest_of(file)
     return f"{cls.__name__}@{source[:16]}"
 
 
@@ -240,7 +251,7 @@ def _digest_of(file: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
-def models_in(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+def models_in(annotation: object) -> Iterator[type[pydantic.BaseModel]]:
     """Yield every config class that an annotation names, those of open fields excepted."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         yield annotation

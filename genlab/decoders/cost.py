@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from genlab.decoders.parts import part_shapes
@@ -42,7 +43,7 @@ def example_of(task: Task, num_examples: int = 1) -> tuple[Tokens, Cond]:
     """Return the shapes and types of a batch of training examples, without arrays."""
     t, spec = task.num_frames, task.spec
 
-    def array(*shape: int, dtype: Any = jnp.int32) -> Any:
+    def array(*shape: int, dtype: DTypeLike = jnp.int32) -> Any:
         return jax.ShapeDtypeStruct((num_examples, *shape), dtype)
 
     codes = array(t, spec.codebooks)

@@ -259,7 +259,9 @@ def _check_guidance(condition: ConditionConfig | None, guidance: float) -> None:
         )
 
 
-def _check_whole(values: Any, name: str, low: int, high: int, hint: str = "") -> None:
+def _check_whole(
+    values: Array | np.ndarray, name: str, low: int, high: int, hint: str = ""
+) -> None:
     if not np.issubdtype(values.dtype, np.integer):
         raise GenlabError(f"{name}: dtype {values.dtype}, expected integers {low}..{high}")
     known = _host(values)

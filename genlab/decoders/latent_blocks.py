@@ -17,13 +17,14 @@ only.
 
 import functools
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from genlab.config import Config
@@ -332,7 +333,7 @@ class LatentBlocks(nnx.Module):
         return self.head(hidden[:, :t]).astype(jnp.float32).reshape(noisy.shape)
 
     def _embed_noisy(
-        self, noisy: Float[Array, "m f d"], level: Float[Array, "m"], dtype: Any
+        self, noisy: Float[Array, "m f d"], level: Float[Array, "m"], dtype: DTypeLike
     ) -> Float[Array, "m f h"]:
         path = self.config.path
         scaled = noisy * path.input_scale(level)[:, None, None]

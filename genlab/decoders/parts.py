@@ -280,7 +280,7 @@ def _shape_of(part: ConditionPart, num_examples: int, num_frames: int) -> Any:
 def _walk(part: Any, width: int, num_frames: int) -> float:
     graph, state = nnx.split(nnx.eval_shape(lambda: part.build(width, key=jax.random.key(0))))
 
-    def encode(state: Any, value: Any, is_valid: Any) -> Any:
+    def encode(state: nnx.State, value: Array, is_valid: Array) -> Array:
         module: Any = nnx.merge(graph, state)
         return module(value, is_valid)
 

@@ -35,6 +35,8 @@ from genlab.nets.norm import RMSNorm
 from genlab.nets.rotary import rotation
 
 TextRoute = Literal["none", "prefix", "cross"]
+# Shifts, scales and gates of the layers; shift and scale of the last norm.
+Modulation = tuple[Array | None, Array | int, Array | int]
 MAX_PARAMS = 1e13  # of a backbone; larger than any model so far
 
 
@@ -145,7 +147,7 @@ class DecodePlan(NamedTuple):
     layers: tuple[Block, ...]
     is_valid: Bool[Array, "b s"]
     text: tuple[TextMemory | None, ...]
-    modulation: tuple[Any, Any, Any]
+    modulation: Modulation
 
 
 class Cache(NamedTuple):
@@ -389,7 +391,7 @@ class Backbone(nnx.Module):
             return None
         return tuple(jax.vmap(lambda cross: cross.read(text))(stack.cross) for stack in self.stacks)
 
-    def _modulation(self, clip: Float[Array, "b h"] | None, dtype) -> tuple[Any, Any, Any]:
+    def _modulation(self, clip: Float[Array, "b h"] | None, dtype) -> Modulation:
         """Return shifts, scales and gates of the layers, and shift and scale of the last norm."""
         if self.modulation is None or clip is None:
             return None, 0, 0

@@ -44,7 +44,11 @@ class LayerShape(NamedTuple):
 class Mixer(Protocol):
     """The config of a mixer. `part` is the attribute of a layer that holds its parameters."""
 
-    kind: Any
+    @property
+    def kind(self) -> str:
+        """Which mixer it is."""
+        ...
+
     part: ClassVar[str]
     chooses: ClassVar[bool]
     """Whether each frame may be told which frames it reads: text in front of them, holes, blocks,
@@ -86,7 +90,10 @@ class Mixer(Protocol):
 class FeedForward(Protocol):
     """The config of what transforms each frame by itself."""
 
-    kind: Any
+    @property
+    def kind(self) -> str:
+        """Which feed-forward part it is."""
+        ...
 
     def build(self, shape: LayerShape, *, key: Key[Array, ""]) -> nnx.Module:
         """Return the feed-forward part of one layer, a module from [b t h] to [b t h]."""

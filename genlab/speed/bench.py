@@ -45,7 +45,7 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
-from genlab.decoders.task import Task
+from genlab.decoders.task import SamplerConfig, Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.checkpoint import CheckpointWriter
 from genlab.speed import peers
@@ -254,7 +254,7 @@ def _train_step(config: Any, detail: str, size: BenchSize) -> Iterator[Workload]
 
 @contextlib.contextmanager
 def _sample(
-    config: Any, sampler_of: Callable[[BenchSize], Any], size: BenchSize
+    config: Any, sampler_of: Callable[[BenchSize], SamplerConfig], size: BenchSize
 ) -> Iterator[Workload]:
     decoder = config.build(_task(size), key=jax.random.key(0))
     graph, state = nnx.split(decoder)

@@ -12,11 +12,16 @@ import importlib.util
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from genlab.speed.size import BenchSize
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import StableAudioDiTModel
+    from transformers import MusicgenForCausalLM
 
 COND_TOKENS = 16  # that Stable Audio's cross-attention reads
 TOP_K = 250
@@ -43,11 +48,13 @@ def find_peer(workload: str, size: BenchSize, num_threads: int) -> Peer | None:
     return make(size)
 
 
-def _millions(model: Any) -> str:
+def _millions(model: "torch.nn.Module") -> str:
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} M"
 
 
-def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
+def _training(
+    model: "torch.nn.Module", loss_of: Callable[[], "torch.Tensor"]
+) -> Callable[[], None]:
     import torch
 
     model.train()
@@ -65,7 +72,7 @@ def _training(model: Any, loss_of: Callable[[], Any]) -> Callable[[], None]:
     return step
 
 
-def _musicgen(size: BenchSize) -> Any:
+def _musicgen(size: BenchSize) -> "MusicgenForCausalLM":
     from transformers import MusicgenForCausalLM
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
@@ -83,8 +90,9 @@ def _musicgen(size: BenchSize) -> Any:
         num_codebooks=size.codebooks,
     )
     model = MusicgenForCausalLM(config)
-    layers: Any = model.model.decoder.layers
-    for layer in layers:  # idle without conditions: without its weights the sizes agree
+    for (
+        layer
+    ) in model.model.decoder.layers:  # idle without conditions: without its weights the sizes agree
         layer.encoder_attn = None
         layer.encoder_attn_layer_norm = None
     model.config._attn_implementation = "sdpa"
@@ -109,7 +117,7 @@ def _musicgen_train(size: BenchSize) -> Peer:
     # b k s -> (b k) s, as transformers wants codebooks in the batch
     inputs = inputs.reshape(batch * levels, steps).contiguous()
 
-    def loss() -> Any:
+    def loss() -> torch.Tensor:
         logits = model(input_ids=inputs).logits
         return functional.cross_entropy(
             logits.reshape(-1, size.entries), labels.reshape(-1), ignore_index=-100
@@ -140,7 +148,9 @@ def _musicgen_sample(size: BenchSize) -> Peer:
     return Peer(f"transformers MusicgenForCausalLM.generate ({_millions(model)})", run)
 
 
-def _stable_audio(size: BenchSize, batch: int) -> tuple[Any, Callable[[Any, Any], Any]]:
+def _stable_audio(
+    size: BenchSize, batch: int
+) -> tuple["StableAudioDiTModel", Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]]:
     import torch
     from diffusers import StableAudioDiTModel
     from diffusers.models.embeddings import get_1d_rotary_pos_embed
@@ -167,7 +177,7 @@ def _stable_audio(size: BenchSize, batch: int) -> tuple[Any, Callable[[Any, Any]
         head // 2, size.frames + 1, use_real=True, repeat_interleave_real=False
     )
 
-    def velocity(noisy: Any, level: Any) -> Any:
+    def velocity(noisy: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
         return model(
             noisy,
             timestep=level,
@@ -187,7 +197,7 @@ def _stable_audio_train(size: BenchSize) -> Peer:
     model, velocity = _stable_audio(size, size.batch)
     clean = torch.randn(size.batch, size.latent_channels, size.frames)
 
-    def loss() -> Any:
+    def loss() -> torch.Tensor:
         level = torch.rand(size.batch)
         noise = torch.randn_like(clean)
         return functional.mse_loss(

@@ -189,7 +189,7 @@ class Sweep(Config):
     """How far the test goes, and where it differs from the source."""
     base: Comparison
     """The comparison that every run starts from."""
-    points: tuple[dict[str, Any], ...] = ({},)
+    points: tuple[Point, ...] = ({},)
     """Overrides of each run, by dotted path."""
     names: dict[str, str] = {}
     """Short names of varied fields for labels; without one, the last part of the path."""

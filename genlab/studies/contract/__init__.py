@@ -56,7 +56,7 @@ def check_class(cls: type[Config], overrides: Iterable[str] = ()) -> list[Findin
     """
     values: dict[str, JsonValue] = {}
     try:
-        config: Any = cls.from_dict(values, overrides)
+        config = cls.from_dict(values, overrides)
     except (ConfigError, TypeError) as error:
         raise ConfigError(
             f"{cls.__name__}: {one_line(str(error), 300)}; give every field a default, or a value "
@@ -71,7 +71,7 @@ def check_class(cls: type[Config], overrides: Iterable[str] = ()) -> list[Findin
     return check(config)
 
 
-def _contract_of(config: Any) -> tuple[type, Callable[[Any], list[Finding]]]:
+def _contract_of(config: Config) -> tuple[type, Callable[[Any], list[Finding]]]:
     """Return the contract that a config is meant to meet, told by what sets it apart, and the check
     of it.
     """

@@ -17,6 +17,7 @@ from flax import nnx
 from genlab.data.corpus import build_corpus
 from genlab.data.embedded import Embedded
 from genlab.data.manifest import Manifest
+from genlab.data.recipe import Corpus
 from genlab.data.told import compute_value
 from genlab.data.valued import ClipFacts
 from genlab.decoders.ar import ARConfig
@@ -24,6 +25,7 @@ from genlab.decoders.conditioning import ConditionConfig, Conditioner
 from genlab.decoders.cost import train_flops, walk_loss
 from genlab.decoders.diffusion import DiffusionConfig
 from genlab.decoders.masked import MaskedConfig
+from genlab.decoders.parts import ConditionPart
 from genlab.decoders.task import Task
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.param import rules_of
@@ -33,7 +35,7 @@ from genlab.studies.contract.trial import Finding, require, try_out
 FAMILIES: tuple[Any, ...] = (ARConfig(), MaskedConfig(), DiffusionConfig())
 
 
-def check_condition(config: Any, corpus: Any = None) -> list[Finding]:
+def check_condition(config: ConditionPart, corpus: Corpus | None = None) -> list[Finding]:
     """Try out a condition on a corpus, by default a little of the embedded one."""
     with tempfile.TemporaryDirectory() as place:
         corpus = Embedded(minutes=0.1) if corpus is None else corpus
@@ -54,7 +56,7 @@ def check_condition(config: Any, corpus: Any = None) -> list[Finding]:
 class _ConditionTrial:
     """One condition, its values of a few clips, and what encodes them."""
 
-    def __init__(self, config: Any, manifest: Manifest):
+    def __init__(self, config: ConditionPart, manifest: Manifest):
         self.config = config
         clips = manifest.clips[:NUM_EXAMPLES]
         self.facts = [ClipFacts(clip, NUM_FRAMES, SPEC.frame_hz, manifest) for clip in clips]
@@ -65,14 +67,14 @@ class _ConditionTrial:
         build.eval()
         self.graph, self.state = nnx.split(build)
 
-    def values(self) -> Any:
+    def values(self) -> jax.Array:
         return jnp.stack([compute_value(self.config, facts) for facts in self.facts])
 
-    def encode(self, values: Any, is_dropped: Any = False) -> np.ndarray:
+    def encode(self, values: jax.Array, is_dropped: bool = False) -> np.ndarray:
         """Return features "b t h", or "b 1 h" if they modulate."""
         flags = jnp.broadcast_to(jnp.asarray(is_dropped), (len(values),))
         cond = self.cond._replace(parts={self.config.name: values}, is_dropped=flags)
-        conditioner: Any = nnx.merge(self.graph, self.state)
+        conditioner = nnx.merge(self.graph, self.state)
         out = jax.jit(lambda cond: conditioner(cond, self.tokens.is_valid))(cond)
         return np.asarray(out.frames if self.config.route == "sum" else out.clip[:, None])
 

@@ -8,17 +8,17 @@ a comparison.
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from genlab.data.corpus import Progress, build_corpus
 from genlab.data.manifest import Clip, Manifest
+from genlab.data.recipe import Corpus
 from genlab.prompts import FEWEST
 from genlab.studies.contract.trial import Finding, require, try_out
 
 
-def check_corpus(config: Any) -> list[Finding]:
+def check_corpus(config: Corpus) -> list[Finding]:
     """Try out the config of a corpus; it is built whole, so give it fields that make it small."""
     with tempfile.TemporaryDirectory() as place:
         trial = _CorpusTrial(config, Path(place))
@@ -42,7 +42,7 @@ class _Stop(BaseException):
 class _CorpusTrial:
     """One corpus, and a place to build it in."""
 
-    def __init__(self, config: Any, place: Path):
+    def __init__(self, config: Corpus, place: Path):
         self.config, self.place = config, place
 
     def build(self, name: str, progress: Progress | None = None) -> Manifest:

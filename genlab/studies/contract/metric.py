@@ -8,7 +8,6 @@ number of a clip must not depend on the clips beside it, on their order or on th
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,14 +15,14 @@ from genlab.config import ConfigError
 from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Prompt, Wave, build_context
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult, score_clips
-from genlab.evaluate.own import own_rows
+from genlab.evaluate.own import MetricConfig, own_rows
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 from genlab.studies.contract.trial import Finding, require, try_out
 
 NUM_CLIPS = 6
 
 
-def check_metric(config: Any) -> list[Finding]:
+def check_metric(config: MetricConfig) -> list[Finding]:
     """Try out a metric's config.
 
     Raises:
@@ -49,7 +48,7 @@ def check_metric(config: Any) -> list[Finding]:
 class _MetricTrial:
     """One metric, and clips that differ from the real ones by their noise."""
 
-    def __init__(self, config: Any, rows: Sequence[Metric]):
+    def __init__(self, config: MetricConfig, rows: Sequence[Metric]):
         self.config, self.rows = config, rows
         draw = np.random.default_rng(0)
         lengths = SAMPLE_RATE_HZ + 320 * np.arange(NUM_CLIPS)

@@ -117,7 +117,7 @@ def _counts_layers(config: BackboneConfig, ways: tuple[bool, ...]) -> None:
         )
         frames = jnp.arange(NUM_FRAMES)[None]
 
-        def run(state: Any, x: Any, graph: Any = graph, frames: Any = frames) -> Any:
+        def run(state: nnx.State, x: Array, graph: Any = graph, frames: Array = frames) -> Array:
             return nnx.merge(graph, state)(x, positions=frames, is_valid=frames >= 0)
 
         walked = count_flops(
