@@ -124,7 +124,7 @@ def call_page(path: Path, name: str, /, **values: object) -> Any:
             error.__traceback__
         )
         raise ConfigError(f"{name} {describe_raised(path, told)}") from None
-    except BaseException as error:  # the file is the person's own, and may raise anything
+    except BaseException as error:  # the file is the user's own, and may raise anything
         if is_ours_to_stop(error):
             raise
         raise ConfigError(f"{name} {describe_raised(path, error)}") from error

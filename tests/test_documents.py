@@ -9,7 +9,6 @@ import pytest
 from test_cli import COMMANDS
 from test_surface import SURFACE
 
-from genlab.cli import EXIT_INTERRUPTED
 from genlab.experiment import AnyDecoder
 from genlab.machine import stopping
 
@@ -79,7 +78,7 @@ def test_every_exit_code_is_listed():
     table = (DOCS / "commands.md").read_text(encoding="utf-8").split("| exit code |")[1]
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     codes = {value for name, value in vars(stopping).items() if name.startswith("EXIT_")}
-    assert listed == codes | {EXIT_INTERRUPTED}
+    assert listed == codes
 
 
 def test_the_lines_of_own_classes_are_counted():

@@ -72,7 +72,7 @@ def test_sigterm_to_one_stops_both_and_one_goes_on(tmp_path, alone):
     assert all("SIGTERM: saved step" in err for _, err in outputs)
     saved = max(int(path.name) for path in (tmp_path / "cut" / "checkpoints").iterdir())
     assert json.loads((tmp_path / "cut" / "status.json").read_text())["state"] == "interrupted"
-    # One process with another number of devices goes on, from the step that both agreed on.
+    # One process with another number of devices continues from the step that both agreed on.
     rest = finish(start(tmp_path / "cut", "ar", f"steps={STEPS}", "data=2", devices=2))
     assert min(map(int, rest["losses"])) == saved + 1 and saved < STEPS
     np.testing.assert_allclose(

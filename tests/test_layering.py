@@ -302,6 +302,11 @@ def config_classes() -> list[ast.ClassDef]:
         names |= {node.name for node in found}
 
 
+def says_nothing(node: ast.stmt | None) -> bool:
+    """Return whether a field's docstring is a single word."""
+    return is_text(node) and len(node.value.value.split()) < 2
+
+
 def is_text(node: ast.stmt | None) -> bool:
     return (
         isinstance(node, ast.Expr)
@@ -320,6 +325,7 @@ def test_config_fields_say_what_they_mean():
                 continue
             # A `kind` only names its class, and class variables are described by their contract.
             is_field = "ClassVar" not in ast.unparse(field.annotation)
-            if is_field and field.target.id != "kind" and not is_text(below):
+            is_silent = not is_text(below) or says_nothing(below)
+            if is_field and field.target.id != "kind" and is_silent:
                 silent.append(f"{config.name}.{field.target.id}")
     assert silent == [], "give each field a docstring of its own, in the line below it"

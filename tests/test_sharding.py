@@ -349,7 +349,7 @@ def test_an_update_in_parts_is_the_same_on_two_by_two_by_two():
 
 
 def test_training_resumes_on_another_mesh(tmp_path):
-    """The loop makes its own mesh; a run that was stopped on one device goes on on eight."""
+    """The loop makes its own mesh; a run that was stopped on one device continues on eight."""
     settings = {
         name: TrainSettings(log_every=5, save_every_s=None, save_every_steps=3, sharding=sharding)
         for name, sharding in {

@@ -127,7 +127,7 @@ def test_what_a_person_names_runs(place):
 
 
 def test_a_name_that_ends_alike_is_not_the_same_name(place):
-    """The person's own file lies elsewhere; the run directory refers to another one."""
+    """The user's own file lies elsewhere; the run directory refers to another one."""
     with pytest.raises(ConfigError, match="--trust-code"):
         load_experiment("sent", ("name=own/sent/evil.py", "question=sent/evil.py is bad"))
     assert load_experiment("sent", ("data.codec=in_lab_16khz",)).data.codec == "in_lab_16khz"

@@ -1,4 +1,4 @@
-"""Tuning: equal trials and FLOPs for every arm, a command that goes on wherever it stopped,
+"""Tuning: equal trials and FLOPs for every arm, a command that resumes wherever it stopped,
 settings that are used.
 """
 

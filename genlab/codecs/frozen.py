@@ -384,7 +384,7 @@ def make_own(name: str) -> tuple[Codec, str]:
     make = load_function(name, "codec", "codec")
     try:
         codec: Any = make()
-    except BaseException as error:  # the file is the person's own, and may raise anything
+    except BaseException as error:  # the file is the user's own, and may raise anything
         if is_ours_to_stop(error):
             raise
         raise GenlabError(

@@ -108,7 +108,7 @@ def checked_wave(config: Rendered, row: SourceRow) -> Float[np.ndarray, "s"]:
     place = f"{type(config).__name__}.wave of row {shorten(row.id)}"
     try:
         wave = np.asarray(config.wave(row))
-    except BaseException as error:  # the code is the person's own, and may raise anything
+    except BaseException as error:  # the code is the user's own, and may raise anything
         if is_ours_to_stop(error) or isinstance(error, GenlabError):
             raise
         raise GenlabError(f"{place}: {describe_raised(file_of(type(config)), error)}") from error
@@ -129,7 +129,7 @@ def _checked_rows(config: Rendered) -> list[SourceRow]:
     place = f"{type(config).__name__}.rows"
     try:
         rows = list(config.rows())
-    except BaseException as error:  # the code is the person's own, and may raise anything
+    except BaseException as error:  # the code is the user's own, and may raise anything
         if is_ours_to_stop(error) or isinstance(error, GenlabError):
             raise
         raise GenlabError(f"{place}: {describe_raised(file_of(type(config)), error)}") from error

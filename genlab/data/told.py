@@ -41,7 +41,7 @@ def compute_value(part: Valued, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
     place = f"condition {part.name!r} of clip {shorten(clip.row.id)}"
     try:
         value = np.asarray(part.value(clip))
-    except BaseException as error:  # the code may be the person's own, and raise anything
+    except BaseException as error:  # the code may be the user's own, and raise anything
         if is_ours_to_stop(error):
             raise
         is_told = isinstance(error, GenlabError)

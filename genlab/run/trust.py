@@ -257,7 +257,7 @@ def _names_in(text: str, field: str) -> Mapping[str, object]:
         return ran if ran.get("__source_digest__") == digest else run_file(path)
     except ConfigError:
         raise
-    except BaseException as error:  # the file is the person's own, and may raise anything
+    except BaseException as error:  # the file is the user's own, and may raise anything
         if is_ours_to_stop(error):
             raise
         raise ConfigError(
