@@ -22,7 +22,7 @@ with collector_paused():
 
     from genlab.codecs.cache import encode_corpus, store_directory
     from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-    from genlab.codecs.frozen import FrozenCodec, load_codec
+    from genlab.codecs.frozen import FrozenCodec, load_codec, token_spec
     from genlab.config import (
         Config,
         Count,
@@ -62,6 +62,7 @@ with collector_paused():
     from genlab.run.bounds import BOUND_FAMILIES, BOUND_NAMES
     from genlab.run.cache import cache_root
     from genlab.runs import Run
+    from genlab.tokens import TokenSpec
     from genlab.train import TrainSettings
     from genlab.training.optim import ArmSettings, OptimConfig
 
@@ -134,13 +135,28 @@ class TokenData(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_frames(self) -> "TokenData":
-        if isinstance(self.corpus, KnownEntropy) and self.num_frames > self.corpus.clip_frames:
+        source = self.source
+        if source is not None and self.num_frames > source.clip_frames:
             raise ValueError(
                 f"num_frames={self.num_frames}: longer than the clips of the source, whose scores "
                 "would then be for "
-                f"frames no arm was trained on; raise corpus.clip_frames={self.corpus.clip_frames}"
+                f"frames no arm was trained on; raise corpus.clip_frames={source.clip_frames}"
             )
         return self
+
+    @property
+    def source(self) -> KnownEntropy | None:
+        """What draws the tokens, if they never were audio; None for a corpus."""
+        return self.corpus if isinstance(self.corpus, KnownEntropy) else None
+
+    @property
+    def spec(self) -> TokenSpec:
+        """The token space, known before any corpus is built.
+
+        Raises:
+            GenlabError: if there is no such codec.
+        """
+        return token_spec(self.codec) if self.source is None else self.source.spec
 
     @property
     def domain(self) -> Domain:
@@ -149,7 +165,7 @@ class TokenData(Config):
         Raises:
             GenlabError: if the tokens never were audio.
         """
-        if isinstance(self.corpus, KnownEntropy):
+        if self.source is not None:
             raise _without_audio()
         return domain_of(self.corpus)
 
@@ -168,7 +184,7 @@ class TokenData(Config):
         Raises:
             GenlabError: if the tokens never were audio.
         """
-        if isinstance(self.corpus, KnownEntropy):
+        if self.source is not None:
             raise _without_audio()
         return build_corpus(self.corpus, progress=progress)
 
@@ -188,13 +204,13 @@ class TokenData(Config):
         Raises:
             GenlabError: if a clip has no such value, or what computes it fails.
         """
-        if isinstance(self.corpus, KnownEntropy):
+        if self.source is not None:
             if parts:
                 named = parts[0].name
                 raise GenlabError(
                     f"condition.parts: tokens that never were audio have no {named!r}; leave it out"
                 )
-            return draw_store(self.corpus, cache_root())
+            return draw_store(self.source, cache_root())
         # missing weights must not cost the wait for a corpus
         codec, units = self.load_codec(), load_units()
         manifest = manifest or self.build_audio(progress)
@@ -210,8 +226,8 @@ class TokenData(Config):
         Raises:
             GenlabError: if it is not, or is damaged, or the codec's weights are missing.
         """
-        if isinstance(self.corpus, KnownEntropy):
-            return find_drawn(self.corpus, cache_root())
+        if self.source is not None:
+            return find_drawn(self.source, cache_root())
         manifest = Manifest.load(find_corpora(self.corpus)[-1])
         return store_directory(manifest, self.load_codec(), load_units(), cache_root())
 

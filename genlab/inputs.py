@@ -22,7 +22,6 @@ from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
 from genlab.data.corpus import Progress
-from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Manifest
 from genlab.data.store import TokenStore
 from genlab.data.text import SYMBOLS
@@ -68,7 +67,7 @@ def open_store(
         GenlabError: if `data` names another codec or corpus than the run was made with.
     """
     made = read_inputs(run_dir)
-    if made is not None and not isinstance(data.corpus, KnownEntropy):
+    if made is not None and data.source is None:
         # Before a store is made of what will be refused.
         manifest = data.build_audio(progress)
         codec = data.load_codec()

@@ -15,7 +15,6 @@ from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
-from genlab.data.corpus import Embedded
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.text import has_symbols
@@ -80,11 +79,12 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
             f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
         )
     # Clips of one text are one unit of the bootstrap, however many there are.
-    units = len({config.data.domain.unit_of(clip) for clip in prompts})
+    domain = config.data.domain
+    units = len({domain.unit_of(clip) for clip in prompts})
     if units < FEWEST:
         notes.append(
-            f"prompts: all {len(prompts)} have the same text: they are one unit, and no score has "
-            "an interval"
+            f"prompts: all {len(prompts)} have the same {domain.unit}: they are one unit, and no "
+            "score has an interval"
         )
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
@@ -156,15 +156,14 @@ def find_reference(
 
 
 def recognisers(config: Comparison) -> tuple[str, ...]:
-    """Return the recognisers whose word errors are scored; a grammar is known of the embedded
-    corpus alone.
-    """
-    return ("ctc", "grammar") if isinstance(config.data.corpus, Embedded) else ("ctc",)
+    """Return the recognisers whose word errors are scored."""
+    return getattr(config.data.corpus, "recognisers", ("ctc",))
 
 
 def told(config: Comparison) -> dict[Condition, bool]:
     """Return which conditions the arms are told."""
-    return {"content": config.condition.content != "none", "speaker": config.condition.speaker}
+    says = {"content": config.condition.content != "none", "speaker": config.condition.speaker}
+    return {name: says[name] for name in config.data.domain.conditions}
 
 
 def excuses(config: Comparison) -> dict[str, str]:

@@ -48,9 +48,8 @@ def entries_of(shares, costs, seeds=3, words=20, prompts=40):
         values[name] = ClipValues(
             errors, np.full(len(errors), float(words)), tuple(range(prompts)) * seeds, runs=runs
         )
-    return _judge(
-        "ar", values, {name: dict.fromkeys(COSTS, cost) for name, cost in costs.items()}, 0
-    )
+    of_settings = {name: dict.fromkeys(COSTS, cost) for name, cost in costs.items()}
+    return _judge("ar", values, of_settings, 0, "wer_ctc")
 
 
 def test_a_dearer_and_surely_worse_setting_is_dropped_and_no_other():

@@ -170,9 +170,9 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
     # Without audio there are no samples to score: the bits are compared with the entropy of the
     # source.
     made, run = _read_made(arguments), _read(arguments)
-    if isinstance(run, DecoderRun) and isinstance(run.data.corpus, KnownEntropy):
+    if isinstance(run, DecoderRun) and run.data.source is not None:
         check_changes(made, run, ("settings",))
-        return _evaluate_on_source(run, run.data.corpus, out)
+        return _evaluate_on_source(run, run.data.source, out)
     config = _load(arguments, Comparison)
     check_changes(made, config, SCORING)
     with Progress() as progress:
@@ -231,7 +231,8 @@ def data(arguments: argparse.Namespace, command: str) -> int:
     config = _read(arguments)
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
-            if isinstance(config.data.corpus, KnownEntropy):
+            source = config.data.source
+            if source is not None:
                 manifests, store = [], config.data.open(progress)
             else:
                 config.data.load_codec()  # missing weights must not cost the wait for a corpus
@@ -241,8 +242,8 @@ def data(arguments: argparse.Namespace, command: str) -> int:
                 f"token store {store.directory}: codec {store.info.codec_fingerprint}, "
                 f"{store.info.num_units} units"
             )
-            if isinstance(config.data.corpus, KnownEntropy):
-                print(config.data.corpus.describe())
+            if source is not None:
+                print(source.describe())
         else:
             manifests = [
                 build_corpus(share.corpus, progress=progress, is_quiet=True)

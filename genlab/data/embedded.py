@@ -71,6 +71,7 @@ class Embedded(Config):
     """The embedded corpus, rendered on the spot. Its speakers are s0 to s7."""
 
     domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
+    recognisers: ClassVar[tuple[str, ...]] = ("ctc", "grammar")
 
     kind: Literal["embedded"] = "embedded"
     minutes: float = Field(default=30.0, gt=0.0, le=6000.0)

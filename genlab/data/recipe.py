@@ -32,7 +32,11 @@ class Recipe(NamedTuple):
 
 @runtime_checkable
 class Corpus(Hashed, Protocol):
-    """The config of a corpus."""
+    """The config of a corpus.
+
+    It may have `recognisers`, the names of those whose word errors are scored; "grammar" is for
+    texts of grammar.py alone, and without the names it is ("ctc",).
+    """
 
     domain: ClassVar[Any]
     """What it is measured by: the name of a domain or a `Domain` (evaluate/domains.py)."""

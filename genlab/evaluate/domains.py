@@ -49,13 +49,12 @@ class Domain:
     name: str
     sample_rate_hz: int
     """Of the audio kept on disk, which metrics hear."""
-    channels: int
     unit: str
     """What one unit of the statistics is, in one word."""
     unit_of: Callable[[Spoken], str]
     """The unit that a clip belongs to: splits are drawn by it and intervals resample it."""
     conditions: tuple[Condition, ...]
-    """What arms can be told."""
+    """What arms can be told; deciding scores and controls follow these."""
     metrics: tuple[Metric, ...]
     """Rows of the table, in the order in which they are measured."""
     deciding: tuple[Deciding, ...]
@@ -71,6 +70,9 @@ class Domain:
         named = [*(choice.score for choice in self.deciding), *self.leading, *self.searched]
         if strange := [name for name in named if find_metric(name).name not in own]:
             raise ValueError(f"domain {self.name}: {strange[0]} is none of its metrics")
+        followed = [choice.follows for choice in (*self.deciding, *self.controls)]
+        if strange := {*followed} - {None, *self.conditions}:
+            raise ValueError(f"domain {self.name}: {strange.pop()} is none of its conditions")
 
     def struck(self, real: Mapping[str, float]) -> dict[str, str]:
         """Return the deciding scores that say nothing on this corpus, with the reason.
@@ -107,7 +109,6 @@ class Domain:
 SPEECH = Domain(
     name="speech",
     sample_rate_hz=SAMPLE_RATE_HZ,
-    channels=1,
     unit="text",
     unit_of=text_key,
     conditions=("content", "speaker"),

@@ -16,9 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
-from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
-from genlab.data.known_entropy import KnownEntropy
 from genlab.data.store import TokenStore
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import abstract_decoder as decoder_of
@@ -169,7 +167,7 @@ def check_budget(config: Comparison) -> None:
     """
     data = config.data
     is_known = config.condition.content != "text"
-    spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
+    spec = data.spec
     # No cost depends on how many speakers or units there are.
     vocab = CondVocab(num_speakers=1, num_units=1)
     task = Task(

@@ -34,10 +34,8 @@ from jax.stages import Compiled, Lowered
 from jax.typing import DTypeLike
 from jaxtyping import Array, Key
 
-from genlab.codecs.frozen import token_spec
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
-from genlab.data.known_entropy import KnownEntropy
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.parts import part_shapes
@@ -161,7 +159,7 @@ def describe(topology: Topology) -> Any:
 
 
 def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
-    spec = data.corpus.spec if isinstance(data.corpus, KnownEntropy) else token_spec(data.codec)
+    spec = data.spec
     characters = SYMBOLS_PER_S * data.num_frames / spec.frame_hz
     return spec, SYMBOL_TILE * math.ceil(characters / SYMBOL_TILE) if content == "text" else 1
 

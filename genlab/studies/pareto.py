@@ -217,7 +217,7 @@ def _judge(
     values: Mapping[str, ClipValues],
     costs: Mapping[str, Mapping[str, float]],
     seed: int,
-    score_name: str = "wer_ctc",
+    score_name: str,
 ) -> list[FrontEntry]:
     """Return the entries of an arm's settings, each with what
     significantly beats it on every cost.

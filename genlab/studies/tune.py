@@ -35,10 +35,12 @@ from pydantic import JsonValue
 
 from genlab.arms import train_arm
 from genlab.config import Config, GenlabError, Seed, digest
+from genlab.config.errors import shorten as shorten_text
 from genlab.config.shipped import install_command
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
+from genlab.evaluate.domains import SPEECH
 from genlab.evaluate.scores import ClipValues, clip_means
 from genlab.evaluate.table import find_metric
 from genlab.experiment import Arm, Comparison, DecoderRun
@@ -116,8 +118,10 @@ class Tuning(Config):
     """Settings tried per arm, its own included."""
     fraction: float = pydantic.Field(default=0.25, gt=0, le=1)
     """Share of the arm's training budget that each trial gets."""
-    by: Literal["wer_ctc", "block_energy"] = "wer_ctc"
-    """Score on validation prompts that chooses the best trial."""
+    by: str = SPEECH.searched[0]
+    """Score on validation prompts that chooses the best trial; the domain of the corpus lists what
+    it can be.
+    """
     sampler: Literal["random", "tpe"] = "random"
     """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no
     best-of-k curve.
@@ -181,6 +185,9 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
             "prompts_split='valid': tuning chooses on these prompts, so report others: "
             "prompts_split=test"
         )
+    searched = config.data.domain.searched
+    if tuning.by not in searched:
+        raise GenlabError(f"by: got {shorten_text(tuning.by)}, expected {' or '.join(searched)}")
     short = shorten(config, tuning.fraction)
     try:
         check_budget(short)
@@ -200,9 +207,9 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
         if find_metric(tuning.by).needs == "audio and text" and not any(
             has_symbols(clip.text) for clip in clips
         ):
-            raise GenlabError(
-                "--by wer_ctc: no validation prompt has a text; use --by block_energy"
-            )
+            others = [name for name in searched if find_metric(name).needs != "audio and text"]
+            fix = f"use --by {others[0]}" if others else "use clips with texts"
+            raise GenlabError(f"--by {tuning.by}: no validation prompt has a text; {fix}")
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)

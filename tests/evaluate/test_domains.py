@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.data.dialogue import Dialogue
 from genlab.data.embedded import Embedded
@@ -17,6 +18,7 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.domains import SPEECH, Deciding, domain_of
 from genlab.evaluate.table import METRICS
 from genlab.experiment import TokenData
+from genlab.studies.tune import Tuning
 
 
 def test_every_corpus_is_speech_and_no_digest_holds_that():
@@ -46,9 +48,20 @@ def test_a_corpus_may_hold_a_domain_of_its_own():
 
 def test_speech_is_measured_by_every_row_and_conditions_are_fields():
     assert SPEECH.metrics == METRICS and SPEECH.unit_of is text_key
-    assert (SPEECH.sample_rate_hz, SPEECH.channels) == (16_000, 1)
+    assert SPEECH.sample_rate_hz == 16_000
     assert {*SPEECH.conditions} <= {*ConditionConfig.model_fields}
     assert {swap.follows for swap in SPEECH.controls} == {*SPEECH.conditions}
+    with pytest.raises(ValueError, match="domain speech: speaker is none of its conditions"):
+        dataclasses.replace(SPEECH, conditions=("content",))
+
+
+def test_tuning_goes_by_what_the_domain_searches(capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    first, *others = SPEECH.searched
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"{first} (default) or {' or '.join(others)}, on validation prompts" in told
+    assert Tuning().by == first
 
 
 @pytest.mark.parametrize(
