@@ -9,7 +9,7 @@ import difflib
 import os
 from pathlib import Path
 
-from genlab.config.errors import ConfigError
+from genlab.config.errors import ConfigError, one_line
 
 PACKAGE = Path(__file__).parents[1]
 EXAMPLE = "configs/quickstart.py"
@@ -64,12 +64,12 @@ def find_config(text: str | Path) -> Path:
         near = difflib.get_close_matches(path.stem, configs, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"config {path}: no such file; give a config file such as {EXAMPLE}, a run directory, "
-            "or a name: "
-            f"{', '.join(configs)}{meant}"
+            f"config {one_line(str(path), 200)}: no such file; give a config file such as "
+            f"{EXAMPLE}, a run directory, or a name: {', '.join(configs)}{meant}"
         )
     if not os.path.isfile(path):
         raise ConfigError(
-            f"config {path}: no such file; give a config file such as {EXAMPLE} or a run directory"
+            f"config {one_line(str(path), 200)}: no such file; give a config file such as "
+            f"{EXAMPLE} or a run directory"
         )
     return path

@@ -85,13 +85,13 @@ def check_made_with(run_dir: Path) -> None:
 def _config_at(folder: Path) -> str | None:
     """Return the digest of the comparison whose config.json lies in a folder, None if there is none
     that can be read. It leaves out `settings`, which say how a run is watched and not what it is,
-    and `evaluation`, whose own code may change before a run is scored again.
+    and `evaluation` and `metrics`, whose own code may change before a run is scored again.
     """
     found = read_json(folder / "config.json")
     if not isinstance(found, dict):
         return None
     try:
-        return Comparison.from_dict(found).digest(exclude={"settings", "evaluation"})
+        return Comparison.from_dict(found).digest(exclude={"settings", "evaluation", "metrics"})
     except ConfigError:
         return None
 

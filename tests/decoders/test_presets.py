@@ -37,10 +37,12 @@ class Conversations(TokenStore):
 
     def __init__(self, directory):
         super().__init__(directory)
+        self.one_sided = TokenStore(directory)
         self.info = self.info.model_copy(update={"is_two_sided": True})
 
     def clip(self, index):
-        return super().clip(index)._replace(other=super().clip((index + 1) % SOURCE.clips).codes)
+        other = self.one_sided.clip((index + 1) % SOURCE.clips).codes
+        return self.one_sided.clip(index)._replace(other=other)
 
 
 def toy_run(path):

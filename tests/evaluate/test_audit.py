@@ -11,7 +11,7 @@ import scipy.signal
 from genlab.evaluate import audit
 from genlab.evaluate.metrics import Prompt, RowResult
 from genlab.evaluate.scores import Score, clip_means
-from genlab.evaluate.table import make_score
+from genlab.evaluate.table import find_metric, make_score
 from genlab.statistics.bootstrap import Estimate
 
 RATE_HZ = 16_000
@@ -112,7 +112,7 @@ def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
         "coarse": [far, near],
         "shuffle": [far, row(-2, -1)],
     }
-    found = audit._audit("kad", rows, seed=0)
+    found = audit._audit(find_metric("kad"), "kad", rows, seed=0)
     assert found.verdicts == {
         "noise": "ranks",
         "low-pass": "blind",
@@ -120,7 +120,10 @@ def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
         "shuffle": "reversed",
     }
     assert found.failed == ("low-pass", "coarse", "shuffle") and found.false_alarms == 0
-    assert audit._audit("kad", {**rows, "half": [near, far]}, seed=0).false_alarms == 1
+    assert (
+        audit._audit(find_metric("kad"), "kad", {**rows, "half": [near, far]}, seed=0).false_alarms
+        == 1
+    )
 
 
 def test_what_is_spoiled_is_spoiled_by_the_stated_amount(prompts):
