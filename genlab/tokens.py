@@ -246,7 +246,7 @@ class Decoder(Protocol):
         *,
         num_frames: Int[Array, "b"],
         key: Key[Array, ""],
-        sampler,
+        sampler: Any,  # of the class that belongs to the family
         prompt: Prompt | None = None,
     ) -> SampleOut:
         """Draw tokens for each condition; the frame axis is that of `cond.content`."""

@@ -230,6 +230,33 @@ def test_types_are_the_contract():
     assert sum(found.values()) < MAX_ANY, f"say what it is instead of Any; most: {most}"
 
 
+def outer_functions(body: list[ast.stmt]) -> list[ast.FunctionDef]:
+    """Return the functions of a module and the methods of its classes, not those inside others."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            found.append(node)
+        elif isinstance(node, ast.ClassDef | ast.If | ast.With):
+            found += outer_functions(node.body)
+    return found
+
+
+def test_every_parameter_has_a_type():
+    """Those of functions inside functions aside, which are read together with what they are for."""
+    untyped = []
+    for name, path in MODULES.items():
+        for function in outer_functions(parse(path).body):
+            arguments = function.args
+            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            every += [item for item in (arguments.vararg, arguments.kwarg) if item]
+            untyped += [
+                f"{name}.{function.name}({item.arg})"
+                for item in every
+                if item.annotation is None and item.arg not in ("self", "cls")
+            ]
+    assert untyped == []
+
+
 def comment_lines(path: Path) -> set[int]:
     """Return the lines with a comment for a reader, not for a tool."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)

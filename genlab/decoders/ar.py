@@ -42,6 +42,7 @@ from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
 from genlab.decoders.steps.stepwise import (
     Step,
+    StepSampler,
     choose,
     num_copies,
     run_known,
@@ -296,7 +297,7 @@ class AR(nnx.Module):
         cache: Cache,
         x: Float[Array, "c 1 h"],
         step: Step,
-        sampler: ARSampler,
+        sampler: StepSampler,
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(x, plan, cache, positions=step.position[:, None])

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config
 from genlab.decoders.conditioning import (
@@ -47,6 +47,7 @@ from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, Lag
 from genlab.decoders.steps.stepwise import (
     KnownSteps,
     Step,
+    StepSampler,
     choose,
     num_copies,
     run_known,
@@ -396,7 +397,7 @@ class Depth(nnx.Module):
         return _Plan(plan, self.depth.backbone.start(num_examples, positions, None)), cache
 
     def draw_step(
-        self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: DepthSampler
+        self, plan: _Plan, cache: Cache, x: Float[Array, "c 1 h"], step: Step, sampler: StepSampler
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         hidden, cache = self.backbone.extend(
@@ -458,5 +459,7 @@ class Depth(nnx.Module):
         return jnp.concatenate([first, scale[:, None] * others], axis=1)
 
 
-def _nats_where(logits, codes, is_target):
+def _nats_where(
+    logits: Float[Array, "*n v"], codes: Int[Array, "*n"], is_target: Bool[Array, "..."]
+) -> Float[Array, "*n"]:
     return jnp.where(is_target, cross_entropy(logits, jnp.where(is_target, codes, 0)), 0)

@@ -40,7 +40,7 @@ from genlab.decoders.noise.code_given_latent import (
 )
 from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
 from genlab.decoders.noise.diffusion_score import codes_bound, log_density
-from genlab.decoders.noise.paths import Path, Prediction, StraightPath
+from genlab.decoders.noise.paths import Level, LikeLevel, Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import Euler, Solver, fill_in
 from genlab.decoders.task import Task
@@ -84,7 +84,7 @@ class DiffusionSampler(Config):
             )
         return self
 
-    def is_guided(self, level):
+    def is_guided(self, level: Level) -> LikeLevel:
         """Return whether a network call at `level` is a guided one; for jax and numpy alike."""
         low, high = self.guidance_interval
         return (self.guidance != 1) & (np.float32(low) <= level) & (level <= np.float32(high))

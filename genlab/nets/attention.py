@@ -139,7 +139,14 @@ def missing_positions(
     return -shape[1] % (TILE_FRAMES if platform == "tpu" else CUDNN_FRAMES)
 
 
-def _attend_by_cudnn(queries, memory: KeysValues, is_valid, *, is_causal: bool, prefix: int):
+def _attend_by_cudnn(
+    queries: Float[Array, "b s a c"],
+    memory: KeysValues,
+    is_valid: Bool[Array, "b s"],
+    *,
+    is_causal: bool,
+    prefix: int,
+) -> Float[Array, "b s a c"]:
     """Run cuDNN's kernel, which takes the rule for earlier keys; a prefix and the valid keys go in
     as all pairs.
     """
@@ -160,14 +167,14 @@ def _attend_by_cudnn(queries, memory: KeysValues, is_valid, *, is_causal: bool, 
 
 
 def _attend_by_splash(
-    queries,
+    queries: Float[Array, "b s a c"],
     memory: KeysValues,
-    is_valid,
+    is_valid: Bool[Array, "b s"],
     *,
     is_causal: bool,
     prefix: int,
     is_interpreted: bool = False,
-):
+) -> Float[Array, "b s a c"]:
     """Run splash attention on each chip's share of examples and heads; it takes [a s c] and whole
     tiles.
     """
@@ -188,8 +195,15 @@ def _attend_by_splash(
 
 
 def _splash_one_chip(
-    queries, keys, values, is_valid, *, is_causal: bool, prefix: int, is_interpreted: bool
-):
+    queries: Float[Array, "b s a c"],
+    keys: Float[Array, "b s a c"],
+    values: Float[Array, "b s a c"],
+    is_valid: Bool[Array, "b s"],
+    *,
+    is_causal: bool,
+    prefix: int,
+    is_interpreted: bool,
+) -> Float[Array, "b s a c"]:
     from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_kernel import SegmentIds
 
     length, heads, channels = queries.shape[1:]

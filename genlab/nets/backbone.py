@@ -342,8 +342,12 @@ class Backbone(nnx.Module):
         return self.norm(x) * (1 + scale) + shift, Cache(tuple(filled), cache.position + x.shape[1])
 
     def _run(
-        self, x, context: Context, text: tuple[TextMemory, ...] | None, key: Key[Array, ""] | None
-    ):
+        self,
+        x: Float[Array, "b t h"],
+        context: Context,
+        text: tuple[TextMemory, ...] | None,
+        key: Key[Array, ""] | None,
+    ) -> Float[Array, "b t h"]:
         num_layers = self.config.layers
         period = len(self.config.period)
         groups = num_layers // period
@@ -376,7 +380,7 @@ class Backbone(nnx.Module):
         shape = self.config.layer_shape(is_causal=self.is_causal)
         return max(mixer.missing(shape, x, is_allowed is not None) for mixer in self.config.period)
 
-    def _route(self, text: Text | None, dtype) -> tuple[Text | None, Text | None]:
+    def _route(self, text: Text | None, dtype: str | jnp.dtype) -> tuple[Text | None, Text | None]:
         """Return the text to prepend and the text to attend to across; at most one of them is
         there.
         """
@@ -391,7 +395,7 @@ class Backbone(nnx.Module):
             return None
         return tuple(jax.vmap(lambda cross: cross.read(text))(stack.cross) for stack in self.stacks)
 
-    def _modulation(self, clip: Float[Array, "b h"] | None, dtype) -> Modulation:
+    def _modulation(self, clip: Float[Array, "b h"] | None, dtype: str | jnp.dtype) -> Modulation:
         """Return shifts, scales and gates of the layers, and shift and scale of the last norm."""
         if self.modulation is None or clip is None:
             return None, 0, 0

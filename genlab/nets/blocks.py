@@ -120,7 +120,7 @@ class Block(nnx.Module):
         transformed = self.ffn(self.ffn_norm(x) * (1 + ffn_scale) + ffn_shift)
         return x + ffn_gate * dropped_out(transformed, self.dropout, keys[1]), cache
 
-    def _modulation(self, context: Context, dtype) -> list:
+    def _modulation(self, context: Context, dtype: str | jnp.dtype) -> list:
         if self.modulation is None or context.modulation is None:
             return [0, 0, 1, 0, 0, 1]
         parts = (context.modulation + self.modulation[...][None]).astype(dtype)

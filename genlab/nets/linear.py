@@ -29,6 +29,7 @@ from genlab.nets.param import matrix
 # Above this many rows the copy costs more than the faster product saves (tall thin products).
 MAX_MATERIALISED_ROWS = 16_384
 HEAD_DEVIATION = 0.5
+Factors = tuple[Float[Array, "*rows i"], Float[Array, "i o"]]
 
 
 @jax.custom_vjp
@@ -37,12 +38,14 @@ def matmul(x: Float[Array, "*rows i"], kernel: Float[Array, "i o"]) -> Float[Arr
     return x @ kernel
 
 
-def _matmul_forward(x, kernel):
+def _matmul_forward(
+    x: Float[Array, "*rows i"], kernel: Float[Array, "i o"]
+) -> tuple[Float[Array, "*rows o"], Factors]:
     return x @ kernel, (x, kernel)
 
 
-def _matmul_backward(residuals, gradient):
-    x, kernel = residuals
+def _matmul_backward(factors: Factors, gradient: Float[Array, "*rows o"]) -> Factors:
+    x, kernel = factors
     rows = x.reshape(-1, x.shape[-1])
     row_gradients = gradient.reshape(-1, gradient.shape[-1])
     return gradient @ kernel.T, _transpose(rows) @ row_gradients

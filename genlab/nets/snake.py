@@ -68,6 +68,9 @@ class SnakeBeta(nnx.Module):
         return frames + sine_squared(frequency * frames) * height
 
 
+One = tuple[Float[Array, "*shape"]]
+
+
 @jax.custom_jvp
 def sine_squared(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return sin^2, within 1e-6 of the exact value for angles up to 10,000."""
@@ -85,13 +88,13 @@ def sine_of_double(angle: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @sine_squared.defjvp
-def _sine_squared_jvp(primals, tangents):
+def _sine_squared_jvp(primals: One, tangents: One) -> tuple[Array, Array]:
     (angle,), (tangent,) = primals, tangents
     return sine_squared(angle), sine_of_double(angle) * tangent
 
 
 @sine_of_double.defjvp
-def _sine_of_double_jvp(primals, tangents):
+def _sine_of_double_jvp(primals: One, tangents: One) -> tuple[Array, Array]:
     (angle,), (tangent,) = primals, tangents
     return sine_of_double(angle), (2 - 4 * sine_squared(angle)) * tangent
 

@@ -101,7 +101,13 @@ def compile_update(
 
 
 def _gradient(
-    graphdef, optim: OptimConfig, splits: Splits, params, rest, args, key
+    graphdef: nnx.GraphDef,
+    optim: OptimConfig,
+    splits: Splits,
+    params: PyTree,
+    rest: PyTree,
+    args: tuple[PyTree, ...],
+    key: Key[Array, ""],
 ) -> tuple[PyTree, Array, dict[str, Array], PyTree]:
     """Return the gradient of sum(per_example * weight), sum(weight), weighted sums of the metrics,
     and the new rest.

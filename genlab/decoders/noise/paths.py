@@ -20,7 +20,7 @@ it fails where the two say the same: predicted noise at alpha = 0, predicted cle
 """
 
 import abc
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from genlab.config import Config, GenlabError
 from genlab.decoders.noise.schedules import level_grid
 
 Prediction = Literal["velocity", "v", "noise", "clean"]
+Level: TypeAlias = Array | np.ndarray | np.floating | float  # in a program, or of a grid before it
+# An array of jax for one of jax, of numpy for one of numpy: no type of a method can say so.
+LikeLevel: TypeAlias = Any
 
 
 class GaussianPath(Config):
@@ -43,40 +46,40 @@ class GaussianPath(Config):
         """The highest level that is trained on, where sampling starts from noise alone."""
 
     @abc.abstractmethod
-    def alpha(self, level) -> Any:
+    def alpha(self, level: Level) -> LikeLevel:
         """Return the factor of the clean latents; like the other functions of the level, for jax
         and numpy alike.
         """
 
     @abc.abstractmethod
-    def sigma(self, level) -> Any:
+    def sigma(self, level: Level) -> LikeLevel:
         """Return the factor of the noise."""
 
     @abc.abstractmethod
-    def alpha_slope(self, level) -> Any:
+    def alpha_slope(self, level: Level) -> LikeLevel:
         """Return d alpha / d time."""
 
     @abc.abstractmethod
-    def sigma_slope(self, level) -> Any:
+    def sigma_slope(self, level: Level) -> LikeLevel:
         """Return d sigma / d time."""
 
-    def time(self, level):
+    def time(self, level: Level) -> LikeLevel:
         """Return the time at `level`: what a solver of the velocity integrates over."""
         return level
 
-    def level_at_time(self, time):
+    def level_at_time(self, time: Level) -> LikeLevel:
         """Return the level at `time`."""
         return time
 
     @abc.abstractmethod
-    def level_at_ratio(self, ratio) -> Any:
+    def level_at_ratio(self, ratio: Level) -> LikeLevel:
         """Return the level at which sigma / alpha is `ratio`."""
 
-    def input_scale(self, level):
+    def input_scale(self, level: Level) -> LikeLevel:
         """Return what noisy latents are multiplied by before the network reads them."""
         return jnp.ones_like(level)
 
-    def embedded(self, level):
+    def embedded(self, level: Level) -> LikeLevel:
         """Return the number that gives the network the level."""
         return level
 
@@ -162,7 +165,7 @@ class GaussianPath(Config):
         """
         return predicts != "clean"
 
-    def _parts(self, predicts: Prediction, level):
+    def _parts(self, predicts: Prediction, level: Level) -> tuple[LikeLevel, LikeLevel]:
         """Return what a prediction holds of the clean latents and of the noise."""
         one = jnp.ones_like(level)
         if predicts == "velocity":
@@ -205,23 +208,23 @@ class StraightPath(BoundedPath):
 
     kind: Literal["straight"] = "straight"
 
-    def alpha(self, level):
+    def alpha(self, level: Level) -> LikeLevel:
         """Return 1 - level."""
         return 1 - level
 
-    def sigma(self, level):
+    def sigma(self, level: Level) -> LikeLevel:
         """Return the level."""
         return level
 
-    def alpha_slope(self, level):
+    def alpha_slope(self, level: Level) -> LikeLevel:
         """Return -1."""
         return -jnp.ones_like(level)
 
-    def sigma_slope(self, level):
+    def sigma_slope(self, level: Level) -> LikeLevel:
         """Return 1."""
         return jnp.ones_like(level)
 
-    def level_at_ratio(self, ratio):
+    def level_at_ratio(self, ratio: Level) -> LikeLevel:
         """Return ratio / (1 + ratio)."""
         return ratio / (1 + ratio)
 
@@ -237,23 +240,23 @@ class CosinePath(BoundedPath):
 
     kind: Literal["cosine"] = "cosine"
 
-    def alpha(self, level):
+    def alpha(self, level: Level) -> LikeLevel:
         """Return cos(pi/2 level), as a sine because the cosine of pi/2 in float32 is not 0."""
         return _sin(np.pi / 2 * (1 - level))
 
-    def sigma(self, level):
+    def sigma(self, level: Level) -> LikeLevel:
         """Return sin(pi/2 level)."""
         return _sin(np.pi / 2 * level)
 
-    def alpha_slope(self, level):
+    def alpha_slope(self, level: Level) -> LikeLevel:
         """Return -pi/2 sigma."""
         return -np.pi / 2 * self.sigma(level)
 
-    def sigma_slope(self, level):
+    def sigma_slope(self, level: Level) -> LikeLevel:
         """Return pi/2 alpha."""
         return np.pi / 2 * self.alpha(level)
 
-    def level_at_ratio(self, ratio):
+    def level_at_ratio(self, ratio: Level) -> LikeLevel:
         """Return the angle, in quarters of a circle."""
         return 2 / np.pi * (jnp.arctan(ratio) if isinstance(ratio, jax.Array) else np.arctan(ratio))
 
@@ -298,39 +301,39 @@ class EDMPath(GaussianPath):
         """The level of sigma_max."""
         return self.level_at_time(self.sigma_max)
 
-    def alpha(self, level):
+    def alpha(self, level: Level) -> LikeLevel:
         """Return 1."""
         return 0 * level + 1
 
-    def sigma(self, level):
+    def sigma(self, level: Level) -> LikeLevel:
         """Return level / (1 - level)."""
         return level / (1 - level)
 
-    def alpha_slope(self, level):
+    def alpha_slope(self, level: Level) -> LikeLevel:
         """Return 0."""
         return jnp.zeros_like(level)
 
-    def sigma_slope(self, level):
+    def sigma_slope(self, level: Level) -> LikeLevel:
         """Return 1."""
         return jnp.ones_like(level)
 
-    def time(self, level):
+    def time(self, level: Level) -> LikeLevel:
         """Return sigma."""
         return self.sigma(level)
 
-    def level_at_time(self, time):
+    def level_at_time(self, time: Level) -> LikeLevel:
         """Return sigma / (1 + sigma)."""
         return time / (1 + time)
 
-    def level_at_ratio(self, ratio):
+    def level_at_ratio(self, ratio: Level) -> LikeLevel:
         """Return the level of this sigma."""
         return self.level_at_time(ratio)
 
-    def input_scale(self, level):
+    def input_scale(self, level: Level) -> LikeLevel:
         """Return c_in = 1 / sqrt(1 + sigma^2)."""
         return 1 / jnp.sqrt(1 + jnp.square(self.sigma(level)))
 
-    def embedded(self, level):
+    def embedded(self, level: Level) -> LikeLevel:
         """Return c_noise = ln(sigma) / 4."""
         return jnp.log(self.sigma(level)) / 4
 
@@ -366,7 +369,7 @@ class EDMPath(GaussianPath):
         return False
 
 
-def _sin(angle):
+def _sin(angle: Level) -> LikeLevel:
     return jnp.sin(angle) if isinstance(angle, jax.Array) else np.sin(angle)
 
 

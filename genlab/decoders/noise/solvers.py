@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import pydantic
 from jax import lax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from genlab.config import Config
 from genlab.decoders.noise.paths import GaussianPath, Prediction
@@ -291,7 +291,10 @@ def _reaches_end(levels: Levels, is_defined_at_clean: bool) -> bool:
 
 
 def _scan_to_the_end(
-    step, denoiser: Denoiser, noisy: Float[Array, "b t d"], levels: Levels
+    step: Callable[[Array, PyTree], tuple[Array, None]],
+    denoiser: Denoiser,
+    noisy: Float[Array, "b t d"],
+    levels: Levels,
 ) -> Float[Array, "b t d"]:
     """Scan `step` over the intervals; the last one is left to Euler if nothing is defined at its
     end.

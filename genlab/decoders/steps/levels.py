@@ -18,7 +18,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.decoders.steps.stepwise import Step, choose, num_copies
+from genlab.decoders.steps.stepwise import Step, StepSampler, choose, num_copies
 from genlab.decoders.steps.streams import Streams
 from genlab.machine.sharding import COLUMNS, ROWS
 from genlab.nets.backbone import Backbone, BackboneConfig, Cache, DecodePlan
@@ -86,7 +86,7 @@ class Levels(nnx.Module):
         hidden: Float[Array, "c 1 h"],
         first: Int[Array, "b"],
         step: Step,
-        sampler,
+        sampler: StepSampler,
     ) -> Int[Array, "b l"]:
         """Return the codes of one frame after its first, drawn one by one; what is heard is not
         among them.

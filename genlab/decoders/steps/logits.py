@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 # Halvings of the interval that holds the threshold: the resolution of a float32 mantissa.
 BISECTIONS = 24
+# The logits, the logs of their sums of exponentials, the labels.
+Residuals = tuple[Float[Array, "*n v"], Float[Array, "*n"], Int[Array, "*n"]]
 
 
 @jax.custom_vjp
@@ -26,13 +28,17 @@ def cross_entropy(logits: Float[Array, "*n v"], labels: Int[Array, "*n"]) -> Flo
     return _cross_entropy_forward(logits, labels)[0]
 
 
-def _cross_entropy_forward(logits, labels):
+def _cross_entropy_forward(
+    logits: Float[Array, "*n v"], labels: Int[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Residuals]:
     log_total = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0].astype(jnp.float32)
     return log_total - chosen, (logits, log_total, labels)
 
 
-def _cross_entropy_backward(residuals, gradient):
+def _cross_entropy_backward(
+    residuals: Residuals, gradient: Float[Array, "*n"]
+) -> tuple[Float[Array, "*n v"], None]:
     logits, log_total, labels = residuals
     probabilities = jnp.exp(logits.astype(jnp.float32) - log_total[..., None])
     is_label = (

@@ -45,6 +45,36 @@ class Step(NamedTuple):
 
 
 @runtime_checkable
+class Guided(Protocol):
+    """What every sampler with guidance says."""
+
+    @property
+    def guidance(self) -> float:
+        """1 is off."""
+        ...
+
+
+@runtime_checkable
+class StepSampler(Guided, Protocol):
+    """How the codes of a step are drawn; hashable, since the compiled loop is one per sampler."""
+
+    @property
+    def temperature(self) -> float:
+        """Divides the logits; 0 takes the likeliest code."""
+        ...
+
+    @property
+    def top_k(self) -> int:
+        """How many entries are kept; 0 keeps all."""
+        ...
+
+    @property
+    def top_p(self) -> float:
+        """The probability that the kept entries hold together."""
+        ...
+
+
+@runtime_checkable
 class StepDecoder(Protocol):
     """What the loop asks of a model."""
 
@@ -74,7 +104,12 @@ class StepDecoder(Protocol):
         ...
 
     def draw_step(
-        self, plan: PyTree, cache: Cache, x: Float[Array, "b 1 h"], step: Step, sampler
+        self,
+        plan: PyTree,
+        cache: Cache,
+        x: Float[Array, "b 1 h"],
+        step: Step,
+        sampler: StepSampler,
     ) -> tuple[Int[Array, "b j"], Cache]:
         """Return the codes of a step, those given among them, and the cache after it."""
         ...
@@ -90,11 +125,14 @@ class KnownSteps(NamedTuple):
     is_target: Bool[Array, "b s j"]
 
 
+Carry = tuple[Cache, Int[Array, "b j"]]  # from step to step: what was read, the codes drawn last
+
+
 class _Loop(NamedTuple):
     """A loop before its first step."""
 
     plan: PyTree
-    carry: tuple[Cache, Int[Array, "b j"]]
+    carry: Carry
     steps: Step
     order: Int[Array, "b t"]
     is_valid: Bool[Array, "b t"]
@@ -160,9 +198,11 @@ def draw_seen(
     return jax.random.uniform(code_key, codes.shape) >= share
 
 
-def choose(key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler) -> Int[Array, "b2 *n"]:
-    """Draw codes as the sampler says; with guidance the batch is the conditional half, then the
-    unconditional one.
+def choose(
+    key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler: StepSampler
+) -> Int[Array, "b2 *n"]:
+    """Draw codes as the sampler says; with guidance each row is followed by its unconditional copy,
+    and the two give one code.
     """
     logits = logits.astype(jnp.float32)
     logits = logits if sampler.guidance == 1 else guide(logits, sampler.guidance)
@@ -171,7 +211,7 @@ def choose(key: Key[Array, ""], logits: Float[Array, "b *n v"], sampler) -> Int[
     )
 
 
-def num_copies(sampler) -> int:
+def num_copies(sampler: Guided) -> int:
     """Return how many copies of the batch run: guidance takes one without conditions."""
     return 1 if sampler.guidance == 1 else 2
 
@@ -183,7 +223,7 @@ def sample_codes(
     num_frames: Int[Array, "b"],
     key: Key[Array, ""],
     prompt: Prompt | None,
-    sampler,
+    sampler: StepSampler,
 ) -> Int[Array, "b t k"]:
     """Draw the codes of whole clips; frames that the prompt knows are kept, frames past the end are
     0.
@@ -199,7 +239,7 @@ def stream_codes(
     cond: Cond,
     num_frames: Int[Array, "b"],
     key: Key[Array, ""],
-    sampler,
+    sampler: StepSampler,
     chunk_frames: int,
 ) -> Iterator[Int[Array, "b t k"]]:
     """Yield the codes that `sample_codes` draws from the same key, `chunk_frames` steps of the
@@ -239,7 +279,14 @@ def stream_codes(
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "chunk_steps"))
-def _begin_stream(model, cond, num_frames, key, sampler, chunk_steps: int):
+def _begin_stream(
+    model: StepDecoder,
+    cond: Cond,
+    num_frames: Int[Array, "b"],
+    key: Key[Array, ""],
+    sampler: StepSampler,
+    chunk_steps: int,
+) -> tuple[PyTree, Carry, Step]:
     loop = _begin(model, cond, num_frames, key, None, sampler)
     # Whole chunks, so that one program serves all of them; what the steps past the end draw is
     # thrown away.
@@ -249,7 +296,15 @@ def _begin_stream(model, cond, num_frames, key, sampler, chunk_steps: int):
 
 
 @functools.partial(jax.jit, static_argnames=("sampler", "chunk_steps"))
-def _stream_chunk(model, plan, carry, steps: Step, first, sampler, chunk_steps: int):
+def _stream_chunk(
+    model: StepDecoder,
+    plan: PyTree,
+    carry: Carry,
+    steps: Step,
+    first: int | Int[Array, ""],
+    sampler: StepSampler,
+    chunk_steps: int,
+) -> tuple[Carry, Int[Array, "b s j"]]:
     chunk = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, first, chunk_steps), steps)
     return _advance(model, plan, carry, chunk, sampler)
 
@@ -260,7 +315,7 @@ def _begin(
     num_frames: Int[Array, "b"],
     key: Key[Array, ""],
     prompt: Prompt | None,
-    sampler,
+    sampler: StepSampler,
 ) -> _Loop:
     pattern, streams = model.pattern, model.streams
     b, t = cond.content.shape
@@ -322,7 +377,9 @@ def _before_first(
     )
 
 
-def _advance(model: StepDecoder, plan, carry, steps: Step, sampler):
+def _advance(
+    model: StepDecoder, plan: PyTree, carry: Carry, steps: Step, sampler: StepSampler
+) -> tuple[Carry, Int[Array, "b s j"]]:
     """Run some steps and return the carry after them and their codes "b s j"."""
 
     def run(carry, step: Step):
