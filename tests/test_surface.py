@@ -59,7 +59,7 @@ LOADED = [
         22,
     ),
     ("genlab.evaluate", "genlab.decoders.noise.heads", ["energy_score"], 40),
-    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 18),
+    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 19),
 ]
 SURFACE = {
     place: [name for other, _, names, _ in LOADED if other == place for name in names]
