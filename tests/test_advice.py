@@ -68,7 +68,7 @@ def refused(capsys, *argv):
             "budget.train_flops=null",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_slip_is_answered_with_what_was_meant(capsys, argv, line):
     assert line in refused(capsys, *argv)
 

@@ -44,7 +44,11 @@ def test_a_full_disk_while_saving_prints_nothing_of_its_own(tmp_path):
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [*small, sys.executable, "-c", SAVE, str(disk)],
-        env=environ, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 74, done.stderr[-2000:]
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 5, done.stderr[:2000]
