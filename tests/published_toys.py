@@ -63,6 +63,13 @@ def published_tensors(codec, config):
     return tensors
 
 
+def same_tensors(found, expected, config):
+    """Check that two codecs have the same parameters, up to rounding."""
+    found = published_tensors(found, config)
+    for name, tensor in published_tensors(expected, config).items():
+        np.testing.assert_allclose(found[name], tensor, atol=1e-6, err_msg=name)
+
+
 def write_published(directory, codec, config, values, file="model.safetensors"):
     """Write config.json with `values`, and the tensors of the codec; return the path of the
     tensors.

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from wave_toys import RATE_HZ, sine
 
 from genlab.watch.mel import (
     CEILING_DB,
@@ -17,14 +18,6 @@ from genlab.watch.mel import (
     mel_png,
     time_axis,
 )
-
-RATE_HZ = 16_000
-
-
-def sine(frequency_hz: float, seconds: float = 1.0, level: float = 1.0) -> np.ndarray:
-    return (
-        level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)
-    ).astype(np.float32)
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -7,6 +7,7 @@ import functools
 import io
 import re
 import tokenize
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,11 @@ MAX_FUNCTION_LINES = 60
 MAX_TRAIN_LINES = 380
 MIN_COMMENTED_LINES = 20  # of a body, from which on it holds a comment that says why
 MAX_ANY = 200  # names `Any` in the package: each hides a type from whoever reads or checks
+MIN_COPIED_NODES = 45  # of syntax; shorter bodies may well be the same
 MAX_CONFIG_LINES = 50  # below the docstring, which is the lab note
 # `mask` does not say what True means; public code disagrees on which of x0 and x1 is data.
 BANNED_NAMES = {"mask", "x0", "x1"}
+PRAGMA = re.compile(r"# (noqa|type: ignore|pyright:|fmt:|pragma:)")
 BANNED_FILES = {"utils", "common", "helpers", "misc"}
 
 
@@ -259,12 +262,59 @@ def test_every_parameter_has_a_type():
 
 def comment_lines(path: Path) -> set[int]:
     """Return the lines with a comment for a reader, not for a tool."""
+    return {line for line, text in comments(path) if not PRAGMA.match(text)}
+
+
+def comments(path: Path) -> list[tuple[int, str]]:
+    """Return line and text of each comment of a file."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline)
-    return {
-        token.start[0]
-        for token in tokens
-        if token.type == tokenize.COMMENT and "noqa" not in token.string
+    return [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
+
+
+def test_a_comment_for_a_tool_says_nothing_to_a_reader(tmp_path):
+    file = tmp_path / "code.py"
+    for text in ("noqa: E501", "pyright: ignore[reportX]", "type: ignore[arg-type]", "fmt: skip"):
+        file.write_text(f"first = 1  # {text}\nsecond = 2  # because of the third\n")
+        assert comment_lines(file) == {2}
+
+
+def test_calls_are_formatted():
+    """`fmt: skip` is for tables of values, never for a call or a definition."""
+    skipped = []
+    for path in SOURCES:
+        lines = {line for line, text in comments(path) if "fmt: skip" in text}
+        nodes = [node for node in ast.walk(parse(path)) if getattr(node, "end_lineno", 0) in lines]
+        skipped += [
+            f"{path.relative_to(ROOT)}:{node.end_lineno}"
+            for node in nodes
+            if isinstance(node, ast.Call | ast.FunctionDef | ast.ClassDef)
+        ]
+    assert skipped == []
+
+
+def test_no_function_is_written_twice():
+    """Tests may ask the same of two things; what they and the library are made of is shared."""
+    for folder in ("genlab", "tests"):
+        places: dict[str, set[str]] = {}
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(parse(path)):
+                if not isinstance(node, ast.FunctionDef) or node.name.startswith("test_"):
+                    continue
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                if sum(1 for part in body for _ in ast.walk(part)) >= MIN_COPIED_NODES:
+                    text = "\n".join(ast.unparse(part) for part in body)
+                    places.setdefault(text, set()).add(f"{path.relative_to(ROOT)}:{node.name}")
+        assert [found for found in places.values() if len(found) > 1] == []
+
+
+def test_undefined_names_are_found_where_no_array_has_a_shape():
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
+    assert {"F", "E"} <= set(linter["lint"]["select"])
+    assert not {"F722", "F821"} & set(linter["lint"]["ignore"])
+    allowed = {
+        files for files, rules in linter["lint"]["per-file-ignores"].items() if "F821" in rules
     }
+    assert allowed == {"genlab/*"}  # pyright looks for undefined names there
 
 
 def test_long_functions_say_why():

@@ -21,6 +21,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import metadata as layout_metadata
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
+from wave_toys import RATE_HZ, sine
 
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig
@@ -41,14 +42,9 @@ from genlab.watch.tensorboard import (
     tensorboard_command,
 )
 
-RATE_HZ = 16_000
 NOTE = ClipNote("set *the* <script>red</script> lamp", "s3", 7, 128, 2.0, "temperature 0.9")
 
-
-def sine(frequency_hz: float = 440.0, seconds: float = 0.5, level: float = 0.25) -> np.ndarray:
-    return (
-        level * np.sin(2 * np.pi * frequency_hz * np.arange(int(RATE_HZ * seconds)) / RATE_HZ)
-    ).astype(np.float32)
+HALF_S = {"seconds": 0.5, "level": 0.25}
 
 
 def read(log_dir) -> EventAccumulator:
@@ -58,7 +54,7 @@ def read(log_dir) -> EventAccumulator:
 
 
 def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
-    wave, tag = sine(), prompt_tag("samples", 3)
+    wave, tag = sine(440, **HALF_S), prompt_tag("samples", 3)
     png = mel_png(wave, RATE_HZ)
     with RunWriter(tmp_path) as writer:
         writer.hparams(
@@ -70,7 +66,7 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
             {loss_tag("ar", "nats"): 3.5, "cost/train_flops": 1e12, "valid/nan_kept": float("nan")},
         )
         writer.scores(5, {"content_error": {"value": 0.25}, "bits_per_s": {"value": None}})
-        writer.audio(tag, [wave, sine(220)], RATE_HZ, [NOTE.markdown(), "second"], step=5)
+        writer.audio(tag, [wave, sine(220, **HALF_S)], RATE_HZ, [NOTE.markdown(), "second"], step=5)
         writer.picture(mel_tag(tag), png, step=5, description="a mel")
         writer.text("about/run", "**hello**")
     events = read(tmp_path)
@@ -85,7 +81,7 @@ def test_scalars_audio_pictures_text_and_hparams_come_back(tmp_path):
     pairs = np.array(
         events.Tensors("prompt03/samples")[0].tensor_proto.string_val, dtype=object
     ).reshape(2, 2)
-    for (wav, label), written in zip(pairs, (wave, sine(220))):
+    for (wav, label), written in zip(pairs, (wave, sine(220, **HALF_S))):
         heard, rate_hz = soundfile.read(io.BytesIO(wav), dtype="float32")
         assert (rate_hz, label) == (RATE_HZ, b"")
         # exactly as sampled: no gain per clip
@@ -132,7 +128,7 @@ def test_losses_of_two_families_never_share_a_tag(tmp_path):
         with pytest.raises(GenlabError, match="expected GROUP/NAME"):
             writer.scalars(0, {"speed": 1.0})
         with pytest.raises(GenlabError, match="one per clip"):
-            writer.audio("prompt00/samples", [sine()], RATE_HZ, [])
+            writer.audio("prompt00/samples", [sine(440, **HALF_S)], RATE_HZ, [])
     with pytest.raises(GenlabError, match="audio kind"):
         prompt_tag("sample", 0)  # type: ignore[arg-type]
 
@@ -228,7 +224,9 @@ def server(tmp_path):
     """
     for arm in ("ar", "masked"):
         with RunWriter(tmp_path / arm) as writer:
-            writer.audio(prompt_tag("samples", 3), [sine()], RATE_HZ, [NOTE.markdown()], step=5)
+            writer.audio(
+                prompt_tag("samples", 3), [sine(440, **HALF_S)], RATE_HZ, [NOTE.markdown()], step=5
+            )
             writer.scalars(5, {loss_tag(arm, "nats"): 1.0, "score/content_error": 0.5})
             writer.hparams({"decoder": {"kind": arm}}, run_id=arm)
     with socket.socket() as free:
@@ -288,7 +286,7 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
     heard, _ = soundfile.read(
         io.BytesIO(server(f"data/plugin/audio/individualAudio?{clip['query']}")), dtype="float32"
     )
-    np.testing.assert_allclose(heard, sine(), atol=1 / 32768)
+    np.testing.assert_allclose(heard, sine(440, **HALF_S), atol=1 / 32768)
 
     table = json.loads(server("data/plugin/hparams/experiment", {"experimentName": "any"}))
     assert [(column["name"], column["differs"]) for column in table["hparamInfos"]] == [

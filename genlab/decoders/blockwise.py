@@ -234,8 +234,8 @@ class Blockwise(nnx.Module):
         hidden.
         """
         b, n = level.shape
-        is_valid = self._fill_up(tokens.is_valid)
-        clean = self._fill_up(read_codes(tokens))
+        is_valid = fill_up(tokens.is_valid, self.config.block_frames)
+        clean = fill_up(read_codes(tokens), self.config.block_frames)
 
         def by_block(frames):
             # b (n f) ... -> (b n) f ...: every block has a noise level of its own.
@@ -268,7 +268,7 @@ class Blockwise(nnx.Module):
         own block and the clean blocks before.
         """
         t = noisy.shape[1]
-        features = self._fill_up(conditions.frames)
+        features = fill_up(conditions.frames, self.config.block_frames)
         codes = jnp.concatenate([noisy, clean], axis=1)
         positions = jnp.broadcast_to(jnp.tile(jnp.arange(t), 2)[None, :], (len(codes), 2 * t))
         hidden = self.backbone(
@@ -282,10 +282,11 @@ class Blockwise(nnx.Module):
         )
         return self.heads(hidden[:, :t]).reshape(*noisy.shape, self.spec.entries)
 
-    def _fill_up(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "b s *rest"]:
-        """Pad the frames with zeros to whole blocks."""
-        missing = -frames.shape[1] % self.config.block_frames
-        return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
+
+def fill_up(frames: Shaped[Array, "b t *rest"], block_frames: int) -> Shaped[Array, "b s *rest"]:
+    """Pad the frames with zeros to whole blocks."""
+    missing = -frames.shape[1] % block_frames
+    return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
 
 
 def allowed_between_copies(num_frames: int, block_frames: int) -> Bool[np.ndarray, "q s"]:
@@ -333,8 +334,8 @@ def _sample_codes(
     copies = 1 if sampler.guidance == 1 else 2
     is_attended = jnp.repeat(is_valid, copies, axis=0)
     conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
-    features = model._fill_up(conditions.frames)
-    is_attended = model._fill_up(is_attended)
+    features = fill_up(conditions.frames, model.config.block_frames)
+    is_attended = fill_up(is_attended, model.config.block_frames)
     slots = features.shape[1]
     block_frames = model.config.block_frames
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
@@ -368,12 +369,12 @@ def _sample_codes(
         return cache, codes
 
     progress = np.arange(sampler.steps + 1, dtype=np.float32) / np.float32(sampler.steps)
-    is_free = model._fill_up(is_valid & ~is_known)[:, :, None]
+    is_free = fill_up(is_valid & ~is_known, model.config.block_frames)[:, :, None]
     is_free = jnp.broadcast_to(is_free, (b, slots, codes.shape[2]))
     positions = jnp.broadcast_to(jnp.arange(slots)[None, :], (copies * b, slots))
     by_block = [  # each "b (n f) ..." -> "n b f ...": the scan goes over blocks
         jnp.moveaxis(frames.reshape(len(frames), -1, block_frames, *frames.shape[2:]), 1, 0)
-        for frames in (model._fill_up(codes), is_free, features, positions)
+        for frames in (fill_up(codes, model.config.block_frames), is_free, features, positions)
     ]
     keys = jax.random.split(key, slots // block_frames)
     _, blocks = lax.scan(draw_block, cache, (*by_block, keys))

@@ -28,7 +28,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, Shaped
 
 from genlab.config import Config
-from genlab.decoders.blockwise import allowed_between_copies
+from genlab.decoders.blockwise import allowed_between_copies, fill_up
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -315,8 +315,11 @@ class LatentBlocks(nnx.Module):
 
         `m` are the blocks of the examples, those of the first example first.
         """
-        clean, is_valid = self._fill_up(clean), self._fill_up(is_valid)
-        features = self._fill_up(conditions.frames)
+        clean, is_valid = (
+            fill_up(clean, self.config.block_frames),
+            fill_up(is_valid, self.config.block_frames),
+        )
+        features = fill_up(conditions.frames, self.config.block_frames)
         b, t, h = features.shape
         # (b n) f h -> b (n f) h
         embedded = self._embed_noisy(noisy, level, features.dtype).reshape(b, t, h)
@@ -340,14 +343,11 @@ class LatentBlocks(nnx.Module):
         told = self.level_embedding(path.embedded(level)).astype(dtype)
         return self.embed(scaled.astype(dtype)) + told[:, None]
 
-    def _fill_up(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "b s *rest"]:
-        """Pad the frames with zeros to whole blocks."""
-        missing = -frames.shape[1] % self.config.block_frames
-        return jnp.pad(frames, ((0, 0), (0, missing), *[(0, 0)] * (frames.ndim - 2)))
-
     def _by_block(self, frames: Shaped[Array, "b t *rest"]) -> Shaped[Array, "m f *rest"]:
         """Return each block as an example of its own."""
-        return self._fill_up(frames).reshape(-1, self.config.block_frames, *frames.shape[2:])
+        return fill_up(frames, self.config.block_frames).reshape(
+            -1, self.config.block_frames, *frames.shape[2:]
+        )
 
 
 def _level_flops(width: int) -> float:
@@ -420,7 +420,7 @@ def _begin(
     conditions = model.conditioner(
         with_unconditional(cond, copies), jnp.repeat(is_valid, copies, axis=0)
     )
-    is_attended = model._fill_up(jnp.repeat(is_valid, copies, axis=0))
+    is_attended = fill_up(jnp.repeat(is_valid, copies, axis=0), model.config.block_frames)
     slots = is_attended.shape[1]
     plan, cache = model.backbone.start(copies * b, slots, conditions.text, conditions.clip)
     # `start` takes all slots as valid; padding after a short clip must not be attended to.

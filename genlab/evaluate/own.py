@@ -6,7 +6,6 @@ user's code fails, or one line that says why something cannot be a row.
 
 import dataclasses
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
-from genlab.config.open import Hashed, Open
+from genlab.config.open import Hashed, Open, file_of
 from genlab.evaluate.metric import Clips, Found, Measure, Metric, Work, spell
 from genlab.evaluate.table import known_metric
 
@@ -47,7 +46,7 @@ def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
         try:
             rows = list(config.metrics())
         except Exception as error:  # the code is the user's own, and may raise anything
-            raise ValueError(f"{place}: {describe_raised(_file_of(config), error)}") from error
+            raise ValueError(f"{place}: {describe_raised(file_of(type(config)), error)}") from error
         if not rows:
             raise ValueError(f"{place}: metrics() returns nothing, expected at least one Metric")
         for row in rows:
@@ -55,7 +54,7 @@ def own_rows(configs: Sequence[MetricConfig]) -> tuple[Metric, ...]:
                 raise ValueError(f"{place}: {problem}")
             found.append(row)
         names = frozenset(name for row in rows for name in row.score_names)
-        guarded = (_guard(row, place, names, _file_of(config)) for row in rows)
+        guarded = (_guard(row, place, names, file_of(type(config))) for row in rows)
         found[-len(rows) :] = guarded
     return tuple(found)
 
@@ -136,8 +135,3 @@ class _Guarded:
 def _guard(row: Metric, place: str, names: frozenset[str], file: Path) -> Metric:
     assert row.measure is not None, "needs no tokens"
     return dataclasses.replace(row, measure=_Guarded(row.measure, place, names, file))
-
-
-def _file_of(config: object) -> Path:
-    module = sys.modules.get(type(config).__module__)
-    return Path(getattr(module, "__file__", None) or type(config).__module__)

@@ -198,6 +198,7 @@ def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
     def array(*shape: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((num_clips, *shape), dtype)
 
+    # Shapes in the place of arrays: the chips that would hold the batch need not be there.
     latents = array(frames, spec.latent_channels, dtype=jnp.float32)
     other: Any = array(frames, spec.codebooks) if _hears_other(plan) else None
     parts = part_shapes(plan.run.condition.parts, num_clips, frames)

@@ -26,7 +26,7 @@ from genlab.studies.contract.toys import (
     VOCAB,
     toy_batch,
 )
-from genlab.studies.contract.trial import Finding, require, try_out
+from genlab.studies.contract.trial import Finding, require, require_round_trip, try_out
 from genlab.tokens import Cond, Prompt, Tokens
 
 
@@ -92,11 +92,7 @@ class _DecoderTrial:
 
     def builds(self) -> None:
         for part in (self.config, self.sampler):
-            again = type(part).from_dict(part.to_dict())
-            require(
-                again == part and again.digest() == part.digest(),
-                f"{type(part).__name__} comes back as another",
-            )
+            require_round_trip(part)
         require(
             isinstance(self.config.loss_unit, str),
             "loss_unit: expected a text such as nats_per_code",

@@ -20,7 +20,7 @@ from genlab.nets.flops import count_flops
 from genlab.nets.layer import FeedForward, Mixer
 from genlab.nets.param import rules_of
 from genlab.studies.contract.toys import CLOSE, NUM_EXAMPLES, NUM_FRAMES, toy_batch
-from genlab.studies.contract.trial import Finding, require, try_out
+from genlab.studies.contract.trial import Finding, require, require_round_trip, try_out
 
 
 def check_mixer(config: Mixer) -> list[Finding]:
@@ -42,9 +42,7 @@ def _backbone_promises(config: BackboneConfig) -> dict[str, Callable[[], None]]:
     is_causal = all(_can_decode(mixer, config) for mixer in config.period)
     ways = (False, True) if is_causal else (False,)
     return {
-        "config.json gives it back": lambda: require(
-            BackboneConfig.from_dict(config.to_dict()) == config, "it comes back as another"
-        ),
+        "config.json gives it back": lambda: require_round_trip(config),
         "frames keep their shape": lambda: _keeps_shape(config, ways),
         "every parameter says how it is split and whether it decays": lambda: _has_rules(config),
         "batch mates and padding move nothing": lambda: _ignores_others(config, ways),

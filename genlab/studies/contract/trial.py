@@ -5,7 +5,9 @@ came of it.
 from collections.abc import Callable
 from typing import NamedTuple
 
+from genlab.config import Config
 from genlab.config.errors import one_line
+from genlab.config.open import Hashed
 
 
 class Finding(NamedTuple):
@@ -38,3 +40,10 @@ def require(is_kept: object, problem: str) -> None:
     """Raise `Broken` with the problem unless the promise is kept."""
     if not is_kept:
         raise Broken(problem)
+
+
+def require_round_trip(config: Config | Hashed) -> None:
+    """Raise `Broken` unless config.json gives a config back as it was, with the same digest."""
+    again = type(config).from_dict(config.to_dict())
+    is_same = again == config and again.digest() == config.digest()
+    require(is_same, f"{type(config).__name__} comes back as another")
