@@ -9,7 +9,7 @@ from genlab import inputs
 from genlab.codecs.frozen import FrozenCodec
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest
 from genlab.data.store import TokenClip, TokenStore
-from genlab.evaluate.metrics import Prompt
+from genlab.evaluate.metrics import Wanted
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison
 from genlab.preflight import Preflight, inspect
@@ -25,7 +25,7 @@ class Material(NamedTuple):
     codec: FrozenCodec
     manifest: Manifest
     clips: list[TokenClip]
-    prompts: list[Prompt]
+    prompts: list[Wanted]
     preflight: Preflight
 
     def wave(self, clip: Clip) -> np.ndarray:
@@ -62,5 +62,5 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         source = by_id[clip.id]
         f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
         wave = manifest.audio(source) / np.float32(32768)
-        prompts.append(Prompt(config.data.domain.unit_of(clip), clip.text, clip.speaker, wave, f0))
+        prompts.append(Wanted(config.data.domain.unit_of(clip), clip.text, clip.speaker, wave, f0))
     return Material(store, codec, manifest, clips, prompts, preflight)

@@ -27,7 +27,7 @@ from genlab.nets.attention import (
     missing_positions,
     why_plain,
 )
-from genlab.speed.aot import Plan, _token_shape, abstract_batch, build_abstract
+from genlab.speed.aot import CompilePlan, _token_shape, abstract_batch, build_abstract
 from genlab.training.step import create_state, make_update
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,7 @@ def cudnn_is_there(monkeypatch):
 def plan(arm, *overrides):
     config = load_experiment(str(ROOT / "configs/scale/scale_30m.py"), (*SMALL, *overrides))
     mesh = make_mesh(ShardingConfig(), jax.devices()[:1])
-    return Plan(
+    return CompilePlan(
         config.run(arm, 0, 10), find_topology("v5e-1"), mesh, *_token_shape(config.data, "text")
     )
 

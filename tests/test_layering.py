@@ -260,6 +260,18 @@ def test_every_parameter_has_a_type():
     assert untyped == []
 
 
+def test_these_names_mean_one_thing():
+    places = {name: [] for name in ("Plan", "Prompt", "Wave")}
+    for module, path in MODULES.items():
+        for node in parse(path).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            names += [node.name] if isinstance(node, ast.ClassDef) else []
+            for name in {*names} & {*places}:
+                places[name].append(module)
+    assert places == {"Plan": [], "Prompt": ["tokens"], "Wave": ["evaluate.context"]}
+
+
 def comment_lines(path: Path) -> set[int]:
     """Return the lines with a comment for a reader, not for a tool."""
     return {line for line, text in comments(path) if not PRAGMA.match(text)}

@@ -16,7 +16,7 @@ from sweep_toys import make_sweep
 from genlab import cli
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.evaluate.audit import audit_metrics
-from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Prompt
+from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Wanted
 from genlab.evaluate.metric import Found, Metric, Work, each_clip
 from genlab.evaluate.metrics import score_clips
 from genlab.evaluate.own import own_rows
@@ -96,7 +96,7 @@ def row_of(**facts: object) -> Metric:
     return Metric(**{**known, "measure": each_clip("loudness", loudness), **facts})  # type: ignore[arg-type]
 
 
-def loudness(wave: np.ndarray, prompt: Prompt) -> float:
+def loudness(wave: np.ndarray, prompt: Wanted) -> float:
     return float(np.abs(wave).mean())
 
 
@@ -128,7 +128,7 @@ def context() -> EvaluationContext:
 def score(row: Metric, monkeypatch: pytest.MonkeyPatch, **more: object):
     monkeypatch.setattr(Chosen, "row", row)
     waves = [np.full(400, level, np.float32) for level in (0.1, 0.2, 0.3)]
-    prompts = [Prompt(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
+    prompts = [Wanted(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
     return score_clips(waves, prompts, context(), metrics=own_rows((Chosen(),)), **more)  # type: ignore[arg-type]
 
 
@@ -277,7 +277,7 @@ def test_its_audit_says_what_it_must_notice_and_the_report_shows_it(monkeypatch)
     waves = [
         draw.uniform(0.1, 0.2) * draw.standard_normal(4000).astype(np.float32) for _ in range(8)
     ]
-    prompts = [Prompt(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
+    prompts = [Wanted(f"text {i}", "", "", wave) for i, wave in enumerate(waves)]
     found = audit_metrics(prompts, context(), metrics=own_rows((Chosen(),)))["loudness"]
     # Noise at 0 dB is louder, which is worse here; reversal leaves the loudness as it is.
     assert found.verdicts["noise"] == "ranks" and found.failed == ("reversal",)

@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from genlab.evaluate.entries import AuditEntry, Verdict
 from genlab.evaluate.metric import Metric
-from genlab.evaluate.metrics import EvaluationContext, Prompt, RowResult, score_clips
+from genlab.evaluate.metrics import EvaluationContext, RowResult, Wanted, score_clips
 from genlab.evaluate.scores import Degradation
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 from genlab.evaluate.table import METRICS, find_metric
@@ -90,7 +90,7 @@ def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.n
 
 
 def audit_metrics(
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Wanted],
     context: EvaluationContext,
     progress: Callable[[str, int, int], None] | None = None,
     *,
@@ -109,7 +109,7 @@ def audit_metrics(
     spoiled = spoil(waves, seed)
     # Two halves of the same clips: a metric that tells them apart would see a difference anywhere.
     half = np.random.default_rng(seed).permutation(len(prompts))
-    jobs: list[tuple[str, Waves, Sequence[Prompt]]] = [("clean", waves, prompts)]
+    jobs: list[tuple[str, Waves, Sequence[Wanted]]] = [("clean", waves, prompts)]
     jobs += [(name, step, prompts) for name, steps in spoiled.items() for step in steps]
     jobs += [
         ("half", [waves[i] for i in part], [prompts[i] for i in part])

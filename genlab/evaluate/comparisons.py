@@ -29,7 +29,7 @@ from genlab.statistics.bootstrap import (
     sum_clusters,
 )
 from genlab.statistics.crossed import Crossed, crossed_difference
-from genlab.statistics.power import Plan, make_plan
+from genlab.statistics.power import PowerPlan, make_plan
 
 
 class Difference(NamedTuple):
@@ -55,7 +55,7 @@ class Difference(NamedTuple):
     """The difference is shown to be smaller than the margin. It may still be significant: see
     `better`.
     """
-    plan: Plan | None = None
+    plan: PowerPlan | None = None
     """What it takes to see the margin, or else a tenth of the better value; None with one seed."""
 
     def to_dict(self) -> DifferenceEntry:
@@ -77,7 +77,7 @@ class Difference(NamedTuple):
         }
 
 
-def _plan_entry(plan: Plan) -> PlanEntry:
+def _plan_entry(plan: PowerPlan) -> PlanEntry:
     return {
         "target": plan.target,
         "prompts": plan.prompts,
@@ -93,7 +93,7 @@ class _Pair(NamedTuple):
     estimate: Estimate
     p_value: float
     crossed: Crossed | None
-    plan: Plan | None
+    plan: PowerPlan | None
 
 
 def compare_rows(

@@ -66,8 +66,8 @@ class EvaluationConfig(Config):
         return self
 
 
-class Prompt(NamedTuple):
-    """What was asked for: prompts with one clip_id are one unit of the statistics."""
+class Wanted(NamedTuple):
+    """What an arm was asked for: prompts with one clip_id are one unit of the statistics."""
 
     clip_id: str
     text: str

@@ -15,7 +15,7 @@ import numpy as np
 from genlab.data.text import has_symbols
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.content import character_errors, word_errors
-from genlab.evaluate.context import ContentMetric, EmbeddingSpace, Prompt, Wave, spread_evenly
+from genlab.evaluate.context import ContentMetric, EmbeddingSpace, Wanted, Wave, spread_evenly
 from genlab.evaluate.controls import Control, not_applicable, prompt_swap, speaker_swap
 from genlab.evaluate.distribution import (
     FEW_VECTORS,
@@ -93,7 +93,7 @@ def pitch(clips: Clips) -> Work:
     return Work([partial(_follow_pitch, tracker, wave, prompt) for wave, prompt in pairs], finish)
 
 
-def _follow_pitch(tracker: PitchTracker, wave: Wave, prompt: Prompt) -> PitchAgreement:
+def _follow_pitch(tracker: PitchTracker, wave: Wave, prompt: Wanted) -> PitchAgreement:
     return compare_tracks(tracker(wave), prompt.f0 or tracker(prompt.wave))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from genlab.evaluate.context import EvaluationContext, Prompt, Wave
+from genlab.evaluate.context import EvaluationContext, Wanted, Wave
 from genlab.evaluate.controls import Control
 from genlab.evaluate.scores import ClipValues, Covers, Degradation, Direction, Validity, clip_means
 from genlab.statistics.bootstrap import Estimate
@@ -99,7 +99,7 @@ class Clips:
     """One row that is being scored: waves at 16 kHz and what each was asked to be."""
 
     waves: Sequence[Wave]
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Wanted]
     """As many as waves, in the same order in every row, once per training seed."""
     context: EvaluationContext
     is_reconstruction: bool = False
@@ -173,7 +173,7 @@ class Work(NamedTuple):
 Measure = Callable[[Clips], Work]
 
 
-def each_clip(name: str, function: Callable[[Wave, Prompt], float]) -> Measure:
+def each_clip(name: str, function: Callable[[Wave, Wanted], float]) -> Measure:
     """Return the measurement of one number per clip: `function` of a wave and its prompt, NaN where
     undefined.
     """

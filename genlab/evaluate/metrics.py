@@ -20,7 +20,7 @@ from genlab.config import GenlabError
 from genlab.data.audio import as_wave
 from genlab.evaluate.context import ContentMetric as ContentMetric
 from genlab.evaluate.context import EvaluationConfig as EvaluationConfig
-from genlab.evaluate.context import EvaluationContext, Prompt, Wave
+from genlab.evaluate.context import EvaluationContext, Wanted, Wave
 from genlab.evaluate.context import build_context as build_context
 from genlab.evaluate.context import grammar_metric as grammar_metric
 from genlab.evaluate.context import require_networks as require_networks
@@ -43,7 +43,7 @@ class RowResult(NamedTuple):
 @single_threaded_blas
 def score_clips(
     generated: Sequence[Wave],
-    prompts: Sequence[Prompt],
+    prompts: Sequence[Wanted],
     context: EvaluationContext,
     *,
     metrics: Sequence[Metric] = METRICS,
@@ -139,7 +139,7 @@ def _excuse(control: Control, context: EvaluationContext) -> Control:
     return control if reason is None else control._replace(passed=False, reason=reason)
 
 
-def _check_waves(generated: Sequence[Wave], prompts: Sequence[Prompt]) -> list[Wave]:
+def _check_waves(generated: Sequence[Wave], prompts: Sequence[Wanted]) -> list[Wave]:
     if len(generated) != len(prompts) or not prompts:
         raise GenlabError(
             f"generated: expected one clip per prompt, got {len(generated)} for {len(prompts)} "

@@ -25,7 +25,7 @@ from genlab.material import floor_waves, gather
 from genlab.report.inputs import Results
 from genlab.watch.progress import Progress
 
-Wave = Float[np.ndarray, "s"]
+Sound = Float[np.ndarray, "s"]
 
 NUM_PROMPTS = 10
 PASS_HZ, STOP_HZ, STOP_DB = 3500.0, 4000.0, 60.0
@@ -40,7 +40,7 @@ class PromptClips(NamedTuple):
     prompt: int
     text: str
     seed: int
-    waves: dict[str, Wave]
+    waves: dict[str, Sound]
 
 
 def read_clips(
@@ -97,7 +97,7 @@ def choose_texts(units: Sequence[str], num_prompts: int | None, seed: int) -> li
     """Return prompts of different texts, drawn at random: prompts of one text are one unit of the
     statistics.
 
-    `units` holds the unit of each prompt (`Prompt.clip_id`), which is the clip itself where there
+    `units` holds the unit of each prompt (`Wanted.clip_id`), which is the clip itself where there
     is no text.
 
     Raises:
@@ -116,7 +116,7 @@ def choose_texts(units: Sequence[str], num_prompts: int | None, seed: int) -> li
     return sorted(int(number) for number in drawn)
 
 
-def low_anchor(wave: Wave, rate_hz: int) -> Wave:
+def low_anchor(wave: Sound, rate_hz: int) -> Sound:
     """Return `wave` low-passed at 3.5 kHz without delay (BS.1534-3: 25 dB down at 4 kHz, 50 dB at
     4.5 kHz).
     """
@@ -134,7 +134,7 @@ def low_anchor(wave: Wave, rate_hz: int) -> Wave:
     )
 
 
-def cut_alike(waves: Mapping[str, Wave], rate_hz: int, prompt: int) -> dict[str, Wave]:
+def cut_alike(waves: Mapping[str, Sound], rate_hz: int, prompt: int) -> dict[str, Sound]:
     """Return all waves at the length of the shortest with the same fade at the end, so that no
     length gives one away.
 

@@ -23,7 +23,7 @@ from genlab.recognisers.transcribe import FrozenRecogniser
 from genlab.recognisers.units import UnitEncoder, fit_codebook, speaker_leakage
 
 SHUFFLE_SAMPLES = 800  # pieces of 50 ms: sounds survive, words do not
-Wave = Float[np.ndarray, "s"]
+Speech = Float[np.ndarray, "s"]
 
 
 def export_recogniser(
@@ -100,18 +100,18 @@ def measure(
     return scores
 
 
-def read_waves(manifest: Manifest, clips: Sequence[Clip]) -> list[Wave]:
+def read_waves(manifest: Manifest, clips: Sequence[Clip]) -> list[Speech]:
     """Return the audio of `clips` as float32."""
     return [to_float(manifest.audio(clip)) for clip in clips]
 
 
-def add_white_noise(wave: Wave, snr_db: float, generator: np.random.Generator) -> Wave:
+def add_white_noise(wave: Speech, snr_db: float, generator: np.random.Generator) -> Speech:
     """Return `wave` with white noise at a signal-to-noise ratio."""
     level = np.sqrt(np.mean(wave**2) * 10.0 ** (-snr_db / 10.0))
     return wave + np.float32(level) * generator.standard_normal(len(wave), dtype=np.float32)
 
 
-def shuffle_pieces(wave: Wave, generator: np.random.Generator) -> Wave:
+def shuffle_pieces(wave: Speech, generator: np.random.Generator) -> Speech:
     """Return the 50 ms pieces of `wave` in a random order."""
     pieces = [
         wave[first : first + SHUFFLE_SAMPLES] for first in range(0, len(wave), SHUFFLE_SAMPLES)
@@ -120,8 +120,8 @@ def shuffle_pieces(wave: Wave, generator: np.random.Generator) -> Wave:
 
 
 def _change(
-    waves: list[Wave], seed: int, change: Callable[[Wave, np.random.Generator], Wave]
-) -> list[Wave]:
+    waves: list[Speech], seed: int, change: Callable[[Speech, np.random.Generator], Speech]
+) -> list[Speech]:
     return [
         change(wave, np.random.default_rng([seed, number])) for number, wave in enumerate(waves)
     ]

@@ -112,7 +112,7 @@ def roofline(
     )
 
 
-class Plan(NamedTuple):
+class CompilePlan(NamedTuple):
     """What to compile and for what."""
 
     run: DecoderRun
@@ -122,7 +122,7 @@ class Plan(NamedTuple):
     num_symbols: int
 
 
-def plan_arms(config: Comparison | DecoderRun, topology_name: str) -> dict[str, Plan]:
+def plan_arms(config: Comparison | DecoderRun, topology_name: str) -> dict[str, CompilePlan]:
     """Return what to compile for every arm of `config` on a slice; the mesh is cut as
     `settings.sharding` says.
 
@@ -134,9 +134,9 @@ def plan_arms(config: Comparison | DecoderRun, topology_name: str) -> dict[str, 
     mesh = make_mesh(config.settings.sharding, describe(topology))
     spec, num_symbols = _token_shape(config.data, config.condition.content)
     if isinstance(config, DecoderRun):
-        return {config.name: Plan(config, topology, mesh, spec, num_symbols)}
+        return {config.name: CompilePlan(config, topology, mesh, spec, num_symbols)}
     runs = {name: config.run(name, config.seeds[0], STEPS) for name in config.arms}
-    return {name: Plan(run, topology, mesh, spec, num_symbols) for name, run in runs.items()}
+    return {name: CompilePlan(run, topology, mesh, spec, num_symbols) for name, run in runs.items()}
 
 
 def describe(topology: Topology) -> Any:
@@ -164,12 +164,12 @@ def _token_shape(data: TokenData, content: str) -> tuple[TokenSpec, int]:
     return spec, SYMBOL_TILE * math.ceil(characters / SYMBOL_TILE) if content == "text" else 1
 
 
-def build_abstract(plan: Plan) -> Callable[[Key[Array, ""]], nnx.Module]:
+def build_abstract(plan: CompilePlan) -> Callable[[Key[Array, ""]], nnx.Module]:
     """Return a function of a key that builds the arm's decoder; to be traced, not run."""
     return lambda key: plan.run.arm.decoder.build(_task(plan), key=key)
 
 
-def _task(plan: Plan) -> Task:
+def _task(plan: CompilePlan) -> Task:
     run, spec = plan.run, plan.spec
     vocab = CondVocab(
         num_speakers=NUM_SPEAKERS, num_units=NUM_UNITS, is_two_sided=_hears_other(plan)
@@ -186,11 +186,11 @@ def _task(plan: Plan) -> Task:
     )
 
 
-def _hears_other(plan: Plan) -> bool:
+def _hears_other(plan: CompilePlan) -> bool:
     return getattr(plan.run.arm.decoder, "other", None) is not None
 
 
-def abstract_batch(plan: Plan, num_clips: int) -> tuple[Tokens, Cond]:
+def abstract_batch(plan: CompilePlan, num_clips: int) -> tuple[Tokens, Cond]:
     """Return the shapes of a batch, placed on the mesh."""
     spec = plan.spec
     frames = plan.run.data.num_frames
@@ -233,7 +233,7 @@ class Traced(NamedTuple):
     model_flops: float
 
 
-def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
+def trace(plan: CompilePlan, verb: Verb, num_clips: int) -> Traced:
     """Return the training step or the sampler for so many clips, lowered for the slice."""
     run = plan.run
     build = build_abstract(plan)
@@ -270,7 +270,7 @@ def trace(plan: Plan, verb: Verb, num_clips: int) -> Traced:
 
 
 def compile_program(
-    plan: Plan, verb: Verb, num_clips: int, save_to: Path | None = None
+    plan: CompilePlan, verb: Verb, num_clips: int, save_to: Path | None = None
 ) -> dict[str, Any]:
     """Compile one program and return its row: plain JSON types, bytes and FLOPs per chip and step.
 
@@ -343,7 +343,7 @@ def find_warnings(lines: list[str]) -> list[str]:
 
 
 def _measure(
-    plan: Plan, verb: Verb, traced: Traced, memory: Any, program: Program
+    plan: CompilePlan, verb: Verb, traced: Traced, memory: Any, program: Program
 ) -> dict[str, Any]:
     num_devices = plan.topology.num_devices
     # over the parts of a batch
@@ -409,7 +409,7 @@ def _is_part(shape: tuple[int, ...], matrices: frozenset[tuple[int, int]], shard
     )
 
 
-def _attention(plan: Plan, kernels: dict[str, int]) -> str:
+def _attention(plan: CompilePlan, kernels: dict[str, int]) -> str:
     if any("splash" in name for name in kernels):
         return "splash"
     net = plan.run.backbone

@@ -98,7 +98,7 @@ class Crossover(NamedTuple):
     forms: tuple[str, str]
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
     """The chance that a sweep shows the crossing inside, and what it costs in units of x summed
     over runs.
     """
@@ -260,7 +260,7 @@ def plan_sweep(
     *,
     shared_error: float = 0.0,
     num_trials: int = 200,
-) -> tuple[Plan, Plan | None]:
+) -> tuple[SweepPlan, SweepPlan | None]:
     """Return the chance of the planned sweep, and the cheapest sweep that shows the crossing in 80
     % of cases, if any.
 
@@ -275,11 +275,11 @@ def plan_sweep(
             "curves cross, and 1 seed or more"
         )
 
-    def assess(chosen: tuple[float, ...], seeds: int) -> Plan:
+    def assess(chosen: tuple[float, ...], seeds: int) -> SweepPlan:
         chance = find_probability(
             fits, chosen, seeds, shared_error=shared_error, num_trials=num_trials
         )
-        return Plan(chosen, seeds, chance, 2 * seeds * sum(chosen))
+        return SweepPlan(chosen, seeds, chance, 2 * seeds * sum(chosen))
 
     planned = assess(budgets, num_seeds)
     # A shorter sweep in the middle may be cheaper than the plan, so every run of neighbours is

@@ -3,7 +3,7 @@ the one at hand.
 
 In: the pseudo-values of two arms (`ClipValues.pseudo_values`). Out: `Components` of the
 difference's variance, the power of the paired test of `crossed_difference` for any numbers of
-prompts and seeds, and `Plan`, a small table.
+prompts and seeds, and `PowerPlan`, a small table.
 
 Eq. V(n prompts, m seeds) = seed / m + prompt / n + rest / (n m). Power is averaged over drawn mean
 squares, because the interval of 3 seeds is now short, now long: a noncentral t at the expected
@@ -42,7 +42,7 @@ class Components(NamedTuple):
     rest: float
 
 
-class Plan(NamedTuple):
+class PowerPlan(NamedTuple):
     """What it takes to see `target` with 80 % power in a two-sided test at 5 %."""
 
     target: float
@@ -120,7 +120,7 @@ def find_seeds(target: float, components: Components, num_prompts: int) -> int |
 
 def make_plan(
     target: float, a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]
-) -> Plan | None:
+) -> PowerPlan | None:
     """Return what it takes to see `target` between two arms, or None where their variances are not
     known.
     """
@@ -129,7 +129,7 @@ def make_plan(
         return None
     num_seeds = min(len(a), len(b))
     num_prompts = a.shape[1]
-    return Plan(
+    return PowerPlan(
         target,
         num_prompts,
         num_seeds,

@@ -36,7 +36,7 @@ from genlab.run.files import write_json
 from genlab.statistics.crossover import (
     Crossover,
     Curve,
-    Plan,
+    SweepPlan,
     assume_exponent,
     find_crossover,
     fit_curve,
@@ -303,7 +303,7 @@ def _verdict(
     )
 
 
-def _describe_plans(planned: Plan, cheapest: Plan | None, against: str) -> str:
+def _describe_plans(planned: SweepPlan, cheapest: SweepPlan | None, against: str) -> str:
     text = (
         f"plan: {_sweep(planned.budgets, planned.seeds, against)} would show the crossing inside "
         "with probability "

@@ -8,13 +8,13 @@ import pytest
 from genlab.data.embedded import Embedded, plan_utterances, predict_parts, render_clip
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import F0_HOP_SAMPLES
-from genlab.evaluate.metrics import Prompt, grammar_metric
+from genlab.evaluate.metrics import Wanted, grammar_metric
 from genlab.evaluate.pitch import PitchTrack
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 
 
 @pytest.fixture(scope="session")
-def speech() -> list[Prompt]:
+def speech() -> list[Wanted]:
     """About 50 clips of 4 speakers, text by text, with their true F0."""
     prompts = []
     for utterance in plan_utterances(Embedded(minutes=1.1, speakers=4, seed=3)):
@@ -23,7 +23,7 @@ def speech() -> list[Prompt]:
             samples, f0_hz = render_clip(parts, clip, seed=3)
             track = PitchTrack(f0_hz, F0_HOP_SAMPLES / SAMPLE_RATE_HZ)
             wave = samples.astype(np.float32) / 32768
-            prompts.append(Prompt(clip.id, clip.text, clip.speaker, wave, track))
+            prompts.append(Wanted(clip.id, clip.text, clip.speaker, wave, track))
     return prompts
 
 

@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 
 from genlab.evaluate import audit
-from genlab.evaluate.metrics import Prompt, RowResult
+from genlab.evaluate.metrics import RowResult, Wanted
 from genlab.evaluate.scores import Score, clip_means
 from genlab.evaluate.table import find_metric, make_score
 from genlab.statistics.bootstrap import Estimate
@@ -25,7 +25,7 @@ def prompts():
         np.sin(2 * np.pi * (200 + 40 * i) * (time + time**2)).astype(np.float32) * 0.3
         for i in range(24)
     ]
-    return [Prompt(str(i), "", "s", wave) for i, wave in enumerate(waves)]
+    return [Wanted(str(i), "", "s", wave) for i, wave in enumerate(waves)]
 
 
 def distance(wave, real):

@@ -14,7 +14,7 @@ from genlab.evaluate.context import (
     EmbeddingSpace,
     EvaluationConfig,
     EvaluationContext,
-    Prompt,
+    Wanted,
 )
 from genlab.evaluate.distribution import build_reference
 from genlab.evaluate.metric import Metric, each_clip
@@ -66,9 +66,9 @@ def context(clips) -> EvaluationContext:
 
 
 @pytest.fixture(scope="module")
-def prompts(clips) -> list[Prompt]:
+def prompts(clips) -> list[Wanted]:
     return [
-        Prompt(f"text {i}", f"text {'abcdefgh'[i]}", "ab"[i % 2], wave)
+        Wanted(f"text {i}", f"text {'abcdefgh'[i]}", "ab"[i % 2], wave)
         for i, wave in enumerate(clips)
     ]
 
@@ -140,7 +140,7 @@ def test_weights_have_a_licence_and_what_needs_audio_a_measurement():
 def test_a_measurement_of_several_scores_runs_once(clips, prompts, context):
     calls = []
 
-    def loudness(wave: np.ndarray, prompt: Prompt) -> float:
+    def loudness(wave: np.ndarray, prompt: Wanted) -> float:
         calls.append(prompt.clip_id)
         return float(np.abs(wave).mean() - np.abs(prompt.wave).mean())
 

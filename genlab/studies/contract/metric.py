@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from genlab.config import ConfigError
-from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Prompt, Wave, build_context
+from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Wanted, Wave, build_context
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult, score_clips
 from genlab.evaluate.own import MetricConfig, own_rows
@@ -55,7 +55,7 @@ class _MetricTrial:
         lengths = SAMPLE_RATE_HZ + 320 * np.arange(NUM_CLIPS)
         real = [_speak(int(length), 100 + 30 * (i % 3), draw) for i, length in enumerate(lengths)]
         self.prompts = [
-            Prompt(f"text {i}", f"text {'abcdef'[i]}", f"voice {i % 3}", wave)
+            Wanted(f"text {i}", f"text {'abcdef'[i]}", f"voice {i % 3}", wave)
             for i, wave in enumerate(real)
         ]
         self.waves = [
