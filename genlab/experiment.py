@@ -78,8 +78,7 @@ def _check_batch(batch_size: int, num_frames: int) -> None:
     if batch_size * num_frames > MAX_BATCH_FRAMES:
         raise ValueError(
             f"batch_size={batch_size} times data.num_frames={num_frames}: more than "
-            f"{MAX_BATCH_FRAMES} frames in a "
-            "batch; lower batch_size"
+            f"{MAX_BATCH_FRAMES} frames in a batch; lower batch_size"
         )
 
 
@@ -139,8 +138,8 @@ class TokenData(Config):
         if source is not None and self.num_frames > source.clip_frames:
             raise ValueError(
                 f"num_frames={self.num_frames}: longer than the clips of the source, whose scores "
-                "would then be for "
-                f"frames no arm was trained on; raise corpus.clip_frames={source.clip_frames}"
+                "would then be for frames no arm was trained on; raise "
+                f"corpus.clip_frames={source.clip_frames}"
             )
         return self
 
@@ -235,9 +234,8 @@ class TokenData(Config):
 def _without_audio() -> GenlabError:
     return GenlabError(
         "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or "
-        "compared; train an arm with "
-        "`genlab train CONFIG --arm NAME` and compare its score with the entropy: `genlab "
-        "evaluate RUN_DIR`"
+        "compared; train an arm with `genlab train CONFIG --arm NAME` and compare its score with "
+        "the entropy: `genlab evaluate RUN_DIR`"
     )
 
 
@@ -356,8 +354,8 @@ class Budget(Config):
                 value = f"{getattr(self, other):g}"
                 fix += f", or budget.mode={swap} budget.{other}={value} budget.{given}=null"
             raise ValueError(
-                f"mode={self.mode!r} takes {given} and not {other}: the other one follows from it; "
-                f"set {fix}"
+                f"mode={self.mode!r} takes {given} and not {other}: the other one follows from "
+                f"it; set {fix}"
             )
         return self
 
@@ -419,8 +417,8 @@ class Comparison(Config):
             if guidance != 1 and self.condition.dropout == 0:
                 raise ValueError(
                     f"arms.{name}.sampler.guidance={guidance:g} contrasts with dropped "
-                    "conditions, which "
-                    "condition.dropout=0 never trains; set condition.dropout=0.1 or guidance=1"
+                    "conditions, which condition.dropout=0 never trains; set "
+                    "condition.dropout=0.1 or guidance=1"
                 )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds}: each seed is one run, so they must differ")
@@ -429,8 +427,7 @@ class Comparison(Config):
         if unknown := [name for name in self.equivalence if not is_paired(name, own)]:
             raise ValueError(
                 f"equivalence.{unknown[0]}: no score of this name is compared prompt by prompt; "
-                "expected a name such "
-                "as wer_ctc, speaker_similarity or bits_per_s"
+                "expected a name such as wer_ctc, speaker_similarity or bits_per_s"
             )
         if self.prompts_split == "train":
             raise ValueError(

@@ -75,8 +75,8 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     if len(prompts) < config.num_prompts:
         notes.append(
             f"prompts: {len(prompts)} of the num_prompts={config.num_prompts} asked for: no more "
-            "clips of split "
-            f"{config.prompts_split!r} have at most data.num_frames={config.data.num_frames} frames"
+            f"clips of split {config.prompts_split!r} have at most "
+            f"data.num_frames={config.data.num_frames} frames"
         )
     # Clips of one text are one unit of the bootstrap, however many there are.
     domain = config.data.domain
@@ -225,9 +225,8 @@ def _require_split(manifest: Manifest, split: str) -> list[Clip]:
     if split not in manifest.splits:
         raise GenlabError(
             f"the corpus has no clips in split {split!r}, only in {', '.join(manifest.splits)}: "
-            "name "
-            "some in the column split of its table, or leave that column out, so that they are "
-            "drawn"
+            "name some in the column split of its table, or leave that column out, so that they "
+            "are drawn"
         )
     return manifest.split(split)
 

@@ -129,14 +129,12 @@ def _explain_few(
         )
         return (
             f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected "
-            f"at least {FEWEST}; "
-            "hold out more: a larger test_fraction or valid_fraction of the corpus, or more rows "
-            "of that split in its "
+            f"at least {FEWEST}; hold out more: a larger test_fraction or valid_fraction of the "
+            "corpus, or more rows of that split in its "
             f"manifest{f'; or take prompts from another split ({others})' if others else ''}"
         )
     return (
         f"prompts: {found} of {len(frames)} clips of split {split!r} have at most "
-        f"data.num_frames={num_frames} frames, "
-        f"expected at least {FEWEST}; data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, "
-        f"{frames[-1]} fits all"
+        f"data.num_frames={num_frames} frames, expected at least {FEWEST}; "
+        f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, {frames[-1]} fits all"
     )

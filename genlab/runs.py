@@ -81,8 +81,7 @@ class CodecRun(Run):
         if self.batch_size * self.crop_samples > MAX_BATCH_SAMPLES:
             raise ValueError(
                 f"batch_size={self.batch_size} times crop_samples={self.crop_samples}: more than "
-                f"{MAX_BATCH_SAMPLES} "
-                "samples in a batch; lower one of them"
+                f"{MAX_BATCH_SAMPLES} samples in a batch; lower one of them"
             )
         return self
 

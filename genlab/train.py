@@ -350,8 +350,7 @@ def _fetch(run: _Run, state: State, metrics: dict[str, jax.Array]) -> dict[str, 
         clips = run.source.batch_at(bad).clip_ids.tolist()
         raise TrainingDiverged(
             f"{run.run_dir}: step {bad}: loss or gradient is not finite; clips {clips}; nothing "
-            "after it was saved; "
-            "look at these clips, or lower optim.peak_lr or optim.clip_norm"
+            "after it was saved; look at these clips, or lower optim.peak_lr or optim.clip_norm"
         )
     return {name: float(value) for name, value in jax.device_get(metrics).items()}
 

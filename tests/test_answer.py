@@ -78,8 +78,7 @@ def test_equivalence_is_claimed_within_its_margin_and_only_by_arms_that_passed(t
     assert (answer.status, answer.winner) == ("equivalent", "")
     assert answer.headline.startswith(
         "Autoregressive and Masked parallel are equivalent in word error (grammar) within 0.1: "
-        "Masked parallel "
-        "differs by"
+        "Masked parallel differs by"
     )
     assert "Autoregressive is better than Latent diffusion" in answer.headline
     page = write_report(tmp_path, results, make_ledger(), []).read_text()

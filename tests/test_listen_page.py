@@ -234,8 +234,7 @@ LABEL = (
 )
 HEARD = (
     "return !(document.getElementById('missing').textContent.match(/hear to the end: ([^.]*)/) || "
-    "['', ''])[1]"
-    ".split(', ').includes(arguments[0])"
+    "['', ''])[1].split(', ').includes(arguments[0])"
 )
 RATINGS = {"real": "End", "low_anchor": "Home", "codec_floor_codes": "Right"}
 

@@ -43,8 +43,7 @@ def test_prompts_that_are_kept_in_part_only_are_counted(keep_s, told):
             (0.0, 99.0),
             (
                 "--keep 0:99: keeps all of every prompt, so nothing is left to draw; they last 1 "
-                "to 2 "
-                "s"
+                "to 2 s"
             ),
         ),
     ],

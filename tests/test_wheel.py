@@ -134,8 +134,7 @@ def test_the_configs_of_the_wheel_become_files_to_edit(unpacked, tmp_path):
 def test_an_installed_package_says_how_it_gets_its_extras(unpacked, tmp_path):
     code = (
         "from genlab.config.shipped import install_command; from genlab.report.results import "
-        "current_commit; "
-        "print(install_command('tune'), repr(current_commit()))"
+        "current_commit; print(install_command('tune'), repr(current_commit()))"
     )
     # The commit is not its own if it lies in the checkout of something else.
     git = ["git", "-c", "user.name=a", "-c", "user.email=a"]

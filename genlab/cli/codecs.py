@@ -82,9 +82,8 @@ def _load_codec(arguments: argparse.Namespace) -> None:
     )
     print(
         f"{name}: {spec.frame_hz:g} frames/s, {spec.codebooks} x {spec.entries} entries, "
-        f"{spec.bitrate_bps / 1000:.2f} "
-        f"kbit/s; a second of noise became {len(latents)} frames and {len(decoded)} samples; use "
-        f"data.codec={name}"
+        f"{spec.bitrate_bps / 1000:.2f} kbit/s; a second of noise became {len(latents)} frames "
+        f"and {len(decoded)} samples; use data.codec={name}"
     )
 
 

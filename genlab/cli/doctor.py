@@ -96,8 +96,8 @@ def _examine_devices() -> list[Finding]:
             (
                 "!!",
                 (
-                    f"jax finds no device: {first}; set JAX_PLATFORMS=cpu or install the right jax "
-                    "extra"
+                    f"jax finds no device: {first}; set JAX_PLATFORMS=cpu or install the right "
+                    "jax extra"
                 ),
             )
         ]
@@ -107,8 +107,7 @@ def _examine_devices() -> list[Finding]:
             "ok",
             (
                 f"jax: {len(devices)} {devices[0].platform} device(s) ({kinds}), {os.cpu_count()} "
-                "CPU "
-                "cores"
+                "CPU cores"
             ),
         )
     ]

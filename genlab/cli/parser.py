@@ -263,8 +263,7 @@ def _add_crossover(add: AddCommand) -> None:
         "crossover",
         (
             "Find the budget at which the ranking of families flips, and plan a sweep that would "
-            "show "
-            "it."
+            "show it."
         ),
         (
             "genlab crossover runs/small runs/medium runs/large --score wer_ctc --against flops "
@@ -306,8 +305,7 @@ def _add_sweep(add: AddCommand) -> None:
         "sweep",
         (
             "Run a page of the lab notebook: many comparisons that can be killed and resumed, "
-            "judged "
-            "by its predictions."
+            "judged by its predictions."
         ),
         "genlab sweep run my_page.py --slots 2",
     )
@@ -367,8 +365,7 @@ def _add_inputs(add: AddCommand) -> None:
         "data",
         (
             "Build a corpus and its token store and say what is in them; `data check CONFIG` "
-            "verifies "
-            "every byte."
+            "verifies every byte."
         ),
         "genlab data quickstart",
     )

@@ -92,9 +92,8 @@ def describe_cost(cost: Cost) -> str:
     return (
         f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
         f"{format_quantity(cost.disk_bytes, 'B')} at most, "
-        f"{format_seconds(3600 * cost.device_hours)} of this device "
-        f"at least (its peak is {format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not "
-        "reach it)"
+        f"{format_seconds(3600 * cost.device_hours)} of this device at least (its peak is "
+        f"{format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
     )
 
 

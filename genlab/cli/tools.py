@@ -27,8 +27,8 @@ def add_machine(add: AddCommand) -> None:
     command = add(
         "aot",
         (
-            "Compile every arm's training step and sampler for a TPU slice, without having one: do "
-            "they fit?"
+            "Compile every arm's training step and sampler for a TPU slice, without having one: "
+            "do they fit?"
         ),
         "genlab aot scale_300m --topology v5litepod-16",
     )

@@ -40,8 +40,7 @@ def local(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text}: expected a path on a local disk; only compare, train, tune, sample, "
-            "evaluate, report and listen "
-            "work in a bucket"
+            "evaluate, report and listen work in a bucket"
         )
     return Path(named(text))
 

@@ -89,8 +89,7 @@ def encode_corpus(
     if codec.spec.side_channels:
         raise GenlabError(
             f"codec: it has {codec.spec.side_channels} side channels, which no decoder predicts "
-            "yet; "
-            "compare decoders on a codec with side_channels=0"
+            "yet; compare decoders on a codec with side_channels=0"
         )
     directory = store_directory(manifest, codec, units, cache_dir)
     if not manifest.clips:

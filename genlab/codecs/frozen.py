@@ -227,11 +227,10 @@ def weights_path(name: str) -> Path:
     path = shipped if "/" not in name and not name.endswith(".safetensors") else Path(name)
     if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
         raise GenlabError(
-            f"codec {shorten(name)}: no weights at {one_line(str(path), 200)}; "
-            f"use {SHIPPED!r}, a published one ({', '.join(PUBLISHED)}, or "
-            "KIND:DIRECTORY), a Python file with codec(), or train one with `genlab train "
-            "configs/codec_16khz.py` and "
-            "give the path of the exported .safetensors"
+            f"codec {shorten(name)}: no weights at {one_line(str(path), 200)}; use {SHIPPED!r}, a "
+            f"published one ({', '.join(PUBLISHED)}, or KIND:DIRECTORY), a Python file with "
+            "codec(), or train one with `genlab train configs/codec_16khz.py` and give the path "
+            "of the exported .safetensors"
         )
     return path
 
@@ -309,9 +308,9 @@ def check_is_local(name: str, asking: Path) -> None:
     if needs_download(source or config_class.hub_id, config_class.hub_subfolder):
         raise ConfigError(
             f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a "
-            "config.json "
-            f"downloads nothing by itself; add data.codec={name:.100} if you want them, or fetch "
-            f"them with `genlab codec load {kind} --weights {(source or config_class.hub_id):.100}`"
+            f"config.json downloads nothing by itself; add data.codec={name:.100} if you want "
+            f"them, or fetch them with `genlab codec load {kind} --weights "
+            f"{(source or config_class.hub_id):.100}`"
         )
 
 

@@ -115,8 +115,8 @@ def find_directory(source: str, subfolder: str = "") -> Path:
         reason = str(error).strip().splitlines()[0]
         raise GenlabError(
             f"{source}: not a directory here, and the Hub did not give it "
-            f"({type(error).__name__}: {reason:.120}); "
-            "copy its config.json and safetensors into a directory and name that"
+            f"({type(error).__name__}: {reason:.120}); copy its config.json and safetensors into "
+            "a directory and name that"
         ) from None
 
 

@@ -49,8 +49,8 @@ class SpeechTokenizerConfig(PublishedConfig):
     )
     conversion: ClassVar[str] = (
         "SpeechTokenizer is published as a pickle, SpeechTokenizer.pt; "
-        "genlab/codecs/speechtokenizer.py begins with "
-        "the lines that convert it, to be run where torch is installed"
+        "genlab/codecs/speechtokenizer.py begins with the lines that convert it, to be run where "
+        "torch is installed"
     )
 
     kind: Literal["speechtokenizer"] = "speechtokenizer"

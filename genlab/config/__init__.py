@@ -77,8 +77,7 @@ class Config(pydantic.BaseModel):
                     expected = ", ".join(sorted(known.__name__ for known in declared[name]))
                     raise ValueError(
                         f"{name}: got a {type(value).__name__}, which config.json could not name "
-                        "and would read back "
-                        f"as another type; expected exactly one of {expected}"
+                        f"and would read back as another type; expected exactly one of {expected}"
                     )
         return self
 

@@ -103,9 +103,8 @@ class Open:
             if cls is None and isinstance(kind, str) and REFERENCE.fullmatch(kind):
                 raise ValueError(
                     f"kind={shorten(kind)} is code, and no class of that name was loaded; "
-                    "expected a Config class in a "
-                    "Python file or module that a config file or an override names, or that "
-                    "--trust-code lets run"
+                    "expected a Config class in a Python file or module that a config file or an "
+                    "override names, or that --trust-code lets run"
                 )
             if cls is None or info.mode != "json":
                 return inner(value)
@@ -213,8 +212,7 @@ def reference(cls: type) -> str:
     if "." in cls.__qualname__ or not hasattr(module, cls.__name__):
         raise ValueError(
             f"{cls.__qualname__} is not at the top level of its file, so config.json could not "
-            "name it and would read "
-            "it back as another type; define it there"
+            "name it and would read it back as another type; define it there"
         )
     file = getattr(module, "__file__", None)
     if file is None:

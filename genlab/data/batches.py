@@ -46,8 +46,7 @@ class BatchSource:
         if len(dataset) < batch_size:
             raise GenlabError(
                 f"batch_size: the data set holds {len(dataset)} elements, fewer than one batch of "
-                f"{batch_size}; "
-                "use a smaller batch, or repeat the data set"
+                f"{batch_size}; use a smaller batch, or repeat the data set"
             )
         self.dataset = dataset
         self.batch_size = batch_size

@@ -386,8 +386,7 @@ def _note_texts(clips: Sequence[Clip]) -> list[str]:
         return []
     return [
         f"{len(silent)} of {len(written)} texts have no letter a-z, digit or apostrophe (for "
-        "example "
-        f"{shorten(silent[0])}): they count as no text"
+        f"example {shorten(silent[0])}): they count as no text"
     ]
 
 

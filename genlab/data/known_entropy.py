@@ -79,8 +79,7 @@ class KnownEntropy(Config):
         if self.entries < self.states or self.branches > self.states:
             raise ValueError(
                 f"states={self.states}: expected at most entries={self.entries}, since a level-0 "
-                "code names its "
-                f"state, and at least branches={self.branches}"
+                f"code names its state, and at least branches={self.branches}"
             )
         comparisons = self.codebooks * self.entries**2 * self.latent_channels
         if comparisons > MAX_COMPARISONS:
@@ -93,8 +92,7 @@ class KnownEntropy(Config):
         if numbers > MAX_NUMBERS:
             raise ValueError(
                 f"clips={self.clips} of clip_frames={self.clip_frames} hold {numbers:.1e} codes "
-                "and latents, more than "
-                f"{MAX_NUMBERS:.1e}; lower clips or clip_frames"
+                f"and latents, more than {MAX_NUMBERS:.1e}; lower clips or clip_frames"
             )
         # The entropy of latents is known only while a frame's codes follow from its latent, so
         # noise must not cross a border. Checked last: it builds the tables, which the limits above
@@ -103,8 +101,7 @@ class KnownEntropy(Config):
         if half_distance < NOISE_DEVIATIONS * self.noise:
             raise ValueError(
                 f"noise={self.noise:g}: code vectors lie {half_distance:.2g} from their borders, "
-                "and "
-                f"{NOISE_DEVIATIONS} deviations must fit; lower noise or entries, or raise "
+                f"and {NOISE_DEVIATIONS} deviations must fit; lower noise or entries, or raise "
                 "latent_channels"
             )
         return self
@@ -210,10 +207,8 @@ class KnownEntropy(Config):
         hz = self.spec.frame_hz
         return (
             f"known entropy: {self.rate_bits * hz:.1f} bits/s; modelling each frame by itself "
-            "costs "
-            f"{self.frame_bits * hz:.1f}, each code by itself {self.code_bits * hz:.1f}, naming "
-            "every code "
-            f"{self.codebooks * np.log2(self.entries) * hz:.1f}"
+            f"costs {self.frame_bits * hz:.1f}, each code by itself {self.code_bits * hz:.1f}, "
+            f"naming every code {self.codebooks * np.log2(self.entries) * hz:.1f}"
         )
 
 

@@ -146,8 +146,7 @@ def pack_clip(clip: TokenClip) -> bytes:
     if not frames == len(clip.latents) == len(clip.units):
         raise GenlabError(
             f"clip {clip.id!r}: {frames} frames of codes, {len(clip.latents)} of latents, "
-            f"{len(clip.units)} of units; "
-            "codec and unit encoder must work at the same frame rate"
+            f"{len(clip.units)} of units; codec and unit encoder must work at the same frame rate"
         )
     header = {"id": clip.id, "text": clip.text, "speaker": clip.speaker, "path": clip.path}
     header |= {
@@ -302,8 +301,8 @@ class TokenStore:
         if codec_fingerprint not in (None, self.info.codec_fingerprint):
             raise GenlabError(
                 f"token store {directory}: made by codec {self.info.codec_fingerprint}, but the "
-                "config's codec is "
-                f"{codec_fingerprint}; encode the corpus with that codec into another directory"
+                f"config's codec is {codec_fingerprint}; encode the corpus with that codec into "
+                "another directory"
             )
         self._records = _open_records(
             directory, sum(split.clips for split in self.info.splits.values())

@@ -116,10 +116,9 @@ class ConditionConfig(Config):
             )
         raise ConfigError(
             f"condition.content='text': none of the {len(texts)} training clips has a text in the "
-            "alphabet a-z, 0-9 "
-            f"and apostrophe (for example {shorten(example)}), so every arm would train without "
-            "content; transliterate "
-            "the texts, or set condition.content=semantic or none"
+            f"alphabet a-z, 0-9 and apostrophe (for example {shorten(example)}), so every arm "
+            "would train without content; transliterate the texts, or set "
+            "condition.content=semantic or none"
         )
 
     @property

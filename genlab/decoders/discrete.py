@@ -111,14 +111,14 @@ class DiscreteConfig(Config):
         if isinstance(self.noise, UniformNoise) and sampler.order != "ancestral":
             raise GenlabError(
                 f"sampler.order={sampler.order!r}: with decoder.noise.kind='uniform' no code is "
-                "hidden, so none can be "
-                "revealed first; use sampler.order='ancestral', or decoder.noise.kind='absorbing'"
+                "hidden, so none can be revealed first; use sampler.order='ancestral', or "
+                "decoder.noise.kind='absorbing'"
             )
         if isinstance(self.noise, UniformNoise) and sampler.noise_bits is not None:
             raise GenlabError(
                 f"sampler.noise_bits={sampler.noise_bits}: not with decoder.noise.kind='uniform', "
-                "whose steps draw "
-                "twice; use sampler.noise_bits=null, or decoder.noise.kind='absorbing'"
+                "whose steps draw twice; use sampler.noise_bits=null, or "
+                "decoder.noise.kind='absorbing'"
             )
 
     def _call_flops(self, task: Task) -> float:

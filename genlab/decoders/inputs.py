@@ -290,7 +290,7 @@ def _check_axes(tree: PyTree) -> None:
             if kind == AxisType.Explicit:
                 raise GenlabError(
                     f"mesh: axis {axis!r} is Explicit, the default of jax.make_mesh, but genlab "
-                    "leaves layouts to the "
-                    "compiler; pass axis_types=(jax.sharding.AxisType.Auto,) for each axis, or use "
+                    "leaves layouts to the compiler; pass "
+                    "axis_types=(jax.sharding.AxisType.Auto,) for each axis, or use "
                     "genlab.machine.use_mesh"
                 )

@@ -146,9 +146,8 @@ class LatentARConfig(Config):
         if sampler.guidance != 1 and not self.head.takes_guidance:
             raise GenlabError(
                 f"sampler.guidance={sampler.guidance:g}: a head of kind {self.head.kind!r} has no "
-                "guided density to "
-                "draw from; set sampler.guidance=1 or use decoder.head.kind='flow', whose "
-                "velocity can be guided"
+                "guided density to draw from; set sampler.guidance=1 or use "
+                "decoder.head.kind='flow', whose velocity can be guided"
             )
 
 
@@ -256,8 +255,8 @@ class LatentAR(nnx.Module):
         """
         raise GenlabError(
             f"score: decoder.head.kind={self.config.head.kind!r} draws latents but has no "
-            "density, so codes have no "
-            "bits under it; use decoder.head.kind='gmm', or compare by the energy of the next block"
+            "density, so codes have no bits under it; use decoder.head.kind='gmm', or compare by "
+            "the energy of the next block"
         )
 
     def stream(

@@ -189,9 +189,8 @@ class MAR(nnx.Module):
         """
         raise GenlabError(
             "score: decoder.kind='mar' draws latents with a flow and has no density, so codes "
-            "have no bits under it; "
-            "use decoder.kind='latent_ar' with a 'gmm' head, or compare by the energy of the next "
-            "block"
+            "have no bits under it; use decoder.kind='latent_ar' with a 'gmm' head, or compare by "
+            "the energy of the next block"
         )
 
     def _hidden(

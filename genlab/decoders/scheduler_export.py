@@ -43,9 +43,8 @@ def scheduler_config(
     if fields is None:
         raise GenlabError(
             f"sampler.solver.kind={sampler.solver.kind!r}: diffusers has no scheduler for it on "
-            "the "
-            f"{decoder.path.kind!r} path with predicts={decoder.predicts!r}; scheduler_export.py "
-            "lists those it has"
+            f"the {decoder.path.kind!r} path with predicts={decoder.predicts!r}; "
+            "scheduler_export.py lists those it has"
         )
     name, values = fields
     return name, {"num_train_timesteps": NUM_TRAIN_TIMESTEPS, **values}

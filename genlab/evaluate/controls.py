@@ -88,8 +88,7 @@ def derange_texts(texts: Sequence[str], seed: int = 0) -> Int[np.ndarray, "n"]:
     if not texts or 2 * largest > len(texts):
         raise GenlabError(
             f"prompts: {largest} of {len(texts)} have the same text; the prompt-swap control "
-            "needs prompts "
-            "where no text occurs in more than half"
+            "needs prompts where no text occurs in more than half"
         )
     other = np.empty(len(texts), np.intp)
     other[order] = np.roll(order, -largest)

@@ -88,8 +88,7 @@ class ReferenceSet(NamedTuple):
         if vectors.shape[1] != len(self.mean):
             raise GenlabError(
                 f"embeddings: {vectors.shape[1]} channels, expected {len(self.mean)} as the "
-                "reference has; embed both "
-                "sets with the same embedder"
+                "reference has; embed both sets with the same embedder"
             )
         return (vectors - self.mean) @ self.axes
 
@@ -266,9 +265,8 @@ def _stack(embeddings: Sequence[Shaped[np.ndarray, "..."]]) -> tuple[np.ndarray,
         if np.ndim(vectors) != 2 or not len(vectors):
             raise GenlabError(
                 f"embeddings[{number}]: shape {np.shape(vectors)}, expected the vectors of one "
-                "clip, shape "
-                "(vectors, channels); embed waves first, and give one vector per clip as "
-                "vector[None]"
+                "clip, shape (vectors, channels); embed waves first, and give one vector per "
+                "clip as vector[None]"
             )
         if vectors.shape[1] != embeddings[0].shape[1]:
             raise GenlabError(

@@ -75,11 +75,9 @@ class Excess(NamedTuple):
         )
         return (
             f"{self.validity}: {self.bits.value:.1f} [{self.bits.low:.1f}, {self.bits.high:.1f}] "
-            "bits/s on "
-            f"{self.bits.n} fresh clips, Monte-Carlo error {self.monte_carlo_error:.2f}; the "
-            "source itself "
-            f"{self.source:.1f}; excess {self.excess.value:+.2f} [{self.excess.low:+.2f}, "
-            f"{self.excess.high:+.2f}] "
+            f"bits/s on {self.bits.n} fresh clips, Monte-Carlo error "
+            f"{self.monte_carlo_error:.2f}; the source itself {self.source:.1f}; excess "
+            f"{self.excess.value:+.2f} [{self.excess.low:+.2f}, {self.excess.high:+.2f}] "
             f"({share:+.1%}): {verdict}"
         )
 

@@ -117,8 +117,8 @@ def solve_steps(
         if steps == 1:
             missed = f"{flops_per_step / budget.train_flops:.3g} times the whole budget"
         raise GenlabError(
-            f"{told}, {missed}; raise train_flops to "
-            f"budget.train_flops={fitting:.7g}, which every arm meets, or lower batch_size"
+            f"{told}, {missed}; raise train_flops to budget.train_flops={fitting:.7g}, which "
+            "every arm meets, or lower batch_size"
         )
     if steps > MAX_STEPS:
         raise GenlabError(
@@ -199,10 +199,8 @@ def check_memory(run: DecoderRun, params: int) -> None:
     if present is not None and needed > present:
         raise GenlabError(
             f"arm {run.name!r}: training {params:.3g} parameters with batch_size={run.batch_size} "
-            "takes at least "
-            f"{needed / 2**30:.3g} GiB, and there are {present / 2**30:.3g} GiB; lower "
-            "backbone.width, "
-            "backbone.layers or batch_size"
+            f"takes at least {needed / 2**30:.3g} GiB, and there are {present / 2**30:.3g} GiB; "
+            "lower backbone.width, backbone.layers or batch_size"
         )
 
 

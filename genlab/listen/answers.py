@@ -107,8 +107,7 @@ def check_answers(answers: Answers, key: Key, digest: str) -> None:
     if answers.key_sha256 != digest:
         raise ConfigError(
             f"key_sha256={answers.key_sha256:.12}...: expected {digest:.12}..., the digest of "
-            "key.json: these are "
-            "answers to another page, or the key was changed"
+            "key.json: these are answers to another page, or the key was changed"
         )
     names = [screen.screen for screen in answers.screens]
     if missing := [name for name in key.screens if name not in names]:

@@ -203,8 +203,7 @@ def _check_place(out: Path) -> None:
     if os.path.lexists(out / "key.json"):
         raise GenlabError(
             f"{shown(out / 'key.json')}: exists, and a new key would make the answers to its page "
-            "unreadable; "
-            "use another --out, or delete it"
+            "unreadable; use another --out, or delete it"
         )
     page = out / "listen.html"
     refuse_to_replace(page, _is_page(page))  # one of ours without a key was cut short

@@ -147,9 +147,8 @@ def cut_alike(waves: Mapping[str, Sound], rate_hz: int, prompt: int) -> dict[str
         name = min(lengths, key=lengths.__getitem__)
         raise GenlabError(
             f"prompt{prompt:02}: {name} lasts {shortest / rate_hz:.2f} s, the longest clip "
-            f"{longest / rate_hz:.2f} s: "
-            f"expected at most {MAX_CUT_S} s between them, otherwise the length gives the clip "
-            "away; sample it again"
+            f"{longest / rate_hz:.2f} s: expected at most {MAX_CUT_S} s between them, otherwise "
+            "the length gives the clip away; sample it again"
         )
     num_faded = min(shortest, round(FADE_S * rate_hz))
     fade = np.ones(shortest, np.float32)

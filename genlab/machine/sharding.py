@@ -85,8 +85,8 @@ class ShardingConfig(Config):
         if rest or (left > 1 and None not in self._sizes):
             raise ConfigError(
                 f"sharding data, fsdp, tensor={self._sizes}: {num_devices} devices are available; "
-                "give sizes whose "
-                "product divides that, and None for the one that takes what is left"
+                "give sizes whose product divides that, and None for the one that takes what is "
+                "left"
             )
         return tuple(left if size is None else size for size in self._sizes)
 

@@ -98,8 +98,7 @@ def find_topology(name: str) -> Topology:
     if not found or generation not in CHIPS:
         raise GenlabError(
             f"--topology {name}: expected GENERATION-NUMBER or GENERATION:AxB[xC] with one of "
-            f"{', '.join(CHIPS)}, "
-            "for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
+            f"{', '.join(CHIPS)}, for example v5litepod-16, v6e-16, v5p-16 or v5e:4x4"
         )
     # v5e and v6e are named by chips (v5e-16); the others by cores, two of which make a chip.
     is_flat = generation in ("v5e", "v6e")

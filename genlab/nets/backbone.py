@@ -88,16 +88,15 @@ class BackboneConfig(Config):
         if params > MAX_PARAMS:
             raise ValueError(
                 f"layers={self.layers}, width={self.width} and ffn_multiple={self.ffn_multiple:g} "
-                f"make {params:.1e} "
-                f"parameters, more than {MAX_PARAMS:.0e}; lower one of them"
+                f"make {params:.1e} parameters, more than {MAX_PARAMS:.0e}; lower one of them"
             )
         if not self.period:
             raise ValueError("backbone.mixer=[]: expected one mixer, or several that take turns")
         if self.layers % len(self.period):
             raise ValueError(
                 f"layers={self.layers} must be a multiple of the {len(self.period)} mixers that "
-                "take turns; "
-                f"set layers={len(self.period) * max(1, round(self.layers / len(self.period)))}"
+                "take turns; set "
+                f"layers={len(self.period) * max(1, round(self.layers / len(self.period)))}"
             )
         return self
 
@@ -134,8 +133,7 @@ class BackboneConfig(Config):
         if fixed := [mixer.kind for mixer in self.period if not mixer.chooses]:
             raise ConfigError(
                 f"{setting}: backbone.mixer={fixed[0]} reads frames at fixed distances, so "
-                f"{problem}; "
-                f"use {fix}, or backbone.mixer.kind=attention"
+                f"{problem}; use {fix}, or backbone.mixer.kind=attention"
             )
 
 

@@ -74,8 +74,7 @@ def _equation_flops(equation: JaxprEqn) -> float:
     if name == "while" and sum(inner) > 0:
         raise GenlabError(
             "count_flops: a while loop contains matrix products and its number of turns depends "
-            "on data; "
-            "use lax.scan, or lax.fori_loop with bounds that are Python integers"
+            "on data; use lax.scan, or lax.fori_loop with bounds that are Python integers"
         )
     return float(sum(inner))
 

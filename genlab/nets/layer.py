@@ -140,8 +140,8 @@ class PlainMixer(Config):
         """
         raise ConfigError(
             f"backbone.mixer: {self.kind} cannot run step by step, as this decoder does; give "
-            f"{type(self).__name__} "
-            "a method `empty` and let its module take a cache, or use backbone.mixer.kind=attention"
+            f"{type(self).__name__} a method `empty` and let its module take a cache, or use "
+            "backbone.mixer.kind=attention"
         )
 
     def missing(self, shape: LayerShape, x: Float[Array, "b t h"], has_pairs: bool) -> int:

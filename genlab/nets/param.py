@@ -106,8 +106,7 @@ def _default_rule(path: str, variable: nnx.Variable) -> Rule:
         return Rule(INPUTS, is_decayed=True)
     raise GenlabError(
         f"parameter {path}: its {num_axes} axes do not say whether weight decay acts on it or how "
-        "it is split; "
-        "make it with `matrix` or `vector` of genlab.nets.param, or call its "
+        "it is split; make it with `matrix` or `vector` of genlab.nets.param, or call its "
         "set_metadata(rule=Rule(...))"
     )
 

@@ -124,8 +124,7 @@ def find_answer(results: Scored, ledger: Ledger | None) -> Answer:
     if "seeds" not in covered(results):
         headline = (
             "Not settled: these intervals cover the choice of prompts alone; score the comparison "
-            "again with "
-            "`genlab evaluate` for intervals that cover its training seeds."
+            "again with `genlab evaluate` for intervals that cover its training seeds."
         )
         return Answer("not settled", headline, shows, cannot)
     return _decide(results, scored, name, seeds, shows)
@@ -160,8 +159,7 @@ def _decide(results: Scored, arms: Sequence[Row], name: str, seeds: int, shows: 
         facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
         headline = (
             f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in "
-            f"{title} within "
-            f"{alike[0][1]['margin']:g}: {facts}"
+            f"{title} within {alike[0][1]['margin']:g}: {facts}"
         )
         headline += (
             f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}"
@@ -173,8 +171,7 @@ def _decide(results: Scored, arms: Sequence[Row], name: str, seeds: int, shows: 
     rival, pair = beaten[0]
     headline = (
         f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better "
-        f"than {rival} by "
-        f"{format_interval(pair, absolute=True)} {over}"
+        f"than {rival} by {format_interval(pair, absolute=True)} {over}"
     )
     if pair.get("equivalent"):
         headline += (
@@ -199,8 +196,7 @@ def _doubt(
         both = " and ".join(f"{arm_title(arm)} ({_validity(arm, name)})" for arm in (best, rival))
         return (
             f"the {title} of {both} cannot be ranked; of such values, only an upper bound below "
-            "an exact one is "
-            "conclusive."
+            "an exact one is conclusive."
         )
     if pair is None:
         return f"{arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
@@ -216,9 +212,8 @@ def _doubt(
     within = f" nor stays within {margin:g}" if margin else ""
     return (
         f"the {title} of {arm_title(best)} and {arm_title(rival)} differs by "
-        f"{format_interval(pair)}, which neither "
-        f"excludes zero{within} after correction for the number of "
-        f"pairs.{_describe_need(pair.get('plan'))}"
+        f"{format_interval(pair)}, which neither excludes zero{within} after correction for the "
+        f"number of pairs.{_describe_need(pair.get('plan'))}"
     ).replace("neither excludes zero after", "does not exclude zero after")
 
 
@@ -331,13 +326,13 @@ def _describe(results: Scored, arms: Sequence[Row], name: str, seeds: int) -> tu
     if "seeds" not in covers:
         return shows, (
             f"The intervals do not cover the training seed: with {_count(seeds, 'seed')} a "
-            "difference between these "
-            "trained models may come from the family or from the initialisation."
+            "difference between these trained models may come from the family or from the "
+            "initialisation."
         )
     return shows, (
         f"{_count(seeds, 'seed')} per arm say too little about how much seeds differ: a "
-        "difference between these "
-        "trained models may come from the family or from the initialisation."
+        "difference between these trained models may come from the family or from the "
+        "initialisation."
     )
 
 

@@ -67,8 +67,7 @@ def _article(row: PromptRow, titles: Mapping[str, str], markers: Mapping[str, in
     ]
     return Markup(
         '<article class="prompt" aria-label="{0}"><header><h3>{0}</h3><p class="said">{1}</p><p '
-        'class="facts">{2}</p>'
-        '</header><div class="clips">{3}</div></article>'
+        'class="facts">{2}</p></header><div class="clips">{3}</div></article>'
     ).format(row.prompt, row.text, " · ".join(facts), join(clips))
 
 

@@ -229,8 +229,7 @@ def _head(question: str, answer: Answer, results: Shown, ledger: Ledger) -> Mark
     ]
     return Markup(
         '<header class="top"><p class="kind">genlab comparison</p><h1>{}</h1><div class="answer '
-        '{}">'
-        '<p class="status">{}</p><p class="headline">{}</p>{}</div><dl '
+        '{}"><p class="status">{}</p><p class="headline">{}</p>{}</div><dl '
         'class="facts">{}</dl></header>'
     ).format(
         question,
@@ -383,20 +382,16 @@ def _method(results: Shown) -> Markup:
     paragraphs = [
         f"Matching: {mode}: {_MODES[mode]}." if mode in _MODES else "",
         "One codec gives both views of the audio: codes are the residual quantisation of its "
-        "latents. Arms differ in "
-        "the decoder only. A codec floor is real audio encoded and decoded again, from codes or "
-        "from latents: the best "
-        "that an arm reading that view can do.",
+        "latents. Arms differ in the decoder only. A codec floor is real audio encoded and "
+        "decoded again, from codes or from latents: the best that an arm reading that view can do.",
         "All arms train on the same batches in the same order, get the same conditions, and "
-        "sample the same prompts "
-        "with the same seeds. Losses of different families are not compared: they are not the "
-        "same quantity.",
+        "sample the same prompts with the same seeds. Losses of different families are not "
+        "compared: they are not the same quantity.",
         f"Intervals are 95 % intervals over {covered(results)}. Two arms are compared by the "
-        "paired difference on the "
-        "same prompts, with Holm's correction for the number of pairs. Training seeds per arm: "
-        f"{', '.join(map(str, seeds)) or 'not stated'}. A winner is named only with at least "
-        f"{MIN_SEEDS} seeds, a "
-        "controlled ledger, passed controls, and every paired interval beyond zero.",
+        "paired difference on the same prompts, with Holm's correction for the number of pairs. "
+        f"Training seeds per arm: {', '.join(map(str, seeds)) or 'not stated'}. A winner is named "
+        f"only with at least {MIN_SEEDS} seeds, a controlled ledger, passed controls, and every "
+        "paired interval beyond zero.",
         f"Pictures: {NUM_MELS} mel bands, 32 ms Hann windows, one every 5 ms, fixed dB range.",
         *map(str, results.get("method", [])),
     ]

@@ -274,8 +274,7 @@ def _entries_of(results: Shown, names: Iterable[str], out: Path) -> dict[str, Ro
         if "steps" not in entries.get(name, {}):
             raise DamagedError(
                 f"{out / 'results.json'}: damaged: expected an entry with steps of row {name!r}, "
-                "got "
-                f"{', '.join(entries)}; run the same `genlab compare` again"
+                f"got {', '.join(entries)}; run the same `genlab compare` again"
             )
     return entries
 
@@ -447,16 +446,13 @@ def _coverage(num_seeds: int) -> str:
     if num_seeds == 1:
         return (
             "Intervals are 95 % bootstrap intervals over prompts. They do not cover the training "
-            "seed: one seed per "
-            "arm says nothing about what another would have given."
+            "seed: one seed per arm says nothing about what another would have given."
         )
     return (
         "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, "
-        "by Student's t. A "
-        "difference of two arms is paired by prompt and not by seed: seeds numbered alike are "
-        "independent draws. "
-        f"Scores of whole sets of clips are means over the {num_seeds} seeds, and their intervals "
-        "cover both as well."
+        "by Student's t. A difference of two arms is paired by prompt and not by seed: seeds "
+        "numbered alike are independent draws. Scores of whole sets of clips are means over the "
+        f"{num_seeds} seeds, and their intervals cover both as well."
     )
 
 
@@ -466,20 +462,15 @@ def _method(config: Comparison, material: Material) -> list[str]:
     # The page prints these lines as they are; facts come from the config, never from memory.
     return [
         f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no "
-        "arm has seen. The "
-        f"conditions are the speaker and {conditions} of the real clip, and the number of frames; "
-        "every arm "
-        "draws prompt i with the same seed.",
+        f"arm has seen. The conditions are the speaker and {conditions} of the real clip, and the "
+        "number of frames; every arm draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
-        f"{spec.codebooks} codebooks of "
-        f"{spec.entries} entries ({spec.bitrate_bps / 1000:g} kbit/s), {spec.latent_channels} "
-        "latent channels. "
-        "Its floors are the best that these tokens can say of a clip.",
+        f"{spec.codebooks} codebooks of {spec.entries} entries ({spec.bitrate_bps / 1000:g} "
+        f"kbit/s), {spec.latent_channels} latent channels. Its floors are the best that these "
+        "tokens can say of a clip.",
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
-        "upper bound averaged "
-        f"over {config.evaluation.score_draws} draws per clip, through latents with a q as wide "
-        "as is best on unscored "
-        "clips. They rank two arms only where both are exact, or where "
-        "the bound of one lies below the exact value of the other.",
+        f"upper bound averaged over {config.evaluation.score_draws} draws per clip, through "
+        "latents with a q as wide as is best on unscored clips. They rank two arms only where "
+        "both are exact, or where the bound of one lies below the exact value of the other.",
     ]

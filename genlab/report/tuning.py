@@ -84,19 +84,15 @@ def describe_tuning(tuning: Tuning) -> str:
     # TPE has no best-of-k curve: its trials are not independent draws.
     curve = (
         " The curve is the median best of k trials with a 95 % interval. Where the band is open "
-        "below, so few trials "
-        "cannot tell how much better the space may be. The value of the chosen trial is the best "
-        "of many and flatters "
-        "it."
+        "below, so few trials cannot tell how much better the space may be. The value of the "
+        "chosen trial is the best of many and flatters it."
         if any(arm["best_of"] for arm in tuning["arms"].values())
         else ""
     )
     return (
         f"{tuning['trials']} trials per arm on {tuning['fraction']:.0%} of its training budget "
-        "each: its own setting, "
-        f"and others {draws[tuning['sampler']]}. Space: {space}. Chosen by "
-        f"{score_title(tuning['by'])} on "
-        f"{tuning['num_prompts']} validation prompts.{curve}"
+        f"each: its own setting, and others {draws[tuning['sampler']]}. Space: {space}. Chosen by "
+        f"{score_title(tuning['by'])} on {tuning['num_prompts']} validation prompts.{curve}"
     )
 
 

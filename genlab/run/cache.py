@@ -27,8 +27,8 @@ def cache_root() -> Path:
     if "://" in root:
         raise GenlabError(
             f"{CACHE_VARIABLE}={root}: stores are read at random; name a directory on a local "
-            "disk. "
-            f"{SHARED_VARIABLE}=gs://BUCKET/PATH shares what is built there with other machines"
+            f"disk. {SHARED_VARIABLE}=gs://BUCKET/PATH shares what is built there with other "
+            "machines"
         )
     return Path(root).expanduser()
 
@@ -63,8 +63,7 @@ def writing_to_cache() -> Iterator[None]:
             raise
         raise GenlabError(
             f"{CACHE_VARIABLE}={cache_root()}: cannot be written ({error.strerror}); set "
-            f"{CACHE_VARIABLE} "
-            "to a folder that can"
+            f"{CACHE_VARIABLE} to a folder that can"
         ) from None
 
 

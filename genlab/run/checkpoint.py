@@ -213,9 +213,8 @@ def _restore(path: Path, step: int, expect: Expect) -> Restored:
         if name not in wanted or name not in found or wanted[name] != found[name][:2]:
             raise CheckpointMismatch(
                 f"{path}: {name}: the checkpoint has {found.get(name, ['nothing'])[:2]}, this "
-                "model needs "
-                f"{wanted.get(name, 'nothing')}; use the config the run was made with, or another "
-                "directory"
+                f"model needs {wanted.get(name, 'nothing')}; use the config the run was made "
+                "with, or another directory"
             )
     from orbax.checkpoint import v1 as ocp
 

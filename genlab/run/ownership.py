@@ -114,8 +114,8 @@ def check_has_no_way_out(directory: Path) -> None:
                 shown = directory / os.path.relpath(path, root)
                 raise GenlabError(
                     f"{shown}: a link to {shorten(os.readlink(path))}, out of {directory}, where "
-                    "nothing is "
-                    "written or deleted; put what it leads to in its place, or remove it"
+                    "nothing is written or deleted; put what it leads to in its place, or remove "
+                    "it"
                 )
 
 

@@ -183,9 +183,8 @@ def _refuse_other_host(run_dir: Path) -> None:
         # not wait for a person. A heartbeat that moves means a live one.
         if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
             raise LockedError(
-                f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); "
-                f"wait for it, or {REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another "
-                "directory"
+                f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); wait for it, or "
+                f"{REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
             )
         print(
             f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives",

@@ -193,8 +193,8 @@ def _warn_if_busy(name: str, other_cores: float) -> None:
     if other_cores > QUIET_CORES:
         print(
             f"genlab bench: {name}: other processes used {other_cores:.1f} cores meanwhile; on a "
-            "busy machine torch's "
-            "threads wait for each other, so neither times nor ratio mean much",
+            "busy machine torch's threads wait for each other, so neither times nor ratio mean "
+            "much",
             file=sys.stderr,
         )
 

@@ -91,8 +91,7 @@ def format_lines(row: dict[str, Any]) -> str:
             "fits",
             (
                 f"{cells['memory (GiB)']} of {total:.2f} GiB ({cells['of HBM']}); "
-                f"{', '.join(parts)} "
-                "GiB"
+                f"{', '.join(parts)} GiB"
             ),
         ),
         ("FLOPs", f"{row['flops']:.3g}, {cells['FLOP/byte']} per byte of memory traffic"),

@@ -229,9 +229,8 @@ def _per_clip(values: Shaped[np.ndarray, "..."], name: str) -> Float[np.ndarray,
     if array.ndim != 1:
         raise GenlabError(
             f"{name}: shape {array.shape}, expected one value per clip; for values of shape "
-            "(seeds, prompts) use "
-            "crossed_difference or crossed_mean of genlab.statistics.crossed, which know that "
-            "prompts repeat"
+            "(seeds, prompts) use crossed_difference or crossed_mean of "
+            "genlab.statistics.crossed, which know that prompts repeat"
         )
     return array
 

@@ -120,8 +120,7 @@ def fit_curve(curve: Curve, *, seed: int = 0, num_draws: int = NUM_DRAWS) -> Fit
     if len(x) < 3 or len(budgets) < 2 or not (x > 0).all() or not np.isfinite(score).all():
         raise GenlabError(
             f"{len(x)} runs at x={budgets.tolist()}: a curve needs 3 runs or more at 2 budgets or "
-            "more, all above zero "
-            "and with a score; run the comparison at more budgets"
+            "more, all above zero and with a score; run the comparison at more budgets"
         )
     x_mid = float(np.exp(np.log(budgets).mean()))
     ratios = tuple((x / x_mid).tolist())
@@ -271,8 +270,7 @@ def plan_sweep(
     if len(budgets) < 3 or num_seeds < 1:
         raise GenlabError(
             f"{len(budgets)} budgets with {num_seeds} seeds planned: a sweep needs 3 budgets or "
-            "more to show where "
-            "curves cross, and 1 seed or more"
+            "more to show where curves cross, and 1 seed or more"
         )
 
     def assess(chosen: tuple[float, ...], seeds: int) -> SweepPlan:

@@ -298,16 +298,15 @@ def _verdict(
     )
     return (
         f"{' and '.join(names)}: {found.verdict}: {names[first]} is ahead below "
-        f"{_show(found.x, against)} {interval}, "
-        f"{names[1 - first]} above; swept {sweep} ({forms}){place}"
+        f"{_show(found.x, against)} {interval}, {names[1 - first]} above; swept {sweep} "
+        f"({forms}){place}"
     )
 
 
 def _describe_plans(planned: SweepPlan, cheapest: SweepPlan | None, against: str) -> str:
     text = (
         f"plan: {_sweep(planned.budgets, planned.seeds, against)} would show the crossing inside "
-        "with probability "
-        f"{planned.probability:.0%}; "
+        f"with probability {planned.probability:.0%}; "
     )
     if cheapest is None:
         return text + (

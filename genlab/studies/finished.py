@@ -96,8 +96,7 @@ class FinishedRun:
             if type(sampler) is not type(run.arm.sampler):
                 raise GenlabError(
                     f"sampler: got {type(sampler).__name__}, expected "
-                    f"{type(run.arm.sampler).__name__}, "
-                    f"the sampler of arm {self.arm!r}"
+                    f"{type(run.arm.sampler).__name__}, the sampler of arm {self.arm!r}"
                 )
             # Not validated again: the sampler was when it was made, and its family is right.
             run = run.model_copy(update={"arm": run.arm.model_copy(update={"sampler": sampler})})

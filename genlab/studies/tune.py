@@ -194,8 +194,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
     except GenlabError as error:
         raise GenlabError(
             f"a trial has --fraction {tuning.fraction:g} of the config's budget: {error}; the "
-            "config's must be "
-            f"{1 / tuning.fraction:g} times a trial's"
+            f"config's must be {1 / tuning.fraction:g} times a trial's"
         ) from None
     check_is_ours(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -436,8 +435,7 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFact
         if tuned["key"] != arm_key(config, name):
             raise GenlabError(
                 f"--tuned {path}: arm {name!r} was tuned with another decoder, data, backbone, "
-                "batch or budget; "
-                "tune this config"
+                "batch or budget; tune this config"
             )
         # A tuning.json comes from a file that may be someone else's; it must not bring code.
         if code := dict(find_code(tuned["setting"], f"arms.{name}.setting")):

@@ -33,10 +33,7 @@ _LEFT, _RIGHT, _ROW = 24, 436, 46
 # Colours of the report's first six arms; a file has no style sheet of the page around it.
 _STYLE = (
     "svg{font:13px "
-    "system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}"
-    ".grid{stroke:#ddd}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}"
-    ".marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}"
-    ".arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
+    "system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}.grid{stroke:#ddd}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}.marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}.arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
 )
 
 

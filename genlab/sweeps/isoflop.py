@@ -166,8 +166,7 @@ def fit_scaling(
     if len(inside) < 2:
         raise GenlabError(
             f"the best size lies inside the grid at {len(inside)} of {len(budgets)} budgets; add "
-            "shapes on the side "
-            "where the score still falls"
+            "shapes on the side where the score still falls"
         )
     exponent = _slopes(
         budgets[inside], np.log(np.array([[optima[index].params for index in inside]]))

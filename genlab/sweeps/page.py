@@ -348,8 +348,8 @@ def _check_fair(prediction: Contrast, runs: Sequence[SweepRun]) -> None:
     ):
         raise ValueError(
             f"predictions: {prediction.text!r} compares different arms of the points "
-            f"{', '.join(map(repr, by_run))}, "
-            "which share no data, budget or prompts; compare arms within a point"
+            f"{', '.join(map(repr, by_run))}, which share no data, budget or prompts; compare "
+            "arms within a point"
         )
 
 

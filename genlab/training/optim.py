@@ -125,8 +125,7 @@ def decay_tree(params: PyTree, rules: Mapping[str, Rule]) -> PyTree:
         if name not in rules:
             raise GenlabError(
                 f"parameter {name}: the model that the optimizer was built for has none of this "
-                "name; "
-                "build the optimizer for the model that it updates"
+                "name; build the optimizer for the model that it updates"
             )
         return rules[name].is_decayed
 

@@ -99,8 +99,7 @@ def sweep() -> Sweep:
         untested=(
             (
                 "A consistency head draws a latent in one call at the same quality: here it is a "
-                "flow "
-                "of eight calls."
+                "flow of eight calls."
             ),
             "Listeners prefer it: nobody was asked.",
         ),

@@ -77,7 +77,6 @@ def sweep() -> Sweep:
         untested=("What a downstream task makes of the lead: bits alone are scored.",),
         noticed=(
             "The lead grows from 107 to 152 bits/s. Diffusion, whose update is cheaper, sees 7 % "
-            "of the clips "
-            "twice in the longer run, which is to its advantage if anything.",
+            "of the clips twice in the longer run, which is to its advantage if anything.",
         ),
     )

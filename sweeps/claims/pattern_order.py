@@ -107,18 +107,13 @@ def sweep() -> Sweep:
         untested=("Listeners and Frechet distance rank the patterns alike: bits stand for both.",),
         noticed=(
             "Trained four times as long (the first run again with budget.steps=1200 and one "
-            "seed), parallel codes"
-            " stay ahead of delayed ones: 3,053 against 3,120 bits/s. So it is not the first "
-            "updates alone.",
+            "seed), parallel codes stay ahead of delayed ones: 3,053 against 3,120 bits/s. So it "
+            "is not the first updates alone.",
             "Half of that is the first level (TensorBoard, train/ar_nats_level_0): 2.98 nats "
-            "under delay and 2.52"
-            " in parallel after 1,200 updates. Delay hides the finer codes of the frames just "
-            "before, and here "
-            "they tell much of the next.",
+            "under delay and 2.52 in parallel after 1,200 updates. Delay hides the finer codes of "
+            "the frames just before, and here they tell much of the next.",
             "After 300 updates flat codes are a nat behind at the first level and ahead of both "
-            "at the last five:"
-            " what one code tells of the next in its frame is there to be learned, later than "
-            "what the last frame"
-            " tells.",
+            "at the last five: what one code tells of the next in its frame is there to be "
+            "learned, later than what the last frame tells.",
         ),
     )

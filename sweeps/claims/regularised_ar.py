@@ -118,7 +118,7 @@ def sweep() -> Sweep:
         ),
         noticed=(
             "Hidden inputs close 86 of the 123 bits/s between autoregression and the bound of "
-            "diffusion; dropout "
-            "and decay a quarter each, and after the correction neither is certain.",
+            "diffusion; dropout and decay a quarter each, and after the correction neither is "
+            "certain.",
         ),
     )

@@ -106,19 +106,16 @@ def sweep() -> Sweep:
         ),
         untested=(
             "The compute at which diffusion begins to win has a closed form in the amount of "
-            "unique data: that takes "
-            "many amounts, and one is run to many epochs here.",
+            "unique data: that takes many amounts, and one is run to many epochs here.",
             "Downstream tasks follow the validation loss: none is scored.",
         ),
         noticed=(
             "The lowest bits on a hundred clips are those of autoregression after 11 epochs, "
-            "3,636, and of "
-            "diffusion after as many, a bound of 3,690. Who stops in time sees no winner change; "
-            "who trains on "
-            "sees diffusion get worse far more slowly: 4,023 against 6,027 after 90.",
+            "3,636, and of diffusion after as many, a bound of 3,690. Who stops in time sees no "
+            "winner change; who trains on sees diffusion get worse far more slowly: 4,023 against "
+            "6,027 after 90.",
             "The measured points change places between 11 and 22 epochs. The fitted crossing is "
-            "called "
-            "extrapolated because its curves are lines or power laws in epochs, and these bend "
-            "back.",
+            "called extrapolated because its curves are lines or power laws in epochs, and these "
+            "bend back.",
         ),
     )

@@ -107,7 +107,6 @@ def sweep() -> Sweep:
         ),
         noticed=(
             "After 450 updates no arm is near its end: this is the order of early training. The "
-            "softmax, which has the "
-            "most numbers to learn, leads all the same.",
+            "softmax, which has the most numbers to learn, leads all the same.",
         ),
     )

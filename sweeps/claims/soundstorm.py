@@ -133,12 +133,9 @@ def sweep() -> Sweep:
         ),
         noticed=(
             "At equal training FLOPs flat autoregression makes 61 updates, and says no words at "
-            "all: its loss to "
-            "masked decoding is one of training cost. Delay, not flat, is the opponent that "
-            "counts: half the word"
-            " errors of masked_16 in as much time or less.",
+            "all: its loss to masked decoding is one of training cost. Delay, not flat, is the "
+            "opponent that counts: half the word errors of masked_16 in as much time or less.",
             "Other work ran on the machine beside these measurements; the seconds of one arm "
-            "differ by up to a "
-            "half between training seeds.",
+            "differ by up to a half between training seeds.",
         ),
     )

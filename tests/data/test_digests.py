@@ -157,8 +157,7 @@ def test_check_reads_every_byte(built, copied, capsys, monkeypatch):
     same = "its content does not match its digest"
     assert str(error.value) == (
         f"damaged: {audio[0]}: {same}; {audio[1]}: {same}; {audio[2]}: cannot be read (No such "
-        "file or directory); "
-        f"delete {copied} and make it again with `genlab data CONFIG`"
+        f"file or directory); delete {copied} and make it again with `genlab data CONFIG`"
     )
     (copied / "digests.json").unlink()
     assert "not checked" in check_directories([copied], MANIFEST_NAME)[0]

@@ -103,9 +103,8 @@ def test_speaker_disjoint_split():
 def test_same_plan_in_another_process(manifest):
     script = (
         "import json; from genlab.data.embedded import *; from genlab.data.manifest import "
-        "Manifest;"
-        "clips = [c for u in plan_utterances(Embedded(minutes=0.25)) for c in u.clips];"
-        "print(json.dumps([Manifest(clips, Path('.')).hash(), len(clips)]))"
+        "Manifest;clips = [c for u in plan_utterances(Embedded(minutes=0.25)) for c in "
+        "u.clips];print(json.dumps([Manifest(clips, Path('.')).hash(), len(clips)]))"
     )
     out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == [manifest.hash(), len(manifest.clips)]

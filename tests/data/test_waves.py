@@ -69,11 +69,11 @@ def test_element_is_a_function_of_seed_and_index(manifest, augment):
 
 def test_same_elements_in_another_process(manifest):
     script = (
-        "import hashlib, sys; from pathlib import Path; from genlab.data.waves import *;"
-        f"m = Manifest.load(Path({str(manifest.root)!r}));"
-        "ds = wave_dataset([(m, 1.0)], split='train', crop_samples=8000, seed=5, "
-        "augment=AugmentConfig());"
-        "print(hashlib.sha256(b''.join(ds[i][0][0].tobytes() for i in range(20))).hexdigest())"
+        "import hashlib, sys; from pathlib import Path; from genlab.data.waves import *;m = "
+        f"Manifest.load(Path({str(manifest.root)!r}));ds = wave_dataset([(m, 1.0)], "
+        "split='train', crop_samples=8000, seed=5, "
+        "augment=AugmentConfig());print(hashlib.sha256(b''.join(ds[i][0][0].tobytes() for i in "
+        "range(20))).hexdigest())"
     )
     out = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

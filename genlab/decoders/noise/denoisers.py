@@ -93,10 +93,8 @@ class StableAudioNetwork(Config):
             raise ConfigError(
                 f"decoder.network=stable_audio: condition.content={task.condition.content!r}, "
                 f"route={task.condition.route!r}, clip_route={task.condition.clip_route!r}, but "
-                "the "
-                "network takes text by cross-attention and one vector per clip; set "
-                "content='text', "
-                "route='cross', clip_route='adaln' with speaker or duration"
+                "the network takes text by cross-attention and one vector per clip; set "
+                "content='text', route='cross', clip_route='adaln' with speaker or duration"
             )
         # A field that the network ignores would still enter the hash: two runs would look different
         # and be the same.

@@ -198,8 +198,8 @@ class BoundedPath(GaussianPath):
         if predicts == "noise" and self.alpha(self.last_level) == 0:
             raise ValueError(
                 "predicts='noise': the path ends in pure noise, where the noise says nothing "
-                "about the clean latents; "
-                "predict 'v' or 'velocity', or end the path before that with path.last_level=0.999"
+                "about the clean latents; predict 'v' or 'velocity', or end the path before that "
+                "with path.last_level=0.999"
             )
 
 
@@ -360,8 +360,7 @@ class EDMPath(GaussianPath):
         if predicts == "velocity":
             raise ValueError(
                 "predicts='velocity': the velocity of the EDM path is the noise itself; predict "
-                "'noise', or 'v' for "
-                "EDM's own preconditioning"
+                "'noise', or 'v' for EDM's own preconditioning"
             )
 
     def is_defined_at_clean(self, predicts: Prediction) -> bool:

@@ -89,8 +89,8 @@ class RevealSampler(Config):
         if self.temperature == 0 and (self.order == "joint" or self.noise_bits is not None):
             raise ValueError(
                 f"temperature={self.temperature:g}: takes the likeliest code, so there is no draw "
-                "for order='joint' or "
-                "noise_bits; raise it, or use order='ancestral' and noise_bits=null"
+                "for order='joint' or noise_bits; raise it, or use order='ancestral' and "
+                "noise_bits=null"
             )
         return self
 

@@ -108,16 +108,15 @@ class Streams(Config):
         if self.other is not None and not vocab.is_two_sided:
             raise ConfigError(
                 "decoder.other: the clips of the data set have one side only; use "
-                "data.corpus.kind='dialogue' or a "
-                "folder with two_sided=true, or leave the other speaker out"
+                "data.corpus.kind='dialogue' or a folder with two_sided=true, or leave the other "
+                "speaker out"
             )
         if self.plan is None:
             return
         if condition.content == "semantic":
             raise ConfigError(
                 "decoder.plan: condition.content='semantic' already gives the units that the plan "
-                "predicts; "
-                "use condition.content='text' or 'none', or decoder.plan=null"
+                "predicts; use condition.content='text' or 'none', or decoder.plan=null"
             )
         # Fewer units than the plan has room for are fine, so that one config serves several data
         # sets.

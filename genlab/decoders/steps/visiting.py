@@ -77,9 +77,8 @@ def refuse_untrained_holes(prompt: Prompt | None, infill_share: float) -> None:
     if prompt is not None and infill_share == 0 and has_hole(prompt):
         raise GenlabError(
             "prompt.is_known: this autoregressive decoder was trained with infill_share=0 and can "
-            "only continue a "
-            "prefix, not fill a hole; train it with decoder.infill_share=0.1, or use a masked or "
-            "diffusion decoder"
+            "only continue a prefix, not fill a hole; train it with decoder.infill_share=0.1, or "
+            "use a masked or diffusion decoder"
         )
 
 
@@ -92,8 +91,7 @@ def refuse_holes(prompt: Prompt | None) -> None:
     if prompt is not None and has_hole(prompt):
         raise GenlabError(
             "prompt.is_known: a stream goes from left to right and cannot wait for the frames "
-            "after a hole; "
-            "give it a prefix, or use sample"
+            "after a hole; give it a prefix, or use sample"
         )
 
 

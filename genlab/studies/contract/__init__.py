@@ -60,8 +60,7 @@ def check_class(cls: type[Config], overrides: Iterable[str] = ()) -> list[Findin
     except (ConfigError, TypeError) as error:
         raise ConfigError(
             f"{cls.__name__}: {one_line(str(error), 300)}; give every field a default, or a value "
-            "behind the class: "
-            "FIELD=VALUE"
+            "behind the class: FIELD=VALUE"
         ) from None
     contract, check = _contract_of(config)
     try:

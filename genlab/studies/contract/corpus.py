@@ -87,8 +87,7 @@ class _CorpusTrial:
             not bare,
             (
                 f"clip {bare[:1]} has no audio_digest: token stores would keep the audio of an "
-                "older "
-                "version"
+                "older version"
             ),
         )
 
