@@ -262,7 +262,7 @@ def _loop(
             got = time.perf_counter()
             # The device stood idle, for want of data or of the host, only if the step in flight is
             # over by now.
-            is_idle = metrics is None or metrics["loss"].is_ready()
+            is_idle = metrics is None or metrics["loss"].is_ready()  # pyright: ignore[reportAttributeAccessIssue]
             in_flight = metrics
             state, metrics = update(state, put_batch(batch.args))
             if is_idle:
