@@ -71,14 +71,15 @@ def scores_of(results: dict, arm: str) -> dict[str, dict]:
     return next(row for row in results["arms"] if row["name"] == arm)["scores"]
 
 
-def test_one_speaker_is_compared_by_words_without_the_speaker_swap(finished):
+def test_one_speaker_is_compared_without_the_speaker_swap(finished):
     results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
-    assert results["primary_score"] == "wer_ctc"
+    # The recogniser hears no words in these tones, so word error decides nothing.
+    assert results["primary_score"] == "block_energy" and list(results["struck"]) == ["wer_ctc"]
     found = statuses(results)
     assert found["speaker_swap"] == {
         ("not applicable", "there is no other speaker to compare with")
     }
-    assert {status for status, _ in found["prompt_swap"]} <= {"passed", "failed"}
+    assert found["prompt_swap"] == {("not applicable", results["struck"]["wer_ctc"])}
     scores = scores_of(results, "masked")
     assert scores["speaker_similarity"]["value"] is not None and "speaker_accuracy" not in scores
     assert "failed speaker swap" not in report and "there is no other speaker" in report
@@ -101,7 +102,7 @@ def test_a_corpus_without_texts_has_intervals_and_a_score_that_decides(finished)
 
 def test_test_speakers_with_one_clip_each_have_no_speaker_scores_and_all_the_others(finished):
     results, said = finished["unseen"]["results"], finished["unseen"]["said"]
-    assert results["primary_score"] == "wer_ctc"
+    assert results["primary_score"] == "block_energy" and list(results["struck"]) == ["wer_ctc"]
     reason = "no prompted speaker has real speech apart from the prompts"
     assert statuses(results)["speaker_swap"] == {("not applicable", reason)}
     scores = scores_of(results, "diffusion")
