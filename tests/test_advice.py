@@ -112,7 +112,7 @@ def test_a_budget_below_one_step_says_how_far():
         ("all.tsv", "file_name\ttext\na.wav\thello\n", True),
         ("x.jsonl", '{"audio_filepath": "a.wav"}\n', True),
         ("x.json", '[{"path": "a.wav"}]', True),
-        ("x.csv.gz", gzip.compress(b"path,text\n"), True),
+        ("x.csv.gz", gzip.compress(b"path,text\n", mtime=0), True),
         ("x.csv", "\ufeffPath;Text\n", True),
         ("pitch.csv", "time,f0\n0.0,100\n", False),
         ("x.json", '{"a": 1}', False),

@@ -120,6 +120,12 @@ def count_lines(function) -> int:
     return function.end_lineno - first.lineno + 1
 
 
+def test_test_files_have_names_of_their_own():
+    """Without packages pytest takes two files of one name for the same module."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_functions_are_short():
     functions = {
         f"{path.relative_to(ROOT)}:{node.name}": count_lines(node)
