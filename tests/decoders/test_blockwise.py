@@ -26,6 +26,7 @@ from genlab.decoders.blockwise import (
     BlockwiseSampler,
     _sample_codes,
     allowed_between_copies,
+    fill_up,
 )
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.discrete import DiscreteConfig
@@ -150,8 +151,8 @@ def test_the_cache_changes_nothing(route):
     @jax.jit
     def logits(codes):
         conditions = decoder.conditioner(cond, tokens.is_valid)
-        valid = decoder._fill_up(tokens.is_valid)
-        clean = decoder._fill_up(codes)
+        valid = fill_up(tokens.is_valid, decoder.config.block_frames)
+        clean = fill_up(codes, decoder.config.block_frames)
         return decoder._logits(jnp.full_like(clean, SPEC.entries), clean, conditions, valid)[
             :, : codes.shape[1]
         ]
