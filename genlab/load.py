@@ -75,7 +75,7 @@ def load_experiment(
     experiment = call_page(path, "config")
     if type(experiment) not in KINDS.values():  # config.json could not name a subclass
         wanted = ", ".join(sorted(f"{cls.__module__}.{cls.__name__}" for cls in KINDS.values()))
-        found = "" if experiment is None else f"; it returned a {type(experiment).__name__}"
+        found = "" if experiment is None else f"; it returned {type(experiment).__name__}"
         raise ConfigError(
             f"config {path}: expected a function config() that returns one of {wanted}{found}"
         )

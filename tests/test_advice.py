@@ -74,16 +74,17 @@ def test_a_slip_is_answered_with_what_was_meant(capsys, argv, line):
 
 
 def test_the_modes_that_are_advised_are_taken():
-    for overrides in (
-        ("budget.mode=iso_step", "budget.steps=100", "budget.train_flops=null"),
-        ("budget.mode=iso_flop", "budget.train_flops=1.2e+13", "budget.steps=null"),
-    ):
-        load_experiment(QUICKSTART, overrides)
+    told = ("budget.mode=iso_step", "budget.steps=100", "budget.train_flops=null")
+    budget = load_experiment(QUICKSTART, told).budget
+    assert (budget.mode, budget.steps, budget.train_flops) == ("iso_step", 100, None)
+    told = ("budget.mode=iso_flop", "budget.train_flops=1.2e+13", "budget.steps=null")
+    budget = load_experiment(QUICKSTART, told).budget
+    assert (budget.mode, budget.steps, budget.train_flops) == ("iso_flop", None, 1.2e13)
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("x = 1\n", ""), ("def config():\n    return 3\n", "; it returned a int")],
+    [("x = 1\n", ""), ("def config():\n    return 3\n", "; it returned int")],
 )
 def test_a_file_without_a_config_is_told_the_classes(tmp_path, text, found):
     (tmp_path / "own.py").write_text(text)

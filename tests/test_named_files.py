@@ -332,3 +332,4 @@ def test_a_cache_that_cannot_be_written_is_named_by_its_variable(
 def test_nothing_there_may_be_written(tmp_path):
     refuse_to_replace(tmp_path / "new")
     refuse_to_replace(tmp_path / "none" / "new")
+    assert list(tmp_path.iterdir()) == []  # asking makes nothing
