@@ -301,7 +301,7 @@ def test_guidance_needs_dropped_conditions():
     assert "arms.masked.sampler.guidance=2" in text and "condition.dropout=0.1" in text
 
 
-@pytest.mark.parametrize("name", ["real", "codec_floor_codes", "a/b", "", "é"])
+@pytest.mark.parametrize("name", ["real", "codec_floor_codes", "lookup", "bigram", "a/b", "", "é"])
 def test_arms_may_not_take_the_name_of_another_row_or_directory(name):
     values = make_comparison().to_dict()
     values["arms"][name] = values["arms"]["ar"]

@@ -9,7 +9,7 @@ from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
 from genlab.report.additions import RatedPair
 from genlab.report.inputs import Row
-from genlab.run.bounds import FLOOR, REAL
+from genlab.run.bounds import BIGRAM, FLOOR, LOOKUP, REAL, REGRESSION, UNIFORM, UNIGRAM
 from genlab.statistics.bootstrap import Ends
 
 QUESTION = (
@@ -22,6 +22,11 @@ _ARM_TITLES = {
     "masked": "Masked parallel",
     "diffusion": "Latent diffusion",
     REAL: "Real audio",
+    LOOKUP: "Mean latents",
+    REGRESSION: "Regression",
+    UNIFORM: "Uniform codes",
+    UNIGRAM: "Unigram",
+    BIGRAM: "Bigram",
 }
 _TITLES = {metric.name: metric.title for metric in METRICS} | {
     "content": "Content error",  # results of early versions

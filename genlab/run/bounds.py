@@ -1,8 +1,10 @@
-"""The rows of every table that are not arms but bound what an arm can do: real audio, and the
-floors of the codec.
+"""The rows of every table that are not arms but bound what an arm can do: real audio, the floors of
+the codec, and the baselines that an arm must beat.
 
-A floor is the real prompts through the codec alone, from their codes or from their latents. The
-names are those of rows, of files in `rows/`, and of audio in TensorBoard.
+A floor is the real prompts through the codec alone, from their codes or from their latents. A
+baseline models nothing that must be sampled: mean latents and a regression, which can be heard, and
+counts of codes, which have bits alone. The names are those of rows, of files in `rows/`, and of
+audio in TensorBoard.
 """
 
 from collections.abc import Mapping
@@ -14,10 +16,26 @@ FLOOR: Final = "floor"  # family of both floors
 CODES_FLOOR: Final = "codec_floor_codes"
 LATENTS_FLOOR: Final = "codec_floor_latents"
 FLOORS: Final[tuple[Floor, ...]] = get_args(Floor)
-BOUND_NAMES: Final = (REAL, *FLOORS)
-BOUND_FAMILIES: Final = (REAL, FLOOR)
+
+HeardBaseline: TypeAlias = Literal["lookup", "regression"]
+CountedBaseline: TypeAlias = Literal["uniform", "unigram", "bigram"]
+Baseline: TypeAlias = HeardBaseline | CountedBaseline
+BASELINE: Final = "baseline"  # family of all five
+LOOKUP: Final = "lookup"  # the mean latent per condition over the training clips
+REGRESSION: Final = "regression"  # a network of the diffusion family trained by squared error
+UNIFORM: Final = "uniform"  # every entry of a codebook alike
+UNIGRAM: Final = "unigram"  # counts of entries per level
+BIGRAM: Final = "bigram"  # counts given the same level of the frame before
+HEARD_BASELINES: Final[tuple[HeardBaseline, ...]] = get_args(HeardBaseline)
+COUNTED_BASELINES: Final[tuple[CountedBaseline, ...]] = get_args(CountedBaseline)
+BASELINES: Final[tuple[Baseline, ...]] = (*HEARD_BASELINES, *COUNTED_BASELINES)
+
+BOUND_NAMES: Final = (REAL, *FLOORS, *BASELINES)
+BOUND_FAMILIES: Final = (REAL, FLOOR, BASELINE)
 
 
 def is_arm(row: Mapping[str, object]) -> bool:
-    """Return whether a row of results.json was trained: neither real audio nor a floor."""
+    """Return whether a row of results.json is an arm: neither real audio nor a floor nor a
+    baseline.
+    """
     return row.get("family") not in BOUND_FAMILIES
