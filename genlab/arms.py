@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genlab import inputs
 from genlab.changes import check_same_training
-from genlab.config import GenlabError
+from genlab.config import GenlabError, digest
 from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
@@ -151,6 +151,16 @@ def _training_of(run: DecoderRun) -> dict[str, object]:
     """Return all that decides the bits of a training, its seed among them."""
     values = run.to_dict()
     return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}
+
+
+def name_trainings(arms: Sequence[ArmRun]) -> dict[str, str]:
+    """Return per arm a digest of what its models were trained by, all seeds in order: arms with the
+    same one hold the same models, and are paired by seed.
+    """
+    return {
+        name: digest([_training_of(arm.run) for arm in runs])
+        for name, runs in by_name(arms).items()
+    }
 
 
 def _copy_training(trained: Path, run_dir: Path) -> None:

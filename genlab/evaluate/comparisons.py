@@ -2,9 +2,10 @@
 
 In: per-clip values of the same prompts. Out: `Difference` (is one arm better than another?) over
 the same clips, with 95 % intervals over prompts, and over training seeds where there are several
-(`crossed`: prompts are paired, seeds are not). A word such as "better" is allowed only where the
-interval excludes zero and Holm's correction agrees; "equivalent" only within a margin that was
-declared beforehand, where two one-sided tests show it and Holm's correction agrees.
+(`crossed`: prompts are paired, seeds only between arms that share their trainings). A word such as
+"better" is allowed only where the interval excludes zero and Holm's correction agrees; "equivalent"
+only within a margin that was declared beforehand, where two one-sided tests show it and Holm's
+correction agrees.
 """
 
 import itertools
@@ -28,7 +29,7 @@ from genlab.statistics.bootstrap import (
     paired_p_value,
     sum_clusters,
 )
-from genlab.statistics.crossed import Crossed, crossed_difference
+from genlab.statistics.crossed import Crossed, contrast_of_trainings
 from genlab.statistics.power import PowerPlan, make_plan
 
 
@@ -102,13 +103,14 @@ def compare_rows(
     seed: int = 0,
     *,
     metrics: Sequence[Metric] = (),
+    trainings: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Difference]:
     """Compare every pair of rows on every score that both have, prompt by prompt.
 
     With one training run per row the test flips signs of the prompts' differences; with several it
-    is Student's t of `crossed_difference`. Two upper bounds are not compared, and against an exact
-    value only the bound can turn out better: the order of the values says nothing else about the
-    order of what they bound.
+    is Student's t of `contrast_of_trainings`. Two upper bounds are not compared, and against an
+    exact value only the bound can turn out better: the order of the values says nothing else about
+    the order of what they bound.
 
     Args:
         rows: per arm, the per-clip values that `score_clips` returned for the same prompts in the
@@ -117,6 +119,8 @@ def compare_rows(
             claimed.
         seed: of the resampling.
         metrics: rows of the user's own, beside those of the table.
+        trainings: per row, what its models were trained by; rows of one training are paired seed by
+            seed.
 
     Raises:
         GenlabError: if two rows were scored on different prompts.
@@ -131,6 +135,7 @@ def compare_rows(
             margins.get(name, math.nan),
             find_metric(name, metrics).direction == "lower",
             seed,
+            trainings,
         )
     ]
 
@@ -141,6 +146,7 @@ def _compare_on(
     margin: float,
     lower_is_better: bool,
     seed: int,
+    trainings: Mapping[str, str],
 ) -> list[Difference]:
     kinds: dict[str, Validity] = {
         row: values[name].validity for row, values in rows.items() if name in values
@@ -151,7 +157,18 @@ def _compare_on(
         for a, b in itertools.combinations(kinds, 2)
         if is_conclusive(kinds[a], kinds[b]) or is_conclusive(kinds[b], kinds[a])
     ]
-    pairs = [_subtract(name, a, b, rows, margin, lower_is_better, seed) for a, b in names]
+    pairs = [
+        _subtract(
+            name,
+            (a, b),
+            rows,
+            margin,
+            lower_is_better,
+            seed,
+            (trainings.get(a, ""), trainings.get(b, "")),
+        )
+        for a, b in names
+    ]
     corrected = holm_correction([pair.p_value for pair in pairs]) if pairs else []
     alike = _equivalence(
         [pair.crossed if kinds[a] == kinds[b] else None for (a, b), pair in zip(names, pairs)],
@@ -191,13 +208,14 @@ def _equivalence(crossed: Sequence[Crossed | None], margin: float) -> list[float
 
 def _subtract(
     name: str,
-    a: str,
-    b: str,
+    pair: tuple[str, str],
     rows: Mapping[str, Mapping[str, ClipValues]],
     margin: float,
     lower_is_better: bool,
     seed: int,
+    trainings: tuple[str, str],
 ) -> _Pair:
+    a, b = pair
     first, second = rows[a][name], rows[b][name]
     if first.clusters != second.clusters or first.runs != second.runs:
         raise GenlabError(
@@ -213,7 +231,7 @@ def _subtract(
         for row in (first, second)
     ]
     num_prompts = grids[0].shape[1]
-    crossed = crossed_difference(*grids) if num_prompts > 1 else None
+    crossed = contrast_of_trainings(grids, (1.0, -1.0), trainings) if num_prompts > 1 else None
     # One seed: the interval covers prompts alone, and the test flips signs of whole clusters.
     if first.num_runs == 1:
         values = np.where(weights > 0, first.values - second.values, 0.0)
@@ -225,9 +243,10 @@ def _subtract(
     if crossed is None or min(grids[0].shape) < 2:
         return _Pair(Estimate(math.nan, math.nan, math.nan, num_prompts), 1.0, None, None)
     target = _target(grids, lower_is_better, margin)
-    return _Pair(
-        crossed.estimate(num_prompts), float(crossed.p_value()), crossed, make_plan(target, *grids)
+    plan = make_plan(
+        target, *grids, shares_training=bool(trainings[0]) and len(set(trainings)) == 1
     )
+    return _Pair(crossed.estimate(num_prompts), float(crossed.p_value()), crossed, plan)
 
 
 def _target(

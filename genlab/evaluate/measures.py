@@ -296,7 +296,7 @@ def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate
 
 def _over_seeds(runs: list[dict[str, Estimate]]) -> dict[str, OfSets]:
     """Return the scores of a row's sets of clips, one set for each training run."""
-    return {name: OfSets(estimate_over_runs([run[name] for run in runs])) for name in runs[0]}
+    return {name: OfSets(estimate_over_runs([[run[name]] for run in runs])) for name in runs[0]}
 
 
 def _split(items: Sequence[Item], seeds: int) -> list[list[Item]]:

@@ -78,6 +78,8 @@ class Row(TypedDict):
         dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]
     ]
     batch_hash: NotRequired[str]
+    training: NotRequired[str]
+    """What the models were trained by: rows with the same text share them, seed by seed."""
 
 
 @pydantic.with_config(OPEN)

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from genlab import __version__
-from genlab.arms import ArmRun, by_name, find_run_dir
+from genlab.arms import ArmRun, by_name, find_run_dir, name_trainings
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import compare_rows
@@ -68,7 +68,11 @@ def assemble(
     leading = [*config.data.domain.leading, *(row["name"] for row in own)]
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
     entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
-    entries += [_arm_entry(runs, rows[name], leading) for name, runs in by_name(arms).items()]
+    trainings = name_trainings(arms)
+    entries += [
+        {**_arm_entry(runs, rows[name], leading), "training": trainings[name]}
+        for name, runs in by_name(arms).items()
+    ]
     struck = config.data.domain.struck(
         {name: score.value for name, score in rows[REAL].scores.items()}
     )
@@ -76,6 +80,7 @@ def assemble(
         {name: rows[name].per_clip for name in config.arms},
         config.equivalence,
         metrics=config.own_metrics,
+        trainings=trainings,
     )
     results: WholeResults = {
         "schema": 1,
@@ -451,7 +456,8 @@ def _coverage(num_seeds: int) -> str:
     return (
         "Intervals are 95 % intervals over prompts and training seeds, two crossed random units, "
         "by Student's t. A difference of two arms is paired by prompt and not by seed: seeds "
-        "numbered alike are independent draws. Scores of whole sets of clips are means over the "
+        "numbered alike are independent draws, unless both arms share each training and differ in "
+        "how they sample. Scores of whole sets of clips are means over the "
         f"{num_seeds} seeds, and their intervals cover both as well."
     )
 

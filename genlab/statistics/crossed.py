@@ -15,7 +15,14 @@ What is paired: prompts, which every arm answers. Seeds are not, even if numbere
 fixes the order of the data in every arm, but also an initialisation, and the weights of two
 families have nothing in common. If the shared order moved two arms alike, the interval would be too
 wide, never too narrow; in return there are twice the degrees of freedom, which with 3 seeds is the
-difference between a quantile of 4.3 and one of 2.8.
+difference between a quantile of 4.3 and one of 2.8. Arms that share one training, because they
+differ in how they sample alone, are the exception: seed by seed they are the same model, so what a
+seed does to one it does to the other, and `contrast_of_trainings` takes them apart per seed.
+
+Several draws per prompt and seed are a third random unit, inside the other two: every prompt of
+every seed draws on its own. Their mean is the value of the cell, and the rest then holds the
+interaction of seeds and prompts and a share of the draws: the interval covers all three
+(`draw_components` says how much each makes of it).
 
 Coverage over 10,000 draws, 3 seeds x 32 prompts and 5 x 64, deviation of seeds 0 to 2 times that of
 prompts (tests/evaluate/test_crossed.py repeats it with 1,000). Paired difference: 95.4-97.1 %. Mean
@@ -132,31 +139,42 @@ def estimate_crossed(values: Float[np.ndarray, "s c"]) -> Estimate:
     return crossed_mean(values).estimate(values.shape[-1])
 
 
-def estimate_over_runs(runs: Sequence[Estimate]) -> Estimate:
+def estimate_over_runs(runs: Sequence[Sequence[Estimate]]) -> Estimate:
     """Return the mean over training runs of a score of whole sets of clips, which has no value per
     prompt to cross.
 
-    Each run brings its own interval over prompts. The runs answer the same prompts, whose choice
+    Each set brings its own interval over prompts. The runs answer the same prompts, whose choice
     may move all of them alike, so averaging takes nothing off that part; what the runs differ by
     comes on top, and the rest is in both: of nominal 95 % it covers 95-96 % where runs differ as
     much as prompts do, and up to 100 % where they hardly differ.
 
-    Eq. V = mean(V_prompt) + var(values) / S, each part with the quantile of its own degrees of
-    freedom (Cochran & Cox).
+    Eq. V = mean(V_prompt) - V_draw (1 - 1/K) + var(values) / S over S runs of K draws each, each
+    part with the quantile of its own degrees of freedom (Cochran & Cox). One draw's interval over
+    prompts holds the whole V_draw, the variance of a set over its draws; K draws leave 1/K of it.
+
+    Args:
+        runs: per training run one estimate per draw of the whole set, as many in every run.
     """
-    if len(runs) == 1:
-        return runs[0]
-    values = np.array([run.value for run in runs])
+    if len(runs) == len(runs[0]) == 1:
+        return runs[0][0]
+    values = np.array([[drawn.value for drawn in run] for run in runs])
+    num_runs, num_draws = values.shape
     normal = scipy.stats.norm.ppf(_LEVEL)
-    student = scipy.stats.t.ppf(_LEVEL, len(runs) - 1)
-    of_prompts = np.mean([((run.high - run.low) / (2 * normal)) ** 2 for run in runs])
-    of_runs = values.var(ddof=1) / len(runs)
+    student = scipy.stats.t.ppf(_LEVEL, num_runs - 1) if num_runs > 1 else normal
+    of_prompts = np.mean(
+        [((drawn.high - drawn.low) / (2 * normal)) ** 2 for run in runs for drawn in run]
+    )
+    of_draws = values.var(axis=1, ddof=1).mean() if num_draws > 1 else 0.0
+    # Never below what the draws themselves leave: few of them may by chance vary more than one
+    # interval says.
+    of_prompts = max(of_prompts - of_draws * (1 - 1 / num_draws), of_draws / num_draws)
+    of_runs = values.mean(axis=1).var(ddof=1) / num_runs if num_runs > 1 else 0.0
     total = of_prompts + of_runs
     half_width = (
         float((of_prompts * normal + of_runs * student) / np.sqrt(total)) if total > 0 else 0.0
     )
     value = float(values.mean())
-    return Estimate(value, value - half_width, value + half_width, runs[0].n)
+    return Estimate(value, value - half_width, value + half_width, runs[0][0].n)
 
 
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:
@@ -189,6 +207,57 @@ def crossed_contrast(
     return Crossed(
         by_prompt.mean(axis=-1), std_error, dof, scipy.stats.t.ppf(_LEVEL, dof) * std_error
     )
+
+
+def contrast_of_trainings(
+    rows: Sequence[Float[np.ndarray, "*r s c"]],
+    weights: Sequence[float],
+    trainings: Sequence[str],
+) -> Crossed:
+    """Return the weighted sum of `crossed_contrast`, in which rows of one training are taken seed
+    by seed.
+
+    Args:
+        rows: the same prompts in the same order.
+        weights: one per row.
+        trainings: one per row; rows of the same text (not "", which is not known) come from the
+            same models in the same order of seeds.
+    """
+    groups: dict[object, np.ndarray] = {}
+    for number, (row, weight, training) in enumerate(zip(rows, weights, trainings, strict=True)):
+        key = (training, row.shape) if training else number
+        groups[key] = groups.get(key, 0.0) + weight * row
+    sums = list(groups.values())
+    # A lone sum over one seed has no spread of seeds to estimate: it is of these trained models.
+    if len(sums) > 1 or sums[0].shape[-2] < 2:
+        return crossed_contrast(sums, (1.0,) * len(sums))
+    found = crossed_mean(sums[0])
+    # The interval is the wider of two; p-values are to say what it says.
+    quantile = scipy.stats.t.ppf(_LEVEL, found.dof)
+    return found._replace(std_error=found.half_width / quantile)
+
+
+class DrawComponents(NamedTuple):
+    """Variances of one value: of the seed, of the prompt, of both together, and of the draw."""
+
+    seed: float
+    prompt: float
+    interaction: float
+    draw: float
+
+
+def draw_components(values: Float[np.ndarray, "s c k"]) -> DrawComponents:
+    """Return the variance components of one arm with k draws of every prompt and seed, negative
+    ones as 0; the expected mean squares of a crossed layout with replicates (Searle, Casella &
+    McCulloch 1992, section 4.7).
+    """
+    num_seeds, num_prompts, num_draws = values.shape
+    squares = mean_squares(values.mean(axis=-1))
+    seed = float(squares.seed - squares.rest) * num_seeds
+    prompt = float(squares.prompt - squares.rest) * num_prompts
+    draw = float(values.var(axis=-1, ddof=1).mean())
+    interaction = float(squares.rest) * num_seeds * num_prompts - draw / num_draws
+    return DrawComponents(*(max(part, 0.0) for part in (seed, prompt, interaction, draw)))
 
 
 def combine_squares(

@@ -118,13 +118,30 @@ def find_seeds(target: float, components: Components, num_prompts: int) -> int |
     return _fewest(lambda m: find_power(target, components, num_prompts, m), MOST_SEEDS)
 
 
+def find_paired_components(difference: Float[np.ndarray, "s c"]) -> Components | None:
+    """Return the variance components of the difference of two arms that share each training, seed
+    by seed; None if there is only one seed.
+    """
+    if min(difference.shape) < 2:
+        return None
+    squares, (num_seeds, num_prompts) = mean_squares(difference), difference.shape
+    seed = float(squares.seed - squares.rest) * num_seeds
+    prompt = float(squares.prompt - squares.rest) * num_prompts
+    rest = float(squares.rest) * num_seeds * num_prompts
+    return Components(max(seed, 0.0), max(prompt, 0.0), rest)
+
+
 def make_plan(
-    target: float, a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]
+    target: float,
+    a: Float[np.ndarray, "s c"],
+    b: Float[np.ndarray, "u c"],
+    *,
+    shares_training: bool = False,
 ) -> PowerPlan | None:
     """Return what it takes to see `target` between two arms, or None where their variances are not
-    known.
+    known. With `shares_training` row s of both is of one trained model.
     """
-    components = find_components(a, b)
+    components = find_paired_components(a - b) if shares_training else find_components(a, b)
     if components is None or not math.isfinite(target) or target <= 0:
         return None
     num_seeds = min(len(a), len(b))

@@ -100,14 +100,14 @@ def test_a_score_of_sets_is_covered_over_seeds_without_a_grid(regime):
             1.96 * values.std(axis=2, ddof=1) / num_prompts**0.5,
         )
         found = [
-            estimate_over_runs([Estimate(m, m - h, m + h, num_prompts) for m, h in zip(*run)])
+            estimate_over_runs([[Estimate(m, m - h, m + h, num_prompts)] for m, h in zip(*run)])
             for run in zip(means, half_widths)
         ]
         share = np.mean([estimate.low <= 0 <= estimate.high for estimate in found])
         # Where seeds hardly differ, what prompts and rest do is counted in both parts.
         assert 0.93 <= share <= (0.975 if regime[0] >= 1 else 1.0)
     single = Estimate(1.0, 0.5, 2.0, 7)
-    assert estimate_over_runs([single]) is single
+    assert estimate_over_runs([[single]]) is single
 
 
 @pytest.mark.parametrize(("name", "truth"), [("wer_ctc", 0.02), ("speaker_accuracy", 0.98)])
