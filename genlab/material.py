@@ -54,7 +54,7 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         store = config.data.open(progress, manifest, parts=config.condition.parts)
     else:
         store = inputs.open_store(config.data, run_dir, progress, parts=config.condition.parts)
-    clips = choose_prompts(store, config.prompts_split, config.num_prompts, config.data.num_frames)
+    clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
     by_id = {clip.id: clip for clip in manifest.clips}
     hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
     prompts = []

@@ -217,7 +217,7 @@ def pick_from_manifest(
     clips = _require_split(manifest, split)
     sizes = {name: len(manifest.split(name)) for name in manifest.splits}
     frames = [codec.count_frames(clip.num_samples) for clip in clips]
-    return pick_prompts(clips, frames, split, wanted, config.data.num_frames, sizes)
+    return pick_prompts(clips, frames, config.data, split, wanted, sizes)
 
 
 def _require_split(manifest: Manifest, split: str) -> list[Clip]:

@@ -2,8 +2,9 @@
 corpus is encoded.
 
 In: clips of a manifest or of a token store, and how many frames each has. Out: clips no longer than
-a training example, new texts first, speakers in turn. If a split has too few, the error says what
-helps: more frames if its clips are too long, more clips if it is too small.
+a training example, new units of the domain first (new texts of speech), speakers in turn. If a
+split has too few, the error says what helps: more frames if its clips are too long, more clips if
+it is too small.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from genlab.config import GenlabError
-from genlab.data.manifest import Spoken, text_key
+from genlab.data.manifest import Spoken
 from genlab.data.store import TokenClip, TokenStore
+from genlab.experiment import TokenData
 
 FEWEST = 2  # below, nothing has an interval
 
@@ -31,51 +33,52 @@ C = TypeVar("C", bound=Voiced)
 
 
 def choose_prompts(
-    store: TokenStore, split: str, num_prompts: int, num_frames: int
+    store: TokenStore, data: TokenData, split: str, num_prompts: int
 ) -> list[TokenClip]:
     """Return prompts from a held-out split of a token store.
 
     Raises:
-        GenlabError: if fewer than two clips fit.
+        GenlabError: if fewer than two clips fit, or the tokens never were audio.
     """
     clips = _read_split(store, split)
     sizes = {name: info.clips for name, info in store.info.splits.items()}
     frames = [len(clip.units) for clip in clips]
-    return pick_prompts(clips, frames, split, num_prompts, num_frames, sizes)
+    return pick_prompts(clips, frames, data, split, num_prompts, sizes)
 
 
 def pick_prompts(
     clips: Sequence[C],
     frames: Sequence[int],
+    data: TokenData,
     split: str,
     num_prompts: int,
-    num_frames: int,
     sizes: dict[str, int],
 ) -> list[C]:
-    """Return up to `num_prompts` of `clips`: new texts first, speakers in turn.
+    """Return up to `num_prompts` of `clips`: new units of the domain first, speakers in turn.
 
     Args:
         clips: all clips of the split.
         frames: of each clip.
+        data: what the arms train on; clips longer than its examples are no prompts.
         split: its name.
         num_prompts: how many are wanted.
-        num_frames: the frames of a training example; longer clips are no prompts.
         sizes: clips of every split, for the error.
 
     Raises:
         GenlabError: if fewer than two clips fit.
     """
     fitting = sorted(
-        (clip for clip, length in zip(clips, frames) if length <= num_frames),
+        (clip for clip, length in zip(clips, frames) if length <= data.num_frames),
         key=lambda clip: clip.id,
     )
     if len(fitting) < FEWEST:
-        raise GenlabError(_explain_few(len(fitting), sorted(frames), split, num_frames, sizes))
+        raise GenlabError(_explain_few(len(fitting), sorted(frames), split, data.num_frames, sizes))
+    unit_of = data.domain.unit_of
     said: dict[str, int] = {}
     spoken: dict[str, int] = {}
     ranked = []
     for clip in (fitting[i] for i in np.random.default_rng(0).permutation(len(fitting))):
-        unit = text_key(clip)
+        unit = unit_of(clip)
         ranked.append(((said.get(unit, 0), spoken.get(clip.speaker, 0)), clip))
         said[unit] = said.get(unit, 0) + 1
         spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
@@ -83,7 +86,7 @@ def pick_prompts(
 
 
 def choose_unscored(
-    store: TokenStore, prompts_split: str, num_clips: int, num_frames: int
+    store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
 ) -> list[TokenClip]:
     """Return clips that are no prompts: of validation if two fit, else of training, cut to the
     frames of an example.
@@ -92,9 +95,9 @@ def choose_unscored(
         if split in store.info.splits and split != prompts_split:
             clips = _read_split(store, split)
             frames = [len(clip.units) for clip in clips]
-            if sum(length <= num_frames for length in frames) >= FEWEST:
-                return pick_prompts(clips, frames, split, num_clips, num_frames, {})
-    clips = [cut_clip(clip, num_frames) for clip in _read_split(store, "train")]
+            if sum(length <= data.num_frames for length in frames) >= FEWEST:
+                return pick_prompts(clips, frames, data, split, num_clips, {})
+    clips = [cut_clip(clip, data.num_frames) for clip in _read_split(store, "train")]
     return [clips[i] for i in np.random.default_rng(0).permutation(len(clips))[:num_clips]]
 
 

@@ -190,7 +190,7 @@ def sample_run(
     """
     codec = run.data.load_codec()
     store = open_store(run.data, run_dir, parts=run.condition.parts)
-    clips = choose_prompts(store, "test", num_prompts, run.data.num_frames)
+    clips = choose_prompts(store, run.data, "test", num_prompts)
     notes = [] if keep_s is None else check_span(store, clips, keep_s)
     notes += note_fewer(clips, num_prompts, "test", run.data.num_frames)
     names = [f"{file_stem(clip.id)}{kind}.flac" for clip in clips for kind in ("", ".codec")]

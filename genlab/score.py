@@ -220,9 +220,7 @@ def _add_bits(
     store = material.store
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the
     # bound stays a bound.
-    unscored = choose_unscored(
-        store, config.prompts_split, config.num_prompts, config.data.num_frames
-    )
+    unscored = choose_unscored(store, config.data, config.prompts_split, config.num_prompts)
     score, values = score_bits(
         decoders,
         store,

@@ -203,9 +203,9 @@ def test_the_plan_of_a_budget_is_that_of_the_encoded_corpus(tmp_path: Path, monk
         planned = rehearse(config, progress)
         store = config.data.open(progress)
     assert planned.budgets == solve_budget(config, store)
-    chosen = choose_prompts(store, "test", config.num_prompts, config.data.num_frames)
+    chosen = choose_prompts(store, config.data, "test", config.num_prompts)
     assert [clip.id for clip in planned.preflight.prompts] == [clip.id for clip in chosen]
     # no validation split, and every training clip is longer
-    unscored = choose_unscored(store, "test", 3, 16)
+    unscored = choose_unscored(store, config.data.model_copy(update={"num_frames": 16}), "test", 3)
     assert len(unscored) == 3 and {len(clip.units) for clip in unscored} == {16}
     assert not {clip.id for clip in unscored} & {clip.id for clip in chosen}

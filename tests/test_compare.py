@@ -2,6 +2,7 @@
 it refuses.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -292,6 +293,7 @@ def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: 
 
 def test_prompt_choice_spreads_texts_and_speakers():
     from genlab.data.store import SplitInfo, TokenClip
+    from genlab.evaluate.domains import SPEECH
     from genlab.prompts import choose_prompts
 
     class Store:
@@ -313,6 +315,12 @@ def test_prompt_choice_spreads_texts_and_speakers():
                 units,
             )
 
-    chosen = choose_prompts(Store(), "test", 10, 96)
+    data = SimpleNamespace(num_frames=96, domain=SPEECH)
+    chosen = choose_prompts(Store(), data, "test", 10)
     assert len({clip.text for clip in chosen}) == 10 and len({clip.speaker for clip in chosen}) >= 3
-    assert all(len(clip.units) <= 96 for clip in choose_prompts(Store(), "test", 40, 96))
+    every = choose_prompts(Store(), data, "test", 40)
+    assert len(every) == 38 and all(len(clip.units) <= 96 for clip in every)
+    # A domain whose unit is the tens of the id: one prompt of each of the four comes first.
+    data.domain = dataclasses.replace(SPEECH, unit_of=lambda clip: clip.id[:2])
+    chosen = choose_prompts(Store(), data, "test", 4)
+    assert {clip.id[:2] for clip in chosen} == {"c0", "c1", "c2", "c3"}

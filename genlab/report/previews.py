@@ -40,7 +40,7 @@ _KIND = "previews"
 def choose_preview_clips(run: DecoderRun, store: TokenStore) -> list[TokenClip]:
     """Return the validation clips whose conditions are previewed."""
     wanted = run.settings.previews
-    return choose_prompts(store, "valid", wanted, run.data.num_frames) if wanted else []
+    return choose_prompts(store, run.data, "valid", wanted) if wanted else []
 
 
 def plan_previews(

@@ -75,7 +75,7 @@ class FinishedRun:
             if comparison is None
             else (comparison.prompts_split, comparison.num_prompts)
         )
-        return choose_prompts(self.store, split, count, self.config.data.num_frames)
+        return choose_prompts(self.store, self.config.data, split, count)
 
     def sample(
         self, *, sampler: Config | None = None, prompts: int | None = None, seed: int = 0

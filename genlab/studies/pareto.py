@@ -168,7 +168,7 @@ def _measure(
 ) -> tuple[ClipValues, dict[str, float]]:
     """Return the deciding score per clip and seed, and the costs, of one setting."""
     store, codec = material.store, material.codec
-    clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
+    clips = choose_prompts(store, config.data, "valid", config.num_prompts)
     cond, num_frames = conditions(store, clips, config.data.num_frames)
     audio_s = float(num_frames.sum()) / codec.spec.frame_hz
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None

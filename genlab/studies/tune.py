@@ -202,7 +202,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
         _claim(config, tuning, out)
         store = config.data.open(progress, parts=config.condition.parts)
         budgets = solve_budget(short, store)
-        clips = choose_prompts(store, "valid", config.num_prompts, config.data.num_frames)
+        clips = choose_prompts(store, config.data, "valid", config.num_prompts)
         if find_metric(tuning.by).needs == "audio and text" and not any(
             has_symbols(clip.text) for clip in clips
         ):

@@ -28,7 +28,6 @@ from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
-from genlab.data.manifest import text_key
 from genlab.fairness.budget import check_budget, check_flops, solve_budget
 from genlab.machine.stopping import (
     EXIT_DISK_FULL,
@@ -236,12 +235,10 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
             flops += budget.train_flops * len(config.seeds)
             # Parameters, their average and two moments, for every checkpoint kept.
             bytes_ += 16.0 * budget.params * len(config.seeds) * config.settings.keep
-        clips = choose_prompts(
-            store, config.prompts_split, config.num_prompts, config.data.num_frames
-        )
+        clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
         prompts[run.label] = (
             store.info.codec_fingerprint,
-            tuple((text_key(clip), clip.speaker) for clip in clips),
+            tuple((config.data.domain.unit_of(clip), clip.speaker) for clip in clips),
         )
     progress("plan", len(runs), len(runs))
     for prediction in sweep.predictions:

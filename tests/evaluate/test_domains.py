@@ -2,10 +2,13 @@
 told.
 """
 
+import ast
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+import genlab
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.data.dialogue import Dialogue
@@ -53,6 +56,19 @@ def test_speech_is_measured_by_every_row_and_conditions_are_fields():
     assert {swap.follows for swap in SPEECH.controls} == {*SPEECH.conditions}
     with pytest.raises(ValueError, match="domain speech: speaker is none of its conditions"):
         dataclasses.replace(SPEECH, conditions=("content",))
+
+
+def test_only_a_domain_says_what_one_unit_is():
+    """A stage that names `text_key` would count texts in a corpus whose unit is another."""
+    root = Path(genlab.__file__).parent
+    naming = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.alias | ast.Attribute)
+        and "text_key" in (getattr(node, "name", ""), getattr(node, "attr", ""))
+    }
+    assert {name for name in naming if not name.startswith("data/")} == {"evaluate/domains.py"}
 
 
 def test_tuning_goes_by_what_the_domain_searches(capsys):
