@@ -31,6 +31,10 @@ from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
 from genlab.watch.tensorboard import RunWriter, StepCost, TrainingLog
 
+EVENTS = "events.out.tfevents*"
+# Of a training that is copied: what is of its directory, or of its sampler.
+NOT_COPIED = ("lock", "config.json", "samples*", "*.samples", "bad_checkpoints", "*.partial")
+
 
 @dataclasses.dataclass(eq=False)
 class ArmRun:
@@ -64,9 +68,10 @@ class ArmRun:
         bits: arms may differ in how they sample alone.
         """
         twins = [arm for arm in earlier if _training_of(arm.run) == _training_of(self.run)]
-        if twins:
-            _copy_training(twins[0].run_dir, self.run_dir)
-        self.result = train_arm(self.run, store, self.run_dir, progress, watch)
+        with hold_run(self.run_dir):
+            if twins:
+                _copy_training(twins[0].run_dir, self.run_dir)
+            self.result = train_arm(self.run, store, self.run_dir, progress, watch)
 
     def restore(self, store: TokenStore) -> None:
         """Read what `train` left when it had made all steps; nothing is trained or written.
@@ -165,21 +170,32 @@ def name_trainings(arms: Sequence[ArmRun]) -> dict[str, str]:
 
 def _copy_training(trained: Path, run_dir: Path) -> None:
     """Give an arm what an equal one has trained, unless it has begun; a copy that was cut short is
-    made again.
+    made again. Both directories belong to this process meanwhile.
     """
-    if hosts.is_leader() and not checkpoint.saved_steps(run_dir):
-        partial = run_dir.with_name(f"{run_dir.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(
-            trained,
-            partial,
-            ignore=shutil.ignore_patterns("lock", "config.json", "samples*", "*.samples"),
-        )
-        shutil.rmtree(run_dir, ignore_errors=True)
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(partial, run_dir)
-        bucket.copy_checkpoints(trained, run_dir)
+    with hold_run(trained), hold_run(run_dir):
+        if hosts.is_leader() and not checkpoint.saved_steps(run_dir):
+            _replace_training(trained, run_dir)
+            bucket.copy_checkpoints(trained, run_dir)
     hosts.wait_for_all("an equal arm's training is copied")
+
+
+def _replace_training(trained: Path, run_dir: Path) -> None:
+    """Copy a training over what lies in a held run directory, the checkpoints last: with them it
+    counts as trained.
+    """
+    staged = run_dir / "training.partial"
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(trained, staged, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    # An attempt that saved nothing would add its curves to those of the copy.
+    for path in run_dir.glob(EVENTS):
+        if path.suffix != ".samples":
+            path.unlink()
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == bucket.CHECKPOINTS):
+        target = run_dir / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    staged.rmdir()
 
 
 def train_arm(

@@ -1,3 +1,4 @@
+import fcntl
 import functools
 import json
 import os
@@ -329,21 +330,45 @@ def test_a_live_process_on_another_host_is_respected(tmp_path):
 
 
 @pytest.mark.parametrize("beat", [1e12, float("nan"), float("inf"), "soon", None, True, [1]])
-def test_a_heartbeat_that_cannot_be_true_locks_nothing(tmp_path, beat):
-    status = {"state": "running", "host": "elsewhere", "heartbeat": beat}
-    write_json(tmp_path / "status.json", status)
+def test_a_heartbeat_that_cannot_be_true_locks_nothing(tmp_path, beat, monkeypatch):
+    monkeypatch.setattr(status, "HEARTBEAT_S", 0.01)
+    found = {"state": "running", "host": "elsewhere", "heartbeat": beat}
+    write_json(tmp_path / "status.json", found)
     with lock_run(tmp_path):
         assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} on ")
 
 
-def test_a_heartbeat_an_hour_ahead_locks_nothing_and_one_of_a_clock_that_is_ahead_does(tmp_path):
-    status = {"state": "running", "host": "elsewhere", "pid": 7}
-    write_json(tmp_path / "status.json", {**status, "heartbeat": time.time() + 3600})
-    with lock_run(tmp_path):
+def test_a_heartbeat_an_hour_ahead_locks_only_if_it_moves(tmp_path, monkeypatch):
+    found = {"state": "running", "host": "elsewhere", "pid": 7}
+    ahead = time.time() + 3600
+
+    def beat(seconds):
+        write_json(tmp_path / "status.json", {**found, "heartbeat": ahead + seconds})
+
+    beat(0.0)
+    monkeypatch.setattr(status.time, "sleep", lambda seconds: None)
+    with lock_run(tmp_path):  # of a process that died, or the clock was set back
         pass
-    write_json(tmp_path / "status.json", {**status, "heartbeat": time.time() + 20})
+    monkeypatch.setattr(status.time, "sleep", beat)
+    with pytest.raises(LockedError, match="s ahead of this clock"), lock_run(tmp_path):
+        pass
+    write_json(tmp_path / "status.json", {**found, "heartbeat": time.time() + 20})
     with pytest.raises(LockedError), lock_run(tmp_path):
         pass
+
+
+def test_a_lock_whose_file_was_deleted_meanwhile_is_no_lock(tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    flock = fcntl.flock
+
+    def delete_first(file, operation):
+        shutil.rmtree(run_dir)  # another process prunes it between the opening and the locking
+        flock(file, operation)
+
+    monkeypatch.setattr(status.fcntl, "flock", delete_first)
+    with pytest.raises(LockedError, match="run: was deleted just now"), lock_run(run_dir):
+        pass
+    assert not run_dir.exists()
 
 
 def test_what_killed_processes_left_is_removed_by_the_next_and_what_lives_writes_on(tmp_path):

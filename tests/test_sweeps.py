@@ -1,10 +1,13 @@
 """Sweeps: pure expansion, what is refused, and states read from files."""
 
+import contextlib
 import json
 import os
+import shutil
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -243,6 +246,47 @@ def test_pruning_leaves_a_run_that_began_after_it_was_listed(tmp_path):
         assert delete(paths) == paths
         assert all(path.exists() for path in paths)
     assert delete(paths) == [] and not any(path.exists() for path in paths)
+
+
+def test_pruning_that_is_killed_leaves_no_half_a_run(tmp_path, monkeypatch):
+    sweep = make_sweep()
+    three = make_sweep(points=(*sweep.points, {"batch_size": 2}))
+    run, other, gone = write_files(three, tmp_path)
+    pair = write_files(sweep, tmp_path)
+    finish(run, tmp_path)
+    wholes = [run_directory(tmp_path, gone), run_directory(tmp_path, run) / "arms/ar/seed0"]
+    for folder in wholes:
+        (folder / "checkpoints/8").mkdir(parents=True)
+        (folder / "checkpoints/8/model").touch()
+    paths = find_prunable(sweep, pair, tmp_path).paths
+    assert len(paths) == 3
+
+    def begin(folder):
+        next(path for path in folder.rglob("model")).unlink()
+        raise KeyboardInterrupt
+
+    for path in paths:
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(shutil, "rmtree", begin)
+            delete([path])
+    assert not any(path.exists() for path in paths)
+    again = find_prunable(sweep, pair, tmp_path).paths
+    assert [path.name for path in again] == [f"{gone.id}.deleted", "checkpoints.deleted"]
+    assert delete(again) == [] and not list(tmp_path.rglob("*.deleted"))
+    # What is left of a deletion goes even if the page has its run again.
+    (tmp_path / "runs" / f"{gone.id}.deleted/arms").mkdir(parents=True)
+    paths = find_prunable(three, write_files(three, tmp_path), tmp_path).paths
+    assert [path.name for path in paths] == [f"{gone.id}.deleted"]
+    assert run_directory(tmp_path, other).parent.exists()
+
+
+def test_two_coordinators_note_all_attempts(tmp_path):
+    run = write_files(make_sweep(), tmp_path)[0]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in pool.map(lambda number: add_attempt(run, tmp_path, 1, number), range(40)):
+            pass
+    noted = json.loads((run_directory(tmp_path, run) / "attempts.json").read_text())
+    assert sorted(attempt["seconds"] for attempt in noted) == list(range(40))
 
 
 def test_pruning_asks_and_wants_a_sweep(tmp_path, capsys):

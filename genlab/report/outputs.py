@@ -177,11 +177,14 @@ def _digest_of(path: Path) -> str | None:
         state = path.stat()
     except (OSError, ValueError):
         return None
-    return _digest_at(str(path), state.st_size, state.st_mtime_ns)
+    return _digest_at(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)  # a sweep asks every second
-def _digest_at(path: str, size: int, changed_ns: int) -> str | None:
+def _digest_at(path: str, *state: int) -> str | None:
+    """Return the digest of a file in this state: a clock that was set back may give two contents
+    one time, but no two files that replace each other one inode and both times.
+    """
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:

@@ -40,7 +40,7 @@ class _Copy:
     def __init__(self, url: str, root: Path):
         self.url, self.root = url, root
         self._files = open_bucket()
-        self._pushed: dict[str, tuple[int, int]] = {}
+        self._pushed: dict[str, tuple[int, ...]] = {}
         self._pushing = threading.Lock()
 
     def pull(self) -> None:
@@ -101,14 +101,14 @@ class _Copy:
         put(self._files, content, f"{self.url}/{name}")
         return True
 
-    def _states(self, under: Path) -> dict[str, tuple[int, int]]:
+    def _states(self, under: Path) -> dict[str, tuple[int, ...]]:
         states = {}
         for path in under.rglob("*"):
             name = path.relative_to(self.root).as_posix()
             with contextlib.suppress(FileNotFoundError):
                 if _is_mirrored(name) and path.is_file():
                     state = path.stat()
-                    states[name] = (state.st_size, state.st_mtime_ns)
+                    states[name] = (state.st_size, state.st_mtime_ns, state.st_ino)
         return states
 
 

@@ -32,7 +32,8 @@ WRITTEN = (
     ),
     *("ledger.json", "lock", "outputs.json", "outputs.partial", "pareto.json", "previews"),
     *("report.html", "report.md", "results.json", "rows", "samples", "samples.json", "scores.csv"),
-    *("status.json", "tuning.html", "tuning.json", "tuning_config.json", "wall.json"),
+    *("status.json", "training.partial", "tuning.html", "tuning.json", "tuning_config.json"),
+    "wall.json",
 )
 LONGEST_PLACE = 3400  # bytes of 4,096: names of arms, checkpoints and their parts follow
 LONGEST_LOCK = 1000  # bytes: a process and a host

@@ -58,12 +58,17 @@ def read_status(run_dir: Path) -> dict[str, JsonValue]:
 
 def heartbeat_age_s(status: Mapping[str, JsonValue]) -> float:
     """Return how long ago a status was written; infinite for a time to come, or none."""
+    age_s = _age_by_clocks_s(status)
+    # A heartbeat from the future would lock the run until then; clocks differ by less.
+    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
+
+
+def _age_by_clocks_s(status: Mapping[str, JsonValue]) -> float:
+    """Return how long ago a status was written, negative for a time to come; infinite for none."""
     beat = status.get("heartbeat")
     if isinstance(beat, bool) or not isinstance(beat, int | float):
         return math.inf
-    age_s = time.time() - beat
-    # A heartbeat from the future would lock the run until then; clocks differ by less.
-    return age_s if age_s > -CLOCKS_DIFFER_S else math.inf
+    return time.time() - beat
 
 
 @contextlib.contextmanager
@@ -142,6 +147,9 @@ def _take_lock(file: TextIO, run_dir: Path) -> None:
         raise LockedError(
             f"{run_dir}: process {holder} trains here; wait for it, or use another directory"
         ) from None
+    # Deleted between the opening and the locking: what is locked is no file of the directory.
+    if not _is_at(run_dir / "lock", os.fstat(file.fileno()).st_ino):
+        raise LockedError(f"{run_dir}: was deleted just now by another process; run it again")
 
 
 def check_held(path: Path) -> None:
@@ -153,44 +161,53 @@ def check_held(path: Path) -> None:
         GenlabError: if it was deleted, also if something of its name was made since.
     """
     for run_dir, held in _locks.items():
-        try:
-            is_there = (run_dir / "lock").stat().st_ino == held.inode
-        except FileNotFoundError:
-            is_there = False
-        if not is_there and path.absolute().is_relative_to(run_dir):
+        if not _is_at(run_dir / "lock", held.inode) and path.absolute().is_relative_to(run_dir):
             raise GenlabError(
                 f"{run_dir}: deleted or replaced while this command worked there; what it had made "
                 "is lost, so nothing more is written; run it again"
             )
 
 
+def _is_at(path: Path, inode: int) -> bool:
+    try:
+        return path.stat().st_ino == inode
+    except FileNotFoundError:
+        return False
+
+
 def _refuse_other_host(run_dir: Path) -> None:
-    """Raise if another host trains here. In a bucket, where new machines resume, watch first
-    whether it is alive.
+    """Raise if another host trains here. In a bucket, where new machines resume, and where the
+    clocks disagree, watch first whether it is alive.
     """
     status = read_status(run_dir)
     first_seen = status.get("heartbeat", 0.0)
+    is_watched = False
     while status.get("state") == "running" and status.get("host") not in (
         None,
         socket.gethostname(),
     ):
         # flock does not reach across hosts; the heartbeat is all there is.
-        age_s = heartbeat_age_s(status)
-        if age_s >= REMOTE_ALIVE_S:
+        age_s = _age_by_clocks_s(status)
+        # From the future: either its clock is ahead, or ours was set back since it died.
+        is_ahead = age_s <= -CLOCKS_DIFFER_S
+        has_moved = status.get("heartbeat", 0.0) != first_seen
+        if not has_moved and (age_s >= REMOTE_ALIVE_S or (is_ahead and is_watched)):
             return
         where = f"process {status.get('pid')} on {status['host']}"
+        when = f"{age_s:.0f} s ago" if not is_ahead else f"{-age_s:.0f} s ahead of this clock"
         # In a bucket a machine that was taken away leaves "running" behind, and its successor must
         # not wait for a person. A heartbeat that moves means a live one.
-        if not bucket.is_copy(run_dir) or status["heartbeat"] != first_seen:
+        if has_moved or not (is_ahead or bucket.is_copy(run_dir)):
             raise LockedError(
-                f"{run_dir}: {where} trains here (heartbeat {age_s:.0f} s ago); wait for it, or "
+                f"{run_dir}: {where} trains here (heartbeat {when}); wait for it, or "
                 f"{REMOTE_ALIVE_S:.0f} s after its last heartbeat, or use another directory"
             )
         print(
-            f"{run_dir}: {where} trained here {age_s:.0f} s ago; waiting to see whether it lives",
+            f"{run_dir}: {where} trained here (heartbeat {when}); waiting to see whether it lives",
             file=sys.stderr,
         )
-        time.sleep(HEARTBEAT_S)
+        is_watched = True
+        time.sleep(2 * HEARTBEAT_S if is_ahead else HEARTBEAT_S)
         bucket.pull(run_dir / "status.json")
         status = read_status(run_dir)
 

@@ -44,7 +44,7 @@ from genlab.run import bucket
 from genlab.run.cache import only_writer
 from genlab.run.files import write_json
 from genlab.run.ownership import check_has_no_way_out
-from genlab.run.status import heartbeat_age_s, lock_to_delete, read_status
+from genlab.run.status import UNTOUCHED, heartbeat_age_s, lock_to_delete, read_status
 from genlab.run.stored import OPEN, Number, read_again, read_stored
 from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
@@ -55,6 +55,7 @@ MOST_CRASHES = 3
 HOPELESS = (EXIT_DIVERGED, EXIT_USER_ERROR)  # the same command would end the same way
 HARMLESS = (EXIT_LOCKED, EXIT_RESUME, EXIT_DISK_FULL)
 ALIVE_S = 60.0
+GOING = ".deleted"  # the ending of what is being deleted
 # What is written into the directory of a sweep, here and by its report.
 WRITTEN = ("runs", "findings.json", "figure.svg", "hparams", "report.html", "report.md")
 
@@ -197,19 +198,20 @@ def add_attempt(run: SweepRun, out: Path, exit_code: int, seconds: float) -> Non
         else []
     )
     reason = "" if exit_code == EXIT_OK else (lines[-1] if lines else "")[:500]
-    attempts = (
-        read_again(directory / "attempts.json", list[Attempt], doing="counting from this attempt")
-        or []
-    )
-    attempts.append(Attempt(exit=exit_code, seconds=seconds, reason=reason, ended=time.time()))
-    write_json(directory / "attempts.json", attempts)
+    # Several coordinators may work on one sweep; none may lose what another has noted.
+    with only_writer(directory, skip=UNTOUCHED):
+        noted = read_again(
+            directory / "attempts.json", list[Attempt], doing="counting from this attempt"
+        )
+        attempt = Attempt(exit=exit_code, seconds=seconds, reason=reason, ended=time.time())
+        write_json(directory / "attempts.json", [*(noted or []), attempt])
 
 
 def forget_failures(runs: Sequence[SweepRun], out: Path) -> int:
     """Let failed runs be tried again; return how many there were."""
     failed = [run for run in runs if read_state(run, out).state == "failed"]
     for run in failed:
-        (run_directory(out, run) / "attempts.json").unlink()
+        (run_directory(out, run) / "attempts.json").unlink(missing_ok=True)
     return len(failed)
 
 
@@ -280,9 +282,10 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
     paths: list[Path] = []
     strangers: list[Path] = []
     for path in sorted((out / "runs").iterdir()) if (out / "runs").is_dir() else ():
-        run_id = path.name if path.is_dir() else path.name.removesuffix(".json")
-        # A status file of a run has the name of its directory and .json.
-        if run_id in kept:
+        # A config of a run has the name of its directory and .json, a deletion that was cut short
+        # another ending.
+        run_id = path.name.removesuffix(GOING if path.is_dir() else ".json")
+        if run_id in kept and path.suffix != GOING:
             continue
         # A link could point out of the sweep, to what others own.
         is_ours = run_id in made and not _is_behind_link(path, out)
@@ -292,7 +295,8 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
             strangers.append(path)
     for run in runs:
         if run.id in made and read_state(run, out).state == "finished":
-            found = run_directory(out, run).glob("arms/*/seed*/checkpoints")
+            of_seeds = run_directory(out, run).glob("arms/*/seed*/*")
+            found = [path for path in of_seeds if _has_name_of_checkpoints(path)]
             paths += sorted(path for path in found if not _is_behind_link(path, out))
     return Prunable(paths, strangers)
 
@@ -318,18 +322,35 @@ def delete(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         try:
             with lock_to_delete(_run_of(path)):
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                _delete_whole(path)
         except LockedError:
             kept.append(path)
     return kept
 
 
+def _delete_whole(path: Path) -> None:
+    """Delete a file or a directory; one that is half deleted never has its own name.
+
+    A process that begins in a run directory meanwhile makes a new one, of which nothing goes.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if path.suffix != GOING:
+        going = path.with_name(path.name + GOING)
+        if going.is_dir():  # of a deletion that was cut short
+            shutil.rmtree(going)
+        path = path.rename(going)
+    shutil.rmtree(path)
+
+
+def _has_name_of_checkpoints(path: Path) -> bool:
+    return path.name in (bucket.CHECKPOINTS, bucket.CHECKPOINTS + GOING)
+
+
 def _run_of(path: Path) -> Path:
     """Return the run directory that a prunable path is, is the config of, or lies in."""
-    if path.name == bucket.CHECKPOINTS:
+    if _has_name_of_checkpoints(path):
         return path.parents[3]  # arms/NAME/seedN/checkpoints
     return path.with_suffix("") if path.suffix == ".json" else path
 
