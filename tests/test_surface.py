@@ -5,6 +5,7 @@ What an import costs is counted in modules, not in seconds: the same on a busy m
 are pinned in tests/goldens/surface.json, which `--update-goldens` rewrites.
 """
 
+import doctest
 import importlib
 import inspect
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pydantic
 import pytest
+
+import genlab
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "goldens" / "surface.json"
@@ -185,11 +188,23 @@ def test_a_folder_lists_its_names_and_still_finds_its_modules(module):
     exec("from genlab.decoders import masked; assert masked.Masked")
 
 
-def test_the_example_of_the_package_docstring_runs():
-    import doctest
+def modules_with_examples():
+    """Modules whose source holds a prompt of Python, found without importing any."""
+    root = Path(genlab.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        if ">>>" in path.read_text(encoding="utf-8"):
+            yield ".".join(("genlab", *path.relative_to(root).with_suffix("").parts)).removesuffix(
+                ".__init__"
+            )
 
-    import genlab
 
-    found = doctest.DocTestFinder().find(genlab, "genlab", module=genlab)
-    results = [doctest.DocTestRunner().run(example) for example in found]
-    assert sum(each.attempted for each in results) == 2 and not sum(each.failed for each in results)
+@pytest.mark.parametrize("name", modules_with_examples())
+def test_the_examples_in_docstrings_run(name):
+    module = importlib.import_module(name)
+    tests = doctest.DocTestFinder(exclude_empty=True).find(module, name, module=module)
+    runner = doctest.DocTestRunner()
+    for each in tests:
+        runner.run(each)
+    # A prompt outside a docstring would be found here and run nowhere.
+    written = Path(module.__file__).read_text(encoding="utf-8").count(">>> ")
+    assert runner.tries == written > 0 and runner.failures == 0
