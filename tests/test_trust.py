@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import py_compile
+import shutil
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from genlab import cli
 from genlab.config import ConfigError, GenlabError
 from genlab.load import load_experiment
 from genlab.run import trust
-from genlab.run.files import write_config
+from genlab.run.files import write_config, write_json
 from genlab.run.status import write_status
 from genlab.studies.tune import apply_tuning
 from genlab.sweeps.executors import command_of, names_of
@@ -75,6 +76,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     arm = tmp_path / "sent/arms/ar/seed0"
     arm.mkdir(parents=True)
     (arm / "config.json").write_text(json.dumps(config.run("ar", 0, 10).to_dict()))
+    for made in (tmp_path / "sent", arm):
+        write_json(made / "code.json", trust.pins_of(config.to_dict()))
     return tmp_path
 
 
@@ -148,6 +151,26 @@ def test_a_run_pins_its_code_and_trust_ends_where_it_changed(place, capsys):
         write_config(place / "sent", config.to_dict())
     (place / "sent/code.json").write_text("[1]")
     assert "sent/code.json: damaged" in refused(capsys, "report", "sent", "--trust-code")
+
+
+@pytest.mark.parametrize("pins", ["another", "none", "no file"])
+def test_trust_ends_at_code_that_the_run_was_not_made_with(pins, place, capsys):
+    """An edited config.json names a file that no code.json pins: nobody knows what it was."""
+    if pins == "no file":
+        (place / "sent/code.json").unlink()
+    else:
+        write_json(place / "sent/code.json", {"their.py": "0" * 64} if pins == "another" else {})
+    told = refused(capsys, "report", "sent", "--trust-code")
+    assert (
+        "sent/config.json: data.codec='sent/evil.py' is no code that the run was made with" in told
+    )
+    assert ("their.py" in told) == (pins == "another") and not (place / "mark").exists()
+    assert "no code that" in refused(capsys, "budget", "sent/config.json", "--trust-code")
+    # The person may name the file, and a config.json alone is no run.
+    assert load_experiment("sent", ("data.codec=sent/evil.py",)).data.codec == "sent/evil.py"
+    (place / "alone").mkdir()
+    shutil.copy("sent/config.json", "alone")
+    assert load_experiment("alone", trust_code=True).data.codec == "sent/evil.py"
 
 
 def test_a_run_without_code_has_no_pins(tmp_path):

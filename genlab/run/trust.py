@@ -3,9 +3,9 @@
 A person names a file on the command line (a config, a page of a sweep, `--codec FILE.py`, an
 override) or in their own program; what a named Python file refers to counts as named by it. A
 config.json is data, no matter who wrote it: a Python file that it refers to, `FILE.py` or
-`FILE.py:NAME` in any field, runs only with `--trust-code`, and only while its content is the one
-that the run was made with. Run directories keep the digests of such files in `PINS_NAME`. The same
-holds for a class in a module that can be imported, which a `kind` refers to:
+`FILE.py:NAME` in any field, runs only with `--trust-code`. Run directories keep the digests of such
+files in `PINS_NAME`, and the config.json of one can name no other file, and none whose content has
+changed. The same holds for a class in a module that can be imported, which a `kind` refers to:
 `package.module:Class`.
 
 In: the values of a config.json, before anything is built of them. Out: nothing, or a `ConfigError`
@@ -16,6 +16,7 @@ a file or imports a module by a name that it was given.
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import types
@@ -26,6 +27,7 @@ from genlab.config import Config
 from genlab.config.errors import ConfigError, describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import FILE_MODULE, REFERENCE, note_loaded
 from genlab.config.overrides import parse_override
+from genlab.run.ownership import WRITTEN
 from genlab.run.stored import read_stored
 
 PINS_NAME = "code.json"
@@ -78,7 +80,8 @@ def check_code(
         trust_code: whether the person said so.
 
     Raises:
-        ConfigError: if a Python file is neither named nor trusted, or not the one that was pinned.
+        ConfigError: if a Python file is neither named nor trusted, or the run was not made with it,
+            or with another content of it.
     """
     found = list(find_code(values))
     for field, text in found:
@@ -88,9 +91,33 @@ def check_code(
                 f"{source}: {field}={shorten(text)} is {what}, and a config.json does not "
                 f"run code by itself; read the file, then add {FLAG} if you trust it"
             )
+    unpinned = [(field, text) for field, text in found if text not in named]
+    if unpinned and _is_of_a_run(source):
+        _check_made_with(unpinned, source)
     # A run may be scored again by a metric that was improved, if the user names it again.
     again = [text for field, text in found if field.startswith(SCORES) and text in named]
     check_pins(values, source.parent, except_for=again)
+
+
+def _is_of_a_run(source: Path) -> bool:
+    """Return whether `source` is the config.json of a run directory: more of a run lies beside it.
+
+    A config.json alone is a config that somebody sent, and no run tells what it was made with.
+    """
+    beside = {*WRITTEN} - {source.name}
+    return source.name in WRITTEN and any(os.path.lexists(source.parent / name) for name in beside)
+
+
+def _check_made_with(found: Iterable[tuple[str, str]], source: Path) -> None:
+    """Refuse Python files that the run of config.json was not made with: it was edited since."""
+    pins = read_pins(source.parent)
+    for field, text in found:
+        if text not in pins:
+            raise ConfigError(
+                f"{source}: {field}={shorten(text)} is no code that the run was made with "
+                f"(expected one of {PINS_NAME}: {shorten(', '.join(sorted(pins)) or 'none')}), so "
+                "config.json was edited since; restore it, or use another directory"
+            )
 
 
 def check_pins(values: object, run_dir: Path, *, except_for: Collection[str] = ()) -> None:
