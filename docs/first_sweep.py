@@ -15,9 +15,7 @@ from genlab.train import TrainSettings
 
 
 def sweep() -> Sweep:
-    """Return the page: one `Comparison`, what varies, and what is
-    predicted of it before it runs.
-    """
+    """Return the page: one `Comparison`, what varies, and what is predicted beforehand."""
     question = "How many bits per second do twice the updates save?"
     base = Comparison(
         name="first_sweep",

@@ -401,9 +401,7 @@ def measure_latency(
     clip: TokenClip,
     key: jax.Array,
 ) -> tuple[float, float, float]:
-    """Return seconds for one clip alone, seconds until sound can
-    start, and seconds of compilation.
-    """
+    """Return seconds for one clip alone, until sound can start, and of compilation."""
     decoder: Any = model
     cond, num_frames = conditions(store, [clip], len(clip.units))
     compiled, compile_s = compile_sampler(model, run, cond, num_frames)

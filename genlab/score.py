@@ -145,9 +145,7 @@ def score_rows(
     out: Path,
     progress: Progress,
 ) -> dict[str, RowResult]:
-    """Score real audio, both codec floors and every sampled arm,
-    each once; `out` keeps the rows.
-    """
+    """Score real audio, both codec floors and every arm, each once; `out` keeps the rows."""
     by_seed = by_name(arms)
     waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     waves |= {

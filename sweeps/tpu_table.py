@@ -58,9 +58,7 @@ SECTIONS = {
 
 
 def main(rows_dir: Path, out: Path, slots: int) -> None:
-    """Compile what is missing, `slots` programs at a time, and
-    write the table after every program.
-    """
+    """Compile what is missing, `slots` programs at a time; write the table after each one."""
     rows_dir.mkdir(parents=True, exist_ok=True)
     programs = list(plan())
     for wave in (
@@ -111,9 +109,7 @@ def compile_row(rows_dir: Path, kind: str, size: str, name: str, arm: str) -> No
 
 
 def guess_batch(path: Path) -> int:
-    """Return where to start the search for the largest batch,
-    from the row of the config's batch.
-    """
+    """Return where the search for the largest batch starts: at the row of the config's batch."""
     [row] = read_rows(path)
     per_clip = (row["peak_bytes"] - row["argument_bytes"]) / row["clips"]
     return int((FULL * row["hbm_bytes"] - row["argument_bytes"]) / per_clip)

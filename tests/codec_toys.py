@@ -93,9 +93,7 @@ class LoudnessUnits:
 
 
 def make_manifest(root, num_clips=12, speakers=("ann", "bob"), seconds=(0.2, 0.9)):
-    """Write a corpus of short clips: every sixth clip is a test
-    clip, the one after it a valid one.
-    """
+    """Write a corpus of short clips: every sixth is a test clip, the next one valid."""
     clips = []
     rng = np.random.default_rng(num_clips)
     for number in range(num_clips):

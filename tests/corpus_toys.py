@@ -1,6 +1,4 @@
-"""Tiny folders of audio that real corpora look like, and a comparison
-that runs on them in seconds.
-"""
+"""Tiny folders of audio laid out like real corpora, and a comparison that takes seconds."""
 
 import csv
 from pathlib import Path

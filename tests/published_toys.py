@@ -13,9 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 
 def make_random(config, seed=0):
-    """Return a codec of random parameters that differ between
-    channels; biases and frequencies too.
-    """
+    """Return a codec of random parameters that differ between channels, biases too."""
     graph, state = nnx.split(nnx.eval_shape(lambda: config.build(key=jax.random.key(0))))
     rng = np.random.default_rng(seed)
 

@@ -1,6 +1,4 @@
-"""The results.json and ledger.json of a comparison that was never
-run, for the tests of the report.
-"""
+"""The results.json and ledger.json of a comparison never run, for tests of the report."""
 
 
 def score(value: float, half: float, seeds: int = 1, **more) -> dict:

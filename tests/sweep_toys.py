@@ -13,9 +13,7 @@ FIRST_SWEEP = Path(__file__).parents[1] / "docs" / "first_sweep.py"
 
 
 def write_page(folder: Path, short: int = 300, long: int = 600) -> Path:
-    """Write the documentation's page on one seed, with other
-    numbers of steps, and return its path.
-    """
+    """Write the documentation's page on one seed, with other steps; return its path."""
     path, text = (
         folder / "page.py",
         FIRST_SWEEP.read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)"),

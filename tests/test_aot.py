@@ -151,9 +151,7 @@ def test_what_a_sparse_core_does_counts():
 
 
 def test_weights_are_told_from_activations():
-    """Whole, transposed, or cut along the outputs; four clips of
-    887 positions are none of these.
-    """
+    """Whole, transposed, or cut along the outputs; four clips of 887 positions are none."""
     matrices = frozenset({(512, 16384), (1376, 512)})
     weights = [(512, 16384), (512, 2048), (2048, 512), (512, 1376)]
     assert all(_is_part(shape, matrices) for shape in weights)

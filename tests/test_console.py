@@ -1,6 +1,4 @@
-"""Tables for the terminal: at most 80 columns, nothing cut, every arm
-of a score below the others.
-"""
+"""Tables for the terminal: at most 80 columns, nothing cut, arms of a score in rows."""
 
 from report_toys import make_ledger, make_results
 

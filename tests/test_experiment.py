@@ -1,6 +1,4 @@
-"""What a config may say, what is refused before anything runs, and
-which fields change which hash.
-"""
+"""What a config may say, what is refused beforehand, and which fields change which hash."""
 
 import importlib
 import json

@@ -1,6 +1,4 @@
-"""The IsoFLOP planner: shapes around the expected best one, and fits
-that find a law that is known.
-"""
+"""The IsoFLOP planner: shapes around the expected best, and fits that find a known law."""
 
 import json
 

@@ -269,9 +269,7 @@ def test_what_cannot_be_written_is_named_as_the_person_knows_it(tmp_path, monkey
 
 
 def test_what_another_machine_is_writing_is_not_tidied_away(tmp_path):
-    """A process number of another machine looks dead here: only
-    under the lock is it known to be.
-    """
+    """A process number of another machine looks dead here; only the lock tells."""
     leftover = tmp_path / ".sweep.json.genlab-999999999.tmp"
     leftover.write_text("half")
     hold = (

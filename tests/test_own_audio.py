@@ -1,6 +1,4 @@
-"""docs/own_audio.md: its commands run as they stand, and its table
-names what the readers accept.
-"""
+"""docs/own_audio.md: its commands run as they stand; its table names what readers take."""
 
 import json
 import os

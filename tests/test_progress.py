@@ -129,9 +129,7 @@ def test_an_ascii_stream_is_no_reason_to_fail(clock):
 
 
 def _on_a_terminal(script: str, **environment: str) -> str:
-    """Run `script` with a pseudo-terminal as standard error and
-    return what the terminal received.
-    """
+    """Run `script` with a pseudo-terminal as standard error; return what it received."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(script)],

@@ -108,9 +108,7 @@ def test_the_directory_of_an_arm_runs_no_code(place, capsys):
 
 
 def test_what_a_person_names_runs(place):
-    """On the command line, or in a config file that they named;
-    `--trust-code` is their word too.
-    """
+    """On the command line, or in a config file that they named, or by `--trust-code`."""
     (place / "mine.py").write_text(
         "from comparison_toys import make_comparison\n\n\n"
         "def config():\n    return make_comparison('data.codec=sent/evil.py')\n"

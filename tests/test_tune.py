@@ -130,9 +130,7 @@ def cache(monkeypatch, tmp_path_factory):
 
 @pytest.fixture
 def quick(cache, monkeypatch):
-    """Training that only notes what it was asked for, and a score
-    that is a number of the setting.
-    """
+    """Training that only notes what it was asked, and a score that is a number of the setting."""
 
     def train_arm(run, store, run_dir, progress):
         run_dir.mkdir(parents=True)

@@ -56,9 +56,7 @@ def _describe_codec(arguments: argparse.Namespace) -> None:
 
 
 def _load_codec(arguments: argparse.Namespace) -> None:
-    """Read a published codec, code a second of noise with it, and
-    print the name that configs take.
-    """
+    """Read a published codec, code a second of noise, and print the name that configs take."""
     from genlab.codecs.frozen import load_codec
 
     name = (

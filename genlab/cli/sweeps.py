@@ -211,9 +211,7 @@ def _check_card(page: Path, sweep: Sweep) -> None:
 
 
 def _write_card(page: Path, text: str, figure: Path) -> Path:
-    """Write the card of a page and its figure beside the Python
-    file, and return the card's path.
-    """
+    """Write the card of a page, with its figure, beside the Python file; return the card's path."""
     card, beside = page.with_suffix(".md"), page.with_suffix(".svg")
     # first: it says whose the figure is
     write_atomically(card, text.replace(f"({figure.name})", f"({beside.name})"))

@@ -331,9 +331,7 @@ class DirectionQuantiser(nnx.Module):
         return jnp.stack(codes, axis=-1)
 
     def decode(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t d"]:
-        """Return the latents that the codes stand for; codes
-        may have fewer levels than there are.
-        """
+        """Return the latents that the codes stand for; there may be fewer levels than usual."""
         levels = codes.shape[-1]
         chosen = [self.entries[level][codes[..., level]] for level in range(levels)]
         kernel = self.out_proj.kernel[...][:levels]

@@ -123,9 +123,7 @@ class EncodecConfig(PublishedConfig):
         )
 
     def _levels(self, bandwidths_kbps: Any) -> int:
-        """Return how many levels `DEFAULT_KBPS` pay for, or
-        the highest bandwidth if that is lower.
-        """
+        """Return how many levels `DEFAULT_KBPS` pays for, at most those of the top bandwidth."""
         bits_per_level = math.ceil(self.spec.frame_hz) * math.log2(self.entries)
         try:
             kbps = min(DEFAULT_KBPS, float(bandwidths_kbps[-1]))

@@ -256,9 +256,7 @@ class ProjectedQuantiser(nnx.Module):
         return jnp.stack(codes, axis=-1)
 
     def decode(self, codes: Int[Array, "b t k"]) -> Float[Array, "b t d"]:
-        """Return the latents that the codes stand for; codes
-        may have fewer levels than there are.
-        """
+        """Return the latents that the codes stand for; there may be fewer levels than usual."""
         chosen = [self.entries[level][codes[..., level]] for level in range(codes.shape[-1])]
         return self.output_proj(functools.reduce(jnp.add, chosen))
 
@@ -269,9 +267,7 @@ class ProjectedQuantiser(nnx.Module):
 
 
 class SplitQuantiser(nnx.Module):
-    """The semantic and the acoustic quantiser, side by side;
-    their codes are one after the other.
-    """
+    """The semantic and the acoustic quantiser, side by side; codes are joined in that order."""
 
     def __init__(self, config: MimiConfig, rngs: nnx.Rngs):
         num_acoustic = config.codebooks - config.semantic_codebooks

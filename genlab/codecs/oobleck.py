@@ -291,9 +291,7 @@ def fit_levels(
 def _fit_level(
     vectors: Float[Array, "n d"], entries: int, rounds: int
 ) -> tuple[Float[Array, "v d"], Float[Array, "n d"]]:
-    """Return the centres of k-means from the first vectors on,
-    and what they leave of every vector.
-    """
+    """Return the centres of k-means, started at the first vectors, and every residual."""
 
     def improve(_: object, centres: Float[Array, "v d"]) -> Float[Array, "v d"]:
         nearest = nearest_entry(vectors, centres)

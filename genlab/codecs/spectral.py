@@ -141,9 +141,7 @@ class SpectralCodecConfig(Config):
 
 
 class SpectralCodec(nnx.Module):
-    """Encoder, residual quantiser, decoder, and optionally a
-    discriminator that only training uses.
-    """
+    """Encoder, residual quantiser, decoder, and a discriminator if training uses one."""
 
     reads: ClassVar[Literal["waves"]] = "waves"
 

@@ -116,9 +116,7 @@ class Config(pydantic.BaseModel):
 
 
 def added(default: Any) -> Any:
-    """Declare a field that configs of earlier versions lack: at
-    its default it changes no digest.
-    """
+    """Declare a field that earlier versions lack: its default changes no digest."""
     return pydantic.Field(default=default, json_schema_extra={"added": True})
 
 

@@ -1,6 +1,4 @@
-"""Audio in, clips and batches out: corpora, their manifest, waveform
-batches and the token store.
-"""
+"""Audio in, clips and batches out: corpora, manifests, waveform batches and the token store."""
 
 from typing import TYPE_CHECKING
 

@@ -109,9 +109,7 @@ class Digests:
             raise self._refusal(name, f"expected {wanted} bytes, got {found}")
 
     def find_damage(self, progress: Progress | None = None) -> list[str]:
-        """Read every byte of every file, and return a line
-        per file that is not what was written.
-        """
+        """Read every byte of every file; return a line per file that has changed."""
         damage = []
         for done, name in enumerate(sorted(self.files)):
             if progress is not None:

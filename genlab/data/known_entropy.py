@@ -141,9 +141,7 @@ class KnownEntropy(Config):
 
     @property
     def rate_bits(self) -> float:
-        """The entropy rate, in bits per frame: what a frame
-        costs when all earlier ones are known.
-        """
+        """The entropy rate, in bits per frame: the cost of a frame given all earlier ones."""
         return self.entropy_bits(2) - self.entropy_bits(1)
 
     def entropy_bits(self, num_frames: int) -> float:

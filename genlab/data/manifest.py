@@ -358,9 +358,7 @@ def overlap_of_splits(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
 
 
 def copies(clips: Iterable[Clip]) -> list[list[Clip]]:
-    """Return the groups of clips with the same samples; rendered
-    clips have no digest to compare.
-    """
+    """Return the groups of clips with the same samples; rendered clips have no digest."""
     groups: dict[tuple[str, int], list[Clip]] = {}
     for clip in clips:
         if clip.audio_digest:

@@ -19,9 +19,7 @@ _INDEX = {character: index for index, character in enumerate(SYMBOLS, start=1)}
 
 
 def normalise_text(text: str) -> str:
-    """Return `text` in the symbol alphabet: "Room 21, Café-bar!"
-    becomes "room two one cafe bar".
-    """
+    """Return `text` in the symbol alphabet: "Room 21, Café!" becomes "room two one cafe"."""
     text = unicodedata.normalize("NFKD", text).replace("\u2019", "'").lower()
     text = "".join(character for character in text if not unicodedata.combining(character))
     text = re.sub(r"[0-9]", lambda digit: f" {DIGITS[int(digit.group())]} ", text)

@@ -264,9 +264,7 @@ class Blockwise(nnx.Module):
         is_valid: Bool[Array, "b t"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t k v"]:
-        """Return the belief about each noisy code from its
-        own block and the clean blocks before.
-        """
+        """Return the belief about each noisy code given its own block and the clean ones before."""
         t = noisy.shape[1]
         features = fill_up(conditions.frames, self.config.block_frames)
         codes = jnp.concatenate([noisy, clean], axis=1)

@@ -189,9 +189,7 @@ class Conditioner(nnx.Module):
     def __call__(
         self, cond: Cond, is_valid: Bool[Array, "b t"], *, key: Key[Array, ""] | None = None
     ) -> Conditions:
-        """Encode `cond` for the valid frames; with a key,
-        drop a share of the examples' conditions.
-        """
+        """Encode `cond` for the valid frames; a key drops some examples' conditions."""
         is_dropped = cond.is_dropped
         if key is not None and not self.deterministic and self.config.dropout > 0:
             is_dropped = is_dropped | jax.random.bernoulli(

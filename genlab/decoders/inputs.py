@@ -281,9 +281,7 @@ def _host(values: object) -> np.ndarray | None:
 
 
 def _check_axes(tree: PyTree) -> None:
-    """Refuse a mesh whose axes are Explicit, which every indexing
-    and reshape would have to answer.
-    """
+    """Refuse a mesh with Explicit axes: every indexing and reshape would have to answer it."""
     for leaf in jax.tree.leaves(tree):
         mesh = getattr(getattr(jax.typeof(leaf), "sharding", None), "mesh", None)
         for axis, kind in zip(mesh.axis_names, mesh.axis_types) if mesh is not None else ():

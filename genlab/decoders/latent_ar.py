@@ -152,9 +152,7 @@ class LatentARConfig(Config):
 
 
 class _Carry(NamedTuple):
-    """What one frame hands to the next: the cache and the
-    embedded latent, doubled under guidance.
-    """
+    """What one frame hands to the next: cache and embedded latent, doubled under guidance."""
 
     cache: Cache
     embedded: Float[Array, "b2 h"]
@@ -200,9 +198,7 @@ class LatentAR(nnx.Module):
         self.code_vectors = code_given_latent.keep_entries(task.code_vectors)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the head's mean loss per frame of each
-        example, weighted by its number of frames.
-        """
+        """Return each example's mean loss of the head per frame, and its number of frames."""
         check_call(self, tokens, cond)
         hole_key, condition_key, noise_key, dropout_key, head_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share

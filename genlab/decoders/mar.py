@@ -144,9 +144,7 @@ class MAR(nnx.Module):
         self.head = config.head.build(task.backbone.width, task.spec.latent_channels, key=head_key)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the head's mean loss over each example's
-        hidden frames, weighted by their number.
-        """
+        """Return each example's mean loss of the head over hidden frames, and their number."""
         check_call(self, tokens, cond)
         share_key, frame_key, condition_key, dropout_key, head_key = jax.random.split(key, 5)
         is_valid = tokens.is_valid

@@ -169,9 +169,7 @@ class DecoderConfig(Hashed, Protocol):
 
 @runtime_checkable
 class SamplerConfig(Hashed, Protocol):
-    """The config of how a decoder samples. It may have
-    `guidance`; one that has none is not guided.
-    """
+    """The config of how a decoder samples; without a `guidance` it is not guided."""
 
 
 def guidance_of(sampler: SamplerConfig) -> float:

@@ -1,6 +1,4 @@
-"""Scoring: metrics, statistics and controls of audio against its
-prompts, in numpy and onnxruntime.
-"""
+"""Scoring: metrics, statistics and controls of audio against its prompts (numpy, onnxruntime)."""
 
 from typing import TYPE_CHECKING
 

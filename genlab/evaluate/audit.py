@@ -159,9 +159,7 @@ def _judge(metric: Metric, name: str, ladder: Sequence[RowResult], seed: int) ->
 
 
 def _sign(metric: Metric, name: str, first: RowResult, second: RowResult, seed: int) -> int:
-    """Return 1 if the second row is significantly worse, -1 if
-    significantly better, 0 if neither.
-    """
+    """Return 1 if the second row is significantly worse, -1 if better, 0 if neither."""
     worse = 1 if metric.direction == "lower" else -1
     if name in first.per_clip and name in second.per_clip:
         change = bootstrap_mean(

@@ -20,9 +20,7 @@ Condition = Literal["content", "speaker"]
 
 
 class Deciding(NamedTuple):
-    """A score that can decide a comparison, where the arms are
-    told the condition that it follows.
-    """
+    """A score that can decide a comparison if the arms are told the condition that it follows."""
 
     score: str
     follows: Condition | None = None

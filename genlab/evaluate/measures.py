@@ -212,9 +212,7 @@ def distortion(clips: Clips) -> Work:
 
 
 def codes(clips: Clips) -> Work:
-    """The entropy of the codes that the codec gives the audio, of
-    each clip and of the whole set.
-    """
+    """The entropy of the audio's codes, of each clip and of the whole set."""
 
     def finish(found: list[None]) -> Found:
         if not clips.codes:

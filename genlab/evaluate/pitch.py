@@ -34,9 +34,7 @@ class PitchTrack(NamedTuple):
 
 
 class PitchAgreement(NamedTuple):
-    """How one clip follows a reference; NaN where the reference
-    itself leaves the number undefined.
-    """
+    """How one clip follows a reference; NaN where the reference leaves the number undefined."""
 
     correlation: float
     voicing_agreement: float

@@ -96,9 +96,7 @@ class ClipValues(NamedTuple):
         return "prompts and training seeds" if self.num_runs > 1 else "prompts"
 
     def by_run(self) -> list[float]:
-        """Return the weighted mean over the clips of each
-        training run, NaN where none is defined.
-        """
+        """Return the weighted mean over the clips of each training run, NaN where undefined."""
         runs = self.runs or (0,) * len(self.clusters)
         totals, weights = cell_sums(
             runs, runs, np.where(self.weights > 0, self.totals, 0.0), self.weights

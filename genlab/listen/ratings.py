@@ -118,9 +118,7 @@ def summarise(answers: Sequence[Answers], key: Key, digest: str) -> Listening:
 
 
 def screen_listener(answers: Answers, key: Key) -> Listener:
-    """Count the screens on which the hidden reference was rated
-    below 90 (BS.1534-3 section 4.1.2).
-    """
+    """Count the screens whose hidden reference was rated below 90 (BS.1534-3 section 4.1.2)."""
     ratings = [
         clip.rating
         for screen in answers.screens

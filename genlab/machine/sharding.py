@@ -116,9 +116,7 @@ def use_mesh(config: ShardingConfig) -> Iterator[None]:
 
 @contextlib.contextmanager
 def leave_mesh() -> Iterator[None]:
-    """Compute on the first device of this process, where `gather`
-    puts arrays, while a mesh is set.
-    """
+    """Compute on this process's first device, where `gather` puts arrays, while a mesh is set."""
     if not mesh_sizes():
         yield
         return
@@ -244,9 +242,7 @@ def batch_shardings(args: PyTree, mesh: Mesh) -> PyTree:
 
 
 def put_batch(args: PyTree) -> PyTree:
-    """Return the batch on the devices. Each process gives its own
-    rows, those of process 0 first.
-    """
+    """Return the batch on the devices; each process gives its own rows, process 0 the first."""
     if not mesh_sizes():
         return jax.device_put(args)
     mesh = jax.sharding.get_mesh()
@@ -280,9 +276,7 @@ def abstract_batch(args: PyTree) -> PyTree:
 
 
 def gather(tree: PyTree) -> PyTree:
-    """Return the arrays whole on the first device of this
-    process: sampling and scoring run there.
-    """
+    """Return the arrays whole on this process's first device, where sampling and scoring run."""
     if not mesh_sizes():
         return tree
     everywhere = NamedSharding(jax.sharding.get_mesh(), PartitionSpec())

@@ -41,9 +41,7 @@ FLAX_VECTORS = ("bias", "scale")
 
 
 def matrix(value: Shaped[Array, "..."], split: PartitionSpec = INPUTS) -> nnx.Param:
-    """Return a parameter on which weight decay acts and whose
-    last axes are split as `split` says.
-    """
+    """Return a parameter that weight decay acts on; `split` says how its last axes are split."""
     return nnx.Param(value, rule=Rule(split, is_decayed=True))
 
 

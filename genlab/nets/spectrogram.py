@@ -54,9 +54,7 @@ def frame_wave(
 def cut_frames(
     wave: Float[Array | np.ndarray, "b s"], window_samples: int, hop_samples: int
 ) -> Float[Array, "b t w"]:
-    """Return every whole frame of the wave, without padding; its
-    length is a multiple of the hop.
-    """
+    """Return every whole frame of the wave, unpadded; its length is a multiple of the hop."""
     overlap = window_samples // hop_samples
     # A frame is `overlap` neighbouring hops: b (u hop) -> b u hop
     pieces = wave.reshape(wave.shape[0], -1, hop_samples)
@@ -81,9 +79,7 @@ def spread_frames(
 def overlap_add(
     frames: Float[Array | np.ndarray, "b t w"], hop_samples: int, before: int | None = None
 ) -> Float[Array, "b s"]:
-    """Invert the framing: add overlapping frames and cut the
-    padding off, giving t * hop samples.
-    """
+    """Invert the framing: add overlapping frames and cut the padding to t * hop samples."""
     before = (int(frames.shape[2]) - hop_samples) // 2 if before is None else before
     return spread_frames(frames, hop_samples)[:, before : before + frames.shape[1] * hop_samples]
 

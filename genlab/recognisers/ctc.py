@@ -157,9 +157,7 @@ class Recogniser(nnx.Module):
     def logits(
         self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
     ) -> Float[Array, "b t c"]:
-        """Return unnormalised log probabilities of the blank
-        (0) and the symbols (1..28) per frame.
-        """
+        """Return unnormalised log probabilities of blank (0) and symbols (1..28) per frame."""
         return self.logits_from_features(self.features(waves, num_samples), num_samples)
 
     def features(

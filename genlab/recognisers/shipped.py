@@ -78,9 +78,7 @@ def save_units(
 
 
 def weights_path(name: str) -> Path:
-    """Return the file that `name` stands for: a shipped name, or
-    a path ending in `.safetensors`.
-    """
+    """Return the file of a shipped name, or of a path that ends in `.safetensors`."""
     if name.endswith(".safetensors"):
         return Path(name)
     return Path(__file__).with_name("weights") / f"{name}.safetensors"

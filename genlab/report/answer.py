@@ -251,9 +251,7 @@ def control_status(item: ControlEntry) -> str:
 
 
 def failed_controls(results: Scored, arm: str) -> list[ControlEntry]:
-    """Return the controls that an arm failed. One that could not
-    be made says nothing against it.
-    """
+    """Return the controls that an arm failed; one that could not be made counts as none."""
     return [
         item
         for item in results.get("controls", [])

@@ -276,9 +276,7 @@ def log_axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], fl
 
 
 def _spread(positions: Sequence[float]) -> list[float]:
-    """Move sorted positions apart until each is a line below the
-    one before, keeping their middle.
-    """
+    """Move sorted positions apart until each is a line below the last, keeping the middle."""
     placed: list[float] = []
     for position in positions:
         placed.append(max(position, placed[-1] + _LINE_HEIGHT) if placed else position)

@@ -55,9 +55,7 @@ class Usual(TypedDict, total=False):
 
 
 def ledger_table(ledger: Ledger, results: Scored) -> Markup:
-    """Return one row per item: its status, the value in every arm
-    (once if all agree), and a note.
-    """
+    """Return one row per item: its status, each arm's value (once if all agree), and a note."""
     names = {arm["name"]: arm_title(arm) for arm in model_arms(results)}
     for row in ledger.get("rows", []):
         names |= {name: name for name in row.get("values", {}) if name not in names}

@@ -15,9 +15,7 @@ _VERDICTS = {"ranks": "ranks", "blind": "does not see", "reversed": "reversed"}
 
 
 def distrust(results: Scored, name: str) -> str:
-    """Return why a score is not to be trusted on this corpus, or
-    "" if nothing speaks against it.
-    """
+    """Return why not to trust a score on this corpus, "" if nothing speaks against it."""
     found = (results.get("audit") or {}).get(name)
     return ", ".join(found["failed"]) if found else ""
 

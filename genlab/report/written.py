@@ -128,9 +128,7 @@ def _ledger(results: Shown, ledger: Ledger) -> str:
 
 
 def render_scores(results: Shown) -> str:
-    """Return a table of one row per score and one column per arm;
-    arrows point to the better side.
-    """
+    """Return a table, a row per score and a column per arm; arrows point to the better side."""
     arms = results["arms"]
     rows = []
     doubts = any((results.get("audit") or {}).values())

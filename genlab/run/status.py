@@ -214,9 +214,7 @@ def _refuse_other_host(run_dir: Path) -> None:
 
 @contextlib.contextmanager
 def track_status(run_dir: Path, start: int, steps: int) -> Iterator[Callable[[int], None]]:
-    """Keep status.json true while a run trains; yields
-    `beat(step)`, cheap enough for every step.
-    """
+    """Keep status.json true while a run trains; yields `beat(step)`, cheap at every step."""
     before = read_status(run_dir)
     if start == steps and before.get("state") == "finished":
         yield lambda done: None

@@ -298,9 +298,7 @@ def linearise_ratio(
 def cell_sums(
     runs: Sequence[int], clusters: Sequence[object], *arrays: Float[np.ndarray, "n"]
 ) -> tuple[Float[np.ndarray, "s c"], ...]:
-    """Return each array summed within (training run, cluster),
-    both in order of first appearance.
-    """
+    """Return each array summed within (training run, cluster), in order of first appearance."""
     row_of = {run: number for number, run in enumerate(dict.fromkeys(runs))}
     column_of = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
     cells = [

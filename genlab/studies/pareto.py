@@ -219,9 +219,7 @@ def _judge(
     seed: int,
     score_name: str,
 ) -> list[FrontEntry]:
-    """Return the entries of an arm's settings, each with what
-    significantly beats it on every cost.
-    """
+    """Return the entries of an arm's settings, with what significantly beats each on all costs."""
     # Significant with Holm over all pairs: among many settings the luckiest always looks best.
     pairs = compare_rows({name: {score_name: one} for name, one in values.items()}, seed=seed)
     beaten = {

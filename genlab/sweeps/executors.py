@@ -197,9 +197,7 @@ def _end(workers: Sequence[_Worker], out: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
-    """Turn the first SIGTERM or SIGINT into a request to stop; a
-    second one acts as it always did.
-    """
+    """Turn the first SIGTERM or SIGINT into a request to stop; a second acts as usual."""
     stop = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}

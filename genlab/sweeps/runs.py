@@ -254,9 +254,7 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
 
 
 class Prunable(NamedTuple):
-    """What may be deleted, and what lies among the runs although
-    no page of this sweep ever had it.
-    """
+    """What may be deleted, and what lies among the runs that no page of this sweep had."""
 
     paths: list[Path]
     strangers: list[Path]

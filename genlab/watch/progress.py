@@ -38,9 +38,7 @@ class _Stage:
 
 
 class Progress:
-    """Stages of one command. Use as a context manager; a stage is
-    the integer that `stage` returns.
-    """
+    """Stages of one command, a context manager; a stage is the integer that `stage` returns."""
 
     def __init__(
         self,

@@ -1,6 +1,4 @@
-"""The tutorial's codec is loaded from its file, encodes a corpus, and
-resamples like every other.
-"""
+"""The tutorial's codec is loaded from its file, encodes a corpus, and resamples like others."""
 
 import sys
 from pathlib import Path

@@ -145,9 +145,7 @@ def test_f0_truth_is_aligned_and_follows_the_audio(manifest):
 
 
 def measure_period(wave, frame, f0_hz):
-    """Autocorrelation peak within half an octave of the label,
-    where the frame is clearly periodic.
-    """
+    """Autocorrelation peak within half an octave of the label, in periodic frames."""
     middle, half = frame * F0_HOP_SAMPLES + F0_HOP_SAMPLES // 2, 400
     if middle < 2 * half or middle + 2 * half > len(wave):
         return None

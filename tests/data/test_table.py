@@ -1,6 +1,4 @@
-"""Tables as people write them: no row is lost, no field is changed,
-what cannot be used is named.
-"""
+"""Tables as people write them: no row lost, no field changed, what cannot be used is named."""
 
 import csv
 import gzip
@@ -65,9 +63,7 @@ def test_one_table_written_in_many_ways(tmp_path, content):
 
 
 def test_tables_of_other_programs(tmp_path):
-    """Columns as Hugging Face's audiofolder, NeMo, audiocraft,
-    Common Voice and pandas name them.
-    """
+    """Columns as in Hugging Face's audiofolder, NeMo, audiocraft, Common Voice and pandas."""
     nemo = '{"audio_filepath": "a.wav", "text": "one", "offset": 1.5, "duration": 2}\n'
     assert read(tmp_path, nemo, "train_manifest.json").rows == [
         SourceRow("a.wav", "a.wav@1.5+2", "one", tmp_path.name, offset_s=1.5, duration_s=2.0)

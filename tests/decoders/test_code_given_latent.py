@@ -1,6 +1,4 @@
-"""Codes given latents: a distribution over codes, and the posterior
-whose density it is paid with.
-"""
+"""Codes given latents: a distribution over codes, and the posterior that prices them."""
 
 import itertools
 

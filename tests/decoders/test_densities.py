@@ -1,6 +1,4 @@
-"""Densities over ordered codes against closed forms, in float64 and
-far from where the codes are.
-"""
+"""Densities over ordered codes against closed forms, in float64 and far in the tails."""
 
 import functools
 

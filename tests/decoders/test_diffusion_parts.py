@@ -199,9 +199,7 @@ def test_guidance_in_an_interval_costs_and_does_what_it_says(fitted, key):
 
 
 def test_rescaled_guidance_has_the_spread_of_the_conditional_prediction(fitted, key):
-    """One Euler step: the sample is the noise less the
-    prediction, whose spread rescaling restores.
-    """
+    """One Euler step: the noise less the prediction, whose spread rescaling restores."""
     tokens, cond = toy_batch()
     is_valid = np.asarray(tokens.is_valid)
 

@@ -79,9 +79,7 @@ def reason_against(cell: Cell, family: Family) -> str | None:
 
 
 def in_order(cell: Cell) -> Family:
-    """The family; where the mixer reads neighbours in time,
-    without visiting frames out of order.
-    """
+    """The family; mixers that read neighbours in time visit frames in order."""
     family = ALL_FAMILIES[cell.family]
     if cell.mixer == "attention" or not hasattr(family.config, "infill_share"):
         return family

@@ -108,9 +108,7 @@ def test_no_frame_sees_its_own_or_later_latents(trained, batch):
 
 @pytest.mark.parametrize("name", [*NAMES, "text"])
 def test_the_cached_loop_is_the_full_forward_pass(name, batch):
-    """Frame by frame: the full pass over what was drawn, with the
-    same key, draws the same again.
-    """
+    """Frame by frame: the full pass over the drawn frames, same key, draws the same again."""
     tokens, cond = batch
     condition = ConditionConfig(content="text", route="cross") if name == "text" else SEMANTIC
     family, key = FAMILIES["latent_gmm" if name == "text" else name], jax.random.key(4)

@@ -1,6 +1,4 @@
-"""Noise paths and prediction types: closed forms, conversions, loss
-weights, and what is refused.
-"""
+"""Noise paths and prediction types: closed forms, conversions, loss weights, refusals."""
 
 import jax
 import jax.numpy as jnp

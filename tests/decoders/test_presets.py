@@ -46,9 +46,7 @@ class Conversations(TokenStore):
 
 
 def toy_run(path):
-    """The run of a preset with its own decoder, sampler and
-    conditions, and everything else small.
-    """
+    """A preset's run: its own decoder, sampler and conditions, everything else small."""
     experiment = load_experiment(path)
     assert experiment.name == path.stem
     if isinstance(experiment, Comparison):

@@ -69,9 +69,7 @@ def belief(likelihoods):
 
 
 def belief_of_visible(codes):
-    """Return log p(code | codes that are not absent), the optimum
-    of every family that hides codes.
-    """
+    """Return log p(code | codes not absent), the optimum of families that hide codes."""
     clips = jnp.asarray(CLIPS)[None]
     is_consistent = ((codes[:, None] == ENTRIES) | (codes[:, None] == clips)).all(axis=(2, 3))
     return belief(

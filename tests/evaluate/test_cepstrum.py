@@ -24,9 +24,7 @@ def test_the_same_sound_has_none_whatever_its_level(speech):
 
 
 def test_a_tilt_costs_its_own_size():
-    """White noise through a first-order shelf: the envelope moves
-    by a known curve in every frame.
-    """
+    """White noise through a first-order shelf: the envelope moves by a known curve."""
     noise = np.random.default_rng(0).normal(0, 0.1, 64_000).astype(np.float32)
     found = distortion(noise, scipy.signal.lfilter([1.0, -0.6], [1.0], noise).astype(np.float32))
     frequencies = librosa.mel_frequencies(n_mels=82, fmax=8000)[1:-1]

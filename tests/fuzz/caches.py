@@ -42,9 +42,7 @@ def _open(cache: Path, audio: Path) -> tuple[Any, Any]:
 
 
 def _content(manifest: Any, store: Any) -> str:
-    """Return a digest of everything that training and scoring
-    read of a corpus and its token store.
-    """
+    """Return a digest of all that training and scoring read of a corpus and its store."""
     found = hashlib.sha256(json.dumps(store.info.to_dict(), sort_keys=True).encode())
     for clip in sorted(manifest.clips, key=lambda clip: clip.id):
         found.update(

@@ -73,9 +73,7 @@ class Report:
         return sum(sum(counts.values()) for counts in self.counts.values())
 
     def table(self) -> str:
-        """Return a row per area: inputs, refused, accepted,
-        and each kind of fault that occurred.
-        """
+        """Return a row per area: inputs, refused, accepted, and each kind of fault."""
         totals: Counter[str] = sum(self.counts.values(), Counter())
         shown = [
             "refused",

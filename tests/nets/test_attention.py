@@ -27,9 +27,7 @@ def make_inputs(key, length, batch=2, heads=2, channels=16):
 
 
 def both(length, key, **rule):
-    """Return output and gradients, over the valid queries, of the
-    kernel and of the plain products.
-    """
+    """Return output and gradients over valid queries, of the kernel and of plain products."""
     queries, memory, is_valid = make_inputs(key, length)
     direction = jnp.where(is_valid[:, :, None, None], jax.random.normal(key, queries.shape), 0)
 

@@ -110,9 +110,7 @@ def test_rules_that_cannot_be_followed_are_refused(rule, told):
 
 
 def test_checkpoints_hold_arrays_alone():
-    """The state has the tree that it had before parameters
-    carried rules, so old checkpoints open.
-    """
+    """The state's tree is that from before parameters had rules: old checkpoints open."""
 
     def build(key):
         return Holder("up", Linear(4, 6, key=key))

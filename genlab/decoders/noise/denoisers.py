@@ -61,9 +61,7 @@ class ModulatedBackbone(Config):
         return backbone_flops(task.backbone, task.num_frames, **inputs) + edges + level
 
     def data_flops(self, task: Task) -> float:
-        """Return the FLOPs of the layers that read only data,
-        into which no gradient is propagated.
-        """
+        """Return the FLOPs of layers that read only data, to which no gradient goes back."""
         return (
             2.0
             * task.backbone.width
@@ -128,9 +126,7 @@ class StableAudioNetwork(Config):
         )
 
     def data_flops(self, task: Task) -> float:
-        """Return the FLOPs of the layers that read only data,
-        into which no gradient is propagated.
-        """
+        """Return the FLOPs of layers that read only data, to which no gradient goes back."""
         return 2.0 * (
             task.num_frames * task.spec.latent_channels**2 + LEVEL_CHANNELS * task.backbone.width
         )
@@ -185,9 +181,7 @@ class BackboneDenoiser(nnx.Module):
 
 
 class StableAudioDenoiser(nnx.Module):
-    """Stable Audio's network on our conditions: the encoded text
-    and what holds for the whole clip.
-    """
+    """Stable Audio's network on our conditions: encoded text and what holds for the whole clip."""
 
     def __init__(self, model: StableAudio):
         self.model = model

@@ -117,9 +117,7 @@ class GaussianMixtureHead(nnx.Module):
     def draw(
         self, key: Key[Array, ""], hidden: Float[Array, "b h"], sampler: HeadSampler
     ) -> Float[Array, "b d"]:
-        """Draw a component, then a latent from it, whose
-        standard deviation the temperature scales.
-        """
+        """Draw a component, then a latent from it; temperature scales its deviation."""
         component_key, noise_key = jax.random.split(key)
         log_weights, means, stds = (parts[:, 0] for parts in self._components(hidden[:, None]))
         drawn = jax.random.categorical(component_key, log_weights)[:, None, None]
@@ -162,9 +160,7 @@ class FlowMatching(Config):
         return FlowMatchingHead(self, width, channels, key=key)
 
     def train_flops(self, width: int, channels: int) -> float:
-        """Return the FLOPs of one frame's loss and its
-        gradient: one condition, `draws` velocities.
-        """
+        """Return the FLOPs of one frame's loss and gradient: one condition, `draws` velocities."""
         # Noisy latents and sinusoids are data: nothing is propagated into them.
         first_layers = 2 * self.width * (channels + LEVEL_CHANNELS)
         return 6.0 * width * self.width + self.draws * (
@@ -199,9 +195,7 @@ class FlowMatchingHead(nnx.Module):
     def loss(
         self, hidden: Float[Array, "b t h"], latents: Float[Array, "b t d"], *, key: Key[Array, ""]
     ) -> Float[Array, "b t"]:
-        """Return the mean squared velocity error of each
-        frame over its channels and noise draws.
-        """
+        """Return each frame's mean squared velocity error over channels and noise draws."""
         level_key, noise_key = jax.random.split(key)
         (b, t, d), m = latents.shape, self.config.draws
         # Each row is one draw of one frame: [(b t m) 1 d]

@@ -223,9 +223,7 @@ class Ancestral(OneCall):
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Return the end of the trajectory that starts at
-        `noisy`; the key draws the fresh noise.
-        """
+        """Return the end of the trajectory from `noisy`; the key draws the fresh noise."""
         if key is None:
             raise ValueError(
                 "solver.kind='ancestral': draws fresh noise in every step and needs a key"

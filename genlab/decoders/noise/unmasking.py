@@ -205,9 +205,7 @@ def draw_revealed(
 
 
 def draw_places(key: Key[Array, ""], num_draws: int, num_examples: int) -> Float[Array, "r b"]:
-    """Return uniform draws in [0, 1) for each example, one from
-    each of `num_draws` equal strata.
-    """
+    """Return draws in [0, 1) for each example, one from each of `num_draws` equal strata."""
     strata = jnp.arange(num_draws)[:, None]
     return (strata + jax.random.uniform(key, (num_draws, num_examples))) / num_draws
 

@@ -136,9 +136,7 @@ class DiscretisedMixture(Config):
         key: Key[Array, ""],
         code_vectors: Float[Array, "k v d"] | None = None,
     ) -> Linear:
-        """Return the product with weights of zero: components
-        start where `_components` puts them.
-        """
+        """Return the product with zero weights: components start where `_components` puts them."""
         outputs = codebooks * self.numbers(entries)
         return Linear(width, outputs, key=key, scale=0.0, split=COLUMNS)
 

@@ -148,9 +148,7 @@ class LevelLinear(nnx.Module):
 
 
 def _part_levels(backbone: Backbone, levels: int, key: Key[Array, ""]) -> None:
-    """Give each level projections of its own, with a deviation as
-    in `Backbone`; norms stay shared.
-    """
+    """Give each level its own projections, scaled as in `Backbone`; norms stay shared."""
     keys = iter(jax.random.split(key, 4))
     for module in (backbone.layers.mixer, backbone.layers.ffn):
         entering = ("project_in", 1.0, COLUMNS)

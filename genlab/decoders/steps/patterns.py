@@ -46,9 +46,7 @@ class LaggedPattern(Config):
         """Return by how many frames each level is behind."""
 
     def beside_other(self) -> "BesideOther":
-        """Return the pattern of two speakers, whose codes of
-        the same level come in the same step.
-        """
+        """Return the pattern of two speakers, whose codes of a level share a step."""
         return BesideOther(codes=self)
 
     def behind_plan(self, lead_frames: int) -> "BehindPlan":

@@ -87,9 +87,7 @@ class Streams(Config):
 
     @property
     def drawn(self) -> int:
-        """The number of streams that sampling draws: the plan
-        and the own codes, which come first.
-        """
+        """The number of streams that sampling draws: the plan, then the own codes."""
         return self.count - self.codebooks + self.spec.codebooks
 
     @property

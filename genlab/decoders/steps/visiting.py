@@ -17,9 +17,7 @@ from genlab.tokens import Prompt
 
 
 def visiting_order(is_known: Bool[Array, "b t"], is_valid: Bool[Array, "b t"]) -> Int[Array, "b t"]:
-    """Return the frames in the order they are predicted: known
-    ones, then the others, then padding.
-    """
+    """Return the frames in the order of prediction: known ones, the others, padding."""
     return jnp.argsort(jnp.where(is_valid, jnp.where(is_known, 0, 1), 2), axis=1, stable=True)
 
 

@@ -209,9 +209,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 class _Judge:
-    """All scores of a set of waves against the originals; None
-    where the package is not installed.
-    """
+    """All scores of waves against the originals; None where the package is not installed."""
 
     def __init__(self, originals: Sequence[Float[np.ndarray, "_"]]):
         self.originals = originals

@@ -1,6 +1,4 @@
-"""The toy world in which decoders, mixers and conditions are tried
-out: a token space and a batch.
-"""
+"""The toy world that decoders, mixers and conditions are tried in: a token space and a batch."""
 
 import jax
 import jax.numpy as jnp
