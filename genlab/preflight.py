@@ -15,15 +15,19 @@ from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
+from genlab.data.audio import to_float
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest
+from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
+from genlab.evaluate.content import word_errors
 from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import EvaluationConfig, grammar_metric, require_networks
 from genlab.evaluate.reference import Reference, choose_reference
+from genlab.evaluate.table import find_metric
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
 from genlab.prompts import FEWEST, Voiced, pick_prompts
@@ -204,6 +208,39 @@ def deciding_score(
     return config.data.domain.decide(
         {name for check in scores if check.runs for name in check.names} - {*struck}, is_told
     )
+
+
+def find_struck(config: Comparison, manifest: Manifest, clips: Collection[Clip]) -> dict[str, str]:
+    """Return the scores that can say nothing about these clips, with the reason: the recogniser is
+    made to hear the real ones (`Domain.struck`).
+    """
+    spoken = [clip for clip in clips if has_symbols(clip.text)]
+    if not spoken or "ctc" not in recognisers(config):
+        return {}
+    heard = load_recogniser().transcribe([to_float(manifest.audio(clip)) for clip in spoken])
+    errors, words = word_errors(heard, [clip.text for clip in spoken])
+    return config.data.domain.struck({"wer_ctc": float(errors.sum() / words.sum())})
+
+
+def check_chooses(
+    config: Comparison, name: str, clips: Collection[TokenClip], progress: Progress
+) -> None:
+    """Refuse a score to choose settings by, if it can say nothing about these prompts.
+
+    Raises:
+        GenlabError: if it counts words and the clips have none, or the recogniser hears none.
+    """
+    if find_metric(name).needs != "audio and text":
+        return
+    searched = config.data.domain.searched
+    others = [other for other in searched if find_metric(other).needs != "audio and text"]
+    fix = f"use --by {others[0]}" if others else "use clips with texts"
+    if not any(has_symbols(clip.text) for clip in clips):
+        raise GenlabError(f"--by {name}: no validation prompt has a text; {fix}")
+    manifest, ids = config.data.build_audio(progress), {clip.id for clip in clips}
+    struck = find_struck(config, manifest, [clip for clip in manifest.clips if clip.id in ids])
+    if name in struck:
+        raise GenlabError(f"--by {name}: {struck[name]}; {fix}")
 
 
 def pick_from_manifest(

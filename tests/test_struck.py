@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from comparison_toys import make_comparison
 
+from genlab import preflight
+from genlab.config import GenlabError
+from genlab.data.corpus import Embedded
 from genlab.evaluate.controls import Control
 from genlab.evaluate.domains import SPEECH
 from genlab.evaluate.metrics import RowResult
@@ -14,6 +17,7 @@ from genlab.evaluate.table import make_score
 from genlab.preflight import Check
 from genlab.report.answer import find_answer, primary_score
 from genlab.report.results import _deciding_score, _judged
+from genlab.studies import pareto
 
 
 @pytest.mark.parametrize(
@@ -86,3 +90,101 @@ def test_the_answer_names_what_was_struck():
     answer = find_answer(found, {"stamp": "controlled"})
     assert answer.status == "not settled" and answer.winner == ""
     assert answer.headline == f"Not settled: no score can decide here. {told}"
+
+
+class Told:
+    """A progress that keeps its notes."""
+
+    def __init__(self):
+        self.notes = []
+
+    def __call__(self, *args):
+        pass
+
+    def note(self, text):
+        self.notes.append(text)
+
+
+CLIPS = [SimpleNamespace(id=str(n), text=f"word number {n}") for n in range(4)]
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Return a comparison, and what its recogniser hears of each clip from now on."""
+    hypotheses = [clip.text for clip in CLIPS]
+    manifest = SimpleNamespace(clips=CLIPS, audio=lambda clip: np.zeros(160, np.int16))
+    data = SimpleNamespace(
+        domain=SPEECH, corpus=Embedded(), build_audio=lambda progress: manifest, load_codec=Told
+    )
+    recogniser = SimpleNamespace(transcribe=lambda waves: hypotheses[: len(waves)])
+    monkeypatch.setattr(preflight, "load_recogniser", lambda: recogniser)
+    condition = SimpleNamespace(content="text", speaker=True)
+    return SimpleNamespace(data=data, condition=condition, num_prompts=4), hypotheses
+
+
+def test_settings_are_not_chosen_by_a_recogniser_that_hears_nothing(heard):
+    config, hypotheses = heard
+    preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+    hypotheses[:] = ["", "", "", "number"]  # one of twelve words: an error rate of 0.92
+    with pytest.raises(GenlabError, match=r"error rate 0\.92"):
+        preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+    said = (
+        "--by wer_ctc: its recogniser hears almost nothing of the real clips (error rate 1.00); "
+        "use --by block_energy"
+    )
+    hypotheses[3] = ""
+    with pytest.raises(GenlabError) as refused:
+        preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+    assert str(refused.value) == said
+    preflight.check_chooses(config, "block_energy", CLIPS, Told())
+    silent = [SimpleNamespace(id="0", text="")]
+    with pytest.raises(GenlabError, match="no validation prompt has a text; use --by block_energy"):
+        preflight.check_chooses(config, "wer_ctc", silent, Told())
+
+
+@pytest.mark.parametrize(
+    ("measured", "refused"),
+    [
+        (("wer_ctc", "block_energy"), ""),
+        (("wer_ctc", "speaker_similarity"), "is speaker_similarity (wer_ctc: its recogniser"),
+        (("wer_ctc",), "is none (wer_ctc: its recogniser hears almost nothing"),
+    ],
+)
+def test_fronts_go_by_the_score_that_will_decide(heard, monkeypatch, measured, refused):
+    config, hypotheses = heard
+    found = SimpleNamespace(prompts=CLIPS, scores=[Check(measured, True)], deciding="wer_ctc")
+    monkeypatch.setattr(pareto, "inspect", lambda *args: found)
+    monkeypatch.setattr(pareto, "pick_from_manifest", lambda *args: CLIPS)
+    progress = Told()
+    pareto.check_fronts(config, progress)
+    assert not progress.notes
+    hypotheses[:] = [""] * 4
+    if refused:
+        with pytest.raises(GenlabError) as error:
+            pareto.check_fronts(config, progress)
+        assert refused in str(error.value) and not progress.notes
+        return
+    pareto.check_fronts(config, progress)
+    assert progress.notes == [
+        "--pareto: by block_energy, because wer_ctc does not decide: its recogniser hears almost "
+        "nothing of the real clips (error rate 1.00)"
+    ]
+
+
+def test_fronts_are_measured_by_what_decided(heard, monkeypatch, tmp_path):
+    config, _ = heard
+    config.evaluation = SimpleNamespace(seed=0)
+    made = results("block_energy", "wer_ctc", "block_energy")
+    material = SimpleNamespace(preflight=SimpleNamespace(deciding="wer_ctc"))
+    asked = []
+    monkeypatch.setattr(pareto.outputs, "read_results", lambda out: made)
+    monkeypatch.setattr(pareto, "gather", lambda *args: material)
+    settings = {"ar": [SimpleNamespace(name="own setting")]}
+    monkeypatch.setattr(pareto, "list_settings", lambda config: settings)
+    monkeypatch.setattr(pareto, "_measure", lambda *args: (asked.append(args[-1]), {}))
+    monkeypatch.setattr(pareto, "_judge", lambda *args: asked.append(args[-1]) or [])
+    pareto.trace_fronts(config, tmp_path, Told())
+    assert asked == ["block_energy"] * 2
+    made["primary_score"] = None
+    with pytest.raises(GenlabError, match="the deciding score here is none"):
+        pareto.trace_fronts(config, tmp_path, Told())

@@ -124,7 +124,7 @@ def cache(monkeypatch, tmp_path_factory):
     """
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path_factory.getbasetemp() / "tune_cache"))
     monkeypatch.setattr(
-        tuning_module, "choose_prompts", lambda *args: [SimpleNamespace(text="a word")]
+        tuning_module, "choose_prompts", lambda *args: [SimpleNamespace(id="", text="a word")]
     )
 
 

@@ -32,7 +32,7 @@ from genlab.evaluate.table import find_metric, make_score
 from genlab.experiment import Arm, Comparison
 from genlab.load import load_experiment
 from genlab.material import Material, gather
-from genlab.preflight import Preflight, inspect, pick_from_manifest
+from genlab.preflight import deciding_score, find_struck, inspect, pick_from_manifest
 from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report import outputs
@@ -79,9 +79,11 @@ def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[Fron
     Raises:
         GenlabError: if the comparison is not finished.
     """
-    outputs.read_results(out)
+    results = outputs.read_results(out)
     material = gather(config, progress, out)
-    score = _require_score(config, material.preflight)
+    # What decides is known by now: the page draws the fronts by the same score.
+    decides = results.get("primary_score", material.preflight.deciding)
+    score = _require_score(config, decides, results.get("struck") or {})
     settings = list_settings(config)
     entries: list[FrontEntry] = []
     for name, of_arm in settings.items():
@@ -106,18 +108,25 @@ def check_fronts(config: Comparison, progress: Progress) -> None:
     """
     codec = config.data.load_codec()
     manifest = config.data.build_audio(progress)
-    _require_score(config, inspect(config, manifest, codec))
+    found = inspect(config, manifest, codec)
+    struck = find_struck(config, manifest, found.prompts)
+    decides = deciding_score(config, found.scores, found.prompts, struck)
+    measured = {name for check in found.scores if check.runs for name in check.names}
+    _require_score(config, decides if decides in measured - {*struck} else None, struck)
     pick_from_manifest(config, manifest, codec, "valid", config.num_prompts)
+    for name, reason in struck.items():
+        progress.note(f"--pareto: by {decides}, because {name} does not decide: {reason}")
 
 
-def _require_score(config: Comparison, preflight: Preflight) -> str:
+def _require_score(config: Comparison, decides: str | None, struck: Mapping[str, str]) -> str:
     expected = config.data.domain.searched
-    if preflight.deciding not in expected:
+    if decides is None or decides not in expected:
+        reasons = "".join(f" ({name}: {reason})" for name, reason in struck.items())
         raise GenlabError(
-            f"--pareto: the deciding score here is {preflight.deciding}, expected "
+            f"--pareto: the deciding score here is {decides or 'none'}{reasons}, expected "
             f"{' or '.join(expected)}"
         )
-    return preflight.deciding
+    return decides
 
 
 def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:

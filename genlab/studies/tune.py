@@ -38,7 +38,6 @@ from genlab.config import Config, GenlabError, Seed, digest
 from genlab.config.errors import shorten as shorten_text
 from genlab.config.shipped import install_command
 from genlab.data.store import TokenClip, TokenStore
-from genlab.data.text import has_symbols
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.domains import SPEECH
 from genlab.evaluate.scores import ClipValues, clip_means
@@ -46,6 +45,7 @@ from genlab.evaluate.table import find_metric
 from genlab.experiment import Arm, Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
 from genlab.machine.stopping import TrainingDiverged
+from genlab.preflight import check_chooses
 from genlab.prompts import choose_prompts
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.additions import SETTINGS, BestOf, Setting, TrialEntry, TunedArm, read_tuning
@@ -203,12 +203,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
         store = config.data.open(progress, parts=config.condition.parts)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, config.data, "valid", config.num_prompts)
-        if find_metric(tuning.by).needs == "audio and text" and not any(
-            has_symbols(clip.text) for clip in clips
-        ):
-            others = [name for name in searched if find_metric(name).needs != "audio and text"]
-            fix = f"use --by {others[0]}" if others else "use clips with texts"
-            raise GenlabError(f"--by {tuning.by}: no validation prompt has a text; {fix}")
+        check_chooses(config, tuning.by, clips, progress)
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)
