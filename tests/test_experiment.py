@@ -85,7 +85,8 @@ def test_a_wrong_field_is_named_with_its_path(override, message):
         ("optim.peak_lr=1e999", "optim.peak_lr: Input should be a finite number"),
         (
             "optim.weight_decay=1e-999",
-            "'1e-999': too small to be distinguished from 0; write 0 or a larger number",
+            "optim.weight_decay='1e-999': too small to be distinguished from 0; write 0 or a "
+            "larger number",
         ),
         ("optim.peak_lr=1e-320", "optim.peak_lr: expected 0 or a magnitude from 1e-30 to 1e+30"),
         ("budget.train_flops=1e300", "budget.train_flops: expected 0 or a magnitude"),

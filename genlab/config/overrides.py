@@ -10,6 +10,7 @@ belong there and are dropped.
 import difflib
 import json
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from pydantic import JsonValue
@@ -102,7 +103,7 @@ def parse_override(item: str) -> Override:
             f"override {shorten(item)}: expected FIELD=VALUE, for example optim.peak_lr=1e-3"
         )
     try:
-        value = json.loads(text, parse_float=_float)
+        value = json.loads(text, parse_float=partial(_float, _brief(path)))
     except json.JSONDecodeError:
         value = text
     except (ValueError, RecursionError):
@@ -115,12 +116,13 @@ def parse_override(item: str) -> Override:
     return Override(path.strip(), parts, value)
 
 
-def _float(text: str) -> float:
+def _float(field: str, text: str) -> float:
     """Read a number; one that is not zero may not become zero."""
     value = float(text)
     if value == 0 and text.lower().partition("e")[0].strip("-.0"):
         raise ConfigError(
-            f"{shorten(text)}: too small to be distinguished from 0; write 0 or a larger number"
+            f"{field}={shorten(text)}: too small to be distinguished from 0; write 0 or a larger "
+            "number"
         )
     return value
 

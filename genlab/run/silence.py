@@ -2,13 +2,15 @@
 line itself.
 
 It logs through absl. What was still under way when a read failed ends later, in threads of
-TensorStore, as exceptions that nobody takes; Python's hooks for those drop Orbax's and no others.
+TensorStore, as exceptions that nobody takes. Python hands them to hooks, asyncio logs them, and a
+coroutine that was never begun is a warning: of all of these Orbax's are dropped and no others.
 """
 
 import contextlib
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from types import CoroutineType, TracebackType
 
@@ -50,6 +52,16 @@ def _watch_exceptions() -> None:
         sys.excepthook = _ExceptHook(sys.excepthook)
     if not isinstance(sys.unraisablehook, _UnraisableHook):
         sys.unraisablehook = _UnraisableHook(sys.unraisablehook)
+    asyncio_logger = logging.getLogger("asyncio")
+    if _is_not_late not in asyncio_logger.filters:
+        asyncio_logger.addFilter(_is_not_late)
+    warnings.filterwarnings("ignore", r"coroutine 'Store\._", RuntimeWarning)
+
+
+def _is_not_late(record: logging.LogRecord) -> bool:
+    """Return whether a record of asyncio is about something else than a read that failed before."""
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not _is_late(error)
 
 
 class _ExceptHook:

@@ -179,10 +179,16 @@ def _draw_budget(rng: random.Random, world: World, place: Path) -> Trial:
 def _loads(file: Path, overrides: tuple[str, ...], names: list[str], what: str) -> Trial:
     from genlab.load import load_experiment
 
-    names = [name for name in names if name.isprintable() and name]
+    names = [shown for name in names for shown in _as_printed(name)]
     return Trial(
         what, lambda: load_experiment(file, overrides), (*names, file.name) if names else (), judge
     )
+
+
+def _as_printed(name: str) -> list[str]:
+    """Return what an error may show of a name: without what no terminal prints, and cut short."""
+    printed = "".join(char if char.isprintable() else " " for char in name)
+    return [part[:40] for part in printed.split()]
 
 
 def judge(config: Any) -> str | None:
