@@ -61,6 +61,7 @@ def test_a_kill_at_any_change_leaves_old_or_new_outputs(replaced: Path, tmp_path
         assert outputs.is_finished(run_dir) and not outputs.settle(run_dir)
         found = versions(run_dir)
         assert found in ({"old"}, {"new"}) and (completed <= (found == {"new"}))
+        assert found == {"old"} or not (run_dir / outputs.STAGE).exists()
         seen += found
     assert at > 15 and seen == sorted(seen, reverse=True) and {*seen} == {"old", "new"}
     assert not (run_dir / outputs.STAGE).exists()

@@ -104,6 +104,9 @@ def settle(run_dir: Path) -> bool:
     staged = run_dir / STAGE
     manifest = read_json(staged / MANIFEST)
     if manifest is None or not hosts.is_leader():
+        # killed when all had been moved: what is left holds no file
+        if hosts.is_leader() and not any(path.is_file() for path in staged.rglob("*")):
+            shutil.rmtree(staged, ignore_errors=True)
         return False
     places = (staged, run_dir)  # some may have been moved already
     if any(all(_digest_of(at / name) != file for at in places) for name, file in _files(manifest)):
