@@ -1,7 +1,6 @@
 import fcntl
 import functools
 import json
-import logging
 import os
 import shutil
 import signal
@@ -33,7 +32,6 @@ from genlab.run.checkpoint import (
 )
 from genlab.run.digests import chain_digest, combine_digests
 from genlab.run.files import read_json, write_json
-from genlab.run.silence import silenced
 from genlab.run.status import check_held, lock_run, track_status, write_status
 from genlab.training.tally import read_meta
 
@@ -183,47 +181,6 @@ def test_of_a_damaged_checkpoint_orbax_itself_says_nothing(run_dir, name, caplog
     assert step == (4 if name.endswith("_sharding") else 3)
     assert [record.getMessage() for record in caplog.records] == []
     assert capfd.readouterr().err == ""
-
-
-def test_what_a_failed_read_leaves_under_way_is_silent_and_other_exceptions_are_not(
-    capfd, caplog, monkeypatch
-):
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    with silenced():
-        pass
-
-    # as C++ does: not `threading`, whose exceptions have a hook of their own
-    def end_in_thread(error):
-        thread = threading.Thread(
-            target=lambda: sys.excepthook(type(error), error, error.__traceback__)
-        )
-        thread.start()
-        thread.join()
-        return capfd.readouterr().err
-
-    assert end_in_thread(RuntimeError("Event loop is closed")) == ""
-    assert "RuntimeError: of our own" in end_in_thread(RuntimeError("of our own"))
-
-    def log_with_asyncio(error):
-        logging.getLogger("asyncio").error(
-            "Future exception was never retrieved", exc_info=(type(error), error, None)
-        )
-        return [record.getMessage() for record in caplog.records]
-
-    assert log_with_asyncio(RuntimeError("Event loop is closed")) == []
-    assert log_with_asyncio(RuntimeError("of our own")) == ["Future exception was never retrieved"]
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        with silenced():
-            warnings.warn(
-                "coroutine 'Store._get_array_metadatas' was never awaited", RuntimeWarning, 2
-            )
-            warnings.warn("coroutine 'of_our_own' was never awaited", RuntimeWarning, 2)
-    assert [str(each.message)[:16] for each in told] == ["coroutine 'of_ou"]
-    sys.excepthook(RuntimeError, RuntimeError("Event loop is closed"), None)
-    assert "Event loop is closed" in capfd.readouterr().err, (
-        "in the main thread it is an error of ours"
-    )
 
 
 def test_every_flipped_byte_is_seen_or_harmless(run_dir):
