@@ -39,7 +39,7 @@ from genlab.run.bounds import CODES_FLOOR
 from genlab.run.files import write_json
 from genlab.run.names import file_stem
 from genlab.run.ownership import refuse_to_replace
-from genlab.run.stored import Count, Number, read_again, read_stored
+from genlab.run.stored import Count, Number, read_again, read_stored, remove_leftovers_of
 from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
 from genlab.train import load_trained
 from genlab.watch.tensorboard import ClipNote, RunWriter, prompt_tag
@@ -244,6 +244,8 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
             "--out"
         )
     out.mkdir(parents=True, exist_ok=True)
+    for name in ours:  # of calls that were killed
+        remove_leftovers_of(out / name)
     write_json(out / SAMPLED_NAME, sorted({*ours, *names}))
 
 

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from comparison_toys import make_comparison
@@ -15,8 +17,9 @@ from genlab.config import GenlabError
 from genlab.data.listing import walk_files
 from genlab.report import outputs
 from genlab.run.files import write_config, write_json
-from genlab.run.ownership import WRITTEN, check_is_ours, is_ours
+from genlab.run.ownership import WRITTEN, check_is_ours, is_ours, refuse_to_replace
 from genlab.run.status import lock_run, write_status
+from genlab.run.stored import partial_path
 from genlab.sweeps.page import expand
 from genlab.sweeps.runs import find_prunable, run_directory, write_page
 
@@ -180,3 +183,27 @@ def test_a_path_that_leaves_no_room_for_names_is_refused_before_training(tmp_pat
     with pytest.raises(GenlabError, match="more than 3400 bytes"), lock_run(deep):
         pass
     assert not any(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_of_a_file_goes_when_it_is_written_again(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    target, long = tmp_path / "own.safetensors", tmp_path / f"{'n' * 240}.wav"
+    gone = [
+        partial_path(path).name.replace(str(os.getpid()), str(dead.pid)) for path in (target, long)
+    ]
+    kept = [partial_path(target).name, f".other.safetensors.genlab-{dead.pid}.tmp", "own.5.tmp"]
+    for name in (*gone, *kept):
+        (tmp_path / name).touch()
+    for path in (target, long):
+        refuse_to_replace(path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_a_file_in_a_place_where_there_can_be_none_is_refused_before_it_costs_anything(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file/own.wav", tmp_path / "file/folder/own.wav"):
+        with pytest.raises(GenlabError, match=r"own\.wav: .*file is no folder; name a file in"):
+            refuse_to_replace(path)
+    refuse_to_replace(tmp_path / "new/folder/own.wav")
+    assert not (tmp_path / "new").exists()

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 import pydantic
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from pydantic import JsonValue
 
 from genlab.config import GenlabError, digest
@@ -233,16 +234,28 @@ def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:
     Raises:
         GenlabError: if the file is damaged.
     """
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError) as error:
-        raise GenlabError(
-            f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}"
-        ) from None
-    if not isinstance(values, np.ndarray) or values.ndim != ndim or values.dtype.kind != "f":
+    values = load_array(path, fix=fix)
+    if values.ndim != ndim or values.dtype.kind != "f":
         raise GenlabError(f"{path}: damaged: expected floats in {ndim} dimensions; {fix}")
     if not np.isfinite(values).all():
         raise GenlabError(f"{path}: damaged: expected finite numbers; {fix}")
+    return values
+
+
+def load_array(path: Path, *, fix: str, is_mapped: bool = False) -> Shaped[np.ndarray, "..."]:
+    """Return the array in a .npy file of numbers; an archive of arrays or pickled objects are none.
+
+    Raises:
+        GenlabError: if the file is damaged or holds anything else.
+    """
+    try:
+        values = np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
+        raise GenlabError(
+            f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}"
+        ) from None
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise GenlabError(f"{path}: damaged: expected one array of numbers; {fix}")
     return values
 
 

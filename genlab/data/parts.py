@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 
 from genlab.config import GenlabError
 from genlab.data.digests import Digests, rebuild
+from genlab.data.manifest import load_array
 
 VALUES_NAME, FIRSTS_NAME = "values.npy", "firsts.npy"
 
@@ -63,11 +64,24 @@ class PartValues:
             )
         digests.compare(FIRSTS_NAME)
         digests.compare(VALUES_NAME)
-        self._firsts = np.load(directory / FIRSTS_NAME)
-        self._values = np.load(directory / VALUES_NAME, mmap_mode="r")
+        fix = rebuild(directory)
+        self._firsts = load_array(directory / FIRSTS_NAME, fix=fix)
+        self._values = load_array(directory / VALUES_NAME, fix=fix, is_mapped=True)
+        if not _are_firsts(self._firsts, self._values):
+            raise GenlabError(
+                f"{directory / FIRSTS_NAME}: damaged: expected where clips begin in {VALUES_NAME}; "
+                f"{fix}"
+            )
 
     def of(self, number: int) -> PartValue:
         """Return the value of the clip in record `number`."""
         first, last = self._firsts[number : number + 2]
         value = np.array(self._values[first:last] if self.is_per_frame else self._values[first])
         return PartValue(self.name, value, self.is_per_frame)
+
+
+def _are_firsts(firsts: Shaped[np.ndarray, "..."], values: Shaped[np.ndarray, "..."]) -> bool:
+    """Return whether these are the places in `values` where clips begin, and its end."""
+    if firsts.ndim != 1 or not firsts.size or values.ndim == 0 or firsts.dtype != np.int64:
+        return False
+    return firsts[0] == 0 and firsts[-1] == len(values) and bool((np.diff(firsts) >= 0).all())

@@ -18,7 +18,7 @@ from collections.abc import Set
 from pathlib import Path
 
 from genlab.config.errors import GenlabError, shorten
-from genlab.run.stored import DamagedError, parse_json, read_content
+from genlab.run.stored import DamagedError, parse_json, read_content, remove_leftovers_of
 
 WRITTEN = (
     *(
@@ -43,10 +43,11 @@ def refuse_to_replace(path: Path, is_ours: bool = False) -> None:
     """Refuse to write the file `path` if there is one, unless `is_ours`; call it before what the
     file costs.
 
-    A link counts as what is there, wherever it leads.
+    A link counts as what is there, wherever it leads. What a process that was killed left of the
+    file half-written is removed.
 
     Raises:
-        GenlabError: naming it.
+        GenlabError: naming it, also if nothing can be written where it would be.
     """
     what = ""
     if os.path.islink(path):
@@ -57,6 +58,12 @@ def refuse_to_replace(path: Path, is_ours: bool = False) -> None:
         what = "already exists, and genlab did not make it or cannot tell"
     if what:
         raise GenlabError(f"{path}: {what}; name another file, or move it away")
+    # A folder that is missing is made by some commands; it lies in the first that is there.
+    folder = next((place for place in path.absolute().parents if os.path.lexists(place)), path)
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        what = "may not be written to" if folder.is_dir() else "is no folder"
+        raise GenlabError(f"{path}: {folder} {what}; name a file in another folder")
+    remove_leftovers_of(path)
 
 
 def says(path: Path, names: Set[str]) -> bool:

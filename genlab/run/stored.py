@@ -323,6 +323,17 @@ def remove_leftovers(directory: Path, skip: Collection[str] = ()) -> None:
                 (Path(place) / name).unlink(missing_ok=True)
 
 
+def remove_leftovers_of(path: Path) -> None:
+    """Remove what processes that were killed left of this one file, as `remove_leftovers` does of
+    all in a directory that belongs to genlab.
+    """
+    begins = partial_path(path).name.removesuffix(f"{os.getpid()}.tmp")
+    for name in os.listdir(path.parent) if path.parent.is_dir() else ():
+        written_by = re.fullmatch(r"(\d{1,9})\.tmp", name.removeprefix(begins))
+        if written_by and name.startswith(begins) and not _is_process(int(written_by[1])):
+            (path.parent / name).unlink(missing_ok=True)
+
+
 def _is_process(number: int) -> bool:
     try:
         os.kill(number, 0)
