@@ -18,6 +18,7 @@ from genlab.data.audio import read_wave, to_int16, write_flac
 from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
+from genlab.fairness.looks import open_looks
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
@@ -233,6 +234,7 @@ def train_arm(
                 writer=TrainingLog(writer, run.arm.decoder.kind, run.arm.decoder.loss_unit, cost),
                 progress=progress,
                 watch=watch,
+                looks=open_looks(run, store),
             )
 
 

@@ -9,7 +9,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from genlab.machine.memory import collector_paused
 
@@ -29,7 +29,6 @@ with collector_paused():
         GenlabError,
         Name,
         Seed,
-        Steps,
         added,
     )
     from genlab.config.open import Open
@@ -64,7 +63,9 @@ with collector_paused():
     from genlab.runs import Run
     from genlab.tokens import TokenSpec
     from genlab.train import TrainSettings
+    from genlab.training.looks import SPLIT, CheckpointRule
     from genlab.training.optim import ArmSettings, OptimConfig
+    from genlab.training.spend import Budget
 
 MAX_BATCH_FRAMES = 2**26
 
@@ -276,6 +277,7 @@ class Arm(ArmSettings):
 class DecoderRun(Run):
     """Train one decoder on tokens."""
 
+    has_looks: ClassVar[bool] = True
     kind: Literal["decoder"] = "decoder"
     data: TokenData
     """Corpus, codec and crop that the tokens come from."""
@@ -285,6 +287,8 @@ class DecoderRun(Run):
     """The conditions that the decoder gets."""
     arm: Arm
     """The family, its sampler and its settings."""
+    checkpoint: CheckpointRule = added(CheckpointRule())
+    """Which of the trained weights are handed over."""
 
     @pydantic.model_validator(mode="after")
     def _check_size(self) -> "DecoderRun":
@@ -326,38 +330,6 @@ class DecoderRun(Run):
             "train", num_frames=data.num_frames, seed=self.seed, clips=data.train_clips
         )
         return BatchSource(dataset, self.batch_size)
-
-
-class Budget(Config):
-    """What every arm may spend."""
-
-    mode: Literal["iso_flop", "iso_step"] = "iso_flop"
-    """iso_flop: the same training FLOPs. iso_step: the same number of updates."""
-    train_flops: float | None = pydantic.Field(default=None, gt=0)
-    """Training FLOPs of each arm, for iso_flop."""
-    steps: Steps | None = None
-    """Updates of each arm, for iso_step."""
-
-    @pydantic.model_validator(mode="after")
-    def _check_one(self) -> "Budget":
-        given, other = (
-            ("train_flops", "steps") if self.mode == "iso_flop" else ("steps", "train_flops")
-        )
-        if getattr(self, given) is None or getattr(self, other) is not None:
-            # The mode that was meant is the one of the field that was set, if only one is.
-            is_other = self.mode == "iso_flop" and self.steps is not None
-            is_other = is_other or (self.mode == "iso_step" and self.train_flops is not None)
-            example = {"train_flops": "1e13", "steps": "1000"}
-            swap = {"iso_flop": "iso_step", "iso_step": "iso_flop"}[self.mode]
-            fix = f"budget.{given}={example[given]} budget.{other}=null"
-            if is_other:
-                value = f"{getattr(self, other):g}"
-                fix += f", or budget.mode={swap} budget.{other}={value} budget.{given}=null"
-            raise ValueError(
-                f"mode={self.mode!r} takes {given} and not {other}: the other one follows from "
-                f"it; set {fix}"
-            )
-        return self
 
 
 class Comparison(Config):
@@ -402,6 +374,24 @@ class Comparison(Config):
     """Metrics of your own, beside those of the corpus (docs/own_metric.py in the repository)."""
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
+    checkpoint: CheckpointRule = added(CheckpointRule())
+    """Which of the trained weights every arm hands over."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_looks(self) -> "Comparison":
+        if self.checkpoint.looks_with(self.optim) and self.prompts_split == SPLIT:
+            raise ValueError(
+                f"prompts_split={SPLIT!r}: looks at validation choose the weights on these clips, "
+                "so report others: prompts_split=test, or checkpoint.rule=last without "
+                "optim.ema_powers"
+            )
+        own = [name for name, arm in self.arms.items() if arm.ema_decay is not None]
+        if own and self.optim.ema_powers is not None:
+            raise ValueError(
+                f"arms.{own[0]}.ema_decay={self.arms[own[0]].ema_decay:g}: optim.ema_powers keeps "
+                "the same grid in every arm; set it to null, or leave out the arm's ema_decay"
+            )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
@@ -467,4 +457,5 @@ class Comparison(Config):
             backbone=backbone,
             condition=self.condition,
             arm=arm,
+            checkpoint=self.checkpoint,
         )

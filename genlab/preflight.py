@@ -29,7 +29,13 @@ from genlab.evaluate.metrics import EvaluationConfig, grammar_metric, require_ne
 from genlab.evaluate.reference import Reference, choose_reference
 from genlab.evaluate.table import find_metric
 from genlab.experiment import Comparison
-from genlab.fairness.budget import ArmBudget, abstract_decoder, check_flops, solve_budget
+from genlab.fairness.budget import (
+    ArmBudget,
+    abstract_decoder,
+    check_flops,
+    checkpoint_bytes,
+    solve_budget,
+)
 from genlab.prompts import FEWEST, Voiced, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
@@ -137,7 +143,7 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     preflight = inspect(config, manifest, codec)
     store = PlannedStore(manifest, codec, units)
     budgets = solve_budget(config, store)
-    ratios, with_bits, flops, disk_bytes = {}, [], 0.0, 0.0
+    ratios, with_bits, flops = {}, [], 0.0
     for name, budget in budgets.items():
         run = config.run(name, config.seeds[0], budget.steps)
         ratios[name] = check_flops(run, store)
@@ -145,8 +151,7 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
             with_bits.append(name)
         sampling = budget.sample_flops * len(preflight.prompts)
         flops += (budget.train_flops + sampling) * len(config.seeds)
-        # Parameters, their average and two moments, for every checkpoint kept.
-        disk_bytes += 16.0 * budget.params * len(config.seeds) * config.settings.keep
+    disk_bytes = checkpoint_bytes(config, budgets)
     return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
 
 

@@ -36,6 +36,7 @@ class CorpusShare(Config):
 class Run(Config):
     """What every training run has."""
 
+    has_looks: ClassVar[bool] = False
     name: Name
     """Name of the run directory."""
     seed: Seed = 0
@@ -48,6 +49,15 @@ class Run(Config):
     """Optimiser and schedule."""
     settings: TrainSettings = TrainSettings()
     """How the run is watched and saved; it changes no result and stays out of the hash."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_averages(self) -> "Run":
+        if self.optim.ema_powers is not None and not self.has_looks:
+            raise ValueError(
+                f"optim.ema_powers={list(self.optim.ema_powers)}: only decoders look at "
+                "validation, which chooses one of the averages; use optim.ema_decay"
+            )
+        return self
 
     @property
     def slug(self) -> str:

@@ -10,7 +10,7 @@ Step n reads batch n and folds n into its key, so an interrupted run ends with t
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,7 @@ from genlab.nets.param import place_state
 from genlab.run import checkpoint
 from genlab.run.checkpoint import CheckpointWriter, HashLog
 from genlab.run.status import hold_run, track_status
+from genlab.training.looks import BEST, LookEntry, Looker, Looks, curve, handed_over
 from genlab.training.optim import OptimConfig
 from genlab.training.settings import TrainSettings
 from genlab.training.step import (
@@ -63,8 +64,8 @@ from genlab.watch.progress import Progress
 
 
 class RunResult(NamedTuple):
-    """A finished run. `model` holds the averaged parameters if the run kept an average; times sum
-    over all attempts.
+    """A finished run. `model` holds the averaged parameters if the run kept an average, or what a
+    look chose if it looked at validation; times sum over all attempts.
     """
 
     steps: int
@@ -75,6 +76,8 @@ class RunResult(NamedTuple):
     host_s: float
     batch_hash: str
     last_metrics: dict[str, float]
+    looks: Sequence[LookEntry] = ()
+    look_s: float = 0.0
 
 
 class _Run(NamedTuple):
@@ -92,6 +95,7 @@ class _Run(NamedTuple):
     progress: Progress | None
     stop: StopRequest
     watch: Mapping[int, Watch]
+    looker: Looker
 
 
 def train(
@@ -106,13 +110,14 @@ def train(
     writer: Writer | None = None,
     progress: Progress | None = None,
     watch: Mapping[int, Watch] | None = None,
+    looks: Looks | None = None,
 ) -> RunResult:
     """Train to `steps`, from the newest intact checkpoint in `run_dir` if there is one.
 
     The model that `build` makes has `loss(*args, key=key) -> LossOut`. `writer.scalars(step, {name:
     value})` is called every `settings.log_every` steps, and `writer.flush()`, if there is one,
     before each save; `progress`: a `Progress`. `watch[n]` gets the model, averaged, after step n,
-    outside the times that are counted.
+    outside the times that are counted, as the `looks` at validation are.
 
     Raises:
         GenlabError: naming what in a batch is not of the decoder's task, and its clips.
@@ -129,6 +134,7 @@ def train(
     first = source.batch_at(0)
     identity = {f"optim.{name}": value for name, value in optim.to_dict().items()}
     identity |= {"seed": seed, "steps": steps, "digest of the first batch": batch_digest(first)}
+    identity["looks"] = None if looks is None else looks.identity
     with hold_run(run_dir), stop_on_signal() as stop, use_mesh(settings.sharding):
         init_key, step_key = put_everywhere(tuple(jax.random.split(jax.random.key(seed))))
         # Shapes alone: a resumed run never allocates the initial state.
@@ -147,6 +153,7 @@ def train(
             progress,
             stop,
             watch or {},
+            Looker(looks, graphdef, optim),
         )
         restored = checkpoint.restore_latest(
             run_dir, partial(_expect, run, abstract), move_damaged=True
@@ -161,7 +168,7 @@ def train(
             # Counters are not saved: the step is the checkpoint's, and whatever was saved is
             # finite.
             counters = put_everywhere({"step": jnp.int32(start), "first_bad_step": jnp.int32(-1)})
-            state = {**restored.state, **counters}
+            state = {**run.looker.take_best(restored.state), **counters}
         with track_status(run_dir, start, steps) as beat:
             if start < steps:
                 began = time.perf_counter()
@@ -177,7 +184,7 @@ def train(
                     tally,
                     beat,
                 )
-        model = _averaged(graphdef, state)
+        model = nnx.merge(graphdef, *gather(run.looker.chosen(state)))
     return RunResult(steps, model, **dataclasses.asdict(tally))
 
 
@@ -200,9 +207,9 @@ def restore_trained(
     graphdef, params, rest = jax.eval_shape(lambda key: split_model(build(key)), jax.random.key(0))
 
     def expect(meta: checkpoint.Meta) -> State:
-        identity = read_meta(meta, run_dir)["identity"]
-        averaged = use_ema and identity.get("optim.ema_decay") is not None
-        return {"ema" if averaged else "params": params, "rest": rest}
+        read = read_meta(meta, run_dir)
+        names = handed_over(read["identity"], bool(read["tally"].looks), use_ema)
+        return dict(zip(names, (params, rest), strict=True))
 
     restored = checkpoint.restore_latest(run_dir, expect, move_damaged=False)
     if restored is None:
@@ -220,16 +227,18 @@ def result_of(model: nnx.Module, restored: checkpoint.Restored, run_dir: Path) -
 
 def _expect(run: _Run, abstract: State, meta: checkpoint.Meta) -> State:
     """Return what to read from a checkpoint, after making sure that it belongs to this run."""
-    identity = read_meta(meta, run.run_dir)["identity"]
+    read = read_meta(meta, run.run_dir)
+    identity = read["identity"]
     for field, ours in run.identity.items():
         if (theirs := identity.get(field)) != ours:
             raise checkpoint.CheckpointMismatch(
                 f"{run.run_dir}: {field}: now {ours}, but the run here was started with {theirs}; "
                 "use the settings and the data it was started with, or another directory"
             )
-    return {
-        name: part for name, part in place_state(run.graphdef, abstract).items() if name in SAVED
-    }
+    wanted = {name: abstract[name] for name in SAVED}
+    if read["tally"].looks:
+        wanted |= dict(zip(BEST, (abstract["params"], abstract["rest"]), strict=True))
+    return place_state(run.graphdef, wanted)
 
 
 def _loop(
@@ -278,10 +287,10 @@ def _loop(
             if is_logging or is_saving:
                 tally.last_metrics = _fetch(run, state, metrics)
                 loss = tally.last_metrics["loss"]
-            if done in run.watch:
+            if done in run.watch or run.looker.is_due(done):
                 tally.last_metrics = _fetch(run, state, metrics)  # waits for the step
                 tally.wall_s += time.perf_counter() - began
-                _show_to_watch(run, state, done)
+                _show(run, state, tally, done)
                 began = time.perf_counter()
             # Everything counted as idle lies between two such moments, so no share of a stretch is
             # told in the next.
@@ -314,12 +323,21 @@ def _tell(run: _Run, task: int | None, done: int, loss: float | None) -> None:
         run.progress.update(task, done, loss=loss)
 
 
-def _show_to_watch(run: _Run, state: State, done: int) -> None:
-    """Hand the averaged model to the watch of this step. All processes gather it, one looks."""
-    model = _averaged(run.graphdef, state)
-    with leave_mesh():
-        if hosts.is_leader():
-            run.watch[done](model)
+def _show(run: _Run, state: State, tally: Tally, done: int) -> None:
+    """Look at validation, and hand the averaged model to the watch of this step. All processes
+    gather it, one looks.
+    """
+    if run.looker.is_due(done):
+        began = time.perf_counter()
+        found = run.looker.look(state, done, tally.looks)
+        tally.look_s += time.perf_counter() - began
+        if run.writer and hosts.is_leader():
+            run.writer.scalars(done, curve(found))
+    if done in run.watch:
+        model = nnx.merge(run.graphdef, *gather(run.looker.newest(state)))
+        with leave_mesh():
+            if hosts.is_leader():
+                run.watch[done](model)
 
 
 def _save(
@@ -336,11 +354,7 @@ def _save(
         run.writer.flush()
     tally.batch_hash = hashes.chained
     meta = {"identity": run.identity, "tally": dataclasses.asdict(tally)}
-    saver.save(done, {name: state[name] for name in SAVED}, meta)
-
-
-def _averaged(graphdef: nnx.GraphDef, state: State) -> nnx.Module:
-    return nnx.merge(graphdef, *gather((state["ema"] or state["params"], state["rest"])))
+    saver.save(done, {name: state[name] for name in SAVED} | run.looker.best, meta)
 
 
 def _fetch(run: _Run, state: State, metrics: dict[str, jax.Array]) -> dict[str, float]:
@@ -360,14 +374,6 @@ def _log(run: _Run, tally: Tally, done: int, last: tuple[int, Tally]) -> tuple[i
     their time went.
     """
     if run.writer and hosts.is_leader():
-        wall_s, wait_s, host_s = (
-            getattr(tally, name) - getattr(last[1], name)
-            for name in ("wall_s", "data_wait_s", "host_s")
-        )
-        shares = {"data_wait": wait_s, "host": host_s, "device": wall_s - wait_s - host_s}
-        speed = {"steps_per_s": (done - last[0]) / wall_s}
-        speed |= {
-            f"{name}_fraction": max(seconds, 0.0) / wall_s for name, seconds in shares.items()
-        }
+        speed = tally.speed_since(last[1], done - last[0])
         run.writer.scalars(done, tally.last_metrics | speed)
     return done, dataclasses.replace(tally)

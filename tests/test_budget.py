@@ -18,11 +18,14 @@ from genlab.fairness.budget import (
     check_flops,
     check_memory,
     clip_flops,
+    count_params,
     next_budget,
     solve_budget,
     solve_steps,
 )
 from genlab.machine import memory as host
+from genlab.nets.param import count_shared
+from genlab.report.ledger import compute_rows
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,45 @@ def test_iso_step_gives_equal_steps(store):
     )
     assert {budget.steps for budget in budgets.values()} == {7}
     assert len({budget.train_flops for budget in budgets.values()}) == 3
+
+
+# Every family that stands on the backbone, with and without a modulation or a backbone in its head.
+FAMILIES = ("ar", "masked", "diffusion", "depth", "latent_ar", "discrete", "mar", "blockwise")
+
+
+@pytest.mark.parametrize("route", ["sum", "adaln"])
+def test_all_families_share_as_many_parameters(store, route):
+    config = make_comparison(
+        f"condition.clip_route={route}",
+        *(
+            f'arms.{name}={{"decoder":{{"kind":"{name}"}},"sampler":{{"kind":"{name}"}}}}'
+            for name in FAMILIES[3:]
+        ),
+    )
+    models = {name: abstract_decoder(config.run(name, 0, steps=1), store) for name in config.arms}
+    assert set(models) == set(FAMILIES)
+    shared = {name: count_shared(model) for name, model in models.items()}
+    assert len(set(shared.values())) == 1, shared
+    # by hand: two layers of 32 channels, of SwiGLU's inner 96, and a layer of the conditions
+    width, inner = 32, 96
+    layer = 4 * width**2 + 3 * width * inner + 2 * width + 2 * (width // 2)
+    info = store.info
+    told = (len(info.speakers) + 1 + info.num_units + 2) * width
+    encoder = 7 * width + width + 3 * width * width
+    assert shared["ar"] == 2 * layer + width + told + encoder
+    # The depth transformer is a backbone, too, but one of the head.
+    assert count_params(models["depth"]) - shared["depth"] > 2 * layer
+
+
+def test_iso_step_controls_ar_against_diffusion(store):
+    config = make_comparison("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=7")
+    rows = {row["item"]: row for row in compute_rows(config, solve_budget(config, store))}
+    assert rows["Backbone parameters"]["status"] == "bounded"
+    assert len(set(rows["Backbone parameters"]["values"].values())) == 1
+    heads = rows["Head parameters"]
+    assert heads["status"] == "declared"
+    # The modulation by a noise level: 8 * 32 * 32, six offsets a layer, and the level's embedding.
+    assert heads["values"]["diffusion"] > heads["values"]["ar"] + 8 * 32 * 32
 
 
 def test_too_few_steps_to_be_equal_are_refused(store):

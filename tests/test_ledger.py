@@ -29,6 +29,7 @@ def make_budgets(**changes):
             "family": name,
             "reads": "codes",
             "params": 1000 + 100 * len(name),
+            "shared_params": 900,
             "flops_per_clip": 1.0,
             "steps": STEPS[name],
             "train_flops": 1e9 + STEPS[name],
@@ -72,7 +73,7 @@ def test_arms_that_agree_are_controlled(tmp_path):
     )
     assert row(ledger, "Data order")["status"] == "matched"
     assert row(ledger, "Training FLOPs")["status"] == "bounded"
-    assert row(ledger, "Updates")["status"] == row(ledger, "Parameters")["status"] == "free"
+    assert row(ledger, "Updates")["status"] == row(ledger, "Head parameters")["status"] == "free"
     assert row(ledger, "Sampler calls")["status"] == "declared"
     assert "insufficient seeds" in row(ledger, "Seeds")["note"]
     assert {item["status"] for item in ledger["rows"]} == {"matched", "bounded", "free", "declared"}
@@ -112,11 +113,19 @@ def test_flops_more_than_a_percent_apart_are_uncontrolled(tmp_path):
 
 def test_iso_step_holds_updates_and_parameters(tmp_path):
     config = make_comparison("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=4")
-    same = {name: {"steps": 4, "seconds_seen": 40.0, "params": 1000} for name in NAMES}
+    same = {name: {"steps": 4, "seconds_seen": 40.0} for name in NAMES}
     ledger = make_ledger(tmp_path / "a", config, make_budgets(**same))
     assert ledger["stamp"] == "controlled" and row(ledger, "Training FLOPs")["status"] == "free"
-    assert row(ledger, "Updates")["status"] == row(ledger, "Parameters")["status"] == "bounded"
-    same["ar"]["params"] = 1100
+    assert (
+        row(ledger, "Updates")["status"]
+        == row(ledger, "Backbone parameters")["status"]
+        == "bounded"
+    )
+    # heads differ by family and are declared: AR has 300 of its own, diffusion 1000
+    found = row(ledger, "Head parameters")
+    assert found["status"] == "declared"
+    assert found["values"] == {"ar": 300, "masked": 700, "diffusion": 1000}
+    same["ar"]["shared_params"] = 910
     assert make_ledger(tmp_path / "b", config, make_budgets(**same))["stamp"] == "uncontrolled"
 
 

@@ -13,7 +13,7 @@ the others see from the padding.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,8 @@ class Conditions(NamedTuple):
 
 class Conditioner(nnx.Module):
     """Embeds speaker and content."""
+
+    is_shared: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ refuses a formula that is off by more than a percent.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from genlab.decoders.task import Task
 from genlab.experiment import Budget, Comparison, DecoderRun
 from genlab.machine import memory as host
 from genlab.nets.flops import count_flops
+from genlab.nets.param import count_shared
 
 TOLERANCE = 0.01
 MAX_STEPS = 2**31 - 1  # counters of updates are int32 on the device
@@ -34,6 +35,7 @@ MAX_STEPS = 2**31 - 1  # counters of updates are int32 on the device
 class ArmBudget:
     """What one arm spends.
 
+    `shared_params` are those of `params` that lie in what all families share (`count_shared`).
     `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the
     training split, which holds `unique_seconds`. Sampling cost is that of one clip of `num_frames`
     frames.
@@ -43,6 +45,7 @@ class ArmBudget:
     family: str
     reads: str
     params: int
+    shared_params: int
     flops_per_clip: float
     steps: int
     train_flops: float
@@ -70,6 +73,8 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
         flops_per_clip = clip_flops(run, store)
         flops_per_step = flops_per_clip * config.batch_size
         steps = solve_steps(config.budget, name, flops_per_step, costs)
+        if config.checkpoint.looks_with(config.optim):
+            config.checkpoint.steps_of(steps)  # refused before anything trains
         epochs = steps * config.batch_size / clips
         sampling = sample_cost(arm.decoder, arm.sampler, run.task(store))
         abstract = abstract_decoder(run, store)
@@ -78,6 +83,7 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
             arm.decoder.kind,
             abstract.reads,
             count_params(abstract),
+            count_shared(abstract),
             flops_per_clip,
             steps,
             steps * flops_per_step,
@@ -183,16 +189,25 @@ def check_budget(config: Comparison) -> None:
             solve_steps(config.budget, name, needed, list(costs.values()))
 
 
+def checkpoint_bytes(config: Comparison, budgets: Mapping[str, ArmBudget]) -> float:
+    """Return what the checkpoints of all arms and seeds take on disk: of each the parameters, their
+    two moments, the averages, and what a look keeps.
+    """
+    copies = 3 + config.optim.num_averages + config.checkpoint.looks_with(config.optim)
+    params = sum(budget.params for budget in budgets.values())
+    return 4.0 * copies * params * len(config.seeds) * config.settings.keep
+
+
 def check_memory(run: DecoderRun, params: int) -> None:
     """Refuse what cannot be trained in the memory that is there, before any of it is taken.
 
-    Counted is the least it takes: the parameters, their two moments and average, and one activation
-    of a batch.
+    Counted is the least it takes: the parameters, their two moments and averages, what a look
+    keeps, and one activation of a batch.
 
     Raises:
         GenlabError: that says how much it needs and how much there is.
     """
-    shared = 3 + (run.optim.ema_decay is not None)
+    shared = 3 + run.optim.num_averages + run.checkpoint.looks_with(run.optim)
     frames = run.batch_size // run.optim.accumulate * run.data.num_frames
     needed = 4.0 * (shared * params + frames * run.backbone.width)
     present = host.device_memory_bytes()

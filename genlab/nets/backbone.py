@@ -12,7 +12,7 @@ Dropout acts when a key is given and the module is not in evaluation mode (`mode
 """
 
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from genlab.nets.layers import AnyFeedForward, AnyMixer
 from genlab.nets.linear import Linear
 from genlab.nets.mixers.attention import Attention
 from genlab.nets.norm import RMSNorm
+from genlab.nets.param import as_delta
 from genlab.nets.rotary import rotation
 
 TextRoute = Literal["none", "prefix", "cross"]
@@ -158,6 +159,8 @@ class Cache(NamedTuple):
 class Backbone(nnx.Module):
     """A stack of identical blocks between the embeddings and the heads of a family."""
 
+    is_shared: ClassVar[bool] = True
+
     def __init__(
         self,
         config: BackboneConfig,
@@ -215,6 +218,8 @@ class Backbone(nnx.Module):
             if is_modulated
             else None
         )
+        if self.modulation is not None:
+            as_delta(self.modulation.kernel)
 
     def __call__(
         self,

@@ -28,7 +28,7 @@ from genlab.nets.feedforward import SwiGLU
 from genlab.nets.layer import FeedForward, LayerShape, Mixer
 from genlab.nets.linear import Linear
 from genlab.nets.norm import RMSNorm
-from genlab.nets.param import matrix, vector
+from genlab.nets.param import as_delta, matrix, vector
 
 
 class CrossAttention(nnx.Module):
@@ -91,7 +91,7 @@ class Block(nnx.Module):
         self.ffn = ffn.build(shape, key=ffn_key)
         crossing = {"key": cross_key, "output_scale": shape.output_scale}
         self.cross = CrossAttention(shape.width, shape.heads, **crossing) if is_crossing else None
-        self.modulation = vector(jnp.zeros((6, shape.width))) if is_modulated else None
+        self.modulation = as_delta(vector(jnp.zeros((6, shape.width)))) if is_modulated else None
 
     @property
     def mixer(self) -> Any:

@@ -1,5 +1,5 @@
-"""What a parameter says about itself: how it is split over chips, and whether weight decay acts on
-it.
+"""What a parameter says about itself: how it is split over chips, whether weight decay acts on it,
+and whether it belongs to the family rather than to the backbone that all families share.
 
 In: the value of a parameter, where its module makes it. Out: an `nnx.Param` that carries a `Rule`
 as metadata. The rule speaks of the last axes, so it still holds when `jax.vmap` stacks layers in
@@ -12,6 +12,7 @@ other parameter with two or more axes and no rule is refused by name, because ne
 its rank tells a matrix from a stack of biases.
 """
 
+import math
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -23,16 +24,19 @@ from genlab.machine.sharding import AXES, INPUTS, WHOLE, place
 
 
 class Rule(NamedTuple):
-    """How the last axes of a parameter are split over the mesh, and whether weight decay acts on
-    it.
+    """How the last axes of a parameter are split over the mesh, whether weight decay acts on it,
+    and whether a family may add it to what all families share (a noise level's modulation).
     """
 
     split: PartitionSpec
     is_decayed: bool
+    is_delta: bool = False
 
 
 # It shifts or scales channels: pulling it to zero only changes what the next matrix must undo.
 VECTOR = Rule(WHOLE, is_decayed=False)
+# What modules say of themselves, in a class attribute of this name.
+SHARED = "is_shared"
 # For `nnx.LayerNorm(width, **NORM_RULES)`.
 NORM_RULES: dict[str, Any] = {f"{name}_metadata": {"rule": VECTOR} for name in ("scale", "bias")}
 # What layers of flax call their matrices and their vectors.
@@ -50,6 +54,12 @@ def vector(value: Shaped[Array, "..."]) -> nnx.Param:
     offset.
     """
     return nnx.Param(value, rule=VECTOR)
+
+
+def as_delta(param: nnx.Param) -> nnx.Param:
+    """Return the parameter, marked as what a family may add to a module that all families share."""
+    param.set_metadata(rule=param.get_metadata("rule")._replace(is_delta=True))
+    return param
 
 
 def linear_rules(split: PartitionSpec = INPUTS) -> dict[str, Any]:
@@ -86,6 +96,31 @@ def splits_of(model: nnx.Module) -> dict[str, PartitionSpec]:
         GenlabError: as `rules_of`.
     """
     return {path: rule.split for path, rule in rules_of(model).items()}
+
+
+def count_shared(model: nnx.Module) -> int:
+    """Return how many numbers are learned by what all families share; shapes are enough.
+
+    A module says so of itself and of all it holds by a class attribute `is_shared`: True of the
+    backbone and of the encoder of the conditions, False of a head, whose own small backbone then
+    belongs to the head. Everything else is the family's: embeddings, heads, `as_delta`.
+
+    Raises:
+        GenlabError: as `rules_of`.
+    """
+    said = {
+        path: getattr(module, SHARED)
+        for path, module in nnx.iter_modules(model)
+        if hasattr(module, SHARED)
+    }
+    rules = rules_of(model)
+
+    def is_shared(words: tuple) -> bool:
+        around = [said[words[:n]] for n in range(len(words)) if words[:n] in said]
+        return bool(around) and all(around) and not rules["/".join(map(str, words))].is_delta
+
+    params = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return sum(math.prod(param.shape) for words, param in params if is_shared(words))
 
 
 def place_state(graphdef: nnx.GraphDef, state: dict[str, PyTree]) -> dict[str, PyTree]:

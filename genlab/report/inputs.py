@@ -64,6 +64,7 @@ class Row(TypedDict):
     title: NotRequired[str]
     reads: NotRequired[str]
     params: NotRequired[Count]
+    shared_params: NotRequired[Count]
     train_flops: NotRequired[Amount]
     steps: NotRequired[Count]
     seconds_seen: NotRequired[Amount]

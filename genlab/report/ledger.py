@@ -22,6 +22,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.report.inputs import Ledger, LedgerRow
+from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
 
 SEEDS_FOR_A_STATEMENT = 3
@@ -40,15 +41,11 @@ def build_ledger(
     rows = [
         *_data_rows(config, store, by_seed),
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
-        *_compute_rows(config, budgets),
+        *compute_rows(config, budgets),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(runs) for name, runs in by_seed.items()}),
-        _matched(
-            "Checkpoint rule",
-            dict.fromkeys(runs, "last"),
-            "fixed before the run; no selection on test",
-        ),
+        *_checkpoint_rows(config, by_seed),
         _row("Training wall clock", "free", seconds, device_text()),
     ]
     # One row that nobody declared is enough: the difference may come from there.
@@ -104,21 +101,31 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> LedgerRow:
     )
 
 
-def _compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
+def compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
+    """Return what the mode holds equal and what it leaves free, of budgets that are solved."""
     is_iso_flop = config.budget.mode == "iso_flop"
 
     def values(field: str) -> dict[str, float]:
         return {name: getattr(budget, field) for name, budget in budgets.items()}
 
+    # Heads differ by family on purpose; what all families share must not.
+    backbone, total = values("shared_params"), values("params")
+    heads = {name: total[name] - backbone[name] for name in budgets}
     seen = {name: round(budget.seconds_seen) for name, budget in budgets.items()}
     flops_note = "executed matrix products, formula checked against a walk over the traced step"
     return [
         _close("Training FLOPs", values("train_flops"), is_iso_flop, flops_note),
         _close(
-            "Parameters",
-            values("params"),
+            "Backbone parameters",
+            backbone,
             not is_iso_flop,
-            "heads and noise-level modulation differ by family",
+            "the backbone and the encoder of the conditions, which all families share",
+        ),
+        _row(
+            "Head parameters",
+            "matched" if len(set(heads.values())) == 1 else "free" if is_iso_flop else "declared",
+            heads,
+            "a family's own: embeddings, heads, the modulation by a noise level",
         ),
         _close("Updates", values("steps"), not is_iso_flop, "training FLOPs over FLOPs per step"),
         _close("Seconds of audio seen", seen, not is_iso_flop, "without padding"),
@@ -153,7 +160,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         _tuned("Peak learning rate", {name: run.optim.peak_lr for name, run in runs.items()}),
         _tuned("Warm-up share", {name: run.optim.warmup_fraction for name, run in runs.items()}),
         _tuned("Weight decay", {name: run.optim.weight_decay for name, run in runs.items()}),
-        _tuned("EMA decay", {name: run.optim.ema_decay for name, run in runs.items()}),
+        _average_row(config, runs),
         _tuned("Dropout", {name: run.backbone.dropout for name, run in runs.items()}),
         _matched("Optimiser, other fields", others, recipe),
         _matched("Precision", {name: run.backbone.dtype for name, run in runs.items()}, precision),
@@ -164,6 +171,14 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         ),
         _tuning_row(config),
     ]
+
+
+def _average_row(config: Comparison, runs: Mapping[str, DecoderRun]) -> LedgerRow:
+    powers = config.optim.ema_powers
+    if powers is None:
+        return _tuned("EMA decay", {name: run.optim.ema_decay for name, run in runs.items()})
+    grid = {name: str(list(run.optim.ema_powers or ())) for name, run in runs.items()}
+    return _matched("EMA grid", grid, "powers k of the decays 1 - 2^-k, all kept in one training")
 
 
 def _tuning_row(config: Comparison) -> LedgerRow:
@@ -188,6 +203,47 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
         ),
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
         _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
+    ]
+
+
+def _checkpoint_rows(
+    config: Comparison, by_seed: Mapping[str, Sequence[ArmRun]]
+) -> list[LedgerRow]:
+    """Return the rule by which each arm chose its weights, how often it looked, what it chose."""
+    rule = config.checkpoint
+    fixed = "fixed before the run; no selection on test"
+    if not rule.looks_with(config.optim):
+        return [_matched("Checkpoint rule", dict.fromkeys(by_seed, rule.rule), fixed)]
+    # Looks, not their shares: an arm that looked more often had more to choose from.
+    told = f"{rule.rule}, by the {rule.by} of {rule.clips} validation clips"
+    looked = {
+        name: "; ".join(str(len(arm.result.looks)) for arm in arms)
+        for name, arms in by_seed.items()
+    }
+    chosen = {
+        name: [choose_look(arm.result.looks, rule.rule) for arm in arms]
+        for name, arms in by_seed.items()
+    }
+    steps = {
+        name: "; ".join(
+            f"{step} of {arm.run.steps}" for arm, (step, _) in zip(by_seed[name], found)
+        )
+        for name, found in chosen.items()
+    }
+    seconds = {
+        name: f"{sum(arm.result.look_s for arm in arms):.0f} s" for name, arms in by_seed.items()
+    }
+    averages = {name: "; ".join(average for _, average in found) for name, found in chosen.items()}
+    return [
+        _matched("Checkpoint rule", dict.fromkeys(by_seed, told), fixed),
+        _matched("Looks at validation", looked, "per seed, at equal shares of the updates"),
+        _row("Chosen update", "free", steps, "per seed; no arm chooses on what is reported"),
+        *(
+            []
+            if config.optim.ema_powers is None
+            else [_row("Chosen average", "free", averages, "per seed; k: a decay of 1 - 2^-k")]
+        ),
+        _row("Looking wall clock", "free", seconds, "no part of the training wall clock"),
     ]
 
 

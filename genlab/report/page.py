@@ -59,8 +59,8 @@ _MODES = {
         "every arm spends the same training FLOPs, within 1 %; parameters and updates may differ"
     ),
     "iso_step": (
-        "every arm makes the same number of updates, with the same parameters within 1 % and the "
-        "same batches"
+        "every arm makes the same number of updates, with the same backbone parameters within 1 % "
+        "and the same batches"
     ),
     "iso_data": (
         "every arm sees the same unique audio the same number of times; compute is free and "

@@ -377,6 +377,7 @@ def _arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str]) -
         "family": budget.family,
         "reads": budget.reads,
         "params": budget.params,
+        "shared_params": budget.shared_params,
         "train_flops": budget.train_flops,
         "steps": budget.steps,
         "seconds_seen": budget.seconds_seen,

@@ -28,7 +28,7 @@ from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
-from genlab.fairness.budget import check_budget, check_flops, solve_budget
+from genlab.fairness.budget import check_budget, check_flops, checkpoint_bytes, solve_budget
 from genlab.machine.stopping import (
     EXIT_DISK_FULL,
     EXIT_DIVERGED,
@@ -232,11 +232,11 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         config = run.config
         store = run.config.data.open(progress)
         budgets = solve_budget(config, store)
+        # Walked now: a formula that is off would stop the sweep hours later.
         for name, budget in budgets.items():
             check_flops(config.run(name, config.seeds[0], budget.steps), store)
             flops += budget.train_flops * len(config.seeds)
-            # Parameters, their average and two moments, for every checkpoint kept.
-            bytes_ += 16.0 * budget.params * len(config.seeds) * config.settings.keep
+        bytes_ += checkpoint_bytes(config, budgets)
         clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
         prompts[run.label] = (
             store.info.codec_fingerprint,

@@ -12,7 +12,7 @@ carries a rule (genlab/nets/param.py).
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax.tree_util import KeyPath
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, added
 from genlab.machine.sharding import path_name
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.param import Rule, rules_of
@@ -54,6 +54,25 @@ class OptimConfig(Config):
     """
     accumulate: int = pydantic.Field(default=1, ge=1)
     """Parts into which each batch is split, one after another, to save memory."""
+    ema_powers: tuple[Annotated[int, pydantic.Field(ge=1, le=20)], ...] | None = added(None)
+    """A grid of averages instead of the one of `ema_decay`: the powers k of their decays 1 - 2^-k,
+    all kept in one training; a look at validation chooses one (`checkpoint`).
+    """
+
+    @pydantic.model_validator(mode="after")
+    def _check_powers(self) -> "OptimConfig":
+        powers = self.ema_powers
+        if powers is not None and (not powers or len(set(powers)) != len(powers)):
+            raise ValueError(
+                f"ema_powers={list(powers)}: expected powers that differ, such as [6, 8, 10], or "
+                "null for the one average of ema_decay"
+            )
+        return self
+
+    @property
+    def num_averages(self) -> int:
+        """How many averages of the parameters a training keeps."""
+        return (self.ema_decay is not None) if self.ema_powers is None else len(self.ema_powers)
 
 
 class ArmSettings(Config):
@@ -157,6 +176,23 @@ def build_optimizer(
         mask=partial(decay_tree, rules=rules_of(model)),
     )
     return optax.chain(clip, adamw)
+
+
+def start_averages(config: OptimConfig, params: PyTree) -> PyTree:
+    """Return the averages before the first update: one like `params`, one per power, or none."""
+    if config.ema_powers is not None:
+        return {f"k{power}": jax.tree.map(jnp.copy, params) for power in config.ema_powers}
+    return {} if config.ema_decay is None else jax.tree.map(jnp.copy, params)
+
+
+def update_averages(config: OptimConfig, ema: PyTree, params: PyTree, step: Array) -> PyTree:
+    """Return the averages of `start_averages` after one update."""
+    if config.ema_powers is not None:
+        return {
+            f"k{power}": update_ema(ema[f"k{power}"], params, 1 - 2.0**-power, step)
+            for power in config.ema_powers
+        }
+    return {} if config.ema_decay is None else update_ema(ema, params, config.ema_decay, step)
 
 
 def update_ema(ema: PyTree, params: PyTree, decay: float, step: Array) -> PyTree:

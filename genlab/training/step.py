@@ -24,7 +24,13 @@ from jaxtyping import Array, Key, PyTree
 from genlab.config import GenlabError
 from genlab.machine.sharding import BATCH, Splits, compiler_options, constrain, lay_out
 from genlab.nets.param import splits_of
-from genlab.training.optim import OptimConfig, build_optimizer, learning_rate, update_ema
+from genlab.training.optim import (
+    OptimConfig,
+    build_optimizer,
+    learning_rate,
+    start_averages,
+    update_averages,
+)
 
 Build = Callable[[Key[Array, ""]], nnx.Module]
 Watch = Callable[[nnx.Module], None]
@@ -46,7 +52,7 @@ def create_state(
             "model: it keeps a random stream; pass keys explicitly, so that restarts draw the "
             "same noise"
         )
-    ema = {} if optim.ema_decay is None else jax.tree.map(jnp.copy, params)
+    ema = start_averages(optim, params)
     counters = {"step": jnp.int32(0), "first_bad_step": jnp.int32(-1)}
     opt = build_optimizer(optim, steps, model).init(params)
     state = {"params": params, "rest": rest, "opt": opt, "ema": ema, **counters}
@@ -79,11 +85,7 @@ def make_update(graphdef: nnx.GraphDef, optim: OptimConfig, steps: int) -> Wrapp
         )
         changes, opt = optimizer.update(grads, state["opt"], params)
         params = optax.apply_updates(params, changes)
-        ema = (
-            {}
-            if optim.ema_decay is None
-            else update_ema(state["ema"], params, optim.ema_decay, step)
-        )
+        ema = update_averages(optim, state["ema"], params, step)
         metrics = {name: value * scale for name, value in sums.items()}
         metrics |= {"grad_norm": norm, "learning_rate": schedule(step)}
         counters = {"step": step + 1, "first_bad_step": first_bad}

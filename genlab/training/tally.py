@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from genlab.run.checkpoint import CheckpointMismatch
 from genlab.run.stored import describe_problem
+from genlab.training.looks import LookEntry
 
 
 @dataclasses.dataclass
@@ -26,6 +27,19 @@ class Tally:
     host_s: float = 0.0  # the device waited while the host logged, saved or handed over a step
     batch_hash: str = ""
     last_metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    looks: list[LookEntry] = dataclasses.field(default_factory=list)
+    look_s: float = 0.0  # of looking at validation; no part of wall_s
+
+    def speed_since(self, last: "Tally", steps: int) -> dict[str, float]:
+        """Return the speed over `steps` updates since `last`, and where their time went."""
+        wall_s, wait_s, host_s = (
+            getattr(self, name) - getattr(last, name)
+            for name in ("wall_s", "data_wait_s", "host_s")
+        )
+        shares = {"data_wait": wait_s, "host": host_s, "device": wall_s - wait_s - host_s}
+        return {"steps_per_s": steps / wall_s} | {
+            f"{name}_fraction": max(seconds, 0.0) / wall_s for name, seconds in shares.items()
+        }
 
 
 @pydantic.with_config(pydantic.ConfigDict(extra="allow"))

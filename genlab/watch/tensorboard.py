@@ -53,6 +53,7 @@ SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
 AUDIO_KINDS: tuple[Kind, ...] = get_args(Kind)
 
+CURVE = "valid_loss"  # of a look at validation; of several averages each adds its name
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = (
     "steps_per_s",
@@ -167,6 +168,7 @@ class TrainingLog:
     def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
         self._writer = writer
         self._family = family
+        self._unit = unit
         self._loss_tag = loss_tag(family, unit)
         self._cost = cost
 
@@ -182,6 +184,9 @@ class TrainingLog:
     def _tag(self, name: str) -> str:
         if name == "loss":
             return self._loss_tag
+        if name.startswith(CURVE):  # with the name of an average, if there are several
+            tag = loss_tag(self._family, self._unit, "valid")
+            return f"{tag}{name.removeprefix(CURVE)}"
         if name in _COST_METRICS:
             return f"cost/{name}"
         return f"train/{name}" if name in _SHARED_METRICS else f"train/{self._family}_{name}"

@@ -10,6 +10,7 @@ codes are predicted here (`streams.py`).
 """
 
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,8 @@ class Levels(nnx.Module):
     """The depth transformer between its input and its heads: all streams of one frame but the
     first.
     """
+
+    is_shared: ClassVar[bool] = False  # the backbone in it is a part of the head
 
     def __init__(
         self,
