@@ -19,6 +19,7 @@ from genlab.data.store import TokenStore
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
 from genlab.fairness.looks import open_looks
+from genlab.fairness.measured import read_or_measure
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
@@ -126,18 +127,25 @@ def plan(config: Comparison, store: TokenStore, out: Path) -> list[ArmRun]:
     Raises:
         GenlabError: if the budget fits no whole number of steps (`solve_budget`).
     """
-    budgets = solve_budget(config, store)
+    budgets = solve_budget(config, store, read_or_measure(config, store, out))
     return [
         ArmRun(
             name,
             seed,
-            config.run(name, seed, budgets[name].steps),
+            planned_run(config, name, seed, budgets[name]),
             find_run_dir(out, name, seed),
             budgets[name],
         )
         for name in config.arms
         for seed in config.seeds
     ]
+
+
+def planned_run(config: Comparison, name: str, seed: int, budget: ArmBudget) -> DecoderRun:
+    """Return the training run of one arm with the steps and the sampler that its budget allows."""
+    run = config.run(name, seed, budget.steps)
+    arm = run.arm.model_copy(update={"sampler": budget.sampler})
+    return run.model_copy(update={"arm": arm})
 
 
 def by_name(arms: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:

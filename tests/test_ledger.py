@@ -6,7 +6,7 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
-from comparison_toys import make_comparison
+from comparison_toys import ARMS, make_comparison
 
 from genlab.arms import ArmRun
 from genlab.data.manifest import Clip, Manifest
@@ -38,6 +38,7 @@ def make_budgets(**changes):
             "epochs": 1.0,
             "network_calls": STEPS[name],
             "sample_flops": 1.0,
+            "sampler": ARMS[name].sampler,
         }
         budgets[name] = ArmBudget(**(fields | changes.get(name, {})))
     return budgets

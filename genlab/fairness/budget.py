@@ -21,11 +21,14 @@ from genlab.data.store import TokenStore
 from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import abstract_decoder as decoder_of
 from genlab.decoders.cost import sample_cost, train_flops
-from genlab.decoders.task import Task
-from genlab.experiment import Budget, Comparison, DecoderRun
+from genlab.decoders.task import SamplerConfig, Task
+from genlab.experiment import Comparison, DecoderRun
+from genlab.fairness.latency import fit_sampler
+from genlab.fairness.measured import Measured, measure
 from genlab.machine import memory as host
 from genlab.nets.flops import count_flops
 from genlab.nets.param import count_shared
+from genlab.training.spend import Budget
 
 TOLERANCE = 0.01
 MAX_STEPS = 2**31 - 1  # counters of updates are int32 on the device
@@ -38,7 +41,8 @@ class ArmBudget:
     `shared_params` are those of `params` that lie in what all families share (`count_shared`).
     `seconds_seen` counts real audio, not padding; `epochs` counts passes over the clips of the
     training split, which holds `unique_seconds`. Sampling cost is that of one clip of `num_frames`
-    frames.
+    frames with `sampler`. `step_s` is the measured time of an update, and `floor_db` the mel
+    distance of the codec's resynthesis from what the arm reads, in the modes that need them.
     """
 
     name: str
@@ -54,15 +58,24 @@ class ArmBudget:
     epochs: float
     network_calls: int
     sample_flops: float
+    sampler: SamplerConfig
+    step_s: float | None = None
+    floor_db: float | None = None
 
 
-def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
-    """Return what every arm spends.
+def solve_budget(
+    config: Comparison, store: TokenStore, measured: Measured | None = None
+) -> dict[str, ArmBudget]:
+    """Return what every arm spends. What a mode must know of machine and codec is `measured`, now
+    if it was not before.
 
     Raises:
-        GenlabError: if rounding to whole steps leaves training FLOPs more than 1 % apart (too few
-            steps).
+        GenlabError: if rounding to whole steps leaves what the mode holds equal more than 1 % apart
+            (too few steps), a sampler does not fit its budget, or the codec's floors are too far
+            apart.
     """
+    measured = measure(config, store) if measured is None else measured
+    step_s, floor_db = measured.get("step_s", {}), measured.get("floor_db", {})
     clips, unique_seconds, seconds_per_epoch = _train_seconds(config, store)
     runs = {name: config.run(name, config.seeds[0], steps=1) for name in config.arms}
     # The costs of all arms, for an error that names a budget every arm can meet.
@@ -72,11 +85,18 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
         run = runs[name]
         flops_per_clip = clip_flops(run, store)
         flops_per_step = flops_per_clip * config.batch_size
-        steps = solve_steps(config.budget, name, flops_per_step, costs)
+        steps = _solve_any(config, name, flops_per_step, costs, clips, step_s.get(name))
         if config.checkpoint.looks_with(config.optim):
             config.checkpoint.steps_of(steps)  # refused before anything trains
         epochs = steps * config.batch_size / clips
-        sampling = sample_cost(arm.decoder, arm.sampler, run.task(store))
+        task = run.task(store)
+        limit = config.budget.sampling
+        sampler = (
+            arm.sampler
+            if limit is None
+            else fit_sampler(name, arm.decoder, arm.sampler, task, limit)
+        )
+        sampling = sample_cost(arm.decoder, sampler, task)
         abstract = abstract_decoder(run, store)
         budgets[name] = ArmBudget(
             name,
@@ -92,8 +112,67 @@ def solve_budget(config: Comparison, store: TokenStore) -> dict[str, ArmBudget]:
             epochs,
             sampling.network_calls,
             sampling.flops,
+            sampler,
+            step_s.get(name),
+            floor_db.get(abstract.reads),
         )
+    _check_floors(config.budget, budgets)
     return budgets
+
+
+def _solve_any(
+    config: Comparison,
+    name: str,
+    flops_per_step: float,
+    costs: Sequence[float],
+    clips: int,
+    step_s: float | None,
+) -> int:
+    """Return the whole steps that arm `name` may take in any mode; `clips` are those of a pass."""
+    budget = config.budget
+    if budget.epochs is not None:
+        # The same for every arm: all read the same batches of the same clips.
+        exact, wanted = budget.epochs * clips / config.batch_size, budget.epochs
+        return _round_steps(exact, f"budget.epochs={wanted:g}: an arm", "epochs", wanted)
+    if budget.wall_s is not None:
+        if step_s is None:
+            raise GenlabError(f"arms.{name}: the time of an update was not measured")
+        exact, told = budget.wall_s / step_s, f"budget.wall_s={budget.wall_s:g}: arm {name!r}"
+        return _round_steps(exact, f"{told}, at {step_s:.3g} s an update,", "wall_s", budget.wall_s)
+    return solve_steps(budget, name, flops_per_step, costs)
+
+
+def _round_steps(exact: float, told: str, field: str, wanted: float) -> int:
+    steps = max(1, round(exact))
+    if abs(steps / exact - 1) > TOLERANCE / 2:
+        # A hundred steps are always near enough.
+        raise GenlabError(
+            f"{told} makes {exact:.3g} updates, which whole ones miss by "
+            f"{abs(steps / exact - 1):.1%}; raise budget.{field} to "
+            f"budget.{field}={100 * wanted / exact:.4g}, or lower batch_size"
+        )
+    if steps > MAX_STEPS:
+        raise GenlabError(
+            f"{told} makes {exact:.3g} updates, more than {MAX_STEPS}; lower budget.{field}"
+        )
+    return steps
+
+
+def _check_floors(budget: Budget, budgets: Mapping[str, ArmBudget]) -> None:
+    """Refuse to compare codes with latents of a codec that loses much more of the audio in one of
+    them.
+    """
+    floors = {arm.reads: arm.floor_db for arm in budgets.values() if arm.floor_db is not None}
+    if budget.floor_tolerance is None or len(floors) < 2:
+        return
+    spread = max(floors.values()) / max(min(floors.values()), 1e-9) - 1
+    if spread > budget.floor_tolerance:
+        told = ", ".join(f"{value:.3g} dB from {reads}" for reads, value in floors.items())
+        raise GenlabError(
+            f"budget.floor_tolerance={budget.floor_tolerance:g}: resynthesis lies {told}, "
+            f"{spread:.1%} apart; use a codec with more codebooks, compare arms that read the "
+            f"same, or state budget.floor_tolerance={math.ceil(100 * spread) / 100:g}"
+        )
 
 
 def solve_steps(
@@ -109,7 +188,7 @@ def solve_steps(
     """
     if budget.steps is not None:
         return budget.steps
-    assert budget.train_flops is not None, "a Budget has one of the two"
+    assert budget.train_flops is not None, "every other mode that comes here has FLOPs"
     # Rounded, not floored: the error is then on both sides of the budget and half as large.
     steps = max(1, round(budget.train_flops / flops_per_step))
     off = abs(steps * flops_per_step / budget.train_flops - 1)
@@ -185,6 +264,8 @@ def check_budget(config: Comparison) -> None:
     }
     for name, needed in costs.items():
         wanted = config.budget.train_flops or math.inf
+        if config.budget.steps is None and config.budget.train_flops is None:
+            continue  # how many updates these modes allow, corpus and machine say
         if is_known or needed > wanted * (1 + TOLERANCE):
             solve_steps(config.budget, name, needed, list(costs.values()))
 

@@ -21,11 +21,22 @@ from genlab.data.store import TokenStore
 from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
+from genlab.fairness.measured import TIMED
 from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
+from genlab.training.spend import Budget, Mode
 
 SEEDS_FOR_A_STATEMENT = 3
+# The rows that each mode holds within `TOLERANCE`; the others it leaves free.
+HELD: dict[Mode, tuple[str, ...]] = {
+    "iso_flop": ("Training FLOPs",),
+    "iso_step": ("Backbone parameters", "Updates", "Epochs", "Seconds of audio seen"),
+    "iso_data": ("Updates", "Epochs", "Seconds of audio seen"),
+    "iso_time": (),
+    "iso_latency": ("Training FLOPs",),
+    "iso_bitrate": ("Training FLOPs",),
+}
 
 
 def build_ledger(
@@ -103,33 +114,58 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> LedgerRow:
 
 def compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
     """Return what the mode holds equal and what it leaves free, of budgets that are solved."""
-    is_iso_flop = config.budget.mode == "iso_flop"
+    held = HELD[config.budget.mode]
 
     def values(field: str) -> dict[str, float]:
         return {name: getattr(budget, field) for name, budget in budgets.items()}
 
+    def row(item: str, found: Mapping[str, float], note: str) -> LedgerRow:
+        return _close(item, found, item in held, note)
+
     # Heads differ by family on purpose; what all families share must not.
     backbone, total = values("shared_params"), values("params")
     heads = {name: total[name] - backbone[name] for name in budgets}
+    is_equal = len(set(heads.values())) == 1
+    own = "declared" if "Backbone parameters" in held else "free"
     seen = {name: round(budget.seconds_seen) for name, budget in budgets.items()}
     flops_note = "executed matrix products, formula checked against a walk over the traced step"
     return [
-        _close("Training FLOPs", values("train_flops"), is_iso_flop, flops_note),
-        _close(
+        row("Training FLOPs", values("train_flops"), flops_note),
+        row(
             "Backbone parameters",
             backbone,
-            not is_iso_flop,
             "the backbone and the encoder of the conditions, which all families share",
         ),
         _row(
             "Head parameters",
-            "matched" if len(set(heads.values())) == 1 else "free" if is_iso_flop else "declared",
+            "matched" if is_equal else own,
             heads,
             "a family's own: embeddings, heads, the modulation by a noise level",
         ),
-        _close("Updates", values("steps"), not is_iso_flop, "training FLOPs over FLOPs per step"),
-        _close("Seconds of audio seen", seen, not is_iso_flop, "without padding"),
+        row("Updates", values("steps"), "of the parameters"),
+        row("Epochs", values("epochs"), "passes over the training clips"),
+        row("Seconds of audio seen", seen, "without padding"),
+        *_measured_rows(config.budget, budgets),
     ]
+
+
+def _measured_rows(budget: Budget, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
+    """Return what was measured before training: the time of an update, the floors of the codec."""
+    times = {name: arm.step_s for name, arm in budgets.items() if arm.step_s is not None}
+    floors = {name: arm.floor_db for name, arm in budgets.items() if arm.floor_db is not None}
+    rows = []
+    if times:
+        planned = {name: seconds * budgets[name].steps for name, seconds in times.items()}
+        note = f"median of {TIMED} compiled updates before training"
+        told = {name: f"{1000 * seconds:.3g} ms" for name, seconds in times.items()}
+        rows.append(_row("Time of an update", "free", told, note))
+        rows.append(_close("Planned training time", planned, True, "s, of all updates"))
+    if floors:
+        # Further apart they were refused before training (fairness/budget.py).
+        told = {name: f"{value:.3g} dB" for name, value in floors.items()}
+        note = f"mel distance of what the arm reads; limit {budget.floor_tolerance:.0%} apart"
+        rows.append(_row("Codec floor", "bounded", told, note))
+    return rows
 
 
 def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[LedgerRow]:
@@ -185,21 +221,39 @@ def _tuning_row(config: Comparison) -> LedgerRow:
     spent = {name: arm.tuning_flops for name, arm in config.arms.items()}
     if not any(spent.values()):
         return _row("Tuning FLOPs", "matched", spent, "nothing was tuned by this program")
-    return _close(
-        "Tuning FLOPs", spent, config.budget.mode == "iso_flop", "training FLOPs of all trials"
-    )
+    return _close("Tuning FLOPs", spent, config.budget.holds_flops, "training FLOPs of all trials")
 
 
 def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
     calls = {name: budget.network_calls for name, budget in budgets.items()}
     guidance = {name: guidance_of(config.arms[name].sampler) for name in budgets}
     trials = {name: config.arms[name].sampler_trials for name in budgets}
+    limit = config.budget.sampling
+    flops = {name: budget.sample_flops for name, budget in budgets.items()}
+    fitted = "the most steps that fit"
     return [
         _row(
             "Sampler calls",
-            "declared",
+            "declared" if limit is None or limit.calls is None else "bounded",
             calls,
-            "sequential network calls per clip; each family at its own sampler",
+            "sequential network calls per clip; "
+            + (
+                "each family at its own sampler"
+                if limit is None or limit.calls is None
+                else f"at most {limit.calls}, {fitted}"
+            ),
+        ),
+        *(
+            []
+            if limit is None
+            else [
+                _row(
+                    "Sampling FLOPs",
+                    "free" if limit.flops is None else "bounded",
+                    flops,
+                    "per clip" if limit.flops is None else f"at most {limit.flops:g}, {fitted}",
+                )
+            ]
         ),
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
         _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),

@@ -66,8 +66,18 @@ _MODES = {
         "every arm sees the same unique audio the same number of times; compute is free and "
         "reported"
     ),
-    "iso_latency": "every arm has the same sampling budget and the same training FLOPs",
-    "iso_bitrate": "codes and latents are compared at the same bit rate",
+    "iso_time": (
+        "every arm trains for the same time on this machine, by the time of an update measured "
+        "before training; compute is free and reported"
+    ),
+    "iso_latency": (
+        "every arm spends the same training FLOPs, and its sampler takes the most steps that one "
+        "sampling budget allows"
+    ),
+    "iso_bitrate": (
+        "every arm spends the same training FLOPs, and resynthesis from codes and from latents is "
+        "as close to the audio, within the stated tolerance"
+    ),
 }
 _VALIDITIES = {
     "exact": "an exact likelihood",
