@@ -7,6 +7,7 @@ run directory, so the same command resumes after an interruption: a trained arm,
 scored row are never made twice.
 
     config.json          what is compared          inputs.json   what it is made from (inputs.py)
+    measured.json        what iso_time and iso_bitrate measure before training
     results.json ...     the outputs, which outputs.json lists (report/outputs.py)
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac,
                          events of TensorBoard

@@ -228,33 +228,20 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
     calls = {name: budget.network_calls for name, budget in budgets.items()}
     guidance = {name: guidance_of(config.arms[name].sampler) for name in budgets}
     trials = {name: config.arms[name].sampler_trials for name in budgets}
-    limit = config.budget.sampling
     flops = {name: budget.sample_flops for name, budget in budgets.items()}
-    fitted = "the most steps that fit"
+    limit = config.budget.sampling
+    status, told = "declared", "each family at its own sampler"
+    more = []
+    if limit is not None:
+        # What a step costs differs by family, so calls and FLOPs cannot both be equal.
+        is_calls = limit.calls is not None
+        allowed = f"at most {limit.calls if is_calls else limit.flops:g}, the most steps that fit"
+        status, told = ("bounded", allowed) if is_calls else ("free", "as the FLOPs allow")
+        of_flops = ("free", "per clip") if is_calls else ("bounded", f"per clip; {allowed}")
+        more = [_row("Sampling FLOPs", of_flops[0], flops, of_flops[1])]
     return [
-        _row(
-            "Sampler calls",
-            "declared" if limit is None or limit.calls is None else "bounded",
-            calls,
-            "sequential network calls per clip; "
-            + (
-                "each family at its own sampler"
-                if limit is None or limit.calls is None
-                else f"at most {limit.calls}, {fitted}"
-            ),
-        ),
-        *(
-            []
-            if limit is None
-            else [
-                _row(
-                    "Sampling FLOPs",
-                    "free" if limit.flops is None else "bounded",
-                    flops,
-                    "per clip" if limit.flops is None else f"at most {limit.flops:g}, {fitted}",
-                )
-            ]
-        ),
+        _row("Sampler calls", status, calls, f"sequential network calls per clip; {told}"),
+        *more,
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
         _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
     ]

@@ -25,14 +25,15 @@ from typing_extensions import TypedDict
 
 from genlab.config import Config, GenlabError
 from genlab.machine.sharding import put_everywhere
+from genlab.tokens import AnyArray
 from genlab.training.optim import OptimConfig
-from genlab.watch.tensorboard import CURVE
+from genlab.watch import CURVE
 
 SPLIT = "valid"  # what chooses is never what is reported
 BEST = ("best", "best_rest")  # in a checkpoint: parameters and other variables of the best look
 LOOK_SEED = 20_261  # of the draws; the same at every look of every arm
 
-Rows = tuple[tuple[PyTree, ...], Float[Array, "b"]]
+Rows = tuple[tuple[PyTree, ...], Float[AnyArray, "b"]]
 Compiled = Callable[..., tuple[Array, Array]]
 
 

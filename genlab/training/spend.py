@@ -36,7 +36,7 @@ class SamplingBudget(Config):
     calls: int | None = pydantic.Field(default=None, ge=1)
     """Network calls, one after another; guidance counts as two."""
     flops: float | None = pydantic.Field(default=None, gt=0)
-    """FLOPs."""
+    """FLOPs of the network in all of them."""
 
     @pydantic.model_validator(mode="after")
     def _check_one(self) -> "SamplingBudget":

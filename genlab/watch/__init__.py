@@ -9,6 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWriter"]
 
+CURVE = "valid_loss"  # a metric: of a look at validation; of several averages each adds its name
+
 __getattr__, __dir__ = lazy_names(
     __name__,
     {

@@ -48,12 +48,12 @@ from genlab.data.audio import wav_bytes
 from genlab.machine import hosts
 from genlab.run.bounds import Floor
 from genlab.statistics.bootstrap import Ends
+from genlab.watch import CURVE
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
 AUDIO_KINDS: tuple[Kind, ...] = get_args(Kind)
 
-CURVE = "valid_loss"  # of a look at validation; of several averages each adds its name
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = (
     "steps_per_s",
