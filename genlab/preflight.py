@@ -228,13 +228,25 @@ def find_struck(config: Comparison, manifest: Manifest, clips: Collection[Clip])
 
 
 def check_chooses(
-    config: Comparison, name: str, clips: Collection[TokenClip], progress: Progress
+    config: Comparison,
+    name: str,
+    clips: Collection[TokenClip],
+    frame_hz: float,
+    progress: Progress,
 ) -> None:
     """Refuse a score to choose settings by, if it can say nothing about these prompts.
 
     Raises:
-        GenlabError: if it counts words and the clips have none, or the recogniser hears none.
+        GenlabError: if it counts words and the clips have none, or the recogniser hears none; if it
+            scores blocks and no clip holds one.
     """
+    if find_metric(name).needs == "tokens":
+        if not any(_holds_block(len(clip.units), frame_hz) for clip in clips):
+            raise GenlabError(
+                f"--by {name}: every validation prompt is shorter than {2 * BLOCK_S:g} s; use "
+                "longer clips, or another score"
+            )
+        return
     if find_metric(name).needs != "audio and text":
         return
     searched = config.data.domain.searched
@@ -334,10 +346,14 @@ def _find_fate(metric: Metric, evaluation: EvaluationConfig, real: int) -> tuple
     return True, "codec floors only" if metric.is_of_floors else ""
 
 
+def _holds_block(num_frames: int, frame_hz: float) -> bool:
+    """Return whether a block follows the middle of a clip, as `block_energies` needs."""
+    return num_frames // 2 + round(BLOCK_S * frame_hz) <= num_frames
+
+
 def _energy_check(config: Comparison, prompts: list[Clip], codec: FrozenCodec) -> Check:
-    block_frames = round(BLOCK_S * codec.spec.frame_hz)
     frames = [codec.count_frames(clip.num_samples) for clip in prompts]
-    long = sum(length // 2 + block_frames <= length for length in frames)
+    long = sum(_holds_block(length, codec.spec.frame_hz) for length in frames)
     note = (
         f"{len(prompts) - long} of {len(prompts)} prompts are shorter than {2 * BLOCK_S:g} s and "
         "left out"

@@ -105,7 +105,7 @@ class Told:
         self.notes.append(text)
 
 
-CLIPS = [SimpleNamespace(id=str(n), text=f"word number {n}") for n in range(4)]
+CLIPS = [SimpleNamespace(id=str(n), text=f"word number {n}", units=range(21 + n)) for n in range(4)]
 
 
 @pytest.fixture
@@ -124,22 +124,24 @@ def heard(monkeypatch):
 
 def test_settings_are_not_chosen_by_a_recogniser_that_hears_nothing(heard):
     config, hypotheses = heard
-    preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+    preflight.check_chooses(config, "wer_ctc", CLIPS, 50.0, Told())
     hypotheses[:] = ["", "", "", "number"]  # one of twelve words: an error rate of 0.92
     with pytest.raises(GenlabError, match=r"error rate 0\.92"):
-        preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+        preflight.check_chooses(config, "wer_ctc", CLIPS, 50.0, Told())
     said = (
         "--by wer_ctc: its recogniser hears almost nothing of the real clips (error rate 1.00); "
         "use --by block_energy"
     )
     hypotheses[3] = ""
     with pytest.raises(GenlabError) as refused:
-        preflight.check_chooses(config, "wer_ctc", CLIPS, Told())
+        preflight.check_chooses(config, "wer_ctc", CLIPS, 50.0, Told())
     assert str(refused.value) == said
-    preflight.check_chooses(config, "block_energy", CLIPS, Told())
+    preflight.check_chooses(config, "block_energy", CLIPS, 50.0, Told())
+    with pytest.raises(GenlabError, match=r"--by block_energy: every validation .* than 0\.48 s"):
+        preflight.check_chooses(config, "block_energy", CLIPS, 60.0, Told())  # blocks of 14 frames
     silent = [SimpleNamespace(id="0", text="")]
     with pytest.raises(GenlabError, match="no validation prompt has a text; use --by block_energy"):
-        preflight.check_chooses(config, "wer_ctc", silent, Told())
+        preflight.check_chooses(config, "wer_ctc", silent, 50.0, Told())
 
 
 @pytest.mark.parametrize(

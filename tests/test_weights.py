@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from kill_points import forked
 
 from genlab.config import GenlabError
 from genlab.nets.weights import load_metadata, load_weights, save_weights
@@ -106,3 +107,21 @@ def test_the_extension_says_what_is_written(tmp_path, name):
     with pytest.raises(GenlabError, match=r"ends in \.safetensors"):
         save_weights(tmp_path / name, TREE, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_is_killed_anywhere_ends_the_same_when_it_is_made_again(tmp_path):
+    path, other = tmp_path / "m.safetensors", {**TREE, "bias": np.array([9.0, 9.0], np.float32)}
+    save_weights(path, other, {})
+    wanted = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    for begins in ({}, TREE):  # a new name, and one that had other weights
+        for at in range(1, 20):
+            for file in tmp_path.iterdir():
+                file.unlink()
+            if begins:
+                save_weights(path, begins, {})
+            code = forked(tmp_path, at, lambda: save_weights(path, other, {}))
+            save_weights(path, other, {})
+            assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == wanted, at
+            if code == 0:
+                break
+        assert 4 <= at < 19

@@ -203,7 +203,7 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
         store = config.data.open(progress, parts=config.condition.parts)
         budgets = solve_budget(short, store)
         clips = choose_prompts(store, config.data, "valid", config.num_prompts)
-        check_chooses(config, tuning.by, clips, progress)
+        check_chooses(config, tuning.by, clips, store.info.spec.frame_hz, progress)
         judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
             run = short.run(name, short.seeds[0], budgets[name].steps)
