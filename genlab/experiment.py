@@ -38,7 +38,7 @@ with collector_paused():
     from genlab.data.manifest import Manifest
     from genlab.data.recipe import Corpus
     from genlab.data.store import TokenStore
-    from genlab.data.told import gather_values
+    from genlab.data.told import gather_values, try_values
     from genlab.data.valued import Valued
     from genlab.decoders.ar import ARConfig, ARSampler
     from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
@@ -214,6 +214,9 @@ class TokenData(Config):
         # missing weights must not cost the wait for a corpus
         codec, units = self.load_codec(), load_units()
         manifest = manifest or self.build_audio(progress)
+        # Of an encoded corpus all values are computed at once.
+        if not store_directory(manifest, codec, units, cache_root()).exists():
+            try_values(parts, manifest, codec)
         store = encode_corpus(manifest, codec, units, cache_root(), progress)
         store.part_values = [
             gather_values(part, store, manifest, cache_root(), progress) for part in parts

@@ -7,10 +7,9 @@ import numpy as np
 
 from genlab import inputs
 from genlab.codecs.frozen import FrozenCodec
-from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest
+from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.metrics import Wanted
-from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison
 from genlab.preflight import Preflight, inspect
 from genlab.prompts import choose_prompts
@@ -56,11 +55,5 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         store = inputs.open_store(config.data, run_dir, progress, parts=config.condition.parts)
     clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
     by_id = {clip.id: clip for clip in manifest.clips}
-    hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
-    prompts = []
-    for clip in clips:
-        source = by_id[clip.id]
-        f0 = PitchTrack(manifest.f0_hz(source), hop_s) if source.f0_path else None
-        wave = manifest.audio(source) / np.float32(32768)
-        prompts.append(Wanted(config.data.domain.unit_of(clip), clip.text, clip.speaker, wave, f0))
+    prompts = [as_wanted(by_id[clip.id], config, manifest, codec) for clip in clips]
     return Material(store, codec, manifest, clips, prompts, preflight)

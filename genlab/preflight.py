@@ -8,7 +8,7 @@ after the arms have been trained.
 """
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from genlab.codecs.cache import PlannedStore
@@ -20,13 +20,20 @@ from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
+from genlab.data.told import try_values
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
-from genlab.evaluate.metrics import EvaluationConfig, grammar_metric, require_networks
+from genlab.evaluate.metrics import (
+    EvaluationConfig,
+    build_context,
+    grammar_metric,
+    require_networks,
+)
 from genlab.evaluate.reference import Reference, choose_reference
+from genlab.evaluate.rehearsal import TRIED, try_rows
 from genlab.evaluate.table import find_metric
 from genlab.experiment import Comparison
 from genlab.fairness.budget import (
@@ -36,7 +43,7 @@ from genlab.fairness.budget import (
     checkpoint_bytes,
     solve_budget,
 )
-from genlab.prompts import FEWEST, Voiced, pick_prompts
+from genlab.prompts import FEWEST, Voiced, as_wanted, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
 
@@ -100,6 +107,9 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
     scores += _audio_checks(config, scores, prompts, reference)
     scores.append(_energy_check(config, prompts, codec))
+    running = {name for check in scores if check.runs for name in check.names}
+    own = [row for row in config.own_metrics if running.intersection(row.score_names)]
+    _try_own_metrics(own, config, manifest, codec, prompts)
     controls = _control_checks(config, prompts, reference)
     if not any(control.runs for control in controls):
         notes.append(
@@ -140,6 +150,7 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     codec, units = config.data.load_codec(), load_units()
     require_packages(config)
     manifest = config.data.build_audio(progress)
+    try_values(config.condition.parts, manifest, codec)
     preflight = inspect(config, manifest, codec)
     store = PlannedStore(manifest, codec, units)
     budgets = solve_budget(config, store)
@@ -153,6 +164,33 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
         flops += (budget.train_flops + sampling) * len(config.seeds)
     disk_bytes = checkpoint_bytes(config, budgets)
     return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
+
+
+def _try_own_metrics(
+    rows: Sequence[Metric],
+    config: Comparison,
+    manifest: Manifest,
+    codec: FrozenCodec,
+    prompts: Sequence[Clip],
+) -> None:
+    """Measure a few prompts' real clips by the user's metrics.
+
+    Raises:
+        GenlabError: if one of them fails, which it would after the arms have been trained.
+    """
+    if not rows:
+        return
+    # Prompts with a text first: a metric may need it.
+    chosen = sorted(prompts, key=lambda clip: not has_symbols(clip.text))[:TRIED]
+    wanted = [as_wanted(clip, config, manifest, codec) for clip in chosen]
+    context = build_context(
+        config.evaluation,
+        (),
+        [prompt.wave for prompt in wanted],
+        [prompt.speaker for prompt in wanted],
+        lambda waves: [codes for codes, _ in codec.encode(waves)],
+    )
+    try_rows(rows, wanted, context)
 
 
 def find_reference(

@@ -12,10 +12,13 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.data.manifest import Spoken
+from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
-from genlab.experiment import TokenData
+from genlab.evaluate.context import Wanted
+from genlab.evaluate.pitch import PitchTrack
+from genlab.experiment import Comparison, TokenData
 
 FEWEST = 2  # below, nothing has an interval
 
@@ -83,6 +86,14 @@ def pick_prompts(
         said[unit] = said.get(unit, 0) + 1
         spoken[clip.speaker] = spoken.get(clip.speaker, 0) + 1
     return [clip for _, clip in sorted(ranked, key=lambda item: item[0])[:num_prompts]]
+
+
+def as_wanted(clip: Clip, config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Wanted:
+    """Return what scoring asks an arm for: a clip's unit, text, speaker, audio and pitch."""
+    hop_s = F0_HOP_SAMPLES / codec.wave_rate_hz
+    f0 = PitchTrack(manifest.f0_hz(clip), hop_s) if clip.f0_path else None
+    wave = manifest.audio(clip) / np.float32(32768)
+    return Wanted(config.data.domain.unit_of(clip), clip.text, clip.speaker, wave, f0)
 
 
 def choose_unscored(

@@ -472,7 +472,7 @@ def _pick_arm(config: Comparison, name: str | None, progress: Progress) -> Decod
             f"{', '.join(config.arms)}"
         )
     check_budget(config)
-    store = config.data.open(progress)
+    store = config.data.open(progress, parts=config.condition.parts)
     budget = solve_budget(config, store)[name]
     run = config.run(name, config.seeds[0], budget.steps)
     check_memory(run, budget.params)

@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Shaped
@@ -26,10 +28,25 @@ from genlab.data.shards import Progress
 from genlab.data.store import TokenStore
 from genlab.data.valued import ClipFacts, Valued
 from genlab.run.cache import only_builder
+from genlab.tokens import TokenSpec
 
 INFO_NAME = "part.json"  # a directory that has it is whole
 VERSION = 1  # part of the name on disk: raise it when values of the same clip become others
 REPORT_EVERY = 64
+TRIED = 8  # clips whose values are computed before the corpus is encoded
+
+
+class Coder(Protocol):
+    """What trying needs of a codec."""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """Its token space."""
+        ...
+
+    def count_frames(self, num_samples: int) -> int:
+        """Return the frames of a clip of the corpus."""
+        ...
 
 
 def compute_value(part: Valued, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
@@ -61,6 +78,22 @@ def compute_value(part: Valued, clip: ClipFacts) -> Shaped[np.ndarray, "..."]:
     except ValueError as error:
         raise GenlabError(f"{place}: {error}") from None
     return value
+
+
+def try_values(parts: Sequence[Valued], manifest: Manifest, codec: Coder) -> None:
+    """Compute the values of a few clips, spread over the corpus, and keep nothing.
+
+    Called before a corpus is encoded, which takes minutes; the other clips are computed after that,
+    and before anything trains.
+
+    Raises:
+        GenlabError: as `compute_value`.
+    """
+    chosen = np.linspace(0, len(manifest.clips) - 1, min(TRIED, len(manifest.clips)))
+    for row in (manifest.clips[int(number)] for number in chosen):
+        num_frames = codec.count_frames(row.num_samples)
+        for part in parts:
+            compute_value(part, ClipFacts(row, num_frames, codec.spec.frame_hz, manifest))
 
 
 def gather_values(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import Hashed, Open, file_of
@@ -124,6 +126,11 @@ class _Guarded:
                 f"{', '.join(sorted(self.names))}"
             )
         for name, values in found.per_clip.items():
+            if np.ndim(values.totals) != 1:
+                raise GenlabError(
+                    f"{self.place}: {name} has values of shape {np.shape(values.totals)}, expected "
+                    f"one number for each of {num_clips} clips"
+                )
             if not len(values.totals) == len(values.weights) == len(values.clusters) == num_clips:
                 raise GenlabError(
                     f"{self.place}: {name} has {len(values.totals)} values, expected one for each "

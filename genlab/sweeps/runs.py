@@ -230,7 +230,7 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
     for done, run in enumerate(runs):
         progress("plan", done, len(runs))
         config = run.config
-        store = run.config.data.open(progress)
+        store = config.data.open(progress, parts=config.condition.parts)
         budgets = solve_budget(config, store)
         # Walked now: a formula that is off would stop the sweep hours later.
         for name, budget in budgets.items():
