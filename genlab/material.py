@@ -12,7 +12,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.metrics import Wanted
 from genlab.experiment import Comparison
 from genlab.preflight import Preflight, inspect
-from genlab.prompts import choose_prompts
+from genlab.prompts import as_wanted, choose_prompts
 from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR
 from genlab.watch.progress import Progress
 

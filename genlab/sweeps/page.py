@@ -27,12 +27,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import pydantic
 
-from genlab.config import Config, ConfigError, Name, apply_overrides
+from genlab.config import Config, ConfigError, Name, apply_overrides, digest
 from genlab.config.errors import one_line
 from genlab.evaluate.table import is_paired, known_metric
 from genlab.experiment import Comparison
 from genlab.load import call_page
-from genlab.run.trust import load_classes
+from genlab.run.trust import load_classes, pins_of
 
 Point = dict[str, Any]
 Expected = Literal["below", "above", "within"]
@@ -278,14 +278,11 @@ def expand(sweep: Sweep) -> list[SweepRun]:
         config = sweep.base.override(overrides)
         config = config.model_copy(update={"name": sweep.name, "question": sweep.question})
         slug = re.sub(r"[^a-z0-9.]+", "_", label.lower()).strip("_")[:40] or "run"
-        runs.append(
-            SweepRun(
-                f"{slug}-{config.digest(exclude={'settings', 'name', 'question'})}",
-                label,
-                point,
-                config,
-            )
-        )
+        key = config.digest(exclude={"settings", "name", "question"})
+        # A codec is a text in the config, whose digest holds no source, as it does for classes.
+        if pins := pins_of({"codec": config.data.codec}):
+            key = digest([key, *pins.values()])
+        runs.append(SweepRun(f"{slug}-{key}", label, point, config))
     return runs
 
 
