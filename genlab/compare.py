@@ -31,6 +31,7 @@ from genlab.material import Material, gather
 from genlab.preflight import require_packages
 from genlab.report import outputs
 from genlab.report.additions import Tuning
+from genlab.report.answer import find_answer
 from genlab.report.inputs import WholeResults, read_results
 from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
@@ -137,6 +138,7 @@ def conclude(
     wall_s = _add_wall_time(out, time.perf_counter() - began)
     scored = assemble(config, material, arms, rows, command, wall_s)
     results: WholeResults = {**scored, "audit": found}
+    results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
     outputs.seal(results, ledger)
     write_json(staged / "ledger.json", ledger)
     write_json(staged / "results.json", results)
@@ -166,6 +168,7 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     heard = {name: read_samples(find_run_dir(out, name, seed), material) for name in config.arms}
     # An audit may have been made after the run.
     results["audit"] = results.get("audit") or read_audit(config, material)
+    results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
     staged = outputs.open_stage(out, config.to_dict())
     show(config, material, heard, results, ledger, out, staged)
     outputs.publish(out)

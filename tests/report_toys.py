@@ -1,5 +1,9 @@
 """The results.json and ledger.json of a comparison never run, for tests of the report."""
 
+import copy
+
+from genlab.run.bounds import HEARD_BASELINES
+
 
 def score(value: float, half: float, seeds: int = 1, **more) -> dict:
     row = {
@@ -14,7 +18,38 @@ def score(value: float, half: float, seeds: int = 1, **more) -> dict:
     return {**row, "direction": "lower", "validity": "metric", **more}
 
 
+PLAN = {
+    "target": 0.01,
+    "prompts": 64,
+    "seeds": 3,
+    "power": 0.9,
+    "seeds_needed": 3,
+    "prompts_needed": {"3": 60, "5": 30, "10": 20},
+    "prompt_error": 0.001,
+}
+
+
+def make_audit(trusted: bool = True) -> dict:
+    return {
+        "verdicts": {"noise": "ranks" if trusted else "blind"},
+        "false_alarms": 0.05,
+        "failed": [] if trusted else ["noise"],
+        "is_trusted": trusted,
+    }
+
+
+def beat_floors(arms, score_name: str, floors=HEARD_BASELINES) -> list[dict]:
+    """Return the differences by which arms beat the rows that they must beat."""
+    return [
+        {"score": score_name, "a": arm, "b": floor, "difference": -0.5, "low": -0.6, "high": -0.4}
+        | {"better": arm, "p_value": 0.001, "p_holm": 0.002}
+        for arm in arms
+        for floor in floors
+    ]
+
+
 def make_results(seeds: int = 1) -> dict:
+    """Return results in which every gate passes that the number of seeds does not fail."""
     values = {"real": 0.011, "codec_floor_codes": 0.0234, "codec_floor_latents": 0.021}
     values |= {"ar": 0.102, "masked": 0.143, "diffusion": 0.187}
     arms = []
@@ -61,8 +96,10 @@ def make_results(seeds: int = 1) -> dict:
             "p_value": 0.001,
             "p_holm": 0.002,
         }
+        | ({"plan": copy.deepcopy(PLAN)} if seeds > 1 else {})
         for a, b, better in pairs
     ]
+    differences += beat_floors(("ar", "masked", "diffusion"), "wer_grammar")
     controls = [
         {
             "arm": arm,
@@ -82,7 +119,14 @@ def make_results(seeds: int = 1) -> dict:
         "wall_s": 500.0,
         "peak_rss_bytes": 2_000_000_000,
     }
-    return {**head, "arms": arms, "controls": controls, "differences": differences}
+    audit = {"wer_grammar": make_audit()}
+    return {
+        **head,
+        "arms": arms,
+        "controls": controls,
+        "differences": differences,
+        "audit": audit,
+    }
 
 
 def make_ledger(stamp: str = "controlled") -> dict:

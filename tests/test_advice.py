@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from report_toys import beat_floors, make_audit
 
 from genlab.cli import main
 from genlab.config import GenlabError
@@ -188,7 +189,10 @@ def test_one_seed_names_no_winner_in_plain_words():
 
     scores = {"wer_ctc": {"value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1, "direction": "lower"}}
     arms = [{"name": name, "family": name, "scores": scores} for name in ("ar", "masked")]
-    assert find_answer({"arms": arms}, {"stamp": "controlled"}).headline == (
+    arms += [{"name": "real", "family": "real", "scores": scores | {"wer_ctc": {"value": 0.01}}}]
+    differences = beat_floors(("ar", "masked"), "wer_ctc")
+    results = {"arms": arms, "audit": {"wer_ctc": make_audit()}, "differences": differences}
+    assert find_answer(results, {"stamp": "controlled"}).headline == (
         "No winner is named: there is 1 training seed per arm. It takes at least 3 to tell a "
         "difference between families from a lucky initialisation, and to estimate how many more "
         "would settle it."

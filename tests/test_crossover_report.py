@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_toys import make_ledger, make_results
+from report_toys import beat_floors, make_audit, make_ledger, make_results
 
 from genlab.cli import main
 from genlab.evaluate.scores import ClipValues
@@ -190,3 +190,36 @@ def test_each_training_seed_has_its_value():
     )
     assert values.by_run() == [1.0, 0.5]
     assert values._replace(runs=()).by_run() == [0.75]
+
+
+def make_sound(run, reads=("codes", "codes")):
+    """Give a made-up run the floors, controls and audit that a verdict takes."""
+    path = Path(run) / "results.json"
+    results = json.loads(path.read_text())
+    names = [arm["name"] for arm in results["arms"]]
+    for arm, kind in zip(results["arms"], reads):
+        arm["reads"] = kind
+        arm["scores"]["wer_ctc"] |= {"seeds": 3, "covers": "prompts and training seeds"}
+    real = {"value": 0.01, "unit": "errors per word", "direction": "lower"}
+    results["arms"].append({"name": "real", "family": "real", "scores": {"wer_ctc": real}})
+    results["differences"] += beat_floors(names, "wer_ctc")
+    results["controls"] = [
+        {"arm": name, "control": "prompt_swap", "score": "wer_ctc", "passed": True}
+        for name in names
+    ]
+    path.write_text(json.dumps(results | {"audit": {"wer_ctc": make_audit()}}))
+
+
+def test_a_crossing_is_a_verdict_only_where_every_gate_passes_in_every_run(runs, capsys):
+    for run in runs:
+        make_sound(run)
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+    text = capsys.readouterr().out
+    assert "Autoregressive and Latent diffusion: inside sweep" in text and "no verdict" not in text
+    assert "Gates: ledger controlled passed; controls passed passed; score trusted passed" in text
+    (Path(runs[1]) / "ledger.json").write_text(json.dumps({"stamp": "uncontrolled"}))
+    make_sound(runs[2], ("codes", "latents"))
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+    text = capsys.readouterr().out
+    assert "no verdict, because gates failed (ledger controlled: run1: the arms differ" in text
+    assert "the curves alone: inside sweep" in text and "ledger controlled failed" in text

@@ -13,7 +13,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import soundfile
-from report_toys import make_ledger, make_results, score
+from report_toys import PLAN, beat_floors, make_audit, make_ledger, make_results, score
 
 from genlab.config import GenlabError
 from genlab.report import PromptRow, write_report
@@ -22,6 +22,7 @@ from genlab.report.text import (
     arm_title,
     score_title,
 )
+from genlab.run.bounds import BIGRAM, UNIGRAM
 
 EVIL = "</script><script>alert('x')</script><img src=x onerror=alert(1)>&\""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -308,7 +309,9 @@ def _decide_by_bits(results, bound_of_masked):
         "difference": 1321 - bound_of_masked,
         "better": better,
     }
-    results["differences"] = [pair | {"low": -9, "high": 9, "p_value": 0.001, "p_holm": 0.001}]
+    pair |= {"low": -9, "high": 9, "p_value": 0.001, "p_holm": 0.001, "plan": PLAN}
+    counted = beat_floors(("ar", "masked"), "bits_per_s", (UNIGRAM, BIGRAM))
+    results["differences"] = [pair, *counted]
     return results | {"primary_score": "bits_per_s"}
 
 
@@ -335,6 +338,7 @@ def test_a_higher_score_can_decide_and_pairs_are_found_either_way_round():
     assert primary_score(results) == "speaker_similarity"
     for item in results["differences"]:
         item["score"] = "speaker_similarity"
+    results["audit"] = {"speaker_similarity": make_audit()}
     assert find_answer(results, make_ledger()).winner == "ar"
     turned = find_difference(results, "speaker_similarity", "ar", "diffusion")
     straight = find_difference(results, "speaker_similarity", "diffusion", "ar")

@@ -1,15 +1,26 @@
 """Verdicts of a sweep on data with a known truth, and the page that shows them."""
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_toys import beat_floors
 from sweep_toys import finish, make_sweep
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_gates import NAMES
 
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues
+from genlab.fairness.verdict import Gate
+from genlab.run.bounds import BIGRAM, UNIGRAM
 from genlab.run.files import read_json, write_json
-from genlab.sweeps.judge import judge
+from genlab.statistics.bootstrap import holm_correction
+from genlab.sweeps.drafts import Draft
+from genlab.sweeps.finding import Finding
+from genlab.sweeps.judge import conclude, judge
 from genlab.sweeps.notebook import verdict_of, write_notebook
 from genlab.sweeps.page import (
     Contrast,
@@ -25,14 +36,31 @@ from genlab.sweeps.runs import write_page as write_files
 LOW, HIGH = "FLOPs=2e+10", "FLOPs=4e+10"
 
 
-def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, seed_spread=0.5):
-    """Make a finished run whose rows have these true values."""
+LEVEL = 2000.0  # bits per second, from which rows differ by their effects
+
+
+def write_rows(
+    out,
+    run,
+    effects,
+    rng,
+    *,
+    seeds=3,
+    prompts=24,
+    validity=None,
+    seed_spread=0.5,
+    spoil=None,
+    reads=None,
+):
+    """Make a finished run whose rows have these true values above the level, and whose gates pass;
+    `spoil` changes its results.json.
+    """
     finish(run, out)
     hardness = rng.normal(size=prompts)
     arms = []
     for arm, effect in effects.items():
         luck = seed_spread * rng.normal(size=seeds)
-        values = effect + hardness + luck[:, None] + 0.5 * rng.normal(size=(seeds, prompts))
+        values = LEVEL + effect + hardness + luck[:, None] + 0.5 * rng.normal(size=(seeds, prompts))
         clusters = tuple(str(i) for i in range(prompts)) * seeds
         runs = tuple(int(i) for i in np.repeat(np.arange(seeds), prompts))
         kind = (validity or {}).get(arm, "exact")
@@ -51,11 +79,14 @@ def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, se
             "by_seed": values.mean(axis=1).tolist(),
             "unit": "bits per second of audio",
             "direction": "lower",
+            "seeds": seeds,
+            "covers": "prompts and training seeds",
         }
         arms.append(
             {
                 "name": arm,
                 "family": arm,
+                "reads": (reads or {}).get(arm, "codes"),
                 "scores": {"bits_per_s": score},
                 "steps": 3,
                 "network_calls": 4,
@@ -66,12 +97,21 @@ def write_rows(out, run, effects, rng, *, seeds=3, prompts=24, validity=None, se
         )
     results = {
         "arms": arms,
-        "differences": [],
+        "differences": beat_floors(effects, "bits_per_s", (UNIGRAM, BIGRAM)),
+        "controls": [
+            {"arm": arm, "control": "prompt_swap", "score": "wer_ctc", "difference": 0.8}
+            | {"low": 0.7, "high": 0.9, "passed": True}
+            for arm in effects
+        ],
         "commit": "abc",
         "wall_s": 2.0,
         "versions": {"genlab": "0"},
     }
+    if spoil is not None:
+        spoil(results)
+    stamp = results.pop("stamp", "controlled")
     write_json(run_directory(out, run) / "results.json", results)
+    write_json(run_directory(out, run) / "ledger.json", {"stamp": stamp})
 
 
 def verdicts(tmp_path, effects, *predictions, **kinds):
@@ -199,12 +239,13 @@ def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
         arm["by_length"] = {"10": cost}
     write_json(path, results)
     found = judge(sweep, runs, tmp_path)
+    # Calls follow from the configs: no run could have come out otherwise.
     verdicts = [
         "reproduced",
         "reversed",
         "inconclusive",
-        "reproduced",
-        "inconclusive",
+        "arithmetic",
+        "arithmetic",
         "reproduced",
     ]
     assert [one.verdict for one in found] == verdicts
@@ -213,6 +254,8 @@ def test_ratios_of_cost_are_exact_or_have_an_interval_over_seeds(tmp_path):
         [found[0].value, found[0].low, found[0].high], [3.9866, 3.1068, 5.1156], rtol=1e-4
     )
     assert (found[3].value, found[3].low, found[3].high) == (8.0, 8.0, 8.0)
+    assert "exact: it is above 1" in found[3].note and "it is not above 8" in found[4].note
+    assert math.isnan(found[3].p_holm) and found[0].p_holm > found[5].p_holm
     text, _ = write_notebook(sweep, runs, tmp_path / "page.py", tmp_path)
     assert (
         "## Cost by length" in text
@@ -281,3 +324,95 @@ def test_a_withdrawn_verdict_keeps_what_was_found_and_says_why(tmp_path):
     assert -9.5 < finding.value < -8.5 and text.startswith(f"# {sweep.name}: withdrawn\n")
     with pytest.raises(ValueError, match="withdrawn: no prediction 'u'"):
         make_sweep(predictions=sweep.predictions, withdrawn={"u": "no such prediction"})
+
+
+def uncontrol(results):
+    results["stamp"] = "uncontrolled"
+
+
+def fail_control(results):
+    results["controls"][0]["passed"] = False
+
+
+def lose_to_unigram(results):
+    results["differences"][0]["better"] = ""
+
+
+def leave_out_unigram(results):
+    results["differences"] = [item for item in results["differences"] if item["b"] != UNIGRAM]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "verdict", "told"),
+    [
+        (uncontrol, "inconclusive", "ledger controlled: the arms differ"),
+        (fail_control, "inconclusive", "failed its control prompt_swap"),
+        (lose_to_unigram, "not tested at this scale", "not trained enough: Autoregressive does"),
+        (leave_out_unigram, "not tested at this scale", "unigram not measured for every arm"),
+    ],
+)
+def test_a_verdict_reads_the_ledger_the_controls_and_the_counts(tmp_path, spoil, verdict, told):
+    for effects in ({"ar": 0.0, "masked": 9.0}, {"ar": 9.0, "masked": 0.0}):
+        [found] = verdicts(tmp_path, effects, {}, spoil=spoil)
+        assert found.verdict == verdict and told in found.note
+        assert [gate.state for gate in found.gates].count("failed") == 1
+        assert found.to_dict()["gates"][0]["name"] == "ledger controlled"
+
+
+def test_latents_against_codes_is_no_verdict_on_families(tmp_path):
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, reads={"masked": "latents"})
+    assert found.verdict == "inconclusive"
+    assert "it compares codes and latents, not families" in found.note
+
+
+def test_few_prompts_and_much_noise_are_no_verdict(tmp_path):
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"size": -0.1})
+    assert found.verdict == "inconclusive" and "24 prompts show a difference of 0.1" in found.note
+
+
+def test_holm_runs_over_all_that_a_page_decides(tmp_path, crossing_sweep):
+    (sweep, runs), rng = crossing_sweep, np.random.default_rng(3)
+    for index, run in enumerate(runs):
+        write_rows(tmp_path, run, {"ar": 0.0, "masked": 9.0 - 6.0 * index}, rng, seed_spread=0.1)
+    crossing, contrast = judge(sweep, runs, tmp_path)
+    assert crossing.p_holm < 0.05 and contrast.p_holm < 0.05
+    alone = sweep.model_copy(update={"predictions": sweep.predictions[1:]})
+    [by_itself] = judge(alone, runs, tmp_path)
+    assert by_itself.p_holm <= contrast.p_holm
+    crossed = sweep.model_copy(update={"predictions": sweep.predictions[:1]})
+    assert judge(crossed, runs, tmp_path)[0].p_holm <= crossing.p_holm
+    both = (by_itself.p_holm, judge(crossed, runs, tmp_path)[0].p_holm)
+    assert sorted((contrast.p_holm, crossing.p_holm)) == sorted(holm_correction(both))
+
+
+def test_a_crossing_of_bounds_is_no_crossing_of_values(tmp_path, crossing_sweep):
+    (sweep, runs), rng = crossing_sweep, np.random.default_rng(3)
+    bound = {"validity": {"masked": "upper bound"}, "seed_spread": 0.1}
+    for index, run in enumerate(runs):
+        write_rows(tmp_path, run, {"ar": 0.0, "masked": 9.0 - 6.0 * index}, rng, **bound)
+    found = judge(sweep, runs, tmp_path)[0]
+    assert found.verdict == "inconclusive" and "values need not" in found.note
+    taken = sweep.predictions[0].model_copy(update={"bounds_as_values": True})
+    stated = sweep.model_copy(update={"predictions": (taken,)})
+    found = judge(stated, runs, tmp_path)[0]
+    assert found.verdict == "reproduced" and "upper bounds are taken as values" in found.note
+
+
+def make_draft(verdict, states):
+    gates = tuple(Gate(name, state, "why") for name, state in zip(NAMES, states))
+    return Draft(Finding("t", "contrast", "bits_per_s", "below", verdict, gates=gates), 0.001)
+
+
+@given(
+    verdict=st.sampled_from(["reproduced", "reversed", "inconclusive"]),
+    states=st.tuples(*[st.sampled_from(["passed", "failed", "not applicable"])] * len(NAMES)),
+    p_holm=st.floats(0.0, 1.0),
+)
+def test_no_combination_of_failed_gates_leaves_a_verdict(verdict, states, p_holm):
+    found = conclude(make_draft(verdict, states), p_holm)
+    if "failed" in states or p_holm >= 0.05:
+        assert found.verdict in ("inconclusive", "not tested at this scale")
+    else:
+        assert found.verdict == verdict
+    for name, state in zip(NAMES, states):
+        assert (f"{name}: why" in found.note) == (state == "failed")

@@ -60,7 +60,8 @@ def test_each_doubted_metric_is_listed_once():
 
 
 def test_without_an_audit_it_says_how_to_make_one():
-    assert "genlab evaluate CONFIG --audit" in render_markdown(make_results(), make_ledger())
+    results = {**make_results(), "audit": None}
+    assert "genlab evaluate CONFIG --audit` does it" in render_markdown(results, make_ledger())
 
 
 def test_text_from_a_corpus_is_no_table_and_no_markup():

@@ -17,6 +17,7 @@ Amount = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
 Direction = Literal["lower", "higher"]
 Verdict = Literal["ranks", "blind", "reversed"]
+GateState = Literal["passed", "failed", "not applicable"]
 
 
 @pydantic.with_config(OPEN)
@@ -81,6 +82,15 @@ class DifferenceEntry(TypedDict):
     p_value: NotRequired[Known]
     p_equivalent: NotRequired[Known]
     plan: NotRequired[PlanEntry | None]
+
+
+@pydantic.with_config(OPEN)
+class GateEntry(TypedDict):
+    """A gate of the verdict: a rule, and whether it holds."""
+
+    name: str
+    state: GateState
+    reason: str
 
 
 @pydantic.with_config(OPEN)

@@ -1,10 +1,10 @@
 """The answer in one sentence, and the reasons why there may be none.
 
-In: results.json and ledger.json. Out: `Answer`. A winner is named only when at least three training
-seeds were run, the ledger is stamped controlled, the winner passed its own controls, and every
-paired interval against it excludes zero with Holm's correction. Arms are called equivalent on the
-same terms, within the margin that the comparison declared. Otherwise the sentence says what is
-missing and how many more seeds it takes, and no arm is marked in the report.
+In: results.json and ledger.json. Out: `Answer`. A winner is named only when no gate of
+`genlab/fairness/verdict.py` fails and every paired interval against it excludes zero with Holm's
+correction. Arms are called equivalent on the same terms, within the margin that the comparison
+declared. Otherwise the sentence says which gate failed, or what is missing and how many more seeds
+it takes, and no arm is marked in the report.
 """
 
 import itertools
@@ -15,11 +15,19 @@ from typing import Literal, NamedTuple
 from genlab.evaluate.entries import ControlEntry, DifferenceEntry, Known, PlanEntry
 from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
+from genlab.fairness.verdict import (
+    MIN_SEEDS,
+    Compared,
+    Evidence,
+    Gate,
+    control_status,
+    failed,
+    find_gates,
+)
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import arm_title, format_interval, format_score, format_value, score_title
-from genlab.run.bounds import is_arm
+from genlab.run.bounds import REAL, is_arm
 
-MIN_SEEDS = 3
 Status = Literal["settled", "equivalent", "not settled", "insufficient seeds", "uncontrolled"]
 
 
@@ -31,6 +39,8 @@ class Answer(NamedTuple):
     shows: str
     cannot: str
     winner: str = ""
+    gates: tuple[Gate, ...] = ()
+    """What the verdict had to pass, the gravest first; empty where no score could decide."""
 
 
 class Difference(DifferenceEntry):
@@ -105,29 +115,56 @@ def find_answer(results: Scored, ledger: Ledger | None) -> Answer:
         )
     seeds = min(int(arm["scores"][name].get("seeds") or 0) for arm in scored)
     shows, cannot = _describe(results, scored, name, seeds)
-    # From the gravest objection to the least: the first one that applies is the answer.
-    if stamp_of(ledger) != "controlled":
-        headline = "No winner is named: the arms differ in something that is not declared."
-        reason = "Any difference may come from what the ledger below does not declare."
-        return Answer(
-            "uncontrolled", headline, shows, f"{reason} {cannot}" if seeds < MIN_SEEDS else reason
-        )
-    if seeds < MIN_SEEDS:
-        headline = (
-            f"No winner is named: there {'is' if seeds == 1 else 'are'} "
-            f"{_count(seeds, 'training seed')} per arm. It takes at least {MIN_SEEDS} to tell a "
-            "difference between families from a lucky initialisation, and to estimate how many "
-            "more would settle it."
-        )
-        return Answer("insufficient seeds", headline, shows, cannot)
-    # Runs scored by an early version, whose intervals know of prompts only.
-    if "seeds" not in covered(results):
-        headline = (
-            "Not settled: these intervals cover the choice of prompts alone; score the comparison "
-            "again with `genlab evaluate` for intervals that cover its training seeds."
-        )
-        return Answer("not settled", headline, shows, cannot)
-    return _decide(results, scored, name, seeds, shows)
+    evidence = evidence_of(results, ledger, name, scored)
+    gates = tuple(find_gates(evidence))
+    # The last two gates word what was found, and say less than a difference that is in doubt.
+    if failed(gates, "enough prompts", "one token type"):
+        answer = _refuse(failed(gates)[0], seeds, shows)
+    else:
+        answer = _decide(results, evidence, gates, shows)
+    lost = ", ".join(gate.name for gate in failed(gates))
+    reasons = [
+        answer.cannot,
+        f"Gates that failed: {lost}." if lost else "",
+        cannot if seeds < MIN_SEEDS else "",
+    ]
+    return answer._replace(cannot=" ".join(filter(None, reasons)), gates=gates)
+
+
+def evidence_of(
+    results: Scored,
+    ledger: Ledger | None,
+    score: str,
+    arms: Sequence[Row],
+    *,
+    needs_all: bool = False,
+) -> Evidence:
+    """Return what the gates look at, of the `arms` that are compared on a score."""
+    scores = {arm["name"]: arm["scores"].get(score) or {"value": None} for arm in arms}
+    is_lower_better = scores[arms[0]["name"]].get("direction") == "lower"
+    ranked = sorted(arms, key=lambda arm: _value(arm, score) or 0.0, reverse=not is_lower_better)
+    real = next((row for row in results["arms"] if row["name"] == REAL), None)
+    # Whoever has no ledger counts as uncontrolled, whoever has no audit as not audited.
+    return Evidence(
+        score,
+        [
+            Compared(
+                arm["name"],
+                arm_title(arm),
+                arm["family"],
+                arm.get("reads", ""),
+                scores[arm["name"]],
+            )
+            for arm in ranked
+        ],
+        stamp_of(ledger) == "controlled",
+        results.get("controls", []),
+        results.get("differences", []),
+        results.get("audit"),
+        results.get("struck") or {},
+        None if real is None else _value(real, score),
+        needs_all,
+    )
 
 
 def stamp_of(ledger: Ledger | None) -> str:
@@ -135,58 +172,82 @@ def stamp_of(ledger: Ledger | None) -> str:
     return "uncontrolled" if ledger is None else ledger.get("stamp", "uncontrolled")
 
 
-def _decide(results: Scored, arms: Sequence[Row], name: str, seeds: int, shows: str) -> Answer:
-    is_lower_better = arms[0]["scores"][name].get("direction") == "lower"
-    ranked = sorted(arms, key=lambda arm: _value(arm, name) or 0.0, reverse=not is_lower_better)
-    best, title = ranked[0], _lower_first(score_title(name))
-    # A best value that its own control contradicts settles nothing, however far it leads.
-    if failed := _failed_control(results, best):
+def _refuse(first: Gate, seeds: int, shows: str) -> Answer:
+    """Return the answer where gates failed, of which the `first` is the gravest."""
+    if first.name == "ledger controlled":
+        headline = "No winner is named: the arms differ in something that is not declared."
+        reason = "Any difference may come from what the ledger below does not declare."
+        return Answer("uncontrolled", headline, shows, reason)
+    if first.name == "three seeds" and seeds < MIN_SEEDS:
         headline = (
-            f"Not settled: {arm_title(best)} has the best {title} but failed its control {failed}."
+            f"No winner is named: there {'is' if seeds == 1 else 'are'} "
+            f"{_count(seeds, 'training seed')} per arm. It takes at least {MIN_SEEDS} to tell a "
+            "difference between families from a lucky initialisation, and to estimate how many "
+            "more would settle it."
         )
-        return Answer("not settled", headline, shows, "")
+        return Answer("insufficient seeds", headline, shows, "")
+    headline = f"Not settled: the gate \u201c{first.name}\u201d failed: {first.reason}."
+    return Answer("not settled", headline, shows, "")
+
+
+def _decide(results: Scored, evidence: Evidence, gates: Sequence[Gate], shows: str) -> Answer:
+    name, rows = evidence.score, {arm["name"]: arm for arm in results["arms"]}
+    best, *rivals = (rows[arm.name] for arm in evidence.compared)
+    title = _lower_first(score_title(name))
     alike, beaten = [], []
-    for rival in ranked[1:]:
+    for rival in rivals:
         pair = find_difference(results, name, best["name"], rival["name"])
         # One doubtful pair is enough: the best arm must be better than, or equivalent to, every
         # other.
-        if doubt := _doubt(results, best, rival, name, pair):
+        if doubt := _doubt(best, rival, name, pair):
             return Answer("not settled", f"Not settled: {doubt}", shows, "")
         assert pair is not None, "an unpaired rival is a doubt"
         (beaten if pair.get("better") == best["name"] else alike).append((arm_title(rival), pair))
+    if lost := failed(gates, "one token type"):
+        return _refuse(lost[0], MIN_SEEDS, shows)
+    seeds = min(int(arm.score.get("seeds") or 0) for arm in evidence.compared)
     over = f"on the same prompts, over {seeds} training seeds."
+    if left_out := [arm.title for arm in evidence.arms if arm not in evidence.compared]:
+        over += f" Not compared, because not trained enough: {', '.join(left_out)}."
     if alike:
         facts = "; ".join(f"{rival} differs by {format_interval(pair)}" for rival, pair in alike)
-        headline = (
+        found = (
             f"{' and '.join([arm_title(best), *(rival for rival, _ in alike)])} are equivalent in "
             f"{title} within {alike[0][1]['margin']:g}: {facts}"
         )
-        headline += (
+        found += (
             f"; {arm_title(best)} is better than {' and '.join(rival for rival, _ in beaten)}"
             if beaten
             else ""
         )
-        return Answer("equivalent", f"{headline}, {over}", shows, "")
-    # The closest rival alone: the others are beaten by more, and a table below has them all.
-    rival, pair = beaten[0]
-    headline = (
-        f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, better "
-        f"than {rival} by {format_interval(pair, absolute=True)} {over}"
-    )
-    if pair.get("equivalent"):
-        headline += (
-            f" By the declared margin of {pair['margin']:g} the two are equivalent all the same."
+        answer = Answer("equivalent", f"{found}, {over}", shows, "")
+    else:
+        # The closest rival alone: the others are beaten by more, and a table below has them all.
+        rival, pair = beaten[0]
+        headline = (
+            f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, "
+            f"better than {rival} by {format_interval(pair, absolute=True)} {over}"
         )
-    return Answer("settled", headline, shows, "", best["name"])
+        if pair.get("equivalent"):
+            headline += (
+                f" By the declared margin of {pair['margin']:g} the two are equivalent all the "
+                "same."
+            )
+        answer = Answer("settled", headline, shows, "", best["name"])
+    mixed = failed(gates)
+    return _of_tokens(answer, mixed[0], evidence) if mixed else answer
 
 
-def _doubt(
-    results: Scored,
-    best: Row,
-    rival: Row,
-    name: str,
-    pair: Difference | None,
-) -> str:
+def _of_tokens(answer: Answer, gate: Gate, evidence: Evidence) -> Answer:
+    """Return what was found as one about codes and latents: which family it is stays open."""
+    kind = evidence.compared[0].reads
+    leads = f"{kind.capitalize()} lead" if answer.winner and kind else "No family leads"
+    told = answer.headline.rstrip(".")
+    headline = f"{leads}, and no family is named: {told}; but {gate.reason}."
+    return Answer("not settled", headline, answer.shows, answer.cannot)
+
+
+def _doubt(best: Row, rival: Row, name: str, pair: Difference | None) -> str:
     """Return why `best` is neither better than `rival` nor equivalent to it; empty if it is one of
     the two.
     """
@@ -200,14 +261,8 @@ def _doubt(
         )
     if pair is None:
         return f"{arm_title(best)} and {arm_title(rival)} were not compared prompt by prompt."
-    if pair.get("better") == best["name"]:
+    if pair.get("better") == best["name"] or pair.get("equivalent"):
         return ""
-    if pair.get("equivalent"):
-        # Being equivalent to an arm that fails its control recommends nothing.
-        failed = _failed_control(results, rival)
-        return (
-            failed and f"{arm_title(rival)} is as good in {title} but failed its control {failed}."
-        )
     margin = pair.get("margin")
     within = f" nor stays within {margin:g}" if margin else ""
     return (
@@ -230,24 +285,6 @@ def _describe_need(plan: PlanEntry | None) -> str:
         return f" These prompts and seeds would show {target} with {power}: it is likely smaller."
     need = f"{_count(more, 'more seed')} per arm {'is' if more == 1 else 'are'} needed"
     return f" To see {target}, about {need} (80 % power)."
-
-
-def _failed_control(results: Scored, arm: Row) -> str:
-    """Return the name of the first control that the arm failed, or nothing."""
-    failed = failed_controls(results, arm["name"])
-    return str(failed[0]["control"]) if failed else ""
-
-
-def control_status(item: ControlEntry) -> str:
-    """Return passed, failed or not applicable. Runs of older versions do not say which of the last
-    two it is.
-    """
-    if item.get("passed"):
-        return "passed"
-    could_run = (
-        item.get("status", "failed") != "not applicable" and item.get("difference") is not None
-    )
-    return "failed" if could_run else "not applicable"
 
 
 def failed_controls(results: Scored, arm: str) -> list[ControlEntry]:

@@ -12,8 +12,9 @@ from genlab.data.listing import count_of
 from genlab.evaluate.entries import AuditEntry, ControlEntry
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget
+from genlab.fairness.verdict import control_status
 from genlab.preflight import Check, DryRun
-from genlab.report.answer import control_status, find_answer, model_arms, primary_score, stamp_of
+from genlab.report.answer import find_answer, model_arms, primary_score, stamp_of
 from genlab.report.inputs import Ledger, Row, WholeResults
 from genlab.report.tables import ARROWS, column_decimals
 from genlab.report.text import (
@@ -80,6 +81,7 @@ def format_results(results: WholeResults, ledger: Ledger | None) -> str:
         wrap(results["question"]),
         wrap(f"{answer.headline} {answer.shows}"),
         f"ledger: {stamp_of(ledger)}, mode {results['mode']}",
+        "\n".join(wrap(f"gate {gate.describe()}") for gate in answer.gates),
         fold([head, *body]),
         fold(_cost_rows(results)),
         fold(power) if power else "",

@@ -17,6 +17,7 @@ from genlab.evaluate.entries import (
     AuditEntry,
     ControlEntry,
     DifferenceEntry,
+    GateEntry,
     MetricEntry,
     PlanEntry,
     Positive,
@@ -158,6 +159,7 @@ class _Shared(TypedDict):
     method: NotRequired[list[str]]
     audit: NotRequired[Audit | None]
     metrics: NotRequired[list[MetricEntry]]
+    gates: NotRequired[list[GateEntry]]
     digest: NotRequired[str]
 
 

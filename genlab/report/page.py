@@ -22,11 +22,10 @@ from markupsafe import Markup
 
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
+from genlab.fairness.verdict import control_status
 from genlab.report.additions import Tuning
 from genlab.report.answer import (
-    MIN_SEEDS,
     Answer,
-    control_status,
     covered,
     find_answer,
     model_arms,
@@ -44,6 +43,7 @@ from genlab.report.tables import (
     control_table,
     cost_table,
     difference_table,
+    gate_table,
     join,
     ledger_table,
     score_table,
@@ -239,7 +239,7 @@ def _head(question: str, answer: Answer, results: Shown, ledger: Ledger) -> Mark
     ]
     return Markup(
         '<header class="top"><p class="kind">genlab comparison</p><h1>{}</h1><div class="answer '
-        '{}"><p class="status">{}</p><p class="headline">{}</p>{}</div><dl '
+        '{}"><p class="status">{}</p><p class="headline">{}</p>{}{}</div><dl '
         'class="facts">{}</dl></header>'
     ).format(
         question,
@@ -247,6 +247,7 @@ def _head(question: str, answer: Answer, results: Shown, ledger: Ledger) -> Mark
         answer.status.capitalize(),
         answer.headline,
         join(reasons),
+        gate_table(answer.gates),
         join(Markup("<div><dt>{}</dt><dd>{}</dd></div>").format(*fact) for fact in facts),
     )
 
@@ -400,8 +401,8 @@ def _method(results: Shown) -> Markup:
         f"Intervals are 95 % intervals over {covered(results)}. Two arms are compared by the "
         "paired difference on the same prompts, with Holm's correction for the number of pairs. "
         f"Training seeds per arm: {', '.join(map(str, seeds)) or 'not stated'}. A winner is named "
-        f"only with at least {MIN_SEEDS} seeds, a controlled ledger, passed controls, and every "
-        "paired interval beyond zero.",
+        "only where every gate passed or does not apply, and every paired interval lies beyond "
+        "zero.",
         f"Pictures: {NUM_MELS} mel bands, 32 ms Hann windows, one every 5 ms, fixed dB range.",
         *map(str, results.get("method", [])),
     ]

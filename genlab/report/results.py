@@ -69,10 +69,8 @@ def assemble(
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
     entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
     trainings = name_trainings(arms)
-    entries += [
-        {**_arm_entry(runs, rows[name], leading), "training": trainings[name]}
-        for name, runs in by_name(arms).items()
-    ]
+    for name, runs in by_name(arms).items():
+        entries.append({**_arm_entry(runs, rows[name], leading), "training": trainings[name]})
     struck = config.data.domain.struck(
         {name: score.value for name, score in rows[REAL].scores.items()}
     )

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from genlab.evaluate.entries import DifferenceEntry
-from genlab.report.answer import Answer, control_status, failed_controls, model_arms, primary_score
+from genlab.fairness.verdict import Gate, control_status
+from genlab.report.answer import Answer, failed_controls, model_arms, primary_score
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import (
     AT_MOST,
@@ -82,6 +83,20 @@ def ledger_table(ledger: Ledger, results: Scored) -> Markup:
             )
         )
     return _table("Ledger", head, rows, css="ledger")
+
+
+def gate_table(gates: Iterable[Gate]) -> Markup:
+    """Return one row per gate of the answer: its state, and the reason; nothing without gates."""
+    kinds = {"passed": "good", "failed": "bad"}
+    rows = [
+        Markup(
+            '<tr><th scope="row">{}</th><td><span class="badge {}">{}</span></td>'
+            '<td class="note">{}</td></tr>'
+        ).format(gate.name, kinds.get(gate.state, "bounded"), gate.state, gate.reason)
+        for gate in gates
+    ]
+    head = _row(["Gate", "State", "Reason"], "th", 'scope="col"')
+    return _table("Gates of the answer", head, rows, css="gates") if rows else Markup("")
 
 
 def score_table(results: Scored, answer: Answer) -> Markup:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from genlab.data.manifest import write_atomically
 from genlab.evaluate.entries import ControlEntry
+from genlab.fairness.verdict import Gate, control_status
 from genlab.report.additions import CrossingEntry, Listening, Tuning
-from genlab.report.answer import control_status, find_answer, model_arms
+from genlab.report.answer import find_answer, model_arms
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import counted, listening_tables, verdicts_of
 from genlab.report.tables import ARROWS, column_decimals
@@ -54,6 +55,7 @@ def render_markdown(results: Shown, ledger: Ledger) -> str:
             f"**{answer.status.capitalize()}.** "
             f"{inert_markdown(f'{answer.headline} {answer.shows} {answer.cannot}')}"
         ),
+        *(("## Gates of the answer", _gates(answer.gates)) if answer.gates else ()),
         f"## Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}",
         _ledger(results, ledger),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
@@ -77,6 +79,10 @@ def render_markdown(results: Shown, ledger: Ledger) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _gates(gates: Sequence[Gate]) -> str:
+    return _table(("Gate", "State", "Reason"), gates) if gates else ""
+
+
 def render_answer(results: Shown, ledger: Ledger) -> str:
     """Return the question, the answer and the stamp of the ledger, for the first page of
     TensorBoard.
@@ -86,6 +92,7 @@ def render_answer(results: Shown, ledger: Ledger) -> str:
         f"### {inert_markdown(results.get('question') or QUESTION)}",
         f"**{inert_markdown(answer.headline)}**",
         inert_markdown(f"{answer.shows} {answer.cannot}"),
+        _gates(answer.gates),
         f"Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}.",
     ]
     return "\n\n".join(part for part in parts if part.strip())

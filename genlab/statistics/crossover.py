@@ -15,6 +15,9 @@ Curves are drawn again with fresh noise, and their form is chosen again for each
 the difference of the curves is not beyond Student's t times its error (Fieller 1954), so it may be
 open on a side, and says so.
 
+A crossing is refused where the measured points themselves change places somewhere else: a curve
+that says so is the wrong curve. Points that lie closer together than their spread have no order.
+
 Prompts are the same at every x. If they favour a family they do so everywhere, which no spread of
 points shows: `shared_error` is that error of the difference, and widens the interval.
 
@@ -24,6 +27,7 @@ not cross are given one in 5 % of cases.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -41,7 +45,8 @@ GRID = 501
 EXPONENTS = (0.0, *np.geomspace(0.03, 2.0, 64).tolist())
 MIN_BUDGETS_POWER = 4
 
-Verdict = Literal["inside sweep", "extrapolated", "none"]
+SAME_X = 0.02  # runs of one budget agree within this share: whole steps
+Verdict = Literal["inside sweep", "extrapolated", "none", "refused"]
 
 
 class Curve(NamedTuple):
@@ -87,7 +92,8 @@ class Crossover(NamedTuple):
 
     inside sweep: the whole interval lies inside the budgets that both families were run at.
     extrapolated: the gap closes, but the crossing or its interval lies partly outside. none: the
-    gap does not significantly close, or not within a factor of 100 of the sweep.
+    gap does not significantly close, or not within a factor of 100 of the sweep. refused: the
+    interval excludes every place where the measured points change order, so no x is given.
     """
 
     x: float
@@ -96,6 +102,8 @@ class Crossover(NamedTuple):
     verdict: Verdict
     sweep: tuple[float, float]
     forms: tuple[str, str]
+    p_value: float = 1.0
+    """Of the gap at both ends of the sweep having these signs: the larger of two two-sided ones."""
 
 
 class SweepPlan(NamedTuple):
@@ -213,10 +221,57 @@ def find_crossover(
         (0.0 if first < 0 else float(x[first])),
         (math.inf if last >= GRID else float(x[last])),
     )
+    p_value = _end_p_value(fits, ends, shared_error)
+    places = find_swaps(a, b, max(fit.noise for fit in fits))
+    # The measured points are the arbiter of the fit, not the other way round.
+    if places is not None and not any(
+        start <= ends_at[1] and ends_at[0] <= stop for start, stop in places
+    ):
+        return Crossover(math.nan, math.nan, math.nan, "refused", sweep, forms, p_value)
     is_inside = low <= ends_at[0] and ends_at[1] <= high
-    return Crossover(
-        crossing, *ends_at, "inside sweep" if is_inside else "extrapolated", sweep, forms
-    )
+    verdict: Verdict = "inside sweep" if is_inside else "extrapolated"
+    return Crossover(crossing, *ends_at, verdict, sweep, forms, p_value)
+
+
+def find_swaps(a: Curve, b: Curve, noise: float) -> list[tuple[float, float]] | None:
+    """Return between which x the measured means of two families change order; None where that
+    cannot be told: fewer than two budgets in common, or no change that more runs could not undo.
+
+    Args:
+        a: runs of one family.
+        b: runs of the other one.
+        noise: the spread of runs, where no budget has two of them.
+    """
+    shared = [
+        (x, a.score[np.isclose(a.x, x, rtol=SAME_X)], b.score[np.isclose(b.x, x, rtol=SAME_X)])
+        for x in np.unique(a.x)
+    ]
+    shared = [(float(x), of_a, of_b) for x, of_a, of_b in shared if len(of_a) and len(of_b)]
+    repeated = [runs for _, *pair in shared for runs in pair if len(runs) > 1]
+    if repeated:
+        dof = sum(len(runs) - 1 for runs in repeated)
+        noise = math.sqrt(sum(((runs - runs.mean()) ** 2).sum() for runs in repeated) / dof)
+    sure = []
+    for x, of_a, of_b in shared:
+        gap = float(of_a.mean() - of_b.mean())
+        # Points closer than their errors have no order; the next ones that have it bound the place.
+        if abs(gap) > 1.96 * noise * math.sqrt(1 / len(of_a) + 1 / len(of_b)):
+            sure.append((x, gap))
+    swaps = [
+        (first, second)
+        for (first, before), (second, after) in itertools.pairwise(sure)
+        if before * after < 0
+    ]
+    return swaps or None
+
+
+def _end_p_value(fits: tuple[Fit, Fit], ends: Float[np.ndarray, "2"], shared_error: float) -> float:
+    """Return the larger p-value of the gap at the two ends of the sweep, by Student's t."""
+    gap = fits[0].predict(ends) - fits[1].predict(ends)
+    drawn = [_predict(fit.draws, ends / fit.x_mid) for fit in fits]
+    error, dof = _error(drawn, fits, shared_error)
+    ratio = np.divide(np.abs(gap), error, out=np.full_like(gap, math.inf), where=error > 0)
+    return float(np.max(2 * scipy.stats.t.sf(ratio, dof)))
 
 
 def find_probability(
@@ -368,6 +423,14 @@ def _reach(
     drawn: Sequence[Float[np.ndarray, "r g"]], fits: Sequence[Fit], shared_error: float
 ) -> Float[np.ndarray, "g"]:
     """Return Student's t times the error of the difference of two drawn curves."""
+    error, dof = _error(drawn, fits, shared_error)
+    return scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof) * error
+
+
+def _error(
+    drawn: Sequence[Float[np.ndarray, "r g"]], fits: Sequence[Fit], shared_error: float
+) -> tuple[Float[np.ndarray, "g"], Float[np.ndarray, "g"]]:
+    """Return the error of the difference of two drawn curves, and its degrees of freedom."""
     # Far outside, a few draws diverge; the middle two thirds estimate the error as well as all.
     variances = [
         (np.diff(np.quantile(draws, [0.1587, 0.8413], axis=0), axis=0)[0] / 2) ** 2
@@ -376,7 +439,7 @@ def _reach(
     total = variances[0] + variances[1] + shared_error**2
     spread = sum(variance**2 / fit.dof for variance, fit in zip(variances, fits))
     dof = np.divide(total**2, spread, out=np.full_like(total, 1e6), where=np.asarray(spread) > 0)
-    return scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof) * np.sqrt(total)
+    return np.sqrt(total), dof
 
 
 def _connected(is_open: np.ndarray, root: int) -> tuple[int, int]:

@@ -24,7 +24,7 @@ import scipy  # loads its parts when they are first used
 from jaxtyping import Float
 
 from genlab.statistics.bootstrap import CONFIDENCE
-from genlab.statistics.crossed import MeanSquares, combine_squares, mean_squares
+from genlab.statistics.crossed import Crossed, MeanSquares, combine_squares, mean_squares
 
 POWER = 0.8
 PLANNED_SEEDS = (3, 5, 10)
@@ -104,6 +104,17 @@ def find_power(target: float, components: Components, num_prompts: int, num_seed
         scipy.stats.norm.sf((reach - sign * abs(target)) / deviation) for sign in (1, -1)
     )
     return float(np.mean(upper + lower))
+
+
+def power_of(target: float, found: Crossed) -> float:
+    """Return the probability that a test with this standard error and these degrees of freedom sees
+    a difference of `target`, by a shifted Student's t; 1 where nothing varies.
+    """
+    error = float(found.std_error)
+    if error == 0:
+        return 1.0
+    reach = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, found.dof)
+    return float(scipy.stats.t.sf(reach - abs(target) / error, found.dof))
 
 
 def find_prompts(target: float, components: Components, num_seeds: int) -> int | None:

@@ -20,11 +20,20 @@ from genlab.config import GenlabError
 from genlab.config.errors import read_numbers, shorten
 from genlab.evaluate.entries import ScoreEntry
 from genlab.evaluate.table import known_metric
+from genlab.fairness.verdict import (
+    Gate,
+    check_seeds,
+    check_token_types,
+    failed,
+    find_gates,
+    merge_gates,
+    replace_gates,
+)
 from genlab.report import outputs
 from genlab.report.additions import read_crossings
-from genlab.report.answer import find_difference, model_arms
+from genlab.report.answer import evidence_of, find_difference, model_arms
 from genlab.report.console import fold
-from genlab.report.inputs import Results, Row, read_ledger
+from genlab.report.inputs import Ledger, Results, Row, read_ledger
 from genlab.report.text import (
     format_quantity,
     format_seconds,
@@ -60,6 +69,8 @@ class Pilot(NamedTuple):
     notes: list[str]
     unit: str
     direction: str
+    gates: dict[tuple[str, str], list[Gate]]
+    """Of every pair: what a verdict on it has to pass in every run."""
 
 
 def describe_crossover(arguments: argparse.Namespace) -> str:
@@ -89,7 +100,8 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
         shared = pilot.shared_errors.get((a, b), 0.0)
         if not exponents:
             found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
-            verdicts.append(_verdict(found, a, b, pilot.curves, arguments.against, lower_is_better))
+            told = _verdict(found, a, b, pilot.curves, arguments.against, lower_is_better)
+            verdicts.append(_gated(told, a, b, pilot.gates[a, b]))
         if budgets:
             fits = [
                 assume_exponent(pilot.curves[name], exponents[name], seed=i)
@@ -175,7 +187,51 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
         _notes(entries, loaded, score, against, field),
         unit=metric.unit if metric else stated.get("unit", ""),
         direction=metric.direction if metric else stated.get("direction", "lower"),
+        gates={
+            (a, b): _gates_of_pair(loaded, field, score, (a, b))
+            for a, b in itertools.combinations(curves, 2)
+        },
     )
+
+
+def gates_of_curves(
+    compared: Mapping[str, tuple[Results, Ledger | None, Sequence[Row]]], score: str, seeds: int
+) -> list[Gate]:
+    """Return the gates of two arms in every run of two curves: `compared` names each run and has
+    its two arms; `seeds` is the fewest of an arm.
+    """
+    gates = merge_gates(
+        {
+            label: find_gates(evidence_of(results, ledger, score, arms, needs_all=True))
+            for label, (results, ledger, arms) in compared.items()
+        }
+    )
+    *_, (_, _, arms) = compared.values()
+    # One arm for and one against; two of one kind cancel.
+    kinds: dict[tuple[str, str], float] = {}
+    for arm, weight in zip(arms, (1.0, -1.0)):
+        kind = arm["family"], arm.get("reads", "")
+        kinds[kind] = kinds.get(kind, 0.0) + weight
+    return replace_gates(
+        gates,
+        check_seeds(seeds),
+        Gate("enough prompts", "not applicable", "the interval of the crossing holds prompts too"),
+        check_token_types(kinds),
+    )
+
+
+def _gates_of_pair(
+    loaded: Mapping[Path, Results], field: str, score: str, pair: tuple[str, str]
+) -> list[Gate]:
+    """Return the gates of two families over the runs that have both."""
+    compared, seeds = {}, []
+    for run_dir, results in loaded.items():
+        by_name = {str(arm[field]): arm for arm in model_arms(results)}
+        if set(pair) <= set(by_name):
+            arms = [by_name[name] for name in pair]
+            seeds += [len(seed_values(arm["scores"].get(score))) for arm in arms]
+            compared[run_dir.name] = results, read_ledger(run_dir), arms
+    return gates_of_curves(compared, score, min(seeds)) if compared else []
 
 
 def read_finished(run_dir: Path) -> Results:
@@ -282,6 +338,11 @@ def _verdict(
     forms = f"{names[0]}: {found.forms[0]}, {names[1]}: {found.forms[1]}"
     if found.verdict == "none":
         return f"{' and '.join(names)}: none: no crossing is established from {sweep} ({forms})"
+    if found.verdict == "refused":
+        return (
+            f"{' and '.join(names)}: refused: the curves ({forms}) cross where the measured points "
+            f"from {sweep} do not change places; run more budgets"
+        )
     ends = [
         "0" if found.low == 0 else _show(found.low, against),
         "any" if math.isinf(found.high) else "",
@@ -300,6 +361,25 @@ def _verdict(
         f"{' and '.join(names)}: {found.verdict}: {names[first]} is ahead below "
         f"{_show(found.x, against)} {interval}, {names[1 - first]} above; swept {sweep} "
         f"({forms}){place}"
+    )
+
+
+def _gated(told: str, a: str, b: str, gates: Sequence[Gate]) -> str:
+    """Return what was found of a pair with the state of its gates; if one failed, as what the
+    curves alone say.
+    """
+    names = f"{name_title(a)} and {name_title(b)}"
+    lost = failed(gates)
+    if not gates:
+        return f"{told} (no verdict: no run has both)"
+    states = "; ".join(f"{gate.name} {gate.state}" for gate in gates)
+    if not lost:
+        return f"{told}. Gates: {states}"
+    reasons = "; ".join(f"{gate.name}: {gate.reason}" for gate in lost)
+    found = told.removeprefix(f"{names}: ")
+    return (
+        f"{names}: no verdict, because gates failed ({reasons}); the curves alone: {found}. "
+        f"Gates: {states}"
     )
 
 

@@ -26,7 +26,7 @@ from genlab.report.plot import (
 )
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_value, score_title
-from genlab.sweeps.judge import Finding
+from genlab.sweeps.finding import Finding
 from genlab.sweeps.page import Sweep, SweepRun
 
 _LEFT, _RIGHT, _ROW = 24, 436, 46

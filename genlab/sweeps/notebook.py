@@ -35,8 +35,9 @@ from genlab.run.files import write_json
 from genlab.statistics.bootstrap import finite_or_none
 from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
+from genlab.sweeps.finding import Finding
 from genlab.sweeps.isoflop import fit_families
-from genlab.sweeps.judge import Finding, judge
+from genlab.sweeps.judge import judge
 from genlab.sweeps.page import Ratio, Sweep, SweepRun
 from genlab.sweeps.runs import read_state, run_directory
 from genlab.watch.tensorboard import RunWriter
@@ -76,11 +77,12 @@ def write_notebook(
 
 def verdict_of(findings: Sequence[Finding]) -> str:
     """Return one verdict for the page: what all predictions agree on, or how they split, without
-    what was not asked.
+    what was not asked and without arithmetic, which no run could contradict.
     """
-    verdicts = [finding.verdict for finding in findings if finding.kind != "untested"]
-    if not verdicts:
+    asked = [finding.verdict for finding in findings if finding.kind != "untested"]
+    if not asked:
         return "nothing was predicted"
+    verdicts = [verdict for verdict in asked if verdict != "arithmetic"] or asked
     if len(set(verdicts)) == 1:
         return verdicts[0]
     return "split: " + ", ".join(
@@ -115,6 +117,16 @@ def _finding_rows(findings: Sequence[Finding]) -> list[list[str]]:
             [finding.text, score, expected, found, p_text, finding.verdict, finding.note or MISSING]
         )
     return rows
+
+
+def _gate_rows(findings: Sequence[Finding]) -> list[list[str]]:
+    """Return the state of every gate of every finding that has any, no rows if none has; why one
+    failed is in the note of the finding.
+    """
+    gated = [finding for finding in findings if finding.gates]
+    heads = [gate.name for gate in gated[0].gates] if gated else []
+    rows = [[finding.text, *(gate.state for gate in finding.gates)] for finding in gated]
+    return [["Gates", *heads], *rows] if rows else []
 
 
 def _run_rows(
@@ -219,6 +231,8 @@ def _markdown(
         "## Predicted and found\n\nBrackets are 95 % intervals over prompts and training seeds."
     )
     parts.append(_pipes(_finding_rows(findings)))
+    if gates := _gate_rows(findings):
+        parts.append(_pipes(gates))
     if is_drawn:
         parts.append("![What was found of what was predicted](figure.svg)")
     if shapes:
@@ -269,6 +283,8 @@ def _write_html(
     )
     head, *rows = _finding_rows(findings)
     found = plain_table("Predictions", head, rows, css="predictions")
+    if gates := _gate_rows(findings):
+        found += plain_table("Gates", gates[0], gates[1:], css="gates")
     drawn, predicted = (
         Markup('<div class="plots">{}</div>').format(join(plots)) if plots else Markup("")
         for plots in (panels, forests)

@@ -124,6 +124,10 @@ class Crossing(Config):
     """The x axis: training FLOPs, epochs, or unique seconds of training audio."""
     labels: tuple[str, ...] = ()
     """Points whose runs are the curves; empty takes all of them."""
+    bounds_as_values: bool = False
+    """The source compares upper bounds with exact values as if they were alike; so does the
+    verdict, and says so.
+    """
 
     def rows(self, labels: Sequence[str]) -> list[str]:
         """Return the rows that it is about."""

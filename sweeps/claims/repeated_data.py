@@ -32,6 +32,7 @@ PASSES = Crossing(
     after="absorbing",
     against="epochs",
     labels=SMALL_POINTS,
+    bounds_as_values=True,
 )
 WORSE_THAN_UNIFORM = (
     "both rows are worse than a uniform guess (4,000 bits/s): where every model loses to "

@@ -14,6 +14,7 @@ from genlab.statistics.crossover import (
     assume_exponent,
     find_crossover,
     find_probability,
+    find_swaps,
     fit_curve,
     plan_sweep,
 )
@@ -97,6 +98,32 @@ def test_a_power_law_without_noise_is_found_again():
     assert fit.form == "power law" and fit.noise < 3e-3
     far = np.array([1e15])
     assert np.isclose(fit.predict(far)[0], power(0.1, 0.5)(far)[0], atol=0.005)
+
+
+def test_a_crossing_is_refused_where_the_points_change_places_elsewhere():
+    rng = np.random.default_rng(2)
+    x = np.repeat(BUDGETS[:3], 12)
+    # The points change places between the first two budgets; the line through them, which bends,
+    # crosses after the second.
+    gaps = np.repeat([10.0, -1.0, -2.0], 12)
+    flat = Curve(x, 0.05 * rng.standard_normal(36))
+    found = find_crossover(Curve(x, gaps + 0.05 * rng.standard_normal(36)), flat, num_draws=150)
+    assert found.verdict == "refused" and math.isnan(found.x) and math.isnan(found.low)
+    assert find_swaps(Curve(x, gaps), flat, 0.0) == [(BUDGETS[0], BUDGETS[1])]
+    # Where the middle point is too noisy to have an order, the place is wider and nothing excludes
+    # it.
+    unsure = gaps + np.where(x == x[12], 20.0, 0.05) * rng.standard_normal(36)
+    assert find_swaps(Curve(x, unsure), flat, 0.0) in (None, [(BUDGETS[0], BUDGETS[2])])
+    assert find_swaps(Curve(x[:12], gaps[:12]), flat, 0.0) is None
+
+
+def test_the_p_value_of_a_crossing_says_what_its_interval_says():
+    found = simulate(CROSSING_LINES, 3, 0.02, repetitions=20)
+    assert all(item.p_value < 0.05 for item in found if item.verdict == "inside sweep")
+    apart = simulate((line(0.05, crossing=1e15), line(0.15, crossing=1e15)), 3, 0.02, repetitions=5)
+    assert all(item.verdict != "inside sweep" for item in apart)
+    none = simulate((line(0.1), line(0.1)), 3, 0.02, repetitions=20)
+    assert np.mean([item.p_value < 0.05 for item in none]) <= 0.15
 
 
 def test_what_all_budgets_share_widens_the_interval():

@@ -1,0 +1,421 @@
+"""The gates of a verdict: what must hold before anything may be called a winner, or a claim
+reproduced.
+
+In: what results.json and ledger.json say of the compared arms on one score. Out: one `Gate` per
+rule, from the gravest to the least, each passed, failed or not applicable, with the reason in
+words. The report's answer, the pages of sweeps and `genlab crossover` read the same gates. A gate
+whose evidence is missing has failed: what was not measured proves nothing.
+
+    ledger controlled      the arms differ in nothing that is not declared
+    controls passed        no compared arm failed a control
+    score trusted          the audit of the metrics trusts the score on this corpus
+    real clips heard       a recogniser that judges hears the real clips
+    floors beaten          mean latents and a regression lose
+    counting beaten        for bits: counts of single codes lose
+    three seeds            per arm, and the intervals cover them
+    enough prompts         as many as the power calculation asks
+    one token type         else the sentence is about codes and latents, not about families
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+from genlab.evaluate.domains import MOST_ERRORS_ON_REAL
+from genlab.evaluate.entries import (
+    AuditEntry,
+    ControlEntry,
+    DifferenceEntry,
+    GateEntry,
+    GateState,
+    ScoreEntry,
+)
+from genlab.evaluate.table import known_metric
+from genlab.run.bounds import BIGRAM, HEARD_BASELINES, UNIGRAM, Baseline
+from genlab.statistics.power import POWER
+
+GateName = Literal[
+    "ledger controlled",
+    "controls passed",
+    "score trusted",
+    "real clips heard",
+    "floors beaten",
+    "counting beaten",
+    "three seeds",
+    "enough prompts",
+    "one token type",
+]
+MIN_SEEDS: Final = 3
+BITS: Final = "bits_per_s"
+
+
+class Gate(NamedTuple):
+    """One rule and what became of it."""
+
+    name: GateName
+    state: GateState
+    reason: str
+
+    def to_dict(self) -> GateEntry:
+        """Return the entry of results.json and findings.json."""
+        return {"name": self.name, "state": self.state, "reason": self.reason}
+
+    def describe(self) -> str:
+        """Return the gate in one line."""
+        return f"{self.name}: {self.state}: {self.reason}"
+
+
+class Compared(NamedTuple):
+    """An arm that is compared, on the score that decides."""
+
+    name: str
+    title: str
+    family: str
+    reads: str
+    """Codes or latents; empty if results.json does not say."""
+    score: ScoreEntry
+
+
+class Evidence(NamedTuple):
+    """What the gates look at: one comparison and one score."""
+
+    score: str
+    arms: Sequence[Compared]
+    """Best first."""
+    is_controlled: bool
+    controls: Sequence[ControlEntry] = ()
+    differences: Sequence[DifferenceEntry] = ()
+    audit: Mapping[str, AuditEntry] | None = None
+    struck: Mapping[str, str] = {}
+    real: float | None = None
+    """The score of the prompts' real clips; None if they have none."""
+    needs_all: bool = False
+    """Every arm is part of what is said, so each must beat its floors; else one that does not is
+    left out of the sentence as not trained enough.
+    """
+
+    def find_pair(self, arm: str, other: str) -> DifferenceEntry | None:
+        """Return the paired difference of two rows, whichever way round it is stored."""
+        return next(
+            (
+                item
+                for item in self.differences
+                if item["score"] == self.score
+                and {item["a"], item["b"]} == {arm, other}
+                and item["difference"] is not None
+            ),
+            None,
+        )
+
+    def is_better(self, arm: str, other: str) -> bool:
+        """Return whether an arm is significantly better than another row."""
+        pair = self.find_pair(arm, other)
+        return pair is not None and pair.get("better") == arm
+
+    @property
+    def floors(self) -> Sequence[Baseline]:
+        """The rows that an arm must beat on this score."""
+        return (UNIGRAM,) if self.score == BITS else HEARD_BASELINES
+
+    @property
+    def untrained(self) -> list[Compared]:
+        """The arms that do not significantly beat every floor that was measured."""
+        return [
+            arm
+            for arm in self.arms
+            if any(
+                self.find_pair(arm.name, floor) and not self.is_better(arm.name, floor)
+                for floor in self.floors
+            )
+        ]
+
+    @property
+    def compared(self) -> list[Compared]:
+        """The arms that the sentence is about: the best one, and the others that are trained
+        enough.
+        """
+        left_out = [] if self.needs_all else self.untrained
+        return [arm for arm in self.arms if arm is self.arms[0] or arm not in left_out]
+
+
+def find_gates(evidence: Evidence) -> list[Gate]:
+    """Return every gate with its state, the gravest first."""
+    return [
+        _check_ledger(evidence),
+        _check_controls(evidence),
+        _check_trust(evidence),
+        _check_hearing(evidence),
+        _check_floors(evidence),
+        _check_counting(evidence),
+        _check_seeds(evidence),
+        _check_prompts(evidence),
+        _check_tokens(evidence),
+    ]
+
+
+def failed(gates: Iterable[Gate], *but: GateName) -> list[Gate]:
+    """Return the gates that failed, the gravest first, without those of the names `but`."""
+    return [gate for gate in gates if gate.state == "failed" and gate.name not in but]
+
+
+def merge_gates(by_run: Mapping[str, Sequence[Gate]]) -> list[Gate]:
+    """Return the gates of several runs as one list: failed where one of them failed, each reason
+    with the name of its run.
+    """
+    merged = []
+    for gates in zip(*by_run.values(), strict=True):
+        states = [gate.state for gate in gates]
+        state: GateState = "passed" if "passed" in states else "not applicable"
+        state = "failed" if "failed" in states else state
+        # Runs that agree say it once.
+        told: dict[str, list[str]] = {}
+        for label, gate in zip(by_run, gates):
+            if gate.state == state:
+                told.setdefault(gate.reason, []).append(label)
+        is_one = len(by_run) == 1 or (
+            len(told) == 1 and len(next(iter(told.values()))) == len(gates)
+        )
+        reason = "; ".join(
+            text if is_one else f"{', '.join(labels)}: {text}" for text, labels in told.items()
+        )
+        merged.append(Gate(gates[0].name, state, reason))
+    return merged
+
+
+def replace_gates(gates: Iterable[Gate], *others: Gate) -> list[Gate]:
+    """Return the gates with those of the names of `others` replaced by these."""
+    by_name = {gate.name: gate for gate in others}
+    return [by_name.get(gate.name, gate) for gate in gates]
+
+
+def control_status(item: ControlEntry) -> GateState:
+    """Return passed, failed or not applicable. Runs of older versions do not say which of the last
+    two it is.
+    """
+    if item.get("passed"):
+        return "passed"
+    could_run = (
+        item.get("status", "failed") != "not applicable" and item.get("difference") is not None
+    )
+    return "failed" if could_run else "not applicable"
+
+
+def check_seeds(seeds: int) -> Gate:
+    """Return the gate of the training seeds, of which there are so many per arm."""
+    told = f"{seeds} training seed{'' if seeds == 1 else 's'} per arm"
+    if seeds < MIN_SEEDS:
+        reason = f"insufficient seeds: {told}, and a statement takes {MIN_SEEDS}"
+        return Gate("three seeds", "failed", reason)
+    return Gate("three seeds", "passed", told)
+
+
+def check_power(target: float, power: float, prompts: int, asked: int | None) -> Gate:
+    """Return the gate of the test set: whether a difference of `target` would be seen.
+
+    Args:
+        target: the difference to be seen, in the unit of the score.
+        power: the probability of seeing it with what is at hand.
+        prompts: at hand.
+        asked: prompts that it takes with the seeds at hand, None if that is not known.
+    """
+    if power >= POWER:
+        return Gate(
+            "enough prompts",
+            "passed",
+            f"{prompts} prompts show a difference of {target:.3g} with {power:.0%} power",
+        )
+    need = f"it takes {asked:,}" if asked else "it takes more prompts, more seeds"
+    return Gate(
+        "enough prompts",
+        "failed",
+        f"{prompts} prompts show a difference of {target:.3g} with {power:.0%} power and "
+        f"{POWER:.0%} is asked for: {need}, or a larger margin declared beforehand",
+    )
+
+
+def check_token_types(weights: Mapping[tuple[str, str], float]) -> Gate:
+    """Return the gate of the token type for a weighted sum of arms.
+
+    Args:
+        weights: by family and token type, the sum of the weights of such arms.
+    """
+    kinds = {reads for _, reads in weights}
+    if "" in kinds:
+        return Gate("one token type", "failed", "a row does not say which tokens it reads")
+    of_kinds, of_families = {}, {}
+    for (family, reads), weight in weights.items():
+        of_kinds[reads] = of_kinds.get(reads, 0.0) + weight
+        of_families[family] = of_families.get(family, 0.0) + weight
+    if len(kinds) == 1:
+        return Gate("one token type", "passed", f"all rows read {kinds.pop()}")
+    # Within every type, or within every family, each weight is made up for by another.
+    if not any(abs(sum_) > 1e-9 for sum_ in of_kinds.values()):
+        return Gate("one token type", "passed", "families are compared within each token type")
+    if not any(abs(sum_) > 1e-9 for sum_ in of_families.values()):
+        return Gate("one token type", "passed", "token types are compared within each family")
+    told = " and ".join(sorted(kinds))
+    return Gate(
+        "one token type",
+        "failed",
+        f"the families differ in their tokens too: it compares {told}, not families",
+    )
+
+
+def _check_ledger(evidence: Evidence) -> Gate:
+    if evidence.is_controlled:
+        return Gate("ledger controlled", "passed", "the arms differ in nothing undeclared")
+    reason = "the arms differ in something that is not declared (see the ledger)"
+    return Gate("ledger controlled", "failed", reason)
+
+
+def _check_controls(evidence: Evidence) -> Gate:
+    by_arm = {
+        arm.title: [item for item in evidence.controls if item["arm"] == arm.name]
+        for arm in evidence.compared
+    }
+    lost = [
+        f"{title} failed its control {item['control']}"
+        for title, items in by_arm.items()
+        for item in items
+        if control_status(item) == "failed"
+    ]
+    # Where others have controls, an arm without any was not checked.
+    lost += [
+        f"{title} has no controls" for title in by_arm if evidence.controls and not by_arm[title]
+    ]
+    if lost:
+        return Gate("controls passed", "failed", "; ".join(lost))
+    passed = [
+        item for items in by_arm.values() for item in items if control_status(item) == "passed"
+    ]
+    if not passed:
+        reason = "no control applies: nothing that the arms are told could be swapped"
+        return Gate("controls passed", "not applicable", reason)
+    names = ", ".join(dict.fromkeys(str(item["control"]) for item in passed))
+    return Gate("controls passed", "passed", f"every compared arm passed {names}")
+
+
+def _check_trust(evidence: Evidence) -> Gate:
+    metric = known_metric(evidence.score)
+    if metric is not None and metric.needs == "tokens":
+        reason = "a proper score of tokens, tested on sources of known entropy; audits are of audio"
+        return Gate("score trusted", "not applicable", reason)
+    found = (evidence.audit or {}).get(evidence.score)
+    if found is None:
+        reason = "it was not audited on this corpus: `genlab evaluate CONFIG --audit` does it"
+        return Gate("score trusted", "failed", reason)
+    if not found["is_trusted"]:
+        reason = f"by its audit it cannot be trusted here: {', '.join(found['failed'])}"
+        return Gate("score trusted", "failed", reason)
+    return Gate("score trusted", "passed", "it ranks what it exists to notice on this corpus")
+
+
+def _check_hearing(evidence: Evidence) -> Gate:
+    metric = known_metric(evidence.score)
+    if metric is None or metric.needs != "audio and text":
+        return Gate("real clips heard", "not applicable", "no recogniser is behind this score")
+    if reason := evidence.struck.get(evidence.score):
+        return Gate("real clips heard", "failed", reason)
+    if evidence.real is None:
+        return Gate("real clips heard", "failed", "the real clips were not scored")
+    rate = f"the error rate of the real clips is {evidence.real:.2f}"
+    if evidence.real >= MOST_ERRORS_ON_REAL:
+        reason = f"{rate}, and a judge stays below {MOST_ERRORS_ON_REAL:g}"
+        return Gate("real clips heard", "failed", reason)
+    return Gate("real clips heard", "passed", rate)
+
+
+def _check_floors(evidence: Evidence) -> Gate:
+    if evidence.score == BITS:
+        return Gate("floors beaten", "not applicable", "mean latents and a regression have no bits")
+    return _beat("floors beaten", evidence, "")
+
+
+def _check_counting(evidence: Evidence) -> Gate:
+    if evidence.score != BITS:
+        return Gate("counting beaten", "not applicable", "counts of codes have bits alone")
+    below = [arm for arm in evidence.compared if evidence.is_better(arm.name, BIGRAM)]
+    above = [arm.title for arm in evidence.compared if arm not in below]
+    told = (
+        f"; {' and '.join(above)} not below the {BIGRAM}" if above else f", and below the {BIGRAM}"
+    )
+    return _beat("counting beaten", evidence, told)
+
+
+def _beat(name: GateName, evidence: Evidence, told: str) -> Gate:
+    """Return the gate that the arms beat every floor of the score; `told` is added if they do."""
+    missing = [
+        floor
+        for floor in evidence.floors
+        if any(evidence.find_pair(arm.name, floor) is None for arm in evidence.compared)
+    ]
+    if missing:
+        return Gate(name, "failed", f"{' and '.join(missing)} not measured for every arm")
+    untrained = evidence.untrained
+    losing = "; ".join(
+        f"{arm.title} does not beat "
+        + " or ".join(floor for floor in evidence.floors if not evidence.is_better(arm.name, floor))
+        for arm in untrained
+    )
+    # The best arm is always needed, and one that it can be compared with.
+    is_best_lost = bool(untrained) and untrained[0] is evidence.arms[0]
+    if untrained and (is_best_lost or evidence.needs_all or len(evidence.compared) < 2):
+        return Gate(name, "failed", f"not trained enough: {losing}")
+    reason = f"significantly better than {' and '.join(evidence.floors)}{told}"
+    if untrained:
+        reason += f"; left out as not trained enough: {losing}"
+    return Gate(name, "passed", reason)
+
+
+def _check_seeds(evidence: Evidence) -> Gate:
+    seeds = min((int(arm.score.get("seeds") or 0) for arm in evidence.compared), default=0)
+    # Runs scored by an early version, whose intervals know of prompts only.
+    if seeds >= MIN_SEEDS and any(
+        "seeds" not in arm.score.get("covers", "prompts") for arm in evidence.compared
+    ):
+        reason = (
+            "the intervals cover the choice of prompts alone; score the comparison again with "
+            "`genlab evaluate` for intervals that cover its training seeds"
+        )
+        return Gate("three seeds", "failed", reason)
+    return check_seeds(seeds)
+
+
+def _check_prompts(evidence: Evidence) -> Gate:
+    compared = evidence.compared
+    found = []
+    for rival in compared[1:]:
+        pair = evidence.find_pair(compared[0].name, rival.name)
+        plan = None if pair is None else pair.get("plan")
+        if not plan or "power" not in plan or "target" not in plan:
+            reason = f"the power against {rival.title} was not calculated"
+            return Gate("enough prompts", "failed", reason)
+        needed = plan.get("prompts_needed", {}).get(str(plan.get("seeds")))
+        found.append(check_power(plan["target"], plan["power"], plan.get("prompts", 0), needed))
+    if not found:
+        return Gate("enough prompts", "not applicable", "there is no other arm to compare with")
+    return next(iter(failed(found)), found[0])
+
+
+def _check_tokens(evidence: Evidence) -> Gate:
+    compared = evidence.compared
+    kinds = sorted({arm.reads for arm in compared})
+    # Results of early versions do not say, and what is not known is not equal.
+    if "" in kinds:
+        return Gate("one token type", "failed", "an arm does not say which tokens it reads")
+    if len(kinds) == 1:
+        return Gate("one token type", "passed", f"all compared arms read {kinds[0]}")
+    best, *rivals = compared
+    within = [
+        rival.title
+        for rival in rivals
+        if rival.reads == best.reads
+        and rival.family != best.family
+        and evidence.is_better(best.name, rival.name)
+    ]
+    if within:
+        reason = f"{best.title} is better than {' and '.join(within)} within {best.reads} too"
+        return Gate("one token type", "passed", reason)
+    reason = (
+        f"the families differ in their tokens too: it compares {' and '.join(kinds)}, not families"
+    )
+    return Gate("one token type", "failed", reason)

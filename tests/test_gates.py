@@ -1,0 +1,332 @@
+"""Every gate of a verdict on results with a known truth, and that no failed gate names a winner."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_toys import beat_floors, make_audit, make_ledger, make_results
+
+from genlab.fairness.verdict import Gate, check_power, check_token_types, failed, merge_gates
+from genlab.report import write_report
+from genlab.report.answer import find_answer
+from genlab.report.console import format_results
+from genlab.report.written import render_answer, render_markdown
+from genlab.run.bounds import BIGRAM, LOOKUP, REGRESSION, UNIGRAM
+
+NAMES = [
+    "ledger controlled",
+    "controls passed",
+    "score trusted",
+    "real clips heard",
+    "floors beaten",
+    "counting beaten",
+    "three seeds",
+    "enough prompts",
+    "one token type",
+]
+BITS = "bits_per_s"
+
+
+def make_sound() -> dict:
+    """Three arms on word error, AR clearly best, every gate passed that is about audio."""
+    return make_results(seeds=3)
+
+
+def make_counted() -> dict:
+    """Three arms on bits, AR clearly best, every gate passed that is about bits."""
+    results = make_results(seeds=3)
+    for arm in results["arms"]:
+        arm["scores"][BITS] = arm["scores"].pop("wer_grammar") | {"validity": "exact"}
+    for item in (*results["differences"], *results["controls"]):
+        item["score"] = BITS
+    # Mean latents have no bits.
+    results["differences"] = [item for item in results["differences"] if item["b"] != LOOKUP]
+    results["differences"] = [item for item in results["differences"] if item["b"] != REGRESSION]
+    results["differences"] += beat_floors(("ar", "masked", "diffusion"), BITS, (UNIGRAM, BIGRAM))
+    del results["audit"]
+    return {**results, "primary_score": BITS}
+
+
+def states(results, ledger=None) -> dict[str, str]:
+    answer = find_answer(results, make_ledger() if ledger is None else ledger)
+    return {gate.name: gate.state for gate in answer.gates}
+
+
+def reason(results, name, ledger=None) -> str:
+    answer = find_answer(results, make_ledger() if ledger is None else ledger)
+    return next(gate.reason for gate in answer.gates if gate.name == name)
+
+
+def pairs_of(results, *names):
+    return [item for item in results["differences"] if {item["a"], item["b"]} <= {*names}]
+
+
+def arm_of(results, name):
+    return next(arm for arm in results["arms"] if arm["name"] == name)
+
+
+def test_with_every_gate_passed_a_winner_is_named():
+    sound, counted = make_sound(), make_counted()
+    for results in (sound, counted):
+        found = states(results)
+        assert list(found) == NAMES and "failed" not in found.values()
+        assert find_answer(results, make_ledger()).winner == "ar"
+    assert states(sound)["counting beaten"] == "not applicable"
+    found = states(counted)
+    assert {name for name in found if found[name] == "not applicable"} == {
+        "score trusted",
+        "real clips heard",
+        "floors beaten",
+    }
+
+
+def fail_ledger(results):
+    return make_ledger("uncontrolled")
+
+
+def fail_control(results):
+    results["controls"][0]["passed"] = False
+
+
+def fail_rivals_control(results):
+    results["controls"][1]["passed"] = False
+
+
+def leave_out_control(results):
+    del results["controls"][0]
+
+
+def fail_audit(results):
+    results["audit"] = {"wer_grammar": make_audit(trusted=False)}
+
+
+def leave_out_audit(results):
+    results["audit"] = None
+
+
+def mishear(results):
+    arm_of(results, "real")["scores"]["wer_grammar"]["value"] = 0.31
+
+
+def leave_out_real(results):
+    results["arms"] = [arm for arm in results["arms"] if arm["name"] != "real"]
+
+
+def lose_to_regression(results):
+    pairs_of(results, "ar", REGRESSION)[0]["better"] = ""
+
+
+def lose_to_lookup(results):
+    pairs_of(results, "ar", LOOKUP)[0]["better"] = LOOKUP
+
+
+def leave_out_lookup(results):
+    results["differences"] = [item for item in results["differences"] if item["b"] != LOOKUP]
+
+
+def lose_all_but_one(results):
+    for name in ("masked", "diffusion"):
+        pairs_of(results, name, REGRESSION)[0]["better"] = ""
+
+
+def train_two_seeds(results):
+    for arm in results["arms"]:
+        for found in arm["scores"].values():
+            found["seeds"] = 2
+
+
+def cover_prompts_alone(results):
+    for arm in results["arms"]:
+        for found in arm["scores"].values():
+            found["covers"] = "prompts"
+
+
+def score_few_prompts(results):
+    pairs_of(results, "ar", "masked")[0]["plan"] |= {"power": 0.5}
+
+
+def leave_out_plan(results):
+    pairs_of(results, "ar", "diffusion")[0]["plan"] = None
+
+
+def read_latents(results):
+    for name in ("masked", "diffusion"):
+        arm_of(results, name)["reads"] = "latents"
+
+
+def leave_out_reads(results):
+    del arm_of(results, "masked")["reads"]
+
+
+SPOILS = {
+    fail_ledger: "ledger controlled",
+    fail_control: "controls passed",
+    fail_rivals_control: "controls passed",
+    leave_out_control: "controls passed",
+    fail_audit: "score trusted",
+    leave_out_audit: "score trusted",
+    mishear: "real clips heard",
+    leave_out_real: "real clips heard",
+    lose_to_regression: "floors beaten",
+    lose_to_lookup: "floors beaten",
+    leave_out_lookup: "floors beaten",
+    lose_all_but_one: "floors beaten",
+    train_two_seeds: "three seeds",
+    cover_prompts_alone: "three seeds",
+    score_few_prompts: "enough prompts",
+    leave_out_plan: "enough prompts",
+    read_latents: "one token type",
+    leave_out_reads: "one token type",
+}
+
+
+def lose_to_unigram(results):
+    pairs_of(results, "ar", UNIGRAM)[0]["better"] = ""
+
+
+def leave_out_unigram(results):
+    results["differences"] = [item for item in results["differences"] if item["b"] != UNIGRAM]
+
+
+def leave_all_but_one_above(results):
+    for name in ("masked", "diffusion"):
+        pairs_of(results, name, UNIGRAM)[0]["better"] = UNIGRAM
+
+
+OF_AUDIO = {"score trusted", "real clips heard", "floors beaten"}
+COUNTED_SPOILS = {
+    **{spoil: name for spoil, name in SPOILS.items() if name not in OF_AUDIO},
+    lose_to_unigram: "counting beaten",
+    leave_out_unigram: "counting beaten",
+    leave_all_but_one_above: "counting beaten",
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "spoil", "name"),
+    [
+        (make, spoil, name)
+        for make, spoils in ((make_sound, SPOILS), (make_counted, COUNTED_SPOILS))
+        for spoil, name in spoils.items()
+    ],
+)
+def test_one_failed_gate_is_named_and_names_no_winner(make, spoil, name):
+    results = make()
+    ledger = spoil(results) or make_ledger()
+    answer = find_answer(results, ledger)
+    assert [gate.name for gate in failed(answer.gates)] == [name]
+    assert answer.winner == "" and answer.status not in ("settled", "equivalent")
+    assert f"Gates that failed: {name}." in answer.cannot
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    spoils=st.sets(st.sampled_from(list(SPOILS)), min_size=1),
+    counted=st.sets(st.sampled_from(list(COUNTED_SPOILS)), min_size=1),
+    equivalent=st.booleans(),
+)
+def test_no_combination_of_failed_gates_names_a_winner(spoils, counted, equivalent):
+    for make, chosen in ((make_sound, spoils), (make_counted, counted)):
+        results, ledger = make(), make_ledger()
+        if equivalent:
+            pair = pairs_of(results, "ar", "masked")[0]
+            pair |= {"better": "", "equivalent": True, "margin": 0.1}
+            assert find_answer(results, ledger).status == "equivalent"
+        for spoil in sorted(chosen, key=lambda spoil: spoil.__name__):
+            try:
+                ledger = spoil(results) or ledger
+            except (IndexError, KeyError, StopIteration):
+                continue  # another one took away what it would spoil
+        answer = find_answer(results, ledger)
+        assert failed(answer.gates) and answer.winner == ""
+        assert answer.status not in ("settled", "equivalent")
+        assert failed(answer.gates)[0].name in answer.cannot
+
+
+def test_the_reasons_say_what_to_do():
+    results = make_sound()
+    leave_out_audit(results)
+    assert "`genlab evaluate CONFIG --audit`" in reason(results, "score trusted")
+    results = make_sound()
+    leave_out_lookup(results)
+    assert reason(results, "floors beaten") == "lookup not measured for every arm"
+    results = make_counted()
+    assert "below the bigram" in reason(results, "counting beaten")
+    pairs_of(results, "masked", BIGRAM)[0]["better"] = BIGRAM
+    assert "Masked parallel not below the bigram" in reason(results, "counting beaten")
+    assert find_answer(results, make_ledger()).winner == "ar"
+    results = make_sound()
+    score_few_prompts(results)
+    assert reason(results, "enough prompts") == (
+        "64 prompts show a difference of 0.01 with 50% power and 80% is asked for: it takes 60, "
+        "or a larger margin declared beforehand"
+    )
+
+
+def test_an_arm_that_loses_to_a_floor_is_left_out_of_the_sentence():
+    results = make_sound()
+    pairs_of(results, "masked", REGRESSION)[0]["better"] = REGRESSION
+    results["controls"][1]["passed"] = False  # nothing is said about it, so this does not matter
+    answer = find_answer(results, make_ledger())
+    assert answer.winner == "ar" and "better than Latent diffusion by" in answer.headline
+    assert "Not compared, because not trained enough: Masked parallel." in answer.headline
+    assert "Masked parallel does not beat regression" in reason(results, "floors beaten")
+
+
+def test_codes_against_latents_names_no_family_unless_one_is_better_within_a_type():
+    results = make_sound()
+    read_latents(results)
+    answer = find_answer(results, make_ledger())
+    assert answer.headline.startswith(
+        "Codes lead, and no family is named: Autoregressive has the best word error (grammar)"
+    )
+    assert "it compares codes and latents, not families" in answer.headline
+    arm_of(results, "masked")["reads"] = "codes"
+    answer = find_answer(results, make_ledger())
+    assert answer.winner == "ar"
+    assert "better than Masked parallel within codes too" in reason(results, "one token type")
+    # The same family on the same tokens says nothing about families.
+    arm_of(results, "masked")["family"] = "ar"
+    assert find_answer(results, make_ledger()).winner == ""
+
+
+def test_a_sum_of_rows_is_about_families_only_within_a_token_type():
+    ar, masked = ("ar", "codes"), ("masked", "codes")
+    latent, diffusion = ("latent_ar", "latents"), ("diffusion", "latents")
+    assert check_token_types({ar: 1.0, masked: -1.0}).state == "passed"
+    assert check_token_types({ar: 1.0, diffusion: -1.0}).state == "failed"
+    assert check_token_types({ar: 1.0, ("ar", "latents"): -1.0}).state == "passed"
+    both = {ar: 1.0, masked: -1.0, latent: 1.0, diffusion: -1.0}
+    assert check_token_types(both).state == "passed"
+    assert check_token_types({**both, ar: 2.0}).state == "failed"
+    assert check_token_types({ar: 1.0, ("masked", ""): -1.0}).state == "failed"
+
+
+def test_gates_of_several_runs_fail_where_one_does():
+    good, bad = (
+        [check_power(0.1, power, 32, None), Gate("three seeds", "not applicable", "none")]
+        for power in (0.9, 0.2)
+    )
+    merged = merge_gates({"a": good, "b": bad, "c": bad})
+    assert [gate.state for gate in merged] == ["failed", "not applicable"]
+    assert merged[0].reason.startswith("b, c: 32 prompts show a difference of 0.1 with 20% power")
+    assert merge_gates({"a": good, "b": good}) == good
+
+
+def test_every_gate_is_printed_with_its_state(tmp_path):
+    results = {**make_sound(), "question": "Which?"}
+    mishear(results)
+    for arm in results["arms"]:
+        if arm["family"] not in ("real", "floor"):
+            arm["train_wall_s"] = 3.0
+            arm["sampling"]["real_time_factor"] = 0.2
+    answer = find_answer(results, make_ledger())
+    console = " ".join(format_results(results, make_ledger()).split())
+    page = write_report(tmp_path, results, make_ledger(), []).read_text()
+    table = page.split('<table class="gates"')[1].split("</table>")[0]
+    written = render_markdown(results, make_ledger())
+    for gate in answer.gates:
+        assert f"gate {gate.name}: {gate.state}: {gate.reason}" in console
+        assert f'<th scope="row">{gate.name}</th>' in table and gate.reason in page
+        assert f"| {gate.name} | {gate.state} |" in written
+        assert f"| {gate.name} | {gate.state} |" in render_answer(results, make_ledger())
+    assert table.count("badge bad") == 1 and table.count("badge good") == 7
