@@ -38,7 +38,7 @@ class Pauses(Config):
                 name="pause_error",
                 unit="share of frames",
                 direction="lower",
-                range=(0.0, 1.0),
+                range=(0.0, 1.0),  # math.inf where there is no limit
                 needs="audio and the real clip",
                 # `genlab evaluate CONFIG --audit` tests this on your corpus: noise fills pauses.
                 must_notice=("noise",),

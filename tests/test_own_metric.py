@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import ClassVar
@@ -107,8 +108,23 @@ def loudness(wave: np.ndarray, prompt: Wanted) -> float:
         (row_of(name="spread_of_pauses"), "spread_of_pauses: genlab has scores of this name"),
         (row_of(name="a b"), "name='a b': expected letters"),
         (row_of(title="LUFS"), "loudness: leave out title; reports show 'Loudness'"),
-        (row_of(direction="up"), "loudness: direction='up'"),
-        (row_of(range=(1.0, 0.0)), r"loudness: range=\(1.0, 0.0\)"),
+        (row_of(direction="up"), "loudness: direction='up', expected one of 'lower', 'higher'"),
+        (row_of(range=(1.0, 0.0)), r"loudness: range=\(1.0, 0.0\), expected the lower end first"),
+        (
+            row_of(range=(0.0, None)),
+            r"loudness: range=\(0.0, None\), expected two numbers; .* math.inf or -math.inf",
+        ),
+        (row_of(range=1.0), "loudness: range=1.0, expected two numbers"),
+        (row_of(range=(0.0, "1")), r"loudness: range=\(0.0, '1'\), expected two numbers"),
+        (row_of(range=(0.0, math.nan)), "loudness: range=.*nan.*, expected the lower end first"),
+        (row_of(unit=3), "loudness: unit=3, expected text"),
+        (row_of(needs="text"), "loudness: needs='text', expected one of 'audio', 'audio and text'"),
+        (
+            row_of(must_notice=("nois",)),
+            "loudness: must_notice=.*, expected a tuple of one of 'noise'",
+        ),
+        (row_of(measure=3), "loudness: measure=3, expected a function of Clips"),
+        (row_of(endings=(1,)), r"loudness: endings=\(1,\), expected a tuple of text"),
         (row_of(needs="tokens", measure=None), "loudness: needs='tokens'"),
         (3, "metrics.. returns 3, expected genlab.evaluate.metric.Metric"),
     ],
@@ -117,6 +133,20 @@ def test_what_cannot_be_a_row_is_refused(row, told, monkeypatch):
     monkeypatch.setattr(Chosen, "row", row)
     with pytest.raises(ValueError, match=rf"metrics\.0 \(Chosen\): {told}"):
         own_rows((Chosen(),))
+
+
+def test_a_range_may_be_open_and_of_any_numbers(monkeypatch):
+    for ends in ((0, math.inf), (-math.inf, 1), (np.float32(0.0), np.float32(1.0))):
+        monkeypatch.setattr(Chosen, "row", row_of(range=ends))
+        assert [row.range for row in own_rows((Chosen(),))] == [ends]
+
+
+def test_check_tells_of_a_range_without_an_end_in_one_line(place, capsys):
+    whole = Path("mine.py").read_text()
+    Path("mine.py").write_text(whole.replace("range=(0.0, 1.0)", "range=(0.0, None)"))
+    assert cli.main(["check", "mine.py:Pauses"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "pause_error: range=(0.0, None), expected two numbers" in line
 
 
 def context() -> EvaluationContext:

@@ -5,11 +5,24 @@ user's code fails, or one line that says why something cannot be a row.
 """
 
 import dataclasses
+import functools
+import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar, runtime_checkable
+from typing import (
+    Annotated,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
+
+from beartype.door import is_bearable
 
 import numpy as np
 
@@ -21,6 +34,7 @@ from genlab.evaluate.table import known_metric
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 RESERVED = ("content", "real")  # earlier versions had scores whose names begin like this
+IN_WORDS = {str: "text", bool: "True or False", int: "a whole number"}
 Result = TypeVar("Result")
 
 
@@ -65,6 +79,8 @@ def _problem_of(row: object, before: Sequence[Metric]) -> str:
     """Return why the table cannot hold a row, "" if it can."""
     if not isinstance(row, Metric):
         return f"metrics() returns {shorten(row)}, expected genlab.evaluate.metric.Metric"
+    if problem := _mistyped(row):
+        return problem
     if NAME.fullmatch(row.name) is None:
         return f"name={shorten(row.name)}: expected letters, digits, - and _, at most 40"
     if row.needs == "tokens":
@@ -72,8 +88,6 @@ def _problem_of(row: object, before: Sequence[Metric]) -> str:
     if row.title != spell(row.name):
         # A report is made of results.json alone, and reads the title from the name.
         return f"{row.name}: leave out title; reports show {spell(row.name)!r}"
-    if row.direction not in ("lower", "higher"):
-        return f"{row.name}: direction={shorten(row.direction)}, expected 'lower' or 'higher'"
     if not row.range[0] < row.range[1]:
         return f"{row.name}: range={shorten(row.range)}, expected the lower end first"
     taken = {name for other in before for name in other.score_names}
@@ -84,6 +98,41 @@ def _problem_of(row: object, before: Sequence[Metric]) -> str:
         if name in taken:
             return f"{name}: another metric has this name; rename one of the two"
     return ""
+
+
+def _mistyped(row: Metric) -> str:
+    """Return what is wrong with the first field that does not hold what `Metric` declares, "" if
+    none is: nothing checks a plain dataclass when it is made.
+    """
+    for name, hint in _hints().items():
+        value, expected = getattr(row, name), _spell_hint(hint)
+        if name == "range":
+            # Any real numbers, of numpy too, which are no `float` to a type checker.
+            is_fine = (
+                isinstance(value, tuple | list)
+                and len(value) == 2
+                and all(isinstance(end, numbers.Real) for end in value)
+            )
+            expected = "two numbers; where there is no limit, math.inf or -math.inf"
+        else:
+            is_fine = is_bearable(value, hint)
+        if not is_fine:
+            return f"{row.name}: {name}={shorten(value)}, expected {expected}"
+    return ""
+
+
+@functools.cache
+def _hints() -> Mapping[str, object]:
+    return get_type_hints(Metric)
+
+
+def _spell_hint(hint: object) -> str:
+    """Return a type as a person would say it: `tuple[str, ...]` is "a tuple of text"."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(repr, get_args(hint)))}"
+    if get_origin(hint) is tuple:
+        return f"a tuple of {_spell_hint(get_args(hint)[0])}"
+    return next((words for kind, words in IN_WORDS.items() if kind is hint), "a function of Clips")
 
 
 @dataclass(frozen=True)
