@@ -10,7 +10,6 @@ hold, whole numbers without a bound of their own are at most `MAX_WHOLE`, and te
 a file.
 """
 
-import difflib
 import functools
 import hashlib
 import json
@@ -24,6 +23,7 @@ import pydantic
 import pydantic_core
 from pydantic_core import ErrorDetails
 
+from genlab.config.advice import list_wanted, missing_field, table_wanted
 from genlab.config.errors import ConfigError as ConfigError
 from genlab.config.errors import GenlabError as GenlabError
 from genlab.config.errors import meant, one_line, shorten
@@ -35,6 +35,14 @@ MAX_WHOLE = 2**20  # more layers, clips in a batch or draws than any machine has
 LARGEST, SMALLEST = 1e30, 1e-30
 NUM_SHOWN = 12  # problems of one config
 MAX_PROBLEM = 500  # characters of one problem
+# What helps where one value was given for many, by pydantic's name of the problem.
+WANTED = {
+    "tuple_type": list_wanted,
+    "list_type": list_wanted,
+    "dict_type": table_wanted,
+    "model_type": table_wanted,
+    "model_attributes_type": table_wanted,
+}
 
 # Generators keep 32 bits of a seed: larger ones would be the same seed under two names.
 Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
@@ -245,7 +253,7 @@ def explain(
     problems = [problem for problem in found if not _follows(problem, error)] or found[:1]
     known = list(dict.fromkeys(_paths(cls, values)))
     told = [
-        one_line(_explain_one(problem, known, values), MAX_PROBLEM)
+        one_line(_explain_one(problem, cls, known, values), MAX_PROBLEM)
         for problem in problems[:NUM_SHOWN]
     ]
     more = [f"and {len(problems) - NUM_SHOWN} more problems"] if len(problems) > NUM_SHOWN else []
@@ -278,15 +286,16 @@ def _follows(problem: ErrorDetails, error: pydantic.ValidationError) -> bool:
     return any(deeper[: len(place)] == place for deeper in inside)
 
 
-def _explain_one(problem: ErrorDetails, known: list[str], values: object) -> str:
+def _explain_one(
+    problem: ErrorDetails, cls: type[pydantic.BaseModel], known: list[str], values: object
+) -> str:
     parts = list(_written_path(problem["loc"], problem["type"], values))
     path = ".".join(one_line(part, 80) for part in parts) or "config"
     kind = problem["type"]
     given = shorten(problem["input"])
     # The commonest first; the generic text at the end is pydantic's own.
     if kind == "extra_forbidden":
-        field = _meant(parts, known)
-        return f"{path}: no such field" + (f"; did you mean {field!r}?" if field else "")
+        return f"{path}: no such field{missing_field(cls, parts, known, values)}"
     context = problem.get("ctx", {})
     if kind == "value":
         inside = one_line(context["path"], 120)
@@ -299,6 +308,10 @@ def _explain_one(problem: ErrorDetails, known: list[str], values: object) -> str
         return f"{path}.kind: got {shorten(tag)}, expected one of {expected}{near}"
     if kind == "union_tag_not_found":
         return f"{path}.kind: missing; say which kind the other fields of {path} belong to"
+    # Of Python objects the traceback shows the line; of JSON there is only the text to type.
+    wanted = WANTED.get(kind)
+    if values is not None and wanted and (told := wanted(cls, parts, problem["input"], values)):
+        return told
     message = problem["msg"].removeprefix("Value error, ")
     if message != problem["msg"]:
         return f"{path}: {message}"
@@ -307,22 +320,6 @@ def _explain_one(problem: ErrorDetails, known: list[str], values: object) -> str
     is_plain = isinstance(problem["input"], int | float)
     fix = f"""; for text write {path}='"{given}"'""" if kind == "string_type" and is_plain else ""
     return f"{path}: {message} (got {given}){fix}"
-
-
-def _meant(parts: list[str], known: list[str]) -> str | None:
-    """Return the whole path of the field that `parts` may have meant.
-
-    A slip of the pen beside it comes before the same name in another table, and that before all
-    that is only similar.
-    """
-    around = ".".join(parts[:-1])
-    written = parts[-1][:80]
-    beside = {path.rpartition(".")[2]: path for path in known if path.rpartition(".")[0] == around}
-    anywhere = {path.rpartition(".")[2]: path for path in sorted(known, key=len, reverse=True)}
-    for fields, likeness in ((beside, 0.85), (anywhere, 1.0), (beside, 0.6), (anywhere, 0.6)):
-        if near := difflib.get_close_matches(written, fields, n=1, cutoff=likeness):
-            return fields[near[0]]
-    return None
 
 
 def _written_path(location: tuple[int | str, ...], kind: str, values: object) -> Iterator[str]:

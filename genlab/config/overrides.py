@@ -159,6 +159,11 @@ def _walk(
         if isinstance(node, dict) and below is None and (is_open or key in node):
             below = node[key] = {}
             fresh.append(below)
+        if below is not None and not isinstance(below, dict | list):
+            raise ConfigError(
+                f"{_brief('.'.join(parents[: depth + 1]))}: holds {shorten(below)}, which is no "
+                f"table (override {_brief(item.path)}=...)"
+            )
         if not isinstance(below, dict | list):
             near = difflib.get_close_matches(key, list(_tables(node)), n=1)
             whole = ".".join(
