@@ -22,9 +22,8 @@ from typing import (
     runtime_checkable,
 )
 
-from beartype.door import is_bearable
-
 import numpy as np
+from beartype.door import is_bearable
 
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
@@ -122,7 +121,7 @@ def _mistyped(row: Metric) -> str:
 
 
 @functools.cache
-def _hints() -> Mapping[str, object]:
+def _hints() -> Mapping[str, type]:
     return get_type_hints(Metric)
 
 
