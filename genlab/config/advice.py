@@ -48,6 +48,7 @@ def missing_field(
         near = difflib.get_close_matches(written[:MAX_VALUE], fields, n=1, cutoff=likeness)
         return f"; did you mean {fields[near[0]]!r}?" if near else ""
 
+    # The same name in another table comes late: `path` is a field of many things.
     return (
         meant(beside, 0.85)
         or (meant(namesakes, 1.0) if around else "")
@@ -71,7 +72,7 @@ def _other_kind(
         for known in _classes_of(_annotation_at(cls, around, values))
         if field in known.model_fields and (kind := _kind_of(known)) not in (None, now)
     ]
-    if not kinds:
+    if not kinds or now is None:
         return ""
     have = "has it" if len(kinds) == 1 else "have it"
     told = f" in kind {shorten(now)}; {', '.join(map(repr, kinds))} {have}"
