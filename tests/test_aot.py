@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from genlab.cli import main
 from genlab.config import GenlabError
+from genlab.config.shipped import install_command
 from genlab.machine.sharding import ShardingConfig, make_mesh
 from genlab.machine.topologies import CHIPS, find_topology
 from genlab.speed.aot import _is_part, _overflow, find_largest_batch, find_warnings, roofline
@@ -365,7 +366,7 @@ def test_without_the_compiler_there_is_one_line(monkeypatch, capsys):
     ):
         monkeypatch.setenv(name, os.environ.get(name, ""))
     assert main(["aot", str(ROOT / "configs/scale/scale_30m.py"), "--topology", "v5e-16"]) == 2
-    assert "pip install -e '.[aot]'" in capsys.readouterr().err
+    assert f"run `{install_command('aot')}`" in capsys.readouterr().err
 
 
 TINY = [

@@ -2,6 +2,7 @@
 user's error.
 """
 
+import argparse
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ from genlab.cli import runs as commands_module
 from genlab.cli.extras import EXTRAS
 from genlab.cli.parser import build_parser
 from genlab.codecs import frozen
+from genlab.config.shipped import install_command
 from genlab.load import load_experiment
 from genlab.machine import memory as host
 from genlab.machine.stopping import EXIT_DISK_FULL
@@ -101,6 +103,26 @@ def test_help_ends_with_an_example_that_parses(name, capsys):
     assert last.startswith(f"example: genlab {name}")
     arguments = build_parser().parse_args(shlex.split(last.removeprefix("example: genlab ")))
     assert arguments.command == name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_states_every_default(name):
+    silent = [
+        action.option_strings[0]
+        for action in commands()[name]._actions
+        if action.option_strings
+        and action.nargs != 0
+        and action.default not in (None, [], argparse.SUPPRESS)
+        and not ("default" in (action.help or "") and str(action.default) in (action.help or ""))
+    ]
+    assert silent == []
+
+
+def test_without_a_command_the_help_is_printed(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    out, err = capsys.readouterr()
+    assert stop.value.code == 0 and err == "" and out == build_parser().format_help()
 
 
 def test_what_stays_on_a_local_disk_refuses_a_bucket(capsys):
@@ -359,7 +381,7 @@ def test_every_extra_is_explained_by_help_and_doctor(capsys, monkeypatch, tmp_pa
         assert all(f"  {extra.name} " in shown and extra.purpose in shown for extra in EXTRAS)
     assert all(f" extra {extra.name} is " in told and extra.purpose in told for extra in EXTRAS)
     assert "ok extra found is installed" in told
-    assert "-- extra lost is not installed (" in told and "pip install -e '.[lost]'" in told
+    assert "-- extra lost is not installed (" in told and install_command("lost") in told
 
 
 @needs_weights

@@ -2,16 +2,20 @@
 is told the names.
 """
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from genlab.cli import main
 from genlab.config import ConfigError, shipped
+from genlab.config.shipped import install_command
 from genlab.load import call_base, load_experiment
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BASE = """
 from genlab.experiment import Comparison
 from genlab.load import call_base
@@ -133,3 +137,38 @@ def test_only_call_base_runs_another_config(folder):
     for path in (ROOT / folder).rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "runpy" not in text and "run_path" not in text, path
+
+
+@pytest.mark.parametrize("is_checkout", [True, False])
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_extras_are_installed_from_any_directory(monkeypatch, tmp_path, is_checkout, is_installed):
+    root = tmp_path / "my lab"
+    monkeypatch.setattr(shipped, "PACKAGE", root / "genlab")
+    monkeypatch.setattr(shipped, "is_checkout", lambda: is_checkout)
+    monkeypatch.setattr(shipped, "is_installed", lambda: is_installed)
+    expected = ["python", "-m", "pip", "install", "genlab[codec]"]
+    # By its name pip would take a package of the index for a checkout that it does not know.
+    if is_checkout and not is_installed:
+        expected[4:] = ["-e", f"{root}[codec]", "-c", f"{root}/constraints.txt"]
+    assert shlex.split(install_command("codec")) == expected
+
+
+def test_a_checkout_that_nobody_installed_is_known(monkeypatch):
+    def find(name):
+        raise shipped.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(shipped.metadata, "distribution", lambda name: name)
+    assert shipped.is_installed()
+    monkeypatch.setattr(shipped.metadata, "distribution", find)
+    assert not shipped.is_installed()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_brackets_of_commands_are_quoted(path):
+    """zsh takes brackets without quotation marks for a pattern, and stops if no file matches."""
+    blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`((?:genlab|--)[^`\n]*)`", path.read_text())
+    lines = [line for block in blocks for line in block.splitlines()] + spans
+    for line in lines:
+        if re.match(r"genlab |--|python |cd ", line):
+            assert not re.search(r"\[", re.sub(r"'[^']*'|\"[^\"]*\"|#.*", "", line)), line

@@ -132,7 +132,7 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     arguments = ["sweep", "run", str(write_page(tmp_path)), "--out", str(tmp_path / "out")]
     assert cli.main([*arguments, "--dry-run"]) == 0
     told = capsys.readouterr().err
-    assert "2 runs" in told and "FLOP of training" in told and "of this device at least" in told
+    assert "2 runs" in told and "FLOP of training" in told and ", an estimated " in told
     assert cli.main([*arguments, "--executor", "print"]) == 0
     commands = capsys.readouterr().out.strip().splitlines()
     assert len(commands) == 2 and all(line.startswith("genlab compare ") for line in commands)
@@ -140,6 +140,8 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
     told = capsys.readouterr().out
     assert "twice the updates" in told and "reversed" not in told
+    head, row = told.splitlines()  # a question begins below its head
+    assert row[head.index("question") - 1] == " " != row[head.index("question")]
     (tmp_path / "page.md").write_text("# page: split: 1 reproduced, 1 reversed\n\ntext\n")
     assert cli.main(["sweep", "list", str(tmp_path)]) == 0
     assert capsys.readouterr().out.rstrip().endswith("  split: 1 reproduced, 1 reversed")

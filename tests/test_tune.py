@@ -17,6 +17,7 @@ from test_ledger import row
 
 from genlab.cli import main
 from genlab.config import ConfigError, GenlabError
+from genlab.config.shipped import install_command
 from genlab.evaluate.scores import clip_means
 from genlab.experiment import Comparison
 from genlab.machine.stopping import TrainingDiverged
@@ -398,6 +399,6 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(tmp_path, monkeypatch, cap
     )
     assert "report others" in refused("tune", quickstart, "prompts_split=valid", "--out", out)
     monkeypatch.setitem(sys.modules, "optuna", None)
-    assert "pip install -e '.[tune]'" in refused("tune", quickstart, "--out", out)
+    assert f"run `{install_command('tune')}`" in refused("tune", quickstart, "--out", out)
     with pytest.raises(ConfigError, match=r"arms\.ar\.dropout"):
         make_comparison("arms.ar.dropout=1.5")

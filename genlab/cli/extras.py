@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Extra(NamedTuple):
-    """`pip install 'genlab[NAME]'`; it is installed where all of its import names are found."""
+    """What `genlab[NAME]` adds; it is installed where all of its import names are found."""
 
     name: str
     purpose: str
@@ -17,7 +17,7 @@ class Extra(NamedTuple):
 
     @property
     def command(self) -> str:
-        """What installs it, from a checkout or from a package index."""
+        """What installs it, in any directory."""
         from genlab.config.shipped import install_command
 
         return install_command(self.name)

@@ -1,6 +1,7 @@
 """What the command line takes: every command but those of tools.py, its options and its help."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="genlab",
         description="Compare audio decoders fairly on one token space.",
         epilog=(
-            "extras (pip install 'genlab[NAME]'; genlab doctor says which are "
+            "extras (python -m pip install 'genlab[NAME]'; genlab doctor says which are "
             f"installed):\n{list_extras()}"
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,9 +77,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse; FIELD=VALUE may come anywhere, even after options, where argparse alone would refuse
-    it.
+    it. Without a command, print the help.
     """
     parser = build_parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        parser.print_help()
+        parser.exit()
     arguments, rest = parser.parse_known_args(argv)
     late = [item for item in rest if "=" in item and not item.startswith("-")]
     if len(late) < len(rest) or (late and not hasattr(arguments, "overrides")):
@@ -134,12 +138,15 @@ def _add_runs(add: AddCommand) -> None:
     )
     takes_config(command, "run directory of a trained arm")
     command.add_argument(
-        "--out", type=place, default=Path("samples"), help="directory for the FLAC files"
+        "--out",
+        type=place,
+        default=Path("samples"),
+        help="directory of the FLAC files (default: samples)",
     )
     command.add_argument(
-        "--prompts", type=whole, default=8, help="how many held-out clips to sample"
+        "--prompts", type=whole, default=8, help="how many held-out clips to sample (default 8)"
     )
-    command.add_argument("--seed", type=whole, default=0, help="seed of the draws")
+    command.add_argument("--seed", type=whole, default=0, help="seed of the draws (default 0)")
     command.add_argument(
         "--keep",
         metavar="FROM:TO",
@@ -154,7 +161,7 @@ def _add_tuning(add: AddCommand) -> None:
             "Tune the training settings of every arm: equal trials, equal FLOPs, one space, one "
             "validation score."
         ),
-        "genlab tune quickstart --trials 16 --space peak_lr=[5e-4,5e-3]",
+        "genlab tune quickstart --trials 16 --space 'peak_lr=[5e-4,5e-3]'",
     )
     takes_config(command)
     # No defaults here: the command must tell what was given from what was not, and Tuning has them.
@@ -181,8 +188,8 @@ def _add_tuning(add: AddCommand) -> None:
         default=[],
         metavar="SETTING=[LOW,HIGH]",
         help=(
-            "ranges of peak_lr, warmup_fraction, weight_decay, ema_decay or dropout; equal ends "
-            "fix a setting"
+            "ranges of peak_lr, warmup_fraction, weight_decay, ema_decay or dropout, in quotation "
+            "marks; equal ends fix a setting"
         ),
     )
     command.add_argument(
@@ -197,7 +204,10 @@ def _add_init(add: AddCommand) -> None:
         "genlab init configs",
     )
     command.add_argument(
-        "folder", type=local, metavar="DIR", help="the folder; files that differ are left alone"
+        "folder",
+        type=local,
+        metavar="DIR",
+        help="the folder; refused, before anything is written, if a file there differs",
     )
 
 
@@ -211,7 +221,9 @@ def _add_results(add: AddCommand) -> None:
         "genlab evaluate runs/first evaluation.dnsmos_clips=32",
     )
     takes_config(
-        command, "run directory of a comparison, or of an arm trained on a known-entropy source"
+        command,
+        "run directory of a comparison, or of an arm trained on a known-entropy source; with "
+        "--audit, any config of a comparison",
     )
     command.add_argument(
         "--audit",
@@ -248,7 +260,7 @@ def _add_results(add: AddCommand) -> None:
         "--seed",
         type=whole,
         default=0,
-        help="seed of the choice of prompts; the key is always random",
+        help="seed of the choice of prompts (default 0); the key is always random",
     )
     command.add_argument(
         "--out", type=place, help="directory of the page, key and result (default: RUN_DIR/listen)"
@@ -291,7 +303,7 @@ def _add_crossover(add: AddCommand) -> None:
         help="budgets of a planned sweep: how likely is it to show the crossing?",
     )
     command.add_argument(
-        "--seeds", type=whole, default=3, help="training seeds per budget of the plan"
+        "--seeds", type=whole, default=3, help="training seeds per budget of the plan (default 3)"
     )
     command.add_argument(
         "--exponents",
@@ -395,9 +407,11 @@ def _add_inputs(add: AddCommand) -> None:
     command.add_argument(
         "--codec",
         default="in_lab_16khz",
-        help="shipped name, path of exported weights, KIND or KIND:SOURCE; bench and probe take "
-        "several, separated by "
-        "commas; probe also takes several trainings of one variant, joined by +",
+        help=(
+            "shipped name, path of exported weights, KIND or KIND:SOURCE (default: in_lab_16khz); "
+            "bench and probe take several, separated by commas; probe also takes several trainings "
+            "of one variant, joined by +"
+        ),
     )
     command.add_argument(
         "--weights", help="load: a directory with config.json and safetensors, or a Hub id"

@@ -39,6 +39,7 @@ from genlab.watch.tensorboard import tensorboard_command
 
 FOLDER = Path("sweeps")
 TASK_FILE = FOLDER / "cloud" / "tpu.yaml"
+STATE_WORDS = (1, 4, 5)  # columns of `_state_rows` that hold words: state, directory, reason
 
 
 def act_on_sweep(arguments: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def act_on_sweep(arguments: argparse.Namespace) -> int:
                 f"sweep list {folder}: no such folder; give one that holds pages, for example "
                 "sweeps"
             )
-        print(align(list_pages(folder)))
+        print(align(list_pages(folder), words=(1, 2)))
         return EXIT_OK
     if arguments.page is None:
         raise GenlabError(
@@ -92,8 +93,8 @@ def describe_cost(cost: Cost) -> str:
     return (
         f"{cost.runs} runs, {format_quantity(cost.train_flops, 'FLOP')} of training, checkpoints "
         f"{format_quantity(cost.disk_bytes, 'B')} at most, "
-        f"{format_seconds(3600 * cost.device_hours)} of this device at least (its peak is "
-        f"{format_quantity(cost.flops_per_s, 'FLOP/s')}; training does not reach it)"
+        f"an estimated {format_seconds(3600 * cost.device_hours)} of this device if it reached its "
+        f"peak of {format_quantity(cost.flops_per_s, 'FLOP/s')} (training does not)"
     )
 
 
@@ -154,13 +155,13 @@ def _run(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
             print("\n".join(launch_on_skypilot(runs, out, TASK_FILE)))
             return EXIT_OK
         run_locally(runs, out, arguments.slots, progress)
-    print(align(_state_rows(runs, out)))
+    print(align(_state_rows(runs, out), words=STATE_WORDS))
     failed = any(read_state(run, out).state == "failed" for run in runs)
     return EXIT_FAILED if failed else EXIT_OK
 
 
 def _status(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
-    print(align(_state_rows(expand(sweep), out)))
+    print(align(_state_rows(expand(sweep), out), words=STATE_WORDS))
     return EXIT_OK
 
 

@@ -7,6 +7,8 @@ genlab/configs. A path that exists always wins over a name.
 
 import difflib
 import os
+import shlex
+from importlib import metadata
 from pathlib import Path
 
 from genlab.config.errors import ConfigError, one_line
@@ -21,11 +23,27 @@ def is_checkout() -> bool:
 
 
 def install_command(extra: str = "") -> str:
-    """Return what installs genlab with the packages of `extra`, as this genlab was installed."""
+    """Return what installs the packages of `extra`, or those of genlab itself, from any directory.
+
+    pip does not look up a package that is installed, be it from a wheel or from a checkout: it adds
+    what is missing.
+    """
     name = f"[{extra}]" if extra else ""
-    if is_checkout():
-        return f"python -m pip install -e '.{name}' -c constraints.txt"
+    if is_checkout() and not is_installed():
+        # The name alone would mean a package of that name on the index.
+        root = PACKAGE.parent
+        pins = shlex.quote(str(root / "constraints.txt"))
+        return f"python -m pip install -e {shlex.quote(f'{root}{name}')} -c {pins}"
     return f"python -m pip install 'genlab{name}'"
+
+
+def is_installed() -> bool:
+    """Return whether pip knows genlab, which also runs from a checkout that nobody installed."""
+    try:
+        metadata.distribution("genlab")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def shipped_folder() -> Path:

@@ -1,9 +1,9 @@
 """What every file of a finished corpus or token store held when it was written: a flipped bit is
 refused, not used.
 
-In: a directory that is whole but for one file. Out: `digests.json` beside its files, with the size
-and the SHA-256 of each and a digest of the table itself. Small files are compared when they are
-opened, audio and F0 when they are first read, and parts of a token store by size, since each of
+In: a directory that is whole except for one file. Out: `digests.json` beside its files, with the
+size and the SHA-256 of each and a digest of the table itself. Small files are compared when they
+are opened, audio and F0 when they are first read, and parts of a token store by size, since each of
 their records carries a checksum of its own; `genlab data check` reads every byte. A directory of a
 version that wrote no digests is opened as before, unchecked.
 """
@@ -110,10 +110,10 @@ class Digests:
 
     def find_damage(self, progress: Progress | None = None) -> list[str]:
         """Read every byte of every file; return a line per file that has changed."""
-        damage = []
+        damage, stage = [], f"check {self.directory.name}"
         for done, name in enumerate(sorted(self.files)):
             if progress is not None:
-                progress("check", done, len(self.files))
+                progress(stage, done, len(self.files))
             path = self.directory / name
             try:
                 is_same = digest_file(path) == self.files[name]
@@ -122,7 +122,7 @@ class Digests:
             else:
                 damage += [] if is_same else [f"{path}: its content does not match its digest"]
         if progress is not None:
-            progress("check", len(self.files), len(self.files))
+            progress(stage, len(self.files), len(self.files))
         return damage
 
     def _wanted(self, name: str) -> FileDigest:

@@ -251,8 +251,8 @@ def _load_voice() -> tuple[Any, Any, dict[str, int]]:
     spec = find_spec("hibari")
     if spec is None or spec.origin is None:
         raise GenlabError(
-            "embedded corpus: package hibari-tts is missing, install it with `pip install "
-            "hibari-tts==0.2.1`"
+            "embedded corpus: package 'hibari-tts' is not installed, it speaks the clips; "
+            "run `python -m pip install hibari-tts==0.2.1`"
         )
     from hibari.g2p import G2P
 

@@ -6,7 +6,7 @@ report.html.
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from genlab.data.listing import count_of
 from genlab.evaluate.entries import AuditEntry, ControlEntry
@@ -199,9 +199,9 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         *(f"score {check.describe()}" for check in checks if check.note or not check.runs),
         *(f"control {check.describe()}" for check in preflight.controls),
         *(f"note: {note}" for note in preflight.notes),
-        f"cost: {format_quantity(found.flops, 'FLOP')} of training and sampling, at least "
-        f"{format_seconds(found.flops / flops_per_s)} on this machine; checkpoints "
-        f"{found.disk_bytes / 1e6:,.0f} MB",
+        f"cost: {format_quantity(found.flops, 'FLOP')} of training and sampling, an estimated "
+        f"{format_seconds(found.flops / flops_per_s)} at the speed of a matrix product on this "
+        f"machine, as busy as it is now; checkpoints {found.disk_bytes / 1e6:,.0f} MB",
         "nothing was encoded or trained (--dry-run)",
     ]
     # The first line is the table of budgets, which is folded already.
@@ -221,10 +221,12 @@ def format_audit(audit: Mapping[str, AuditEntry]) -> str:
     return fold(rows)
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows with padded columns: the first to the left, the others to the right."""
+def align(rows: Sequence[Sequence[str]], words: Collection[int] = ()) -> str:
+    """Return the rows with padded columns: the first and those of `words` to the left, the others
+    to the right.
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(_line(row, widths) for row in rows)
+    return "\n".join(_line(row, widths, words) for row in rows)
 
 
 def fold(rows: Sequence[Sequence[str]], width: int = WIDTH) -> str:
@@ -278,9 +280,12 @@ def _wrapped_table(rows: Sequence[Sequence[str]], widths: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:]))
-    return _GAP.join([cells[0].ljust(widths[0]), *padded]).rstrip()
+def _line(cells: Sequence[str], widths: Sequence[int], words: Collection[int] = ()) -> str:
+    padded = [
+        cell.ljust(width) if number in {0, *words} else cell.rjust(width)
+        for number, (cell, width) in enumerate(zip(cells, widths))
+    ]
+    return _GAP.join(padded).rstrip()
 
 
 def _unit(arms: Sequence[Row], name: str) -> str:

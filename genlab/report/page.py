@@ -276,7 +276,7 @@ def _scores(results: Shown, answer: Answer) -> Markup:
         '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. '
         "Arrows point to the "
         "better side. Every arm ends in the same codec. The codec rows are real audio that went "
-        "through it: what lies between them and real audio is the codec's doing, and an arm can "
+        "through it: the gap between them and real audio is caused by the codec, and an arm can "
         "score better than they do, since it need not repeat what the codec did to that one "
         "recording. {}{}</p>"
     ).format(

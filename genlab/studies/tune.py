@@ -444,7 +444,7 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFact
 
 
 def arm_key(config: Comparison, name: str) -> str:
-    """Return a hash of what a setting was tuned for: all that the arm trains on and with, but for
+    """Return a hash of what a setting was tuned for: all that the arm trains on and with, except
     the seeds.
     """
     shared = (config.data, config.backbone, config.condition, config.budget, config.optim)
