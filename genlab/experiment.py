@@ -65,6 +65,7 @@ with collector_paused():
     from genlab.train import TrainSettings
     from genlab.training.looks import SPLIT, CheckpointRule
     from genlab.training.optim import ArmSettings, OptimConfig
+    from genlab.training.shapes import GridName
     from genlab.training.spend import Budget
 
 MAX_BATCH_FRAMES = 2**26
@@ -379,6 +380,26 @@ class Comparison(Config):
     """How runs are watched and saved; it changes no result."""
     checkpoint: CheckpointRule = added(CheckpointRule())
     """Which of the trained weights every arm hands over."""
+    shape_grid: GridName | None = added(None)
+    """The published grid of shapes from which each arm has its own (`genlab tune` tries them all);
+    None: all arms have the shape of `backbone`.
+    """
+
+    @pydantic.model_validator(mode="after")
+    def _check_shapes(self) -> "Comparison":
+        if self.shape_grid is not None and self.budget.mode == "iso_step":
+            raise ValueError(
+                f"shape_grid={self.shape_grid!r}: budget.mode='iso_step' holds the parameters of "
+                "the backbone equal, so no arm can have a shape of its own; use iso_flop, or "
+                "shape_grid=null"
+            )
+        for name, arm in self.arms.items():
+            try:
+                arm.apply(self.optim, self.backbone)
+            except pydantic.ValidationError as error:
+                problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(f"arms.{name}.shape: {problem}") from None
+        return self
 
     @pydantic.model_validator(mode="after")
     def _check_looks(self) -> "Comparison":

@@ -27,16 +27,17 @@ from genlab.report.written import render_markdown
 from genlab.run.checkpoint import restore_latest
 from genlab.run.files import write_json
 from genlab.studies import tune as tuning_module
+from genlab.studies.space import TuningSpace
 from genlab.studies.tune import (
     Trial,
     Tuning,
-    TuningSpace,
     apply_tuning,
     ask,
     own_setting,
     shorten,
     tune,
 )
+from genlab.training.shapes import GRIDS, Shape
 
 BUDGET = 40 * 162204672.0  # 40 updates of ar
 FIELDS = ("peak_lr", "warmup_fraction", "weight_decay", "ema_decay", "dropout")
@@ -51,7 +52,8 @@ def two_arms(*overrides) -> Comparison:
 
 
 def finish(number, setting, value):
-    return Trial(number, setting.to_dict(), value, None, None, 1.0, 1, 0.0)
+    tried = {field: getattr(setting, field) for field in FIELDS}
+    return Trial(number, tried, value, None, None, 1.0, 1, 0.0)
 
 
 def replay(tuning, value_of, known=()):
@@ -232,6 +234,84 @@ def test_a_tuning_killed_after_every_trial_ends_the_same_and_its_settings_are_us
         GenlabError, match="tuned ar, diffusion, this config has ar, masked, diffusion"
     ):
         apply_tuning(make_comparison(), tmp_path / "whole/tuning.json")
+
+
+def test_every_arm_tries_every_shape_of_the_grid(quick, tmp_path, monkeypatch):
+    grid = (
+        Shape(width=16, layers=1, heads=1),
+        Shape(width=32, layers=2, heads=2),
+        Shape(width=48, layers=1, heads=3),
+    )
+    monkeypatch.setitem(GRIDS, "small", grid)
+    more = ["budget.train_flops=4e10", "optim.ema_powers=[3,5]"]
+    config = two_arms().override([*more, "shape_grid=small"])
+    with pytest.raises(GenlabError, match=r"has 3 shapes.*use --trials 4 or more"):
+        tune(config, Tuning(trials=3, fraction=0.5), tmp_path / "few", Quiet())
+    found = tune(config, Tuning(trials=5, fraction=0.5), tmp_path / "tuned", Quiet())
+    shapes = [None, *(shape.to_dict() for shape in grid), grid[0].to_dict()]
+    for arm in found["arms"].values():
+        assert [trial.get("shape") for trial in arm["trials"]] == shapes
+        # other shapes make other numbers of updates, so that all trials spend the same
+        assert len({trial["steps"] for trial in arm["trials"]}) == 3
+        spent = [trial["train_flops"] for trial in arm["trials"]]
+        assert spent == pytest.approx([2e10] * 5, rel=0.005)
+        # every trial keeps the grid of averages
+        assert {trial["setting"]["ema_decay"] for trial in arm["trials"]} == {None}
+    best = {name: arm["best"] for name, arm in found["arms"].items()}
+    tuned, _ = apply_tuning(config, tmp_path / "tuned/tuning.json")
+    for name, number in best.items():
+        own = tuned.run(name, 0, 1).backbone
+        wanted = shapes[number] or {"width": 32, "layers": 2, "heads": 2}
+        assert {field: getattr(own, field) for field in wanted} == wanted
+        ran = json.loads((tmp_path / f"tuned/arms/{name}/trial{number:02}/config.json").read_text())
+        assert {field: ran["backbone"][field] for field in wanted} == wanted
+    text = str(tuning_section(found))
+    assert "those of the grid small" in text and "1 x 48" in text
+    with pytest.raises(GenlabError, match="was tuned with another"):
+        apply_tuning(two_arms().override(more), tmp_path / "tuned/tuning.json")
+
+
+SMALL = [shape.to_dict() for shape in GRIDS["small"]]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trials", "status"),
+    [
+        (["shape_grid=small"], len(SMALL), "declared"),
+        (["shape_grid=small"], len(SMALL) - 1, "undeclared"),
+        (["shape_grid=null"], len(SMALL), "undeclared"),
+        (["shape_grid=medium"], len(SMALL), "undeclared"),
+        (["shape_grid=small", "arms.ar.shape.heads=8"], len(SMALL), "undeclared"),
+    ],
+)
+def test_own_shapes_are_declared_if_each_is_the_best_of_one_grid(
+    tmp_path, overrides, trials, status
+):
+    own = zip(("ar", "masked", "diffusion"), SMALL)
+    config = make_comparison(
+        *(f"arms.{name}.shape={json.dumps(shape)}" for name, shape in own),
+        *(f"arms.{name}.training_trials={trials}" for name in ("ar", "masked", "diffusion")),
+        *overrides,
+    )
+    ledger = make_true_ledger(tmp_path, config)
+    found = row(ledger, "Backbone")
+    assert found["status"] == status
+    assert found["values"] == {"ar": "3 x 128", "masked": "6 x 128", "diffusion": "12 x 128"}
+    assert ledger["stamp"] == ("controlled" if status == "declared" else "uncontrolled")
+    assert ("grid 'small' (9 shapes" in found["note"]) == (status == "declared")
+
+
+def test_a_shape_that_cannot_be_is_refused():
+    shape = '{"width":100,"layers":2,"heads":8}'
+    with pytest.raises(ConfigError, match=r"arms\.ar\.shape: width=100 must be a multiple of 2"):
+        make_comparison(f"arms.ar.shape={shape}")
+    step = ("budget.mode=iso_step", "budget.train_flops=null", "budget.steps=4")
+    with pytest.raises(ConfigError, match=r"shape_grid='small': budget\.mode='iso_step' holds"):
+        make_comparison("shape_grid=small", *step)
+    plain = make_comparison()
+    assert make_comparison("shape_grid=null", "arms.ar.shape=null").digest() == plain.digest()
+    one = make_comparison('arms.ar.shape={"width":64,"layers":3,"heads":2}')
+    assert one.run("ar", 0, 1).backbone.width == 64 and one.run("masked", 0, 1).backbone.width == 32
 
 
 def test_a_trial_is_an_ordinary_run_of_its_setting(cache, tmp_path, monkeypatch):

@@ -133,8 +133,9 @@ def _plan_rows(sweep: Sweep) -> list[list[str]]:
     for run in runs:
         check_budget(run.config)  # all of them, before the first corpus is built
     for run in runs:
-        shape = f"{run.config.backbone.layers} x {run.config.backbone.width}"
         for name, budget in solve_budget(run.config, run.config.data.open()).items():
+            backbone = run.config.run(name, run.config.seeds[0], budget.steps).backbone
+            shape = f"{backbone.layers} x {backbone.width}"
             cells = [f"{budget.params:,}", f"{budget.steps:,}", f"{budget.epochs:.2f}"]
             rows.append([f"{run.point['budget.train_flops']:g}", shape, name, *cells])
     return rows

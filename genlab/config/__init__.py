@@ -110,6 +110,15 @@ class Config(pydantic.BaseModel):
         """Return a validated copy with `a.b.c=value` overrides applied."""
         return type(self).from_dict(self.to_dict(), overrides)
 
+    def lean_dict(self) -> dict[str, Any]:
+        """Return `to_dict` less the own fields that were `added` later and have their default."""
+        return {
+            name: value
+            for name, value in self.to_dict().items()
+            if not (_is_added(field := type(self).model_fields[name]))
+            or getattr(self, name) != field.default
+        }
+
     def digest(self, exclude: set[str] | None = None) -> str:
         """Return 10 hex digits of the SHA-256 of the canonical JSON, less the top-level fields in
         `exclude`.
@@ -126,6 +135,11 @@ class Config(pydantic.BaseModel):
 def added(default: Any) -> Any:
     """Declare a field that earlier versions lack: its default changes no digest."""
     return pydantic.Field(default=default, json_schema_extra={"added": True})
+
+
+def _is_added(field: pydantic.fields.FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("added"))
 
 
 @functools.cache
@@ -162,9 +176,7 @@ def _hashed(node: object, dumped: Any) -> Any:
     if isinstance(node, pydantic.BaseModel):
         kept = {}
         for name, field in type(node).model_fields.items():
-            extra = field.json_schema_extra
-            is_added = isinstance(extra, dict) and bool(extra.get("added"))
-            if name in dumped and not (is_added and getattr(node, name) == field.default):
+            if name in dumped and not (_is_added(field) and getattr(node, name) == field.default):
                 kept[name] = _hashed(getattr(node, name), dumped[name])
         if hasattr(node, "kind") and (source := fingerprint(type(node))) is not None:
             kept["kind"] = source

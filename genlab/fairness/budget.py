@@ -255,13 +255,13 @@ def check_budget(config: Comparison) -> None:
     spec = data.spec
     # No cost depends on how many speakers or units there are.
     vocab = CondVocab(num_speakers=1, num_units=1)
-    task = Task(
-        spec, vocab, config.backbone, config.condition, num_frames=data.num_frames, num_symbols=1
-    )
-    costs = {
-        name: config.batch_size * train_flops(arm.decoder, task)
-        for name, arm in config.arms.items()
-    }
+    costs = {}
+    for name, arm in config.arms.items():
+        backbone = arm.apply(config.optim, config.backbone)[1]
+        task = Task(
+            spec, vocab, backbone, config.condition, num_frames=data.num_frames, num_symbols=1
+        )
+        costs[name] = config.batch_size * train_flops(arm.decoder, task)
     for name, needed in costs.items():
         wanted = config.budget.train_flops or math.inf
         if config.budget.steps is None and config.budget.train_flops is None:

@@ -106,6 +106,7 @@ class TrialEntry(TypedDict):
     steps: Count
     wall_s: Amount
     note: str
+    shape: NotRequired[dict[str, Count]]
 
 
 @pydantic.with_config(OPEN)
@@ -130,6 +131,7 @@ class TunedArm(TypedDict):
     setting: dict[Setting, Known]
     best_of: list[BestOf]
     trials: Annotated[list[TrialEntry], Field(min_length=1)]
+    shape: NotRequired[dict[str, Count]]
 
 
 def _check_best(arm: TunedArm) -> TunedArm:
@@ -154,6 +156,7 @@ class Tuning(TypedDict):
     by: str
     sampler: Literal["random", "tpe"]
     seed: NotRequired[Count]
+    shape_grid: NotRequired[str]
     num_prompts: Count
     arms: Annotated[
         dict[str, Annotated[TunedArm, AfterValidator(_check_best)]], Field(min_length=1)

@@ -25,6 +25,7 @@ from genlab.fairness.measured import TIMED
 from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
+from genlab.training.shapes import GRIDS, Shape
 from genlab.training.spend import Budget, Mode
 
 SEEDS_FOR_A_STATEMENT = 3
@@ -174,7 +175,6 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
     others = {
         name: run.optim.digest(exclude=set(ArmSettings.model_fields)) for name, run in runs.items()
     }
-    deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
     told = (
         f"content={condition.content}, speaker={condition.speaker}, dropout={condition.dropout:g}"
     )
@@ -185,11 +185,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
     precision = "compute; parameters, losses and categorical sampling in float32"
     trials = {name: config.arms[name].training_trials for name in runs}
     return [
-        _matched(
-            "Backbone",
-            {name: run.backbone.digest(exclude={"dropout"}) for name, run in runs.items()},
-            f"width, depth, heads, norm, positions; {deltas}",
-        ),
+        _backbone_row(config, runs),
         _matched(
             "Conditioning", {name: run.condition.digest() for name, run in runs.items()}, told
         ),
@@ -207,6 +203,35 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         ),
         _tuning_row(config),
     ]
+
+
+def _backbone_row(config: Comparison, runs: Mapping[str, DecoderRun]) -> LedgerRow:
+    """Return whether arms share a backbone, or have each its own best of a published grid."""
+    deltas = "deltas: causal or full attention, noise-level modulation, input and output heads"
+    whole = {name: run.backbone.digest(exclude={"dropout"}) for name, run in runs.items()}
+    if len(set(whole.values())) == 1:
+        return _matched("Backbone", whole, f"width, depth, heads, norm, positions; {deltas}")
+    rest = {run.backbone.digest(exclude={"dropout", *Shape.model_fields}) for run in runs.values()}
+    shapes = {
+        name: Shape(**{field: getattr(run.backbone, field) for field in Shape.model_fields})
+        for name, run in runs.items()
+    }
+    titles = {name: shape.title for name, shape in shapes.items()}
+    grid = () if config.shape_grid is None else GRIDS[config.shape_grid]
+    trials = [config.arms[name].training_trials for name in runs]
+    # A shape of the grid is an arm's best only if the arm has tried the others, too.
+    is_best = all(shape in grid for shape in shapes.values()) and min(trials) >= len(grid)
+    if len(rest) == 1 and grid and is_best:
+        note = (
+            f"layers x width, each arm's own of the grid {config.shape_grid!r} ({len(grid)} shapes "
+            f"tried per arm); {deltas}"
+        )
+        return _row("Backbone", "declared", titles, note)
+    note = (
+        "arms differ in their backbones, and not each by its own best of one published grid "
+        "(shape_grid, training_trials)"
+    )
+    return _row("Backbone", "undeclared", titles if len(rest) == 1 else whole, note)
 
 
 def _average_row(config: Comparison, runs: Mapping[str, DecoderRun]) -> LedgerRow:

@@ -54,7 +54,7 @@ def tuning_section(tuning: Tuning | None) -> Markup:
         [
             title,
             entry["number"],
-            _describe(entry["setting"]),
+            _describe(entry["setting"], entry.get("shape")),
             format_interval(entry),
             entry["note"] or "none",
         ]
@@ -81,6 +81,10 @@ def describe_tuning(tuning: Tuning) -> str:
         "random": "drawn at random, the same in every arm",
         "tpe": "chosen by TPE from the trials before",
     }
+    grid = tuning.get("shape_grid")
+    shapes = (
+        "" if grid is None else f" Shapes (layers x width) are those of the grid {grid}, in turn."
+    )
     # TPE has no best-of-k curve: its trials are not independent draws.
     curve = (
         " The curve is the median best of k trials with a 95 % interval. Where the band is open "
@@ -92,7 +96,7 @@ def describe_tuning(tuning: Tuning) -> str:
     return (
         f"{tuning['trials']} trials per arm on {tuning['fraction']:.0%} of its training budget "
         f"each: its own setting, and others {draws[tuning['sampler']]}. Space: {space}. Chosen by "
-        f"{score_title(tuning['by'])} on {tuning['num_prompts']} validation prompts.{curve}"
+        f"{score_title(tuning['by'])} on {tuning['num_prompts']} validation prompts.{shapes}{curve}"
     )
 
 
@@ -103,7 +107,7 @@ def tuning_rows(tuning: Tuning) -> list[list[str]]:
         chosen = arm["trials"][arm["best"]]
         what = (
             f"{'own' if arm['best'] == 0 else 'trial ' + str(arm['best'])}: "
-            f"{_describe(arm['setting'])}"
+            f"{_describe(arm['setting'], arm.get('shape'))}"
         )
         flops = format_quantity(arm["train_flops"], "FLOP")
         own = format_interval(arm["trials"][0])
@@ -115,9 +119,12 @@ def _titled(tuning: Tuning) -> list[tuple[str, TunedArm]]:
     return [(name_title(name), arm) for name, arm in tuning["arms"].items()]
 
 
-def _describe(setting: Mapping[Setting, float | None]) -> str:
+def _describe(
+    setting: Mapping[Setting, float | None], shape: Mapping[str, int] | None = None
+) -> str:
     told = {name: setting.get(field) for field, name in _SETTINGS.items()}
-    return ", ".join(
+    first = "" if shape is None else f"{shape['layers']} x {shape['width']}, "
+    return first + ", ".join(
         f"{name} {MISSING if value is None else f'{value:.3g}'}" for name, value in told.items()
     )
 

@@ -25,29 +25,22 @@ import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import pydantic
-from flax import nnx
 from pydantic import JsonValue
 
 from genlab.arms import train_arm
-from genlab.config import Config, GenlabError, Seed, digest
+from genlab.config import GenlabError, digest
 from genlab.config.errors import shorten as shorten_text
 from genlab.config.shipped import install_command
-from genlab.data.store import TokenClip, TokenStore
-from genlab.evaluate.content import word_errors
-from genlab.evaluate.domains import SPEECH
-from genlab.evaluate.scores import ClipValues, clip_means
+from genlab.data.store import TokenStore
 from genlab.evaluate.table import find_metric
-from genlab.experiment import Arm, Comparison, DecoderRun
+from genlab.experiment import Arm, Comparison
 from genlab.fairness.budget import ArmBudget, check_budget, check_flops, check_memory, solve_budget
 from genlab.machine.stopping import TrainingDiverged
 from genlab.preflight import check_chooses
 from genlab.prompts import choose_prompts
-from genlab.recognisers.shipped import load_recogniser
 from genlab.report.additions import SETTINGS, BestOf, Setting, TrialEntry, TunedArm, read_tuning
 from genlab.report.additions import Tuning as TuningFacts
 from genlab.report.console import fold
@@ -58,76 +51,12 @@ from genlab.run.ownership import check_is_ours
 from genlab.run.status import lock_run
 from genlab.run.stored import read_again, read_stored
 from genlab.run.trust import find_code, pins_of
-from genlab.sample import compile_sampler, conditions, decode
-from genlab.score import block_energies
 from genlab.statistics.best_of import best_of_k
+from genlab.studies.judges import Judge, make_judge
+from genlab.studies.space import LOG_SCALE, Tuning
 from genlab.training.optim import ArmSettings
+from genlab.training.shapes import GRIDS, Shape
 from genlab.watch.progress import Progress
-
-LOG_SCALE = ("peak_lr", "weight_decay", "ema_decay")
-
-Judge = Callable[[nnx.Module, DecoderRun], ClipValues]
-
-
-def _check_range(span: tuple[float, float]) -> tuple[float, float]:
-    if not span[0] <= span[1]:
-        raise ValueError(f"{list(span)}: expected [LOW, HIGH] with LOW <= HIGH")
-    return span
-
-
-Range = Annotated[tuple[float, float], pydantic.AfterValidator(_check_range)]
-
-
-class TuningSpace(Config):
-    """The lowest and highest value of each setting, for all arms alike; equal ones fix it."""
-
-    peak_lr: Range = (3e-4, 1e-2)
-    """Learning rate, drawn uniformly on a log scale."""
-    warmup_fraction: Range = (0.0, 0.2)
-    """Share of the steps that warm up, drawn uniformly."""
-    weight_decay: Range = (1e-3, 0.3)
-    """Weight decay, drawn uniformly on a log scale."""
-    ema_decay: Range = (0.9, 0.999)
-    """Decay of the averaged parameters; 1 - ema_decay is drawn uniformly on a log scale."""
-    dropout: Range = (0.0, 0.2)
-    """Dropout of the backbone, drawn uniformly."""
-
-    @pydantic.model_validator(mode="after")
-    def _check_ends(self) -> "TuningSpace":
-        for name, span in self:
-            if name in LOG_SCALE and not 0 < span[0]:
-                raise ValueError(
-                    f"{name}={list(span)}: is drawn on a log scale, so LOW must be above 0"
-                )
-            for end in span:
-                try:
-                    ArmSettings.model_validate({name: end})
-                except pydantic.ValidationError as error:
-                    raise ValueError(f"{name}={list(span)}: {error.errors()[0]['msg']}") from None
-        return self
-
-
-class Tuning(Config):
-    """How arms are tuned. Trials share everything but the setting: data order, initialisation,
-    sampling seeds.
-    """
-
-    space: TuningSpace = TuningSpace()
-    """Where settings are drawn from."""
-    trials: int = pydantic.Field(default=16, ge=2)
-    """Settings tried per arm, its own included."""
-    fraction: float = pydantic.Field(default=0.25, gt=0, le=1)
-    """Share of the arm's training budget that each trial gets."""
-    by: str = SPEECH.searched[0]
-    """Score on validation prompts that chooses the best trial; the domain of the corpus lists what
-    it can be.
-    """
-    sampler: Literal["random", "tpe"] = "random"
-    """tpe follows what was found (Bergstra et al. 2011), so its trials are no independent draws: no
-    best-of-k curve.
-    """
-    seed: Seed = 0
-    """Seed of the drawn settings and of sampling."""
 
 
 class Trial(NamedTuple):
@@ -144,10 +73,11 @@ class Trial(NamedTuple):
     steps: int
     wall_s: float
     note: str = ""
+    shape: dict[str, int] | None = None
 
     def to_dict(self) -> TrialEntry:
         """Return trial.json."""
-        return {
+        entry: TrialEntry = {
             "number": self.number,
             "setting": self.setting,
             "value": self.value,
@@ -158,16 +88,21 @@ class Trial(NamedTuple):
             "wall_s": self.wall_s,
             "note": self.note,
         }
+        if self.shape is not None:
+            entry["shape"] = self.shape
+        return entry
 
 
 class Job(NamedTuple):
-    """What all trials share. `short` is the comparison on the budget of a trial."""
+    """What all trials share. `short` is the comparison on the budget of a trial; `budgets` are by
+    shape, of which None is the arm's own.
+    """
 
     short: Comparison
     tuning: Tuning
     store: TokenStore
-    budgets: dict[str, ArmBudget]
-    judges: dict[str, Judge]
+    budgets: dict[Shape | None, dict[str, ArmBudget]]
+    judge: Callable[[str, Shape | None], Judge]
     out: Path
     progress: Progress
 
@@ -201,21 +136,26 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
     with lock_run(out):
         _claim(config, tuning, out)
         store = config.data.open(progress, parts=config.condition.parts)
-        budgets = solve_budget(short, store)
+        budgets = _solve_shapes(short, tuning, store)
         clips = choose_prompts(store, config.data, "valid", config.num_prompts)
         check_chooses(config, tuning.by, clips, store.info.spec.frame_hz, progress)
-        judges = {name: make_judge(config, tuning, store, clips) for name in config.arms}
         for name in config.arms:
-            run = short.run(name, short.seeds[0], budgets[name].steps)
-            check_memory(run, budgets[name].params)
-            check_flops(run, store)
-        job = Job(short, tuning, store, budgets, judges, out, progress)
+            check_flops(short.run(name, short.seeds[0], budgets[None][name].steps), store)
+        judges: dict[tuple[str, Shape | None], Judge] = {}
+
+        def judge(name: str, shape: Shape | None) -> Judge:
+            # Trials of one arm and shape share a compiled sampler.
+            if (name, shape) not in judges:
+                judges[name, shape] = make_judge(config, tuning, store, clips)
+            return judges[name, shape]
+
+        job = Job(short, tuning, store, budgets, judge, out, progress)
         trials: dict[str, list[Trial]] = {name: [] for name in config.arms}
         # arms in turn: whenever this is stopped, they have tried as much
         for number in range(tuning.trials):
             for name, finished in trials.items():
                 finished.append(run_trial(job, name, number, finished))
-        summary = summarise(config, tuning, trials, budgets, len(clips))
+        summary = summarise(config, tuning, trials, budgets[None], len(clips))
         write_json(out / "tuning.json", summary)
         write_tuning_page(out / "tuning.html", summary)
     return summary
@@ -291,68 +231,96 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     found = read_again(run_dir / "trial.json", Trial, doing="scoring the trial again")
     if found is not None:
         return found
-    short = job.short
-    budget = job.budgets[name]
+    short, shape = job.short, _shape_of(job.short, number)
+    budget = job.budgets[shape][name]
     # Trial 0 is the config's own setting, so that tuning can choose to change nothing.
     setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
-    arm = short.arms[name].model_copy(update=setting.to_dict())
-    run = short.model_copy(update={"arms": {name: arm}}).run(name, short.seeds[0], budget.steps)
+    if short.optim.ema_powers is not None:  # every trial keeps the grid and chooses of it
+        setting = setting.model_copy(update={"ema_decay": None})
+    changed = {field: getattr(setting, field) for field in SETTINGS}
+    tried_arm = _with_shape(short, shape).arms[name].model_copy(update=changed)
+    run = short.model_copy(update={"arms": {name: tried_arm}}).run(
+        name, short.seeds[0], budget.steps
+    )
     began = time.perf_counter()
     ends = (math.nan,) * 3
     note = ""
     try:
         model = train_arm(run, job.store, run_dir, job.progress).model
-        ends = job.judges[name](model, run).estimate(job.tuning.seed)[:3]
+        ends = job.judge(name, shape)(model, run).estimate(job.tuning.seed)[:3]
     # A setting that diverges is a result: it has used its budget like any other.
     except TrainingDiverged as error:
         note = f"diverged: {error}"
     wall_s = time.perf_counter() - began
     tried: dict[Setting, float | None] = {name: getattr(setting, name) for name in SETTINGS}
     value, low, high = (end if math.isfinite(end) else None for end in ends)
-    trial = Trial(number, tried, value, low, high, budget.train_flops, budget.steps, wall_s, note)
+    trial = Trial(
+        number,
+        tried,
+        value,
+        low,
+        high,
+        budget.train_flops,
+        budget.steps,
+        wall_s,
+        note,
+        None if shape is None else shape.to_dict(),
+    )
     write_json(run_dir / "trial.json", trial.to_dict())
     return trial
+
+
+def _shape_of(config: Comparison, number: int) -> Shape | None:
+    """Return the shape of a trial: the arm's own (None), then those of the grid in turn."""
+    if config.shape_grid is None or number == 0:
+        return None
+    grid = GRIDS[config.shape_grid]
+    return grid[(number - 1) % len(grid)]
+
+
+def _with_shape(config: Comparison, shape: Shape | None) -> Comparison:
+    if shape is None:
+        return config
+    arms = {name: arm.model_copy(update={"shape": shape}) for name, arm in config.arms.items()}
+    return config.model_copy(update={"arms": arms})
+
+
+def _solve_shapes(
+    short: Comparison, tuning: Tuning, store: TokenStore
+) -> dict[Shape | None, dict[str, ArmBudget]]:
+    """Return the budgets of all trials by shape, and refuse what does not fit before any trains.
+
+    Raises:
+        GenlabError: if there are fewer trials than shapes, or a budget or the memory is too small.
+    """
+    if short.shape_grid is not None and tuning.trials <= len(GRIDS[short.shape_grid]):
+        needed = 1 + len(GRIDS[short.shape_grid])
+        raise GenlabError(
+            f"trials={tuning.trials}: shape_grid={short.shape_grid!r} has {needed - 1} shapes, and "
+            f"an arm tries its own setting and each of them; use --trials {needed} or more"
+        )
+    budgets: dict[Shape | None, dict[str, ArmBudget]] = {}
+    # Other shapes make other numbers of updates: the FLOPs of all trials are equal, not the steps.
+    for number in range(tuning.trials):
+        shape = _shape_of(short, number)
+        if shape in budgets:
+            continue
+        config = _with_shape(short, shape)
+        try:
+            budgets[shape] = solve_budget(config, store)
+            for name, budget in budgets[shape].items():
+                check_memory(config.run(name, config.seeds[0], budget.steps), budget.params)
+        except GenlabError as error:
+            told = "" if shape is None else f"shape {shape.title}: "
+            raise GenlabError(f"{told}{error}") from None
+    return budgets
 
 
 def own_setting(config: Comparison, name: str) -> ArmSettings:
     """Return what the config gives the arm, shared or its own."""
     run = config.run(name, config.seeds[0], steps=1)
-    own = {
-        field: getattr(run.optim, field) for field in ArmSettings.model_fields if field != "dropout"
-    }
+    own = {field: getattr(run.optim, field) for field in SETTINGS if field != "dropout"}
     return ArmSettings(**own, dropout=run.backbone.dropout)
-
-
-def make_judge(
-    config: Comparison, tuning: Tuning, store: TokenStore, clips: Sequence[TokenClip]
-) -> Judge:
-    """Return what scores the trained models of one arm on validation prompts; the sampler is
-    compiled once.
-    """
-    texts = [clip.text for clip in clips]
-    units = tuple(config.data.domain.unit_of(clip) for clip in clips)
-    # Energy needs no codec and no recogniser, so neither is loaded.
-    if find_metric(tuning.by).needs == "tokens":
-        draws = max(2, config.evaluation.energy_draws)
-        return lambda model, run: clip_means(
-            block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units
-        )
-    codec = config.data.load_codec()
-    recogniser = load_recogniser()
-    compiled = None
-    cond, num_frames = conditions(store, clips, config.data.num_frames)
-
-    def count_errors(model: nnx.Module, run: DecoderRun) -> ClipValues:
-        # Trials of one arm share shapes, and so one compiled sampler.
-        nonlocal compiled
-        if compiled is None:
-            compiled, _ = compile_sampler(model, run, cond, num_frames)
-        waves = decode(
-            compiled.of(model)(cond, num_frames, jax.random.key(tuning.seed)), store, codec
-        )
-        return ClipValues(*word_errors(recogniser.transcribe(waves), texts), units)
-
-    return count_errors
 
 
 def summarise(
@@ -392,7 +360,9 @@ def summarise(
             "best_of": best_of,
             "trials": [trial.to_dict() for trial in of_arm],
         }
-    return {
+        if best.shape is not None:
+            arms[name]["shape"] = best.shape
+    found: TuningFacts = {
         "schema": 1,
         "name": config.name,
         "unit": meaning.unit,
@@ -406,6 +376,9 @@ def summarise(
         "num_prompts": num_prompts,
         "arms": arms,
     }
+    if config.shape_grid is not None:
+        found["shape_grid"] = config.shape_grid
+    return found
 
 
 def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFacts]:
@@ -439,7 +412,8 @@ def apply_tuning(config: Comparison, path: Path) -> tuple[Comparison, TuningFact
             )
         # The ledger shows what was spent to find the setting.
         spent = {"training_trials": tuned["num_trials"], "tuning_flops": tuned["train_flops"]}
-        arms[name] = arm.model_copy(update={**tuned["setting"], **spent})
+        shape = {"shape": Shape.from_dict({**tuned["shape"]})} if "shape" in tuned else {}
+        arms[name] = arm.model_copy(update={**tuned["setting"], **shape, **spent})
     return Comparison.from_dict(config.model_copy(update={"arms": arms}).to_dict()), found
 
 
@@ -447,8 +421,11 @@ def arm_key(config: Comparison, name: str) -> str:
     """Return a hash of what a setting was tuned for: all that the arm trains on and with, except
     the seeds.
     """
-    shared = (config.data, config.backbone, config.condition, config.budget, config.optim)
-    values = [*(part.to_dict() for part in shared), config.arms[name].to_dict()["decoder"]]
+    shared = [part.to_dict() for part in (config.data, config.backbone, config.condition)]
+    shared += [part.lean_dict() for part in (config.budget, config.optim)]
+    values = [*shared, config.arms[name].to_dict()["decoder"]]
+    if config.shape_grid is not None:
+        values.append({"shape_grid": config.shape_grid})
     # A class of the user is another one when its source has changed.
     return digest([config.batch_size, *values, *sorted(pins_of(values).items())])
 

@@ -27,6 +27,7 @@ from genlab.config import Config, GenlabError, added
 from genlab.machine.sharding import path_name
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.param import Rule, rules_of
+from genlab.training.shapes import Shape
 
 
 class OptimConfig(Config):
@@ -91,6 +92,8 @@ class ArmSettings(Config):
     """As `optim.ema_decay`."""
     dropout: float | None = pydantic.Field(default=None, ge=0, lt=1)
     """As `backbone.dropout`."""
+    shape: Shape | None = added(None)
+    """The arm's own width, depth and heads of the backbone, of the comparison's `shape_grid`."""
 
     def apply(
         self, optim: OptimConfig, backbone: BackboneConfig
@@ -101,8 +104,14 @@ class ArmSettings(Config):
             for name in ArmSettings.model_fields
             if (value := getattr(self, name)) is not None
         }
-        dropout = {"dropout": own.pop("dropout")} if "dropout" in own else {}
-        return optim.model_copy(update=own), backbone.model_copy(update=dropout)
+        inside = {"dropout": own.pop("dropout")} if "dropout" in own else {}
+        own.pop("shape", None)
+        if self.shape is not None:
+            inside |= {name: getattr(self.shape, name) for name in Shape.model_fields}
+            # Checked: mixers that take turns divide the layers of some shapes and not of others.
+            values = {name: getattr(backbone, name) for name in type(backbone).model_fields}
+            backbone = type(backbone)(**{**values, **inside})
+        return optim.model_copy(update=own), backbone.model_copy(update=inside)
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> Callable[[ArrayLike], Array]:
