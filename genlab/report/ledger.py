@@ -22,13 +22,13 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
+from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
 from genlab.training.spend import Budget, Mode
 
-SEEDS_FOR_A_STATEMENT = 3
 # The rows that each mode holds within `TOLERANCE`; the others it leaves free.
 HELD: dict[Mode, tuple[str, ...]] = {
     "iso_flop": ("Training FLOPs",),
@@ -346,7 +346,7 @@ def _order_row(hashes: dict[str, list[list[str]]], steps: int) -> LedgerRow:
 
 
 def _seeds_row(counts: dict[str, int]) -> LedgerRow:
-    is_enough = min(counts.values()) >= SEEDS_FOR_A_STATEMENT
+    is_enough = min(counts.values()) >= MIN_SEEDS
     return _matched(
         "Seeds",
         counts,
