@@ -115,6 +115,9 @@ def test_results_have_the_promised_shape(finished: dict):
         assert {"wall_s", "audio_s", "first_audio_s", "flops"} <= set(arm["sampling"])
     assert {item["control"] for item in results["controls"]} >= {"prompt_swap"}
     assert all(isinstance(item["passed"], bool) for item in results["controls"])
+    gates = {gate["name"]: gate["state"] for gate in results["gates"]}
+    assert len(gates) == 9 and gates["ledger controlled"] == "passed"
+    assert gates["three seeds"] == "failed"
 
 
 def test_training_flops_agree_within_one_percent(finished: dict):
@@ -176,6 +179,9 @@ def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict
         for run in (one, other)
     ]
     assert sound[0] != sound[1]
+    # Statistics pair them by seed.
+    trained = {arm["name"]: arm.get("training") for arm in finished["results"]["arms"]}
+    assert trained["masked"] == trained["masked_random"] != trained["ar"]
     assert "train masked_random" not in finished["stdout"] + finished["stderr"]
     assert "train masked/" in finished["stdout"] + finished["stderr"]
 
