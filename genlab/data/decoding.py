@@ -80,7 +80,8 @@ def decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c
     allowed = FORMATS.get(path.suffix.lower())
     if allowed is None:
         suffix = path.suffix[:20]
-        raise AudioError(path, f"extension {suffix!r} is not one of {', '.join(FORMATS)}")
+        found = "" if os.path.lexists(path) else _beside(path)
+        raise AudioError(path, f"extension {suffix!r} is not one of {', '.join(FORMATS)}{found}")
     try:
         # Before it is opened: opening a named pipe waits for a writer.
         if not stat.S_ISREG(path.stat().st_mode):
@@ -103,7 +104,9 @@ def decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c
                 first, count = _judge_header(path, file, part, limit)
                 return _read_frames(path, file, first, count), file.samplerate
     except FileNotFoundError:
-        missing = "file not found" if not path.is_symlink() else "broken link: its target is gone"
+        missing = "broken link: its target is gone"
+        if not path.is_symlink():
+            missing = f"file not found{_beside(path)}"
         raise AudioError(path, missing) from None
     except AudioError:
         raise
@@ -117,6 +120,18 @@ def decode(path: Path, part: Part, limit: Limit) -> tuple[Float[np.ndarray, "s c
     except Exception as error:
         # A stranger's file must not stop an import, no matter what it makes a decoder raise.
         raise AudioError(path, f"not readable: {type(error).__name__} {error!s:.200}") from None
+
+
+def _beside(path: Path) -> str:
+    """Return which file is there under another extension; tables often keep the one of before a
+    conversion.
+    """
+    stem = path.name.removesuffix(path.suffix)
+    names = [stem + ending for suffix in FORMATS for ending in (suffix, suffix.upper())]
+    found = next((name for name in names if os.path.isfile(path.with_name(name))), None)
+    # A name on Linux may be any bytes, and a report is text.
+    shown = (found or "").encode("utf-8", "backslashreplace").decode()
+    return f"; {shown} is there" if found else ""
 
 
 _silence = threading.Lock()
@@ -171,8 +186,8 @@ def _judge_header(
     first, count = _place_part(path, part, frames, source_hz)
     if count < MIN_DURATION_S * source_hz:
         noun = "sample" if count == 1 else "samples"
-        needed = f"at least {MIN_DURATION_S} s needed"
-        raise AudioError(path, f"only {count} {noun} at {source_hz} Hz, {needed}")
+        needed = f"at least {1000 * MIN_DURATION_S:g} ms needed"
+        raise AudioError(path, f"only {1000 * count / source_hz:.3g} ms ({count} {noun}), {needed}")
     if count > limit.seconds * source_hz:
         length = f"{count / source_hz:.1f} s long"
         most = f"{limit.seconds:g} s"

@@ -44,6 +44,7 @@ from genlab.data.manifest import (
     split_rank,
     text_key,
 )
+from genlab.data.nearest import near_folder
 from genlab.data.recipe import Recipe
 from genlab.data.shards import Progress, run_shards
 from genlab.data.states import file_states
@@ -59,7 +60,7 @@ UNSUPPORTED_AUDIO = set(
     ".mp2 .mp4 .mpga .ra .raw .rf64 .snd .sph .spx .voc .w64 .webm .wma .wv".split()
 )
 TABLE_NAMES = {"manifest", "metadata"}
-MAX_CLIP_FIELD = "data.corpus.max_clip_s"  # as an override names it
+PATH_FIELD, MAX_CLIP_FIELD = "data.corpus.path", "data.corpus.max_clip_s"  # as overrides name them
 
 
 class ImportConfig(Config):
@@ -283,7 +284,10 @@ def import_files(
         )
     if not clips:
         report = ImportReport(0, 0.0, tuple(skipped), tuple(listing.notes))
-        raise GenlabError(f"corpus {config.path!r}: no usable audio file; {report.in_one_line(5)}")
+        told = report.in_one_line(5)
+        if not listing.rows and isinstance(config, Folder) and config.manifest is None:
+            told = f"none below it ends in {', '.join(FORMATS)}; {told}"
+        raise GenlabError(f"corpus {config.path!r}: no usable audio file; {told}")
     clips, shared = _place(config, clips, {printable(row.id): row for row in rows})
     notes = [*listing.notes, *_note_texts(clips)]
     cut = sum(result.get("is_cut", False) for result in results)
@@ -307,14 +311,19 @@ def existing_directory(config: ImportConfig) -> Path:
     """
     expected = "expected the folder that holds the corpus"
     if not config.path.strip():
-        raise GenlabError(f"path: {config.path!r} is empty, {expected}; '.' is the current folder")
+        raise GenlabError(
+            f"{PATH_FIELD}: {config.path!r} is empty, {expected}; '.' is the current folder"
+        )
     try:
         root = Path(os.path.abspath(Path(config.path).expanduser()))
         if root.is_dir():
             return root
+        near = near_folder(config.path)
     except (OSError, ValueError, RuntimeError):
-        pass
-    raise GenlabError(f"path: {shorten(config.path)!r} is not a directory, {expected}")
+        near = ""
+    raise GenlabError(
+        f"{PATH_FIELD}: {shorten(config.path)!r} is not a directory, {expected}{near}"
+    )
 
 
 def _usable_rows(root: Path, listing: Listing) -> tuple[list[SourceRow], list[Skipped]]:
@@ -366,7 +375,9 @@ def _convert(
         else:
             sides = (read_wave(path, part=part, limit=limit),)
     except AudioError as error:
-        return {"reason": error.reason}
+        is_from_here = not os.path.lexists(path) and os.path.isfile(root.parent / row.path)
+        hint = f": paths in a table start at {PATH_FIELD}" if is_from_here else ""
+        return {"reason": error.reason + hint}
     # A table may state durations in minutes: a cut that nobody asked for is worth a line.
     is_cut = not row.offset_s and row.duration_s is not None and is_longer(path, row.duration_s)
     waves = [to_int16(side) for side in sides]

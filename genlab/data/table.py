@@ -25,6 +25,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from genlab.config import GenlabError
+from genlab.data.columns import ALIASES, find_columns, note_missing, plain
 from genlab.data.decoding import FORMATS
 from genlab.data.listing import (
     MAX_TEXT_BYTES,
@@ -36,26 +37,9 @@ from genlab.data.listing import (
     read_bytes,
     shorten,
 )
+from genlab.data.nearest import explain_missing_table
 from genlab.run.stored import MAX_NUMBER
 
-# The first name wins over its aliases, which then are labels like other columns. Case is ignored.
-ALIASES = {
-    "path": (
-        "file_name",
-        "audio_filepath",
-        "audio_path",
-        "audio_file",
-        "wav_filename",
-        "filename",
-        "filepath",
-    ),
-    "text": ("transcription", "transcript", "sentence"),
-    "speaker": ("speaker_id", "speaker_name", "client_id"),
-    "split": (),
-    "licence": ("license",),
-    "offset": (),
-    "duration": (),
-}
 SPLIT_ALIASES = {
     "training": "train",
     "dev": "valid",
@@ -68,6 +52,7 @@ SPLIT_ALIASES = {
 }
 USUAL_SPLITS = {"train", "valid", "test", "test_pair", "test_speaker"}
 JSON_LINES = {".jsonl", ".ndjson"}
+FIELD = "data.corpus.manifest"  # as an override names it
 DELIMITERS = ",;\t|"
 PEEK_BYTES = 1 << 16
 MAX_FIELD_CHARS = 131_072
@@ -102,10 +87,13 @@ def list_table(root: Path, name: str) -> Listing:
         GenlabError: if the table cannot be read, or no column names the audio.
     """
     path = Path(name).expanduser() if name.startswith("~/") else root / name
+    if not os.path.lexists(path):
+        raise GenlabError(f"{FIELD}: {explain_missing_table(root, name)}")
     text = _read_text(path)
     report = Report(shorten(printable(name)), [], [])
     rows: list[SourceRow] = []
     renamed: set[tuple[str, str]] = set()
+    missing: set[str] = set()
     for line, values in _read_rows(text, path, report):
         columns = find_columns(tuple(values))
         if isinstance(columns, str):
@@ -116,8 +104,12 @@ def list_table(root: Path, name: str) -> Listing:
             report.skip(line, row)
             continue
         rows.append(row)
-        renamed |= {(found, field) for field, found in columns.items() if _plain(found) != field}
+        if len(missing) < 2:
+            missing.add(note_missing(tuple(values)))
+        renamed |= {(found, field) for field, found in columns.items() if plain(found) != field}
     notes = [f"column {shorten(found)} read as {field}" for found, field in sorted(renamed)]
+    # Lines of JSON have columns each: of those, a text that some rows lack is no news.
+    notes += missing if len(missing) == 1 and "" not in missing else ()
     return Listing(rows, report.skipped, report.notes + notes + _notes(rows))
 
 
@@ -141,36 +133,7 @@ def is_table(path: Path) -> bool:
             names = _read_header(text.split("\n", 1)[0].rstrip("\r"), path).names
     except (OSError, EOFError, zlib.error, GenlabError):
         return False
-    return not {"path", *ALIASES["path"]}.isdisjoint(map(_plain, names))
-
-
-def find_columns(names: tuple[str, ...]) -> dict[str, str] | str:
-    """Return which column holds each known field, or the reason why that is not clear."""
-    found: dict[str, str] = {}
-    for name in names:
-        plain = _plain(name)
-        fault = find_broken_text(name)
-        if fault is not None:
-            return f"name of column {shorten(printable(name))!r} {fault}"
-        if plain in found:
-            return f"column {shorten(plain)!r} occurs twice: keep one"
-        found[plain] = name
-    columns = {}
-    for field, aliases in ALIASES.items():
-        known = [alias for alias in aliases if alias in found]
-        # The field's own name wins over its aliases; two aliases leave open which is meant.
-        if field in found:
-            columns[field] = found[field]
-        elif len(known) > 1:
-            both = f"columns {known[0]!r} and {known[1]!r}"
-            return f"{both} both hold the {field}: rename one to {field!r}"
-        elif known:
-            columns[field] = found[known[0]]
-    return columns
-
-
-def _plain(column: str) -> str:
-    return column.strip().lower()
+    return not {"path", *ALIASES["path"]}.isdisjoint(map(plain, names))
 
 
 def _source_row(
@@ -305,14 +268,12 @@ def _read_text(path: Path) -> str:
             if len(data) > most:
                 told = f"more than {most} bytes when unzipped: unzip it if it is meant so"
                 raise OSError(None, told)
-    except FileNotFoundError:
-        raise GenlabError(f"manifest: {shown} not found, expected a CSV or JSONL file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise GenlabError(f"manifest: {shown} is a damaged gzip file, copy it again") from None
+        raise GenlabError(f"{FIELD}: {shown} is a damaged gzip file, copy it again") from None
     except OSError as error:
         reason = error.strerror or str(error)
         expected = "expected a CSV or JSONL file"
-        raise GenlabError(f"manifest: {shown} cannot be read ({reason}), {expected}") from None
+        raise GenlabError(f"{FIELD}: {shown} cannot be read ({reason}), {expected}") from None
     try:
         # What Excel saves as "Unicode text" begins with a mark; everything else is read as UTF-8.
         if data[:4] in {codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE}:
@@ -320,9 +281,9 @@ def _read_text(path: Path) -> str:
         if data[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
             return data.decode("utf-16")
     except UnicodeDecodeError:
-        raise GenlabError(f"manifest: {shown} is damaged UTF-16 text, save it as UTF-8") from None
+        raise GenlabError(f"{FIELD}: {shown} is damaged UTF-16 text, save it as UTF-8") from None
     if b"\0" in data.split(b"\n", 1)[0]:
-        raise GenlabError(f"manifest: {shown} is not UTF-8 text, save it as UTF-8")
+        raise GenlabError(f"{FIELD}: {shown} is not UTF-8 text, save it as UTF-8")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
 
 
@@ -342,7 +303,7 @@ def _read_list(text: str, path: Path, report: Report) -> Iterator[TableRow]:
         items = json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         shown = shorten(printable(str(path)))
-        raise GenlabError(f"manifest: {shown!r} is not JSON: {error!s:.100}") from None
+        raise GenlabError(f"{FIELD}: {shown!r} is not JSON: {error!s:.100}") from None
     for number, item in enumerate(items, start=1):
         if isinstance(item, dict):
             yield TableRow(number, item)
@@ -443,11 +404,11 @@ def _read_header(line: str, path: Path) -> Layout:
             return layout
     for columns in found_columns:
         if isinstance(columns, str):
-            raise GenlabError(f"manifest: {shown!r}: {columns}")
+            raise GenlabError(f"{FIELD}: {shown!r}: {columns}")
     names = max((layout.names for layout in layouts), key=len, default=[])
     found = shorten(printable(", ".join(names))) or "nothing"
     expected = ", ".join(("path", *ALIASES["path"]))
-    missing = f"manifest: {shown!r} has no column 'path', found {found}"
+    missing = f"{FIELD}: {shown!r} has no column 'path', found {found}"
     raise GenlabError(f"{missing}; expected one of {expected}")
 
 

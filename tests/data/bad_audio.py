@@ -53,7 +53,7 @@ def write_bad_files(folder):
         "zero samples.wav": "zero length",
         "nan.wav": "NaN",
         "infinite.wav": "infinite",
-        "one sample.wav": "only 1 sample at",
+        "one sample.wav": "only 0.0625 ms (1 sample), at least 50 ms needed",
         "eight channels.wav": "8 channels",
         "silence.wav": "silence",
         "unscaled.wav": "rescale",

@@ -305,5 +305,5 @@ def test_parts_of_a_file(tmp_path, name):
     assert "is beyond its end" in refusal(tmp_path / name, part=Part(1e308, 1e308))
     assert "duration 3.2 s is beyond its end" in refusal(tmp_path / name, part=Part(0.0, 3.2))
     assert "offset + duration, 3.2 s," in refusal(tmp_path / name, part=Part(1.0, 2.2))
-    assert "only 160 samples" in refusal(tmp_path / name, part=Part(1.0, 0.01))
+    assert "only 10 ms (160 samples), at" in refusal(tmp_path / name, part=Part(1.0, 0.01))
     assert "the limit is 1 s" in refusal(tmp_path / name, part=Part(0.5, 1.5), limit=Limit(1.0))
