@@ -124,7 +124,7 @@ SCENARIOS = (
     Scenario("sweep", _prepare_sweep, _sweep, "out", dies="command"),
     Scenario("sweep workers", _prepare_sweep, _sweep, "out", dies="workers"),
 )
-SHARES = {"data": 18, "compare": 40, "evaluate": 25, "sweep": 4, "sweep workers": 13}
+SHARES = {"data": 19, "compare": 50, "evaluate": 26, "sweep": 2, "sweep workers": 3}
 
 
 def run_kills(
