@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genlab import cli
-from genlab.codecs import cache as token_cache
+from genlab import cli, experiment
 
 PAGE = """
 from typing import ClassVar
@@ -79,7 +78,7 @@ def place(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GENLAB_CACHE", str(cache))
-    monkeypatch.setattr(token_cache, "encode_corpus", encode)
+    monkeypatch.setattr(experiment, "encode_corpus", encode)
     (tmp_path / "page.py").write_text(PAGE)
     return tmp_path
 
