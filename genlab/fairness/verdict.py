@@ -297,7 +297,9 @@ def _check_controls(evidence: Evidence) -> Gate:
 def _check_trust(evidence: Evidence) -> Gate:
     metric = known_metric(evidence.score)
     if metric is not None and metric.needs == "tokens":
-        reason = "a proper score of tokens, tested on sources of known entropy; audits are of audio"
+        reason = "it is computed from tokens, and the audit is of audio"
+        if evidence.score == BITS:
+            reason += "; likelihoods are tested on sources of known entropy"
         return Gate("score trusted", "not applicable", reason)
     found = (evidence.audit or {}).get(evidence.score)
     if found is None:
