@@ -177,7 +177,8 @@ def test_the_command_checks_what_a_config_uses(built, capsys, monkeypatch):
         "data.corpus=" + json.dumps(config.to_dict()),
     ]
     assert main(command) == 0
-    told = capsys.readouterr().out.splitlines()
+    told, bars = (text.splitlines() for text in capsys.readouterr())
+    assert bars[0].startswith(f"check {manifest.root.name}: ")
     assert told[0] == f"{manifest.root}: 6 files, all as they were written" and told[1].endswith(
         ": not built"
     )
