@@ -203,7 +203,7 @@ def sample_run(
     prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)
     compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
     waves = decode(compiled(cond, num_frames, jax.random.key(seed), prompt), store, codec)
-    # The real clip through the codec: the best that any arm can do.
+    # The real clip through the codec: what the codec alone costs.
     real = codec.decode_codes([clip.codes for clip in clips])
     with RunWriter(out) as writer:
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):

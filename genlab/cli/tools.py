@@ -81,7 +81,7 @@ def add_own(add: AddCommand) -> None:
         nargs="*",
         default=[],
         metavar="FIELD=VALUE",
-        help="fields that are not to have their default",
+        help="fields whose default is to change, or that have none",
     )
     command = add(
         "doctor", "Print versions and devices, what is missing, and how to get it.", "genlab doctor"

@@ -471,8 +471,8 @@ def _method(config: Comparison, material: Material) -> list[str]:
         "number of frames; every arm draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
         f"{spec.codebooks} codebooks of {spec.entries} entries ({spec.bitrate_bps / 1000:g} "
-        f"kbit/s), {spec.latent_channels} latent channels. Its floors are the best that these "
-        "tokens can say of a clip.",
+        f"kbit/s), {spec.latent_channels} latent channels. Its floors show how much of a "
+        "clip these tokens keep.",
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
         f"upper bound averaged over {config.evaluation.score_draws} draws per clip, through "

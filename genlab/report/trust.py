@@ -59,7 +59,7 @@ def audit_table(results: Scored) -> Markup:
             )
         )
     return Markup(
-        '<p class="lead">Real clips, spoiled by known amounts. A metric ranks a degradation if '
+        '<p class="lead">Real clips, degraded by known amounts. A metric ranks a degradation if '
         "its strongest step is "
         "significantly worse than the clean clips and no step is significantly better than a "
         "milder "

@@ -49,7 +49,7 @@ def check_class(cls: type[Config], overrides: Iterable[str] = ()) -> list[Findin
 
     Args:
         cls: the config class.
-        overrides: FIELD=VALUE for fields that are not to have their default, or have none.
+        overrides: FIELD=VALUE for fields whose default is to change, or that have none.
 
     Raises:
         ConfigError: if it is nothing that has a contract, or a field has neither default nor value.
