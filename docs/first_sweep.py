@@ -28,6 +28,7 @@ def sweep() -> Sweep:
         budget=Budget(mode="iso_step", steps=300),
         arms={"ar": Arm(decoder=ARConfig(), sampler=ARSampler())},
         num_prompts=2,
+        baselines=("unigram", "bigram"),
         evaluation=EvaluationConfig(dnsmos_clips=0, reference_clips=8),
         settings=TrainSettings(log_every=20, save_every_steps=50, save_every_s=None),
     )

@@ -20,9 +20,11 @@ from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
 from genlab.fairness.looks import open_looks
 from genlab.fairness.measured import read_or_measure
+from genlab.fairness.regression import regression_run, solve_regression
 from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
+from genlab.run.bounds import BASELINES, REGRESSION
 from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import check_held, hold_run
@@ -148,6 +150,27 @@ def planned_run(config: Comparison, name: str, seed: int, budget: ArmBudget) -> 
     return run.model_copy(update={"arm": arm})
 
 
+def plan_regression(
+    config: Comparison, store: TokenStore, out: Path, arms: Sequence[ArmRun]
+) -> list[ArmRun]:
+    """Return the runs of the baseline that is trained, on every training seed; none if it is not
+    wanted. `arms` are those of `plan`.
+    """
+    budget = solve_regression(config, store, {arm.name: arm.budget for arm in arms})
+    if budget is None:
+        return []
+    return [
+        ArmRun(
+            REGRESSION,
+            seed,
+            regression_run(config, seed, budget.steps),
+            find_run_dir(out, REGRESSION, seed),
+            budget,
+        )
+        for seed in config.seeds
+    ]
+
+
 def by_name(arms: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
     """Return the runs of each arm, both in the order they were planned in."""
     return {
@@ -157,8 +180,10 @@ def by_name(arms: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
 
 
 def find_run_dir(out: Path, name: str, seed: int) -> Path:
-    """Return where an arm is trained and sampled in the directory of its comparison."""
-    return out / "arms" / name / f"seed{seed}"
+    """Return where an arm, or the baseline that is trained, lies in the directory of its
+    comparison.
+    """
+    return out / ("floors" if name in BASELINES else "arms") / name / f"seed{seed}"
 
 
 def _training_of(run: DecoderRun) -> dict[str, object]:

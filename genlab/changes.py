@@ -19,7 +19,7 @@ from genlab.run.trust import find_code
 FIX = "restore it, or use another --out"
 
 # Of a comparison: how it is scored.
-SCORING = ("evaluation", "metrics", "equivalence", "audit", "question", "settings")
+SCORING = (*("evaluation", "metrics", "baselines", "equivalence", "audit", "question", "settings"),)
 MEASURED_WHILE_SAMPLING = ("evaluation.lengths_s",)
 # Of one training: what it does not read. inputs.json says whether the data are the same.
 NOT_TRAINED_WITH = (

@@ -11,7 +11,8 @@ scored row are never made twice.
     results.json ...     the outputs, which outputs.json lists (report/outputs.py)
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac,
                          events of TensorBoard
-    floors/ROW/          events of the real and codec-floor rows        rows/ROW.json   scores
+    floors/ROW/          events of rows that are no arms; floors/regression/seedN/ as arms/
+    rows/ROW.json        scores
 """
 
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genlab.arms import ArmRun, find_run_dir, plan, read_samples
+from genlab.arms import ArmRun, find_run_dir, plan, plan_regression, read_samples
 from genlab.changes import claim
 from genlab.config import GenlabError
 from genlab.evaluate.metrics import RowResult
@@ -37,7 +38,7 @@ from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
 from genlab.report.results import assemble, show
 from genlab.run import checkpoint
-from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, REAL
+from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, REAL, REGRESSION
 from genlab.run.files import write_json
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.stored import Number, read_again
@@ -102,9 +103,11 @@ def _make(
         progress.note(note)
     arms = plan(config, material.store, out)
     heard = [arm for arm in arms if arm.seed == config.seeds[0]]  # while they train
-    for arm in heard:
-        check_memory(arm.run, arm.budget.params)
-        check_flops(arm.run, material.store)
+    arms += plan_regression(config, material.store, out, arms)
+    for arm in arms:
+        if arm.seed == config.seeds[0]:
+            check_memory(arm.run, arm.budget.params)
+            check_flops(arm.run, material.store)
     previews = out / "previews"
     for number, arm in enumerate(arms):
         watch = (
@@ -133,7 +136,8 @@ def conclude(
     progress: Progress,
 ) -> None:
     """Make results, ledger and reports of the scored rows, and replace those of the run at once."""
-    ledger = build_ledger(config, material.store, arms, material.manifest)
+    ranked = [arm for arm in arms if arm.name in config.arms]
+    ledger = build_ledger(config, material.store, ranked, material.manifest)
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
     wall_s = _add_wall_time(out, time.perf_counter() - began)
     scored = assemble(config, material, arms, rows, command, wall_s)
@@ -165,7 +169,10 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     results, ledger = outputs.read_outputs(out)
     material = gather(config, progress, out)
     seed = config.seeds[0]
-    heard = {name: read_samples(find_run_dir(out, name, seed), material) for name in config.arms}
+    # A run of an earlier version has no baselines.
+    is_regressed = any(arm["name"] == REGRESSION for arm in results["arms"])
+    names = [*config.arms, *([REGRESSION] if is_regressed else [])]
+    heard = {name: read_samples(find_run_dir(out, name, seed), material) for name in names}
     # An audit may have been made after the run.
     results["audit"] = results.get("audit") or read_audit(config, material)
     results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]

@@ -50,6 +50,7 @@ with collector_paused():
     from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSampler
     from genlab.decoders.mar import MARConfig, MARSampler
     from genlab.decoders.masked import MaskedConfig, MaskedSampler
+    from genlab.decoders.regression import RegressionConfig, RegressionSampler
     from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
     from genlab.evaluate.domains import Domain, domain_of
     from genlab.evaluate.metric import Metric
@@ -58,7 +59,7 @@ with collector_paused():
     from genlab.evaluate.table import is_paired
     from genlab.nets.backbone import BackboneConfig
     from genlab.recognisers.shipped import load_units
-    from genlab.run.bounds import BOUND_FAMILIES, BOUND_NAMES
+    from genlab.run.bounds import BASELINES, BOUND_FAMILIES, BOUND_NAMES, REGRESSION, Baseline
     from genlab.run.cache import cache_root
     from genlab.runs import Run
     from genlab.tokens import TokenSpec
@@ -96,6 +97,7 @@ AnyDecoder = Annotated[
         BlockwiseConfig,
         LatentBlocksConfig,
         DiffusionConfig,
+        RegressionConfig,  # of the baseline: no arm of a comparison may have it
     ),
 ]
 AnySampler = Annotated[
@@ -110,6 +112,7 @@ AnySampler = Annotated[
         BlockwiseSampler,
         LatentBlocksSampler,
         DiffusionSampler,
+        RegressionSampler,
     ),
 ]
 
@@ -376,6 +379,10 @@ class Comparison(Config):
     """
     metrics: tuple[AnyMetric, ...] = added(())
     """Metrics of your own, beside those of the corpus (docs/own_metric.py in the repository)."""
+    baselines: tuple[Baseline, ...] = added(BASELINES)
+    """Rows that every arm must beat. `regression` costs a training as long as an arm's, the others
+    seconds; without them no arm can be called better than mean latents or counts of codes.
+    """
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
     checkpoint: CheckpointRule = added(CheckpointRule())
@@ -425,6 +432,11 @@ class Comparison(Config):
                 f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another"
             )
         for name, arm in self.arms.items():
+            if arm.decoder.kind == REGRESSION:
+                raise ValueError(
+                    f"arms.{name}.decoder.kind={REGRESSION!r}: a baseline, which every comparison "
+                    "makes and no arm may be; leave the arm out"
+                )
             # Without dropped conditions in training the unconditional prediction is untrained
             # noise.
             guidance = guidance_of(arm.sampler)
@@ -464,6 +476,7 @@ class Comparison(Config):
         prompts, evaluation.
         """
         excluded = {"name", "question", "arms", "settings", "optim", "audit", "equivalence"}
+        excluded.add("baselines")  # a table with more rows compares the same arms
         return self.digest(exclude=excluded)
 
     def run(self, name: str, seed: int, steps: int) -> DecoderRun:

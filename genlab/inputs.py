@@ -87,7 +87,8 @@ def bind(run_dir: Path, data: TokenData, store: TokenStore) -> None:
     if made is not None:
         _refuse(run_dir, made, found, data)
     elif _is_begun(run_dir):
-        _note_unrecorded(run_dir.parts[:-3] if run_dir.parts[-3:-2] == ("arms",) else run_dir.parts)
+        is_part = run_dir.parts[-3:-2] in (("arms",), ("floors",))  # of a comparison
+        _note_unrecorded(run_dir.parts[:-3] if is_part else run_dir.parts)
     else:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / INPUTS_NAME, found)

@@ -11,9 +11,10 @@ from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.metrics import Wanted
 from genlab.experiment import Comparison
+from genlab.fairness.lookup import fit_lookup
 from genlab.preflight import Preflight, inspect
 from genlab.prompts import as_wanted, choose_prompts
-from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR
+from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, LOOKUP
 from genlab.watch.progress import Progress
 
 
@@ -37,6 +38,16 @@ def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
     codes = material.codec.decode_codes([clip.codes for clip in material.clips])
     latents = material.codec.decode_latents([clip.latents for clip in material.clips])
     return {CODES_FLOOR: codes, LATENTS_FLOOR: latents}
+
+
+def lookup_latents(config: Comparison, material: Material) -> list[np.ndarray]:
+    """Return the mean latents of the prompts' conditions, in the codec's units; none if the config
+    does not want them.
+    """
+    if LOOKUP not in config.baselines:
+        return []
+    lookup = fit_lookup(material.store, config.condition, config.data.train_clips)
+    return [lookup.predict(clip) for clip in material.clips]
 
 
 def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:

@@ -43,6 +43,7 @@ from genlab.fairness.budget import (
     checkpoint_bytes,
     solve_budget,
 )
+from genlab.fairness.regression import solve_trained
 from genlab.prompts import FEWEST, Voiced, as_wanted, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
@@ -154,15 +155,16 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     preflight = inspect(config, manifest, codec)
     store = PlannedStore(manifest, codec, units)
     budgets = solve_budget(config, store)
-    ratios, with_bits, flops = {}, [], 0.0
+    ratios, with_bits = {}, []
     for name, budget in budgets.items():
         run = config.run(name, config.seeds[0], budget.steps)
         ratios[name] = check_flops(run, store)
         if can_score(abstract_decoder(run, store)):
             with_bits.append(name)
-        sampling = budget.sample_flops * len(preflight.prompts)
-        flops += (budget.train_flops + sampling) * len(config.seeds)
-    disk_bytes = checkpoint_bytes(config, budgets)
+    trained = solve_trained(config, store, budgets)
+    sampled, seeds = len(preflight.prompts), len(config.seeds)
+    flops = seeds * sum(one.train_flops + one.sample_flops * sampled for one in trained.values())
+    disk_bytes = checkpoint_bytes(config, trained)
     return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
 
 

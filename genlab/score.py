@@ -38,12 +38,14 @@ from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import clip_means
 from genlab.evaluate.table import make_score
 from genlab.experiment import Comparison, DecoderRun
-from genlab.material import Material, floor_waves, gather
+from genlab.fairness.counts import score_counts
+from genlab.fairness.lookup import score_energy
+from genlab.material import Material, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, recognisers
 from genlab.prompts import choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
-from genlab.run.bounds import FLOORS, REAL
+from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, CountedBaseline
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
@@ -145,9 +147,13 @@ def score_rows(
     out: Path,
     progress: Progress,
 ) -> dict[str, RowResult]:
-    """Score real audio, both codec floors and every arm, each once; `out` keeps the rows."""
+    """Score real audio, both codec floors, the baselines and every arm, each once; `out` keeps the
+    rows. The baseline that is trained is one of `arms`.
+    """
     by_seed = by_name(arms)
     waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    means = lookup_latents(config, material)
+    waves |= {LOOKUP: material.codec.decode_latents(means)} if means else {}
     waves |= {
         name: [wave for arm in runs for wave in arm.sampled.waves] for name, runs in by_seed.items()
     }
@@ -180,11 +186,39 @@ def score_rows(
                 progress(f"score {name}: bits, energy", 1, 2)
                 row = _add_energy(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 2, 2)
+            if name == LOOKUP:
+                row = _add_distance(row, config, material, means)
             check_held(path)
             save_row(path, row, own)
         rows[name] = row
     progress("score", len(waves), len(waves))
-    return rows
+    return {**rows, **_count_rows(config, material, out / "rows")}
+
+
+def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[str, RowResult]:
+    """Return the baselines that have bits alone, which take no wave; `folder` keeps them."""
+    wanted = [name for name in COUNTED_BASELINES if name in config.baselines]
+    kept: dict[CountedBaseline, RowResult | None] = {
+        name: load_row(folder / f"{name}.json", ()) for name in wanted
+    }
+    # All three come of one count, and each is kept by itself, as the rows of the arms are.
+    if missing := [name for name in wanted if kept[name] is None]:
+        unscored = choose_unscored(
+            material.store, config.data, config.prompts_split, config.num_prompts
+        )
+        made = score_counts(
+            material.store,
+            material.clips,
+            tuple(prompt.clip_id for prompt in material.prompts),
+            unscored=unscored,
+            train_clips=config.data.train_clips,
+            seed=config.evaluation.seed,
+        )
+        for name in missing:
+            check_held(folder / f"{name}.json")
+            save_row(folder / f"{name}.json", made[name])
+            kept[name] = made[name]
+    return {str(name): row for name, row in kept.items() if row is not None}
 
 
 def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
@@ -230,6 +264,22 @@ def _add_bits(
     )
     return row._replace(
         scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values}
+    )
+
+
+def _add_distance(
+    row: RowResult, config: Comparison, material: Material, means: Sequence[np.ndarray]
+) -> RowResult:
+    """Add the energy score of mean latents, which are one forecast for sure: its distance."""
+    if not config.evaluation.energy_draws:
+        return row
+    clusters = tuple(prompt.clip_id for prompt in material.prompts)
+    score, values = score_energy(
+        means, material.store, material.clips, clusters, config.evaluation.seed
+    )
+    return row._replace(
+        scores={**row.scores, "block_energy": score},
+        per_clip={**row.per_clip, "block_energy": values},
     )
 
 

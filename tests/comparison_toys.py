@@ -28,5 +28,6 @@ def make_comparison(*overrides):
         condition=ConditionConfig(layers=1),
         budget=Budget(train_flops=2e10),
         arms=ARMS,
+        baselines=(),
     )
     return config.override(overrides)

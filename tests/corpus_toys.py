@@ -54,6 +54,7 @@ def make_small_comparison(corpus: Folder, *overrides: str) -> Comparison:
             "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=2)),
         },
         num_prompts=4,
+        baselines=("lookup", "uniform", "unigram", "bigram"),  # a regression takes a training
         evaluation=EvaluationConfig(
             dnsmos_clips=0, reference_clips=8, score_draws=2, energy_draws=2
         ),

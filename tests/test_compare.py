@@ -56,6 +56,10 @@ def config():
 """
 
 
+ARMS = ("ar", "masked", "masked_random", "diffusion")
+BASELINES = ("lookup", "regression", "uniform", "unigram", "bigram")
+
+
 def run_compare(config: Path, out: Path, cache: Path, *overrides: str) -> subprocess.Popen:
     # One device: what a user has. The eight fake ones of the test process would only slow this
     # down.
@@ -101,7 +105,7 @@ def test_results_have_the_promised_shape(finished: dict):
     assert results["schema"] == 1 and results["mode"] == "iso_flop" and results["wall_s"] > 0
     assert results["peak_rss_bytes"] > 2**20
     assert [arm["family"] for arm in results["arms"]] == [
-        *("real", "floor", "floor"),
+        *("real", "floor", "floor", *["baseline"] * 5),
         *("ar", "masked", "masked", "diffusion"),
     ]
     for arm in results["arms"]:
@@ -110,7 +114,7 @@ def test_results_have_the_promised_shape(finished: dict):
                 score
             )
             assert find_metric(name).unit == score["unit"]
-    for arm in results["arms"][3:]:
+    for arm in results["arms"][8:]:
         assert arm["network_calls"] > 0 and arm["params"] > 0 and arm["batch_hash"]
         assert {"wall_s", "audio_s", "first_audio_s", "flops"} <= set(arm["sampling"])
     assert {item["control"] for item in results["controls"]} >= {"prompt_swap"}
@@ -122,12 +126,13 @@ def test_results_have_the_promised_shape(finished: dict):
 
 def test_training_flops_agree_within_one_percent(finished: dict):
     spent = [arm["train_flops"] for arm in finished["results"]["arms"] if arm["train_flops"]]
-    assert len(spent) == 4
+    assert len(spent) == 5  # with the regression
     assert max(spent) / min(spent) < 1.01
 
 
 def test_bits_say_what_they_are_and_bounds_are_not_ranked_against_each_other(finished: dict):
-    bits = {arm["name"]: arm["scores"].get("bits_per_s") for arm in finished["results"]["arms"]}
+    arms = [arm for arm in finished["results"]["arms"] if arm["family"] != "baseline"]
+    bits = {arm["name"]: arm["scores"].get("bits_per_s") for arm in arms}
     kinds = {name: score["validity"] for name, score in bits.items() if score}
     assert kinds.pop("ar") == "exact" and set(kinds.values()) <= {"upper bound"}
     # Nearly untrained, it must cost about as much as naming every code: 50 frames/s x 8 codes x 10
@@ -137,11 +142,70 @@ def test_bits_say_what_they_are_and_bounds_are_not_ranked_against_each_other(fin
         bits["ar"]["value"] * 0.8 < bits[name]["value"] and "draws per clip" in bits[name]["note"]
         for name in kinds
     )
-    pairs = [pair for pair in finished["results"]["differences"] if pair["score"] == "bits_per_s"]
+    pairs = [
+        pair
+        for pair in finished["results"]["differences"]
+        if pair["score"] == "bits_per_s" and pair["b"] not in BASELINES
+    ]
     assert {frozenset((pair["a"], pair["b"])) for pair in pairs} == {
         frozenset(("ar", name)) for name in kinds
     }
     assert all(pair["better"] != "ar" for pair in pairs)
+
+
+def test_baselines_are_scored_as_arms_and_are_none(finished: dict):
+    results, out = finished["results"], finished["out"]
+    rows = {row["name"]: row for row in results["arms"]}
+    heard, counted = ("lookup", "regression"), ("uniform", "unigram", "bigram")
+    for name in heard:
+        assert {"wer_ctc", "speaker_similarity", "block_energy"} <= set(rows[name]["scores"])
+        assert "bits_per_s" not in rows[name]["scores"]
+        assert "prompt_swap" in {c["control"] for c in results["controls"] if c["arm"] == name}
+    assert rows["uniform"]["scores"]["bits_per_s"]["value"] == pytest.approx(50 * 8 * 10)
+    assert all(set(rows[name]["scores"]) == {"bits_per_s"} for name in counted)
+    found = {(pair["a"], pair["b"]) for pair in results["differences"] if pair["b"] in BASELINES}
+    assert found == {(arm, name) for arm in ARMS for name in BASELINES}
+    # The regression spends what diffusion spends, on the same batches; the ledger is of the arms.
+    assert rows["regression"]["train_flops"] == rows["diffusion"]["train_flops"]
+    assert rows["regression"]["batch_hash"] == rows["diffusion"]["batch_hash"]
+    ledger = json.loads((out / "ledger.json").read_text())
+    assert all(set(row["values"]) <= set(ARMS) for row in ledger["rows"])
+    for name in (*heard, *counted):
+        assert (out / "rows" / f"{name}.json").exists()
+        assert list((out / "floors" / name).rglob("events.out.tfevents*"))
+    assert len(list((out / "floors/regression/seed0/samples").glob("*.flac"))) == 3
+    page = (out / "report.html").read_text()
+    assert page.count("<audio") == 3 * (3 + 2 + len(ARMS)) and "Not in this run" not in page
+    for title in ("Mean latents", "Regression", "Uniform codes", "Unigram", "Bigram"):
+        assert title in page and title in finished["stdout"]
+
+
+def test_a_run_of_an_earlier_version_is_shown_without_baselines(finished: dict, place: Path):
+    out = place / "earlier"
+    shutil.copytree(finished["out"], out)
+    shutil.rmtree(out / "floors")
+    for name in BASELINES:
+        (out / f"rows/{name}.json").unlink()
+    (out / "outputs.json").unlink()  # the oldest had none
+    for name in ("results.json", "ledger.json", "config.json"):
+        values = json.loads((out / name).read_text())
+        values.pop("digest", None)
+        values.pop("baselines", None)
+        for field in ("arms", "differences", "controls") if name == "results.json" else ():
+            values[field] = [
+                item
+                for item in values[field]
+                if not {item.get("name"), item.get("b"), item.get("arm")} & {*BASELINES}
+            ]
+        (out / name).write_text(json.dumps(values))
+    environ = {"GENLAB_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "genlab.cli", "report", str(out)]
+    done = subprocess.run(
+        command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Not in this run: Mean latents, Regression" in (out / "report.html").read_text()
+    assert "Not in this run: Mean latents, Regression" in (out / "report.md").read_text()
 
 
 def test_ledger_is_controlled_and_batches_are_the_same(finished: dict):
@@ -289,12 +353,10 @@ def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: 
             for arm in (ours, theirs)
         ]
         assert values[0] == pytest.approx(values[1], rel=1e-9, abs=1e-9)
-    for name in ("ar", "masked", "diffusion"):
-        for path in sorted((out / f"arms/{name}/seed0/samples").glob("*.flac")):
-            assert (
-                path.read_bytes()
-                == (place / f"whole/arms/{name}/seed0/samples" / path.name).read_bytes()
-            )
+    for name in ("arms/ar", "arms/masked", "arms/diffusion", "floors/regression"):
+        for path in sorted((out / name / "seed0/samples").glob("*.flac")):
+            whole = place / "whole" / name / "seed0/samples" / path.name
+            assert path.read_bytes() == whole.read_bytes()
 
 
 def test_prompt_choice_spreads_texts_and_speakers():

@@ -241,6 +241,7 @@ def test_own_arms_are_compared_gone_on_with_and_reported(place, monkeypatch, cap
         "evaluation.dnsmos_clips=0",
         "evaluation.reference_clips=6",
         "evaluation.energy_draws=0",
+        "baselines=[]",
     ]
     words = [
         "compare",

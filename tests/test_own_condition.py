@@ -159,6 +159,7 @@ def test_families_on_a_condition_a_corpus_and_a_codec_of_ones_own(tmp_path, monk
     small = [
         "backbone.width=16", "backbone.layers=1", "num_prompts=2", "batch_size=4", "budget.steps=3",
         "evaluation.dnsmos_clips=0", "evaluation.reference_clips=6", "evaluation.energy_draws=0",
+        'baselines=["lookup"]',
     ]  # fmt: skip
     words = ["compare", "condition.py", *own, *small, "--out", "run"]
     assert cli.main(words) == 0

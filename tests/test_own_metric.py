@@ -35,6 +35,7 @@ PAUSES = {"kind": "mine.py:Pauses", "quiet_db": 40.0}
 SMALL = [
     "backbone.width=16", "backbone.layers=1", "num_prompts=2", "batch_size=4", "budget.steps=4",
     "evaluation.dnsmos_clips=0", "evaluation.reference_clips=6", "evaluation.energy_draws=0",
+    "baselines=[]",
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from test_compare import TINY, run_compare
 
 # A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of
 # steps.
-SMALLER = ("data.num_frames=32", "budget.train_flops=1e9")
+SMALLER = ("data.num_frames=32", "budget.train_flops=1e9", 'baselines=["lookup", "bigram"]')
 
 
 @pytest.fixture(scope="module")

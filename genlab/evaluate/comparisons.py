@@ -10,7 +10,7 @@ correction agrees.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -104,6 +104,7 @@ def compare_rows(
     *,
     metrics: Sequence[Metric] = (),
     trainings: Mapping[str, str] = MappingProxyType({}),
+    baselines: Collection[str] = (),
 ) -> list[Difference]:
     """Compare every pair of rows on every score that both have, prompt by prompt.
 
@@ -121,6 +122,8 @@ def compare_rows(
         metrics: rows of the user's own, beside those of the table.
         trainings: per row, what its models were trained by; rows of one training are paired seed by
             seed.
+        baselines: rows that every other one is compared with, instead of the others with each
+            other. One that was not trained counts as the same in every training run.
 
     Raises:
         GenlabError: if two rows were scored on different prompts.
@@ -136,6 +139,7 @@ def compare_rows(
             find_metric(name, metrics).direction == "lower",
             seed,
             trainings,
+            baselines,
         )
     ]
 
@@ -147,6 +151,7 @@ def _compare_on(
     lower_is_better: bool,
     seed: int,
     trainings: Mapping[str, str],
+    baselines: Collection[str],
 ) -> list[Difference]:
     kinds: dict[str, Validity] = {
         row: values[name].validity for row, values in rows.items() if name in values
@@ -154,8 +159,9 @@ def _compare_on(
     # Pairs that could prove nothing are left out before Holm, whose price they would raise.
     names = [
         (a, b)
-        for a, b in itertools.combinations(kinds, 2)
-        if is_conclusive(kinds[a], kinds[b]) or is_conclusive(kinds[b], kinds[a])
+        for a, b in _pairs(kinds, baselines)
+        if (is_conclusive(kinds[a], kinds[b]) or is_conclusive(kinds[b], kinds[a]))
+        and (not baselines or _are_alike(rows[a][name], rows[b][name]))
     ]
     pairs = [
         _subtract(
@@ -194,6 +200,36 @@ def _compare_on(
     return found
 
 
+def _pairs(names: Iterable[str], baselines: Collection[str]) -> list[tuple[str, str]]:
+    names = list(names)
+    if not baselines:
+        return list(itertools.combinations(names, 2))
+    others = [name for name in names if name not in baselines]
+    return [(name, floor) for name in others for floor in names if floor in baselines]
+
+
+def _as_often(values: ClipValues, other: ClipValues) -> ClipValues:
+    """Return values of one run, repeated as often as those of `other`: what was not trained would
+    be the same with any seed, and what does not draw in every draw.
+    """
+    times = len(other.clusters) // max(1, len(values.clusters))
+    if values.num_runs > 1 or other.clusters != values.clusters * times:
+        return values
+    return values._replace(
+        totals=np.tile(values.totals, times),
+        weights=np.tile(values.weights, times),
+        clusters=other.clusters,
+        runs=other.runs,
+    )
+
+
+def _are_alike(values: ClipValues, baseline: ClipValues) -> bool:
+    """Return whether a baseline's values can be paired with those of an arm: a metric of the user
+    may group clips by training run, which a row without training cannot follow.
+    """
+    return _as_often(baseline, values).clusters == values.clusters
+
+
 def _equivalence(crossed: Sequence[Crossed | None], margin: float) -> list[float]:
     """Return corrected p-values of equivalence; 1 where there is no spread to judge by, or values
     are only bounds.
@@ -216,7 +252,8 @@ def _subtract(
     trainings: tuple[str, str],
 ) -> _Pair:
     a, b = pair
-    first, second = rows[a][name], rows[b][name]
+    first = rows[a][name]
+    second = _as_often(rows[b][name], first)
     if first.clusters != second.clusters or first.runs != second.runs:
         raise GenlabError(
             f"{name}: rows {a!r} and {b!r} were scored on different prompts; score both on the "

@@ -15,6 +15,7 @@ from genlab.fairness.budget import ArmBudget
 from genlab.fairness.verdict import control_status
 from genlab.preflight import Check, DryRun
 from genlab.report.answer import find_answer, model_arms, primary_score, stamp_of
+from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Row, WholeResults
 from genlab.report.tables import ARROWS, column_decimals
 from genlab.report.text import (
@@ -83,6 +84,7 @@ def format_results(results: WholeResults, ledger: Ledger | None) -> str:
         f"ledger: {stamp_of(ledger)}, mode {results['mode']}",
         "\n".join(wrap(f"gate {gate.describe()}") for gate in answer.gates),
         fold([head, *body]),
+        wrap(missing_baselines(results)),
         fold(_cost_rows(results)),
         fold(power) if power else "",
         "\n".join(wrap(line) for line in [*map(_describe_control, results["controls"]), *doubted]),
@@ -190,6 +192,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         format_budget(config, found.budgets, found.ratios),
         "",
         f"arms: {', '.join(config.arms)}, each with {seeds}",
+        f"baselines: {', '.join(config.baselines) or 'none'}",
         (
             f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, "
             f"{count_of(speakers, 'speaker')}"

@@ -18,7 +18,7 @@ from genlab.report.inputs import Scored
 from genlab.report.plot import extremes, linear_axis, marker, value_of
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_score, score_title, typeset
-from genlab.run.bounds import FLOOR, REAL
+from genlab.run.bounds import BASELINE, FLOOR, REAL
 
 OPEN_PANELS = 9
 _WIDTH, _LEFT, _RIGHT = 380, 132, 366
@@ -49,10 +49,9 @@ def dot_plots(results: Scored) -> Markup:
 
 def _panel(results: Scored, name: str, number: int) -> Markup:
     indices = {arm["name"]: index for index, arm in enumerate(model_arms(results))}
-    # Real audio and the floors first: they are the bounds that the arms are read against.
-    rows = sorted(
-        results["arms"], key=lambda arm: {REAL: 0, FLOOR: 1}.get(arm.get("family", ""), 2)
-    )
+    # Real audio, floors and baselines first: they are the bounds that the arms are read against.
+    places = {REAL: 0, FLOOR: 1, BASELINE: 2}
+    rows = sorted(results["arms"], key=lambda arm: places.get(arm.get("family", ""), 3))
     rows = [arm for arm in rows if math.isfinite(value_of(arm.get("scores", {}).get(name)))]
     if not any(arm["name"] in indices for arm in rows):
         return Markup("")

@@ -394,7 +394,9 @@ def _method(results: Shown) -> Markup:
         f"Matching: {mode}: {_MODES[mode]}." if mode in _MODES else "",
         "One codec gives both views of the audio: codes are the residual quantisation of its "
         "latents. Arms differ in the decoder only. A codec floor is real audio encoded and "
-        "decoded again, from codes or from latents: it shows what that view of the audio keeps.",
+        "decoded again, from codes or from latents: it shows what that view of the audio keeps. "
+        "A baseline models nothing that must be sampled: an arm that does not beat it has shown "
+        "nothing.",
         "All arms train on the same batches in the same order, get the same conditions, and "
         "sample the same prompts with the same seeds. Losses of different families are not "
         "compared: they are not the same quantity.",

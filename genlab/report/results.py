@@ -21,25 +21,34 @@ from genlab import __version__
 from genlab.arms import ArmRun, by_name, find_run_dir, name_trainings
 from genlab.config import digest
 from genlab.decoders.task import guidance_of
-from genlab.evaluate.comparisons import compare_rows
+from genlab.evaluate.comparisons import Difference, compare_rows
 from genlab.evaluate.controls import Control
-from genlab.evaluate.entries import MetricEntry, ScoreEntry
+from genlab.evaluate.entries import MetricEntry
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
-from genlab.material import Material, floor_waves
+from genlab.material import Material, floor_waves, lookup_latents
 from genlab.preflight import deciding_score
 from genlab.report import PromptRow, write_report
 from genlab.report.additions import made_beside
 from genlab.report.answer import primary_score
+from genlab.report.baselines import describe_baselines
 from genlab.report.curves import read_curves
+from genlab.report.entries import arm_entry, bound_entry
 from genlab.report.inputs import Ledger, Row, Shown, WholeResults
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
-from genlab.run.bounds import CODES_FLOOR, FLOOR, FLOORS, LATENTS_FLOOR, REAL
+from genlab.run.bounds import (
+    BASELINES,
+    BOUND_NAMES,
+    COUNTED_BASELINES,
+    FLOORS,
+    HEARD_BASELINES,
+    LOOKUP,
+    REAL,
+)
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
-from genlab.statistics.bootstrap import finite_or_none
 from genlab.watch.mel import mel_png
 from genlab.watch.tensorboard import (
     ClipNote,
@@ -67,19 +76,18 @@ def assemble(
     own = [row for metric in config.own_metrics for row in _own_entries(metric)]
     leading = [*config.data.domain.leading, *(row["name"] for row in own)]
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
-    entries = [_floor_entry(name, rows[name], leading) for name in rows if name not in config.arms]
-    trainings = name_trainings(arms)
-    for name, runs in by_name(arms).items():
-        entries.append({**_arm_entry(runs, rows[name], leading), "training": trainings[name]})
+    trained, trainings = by_name(arms), name_trainings(arms)
+    bounds = [name for name in BOUND_NAMES if name in rows]
+    entries = [
+        arm_entry(trained[name], rows[name], leading, trainings[name])
+        if name in trained
+        else bound_entry(name, rows[name], leading)
+        for name in (*bounds, *config.arms)
+    ]
     struck = config.data.domain.struck(
         {name: score.value for name, score in rows[REAL].scores.items()}
     )
-    pairs = compare_rows(
-        {name: rows[name].per_clip for name in config.arms},
-        config.equivalence,
-        metrics=config.own_metrics,
-        trainings=trainings,
-    )
+    pairs = _compare(config, rows, trainings)
     results: WholeResults = {
         "schema": 1,
         "name": config.name,
@@ -103,7 +111,8 @@ def assemble(
         "differences": [pair.to_dict() for pair in pairs],
         "controls": [
             _judged(control, struck).to_dict(name)
-            for name in config.arms
+            for name in (*config.arms, *HEARD_BASELINES)
+            if name in rows
             for control in rows[name].controls
         ],
         "method": _method(config, material),
@@ -111,6 +120,22 @@ def assemble(
     if own:
         results["metrics"] = own
     return results
+
+
+def _compare(
+    config: Comparison, rows: Mapping[str, RowResult], trainings: Mapping[str, str]
+) -> list[Difference]:
+    """Return the differences of the arms, then those of each arm and each baseline."""
+    arms = {name: rows[name].per_clip for name in config.arms}
+    baselines = {name: rows[name].per_clip for name in BASELINES if name in rows}
+    own = config.own_metrics
+    found = compare_rows(arms, config.equivalence, metrics=own, trainings=trainings)
+    if not baselines:
+        return found
+    # Apart, so that Holm's price for a pair of arms does not depend on the baselines. What it would
+    # take to see a difference is planned for pairs of arms alone.
+    more = compare_rows({**arms, **baselines}, metrics=own, baselines=baselines)
+    return found + [pair._replace(plan=None) for pair in more]
 
 
 def _own_entries(metric: Metric) -> list[MetricEntry]:
@@ -165,18 +190,21 @@ def show(
     seed = config.seeds[0]
     rate = material.codec.wave_rate_hz
     shown = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    if any(entry["name"] == LOOKUP for entry in results["arms"]):
+        shown[LOOKUP] = material.codec.decode_latents(lookup_latents(config, material))
     kinds: dict[str, Kind] = {REAL: "reference", **{name: name for name in FLOORS}}
     shown |= {name: sampled.waves for name, sampled in heard.items()}
     entries = _entries_of(results, shown, out)
     steps = {name: entry.get("steps", 0) for name, entry in entries.items()}
     last_step = max(steps[name] for name in heard)
-    for name, waves in shown.items():
+    silent = {name: [] for name in COUNTED_BASELINES if name in entries}
+    for name, waves in {**shown, **silent}.items():
         log_dir = find_run_dir(out, name, seed) if name in heard else out / "floors" / name
         with RunWriter(log_dir, attempt="samples") as writer:
             for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
                 tag = prompt_tag(kinds.get(name, "samples"), number)
                 note = ClipNote(prompt.text, prompt.speaker)
-                if name in heard:
+                if name in config.arms:
                     sampler, calls = config.arms[name].sampler, heard[name].network_calls
                     drawn = (seed, calls, guidance_of(sampler), sampler.kind)
                     note = ClipNote(prompt.text, prompt.speaker, *drawn)
@@ -189,7 +217,7 @@ def show(
                 )
             for step in level_steps(steps[name], last_step):
                 writer.scores(step, entries[name]["scores"])
-            if name in heard:
+            if name in config.arms:
                 cost = {
                     f"cost/sampling_{key}": value
                     for key, value in _sampling_of(entries[name]).items()
@@ -307,7 +335,7 @@ def _write_overview(
     with RunWriter(out, attempt="layout") as writer:
         writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
         writer.hparams_head(
-            [_hparams(config, entries[name]) for name in heard], [*scores, *costs, *rates]
+            [_hparams(config, entries[name]) for name in config.arms], [*scores, *costs, *rates]
         )
         writer.text("comparison/1_answer", render_answer(results, ledger))
         writer.text("comparison/2_scores", render_scores(results))
@@ -341,87 +369,6 @@ def peak_rss_bytes() -> int:
     """Return the peak resident memory of this process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _floor_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
-    family = REAL if name == REAL else FLOOR
-    reads = {CODES_FLOOR: "codes", LATENTS_FLOOR: "latents"}.get(name, "")
-    return {
-        "name": name,
-        "family": family,
-        "reads": reads,
-        "params": 0,
-        "train_flops": 0.0,
-        "steps": 0,
-        "seconds_seen": 0.0,
-        "unique_seconds": 0.0,
-        "batch_hash": "",
-        "network_calls": 0,
-        "sampling": {"wall_s": 0.0, "audio_s": 0.0, "first_audio_s": 0.0, "flops": 0.0},
-        "scores": _in_order(row, leading),
-    }
-
-
-def _arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str]) -> Row:
-    """Return the entry of one arm, of which `arms` are the training seeds."""
-    budget, first = arms[0].budget, arms[0].sampled
-    trained = [arm.result for arm in arms]
-    train_wall_s = max(1e-9, sum(result.wall_s for result in trained))
-    frames = sum(len(wave) for wave in first.waves)
-    # What the batch computes beyond the clips' own frames: cheap arms pay for it too.
-    padded = len(first.waves) * max(len(wave) for wave in first.waves)
-    return {
-        "name": budget.name,
-        "family": budget.family,
-        "reads": budget.reads,
-        "params": budget.params,
-        "shared_params": budget.shared_params,
-        "train_flops": budget.train_flops,
-        "steps": budget.steps,
-        "seconds_seen": budget.seconds_seen,
-        "unique_seconds": budget.unique_seconds,
-        "epochs": budget.epochs,
-        "batch_hash": "-".join(result.batch_hash for result in trained),
-        "train_wall_s": train_wall_s,
-        "train_compile_s": sum(result.compile_s for result in trained),
-        "data_wait_fraction": sum(result.data_wait_s for result in trained) / train_wall_s,
-        "network_calls": first.network_calls,
-        "sampling": {
-            "wall_s": first.wall_s,
-            "audio_s": first.audio_s,
-            "first_audio_s": first.first_audio_s,
-            "latency_s": first.latency_s,
-            "latency_audio_s": first.latency_audio_s,
-            "compile_s": first.compile_s,
-            "real_time_factor": first.latency_s / first.latency_audio_s,
-            "flops": budget.sample_flops * len(first.waves),
-            "padding_share": 1 - frames / padded,
-        },
-        "by_length": {
-            length: {
-                "latency_s": [arm.sampled.by_length[length]["latency_s"] for arm in arms],
-                "network_calls": cost["network_calls"],
-                "flops": cost["flops"],
-            }
-            for length, cost in first.by_length.items()
-        },
-        "scores": _in_order(row, leading),
-    }
-
-
-def _in_order(row: RowResult, leading: Sequence[str]) -> dict[str, ScoreEntry]:
-    """Return the scores, the deciding and the best understood ones first: that is how tables show
-    them.
-    """
-    first = [name for name in leading if name in row.scores]
-    names = [*first, *(name for name in row.scores if name not in first)]
-    by_seed = {
-        name: [finite_or_none(value) for value in values.by_run()]
-        for name, values in row.per_clip.items()
-    }
-    return {
-        name: {**row.scores[name].to_dict(), "by_seed": by_seed.get(name, [])} for name in names
-    }
 
 
 def _sampling_of(entry: Row) -> dict[str, float]:
@@ -463,16 +410,19 @@ def _coverage(num_seeds: int) -> str:
 
 def _method(config: Comparison, material: Material) -> list[str]:
     spec, content = material.store.info.spec, config.condition.content
-    conditions = "frame-aligned semantic units" if content == "semantic" else content
+    told = {"semantic": ["frame-aligned semantic units"], "text": ["text"], "none": []}[content]
+    told = [*(["the speaker"] if config.condition.speaker else []), *told, "the number of frames"]
+    told += [part.name for part in config.condition.parts]
     # The page prints these lines as they are; facts come from the config, never from memory.
     return [
         f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no "
-        f"arm has seen. The conditions are the speaker and {conditions} of the real clip, and the "
-        "number of frames; every arm draws prompt i with the same seed.",
+        f"arm has seen. The conditions are those of the real clip: {', '.join(told)}. Every arm "
+        "draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
         f"{spec.codebooks} codebooks of {spec.entries} entries ({spec.bitrate_bps / 1000:g} "
         f"kbit/s), {spec.latent_channels} latent channels. Its floors show how much of a "
         "clip these tokens keep.",
+        *describe_baselines(config.baselines),
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
         f"upper bound averaged over {config.evaluation.score_draws} draws per clip, through "

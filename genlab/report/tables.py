@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from genlab.evaluate.entries import DifferenceEntry
 from genlab.fairness.verdict import Gate, control_status
 from genlab.report.answer import Answer, failed_controls, model_arms, primary_score
+from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Row, Scored
 from genlab.report.text import (
     AT_MOST,
@@ -33,7 +34,7 @@ from genlab.report.text import (
     typeset,
 )
 from genlab.report.trust import distrust
-from genlab.run.bounds import FLOOR, REAL, is_arm
+from genlab.run.bounds import BASELINE, FLOOR, REAL, is_arm
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 STATUS_MEANINGS = {
@@ -100,12 +101,11 @@ def gate_table(gates: Iterable[Gate]) -> Markup:
 
 
 def score_table(results: Scored, answer: Answer) -> Markup:
-    """Return one row per score and one column per arm; what bounds them, floors and real audio,
-    comes last.
+    """Return one row per score and one column per arm; what bounds them, baselines, floors and real
+    audio, comes last.
     """
-    arms = sorted(
-        results["arms"], key=lambda arm: {FLOOR: 1, REAL: 2}.get(arm.get("family", ""), 0)
-    )
+    places = {BASELINE: 1, FLOOR: 2, REAL: 3}
+    arms = sorted(results["arms"], key=lambda arm: places.get(arm.get("family", ""), 0))
     names = list(dict.fromkeys(name for arm in arms for name in arm.get("scores", {})))
     heads = [Markup('<th scope="col">Score</th>')]
     for arm in arms:
@@ -139,6 +139,8 @@ def score_table(results: Scored, answer: Answer) -> Markup:
         )
         for (title, note), titles in notes.items()
     ]
+    if told := missing_baselines(results):
+        items.append(Markup("<li><b>Baselines</b>: {}</li>").format(told))
     footnotes = Markup('<ul class="footnotes">{}</ul>').format(join(items)) if items else Markup("")
     return _table("Scores", Markup("<tr>{}</tr>").format(head), rows, css="scores") + footnotes
 

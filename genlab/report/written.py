@@ -16,6 +16,7 @@ from genlab.evaluate.entries import ControlEntry
 from genlab.fairness.verdict import Gate, control_status
 from genlab.report.additions import CrossingEntry, Listening, Tuning
 from genlab.report.answer import find_answer, model_arms
+from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import counted, listening_tables, verdicts_of
 from genlab.report.tables import ARROWS, column_decimals
@@ -60,6 +61,7 @@ def render_markdown(results: Shown, ledger: Ledger) -> str:
         _ledger(results, ledger),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
         render_scores(results),
+        missing_baselines(results),
         _differences(results),
         "## Cost",
         _cost(results),

@@ -19,7 +19,7 @@ FLOORS: Final[tuple[Floor, ...]] = get_args(Floor)
 
 HeardBaseline: TypeAlias = Literal["lookup", "regression"]
 CountedBaseline: TypeAlias = Literal["uniform", "unigram", "bigram"]
-Baseline: TypeAlias = HeardBaseline | CountedBaseline
+Baseline: TypeAlias = Literal[HeardBaseline, CountedBaseline]
 BASELINE: Final = "baseline"  # family of all five
 LOOKUP: Final = "lookup"  # the mean latent per condition over the training clips
 REGRESSION: Final = "regression"  # a network of the diffusion family trained by squared error

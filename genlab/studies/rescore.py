@@ -9,13 +9,14 @@ finished with its old scores.
 import time
 from pathlib import Path
 
-from genlab.arms import plan
+from genlab.arms import plan, plan_regression
 from genlab.changes import scoring_code
 from genlab.compare import conclude
 from genlab.experiment import Comparison
 from genlab.material import gather
 from genlab.report import outputs
 from genlab.report.inputs import WholeResults
+from genlab.run import checkpoint
 from genlab.run.files import read_json, write_config
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.trust import pins_of, read_pins
@@ -42,6 +43,9 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         began = time.perf_counter()
         material = gather(config, progress, out)
         arms = plan(config, material.store, out)
+        # Nothing is trained here: a run that was made without it has no regression.
+        baselines = plan_regression(config, material.store, out, arms)
+        arms += [arm for arm in baselines if checkpoint.saved_steps(arm.run_dir)]
         for arm in arms:
             arm.restore(material.store)
             arm.read_samples(material)

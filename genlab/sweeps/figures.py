@@ -26,6 +26,7 @@ from genlab.report.plot import (
 )
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_value, score_title
+from genlab.run.bounds import BASELINES
 from genlab.sweeps.finding import Finding
 from genlab.sweeps.page import Sweep, SweepRun
 
@@ -33,7 +34,7 @@ _LEFT, _RIGHT, _ROW = 24, 436, 46
 # Colours of the report's first six arms; a file has no style sheet of the page around it.
 _STYLE = (
     "svg{font:13px "
-    "system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}.grid{stroke:#ddd}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}.marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}.arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
+    "system-ui,sans-serif;background:#fff}text{fill:#555}.axis{fill:#1a1a1a}path{fill:none;stroke:#777}.grid{stroke:#ddd}.level{stroke-dasharray:4}.label{font-weight:600;fill:var(--arm)}.front,.bar{stroke:var(--arm);stroke-width:1.75}.marker{fill:var(--arm);stroke:var(--arm)}.arm0{--arm:#1f5fbf}.arm1{--arm:#b3450f}.arm2{--arm:#2a7a3b}.arm3{--arm:#7a3fa0}.arm4{--arm:#8a6a00}.arm5{--arm:#a02050}"
 )
 
 
@@ -131,8 +132,23 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Results
             ]
             if len({point.cost for point in points}) > 1:
                 title = sweep.names.get(axis, axis) + (f" ({rest})" if rest else "")
-                panels.append(_panel(score, title, points, len(panels)))
+                bounds = _baselines(chosen, axis, score, results)
+                panels.append(_panel(score, title, points, bounds, len(panels)))
     return panels
+
+
+def _baselines(
+    runs: Sequence[SweepRun], axis: str, score: str, results: Mapping[str, Results]
+) -> list[Point]:
+    """Return the points of the lines that the arms must beat."""
+    return [
+        Point(arm_title(row), BASELINES.index(row["name"]), float(run.point[axis]), found)
+        for run in runs
+        for row in results[run.label]["arms"]
+        if row["name"] in BASELINES
+        and (found := row["scores"].get(score)) is not None
+        and found["value"] is not None
+    ]
 
 
 def standalone(figure: Markup) -> str:
@@ -144,8 +160,13 @@ def standalone(figure: Markup) -> str:
     )
 
 
-def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Markup:
-    y_ticks, place_y = linear_axis([value for point in points for value in extremes(point.score)])
+def _panel(
+    score: str, x_title: str, points: Sequence[Point], bounds: Sequence[Point], number: int
+) -> Markup:
+    y_ticks, place_y = linear_axis(
+        [value for point in points for value in extremes(point.score)]
+        + [bound.value for bound in bounds]
+    )
     x_ticks, place_x = log_axis([point.cost for point in points])
     stated = points[0].score  # of a metric of the user results.json alone tells
     arrow = ARROWS.get(stated.get("direction", ""), "")
@@ -164,7 +185,16 @@ def _panel(score: str, x_title: str, points: Sequence[Point], number: int) -> Ma
         )
         parts.append(_curve(curve, place_x, place_y))
         ends.append(curve[-1])
-    parts += draw_labels(ends, [], place_y)
+    levels = []
+    for index in dict.fromkeys(bound.number for bound in bounds):
+        line = sorted(
+            (bound for bound in bounds if bound.number == index), key=lambda bound: bound.cost
+        )
+        # A dashed line without markers: it bounds the arms and is none.
+        path = "L".join(f"{place_x(bound.cost):.1f} {place_y(bound.value):.1f}" for bound in line)
+        parts.append(Markup('<path class="level" d="M{}"/>').format(path))
+        levels.append((line[-1].title, line[-1].value))
+    parts += draw_labels(ends, levels, place_y)
     return Markup(
         '<svg class="plot" viewBox="0 0 {1} {2}" role="img" aria-labelledby="curve{0}t">{3}</svg>'
     ).format(number, WIDTH, HEIGHT, join(parts))

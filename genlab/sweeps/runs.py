@@ -29,6 +29,7 @@ from typing_extensions import TypedDict
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.fairness.budget import check_budget, check_flops, checkpoint_bytes, solve_budget
+from genlab.fairness.regression import solve_trained
 from genlab.machine.stopping import (
     EXIT_DISK_FULL,
     EXIT_DIVERGED,
@@ -235,8 +236,9 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         # Walked now: a formula that is off would stop the sweep hours later.
         for name, budget in budgets.items():
             check_flops(config.run(name, config.seeds[0], budget.steps), store)
-            flops += budget.train_flops * len(config.seeds)
-        bytes_ += checkpoint_bytes(config, budgets)
+        trained = solve_trained(config, store, budgets)
+        flops += sum(budget.train_flops for budget in trained.values()) * len(config.seeds)
+        bytes_ += checkpoint_bytes(config, trained)
         clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
         prompts[run.label] = (
             store.info.codec_fingerprint,
@@ -293,7 +295,8 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
             strangers.append(path)
     for run in runs:
         if run.id in made and read_state(run, out).state == "finished":
-            of_seeds = run_directory(out, run).glob("arms/*/seed*/*")
+            directory = run_directory(out, run)
+            of_seeds = [*directory.glob("arms/*/seed*/*"), *directory.glob("floors/*/seed*/*")]
             found = [path for path in of_seeds if _has_name_of_checkpoints(path)]
             paths += sorted(path for path in found if not _is_behind_link(path, out))
     return Prunable(paths, strangers)

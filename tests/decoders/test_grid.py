@@ -18,6 +18,7 @@ from genlab.config import ConfigError
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.noise.denoisers import StableAudioNetwork
+from genlab.decoders.regression import RegressionConfig, RegressionSampler
 from genlab.decoders.task import Task
 from genlab.experiment import AnyDecoder
 from genlab.nets.flops import count_flops
@@ -28,7 +29,9 @@ from genlab.nets.mixers.dilated import Dilated
 STABLE_AUDIO = Family(
     DiffusionConfig(network=StableAudioNetwork()), DiffusionSampler(steps=2), DiffusionSampler()
 )
-ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO}
+# A baseline: it keeps the promises about costs and shapes, not those of a model that samples.
+REGRESSION = Family(RegressionConfig(), RegressionSampler(), RegressionSampler(), is_guided=False)
+ALL_FAMILIES = {**FAMILIES, "stable_audio": STABLE_AUDIO, "regression": REGRESSION}
 MIXERS = {"attention": Attention(), "dilated": Dilated(cycle=2)}
 CONTENTS = {
     "semantic": {"content": "semantic"},
@@ -56,7 +59,7 @@ def kinds_of(annotation) -> set[str]:
 
 
 def test_the_grid_holds_every_family_and_mixer():
-    assert {family.config.kind for family in FAMILIES.values()} == kinds_of(AnyDecoder)
+    assert {family.config.kind for family in ALL_FAMILIES.values()} == kinds_of(AnyDecoder)
     assert {mixer.kind for mixer in MIXERS.values()} == kinds_of(AnyMixer)
 
 

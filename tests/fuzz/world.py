@@ -125,6 +125,7 @@ def make_comparison(audio: str) -> Any:
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(2, 1))),
         },
+        baselines=("lookup", "bigram"),
         evaluation=EvaluationConfig(dnsmos_clips=1, reference_clips=8),
         settings=TrainSettings(log_every=2, save_every_steps=2),
     )

@@ -1,0 +1,177 @@
+"""The regression learns the conditional mean, says the same whatever the key, and trains as an arm
+does.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from decoder_toys import BACKBONE, SPEC, VOCAB, prompt_where, toy_batch
+from flax import nnx
+
+from genlab.arms import plan, plan_regression
+from genlab.config import GenlabError
+from genlab.data.known_entropy import KnownEntropy
+from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.regression import RegressionConfig, RegressionSampler
+from genlab.decoders.task import Task
+from genlab.evaluate.likelihood import can_score
+from genlab.experiment import Arm, Budget, Comparison, TokenData
+from genlab.fairness.budget import check_flops
+from genlab.machine.stopping import TrainingInterrupted
+from genlab.nets.backbone import BackboneConfig
+from genlab.run.bounds import BASELINE, is_arm
+from genlab.training.settings import TrainSettings
+from genlab.watch.progress import Progress
+
+SAMPLER = RegressionSampler()
+CONDITION = ConditionConfig(content="semantic", dropout=0.0)
+
+
+def build(condition=CONDITION):
+    task = Task(SPEC, VOCAB, BACKBONE.model_copy(update={"layers": 1}), condition)
+    return RegressionConfig().build(task, key=jax.random.key(0))
+
+
+def linear_batch(key, num_examples=64):
+    """Latents that are linear in the units around them plus noise of deviation 0.5, and their mean
+    given the units.
+    """
+    tokens, cond = toy_batch(num_examples)
+    unit_key, noise_key = jax.random.split(key)
+    units = jax.random.randint(unit_key, cond.content.shape, 1, VOCAB.num_units + 1)
+    vectors = jax.random.normal(jax.random.key(5), (2, VOCAB.num_units + 1, SPEC.latent_channels))
+    before = jnp.pad(units[:, :-1], [(0, 0), (1, 0)])
+    means = 0.8 * vectors[0][units] + 0.4 * vectors[1][before] * (before > 0)[:, :, None]
+    latents = means + 0.5 * jax.random.normal(noise_key, means.shape)
+    cond = cond._replace(content=jnp.where(tokens.is_valid, units, 0))
+    return (tokens._replace(latents=latents), cond), means
+
+
+def test_it_comes_to_the_conditional_mean_of_a_linear_gaussian_source():
+    graph, params, rest = nnx.split(build(), nnx.Param, ...)
+    steps = 250
+    adam = optax.adam(optax.cosine_decay_schedule(5e-3, steps))
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(params, state, key):
+        batch, _ = linear_batch(key)
+
+        def loss(params):
+            return nnx.merge(graph, params, rest).loss(*batch, key=key).mean()
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, state = adam.update(gradient, state)
+        return optax.apply_updates(params, updates), state, value
+
+    state = adam.init(params)
+    for key in jax.random.split(jax.random.key(1), steps):
+        params, state, loss = update(params, state, key)
+    (tokens, cond), means = linear_batch(jax.random.key(2))
+    model = nnx.merge(graph, params, rest)
+    out = model.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(3), sampler=SAMPLER)
+    is_valid = np.asarray(tokens.is_valid)
+    error = np.sqrt(np.square(out.tokens.latents - means)[is_valid].mean())
+    # The means spread by 0.9 and the noise about them by 0.5: it must hit them within 0.15.
+    assert np.asarray(means)[is_valid].std() > 0.8 and error < 0.15, error
+    # What is left of the loss is the noise alone.
+    assert float(loss) == pytest.approx(0.25, rel=0.15)
+
+
+def test_it_predicts_and_does_not_draw():
+    model, (tokens, cond) = build(), toy_batch()
+    model.network.head.kernel[...] += 0.1  # it starts at zero
+    prompt = prompt_where(tokens, np.arange(12) < 4)
+    outs = [
+        model.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(seed), sampler=SAMPLER)
+        for seed in (0, 1)
+    ]
+    free = outs[0].tokens.latents
+    assert outs[0].num_network_calls == 1 and jnp.abs(free).max() > 0
+    np.testing.assert_array_equal(free, outs[1].tokens.latents)
+    kept = model.sample(
+        cond,
+        num_frames=tokens.num_frames,
+        key=jax.random.key(0),
+        sampler=SAMPLER,
+        prompt=prompt,
+    ).tokens.latents
+    # Known frames come back as they are, and tell the others nothing.
+    is_known = np.asarray(prompt.is_known & tokens.is_valid)
+    np.testing.assert_array_equal(kept[is_known], tokens.latents[is_known])
+    np.testing.assert_array_equal(kept[~is_known], free[~is_known])
+    assert (free[~np.asarray(tokens.is_valid)] == 0).all()
+
+
+def test_it_has_no_bits_and_says_why():
+    assert not can_score(build())
+    with pytest.raises(GenlabError, match="'regression' predicts a mean"):
+        build().score(*toy_batch(), key=jax.random.key(0))
+
+
+def make_comparison(budget, **arms):
+    return Comparison(
+        name="known",
+        question="Which?",
+        data=TokenData(corpus=KnownEntropy(clips=64, clip_frames=16), num_frames=16),
+        batch_size=4,
+        backbone=BackboneConfig(width=16, layers=1, heads=2),
+        condition=ConditionConfig(content="none", speaker=False, dropout=0.0, layers=1),
+        budget=budget,
+        arms=arms,
+        settings=TrainSettings(log_every=2, save_every_steps=2),
+    )
+
+
+DIFFUSION = Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=2), peak_lr=7e-3)
+
+
+def test_it_spends_what_the_diffusion_arm_spends(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    config = make_comparison(Budget(mode="iso_step", steps=6), diffusion=DIFFUSION)
+    store = config.data.open()
+    arms = plan(config, store, tmp_path)
+    (regression,) = plan_regression(config, store, tmp_path, arms)
+    assert regression.budget.steps == 6
+    assert regression.budget.train_flops == arms[0].budget.train_flops
+    assert regression.budget.params == arms[0].budget.params
+    assert regression.run.optim == arms[0].run.optim  # with its tuned learning rate
+    assert check_flops(regression.run, store) == pytest.approx(1.0, abs=1e-6)
+    assert regression.budget.family == BASELINE and not is_arm({"family": BASELINE})
+    assert regression.run_dir == tmp_path / "floors" / "regression" / "seed0"
+    assert plan_regression(config.override(['baselines=["lookup"]']), store, tmp_path, arms) == []
+
+
+def test_a_run_that_is_cut_short_resumes_with_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
+    config = make_comparison(Budget(mode="iso_step", steps=6), diffusion=DIFFUSION)
+    store = config.data.open()
+
+    def start(out, watch=None):
+        (arm,) = plan_regression(config, store, out, plan(config, store, out))
+        with Progress() as progress:
+            arm.train(store, progress, watch=watch)
+        return arm
+
+    def interrupt(model):
+        raise TrainingInterrupted("here")
+
+    whole = start(tmp_path / "whole").result
+    with pytest.raises(TrainingInterrupted):
+        start(tmp_path / "cut", {5: interrupt})
+    resumed = start(tmp_path / "cut").result
+    assert resumed.batch_hash == whole.batch_hash
+    for ours, theirs in zip(
+        jax.tree.leaves(nnx.state(resumed.model)), jax.tree.leaves(nnx.state(whole.model))
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_no_arm_may_be_one():
+    arm = Arm(decoder=RegressionConfig(), sampler=SAMPLER)
+    with pytest.raises(ValueError, match="'regression': a baseline"):
+        make_comparison(Budget(mode="iso_step", steps=6), mine=arm)
