@@ -44,6 +44,26 @@ def refused(capsys, *argv):
             "genlab budget: unrecognized arguments: --zzzzzz; see genlab budget --help",
         ),
         (["comapre", QUICKSTART], "; did you mean 'compare'?; see genlab --help"),
+        (
+            ["sample", "runs/nothing"],
+            "genlab sample: runs/nothing: no such directory; expected a run directory, for "
+            "example runs/first/arms/ar/seed0",
+        ),
+        (
+            ["report", "test"],
+            "test: expected a run directory, for example runs/first; did you mean 'tests'?",
+        ),
+        (
+            ["budget", "quikstart"],
+            "; did you mean 'quickstart'?",
+        ),
+        (["budget", "runs/nothing"], "or a name such as quickstart"),
+        (
+            ["data", "chekc", "quickstart"],
+            "'chekc': no such config; did you mean 'check quickstart'",
+        ),
+        (["data", "quickstart", "nothing"], "override 'nothing': expected FIELD=VALUE"),
+        (["sweep", "run", "x.py"], "`genlab sweep list FOLDER` shows those in a folder"),
         (["sweep", "lst"], "; did you mean 'list'?; see genlab sweep --help"),
         (["codec", "exprot"], "; did you mean 'export'?; see genlab codec --help"),
         (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from kill_points import Counter
 
-from genlab.cli import main
+from genlab.cli import main, runs
 from genlab.data import audio
 from genlab.machine.stopping import EXIT_RESUME, Terminated, end_on_sigterm
 from genlab.report import outputs
@@ -54,6 +54,32 @@ def test_every_stage_ends_with_75_and_the_same_command_resumes(tmp_path: Path, m
     assert main(command) == 0 and outputs.is_finished(tmp_path / "run")
     assert sampled.stat().st_mtime_ns == made_at, "what was made is not made again"
     assert not list((tmp_path / "run").rglob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "resumes"),
+    [
+        (["train", "x.py"], True),
+        (["data", "x.py"], True),
+        (["compare", "x.py", "--dry-run"], False),
+        (["check", "x.py:Y"], False),
+        (["report", "runs/x"], False),
+        (["listen", "runs/x"], False),
+    ],
+)
+def test_only_what_resumes_says_so(argv, resumes, monkeypatch, capsys):
+    def stops(error):
+        def stop(arguments, command):
+            raise error
+
+        return stop
+
+    for error, code in ((Terminated("SIGTERM"), EXIT_RESUME), (KeyboardInterrupt(), 130)):
+        monkeypatch.setattr(runs, argv[0], stops(error))
+        assert main(argv) == code
+        line = capsys.readouterr().err.strip()
+        assert line.endswith("the same command resumes") == resumes
+        assert line.endswith("the same command starts from the beginning") != resumes
 
 
 def test_the_second_signal_acts_as_it_always_did_and_the_first_is_no_exception():

@@ -25,6 +25,11 @@ WHOLE_NUMBERS = {
 }
 
 
+# Commands that leave what they have done, so that giving them again does the rest.
+RESUMING = {"compare", "train", "tune", "evaluate", "data", "budget", "sweep"}
+AGAIN = "the same command starts from the beginning"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else argv
@@ -37,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         with end_on_sigterm(), plain_output():
             return _run(words, arguments, command)
     except Terminated as error:
-        text = "stopped by SIGTERM; what is done is on disk, and the same command resumes"
+        kept = "what is done is on disk, and the same command resumes"
+        text = f"stopped by SIGTERM; {kept if _resumes(arguments) else AGAIN}"
         return _refuse(arguments.command, text, error.exit_code)
 
 
@@ -79,7 +85,8 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
     except Terminated:
         raise
     except KeyboardInterrupt:
-        return _refuse(arguments.command, "stopped; the same command resumes", EXIT_INTERRUPTED)
+        text = f"stopped; {'the same command resumes' if _resumes(arguments) else AGAIN}"
+        return _refuse(arguments.command, text, EXIT_INTERRUPTED)
     except Exception as error:
         if is_disk_full(error):
             drop_output()
@@ -109,6 +116,12 @@ def _check_words(words: list[str], arguments: argparse.Namespace) -> None:
             raise GenlabError(
                 f"--{name} {shorten(value)}: expected at least {least} and at most {most}"
             )
+
+
+def _resumes(arguments: argparse.Namespace) -> bool:
+    """Return whether what was stopped continues where it was."""
+    is_rehearsal = bool(getattr(arguments, "dry_run", False) or getattr(arguments, "audit", False))
+    return arguments.command in RESUMING and not is_rehearsal
 
 
 def _working_copies(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[None]:

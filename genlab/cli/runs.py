@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from genlab.cli.directories import name_arms, refuse_slip_of_check, require_run, run_directory
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.config.shipped import find_config
 from genlab.data.known_entropy import KnownEntropy
@@ -142,9 +143,10 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     from genlab.sample import parse_span, sample_run
 
     keep = parse_span(arguments.keep)
+    require_run(arguments.config, "runs/first/arms/ar/seed0")
     run = _read(arguments)
     if isinstance(run, Comparison):
-        raise GenlabError(_name_arms(run, Path(arguments.config)))
+        raise GenlabError(name_arms(run, Path(arguments.config)))
     run = _load(arguments, DecoderRun)
     lines = sample_run(
         run, Path(arguments.config), arguments.out, arguments.prompts, arguments.seed, keep
@@ -166,7 +168,7 @@ def evaluate(arguments: argparse.Namespace, command: str) -> int:
         with Progress() as progress:
             print(format_audit(audit(_load(arguments, Comparison), progress)))
         return 0
-    out = _run_directory(arguments.config)
+    out = run_directory(arguments.config)
     # Without audio there are no samples to score: the bits are compared with the entropy of the
     # source.
     made, run = _read_made(arguments), _read(arguments)
@@ -228,6 +230,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
 
     if arguments.config == "check":
         return _check_data(arguments)
+    refuse_slip_of_check(arguments.config, arguments.overrides)
     config = _read(arguments)
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
@@ -328,7 +331,7 @@ def report(arguments: argparse.Namespace, command: str) -> int:
     from genlab.changes import check_changes
     from genlab.compare import rewrite_report
 
-    out = _run_directory(arguments.config)
+    out = run_directory(arguments.config)
     config = _load(arguments, Comparison)
     check_changes(_read_made(arguments), config, ("settings",))
     with Progress() as progress:
@@ -350,7 +353,7 @@ def listen(arguments: argparse.Namespace, command: str) -> int:
     from genlab.listen.ratings import merge_answers
     from genlab.listen.table import format_listening
 
-    run_dir = _run_directory(arguments.config)
+    run_dir = run_directory(arguments.config)
     out = arguments.out or run_dir / "listen"
     if arguments.merge:
         print(
@@ -477,20 +480,3 @@ def _pick_arm(config: Comparison, name: str | None, progress: Progress) -> Decod
     run = config.run(name, config.seeds[0], budget.steps)
     check_memory(run, budget.params)
     return run
-
-
-def _name_arms(config: Comparison, path: Path) -> str:
-    """Return what to say to somebody who wants to sample a comparison: which of its arms can be."""
-    trained = sorted(str(found.parent) for found in path.glob("arms/*/seed*/config.json"))
-    kinds = f"{path}: kind 'compare', but this command needs 'decoder'"
-    if trained:
-        return f"{kinds}: name one of the trained arms: {', '.join(trained)}"
-    runs = ", ".join(f"arms/{name}/seed{config.seeds[0]}" for name in config.arms)
-    return f"{kinds}: train it with `genlab compare`, then name one of {runs} in its run directory"
-
-
-def _run_directory(path: str) -> Path:
-    directory = Path(path)
-    if not directory.is_dir():
-        raise GenlabError(f"{path}: expected a run directory, for example runs/first")
-    return directory

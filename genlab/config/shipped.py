@@ -58,6 +58,14 @@ def shipped_configs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped_folder().rglob("*.py"))}
 
 
+def _names_like(text: str | Path, configs: dict[str, Path]) -> str:
+    """Return the names there are and the one that was meant; who wrote a path meant a path."""
+    path = Path(text)
+    near = difflib.get_close_matches(path.stem, configs, n=1)
+    names = f": {', '.join(configs)}" if str(text) == path.stem else " such as quickstart"
+    return f"{names}; did you mean {near[0]!r}?" if near else names
+
+
 def find_config(text: str | Path) -> Path:
     """Return the file of a config: that of a path, of a run directory, or of a name such as
     `moshi`.
@@ -65,7 +73,7 @@ def find_config(text: str | Path) -> Path:
     A preset may be named with its folder, as in `presets/moshi`.
 
     Raises:
-        ConfigError: if there is neither such a file nor such a name; it lists the names.
+        ConfigError: if there is neither such a file nor such a name; it says which names there are.
     """
     path = Path(text)
     # `os.path` returns False for names longer than the system takes, where pathlib raises.
@@ -79,11 +87,9 @@ def find_config(text: str | Path) -> Path:
             str(named.relative_to(folder).with_suffix("")),
         ):
             return named
-        near = difflib.get_close_matches(path.stem, configs, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
             f"config {one_line(str(path), 200)}: no such file; give a config file such as "
-            f"{EXAMPLE}, a run directory, or a name: {', '.join(configs)}{meant}"
+            f"{EXAMPLE}, a run directory, or a name{_names_like(text, configs)}"
         )
     if not os.path.isfile(path):
         raise ConfigError(

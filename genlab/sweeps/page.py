@@ -321,7 +321,9 @@ def load_sweep(path: str | Path) -> Sweep:
     """
     if not os.path.isfile(path):  # pathlib raises on names longer than the system takes
         raise ConfigError(
-            f"sweep {path}: no such page; `genlab sweep list` shows the pages that exist"
+            f"sweep {path}: no such page; expected a Python file that defines sweep(), as "
+            "docs/first_sweep.py in the repository does; `genlab sweep list FOLDER` shows those in "
+            "a folder"
         )
     found = call_page(Path(path), "sweep")
     if not isinstance(found, Sweep):
