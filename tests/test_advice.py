@@ -60,7 +60,7 @@ def refused(capsys, *argv):
         (["budget", "runs/nothing"], "or a name such as quickstart"),
         (
             ["data", "chekc", "quickstart"],
-            "'chekc': no such config; did you mean 'check quickstart'",
+            "; did you mean 'check quickstart'",
         ),
         (["data", "quickstart", "nothing"], "override 'nothing': expected FIELD=VALUE"),
         (["sweep", "run", "x.py"], "`genlab sweep list FOLDER` shows those in a folder"),

@@ -1,4 +1,4 @@
-"""The words that name a run directory on the command line, and what is said where they name none."""
+"""Words of the command line that name a run directory, and the errors where they name none."""
 
 import os
 from collections.abc import Sequence
