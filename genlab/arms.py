@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import jax
+import numpy as np
+from jaxtyping import Float
+
 from genlab import inputs
 from genlab.changes import check_same_training
 from genlab.config import GenlabError, digest
@@ -28,7 +32,16 @@ from genlab.run.bounds import BASELINES, REGRESSION
 from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import check_held, hold_run
-from genlab.sample import Sampled, has_samples, read_facts, sample_clips
+from genlab.sample import (
+    CompiledSampler,
+    Sampled,
+    compile_sampler,
+    conditions,
+    decode,
+    has_samples,
+    read_facts,
+    sample_clips,
+)
 from genlab.train import RunResult, restore_trained, result_of, train
 from genlab.training.step import Watch
 from genlab.watch.profiling import find_peak_flops
@@ -57,6 +70,10 @@ class ArmRun:
     """The same for all seeds of an arm."""
     result: RunResult = dataclasses.field(init=False, repr=False)
     sampled: Sampled = dataclasses.field(init=False, repr=False)
+    more_waves: list[list[Float[np.ndarray, "s"]]] = dataclasses.field(
+        default_factory=list, repr=False
+    )
+    """The waves of all prompts in every further draw."""
 
     def train(
         self,
@@ -113,6 +130,28 @@ class ArmRun:
             )
             _write_samples(self.run_dir, material, sampled)
         self.read_samples(material)
+
+    def draw_more(self, material: Material, draws: int) -> None:
+        """Sample the prompts again until there are as many `draws` of each, and read them; what is
+        on disk is not drawn anew.
+        """
+        draw: CompiledSampler | None = None
+        store, frames = material.store, self.run.data.num_frames
+        self.more_waves = []
+        for number in range(1, draws):
+            check_held(self.run_dir)
+            directory = self.run_dir / "samples" / f"draw{number}"
+            if not directory.exists():
+                cond, num_frames = conditions(store, material.clips, frames)
+                if draw is None:
+                    draw, _ = compile_sampler(self.result.model, self.run, cond, num_frames)
+                key = jax.random.fold_in(jax.random.key(self.seed), number)
+                waves = decode(draw(cond, num_frames, key), store, material.codec)
+                _write_draw(directory, waves)
+            # Read back, so that a resumed run scores the very same audio.
+            paths = [_prompt_path(directory, i) for i in range(len(material.clips))]
+            rate = material.codec.wave_rate_hz
+            self.more_waves.append([read_wave(path, sample_rate_hz=rate) for path in paths])
 
     def read_samples(self, material: Material) -> None:
         """Read what `sample` wrote.
@@ -296,7 +335,19 @@ def _write_samples(run_dir: Path, material: Material, sampled: Sampled) -> None:
     write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
 
 
+def _write_draw(directory: Path, waves: Sequence[Float[np.ndarray, "s"]]) -> None:
+    """Write a draw elsewhere first: a directory of its name is whole."""
+    partial_draw = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial_draw, ignore_errors=True)
+    partial_draw.mkdir(parents=True)
+    for number, wave in enumerate(waves):
+        write_flac(_prompt_path(partial_draw, number), to_int16(wave))
+    os.replace(partial_draw, directory)
+
+
 def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
-    return [
-        run_dir / "samples" / f"prompt{number:02}.flac" for number in range(len(material.clips))
-    ]
+    return [_prompt_path(run_dir / "samples", number) for number in range(len(material.clips))]
+
+
+def _prompt_path(directory: Path, number: int) -> Path:
+    return directory / f"prompt{number:02}.flac"

@@ -9,8 +9,8 @@ scored row are never made twice.
     config.json          what is compared          inputs.json   what it is made from (inputs.py)
     measured.json        what iso_time and iso_bitrate measure before training
     results.json ...     the outputs, which outputs.json lists (report/outputs.py)
-    arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac,
-                         events of TensorBoard
+    arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac (further
+                         draws: samples/drawN/), events of TensorBoard
     floors/ROW/          events of rows that are no arms; floors/regression/seedN/ as arms/
     rows/ROW.json        scores
 """
@@ -119,6 +119,7 @@ def _make(
     show_previews(config, material, previews)
     for arm in arms:  # after all training: the others leave before it, and all arms are timed alike
         arm.sample(material, progress, config.evaluation.lengths_s)
+        arm.draw_more(material, config.evaluation.audio_draws)
     rows = score_rows(config, material, arms, out, progress)
     staged = outputs.open_stage(out, config.to_dict())
     conclude(config, material, arms, rows, out, staged, command, began, progress)

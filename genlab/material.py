@@ -1,5 +1,6 @@
 """What every stage of a comparison shares: tokens, codec, corpus, prompts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,14 +41,16 @@ def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
     return {CODES_FLOOR: codes, LATENTS_FLOOR: latents}
 
 
-def lookup_latents(config: Comparison, material: Material) -> list[np.ndarray]:
-    """Return the mean latents of the prompts' conditions, in the codec's units; none if the config
-    does not want them.
+def lookup_latents(
+    config: Comparison, material: Material, clips: Sequence[TokenClip] | None = None
+) -> list[np.ndarray]:
+    """Return the mean latents of the conditions of `clips`, by default the prompts, in the codec's
+    units; none if the config does not want them.
     """
     if LOOKUP not in config.baselines:
         return []
     lookup = fit_lookup(material.store, config.condition, config.data.train_clips)
-    return [lookup.predict(clip) for clip in material.clips]
+    return [lookup.predict(clip) for clip in (material.clips if clips is None else clips)]
 
 
 def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:

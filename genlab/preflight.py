@@ -23,7 +23,7 @@ from genlab.data.text import has_symbols
 from genlab.data.told import try_values
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.domains import Condition
-from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import (
@@ -44,7 +44,7 @@ from genlab.fairness.budget import (
     solve_budget,
 )
 from genlab.fairness.regression import solve_trained
-from genlab.prompts import FEWEST, Voiced, as_wanted, pick_prompts
+from genlab.prompts import FEWEST, Voiced, as_wanted, num_scored, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
 
@@ -107,7 +107,14 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
     scores += _audio_checks(config, scores, prompts, reference)
-    scores.append(_energy_check(config, prompts, codec))
+    scored = pick_from_manifest(config, manifest, codec, config.prompts_split, num_scored(config))
+    scores.append(_energy_check(config, scored, codec))
+    if len(scored) < num_scored(config) > config.num_prompts:
+        notes.append(
+            f"prompts: bits and energies are of {len(scored)} clips, not of "
+            f"evaluation.token_prompts={config.evaluation.token_prompts}: split "
+            f"{config.prompts_split!r} has no more that fit"
+        )
     running = {name for check in scores if check.runs for name in check.names}
     own = [row for row in config.own_metrics if running.intersection(row.score_names)]
     _try_own_metrics(own, config, manifest, codec, prompts)
@@ -245,8 +252,8 @@ def deciding_score(
     prompts: Collection[Clip],
     struck: Collection[str] = (),
 ) -> str:
-    """Return the first of the domain's scores that can decide here: where half of the prompts have
-    a text, by words. Scores that are `struck` cannot.
+    """Return the first of the domain's scores that can decide here; words can where half of the
+    prompts have a text. Scores that are `struck` cannot.
     """
     is_told = told(config)
     is_told["content"] &= 2 * sum(has_symbols(clip.text) for clip in prompts) >= len(prompts)
@@ -387,21 +394,20 @@ def _find_fate(metric: Metric, evaluation: EvaluationConfig, real: int) -> tuple
 
 
 def _holds_block(num_frames: int, frame_hz: float) -> bool:
-    """Return whether a block follows the middle of a clip, as `block_energies` needs."""
+    """Return whether a block follows the middle of a clip, as `BlockEnergy` needs."""
     return num_frames // 2 + round(BLOCK_S * frame_hz) <= num_frames
 
 
-def _energy_check(config: Comparison, prompts: list[Clip], codec: FrozenCodec) -> Check:
-    frames = [codec.count_frames(clip.num_samples) for clip in prompts]
+def _energy_check(config: Comparison, clips: list[Clip], codec: FrozenCodec) -> Check:
+    frames = [codec.count_frames(clip.num_samples) for clip in clips]
     long = sum(_holds_block(length, codec.spec.frame_hz) for length in frames)
     note = (
-        f"{len(prompts) - long} of {len(prompts)} prompts are shorter than {2 * BLOCK_S:g} s and "
-        "left out"
+        f"{len(clips) - long} of {len(clips)} clips are shorter than {2 * BLOCK_S:g} s and left out"
     )
     if not config.evaluation.energy_draws:
         note = "evaluation.energy_draws=0"
     runs = config.evaluation.energy_draws > 0 and long > 0
-    return Check(("block_energy",), runs, note if not runs or long < len(prompts) else "")
+    return Check((BARE_ENERGY, TUNED_ENERGY), runs, note if not runs or long < len(clips) else "")
 
 
 def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:

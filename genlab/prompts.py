@@ -96,6 +96,16 @@ def as_wanted(clip: Clip, config: Comparison, manifest: Manifest, codec: FrozenC
     return Wanted(config.data.domain.unit_of(clip), clip.text, clip.speaker, wave, f0)
 
 
+def num_scored(config: Comparison) -> int:
+    """Return how many clips are wanted behind bits and energies, which need no audio."""
+    return max(config.num_prompts, config.evaluation.token_prompts or 0)
+
+
+def choose_scored(store: TokenStore, config: Comparison) -> list[TokenClip]:
+    """Return the clips behind bits and energies; the prompts come first, in their order."""
+    return choose_prompts(store, config.data, config.prompts_split, num_scored(config))
+
+
 def choose_unscored(
     store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
 ) -> list[TokenClip]:

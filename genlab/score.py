@@ -3,11 +3,11 @@ audit of the metrics.
 
 In: the material of a comparison, trained arms and their samples. Out: one `RowResult` per row (real
 audio, codec floors, arms), kept in rows/NAME.json. The energy of the next block scores sampled
-codes as the latents they represent, drawn with the arm's own sampler: it scores what would be
-heard, not the bare model.
+codes as the latents they represent, twice: drawn from the bare law, which is a proper score of what
+was trained, and with the arm's own sampler, which describes what is heard.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,8 +22,10 @@ from genlab.config import digest
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.noise.heads import energy_score
+from genlab.decoders.task import SamplerConfig, bare_law
 from genlab.evaluate.audit import audit_metrics
-from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
+from genlab.evaluate.energy_audit import audit_energy
 from genlab.evaluate.entries import AuditEntry
 from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
@@ -35,61 +37,112 @@ from genlab.evaluate.metrics import (
     score_clips,
 )
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import clip_means
-from genlab.evaluate.table import make_score
+from genlab.evaluate.scores import ClipValues, Score, clip_means
+from genlab.evaluate.table import find_metric, make_score
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.counts import score_counts
 from genlab.fairness.lookup import score_energy
 from genlab.material import Material, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, recognisers
-from genlab.prompts import choose_unscored
+from genlab.prompts import choose_scored, choose_unscored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, CountedBaseline
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
-from genlab.sample import compile_sampler, conditions
+from genlab.sample import CompiledSampler, compile_sampler, conditions
 from genlab.tokens import Prompt, Tokens, read_latents
 from genlab.watch.progress import Progress
 
+BATCH_CLIPS = 32
+AUDIT = "smoothing, energy"  # what audits hold that those of earlier versions lack
 
-def block_energies(
-    model: nnx.Module,
-    run: DecoderRun,
-    store: TokenStore,
-    clips: Sequence[TokenClip],
-    *,
-    num_draws: int,
-    seed: int,
-) -> Float[np.ndarray, "n"]:
-    """Return the energy score of each clip's block, NaN where less than a block follows the middle.
 
-    Args:
-        model: the trained decoder.
-        run: names the sampler and the frames of a training example.
-        store: the token store of the clips.
-        clips: what is continued.
-        num_draws: continuations per clip, at least 2.
-        seed: of the draws.
+class BlockEnergy:
+    """The energy score of the block after each clip's middle, under models that share a program.
+
+    Clips are drawn in batches of `BATCH_CLIPS`, so that memory does not grow with their number.
     """
-    block_frames = round(BLOCK_S * store.info.spec.frame_hz)
-    cond, num_frames = conditions(store, clips, run.data.num_frames)
-    examples = [store.example(clip, run.data.num_frames)[0] for clip in clips]
-    tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
-    first = num_frames // 2
-    prompt = Prompt(tokens, jnp.asarray(np.arange(run.data.num_frames)[None, :] < first[:, None]))
-    compiled, _ = compile_sampler(model, run, cond, num_frames, prompt)
-    has_block = first + block_frames <= num_frames
-    window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
-    clip = np.arange(len(clips))[:, None]
-    draws = []
-    for key in jax.random.split(jax.random.key(seed), num_draws):
-        drawn = compiled(cond, num_frames, key, prompt).tokens
-        draws.append(_latents_of(drawn, store)[clip, window].reshape(len(clips), -1))
-    truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
-    scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
-    return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
+
+    def __init__(
+        self,
+        run: DecoderRun,
+        store: TokenStore,
+        clips: Sequence[TokenClip],
+        sampler: SamplerConfig | None = None,
+    ):
+        """Prepare the continuations.
+
+        Args:
+            run: names the frames of a training example, and the sampler if none is given.
+            store: the token store of the clips.
+            clips: what is continued.
+            sampler: how continuations are drawn.
+        """
+        self.run = run
+        if sampler is not None:
+            arm = run.arm.model_copy(update={"sampler": sampler})
+            self.run = run.model_copy(update={"arm": arm})
+        self.store, self.clips = store, clips
+        self.compiled: CompiledSampler | None = None
+
+    def __call__(self, model: nnx.Module, *, num_draws: int, seed: int) -> Float[np.ndarray, "n"]:
+        """Return the score of each clip, NaN where less than a block follows the middle.
+
+        Args:
+            model: the trained decoder.
+            num_draws: continuations per clip, at least 2.
+            seed: of the draws.
+        """
+        size = min(len(self.clips), BATCH_CLIPS)
+        scores = []
+        for number, start in enumerate(range(0, len(self.clips), size)):
+            # The last batch is filled up, so that all have one shape and one program.
+            batch = [self.clips[i % len(self.clips)] for i in range(start, start + size)]
+            key = jax.random.key(seed)
+            # The first batch keeps the plain key: few clips score as they always did.
+            key = jax.random.fold_in(key, number) if number else key
+            scores.append(self._score(model, batch, num_draws, key))
+        return np.concatenate(scores)[: len(self.clips)]
+
+    @property
+    def network_calls(self) -> int:
+        """Sequential network calls of a continuation; known once something was scored."""
+        return 0 if self.compiled is None else self.compiled.network_calls
+
+    def _score(
+        self, model: nnx.Module, clips: Sequence[TokenClip], num_draws: int, key: jax.Array
+    ) -> Float[np.ndarray, "n"]:
+        frames = self.run.data.num_frames
+        block_frames = round(BLOCK_S * self.store.info.spec.frame_hz)
+        cond, num_frames = conditions(self.store, clips, frames)
+        examples = [self.store.example(clip, frames)[0] for clip in clips]
+        tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        first = num_frames // 2
+        prompt = Prompt(tokens, jnp.asarray(np.arange(frames)[None, :] < first[:, None]))
+        if self.compiled is None:
+            self.compiled, _ = compile_sampler(model, self.run, cond, num_frames, prompt)
+        compiled = self.compiled.of(model)
+        has_block = first + block_frames <= num_frames
+        window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
+        clip = np.arange(len(clips))[:, None]
+        draws = []
+        for draw_key in jax.random.split(key, num_draws):
+            drawn = compiled(cond, num_frames, draw_key, prompt).tokens
+            # Only the block is kept: n t d -> n (f d)
+            draws.append(_latents_of(drawn, self.store)[clip, window].reshape(len(clips), -1))
+        truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
+        scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
+        return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
+
+
+def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> SamplerConfig:
+    """Return the sampler at which a score of continuations is measured."""
+    own = run.arm.sampler
+    if not find_metric(score_name).is_bare:
+        return own
+    return bare_law(run.arm.decoder, own, run.task(store)).sampler
 
 
 def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]:
@@ -102,8 +155,8 @@ def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]
 def audit(
     config: Comparison, progress: Progress, material: Material | None = None
 ) -> dict[str, AuditEntry]:
-    """Audit every metric of audio on the prompts' real clips, once per corpus, prompts and
-    evaluation.
+    """Audit every metric of audio on the prompts' real clips and the energy on what follows in
+    them, once per corpus, prompts and evaluation.
     """
     material = gather(config, progress) if material is None else material
     path = _audit_path(config, material)
@@ -114,10 +167,27 @@ def audit(
             progress,
             metrics=config.all_metrics,
         )
+        blocks = _real_blocks(config, material.store)
+        if config.evaluation.energy_draws and len(blocks) > 1:
+            energy = audit_energy(blocks, material.codec.spec.frame_hz, config.evaluation.seed)
+            found |= dict.fromkeys((BARE_ENERGY, TUNED_ENERGY), energy)
         with writing_to_cache():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, {name: one.to_dict() for name, one in found.items()})
     return read_audit(config, material)
+
+
+def _real_blocks(config: Comparison, store: TokenStore) -> Float[np.ndarray, "n f d"]:
+    """Return the latents of the block after the middle of every clip that has one."""
+    block_frames = round(BLOCK_S * store.info.spec.frame_hz)
+    blocks = []
+    for clip in choose_scored(store, config):
+        latents = np.asarray(store.example(clip, len(clip.units))[0].latents, np.float32)
+        first = len(latents) // 2
+        if first + block_frames <= len(latents):
+            blocks.append(latents[first : first + block_frames])
+    channels = store.info.spec.latent_channels
+    return np.stack(blocks) if blocks else np.zeros((0, block_frames, channels), np.float32)
 
 
 def read_audit(config: Comparison, material: Material) -> dict[str, AuditEntry]:
@@ -134,6 +204,7 @@ def _audit_path(config: Comparison, material: Material) -> Path:
             material.codec.fingerprint,
             clips,
             config.evaluation.to_dict(),
+            AUDIT,
             *([own] if own else []),
         ]
     )
@@ -151,12 +222,8 @@ def score_rows(
     rows. The baseline that is trained is one of `arms`.
     """
     by_seed = by_name(arms)
-    waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     means = lookup_latents(config, material)
-    waves |= {LOOKUP: material.codec.decode_latents(means)} if means else {}
-    waves |= {
-        name: [wave for arm in runs for wave in arm.sampled.waves] for name, runs in by_seed.items()
-    }
+    waves = _waves_of_rows(material, by_seed, means)
     rows: dict[str, RowResult] = {}
     own = [metric.digest() for metric in config.metrics]
     context: EvaluationContext | None = None
@@ -171,13 +238,15 @@ def score_rows(
             context = context or evaluation_context(config, material)
             runs = by_seed.get(name, [])  # none: real audio, or a floor
             seeds = max(1, len(runs))
+            draws = len(row_waves) // (len(material.prompts) * seeds)
             row = score_clips(
                 row_waves,
-                material.prompts * seeds,
+                material.prompts * (seeds * draws),
                 context,
                 metrics=config.all_metrics,
                 is_reconstruction=name in FLOORS,
                 seeds=seeds,
+                draws=draws,
                 progress=partial(progress, f"score {name}"),
             )
             if runs:
@@ -187,7 +256,12 @@ def score_rows(
                 row = _add_energy(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 2, 2)
             if name == LOOKUP:
-                row = _add_distance(row, config, material, means)
+                row = _add_distance(row, config, material)
+            check_held(path)
+            save_row(path, row, own)
+        elif name in by_seed and TUNED_ENERGY in row.scores and BARE_ENERGY not in row.scores:
+            # A row of a version that scored energies at the own sampler alone.
+            row = _add_energy(row, config, material, by_seed[name])
             check_held(path)
             save_row(path, row, own)
         rows[name] = row
@@ -206,10 +280,11 @@ def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[st
         unscored = choose_unscored(
             material.store, config.data, config.prompts_split, config.num_prompts
         )
+        clips = choose_scored(material.store, config)
         made = score_counts(
             material.store,
-            material.clips,
-            tuple(prompt.clip_id for prompt in material.prompts),
+            clips,
+            tuple(config.data.domain.unit_of(clip) for clip in clips),
             unscored=unscored,
             train_clips=config.data.train_clips,
             seed=config.evaluation.seed,
@@ -219,6 +294,20 @@ def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[st
             save_row(folder / f"{name}.json", made[name])
             kept[name] = made[name]
     return {str(name): row for name, row in kept.items() if row is not None}
+
+
+def _waves_of_rows(
+    material: Material, by_seed: Mapping[str, Sequence[ArmRun]], means: Sequence[np.ndarray]
+) -> dict[str, list[Float[np.ndarray, "s"]]]:
+    """Return the audio of every row: of an arm, seeds follow each other, in them draws, in them
+    prompts. `means` are the mean latents of the prompts, if they are a row.
+    """
+    waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    waves |= {LOOKUP: material.codec.decode_latents(means)} if means else {}
+    for name, runs in by_seed.items():
+        sets = [drawn for arm in runs for drawn in (arm.sampled.waves, *arm.more_waves)]
+        waves[name] = [wave for drawn in sets for wave in drawn]
+    return waves
 
 
 def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
@@ -245,19 +334,20 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
 def _add_bits(
     row: RowResult, config: Comparison, material: Material, runs: Sequence[ArmRun]
 ) -> RowResult:
-    """Add the bits per second of the prompts' own codes, if the family can put a number on them."""
+    """Add the bits per second of the clips' own codes, if the family can put a number on them."""
     decoders = [arm.result.model for arm in runs if can_score(arm.result.model)]
     if not decoders:  # all are of one family
         return row
     store = material.store
+    clips = choose_scored(store, config)
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the
     # bound stays a bound.
     unscored = choose_unscored(store, config.data, config.prompts_split, config.num_prompts)
     score, values = score_bits(
         decoders,
         store,
-        material.clips,
-        [prompt.clip_id for prompt in material.prompts],
+        clips,
+        [config.data.domain.unit_of(clip) for clip in clips],
         unscored=unscored,
         num_draws=config.evaluation.score_draws,
         seed=config.evaluation.seed,
@@ -267,50 +357,71 @@ def _add_bits(
     )
 
 
-def _add_distance(
-    row: RowResult, config: Comparison, material: Material, means: Sequence[np.ndarray]
-) -> RowResult:
+def _add_distance(row: RowResult, config: Comparison, material: Material) -> RowResult:
     """Add the energy score of mean latents, which are one forecast for sure: its distance."""
     if not config.evaluation.energy_draws:
         return row
-    clusters = tuple(prompt.clip_id for prompt in material.prompts)
-    score, values = score_energy(
-        means, material.store, material.clips, clusters, config.evaluation.seed
-    )
+    clips = choose_scored(material.store, config)
+    units = tuple(config.data.domain.unit_of(clip) for clip in clips)
+    means = lookup_latents(config, material, clips)
+    score, values = score_energy(means, material.store, clips, units, config.evaluation.seed)
     return row._replace(
-        scores={**row.scores, "block_energy": score},
-        per_clip={**row.per_clip, "block_energy": values},
+        scores={**row.scores, BARE_ENERGY: score}, per_clip={**row.per_clip, BARE_ENERGY: values}
     )
 
 
 def _add_energy(
     row: RowResult, config: Comparison, material: Material, arms: Sequence[ArmRun]
 ) -> RowResult:
-    """Add the energy score of the block that follows the first half of each prompt's own clip."""
-    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
-    if not num_draws:
+    """Add the energy score of the block that follows the first half of each prompt's own clip, at
+    the bare law, which is proper, and at the arm's own sampler, which says what is heard.
+    """
+    if not config.evaluation.energy_draws:
         return row
+    run = arms[0].run
+    own = run.arm.sampler
+    law = bare_law(run.arm.decoder, own, run.task(material.store))
+    how = "at the bare law" if law.is_declared else "at its own sampler: it declares no bare law"
+    scores, per_clip = {}, {}
+    for name, sampler, told in (
+        (BARE_ENERGY, law.sampler, how),
+        (TUNED_ENERGY, own, "at its own sampler"),
+    ):
+        if name == TUNED_ENERGY and sampler == law.sampler:
+            # The same sampler draws the same continuations.
+            scores[name], per_clip[name] = scores[BARE_ENERGY], per_clip[BARE_ENERGY]
+        else:
+            scores[name], per_clip[name] = _energy_of(config, material, arms, sampler, name, told)
+    return row._replace(scores={**row.scores, **scores}, per_clip={**row.per_clip, **per_clip})
+
+
+def _energy_of(
+    config: Comparison,
+    material: Material,
+    arms: Sequence[ArmRun],
+    sampler: SamplerConfig,
+    name: str,
+    how: str,
+) -> tuple[Score, ClipValues]:
+    """Return the energy score of an arm at one sampler, over all its training seeds."""
+    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
+    clips = choose_scored(material.store, config)
+    units = [config.data.domain.unit_of(clip) for clip in clips]
+    # One program serves all training seeds.
+    energy = BlockEnergy(arms[0].run, material.store, clips, sampler)
     energies = [
-        block_energies(
-            arm.result.model,
-            arm.run,
-            material.store,
-            material.clips,
-            num_draws=num_draws,
-            # Seeds draw different continuations, so that draws are independent over training seeds.
-            seed=seed + number,
-        )
+        # Seeds draw different continuations, so that draws are independent over training seeds.
+        energy(arm.result.model, num_draws=num_draws, seed=seed + number)
         for number, arm in enumerate(arms)
     ]
-    clusters = tuple(prompt.clip_id for prompt in material.prompts) * len(arms)
     # One value per clip and training seed: the crossed interval covers both.
-    runs = tuple(np.repeat(range(len(arms)), len(material.prompts)).tolist())
-    values = clip_means(np.concatenate(energies), clusters)._replace(runs=runs)
-    note = f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle"
+    runs = tuple(np.repeat(range(len(arms)), len(clips)).tolist())
+    values = clip_means(np.concatenate(energies), tuple(units) * len(arms))._replace(runs=runs)
+    note = (
+        f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle, {how}, "
+        f"{energy.network_calls} network calls each"
+    )
     score = make_score(
-        "block_energy", values.estimate(seed), seeds=len(arms), note=note, covers=values.covers
+        name, values.estimate(seed), seeds=len(arms), note=note, covers=values.covers
     )
-    return row._replace(
-        scores={**row.scores, "block_energy": score},
-        per_clip={**row.per_clip, "block_energy": values},
-    )
+    return score, values

@@ -6,15 +6,18 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from corpus_toys import make_small_comparison, write_corpus
 
 from genlab.cli import main
 from genlab.compare import compare
 from genlab.config import GenlabError
+from genlab.evaluate.rows import load_row
 from genlab.fairness.budget import solve_budget
 from genlab.preflight import rehearse
 from genlab.prompts import choose_prompts, choose_unscored
+from genlab.run.bounds import CODES_FLOOR
 from genlab.watch.progress import Progress
 
 ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for number in range(12)]
@@ -40,15 +43,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     """
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        for name, rows in (
-            ("one_speaker", ONE_SPEAKER),
-            ("no_texts", NO_TEXTS),
-            ("unseen", UNSEEN),
+        for name, rows, overrides in (
+            ("one_speaker", ONE_SPEAKER, ["num_prompts=3", "evaluation.token_prompts=4"]),
+            ("no_texts", NO_TEXTS, ["evaluation.audio_draws=2"]),
+            ("unseen", UNSEEN, []),
         ):
             place = tmp_path_factory.mktemp(name)
             patch.setenv("GENLAB_CACHE", str(place / "cache"))
             said = io.StringIO()
-            config = make_small_comparison(write_corpus(place / "corpus", rows))
+            config = make_small_comparison(write_corpus(place / "corpus", rows), *overrides)
             with Progress(said) as progress:
                 results = compare(config, place / "run", progress, "genlab compare")
             report = (place / "run/report.html").read_text(encoding="utf-8")
@@ -56,6 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
                 "results": json.loads(json.dumps(results)),
                 "report": report,
                 "said": said.getvalue(),
+                "run": place / "run",
             }
     return found
 
@@ -73,7 +77,7 @@ def scores_of(results: dict, arm: str) -> dict[str, dict]:
 
 def test_one_speaker_is_compared_without_the_speaker_swap(finished):
     results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
-    # The recogniser hears no words in these tones, so word error decides nothing.
+    # The recogniser hears no words in these tones, so word error could decide nothing.
     assert results["primary_score"] == "block_energy" and list(results["struck"]) == ["wer_ctc"]
     found = statuses(results)
     assert found["speaker_swap"] == {
@@ -83,6 +87,33 @@ def test_one_speaker_is_compared_without_the_speaker_swap(finished):
     scores = scores_of(results, "masked")
     assert scores["speaker_similarity"]["value"] is not None and "speaker_accuracy" not in scores
     assert "failed speaker swap" not in report and "there is no other speaker" in report
+
+
+def test_scores_of_tokens_take_more_clips_than_there_are_prompts(finished):
+    scores = scores_of(finished["one_speaker"]["results"], "masked")
+    of_tokens = ("bits_per_s", "block_energy", "block_energy_tuned")
+    assert {name: scores[name]["n"] for name in of_tokens} == dict.fromkeys(of_tokens, 4)
+    assert scores["mcd"]["n"] == 3
+    assert "at the bare law" in scores["block_energy"]["note"]
+    assert "at its own sampler" in scores["block_energy_tuned"]["note"]
+    assert scores["block_energy"]["value"] != scores["block_energy_tuned"]["value"]
+
+
+def test_every_prompt_is_drawn_as_often_as_the_config_says(finished):
+    run = finished["no_texts"]["run"]
+    row = load_row(run / "rows/masked.json")
+    assert row is not None
+    values = row.per_clip["mcd"]
+    assert values.draws == (0,) * 4 + (1,) * 4 and values.runs == (0,) * 8
+    assert values.clusters[:4] == values.clusters[4:] and row.scores["mcd"].n == 4
+    first, second = np.split(values.values, 2)
+    assert (first != second).all()  # other draws, not the same ones again
+    assert row.scores["mcd"].value == pytest.approx((first.mean() + second.mean()) / 2)
+    samples = run / "arms/masked/seed0/samples"
+    assert len(list(samples.glob("*.flac"))) == len(list(samples.glob("draw1/*.flac"))) == 4
+    assert not row.per_clip["block_energy"].draws and len(row.per_clip["block_energy"].runs) == 4
+    floor = load_row(run / f"rows/{CODES_FLOOR}.json")
+    assert floor is not None and not floor.per_clip["mcd"].draws
 
 
 def test_a_corpus_without_texts_has_intervals_and_a_score_that_decides(finished):
@@ -163,7 +194,7 @@ def test_a_dry_run_checks_everything_and_prints_the_plan(tmp_path: Path, monkeyp
         "arms: masked, diffusion, each with 1 training seed prompts: 3 of split 'test', 3 speakers"
         in said
     )
-    assert "deciding score: wer_ctc" in said
+    assert "deciding score: block_energy" in said
     assert (
         "score speaker_similarity, speaker_accuracy: no, no prompted speaker has real speech"
         in said
@@ -192,6 +223,7 @@ def test_every_score_that_will_not_be_there_has_a_reason(tmp_path: Path, monkeyp
     why = {check.names[0]: check.note for check in found.scores + found.controls if not check.runs}
     assert why["dnsmos_ovrl"] == "evaluation.dnsmos_clips=0"
     assert why["block_energy"] == "evaluation.energy_draws=0"
+    assert found.deciding == "wer_ctc"
     assert why["coverage"].startswith("only 2 real clips to compare with")
     assert all(why.values())
 

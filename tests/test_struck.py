@@ -167,10 +167,7 @@ def test_fronts_go_by_the_score_that_will_decide(heard, monkeypatch, measured, r
         assert refused in str(error.value) and not progress.notes
         return
     pareto.check_fronts(config, progress)
-    assert progress.notes == [
-        "--pareto: by block_energy, because wer_ctc does not decide: its recogniser mishears "
-        "the real clips (error rate 1.00)"
-    ]
+    assert not progress.notes  # the energy decides, whatever a recogniser hears
 
 
 def test_fronts_are_measured_by_what_decided(heard, monkeypatch, tmp_path):
@@ -186,7 +183,7 @@ def test_fronts_are_measured_by_what_decided(heard, monkeypatch, tmp_path):
     monkeypatch.setattr(pareto, "_measure", lambda *args: (asked.append(args[-1]), {}))
     monkeypatch.setattr(pareto, "_judge", lambda *args: asked.append(args[-1]) or [])
     pareto.trace_fronts(config, tmp_path, Told())
-    assert asked == ["block_energy"] * 2
+    assert asked == ["block_energy_tuned"] * 2  # a sampler does not move the bare law
     made["primary_score"] = None
     with pytest.raises(GenlabError, match="the deciding score here is none"):
         pareto.trace_fronts(config, tmp_path, Told())

@@ -174,7 +174,9 @@ def _add_tuning(add: AddCommand) -> None:
         help="share of the arm's training budget that each trial gets (default 0.25)",
     )
     command.add_argument(
-        "--by", metavar="SCORE", help="wer_ctc (default) or block_energy, on validation prompts"
+        "--by",
+        metavar="SCORE",
+        help="wer_ctc (default) or block_energy or block_energy_tuned, on validation prompts",
     )
     command.add_argument(
         "--sampler", help="random (default) or tpe, which gives no best-of-k curve"

@@ -147,6 +147,10 @@ class ARConfig(Config):
         )
         return 3 * forward
 
+    def bare_sampler(self, task: Task) -> ARSampler:
+        """Return the sampler of the bare law: one code after another from the softmax, exactly."""
+        return ARSampler()
+
     def sample_cost(self, sampler: ARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
         streams = self.streams(task.spec)

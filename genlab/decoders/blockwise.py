@@ -61,6 +61,8 @@ from genlab.tokens import (
 )
 
 NOISE = AbsorbingNoise()
+# Calls per block of the bare law.
+BARE_STEPS = 64
 
 
 class BlockwiseSampler(RevealSampler):
@@ -111,6 +113,13 @@ class BlockwiseConfig(Config):
             + 2 * frames * task.backbone.width * task.spec.codebooks * task.spec.entries
         )
         return 3 * forward
+
+    def bare_sampler(self, task: Task) -> BlockwiseSampler:
+        """Return the sampler of the bare law: the codes of a block one after another in random
+        order, up to `BARE_STEPS` calls.
+        """
+        steps = min(self.block_frames * task.spec.codebooks, BARE_STEPS)
+        return BlockwiseSampler(steps=steps, hiding=LinearHiding(), order="random")
 
     def sample_cost(self, sampler: BlockwiseSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""

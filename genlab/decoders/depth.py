@@ -207,6 +207,10 @@ class DepthConfig(Config):
         )
         return 3 * forward
 
+    def bare_sampler(self, task: Task) -> DepthSampler:
+        """Return the sampler of the bare law: one code after another from the softmax, exactly."""
+        return DepthSampler()
+
     def sample_cost(self, sampler: DepthSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip: every step is a call of the backbone and some of the
         depth one.

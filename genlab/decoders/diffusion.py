@@ -42,7 +42,7 @@ from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
 from genlab.decoders.noise.diffusion_score import codes_bound, log_density
 from genlab.decoders.noise.paths import Level, LikeLevel, Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.noise.solvers import Euler, Solver, fill_in
+from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
 from genlab.decoders.task import Task
 from genlab.tokens import (
     Cond,
@@ -147,6 +147,12 @@ class DiffusionConfig(Config):
         forward += self.network.flops(task)
         # Latents and sinusoids are data: nothing is propagated into them.
         return 3 * forward - self.network.data_flops(task)
+
+    def bare_sampler(self, task: Task) -> DiffusionSampler:
+        """Return the sampler of the bare law: the probability flow without guidance, in
+        `BARE_STEPS` Euler steps.
+        """
+        return DiffusionSampler(steps=BARE_STEPS)
 
     def sample_cost(self, sampler: DiffusionSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""

@@ -55,6 +55,9 @@ from genlab.tokens import (
     read_codes,
 )
 
+# Calls of the bare law.
+BARE_STEPS = 128
+
 
 class DiscreteSampler(RevealSampler):
     """How codes are drawn; uniform noise knows the ancestral order in full precision only."""
@@ -93,6 +96,13 @@ class DiscreteConfig(Config):
         return 3 * forward - (
             2 * task.backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0
         )
+
+    def bare_sampler(self, task: Task) -> DiscreteSampler:
+        """Return the sampler of the bare law: ancestral, in steps so small that few codes are drawn
+        together.
+        """
+        steps = min(task.num_frames * task.spec.codebooks, BARE_STEPS)
+        return DiscreteSampler(steps=steps, hiding=LinearHiding())
 
     def sample_cost(self, sampler: DiscreteSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""

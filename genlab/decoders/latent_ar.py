@@ -32,7 +32,7 @@ from genlab.decoders.conditioning import (
 )
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise import code_given_latent
-from genlab.decoders.noise.heads import GaussianMixture, GaussianMixtureHead, Head
+from genlab.decoders.noise.heads import BARE_STEPS, GaussianMixture, GaussianMixtureHead, Head
 from genlab.decoders.steps.visiting import (
     draw_known,
     refuse_holes,
@@ -115,6 +115,10 @@ class LatentARConfig(Config):
             + task.num_frames
             * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
         )
+
+    def bare_sampler(self, task: Task) -> LatentARSampler:
+        """Return the sampler of the bare law; only a flow head needs steps."""
+        return LatentARSampler(steps=BARE_STEPS)
 
     def sample_cost(self, sampler: LatentARSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip.

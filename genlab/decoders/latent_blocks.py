@@ -48,7 +48,7 @@ from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.diffusion_score import codes_bound
 from genlab.decoders.noise.paths import Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
-from genlab.decoders.noise.solvers import Euler, Solver, fill_in
+from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
 from genlab.decoders.steps.stepwise import num_copies
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
@@ -148,6 +148,10 @@ class LatentBlocksConfig(Config):
         return (
             3 * forward - 2 * frames * per_frame - blocks * 2 * task.backbone.width * LEVEL_CHANNELS
         )
+
+    def bare_sampler(self, task: Task) -> LatentBlocksSampler:
+        """Return the sampler of the bare law, as diffusion's."""
+        return LatentBlocksSampler(steps=BARE_STEPS)
 
     def sample_cost(self, sampler: LatentBlocksSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""

@@ -29,8 +29,8 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.inputs import check_call, check_sample
-from genlab.decoders.noise.heads import FlowMatching
-from genlab.decoders.noise.schedules import CosineHiding, Hiding
+from genlab.decoders.noise.heads import BARE_STEPS, FlowMatching
+from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import draw_hidden, rank
 from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, backbone_flops
@@ -47,6 +47,9 @@ from genlab.tokens import (
     make_tokens,
     read_latents,
 )
+
+# Backbone calls of the bare law.
+BARE_ROUNDS = 32
 
 
 class MARSampler(Config):
@@ -100,6 +103,14 @@ class MARConfig(Config):
             + embed
             + task.num_frames
             * self.head.train_flops(task.backbone.width, task.spec.latent_channels)
+        )
+
+    def bare_sampler(self, task: Task) -> MARSampler:
+        """Return the sampler of the bare law: one frame per round in random order, up to
+        `BARE_ROUNDS`, and the head's bare steps.
+        """
+        return MARSampler(
+            rounds=min(task.num_frames, BARE_ROUNDS), steps=BARE_STEPS, hiding=LinearHiding()
         )
 
     def sample_cost(self, sampler: MARSampler, task: Task) -> SampleCost:

@@ -29,7 +29,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -37,7 +37,7 @@ from genlab.decoders.conditioning import (
     with_unconditional,
 )
 from genlab.decoders.inputs import check_call, check_sample
-from genlab.decoders.noise.schedules import CosineHiding, Hiding
+from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import (
     SINGLE,
     Order,
@@ -65,6 +65,9 @@ from genlab.tokens import (
     make_tokens,
     read_codes,
 )
+
+# Calls per level of the bare law.
+BARE_STEPS = 16
 
 
 class MaskedSampler(Config):
@@ -110,13 +113,32 @@ class MaskedConfig(Config):
 
     kind: Literal["masked"] = "masked"
     sampler: ClassVar[type[Config]] = MaskedSampler
-    loss_unit: ClassVar[str] = "nats_per_hidden_code"
     hiding: Hiding = CosineHiding()
-    """Draws the share of frames that a training example hides."""
+    """Draws the share of frames that a training example hides, under `loss_weighting="published"`.
+    """
     spans: Spans = SINGLE
     """How many frames training hides together."""
     starts_from_codec: bool = True
     """Start embeddings and heads from the codec's entries, as in the AR family."""
+    loss_weighting: Literal["published", "bound"] = added("published")
+    """published: the share hidden follows `hiding` and every hidden code counts alike (SoundStorm).
+    bound: every number of hidden frames comes up equally often and every clip counts by its frames,
+    so that the expected loss is the bound of `score`, in nats per code.
+    """
+
+    @pydantic.model_validator(mode="after")
+    def _check_weighting(self) -> "MaskedConfig":
+        if self.loss_weighting == "bound" and self.spans.frames > 1:
+            raise ValueError(
+                f"loss_weighting='bound': the bound hides single frames, got spans.frames="
+                f"{self.spans.frames}; set spans.frames=1, or loss_weighting='published'"
+            )
+        return self
+
+    @property
+    def loss_unit(self) -> str:
+        """What one unit of the loss is."""
+        return "nats_per_code" if self.loss_weighting == "bound" else "nats_per_hidden_code"
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Masked":
         """Return the decoder with fresh weights, made in one compiled call.
@@ -133,6 +155,20 @@ class MaskedConfig(Config):
         """
         forward = task.condition_flops + _call_flops(task)
         return 3 * forward
+
+    def bare_sampler(self, task: Task) -> MaskedSampler:
+        """Return the sampler of the bare law, the order of the bound: level by level, the frames of
+        a level in random order.
+
+        With as many steps per level as frames it would be that law exactly; measured on the quick
+        start, more steps than these change the energy of the next block by less than its error.
+        """
+        return MaskedSampler(
+            steps=(min(task.num_frames, BARE_STEPS),),
+            hiding=LinearHiding(),  # as many frames in every step
+            order="random",
+            is_last_greedy=False,
+        )
 
     def sample_cost(self, sampler: MaskedSampler, task: Task) -> SampleCost:
         """Return the cost of drawing one clip."""
@@ -179,15 +215,22 @@ class Masked(nnx.Module):
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats of each example's hidden codes of one level, weighted by their
-        number.
+        number, or, as the bound weighs, by the example's frames.
         """
         check_call(self, tokens, cond)
         level_key, share_key, frame_key, condition_key, dropout_key = jax.random.split(key, 5)
         b = tokens.num_frames.shape[0]
         is_valid = tokens.is_valid
         level = jax.random.randint(level_key, (b,), 0, self.spec.codebooks)
-        hidden_share = self.config.hiding.hidden_share(jax.random.uniform(share_key, (b,)))
-        is_masked = _draw_masked(frame_key, is_valid, hidden_share, self.config.spans)
+        is_bound = self.config.loss_weighting == "bound"
+        place = jax.random.uniform(share_key, (b,))
+        if is_bound:
+            num_hidden = count_hidden(place, tokens.num_frames)
+            hidden_share = num_hidden / jnp.maximum(tokens.num_frames, 1)
+            is_masked = draw_hidden(frame_key, is_valid, num_hidden)
+        else:
+            hidden_share = self.config.hiding.hidden_share(place)
+            is_masked = _draw_masked(frame_key, is_valid, hidden_share, self.config.spans)
         codes = read_codes(tokens)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         visible = _hide(codes, level, is_masked, self.spec.entries)
@@ -195,9 +238,12 @@ class Masked(nnx.Module):
         heads = self.heads[...][level].astype(hidden.dtype)
         labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
         nats = jnp.where(is_masked, cross_entropy(jax.vmap(matmul)(hidden, heads), labels), 0)
-        weight = is_masked.sum(axis=1).astype(jnp.float32)
+        num_masked = is_masked.sum(axis=1).astype(jnp.float32)
+        # The mean over the hidden codes of a uniform number of frames and level is an unbiased draw
+        # of the bound per code (eq. 4 of 2110.02037): the bound is K levels x n frames of it.
+        weight = tokens.num_frames.astype(jnp.float32) if is_bound else num_masked
         return LossOut(
-            nats.sum(axis=1) / jnp.maximum(weight, 1), weight, {"hidden_share": hidden_share}
+            nats.sum(axis=1) / jnp.maximum(num_masked, 1), weight, {"hidden_share": hidden_share}
         )
 
     def score(

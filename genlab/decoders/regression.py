@@ -61,6 +61,10 @@ class RegressionConfig(Config):
         forward = task.condition_flops + self.network.flops(task)
         return 3 * forward - self.network.data_flops(task)
 
+    def bare_sampler(self, task: Task) -> RegressionSampler:
+        """Return the only sampler: nothing is drawn."""
+        return RegressionSampler()
+
     def sample_cost(self, sampler: RegressionSampler, task: Task) -> SampleCost:
         """Return the cost of one clip: one network call."""
         return SampleCost(1, task.condition_flops + self.network.flops(task))

@@ -151,7 +151,8 @@ class DecoderConfig(Hashed, Protocol):
     """The config of a decoder: what an arm of a comparison names.
 
     It may also have `train_flops(task)` and `sample_cost(sampler, task)`, formulas that say what it
-    costs; without them cost.py walks the traced program.
+    costs; without them cost.py walks the traced program. With `bare_sampler(task)` it names the
+    sampler of its bare law (`bare_law`).
     """
 
     sampler: ClassVar[type[Config]]
@@ -170,6 +171,41 @@ class DecoderConfig(Hashed, Protocol):
 @runtime_checkable
 class SamplerConfig(Hashed, Protocol):
     """The config of how a decoder samples; without a `guidance` it is not guided."""
+
+
+@runtime_checkable
+class HasBareSampler(Protocol):
+    """The config of a decoder that says how its bare law is drawn."""
+
+    def bare_sampler(self, task: Task) -> SamplerConfig:
+        """Return the sampler that draws from what was trained: temperature 1, no guidance, nothing
+        cut off, and as many calls as the law takes.
+        """
+        ...
+
+
+class BareLaw(NamedTuple):
+    """How a decoder's law is drawn as it was trained."""
+
+    sampler: SamplerConfig
+    is_declared: bool
+    """False if its config does not say, and the arm's own sampler has to serve."""
+
+
+def bare_law(decoder: DecoderConfig, own: SamplerConfig, task: Task) -> BareLaw:
+    """Return the sampler of a decoder's bare law.
+
+    Proper scores (Gneiting and Raftery 2007) compare laws; a temperature that was tuned for another
+    score would be a part of the law that they judge.
+
+    Args:
+        decoder: may have `bare_sampler(task)`.
+        own: the sampler of the arm, which serves where the decoder declares none.
+        task: what the decoder was built for.
+    """
+    if isinstance(decoder, HasBareSampler):
+        return BareLaw(decoder.bare_sampler(task), is_declared=True)
+    return BareLaw(own, is_declared=False)
 
 
 def guidance_of(sampler: SamplerConfig) -> float:

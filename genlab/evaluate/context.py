@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
-from genlab.config import Config, GenlabError, Seed
+from genlab.config import Config, GenlabError, Seed, added
 from genlab.data.audio import as_waves
 from genlab.evaluate.content import GrammarRecogniser
 from genlab.evaluate.distribution import ReferenceSet, SpeechEmbedder, build_reference
@@ -48,7 +48,15 @@ class EvaluationConfig(Config):
     score_draws: int = Field(default=32, ge=1, le=1024)
     """Draws per clip behind the bits of a family whose likelihood has an upper bound only."""
     energy_draws: int = Field(default=4, ge=0, le=1024)
-    """Continuations per clip behind the energy score of the next block; 0 leaves it out."""
+    """Continuations per clip behind the energy scores of the next block; 0 leaves them out."""
+    token_prompts: Annotated[int, Field(ge=2)] | None = added(None)
+    """Clips behind the scores that need no audio, bits and energies, whose first ones are the
+    prompts; None, or fewer than num_prompts, takes the prompts alone.
+    """
+    audio_draws: Annotated[int, Field(ge=1, le=64)] = added(1)
+    """Times that every training seed draws the audio of every prompt. How much a score moves from
+    draw to draw is then part of its interval.
+    """
     lengths_s: tuple[Annotated[float, Field(ge=0.1, le=3600)], ...] = ()
     """Seconds of longer clips whose sampling is timed too, each once per training seed."""
     threads: int = Field(default=2, ge=1, le=1024)

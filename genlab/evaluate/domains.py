@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from genlab.data.audio import SAMPLE_RATE_HZ
 from genlab.data.manifest import Spoken, text_key
+from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.table import METRICS, find_metric
 
@@ -110,10 +111,11 @@ SPEECH = Domain(
     unit_of=text_key,
     conditions=("content", "speaker"),
     metrics=METRICS,
-    # Words where arms are told them, then what needs no text.
+    # What is proper and every family has; bits are bounds in some, which rank nothing. The others
+    # describe, and decide only where there is no energy.
     deciding=(
+        Deciding(BARE_ENERGY),
         Deciding("wer_ctc", "content"),
-        Deciding("block_energy"),
         Deciding("speaker_similarity", "speaker"),
         Deciding("mcd"),
     ),
@@ -126,9 +128,10 @@ SPEECH = Domain(
         "dnsmos_ovrl",
         "kad",
         "bits_per_s",
-        "block_energy",
+        BARE_ENERGY,
+        TUNED_ENERGY,
     ),
-    searched=("wer_ctc", "block_energy"),
+    searched=("wer_ctc", BARE_ENERGY, TUNED_ENERGY),
     controls=(
         Swap(
             "prompt_swap", "content", "condition.content='none': the arms are not told what to say"

@@ -7,9 +7,27 @@ Given the first half of a clip, how far are draws of the block after its middle 
     Eq. E |X - y| - 1/2 E |X - X'|,
 
 with y the real block and X, X' independent draws. It is proper: in expectation no forecast beats
-the true distribution. `genlab.score.block_energies` draws the continuations of a trained decoder.
+the true distribution. That ranks laws, so it decides at the bare law of each family: temperature
+1, no guidance, nothing cut off. At a sampler that was tuned for another score it judges the tuning
+as well, and only describes what is heard. `genlab.score.BlockEnergy` draws the continuations of a
+trained decoder.
 """
 
-from genlab.decoders.noise.heads import energy_score as energy_score
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 BLOCK_S = 0.24
+BARE_ENERGY, TUNED_ENERGY = "block_energy", "block_energy_tuned"
+T = TypeVar("T")
+EnergyLaw = Literal["bare law"]
+ENERGY_LAW: EnergyLaw = "bare law"
+"""Beside scores whose `block_energy` is that of the bare law. Files without it are of earlier
+versions, whose one energy was of the arm's own sampler: it is read under the name of that.
+"""
+
+
+def name_energies(by_score: Mapping[str, T]) -> dict[str, T]:
+    """Return scores of an earlier version under today's names."""
+    return {
+        TUNED_ENERGY if name == BARE_ENERGY else name: value for name, value in by_score.items()
+    }

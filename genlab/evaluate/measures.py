@@ -44,11 +44,11 @@ Item = TypeVar("Item")
 
 
 def quality(clips: Clips) -> Work:
-    """DNSMOS of some clips of every training seed, the same prompts of each."""
-    context, per_seed = clips.context, clips.per_seed
-    firsts = range(0, len(clips.waves), per_seed)
+    """DNSMOS of some clips of every draw of every training seed, the same prompts of each."""
+    context, per_set = clips.context, clips.per_set
+    firsts = range(0, len(clips.waves), per_set)
     chosen = [
-        first + i for first in firsts for i in spread_evenly(per_seed, context.config.dnsmos_clips)
+        first + i for first in firsts for i in spread_evenly(per_set, context.config.dnsmos_clips)
     ]
     size = context.quality.batch_windows
     # As many clips per job as the network takes in one call.
@@ -102,11 +102,11 @@ def speaker(clips: Clips) -> Work:
     others.
     """
     context, prompts = clips.context, clips.prompts
-    # Grouped by the real clips' lengths, so that the groups are the same in every row and training
-    # seed.
-    own = prompts[: clips.per_seed]
+    # Grouped by the real clips' lengths, so that the groups are the same in every row, training
+    # seed and draw.
+    own = prompts[: clips.per_set]
     groups = group_clips([len(prompt.wave) for prompt in own], [prompt.speaker for prompt in own])
-    firsts = range(0, len(clips.waves), clips.per_seed)
+    firsts = range(0, len(clips.waves), clips.per_set)
     groups = [[first + i for i in members] for first in firsts for members in groups]
 
     def finish(found: list[np.ndarray]) -> Found:
@@ -117,8 +117,8 @@ def speaker(clips: Clips) -> Work:
         scores = score_speakers(
             np.concatenate(found), groups, [prompt.speaker for prompt in prompts], context.centroids
         )
-        groups_per_seed = len(groups) // clips.seeds
-        clusters = tuple(int(group) % groups_per_seed for group in scores.group)
+        groups_per_set = len(groups) // clips.sets
+        clusters = tuple(int(group) % groups_per_set for group in scores.group)
         similarity = clip_means(scores.similarity[scores.group], clusters)._replace(runs=clips.runs)
         values = {"speaker_similarity": similarity}
         if len(context.centroids) > 1:  # of one speaker the nearest is always the right one
@@ -221,10 +221,10 @@ def codes(clips: Clips) -> Work:
         seed = clips.context.config.seed
         of_sets = [
             {"code_entropy": code_entropy(own, entries, seed=seed)}
-            for own in _split(clips.codes, clips.seeds)
+            for own in _split(clips.codes, clips.sets)
         ]
         per_clip = {"clip_code_entropy": clip_means(clip_entropies(clips.codes), clips.clusters)}
-        return Found(per_clip, _over_seeds(of_sets))
+        return Found(per_clip, _over_sets(of_sets, clips))
 
     return Work((), finish)
 
@@ -248,8 +248,8 @@ def distances(clips: Clips) -> Work:
                 lambda space, own: _distances_in(space, own, clips), spaces, of_space
             ):
                 of_sets |= scores
-        runs = [_diversity(own, clips) for own in _split(of_space[0], clips.seeds)]
-        return Found(of_sets=of_sets | _over_seeds(runs))
+        sets = [_diversity(own, clips) for own in _split(of_space[0], clips.sets)]
+        return Found(of_sets=of_sets | _over_sets(sets, clips))
 
     return Work([partial(space.embed, wave) for space, wave in places], finish)
 
@@ -260,8 +260,8 @@ def _distances_in(
 ) -> dict[str, OfSets]:
     reference = space.reference
     seed = clips.context.config.seed
-    runs = _split(embeddings, clips.seeds)
-    num_vectors = min(len(reference.vectors), *(count_vectors(own) for own in runs))
+    sets = _split(embeddings, clips.sets)
+    num_vectors = min(len(reference.vectors), *(count_vectors(own) for own in sets))
     is_few = num_vectors < FEW_VECTORS
     note = (
         f"extrapolated from {num_vectors} vectors a side, unstable below {FEW_VECTORS}"
@@ -274,13 +274,13 @@ def _distances_in(
         kad = kernel_distance(own, reference, seed=seed)
         return {"kad": kad, "frechet": frechet_infinity(own, reference, seed=seed)}
 
-    found = _over_seeds(list(map(measure, runs)))
+    found = _over_sets(list(map(measure, sets)), clips)
     found["frechet"] = found["frechet"]._replace(validity=validity, note=note)
     return {f"{name}{space.suffix}": score for name, score in found.items()}
 
 
 def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate]:
-    """Return the scores of one training seed in the space of speech."""
+    """Return the scores of one set of clips in the space of speech."""
     reference = clips.context.spaces[0].reference
     seed = clips.context.config.seed
     real = reference.clip_means
@@ -292,12 +292,16 @@ def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate
     return scores
 
 
-def _over_seeds(runs: list[dict[str, Estimate]]) -> dict[str, OfSets]:
-    """Return the scores of a row's sets of clips, one set for each training run."""
-    return {name: OfSets(estimate_over_runs([[run[name]] for run in runs])) for name in runs[0]}
+def _over_sets(sets: list[dict[str, Estimate]], clips: Clips) -> dict[str, OfSets]:
+    """Return the scores of a row's sets of clips, one set for each draw of each training run."""
+    by_run = _split(sets, clips.seeds)
+    return {
+        name: OfSets(estimate_over_runs([[drawn[name] for drawn in run] for run in by_run]))
+        for name in sets[0]
+    }
 
 
-def _split(items: Sequence[Item], seeds: int) -> list[list[Item]]:
-    """Return what belongs to each training run; the runs follow each other."""
-    per_seed = len(items) // seeds
-    return [list(items[run * per_seed : (run + 1) * per_seed]) for run in range(seeds)]
+def _split(items: Sequence[Item], parts: int) -> list[list[Item]]:
+    """Return what belongs to each training run, or draw of one; they follow each other."""
+    size = len(items) // parts
+    return [list(items[part * size : (part + 1) * size]) for part in range(parts)]

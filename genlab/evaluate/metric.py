@@ -72,6 +72,8 @@ class Metric:
     """The field of `EvaluationConfig` that leaves it out at 0."""
     is_of_floors: bool = False
     """Only codec floors have it, whose waves are aligned with the real clips sample by sample."""
+    is_bare: bool = False
+    """It is measured at the bare law of a decoder, so no setting of its sampler moves it."""
     endings: tuple[str, ...] = ("",)
     """What is appended to the name where several scores of this metric are always made."""
 
@@ -100,12 +102,15 @@ class Clips:
 
     waves: Sequence[Wave]
     prompts: Sequence[Wanted]
-    """As many as waves, in the same order in every row, once per training seed."""
+    """As many as waves, in the same order in every row, once per draw of every training seed."""
     context: EvaluationContext
     is_reconstruction: bool = False
     """Waves are aligned with the real clips sample by sample."""
     seeds: int = 1
     """Training seeds behind the row, whose clips follow each other in equal numbers."""
+    draws: int = 1
+    """Times that every training seed answers every prompt; the draws of a seed follow each other.
+    """
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -115,7 +120,13 @@ class Clips:
     @property
     def runs(self) -> tuple[int, ...]:
         """The training run behind each clip."""
-        return tuple(np.repeat(range(self.seeds), self.per_seed).tolist())
+        return tuple(np.repeat(range(self.seeds), self.draws * self.per_set).tolist())
+
+    @property
+    def draw_numbers(self) -> tuple[int, ...]:
+        """Which of the draws of its prompt and training seed each clip is."""
+        of_seed = np.repeat(range(self.draws), self.per_set)
+        return tuple(np.tile(of_seed, self.seeds).tolist())
 
     @property
     def covers(self) -> Covers:
@@ -123,9 +134,14 @@ class Clips:
         return "prompts" if self.seeds == 1 else "prompts and training seeds"
 
     @property
-    def per_seed(self) -> int:
-        """Clips of each training seed."""
-        return len(self.waves) // self.seeds
+    def sets(self) -> int:
+        """Times that all prompts are answered, which makes as many sets of clips."""
+        return self.seeds * self.draws
+
+    @property
+    def per_set(self) -> int:
+        """Clips of one draw of one training seed: one for each prompt."""
+        return len(self.waves) // self.sets
 
     @functools.cached_property
     def codes(self) -> Sequence[Int[np.ndarray, "_ k"]]:

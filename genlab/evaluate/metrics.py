@@ -49,6 +49,7 @@ def score_clips(
     metrics: Sequence[Metric] = METRICS,
     is_reconstruction: bool = False,
     seeds: int = 1,
+    draws: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RowResult:
     """Run every audio metric on one row, and leave out what the prompts do not allow.
@@ -59,21 +60,24 @@ def score_clips(
 
     Args:
         generated: one waveform per prompt at 16 kHz.
-        prompts: what each was asked to be, in the same order in every row, once per training seed.
+        prompts: what each was asked to be, in the same order in every row, once per draw of every
+            training seed.
         context: what does not depend on the row.
         metrics: rows of the table; those that need tokens are left out.
         is_reconstruction: the row is a codec floor, aligned sample by sample: adds the
             reconstruction scores.
         seeds: training seeds behind the row, whose clips follow each other in equal numbers.
+        draws: times that each training seed answers each prompt, one draw after another.
         progress: told how many of how many measurements are done.
 
     Raises:
         GenlabError: if the numbers of clips differ, or a waveform is not finite.
     """
-    clips = Clips(_check_waves(generated, prompts), prompts, context, is_reconstruction, seeds)
+    waves = _check_waves(generated, prompts)
+    clips = Clips(waves, prompts, context, is_reconstruction, seeds, draws)
     found = _measure(clips, metrics, progress)
     per_clip = {
-        name: values._replace(runs=clips.runs)
+        name: values._replace(runs=clips.runs, draws=clips.draw_numbers if draws > 1 else ())
         for one in found
         for name, values in one.per_clip.items()
     }

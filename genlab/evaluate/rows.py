@@ -13,6 +13,7 @@ import pydantic
 from typing_extensions import TypedDict
 
 from genlab.evaluate.controls import Control
+from genlab.evaluate.energy import ENERGY_LAW, EnergyLaw, name_energies
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.scores import ClipValues, Score, Validity
 from genlab.run.files import write_json
@@ -28,6 +29,7 @@ class StoredValues(TypedDict):
     clusters: list[str | int]
     validity: Validity
     runs: NotRequired[list[Count]]
+    draws: NotRequired[list[Count]]
 
 
 def _check_lengths(values: StoredValues) -> StoredValues:
@@ -36,6 +38,8 @@ def _check_lengths(values: StoredValues) -> StoredValues:
         raise ValueError("expected as many weights and clusters as totals")
     if len(values.get("runs", [])) not in (0, clips):
         raise ValueError(f"expected {clips} runs or none, got {len(values.get('runs', []))}")
+    if len(values.get("draws", [])) not in (0, clips):
+        raise ValueError(f"expected {clips} draws or none, got {len(values.get('draws', []))}")
     return values
 
 
@@ -48,6 +52,7 @@ class StoredRow(TypedDict):
     transcripts: dict[str, list[str]] | Annotated[list[str], pydantic.Field(max_length=0)]
     controls: list[Control]
     own: NotRequired[list[str]]
+    energy: NotRequired[EnergyLaw]
 
 
 def save_row(path: Path, row: RowResult, own: Sequence[str] = ()) -> None:
@@ -68,6 +73,7 @@ def save_row(path: Path, row: RowResult, own: Sequence[str] = ()) -> None:
             "per_clip": per_clip,
             "transcripts": row.transcripts,
             "controls": controls,
+            "energy": ENERGY_LAW,
         },
     )
 
@@ -88,9 +94,13 @@ def load_row(path: Path, own: Sequence[str] | None = None) -> RowResult | None:
             tuple(found["clusters"]),
             found["validity"],
             tuple(found.get("runs", ())),
+            tuple(found.get("draws", ())),
         )
         for name, found in values["per_clip"].items()
     }
     transcripts = values["transcripts"]
     written = transcripts if isinstance(transcripts, dict) else {}
-    return RowResult(values["scores"], per_clip, written, tuple(values["controls"]))
+    scores = values["scores"]
+    if "energy" not in values:  # of a version whose energy was of the arm's own sampler
+        scores, per_clip = name_energies(scores), name_energies(per_clip)
+    return RowResult(scores, per_clip, written, tuple(values["controls"]))

@@ -24,7 +24,7 @@ from genlab.statistics.bootstrap import (
 )
 from genlab.statistics.crossed import cell_sums, estimate_crossed, linearise_ratio
 
-Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse"]
+Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse", "smoothing"]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
 Covers = Literal["prompts", "prompts and training seeds"]
 
@@ -78,6 +78,10 @@ class ClipValues(NamedTuple):
     validity: Validity = "metric"
     runs: tuple[int, ...] = ()
     """The training run that made each clip; empty if one run made them all."""
+    draws: tuple[int, ...] = ()
+    """Which of several draws of its prompt and training run each clip is; empty if each is the only
+    one. Their mean is the value of prompt and run.
+    """
 
     @property
     def values(self) -> Float[np.ndarray, "n"]:

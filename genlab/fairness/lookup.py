@@ -20,7 +20,7 @@ from jaxtyping import Float
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import normalise_text
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
 from genlab.evaluate.scores import ClipValues, Score, clip_means
 from genlab.evaluate.table import make_score
 
@@ -121,7 +121,7 @@ def score_energy(
     values = clip_means(np.array(distances, np.float64), clusters)
     values = values._replace(runs=(0,) * len(clips))
     note = f"one prediction per clip, the next {BLOCK_S:g} s after its middle"
-    return make_score("block_energy", values.estimate(seed), seeds=1, note=note), values
+    return make_score(BARE_ENERGY, values.estimate(seed), seeds=1, note=note), values
 
 
 def frame_keys(clip: TokenClip, condition: ConditionConfig) -> list[list[Hashable]]:

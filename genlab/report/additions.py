@@ -45,6 +45,8 @@ class FrontEntry(TypedDict):
 
     arm: str
     setting: str
+    by: NotRequired[str]
+    """The name of the score; the deciding one in files of earlier versions."""
     score: ScoreEntry
     costs: FrontCosts
     dominated_by: BeatenBy

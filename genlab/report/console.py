@@ -219,7 +219,7 @@ def format_audit(audit: Mapping[str, AuditEntry]) -> str:
     rows = [["", *degradations, "false alarms", "on this corpus"]]
     for name, found in audit.items():
         verdict = "trusted" if found["is_trusted"] else f"NOT TRUSTED: {', '.join(found['failed'])}"
-        seen = [found["verdicts"][degradation] for degradation in degradations]
+        seen = [found["verdicts"].get(degradation, "") for degradation in degradations]
         rows.append([score_title(name), *seen, f"{found['false_alarms']:.0%}", verdict])
     return fold(rows)
 

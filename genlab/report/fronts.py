@@ -45,7 +45,8 @@ def fronts_section(results: Shown) -> Markup:
             "CONFIG --pareto</code> "
             "samples every arm at equally many settings and draws the fronts.</p>"
         )
-    name = str(results.get("primary_score", SPEECH.deciding[0].score))
+    # Fronts of earlier versions were by the deciding score and do not name it.
+    name = entries[0].get("by") or str(results.get("primary_score", SPEECH.searched[0]))
     panels = [_panel(entries, results, name, cost, title) for cost, title in COSTS.items()]
     per_arm = len(entries) // max(1, len({entry["arm"] for entry in entries}))
     return Markup(

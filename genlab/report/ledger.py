@@ -202,6 +202,7 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
             "training settings tried per arm, this one included, as the config states",
         ),
         _tuning_row(config),
+        *_weighting_rows(runs),
     ]
 
 
@@ -240,6 +241,23 @@ def _average_row(config: Comparison, runs: Mapping[str, DecoderRun]) -> LedgerRo
         return _tuned("EMA decay", {name: run.optim.ema_decay for name, run in runs.items()})
     grid = {name: str(list(run.optim.ema_powers or ())) for name, run in runs.items()}
     return _matched("EMA grid", grid, "powers k of the decays 1 - 2^-k, all kept in one training")
+
+
+def _weighting_rows(runs: Mapping[str, DecoderRun]) -> list[LedgerRow]:
+    """Say where the training of an arm weighs or orders its examples unlike its score does."""
+    decoders = {name: run.arm.decoder for name, run in runs.items()}
+    weighting = {name: getattr(one, "loss_weighting", "") for name, one in decoders.items()}
+    infilling = {name: getattr(one, "infill_share", None) for name, one in decoders.items()}
+    rows = []
+    if any(weighting.values()):
+        note = "of masked arms: as published, or as the bound on their bits weighs"
+        values = {name: value or "own" for name, value in weighting.items()}
+        rows.append(_row("Loss weighting", "declared", values, note))
+    if any(infilling.values()):
+        note = "share of training examples visited in the order that fills a hole, not scored"
+        values = {name: value or 0.0 for name, value in infilling.items()}
+        rows.append(_row("Infilling orders", "declared", values, note))
+    return rows
 
 
 def _tuning_row(config: Comparison) -> LedgerRow:

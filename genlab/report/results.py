@@ -23,6 +23,7 @@ from genlab.config import digest
 from genlab.decoders.task import guidance_of
 from genlab.evaluate.comparisons import Difference, compare_rows
 from genlab.evaluate.controls import Control
+from genlab.evaluate.energy import ENERGY_LAW
 from genlab.evaluate.entries import MetricEntry
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
@@ -116,6 +117,7 @@ def assemble(
             for control in rows[name].controls
         ],
         "method": _method(config, material),
+        "energy": ENERGY_LAW,
     }
     if own:
         results["metrics"] = own

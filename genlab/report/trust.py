@@ -44,7 +44,7 @@ def audit_table(results: Scored) -> Markup:
         cells = [
             Markup('<td class="{}">{}{}</td>').format(
                 "bad" if seen in found["failed"] else "",
-                _VERDICTS[found["verdicts"][seen]],
+                _VERDICTS[found["verdicts"][seen]] if seen in found["verdicts"] else "not applied",
                 Markup(' <span class="must">must</span>') if seen in must_notice else "",
             )
             for seen in degradations

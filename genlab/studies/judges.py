@@ -15,7 +15,7 @@ from genlab.evaluate.table import find_metric
 from genlab.experiment import Comparison, DecoderRun
 from genlab.recognisers.shipped import load_recogniser
 from genlab.sample import compile_sampler, conditions, decode
-from genlab.score import block_energies
+from genlab.score import BlockEnergy, sampler_behind
 from genlab.studies.space import Tuning
 
 Judge = Callable[[nnx.Module, DecoderRun], ClipValues]
@@ -32,9 +32,15 @@ def make_judge(
     # Energy needs no codec and no recogniser, so neither is loaded.
     if find_metric(tuning.by).needs == "tokens":
         draws = max(2, config.evaluation.energy_draws)
-        return lambda model, run: clip_means(
-            block_energies(model, run, store, clips, num_draws=draws, seed=tuning.seed), units
-        )
+        energy: BlockEnergy | None = None
+
+        def measure_energy(model: nnx.Module, run: DecoderRun) -> ClipValues:
+            nonlocal energy
+            if energy is None:
+                energy = BlockEnergy(run, store, clips, sampler_behind(tuning.by, run, store))
+            return clip_means(energy(model, num_draws=draws, seed=tuning.seed), units)
+
+        return measure_energy
     codec = config.data.load_codec()
     recogniser = load_recogniser()
     compiled = None

@@ -3,7 +3,8 @@
 In: a finished comparison. Out: `pareto.json`: per arm and sampler setting the deciding score on
 *validation* prompts, over all training seeds, and four costs: sequential network calls, sampling
 FLOPs per second of audio, seconds for one clip alone, and seconds per second of audio when all
-prompts are sampled at once.
+prompts are sampled at once. The energy of the bare law, which no sampler moves, is replaced by that
+of what the setting draws.
 
 The settings are the arm's own and others of a published grid, calls x temperature x guidance, drawn
 in the order of a Halton sequence: as many for each arm as the arm with the fewest has, at most
@@ -27,6 +28,7 @@ from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import SamplerConfig
 from genlab.evaluate.comparisons import compare_rows
 from genlab.evaluate.content import word_errors
+from genlab.evaluate.energy import TUNED_ENERGY
 from genlab.evaluate.scores import ClipValues, clip_means
 from genlab.evaluate.table import find_metric, make_score
 from genlab.experiment import Arm, Comparison
@@ -41,7 +43,7 @@ from genlab.report.fronts import COSTS
 from genlab.run.files import write_json
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode, measure_latency
-from genlab.score import block_energies
+from genlab.score import BlockEnergy
 from genlab.train import load_trained
 from genlab.watch.progress import Progress
 
@@ -114,7 +116,8 @@ def check_fronts(config: Comparison, progress: Progress) -> None:
     measured = {name for check in found.scores if check.runs for name in check.names}
     _require_score(config, decides if decides in measured - {*struck} else None, struck)
     pick_from_manifest(config, manifest, codec, "valid", config.num_prompts)
-    for name, reason in struck.items():
+    said = {} if find_metric(decides).is_bare else struck
+    for name, reason in said.items():
         progress.note(f"--pareto: by {decides}, because {name} does not decide: {reason}")
 
 
@@ -126,7 +129,8 @@ def _require_score(config: Comparison, decides: str | None, struck: Mapping[str,
             f"--pareto: the deciding score here is {decides or 'none'}{reasons}, expected "
             f"{' or '.join(expected)}"
         )
-    return decides
+    # No sampler moves a score of the bare law: its twin at the setting says what a setting does.
+    return TUNED_ENERGY if find_metric(decides).is_bare else decides
 
 
 def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
@@ -175,13 +179,14 @@ def _names_of(config: Comparison) -> set[str]:
 def _measure(
     config: Comparison, name: str, setting: Setting, material: Material, out: Path, score: str
 ) -> tuple[ClipValues, dict[str, float]]:
-    """Return the deciding score per clip and seed, and the costs, of one setting."""
+    """Return the score per clip and seed, and the costs, of one setting."""
     store, codec = material.store, material.codec
     clips = choose_prompts(store, config.data, "valid", config.num_prompts)
     cond, num_frames = conditions(store, clips, config.data.num_frames)
     audio_s = float(num_frames.sum()) / codec.spec.frame_hz
     texts, parts, costs, compiled = [clip.text for clip in clips], [], {}, None
     units = tuple(config.data.domain.unit_of(clip) for clip in clips)
+    energy: BlockEnergy | None = None
     for seed in config.seeds:
         directory = find_run_dir(out, name, seed)
         # The comparison's own word for its code is enough for its arms.
@@ -212,7 +217,8 @@ def _measure(
             )
         else:
             draws, draw_seed = config.evaluation.energy_draws, config.evaluation.seed
-            energies = block_energies(model, run, store, clips, num_draws=draws, seed=draw_seed)
+            energy = energy or BlockEnergy(run, store, clips)
+            energies = energy(model, num_draws=draws, seed=draw_seed)
             parts.append(clip_means(energies, units))
     runs = tuple(np.repeat(range(len(config.seeds)), len(clips)).tolist())
     totals, weights = (
@@ -248,6 +254,7 @@ def _judge(
             {
                 "arm": arm,
                 "setting": name,
+                "by": score_name,
                 "score": score.to_dict(),
                 "costs": costs[name],
                 "dominated_by": dominated_by,

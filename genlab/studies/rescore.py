@@ -49,6 +49,7 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         for arm in arms:
             arm.restore(material.store)
             arm.read_samples(material)
+            arm.draw_more(material, config.evaluation.audio_draws)
         staged = outputs.open_stage(out, values, keep=True)
         # The digests of the code that scores move with the scores.
         write_config(staged, values, may_change=scoring_code(values))

@@ -9,6 +9,7 @@ import pytest
 import tiny_worlds
 from decoder_toys import BACKBONE, FAMILIES, SPEC, VOCAB, toy_batch, train
 from flax import nnx
+from scipy import stats
 
 from genlab.decoders import masked
 from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
@@ -247,6 +248,60 @@ def test_one_frame_at_a_time_draws_from_the_language(oracle, order, key):
         np.testing.assert_allclose(tiny_worlds.shares_of(drawn), tiny_worlds.SHARES, atol=0.012)
     else:  # which frame comes first depends on what was drawn for it, which is not the language
         assert np.abs(tiny_worlds.shares_of(drawn) - tiny_worlds.SHARES).max() > 0.02
+
+
+def test_the_bare_sampler_draws_from_the_joint_and_a_tuned_one_does_not(oracle, key):
+    num_draws = 20_000
+    _, cond = tiny_worlds.clips_as_batch(np.zeros((num_draws, 2, 2), int))
+    task = Task(tiny_worlds.SPEC, VOCAB, BACKBONE, tiny_worlds.NOTHING, num_frames=2)
+    bare = MaskedConfig().bare_sampler(task)
+    assert bare.steps_per_level(2) == (2, 2)  # as many calls as frames, so nothing is left out
+
+    def p_value(sampler):
+        drawn = oracle.sample(
+            cond, num_frames=jnp.full(num_draws, 2), key=key, sampler=sampler
+        ).tokens.codes
+        counts = tiny_worlds.shares_of(drawn) * num_draws
+        return stats.chisquare(counts, tiny_worlds.SHARES * num_draws).pvalue
+
+    assert p_value(bare) > 0.01
+    # Both frames of a level at once, and a temperature: each alone is another law.
+    assert p_value(bare.model_copy(update={"steps": (1,)})) < 1e-6
+    assert p_value(bare.model_copy(update={"temperature": 0.8})) < 1e-6
+
+
+def test_the_loss_that_weighs_as_the_bound_is_the_bound_per_code(key):
+    config = MaskedConfig(loss_weighting="bound")
+    assert config.loss_unit == "nats_per_code"
+    decoder = tiny_worlds.build(config)
+    tokens, cond = tiny_worlds.clips_as_batch()
+    bound = decoder.score(tokens, cond, key=key, num_draws=4000)
+    copies = 4000
+    many = tiny_worlds.clips_as_batch(np.repeat(tiny_worlds.CLIPS, copies, axis=0))
+
+    def mean_loss(decoder):
+        out = nnx.jit(lambda decoder, batch: decoder.loss(*batch, key=key))(decoder, many)
+        losses = np.asarray(out.per_example, np.float64).reshape(-1, copies)
+        return out, losses.mean(axis=1), losses.std(axis=1) / np.sqrt(copies)
+
+    out, loss, error = mean_loss(decoder)
+    # A clip of 2 frames has 4 codes: the bound is 4 times the loss.
+    factor = tiny_worlds.FRAMES * tiny_worlds.CODEBOOKS / np.log(2)
+    errors = np.hypot(factor * error, bound.std_error)
+    assert (np.abs(factor * loss - bound.bits) < 4 * errors).all()
+    assert (np.asarray(out.weight) == tiny_worlds.FRAMES).all()
+    # As published, more frames are hidden, which the bound does not forgive.
+    _, published, error = mean_loss(tiny_worlds.build(MaskedConfig()))
+    errors = np.hypot(factor * error, bound.std_error)
+    assert (np.abs(factor * published - bound.bits) > 4 * errors).any()
+
+
+def test_the_weighting_of_the_bound_hides_single_frames_and_is_no_news_to_old_runs():
+    with pytest.raises(ValueError, match=r"loss_weighting='bound': .* got spans\.frames=3"):
+        MaskedConfig(loss_weighting="bound", spans=Spans(frames=3))
+    assert MaskedConfig().loss_unit == "nats_per_hidden_code"
+    assert MaskedConfig().digest() == MaskedConfig(loss_weighting="published").digest()
+    assert MaskedConfig().digest() != MaskedConfig(loss_weighting="bound").digest()
 
 
 def test_the_score_of_a_model_that_knows_the_language_is_its_likelihood(oracle, key):

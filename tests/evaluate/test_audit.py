@@ -9,6 +9,7 @@ import pytest
 import scipy.signal
 
 from genlab.evaluate import audit
+from genlab.evaluate.energy_audit import audit_energy
 from genlab.evaluate.metrics import RowResult, Wanted
 from genlab.evaluate.scores import Score, clip_means
 from genlab.evaluate.table import find_metric, make_score
@@ -82,7 +83,7 @@ def test_a_blind_a_reversed_and_a_nervous_metric_are_caught(monkeypatch, prompts
         pesq=lambda wave, real, i: distance(wave, real),
         mel_distance=lambda wave, real, i: distance(wave, real) + 5 * (np.abs(wave).max() < 0.25),
     )
-    assert found["mcd"].failed == ("noise", "low-pass", "coarse", "shuffle")
+    assert found["mcd"].failed == ("noise", "low-pass", "coarse", "shuffle", "smoothing")
     assert (
         set(found["mcd"].verdicts.values()) == {"blind"}
         and found["mcd"].false_alarms < audit.MOST_FALSE_ALARMS
@@ -112,16 +113,21 @@ def test_a_set_distance_is_judged_by_whether_intervals_meet(prompts):
         "coarse": [far, near],
         "shuffle": [far, row(-2, -1)],
     }
-    found = audit._audit(find_metric("kad"), "kad", rows, seed=0)
+    found = audit.judge_rows(find_metric("kad"), "kad", rows, seed=0)
     assert found.verdicts == {
         "noise": "ranks",
         "low-pass": "blind",
         "coarse": "reversed",
         "shuffle": "reversed",
     }
-    assert found.failed == ("low-pass", "coarse", "shuffle") and found.false_alarms == 0
+    # What was not tried was not noticed.
     assert (
-        audit._audit(find_metric("kad"), "kad", {**rows, "half": [near, far]}, seed=0).false_alarms
+        found.failed == ("low-pass", "coarse", "shuffle", "smoothing") and found.false_alarms == 0
+    )
+    assert (
+        audit.judge_rows(
+            find_metric("kad"), "kad", {**rows, "half": [near, far]}, seed=0
+        ).false_alarms
         == 1
     )
 
@@ -146,3 +152,34 @@ def test_what_is_spoiled_is_spoiled_by_the_stated_amount(prompts):
         np.testing.assert_array_equal(np.sort(step[0]), np.sort(waves[0]))
     np.testing.assert_array_equal(spoiled["reversal"][0][3], waves[3][::-1])
     assert [len({id(wave) for wave in step}) for step in spoiled["collapse"]] == [12, 6, 3]
+
+
+def test_smoothing_takes_detail_and_leaves_the_level(prompts):
+    """A tone that is switched on and off keeps its spectrum on average and loses its beat."""
+    time = np.arange(RATE_HZ) / RATE_HZ
+    beat = (np.sin(2 * np.pi * 8 * time) > 0) * 0.9 + 0.1
+    wave = (0.3 * beat * np.sin(2 * np.pi * 500 * time)).astype(np.float32)
+
+    def depth(wave):
+        level = np.log(np.square(wave).reshape(-1, 400).mean(axis=1))[4:-4]
+        return level.std(), level.mean()
+
+    steps = [step[0] for step in audit.spoil([wave])["smoothing"]]
+    assert all(step.shape == wave.shape and step.dtype == np.float32 for step in steps)
+    depths = [depth(one)[0] for one in (wave, *steps)]
+    # Its beat lasts 125 ms: a mean over 60 ms rounds it, over 240 ms flattens it.
+    assert depths[0] > depths[1] > depths[3] and depths[3] < 0.25 * depths[0]
+    assert abs(depth(steps[2])[1] - depth(wave)[1]) < 0.5
+
+
+def test_the_energy_ranks_what_followed_above_its_mean_and_any_other_order():
+    rng = np.random.default_rng(0)
+    blocks = rng.normal(size=(40, 12, 8)).cumsum(axis=1).astype(np.float32)
+    blocks /= blocks.std()
+    found = audit_energy(blocks, 50.0)
+    assert found.verdicts == dict.fromkeys(("noise", "shuffle", "reversal", "smoothing"), "ranks")
+    assert found.is_trusted and found.values["smoothing"][0] < 1e-6
+    assert found.values["smoothing"] == sorted(found.values["smoothing"])
+    # Blocks in which nothing happens: a mean and an order change nothing, and that is told.
+    still = np.repeat(blocks[:, :1], 12, axis=1)
+    assert audit_energy(still, 50.0).failed == ("shuffle", "smoothing")

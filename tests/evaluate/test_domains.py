@@ -19,7 +19,7 @@ from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.manifest import text_key
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.domains import SPEECH, Deciding, domain_of
-from genlab.evaluate.table import METRICS
+from genlab.evaluate.table import METRICS, find_metric
 from genlab.experiment import TokenData
 from genlab.studies.tune import Tuning
 
@@ -83,14 +83,24 @@ def test_tuning_goes_by_what_the_domain_searches(capsys):
 @pytest.mark.parametrize(
     ("content", "speaker", "absent", "decides"),
     [
-        (True, True, "", "wer_ctc"),
+        (True, True, "", "block_energy"),
         (True, False, "wer_ctc", "block_energy"),
         (False, True, "", "block_energy"),
+        (True, True, "block_energy", "wer_ctc"),
         (False, True, "block_energy", "speaker_similarity"),
         (False, False, "block_energy", "mcd"),
     ],
 )
-def test_words_decide_where_they_are_told_then_what_needs_none(content, speaker, absent, decides):
+def test_the_proper_score_decides_and_descriptions_where_it_is_absent(
+    content, speaker, absent, decides
+):
     runs = {"wer_ctc", "block_energy", "speaker_similarity", "mcd", "kad"} - {absent}
     assert SPEECH.decide(runs, {"content": content, "speaker": speaker}) == decides
     assert SPEECH.decide(set(), {"content": content, "speaker": speaker}) == "mcd"
+
+
+def test_what_decides_first_is_measured_at_the_bare_law():
+    assert find_metric(SPEECH.deciding[0].score).is_bare
+    # A search over samplers needs a score that samplers move, and tuning may use either.
+    moved = [name for name in SPEECH.searched if not find_metric(name).is_bare]
+    assert moved and set(moved) < set(SPEECH.searched)

@@ -1,4 +1,9 @@
-"""The energy score of the next block: closed forms, what is given, and which clips count."""
+"""The energy score of the next block: closed forms, what is given, which clips count, and that it
+is proper.
+"""
+
+from types import SimpleNamespace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +17,8 @@ from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.energy import BLOCK_S
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.nets.backbone import BackboneConfig
-from genlab.score import block_energies
-from genlab.tokens import SampleOut, make_tokens
+from genlab.score import BATCH_CLIPS, BlockEnergy
+from genlab.tokens import Cond, SampleOut, Tokens, make_tokens
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)
 NUM_FRAMES, BLOCK_FRAMES = 40, round(BLOCK_S * 50)
@@ -56,12 +61,12 @@ def store(tmp_path_factory):
     return draw_store(SOURCE, tmp_path_factory.mktemp("energy"))
 
 
-def energies(model, clips, store, num_draws=4, seed=0):
-    return block_energies(model, RUN, store, clips, num_draws=num_draws, seed=seed)
+def energies(model, clips, store, num_draws=4, seed=0, sampler=None):
+    return BlockEnergy(RUN, store, clips, sampler)(model, num_draws=num_draws, seed=seed)
 
 
 def test_the_truth_has_no_energy_and_noise_has_its_closed_form(store):
-    clips = SOURCE.fresh_clips(64, NUM_FRAMES)
+    clips = SOURCE.fresh_clips(BATCH_CLIPS, NUM_FRAMES)
     assert np.abs(energies(Forecaster(clips, store), clips, store)).max() < 1e-4
     noisy = energies(Forecaster(clips, store, noise=0.5), clips, store, num_draws=8)
     # |noise| - |difference of two| / 2, each a chi distribution that is nearly its mean in
@@ -93,3 +98,78 @@ def test_a_clip_without_a_whole_block_has_no_score(store):
     )
     found = energies(Forecaster([long, short], store), [long, short], store)
     assert np.isfinite(found[0]) and np.isnan(found[1])
+
+
+class Walk(nnx.Module):
+    """Knows the law of `walks`, and draws from it at the temperature of the sampler."""
+
+    def sample(self, cond, *, num_frames, key, sampler, prompt):
+        """Return the draws: what is known is kept, and the walk goes on from there."""
+        given = jnp.moveaxis(prompt.tokens.latents, 1, 0)
+        is_known = jnp.moveaxis(prompt.is_known, 1, 0)[:, :, None]
+        noise = sampler.temperature * jax.random.normal(key, given.shape)
+
+        def step(before, inputs):
+            known, is_known, noise = inputs
+            now = jnp.where(is_known, known, KEEPS * before + (1 - KEEPS**2) ** 0.5 * noise)
+            return now, now
+
+        _, frames = jax.lax.scan(step, jnp.zeros(given.shape[1:]), (given, is_known, noise))
+        latents = jnp.moveaxis(frames, 0, 1)
+        return SampleOut(make_tokens(latents=latents, num_frames=num_frames), 1)
+
+
+KEEPS = 0.9
+CHANNELS = 4
+
+
+class Walks:
+    """A token store of walks: x(t) = 0.9 x(t - 1) + noise, of unit variance, in every channel."""
+
+    info = SimpleNamespace(spec=SimpleNamespace(frame_hz=50.0))
+
+    def __init__(self, num_clips):
+        rng = np.random.default_rng(0)
+        self.latents = np.zeros((num_clips, NUM_FRAMES, CHANNELS), np.float32)
+        self.latents[:, 0] = rng.normal(size=(num_clips, CHANNELS))
+        for t in range(1, NUM_FRAMES):
+            noise = rng.normal(size=(num_clips, CHANNELS))
+            self.latents[:, t] = KEEPS * self.latents[:, t - 1] + (1 - KEEPS**2) ** 0.5 * noise
+        self.clips = [
+            SimpleNamespace(number=number, units=np.zeros(NUM_FRAMES, int))
+            for number in range(num_clips)
+        ]
+
+    def example(self, clip, num_frames):
+        """Return a clip and conditions that say nothing."""
+        cond = Cond(np.int32(0), np.zeros(1, np.int32), np.zeros(num_frames, np.int32), np.False_)
+        return Tokens(None, self.latents[clip.number], np.int32(num_frames)), cond
+
+
+def test_no_temperature_beats_the_true_law():
+    """The energy score is proper: whoever lowers the temperature loses, and whoever raises it."""
+    store = Walks(12 * BATCH_CLIPS)
+    true = energies(Walk(), store.clips, store, 8, sampler=ARSampler())
+    for temperature in (0.0, 0.3, 0.6, 1.6):
+        sampler = ARSampler(temperature=temperature)
+        more = energies(Walk(), store.clips, store, 8, sampler=sampler) - true
+        assert more.mean() > 3 * more.std() / len(more) ** 0.5, temperature
+
+
+def test_batches_change_no_score_and_are_of_one_shape(store):
+    """More clips than a batch: the last one is filled up with clips that are not counted."""
+
+    class Counting(Walk):
+        shapes: ClassVar[list] = []
+
+        def sample(self, cond, *, num_frames, key, sampler, prompt):
+            """Return the conditional mean, and note the shape that is compiled."""
+            self.shapes.append(prompt.is_known.shape)
+            cold = sampler.model_copy(update={"temperature": 0.0})
+            return super().sample(cond, num_frames=num_frames, key=key, sampler=cold, prompt=prompt)
+
+    walks = Walks(BATCH_CLIPS + 5)
+    found = energies(Counting(), walks.clips, walks)
+    assert found.shape == (BATCH_CLIPS + 5,) and Counting.shapes == [(BATCH_CLIPS, NUM_FRAMES)]
+    alone = [energies(Counting(), [clip], walks)[0] for clip in walks.clips[-3:]]
+    np.testing.assert_allclose(found[-3:], alone, rtol=1e-5)

@@ -35,6 +35,8 @@ from genlab.nets.norm import RMSNorm
 # The spread of the first means, weights and log deviations: components that start equal would stay
 # equal.
 FIRST_SPREAD = 0.3
+# Euler steps of a flow head's bare law.
+BARE_STEPS = 32
 
 
 @runtime_checkable

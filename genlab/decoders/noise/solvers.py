@@ -30,6 +30,8 @@ from genlab.decoders.noise.paths import GaussianPath, Prediction
 
 Estimate = Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]
 Levels = Float[np.ndarray, "_"]
+# Euler steps of a diffusion's bare law.
+BARE_STEPS = 32
 
 
 class Denoiser(NamedTuple):

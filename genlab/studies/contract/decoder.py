@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from genlab.decoders.cost import sample_cost, train_flops, walk_loss
-from genlab.decoders.task import Task
+from genlab.decoders.task import HasBareSampler, Task, guidance_of
 from genlab.nets.backbone import BackboneConfig
 from genlab.nets.param import rules_of
 from genlab.studies.contract.toys import (
@@ -46,6 +46,7 @@ def check_decoder(config: Any, sampler: Any = None) -> list[Finding]:
             "every parameter says how it is split and whether it decays": trial.has_rules,
             "the FLOP formula is that of the program": trial.counts_flops,
             "saved weights give the same loss": trial.resumes,
+            "its bare law, if declared, can be drawn": trial.draws_the_bare_law,
         }
     )
 
@@ -257,6 +258,24 @@ class _DecoderTrial:
         require(
             (before == after).all(), "something outside the parameters differs from build to build"
         )
+
+    def draws_the_bare_law(self) -> None:
+        if not isinstance(self.config, HasBareSampler):
+            return  # its own sampler serves, and the note of the score says so
+        sampler = self.config.bare_sampler(self.task)
+        require(
+            isinstance(sampler, self.config.sampler),
+            f"bare_sampler returns {type(sampler).__name__}, not {self.config.sampler.__name__}",
+        )
+        guidance = guidance_of(sampler)
+        require(guidance == 1, f"bare_sampler is guided by {guidance:g}, expected 1")
+        temperature = getattr(sampler, "temperature", 1.0)
+        require(temperature == 1, f"bare_sampler has temperature {temperature:g}, expected 1")
+        if sampler == self.sampler:
+            return  # the promises above are of these very draws
+        bare = _DecoderTrial(self.config, sampler)
+        bare.has_shapes()
+        bare.keeps_a_prompt()
 
 
 def _is_real(leaf: Array) -> bool:

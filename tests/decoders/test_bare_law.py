@@ -1,0 +1,86 @@
+"""The bare law: each family's config says how what was trained is drawn, with no setting of a
+sampler in it.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, toy_batch
+
+from genlab.config import Config
+from genlab.decoders.ar import ARSampler
+from genlab.decoders.task import Task, bare_law
+
+TASK = Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
+
+
+class SilentConfig(Config):
+    """Declares no bare law."""
+
+    kind: ClassVar[str] = "silent"
+    sampler: ClassVar[type] = ARSampler
+    loss_unit: ClassVar[str] = "nats_per_code"
+
+    def build(self, task, *, key):
+        """Return nothing: what is drawn does not matter here."""
+
+
+NEUTRAL = {
+    "temperature": 1.0,
+    "guidance": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "is_annealed": False,
+    "is_last_greedy": False,
+    "noise_bits": None,
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_bare_sampler_is_of_its_family_and_tunes_nothing(name):
+    config = FAMILIES[name].config
+    own = dataclasses.replace(FAMILIES[name]).sampler
+    law = bare_law(config, own, TASK)
+    assert law.is_declared and isinstance(law.sampler, config.sampler)
+    held = {field: value for field, value in law.sampler if field in NEUTRAL}
+    assert held == {field: NEUTRAL[field] for field in held}
+    # Another sampler of the arm is no part of its law.
+    fields = {"temperature": 0.5} if "temperature" in type(own).model_fields else {"steps": 2}
+    assert bare_law(config, own.model_copy(update=fields), TASK) == law
+    assert getattr(law.sampler, "order", "random") in ("random", "ancestral")
+
+
+@pytest.mark.parametrize("name", ["masked", "blockwise", "mar"])
+def test_what_hides_reveals_one_at_a_time_where_few_are_hidden(name):
+    config = FAMILIES[name].config
+    small = TASK._replace(spec=SPEC.model_copy(update={"codebooks": 2}), num_frames=3)
+    sampler = config.bare_sampler(small)
+    assert sampler.hiding.kind == "linear"
+    counts = {
+        "masked": lambda: sampler.steps_per_level(2) == (3, 3),
+        "blockwise": lambda: sampler.steps == config.block_frames * 2,
+        "mar": lambda: sampler.rounds == 3,
+    }
+    assert counts[name]()
+
+
+@pytest.mark.parametrize("name", ["blockwise", "mar"])
+def test_a_bare_sampler_draws_what_a_prompt_leaves_open(name):
+    tokens, cond = toy_batch()
+    decoder = FAMILIES[name].build()
+    sampler = FAMILIES[name].config.bare_sampler(TASK)
+    out = decoder.sample(cond, num_frames=tokens.num_frames, key=jax.random.key(0), sampler=sampler)
+    drawn = getattr(out.tokens, decoder.reads)
+    assert np.isfinite(np.asarray(drawn)).all() and drawn.shape[:2] == (len(drawn), NUM_FRAMES)
+    if decoder.reads == "codes":
+        assert jnp.max(drawn) < SPEC.entries
+
+
+def test_a_decoder_that_declares_none_is_drawn_with_its_own_sampler():
+    own = ARSampler(temperature=0.4)
+    law = bare_law(SilentConfig(), own, TASK)
+    assert law.sampler == own and not law.is_declared
