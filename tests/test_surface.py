@@ -35,9 +35,9 @@ LOADED = [
         ],
         8,
     ),
-    ("genlab.decoders", "genlab.decoders.task", ["Task"], 32),
-    ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 30),
-    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 40),
+    ("genlab.decoders", "genlab.decoders.task", ["Task"], 33),
+    ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 31),
+    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 41),
     ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 40),
     ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 42),
     ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 44),
@@ -46,7 +46,7 @@ LOADED = [
     ("genlab.nets", "genlab.nets.layer", ["Mixer"], 15),
     ("genlab.codecs", "genlab.codecs.frozen", ["load_codec", "FrozenCodec"], 56),
     ("genlab.codecs", "genlab.codecs.base", ["Codec"], 10),
-    ("genlab.train", "genlab.train", ["train"], 62),
+    ("genlab.train", "genlab.train", ["train"], 63),
     ("genlab.training", "genlab.training.optim", ["OptimConfig"], 27),
     ("genlab.training", "genlab.training.settings", ["TrainSettings"], 15),
     ("genlab.data", "genlab.data.batches", ["BatchSource"], 11),
@@ -62,7 +62,7 @@ LOADED = [
         22,
     ),
     ("genlab.evaluate", "genlab.decoders.noise.heads", ["energy_score"], 40),
-    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 19),
+    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 20),
 ]
 SURFACE = {
     place: [name for other, _, names, _ in LOADED if other == place for name in names]
