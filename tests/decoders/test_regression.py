@@ -37,7 +37,7 @@ def build(condition=CONDITION):
     return RegressionConfig().build(task, key=jax.random.key(0))
 
 
-def linear_batch(key, num_examples=64):
+def linear_batch(key, num_examples=32):
     """Latents that are linear in the units around them plus noise of deviation 0.5, and their mean
     given the units.
     """
