@@ -271,12 +271,13 @@ def score_rows(
 
 def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[str, RowResult]:
     """Return the baselines that have bits alone, which take no wave; `folder` keeps them."""
-    wanted = [name for name in COUNTED_BASELINES if name in config.baselines]
+    wanted: list[CountedBaseline] = [name for name in COUNTED_BASELINES if name in config.baselines]
     kept: dict[CountedBaseline, RowResult | None] = {
         name: load_row(folder / f"{name}.json", ()) for name in wanted
     }
     # All three come of one count, and each is kept by itself, as the rows of the arms are.
-    if missing := [name for name in wanted if kept[name] is None]:
+    missing: list[CountedBaseline] = [name for name in wanted if kept[name] is None]
+    if missing:
         unscored = choose_unscored(
             material.store, config.data, config.prompts_split, config.num_prompts
         )
