@@ -29,7 +29,7 @@ from genlab.experiment import Comparison
 from genlab.fairness.budget import check_budget, check_flops, check_memory
 from genlab.machine import hosts
 from genlab.material import Material, gather
-from genlab.preflight import require_packages
+from genlab.preflight import hear_prompts, require_packages
 from genlab.report import outputs
 from genlab.report.additions import Tuning
 from genlab.report.answer import find_answer
@@ -99,7 +99,7 @@ def _make(
         write_json(out / "tuning.json", tuning)
     require_packages(config)
     material = gather(config, progress, out)
-    for note in material.preflight.notes:
+    for note in hear_prompts(config, material.manifest, material.preflight).notes:
         progress.note(note)
     arms = plan(config, material.store, out)
     heard = [arm for arm in arms if arm.seed == config.seeds[0]]  # while they train

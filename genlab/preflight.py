@@ -48,6 +48,8 @@ from genlab.prompts import FEWEST, Voiced, as_wanted, num_scored, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
 
+MANY_EPOCHS = 50  # passes over the clips of training; more are worth a note
+
 
 class Check(NamedTuple):
     """Scores, or a control, by name: whether they will be there, and what to know about that."""
@@ -159,9 +161,10 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     require_packages(config)
     manifest = config.data.build_audio(progress)
     try_values(config.condition.parts, manifest, codec)
-    preflight = inspect(config, manifest, codec)
+    preflight = hear_prompts(config, manifest, inspect(config, manifest, codec))
     store = PlannedStore(manifest, codec, units)
     budgets = solve_budget(config, store)
+    preflight.notes.extend(_note_epochs(budgets))
     ratios, with_bits = {}, []
     for name, budget in budgets.items():
         run = config.run(name, config.seeds[0], budget.steps)
@@ -266,12 +269,57 @@ def find_struck(config: Comparison, manifest: Manifest, clips: Collection[Clip])
     """Return the scores that can say nothing about these clips, with the reason: the recogniser is
     made to hear the real ones (`Domain.struck`).
     """
+    return config.data.domain.struck(_hear(config, manifest, clips))
+
+
+def _hear(config: Comparison, manifest: Manifest, clips: Collection[Clip]) -> dict[str, float]:
+    """Return the word error of the real clips by its score; nothing where nobody says words."""
     spoken = [clip for clip in clips if has_symbols(clip.text)]
     if not spoken or "ctc" not in recognisers(config):
         return {}
     heard = load_recogniser().transcribe([to_float(manifest.audio(clip)) for clip in spoken])
     errors, words = word_errors(heard, [clip.text for clip in spoken])
-    return config.data.domain.struck({"wer_ctc": float(errors.sum() / words.sum())})
+    return {"wer_ctc": float(errors.sum() / words.sum())}
+
+
+def hear_prompts(config: Comparison, manifest: Manifest, found: Preflight) -> Preflight:
+    """Return `found` with a note of the word error of the prompts' real clips, and with the score
+    that decides where that error strikes one.
+
+    Results say so too, but only when everything has been trained.
+    """
+    real = {
+        name: error
+        for name, error in _hear(config, manifest, found.prompts).items()
+        if name in found.score_names
+    }
+    struck = config.data.domain.struck(real)
+    decides = deciding_score(config, found.scores, found.prompts, struck)
+    # `decide` names the last score even where that one is not measured.
+    is_left = decides in found.score_names - {*struck}
+    instead = f"{decides} decides" if is_left else "no score can decide here"
+    notes = [
+        f"{name} cannot decide: {struck[name]}; {instead}"
+        if name in struck
+        else f"{name} of the prompts' real clips: {error:.2f}"
+        for name, error in real.items()
+    ]
+    return found._replace(deciding=decides, notes=[*found.notes, *notes])
+
+
+def _note_epochs(budgets: dict[str, ArmBudget]) -> list[str]:
+    """Return what to say of arms that see every clip very often: repeated texts leave few of
+    them.
+    """
+    often = {name: budget.epochs for name, budget in budgets.items() if budget.epochs > MANY_EPOCHS}
+    if not often:
+        return []
+    told = ", ".join(f"{name} {epochs:,.0f}" for name, epochs in often.items())
+    return [
+        f"epochs: {told}: more than {MANY_EPOCHS} passes over the clips of training, which may be "
+        "learnt by heart; lower the budget, or train on more clips (those whose text is held out "
+        "are dropped unless data.corpus.shared_texts=true)"
+    ]
 
 
 def check_chooses(

@@ -20,6 +20,7 @@ from genlab.evaluate.context import Wanted
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison, TokenData
 
+FRACTIONS = (0.2, 0.4)  # of the texts: what to hold out where too little was
 FEWEST = 2  # below, nothing has an interval
 
 
@@ -75,7 +76,7 @@ def pick_prompts(
         key=lambda clip: clip.id,
     )
     if len(fitting) < FEWEST:
-        raise GenlabError(_explain_few(len(fitting), sorted(frames), split, data.num_frames, sizes))
+        raise GenlabError(_explain_few(len(fitting), sorted(frames), split, data, sizes))
     unit_of = data.domain.unit_of
     said: dict[str, int] = {}
     spoken: dict[str, int] = {}
@@ -140,7 +141,7 @@ def _read_split(store: TokenStore, split: str) -> list[TokenClip]:
 
 
 def _explain_few(
-    found: int, frames: Sequence[int], split: str, num_frames: int, sizes: dict[str, int]
+    found: int, frames: Sequence[int], split: str, data: TokenData, sizes: dict[str, int]
 ) -> str:
     """Return by how much the prompts fall short, and the remedy that helps: clips too long, or
     clips too few.
@@ -151,14 +152,22 @@ def _explain_few(
             for name, count in sorted(sizes.items())
             if name not in (split, "train")
         )
+        elsewhere = f"; or take prompts from another split ({others})" if others else ""
         return (
             f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected "
-            f"at least {FEWEST}; hold out more: a larger test_fraction or valid_fraction of the "
-            "corpus, or more rows of that split in its "
-            f"manifest{f'; or take prompts from another split ({others})' if others else ''}"
+            f"at least {FEWEST}; hold out more: {_larger(data, split)}or more rows of that split "
+            f"in the table of the corpus{elsewhere}"
         )
     return (
         f"prompts: {found} of {len(frames)} clips of split {split!r} have at most "
-        f"data.num_frames={num_frames} frames, expected at least {FEWEST}; "
+        f"data.num_frames={data.num_frames} frames, expected at least {FEWEST}; "
         f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, {frames[-1]} fits all"
     )
+
+
+def _larger(data: TokenData, split: str) -> str:
+    """Return the override that holds out more of a corpus whose splits are drawn, "" of others."""
+    field = f"{'pair' if split == 'test_pair' else split}_fraction"
+    share = getattr(data.corpus, field, None)
+    larger = next((step for step in FRACTIONS if share is not None and step > share), None)
+    return "" if larger is None else f"data.corpus.{field}={larger} if its splits are drawn, "

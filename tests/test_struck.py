@@ -145,6 +145,49 @@ def test_settings_are_not_chosen_by_a_recogniser_that_hears_nothing(heard):
 
 
 @pytest.mark.parametrize(
+    ("measured", "hypotheses", "decides", "note"),
+    [
+        (
+            ("wer_ctc", "speaker_similarity"),
+            None,
+            "wer_ctc",
+            "wer_ctc of the prompts' real clips: 0.00",
+        ),
+        (
+            ("wer_ctc", "speaker_similarity"),
+            ["", "", "", "number"],
+            "speaker_similarity",
+            "wer_ctc cannot decide: its recogniser mishears the real clips (error rate 0.92); "
+            "speaker_similarity decides",
+        ),
+        (
+            ("wer_ctc",),
+            [""] * 4,
+            "mcd",
+            "wer_ctc cannot decide: its recogniser mishears the real clips (error rate 1.00); "
+            "no score can decide here",
+        ),
+        (("speaker_similarity",), [""] * 4, "speaker_similarity", ""),
+    ],
+)
+def test_what_decides_is_known_before_training(heard, measured, hypotheses, decides, note):
+    config, says = heard
+    says[:] = hypotheses or says
+    manifest = config.data.build_audio(None)
+    found = preflight.Preflight(CLIPS, [Check(measured, True)], [], measured[0], ["before"])
+    after = preflight.hear_prompts(config, manifest, found)
+    assert after.deciding == decides and after.notes == ["before", *filter(None, [note])]
+
+
+def test_many_passes_over_few_clips_are_noted():
+    budgets = {"ar": SimpleNamespace(epochs=437.2), "masked": SimpleNamespace(epochs=50.0)}
+    [note] = preflight._note_epochs(budgets)
+    assert note.startswith("epochs: ar 437: more than 50 passes over the clips of training")
+    assert note.endswith("are dropped unless data.corpus.shared_texts=true)")
+    assert preflight._note_epochs({"masked": budgets["masked"]}) == []
+
+
+@pytest.mark.parametrize(
     ("measured", "refused"),
     [
         (("wer_ctc", "block_energy"), ""),
