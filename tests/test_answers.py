@@ -195,10 +195,8 @@ def test_a_dry_run_checks_everything_and_prints_the_plan(tmp_path: Path, monkeyp
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     assert main(["compare", "config.json", "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert (
-        "arms: masked, diffusion, each with 1 training seed prompts: 3 of split 'test', 3 speakers"
-        in said
-    )
+    assert "arms: masked, diffusion, each with 1 training seed" in said
+    assert "prompts: 3 of split 'test', 3 speakers" in said
     assert "deciding score: block_energy" in said
     # Tones are no words: what strikes a score in the end is known before anything is trained.
     assert "note: wer_ctc cannot decide: its recogniser mishears the real clips" in said
