@@ -260,12 +260,13 @@ class _DecoderTrial:
         )
 
     def draws_the_bare_law(self) -> None:
+        kind = self.config.sampler
         if not isinstance(self.config, HasBareSampler):
             return  # its own sampler serves, and the note of the score says so
         sampler = self.config.bare_sampler(self.task)
         require(
-            isinstance(sampler, self.config.sampler),
-            f"bare_sampler returns {type(sampler).__name__}, not {self.config.sampler.__name__}",
+            isinstance(sampler, kind),
+            f"bare_sampler returns {type(sampler).__name__}, not {kind.__name__}",
         )
         guidance = guidance_of(sampler)
         require(guidance == 1, f"bare_sampler is guided by {guidance:g}, expected 1")
