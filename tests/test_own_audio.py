@@ -22,7 +22,8 @@ NUMBERS = "zero one two three four five six seven eight nine".split()
 SMALL = (
     "budget.mode=iso_step budget.train_flops=null budget.steps=6 batch_size=2 num_prompts=4 "
     "backbone.width=16 backbone.layers=1 backbone.heads=2 evaluation.dnsmos_clips=1 "
-    "evaluation.reference_clips=8 evaluation.score_draws=2 evaluation.energy_draws=0"
+    "evaluation.reference_clips=8 evaluation.score_draws=2 evaluation.energy_draws=0 "
+    'baselines=["lookup"]'
 ).split()
 
 

@@ -23,8 +23,6 @@ from typing import (
 )
 
 import numpy as np
-from beartype.door import is_bearable
-
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import Hashed, Open, file_of
@@ -103,6 +101,9 @@ def _mistyped(row: Metric) -> str:
     """Return what is wrong with the first field that does not hold what `Metric` declares, "" if
     none is: nothing checks a plain dataclass when it is made.
     """
+    # Here: it loads hundreds of modules, and few comparisons have metrics of their own.
+    from beartype.door import is_bearable
+
     for name, hint in _hints().items():
         value, expected = getattr(row, name), _spell_hint(hint)
         if name == "range":
