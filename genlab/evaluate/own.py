@@ -23,6 +23,7 @@ from typing import (
 )
 
 import numpy as np
+
 from genlab.config import GenlabError
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import Hashed, Open, file_of
