@@ -160,8 +160,9 @@ class MaskedConfig(Config):
         """Return the sampler of the bare law, the order of the bound: level by level, the frames of
         a level in random order.
 
-        With as many steps per level as frames it would be that law exactly; measured on the quick
-        start, more steps than these change the energy of the next block by less than its error.
+        With as many steps per level as frames it would be that law exactly. On the quick start's
+        tokens, with a third of its budget, 48 instead of 16 steps change the energy of the next
+        block by 0.001 +- 0.008.
         """
         return MaskedSampler(
             steps=(min(task.num_frames, BARE_STEPS),),
