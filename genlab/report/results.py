@@ -265,7 +265,10 @@ def _prompt_rows(
             seed,
             {name: waves[number] for name, waves in shown.items()},
             material.codec.wave_rate_hz,
-            {name: f"{sampled.network_calls} calls" for name, sampled in heard.items()},
+            {
+                name: f"{sampled.network_calls} call" + "s" * (sampled.network_calls != 1)
+                for name, sampled in heard.items()
+            },
             {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
         )
         for number, prompt in enumerate(material.prompts)
