@@ -40,7 +40,7 @@ def config():
         batch_size=4,
         backbone=BackboneConfig(width=16, layers=1, heads=2),
         condition=ConditionConfig(layers=1),
-        budget=Budget(train_flops=3e10),
+        budget=Budget(train_flops=1.5e10),
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(4, 1))),
