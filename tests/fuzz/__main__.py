@@ -60,7 +60,7 @@ def main() -> int:
 def show_one(area: str, seed: int, index: int, root: Path, scratch: Path) -> None:
     """Run one input, and print it, its verdict and what it wrote to standard error."""
     told = os.fdopen(os.dup(1), "w")
-    world, streams = prepare(root, scratch)
+    world, streams = prepare(root, scratch / "one")  # the world itself may lie in scratch
     what, verdict = run_one(area, seed, index, world, scratch / "place", streams)
     errors = streams.read_errors()
     print(
