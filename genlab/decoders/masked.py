@@ -160,9 +160,7 @@ class MaskedConfig(Config):
         """Return the sampler of the bare law, the order of the bound: level by level, the frames of
         a level in random order.
 
-        With as many steps per level as frames it would be that law exactly. On the quick start's
-        tokens, with a third of its budget, 48 instead of 16 steps change the energy of the next
-        block by 0.001 +- 0.008.
+        With as many steps per level as frames it would be that law exactly; fewer approximate it.
         """
         return MaskedSampler(
             steps=(min(task.num_frames, BARE_STEPS),),
