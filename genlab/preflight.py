@@ -15,15 +15,14 @@ from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
-from genlab.data.audio import to_float
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
 from genlab.data.told import try_values
-from genlab.evaluate.content import word_errors
 from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
+from genlab.evaluate.hearing import hear_real, recognisers_of
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import (
@@ -216,7 +215,7 @@ def find_reference(
 
 def recognisers(config: Comparison) -> tuple[str, ...]:
     """Return the recognisers whose word errors are scored."""
-    return getattr(config.data.corpus, "recognisers", ("ctc",))
+    return recognisers_of(config.data.corpus)
 
 
 def told(config: Comparison) -> dict[Condition, bool]:
@@ -274,12 +273,10 @@ def find_struck(config: Comparison, manifest: Manifest, clips: Collection[Clip])
 
 def _hear(config: Comparison, manifest: Manifest, clips: Collection[Clip]) -> dict[str, float]:
     """Return the word error of the real clips by its score; nothing where nobody says words."""
-    spoken = [clip for clip in clips if has_symbols(clip.text)]
-    if not spoken or "ctc" not in recognisers(config):
+    if "ctc" not in recognisers(config):
         return {}
-    heard = load_recogniser().transcribe([to_float(manifest.audio(clip)) for clip in spoken])
-    errors, words = word_errors(heard, [clip.text for clip in spoken])
-    return {"wer_ctc": float(errors.sum() / words.sum())}
+    error = hear_real(manifest, clips)
+    return {} if error is None else {"wer_ctc": error}
 
 
 def hear_prompts(config: Comparison, manifest: Manifest, found: Preflight) -> Preflight:

@@ -14,13 +14,13 @@ import numpy as np
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
+from genlab.data.held_out import larger_share
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.context import Wanted
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison, TokenData
 
-FRACTIONS = (0.2, 0.4)  # of the texts: what to hold out where too little was
 FEWEST = 2  # below, nothing has an interval
 
 
@@ -153,9 +153,11 @@ def _explain_few(
             if name not in (split, "train")
         )
         elsewhere = f"; or take prompts from another split ({others})" if others else ""
+        larger = larger_share(data.corpus, split)
+        fraction = larger and f"{larger} if its splits are drawn, "
         return (
             f"prompts: split {split!r} has {len(frames)} clip{'s' * (len(frames) != 1)}, expected "
-            f"at least {FEWEST}; hold out more: {_larger(data, split)}or more rows of that split "
+            f"at least {FEWEST}; hold out more: {fraction}or more rows of that split "
             f"in the table of the corpus{elsewhere}"
         )
     return (
@@ -163,11 +165,3 @@ def _explain_few(
         f"data.num_frames={data.num_frames} frames, expected at least {FEWEST}; "
         f"data.num_frames={frames[FEWEST - 1]} fits {FEWEST} of them, {frames[-1]} fits all"
     )
-
-
-def _larger(data: TokenData, split: str) -> str:
-    """Return the override that holds out more of a corpus whose splits are drawn, "" of others."""
-    field = f"{'pair' if split == 'test_pair' else split}_fraction"
-    share = getattr(data.corpus, field, None)
-    larger = next((step for step in FRACTIONS if share is not None and step > share), None)
-    return "" if larger is None else f"data.corpus.{field}={larger} if its splits are drawn, "

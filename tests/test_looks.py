@@ -2,6 +2,8 @@
 changed, and a killed run hands over the same bits.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,10 @@ from train_toy import Toy, build, digest, make_source
 from genlab.arms import train_arm
 from genlab.codecs.cache import encode_corpus
 from genlab.config import ConfigError, GenlabError
+from genlab.data.corpus import Embedded
+from genlab.data.dialogue import Dialogue
+from genlab.data.held_out import larger_share
+from genlab.data.manifest import Manifest
 from genlab.fairness.budget import solve_budget
 from genlab.fairness.looks import open_looks
 from genlab.train import TrainSettings, load_trained, train
@@ -206,6 +212,41 @@ def test_arms_look_at_the_same_validation_clips(store):
     few = ("budget.train_flops=null", "budget.mode=iso_step", "budget.steps=4")
     with pytest.raises(GenlabError, match=r"checkpoint\.looks=8: an arm makes only 4 updates"):
         solve_budget(make_comparison("checkpoint.rule=best", *few), store)
+
+
+def test_a_corpus_without_validation_says_what_to_paste(tmp_path):
+    manifest = make_manifest(tmp_path, 12)
+    clips = [
+        dataclasses.replace(clip, split="train" if clip.split == "valid" else clip.split)
+        for clip in manifest.clips
+    ]
+    bare = encode_corpus(Manifest(clips, tmp_path), make_frozen(), LoudnessUnits(), tmp_path)
+    fixes = {
+        ("checkpoint.rule=best",): "or set checkpoint.rule=last",
+        ("optim.ema_powers=[3,5]",): "or set optim.ema_powers=null",
+        ("checkpoint.rule=best", "optim.ema_powers=[3,5]"): (
+            "or set checkpoint.rule=last optim.ema_powers=null"
+        ),
+    }
+    for overrides, fix in fixes.items():
+        config = make_comparison(*overrides)
+        with pytest.raises(GenlabError) as caught:
+            open_looks(config.run("ar", 0, 10), bare)
+        told = str(caught.value)
+        assert "0 clips of validation to look at (test 2, train 10), expected at least 2" in told
+        assert told.endswith(fix)
+        # What it says can be pasted as it stands.
+        pasted = "data.corpus.valid_fraction=0.2"
+        assert f"hold out more: {pasted} if its splits are drawn" in told
+        assert config.override([pasted]).data.corpus.valid_fraction == 0.2
+
+
+def test_conversations_hold_out_more_of_the_corpus_they_are_made_of():
+    made_of = Embedded(valid_fraction=0.25)
+    said = larger_share(Dialogue(corpus=made_of), "valid")
+    assert said == "data.corpus.corpus.valid_fraction=0.4"
+    assert larger_share(made_of, "test_speaker") == ""
+    assert larger_share(Embedded(valid_fraction=0.4), "valid") == ""
 
 
 @pytest.mark.parametrize("by", ["loss", "bits"])

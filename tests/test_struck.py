@@ -9,6 +9,7 @@ from comparison_toys import make_comparison
 from genlab import preflight
 from genlab.config import GenlabError
 from genlab.data.corpus import Embedded
+from genlab.evaluate import hearing
 from genlab.evaluate.controls import Control
 from genlab.evaluate.domains import SPEECH
 from genlab.evaluate.metrics import RowResult
@@ -117,7 +118,7 @@ def heard(monkeypatch):
         domain=SPEECH, corpus=Embedded(), build_audio=lambda progress: manifest, load_codec=Told
     )
     recogniser = SimpleNamespace(transcribe=lambda waves: hypotheses[: len(waves)])
-    monkeypatch.setattr(preflight, "load_recogniser", lambda: recogniser)
+    monkeypatch.setattr(hearing, "load_recogniser", lambda: recogniser)
     condition = SimpleNamespace(content="text", speaker=True)
     return SimpleNamespace(data=data, condition=condition, num_prompts=4), hypotheses
 
@@ -230,3 +231,19 @@ def test_fronts_are_measured_by_what_decided(heard, monkeypatch, tmp_path):
     made["primary_score"] = None
     with pytest.raises(GenlabError, match="the deciding score here is none"):
         pareto.trace_fronts(config, tmp_path, Told())
+
+
+def test_a_corpus_is_described_by_what_the_recogniser_hears_of_it(heard):
+    _, hypotheses = heard
+    splits = {"train": CLIPS[:1], "test": CLIPS}
+    manifest = SimpleNamespace(
+        splits=["train", "test"], split=splits.get, audio=lambda clip: np.zeros(160, np.int16)
+    )
+    (line,) = hearing.describe_hearing(Embedded(), manifest)
+    assert line.endswith("on 4 real clips of test: 0.00, below 0.3")
+    # Two of four clips are not heard at all.
+    hypotheses[:2] = ["", ""]
+    (line,) = hearing.describe_hearing(Embedded(), manifest)
+    assert line.endswith("test: 0.50, so it is no judge here: a judge stays below 0.3")
+    splits["test"] = [SimpleNamespace(id="0", text="")]
+    assert hearing.describe_hearing(Embedded(), manifest) == []

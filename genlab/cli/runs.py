@@ -227,6 +227,7 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 def data(arguments: argparse.Namespace, command: str) -> int:
     """Build corpus and token store, or check what was built."""
     from genlab.data.corpus import build_corpus
+    from genlab.evaluate.hearing import describe_hearing
 
     if arguments.config == "check":
         return _check_data(arguments)
@@ -252,8 +253,13 @@ def data(arguments: argparse.Namespace, command: str) -> int:
                 build_corpus(share.corpus, progress=progress, is_quiet=True)
                 for share in config.data
             ]
-    for manifest in manifests:
-        print("\n".join(_describe_corpus(manifest)))
+    corpora = (
+        [config.data.corpus]
+        if isinstance(config, Comparison | DecoderRun)
+        else [share.corpus for share in config.data]
+    )
+    for corpus, manifest in zip(corpora, manifests):  # tokens that never were audio have none
+        print("\n".join([*_describe_corpus(manifest), *describe_hearing(corpus, manifest)]))
     return 0
 
 

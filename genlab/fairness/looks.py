@@ -9,6 +9,7 @@ import numpy as np
 
 from genlab.config import GenlabError
 from genlab.data.batches import Batch, batch_digest
+from genlab.data.held_out import larger_share
 from genlab.data.store import TokenStore
 from genlab.experiment import DecoderRun
 from genlab.training.looks import SPLIT, Looks, Rows
@@ -29,11 +30,15 @@ def open_looks(run: DecoderRun, store: TokenStore) -> Looks | None:
     sizes = {name: split.clips for name, split in store.info.splits.items()}
     if sizes.get(SPLIT, 0) < FEWEST:
         found = ", ".join(f"{name} {count}" for name, count in sorted(sizes.items()))
+        larger = larger_share(run.data.corpus, SPLIT)
+        drawn = larger and f"{larger} if its splits are drawn, or "
+        last = "checkpoint.rule=last" if rule.rule != "last" else "optim.ema_powers=null"
+        if rule.rule != "last" and run.optim.ema_powers is not None:
+            last += " optim.ema_powers=null"
         raise GenlabError(
             f"checkpoint.rule={rule.rule!r}: the corpus has {sizes.get(SPLIT, 0)} clips of "
-            f"validation to look at ({found}), expected at least {FEWEST}; hold out more: a larger "
-            "valid_fraction of the corpus, or rows of split valid in its manifest; or set "
-            "checkpoint.rule=last"
+            f"validation to look at ({found}), expected at least {FEWEST}; hold out more: {drawn}"
+            f"rows of split {SPLIT!r} in the table of the corpus; or set {last}"
         )
     numbers = store.numbers(SPLIT)
     # The same clips for every arm, seed and look.

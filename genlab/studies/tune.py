@@ -23,7 +23,7 @@ import argparse
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ from genlab.run.stored import read_again, read_stored
 from genlab.run.trust import find_code, pins_of
 from genlab.statistics.best_of import best_of_k
 from genlab.studies.judges import Judge, make_judge
-from genlab.studies.space import LOG_SCALE, Tuning
+from genlab.studies.space import LOG_SCALE, Tuning, TuningSpace
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
 from genlab.watch.progress import Progress
@@ -123,6 +123,13 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
     searched = config.data.domain.searched
     if tuning.by not in searched:
         raise GenlabError(f"by: got {shorten_text(tuning.by)}, expected {' or '.join(searched)}")
+    for name in unused_settings(config):
+        if getattr(tuning.space, name) != getattr(TuningSpace(), name):
+            raise GenlabError(
+                f"space.{name}={list(getattr(tuning.space, name))}: optim.ema_powers keeps a grid "
+                f"of averages in every trial, so no {name} is tried; leave it out, or set "
+                "optim.ema_powers=null"
+            )
     short = shorten(config, tuning.fraction)
     try:
         check_budget(short)
@@ -194,9 +201,11 @@ def shorten(config: Comparison, fraction: float) -> Comparison:
     return config.model_copy(update={"budget": budget, "seeds": (max(config.seeds) + 1,)})
 
 
-def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
+def ask(
+    tuning: Tuning, number: int, finished: Sequence[Trial], unused: Collection[str] = ()
+) -> ArmSettings:
     """Return the setting of trial `number`: a pure function of the arguments; random draws need but
-    two of them.
+    two of them. Settings that are `unused` were drawn and not tried: nothing is learned of them.
     """
     optuna = _require_optuna()
     spans = {name: sorted(_flip(name, end) for end in span) for name, span in tuning.space}
@@ -210,7 +219,9 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
     sampler_seed = int(np.random.SeedSequence([tuning.seed, number]).generate_state(1)[0])
     study = optuna.create_study(sampler=kinds[tuning.sampler](seed=sampler_seed))
     for trial in finished:
-        point = {name: _flip(name, value) for name, value in trial.setting.items()}
+        point = {
+            name: _flip(name, value) for name, value in trial.setting.items() if name not in unused
+        }
         is_inside = all(
             value is not None and spans[name][0] <= value <= spans[name][1]
             for name, value in point.items()
@@ -218,11 +229,19 @@ def ask(tuning: Tuning, number: int, finished: Sequence[Trial]) -> ArmSettings:
         if is_inside and trial.value is not None:
             # TPE learns only from trials that lie in its space and have a value; the arm's own
             # setting may not.
+            known = {name: axes[name] for name in point}
             study.add_trial(
-                optuna.trial.create_trial(params=point, distributions=axes, value=trial.value)
+                optuna.trial.create_trial(params=point, distributions=known, value=trial.value)
             )
     drawn = study.ask(axes).params
     return ArmSettings(**{name: _flip(name, value) for name, value in drawn.items()})
+
+
+def unused_settings(config: Comparison) -> tuple[Setting, ...]:
+    """Return the settings that trials do not try: with a grid of averages every trial keeps the
+    grid and chooses of it.
+    """
+    return () if config.optim.ema_powers is None else ("ema_decay",)
 
 
 def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Trial:
@@ -234,9 +253,9 @@ def run_trial(job: Job, name: str, number: int, finished: Sequence[Trial]) -> Tr
     short, shape = job.short, _shape_of(job.short, number)
     budget = job.budgets[shape][name]
     # Trial 0 is the config's own setting, so that tuning can choose to change nothing.
-    setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished)
-    if short.optim.ema_powers is not None:  # every trial keeps the grid and chooses of it
-        setting = setting.model_copy(update={"ema_decay": None})
+    unused = unused_settings(short)
+    setting = own_setting(short, name) if number == 0 else ask(job.tuning, number, finished, unused)
+    setting = setting.model_copy(update=dict.fromkeys(unused))
     changed = {field: getattr(setting, field) for field in SETTINGS}
     tried_arm = _with_shape(short, shape).arms[name].model_copy(update=changed)
     run = short.model_copy(update={"arms": {name: tried_arm}}).run(
@@ -367,7 +386,11 @@ def summarise(
         "name": config.name,
         "unit": meaning.unit,
         "direction": meaning.direction,
-        "space": {name: list(getattr(tuning.space, name)) for name in SETTINGS},
+        "space": {
+            name: list(getattr(tuning.space, name))
+            for name in SETTINGS
+            if name not in unused_settings(config)
+        },
         "trials": tuning.trials,
         "fraction": tuning.fraction,
         "by": tuning.by,
