@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 from genlab.config import GenlabError, digest
 from genlab.config.open import Open, fingerprint
 from genlab.data import folder
+from genlab.data.classes import ESC50 as ESC50
+from genlab.data.classes import SpeechCommands as SpeechCommands
 from genlab.data.dialogue import Dialogue as Dialogue
 from genlab.data.digests import DIGESTS_NAME, digest_files, write_digests
 from genlab.data.embedded import Embedded as Embedded

@@ -1,9 +1,9 @@
-"""Well-known corpora in the directory layout that they are distributed in.
+"""Well-known corpora of speech in the directory layout that they are distributed in.
 
 In: the path of an unpacked LibriSpeech, LJSpeech, VCTK or Free Spoken Digit Dataset. Out: the rows
 that `folder.import_files` converts. An official division is kept where there is one; elsewhere
 texts are divided by hash. The report lists recordings without a transcript, and transcripts without
-a recording.
+a recording. Corpora of classes are in classes.py.
 """
 
 import codecs
@@ -113,7 +113,7 @@ def list_librispeech(config: LibriSpeech) -> Listing:
         )
         for transcript in sorted((root / prefix / subset).glob("*/*/*.trans.txt")):
             chapter = transcript.parent
-            lines = [line.partition(" ") for line in _read_lines(root, transcript, skipped)]
+            lines = [line.partition(" ") for line in read_lines(root, transcript, skipped)]
             speaker = chapter.parent.name
             labels = {"subset": subset} | (
                 {"gender": genders[speaker]} if speaker in genders else {}
@@ -125,7 +125,7 @@ def list_librispeech(config: LibriSpeech) -> Listing:
             ]
             # Audio without a transcript would otherwise vanish silently.
             skipped += _find_unlisted(root, chapter, ".flac", {name for name, _, _ in lines})
-    return _checked(config, rows, skipped, "SUBSET/SPEAKER/CHAPTER/*.trans.txt")
+    return checked_listing(config, rows, skipped, "SUBSET/SPEAKER/CHAPTER/*.trans.txt")
 
 
 def list_ljspeech(config: LJSpeech) -> Listing:
@@ -136,7 +136,7 @@ def list_ljspeech(config: LJSpeech) -> Listing:
     rows: list[SourceRow] = []
     skipped: list[Skipped] = []
     names: set[str] = set()
-    lines = _read_lines(root, metadata, skipped) if metadata.exists() else []
+    lines = read_lines(root, metadata, skipped) if metadata.exists() else []
     for number, line in enumerate(lines, start=1):
         name, *texts = line.split("|")  # no quoting: texts contain bare quotation marks
         if not texts:
@@ -147,7 +147,7 @@ def list_ljspeech(config: LJSpeech) -> Listing:
         names.add(name)
         rows.append(SourceRow(f"{prefix}wavs/{name}.wav", name, texts[-1].strip(), "LJ"))
     skipped += _find_unlisted(root, root / f"{prefix}wavs", ".wav", names)
-    return _checked(config, rows, skipped, "metadata.csv and wavs/*.wav")
+    return checked_listing(config, rows, skipped, "metadata.csv and wavs/*.wav")
 
 
 def list_vctk(config: VCTK) -> Listing:
@@ -174,11 +174,11 @@ def list_vctk(config: VCTK) -> Listing:
             skipped.append(Skipped(relative, f"no transcript txt/{path.parent.name}/{name}.txt"))
             continue
         unread = len(skipped)
-        lines = _read_lines(root, transcript, skipped)
-        # `_read_lines` notes an unreadable transcript itself.
+        lines = read_lines(root, transcript, skipped)
+        # `read_lines` notes an unreadable transcript itself.
         if len(skipped) == unread:
             rows.append(SourceRow(relative, name, " ".join(lines), path.parent.name))
-    return _checked(
+    return checked_listing(
         config,
         rows,
         skipped,
@@ -204,12 +204,17 @@ def list_fsdd(config: FSDD) -> Listing:
         rows.append(
             SourceRow(relative, path.stem, DIGITS[digit], speaker, split, "", {"index": index})
         )
-    return _checked(config, rows, skipped, "recordings/DIGIT_SPEAKER_INDEX.wav")
+    return checked_listing(config, rows, skipped, "recordings/DIGIT_SPEAKER_INDEX.wav")
 
 
-def _checked(
+def checked_listing(
     config: ImportConfig, rows: list[SourceRow], skipped: list[Skipped], expected: str
 ) -> Listing:
+    """Return the listing of a layout.
+
+    Raises:
+        GenlabError: if there is no row, so that the path holds something else.
+    """
     if not rows:
         raise GenlabError(
             f"path: {config.path!r} does not look like {type(config).__name__}, expected {expected}"
@@ -217,8 +222,9 @@ def _checked(
     return Listing(rows, skipped, [])
 
 
-def _read_lines(root: Path, path: Path, skipped: list[Skipped]) -> list[str]:
-    """Return the lines of a transcript; bytes that are not UTF-8 become surrogates.
+def read_lines(root: Path, path: Path, skipped: list[Skipped]) -> list[str]:
+    """Return the lines of a transcript that are not empty; bytes that are not UTF-8 become
+    surrogates.
 
     The rows that hold those are skipped on import; a file that cannot be read goes to `skipped`.
     """
@@ -240,6 +246,6 @@ def _find_unlisted(root: Path, folder: Path, suffix: str, names: set[str]) -> It
 def _read_librispeech_genders(root: Path, path: Path, skipped: list[Skipped]) -> dict[str, str]:
     if not path.exists():
         return {}
-    lines = [line for line in _read_lines(root, path, skipped) if not line.startswith(";")]
+    lines = [line for line in read_lines(root, path, skipped) if not line.startswith(";")]
     table = [[field.strip() for field in line.split("|")] for line in lines]
     return {fields[0]: fields[1] for fields in table if len(fields) > 1}

@@ -5,6 +5,7 @@ beside them.
 from typing import Annotated
 
 from genlab.config.open import Open
+from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
@@ -17,5 +18,7 @@ UTTERANCES = (
     LJSpeech,
     VCTK,
     FSDD,
+    SpeechCommands,
+    ESC50,
 )
 AnyUtterances = Annotated[Corpus, Open(*UTTERANCES)]

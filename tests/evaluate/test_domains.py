@@ -11,6 +11,7 @@ import pytest
 import genlab
 from genlab.cli import main
 from genlab.config import GenlabError
+from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.dialogue import Dialogue
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
@@ -26,7 +27,8 @@ from genlab.studies.tune import Tuning
 
 def test_every_corpus_is_speech_and_no_digest_holds_that():
     corpora = [Embedded(minutes=1), Dialogue(corpus=Embedded(minutes=1))]
-    corpora += [kind(path="here") for kind in (Folder, LibriSpeech, LJSpeech, VCTK, FSDD)]
+    layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, ESC50)
+    corpora += [kind(path="here") for kind in layouts]
     for corpus in corpora:
         assert (
             domain_of(corpus) is SPEECH and TokenData(corpus=corpus, num_frames=4).domain is SPEECH
