@@ -29,14 +29,16 @@ from genlab.data.layouts import VCTK as VCTK
 from genlab.data.layouts import LibriSpeech as LibriSpeech
 from genlab.data.layouts import LJSpeech as LJSpeech
 from genlab.data.manifest import MANIFEST_NAME, Manifest
-from genlab.data.recipe import Corpus, Recipe
+from genlab.data.mixtures import Mixtures as Mixtures
+from genlab.data.recipe import Corpus, Recipe, parts_of, recipe_of
 from genlab.data.shards import Progress
+from genlab.data.sounds import Sounds as Sounds
 from genlab.data.utterances import UTTERANCES
 from genlab.run.cache import cache_root, only_builder
 from genlab.run.shared import fetch, share
 from genlab.run.stored import remove_leftovers
 
-CORPORA = (*UTTERANCES, Dialogue)
+CORPORA = (*UTTERANCES, Dialogue, Mixtures)
 AnyCorpus = Annotated[Corpus, Open(*CORPORA)]
 
 # A command has one `Progress`, and opens its corpus many times.
@@ -65,8 +67,8 @@ def build_corpus(
             `strict`.
     """
     cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
-    source = None if config.made_of is None else build_corpus(config.made_of, cache_dir, progress)
-    recipe = config.recipe(source)
+    sources = [build_corpus(part, cache_dir, progress) for part in parts_of(config)]
+    recipe = recipe_of(config, sources)
     final = _directory(config, recipe, cache_dir)
     if not (final / MANIFEST_NAME).exists():
         with only_builder(cache_dir / f".{final.name}.lock"):
@@ -108,19 +110,19 @@ def _build(recipe: Recipe, partial: Path, final: Path, progress: Progress | None
 
 
 def find_corpora(config: Corpus, cache_dir: Path | None = None) -> list[Path]:
-    """Return where the corpus is or will be built, after the one that it is made of; nothing is
+    """Return where the corpus is or will be built, after those that it is made of; nothing is
     built.
 
     Raises:
         GenlabError: if its files cannot be listed, or what it is made of is not built or damaged.
     """
     cache_dir = cache_root() if cache_dir is None else Path(cache_dir)
-    if config.made_of is None:
-        return [_directory(config, config.recipe(None), cache_dir)]
-    inner = find_corpora(config.made_of, cache_dir)
-    if not (inner[-1] / MANIFEST_NAME).exists():
+    parts = [find_corpora(part, cache_dir) for part in parts_of(config)]
+    inner = [directory for part in parts for directory in part]
+    if not all((part[-1] / MANIFEST_NAME).exists() for part in parts):
         return inner
-    return [*inner, _directory(config, config.recipe(Manifest.load(inner[-1])), cache_dir)]
+    recipe = recipe_of(config, [Manifest.load(part[-1]) for part in parts])
+    return [*inner, _directory(config, recipe, cache_dir)]
 
 
 def _directory(config: Corpus, recipe: Recipe, cache_dir: Path) -> Path:

@@ -7,7 +7,7 @@ recipe for you: `ImportConfig` (folder.py) for audio files in a layout of their 
 (rendered.py) for waves that your own code computes or reads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -58,3 +58,34 @@ class Corpus(Hashed, Protocol):
             GenlabError: if what it is made from is missing.
         """
         ...
+
+
+@runtime_checkable
+class OfTwo(Corpus, Protocol):
+    """The config of a corpus that is made of two others, or of one if `second` is None."""
+
+    @property
+    def second(self) -> Corpus | None:
+        """The other corpus; it is built before this one too."""
+        ...
+
+    def recipe_of_two(self, source: Manifest, second: Manifest | None) -> Recipe:
+        """Return how the corpus is made of the manifests of `made_of` and of `second`."""
+        ...
+
+
+def parts_of(config: Corpus) -> list[Corpus]:
+    """Return the corpora that a corpus is made of, none to two."""
+    second = config.second if isinstance(config, OfTwo) else None
+    return [part for part in (config.made_of, second) if part is not None]
+
+
+def recipe_of(config: Corpus, sources: Sequence[Manifest]) -> Recipe:
+    """Return how a corpus is made of the manifests of its parts, in their order.
+
+    Raises:
+        GenlabError: as `Corpus.recipe`.
+    """
+    if isinstance(config, OfTwo) and len(sources) == 2:
+        return config.recipe_of_two(sources[0], sources[1])
+    return config.recipe(sources[0] if sources else None)

@@ -10,6 +10,7 @@ from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.recipe import Corpus
+from genlab.data.sounds import Sounds
 
 UTTERANCES = (
     Embedded,
@@ -20,5 +21,6 @@ UTTERANCES = (
     FSDD,
     SpeechCommands,
     ESC50,
+    Sounds,
 )
 AnyUtterances = Annotated[Corpus, Open(*UTTERANCES)]

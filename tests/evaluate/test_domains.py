@@ -18,6 +18,8 @@ from genlab.data.folder import Folder
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.manifest import text_key
+from genlab.data.mixtures import Mixtures
+from genlab.data.sounds import Sounds
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.domains import SPEECH, Deciding, domain_of
 from genlab.evaluate.table import METRICS, find_metric
@@ -29,6 +31,7 @@ def test_every_corpus_is_speech_and_no_digest_holds_that():
     corpora = [Embedded(minutes=1), Dialogue(corpus=Embedded(minutes=1))]
     layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, ESC50)
     corpora += [kind(path="here") for kind in layouts]
+    corpora += [Sounds(), Mixtures(corpus=Embedded(minutes=1))]
     for corpus in corpora:
         assert (
             domain_of(corpus) is SPEECH and TokenData(corpus=corpus, num_frames=4).domain is SPEECH

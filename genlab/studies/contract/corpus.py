@@ -14,7 +14,7 @@ import numpy as np
 
 from genlab.data.corpus import Progress, build_corpus
 from genlab.data.manifest import Clip, Manifest
-from genlab.data.recipe import Corpus
+from genlab.data.recipe import Corpus, parts_of, recipe_of
 from genlab.prompts import FEWEST
 from genlab.studies.contract.trial import Finding, require, require_round_trip, try_out
 
@@ -50,13 +50,9 @@ class _CorpusTrial:
         return build_corpus(self.config, self.place / name, progress, is_quiet=True)
 
     def has_one_name(self) -> None:
-        source = (
-            None
-            if self.config.made_of is None
-            else build_corpus(self.config.made_of, self.place / "made_of")
-        )
+        sources = [build_corpus(part, self.place / "made_of") for part in parts_of(self.config)]
         first, second = (
-            json.dumps(self.config.recipe(source).inputs, sort_keys=True) for _ in range(2)
+            json.dumps(recipe_of(self.config, sources).inputs, sort_keys=True) for _ in range(2)
         )
         require(
             first == second,
