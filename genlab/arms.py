@@ -24,6 +24,14 @@ from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import ArmBudget, clip_flops, solve_budget
 from genlab.fairness.looks import open_looks
 from genlab.fairness.measured import read_or_measure
+from genlab.fairness.rates import (
+    TriedRates,
+    choose_rates,
+    read_rates,
+    run_with_rate,
+    training_of,
+    with_rates,
+)
 from genlab.fairness.regression import regression_run, solve_regression
 from genlab.machine import hosts
 from genlab.material import Material
@@ -88,7 +96,7 @@ class ArmRun:
         What one of the `earlier` arms has trained is copied if this one would train to the same
         bits: arms may differ in how they sample alone.
         """
-        twins = [arm for arm in earlier if _training_of(arm.run) == _training_of(self.run)]
+        twins = [arm for arm in earlier if training_of(arm.run) == training_of(self.run)]
         with hold_run(self.run_dir):
             if twins:
                 _copy_training(twins[0].run_dir, self.run_dir)
@@ -210,6 +218,46 @@ def plan_regression(
     ]
 
 
+def try_rates(
+    config: Comparison, arms: Sequence[ArmRun], store: TokenStore, out: Path, progress: Progress
+) -> Comparison:
+    """Let every planned arm, and the baseline that is trained, try the rates of a grid, and give
+    them the ones they chose; return the comparison with these.
+    """
+    first = {arm.name: arm for arm in reversed(arms)}
+    found = choose_rates(
+        config,
+        {name: arm.run for name, arm in first.items()},
+        {name: arm.budget.train_flops for name, arm in first.items()},
+        out,
+        lambda run, run_dir: train_arm(run, store, run_dir, progress).looks,
+    )
+    return _give_rates(config, arms, found)
+
+
+def restore_rates(config: Comparison, arms: Sequence[ArmRun], out: Path) -> Comparison:
+    """Give planned arms the rates that they chose when they were trained; return the comparison
+    with these.
+
+    Raises:
+        GenlabError: if it has a grid and no choice is on disk.
+    """
+    found = read_rates(config, out)
+    if found is None and config.optim.peak_lrs is not None:
+        raise GenlabError(f"{out}: the learning rates of its arms are missing; restore rates.json")
+    return _give_rates(config, arms, found or {})
+
+
+def _give_rates(
+    config: Comparison, arms: Sequence[ArmRun], found: Mapping[str, TriedRates]
+) -> Comparison:
+    tried = with_rates(config, found)
+    for arm in arms:
+        if arm.name in found:
+            arm.run = run_with_rate(arm.run, found[arm.name]["chosen"])
+    return tried
+
+
 def by_name(arms: Sequence[ArmRun]) -> dict[str, list[ArmRun]]:
     """Return the runs of each arm, both in the order they were planned in."""
     return {
@@ -225,19 +273,12 @@ def find_run_dir(out: Path, name: str, seed: int) -> Path:
     return out / ("floors" if name in BASELINES else "arms") / name / f"seed{seed}"
 
 
-def _training_of(run: DecoderRun) -> dict[str, object]:
-    """Return all that decides the bits of a training, its seed among them."""
-    values = run.to_dict()
-    return {**values, "name": "", "settings": None, "arm": values["arm"]["decoder"]}
-
-
 def name_trainings(arms: Sequence[ArmRun]) -> dict[str, str]:
     """Return per arm a digest of what its models were trained by, all seeds in order: arms with the
     same one hold the same models, and are paired by seed.
     """
     return {
-        name: digest([_training_of(arm.run) for arm in runs])
-        for name, runs in by_name(arms).items()
+        name: digest([training_of(arm.run) for arm in runs]) for name, runs in by_name(arms).items()
     }
 
 

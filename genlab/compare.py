@@ -9,6 +9,7 @@ scored row are never made twice.
     config.json          what is compared          inputs.json   what it is made from (inputs.py)
     measured.json        what iso_time and iso_bitrate measure before training
     results.json ...     the outputs, which outputs.json lists (report/outputs.py)
+    rates.json           which learning rate each arm has, of a grid; rates/NAME/RATE/ as arms/
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac (further
                          draws: samples/drawN/), events of TensorBoard
     floors/ROW/          events of rows that are no arms; floors/regression/seedN/ as arms/
@@ -21,7 +22,15 @@ from pathlib import Path
 
 import numpy as np
 
-from genlab.arms import ArmRun, find_run_dir, plan, plan_regression, read_samples
+from genlab.arms import (
+    ArmRun,
+    find_run_dir,
+    plan,
+    plan_regression,
+    read_samples,
+    restore_rates,
+    try_rates,
+)
 from genlab.changes import claim
 from genlab.config import GenlabError
 from genlab.evaluate.metrics import RowResult
@@ -108,6 +117,7 @@ def _make(
         if arm.seed == config.seeds[0]:
             check_memory(arm.run, arm.budget.params)
             check_flops(arm.run, material.store)
+    tried = try_rates(config, arms, material.store, out, progress)
     previews = out / "previews"
     for number, arm in enumerate(arms):
         watch = (
@@ -122,7 +132,7 @@ def _make(
         arm.draw_more(material, config.evaluation.audio_draws)
     rows = score_rows(config, material, arms, out, progress)
     staged = outputs.open_stage(out, config.to_dict())
-    conclude(config, material, arms, rows, out, staged, command, began, progress)
+    conclude(tried, material, arms, rows, out, staged, command, began, progress)
 
 
 def conclude(
@@ -136,7 +146,10 @@ def conclude(
     began: float,
     progress: Progress,
 ) -> None:
-    """Make results, ledger and reports of the scored rows, and replace those of the run at once."""
+    """Make results, ledger and reports of the scored rows, and replace those of the run at once.
+
+    In `config` every arm has the learning rate that it chose, if there was a choice.
+    """
     ranked = [arm for arm in arms if arm.name in config.arms]
     ledger = build_ledger(config, material.store, ranked, material.manifest)
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
@@ -178,7 +191,8 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     results["audit"] = results.get("audit") or read_audit(config, material)
     results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
     staged = outputs.open_stage(out, config.to_dict())
-    show(config, material, heard, results, ledger, out, staged)
+    tried = restore_rates(config, (), out)
+    show(tried, material, heard, results, ledger, out, staged)
     outputs.publish(out)
     return out / "report.html"
 

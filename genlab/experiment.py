@@ -64,7 +64,7 @@ with collector_paused():
     from genlab.runs import Run
     from genlab.tokens import TokenSpec
     from genlab.train import TrainSettings
-    from genlab.training.looks import SPLIT, CheckpointRule
+    from genlab.training.looks import CheckpointRule
     from genlab.training.optim import ArmSettings, OptimConfig
     from genlab.training.shapes import GridName
     from genlab.training.spend import Budget
@@ -410,18 +410,7 @@ class Comparison(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_looks(self) -> "Comparison":
-        if self.checkpoint.looks_with(self.optim) and self.prompts_split == SPLIT:
-            raise ValueError(
-                f"prompts_split={SPLIT!r}: looks at validation choose the weights on these clips, "
-                "so report others: prompts_split=test, or checkpoint.rule=last without "
-                "optim.ema_powers"
-            )
-        own = [name for name, arm in self.arms.items() if arm.ema_decay is not None]
-        if own and self.optim.ema_powers is not None:
-            raise ValueError(
-                f"arms.{own[0]}.ema_decay={self.arms[own[0]].ema_decay:g}: optim.ema_powers keeps "
-                "the same grid in every arm; set it to null, or leave out the arm's ema_decay"
-            )
+        self.checkpoint.check_choices(self.optim, self.arms, self.prompts_split)
         return self
 
     @pydantic.model_validator(mode="after")

@@ -42,6 +42,7 @@ from genlab.fairness.budget import (
     checkpoint_bytes,
     solve_budget,
 )
+from genlab.fairness.rates import num_trainings
 from genlab.fairness.regression import solve_trained
 from genlab.prompts import FEWEST, Voiced, as_wanted, num_scored, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
@@ -172,7 +173,11 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
             with_bits.append(name)
     trained = solve_trained(config, store, budgets)
     sampled, seeds = len(preflight.prompts), len(config.seeds)
-    flops = seeds * sum(one.train_flops + one.sample_flops * sampled for one in trained.values())
+    # A rate that is tried is trained and never sampled.
+    flops = sum(
+        num_trainings(config) * one.train_flops + seeds * sampled * one.sample_flops
+        for one in trained.values()
+    )
     disk_bytes = checkpoint_bytes(config, trained)
     return DryRun(preflight, budgets, ratios, with_bits, flops, disk_bytes)
 

@@ -295,6 +295,7 @@ def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
             ),
         ),
         untested=("listeners agree: nobody was asked",),
+        looks=("A pilot of two runs.", "Nobody has seen these prompts."),
         noticed=("one arm hums",),
     )
     runs = write_files(sweep, tmp_path)
@@ -303,6 +304,11 @@ def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
     assert [one.verdict for one in findings] == ["reproduced", "not tested at this scale"]
     assert verdict_of(findings) == "reproduced" and "| listeners agree: nobody was asked |" in text
     assert "## Noticed afterwards\n\n- one arm hums" in text
+    looks = "A pilot of two runs. Nobody has seen these prompts."
+    assert f"**Looks before the run.** {looks}" in text
+    assert (
+        f"<strong>Looks before the run.</strong> {looks}" in (tmp_path / "report.html").read_text()
+    )
     assert "<li>one arm hums</li>" in (tmp_path / "report.html").read_text()
     # Nothing was varied, so the page's figure is that of its predictions.
     assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 import threading
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
-from genlab.config import Config, GenlabError, Seed
+from genlab.config import Config, GenlabError, Seed, added
 from genlab.data.audio import SAMPLE_RATE_HZ, resample, to_int16, write_flac
 from genlab.data.grammar import SENTENCES, draw_kind, draw_text
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, assign_splits, fraction_of
@@ -90,6 +91,10 @@ class Embedded(Config):
     """Share of pairs of a speaker and a training text held out as split test_pair."""
     held_out_speakers: tuple[str, ...] = ()
     """Speakers whose clips are all in split test_speaker."""
+    developed: tuple[Seed, ...] = added(())
+    """Seeds of embedded corpora that something was developed on: none of the texts that they hold
+    out, with these shares, is held out here.
+    """
 
     @property
     def made_of(self) -> None:
@@ -97,7 +102,7 @@ class Embedded(Config):
 
     def recipe(self, source: Manifest | None) -> Recipe:
         """Return how the corpus is made."""
-        inputs = {"config": self.to_dict(), "version": RECIPE_VERSION}
+        inputs = {"config": self.lean_dict(), "version": RECIPE_VERSION}
         return Recipe(inputs, lambda directory, progress: build_embedded(self, directory, progress))
 
 
@@ -141,13 +146,32 @@ def plan_utterances(config: Embedded) -> list[Utterance]:
             test_fraction=config.test_fraction,
             pair_fraction=config.pair_fraction,
             held_out_speakers=config.held_out_speakers,
-            train_texts=SENTENCES,
+            train_texts=(*SENTENCES, *_find_seen(config, planned)),
         )
     )
     return [
         utterance._replace(clips=tuple(next(placed) for _ in utterance.clips))
         for utterance in utterances
     ]
+
+
+def _find_seen(config: Embedded, planned: Sequence[Clip]) -> set[str]:
+    """Return the texts of planned clips that corpora of the `developed` seeds hold out.
+
+    Whether a text is held out follows from the seed and the text, not from the length of a corpus.
+    """
+    return {
+        clip.text
+        for seed in config.developed
+        for clip in assign_splits(
+            planned,
+            seed=seed,
+            valid_fraction=config.valid_fraction,
+            test_fraction=config.test_fraction,
+            train_texts=SENTENCES,
+        )
+        if clip.split in ("valid", "test")
+    }
 
 
 def build_embedded(

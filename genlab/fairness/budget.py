@@ -276,7 +276,9 @@ def checkpoint_bytes(config: Comparison, budgets: Mapping[str, ArmBudget]) -> fl
     """
     copies = 3 + config.optim.num_averages + config.checkpoint.looks_with(config.optim)
     params = sum(budget.params for budget in budgets.values())
-    return 4.0 * copies * params * len(config.seeds) * config.settings.keep
+    # Of a rate that is tried one checkpoint is kept.
+    kept = len(config.seeds) * config.settings.keep + len(config.optim.peak_lrs or ())
+    return 4.0 * copies * params * kept
 
 
 def check_memory(run: DecoderRun, params: int) -> None:

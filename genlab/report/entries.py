@@ -61,6 +61,7 @@ def arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str], tr
         "seconds_seen": budget.seconds_seen,
         "unique_seconds": budget.unique_seconds,
         "epochs": budget.epochs,
+        "peak_lr": arms[0].run.optim.peak_lr,
         "batch_hash": "-".join(result.batch_hash for result in trained),
         "train_wall_s": train_wall_s,
         "train_compile_s": sum(result.compile_s for result in trained),

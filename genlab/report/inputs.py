@@ -81,6 +81,7 @@ class Row(TypedDict):
         dict[Annotated[str, AfterValidator(lambda text: _check_seconds(text))], LengthCost]
     ]
     batch_hash: NotRequired[str]
+    peak_lr: NotRequired[Amount]
     training: NotRequired[str]
     """What the models were trained by: rows with the same text share them, seed by seed."""
 

@@ -29,6 +29,7 @@ from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
 from genlab.experiment import Comparison
+from genlab.fairness.rates import describe_rates
 from genlab.material import Material, floor_waves, lookup_latents
 from genlab.preflight import deciding_score
 from genlab.report import PromptRow, write_report
@@ -428,6 +429,7 @@ def _method(config: Comparison, material: Material) -> list[str]:
         f"kbit/s), {spec.latent_channels} latent channels. Its floors show how much of a "
         "clip these tokens keep.",
         *describe_baselines(config.baselines),
+        *describe_rates(config),
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
         f"upper bound averaged over {config.evaluation.score_draws} draws per clip, through "

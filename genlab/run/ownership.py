@@ -31,6 +31,7 @@ WRITTEN = (
         "floors",
     ),
     *("ledger.json", "lock", "outputs.json", "outputs.partial", "pareto.json", "previews"),
+    *("rates", "rates.json"),
     *("report.html", "report.md", "results.json", "rows", "samples", "samples.json", "scores.csv"),
     *("status.json", "training.partial", "tuning.html", "tuning.json", "tuning_config.json"),
     "wall.json",

@@ -9,7 +9,7 @@ finished with its old scores.
 import time
 from pathlib import Path
 
-from genlab.arms import plan, plan_regression
+from genlab.arms import plan, plan_regression, restore_rates
 from genlab.changes import scoring_code
 from genlab.compare import conclude
 from genlab.experiment import Comparison
@@ -46,6 +46,7 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         # Nothing is trained here: a run that was made without it has no regression.
         baselines = plan_regression(config, material.store, out, arms)
         arms += [arm for arm in baselines if checkpoint.saved_steps(arm.run_dir)]
+        tried = restore_rates(config, arms, out)
         for arm in arms:
             arm.restore(material.store)
             arm.read_samples(material)
@@ -55,5 +56,5 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         write_config(staged, values, may_change=scoring_code(values))
         with keep_alive(out):
             rows = score_rows(config, material, arms, staged, progress)
-            conclude(config, material, arms, rows, out, staged, command, began, progress)
+            conclude(tried, material, arms, rows, out, staged, command, began, progress)
     return outputs.read_outputs(out)[0]

@@ -98,6 +98,7 @@ def _notes(sweep: Sweep) -> list[tuple[str, str]]:
         ("How faithful", sweep.faithful),
         ("Fixed", sweep.fixed),
         ("Varied", sweep.varied),
+        ("Looks before the run", " ".join(sweep.looks)),
     ]
     return [(name, text) for name, text in told if text]
 

@@ -209,6 +209,11 @@ class Sweep(Config):
     finding stays.
     """
 
+    looks: tuple[str, ...] = ()
+    """What was seen before the run: earlier versions of the page, what they showed, what is chosen
+    on validation, and whether anybody has seen these prompts.
+    """
+
     noticed: tuple[str, ...] = ()
     """What a person saw in the results, after the run: it predicts nothing and proves nothing."""
 

@@ -29,6 +29,7 @@ from typing_extensions import TypedDict
 from genlab.config import GenlabError
 from genlab.config.errors import shorten
 from genlab.fairness.budget import check_budget, check_flops, checkpoint_bytes, solve_budget
+from genlab.fairness.rates import num_trainings
 from genlab.fairness.regression import solve_trained
 from genlab.machine.stopping import (
     EXIT_DISK_FULL,
@@ -237,7 +238,7 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
         for name, budget in budgets.items():
             check_flops(config.run(name, config.seeds[0], budget.steps), store)
         trained = solve_trained(config, store, budgets)
-        flops += sum(budget.train_flops for budget in trained.values()) * len(config.seeds)
+        flops += sum(one.train_flops for one in trained.values()) * num_trainings(config)
         bytes_ += checkpoint_bytes(config, trained)
         clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
         prompts[run.label] = (
@@ -296,7 +297,8 @@ def find_prunable(sweep: Sweep, runs: Sequence[SweepRun], out: Path) -> Prunable
     for run in runs:
         if run.id in made and read_state(run, out).state == "finished":
             directory = run_directory(out, run)
-            of_seeds = [*directory.glob("arms/*/seed*/*"), *directory.glob("floors/*/seed*/*")]
+            wanted = ("arms/*/seed*/*", "floors/*/seed*/*", "rates/*/*/*")
+            of_seeds = [path for one in wanted for path in directory.glob(one)]
             found = [path for path in of_seeds if _has_name_of_checkpoints(path)]
             paths += sorted(path for path in found if not _is_behind_link(path, out))
     return Prunable(paths, strangers)
@@ -352,7 +354,7 @@ def _has_name_of_checkpoints(path: Path) -> bool:
 def _run_of(path: Path) -> Path:
     """Return the run directory that a prunable path is, is the config of, or lies in."""
     if _has_name_of_checkpoints(path):
-        return path.parents[3]  # arms/NAME/seedN/checkpoints
+        return path.parents[3]  # arms/NAME/seedN/checkpoints, rates/NAME/RATE/checkpoints
     return path.with_suffix("") if path.suffix == ".json" else path
 
 

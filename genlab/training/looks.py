@@ -26,7 +26,7 @@ from typing_extensions import TypedDict
 from genlab.config import Config, GenlabError
 from genlab.machine.sharding import put_everywhere
 from genlab.tokens import AnyArray
-from genlab.training.optim import OptimConfig
+from genlab.training.optim import ArmSettings, OptimConfig
 from genlab.watch import CURVE
 
 SPLIT = "valid"  # what chooses is never what is reported
@@ -64,6 +64,37 @@ class CheckpointRule(Config):
     def looks_with(self, optim: OptimConfig) -> bool:
         """Return whether anything is to be chosen: a moment, or one of several averages."""
         return self.rule == "best" or optim.ema_powers is not None
+
+    def check_choices(
+        self, optim: OptimConfig, arms: Mapping[str, ArmSettings], prompts_split: str
+    ) -> None:
+        """Refuse a comparison in which what is chosen is also reported, or chosen twice.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if self.looks_with(optim) and prompts_split == SPLIT:
+            raise ValueError(
+                f"prompts_split={SPLIT!r}: looks at validation choose the weights on these clips, "
+                "so report others: prompts_split=test, or checkpoint.rule=last without "
+                "optim.ema_powers"
+            )
+        # The grid of a setting, and the setting that an arm may have for itself.
+        for grid, field in (("ema_powers", "ema_decay"), ("peak_lrs", "peak_lr")):
+            given = {name: getattr(arm, field) for name, arm in arms.items()}
+            own = [
+                f"{name}.{field}={value:g}" for name, value in given.items() if value is not None
+            ]
+            if own and getattr(optim, grid) is not None:
+                raise ValueError(
+                    f"arms.{own[0]}: optim.{grid} keeps the same grid in every arm; set it to "
+                    f"null, or leave out the arm's {field}"
+                )
+        if optim.peak_lrs is not None and self.rule != "best":
+            raise ValueError(
+                f"optim.peak_lrs={list(optim.peak_lrs)}: looks at validation choose one of them; "
+                "set checkpoint.rule=best, or optim.peak_lrs=null"
+            )
 
     def steps_of(self, total: int) -> tuple[int, ...]:
         """Return after which updates a training of `total` looks: at the same shares in every arm.

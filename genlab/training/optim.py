@@ -59,6 +59,10 @@ class OptimConfig(Config):
     """A grid of averages instead of the one of `ema_decay`: the powers k of their decays 1 - 2^-k,
     all kept in one training; a look at validation chooses one (`checkpoint`).
     """
+    peak_lrs: tuple[Annotated[float, pydantic.Field(gt=0, le=100)], ...] | None = added(None)
+    """A grid of rates instead of the one of `peak_lr`, for a comparison: every arm trains with each
+    on a seed that is not reported, and has the best by its looks at validation (`checkpoint`).
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_powers(self) -> "OptimConfig":
@@ -67,6 +71,12 @@ class OptimConfig(Config):
             raise ValueError(
                 f"ema_powers={list(powers)}: expected powers that differ, such as [6, 8, 10], or "
                 "null for the one average of ema_decay"
+            )
+        rates = self.peak_lrs
+        if rates is not None and (len(rates) < 2 or len(set(rates)) != len(rates)):
+            raise ValueError(
+                f"peak_lrs={list(rates)}: expected rates that differ, at least two, such as "
+                "[1e-3, 3e-3, 9e-3], or null for the one of peak_lr"
             )
         return self
 
@@ -111,6 +121,8 @@ class ArmSettings(Config):
             # Checked: mixers that take turns divide the layers of some shapes and not of others.
             values = {name: getattr(backbone, name) for name in type(backbone).model_fields}
             backbone = type(backbone)(**{**values, **inside})
+        # A run has one rate; the grid is for the comparison to try.
+        own["peak_lrs"] = None
         return optim.model_copy(update=own), backbone.model_copy(update=inside)
 
 
@@ -170,8 +182,14 @@ def build_optimizer(
     It is for the parameters of `model`, whose values do not matter: they may be shapes or tracers.
 
     Raises:
-        GenlabError: if a parameter does not say whether weight decay acts on it (`rules_of`).
+        GenlabError: if a parameter does not say whether weight decay acts on it (`rules_of`), or
+            there is a grid of rates, which a comparison alone tries.
     """
+    if config.peak_lrs is not None:
+        raise GenlabError(
+            f"optim.peak_lrs={list(config.peak_lrs)}: only a comparison tries several rates; set "
+            f"optim.peak_lrs=null to train with optim.peak_lr={config.peak_lr:g}"
+        )
     clip = (
         optax.identity()
         if config.clip_norm is None

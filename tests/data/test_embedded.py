@@ -100,6 +100,22 @@ def test_speaker_disjoint_split():
     assert not {"s2", "s6"} & {clip.speaker for clip in clips if clip.split != "test_speaker"}
 
 
+def test_texts_of_development_are_not_held_out_again():
+    def held(**values):
+        clips = [clip for u in plan_utterances(Embedded(**values)) for clip in u.clips]
+        return {clip.text for clip in clips if clip.split in ("valid", "test")}, clips
+
+    seen, _ = held(minutes=30)
+    # a longer corpus holds out the same texts and more, so its seed stands for both
+    assert seen < held(minutes=60)[0]
+    other, clips = held(minutes=30, seed=1)
+    fresh, again = held(minutes=30, seed=1, developed=(0,))
+    assert other & seen and fresh == other - held(minutes=120)[0]
+    assert [clip.id for clip in clips] == [clip.id for clip in again]
+    # the field came later: a corpus without it is the one that was built before
+    assert "developed" not in Embedded(minutes=30).recipe(None).inputs["config"]
+
+
 def test_same_plan_in_another_process(manifest):
     script = (
         "import json; from genlab.data.embedded import *; from genlab.data.manifest import "
