@@ -306,10 +306,9 @@ def test_what_the_page_does_not_ask_is_listed_and_counts_for_nothing(tmp_path):
     assert "## Noticed afterwards\n\n- one arm hums" in text
     looks = "A pilot of two runs. Nobody has seen these prompts."
     assert f"**Looks before the run.** {looks}" in text
-    assert (
-        f"<strong>Looks before the run.</strong> {looks}" in (tmp_path / "report.html").read_text()
-    )
-    assert "<li>one arm hums</li>" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert f"<strong>Looks before the run.</strong> {looks}" in page
+    assert "<li>one arm hums</li>" in page
     # Nothing was varied, so the page's figure is that of its predictions.
     assert "(figure.svg)" in text and 'class="bar"' in (tmp_path / "figure.svg").read_text()
 

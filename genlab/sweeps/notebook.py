@@ -150,6 +150,7 @@ def _run_rows(
             "Steps",
             "Train FLOPs",
             "Epochs",
+            "Peak rate",
             "Calls",
             "Train time",
         ]
@@ -169,12 +170,14 @@ def _run_rows(
                 format_score(arm["scores"][name]) if name in arm["scores"] else MISSING
                 for name in names
             ]
-            cost = [MISSING] * 5
+            cost = [MISSING] * 6
             if arm in trained:
+                rate = arm.get("peak_lr")
                 spent = [
                     format_value(arm.get("steps")),
                     format_quantity(arm.get("train_flops")),
                     f"{arm.get('epochs', math.nan):.2f}",
+                    MISSING if rate is None else f"{rate:g}",
                 ]
                 calls = str(arm.get("network_calls"))
                 cost = [*spent, calls, format_seconds(arm.get("train_wall_s"))]
