@@ -68,7 +68,7 @@ def test_files_have_pages():
     assert pages.page_of("genlab/nets/__init__.py") == "reference/genlab.nets.md"
     assert pages.page_of("genlab/tokens.py") == "reference/genlab.tokens.md"
     assert pages.page_of("LICENSE") == "files/LICENSE.md" and pages.page_of("no/such") is None
-    assert pages.page_of("sweeps/claims/one_epoch.svg") == "claims/one_epoch.svg"
+    assert pages.page_of("sweeps/claims/pattern_order.svg") == "claims/pattern_order.svg"
     names = json.loads(pages.NAMES.read_text(encoding="utf-8"))
     for path in names:
         package, _, name = path.rpartition(".")

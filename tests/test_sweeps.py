@@ -157,6 +157,15 @@ def test_a_dry_run_prints_the_cost_and_starts_nothing(tmp_path, capsys, monkeypa
     told = capsys.readouterr().err
     assert "no run of this page has finished (2 waiting); run `genlab sweep run" in told
     assert not (tmp_path / "out" / "report.html").exists()
+    # before the run a card states what is predicted, and shows no figure of an earlier one
+    (tmp_path / "page.md").write_text("# first_sweep: reproduced\n\n![](page.svg)\n")
+    (tmp_path / "page.svg").write_text("<svg/>")
+    card = ["sweep", "report", str(tmp_path / "page.py"), "--out", str(tmp_path / "out"), "--card"]
+    assert cli.main(card) == 0
+    told = (tmp_path / "page.md").read_text()
+    assert told.startswith("# first_sweep: not run\n") and "Nothing has been run yet." in told
+    assert "| not run | waits for steps=300, steps=600 |" in told
+    assert not (tmp_path / "page.svg").exists()
     assert cli.main(["sweep", "run", str(tmp_path / "no.py")]) == 2 == cli.main(["sweep", "status"])
 
 

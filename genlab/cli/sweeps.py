@@ -175,7 +175,8 @@ def _report(sweep: Sweep, out: Path, arguments: argparse.Namespace) -> int:
     check_has_no_way_out(out)
     runs = expand(sweep)
     states = [read_state(run, out).state for run in runs]
-    if "finished" not in states:
+    # A card of a page that was not run states what is predicted, before anybody knows.
+    if "finished" not in states and not arguments.card:
         told = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         raise GenlabError(
             f"{out}: no run of this page has finished ({told}); run `genlab sweep run "
@@ -219,6 +220,8 @@ def _write_card(page: Path, text: str, figure: Path) -> Path:
     write_atomically(card, text.replace(f"({figure.name})", f"({beside.name})"))
     if figure.exists():
         write_atomically(beside, figure.read_text(encoding="utf-8"))
+    else:
+        beside.unlink(missing_ok=True)  # of an earlier card, or `_check_card` had refused
     return card
 
 

@@ -254,6 +254,8 @@ def _reproduce(results: Mapping[str, Results], page: Path) -> str:
     command = (
         f"genlab sweep run {shlex.quote(str(page))} && genlab sweep report {shlex.quote(str(page))}"
     )
+    if not results:
+        return f"```\n{command}\n```\n\nNothing has been run yet."
     commits = sorted({str(found.get("commit")) for found in results.values()} - {"", "None"})
     wall_s = sum(found.get("wall_s", 0.0) for found in results.values())
     versions = next((found["versions"] for found in results.values() if "versions" in found), {})

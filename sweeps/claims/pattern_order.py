@@ -104,7 +104,16 @@ def sweep() -> Sweep:
             for pair in (("flat", "delay"), ("delay", "parallel"))
         ),
         withdrawn=WITHDRAWN,
-        untested=("Listeners and Frechet distance rank the patterns alike: bits stand for both.",),
+        untested=(
+            "Listeners and Frechet distance rank the patterns alike: bits stand for both.",
+            "The order of the patterns by exact bits at the best of several learning rates, at "
+            "two sizes and stopped on validation: a flat update costs five times that of "
+            "another, which takes hours here.",
+        ),
+        looks=(
+            "A pilot was run before the page was written. Its prompts are of the corpus of "
+            "seed 0, on which the quick start was developed.",
+        ),
         noticed=(
             "Trained four times as long (the first run again with budget.steps=1200 and one "
             "seed), parallel codes stay ahead of delayed ones: 3,053 against 3,120 bits/s. So it "

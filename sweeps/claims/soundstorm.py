@@ -130,6 +130,13 @@ def sweep() -> Sweep:
             "Listeners find it as good as AudioLM: nobody was asked, words are counted instead.",
             "Voice and acoustics stay the same over 30 s: clips that are scored last two seconds.",
             "Half a second for 30 s of audio, on a TPU.",
+            "Quality at equal speed, with arms that beat mean latents and a regression, equal "
+            "guidance, and flat autoregression that says its words: that takes hours of "
+            "training here.",
+        ),
+        looks=(
+            "The settings of delayed and masked sampling are those of the quick start. Its "
+            "prompts are of the corpus of seed 0, on which the quick start was developed.",
         ),
         noticed=(
             "At equal training FLOPs flat autoregression makes 61 updates, and says no words at "
