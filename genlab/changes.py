@@ -84,7 +84,7 @@ def claim(config: Comparison, out: Path) -> None:
     found = read_stored(out / "config.json", dict[str, JsonValue], fix=FIX)
     # Read as a config: a run of a version that lacked some field has its default.
     found = None if found is None else Comparison.from_dict(found).to_dict()
-    holds_any = (out / "arms").exists() or (out / "results.json").exists()
+    holds_any = any((out / name).exists() for name in ("arms", "rates", "results.json"))
     is_other = found is not None and {**found, "settings": None} != {**values, "settings": None}
     if is_other and holds_any:
         raise GenlabError(

@@ -478,6 +478,8 @@ def test_what_is_missing_or_wrong_is_said_in_one_line(tmp_path, monkeypatch, cap
         "tune", quickstart, "--space", "peak_lr=[1,0.1]", "--out", out
     )
     assert "report others" in refused("tune", quickstart, "prompts_split=valid", "--out", out)
+    grid = ("checkpoint.rule=best", "optim.peak_lrs=[1e-3,3e-3]")
+    assert "set optim.peak_lrs=null" in refused("tune", quickstart, *grid, "--out", out)
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert f"run `{install_command('tune')}`" in refused("tune", quickstart, "--out", out)
     with pytest.raises(ConfigError, match=r"arms\.ar\.dropout"):

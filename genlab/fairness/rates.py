@@ -86,11 +86,10 @@ def read_rates(config: Comparison, out: Path) -> dict[str, TriedRates] | None:
     if config.optim.peak_lrs is None:
         return None
     found = read_again(out / FILE, dict[str, TriedRates], doing="trying the learning rates again")
-    wanted = {_text(rate) for rate in config.optim.peak_lrs}
-    is_whole = found is not None and {*config.arms} <= {*found}
-    if not is_whole or any({*one["values"]} != wanted for one in found.values()):
+    if found is None or not {*config.arms} <= {*found}:
         return None
-    return found
+    wanted = {_text(rate) for rate in config.optim.peak_lrs}
+    return found if all({*one["values"]} == wanted for one in found.values()) else None
 
 
 def with_rates(config: Comparison, found: Mapping[str, TriedRates]) -> Comparison:

@@ -120,6 +120,11 @@ def tune(config: Comparison, tuning: Tuning, out: Path, progress: Progress) -> T
             "prompts_split='valid': tuning chooses on these prompts, so report others: "
             "prompts_split=test"
         )
+    if config.optim.peak_lrs is not None:
+        raise GenlabError(
+            f"optim.peak_lrs={list(config.optim.peak_lrs)}: tuning chooses the rates itself; set "
+            "optim.peak_lrs=null"
+        )
     searched = config.data.domain.searched
     if tuning.by not in searched:
         raise GenlabError(f"by: got {shorten_text(tuning.by)}, expected {' or '.join(searched)}")
