@@ -44,7 +44,7 @@ from genlab.fairness.counts import score_counts
 from genlab.fairness.lookup import score_energy
 from genlab.material import Material, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, recognisers
-from genlab.prompts import choose_scored, choose_unscored
+from genlab.prompts import choose_scored, choose_unscored, num_scored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, CountedBaseline
@@ -278,8 +278,9 @@ def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[st
     # All three come of one count, and each is kept by itself, as the rows of the arms are.
     missing: list[CountedBaseline] = [name for name in wanted if kept[name] is None]
     if missing:
+        # As many as are scored: a bigram that is weighted by two clips would be easy to beat.
         unscored = choose_unscored(
-            material.store, config.data, config.prompts_split, config.num_prompts
+            material.store, config.data, config.prompts_split, num_scored(config)
         )
         clips = choose_scored(material.store, config)
         made = score_counts(
