@@ -17,6 +17,7 @@ from genlab.fairness.budget import (
     abstract_decoder,
     check_flops,
     check_memory,
+    checkpoint_bytes,
     clip_flops,
     count_params,
     next_budget,
@@ -135,6 +136,12 @@ def test_whole_steps_miss_by_at_most_half_the_tolerance():
     assert solve_steps(budget, "a", 7.0) == 143
     with pytest.raises(GenlabError, match=r"14 whole steps miss it by 2\.0%"):
         solve_steps(budget, "a", 70.0)
+    # Two arms may miss on either side, so each gets half of the tolerance.
+    assert solve_steps(budget, "a", 99.6) == solve_steps(budget, "a", 100.4) == 10
+    for cost, off in ((99.3, "0.7%"), (100.7, "0.7%")):
+        with pytest.raises(GenlabError, match=f"10 whole steps miss it by {off}"):
+            solve_steps(budget, "a", cost)
+    assert solve_steps(budget, "a", 1000 / 199.6) == 200  # to the nearest, from below as well
     with pytest.raises(GenlabError, match=r"needs 3e\+03 a step, 3 times the whole budget; raise"):
         solve_steps(budget, "a", 3000.0)
 
@@ -163,6 +170,44 @@ def test_the_next_budget_is_met_by_all_arms_and_is_no_larger_than_it_must_be():
         assert 0.999 * asked <= found <= max(1.1 * asked, 105 * max(costs))
     assert next_budget(1000.0, [70.0]) == 1100.0 - 50.0  # 15 steps
     assert next_budget(10.0, [3000.0]) == 3000.0
+
+
+@pytest.mark.parametrize(("epochs", "updates"), [(4.98, 10), (5.02, 10), (4.97, 0), (5.03, 0)])
+def test_whole_updates_miss_the_epochs_by_at_most_half_the_tolerance(store, epochs, updates):
+    # Eight clips in batches of four: two updates a pass.
+    spent = ("budget.mode=iso_data", "budget.train_flops=null", f"budget.epochs={epochs}")
+    if updates:
+        found = solve_budget(make_comparison(*spent), store)
+        assert {budget.steps for budget in found.values()} == {updates}
+    else:
+        with pytest.raises(GenlabError, match=r"whole ones miss by 0\.6%"):
+            solve_budget(make_comparison(*spent), store)
+
+
+@pytest.mark.parametrize("louder", ["codes", "latents"])
+def test_a_codec_that_loses_more_in_either_view_is_refused(store, louder):
+    spent = ("budget.mode=iso_bitrate", "budget.floor_tolerance=0.05")
+
+    def solve(share):
+        floors = {"codes": 10.0, "latents": 10.0}
+        floors[louder] *= share
+        measured = {"device": "here", "floor_db": floors}
+        return solve_budget(make_comparison(*spent), store, measured)
+
+    found = solve(1.04)
+    assert {arm.reads: arm.floor_db for arm in found.values()}[louder] == pytest.approx(10.4)
+    with pytest.raises(GenlabError, match=r"6\.0% apart"):
+        solve(1.06)
+
+
+def test_the_checkpoints_of_all_seeds_are_counted(store):
+    config = make_comparison("seeds=[0,1,2]", "settings.keep=2", "optim.ema_decay=0.9")
+    budgets = solve_budget(config, store)
+    params = sum(budget.params for budget in budgets.values())
+    # parameters, two moments and one average, in four bytes, of three seeds, twice
+    assert checkpoint_bytes(config, budgets) == 4 * 4 * params * 3 * 2
+    looking = make_comparison("seeds=[0,1,2]", "checkpoint.rule=best", "checkpoint.looks=2")
+    assert checkpoint_bytes(looking, budgets) == 4 * 5 * params * 3 * 2
 
 
 def test_a_budget_is_refused_before_the_corpus_is_built(monkeypatch, tmp_path, capsys):
@@ -217,11 +262,13 @@ def test_the_formula_agrees_with_the_walk(store, name, overrides):
     assert check_flops(run, store) == pytest.approx(1, abs=TOLERANCE)
 
 
-def test_a_wrong_formula_is_refused(store, monkeypatch):
+@pytest.mark.parametrize(("share", "off"), [(1.02, "-2.0%"), (0.98, r"\+2.0%")])
+def test_a_wrong_formula_is_refused(store, monkeypatch, share, off):
+    """One that counts too little would give its arm more training than the others."""
     run = make_comparison().run("masked", 0, steps=1)
     honest = clip_flops(run, store)
-    monkeypatch.setattr(budget_module, "clip_flops", lambda run, store: honest * 1.02)
-    with pytest.raises(GenlabError, match=r"arm 'masked': its FLOP formula is off by -2\.0%"):
+    monkeypatch.setattr(budget_module, "clip_flops", lambda run, store: honest * share)
+    with pytest.raises(GenlabError, match=f"arm 'masked': its FLOP formula is off by {off}"):
         check_flops(run, store)
 
 

@@ -3,6 +3,7 @@
 """
 
 import itertools
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -10,9 +11,14 @@ from comparison_toys import ARMS, make_comparison
 
 from genlab.arms import ArmRun
 from genlab.data.manifest import Clip, Manifest
+from genlab.decoders.conditioning import ConditionConfig
 from genlab.fairness.budget import ArmBudget
-from genlab.report.ledger import build_ledger
+from genlab.nets.backbone import BackboneConfig
+from genlab.report.ledger import build_ledger, compute_rows
 from genlab.train import RunResult
+from genlab.training.optim import OptimConfig
+from genlab.training.shapes import GRIDS, Shape
+from genlab.training.spend import Budget
 
 INFO = SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10, is_two_sided=False)
 STORE = SimpleNamespace(info=INFO)
@@ -45,18 +51,35 @@ def make_budgets(**changes):
 
 
 def make_ledger(
-    tmp_path, config=None, budgets=None, hashes=None, seeds=(0,), store=STORE, manifest=None
+    tmp_path,
+    config=None,
+    budgets=None,
+    hashes=None,
+    seeds=(0,),
+    store=STORE,
+    manifest=None,
+    *,
+    missing=(),
+    looks=None,
+    own=None,
 ):
+    """The ledger of runs that trained. `missing` leaves out a seed of an arm, `own` changes fields
+    of the runs of an arm, `looks` are those of every run of an arm.
+    """
     config = config or make_comparison(f"seeds={list(seeds)}")
     budgets, arms = budgets or make_budgets(), []
     for name, seed in itertools.product(NAMES, seeds):
+        if (name, seed) in missing:
+            continue
         run_dir = tmp_path / name / str(seed)
         run_dir.mkdir(parents=True)
         lines = (hashes or {}).get((name, seed), HASHES[: STEPS[name]])
         (run_dir / "batch_hashes.txt").write_text("".join(f"{line}\n" for line in lines))
         run = config.run(name, seed, budgets[name].steps)
+        run = run.model_copy(update=(own or {}).get(name, {}))
         arm = ArmRun(name, seed, run, run_dir, budgets[name])
-        arm.result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {})
+        found = (looks or {}).get(name, ())
+        arm.result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {}, found)
         arms.append(arm)
     return build_ledger(config, store, arms, manifest)
 
@@ -105,11 +128,196 @@ def test_a_log_that_ends_early_proves_nothing(tmp_path):
     assert "ends before step 4" in row(ledger, "Data order")["note"]
 
 
-def test_flops_more_than_a_percent_apart_are_uncontrolled(tmp_path):
-    ledger = make_ledger(tmp_path, budgets=make_budgets(ar={"train_flops": 1.02e9}))
+@pytest.mark.parametrize(
+    ("arm", "flops", "spread"),
+    [
+        ("ar", 1.02e9, "2.00%"),
+        ("ar", 1.012e9, "1.20%"),
+        ("ar", 1.009e9, "0.90%"),
+        ("diffusion", 0.991e9, "0.91%"),
+        ("diffusion", 0.988e9, "1.21%"),
+        ("masked", 0.9e9, "11.11%"),  # cheaper than the others, which agree
+    ],
+)
+def test_flops_more_than_a_percent_apart_are_uncontrolled(tmp_path, arm, flops, spread):
+    ledger = make_ledger(tmp_path, budgets=make_budgets(**{arm: {"train_flops": flops}}))
+    is_near = float(spread.rstrip("%")) <= 1
+    assert ledger["stamp"] == ("controlled" if is_near else "uncontrolled")
+    assert row(ledger, "Training FLOPs")["status"] == ("bounded" if is_near else "undeclared")
+    assert f"spread {spread}, limit 1%" in row(ledger, "Training FLOPs")["note"]
+
+
+MODES = {
+    "iso_flop": ({"train_flops"}, {"train_flops": 2e10}),
+    "iso_step": ({"shared_params", "steps", "epochs", "seconds_seen"}, {"steps": 100}),
+    "iso_data": ({"steps", "epochs", "seconds_seen"}, {"epochs": 3}),
+    "iso_time": (set(), {"wall_s": 60}),
+    "iso_latency": ({"train_flops"}, {"train_flops": 2e10, "sampling": {"calls": 32}}),
+    "iso_bitrate": ({"train_flops"}, {"train_flops": 2e10, "floor_tolerance": 0.05}),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_mode_holds_its_own_rows_and_no_others(mode):
+    held, spent = MODES[mode]
+    config = make_comparison().model_copy(update={"budget": Budget(mode=mode, **spent)})
+    alike = {"train_flops": 1e9, "shared_params": 1000, "params": 1000, "steps": 100}
+    alike |= {"epochs": 100.0, "seconds_seen": 1000.0}
+    for field in ("train_flops", "shared_params", "steps", "epochs", "seconds_seen"):
+        for share in (0.95, 1.05):
+            other = {**alike, field: type(alike[field])(share * alike[field])}
+            rows = compute_rows(config, make_budgets(ar=alike, masked=other, diffusion=alike))
+            found = {item["item"] for item in rows if item["status"] == "undeclared"}
+            assert bool(found) == (field in held), (field, found)
+
+
+def test_what_arms_planned_to_take_is_held_where_it_was_measured(tmp_path):
+    times = {"ar": 0.1, "masked": 0.05, "diffusion": 0.2}
+    steps = {"ar": 600, "masked": 1200, "diffusion": 300}
+    arms = {name: {"step_s": times[name], "steps": steps[name]} for name in NAMES}
+    config = make_comparison("budget.train_flops=null", "budget.mode=iso_time", "budget.wall_s=60")
+    rows = {row["item"]: row for row in compute_rows(config, make_budgets(**arms))}
+    assert rows["Planned training time"]["status"] == "bounded"
+    arms["masked"]["steps"] = 1230
+    rows = {row["item"]: row for row in compute_rows(config, make_budgets(**arms))}
+    assert rows["Planned training time"]["status"] == "undeclared"
+    assert rows["Planned training time"]["values"]["masked"] == pytest.approx(61.5)
+
+
+@pytest.mark.parametrize(
+    "shape", [{"width": 64}, {"layers": 3}, {"heads": 4}, {"width": 16, "layers": 8}], ids=str
+)
+def test_an_arm_of_another_backbone_is_uncontrolled(tmp_path, shape):
+    own = json.dumps({"width": 32, "layers": 2, "heads": 2} | shape)
+    ledger = make_ledger(tmp_path, make_comparison(f"arms.ar.shape={own}"))
     assert ledger["stamp"] == "uncontrolled"
-    assert row(ledger, "Training FLOPs")["status"] == "undeclared"
-    assert "spread 2.00%" in row(ledger, "Training FLOPs")["note"]
+    assert row(ledger, "Backbone")["status"] == "undeclared"
+
+
+def test_own_shapes_are_declared_only_if_every_arm_tried_the_whole_grid(tmp_path):
+    shapes = dict(zip(NAMES, GRIDS["small"]))
+
+    def status(place, *, trials, feeds=None):
+        own = [f"arms.{name}.shape={json.dumps(shapes[name].to_dict())}" for name in NAMES]
+        own += [f"arms.{name}.training_trials={trials[name]}" for name in NAMES]
+        config = make_comparison(*own, "shape_grid=small")
+        others = {}
+        if feeds is not None:
+            backbone = config.run("ar", 0, 1).backbone
+            others = {"ar": {"backbone": backbone.model_copy(update=feeds)}}
+        return row(make_ledger(tmp_path / place, config, own=others), "Backbone")["status"]
+
+    whole = dict.fromkeys(NAMES, len(GRIDS["small"]))
+    assert status("a", trials=whole) == "declared"
+    assert status("b", trials={**whole, "masked": 8}) == "undeclared"
+    assert status("c", trials=dict.fromkeys(NAMES, 8)) == "undeclared"
+    assert status("d", trials=whole, feeds={"ffn_multiple": 4.0}) == "undeclared"
+    shapes["diffusion"] = Shape(width=64, layers=1, heads=2)
+    assert status("e", trials=whole) == "undeclared"
+
+
+@pytest.mark.parametrize(
+    ("item", "own"),
+    [
+        ("Batch size", {"batch_size": 8}),
+        ("Conditioning", {"condition": ConditionConfig(layers=2)}),
+        ("Precision", {"backbone": BackboneConfig(width=32, layers=2, heads=2, dtype="bfloat16")}),
+        ("Optimiser, other fields", {"optim": OptimConfig(b1=0.5)}),
+        ("Optimiser, other fields", {"optim": OptimConfig(clip_norm=None)}),
+    ],
+)
+def test_what_runs_share_is_read_from_the_runs(tmp_path, item, own):
+    ledger = make_ledger(tmp_path, own={"masked": own})
+    assert row(ledger, item)["status"] == "undeclared" and ledger["stamp"] == "uncontrolled"
+
+
+def test_other_seconds_of_the_same_split_are_uncontrolled(tmp_path):
+    ledger = make_ledger(tmp_path, budgets=make_budgets(masked={"unique_seconds": 30.0}))
+    assert row(ledger, "Unique seconds")["status"] == "undeclared"
+    assert ledger["stamp"] == "uncontrolled"
+
+
+@pytest.mark.parametrize(
+    ("field", "item", "shared"),
+    [
+        ("peak_lr", "Peak learning rate", 1e-3),
+        ("warmup_fraction", "Warm-up share", 0.05),
+        ("weight_decay", "Weight decay", 0.05),
+        ("ema_decay", "EMA decay", 0.999),
+        ("dropout", "Dropout", 0.0),
+    ],
+)
+def test_every_setting_of_an_arm_has_a_row_of_its_own(tmp_path, field, item, shared):
+    found = row(make_ledger(tmp_path, make_comparison(f"arms.masked.{field}=0.25")), item)
+    assert found["status"] == "declared"
+    assert found["values"] == {"ar": shared, "masked": 0.25, "diffusion": shared}
+    assert row(make_ledger(tmp_path / "b"), item)["status"] == "matched"
+
+
+def test_another_grid_of_averages_is_uncontrolled(tmp_path):
+    config = make_comparison("optim.ema_powers=[6,8]")
+    looks = {name: [{"step": 3, "values": {"k6": 1.0, "k8": 2.0}}] for name in NAMES}
+    ledger = make_ledger(tmp_path / "a", config, looks=looks)
+    assert row(ledger, "EMA grid")["status"] == "matched" and ledger["stamp"] == "controlled"
+    assert set(row(ledger, "Chosen average")["values"].values()) == {"k6"}
+    own = {"ar": {"optim": config.optim.model_copy(update={"ema_powers": (6, 10)})}}
+    ledger = make_ledger(tmp_path / "b", config, looks=looks, own=own)
+    assert row(ledger, "EMA grid")["status"] == "undeclared"
+
+
+def test_the_look_that_the_rule_chose_is_told_and_as_many_looks_are_held(tmp_path):
+    config = make_comparison("checkpoint.rule=best", "checkpoint.looks=2")
+    two = [{"step": step, "values": {"average": value}} for step, value in ((2, 0.5), (4, 0.7))]
+    looks = dict.fromkeys(NAMES, two)
+    ledger = make_ledger(tmp_path / "a", config, looks=looks, seeds=(0, 1))
+    assert ledger["stamp"] == "controlled"
+    assert row(ledger, "Chosen update")["values"]["ar"] == "2 of 4; 2 of 4"
+    assert row(ledger, "Looks at validation")["values"]["ar"] == "2; 2"
+    ledger = make_ledger(tmp_path / "b", config, looks={**looks, "masked": two[:1]})
+    assert row(ledger, "Looks at validation")["status"] == "undeclared"
+    assert ledger["stamp"] == "uncontrolled"
+
+
+def test_an_arm_that_weighs_its_examples_otherwise_is_declared(tmp_path):
+    ledger = make_ledger(tmp_path / "a")
+    assert row(ledger, "Infilling orders")["values"] == {"ar": 0.1, "masked": 0.0, "diffusion": 0.0}
+    found = row(ledger, "Loss weighting")
+    assert found["status"] == "declared" and found["values"]["ar"] == "own"
+    assert found["values"]["masked"] == ARMS["masked"].decoder.loss_weighting != "own"
+
+
+def test_one_arm_that_alone_was_tuned_is_uncontrolled(tmp_path):
+    ledger = make_ledger(tmp_path, make_comparison("arms.ar.tuning_flops=7e9"))
+    assert row(ledger, "Tuning FLOPs")["status"] == "undeclared"
+    assert ledger["stamp"] == "uncontrolled"
+
+
+@pytest.mark.parametrize(
+    ("limit", "calls", "flops"), [("calls", "bounded", "free"), ("flops", "free", "bounded")]
+)
+def test_a_sampling_budget_bounds_what_it_is_stated_in(tmp_path, limit, calls, flops):
+    told = ["budget.mode=iso_latency", f'budget.sampling={{"{limit}":32}}']
+    ledger = make_ledger(tmp_path, make_comparison(*told))
+    assert row(ledger, "Sampler calls")["status"] == calls
+    assert row(ledger, "Sampling FLOPs")["status"] == flops
+
+
+def test_too_few_seeds_of_one_arm_are_too_few(tmp_path):
+    missing = [("masked", 1), ("masked", 2)]
+    ledger = make_ledger(tmp_path / "a", seeds=(0, 1, 2), missing=missing)
+    assert row(ledger, "Seeds")["values"] == {"ar": 3, "masked": 1, "diffusion": 3}
+    assert "insufficient seeds" in row(ledger, "Seeds")["note"]
+    assert row(ledger, "Seeds")["status"] == "undeclared"
+    enough = make_ledger(tmp_path / "b", seeds=(0, 1, 2))
+    assert "insufficient" not in row(enough, "Seeds")["note"]
+    two = make_ledger(tmp_path / "c", seeds=(0, 1))
+    assert "insufficient seeds" in row(two, "Seeds")["note"]
+
+
+def test_one_seed_whose_log_ends_early_is_enough_to_prove_nothing(tmp_path):
+    ledger = make_ledger(tmp_path, hashes={("ar", 1): HASHES[:2]}, seeds=(0, 1, 2))
+    assert "batch_hashes.txt of ar ends before step 4" in row(ledger, "Data order")["note"]
+    assert ledger["stamp"] == "uncontrolled"
 
 
 def test_iso_step_holds_updates_and_parameters(tmp_path):

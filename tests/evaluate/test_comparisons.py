@@ -140,6 +140,45 @@ def test_rows_are_ranked_only_where_the_data_tell():
     assert all(d.p_holm >= d.p_value for d in found.values())
 
 
+def make_shifted(shifts, num_clips=24, spread=1.0):
+    """Rows of one seed whose differences are exactly `shifts` on average, and nearly normal."""
+    clusters = tuple(range(num_clips))
+    rng = np.random.default_rng(3)
+    rows = {}
+    for name, shift in shifts.items():
+        noise = rng.normal(0, spread, num_clips)
+        noise = (noise - noise.mean()) * spread / noise.std()
+        rows[name] = {"dnsmos_ovrl": clip_means(3 + shift + noise, clusters)}
+    return rows
+
+
+def test_one_of_many_pairs_needs_more_than_its_own_p_value():
+    """Two rows that alone would be told apart, at p = 0.01 to 0.05, and are not among six pairs."""
+    rows = make_shifted({"a": 0.75, "b": 0.0})
+    (alone,) = compare_rows(rows)
+    assert 0.008 < alone.p_value < 0.05 and alone.low > 0 and alone.better == "a"
+    assert alone.p_holm == alone.p_value
+    more = make_shifted({"a": 0.75, "b": 0.0, "c": 0.35, "d": 0.4})
+    found = {(d.a, d.b): d for d in compare_rows(more)}
+    pair = found["a", "b"]
+    assert pair.p_value == alone.p_value and pair.low > 0, "its own interval excludes zero"
+    assert pair.p_holm == pytest.approx(6 * pair.p_value) and pair.p_holm > 0.05
+    assert pair.better == "" and not any(d.better for d in found.values())
+
+
+def test_a_control_passes_by_its_interval_not_by_its_value():
+    """One swap of six clips is worse: the mean is, and chance does it as easily."""
+    texts = ["one", "two", "three", "four", "five", "six"]
+    said = ["one", *["nothing"] * 5]
+    control = prompt_swap("wer_grammar", said, texts, list(range(6)), word_errors)
+    assert control.difference > 0 and control.low <= 0
+    assert not control.passed and control.status == "failed"
+    clusters = tuple(range(6))
+    own = clip_means(np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.5]), clusters)
+    voice = speaker_swap(own, np.array([0.1, 0.52, 0.5, 0.5, 0.52, 0.5]))
+    assert voice.difference < 0 < voice.high and voice.status == "failed"
+
+
 def test_rows_on_different_prompts_are_refused():
     rng = np.random.default_rng(0)
     with pytest.raises(GenlabError, match="different prompts"):
