@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_toys import beat_floors, make_audit, make_ledger, make_results
 
-from genlab.fairness.verdict import Gate, check_power, check_token_types, failed, merge_gates
+from genlab.fairness.verdict import (
+    Gate,
+    check_power,
+    check_token_types,
+    control_status,
+    failed,
+    merge_gates,
+)
 from genlab.report import write_report
 from genlab.report.answer import find_answer
 from genlab.report.console import format_results
@@ -123,6 +130,14 @@ def leave_out_lookup(results):
     results["differences"] = [item for item in results["differences"] if item["b"] != LOOKUP]
 
 
+def leave_out_lookup_of_one(results):
+    results["differences"].remove(pairs_of(results, "masked", LOOKUP)[0])
+
+
+def undefine_lookup_of_one(results):
+    pairs_of(results, "diffusion", LOOKUP)[0]["difference"] = None
+
+
 def lose_all_but_one(results):
     for name in ("masked", "diffusion"):
         pairs_of(results, name, REGRESSION)[0]["better"] = ""
@@ -148,6 +163,23 @@ def leave_out_plan(results):
     pairs_of(results, "ar", "diffusion")[0]["plan"] = None
 
 
+def train_two_seeds_of_one(results):
+    arm_of(results, "diffusion")["scores"][results.get("primary_score", "wer_grammar")]["seeds"] = 2
+
+
+def cover_prompts_of_one_alone(results):
+    arm = arm_of(results, "diffusion")
+    del arm["scores"][results.get("primary_score", "wer_grammar")]["covers"]  # an early version
+
+
+def score_few_prompts_of_the_last(results):
+    pairs_of(results, "ar", "diffusion")[0]["plan"] |= {"power": 0.5}
+
+
+def lose_the_target(results):
+    del pairs_of(results, "ar", "masked")[0]["plan"]["target"]
+
+
 def read_latents(results):
     for name in ("masked", "diffusion"):
         arm_of(results, name)["reads"] = "latents"
@@ -169,8 +201,14 @@ SPOILS = {
     lose_to_regression: "floors beaten",
     lose_to_lookup: "floors beaten",
     leave_out_lookup: "floors beaten",
+    leave_out_lookup_of_one: "floors beaten",
+    undefine_lookup_of_one: "floors beaten",
     lose_all_but_one: "floors beaten",
     train_two_seeds: "three seeds",
+    train_two_seeds_of_one: "three seeds",
+    cover_prompts_of_one_alone: "three seeds",
+    score_few_prompts_of_the_last: "enough prompts",
+    lose_the_target: "enough prompts",
     cover_prompts_alone: "three seeds",
     score_few_prompts: "enough prompts",
     leave_out_plan: "enough prompts",
@@ -242,6 +280,54 @@ def test_no_combination_of_failed_gates_names_a_winner(spoils, counted, equivale
         assert failed(answer.gates)[0].name in answer.cannot
 
 
+@pytest.mark.parametrize(
+    ("field", "at", "state"),
+    [
+        ("power", 0.8, "passed"),
+        ("power", 0.799, "failed"),
+        ("real", 0.299, "passed"),
+        ("real", 0.3, "failed"),
+        ("seeds", 3, "passed"),
+        ("seeds", 2, "failed"),
+    ],
+)
+def test_a_gate_closes_at_its_limit(field, at, state):
+    results = make_sound()
+    if field == "power":
+        pairs_of(results, "ar", "masked")[0]["plan"]["power"] = at
+        name = "enough prompts"
+    elif field == "real":
+        arm_of(results, "real")["scores"]["wer_grammar"]["value"] = at
+        name = "real clips heard"
+    else:
+        arm_of(results, "masked")["scores"]["wer_grammar"]["seeds"] = at
+        name = "three seeds"
+    assert states(results)[name] == state
+
+
+@pytest.mark.parametrize(
+    ("entry", "status"),
+    [
+        ({"passed": True, "difference": 0.8}, "passed"),
+        ({"passed": False, "difference": 0.1}, "failed"),
+        ({"passed": False, "difference": 0.1, "status": "failed"}, "failed"),
+        ({"passed": False, "difference": None}, "not applicable"),
+        ({"passed": False, "difference": 0.1, "status": "not applicable"}, "not applicable"),
+    ],
+)
+def test_a_control_of_any_version_has_a_status(entry, status):
+    assert control_status({"arm": "ar", "control": "c", "score": "s", **entry}) == status
+
+
+def test_a_control_that_no_arm_could_make_is_no_failure():
+    results = make_sound()
+    for item in results["controls"]:
+        item |= {"passed": False, "difference": None}
+    assert states(results)["controls passed"] == "not applicable"
+    results["controls"] = []
+    assert states(results)["controls passed"] == "not applicable"
+
+
 def test_the_reasons_say_what_to_do():
     results = make_sound()
     leave_out_audit(results)
@@ -299,6 +385,13 @@ def test_a_sum_of_rows_is_about_families_only_within_a_token_type():
     assert check_token_types(both).state == "passed"
     assert check_token_types({**both, ar: 2.0}).state == "failed"
     assert check_token_types({ar: 1.0, ("masked", ""): -1.0}).state == "failed"
+    # A weight that only another token type, or another family, makes up for is no comparison.
+    assert check_token_types({**both, latent: 2.0, diffusion: -2.0}).state == "passed"
+    assert check_token_types({ar: 2.0, masked: -1.0, diffusion: -1.0}).state == "failed"
+    assert check_token_types({ar: 1.0, masked: -1.0, latent: 1.0}).state == "failed"
+    own = {ar: 1.0, ("ar", "latents"): -1.0, masked: 1.0, ("masked", "latents"): -1.0}
+    assert check_token_types(own).state == "passed"
+    assert check_token_types({**own, masked: 2.0}).state == "failed"
 
 
 def test_gates_of_several_runs_fail_where_one_does():

@@ -15,9 +15,11 @@ from sweep_toys import finish, make_sweep, write_page
 
 from genlab import cli
 from genlab.config import ConfigError, GenlabError
+from genlab.experiment import TokenData
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_DIVERGED, EXIT_LOCKED, EXIT_RESUME
 from genlab.run.files import write_json
 from genlab.run.status import lock_run
+from genlab.sweeps import runs as runs_module
 from genlab.sweeps.executors import command_of, launch_on_skypilot, print_commands
 from genlab.sweeps.page import (
     Contrast,
@@ -32,6 +34,7 @@ from genlab.sweeps.runs import (
     add_attempt,
     config_path,
     delete,
+    find_cost,
     find_prunable,
     forget_failures,
     read_state,
@@ -205,6 +208,38 @@ def test_the_state_of_a_run_is_read_from_its_files(tmp_path):
     assert state() == "failed", "its heart has stopped"
     finish(other, tmp_path)
     assert read_state(other, tmp_path).state == "finished" and print_commands(runs, tmp_path) == []
+
+
+def test_a_run_that_was_preempted_after_its_crashes_goes_on(tmp_path):
+    run = write_files(make_sweep(), tmp_path)[0]
+    state = lambda: read_state(run, tmp_path).state  # noqa: E731
+    for crash in (1, -9, -11):
+        add_attempt(run, tmp_path, crash, 2.0)
+    assert state() == "failed"
+    for harmless in (EXIT_RESUME, EXIT_DISK_FULL):
+        add_attempt(run, tmp_path, harmless, 3.0)
+        assert state() == "interrupted", "it was asked to stop, and had not crashed again"
+    add_attempt(run, tmp_path, 1, 2.0)
+    assert state() == "failed"
+    assert read_state(run, tmp_path).attempts == 6 and read_state(run, tmp_path).seconds == 14.0
+
+
+def test_the_cost_of_a_sweep_counts_every_seed(tmp_path, monkeypatch):
+    spent = SimpleNamespace(train_flops=7.0, params=10, steps=5)
+    split = SimpleNamespace(info=SimpleNamespace(codec_fingerprint="c"))
+    monkeypatch.setattr(TokenData, "open", lambda *_, **__: split)
+    monkeypatch.setattr(runs_module, "solve_budget", lambda *_: {"ar": spent})
+    monkeypatch.setattr(runs_module, "solve_trained", lambda *_: {"ar": spent, "floor": spent})
+    monkeypatch.setattr(runs_module, "check_flops", lambda *_: 1.0)
+    monkeypatch.setattr(runs_module, "choose_prompts", lambda *_: [])
+    costs = []
+    for seeds in ([0], [0, 1, 2]):
+        sweep = make_sweep(base=make_sweep().base.override([f"seeds={seeds}"]))
+        costs.append(find_cost(sweep, expand(sweep), lambda *_: None))
+    # Two runs of an arm and a trained baseline; then each on three seeds.
+    assert [cost.train_flops for cost in costs] == [2 * 2 * 7.0, 3 * 2 * 2 * 7.0]
+    assert costs[1].disk_bytes == 3 * costs[0].disk_bytes > 0
+    assert costs[1].device_hours == pytest.approx(costs[1].train_flops / costs[1].flops_per_s / 3600)
 
 
 def test_pruning_deletes_what_the_sweep_made_and_nothing_else(tmp_path):

@@ -12,12 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_gates import NAMES
 
 from genlab.evaluate.metrics import RowResult
-from genlab.evaluate.rows import save_row
+from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import ClipValues
 from genlab.fairness.verdict import Gate
 from genlab.run.bounds import BIGRAM, UNIGRAM
 from genlab.run.files import read_json, write_json
 from genlab.statistics.bootstrap import holm_correction
+from genlab.statistics.crossed import crossed_contrast
 from genlab.sweeps.drafts import Draft
 from genlab.sweeps.finding import Finding
 from genlab.sweeps.judge import conclude, judge
@@ -112,6 +113,14 @@ def write_rows(
     stamp = results.pop("stamp", "controlled")
     write_json(run_directory(out, run) / "results.json", results)
     write_json(run_directory(out, run) / "ledger.json", {"stamp": stamp})
+
+
+EDGE = 1.5  # bits a second, at which three seeds of 24 prompts are just told apart
+
+
+def below(text):
+    terms = {"ar": 1.0, "masked": -1.0}
+    return Contrast(text=text, score="bits_per_s", terms=terms, expect="below")
 
 
 def verdicts(tmp_path, effects, *predictions, **kinds):
@@ -388,6 +397,62 @@ def test_holm_runs_over_all_that_a_page_decides(tmp_path, crossing_sweep):
     assert judge(crossed, runs, tmp_path)[0].p_holm <= crossing.p_holm
     both = (by_itself.p_holm, judge(crossed, runs, tmp_path)[0].p_holm)
     assert sorted((contrast.p_holm, crossing.p_holm)) == sorted(holm_correction(both))
+
+
+def test_one_of_three_predictions_pays_for_all_of_them(tmp_path):
+    """Its own p-value says reproduced; three times as much does not."""
+    effects = {"ar": 0.0, "masked": EDGE, "diffusion": EDGE / 2}
+    asked = [
+        {"size": -9.0},
+        {"size": -9.0, "text": "u", "terms": {"ar": 1.0, "diffusion": -1.0}},
+        {"size": -9.0, "text": "v", "terms": {"diffusion": 1.0, "masked": -1.0}},
+    ]
+    [alone] = verdicts(tmp_path / "a", effects, asked[0])
+    assert alone.verdict == "reproduced" and 0.017 < alone.p_holm < 0.05
+    found = verdicts(tmp_path / "b", effects, *asked)
+    assert found[0].value == alone.value and found[0].p_holm == pytest.approx(3 * alone.p_holm)
+    assert [one.verdict for one in found] == ["inconclusive"] * 3
+
+
+@pytest.mark.parametrize("arm", ["ar", "masked"])
+def test_a_prompt_without_a_value_in_one_row_is_left_out_of_both(tmp_path, arm):
+    sweep = make_sweep(points=({},), predictions=(below("t"),))
+    runs = write_files(sweep, tmp_path)
+    write_rows(tmp_path, runs[0], {"ar": 0.0, "masked": 9.0}, np.random.default_rng(0))
+    rows = run_directory(tmp_path, runs[0]) / "rows"
+    grids = {}
+    for name in ("ar", "masked"):
+        values = load_row(rows / f"{name}.json").per_clip["bits_per_s"]
+        grids[name] = values.values.reshape(3, 24)
+        if name == arm:
+            # Of one seed alone, and far from the others: the prompt goes from all seeds and rows.
+            weights = np.ones((3, 24))
+            weights[1, [2, 5]] = 0
+            grids[name][:, [2, 5]] += 500.0
+            holed = values._replace(
+                totals=np.where(weights > 0, grids[name], 0.0).ravel(), weights=weights.ravel()
+            )
+            save_row(rows / f"{name}.json", RowResult({}, {"bits_per_s": holed}, [], ()))
+    [found] = judge(sweep, runs, tmp_path)
+    kept = np.delete(np.arange(24), [2, 5])
+    truth = crossed_contrast([grids[name][:, kept] for name in ("ar", "masked")], (1.0, -1.0))
+    assert found.value == pytest.approx(float(truth.value))
+    assert found.high - found.value == pytest.approx(float(truth.half_width))
+
+
+@pytest.mark.parametrize(("score", "leader"), [("bits_per_s", "masked"), ("dnsmos_ovrl", "ar")])
+def test_who_leads_after_a_crossing_depends_on_the_direction_of_the_score(
+    tmp_path, crossing_sweep, score, leader
+):
+    (sweep, runs), rng = crossing_sweep, np.random.default_rng(3)
+    for index, run in enumerate(runs):
+        write_rows(tmp_path, run, {"ar": 0.0, "masked": 9.0 - 6.0 * index}, rng, seed_spread=0.1)
+        path = run_directory(tmp_path, run) / "results.json"
+        path.write_text(path.read_text().replace("bits_per_s", score))
+    crossing = sweep.predictions[0].model_copy(update={"score": score})
+    alone = sweep.model_copy(update={"predictions": (crossing,)})
+    [found] = judge(alone, runs, tmp_path)
+    assert f"at the largest flops of the sweep {leader} leads" in found.note
 
 
 def test_a_crossing_of_bounds_is_no_crossing_of_values(tmp_path, crossing_sweep):
