@@ -86,6 +86,22 @@ def test_a_copy_is_mirrored(url, files):
     assert names(files, url) == ["empty", "report.html"]
 
 
+def test_a_file_that_was_written_again_at_the_same_size_is_pushed(url, files):
+    with bucket.working_copy(url) as copy:
+        for name in ("results.json", "rows/a.json"):
+            (copy / name).parent.mkdir(exist_ok=True)
+            (copy / name).write_text("{}")
+        bucket.push(copy)
+        (copy / "results.json").write_text("[]")
+        (copy / "rows/a.json").unlink()
+        (copy / "rows/a.json").write_text("[]")
+        bucket.push(copy)
+        assert files.cat(f"{url}/results.json") == files.cat(f"{url}/rows/a.json") == b"[]"
+        (copy / "results.json").unlink()
+        bucket.push(copy / "rows")
+        assert names(files, url) == ["results.json", "rows/a.json"], "only what lies in rows/"
+
+
 def test_a_copy_has_one_user(url):
     with bucket.working_copy(url) as copy:
         with bucket.working_copy(f"{url}/") as same:

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
 from train_toy import WIDTH, Toy, build, digest, make_source
 
 from genlab import train as train_module
 from genlab.config import GenlabError
-from genlab.data.batches import BatchSource, batch_digest
+from genlab.data.batches import Batch, BatchSource, batch_digest
 from genlab.run.digests import chain_digest
-from genlab.tokens import LossOut, Tokens
+from genlab.tokens import Cond, LossOut, Tokens
 from genlab.train import TrainingDiverged, TrainSettings, load_trained, train
 from genlab.training.optim import OptimConfig
 from genlab.training.step import create_state, make_update
@@ -94,9 +96,62 @@ def test_digest_sees_ids_content_shape_type_and_order():
         batch._replace(args=(inputs.view(np.int32), targets, weight)),
         batch._replace(args=(targets, inputs, weight)),
     ]
+    others += [
+        batch._replace(args=(inputs, targets, bump(weight))),  # the last leaf, its last row
+        batch._replace(args=(inputs, targets)),
+        batch._replace(args=(inputs[:, :4], inputs[:, 4:], targets, weight)),
+    ]
     digests = [batch_digest(item) for item in (batch, *others)]
     assert len(set(digests)) == len(digests)
     assert chain_digest(chain_digest("", "a"), "b") != chain_digest(chain_digest("", "b"), "a")
+
+
+def bump(leaf):
+    """Change the last element by the least that its type can tell."""
+    changed = np.array(leaf)
+    flat = changed.reshape(-1)
+    flat[-1] = np.nextafter(flat[-1], np.inf)
+    return changed
+
+
+def test_digest_sees_every_condition():
+    """Of tokens and conditions with all of their parts, one changed leaf is another batch."""
+    frames = np.zeros((2, 5), np.int32)
+    cond = Cond(
+        speaker=np.zeros(2, np.int32),
+        text=np.zeros((2, 3), np.int32),
+        content=frames,
+        is_dropped=np.zeros(2, bool),
+        other=np.zeros((2, 5, 2), np.int32),
+        parts={"mood": np.zeros((2, 4), np.float32)},
+    )
+    codes, latents = np.zeros((2, 5, 2), np.int32), np.zeros((2, 5, 3), np.float32)
+    tokens = Tokens(codes, latents, np.full(2, 5, np.int32))
+    batch = Batch((tokens, cond), np.arange(2))
+    leaves, treedef = jax.tree.flatten(batch.args)
+    assert len(leaves) == 9
+    found = {batch_digest(batch)}
+    for number, leaf in enumerate(leaves):
+        changed = np.array(leaf)
+        flat = changed.reshape(-1)
+        flat[-1] = not flat[-1] if flat.dtype == bool else flat[-1] + 1
+        others = [*leaves[:number], changed, *leaves[number + 1 :]]
+        found.add(batch_digest(batch._replace(args=jax.tree.unflatten(treedef, others))))
+    assert len(found) == 10
+
+
+HEX = st.text("0123456789abcdef", min_size=16, max_size=16)
+
+
+@given(HEX, HEX, HEX, st.integers(0, 15))
+def test_a_chain_forgets_nothing(before, batch, other, place):
+    """What was read before, and what is read now, count with every digit."""
+    changed = before[:place] + format((int(before[place], 16) + 1) % 16, "x") + before[place + 1 :]
+    assert chain_digest(before, batch) != chain_digest(changed, batch)
+    assert chain_digest(before, batch) != chain_digest(batch, before) or before == batch
+    assert (chain_digest(before, batch) == chain_digest(before, other)) == (batch == other)
+    turned = batch[:place] + format((int(batch[place], 16) + 1) % 16, "x") + batch[place + 1 :]
+    assert chain_digest(before, batch) != chain_digest(before, turned)
 
 
 def test_too_little_data_is_refused(tmp_path):
@@ -175,6 +230,24 @@ def test_accumulation_moves_the_rest_and_must_divide_the_batch(tmp_path):
     assert (before["rest"]["average"] != np.asarray(state["rest"]["average"])).all()
     with pytest.raises(GenlabError, match="does not divide the batch size 8"):
         run(tmp_path, optim=OptimConfig(accumulate=3))
+
+
+def test_micro_batches_draw_noise_of_their_own():
+    """Four copies of one example in four parts: what differs between them is their noise alone."""
+    first = make_source(batch_size=12).batch_at(0).args
+    alike = jax.tree.map(lambda leaf: np.repeat(leaf[:1], 4, axis=0), first)
+    optim = OptimConfig(accumulate=4)
+    graphdef, state = create_state(build, optim, 10, jax.random.key(0))
+    model = nnx.merge(graphdef, state["params"], state["rest"])
+    key = jax.random.fold_in(jax.random.key(1), 0)
+    one = jax.tree.map(lambda leaf: leaf[:1], alike)
+    drawn = [
+        float(model.loss(*one, key=jax.random.fold_in(key, part)).per_example[0])
+        for part in range(4)
+    ]
+    assert len(set(drawn)) == 4
+    _, metrics = make_update(graphdef, optim, 10)(state, alike, jax.random.key(1))
+    assert float(metrics["loss"]) == pytest.approx(np.mean(drawn), rel=1e-5)
 
 
 def test_random_streams_are_refused(tmp_path):
@@ -367,6 +440,25 @@ def test_nan_stops_with_the_step_and_the_clips(tmp_path):
     assert all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves(nnx.to_pure_dict(nnx.state(model)))
     )
+
+
+class Rooted(nnx.Module):
+    """A finite loss whose gradient at zero is infinite, and the one beside it NaN."""
+
+    def __init__(self):
+        self.slope = nnx.Param(jnp.zeros((WIDTH,)))
+
+    def loss(self, inputs, targets, weight, *, key):
+        error = jnp.sqrt(jnp.abs(self.slope[...])).sum() + 0.0 * inputs.mean(-1)
+        return LossOut(error, weight, {})
+
+
+def test_a_gradient_that_is_not_finite_stops_a_finite_loss(tmp_path):
+    _, state, metrics, _ = one_update(OptimConfig(), build=lambda key: Rooted())
+    assert np.isfinite(float(metrics["loss"])) and not np.isfinite(float(metrics["grad_norm"]))
+    assert int(state["first_bad_step"]) == 0
+    with pytest.raises(TrainingDiverged, match="step 0:"):
+        run(tmp_path, build=lambda key: Rooted())
 
 
 def test_nothing_compiles_after_the_first_step(tmp_path):

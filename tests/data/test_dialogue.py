@@ -105,6 +105,14 @@ def test_stereo_files_are_two_sides(tmp_path):
     for side, read in ((left, manifest.audio), (right, manifest.other_audio)):
         np.testing.assert_allclose(read(clips["call.wav"]) / 32767, side, atol=1e-4)
     assert not manifest.other_audio(clips["quiet.wav"]).any()
+    # What the other side says is part of what the store is made from.
+    soundfile.write(tmp_path / "in" / "call.wav", np.stack([left, left], axis=1), 16_000)
+    again = build_corpus(Folder(path=str(tmp_path / "in"), two_sided=True), tmp_path / "again")
+    changed = {clip.id: clip.audio_digest for clip in again.clips}
+    assert changed["quiet.wav"] == clips["quiet.wav"].audio_digest
+    assert changed["call.wav"] != clips["call.wav"].audio_digest
+    assert again.hash() != manifest.hash()
+    soundfile.write(tmp_path / "in" / "call.wav", np.stack([left, right], axis=1), 16_000)
     with pytest.raises(GenlabError, match=r"mono.wav: 1 channel, two_sided=true expects 2"):
         build_corpus(
             Folder(path=str(tmp_path / "in"), two_sided=True, strict=True), tmp_path / "cache"

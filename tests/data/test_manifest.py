@@ -89,6 +89,25 @@ def test_a_tiny_corpus_still_has_every_split():
     }
 
 
+def test_held_out_pairs_and_texts_depend_on_the_seed():
+    found = [place(make_clips(), seed=seed) for seed in (0, 1)]
+    pairs = [{clip.id for clip in clips if clip.split == "test_pair"} for clips in found]
+    assert all(pairs) and pairs[0] != pairs[1]
+    # Also where both seeds have the text in train: its pairs are drawn anew.
+    both = set.intersection(*(texts_of(clips, "train") for clips in found))
+    kept = [
+        {clip.id for clip in clips if clip.split == "test_pair" and clip.text in both}
+        for clips in found
+    ]
+    assert kept[0] != kept[1]
+    assert texts_of(found[0], "test") != texts_of(found[1], "test")
+    # A pair is of a text and a speaker: not all of a speaker's clips go.
+    speakers = {clip.split: set() for clip in found[0]}
+    for clip in found[0]:
+        speakers[clip.split].add(clip.speaker)
+    assert speakers["test_pair"] <= speakers["train"]
+
+
 def test_save_load_and_hash(tmp_path):
     manifest = Manifest(place(make_clips()), tmp_path)
     manifest.save(tmp_path)

@@ -197,6 +197,12 @@ def test_code_vectors_sum_to_normalised_quantised_latents(store):
     quantised = np.asarray(make_frozen().code_vectors)
     wanted = sum(quantised[level][clip.codes[:, level]] for level in range(3))
     np.testing.assert_allclose(store.denormalise(summed), wanted, atol=1e-4)
+    # The mean is taken off the first level alone: what is finer is a difference and has none.
+    np.testing.assert_allclose(
+        store.code_vectors[1:] * store.latent_std, quantised[1:], atol=1e-5, rtol=1e-4
+    )
+    first = store.code_vectors[0] * store.latent_std + store.latent_mean
+    np.testing.assert_allclose(first, quantised[0], atol=1e-5, rtol=1e-4)
 
 
 def test_crops_of_all_views_are_of_the_same_frames(store):
@@ -244,6 +250,32 @@ def test_a_crop_is_drawn_anew_in_every_pass(store):
         (tokens, _), record = dataset[i]
         firsts.setdefault(int(record), set()).add(tokens.codes.tobytes())
     assert max(len(crops) for crops in firsts.values()) > 2
+
+
+def test_every_crop_of_a_clip_is_drawn(store):
+    """A clip of 5 frames more than an example begins at 0 to 5, each as often: 3 to 30 of 96."""
+    longest = max(store.numbers("train"), key=lambda number: len(store.clip(number).units))
+    clip = store.clip(longest)
+    num_frames = len(clip.units) - 5
+    dataset = store.dataset("train", num_frames=num_frames, seed=0)
+    drawn = [0] * 6
+    for i in range(8 * 96):
+        (tokens, _), record = dataset[i]
+        if record != longest:
+            continue
+        [first] = [
+            at for at in range(6) if (tokens.codes == clip.codes[at : at + num_frames]).all()
+        ]
+        drawn[first] += 1
+    assert sum(drawn) == 96 and min(drawn) >= 3 and max(drawn) <= 30
+    other = store.dataset("train", num_frames=num_frames, seed=1)
+    assert [int(other[i][1]) for i in range(8)] != [int(dataset[i][1]) for i in range(8)]
+
+
+def test_less_data_is_always_within_more(store):
+    parts = [set(store.numbers("train", clips)) for clips in range(1, 9)]
+    assert [len(part) for part in parts] == list(range(1, 9))
+    assert all(less < more for less, more in zip(parts, parts[1:]))
 
 
 def test_batches_are_the_same_by_iteration_and_by_position(store):
