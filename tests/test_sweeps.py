@@ -239,7 +239,9 @@ def test_the_cost_of_a_sweep_counts_every_seed(tmp_path, monkeypatch):
     # Two runs of an arm and a trained baseline; then each on three seeds.
     assert [cost.train_flops for cost in costs] == [2 * 2 * 7.0, 3 * 2 * 2 * 7.0]
     assert costs[1].disk_bytes == 3 * costs[0].disk_bytes > 0
-    assert costs[1].device_hours == pytest.approx(costs[1].train_flops / costs[1].flops_per_s / 3600)
+    assert costs[1].device_hours == pytest.approx(
+        costs[1].train_flops / costs[1].flops_per_s / 3600
+    )
 
 
 def test_pruning_deletes_what_the_sweep_made_and_nothing_else(tmp_path):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -275,7 +276,7 @@ def test_every_crop_of_a_clip_is_drawn(store):
 def test_less_data_is_always_within_more(store):
     parts = [set(store.numbers("train", clips)) for clips in range(1, 9)]
     assert [len(part) for part in parts] == list(range(1, 9))
-    assert all(less < more for less, more in zip(parts, parts[1:]))
+    assert all(less < more for less, more in itertools.pairwise(parts))
 
 
 def test_batches_are_the_same_by_iteration_and_by_position(store):

@@ -167,6 +167,40 @@ def test_the_share_of_hidden_inputs_is_uniform_up_to_the_one_asked_for():
     np.testing.assert_allclose(np.quantile(share, [0.25, 0.5, 0.75]), [0.15, 0.3, 0.45], atol=0.02)
 
 
+@pytest.mark.parametrize("name", PATTERNS)
+def test_every_step_has_a_rotary_position_of_its_own(name):
+    """Whatever training and sampling agree on, two steps at one place could not be told apart."""
+    pattern, codebooks, num_frames = PATTERNS[name], 3, 5
+    numbers = jnp.broadcast_to(jnp.arange(num_frames)[None], (2, num_frames))
+    frames = jnp.ones((2, num_frames, 4)) * (1 + numbers[:, :, None])
+    features, positions = pattern.per_step(frames, numbers, codebooks)
+    num_steps = pattern.num_steps(num_frames, codebooks)
+    np.testing.assert_array_equal(positions, np.tile(np.arange(num_steps), (2, 1)))
+    rows = np.repeat(1 + np.arange(num_frames), codebooks if name == "flat" else 1)
+    of_steps = np.pad(rows, (0, num_steps - len(rows)))  # after the last frame there are none
+    np.testing.assert_array_equal(features[0, :, 0], of_steps)
+    # Frames visited out of order keep their own places.
+    visited = jnp.array([[0, 1, 4, 2, 3]])
+    _, positions = pattern.per_step(frames[:1], visited, codebooks)
+    places = [3 * n + i for n in (0, 1, 4, 2, 3) for i in range(3)] if name == "flat" else None
+    expected = places or [0, 1, 4, 2, 3, *range(num_frames, num_steps)]
+    assert positions[0].tolist() == expected
+
+
+def test_no_holes_are_drawn_in_evaluation(key):
+    tokens, cond = toy_batch()
+    config = ARConfig(infill_share=1.0, input_masking=0.5)
+    decoder = randomised(config.build(Task(SPEC, VOCAB, BACKBONE, NOTHING), key=KEY))
+    keys = [jax.random.fold_in(key, number) for number in range(2)]
+    trained = [decoder.loss(tokens, cond, key=one).per_example for one in keys]
+    assert (trained[0] != trained[1]).any()
+    decoder.eval()
+    found = [decoder.loss(tokens, cond, key=one) for one in keys]
+    np.testing.assert_array_equal(found[0].per_example, found[1].per_example)
+    nats = decoder.score(tokens, cond).bits * np.log(2) / found[0].weight
+    np.testing.assert_allclose(found[0].per_example, nats, rtol=1e-5)
+
+
 def test_flat_is_parallel_where_there_is_one_codebook():
     tokens, cond = toy_batch(num_frames=7)
     spec, tokens = (

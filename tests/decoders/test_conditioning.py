@@ -57,6 +57,27 @@ def test_a_dropped_text_hides_its_length(key):
     assert long.text.is_valid.sum(axis=1).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("route", ["sum", "adaln"])
+def test_a_dropped_duration_is_not_told(route, key):
+    """Else what guidance calls unconditional would know how long the clip is."""
+    config = ConditionConfig(
+        content="none", speaker=False, duration=True, clip_route=route, dropout=0.0
+    )
+    conditioner = Conditioner(config, VOCAB, BACKBONE, key=key)
+    _, cond = toy_batch()
+    dropped = cond._replace(is_dropped=jnp.ones(3, bool))
+    short, long = (jnp.arange(NUM_FRAMES)[None, :] < jnp.full((3, 1), n) for n in (4, NUM_FRAMES))
+
+    def tell(cond, is_valid):
+        found = conditioner(cond, is_valid)
+        return (found.frames[:, :4], found.clip) if route == "adaln" else (found.frames[:, :4],)
+
+    for first, second in zip(tell(dropped, short), tell(dropped, long), strict=True):
+        np.testing.assert_array_equal(first, second)
+    told = tell(cond, short)[-1], tell(cond, long)[-1]
+    assert (jnp.abs(told[0] - told[1]).max(axis=-1) > 1e-3).all()
+
+
 def test_dropout_drops_its_share(key):
     conditioner = Conditioner(
         ConditionConfig(content="none", dropout=0.3), VOCAB, BACKBONE, key=key

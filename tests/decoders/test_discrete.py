@@ -280,6 +280,33 @@ def test_uniform_noise_keeps_a_prompt_and_counts_guidance_twice(key):
     )
 
 
+class Recorder(Discrete):
+    """Knows nothing, and writes down the noise level that it is told."""
+
+    def _logits(self, noisy, share, conditions, is_valid, key=None):
+        jax.debug.callback(lambda share: told.append(float(share)), share[0], ordered=True)
+        return jnp.zeros((*noisy.shape, self.spec.entries))
+
+
+told: list[float] = []
+
+
+@pytest.mark.parametrize("hiding", [LinearHiding(), CosineHiding()], ids=lambda one: one.kind)
+def test_the_network_is_told_the_noise_that_its_codes_have(hiding, key):
+    tokens, cond = toy_batch()
+    task = Task(SPEC, VOCAB, BACKBONE, SEMANTIC)
+    decoder = Recorder(DiscreteConfig(noise=UniformNoise()), task, key=key)
+    told.clear()
+    sampler = DiscreteSampler(steps=4, hiding=hiding)
+    out = decoder.sample(cond, num_frames=tokens.num_frames, key=key, sampler=sampler)
+    jax.block_until_ready(out.tokens.codes)
+    jax.effects_barrier()
+    # All of it before the first step, and what the steps before have left.
+    expected = [float(hiding.hidden_share(jnp.float32(step / 4))) for step in range(4)]
+    assert expected[0] == 1.0
+    np.testing.assert_allclose(told, expected, atol=1e-6)
+
+
 def test_uniform_noise_has_no_codes_to_reveal(key):
     tokens, cond = toy_batch()
     config, sampler = DiscreteConfig(noise=UniformNoise()), DiscreteSampler(order="confidence")

@@ -318,9 +318,7 @@ def test_undefined_clips_are_left_out_of_both_arms():
     )
     (found,) = compare_rows(rows)
     assert np.isclose(found.difference, (first.totals - second.totals)[~is_hole].mean())
-    others = second._replace(
-        totals=np.where(is_hole, 0, second.totals), weights=1.0 - is_hole
-    )
+    others = second._replace(totals=np.where(is_hole, 0, second.totals), weights=1.0 - is_hole)
     for runs in (np.arange(48), np.arange(16)):  # three seeds, and one
         kept = [
             row._replace(

@@ -34,6 +34,33 @@ def test_kernel_distance_is_unbiased_and_its_interval_covers_zero():
     assert np.mean([estimate.low <= 0 <= estimate.high for estimate in estimates]) >= 0.92
 
 
+def test_bandwidth_and_distance_are_those_of_the_formulas():
+    """The bandwidth is the median distance of two different vectors; the distance is MMD^2 over
+    pairs of different clips, 100 times.
+    """
+    rng = np.random.default_rng(6)
+    real, made = draw_clips(rng, 7, channels=3), draw_clips(rng, 5, shift=0.4, channels=3)
+    raw = np.concatenate(real)
+    y, x = ((np.concatenate(clips) - raw.mean(0)) / raw.std(0) for clips in (real, made))
+    distances = [np.linalg.norm(y[i] - y[j]) for i in range(len(y)) for j in range(i)]
+    reference = build_reference(real)
+    assert reference.bandwidth == pytest.approx(np.median(distances))
+
+    def mean_kernel(a, b, is_same):
+        clips = [np.repeat(np.arange(len(one) // 5), 5) for one in (a, b)]
+        found = [
+            np.exp(-np.sum((a[i] - b[j]) ** 2) / (2 * np.median(distances) ** 2))
+            for i in range(len(a))
+            for j in range(len(b))
+            if not is_same or clips[0][i] != clips[1][j]
+        ]
+        return np.mean(found)
+
+    expected = mean_kernel(x, x, True) + mean_kernel(y, y, True) - 2 * mean_kernel(x, y, False)
+    found = kernel_distance(made, reference, num_resamples=2)
+    assert found.value == pytest.approx(100 * expected) and found.n == 5
+
+
 def test_leaving_same_clip_pairs_in_would_be_biased():
     rng = np.random.default_rng(0)
     together = [

@@ -111,6 +111,18 @@ def score_row(store, decoders, num_draws=4):
     return score_bits(decoders, store, clips, names, unscored=unscored, num_draws=num_draws, seed=0)
 
 
+def test_every_training_seed_draws_on_its_own(store):
+    """Two decoders that are alike: what both drew alike would count once and look like two."""
+    noisy = Oracle(noise_bits=5.0, validity="upper bound")
+    _, values = score_row(store, [noisy, noisy])
+    first, second = values.totals[:40], values.totals[40:]
+    assert (first != second).all()
+    # Independent draws of deviation 2.5 (four of them): their differences have sqrt(2) of it.
+    assert (first - second).std() == pytest.approx(2.5 * 2**0.5, rel=0.35)
+    _, again = score_row(store, [noisy, noisy])
+    assert (again.totals == values.totals).all()
+
+
 class Wide(nnx.Module):
     """A bound that is lowest at `best`, on clips whose first code is even; on others, at the lowest
     width.

@@ -242,6 +242,8 @@ def _left_out(root: Path) -> Callable[[str, list[str]], set[str]]:
     caches = shutil.ignore_patterns(*CACHES)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
-        return set(caches(folder, names)) | (LEFT_OUT & set(names) if folder == str(root) else set())
+        return set(caches(folder, names)) | (
+            LEFT_OUT & set(names) if folder == str(root) else set()
+        )
 
     return ignore

@@ -110,6 +110,15 @@ def test_layers_start_different_and_stacked(key):
     np.testing.assert_allclose(kernel.std(), 32**-0.5, rtol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("width", "multiple", "inner"),
+    [(64, 8 / 3, 160), (48, 8 / 3, 128), (32, 8 / 3, 96), (192, 8 / 3, 512), (16, 1.0, 32)],
+)
+def test_the_inner_width_is_the_nearest_multiple_of_32(width, multiple, inner):
+    config = BackboneConfig(width=width, heads=2, ffn_multiple=multiple)
+    assert config.ffn_width == config.layer_shape(is_causal=True).ffn_width == inner
+
+
 def test_families_differ_by_the_modulation_alone(key):
     def count(**options):
         return sum(

@@ -7,7 +7,7 @@ import pytest
 
 from genlab.nets import attention
 from genlab.nets.attention import KeysValues, attend, attend_causally
-from genlab.nets.blocks import ConvBlock
+from genlab.nets.blocks import ConvBlock, dropped_out
 from genlab.nets.linear import HEAD_DEVIATION, CodeEmbedding, Linear, code_heads, matmul
 from genlab.nets.norm import RMSNorm
 from genlab.nets.rotary import rotate, rotation
@@ -86,6 +86,32 @@ def test_rotary_scores_depend_on_the_distance_alone(key):
     np.testing.assert_allclose(rotate(query, rotation(jnp.array([[0]]), 8)), query)
     turned = rotate(query, rotation(jnp.array([[50]]), 8))
     np.testing.assert_allclose(jnp.square(turned).sum(), jnp.square(query).sum(), rtol=1e-5)
+
+
+def test_rotary_channels_turn_at_the_rates_of_the_paper(key):
+    """Pair i of c channels turns by 10000^(-2 i / c) a position (2104.09864, section 3.2.2)."""
+    x = jax.random.normal(key, (1, 3, 2, 8))
+    positions = np.array([0, 1, 500])
+    found = rotate(x, rotation(jnp.asarray(positions)[None], 8))
+    rates = np.array([1.0, 0.1, 0.01, 0.001])
+    turns = np.exp(1j * positions[:, None] * rates[None, :])[None, :, None, :]
+    expected = (np.asarray(x[..., :4]) + 1j * np.asarray(x[..., 4:])) * turns
+    np.testing.assert_allclose(found[..., :4], expected.real, atol=1e-4)
+    np.testing.assert_allclose(found[..., 4:], expected.imag, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_scales_up_the_rest(share, key):
+    """Of 20,000 elements the mean is 1 to within four standard errors, sqrt(share / (1 - share) /
+    20,000) each.
+    """
+    found = np.asarray(dropped_out(jnp.ones((20, 100, 10)), share, key))
+    assert set(np.unique(found)) == {0.0, np.float32(1 / (1 - share))}
+    error = (share / (1 - share) / 20_000) ** 0.5
+    assert found.mean() == pytest.approx(1, abs=4 * error)
+    x = jnp.ones((1, 2, 3))
+    assert dropped_out(x, share, None) is x and dropped_out(x, 0.0, key) is x
+    assert dropped_out(x.astype(jnp.bfloat16), share, key).dtype == jnp.bfloat16
 
 
 def plain_attention(queries, memory, is_allowed):
