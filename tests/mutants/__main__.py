@@ -37,15 +37,15 @@ def main() -> int:
 
 
 def choose(faults: list[Fault], only: list[str], sample: int | None, seed: int) -> list[Fault]:
-    """Return the faults to try: those that change something and whose file or package has one of
-    the names, or a random sample of them.
+    """Return the faults to try: those that change something and whose package is one of the
+    names, or whose file ends with one, or a random sample of them.
     """
     names = [name for name in only if name]
     kept = [
         fault
         for fault in faults
         if not fault.equivalent
-        and (not names or any(name == fault.package or name in fault.file for name in names))
+        and (not names or any(name == fault.package or fault.file.endswith(name) for name in names))
     ]
     if sample is None or sample >= len(kept):
         return kept
@@ -66,7 +66,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, help="how many, drawn at random (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument(
-        "--only", default="", help="packages, or parts of file names, with commas between"
+        "--only", default="", help="packages, or ends of file names, with commas between"
     )
     parser.add_argument("--workers", type=int, default=2, help="copies of the tree (default 2)")
     parser.add_argument(

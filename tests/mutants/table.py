@@ -15,6 +15,7 @@ place. `=` argues that a fault changes nothing. `;` begins a comment.
 """
 
 import ast
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -65,12 +66,15 @@ class Fault(NamedTuple):
         [(number, at)] = found
         line = lines[number]
         lines[number] = line[:at] + self.new + line[at + len(self.old) :]
-        changed = "\n".join(lines)
+        # Only the statement of the module that the line is in: a table of hundreds is checked so.
+        first, last = next(
+            (start, end) for start, end in _statements(source) if start <= number < end
+        )
         try:
-            ast.parse(changed)
+            ast.parse("\n".join(lines[first:last]))
         except SyntaxError as error:
             raise TableError(f"{self.place}: the fault is no Python: {error}") from None
-        return changed
+        return "\n".join(lines)
 
 
 def read_table(folder: Path = TABLE) -> list[Fault]:
@@ -137,12 +141,26 @@ def _places(line: str, part: str) -> Iterator[int]:
         at = line.find(part, at + 1)
 
 
+@functools.lru_cache(maxsize=64)
+def _parse(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def _statements(source: str) -> Iterator[tuple[int, int]]:
+    """Yield the first line of each statement of a module, its decorators' included, and the one
+    after its last.
+    """
+    for node in _parse(source).body:
+        decorators = getattr(node, "decorator_list", [])
+        first = min([node.lineno, *(one.lineno for one in decorators)])
+        yield first - 1, node.end_lineno or node.lineno
+
+
 def _span(fault: Fault, source: str) -> tuple[int, int]:
     """Return the first line of a function or class and the one after its last."""
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    *outer, name = fault.scope.split(".")
-    body: ast.AST = ast.parse(source)
-    for part in (*outer, name):
+    body: ast.AST = _parse(source)
+    for part in fault.scope.split("."):
         found = [node for node in ast.walk(body) if isinstance(node, kinds) and node.name == part]
         if len(found) != 1:
             raise TableError(
