@@ -53,7 +53,11 @@ def refuse_slip_of_check(config: str, rest: Sequence[str]) -> None:
     """Refuse `data CHEKC CONFIG`: two words without a `=` are no config with overrides.
 
     Raises:
-        ConfigError: if the first was to be `check`.
+        ConfigError: if the first was to be `check` or `fetch`.
     """
-    if rest and "=" not in rest[0] and not os.path.exists(config) and meant(config, ["check"]):
-        raise ConfigError(f"{shorten(config)}: no such config; did you mean 'check {rest[0]}'?")
+    if not rest or "=" in rest[0] or os.path.exists(config):
+        return
+    for word in ("check", "fetch"):
+        if meant(config, [word]):
+            told = f"{word} {rest[0]}"
+            raise ConfigError(f"{shorten(config)}: no such config; did you mean '{told}'?")

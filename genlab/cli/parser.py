@@ -379,13 +379,26 @@ def _add_inputs(add: AddCommand) -> None:
         "data",
         (
             "Build a corpus and its token store and say what is in them; `data check CONFIG` "
-            "verifies every byte."
+            "verifies every byte, `data fetch NAME DIR` downloads a published corpus."
         ),
         "genlab data quickstart",
     )
-    # `check` is a word before the config and no subcommand, so that `genlab data CONFIG` stays as
-    # short as the other commands.
-    takes_config(command, "as in compare; with the word `check` before it to verify")
+    # `check` and `fetch` are words before the config and no subcommands, so that `genlab data
+    # CONFIG` stays as short as the other commands.
+    takes_config(
+        command, "as in compare; `check` before it verifies, `fetch` alone lists what can be had"
+    )
+    command.add_argument(
+        "--sources",
+        type=local,
+        metavar="FILE.json",
+        help="fetch: addresses to use instead of those that come with genlab, such as a mirror's",
+    )
+    _add_codec(add)
+
+
+def _add_codec(add: AddCommand) -> None:
+    # Positions and not subcommands, because the actions share most options.
     command = add(
         "codec",
         (

@@ -225,12 +225,15 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 
 
 def data(arguments: argparse.Namespace, command: str) -> int:
-    """Build corpus and token store, or check what was built."""
+    """Build corpus and token store, check what was built, or download a corpus."""
+    from genlab.cli.fetch import fetch_data
     from genlab.data.corpus import build_corpus
     from genlab.evaluate.hearing import describe_hearing
 
     if arguments.config == "check":
         return _check_data(arguments)
+    if arguments.config == "fetch":
+        return fetch_data(arguments)
     refuse_slip_of_check(arguments.config, arguments.overrides)
     config = _read(arguments)
     with Progress() as progress:
