@@ -33,6 +33,7 @@ from genlab.data.store import TokenClip, TokenStore
 from genlab.decoders.cost import sample_cost
 from genlab.decoders.task import guidance_of
 from genlab.experiment import DecoderRun
+from genlab.fairness.reach import Reach, measure_reach
 from genlab.inputs import open_store
 from genlab.prompts import choose_prompts
 from genlab.run.bounds import CODES_FLOOR
@@ -50,7 +51,7 @@ FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
     """Waves of one arm and one seed, and their cost. Times exclude compilation; `compile_s` is
-    that.
+    that. `reach` is empty where it was not measured.
     """
 
     waves: list[Float[np.ndarray, "s"]]
@@ -62,6 +63,7 @@ class Sampled:
     first_audio_s: float
     compile_s: float
     by_length: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    reach: Mapping[str, Reach] = dataclasses.field(default_factory=dict)
 
 
 @pydantic.with_config(pydantic.ConfigDict(strict=True, extra="forbid"))
@@ -76,6 +78,7 @@ class SampleFacts(TypedDict):
     first_audio_s: Number
     compile_s: Number
     by_length: NotRequired[dict[str, dict[Literal["latency_s", "network_calls", "flops"], Number]]]
+    reach: NotRequired[dict[str, Reach]]
 
 
 def read_facts(run_dir: Path) -> SampleFacts | None:
@@ -112,8 +115,7 @@ def sample_clips(
     are one batch, so `progress` counts steps: compiled, drawn, decoded, timed alone, and each
     length.
     """
-    steps = 4 + len(lengths_s)
-    progress(0, steps)
+    progress(0, steps := 4 + len(lengths_s))
     key = jax.random.key(seed)
     # The frames of a training example: prompts are no longer, and the budget counted calls and
     # FLOPs for these.
@@ -124,6 +126,9 @@ def sample_clips(
     began = time.perf_counter()
     drawn = compiled(cond, num_frames, key)
     wall_s = time.perf_counter() - began
+    reach = measure_reach(
+        model, lambda other: compiled(other, num_frames, key).tokens, drawn.tokens, cond
+    )
     progress(2, steps)  # outside the times: a terminal may be slow
     began = time.perf_counter()
     waves = decode(drawn, store, codec)
@@ -150,6 +155,7 @@ def sample_clips(
         first_audio_s=first_audio_s,
         compile_s=compile_s + more_compile_s,
         by_length=by_length,
+        reach=reach,
     )
 
 

@@ -62,6 +62,7 @@ def make_ledger(
     missing=(),
     looks=None,
     own=None,
+    reach=None,
 ):
     """The ledger of runs that trained. `missing` leaves out a seed of an arm, `own` changes fields
     of the runs of an arm, `looks` are those of every run of an arm.
@@ -80,6 +81,8 @@ def make_ledger(
         arm = ArmRun(name, seed, run, run_dir, budgets[name])
         found = (looks or {}).get(name, ())
         arm.result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {}, found)
+        if reach:
+            arm.sampled = SimpleNamespace(reach=reach[name])
         arms.append(arm)
     return build_ledger(config, store, arms, manifest)
 
@@ -388,3 +391,16 @@ def test_a_recording_in_two_splits_is_uncontrolled(tmp_path, digests, repeated):
     assert found["status"] == ("undeclared" if repeated else "matched")
     assert ledger["stamp"] == ("uncontrolled" if repeated else "controlled")
     assert ("3 rendered clips" in found["note"]) == (digests["train"] == "")
+
+
+@pytest.mark.parametrize(
+    ("ahead", "status"), [(48, "matched"), (44, "matched"), (13, "undeclared")]
+)
+def test_arms_that_are_told_less_are_uncontrolled(tmp_path, ahead, status):
+    reach = {name: {"units": {"ahead": 48, "most": 48}} for name in NAMES}
+    reach["ar"] = {"units": {"ahead": ahead, "most": 48}}
+    ledger = make_ledger(tmp_path, reach=reach)
+    found = row(ledger, "Reach of the conditions")
+    assert found["status"] == status and found["values"]["masked"] == "units: whole clip"
+    assert ledger["stamp"] == ("controlled" if status == "matched" else "uncontrolled")
+    assert ("units_route=cross" in found["note"]) == (status != "matched")

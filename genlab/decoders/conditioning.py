@@ -3,7 +3,8 @@
 In: a `Cond` batch. Out: `Conditions`: features that are added to the decoder's frames, and encoded
 text for the backbone. Semantic content is one unit per frame; text is symbols without alignment.
 Both pass the same short-range encoder (ConvNeXt blocks), so a causal decoder knows the content of
-the frame it predicts and of a few frames after it, as the bidirectional families do. Dropped
+the frame it predicts and of a few frames after it. The bidirectional families see all units of the
+clip; `units_route` prefix or cross gives a causal one the same reach. Dropped
 conditions are replaced by an index of their own in each table, which is what classifier-free
 guidance (2207.12598) contrasts with.
 
@@ -58,6 +59,12 @@ class ConditionConfig(Config):
     """How text reaches the backbone: as positions before the frames, or by cross-attention. Unused
     for other content.
     """
+    units_route: Literal["sum", "prefix", "cross"] = added("sum")
+    """How semantic units reach the backbone. Each is always added to its own frame, which a few
+    neighbours reach through the convolutions; prefix and cross also let every frame attend to all
+    units of the clip, as positions before the frames or by cross-attention. With the sum alone a
+    causal decoder does not see how the clip goes on. Unused for other content.
+    """
     speaker: bool = True
     """Whether the speaker is given. A speaker may be any label that clips have, for example a class
     of sounds.
@@ -86,7 +93,9 @@ class ConditionConfig(Config):
 
     @property
     def text_route(self) -> TextRoute:
-        """The text route that the backbone is built with."""
+        """How the backbone is built to read what it attends to beside the frames."""
+        if self.content == "semantic" and self.units_route != "sum":
+            return self.units_route
         return self.route if self.content == "text" else "none"
 
     def check_texts(self, texts: Sequence[str]) -> str:
@@ -202,7 +211,13 @@ class Conditioner(nnx.Module):
         if self.content is not None and self.config.content == "semantic":
             # The last embedding of each table means "dropped", which differs from padding.
             units = jnp.where(is_dropped[:, None], self.vocab.num_units + 1, cond.content)
-            frames += self._encode(self.content(units), is_valid)
+            encoded = self._encode(self.content(units), is_valid)
+            frames += encoded
+            if self.config.text_route != "none":
+                # Sinusoids on both sides, by which a frame finds its own unit among all of them.
+                places = _places(is_valid, self.width).astype(self.dtype)
+                text = Text(encoded + places, is_valid)
+                frames += places
         if self.content is not None and self.config.content == "text":
             symbols = self._keep_symbols(cond.text, is_dropped)
             embedded = self.content(symbols) + _places(symbols > 0, self.width)

@@ -131,8 +131,15 @@ class Task(NamedTuple):
         return {
             "is_modulated": condition.is_modulating,
             "text_route": condition.text_route,
-            "num_symbols": self.num_symbols,
+            "num_symbols": self.num_read,
         }
+
+    @property
+    def num_read(self) -> int:
+        """Positions of an example that the backbone reads beside its frames, where it reads any:
+        the symbols of its text, or all its units.
+        """
+        return self.num_frames if self.condition.content == "semantic" else self.num_symbols
 
     @property
     def condition_flops(self) -> float:

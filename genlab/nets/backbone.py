@@ -173,9 +173,9 @@ class Backbone(nnx.Module):
         layer_key, modulation_key = jax.random.split(key)
         if text_route == "prefix":
             config.require_attention(
-                "condition.route='prefix'",
-                "text before the frames is out of its reach",
-                "condition.route='cross'",
+                "condition.route='prefix' or condition.units_route='prefix'",
+                "what stands before the frames is out of its reach",
+                "condition.route='cross' or condition.units_route='cross'",
             )
         self.config = config
         self.is_causal = is_causal

@@ -22,6 +22,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
+from genlab.fairness.reach import describe_reach, merge_reach
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.looks import choose_look
@@ -54,6 +55,7 @@ def build_ledger(
         *_data_rows(config, store, by_seed),
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
         *compute_rows(config, budgets),
+        *_reach_rows(by_seed),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(runs) for name, runs in by_seed.items()}),
@@ -111,6 +113,32 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> LedgerRow:
         hears,
         "the arms that hear it get more information than the others",
     )
+
+
+def _reach_rows(by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
+    """Compare how far ahead the arms see what they are told; earlier versions do not say."""
+    sampled = {
+        name: [arm.sampled.reach for arm in arms if hasattr(arm, "sampled")]
+        for name, arms in by_seed.items()
+    }
+    found = {name: merge_reach(reaches) for name, reaches in sampled.items()}
+    if not all(found.values()):
+        return []
+    told = {
+        name: ", ".join(f"{item}: {describe_reach(one)}" for item, one in reach.items())
+        for name, reach in found.items()
+    }
+    row = _matched(
+        "Reach of the conditions",
+        told,
+        "how far before a change in what is told the samples change, on the prompts",
+    )
+    if row["status"] == "undeclared":
+        row["note"] += (
+            "; an arm that sees less of them is told less: condition.units_route=cross shows all "
+            "arms the whole clip"
+        )
+    return [row]
 
 
 def compute_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:

@@ -90,9 +90,11 @@ class StableAudioNetwork(Config):
         if task.condition.text_route != "cross" or not task.condition.is_modulating:
             raise ConfigError(
                 f"decoder.network=stable_audio: condition.content={task.condition.content!r}, "
-                f"route={task.condition.route!r}, clip_route={task.condition.clip_route!r}, but "
-                "the network takes text by cross-attention and one vector per clip; set "
-                "content='text', route='cross', clip_route='adaln' with speaker or duration"
+                f"route={task.condition.route!r}, units_route={task.condition.units_route!r}, "
+                f"clip_route={task.condition.clip_route!r}, but the network takes its content by "
+                "cross-attention and one vector per clip; set content='text', route='cross' or "
+                "content='semantic', units_route='cross', and clip_route='adaln' with speaker or "
+                "duration"
             )
         # A field that the network ignores would still enter the hash: two runs would look different
         # and be the same.
@@ -122,7 +124,7 @@ class StableAudioNetwork(Config):
             text_width=task.backbone.width,
             global_width=task.backbone.width,
             num_frames=task.num_frames,
-            num_symbols=task.num_symbols,
+            num_symbols=task.num_read,
         )
 
     def data_flops(self, task: Task) -> float:

@@ -1,0 +1,139 @@
+"""How far ahead a decoder sees its conditions, measured by perturbation.
+
+In: prompts, and what a decoder drew for them before and after everything told about their second
+half was replaced, with the same random numbers. Out: per condition, how many frames before the
+replaced part something moved. A decoder that sees the whole clip moves from its first frame on; one
+that goes from left to right and reads only its own frame's unit and a few after it moves shortly
+before. Arms whose reach differs are not told the same, so the ledger compares it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pydantic
+from flax import nnx
+from jaxtyping import Bool, Int
+from typing_extensions import TypedDict
+
+from genlab.decoders.conditioning import ConditionConfig, CondVocab
+from genlab.decoders.inputs import facts_of
+from genlab.tokens import Cond, Tokens
+
+# Codes far before the cut move rarely, so the farthest of all prompts falls somewhat short of all.
+WHOLE = 0.9
+Frames = Annotated[int, pydantic.Field(ge=0)]
+
+
+@pydantic.with_config(pydantic.ConfigDict(strict=True, extra="forbid"))
+class Reach(TypedDict):
+    """How far ahead one condition is seen."""
+
+    ahead: Frames
+    """Frames before the replaced part in which something moved, the most of all prompts; 0 if
+    nothing did.
+    """
+    most: Frames
+    """Frames before the replaced part that there are."""
+
+
+class Swap(NamedTuple):
+    """Conditions of which the second half of one is replaced."""
+
+    name: str
+    cond: Cond
+
+
+def describe_reach(reach: Reach) -> str:
+    """Return the reach in words."""
+    if reach["ahead"] >= WHOLE * reach["most"]:
+        return "whole clip"
+    return f"{reach['ahead']} frames ahead"
+
+
+def measure_reach(
+    model: nnx.Module, draw: Callable[[Cond], Tokens], before: Tokens, cond: Cond
+) -> dict[str, Reach]:
+    """Return the reach of every condition that has an order in time: units, text, parts by frame.
+    A decoder with a conditioner of its own has none that is known here.
+
+    Args:
+        model: the decoder, whose conditioner says what is told.
+        draw: the tokens that it draws for conditions, always by the same random numbers.
+        before: what it draws for `cond`.
+        cond: the conditions of the prompts.
+    """
+    facts = facts_of(model)
+    if facts.condition is None or facts.vocab is None:
+        return {}
+    num_frames = np.asarray(before.num_frames)
+    return {
+        swap.name: find_reach(before, draw(swap.cond), num_frames // 2)
+        for swap in swaps(cond, num_frames, facts.condition, facts.vocab)
+    }
+
+
+def swaps(
+    cond: Cond, num_frames: Int[np.ndarray, "b"], condition: ConditionConfig, vocab: CondVocab
+) -> list[Swap]:
+    """Return the conditions once for each that has an order in time, with its second half replaced
+    by other values of the same kind.
+    """
+    found = []
+    if condition.content == "semantic":
+        units = np.asarray(cond.content)
+        is_late = _after(num_frames // 2, units.shape[1])
+        other = cond._replace(content=np.where(is_late, _others(units, vocab.num_units), units))
+        found.append(Swap("units", other))
+    if condition.content == "text":
+        text = np.asarray(cond.text)
+        is_late = _after((text > 0).sum(axis=1) // 2, text.shape[1])
+        other = cond._replace(text=np.where(is_late, _others(text, vocab.num_symbols - 1), text))
+        found.append(Swap("text", other))
+    for part in condition.parts:
+        if part.is_per_frame and cond.parts is not None:
+            values = np.asarray(cond.parts[part.name])
+            is_late = _after(num_frames // 2, values.shape[1])
+            # b t -> b t 1 ..., as many axes as the values have
+            is_late = is_late.reshape(*is_late.shape, *[1] * (values.ndim - 2))
+            # Those of another clip are values that the corpus has.
+            moved = np.where(is_late, np.roll(values, 1, axis=0), values)
+            found.append(Swap(part.name, cond._replace(parts={**cond.parts, part.name: moved})))
+    return found
+
+
+def find_reach(before: Tokens, after: Tokens, cut: Int[np.ndarray, "b"]) -> Reach:
+    """Return how far before its cut something moved, the farthest of all clips.
+
+    Args:
+        before: tokens drawn with the conditions as they are.
+        after: tokens drawn with all that is told from frame `cut` on replaced.
+        cut: the first frame of each clip of which something else is told.
+    """
+    is_moved = np.zeros(np.shape(before.is_valid), bool)
+    for one, other in ((before.codes, after.codes), (before.latents, after.latents)):
+        if one is not None and other is not None:
+            is_moved |= (np.asarray(one) != np.asarray(other)).any(axis=2)
+    is_early = ~_after(cut, is_moved.shape[1])
+    is_moved &= is_early & np.asarray(before.is_valid)
+    first = np.where(is_moved.any(axis=1), is_moved.argmax(axis=1), cut)
+    return {"ahead": int((cut - first).max()), "most": int(cut.max())}
+
+
+def merge_reach(reaches: list[Mapping[str, Reach]]) -> dict[str, Reach]:
+    """Return the farthest reach of several models of one arm."""
+    names = dict.fromkeys(name for reach in reaches for name in reach)
+    return {
+        name: max((one[name] for one in reaches if name in one), key=lambda reach: reach["ahead"])
+        for name in names
+    }
+
+
+def _after(first: Int[np.ndarray, "b"], length: int) -> Bool[np.ndarray, "b t"]:
+    return np.arange(length)[None, :] >= np.asarray(first)[:, None]
+
+
+def _others(values: Int[np.ndarray, "b t"], count: int) -> Int[np.ndarray, "b t"]:
+    """Return another of 1 to `count` at every place; 0 is padding and stays."""
+    shifted = (values - 1 + max(count // 2, 1)) % max(count, 1) + 1
+    return np.where(values > 0, shifted, 0).astype(values.dtype)
