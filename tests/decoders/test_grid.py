@@ -66,7 +66,7 @@ def test_the_grid_holds_every_family_and_mixer():
 
 
 def is_traced(cell: Cell) -> bool:
-    """The routes of units do not depend on what holds for the whole clip: one way of it is enough."""
+    """Routes of units do not depend on what holds for the whole clip: one way of it is enough."""
     way = "adaln" if cell.family == "stable_audio" else "sum"
     return not cell.content.startswith("units") or cell.whole_clip == way
 
