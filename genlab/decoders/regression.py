@@ -1,10 +1,11 @@
 """Regression: the conditional mean of the latents, by the network of the diffusion family.
 
-In: conditions alone; the network gets zeros where its noisy latents would be, and a noise level of
-1, at which a diffusion network sees nothing of the clip either. The loss is the squared error of
-the clean latents, so what is learned is their mean given the conditions. Out: that mean, the same
-for every key. It has no bits and models nothing that must be sampled: a baseline that every arm of
-a comparison must beat (genlab/run/bounds.py), never an arm.
+In: conditions, and the latents of the frames that are known; where none are known the network gets
+zeros in place of its noisy latents. Half of the training examples know the beginning of their clip,
+as continuations do, the others nothing. The loss is the squared error of the frames that are not
+known, so what is learned is their mean given all that an arm is given. Out: that mean, the same for
+every key. It has no bits and models nothing that must be sampled: a baseline that every arm of a
+comparison must beat (genlab/run/bounds.py), never an arm.
 """
 
 from typing import ClassVar, Literal
@@ -12,7 +13,7 @@ from typing import ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import Conditioner
@@ -87,10 +88,12 @@ class Regression(nnx.Module):
         """Return the mean squared error of each example, weighted by its number of values."""
         check_call(self, tokens, cond)
         clean = read_latents(tokens)
-        predicted = self._predict(cond, tokens.num_frames, key)
-        is_valid = tokens.is_valid
-        errors = jnp.where(is_valid[:, :, None], jnp.square(predicted - clean), 0).sum(axis=(1, 2))
-        weight = (tokens.num_frames * clean.shape[2]).astype(jnp.float32)
+        known_key, key = jax.random.split(key)
+        is_known = _draw_beginnings(known_key, tokens.is_valid)
+        predicted = self._predict(cond, tokens.num_frames, clean, is_known, key)
+        is_target = tokens.is_valid & ~is_known
+        errors = jnp.where(is_target[:, :, None], jnp.square(predicted - clean), 0).sum(axis=(1, 2))
+        weight = (is_target.sum(axis=1) * clean.shape[2]).astype(jnp.float32)
         return LossOut(errors / jnp.maximum(weight, 1), weight, {})
 
     def sample(
@@ -102,13 +105,11 @@ class Regression(nnx.Module):
         sampler: RegressionSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Return the mean; the frames that the prompt knows are kept and tell it nothing."""
+        """Return the mean given the conditions and the frames that the prompt knows, which are
+        kept.
+        """
         check_sample(self, cond, num_frames, sampler, RegressionSampler, prompt)
-        latents = _mean_latents(self, cond, num_frames)
-        if prompt is not None:
-            is_valid = jnp.arange(latents.shape[1])[None, :] < jnp.asarray(num_frames)[:, None]
-            is_known = (prompt.is_known & is_valid)[:, :, None]
-            latents = jnp.where(is_known, read_latents(prompt.tokens), latents)
+        latents = _mean_latents(self, cond, num_frames, prompt)
         return SampleOut(make_tokens(latents=latents, num_frames=num_frames), 1)
 
     def score(
@@ -125,20 +126,43 @@ class Regression(nnx.Module):
         )
 
     def _predict(
-        self, cond: Cond, num_frames: Int[AnyArray, "b"], key: Key[Array, ""] | None = None
+        self,
+        cond: Cond,
+        num_frames: Int[AnyArray, "b"],
+        known: Float[Array, "b t d"],
+        is_known: Bool[Array, "b t"],
+        key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         b, t = cond.content.shape
         is_valid = jnp.arange(t)[None, :] < jnp.asarray(num_frames)[:, None]
         condition_key, dropout_key = (None, None) if key is None else jax.random.split(key)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
-        # Zeros and a constant level: the network keeps its shape, so its FLOPs are diffusion's.
-        nothing = jnp.zeros((b, t, self.spec.latent_channels))
-        return self.network(nothing, jnp.ones(b), conditions, is_valid, dropout_key)
+        # A constant level: the network keeps its shape, so its FLOPs are diffusion's.
+        given = jnp.where((is_known & is_valid)[:, :, None], known, 0)
+        return self.network(given, jnp.ones(b), conditions, is_valid, dropout_key)
 
 
 @jax.jit
 def _mean_latents(
-    model: Regression, cond: Cond, num_frames: Int[Array, "b"]
+    model: Regression, cond: Cond, num_frames: Int[Array, "b"], prompt: Prompt | None
 ) -> Float[Array, "b t d"]:
-    is_valid = jnp.arange(cond.content.shape[1])[None, :] < num_frames[:, None]
-    return jnp.where(is_valid[:, :, None], model._predict(cond, num_frames), 0)
+    b, t = cond.content.shape
+    is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
+    known = jnp.zeros((b, t, model.spec.latent_channels))
+    is_known = jnp.zeros((b, t), bool)
+    if prompt is not None:
+        known, is_known = read_latents(prompt.tokens), prompt.is_known & is_valid
+    latents = model._predict(cond, num_frames, known, is_known)
+    latents = jnp.where(is_known[:, :, None], known, latents)
+    return jnp.where(is_valid[:, :, None], latents, 0)
+
+
+def _draw_beginnings(key: Key[Array, ""], is_valid: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
+    """Return which frames are known: of every second clip on average a beginning of any length,
+    less than all.
+    """
+    length_key, some_key = jax.random.split(key)
+    num_frames = is_valid.sum(axis=1)
+    share = jax.random.uniform(length_key, num_frames.shape)
+    share *= jax.random.bernoulli(some_key, 0.5, num_frames.shape)
+    return jnp.arange(is_valid.shape[1])[None, :] < jnp.floor(share * num_frames)[:, None]
