@@ -1,11 +1,15 @@
-"""The quick start: which decoder speaks best after the same small amount of training compute?
+"""The quick start: two ways to generate, on two kinds of tokens, after the same training compute.
 
-Question: on one token space, with the same clips in the same order and the same training FLOPs,
-what do an autoregressive, a masked parallel and a latent diffusion decoder reach in a few minutes
-on a laptop? Task: SoundStorm's, frame-aligned semantic units and a speaker in, acoustic tokens out.
+Question: how well does each decoder continue an utterance that it has heard half of? Left to right
+and in parallel, on codes and on latents: a 2 x 2, so that the effect of the family can be told from
+that of its tokens. Task: SoundStorm's, frame-aligned semantic units in, acoustic tokens out, but
+the speaker is not told: voice, pitch and loudness have to be heard from what is known, or sampled.
+All arms see all units of the clip (`units_route`).
 
-Tuning: one training setting, shared by all arms. Samplers: the best of eight settings per family on
-validation prompts, the cheapest of equals, measured by sweeps/sampling_settings.py, then frozen.
+Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
+the next block at each family's bare law.
+
+Tuning: one training setting, shared by all arms.
 
     genlab compare configs/quickstart.py
 """
@@ -14,7 +18,9 @@ from genlab.data.corpus import Embedded
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
+from genlab.decoders.latent_ar import LatentARConfig, LatentARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
+from genlab.evaluate.context import EvaluationConfig
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig
 from genlab.train import TrainSettings
@@ -25,20 +31,24 @@ def config() -> Comparison:
     """Return the comparison."""
     return Comparison(
         name="quickstart",
-        question=(
-            "With equal training compute, which decoder says the words best: autoregressive, "
-            "masked or diffusion?"
-        ),
-        data=TokenData(corpus=Embedded(minutes=30.0), num_frames=96),
+        question="Which decoder continues speech best, left to right or in parallel?",
+        data=TokenData(corpus=Embedded(minutes=36.0, test_fraction=0.2), num_frames=96),
         batch_size=8,
         backbone=BackboneConfig(width=192, layers=4, heads=4),
-        condition=ConditionConfig(content="semantic", dropout=0.1),
-        budget=Budget(mode="iso_flop", train_flops=1.2e13),
+        condition=ConditionConfig(
+            content="semantic", units_route="cross", speaker=False, dropout=0.1
+        ),
+        budget=Budget(mode="iso_flop", train_flops=8e12),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
             "ar": Arm(
-                decoder=ARConfig(),
+                decoder=ARConfig(infill_share=0.0),
                 sampler=ARSampler(temperature=0.3, guidance=1.5),
+                sampler_trials=8,
+            ),
+            "latent_ar": Arm(
+                decoder=LatentARConfig(infill_share=0.0),
+                sampler=LatentARSampler(temperature=0.7),
                 sampler_trials=8,
             ),
             "masked": Arm(
@@ -53,5 +63,6 @@ def config() -> Comparison:
             ),
         },
         num_prompts=32,
+        evaluation=EvaluationConfig(token_prompts=200, score_draws=8, energy_draws=2),
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
