@@ -1,9 +1,9 @@
-"""The quick start from text alone: no frame-aligned units, each decoder must find the alignment
+"""Units to speech from text alone: no frame-aligned units, each decoder must find the alignment
 itself.
 
-Question: does the ranking of the quick start survive when content arrives as characters? Expect far
+Question: does the ranking of units_to_speech survive when content arrives as characters? Expect far
 higher content errors at the same budget: alignment is most of what has to be learnt, and minutes
-are too few for it; that is why the quick start defaults to semantic units. Give it more with
+are too few for it; that is why the other configs use semantic units. Give it more with
 `budget.train_flops`.
 
     genlab compare configs/quickstart_text.py
@@ -19,7 +19,7 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with text as its content."""
-    base = call_base(__file__, "quickstart.py")
+    """Return units_to_speech with text as its content."""
+    base = call_base(__file__, "units_to_speech.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "cross"})
     return base.model_copy(update={"name": "quickstart_text", "condition": condition})

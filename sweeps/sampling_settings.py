@@ -1,7 +1,7 @@
-"""Lab note: at which temperature, guidance and number of calls does each family speak best in the
-quick start?
+"""Lab note: at which temperature, guidance and number of calls does each family speak best in
+configs/units_to_speech.py?
 
-Question   Which sampler should each arm of configs/quickstart.py declare?
+Question   Which sampler should each arm of configs/units_to_speech.py declare?
 Fixed      The trained decoders of one finished comparison, 32 prompts of the *validation* split,
            one codec.
 Varied     Eight settings per family from one published grid, calls x temperature x guidance
@@ -18,7 +18,7 @@ Result     One seed, word error on validation prompts. Temperature: as predicted
            The quick start declares the best of the eight, the cheapest where several are equally
            good.
 
-    genlab compare configs/quickstart.py --out runs/first && python sweeps/sampling_settings.py runs/first
+    genlab compare configs/units_to_speech.py --out runs/first && python sweeps/sampling_settings.py runs/first
 """
 
 import sys

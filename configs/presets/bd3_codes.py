@@ -1,7 +1,7 @@
 """Block-wise diffusion over codes, BD3-LM (2503.09573): blocks of 160 ms from the left, in parallel
 inside a block.
 
-Question: where between the autoregressive and the masked arm of the quick start does a block of 8
+Question: where between the autoregressive and the masked arm of units_to_speech does a block of 8
 frames stand?
 
     genlab compare configs/presets/bd3_codes.py
@@ -18,7 +18,7 @@ from genlab.load import call_base
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = call_base(__file__, "../quickstart.py")
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(decoder=BlockwiseConfig(block_frames=8), sampler=BlockwiseSampler(steps=8))
     question = "What do blocks of 8 frames give, in parallel inside and in order across?"
     return base.model_copy(

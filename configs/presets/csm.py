@@ -14,8 +14,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=DepthConfig(

@@ -17,7 +17,7 @@ from genlab.load import call_base
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = call_base(__file__, "../quickstart.py")
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(decoder=DiscreteConfig(), sampler=DiscreteSampler(steps=32, order="random"))
     question = "What do all levels at once in random order give at this budget?"
     return base.model_copy(

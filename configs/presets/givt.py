@@ -2,8 +2,8 @@
 Gaussians.
 
 Question: can one pass per frame and an exact density do what a tower of codes does? Read its
-content error beside the quick start's AR arm: same data, backbone and training FLOPs, latents in
-the place of codes.
+content error beside the AR arm of units_to_speech: same data, backbone and training FLOPs, latents
+in the place of codes.
 
     genlab compare configs/presets/givt.py
 """
@@ -15,8 +15,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(
         decoder=LatentARConfig(head=GaussianMixture(components=16)),
         sampler=LatentARSampler(temperature=0.9),

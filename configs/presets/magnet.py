@@ -18,7 +18,7 @@ from genlab.load import call_base
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = call_base(__file__, "../quickstart.py")
+    base = call_base(__file__, "../units_to_speech.py")
     spans = Spans(frames=3)
     sampler = MaskedSampler(
         steps=(20, 10),

@@ -2,8 +2,8 @@
 random order.
 
 Question: what does a free order buy a head on continuous frames? Read its content error beside the
-presets calm (the same head, from left to right) and the quick start's masked arm (the same order,
-over codes).
+presets calm (the same head, from left to right) and the masked arm of units_to_speech (the same
+order, over codes).
 
     genlab compare configs/presets/mar.py
 """
@@ -15,8 +15,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(
         decoder=MARConfig(head=FlowMatching(width=192, draws=4)),
         sampler=MARSampler(rounds=16, steps=8, guidance=1.5),

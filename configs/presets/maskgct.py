@@ -19,7 +19,7 @@ from genlab.load import call_base
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = call_base(__file__, "../quickstart.py")
+    base = call_base(__file__, "../units_to_speech.py")
     sampler = MaskedSampler(
         steps=(16, 1),
         order_temperature=0.0,

@@ -3,7 +3,7 @@ monologue, two speakers.
 
 Question: what do a depth transformer, one frame of delay between the first level and the others, a
 stream of units in front of them and hearing the other speaker give on conversations made of the
-quick start's clips, at its budget? `arms.moshi.decoder.acoustic_delay_frames=0`,
+clips of units_to_speech, at its budget? `arms.moshi.decoder.acoustic_delay_frames=0`,
 `...is_per_level=false`, `...plan=null` and `...other=null` are its ablations. With the plan the
 bits are an upper bound. Unlike Moshi: the inner monologue says semantic units, and the text itself
 stands before the audio; conversations are two turns of unrelated clips, so there is something to
@@ -20,8 +20,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=DepthConfig(

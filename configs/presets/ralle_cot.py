@@ -2,11 +2,12 @@
 then the codes.
 
 Question: does a plan of semantic units, drawn one step ahead of the codes it leads to, make the
-words better than going from text to codes at once, on the quick start's data and budget? Control:
-`arms.ralle_cot.decoder.plan=null`, the same data and FLOPs and one step less. The bits are those of
-codes and plan, an upper bound, so they do not show whether the plan harms; content errors decide.
-Unlike RALL-E: the plan holds the units of a recogniser beside the codes, not pitch and duration of
-phones before them, and attention is not restricted to the phones that the plan points to.
+words better than going from text to codes at once, on the data and budget of units_to_speech?
+Control: `arms.ralle_cot.decoder.plan=null`, the same data and FLOPs and one step less. The bits are
+those of codes and plan, an upper bound, so they do not show whether the plan harms; content errors
+decide. Unlike RALL-E: the plan holds the units of a recogniser beside the codes, not pitch and
+duration of phones before them, and attention is not restricted to the phones that the plan points
+to.
 
     genlab compare configs/presets/ralle_cot.py
 """
@@ -19,8 +20,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     condition = base.condition.model_copy(update={"content": "text", "route": "prefix"})
     arm = Arm(
         decoder=ARConfig(

@@ -2,9 +2,9 @@
 energy score.
 
 Question: is one call of an implicit head, without a density and without steps, enough for a frame
-of speech? Read its content error beside the quick start's AR arm: same data, backbone and training
-FLOPs, latents in the place of codes. Two samples and beta = 1 are the paper's; its guidance is left
-out.
+of speech? Read its content error beside the AR arm of units_to_speech: same data, backbone and
+training FLOPs, latents in the place of codes. Two samples and beta = 1 are the paper's; its
+guidance is left out.
 
     genlab compare configs/presets/sled.py
 """
@@ -16,8 +16,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(
         decoder=LatentARConfig(head=EnergyScore(width=192, samples=2, beta=1.0)),
         sampler=LatentARSampler(),

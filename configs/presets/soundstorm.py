@@ -1,7 +1,7 @@
 """SoundStorm (2305.09636): level by level, the most confident frames first, the fine levels in one
 step each.
 
-Question: how good are 16 + K - 1 parallel steps at the quick start's budget?
+Question: how good are 16 + K - 1 parallel steps at the budget of units_to_speech?
 
     genlab compare configs/presets/soundstorm.py
 
@@ -15,7 +15,7 @@ from genlab.load import call_base
 
 def config() -> Comparison:
     """Return the comparison."""
-    base = call_base(__file__, "../quickstart.py")
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(16, 1)))
     question = "How good are 16 parallel steps for the first level and one for each further one?"
     return base.model_copy(

@@ -1,11 +1,11 @@
 """Stable Audio's transformer (2404.10301) as the diffusion decoder: v-prediction on the cosine
 path, text by cross-attention, speaker and duration as one position before the frames.
 
-Question: with the quick start's data and budget, is its topology better or worse than the shared
-backbone, which `arms.stable_audio_like.decoder.network.kind=backbone` puts in its place? Unlike the
-published system: speech, our codec's latents in place of its autoencoder's, a small text encoder
-trained along, and a few layers. `genlab.decoders.noise.stable_audio.save_stable_audio` writes the
-trained network for diffusers.
+Question: with the data and budget of units_to_speech, is its topology better or worse than the
+shared backbone, which `arms.stable_audio_like.decoder.network.kind=backbone` puts in its place?
+Unlike the published system: speech, our codec's latents in place of its autoencoder's, a small text
+encoder trained along, and a few layers. `genlab.decoders.noise.stable_audio.save_stable_audio`
+writes the trained network for diffusers.
 
     genlab compare configs/presets/stable_audio_like.py
 """
@@ -19,8 +19,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     told = {"content": "text", "route": "cross", "duration": True, "clip_route": "adaln"}
     arm = Arm(
         decoder=DiffusionConfig(

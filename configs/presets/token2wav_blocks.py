@@ -1,8 +1,8 @@
 """Qwen2.5-Omni's token2wav (2503.20215): flow matching over continuous frames in blocks, from units
 and a speaker.
 
-Question: what does speech in blocks of 240 ms, ready to be streamed, cost against the quick start's
-diffusion arm?
+Question: what does speech in blocks of 240 ms, ready to be streamed, cost against the
+diffusion arm of units_to_speech?
 
     genlab compare configs/presets/token2wav_blocks.py
 
@@ -19,8 +19,8 @@ from genlab.load import call_base
 
 
 def config() -> Comparison:
-    """Return the quick start with this arm alone."""
-    base = call_base(__file__, "../quickstart.py")
+    """Return the comparison with this arm alone."""
+    base = call_base(__file__, "../units_to_speech.py")
     arm = Arm(
         decoder=LatentBlocksConfig(block_frames=12),
         sampler=LatentBlocksSampler(steps=16, guidance=1.5),

@@ -39,7 +39,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = call_base(__file__, "../../configs/quickstart.py")
+    base = call_base(__file__, "../../configs/units_to_speech.py")
     calm = LatentARConfig(head=FlowMatching(width=192, draws=4), context_noise=0.3)
     arms = {
         "ar_codes": base.arms["ar"],

@@ -45,7 +45,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = call_base(__file__, "../../configs/quickstart.py")
+    base = call_base(__file__, "../../configs/units_to_speech.py")
     arms = {
         name: Arm(decoder=ARConfig(pattern=found, infill_share=0.0), sampler=ARSampler())
         for name, found in PATTERNS.items()

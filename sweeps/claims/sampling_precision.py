@@ -45,7 +45,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = call_base(__file__, "../../configs/quickstart.py")
+    base = call_base(__file__, "../../configs/units_to_speech.py")
     small = {"width": 128, "layers": 3, "heads": 4}
     update = {
         "arms": {

@@ -50,7 +50,7 @@ WITHDRAWN = {
 
 def sweep() -> Sweep:
     """Return the page."""
-    base = call_base(__file__, "../../configs/quickstart.py")
+    base = call_base(__file__, "../../configs/units_to_speech.py")
     delay = base.arms["ar"].model_copy(update={"sampler_trials": 1})
 
     def masked(**update) -> Arm:
