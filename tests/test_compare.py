@@ -39,7 +39,7 @@ def config():
         data=TokenData(corpus=Embedded(minutes=1.5), num_frames=96),
         batch_size=4,
         backbone=BackboneConfig(width=16, layers=1, heads=2),
-        condition=ConditionConfig(layers=1),
+        condition=ConditionConfig(units_route="cross", layers=1),
         budget=Budget(train_flops=1.5e10),
         arms={
             "ar": Arm(decoder=ARConfig(), sampler=ARSampler()),
