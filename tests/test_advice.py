@@ -68,8 +68,8 @@ def refused(capsys, *argv):
         (["codec", "exprot"], "; did you mean 'export'?; see genlab codec --help"),
         (
             ["train", QUICKSTART],
-            "--arm is missing: this config is a comparison, choose one of its arms: ar, masked, "
-            "diffusion; for example --arm ar",
+            "--arm is missing: this config is a comparison, choose one of its arms: ar, "
+            "latent_ar, masked, diffusion; for example --arm ar",
         ),
         (
             ["budget", QUICKSTART, "data.corpus.kind=foldr"],
@@ -81,7 +81,7 @@ def refused(capsys, *argv):
             ["budget", QUICKSTART, "budget.mode=iso_step"],
             "mode='iso_step' takes steps and not train_flops: the other one follows from it; set "
             "budget.steps=1000 budget.train_flops=null, or budget.mode=iso_flop "
-            "budget.train_flops=1.2e+13 budget.steps=null",
+            "budget.train_flops=8e+12 budget.steps=null",
         ),
         (
             ["budget", QUICKSTART, "budget.steps=100"],
@@ -98,9 +98,9 @@ def test_the_modes_that_are_advised_are_taken():
     told = ("budget.mode=iso_step", "budget.steps=100", "budget.train_flops=null")
     budget = load_experiment(QUICKSTART, told).budget
     assert (budget.mode, budget.steps, budget.train_flops) == ("iso_step", 100, None)
-    told = ("budget.mode=iso_flop", "budget.train_flops=1.2e+13", "budget.steps=null")
+    told = ("budget.mode=iso_flop", "budget.train_flops=8e+12", "budget.steps=null")
     budget = load_experiment(QUICKSTART, told).budget
-    assert (budget.mode, budget.steps, budget.train_flops) == ("iso_flop", None, 1.2e13)
+    assert (budget.mode, budget.steps, budget.train_flops) == ("iso_flop", None, 8e12)
 
 
 @pytest.mark.parametrize(

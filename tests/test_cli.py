@@ -172,8 +172,11 @@ def refused(capsys, *argv):
         (["budget", QUICKSTART, "nothing.here=1"], "nothing: no such table"),
         (["compare", CODEC], "kind 'codec', but this command needs 'compare'"),
         (["sample", QUICKSTART], "kind 'compare', but this command needs 'decoder'"),
-        (["train", QUICKSTART, "--arm", "gan"], "choose one of its arms: ar, masked, diffusion"),
-        (["train", QUICKSTART], "choose one of its arms: ar, masked, diffusion"),
+        (
+            ["train", QUICKSTART, "--arm", "gan"],
+            "choose one of its arms: ar, latent_ar, masked, diffusion",
+        ),
+        (["train", QUICKSTART], "choose one of its arms: ar, latent_ar, masked, diffusion"),
         (
             ["data", QUICKSTART, "data.codec=missing.safetensors"],
             "no weights at missing.safetensors",
@@ -393,9 +396,9 @@ def test_budget_prints_a_line_per_arm_that_the_walk_confirms(capsys, monkeypatch
     assert "not on this machine" not in out
     monkeypatch.setattr(host, "device_memory_bytes", lambda: 2**20)
     assert main(["budget", QUICKSTART, "data.corpus.minutes=1.0"]) == 0
-    told = capsys.readouterr().out.splitlines()[-3:]
+    told = capsys.readouterr().out.splitlines()[-4:]
     assert [line.split(": ")[1] for line in told] == [
-        f"arm '{arm}'" for arm in ("ar", "masked", "diffusion")
+        f"arm '{arm}'" for arm in ("ar", "latent_ar", "masked", "diffusion")
     ]
     assert all("not on this machine" in line and "there are 0.000977 GiB" in line for line in told)
 

@@ -93,9 +93,10 @@ def test_init_writes_configs_that_build_on_each_other(elsewhere, capsys):
         if path.is_file()
     }
     assert written == {path.relative_to(ROOT / "configs"): path.read_bytes() for path in CONFIGS}
-    # A preset follows the quick start that lies beside it, not the one that came with genlab.
-    text = Path("mine/quickstart.py").read_text()
-    Path("mine/quickstart.py").write_text(text.replace("num_prompts=32", "num_prompts=7"))
+    # A preset follows the config that lies beside it, not the one that came with genlab.
+    for base in ("units_to_speech.py", "quickstart.py"):
+        text = Path("mine", base).read_text()
+        Path("mine", base).write_text(text.replace("num_prompts=32", "num_prompts=7"))
     assert load_experiment("mine/presets/moshi.py").num_prompts == 7
     assert load_experiment("mine/quickstart_seeds.py").num_prompts == 7
     assert load_experiment("moshi").num_prompts == 32

@@ -66,8 +66,10 @@ from genlab.tokens import (
     read_codes,
 )
 
-# Calls per level of the bare law.
-BARE_STEPS = 16
+# Calls of the bare law: of the first level, which holds most of the energy, and of each further
+# one. Continuations of 64 clips by a trained quick start had an energy of 0.583 with 16 calls in
+# every level; 16 and 4 moved it by 0.001 +- 0.002, and even 2 in every level by 0.001 +- 0.006.
+BARE_STEPS = (16, 4)
 
 
 class MaskedSampler(Config):
@@ -163,7 +165,7 @@ class MaskedConfig(Config):
         With as many steps per level as frames it would be that law exactly; fewer approximate it.
         """
         return MaskedSampler(
-            steps=(min(task.num_frames, BARE_STEPS),),
+            steps=tuple(min(task.num_frames, steps) for steps in BARE_STEPS),
             hiding=LinearHiding(),  # as many frames in every step
             order="random",
             is_last_greedy=False,
