@@ -21,8 +21,8 @@ RATES = (1e-3, 3e-3, 9e-3)
 
 
 def config() -> Comparison:
-    """Return the comparison that a page starts from; its arms are those of the quick start."""
-    base = call_base(__file__, "../../configs/quickstart.py")
+    """Return the comparison that a page starts from; its arms are those of units_to_speech."""
+    base = call_base(__file__, "../../configs/units_to_speech.py")
     corpus = Embedded(minutes=120.0, seed=1, developed=(0,))
     update = {
         "data": TokenData(corpus=corpus, num_frames=96),
