@@ -124,6 +124,7 @@ def _reach_rows(by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
     found = {name: merge_reach(reaches) for name, reaches in sampled.items()}
     if not all(found.values()):
         return []
+    # In words, not in frames: prompts of all arms are alike, but which code moves first is chance.
     told = {
         name: ", ".join(f"{item}: {describe_reach(one)}" for item, one in reach.items())
         for name, reach in found.items()
