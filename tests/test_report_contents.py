@@ -7,13 +7,16 @@ import re
 import numpy as np
 import pytest
 from browser import needs_browser, start_browser
+from markupsafe import escape
 from report_toys import make_ledger, make_results
 from test_report import EVIL, Page, make_clips
 
 from genlab.report import PromptRow, write_report
+from genlab.report.answer import find_answer
 from genlab.report.curves import MOST_POINTS, read_curves
 from genlab.report.dots import dot_plots
 from genlab.report.page import render_page
+from genlab.report.tables import difference_table, score_table
 from genlab.report.training import describe_loss, training_plots
 from genlab.watch.tensorboard import RunWriter, is_loss_tag
 
@@ -135,6 +138,30 @@ def test_hostile_names_stay_text_in_contents_dots_and_curves(tmp_path):
     page = Page(write_report(tmp_path, results, make_ledger(), [row], curves=curves).read_text())
     assert sum(tag == "script" for tag, _ in page.tags) == 1
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+
+
+@pytest.mark.parametrize("field", ["unit", "validity", "n"])
+def test_what_one_arm_has_unlike_the_others_stays_text(field):
+    """Where one arm departs from the rest, its own cell says so, and the head of the row does not."""
+    results = make_results()
+    results["arms"][3]["scores"]["wer_grammar"][field] = EVIL
+    table = score_table(results, find_answer(results, make_ledger()))
+    head = re.search(r'<th scope="row">Word error(?:(?!</th>).)*</th>', table)
+    assert head and "script" not in head[0] and "n = 64" in head[0]
+    [cell] = re.findall(r'<span class="unlike">((?:(?!</span>).)*)</span>', table)
+    assert escape(EVIL) in cell and "<" not in cell
+    assert "<script" not in table and "<img" not in table
+
+
+def test_the_table_shows_the_corrected_p_value():
+    """A pair that is below the level alone and not after Holm is shown with what decides."""
+    results = make_results(seeds=3)
+    pair = next(one for one in results["differences"] if (one["a"], one["b"]) == ("ar", "masked"))
+    pair |= {"p_value": 0.013, "p_holm": 0.39, "better": ""}
+    [row] = [row for row in difference_table(results).split("<tr>") if "0.390" in row]
+    assert "0.013" not in row and "<td>no</td>" in row
+    head = difference_table(results).split("<tr>")[1]
+    assert "p, Holm" in head
 
 
 def test_a_resumed_training_has_one_curve(tmp_path):
