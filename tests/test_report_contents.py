@@ -142,7 +142,7 @@ def test_hostile_names_stay_text_in_contents_dots_and_curves(tmp_path):
 
 @pytest.mark.parametrize("field", ["unit", "validity", "n"])
 def test_what_one_arm_has_unlike_the_others_stays_text(field):
-    """Where one arm departs from the rest, its own cell says so, and the head of the row does not."""
+    """Where one arm departs from the rest, its own cell says so, and the head of its row not."""
     results = make_results()
     results["arms"][3]["scores"]["wer_grammar"][field] = EVIL
     table = score_table(results, find_answer(results, make_ledger()))
