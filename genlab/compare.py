@@ -119,11 +119,13 @@ def _make(
             check_flops(arm.run, material.store)
     tried = try_rates(config, arms, material.store, out, progress)
     previews = out / "previews"
-    for number, arm in enumerate(arms):
+    # Seed by seed: whenever it is stopped, all arms have been trained on as many seeds.
+    in_turn = sorted(arms, key=lambda arm: config.seeds.index(arm.seed))
+    for number, arm in enumerate(in_turn):
         watch = (
             plan_previews(arm.run, material.store, material.codec, previews) if arm in heard else {}
         )
-        arm.train(material.store, progress, earlier=arms[:number], watch=watch)
+        arm.train(material.store, progress, earlier=in_turn[:number], watch=watch)
     if not hosts.is_leader():  # the others wait for what it makes of the models
         return
     show_previews(config, material, previews)

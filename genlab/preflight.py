@@ -16,7 +16,7 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.data.manifest import Clip, Manifest
+from genlab.data.manifest import Clip, Manifest, Spoken
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
 from genlab.data.told import try_values
@@ -44,7 +44,7 @@ from genlab.fairness.budget import (
 )
 from genlab.fairness.rates import num_trainings
 from genlab.fairness.regression import solve_trained
-from genlab.prompts import FEWEST, Voiced, as_wanted, num_scored, pick_prompts
+from genlab.prompts import FEWEST, as_wanted, num_scored, pick_prompts
 from genlab.recognisers.shipped import load_recogniser, load_units
 from genlab.watch.progress import Progress
 
@@ -210,7 +210,7 @@ def _try_own_metrics(
 
 
 def find_reference(
-    config: Comparison, manifest: Manifest, prompts: Collection[Voiced]
+    config: Comparison, manifest: Manifest, prompts: Collection[Spoken]
 ) -> Reference:
     """Return the real speech that the prompts are compared with."""
     ids, speakers = {clip.id for clip in prompts}, [clip.speaker for clip in prompts]

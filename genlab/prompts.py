@@ -8,7 +8,7 @@ it is too small.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,16 +24,7 @@ from genlab.experiment import Comparison, TokenData
 FEWEST = 2  # below, nothing has an interval
 
 
-class Voiced(Spoken, Protocol):
-    """What the choice reads: a clip of a manifest or of a token store."""
-
-    @property
-    def speaker(self) -> str:
-        """Who speaks."""
-        ...
-
-
-C = TypeVar("C", bound=Voiced)
+C = TypeVar("C", bound=Spoken)
 
 
 def choose_prompts(

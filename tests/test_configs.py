@@ -19,7 +19,7 @@ CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 @pytest.fixture(autouse=True)
 def _no_local_data(monkeypatch):
     """Configs that take folders from the environment resolve to what a fresh machine gives."""
-    for name in ("SPEECH_DIR", "FLITE_DIR"):
+    for name in ("SPEECH_DIR", "FLITE_DIR", "SPEECH_COMMANDS_DIR"):
         monkeypatch.delenv(name, raising=False)
 
 

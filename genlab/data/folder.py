@@ -19,7 +19,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from genlab.config import Config, GenlabError, Seed
+from genlab.config import Config, GenlabError, Seed, added
 from genlab.data.audio import is_longer, read_sides, read_wave, to_int16, write_flac
 from genlab.data.decoding import END_TOLERANCE_S, FORMATS, AudioError, Limit, Part
 from genlab.data.digests import rebuild
@@ -37,6 +37,7 @@ from genlab.data.listing import (
 from genlab.data.manifest import (
     Clip,
     Manifest,
+    Unit,
     assign_splits,
     copies,
     join_copies,
@@ -88,6 +89,10 @@ class ImportConfig(Config):
     """Keep training clips whose text also occurs in valid or test; by default they are dropped."""
     max_clip_s: float = Field(default=40.0, gt=0.0, le=86_400)
     """Longest recording that is accepted, in seconds."""
+    unit: Unit = added("text")
+    """What one unit of the statistics is: a text, or a speaker where many people say a few texts.
+    Prompts of one unit count once, however many there are; the corpus that is built is the same.
+    """
 
     @property
     def made_of(self) -> None:
@@ -102,12 +107,14 @@ class ImportConfig(Config):
         """
 
     def recipe(self, source: Manifest | None) -> Recipe:
-        """Return how the corpus is made. Neither where it lies nor `strict` changes what is built;
-        the files do.
+        """Return how the corpus is made. Neither where it lies nor `strict` nor `unit` changes what
+        is built; the files do.
         """
         listing = self.listing()
         settings = {
-            key: value for key, value in self.to_dict().items() if key not in {"path", "strict"}
+            key: value
+            for key, value in self.to_dict().items()
+            if key not in {"path", "strict", "unit"}
         }
         root = Path(self.path).expanduser()
         # The state of every file is part of the hash: the same path may hold another recording

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import numpy as np
 import pydantic
@@ -327,8 +327,11 @@ def assign_splits(
     ]
 
 
+Unit = Literal["text", "speaker"]
+
+
 class Spoken(Protocol):
-    """What `text_key` reads: a clip of a manifest or of a token store."""
+    """What `text_key` and `speaker_key` read: a clip of a manifest or of a token store."""
 
     @property
     def id(self) -> str:
@@ -340,11 +343,25 @@ class Spoken(Protocol):
         """What is said, empty if nobody wrote it down."""
         ...
 
+    @property
+    def speaker(self) -> str:
+        """Who speaks."""
+        ...
+
+
+def speaker_key(clip: Spoken) -> str:
+    """Return the speaker, or the clip itself if nobody is named.
+
+    The statistical unit where many people say a few texts: with texts as units three words would be
+    three units, however many people were heard.
+    """
+    return clip.speaker or f"clip {clip.id}"
+
 
 def text_key(clip: Spoken) -> str:
     """Return the text without case and punctuation, or the clip itself if it has none.
 
-    This is the statistical unit everywhere: splits are drawn by it, and intervals resample it.
+    This is the statistical unit of speech: splits are drawn by it, and intervals resample it.
     Clips of one text are one unit, even from different speakers; clips without text are a unit
     each, since otherwise a corpus without text would be one unit.
     """

@@ -7,11 +7,11 @@ whether audio is speech.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from genlab.data.audio import SAMPLE_RATE_HZ
-from genlab.data.manifest import Spoken, text_key
+from genlab.data.manifest import Spoken, speaker_key, text_key
 from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.table import METRICS, find_metric
@@ -152,6 +152,9 @@ class HasDomain(Protocol):
 
 
 def domain_of(corpus: HasDomain) -> Domain:
-    """Return the domain of a corpus."""
+    """Return the domain of a corpus, whose field `unit` may make speakers the units of speech."""
     found: str | Domain = corpus.domain
-    return found if isinstance(found, Domain) else DOMAINS[found]
+    domain = found if isinstance(found, Domain) else DOMAINS[found]
+    if getattr(corpus, "unit", domain.unit) == "speaker":
+        return replace(domain, unit="speaker", unit_of=speaker_key)
+    return domain

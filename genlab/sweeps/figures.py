@@ -28,7 +28,7 @@ from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_value, score_title
 from genlab.run.bounds import BASELINES
 from genlab.sweeps.finding import Finding
-from genlab.sweeps.page import Sweep, SweepRun
+from genlab.sweeps.page import Sweep, SweepRun, name_of
 
 _LEFT, _RIGHT, _ROW = 24, 436, 46
 # Colours of the report's first six arms; a file has no style sheet of the page around it.
@@ -112,7 +112,8 @@ def curves(sweep: Sweep, runs: Sequence[SweepRun], results: Mapping[str, Results
     """Return a panel per predicted score and setting of the other fields: the score against the
     number varied most.
     """
-    axes = [path for path in _fields(runs) if _is_axis(path, runs)]
+    # A field without a name goes with another one, and is no setting of its own.
+    axes = [path for path in _fields(runs) if name_of(sweep, path) and _is_axis(path, runs)]
     if not axes:
         return []
     # The number with the most values makes the longest curve; every combination of the rest has a
@@ -230,5 +231,9 @@ def _is_axis(path: str, runs: Sequence[SweepRun]) -> bool:
 
 
 def _rest(sweep: Sweep, run: SweepRun, axis: str) -> str:
-    short = {path: sweep.names.get(path, path.rsplit(".", 1)[-1]) for path in run.point}
-    return ", ".join(f"{short[path]}={value}" for path, value in run.point.items() if path != axis)
+    short = {path: name_of(sweep, path) for path in run.point}
+    return ", ".join(
+        f"{short[path]}={value}"
+        for path, value in run.point.items()
+        if path != axis and short[path]
+    )

@@ -196,7 +196,9 @@ class Sweep(Config):
     points: tuple[Point, ...] = ({},)
     """Overrides of each run, by dotted path."""
     names: dict[str, str] = {}
-    """Short names of varied fields for labels; without one, the last part of the path."""
+    """Short names of varied fields for labels; without one, the last part of the path. A field that
+    goes with another one (a budget with a width) has the name "" and is in no label.
+    """
     predictions: tuple[Prediction, ...] = ()
     """What is predicted, before anything runs."""
     untested: tuple[str, ...] = ()
@@ -278,8 +280,7 @@ def expand(sweep: Sweep) -> list[SweepRun]:
     runs = []
     for point in sweep.points:
         label = ", ".join(
-            f"{sweep.names.get(path, path.rsplit('.', 1)[-1])}={_brief(point[path])}"
-            for path in point
+            f"{name}={_brief(point[path])}" for path in point if (name := name_of(sweep, path))
         )
         overrides = [f"{path}={json.dumps(value)}" for path, value in point.items()]
         # the page is code, and names them
@@ -293,6 +294,11 @@ def expand(sweep: Sweep) -> list[SweepRun]:
             key = digest([key, *pins.values()])
         runs.append(SweepRun(f"{slug}-{key}", label, point, config))
     return runs
+
+
+def name_of(sweep: Sweep, path: str) -> str:
+    """Return what labels call a varied field; empty if they leave it out."""
+    return sweep.names.get(path, path.rsplit(".", 1)[-1])
 
 
 def find_question(path: Path) -> str | None:

@@ -17,7 +17,7 @@ from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
-from genlab.data.manifest import text_key
+from genlab.data.manifest import Clip, text_key
 from genlab.data.mixtures import Mixtures
 from genlab.data.sounds import Sounds
 from genlab.decoders.conditioning import ConditionConfig
@@ -52,6 +52,19 @@ def test_a_corpus_may_hold_a_domain_of_its_own():
         dataclasses.replace(
             birds, metrics=tuple(metric for metric in METRICS if metric.name != "wer")
         )
+
+
+def test_speakers_are_the_units_where_many_people_say_a_few_texts():
+    def clip(id_, text, speaker):
+        return Clip(id_, f"{id_}.flac", text, speaker, "test", 16_000, "CC0")
+
+    clips = [clip("a", "bed", "ann"), clip("b", "bed", "bob"), clip("c", "cat", "ann")]
+    clips += [clip("d", "cat", "")]
+    texts, people = Folder(path="here"), Folder(path="here", unit="speaker")
+    assert [domain_of(texts).unit_of(each) for each in clips] == ["bed", "bed", "cat", "cat"]
+    assert [domain_of(people).unit_of(each) for each in clips] == ["ann", "bob", "ann", "clip d"]
+    assert domain_of(people).unit == "speaker" and domain_of(people).metrics == SPEECH.metrics
+    assert texts.digest() == Folder.from_dict({"path": "here"}).digest() != people.digest()
 
 
 def test_speech_is_measured_by_every_row_and_conditions_are_fields():
