@@ -35,15 +35,10 @@ def config() -> Comparison:
     """
     path = os.environ.get(VARIABLE) or "speech_commands"
     people = Folder(path=path, manifest="metadata.csv", shared_texts=True, unit="speaker")
-    return call_base(
-        __file__,
-        "headline.py",
-        "comparison",
-        name="headline_people",
-        data=TokenData(corpus=people, num_frames=50),
-        condition=ConditionConfig(content="text", speaker=False, dropout=0.1),
-        batch_size=16,
-    )
+    update = {"name": "headline_people", "batch_size": 16}
+    update |= {"data": TokenData(corpus=people, num_frames=50)}
+    update |= {"condition": ConditionConfig(content="text", speaker=False)}
+    return call_base(__file__, "headline.py").model_copy(update=update)
 
 
 def sweep() -> Sweep:
@@ -58,6 +53,5 @@ def sweep() -> Sweep:
             f"{VARIABLE}={path or ''}: no such folder, expected one of audio with metadata.csv "
             f"(path, text, speaker, split); set it: export {VARIABLE}=path/to/speech_commands"
         )
-    return call_base(
-        __file__, "headline.py", "page", base=config(), tuned=TUNED, better_token="codes"
-    )
+    page = {"base": config(), "rates": TUNED, "better": "codes", "in_bits": ()}
+    return call_base(__file__, "headline.py", "sweep", **page)

@@ -23,12 +23,12 @@ ARMS = ("ar_codes", "ar_latents", "masked_codes", "diffusion_latents")
 RATES = {128: dict.fromkeys(ARMS, 1e-3), 192: dict.fromkeys(ARMS, 5e-4)}
 PAGE = f"""
 from genlab.data.corpus import Embedded
-from genlab.decoders.conditioning import ConditionConfig
 from genlab.experiment import TokenData
 from genlab.load import call_base
+from genlab.sweeps.square import Tuned, square_page
 
 SMALLER = [
-    "seeds=[0,1,2]", "backbone.layers=1", "backbone.heads=2", "condition.layers=1",
+    "seeds=[0,1,2]", "batch_size=4", "backbone.layers=1", "backbone.heads=2", "condition.layers=1",
     "checkpoint.looks=2", "checkpoint.clips=2", "checkpoint.draws=1", "num_prompts=2",
     "evaluation.token_prompts=4", "evaluation.energy_draws=2", "evaluation.score_draws=2",
     "evaluation.audio_draws=1", "evaluation.dnsmos_clips=0", "evaluation.reference_clips=4",
@@ -36,26 +36,23 @@ SMALLER = [
 
 
 def sweep():
+    base = call_base(__file__, {str(HEADLINE)!r}).override(SMALLER)
     data = TokenData(corpus=Embedded(minutes=1.5, test_fraction=0.2), num_frames=96)
-    told = ConditionConfig(content="semantic", speaker=False)
-    page = {str(HEADLINE)!r}
-    values = {{"name": "toy", "data": data, "condition": told, "batch_size": 4}}
-    base = call_base(__file__, page, "comparison", **values)
+    base = base.model_copy(update={{"name": "toy", "data": data}})
     rates = dict.fromkeys({ARMS}, 1e-3)
-    return call_base(
-        __file__, page, "page", base=base.override(SMALLER), tuned={{16: rates, 24: rates}},
-        better_token="latents", in_bits=("diffusion_latents",), sizes={{16: 2e10, 24: 3e10}},
+    tuned = Tuned({{16: rates, 24: rates}}, trials=3, share=0.5)
+    return square_page(
+        base, {{16: 2e10, 24: 3e10}}, tuned, better="latents", in_bits=("diffusion_latents",)
     )
 """
 
 
-def make_page(tuned, **predicted):
-    base = call_page(HEADLINE, "config")
-    return call_page(HEADLINE, "page", base=base, tuned=tuned, better_token="latents", **predicted)
+def make_page(rates, **predicted):
+    return call_page(HEADLINE, "sweep", rates=rates, **predicted)
 
 
 def test_a_page_is_the_square_at_the_sizes_that_are_tuned():
-    sweep = make_page(RATES, in_bits=("diffusion_latents",))
+    sweep = make_page(RATES)
     small, large = expand(sweep)
     assert (small.label, large.label) == ("width=128", "width=192")
     for run, flops in ((small, 6e12), (large, 1.2e13)):
@@ -72,7 +69,7 @@ def test_a_page_is_the_square_at_the_sizes_that_are_tuned():
 
 
 def test_what_is_predicted_is_the_sides_of_the_square_and_what_the_size_does():
-    by_text = {each.text: each for each in make_page(RATES).predictions}
+    by_text = {each.text: each for each in make_page(RATES, in_bits=()).predictions}
     assert len(by_text) == 2 * 4 + len(ARMS) + 1 + 2
     side = by_text["width=192: over codes, left to right below parallel"]
     assert side.terms == {"ar_codes @ width=192": 1.0, "masked_codes @ width=192": -1.0}
