@@ -60,7 +60,7 @@ def config() -> Comparison:
             "masked_codes": Arm(decoder=MASKED, sampler=MaskedSampler(steps=(8, 1))),
             "diffusion_latents": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=12)),
         },
-        evaluation=EvaluationConfig(token_prompts=200, energy_draws=8, audio_draws=2),
+        evaluation=EvaluationConfig(token_prompts=200, energy_draws=2, audio_draws=2),
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
 
