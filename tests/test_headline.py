@@ -5,39 +5,31 @@ from pathlib import Path
 import pytest
 
 from genlab import cli
-from genlab.config import ConfigError
 from genlab.load import call_page, load_experiment
-from genlab.sweeps.page import expand
+from genlab.sweeps.page import expand, load_sweep
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEADLINE, PEOPLE = CONFIGS / "headline.py", CONFIGS / "headline_people.py"
 ARMS = ("ar_codes", "ar_latents", "masked_codes", "diffusion_latents")
-RATES = {128: dict.fromkeys(ARMS, 1e-3), 192: dict.fromkeys(ARMS, 5e-4)}
 
 
-def make_page(rates, **predicted):
-    return call_page(HEADLINE, "sweep", rates=rates, **predicted)
-
-
-def test_a_page_is_the_square_at_the_sizes_that_are_tuned():
-    sweep = make_page(RATES)
+def test_a_page_is_the_square_at_two_sizes():
+    sweep = load_sweep(HEADLINE)
     small, large = expand(sweep)
     assert (small.label, large.label) == ("width=128", "width=192")
     for run, flops in ((small, 6e12), (large, 1.2e13)):
         assert tuple(run.config.arms) == ARMS and run.config.seeds == (0, 1, 2, 3, 4)
         assert run.config.budget.train_flops == flops and run.config.evaluation.token_prompts == 200
         assert run.config.checkpoint.rule == "best" and not run.config.condition.speaker
-        rates = RATES[run.config.backbone.width]
-        for name, arm in run.config.arms.items():
-            assert (arm.peak_lr, arm.training_trials) == (rates[name], 3)
-            assert arm.tuning_flops == 3 * 0.5 * flops
-    one = make_page({192: RATES[192]})
-    assert [run.id for run in expand(one)] == [large.id], "what was run stays, whatever is added"
-    assert not any("smaller" in prediction.text for prediction in one.predictions)
+        assert len(run.config.optim.peak_lrs) == 3
+    assert (small.config.backbone.width, large.config.backbone.width) == (128, 192)
+    bits = [each for each in sweep.predictions if "the bound of diffusion_latents" in each.text]
+    assert [each.score for each in bits] == ["bits_per_s"] * 2
 
 
 def test_what_is_predicted_is_the_sides_of_the_square_and_what_the_size_does():
-    by_text = {each.text: each for each in make_page(RATES, in_bits=()).predictions}
+    page = call_page(HEADLINE, "sweep", in_bits=())
+    by_text = {each.text: each for each in page.predictions}
     assert len(by_text) == 2 * 4 + len(ARMS) + 1 + 2
     side = by_text["width=192: over codes, left to right below parallel"]
     assert side.terms == {"ar_codes @ width=192": 1.0, "masked_codes @ width=192": -1.0}
@@ -49,11 +41,6 @@ def test_what_is_predicted_is_the_sides_of_the_square_and_what_the_size_does():
         "diffusion_latents @ width=128": -0.5,
         "ar_latents @ width=128": 0.5,
     }
-
-
-def test_a_page_that_nobody_tuned_says_what_to_run():
-    with pytest.raises(ConfigError, match=r"no size of headline is tuned.*run the `genlab tune`"):
-        make_page({})
 
 
 @pytest.mark.parametrize("value", ["", "no/such/folder"])
@@ -71,3 +58,6 @@ def test_the_units_of_people_are_speakers(tmp_path, monkeypatch):
     assert config.data.corpus.path == str(tmp_path)
     assert config.data.domain.unit == "speaker"
     assert (config.condition.content, config.condition.speaker) == ("text", False)
+    small, large = expand(load_sweep(PEOPLE))
+    assert small.config == config.model_copy(update={"question": small.config.question})
+    assert (large.config.backbone.width, large.config.budget.train_flops) == (192, 1.2e13)

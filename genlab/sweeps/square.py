@@ -1,96 +1,67 @@
 """The page of the headline: four decoders as a square, order by token type, at several sizes.
 
 In: a comparison whose arms are named ORDER_TOKEN (`ar_codes`, `ar_latents`, `masked_codes`,
-`diffusion_latents`), and the learning rates of the sizes that were tuned. Out: a `Sweep` with one
-point per size and what is predicted of it: the four sides of the square, what bits can show, and
-what the larger size does to every arm and to the gap between the families.
+`diffusion_latents`), and its sizes. Out: a `Sweep` with one point per size and what is predicted of
+it: the four sides of the square, what bits can show, and what the larger size does to every arm and
+to the gap between the families.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
-from genlab.config import ConfigError
 from genlab.evaluate.energy import BARE_ENERGY
 from genlab.experiment import Comparison
 from genlab.fairness.verdict import BITS
-from genlab.sweeps.page import Contrast, Point, Prediction, Sweep
+from genlab.sweeps.page import Contrast, Prediction, Sweep
 
-Rates = Mapping[str, float]
 TOKENS = ("codes", "latents")
 PARALLEL = {"codes": "masked_codes", "latents": "diffusion_latents"}
-
-
-class Tuned(NamedTuple):
-    """What `genlab tune` found: by width the learning rate of every arm, with what finding it took.
-
-    `share` is the part of an arm's budget that each of its `trials` had.
-    """
-
-    rates: Mapping[int, Rates]
-    trials: int
-    share: float
 
 
 def square_page(
     base: Comparison,
     sizes: Mapping[int, float],
-    tuned: Tuned,
     *,
     better: str,
-    in_bits: tuple[str, ...] = (),
+    in_bits: Sequence[str] = (),
+    looks: Sequence[str] = (),
 ) -> Sweep:
-    """Return the page of a corpus: the sizes that are tuned, and what is predicted of them.
+    """Return the page of a corpus.
 
     Args:
         base: the comparison at any size.
-        sizes: by width, the training FLOPs of an arm.
-        tuned: the learning rates; a size that is not among them is left out.
+        sizes: by width, the training FLOPs of an arm, the smallest first.
         better: the type of token, codes or latents, that is predicted to have the less energy.
         in_bits: arms whose bound is predicted to lie below the exact bits of `ar_codes`.
-
-    Raises:
-        ConfigError: if no size is tuned.
+        looks: what was seen before the run.
     """
-    widths = [width for width in sizes if width in tuned.rates]
-    if not widths:
-        raise ConfigError(
-            f"TUNED: no size of {base.name} is tuned, expected learning rates by width; run the "
-            "`genlab tune` of the docstring and write down what it prints"
-        )
-    labels = [f"width={width}" for width in widths]
+    labels = [f"width={width}" for width in sizes]
     predictions: list[Prediction] = []
     for label in labels:
         predictions += _at_one_size(label, better, in_bits)
     if len(labels) > 1:
         predictions += _across_sizes(list(base.arms), labels[0], labels[-1])
-    points = tuple(_point(width, sizes[width], tuned) for width in widths)
+    points = [
+        {"backbone.width": width, "budget.train_flops": flops} for width, flops in sizes.items()
+    ]
     return Sweep(
         name=base.name,
         question=base.question,
         fixed=(
             "Data and their order, codec, conditions, backbone, batch, training FLOPs of the four "
-            "arms, trials per arm, looks at validation, seeds, prompts."
+            "arms, learning rates tried, looks at validation, seeds, prompts."
         ),
         varied="Width, and training FLOPs with it.",
         base=base,
-        points=points,
-        # Budgets and learning rates go with the width.
-        names={path: "" for path in points[0]} | {"backbone.width": "width"},
+        points=tuple(points),
+        # A budget goes with its width.
+        names={"backbone.width": "width", "budget.train_flops": ""},
         predictions=tuple(predictions),
         untested=(
             "Sizes beyond the larger one: two say which way it goes, not how far.",
             "Listeners: the energy of a block is proper, and nobody was asked.",
         ),
+        looks=tuple(looks),
     )
-
-
-def _point(width: int, flops: float, tuned: Tuned) -> Point:
-    """Return what a size overrides; the ledger shows what its tuning took."""
-    point: Point = {"backbone.width": width, "budget.train_flops": flops}
-    for arm, rate in tuned.rates[width].items():
-        point |= {f"arms.{arm}.peak_lr": rate, f"arms.{arm}.training_trials": tuned.trials}
-        point[f"arms.{arm}.tuning_flops"] = tuned.trials * tuned.share * flops
-    return point
 
 
 def _below(text: str, less: tuple[str, ...], more: tuple[str, ...], score: str) -> Contrast:
@@ -99,7 +70,7 @@ def _below(text: str, less: tuple[str, ...], more: tuple[str, ...], score: str) 
     return Contrast(text=text, score=score, terms=terms, expect="below")
 
 
-def _at_one_size(label: str, better: str, in_bits: tuple[str, ...]) -> Iterator[Contrast]:
+def _at_one_size(label: str, better: str, in_bits: Sequence[str]) -> Iterator[Contrast]:
     """Yield the four sides of the square, and what bits can show of it."""
     worse = next(kind for kind in TOKENS if kind != better)
     for kind, other in PARALLEL.items():
