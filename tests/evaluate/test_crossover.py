@@ -193,3 +193,14 @@ def test_one_budget_and_assumed_exponents_are_enough_to_plan():
     assert find_probability((fit, other), [1e12, 1.5e12, 2e12], 3, num_trials=40) < 0.2
     with pytest.raises(GenlabError, match="2 runs or more"):
         assume_exponent(Curve(np.ones(1), np.ones(1)), 0.2)
+
+
+def test_runs_at_two_budgets_count_by_what_they_say_of_the_level():
+    """Least squares by hand: shapes of 10^0.5 and 10^-0.5 about 1e13, so the level is 11.226 / 10.1
+    and the noise that of one degree of freedom.
+    """
+    fit = assume_exponent(Curve(np.array([1e12, 1e14]), np.array([3.5, 0.5])), 0.5)
+    assert fit.predict(np.array([1e13])) == pytest.approx(1.11150, abs=1e-5)
+    assert fit.noise == pytest.approx(0.14925, abs=1e-5) and fit.dof == 1
+    # The spread of 400 draws is known to 1 / 800^0.5, which is 3.5 %; three of its deviations.
+    assert fit.draws[:, 0].std() == pytest.approx(0.14925 / 10.1**0.5, rel=0.11)
