@@ -17,7 +17,7 @@ from genlab.evaluate.rows import load_row
 from genlab.fairness.budget import solve_budget
 from genlab.preflight import rehearse
 from genlab.prompts import choose_prompts, choose_unscored
-from genlab.run.bounds import CODES_FLOOR
+from genlab.run.bounds import CODES_FLOOR, LOOKUP
 from genlab.watch.progress import Progress
 
 ONE_SPEAKER = [("s", f"word {number}", "train" if number < 8 else "test") for number in range(12)]
@@ -97,6 +97,21 @@ def test_scores_of_tokens_take_more_clips_than_there_are_prompts(finished):
     assert "at the bare law" in scores["block_energy"]["note"]
     assert "at its own sampler" in scores["block_energy_tuned"]["note"]
     assert scores["block_energy"]["value"] != scores["block_energy_tuned"]["value"]
+
+
+def test_energies_have_their_own_audit_which_the_gate_reads(finished):
+    results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
+    assert set(results["audit"]) == {"block_energy", "block_energy_tuned"}
+    gate = next(gate for gate in results["gates"] if gate["name"] == "score trusted")
+    trusted = results["audit"]["block_energy"]["is_trusted"]
+    assert gate["state"] == ("passed" if trusted else "failed")
+    assert "The metrics of audio were not audited on this corpus" in report
+
+
+def test_mean_latents_have_one_energy_under_both_names(finished):
+    scores = scores_of(finished["one_speaker"]["results"], LOOKUP)
+    assert scores["block_energy"] == scores["block_energy_tuned"]
+    assert scores["block_energy"]["value"] > 0
 
 
 def test_every_prompt_is_drawn_as_often_as_the_config_says(finished):

@@ -86,6 +86,27 @@ def test_with_every_gate_passed_a_winner_is_named():
     }
 
 
+def test_an_energy_is_trusted_by_its_own_audit_alone():
+    results = make_sound()
+    for arm in results["arms"]:
+        arm["scores"]["block_energy"] = arm["scores"].pop("wer_grammar", None)
+        if arm["scores"]["block_energy"] is None:
+            del arm["scores"]["block_energy"]
+    for item in (*results["differences"], *results["controls"]):
+        item["score"] = "block_energy"
+    results |= {"primary_score": "block_energy", "energy": "bare law", "audit": None}
+    assert states(results)["score trusted"] == "failed"
+    assert reason(results, "score trusted").startswith("it was not audited on this corpus")
+    results["audit"] = {"wer_grammar": make_audit(trusted=True)}
+    assert states(results)["score trusted"] == "failed"  # another score's audit says nothing of it
+    results["audit"] = {"block_energy": make_audit(trusted=False)}
+    assert states(results)["score trusted"] == "failed"
+    assert not find_answer(results, make_ledger()).winner
+    results["audit"] = {"block_energy": make_audit(trusted=True)}
+    assert states(results)["score trusted"] == "passed"
+    assert find_answer(results, make_ledger()).winner == "ar"
+
+
 def fail_ledger(results):
     return make_ledger("uncontrolled")
 

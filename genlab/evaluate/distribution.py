@@ -168,15 +168,15 @@ def kernel_distance(
         return np.asarray(KAD_SCALE * (within + other_within - 2 * cross))
 
     units = np.arange(len(counts)), np.arange(len(other_counts))
-    estimate = bootstrap_statistic(
+    return bootstrap_statistic(
         statistic,
         *units,
         paired=False,
         interval="percentile",
         seed=seed,
         num_resamples=num_resamples,
+        num_units=len(counts),
     )
-    return estimate._replace(n=len(counts))
 
 
 @single_threaded_blas

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 
 BLOCK_S = 0.24
 BARE_ENERGY, TUNED_ENERGY = "block_energy", "block_energy_tuned"
+ENERGIES = (BARE_ENERGY, TUNED_ENERGY)
 T = TypeVar("T")
 EnergyLaw = Literal["bare law"]
 ENERGY_LAW: EnergyLaw = "bare law"

@@ -18,7 +18,15 @@ from jaxtyping import Int
 
 from genlab.evaluate.context import EvaluationContext, Wanted, Wave
 from genlab.evaluate.controls import Control
-from genlab.evaluate.scores import ClipValues, Covers, Degradation, Direction, Validity, clip_means
+from genlab.evaluate.scores import (
+    ClipValues,
+    Covers,
+    Degradation,
+    Direction,
+    Validity,
+    clip_means,
+    name_units,
+)
 from genlab.statistics.bootstrap import Estimate
 
 Needs = Literal[
@@ -131,7 +139,7 @@ class Clips:
     @property
     def covers(self) -> Covers:
         """What an interval over the clips covers."""
-        return "prompts" if self.seeds == 1 else "prompts and training seeds"
+        return name_units(self.seeds, self.draws)
 
     @property
     def sets(self) -> int:

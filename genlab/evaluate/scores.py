@@ -2,9 +2,9 @@
 
 In: per-clip totals and weights with the cluster (prompt) and training run each clip belongs to.
 Out: `Score`, exactly the fields of results.json (plus `note`). A mean is the case of weight 1; a
-corpus error rate has errors as totals and reference words as weights. With one training run the
-interval covers the choice of prompts, with several also that of the training seed; `covers` says
-which.
+corpus error rate has errors as totals and reference words as weights. The interval covers the
+choice of prompts, with several training runs also that of the seed, with several draws of each
+prompt also these; `covers` says which.
 """
 
 import math
@@ -26,7 +26,19 @@ from genlab.statistics.crossed import cell_sums, estimate_crossed, linearise_rat
 
 Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse", "smoothing"]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
-Covers = Literal["prompts", "prompts and training seeds"]
+Covers = Literal[
+    "prompts",
+    "prompts and draws",
+    "prompts and training seeds",
+    "prompts, training seeds and draws",
+]
+
+
+def name_units(seeds: int, draws: int) -> Covers:
+    """Return what an interval covers: what else might have been drawn."""
+    if draws > 1:
+        return "prompts, training seeds and draws" if seeds > 1 else "prompts and draws"
+    return "prompts and training seeds" if seeds > 1 else "prompts"
 
 
 class Score(NamedTuple):
@@ -97,7 +109,7 @@ class ClipValues(NamedTuple):
     @property
     def covers(self) -> Covers:
         """What the interval covers."""
-        return "prompts and training seeds" if self.num_runs > 1 else "prompts"
+        return name_units(self.num_runs, len(set(self.draws)))
 
     def by_run(self) -> list[float]:
         """Return the weighted mean over the clips of each training run, NaN where undefined."""

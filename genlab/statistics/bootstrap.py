@@ -52,6 +52,14 @@ class Estimate(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+class Resampled(Estimate):
+    """An estimate that keeps the values of its resamples. The same seed draws the same clips of
+    every set of as many: resample i of two sets of the same prompts is of the same prompts.
+    """
+
+    resamples: Float[np.ndarray, "r"]
+
+
 def bootstrap_mean(
     values: Shaped[np.ndarray, "..."], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:
@@ -75,6 +83,7 @@ def bootstrap_statistic(
     interval: Interval = "bca",
     seed: int = 0,
     num_resamples: int = NUM_RESAMPLES,
+    num_units: int | None = None,
 ) -> Estimate:
     """Return a statistic of whole sets of clips with its interval.
 
@@ -90,12 +99,14 @@ def bootstrap_statistic(
             percentiles would miss the value itself.
         seed: of the resampling.
         num_resamples: more make the limits smoother, not tighter.
+        num_units: the `n` of the estimate; that of the shortest array if absent.
     """
     arrays = tuple(np.asarray(array) for array in arrays)
     value = float(statistic(*arrays))
     num_clips = min(len(array) for array in arrays)
+    num_units = num_clips if num_units is None else num_units
     if num_clips < 2 or not math.isfinite(value):
-        return Estimate(value, math.nan, math.nan, num_clips)
+        return Estimate(value, math.nan, math.nan, num_units)
     samples = (
         (np.arange(num_clips),) if paired else tuple(np.arange(len(array)) for array in arrays)
     )
@@ -114,11 +125,11 @@ def bootstrap_statistic(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
+    low, high = (float(limit) for limit in result.confidence_interval)
     draws = result.bootstrap_distribution
     if np.ptp(draws) <= 1e-12 * max(1.0, abs(value)):
-        return Estimate(value, value, value, num_clips)
-    low, high = (float(limit) for limit in result.confidence_interval)
-    if interval == "spread":
+        low = high = value
+    elif interval == "spread":
         error = float(result.standard_error) * scipy.stats.norm.ppf(0.5 + CONFIDENCE / 2)
         low, high = float(value - error), float(value + error)
     elif interval == "bca":
@@ -137,7 +148,9 @@ def bootstrap_statistic(
         # are right then.
         if math.isfinite(corrected.low) and math.isfinite(corrected.high):
             low, high = float(corrected.low), float(corrected.high)
-    return Estimate(value, low, high, num_clips)
+    found = Resampled(value, low, high, num_units)
+    found.resamples = draws
+    return found
 
 
 def ratio_of_sums(

@@ -141,16 +141,16 @@ def estimate_crossed(values: Float[np.ndarray, "s c"]) -> Estimate:
 
 def estimate_over_runs(runs: Sequence[Sequence[Estimate]]) -> Estimate:
     """Return the mean over training runs of a score of whole sets of clips, which has no value per
-    prompt to cross.
+    prompt to cross: prompts, seeds and draws are its random units all the same.
 
-    Each set brings its own interval over prompts. The runs answer the same prompts, whose choice
-    may move all of them alike, so averaging takes nothing off that part; what the runs differ by
-    comes on top, and the rest is in both: of nominal 95 % it covers 95-96 % where runs differ as
-    much as prompts do, and up to 100 % where they hardly differ.
+    The sets answer the same prompts, and their resamples are of the same prompts (`Resampled`), so
+    the variance of the mean of all sets over resamples is what prompts make of it, with what
+    remains of the rest and of the draws. What runs differ by beyond that comes on top. Without
+    resamples nothing is known of the rest, and all of it counts in both parts.
 
-    Eq. V = mean(V_prompt) - V_draw (1 - 1/K) + var(values) / S over S runs of K draws each, each
-    part with the quantile of its own degrees of freedom (Cochran & Cox). One draw's interval over
-    prompts holds the whole V_draw, the variance of a set over its draws; K draws leave 1/K of it.
+    Eq. V = V_prompt(mean of all) + max(0, var(runs) - rest) / S over S runs of K draws each, where
+    rest = (V_prompt(one run) - V_prompt(mean of all)) S / (S - 1), with the quantile of
+    `crossed_mean`.
 
     Args:
         runs: per training run one estimate per draw of the whole set, as many in every run.
@@ -158,23 +158,46 @@ def estimate_over_runs(runs: Sequence[Sequence[Estimate]]) -> Estimate:
     if len(runs) == len(runs[0]) == 1:
         return runs[0][0]
     values = np.array([[drawn.value for drawn in run] for run in runs])
-    num_runs, num_draws = values.shape
+    num_runs, _ = values.shape
     normal = scipy.stats.norm.ppf(_LEVEL)
     student = scipy.stats.t.ppf(_LEVEL, num_runs - 1) if num_runs > 1 else normal
-    of_prompts = np.mean(
+    # Each set has an interval of its own kind, whose width is kept: resamples say what part of it
+    # remains in a mean.
+    of_set = np.mean(
         [((drawn.high - drawn.low) / (2 * normal)) ** 2 for run in runs for drawn in run]
     )
-    of_draws = values.var(axis=1, ddof=1).mean() if num_draws > 1 else 0.0
-    # Never below what the draws themselves leave: few of them may by chance vary more than one
-    # interval says.
-    of_prompts = max(of_prompts - of_draws * (1 - 1 / num_draws), of_draws / num_draws)
-    of_runs = values.mean(axis=1).var(ddof=1) / num_runs if num_runs > 1 else 0.0
-    total = of_prompts + of_runs
-    half_width = (
-        float((of_prompts * normal + of_runs * student) / np.sqrt(total)) if total > 0 else 0.0
-    )
+    one_run, all_runs = _shares_of_prompts(runs)
+    of_prompts = of_set * all_runs
+    of_runs = added = 0.0
+    if num_runs > 1:
+        rest = of_set * (one_run - all_runs) * num_runs / (num_runs - 1)
+        of_runs = values.mean(axis=1).var(ddof=1) / num_runs
+        added = max(0.0, of_runs - rest / num_runs)
+    total = of_prompts + added
+    half_width = 0.0
+    if total > 0:
+        # As in `crossed_mean`; an interval over prompts alone has a normal quantile, too.
+        dof = max((num_runs - 1) * (total / of_runs) ** 2, num_runs - 1) if of_runs else math.inf
+        weighted = (of_prompts * normal + added * student) / total
+        half_width = float(max(scipy.stats.t.ppf(_LEVEL, dof), weighted) * np.sqrt(total))
     value = float(values.mean())
     return Estimate(value, value - half_width, value + half_width, runs[0][0].n)
+
+
+def _shares_of_prompts(runs: Sequence[Sequence[Estimate]]) -> tuple[float, float]:
+    """Return what part of the variance of a set over prompts remains in the mean over the draws of
+    a run, and over all sets.
+    """
+    kept = [[getattr(drawn, "resamples", None) for drawn in run] for run in runs]
+    shapes = {None if found is None else found.shape for run in kept for found in run}
+    if None in shapes or len(shapes) != 1:
+        return 1.0, 1.0
+    resamples = np.array(kept)
+    of_set = resamples.var(axis=-1).mean()
+    if of_set == 0:
+        return 1.0, 1.0
+    one_run = resamples.mean(axis=1).var(axis=-1).mean()
+    return float(one_run / of_set), float(resamples.mean(axis=(0, 1)).var() / of_set)
 
 
 def crossed_difference(a: Float[np.ndarray, "*r s c"], b: Float[np.ndarray, "*r u c"]) -> Crossed:

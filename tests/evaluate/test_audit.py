@@ -9,7 +9,7 @@ import pytest
 import scipy.signal
 
 from genlab.evaluate import audit
-from genlab.evaluate.energy_audit import audit_energy
+from genlab.evaluate.energy_audit import SPREAD, audit_energy
 from genlab.evaluate.metrics import RowResult, Wanted
 from genlab.evaluate.scores import Score, clip_means
 from genlab.evaluate.table import find_metric, make_score
@@ -177,9 +177,13 @@ def test_the_energy_ranks_what_followed_above_its_mean_and_any_other_order():
     blocks = rng.normal(size=(40, 12, 8)).cumsum(axis=1).astype(np.float32)
     blocks /= blocks.std()
     found = audit_energy(blocks, 50.0)
-    assert found.verdicts == dict.fromkeys(("noise", "shuffle", "reversal", "smoothing"), "ranks")
-    assert found.is_trusted and found.values["smoothing"][0] < 1e-6
+    ways = ("noise", "shuffle", "reversal", "collapse", "smoothing")
+    assert found.verdicts == dict.fromkeys(ways, "ranks") and found.is_trusted
+    # Of a Gaussian law with deviation s in many dimensions: s / sqrt(2) for the law itself, and s
+    # for its mean, which is where a forecast ends that loses its spread.
+    assert found.values["collapse"][0] == pytest.approx(SPREAD / np.sqrt(2), rel=0.03)
+    assert found.values["collapse"][-1] == pytest.approx(SPREAD, rel=0.03)
     assert found.values["smoothing"] == sorted(found.values["smoothing"])
-    # Blocks in which nothing happens: a mean and an order change nothing, and that is told.
+    # Blocks in which nothing happens: their order changes nothing, and that is told.
     still = np.repeat(blocks[:, :1], 12, axis=1)
-    assert audit_energy(still, 50.0).failed == ("shuffle", "smoothing")
+    assert audit_energy(still, 50.0).failed == ("shuffle",)

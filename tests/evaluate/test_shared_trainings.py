@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.scores import clip_means
-from genlab.statistics.bootstrap import Estimate
+from genlab.evaluate.scores import clip_means, name_units
+from genlab.statistics.bootstrap import Estimate, Resampled, bootstrap_mean
 from genlab.statistics.crossed import (
     contrast_of_trainings,
     crossed_contrast,
@@ -128,21 +128,87 @@ def test_what_seeds_prompts_and_draws_make_of_the_variance():
     np.testing.assert_allclose(found, [0.25, 1.0, 0.49, 4.0], rtol=0.1)
 
 
-@pytest.mark.parametrize(("num_seeds", "num_draws"), [(1, 4), (3, 2), (3, 4)])
-def test_a_score_of_sets_is_covered_over_seeds_and_draws(num_seeds, num_draws):
-    """Each set says its mean and the interval over its prompts, which holds its draws."""
-    rng = np.random.default_rng(4)
-    hits, narrower = 0, 0
-    for _ in range(REPETITIONS):
-        prompts = rng.standard_normal((1, 1, 32))
-        values = prompts + 1.5 * rng.standard_normal((num_seeds, num_draws, 32))
-        if num_seeds > 1:
-            values = values + rng.standard_normal((num_seeds, 1, 1))
-        means, halves = values.mean(axis=2), 1.96 * values.std(axis=2, ddof=1) / 32**0.5
-        runs = [[Estimate(m, m - h, m + h, 32) for m, h in zip(*run)] for run in zip(means, halves)]
+def sets_of(rng, parts, num_seeds, num_draws, prompts=32):
+    """Return the mean of each set of clips with the resamples that a bootstrap of it has: the same
+    prompts in every set.
+    """
+    seed, prompt, interaction, draw = parts
+    values = (
+        seed * rng.standard_normal((num_seeds, 1, 1))
+        + prompt * rng.standard_normal((1, 1, prompts))
+        + interaction * rng.standard_normal((num_seeds, 1, prompts))
+        + draw * rng.standard_normal((num_seeds, num_draws, prompts))
+    )
+    picks = rng.multinomial(prompts, np.full(prompts, 1 / prompts), 300) / prompts
+    runs = []
+    for run in values:
+        runs.append([])
+        for of_set in run:
+            mean, half = of_set.mean(), 1.96 * of_set.std(ddof=1) / prompts**0.5
+            runs[-1].append(Resampled(mean, mean - half, mean + half, prompts))
+            runs[-1][-1].resamples = picks @ of_set
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("parts", "num_seeds", "num_draws"),
+    [
+        ((0.0, 1.0, 1.0, 1.0), 3, 1),
+        ((0.0, 1.0, 0.0, 2.0), 3, 4),
+        ((0.3, 1.0, 0.5, 1.0), 3, 2),
+        ((1.0, 1.0, 0.5, 1.0), 3, 2),
+        ((1.0, 0.3, 0.5, 1.0), 5, 2),
+        ((0.0, 1.0, 0.5, 2.0), 1, 4),
+    ],
+)
+def test_prompts_seeds_and_draws_are_random_units_of_a_score_of_sets(parts, num_seeds, num_draws):
+    rng = np.random.default_rng(5)
+    hits, widths, doubled, alone = 0, [], [], []
+    for _ in range(600):
+        runs = sets_of(rng, parts, num_seeds, num_draws)
         found = estimate_over_runs(runs)
         hits += found.low <= 0 <= found.high
-        narrower += found.high - found.low < 2 * halves.mean()
-    # Three seeds of the same prompts: what is left of the draws is counted in both parts.
-    assert 0.925 <= hits / REPETITIONS <= 0.985
-    assert num_seeds > 1 or narrower / REPETITIONS > 0.95
+        widths.append(found.high - found.low)
+        # Without resamples the rest would count in both parts; one set knows of prompts alone.
+        plain = [[Estimate(*drawn) for drawn in run] for run in runs]
+        old = estimate_over_runs(plain)
+        doubled.append(old.high - old.low)
+        alone.append(runs[0][0])
+    assert 0.93 <= hits / 600 <= 0.985
+    assert np.median(widths) <= 1.001 * np.median(doubled)
+    if num_seeds == 1:  # more draws of each prompt say more
+        assert np.median(widths) < 0.9 * np.median([one.high - one.low for one in alone])
+    if parts[0] >= 1:  # prompts alone would miss what seeds do
+        assert np.mean([one.low <= 0 <= one.high for one in alone]) < 0.7
+
+
+def test_resamples_of_sets_of_the_same_prompts_are_of_the_same_prompts():
+    rng = np.random.default_rng(6)
+    first = rng.standard_normal(24)
+    once, shifted, other = (
+        bootstrap_mean(values, seed=3, num_resamples=50)
+        for values in (first, first + 1, rng.standard_normal(24))
+    )
+    np.testing.assert_allclose(shifted.resamples, once.resamples + 1)
+    # A mean of sets: its resamples are the means of theirs.
+    both = bootstrap_mean((first + 2 * first) / 2, seed=3, num_resamples=50)
+    np.testing.assert_allclose(both.resamples, 1.5 * once.resamples)
+    assert abs(np.corrcoef(once.resamples, other.resamples)[0, 1]) < 0.9
+
+
+@pytest.mark.parametrize(
+    ("seeds", "draws", "told"),
+    [
+        (1, 1, "prompts"),
+        (3, 1, "prompts and training seeds"),
+        (1, 2, "prompts and draws"),
+        (3, 2, "prompts, training seeds and draws"),
+    ],
+)
+def test_a_score_names_every_unit_that_its_interval_covers(seeds, draws, told):
+    runs, numbers, clusters = (
+        tuple(axis.ravel().tolist()) for axis in np.indices((seeds, draws, 4))
+    )
+    values = clip_means(np.arange(len(runs), dtype=float), clusters)
+    values = values._replace(runs=runs, draws=numbers if draws > 1 else ())
+    assert values.covers == name_units(seeds, draws) == told
