@@ -7,7 +7,7 @@ run directory, so the same command resumes after an interruption: a trained arm,
 scored row are never made twice.
 
     config.json          what is compared          inputs.json   what it is made from (inputs.py)
-    measured.json        what iso_time and iso_bitrate measure before training
+    measured.json        what iso_time, iso_latency and iso_bitrate measure before training
     results.json ...     the outputs, which outputs.json lists (report/outputs.py)
     rates.json           which learning rate each arm has, of a grid; rates/NAME/RATE/ as arms/
     arms/NAME/seedN/     checkpoints, batch_hashes.txt, samples.json, samples/promptNN.flac (further

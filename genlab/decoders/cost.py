@@ -82,6 +82,23 @@ def _walk_loss(config: DecoderConfig, task: Task) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _walk_sample(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> SampleCost:
+    draw, arguments, calls = _drawing(config, sampler, task)
+    flops = count_flops(draw, *arguments)
+    return SampleCost(calls[-1], flops)
+
+
+def drawn_tokens(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> Tokens:
+    """Return the shapes of the tokens of one drawn clip, without arrays."""
+    draw, arguments, _ = _drawing(config, sampler, task._replace(code_vectors=None))
+    return jax.eval_shape(draw, *arguments)
+
+
+def _drawing(
+    config: DecoderConfig, sampler: SamplerConfig, task: Task
+) -> tuple[Callable[..., Tokens], tuple[Any, ...], list[int]]:
+    """Return how a clip is drawn, from which shapes, and the list that its calls are added to when
+    it is traced.
+    """
     graph, state = nnx.split(abstract_decoder(config, task))
     calls: list[int] = []
 
@@ -92,7 +109,5 @@ def _walk_sample(config: DecoderConfig, sampler: SamplerConfig, task: Task) -> S
         return out.tokens
 
     tokens, cond = example_of(task)
-    flops = count_flops(
-        draw, state, cond, tokens.num_frames, jax.eval_shape(lambda: jax.random.key(0))
-    )
-    return SampleCost(calls[-1], flops)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return draw, (state, cond, tokens.num_frames, key), calls

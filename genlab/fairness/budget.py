@@ -23,7 +23,7 @@ from genlab.decoders.cost import abstract_decoder as decoder_of
 from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.task import SamplerConfig, Task
 from genlab.experiment import Comparison, DecoderRun
-from genlab.fairness.latency import fit_sampler
+from genlab.fairness.latency import fit_sampler, with_steps
 from genlab.fairness.measured import Measured, measure
 from genlab.machine import memory as host
 from genlab.nets.flops import count_flops
@@ -61,6 +61,8 @@ class ArmBudget:
     sampler: SamplerConfig
     step_s: float | None = None
     floor_db: float | None = None
+    sample_s: float | None = None
+    bitrate_bps: float | None = None
 
 
 def solve_budget(
@@ -90,12 +92,7 @@ def solve_budget(
             config.checkpoint.steps_of(steps)  # refused before anything trains
         epochs = steps * config.batch_size / clips
         task = run.task(store)
-        limit = config.budget.sampling
-        sampler = (
-            arm.sampler
-            if limit is None
-            else fit_sampler(name, arm.decoder, arm.sampler, task, limit)
-        )
+        sampler, sample_s = _solve_sampler(config, name, task, measured)
         sampling = sample_cost(arm.decoder, sampler, task)
         abstract = abstract_decoder(run, store)
         budgets[name] = ArmBudget(
@@ -115,9 +112,48 @@ def solve_budget(
             sampler,
             step_s.get(name),
             floor_db.get(abstract.reads),
+            sample_s,
+            _bitrate_of(name, task, measured),
         )
+    _check_bitrates(budgets)
     _check_floors(config.budget, budgets)
     return budgets
+
+
+def _solve_sampler(
+    config: Comparison, name: str, task: Task, measured: Measured
+) -> tuple[SamplerConfig, float | None]:
+    """Return the sampler of an arm and the seconds of a clip, if these are held equal."""
+    arm, limit = config.arms[name], config.budget.sampling
+    if limit is None:
+        return arm.sampler, None
+    if limit.seconds is None:
+        return fit_sampler(name, arm.decoder, arm.sampler, task, limit), None
+    timed = measured.get("sampling", {}).get(name)
+    if timed is None:
+        raise GenlabError(f"arms.{name}: the time of a clip was not measured")
+    chosen = None if timed["steps"] is None else with_steps(arm.sampler, timed["steps"])
+    return chosen or arm.sampler, timed["seconds"]
+
+
+def _bitrate_of(name: str, task: Task, measured: Measured) -> float | None:
+    levels = measured.get("levels", {}).get(name)
+    if levels is None:
+        return None
+    return levels * math.log2(task.spec.entries) * task.spec.frame_hz
+
+
+def _check_bitrates(budgets: Mapping[str, ArmBudget]) -> None:
+    """Refuse codes of different kbit/s: no training makes up for levels that an arm never draws."""
+    rates = {name: arm.bitrate_bps for name, arm in budgets.items() if arm.bitrate_bps is not None}
+    highest = max(rates.values(), default=0.0)
+    lower = [name for name, rate in rates.items() if rate < highest]
+    if lower:
+        told = ", ".join(f"arms.{name} {rate / 1000:.3g}" for name, rate in rates.items())
+        raise GenlabError(
+            f"budget.mode='iso_bitrate': the codes that the arms draw have different kbit/s "
+            f"({told}); draw as many levels in every arm, or leave out {' and '.join(lower)}"
+        )
 
 
 def _solve_any(
@@ -168,10 +204,15 @@ def _check_floors(budget: Budget, budgets: Mapping[str, ArmBudget]) -> None:
     spread = max(floors.values()) / max(min(floors.values()), 1e-9) - 1
     if spread > budget.floor_tolerance:
         told = ", ".join(f"{value:.3g} dB from {reads}" for reads, value in floors.items())
+        arms = {
+            reads: " and ".join(name for name, arm in budgets.items() if arm.reads == reads)
+            for reads in floors
+        }
+        which = "; ".join(f"{reads} are read by {names}" for reads, names in arms.items())
         raise GenlabError(
             f"budget.floor_tolerance={budget.floor_tolerance:g}: resynthesis lies {told}, "
-            f"{spread:.1%} apart; use a codec with more codebooks, compare arms that read the "
-            f"same, or state budget.floor_tolerance={math.ceil(100 * spread) / 100:g}"
+            f"{spread:.1%} apart ({which}); use a codec with more codebooks, compare arms that "
+            f"read the same, or state budget.floor_tolerance={math.ceil(100 * spread) / 100:g}"
         )
 
 

@@ -29,6 +29,27 @@ def with_steps(sampler: SamplerConfig, steps: int) -> SamplerConfig | None:
     return None
 
 
+def steps_of(sampler: SamplerConfig) -> int | None:
+    """Return the number that `with_steps` replaces, None if there is none to choose."""
+    for name in STEP_FIELDS:
+        own = getattr(sampler, name, None)
+        if isinstance(own, tuple) and own:
+            own = own[0]
+        if isinstance(own, int):
+            return own
+    return None
+
+
+def has_steps(decoder: DecoderConfig, sampler: SamplerConfig, task: Task) -> bool:
+    """Return whether more steps cost more: a head that does not iterate has the field for
+    nothing.
+    """
+    fewest, more = with_steps(sampler, 1), with_steps(sampler, 2)
+    if fewest is None or more is None:
+        return False
+    return sample_cost(decoder, more, task).flops > sample_cost(decoder, fewest, task).flops
+
+
 def fit_sampler(
     name: str, decoder: DecoderConfig, sampler: SamplerConfig, task: Task, limit: SamplingBudget
 ) -> SamplerConfig:
@@ -58,9 +79,7 @@ def fit_sampler(
             f"{cost(fewest):.6g} {unit}, more than budget.sampling.{unit}={allowed:.6g}; raise "
             f"budget.sampling.{unit} to {cost(fewest):.6g}, or leave the arm out"
         )
-    more = with_steps(sampler, 2)
-    # No steps to choose, or such that cost nothing here: those of a head that does not iterate.
-    if more is None or cost(more) == cost(fewest):
+    if not has_steps(decoder, sampler, task):
         return sampler
     # The cost rises with the steps, so the last number that fits is found by halving.
     low, high = 1, MOST_STEPS + 1

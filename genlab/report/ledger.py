@@ -23,12 +23,13 @@ from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
 from genlab.fairness.reach import describe_reach, merge_reach
+from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
-from genlab.training.spend import Budget, Mode
+from genlab.training.spend import Budget, Mode, SamplingBudget
 
 # The rows that each mode holds within `TOLERANCE`; the others it leaves free.
 HELD: dict[Mode, tuple[str, ...]] = {
@@ -190,10 +191,22 @@ def _measured_rows(budget: Budget, budgets: Mapping[str, ArmBudget]) -> list[Led
         told = {name: f"{1000 * seconds:.3g} ms" for name, seconds in times.items()}
         rows.append(_row("Time of an update", "free", told, note))
         rows.append(_close("Planned training time", planned, True, "s, of all updates"))
+    rates = {name: arm.bitrate_bps for name, arm in budgets.items() if arm.bitrate_bps is not None}
+    if budget.mode == "iso_bitrate":
+        told = {
+            name: f"{rates[name] / 1000:.3g} kbit/s" if name in rates else "latents have none"
+            for name in budgets
+        }
+        # Codes of other rates were refused before training.
+        note = "of the codes that are drawn: levels x log2(entries) x frames per second"
+        rows.append(_row("Bitrate", "matched", told, note))
     if floors:
         # Further apart they were refused before training (fairness/budget.py).
         told = {name: f"{value:.3g} dB" for name, value in floors.items()}
-        note = f"mel distance of what the arm reads; limit {budget.floor_tolerance:.0%} apart"
+        note = (
+            "mel distance of validation clips from their resynthesis from what the arm reads; "
+            f"limit {budget.floor_tolerance:.0%} apart"
+        )
         rows.append(_row("Codec floor", "bounded", told, note))
     return rows
 
@@ -305,18 +318,37 @@ def _sampling_rows(config: Comparison, budgets: Mapping[str, ArmBudget]) -> list
     status, told = "declared", "each family at its own sampler"
     more = []
     if limit is not None:
-        # What a step costs differs by family, so calls and FLOPs cannot both be equal.
-        is_calls = limit.calls is not None
-        allowed = f"at most {limit.calls if is_calls else limit.flops:g}, the most steps that fit"
-        status, told = ("bounded", allowed) if is_calls else ("free", "as the FLOPs allow")
-        of_flops = ("free", "per clip") if is_calls else ("bounded", f"per clip; {allowed}")
-        more = [_row("Sampling FLOPs", of_flops[0], flops, of_flops[1])]
+        # What a step costs differs by family, so calls, FLOPs and seconds cannot all be equal.
+        unit = "calls" if limit.calls is not None else "flops" if limit.flops else "seconds"
+        most = f"at most {getattr(limit, unit):g}, the most steps that fit"
+        status = "bounded" if unit == "calls" else "free"
+        told = most if unit == "calls" else f"as the {unit.replace('flops', 'FLOPs')} allow"
+        of_flops = ("bounded", f"per clip; {most}") if unit == "flops" else ("free", "per clip")
+        more = [
+            _row("Sampling FLOPs", of_flops[0], flops, of_flops[1]),
+            *_clip_rows(limit, budgets),
+        ]
     return [
         _row("Sampler calls", status, calls, f"sequential network calls per clip; {told}"),
         *more,
         _row("Guidance", "declared", guidance, "1 is off; it counts as two calls"),
         _matched("Sampler trials", trials, "sampling settings tried per arm on validation prompts"),
     ]
+
+
+def _clip_rows(limit: SamplingBudget, budgets: Mapping[str, ArmBudget]) -> list[LedgerRow]:
+    """Return the time of a clip where it is held equal; arms further apart were refused."""
+    times = {name: arm.sample_s for name, arm in budgets.items() if arm.sample_s is not None}
+    if limit.seconds is None:
+        return []
+    told = {name: f"{seconds:.3g} s" for name, seconds in times.items()}
+    spread = max(times.values()) / min(times.values()) - 1
+    note = (
+        f"one clip alone, compiled, median of {DRAWS_TIMED} draws on {device_text()} before "
+        f"training, without the codec that all share; within {limit.tolerance:.0%} of "
+        f"{limit.seconds:g} s, spread {spread:.1%}"
+    )
+    return [_row("Seconds per clip", "bounded", told, note)]
 
 
 def _checkpoint_rows(

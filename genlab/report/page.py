@@ -71,12 +71,12 @@ _MODES = {
         "before training; compute is free and reported"
     ),
     "iso_latency": (
-        "every arm spends the same training FLOPs, and its sampler takes the most steps that one "
-        "sampling budget allows"
+        "every arm spends the same training FLOPs, and draws a clip in the same time on this "
+        "machine, or with the most steps that a budget of calls or FLOPs allows"
     ),
     "iso_bitrate": (
-        "every arm spends the same training FLOPs, and resynthesis from codes and from latents is "
-        "as close to the audio, within the stated tolerance"
+        "every arm spends the same training FLOPs; codes have the same kbit/s, and resynthesis "
+        "from codes and from latents is as close to the audio, within the stated tolerance"
     ),
 }
 _VALIDITIES = {

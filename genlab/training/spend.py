@@ -25,24 +25,30 @@ EXAMPLES = {
     "steps": "1000",
     "epochs": "10",
     "wall_s": "600",
-    "sampling": '{"calls":32}',
+    "sampling": '{"seconds":0.5}',
     "floor_tolerance": "0.05",
 }
 
 
 class SamplingBudget(Config):
-    """What drawing one clip of training length may cost, in one of two units."""
+    """What drawing one clip of training length may cost, in one of three units."""
 
     calls: int | None = pydantic.Field(default=None, ge=1)
-    """Network calls, one after another; guidance counts as two."""
+    """Network calls, one after another; guidance counts as two. No arm has more."""
     flops: float | None = pydantic.Field(default=None, gt=0)
-    """FLOPs of the network in all of them."""
+    """FLOPs of the network in all of them. No arm has more."""
+    seconds: float | None = pydantic.Field(default=None, gt=0, json_schema_extra={"added": True})
+    """Seconds on this machine, of one clip alone, compiled: every arm takes as long."""
+    tolerance: float = pydantic.Field(default=0.1, gt=0, lt=1, json_schema_extra={"added": True})
+    """By what share an arm may miss `seconds`: steps are whole."""
 
     @pydantic.model_validator(mode="after")
     def _check_one(self) -> "SamplingBudget":
-        if (self.calls is None) == (self.flops is None):
+        given = [name for name in ("calls", "flops", "seconds") if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError(
-                f"calls={self.calls}, flops={self.flops}: a sampling budget is one of the two; set "
+                f"calls={self.calls}, flops={self.flops}, seconds={self.seconds}: a sampling "
+                'budget is one of the three; set budget.sampling={"seconds":0.5}, '
                 'budget.sampling={"calls":32} or budget.sampling={"flops":1e11}'
             )
         return self
@@ -54,8 +60,10 @@ class Budget(Config):
     mode: Mode = "iso_flop"
     """iso_flop: the same training FLOPs. iso_step: the same number of updates. iso_data: the same
     audio the same number of times. iso_time: the same training time on this machine. iso_latency:
-    the same training FLOPs, and samplers with the most steps that one sampling budget allows.
-    iso_bitrate: the same training FLOPs, and codes and latents that lose as little of the audio.
+    the same training FLOPs, and clips that are drawn in the same time on this machine, or with the
+    most steps that a budget of calls or FLOPs allows. iso_bitrate: the same training FLOPs, and
+    tokens that say as much: codes of the same kbit/s, latents that lose as little of the audio as
+    the codes.
     """
     train_flops: float | None = pydantic.Field(default=None, gt=0)
     """Training FLOPs of each arm, for iso_flop, iso_latency and iso_bitrate."""
@@ -73,7 +81,7 @@ class Budget(Config):
         default=None, gt=0, lt=1, json_schema_extra={"added": True}
     )
     """By what share the mel distances of the codec's two floors (resynthesis from codes, and from
-    latents) may differ, for iso_bitrate.
+    latents) may differ, for iso_bitrate; codes among each other have equal kbit/s.
     """
 
     @property
