@@ -133,6 +133,7 @@ def clip_clock(run: DecoderRun, store: TokenStore) -> Clock:
             decoder: Any = nnx.merge(graph, state)
             return decoder.sample(cond, num_frames=num_frames, key=key, sampler=sampler).tokens
 
+        # Compiled here, so that no draw that is timed contains it.
         key = jax.random.key(run.seed)
         program = jax.jit(draw).lower(state, cond, num_frames, key).compile()
         seconds = []
