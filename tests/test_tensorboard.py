@@ -297,14 +297,15 @@ def test_a_live_server_returns_audio_descriptions_and_the_hparams_table(server):
 
 def test_the_layout_puts_each_quantity_of_every_arm_on_one_chart(tmp_path):
     with RunWriter(tmp_path) as writer:
-        writer.layout({"Scores": ["score/kad", "score/kad_voice"], "Cost": ["cost/train_flops"]})
+        scores = {"score/kad": "KAD ↓ (MMD)", "score/kad_voice": "KAD of voices"}
+        writer.layout({"Scores": scores, "Cost": {"cost/train_flops": "FLOPs"}})
         with pytest.raises(GenlabError, match="share no chart"):
-            writer.layout({"Training": ["train/loss_ar_nats_per_code"]})
+            writer.layout({"Training": {"train/loss_ar_nats_per_code": "Loss"}})
     [event] = read(tmp_path).Tensors(layout_metadata.CONFIG_SUMMARY_TAG)
     layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == ["Scores", "Cost"]
     # The page shows charts of intervals last to first: the deciding score has to come last.
-    assert [chart.title for chart in layout.category[0].chart] == ["score/kad_voice", "score/kad"]
+    assert [chart.title for chart in layout.category[0].chart] == ["KAD of voices", "KAD ↓ (MMD)"]
     [scores, costs] = [
         [tuple(chart.margin.series) for chart in category.chart] for category in layout.category
     ]
@@ -357,8 +358,8 @@ def test_players_of_a_prompt_stand_together_and_previews_apart():
 
 def test_the_hparams_table_names_the_scores_first_and_only_what_differs(tmp_path):
     rows = [
-        {"family": "ar", "steps": 10, "width": 8, "note": "x"},
-        {"family": "masked", "steps": 30, "width": 8, "note": None},
+        {"family": "ar", "steps": 10, "width": 8, "note": "x", "peak_lr": 0.002},
+        {"family": "masked", "steps": 30, "width": 8, "note": None, "peak_lr": 0.002},
     ]
     with RunWriter(tmp_path) as writer:
         writer.hparams_head(rows, ["score/wer", "cost/mfu"])
@@ -369,4 +370,6 @@ def test_the_hparams_table_names_the_scores_first_and_only_what_differs(tmp_path
         ("family", True, api_pb2.DATA_TYPE_STRING),
         ("steps", True, api_pb2.DATA_TYPE_FLOAT64),
         ("note", True, api_pb2.DATA_TYPE_STRING),
+        # What every table of runs must say, although all arms share it.
+        ("peak_lr", False, api_pb2.DATA_TYPE_FLOAT64),
     ]

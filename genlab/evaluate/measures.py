@@ -61,12 +61,12 @@ def quality(clips: Clips) -> Work:
         for batch, scores in zip(batches, found):
             for name, values in zip(QualityScores._fields, scores):
                 columns[name][batch] = values
-        return Found(
-            {
-                f"dnsmos_{name}": clip_means(values, clips.clusters)
-                for name, values in columns.items()
-            }
-        )
+        found_values = {
+            f"dnsmos_{name}": clip_means(values, clips.clusters) for name, values in columns.items()
+        }
+        rated = len(chosen) // len(firsts)
+        note = f"{rated} of {per_set} prompts are rated (evaluation.dnsmos_clips)"
+        return Found(found_values, notes=dict.fromkeys(found_values, note * (rated < per_set)))
 
     return Work(
         [partial(context.quality, [clips.waves[i] for i in batch]) for batch in batches], finish
@@ -124,7 +124,8 @@ def speaker(clips: Clips) -> Work:
         if len(context.centroids) > 1:  # of one speaker the nearest is always the right one
             values["speaker_accuracy"] = clip_means(scores.is_nearest[scores.group], clusters)
         reason = "their speakers have no real speech apart from the prompts"
-        note = f"{strange} of {len(prompts)} clips are left out: {reason}" if strange else ""
+        note = f"n counts groups of clips of one speaker, {groups_per_set} of {clips.per_set} clips"
+        note += f"; {strange} of {len(prompts)} clips are left out: {reason}" if strange else ""
         swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
         return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
 

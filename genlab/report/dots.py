@@ -7,6 +7,7 @@ training seeds, a hollow marker is an upper bound, and real audio and the codec 
 they bound what an arm can reach.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,7 +16,7 @@ from markupsafe import Markup
 from genlab.evaluate.entries import ScoreEntry
 from genlab.report.answer import model_arms, primary_score
 from genlab.report.inputs import Scored
-from genlab.report.plot import extremes, linear_axis, marker, value_of
+from genlab.report.plot import extremes, linear_axis, marker, origin_of, value_of
 from genlab.report.tables import ARROWS, join
 from genlab.report.text import arm_title, format_score, score_title, typeset
 from genlab.run.bounds import BASELINE, FLOOR, REAL
@@ -24,6 +25,13 @@ OPEN_PANELS = 9
 _WIDTH, _LEFT, _RIGHT = 380, 132, 366
 _TOP, _LINE = 34, 19
 _LONGEST_TITLE = 19  # letters that fit left of the panel
+_LETTER, _UNIT_LETTER, _TITLE_LETTER = 7.4, 6.3, 7.0  # widths: of digits, of words, of bold words
+
+
+def has_rings(results: Scored) -> bool:
+    """Return whether any score has a ring for each of its training seeds."""
+    scores = [score for arm in model_arms(results) for score in arm.get("scores", {}).values()]
+    return any(_seeds(score) for score in scores)
 
 
 def dot_plots(results: Scored) -> Markup:
@@ -57,7 +65,12 @@ def _panel(results: Scored, name: str, number: int) -> Markup:
         return Markup("")
     scores = [arm["scores"][name] for arm in rows]
     ticks, place = _axis(
-        [value for score in scores for value in (*extremes(score), value_of(score), *_seeds(score))]
+        [
+            value
+            for score in scores
+            for value in (*extremes(score), value_of(score), *_seeds(score))
+        ],
+        origin_of(name),
     )
     bottom = _TOP + _LINE * len(rows) + 2
     # A picture says nothing to a screen reader, so <desc> says all values.
@@ -70,8 +83,8 @@ def _panel(results: Scored, name: str, number: int) -> Markup:
             "intervals.</desc>"
         ).format(number, score_title(name), told),
         Markup('<text class="name" x="0" y="13">{} {}</text>').format(score_title(name), arrow),
-        Markup('<text class="tick" x="{}" y="13" text-anchor="end">{}</text>').format(
-            _RIGHT, facts.get("unit", "")
+        Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
+            _RIGHT, _unit_y(score_title(name), str(facts.get("unit", ""))), facts.get("unit", "")
         ),
         *_grid(ticks, place, bottom),
     ]
@@ -92,18 +105,47 @@ def _panel(results: Scored, name: str, number: int) -> Markup:
     ).format(number, _WIDTH, bottom + 20, join(parts))
 
 
+def _unit_y(title: str, unit: str) -> int:
+    """Return the height of the unit: on the line of the title, or below it where both do not fit
+    beside each other.
+    """
+    wide = _TITLE_LETTER * (len(title) + 2) + _UNIT_LETTER * (len(unit) + 2)
+    return 13 if wide <= _RIGHT else 28
+
+
 def _grid(ticks: Sequence[float], place: Callable[[float], float], bottom: float) -> list[Markup]:
     line = Markup('<path class="grid" d="M{:.1f} {}V{}"/>')
     label = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="{}">{}</text>')
-    drawn = []
-    for tick in ticks:
-        x = place(tick)
-        is_last = tick == ticks[-1]
-        drawn.append(line.format(x, _TOP, bottom))
-        # The last one may not leave the picture.
-        at, anchor = (x + 8, "end") if is_last else (x, "middle")
-        drawn.append(label.format(at, bottom + 14, anchor, typeset(f"{tick:.6g}")))
+    drawn = [line.format(place(tick), _TOP, bottom) for tick in ticks]
+    for text, at, anchor in place_labels([(typeset(f"{t:.6g}"), place(t)) for t in ticks]):
+        drawn.append(label.format(at, bottom + 14, anchor, text))
     return drawn
+
+
+def place_labels(labels: Sequence[tuple[str, float]]) -> list[tuple[str, float, str]]:
+    """Return the texts of an axis with their places and anchors, every second or third of them
+    where all would run into each other.
+
+    Args:
+        labels: texts with the places of their ticks, from left to right.
+    """
+
+    def spans(chosen: Sequence[tuple[str, float]]) -> list[tuple[str, float, str, float, float]]:
+        found = []
+        for text, x in chosen:
+            wide = _LETTER * len(text)
+            # None may leave the picture.
+            if x + wide / 2 > _WIDTH:
+                found.append((text, float(_WIDTH), "end", _WIDTH - wide, float(_WIDTH)))
+            else:
+                found.append((text, x, "middle", x - wide / 2, x + wide / 2))
+        return found
+
+    for stride in range(1, len(labels) + 1):
+        found = spans(labels[::stride])
+        if all(one[4] + _LETTER <= other[3] for one, other in itertools.pairwise(found)):
+            return [one[:3] for one in found]
+    return []
 
 
 def _row(
@@ -140,8 +182,8 @@ def _seeds(score: ScoreEntry) -> list[float]:
     return values if len(values) > 1 else []
 
 
-def _axis(values: Sequence[float]) -> tuple[list[float], Callable[[float], float]]:
+def _axis(values: Sequence[float], origin: float) -> tuple[list[float], Callable[[float], float]]:
     """Return ticks and the place of a value on the x axis."""
-    ticks, _ = linear_axis([value for value in values if math.isfinite(value)])
+    ticks, _ = linear_axis([value for value in values if math.isfinite(value)], origin=origin)
     span = ticks[-1] - ticks[0]
     return ticks, lambda value: _LEFT + (value - ticks[0]) / span * (_RIGHT - _LEFT)

@@ -33,7 +33,7 @@ from genlab.report.answer import (
 )
 from genlab.report.clips import PromptRow, prompt_articles
 from genlab.report.crossings import crossings_section
-from genlab.report.dots import dot_plots
+from genlab.report.dots import dot_plots, has_rings
 from genlab.report.fronts import fronts_section
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import listening_section
@@ -273,13 +273,13 @@ def _ledger(ledger: Ledger, results: Shown) -> Markup:
 def _scores(results: Shown, answer: Answer) -> Markup:
     name = primary_score(results)
     lead = Markup(
-        '<p class="lead">Bars and brackets are 95 % intervals, rings are single training seeds. '
-        "Arrows point to the "
-        "better side. Every arm ends in the same codec. The codec rows are real audio that went "
+        '<p class="lead">Bars and brackets are 95 % intervals{}. Arrows point to the better side. '
+        "Every arm ends in the same codec. The codec rows are real audio that went "
         "through it: the gap between them and real audio is caused by the codec, and an arm can "
         "score better than they do, since it need not repeat what the codec did to that one "
         "recording. {}{}</p>"
     ).format(
+        ", rings are single training seeds" if has_rings(results) else "",
         f"The deciding score is {score_title(name)}. " if name else "",
         "The best arm is marked."
         if answer.winner

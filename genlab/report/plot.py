@@ -13,6 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from genlab.evaluate.entries import ScoreEntry
+from genlab.evaluate.table import known_metric
 from genlab.report.answer import model_arms, primary_score
 from genlab.report.inputs import Row, Scored
 from genlab.report.tables import ARROWS, join, wall_per_second
@@ -86,7 +87,8 @@ def _panel(
         and (value := score["value"]) is not None
     ]
     y_ticks, place_y = linear_axis(
-        [value for point in points for value in extremes(point.score)] + [y for _, y in levels]
+        [value for point in points for value in extremes(point.score)] + [y for _, y in levels],
+        origin=origin_of(name),
     )
     x_ticks, place_x = log_axis([point.cost for point in points])
     arrow = ARROWS.get(facts.get("direction", ""), "")
@@ -223,6 +225,13 @@ def marker(index: int, x: float, y: float, size: float = 5.0) -> Markup:
     return Markup('<path class="marker" d="{}"/>').format(path)
 
 
+def origin_of(name: str) -> float:
+    """Return where the axis of a score may start: opinion scores begin at 1, most others at 0."""
+    metric = known_metric(name)
+    lowest = 0.0 if metric is None else metric.range[0]
+    return lowest if 0 <= lowest < math.inf else 0.0
+
+
 def extremes(score: Ends) -> tuple[float, float]:
     """Return the ends of a score's interval, or the score itself."""
     low, high = score.get("low"), score.get("high")
@@ -231,12 +240,14 @@ def extremes(score: Ends) -> tuple[float, float]:
 
 
 def linear_axis(
-    values: Sequence[float], is_horizontal: bool = False
+    values: Sequence[float], is_horizontal: bool = False, origin: float = 0.0
 ) -> tuple[list[float], Callable[[float], float]]:
-    """Return ticks and the place of a value on the y axis, or on the x axis."""
+    """Return ticks and the place of a value on the y axis, or on the x axis; `origin` is the least
+    that a value can be.
+    """
     low, high = min(values), max(values)
-    if 0 < low < 0.6 * high:
-        low = 0.0  # the axis starts at zero unless that would hide the differences
+    if origin < low and low - origin < 0.6 * (high - origin):
+        low = origin  # the axis starts there unless that would hide the differences
     span = (high - low) or abs(high) or 1.0
     # Below the resolution of the numbers ticks would fall on one place.
     span = max(span, 1e-12 * max(abs(low), abs(high)))

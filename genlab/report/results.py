@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from genlab import __version__
 from genlab.arms import ArmRun, by_name, find_run_dir, name_trainings
 from genlab.config import digest
-from genlab.decoders.task import guidance_of
+from genlab.decoders.task import SamplerConfig, guidance_of
 from genlab.evaluate.comparisons import Difference, compare_rows
 from genlab.evaluate.controls import Control
 from genlab.evaluate.energy import ENERGY_LAW
@@ -38,7 +38,9 @@ from genlab.report.answer import primary_score
 from genlab.report.baselines import describe_baselines
 from genlab.report.curves import read_curves
 from genlab.report.entries import arm_entry, bound_entry
-from genlab.report.inputs import Ledger, Row, Shown, WholeResults
+from genlab.report.inputs import Ledger, Row, Scored, Shown, WholeResults
+from genlab.report.tables import ARROWS
+from genlab.report.text import arm_title, score_title
 from genlab.report.written import render_answer, render_prompts, render_scores, write_text_reports
 from genlab.run.bounds import (
     BASELINES,
@@ -338,8 +340,12 @@ def _write_overview(
         f"cost/sampling_{name}" for name in heard for name in _sampling_of(entries[name])
     )
     rates = ["cost/train_flops", "cost/audio_s_per_s", "cost/mfu"]
-    with RunWriter(out, attempt="layout") as writer:
-        writer.layout({"Scores": scores, "Cost": [*costs, *rates]})
+    charts = {
+        f"score/{name}": chart_title(results, name) for name in dict.fromkeys([*first, *found])
+    }
+    # Beside the events of real audio: in the run directory itself they would be a run named ".".
+    with RunWriter(out / "floors" / REAL, attempt="layout") as writer:
+        writer.layout({"Scores": charts, "Cost": {tag: tag for tag in (*costs, *rates)}})
         writer.hparams_head(
             [_hparams(config, entries[name]) for name in config.arms], [*scores, *costs, *rates]
         )
@@ -348,6 +354,8 @@ def _write_overview(
         writer.text(
             "comparison/3_prompts", render_prompts([(p.text, p.speaker) for p in material.prompts])
         )
+    for path in out.glob("*tfevents*.layout"):  # where earlier versions wrote them
+        path.unlink(missing_ok=True)
 
 
 def current_commit() -> str:
@@ -390,6 +398,9 @@ def _hparams(config: Comparison, entry: Row) -> dict[str, JsonValue]:
         "family": entry["family"],
         "params": entry.get("params"),
         "steps": steps,
+        "train_flops": entry.get("train_flops"),
+        "sampler": describe_sampler(run.arm.sampler),
+        "network_calls": entry.get("network_calls"),
         "width": run.backbone.width,
         "layers": run.backbone.layers,
         "batch_size": config.batch_size,
@@ -397,6 +408,29 @@ def _hparams(config: Comparison, entry: Row) -> dict[str, JsonValue]:
         "dropout": run.backbone.dropout,
         "content": config.condition.content,
     }
+
+
+def chart_title(results: Scored, name: str) -> str:
+    """Return the title of a score's chart: the better side, the unit, and which rows are bounds."""
+    scores = {
+        arm_title(arm): arm["scores"][name] for arm in results["arms"] if name in arm["scores"]
+    }
+    facts = next(iter(scores.values()))
+    bounds = [title for title, score in scores.items() if score.get("validity") == "upper bound"]
+    told = f"; upper bounds: {', '.join(bounds)}" if bounds else ""
+    arrow = ARROWS.get(facts.get("direction", ""), "")
+    return f"{score_title(name)} {arrow} ({facts.get('unit', '')}{told})"
+
+
+def describe_sampler(sampler: SamplerConfig) -> str:
+    """Return the kind of a sampler with its settings that are not the defaults, in one line."""
+    fields = getattr(type(sampler), "model_fields", {})
+    own = [
+        f"{name}={value}"
+        for name, value in sampler.to_dict().items()
+        if name != "kind" and getattr(sampler, name) != getattr(fields.get(name), "default", None)
+    ]
+    return " ".join([sampler.kind, *own])
 
 
 def _coverage(num_seeds: int) -> str:

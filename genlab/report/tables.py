@@ -65,7 +65,7 @@ def ledger_table(ledger: Ledger, results: Scored) -> Markup:
     rows = []
     for row in ledger.get("rows", []):
         # One wide cell where all agree: the eye should find what differs.
-        values = [_plain_value(row.get("values", {}).get(name)) for name in names]
+        values = [plain_value(row.get("values", {}).get(name)) for name in names]
         if len(set(values)) == 1 and len(values) > 1:
             cells = Markup('<td colspan="{}" class="same">{}</td>').format(len(values), values[0])
         else:
@@ -359,8 +359,11 @@ def _score_cell(
     is_best = (
         bool(answer.winner) and answer.winner == arm["name"] and name == primary_score(results)
     )
-    return Markup('<td class="{}"><b>{}{}</b><span class="interval">{}</span>{}</td>').format(
+    return Markup(
+        '<td class="{}" data-arm="{}"><b>{}{}</b><span class="interval">{}</span>{}</td>'
+    ).format(
         "best" if is_best else "doubted" if doubt else _column(arm),
+        arm_title(arm),
         AT_MOST if score.get("validity") == "upper bound" else "",
         format_value(value, low, high, usual.get("decimals")),
         format_bounds(value, low, high, usual.get("decimals")),
@@ -420,7 +423,8 @@ def _row(cells: Iterable[str], tag: str, attributes: str) -> Markup:
     )
 
 
-def _plain_value(value: JsonValue) -> str:
+def plain_value(value: JsonValue) -> str:
+    """Return a value of the ledger for people: few digits, units of a thousand."""
     if value is None:
         return MISSING
     if isinstance(value, bool):

@@ -19,7 +19,7 @@ from genlab.report.answer import find_answer, model_arms
 from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import counted, listening_tables, verdicts_of
-from genlab.report.tables import ARROWS, column_decimals
+from genlab.report.tables import ARROWS, column_decimals, plain_value
 from genlab.report.text import (
     QUESTION,
     arm_title,
@@ -127,7 +127,7 @@ def _ledger(results: Shown, ledger: Ledger) -> str:
         [
             row["item"],
             row.get("status", ""),
-            *(row.get("values", {}).get(name, "") for name in names),
+            *(plain_value(row.get("values", {}).get(name)) for name in names),
             row.get("note", ""),
         ]
         for row in ledger.get("rows", [])

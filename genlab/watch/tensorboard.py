@@ -54,6 +54,8 @@ SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
 AUDIO_KINDS: tuple[Kind, ...] = get_args(Kind)
 
+ALWAYS_SHOWN = ("train_flops", "peak_lr")  # columns of the HParams table
+
 _SHARED_METRICS = ("grad_norm", "learning_rate")  # mean the same in every family
 _COST_METRICS = (
     "steps_per_s",
@@ -350,8 +352,8 @@ class RunWriter:
         costs, and no score.
 
         Args:
-            rows: what `hparams` wrote, for every arm; shown are the first column and those in which
-                arms differ.
+            rows: what `hparams` wrote, for every arm; shown are the first column, those in which
+                arms differ, and `ALWAYS_SHOWN`.
             metrics: tags of scalars, the most important first.
         """
         flat = [dict(_flatten(row)) for row in rows]
@@ -360,7 +362,9 @@ class RunWriter:
         for name in dict.fromkeys(name for row in flat for name in row):
             values = [row.get(name) for row in flat]
             if columns and len(set(values)) == 1:
-                continue  # what all arms share would only push the scores out of sight
+                # What all arms share would only push the scores out of sight.
+                if name not in ALWAYS_SHOWN:
+                    continue
             is_number = all(isinstance(value, int | float) for value in values if value is not None)
             kind = protos.DATA_TYPE_FLOAT64 if is_number else protos.DATA_TYPE_STRING
             columns.append(protos.HParamInfo(name=name, type=kind, differs=len(set(values)) > 1))
@@ -377,7 +381,7 @@ class RunWriter:
         )
         self._add(0, [value])
 
-    def layout(self, charts: Mapping[str, Sequence[str]]) -> None:
+    def layout(self, charts: Mapping[str, Mapping[str, str]]) -> None:
         """Write which tags the custom scalars page shows, one chart per tag and a series per run:
         arms side by side.
 
@@ -388,8 +392,9 @@ class RunWriter:
         quantity that has no interval is its own two ends.
 
         Args:
-            charts: tags by category. A training loss is refused: its chart would hold one family
-                alone.
+            charts: by category the tags, each with the title of its chart: the page says nothing
+                else of unit and direction. A training loss is refused: its chart would hold one
+                family alone.
 
         Raises:
             GenlabError: for a loss.
@@ -405,7 +410,10 @@ class RunWriter:
                 title=title,
                 # The page puts each chart of intervals above the one before it: the last comes
                 # first.
-                chart=[protos.Chart(title=tag, margin=_margin(tag)) for tag in reversed(tags)],
+                chart=[
+                    protos.Chart(title=name, margin=_margin(tag))
+                    for tag, name in reversed(tags.items())
+                ],
             )
             for title, tags in charts.items()
         ]
