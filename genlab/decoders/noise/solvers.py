@@ -30,7 +30,9 @@ from genlab.decoders.noise.paths import GaussianPath, Prediction
 
 Estimate = Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]
 Levels = Float[np.ndarray, "_"]
-# Euler steps of a diffusion's bare law.
+# Euler steps of a diffusion's bare law. From 16 to 32 the energy of a small trained model moved by
+# -0.0002 +- 0.0004, from 32 to 64 by -0.0001 +- 0.0003, where its own standard error over 96 clips
+# was 0.007 (sweeps/bare_steps.py).
 BARE_STEPS = 32
 
 
