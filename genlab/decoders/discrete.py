@@ -56,7 +56,7 @@ from genlab.tokens import (
 )
 
 # Calls of the bare law. Each doubling from 8 to 128 moved the energy of a small trained model by
-# less than its standard error of 0.007 over 96 clips (sweeps/bare_steps.py); 384 codes were hidden.
+# less than its standard error of 0.007 over 96 clips (sweeps/bare_steps.py), of 192 hidden codes.
 BARE_STEPS = 64
 
 
