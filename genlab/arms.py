@@ -37,6 +37,7 @@ from genlab.machine import hosts
 from genlab.material import Material
 from genlab.run import bucket, checkpoint
 from genlab.run.bounds import BASELINES, REGRESSION
+from genlab.run.clock import BASELINE, RATES, SAMPLE, TRAIN, Stage, done_before, stage
 from genlab.run.files import write_config, write_json
 from genlab.run.ownership import check_is_ours
 from genlab.run.status import check_held, hold_run
@@ -51,6 +52,7 @@ from genlab.sample import (
     sample_clips,
 )
 from genlab.train import RunResult, restore_trained, result_of, train
+from genlab.training.looks import LookEntry
 from genlab.training.step import Watch
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
@@ -97,10 +99,14 @@ class ArmRun:
         bits: arms may differ in how they sample alone.
         """
         twins = [arm for arm in earlier if training_of(arm.run) == training_of(self.run)]
-        with hold_run(self.run_dir):
+        with stage(self._making, self._part), hold_run(self.run_dir):
             if twins:
                 _copy_training(twins[0].run_dir, self.run_dir)
             self.result = train_arm(self.run, store, self.run_dir, progress, watch)
+        if not twins:
+            # A killed command kept no seconds of it, and its last checkpoint did.
+            spent = self.result
+            done_before(self._making, self._part, spent.wall_s + spent.look_s, spent.compile_s)
 
     def restore(self, store: TokenStore) -> None:
         """Read what `train` left when it had made all steps; nothing is trained or written.
@@ -115,6 +121,7 @@ class ArmRun:
                 f"expected {self.run.steps}; finish the run with `genlab compare` first"
             )
         self.result = result_of(model, restored, self.run_dir)
+        done_before(self._making, self._part)
 
     def sample(
         self, material: Material, progress: Progress, lengths_s: Sequence[float] = ()
@@ -125,24 +132,29 @@ class ArmRun:
         """
         check_held(self.run_dir)
         if not has_samples(self.run_dir):
-            # Sampling seeds are paired: every arm draws prompt i with the same seed.
-            sampled = sample_clips(
-                self.result.model,
-                self.run,
-                material.store,
-                material.codec,
-                material.clips,
-                self.seed,
-                lengths_s,
-                partial(progress, f"sample {self.name}/seed{self.seed}"),
-            )
-            _write_samples(self.run_dir, material, sampled)
+            with stage(SAMPLE, self._part):
+                # Sampling seeds are paired: every arm draws prompt i with the same seed.
+                sampled = sample_clips(
+                    self.result.model,
+                    self.run,
+                    material.store,
+                    material.codec,
+                    material.clips,
+                    self.seed,
+                    lengths_s,
+                    partial(progress, f"sample {self._part}"),
+                )
+                _write_samples(self.run_dir, material, sampled)
         self.read_samples(material)
 
     def draw_more(self, material: Material, draws: int) -> None:
         """Sample the prompts again until there are as many `draws` of each, and read them; what is
         on disk is not drawn anew.
         """
+        with stage(SAMPLE, self._part):
+            self._draw_more(material, draws)
+
+    def _draw_more(self, material: Material, draws: int) -> None:
         draw: CompiledSampler | None = None
         store, frames = material.store, self.run.data.num_frames
         self.more_waves = []
@@ -168,6 +180,15 @@ class ArmRun:
             GenlabError: if it has not, or the files are damaged.
         """
         self.sampled = read_samples(self.run_dir, material)
+        done_before(SAMPLE, self._part)
+
+    @property
+    def _making(self) -> Stage:
+        return BASELINE if self.name in BASELINES else TRAIN
+
+    @property
+    def _part(self) -> str:
+        return f"{self.name}/seed{self.seed}"
 
 
 def plan(config: Comparison, store: TokenStore, out: Path) -> list[ArmRun]:
@@ -224,13 +245,21 @@ def try_rates(
     """Let every planned arm, and the baseline that is trained, try the rates of a grid, and give
     them the ones they chose; return the comparison with these.
     """
+
+    def try_one(run: DecoderRun, run_dir: Path) -> Sequence[LookEntry]:
+        part = f"{run.name}/{run_dir.name}"
+        with stage(RATES, part):
+            spent = train_arm(run, store, run_dir, progress)
+        done_before(RATES, part, spent.wall_s + spent.look_s, spent.compile_s)
+        return spent.looks
+
     first = {arm.name: arm for arm in reversed(arms)}
     found = choose_rates(
         config,
         {name: arm.run for name, arm in first.items()},
         {name: arm.budget.train_flops for name, arm in first.items()},
         out,
-        lambda run, run_dir: train_arm(run, store, run_dir, progress).looks,
+        try_one,
     )
     return _give_rates(config, arms, found)
 

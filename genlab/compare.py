@@ -16,7 +16,6 @@ scored row are never made twice.
     rows/ROW.json        scores
 """
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -45,12 +44,12 @@ from genlab.report.answer import find_answer
 from genlab.report.inputs import WholeResults, read_results
 from genlab.report.ledger import build_ledger
 from genlab.report.previews import choose_preview_clips, finish_previews, plan_previews
-from genlab.report.results import assemble, show
+from genlab.report.results import assemble, collect_shown, write_events, write_pages
 from genlab.run import checkpoint
 from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, REAL, REGRESSION
+from genlab.run.clock import DATA, PLAN, REPORT, WALL, Clock, stage
 from genlab.run.files import write_json
 from genlab.run.status import keep_alive, lock_run
-from genlab.run.stored import Number, read_again
 from genlab.score import audit, read_audit, score_rows
 from genlab.watch.progress import Progress
 
@@ -103,38 +102,51 @@ def _make(
     command: str,
     tuning: Tuning | None,
 ) -> None:
-    began = time.perf_counter()
     if tuning is not None:
         write_json(out / "tuning.json", tuning)
     require_packages(config)
-    material = gather(config, progress, out)
-    for note in hear_prompts(config, material.manifest, material.preflight).notes:
-        progress.note(note)
+    with Clock(out / WALL) as clock:
+        clock.keep_in(out)
+        with stage(DATA, ""):
+            material = gather(config, progress, out)
+            for note in hear_prompts(config, material.manifest, material.preflight).notes:
+                progress.note(note)
+        with stage(PLAN, ""):
+            arms = _plan_all(config, material, out)
+        heard = [arm for arm in arms if arm.name in config.arms and arm.seed == config.seeds[0]]
+        tried = try_rates(config, arms, material.store, out, progress)
+        previews = out / "previews"
+        # Seed by seed: whenever it is stopped, all arms have been trained on as many seeds.
+        in_turn = sorted(arms, key=lambda arm: config.seeds.index(arm.seed))
+        for number, arm in enumerate(in_turn):
+            watch = (
+                plan_previews(arm.run, material.store, material.codec, previews)
+                if arm in heard  # while they train
+                else {}
+            )
+            arm.train(material.store, progress, earlier=in_turn[:number], watch=watch)
+        if not hosts.is_leader():  # the others wait for what it makes of the models
+            return
+        with stage(REPORT, ""):
+            show_previews(config, material, previews)
+        # After all training: the others leave before it, and all arms are timed alike.
+        for arm in arms:
+            arm.sample(material, progress, config.evaluation.lengths_s)
+            arm.draw_more(material, config.evaluation.audio_draws)
+        rows = score_rows(config, material, arms, out, progress)
+        staged = outputs.open_stage(out, config.to_dict())
+        conclude(tried, material, arms, rows, out, staged, command, clock, progress)
+
+
+def _plan_all(config: Comparison, material: Material, out: Path) -> list[ArmRun]:
+    """Return the runs of all arms and of the regression, checked before any of them trains."""
     arms = plan(config, material.store, out)
-    heard = [arm for arm in arms if arm.seed == config.seeds[0]]  # while they train
     arms += plan_regression(config, material.store, out, arms)
     for arm in arms:
         if arm.seed == config.seeds[0]:
             check_memory(arm.run, arm.budget.params)
             check_flops(arm.run, material.store)
-    tried = try_rates(config, arms, material.store, out, progress)
-    previews = out / "previews"
-    # Seed by seed: whenever it is stopped, all arms have been trained on as many seeds.
-    in_turn = sorted(arms, key=lambda arm: config.seeds.index(arm.seed))
-    for number, arm in enumerate(in_turn):
-        watch = (
-            plan_previews(arm.run, material.store, material.codec, previews) if arm in heard else {}
-        )
-        arm.train(material.store, progress, earlier=in_turn[:number], watch=watch)
-    if not hosts.is_leader():  # the others wait for what it makes of the models
-        return
-    show_previews(config, material, previews)
-    for arm in arms:  # after all training: the others leave before it, and all arms are timed alike
-        arm.sample(material, progress, config.evaluation.lengths_s)
-        arm.draw_more(material, config.evaluation.audio_draws)
-    rows = score_rows(config, material, arms, out, progress)
-    staged = outputs.open_stage(out, config.to_dict())
-    conclude(tried, material, arms, rows, out, staged, command, began, progress)
+    return arms
 
 
 def conclude(
@@ -145,25 +157,30 @@ def conclude(
     out: Path,
     staged: Path,
     command: str,
-    began: float,
+    clock: Clock,
     progress: Progress,
 ) -> None:
     """Make results, ledger and reports of the scored rows, and replace those of the run at once.
 
     In `config` every arm has the learning rate that it chose, if there was a choice.
     """
-    ranked = [arm for arm in arms if arm.name in config.arms]
-    ledger = build_ledger(config, material.store, ranked, material.manifest)
     found = audit(config, progress, material) if config.audit else read_audit(config, material)
-    wall_s = _add_wall_time(out, time.perf_counter() - began)
-    scored = assemble(config, material, arms, rows, command, wall_s)
-    results: WholeResults = {**scored, "audit": found}
-    results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
-    outputs.seal(results, ledger)
-    write_json(staged / "ledger.json", ledger)
-    write_json(staged / "results.json", results)
-    heard = {arm.name: arm.sampled for arm in arms if arm.seed == config.seeds[0]}
-    show(config, material, heard, results, ledger, out, staged)
+    with stage(REPORT, ""):
+        ranked = [arm for arm in arms if arm.name in config.arms]
+        ledger = build_ledger(config, material.store, ranked, material.manifest)
+        scored = assemble(config, material, arms, rows, command, clock.tell())
+        results: WholeResults = {**scored, "audit": found}
+        results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
+        heard = {arm.name: arm.sampled for arm in arms if arm.seed == config.seeds[0]}
+        shown = collect_shown(config, material, heard, results)
+        write_events(config, material, heard, shown, results, ledger, out)
+        # Again, with the events; what follows cannot be in a page that tells it.
+        time = clock.tell()
+        results |= {"time": time, "wall_s": time["whole_s"]}
+        outputs.seal(results, ledger)
+        write_json(staged / "ledger.json", ledger)
+        write_json(staged / "results.json", results)
+        write_pages(config, material, heard, shown, results, ledger, out, staged)
     outputs.publish(out)
 
 
@@ -194,7 +211,9 @@ def _render_again(config: Comparison, out: Path, progress: Progress) -> Path:
     results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
     staged = outputs.open_stage(out, config.to_dict())
     tried = restore_rates(config, (), out)
-    show(tried, material, heard, results, ledger, out, staged)
+    shown = collect_shown(tried, material, heard, results)
+    write_events(tried, material, heard, shown, results, ledger, out)
+    write_pages(tried, material, heard, shown, results, ledger, out, staged)
     outputs.publish(out)
     return out / "report.html"
 
@@ -216,11 +235,3 @@ def show_previews(config: Comparison, material: Material, out: Path) -> None:
         LATENTS_FLOOR: lambda: codec.decode_latents([clip.latents for clip in clips]),
     }
     finish_previews(out, clips, ceilings, list(config.arms), codec)
-
-
-def _add_wall_time(out: Path, seconds: float) -> float:
-    """Add this attempt's seconds to those of earlier ones and return the sum."""
-    earlier = read_again(out / "wall.json", dict[str, Number], doing="counting from this attempt")
-    total = (earlier or {}).get("wall_s", 0.0) + seconds
-    write_json(out / "wall.json", {"wall_s": total})
-    return total

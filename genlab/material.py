@@ -16,6 +16,7 @@ from genlab.fairness.lookup import fit_lookup
 from genlab.preflight import Preflight, inspect
 from genlab.prompts import as_wanted, choose_prompts
 from genlab.run.bounds import CODES_FLOOR, LATENTS_FLOOR, LOOKUP
+from genlab.run.clock import BASELINE, stage
 from genlab.watch.progress import Progress
 
 
@@ -49,8 +50,9 @@ def lookup_latents(
     """
     if LOOKUP not in config.baselines:
         return []
-    lookup = fit_lookup(material.store, config.condition, config.data.train_clips)
-    return [lookup.predict(clip) for clip in (material.clips if clips is None else clips)]
+    with stage(BASELINE, LOOKUP):
+        lookup = fit_lookup(material.store, config.condition, config.data.train_clips)
+        return [lookup.predict(clip) for clip in (material.clips if clips is None else clips)]
 
 
 def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) -> Material:

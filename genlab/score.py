@@ -47,6 +47,7 @@ from genlab.preflight import excuses, find_reference, recognisers
 from genlab.prompts import choose_scored, choose_unscored, num_scored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
+from genlab.run import clock
 from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, CountedBaseline
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
@@ -161,16 +162,18 @@ def audit(
     material = gather(config, progress) if material is None else material
     path = _audit_path(config, material)
     if not path.exists():
-        found = audit_metrics(
-            material.prompts,
-            evaluation_context(config, material),
-            progress,
-            metrics=config.all_metrics,
-        )
-        entries = {name: one.to_dict() for name, one in found.items()}
+        with clock.stage(clock.AUDIT, ""):
+            found = audit_metrics(
+                material.prompts,
+                evaluation_context(config, material),
+                progress,
+                metrics=config.all_metrics,
+            )
+            entries = {name: one.to_dict() for name, one in found.items()}
+            entries |= _audit_energies(config, material)
         with writing_to_cache():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, entries | _audit_energies(config, material))
+            write_json(path, entries)
     return read_audit(config, material)
 
 
@@ -201,7 +204,11 @@ def read_audit(config: Comparison, material: Material) -> dict[str, AuditEntry]:
     energies, which costs next to nothing.
     """
     stored = read_stored_audit(_audit_path(config, material))
-    return stored or _audit_energies(config, material)
+    if stored:
+        clock.done_before(clock.AUDIT, "")  # unless it was now
+        return stored
+    with clock.stage(clock.AUDIT, ""):
+        return _audit_energies(config, material)
 
 
 def _audit_path(config: Comparison, material: Material) -> Path:
@@ -242,22 +249,12 @@ def score_rows(
         # A row on disk is whole: rows are scored for minutes, and an interrupted command resumes
         # with the next one.
         row = load_row(path, own)
+        runs = by_seed.get(name, [])  # none: real audio, or a floor
         if row is None:
-            # Loaded for the first row that is missing; with none missing no network is loaded.
-            context = context or evaluation_context(config, material)
-            runs = by_seed.get(name, [])  # none: real audio, or a floor
-            seeds = max(1, len(runs))
-            draws = len(row_waves) // (len(material.prompts) * seeds)
-            row = score_clips(
-                row_waves,
-                material.prompts * (seeds * draws),
-                context,
-                metrics=config.all_metrics,
-                is_reconstruction=name in FLOORS,
-                seeds=seeds,
-                draws=draws,
-                progress=partial(progress, f"score {name}"),
-            )
+            with clock.stage(clock.METRICS, name):
+                # Loaded for the first row that is missing; with none missing no network is loaded.
+                context = context or evaluation_context(config, material)
+                row = _hear(row_waves, config, material, name, len(runs), context, progress)
             if runs:
                 progress(f"score {name}: bits, energy", 0, 2)
                 row = _add_bits(row, config, material, runs)
@@ -268,18 +265,63 @@ def score_rows(
                 row = _add_distance(row, config, material)
             check_held(path)
             save_row(path, row, own)
-        elif name == LOOKUP and BARE_ENERGY in row.scores and TUNED_ENERGY not in row.scores:
-            row = _add_distance(row, config, material)  # of a version that named it once
-            check_held(path)
-            save_row(path, row, own)
-        elif name in by_seed and TUNED_ENERGY in row.scores and BARE_ENERGY not in row.scores:
-            # A row of a version that scored energies at the own sampler alone.
-            row = _add_energy(row, config, material, by_seed[name])
-            check_held(path)
-            save_row(path, row, own)
+        else:
+            _tell_done(name, row)
+            again = _complete(row, config, material, name, runs)
+            if again is not row:
+                check_held(path)
+                row = again
+                save_row(path, row, own)
         rows[name] = row
     progress("score", len(waves), len(waves))
     return {**rows, **_count_rows(config, material, out / "rows")}
+
+
+def _hear(
+    waves: Sequence[Float[np.ndarray, "s"]],
+    config: Comparison,
+    material: Material,
+    name: str,
+    num_runs: int,
+    context: EvaluationContext,
+    progress: Progress,
+) -> RowResult:
+    """Return the scores of a row's audio, which is of `num_runs` training seeds, or of none."""
+    seeds = max(1, num_runs)
+    draws = len(waves) // (len(material.prompts) * seeds)
+    return score_clips(
+        waves,
+        material.prompts * (seeds * draws),
+        context,
+        metrics=config.all_metrics,
+        is_reconstruction=name in FLOORS,
+        seeds=seeds,
+        draws=draws,
+        progress=partial(progress, f"score {name}"),
+    )
+
+
+def _complete(
+    row: RowResult, config: Comparison, material: Material, name: str, runs: Sequence[ArmRun]
+) -> RowResult:
+    """Return a row with the energies that earlier versions did not score, or the very same one."""
+    if name == LOOKUP and BARE_ENERGY in row.scores and TUNED_ENERGY not in row.scores:
+        return _add_distance(row, config, material)  # it was named once
+    if runs and TUNED_ENERGY in row.scores and BARE_ENERGY not in row.scores:
+        return _add_energy(row, config, material, runs)  # at the own sampler alone
+    return row
+
+
+def _tell_done(name: str, row: RowResult) -> None:
+    """Tell the clock what an earlier command scored."""
+    clock.done_before(clock.METRICS, name)
+    if "bits_per_s" in row.scores:
+        clock.done_before(clock.BITS, name)
+    if BARE_ENERGY in row.scores:
+        clock.done_before(clock.BARE, name)
+    tuned = row.scores.get(TUNED_ENERGY)
+    if tuned and tuned.value != row.scores.get(BARE_ENERGY, tuned).value:  # drawn by itself
+        clock.done_before(clock.TUNED, name)
 
 
 def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[str, RowResult]:
@@ -296,18 +338,21 @@ def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[st
             material.store, config.data, config.prompts_split, num_scored(config)
         )
         clips = choose_scored(material.store, config)
-        made = score_counts(
-            material.store,
-            clips,
-            tuple(config.data.domain.unit_of(clip) for clip in clips),
-            unscored=unscored,
-            train_clips=config.data.train_clips,
-            seed=config.evaluation.seed,
-        )
+        with clock.stage(clock.BASELINE, "counts"):
+            made = score_counts(
+                material.store,
+                clips,
+                tuple(config.data.domain.unit_of(clip) for clip in clips),
+                unscored=unscored,
+                train_clips=config.data.train_clips,
+                seed=config.evaluation.seed,
+            )
         for name in missing:
             check_held(folder / f"{name}.json")
             save_row(folder / f"{name}.json", made[name])
             kept[name] = made[name]
+    elif wanted:
+        clock.done_before(clock.BASELINE, "counts")
     return {str(name): row for name, row in kept.items() if row is not None}
 
 
@@ -317,8 +362,12 @@ def _waves_of_rows(
     """Return the audio of every row: of an arm, seeds follow each other, in them draws, in them
     prompts. `means` are the mean latents of the prompts, if they are a row.
     """
-    waves = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
-    waves |= {LOOKUP: material.codec.decode_latents(means)} if means else {}
+    waves = {REAL: [prompt.wave for prompt in material.prompts]}
+    with clock.stage(clock.SAMPLE, REAL):
+        waves |= floor_waves(material)
+    if means:
+        with clock.stage(clock.SAMPLE, LOOKUP):
+            waves[LOOKUP] = material.codec.decode_latents(means)
     for name, runs in by_seed.items():
         sets = [drawn for arm in runs for drawn in (arm.sampled.waves, *arm.more_waves)]
         waves[name] = [wave for drawn in sets for wave in drawn]
@@ -358,15 +407,16 @@ def _add_bits(
     # Training clips serve where no clips of validation are left: no prompt is one of them, so the
     # bound stays a bound.
     unscored = choose_unscored(store, config.data, config.prompts_split, config.num_prompts)
-    score, values = score_bits(
-        decoders,
-        store,
-        clips,
-        [config.data.domain.unit_of(clip) for clip in clips],
-        unscored=unscored,
-        num_draws=config.evaluation.score_draws,
-        seed=config.evaluation.seed,
-    )
+    with clock.stage(clock.BITS, runs[0].name):
+        score, values = score_bits(
+            decoders,
+            store,
+            clips,
+            [config.data.domain.unit_of(clip) for clip in clips],
+            unscored=unscored,
+            num_draws=config.evaluation.score_draws,
+            seed=config.evaluation.seed,
+        )
     return row._replace(
         scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values}
     )
@@ -379,7 +429,8 @@ def _add_distance(row: RowResult, config: Comparison, material: Material) -> Row
     clips = choose_scored(material.store, config)
     units = tuple(config.data.domain.unit_of(clip) for clip in clips)
     means = lookup_latents(config, material, clips)
-    score, values = score_energy(means, material.store, clips, units, config.evaluation.seed)
+    with clock.stage(clock.BARE, LOOKUP):
+        score, values = score_energy(means, material.store, clips, units, config.evaluation.seed)
     # Nothing is drawn, so there is one number, whatever sampler the arms have.
     return row._replace(
         scores={**row.scores, **dict.fromkeys(ENERGIES, score)},
@@ -408,7 +459,10 @@ def _add_energy(
             # The same sampler draws the same continuations.
             scores[name], per_clip[name] = scores[BARE_ENERGY], per_clip[BARE_ENERGY]
         else:
-            scores[name], per_clip[name] = _energy_of(config, material, arms, sampler, name, told)
+            with clock.stage(clock.BARE if name == BARE_ENERGY else clock.TUNED, arms[0].name):
+                scores[name], per_clip[name] = _energy_of(
+                    config, material, arms, sampler, name, told
+                )
     return row._replace(scores={**row.scores, **scores}, per_clip={**row.per_clip, **per_clip})
 
 

@@ -124,6 +124,28 @@ def test_results_have_the_promised_shape(finished: dict):
     assert gates["three seeds"] == "failed"
 
 
+def test_the_seconds_of_all_stages_are_those_of_the_run(finished: dict):
+    time_of = finished["results"]["time"]
+    stages = {row["stage"]: row["seconds"] for row in time_of["stages"]}
+    assert sum(stages.values()) == pytest.approx(finished["results"]["wall_s"])
+    worked = [*(f"train {name}" for name in ARMS), "baselines: lookup", "baselines: regression"]
+    worked += ["baselines: counts", "data and codec", "plan and checks", "compile", "sample"]
+    worked += [
+        "bits",
+        "energy, bare law",
+        "energy, own sampler",
+        "metrics of audio",
+        "controls",
+        "report",
+    ]
+    assert set(stages) == {*worked, "other"}
+    assert all(stages[name] > 0 for name in worked)
+    assert stages["train masked_random"] < stages["train masked"], "it was copied"
+    assert not any(row["before_s"] or row["unmeasured"] for row in time_of["stages"])
+    assert 0 < time_of["gates_s"] < time_of["whole_s"]
+    assert "what the gates cost: " in finished["stdout"]
+
+
 def test_training_flops_agree_within_one_percent(finished: dict):
     spent = [arm["train_flops"] for arm in finished["results"]["arms"] if arm["train_flops"]]
     assert len(spent) == 5  # with the regression
@@ -346,6 +368,19 @@ def test_kill_9_and_the_same_command_give_the_same_audio(finished: dict, place: 
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 0, errors[-3000:]
     resumed = json.loads((out / "results.json").read_text())
+    stages = {row["stage"]: row for row in resumed["time"]["stages"]}
+    assert stages["train ar"]["before_s"] > 0 and stages["sample"]["before_s"] == 0
+    # The killed command kept no seconds of the training that it was in; the checkpoint did.
+    pieces = json.loads((out / "wall.json").read_text())["pieces"]
+    took = {
+        piece["part"]: piece["seconds"] + piece["compile_s"]
+        for piece in pieces
+        if piece["stage"] == "train"
+    }
+    for arm in resumed["arms"]:
+        if arm["name"] in ("ar", "masked", "diffusion"):
+            trained_s = arm["train_wall_s"] + arm["train_compile_s"]
+            assert took[f"{arm['name']}/seed0"] >= 0.999 * trained_s
     for ours, theirs in zip(resumed["arms"], finished["results"]["arms"]):
         assert ours.get("batch_hash") == theirs.get("batch_hash")
         values = [

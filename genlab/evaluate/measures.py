@@ -37,6 +37,7 @@ from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.scores import ClipValues, Validity, clip_means
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import embed_groups, group_clips, score_speakers
+from genlab.run.clock import CONTROLS, stage
 from genlab.statistics.bootstrap import Estimate
 from genlab.statistics.crossed import estimate_over_runs
 
@@ -126,7 +127,8 @@ def speaker(clips: Clips) -> Work:
         reason = "their speakers have no real speech apart from the prompts"
         note = f"n counts groups of clips of one speaker, {groups_per_set} of {clips.per_set} clips"
         note += f"; {strange} of {len(prompts)} clips are left out: {reason}" if strange else ""
-        swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
+        with stage(CONTROLS):
+            swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
         return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
 
     return Work(
@@ -176,9 +178,10 @@ def _content_errors(
     count = word_errors if metric.level == "word" else character_errors
     texts = [prompt.text for prompt in clips.prompts]
     seed = clips.context.config.seed
-    control = prompt_swap(
-        metric.score_name, transcripts, texts, clips.clusters, count, seed, clips.runs
-    )
+    with stage(CONTROLS):
+        control = prompt_swap(
+            metric.score_name, transcripts, texts, clips.clusters, count, seed, clips.runs
+        )
     return ClipValues(*count(transcripts, texts), clips.clusters), control
 
 

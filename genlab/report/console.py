@@ -17,6 +17,7 @@ from genlab.preflight import Check, DryRun
 from genlab.report.answer import find_answer, model_arms, primary_score, stamp_of
 from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Row, WholeResults
+from genlab.report.spent import describe_gates_cost, time_rows
 from genlab.report.tables import ARROWS, column_decimals
 from genlab.report.text import (
     arm_title,
@@ -88,6 +89,7 @@ def format_results(results: WholeResults, ledger: Ledger | None) -> str:
         fold(_cost_rows(results)),
         fold(power) if power else "",
         "\n".join(wrap(line) for line in [*map(_describe_control, results["controls"]), *doubted]),
+        *([fold(rows), wrap(describe_gates_cost(results))] if (rows := time_rows(results)) else []),
         f"{results['wall_s']:.0f} s, peak memory {results['peak_rss_bytes'] / 2**30:.2f} GiB",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -27,6 +27,7 @@ from genlab.evaluate.entries import (
 from genlab.evaluate.table import known_metric
 from genlab.report.additions import Additions
 from genlab.run.bounds import is_arm
+from genlab.run.clock import TimeEntry
 from genlab.run.stored import OPEN, Count, Number, read_stored
 
 _AGAIN = "delete it, and the same `genlab compare` writes it again from its scored rows"
@@ -160,6 +161,7 @@ class _Shared(TypedDict):
     metrics: NotRequired[list[MetricEntry]]
     gates: NotRequired[list[GateEntry]]
     energy: NotRequired[EnergyLaw]
+    time: NotRequired[TimeEntry]
     digest: NotRequired[str]
 
 

@@ -38,6 +38,7 @@ from genlab.report.fronts import fronts_section
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import listening_section
 from genlab.report.plot import cost_plots
+from genlab.report.spent import time_table
 from genlab.report.tables import (
     STATUS_MEANINGS,
     control_table,
@@ -267,7 +268,13 @@ def _ledger(ledger: Ledger, results: Shown) -> Markup:
         _badge(stamp == "controlled", stamp), meaning
     )
     keys = join(Markup("<li><b>{}</b>: {}</li>").format(*item) for item in STATUS_MEANINGS.items())
-    return badge + ledger_table(ledger, results) + Markup('<ul class="key">{}</ul>').format(keys)
+    # What was equal, and what the checks of it cost, are read together.
+    return (
+        badge
+        + ledger_table(ledger, results)
+        + Markup('<ul class="key">{}</ul>').format(keys)
+        + time_table(results)
+    )
 
 
 def _scores(results: Shown, answer: Answer) -> Markup:

@@ -51,6 +51,7 @@ from genlab.run.bounds import (
     LOOKUP,
     REAL,
 )
+from genlab.run.clock import TimeEntry
 from genlab.run.stored import DamagedError
 from genlab.sample import Sampled
 from genlab.watch.mel import mel_png
@@ -74,9 +75,9 @@ def assemble(
     arms: Sequence[ArmRun],
     rows: Mapping[str, RowResult],
     command: str,
-    wall_s: float,
+    time: TimeEntry,
 ) -> WholeResults:
-    """Return results.json."""
+    """Return results.json; `time` is what everything took so far."""
     own = [row for metric in config.own_metrics for row in _own_entries(metric)]
     leading = [*config.data.domain.leading, *(row["name"] for row in own)]
     codec: Any = {"fingerprint": material.codec.fingerprint, **material.codec.spec.to_dict()}
@@ -106,7 +107,8 @@ def assemble(
         # Our own is not looked up: a source tree that was never installed has none.
         "versions": {"genlab": __version__}
         | {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
-        "wall_s": wall_s,
+        "wall_s": time["whole_s"],
+        "time": time,
         "peak_rss_bytes": peak_rss_bytes(),
         "primary_score": _deciding_score(config, material, rows, struck),
         "struck": struck,
@@ -178,30 +180,39 @@ def _judged(control: Control, struck: Mapping[str, str]) -> Control:
     return control._replace(passed=False, reason=struck[control.score])
 
 
-def show(
+def collect_shown(
     config: Comparison,
     material: Material,
     heard: Mapping[str, Sampled],
-    scored: WholeResults,
-    ledger: Ledger,
-    out: Path,
-    pages: Path,
-) -> None:
-    """Write TensorBoard events into `out`, and the reports into `pages`.
-
-    `heard`: by arm, what it sampled on its first training seed.
+    results: WholeResults,
+) -> dict[str, list[np.ndarray]]:
+    """Return the waves of every row that can be heard; `heard`: by arm, what it sampled on its
+    first training seed.
     """
-    results: Shown = {**scored, **made_beside(out)}
-    seed = config.seeds[0]
-    rate = material.codec.wave_rate_hz
     shown = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
     if any(entry["name"] == LOOKUP for entry in results["arms"]):
         shown[LOOKUP] = material.codec.decode_latents(lookup_latents(config, material))
+    return {**shown, **{name: sampled.waves for name, sampled in heard.items()}}
+
+
+def write_events(
+    config: Comparison,
+    material: Material,
+    heard: Mapping[str, Sampled],
+    shown: Mapping[str, list[np.ndarray]],
+    scored: WholeResults,
+    ledger: Ledger,
+    out: Path,
+) -> None:
+    """Write TensorBoard events into `out`; `shown` is of `collect_shown`."""
+    results: Shown = {**scored, **made_beside(out)}
+    seed = config.seeds[0]
+    rate = material.codec.wave_rate_hz
     kinds: dict[str, Kind] = {REAL: "reference", **{name: name for name in FLOORS}}
-    shown |= {name: sampled.waves for name, sampled in heard.items()}
     entries = _entries_of(results, shown, out)
     steps = {name: entry.get("steps", 0) for name, entry in entries.items()}
     last_step = max(steps[name] for name in heard)
+    # Counts of codes cannot be heard, and have scores all the same.
     silent = {name: [] for name in COUNTED_BASELINES if name in entries}
     for name, waves in {**shown, **silent}.items():
         log_dir = find_run_dir(out, name, seed) if name in heard else out / "floors" / name
@@ -232,13 +243,27 @@ def show(
                     writer.scalars(step, cost)
                 writer.hparams(_hparams(config, entries[name]), run_id=f"{config.name}-{name}")
     _write_overview(config, material, heard, results, ledger, out)
+
+
+def write_pages(
+    config: Comparison,
+    material: Material,
+    heard: Mapping[str, Sampled],
+    shown: Mapping[str, list[np.ndarray]],
+    scored: WholeResults,
+    ledger: Ledger,
+    out: Path,
+    pages: Path,
+) -> None:
+    """Write the reports of the run in `out` into `pages`."""
+    results: Shown = {**scored, **made_beside(out)}
     rows_of = {
         # New scores lie beside the new reports; without them the reports are of the old ones.
         name: load_row(pages / "rows" / f"{name}.json") or load_row(out / "rows" / f"{name}.json")
         for name in shown
     }
     leading = [primary_score(results) or "", *config.data.domain.leading]
-    rows = _prompt_rows(material, shown, heard, leading, seed, rows_of)
+    rows = _prompt_rows(material, shown, heard, leading, config.seeds[0], rows_of)
     curves = {
         name: [
             read_curves(find_run_dir(out, name, run_seed), is_loss_tag) for run_seed in config.seeds

@@ -19,6 +19,7 @@ from genlab.report.answer import find_answer, model_arms
 from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Shown
 from genlab.report.listening import counted, listening_tables, verdicts_of
+from genlab.report.spent import describe_gates_cost, time_rows
 from genlab.report.tables import ARROWS, column_decimals, plain_value
 from genlab.report.text import (
     QUESTION,
@@ -59,6 +60,7 @@ def render_markdown(results: Shown, ledger: Ledger) -> str:
         *(("## Gates of the answer", _gates(answer.gates)) if answer.gates else ()),
         f"## Ledger: {inert_markdown(ledger.get('stamp', 'uncontrolled'))}",
         _ledger(results, ledger),
+        *_time(results),
         "## Scores\n\nBrackets are 95 % intervals; an arrow points to the better side.",
         render_scores(results),
         missing_baselines(results),
@@ -134,6 +136,13 @@ def _ledger(results: Shown, ledger: Ledger) -> str:
     ]
     titles = [arm_title(arm) for arm in model_arms(results)]
     return _table(["item", "status", *titles, "note"], rows)
+
+
+def _time(results: Shown) -> list[str]:
+    head, *rows = time_rows(results) or [[]]
+    if not rows:
+        return []
+    return ["### Where the time went", _table(head, rows), f"{describe_gates_cost(results)}."]
 
 
 def render_scores(results: Shown) -> str:

@@ -6,17 +6,17 @@ results, ledger and reports, which replace the old ones when all of them are who
 finished with its old scores.
 """
 
-import time
 from pathlib import Path
 
-from genlab.arms import plan, plan_regression, restore_rates
+from genlab.arms import ArmRun, plan, plan_regression, restore_rates
 from genlab.changes import scoring_code
 from genlab.compare import conclude
 from genlab.experiment import Comparison
-from genlab.material import gather
+from genlab.material import Material, gather
 from genlab.report import outputs
 from genlab.report.inputs import WholeResults
 from genlab.run import checkpoint
+from genlab.run.clock import DATA, PLAN, WALL, Clock, stage
 from genlab.run.files import read_json, write_config
 from genlab.run.status import keep_alive, lock_run
 from genlab.run.trust import pins_of, read_pins
@@ -40,21 +40,28 @@ def rescore(config: Comparison, out: Path, progress: Progress, command: str) -> 
         is_same = read_json(out / "config.json") == values and read_pins(out) == pins_of(values)
         if is_settled and is_same:
             return results
-        began = time.perf_counter()
-        material = gather(config, progress, out)
-        arms = plan(config, material.store, out)
-        # Nothing is trained here: a run that was made without it has no regression.
-        baselines = plan_regression(config, material.store, out, arms)
-        arms += [arm for arm in baselines if checkpoint.saved_steps(arm.run_dir)]
-        tried = restore_rates(config, arms, out)
-        for arm in arms:
-            arm.restore(material.store)
-            arm.read_samples(material)
-            arm.draw_more(material, config.evaluation.audio_draws)
-        staged = outputs.open_stage(out, values, keep=True)
-        # The digests of the code that scores move with the scores.
-        write_config(staged, values, may_change=scoring_code(values))
-        with keep_alive(out):
-            rows = score_rows(config, material, arms, staged, progress)
-            conclude(tried, material, arms, rows, out, staged, command, began, progress)
+        with Clock(out / WALL) as clock:
+            with stage(DATA, ""):
+                material = gather(config, progress, out)
+            with stage(PLAN, ""):
+                arms = _plan(config, material, out)
+                tried = restore_rates(config, arms, out)
+            for arm in arms:
+                arm.restore(material.store)
+                arm.read_samples(material)
+                arm.draw_more(material, config.evaluation.audio_draws)
+            staged = outputs.open_stage(out, values, keep=True)
+            clock.keep_in(staged)  # the seconds of the run stay with its old scores
+            # The digests of the code that scores move with the scores.
+            write_config(staged, values, may_change=scoring_code(values))
+            with keep_alive(out):
+                rows = score_rows(config, material, arms, staged, progress)
+                conclude(tried, material, arms, rows, out, staged, command, clock, progress)
     return outputs.read_outputs(out)[0]
+
+
+def _plan(config: Comparison, material: Material, out: Path) -> list[ArmRun]:
+    """Return all that was trained. A run that was made without it has no regression."""
+    arms = plan(config, material.store, out)
+    baselines = plan_regression(config, material.store, out, arms)
+    return arms + [arm for arm in baselines if checkpoint.saved_steps(arm.run_dir)]

@@ -11,7 +11,12 @@ from flax import nnx
 
 from genlab.config import GenlabError
 from genlab.decoders.diffusion import DiffusionConfig
-from genlab.decoders.noise.code_given_latent import posterior_std
+from genlab.decoders.noise.code_given_latent import (
+    code_log_probability,
+    draw_latents,
+    level_variances,
+    posterior_std,
+)
 from genlab.decoders.noise.diffusion_score import codes_bound, log_density
 from genlab.decoders.noise.paths import CosinePath, EDMPath, StraightPath
 from genlab.decoders.task import Task
@@ -125,6 +130,43 @@ def test_two_levels_of_unequal_shares_cost_some_slack():
     source = Source((1.0, 0.4), entries=8, channels=8, is_uniform=False)
     excess, error = excess_of(source, StraightPath(), source.denoiser(StraightPath()))
     assert -3 * error < excess < 0.5, (excess, error)
+
+
+@pytest.mark.parametrize(
+    ("path", "width"), zip(PATHS, (0.5, 1.0, 2.0)), ids=lambda value: getattr(value, "kind", value)
+)
+def test_the_integral_over_noise_is_the_bound_in_closed_form(path, width):
+    """With the optimal denoiser the density of latents is that of the mixture, so the bound is
+    E_q[log q(z | codes) - log p(z) - log p(codes | z)] with every term known.
+    """
+    source = Source((1.0, 0.4), entries=8, channels=8, is_uniform=False)
+    codes, _ = source.draw(jax.random.key(1))
+    is_valid = jnp.ones(codes.shape[:2], bool)
+    std = posterior_std(source.vectors, width)
+    variances = level_variances(source.vectors, std)
+
+    def draw_exact(key):
+        latents, log_q = draw_latents(key, codes, source.vectors, std)
+        distances = jnp.square(latents[:, :, None] - source.sums[None, None]).sum(axis=-1)
+        log_p = jax.nn.logsumexp(source.joint[None, None] - distances / (2 * std**2), axis=-1)
+        log_p -= source.sums.shape[-1] * jnp.log(std * jnp.sqrt(2 * jnp.pi))
+        told = code_log_probability(codes, latents, source.vectors, variances)
+        return (log_q - log_p - told).sum(axis=1) / jnp.log(2)
+
+    def draw_bound(key):
+        clean = source.denoiser(path)
+        return codes_bound(
+            path, clean, codes, is_valid, source.vectors, std, key=key, num_draws=32
+        )[0]
+
+    keys = jax.random.split(jax.random.key(3), 8)
+    exact, bound = (
+        np.asarray(jax.jit(lambda keys, draw=draw: jax.lax.map(draw, keys))(keys), np.float64)
+        for draw in (draw_exact, draw_bound)
+    )
+    gap = (bound - exact).mean(axis=0) / NUM_FRAMES
+    error = gap.std() / np.sqrt(NUM_CLIPS)
+    assert error < 0.04 and abs(gap.mean()) < 3.5 * error, (gap.mean(), error)
 
 
 @pytest.mark.parametrize(
