@@ -24,8 +24,8 @@ def refusal(*overrides: str) -> str:
         (
             ["data.corpus.path=my_audio"],
             "data.corpus.path: no such field in kind 'embedded'; 'folder', 'librispeech', "
-            "'ljspeech', 'vctk', 'fsdd', 'speech_commands', 'esc50' have it: add "
-            "data.corpus.kind=folder",
+            "'ljspeech', 'vctk', 'fsdd', 'speech_commands', 'esc50', 'shards', "
+            "'hf_dataset' have it: add data.corpus.kind=folder",
         ),
         (
             ["data.corpus.kind=folder", "data.corpus.path=x", "data.corpus.minutes=3"],

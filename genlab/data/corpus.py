@@ -24,6 +24,7 @@ from genlab.data.digests import DIGESTS_NAME, digest_files, write_digests
 from genlab.data.embedded import Embedded as Embedded
 from genlab.data.folder import Folder as Folder
 from genlab.data.folder import ImportConfig, ImportReport
+from genlab.data.hf_dataset import HFDataset as HFDataset
 from genlab.data.layouts import FSDD as FSDD
 from genlab.data.layouts import VCTK as VCTK
 from genlab.data.layouts import LibriSpeech as LibriSpeech
@@ -34,6 +35,7 @@ from genlab.data.recipe import Corpus, Recipe, parts_of, recipe_of
 from genlab.data.shards import Progress
 from genlab.data.sounds import Sounds as Sounds
 from genlab.data.utterances import UTTERANCES
+from genlab.data.webdataset import Shards as Shards
 from genlab.run.cache import cache_root, only_builder
 from genlab.run.shared import fetch, share
 from genlab.run.stored import remove_leftovers

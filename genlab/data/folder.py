@@ -14,6 +14,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -68,6 +69,7 @@ class ImportConfig(Config):
     """The options of every corpus made of existing files."""
 
     domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
+    may_be_file: ClassVar[bool] = False  # then `path` may name one file of its folder
 
     path: str
     """The directory that holds the audio. Where it lies does not enter the hash, its files do."""
@@ -105,6 +107,10 @@ class ImportConfig(Config):
         Raises:
             GenlabError: if the path does not hold such a corpus.
         """
+
+    def opened(self, path: Path, row: SourceRow, scratch: Path) -> AbstractContextManager[Path]:
+        """Return the file of a row while it is read; at `scratch` and a suffix one may be made."""
+        return nullcontext(path)
 
     def recipe(self, source: Manifest | None) -> Recipe:
         """Return how the corpus is made. Neither where it lies nor `strict` nor `unit` changes what
@@ -325,6 +331,8 @@ def existing_directory(config: ImportConfig) -> Path:
         root = Path(os.path.abspath(Path(config.path).expanduser()))
         if root.is_dir():
             return root
+        if config.may_be_file and root.is_file():
+            return root.parent
         near = near_folder(config.path)
     except (OSError, ValueError, RuntimeError):
         near = ""
@@ -377,16 +385,17 @@ def _convert(
     path = root / row.path
     part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, MAX_CLIP_FIELD)
     try:
-        if is_two_sided(config):
-            sides = read_sides(path, part=part, limit=limit)
-        else:
-            sides = (read_wave(path, part=part, limit=limit),)
+        with config.opened(path, row, target.parents[1] / "shards" / target.stem) as file:
+            if is_two_sided(config):
+                sides = read_sides(file, part=part, limit=limit)
+            else:
+                sides = (read_wave(file, part=part, limit=limit),)
+            # A table may state durations in minutes: a cut nobody asked for is worth a line.
+            is_cut = bool(row.duration_s and not row.offset_s and is_longer(file, row.duration_s))
     except AudioError as error:
         is_from_here = not os.path.lexists(path) and os.path.isfile(root.parent / row.path)
         hint = f": paths in a table start at {PATH_FIELD}" if is_from_here else ""
         return {"reason": error.reason + hint}
-    # A table may state durations in minutes: a cut that nobody asked for is worth a line.
-    is_cut = not row.offset_s and row.duration_s is not None and is_longer(path, row.duration_s)
     waves = [to_int16(side) for side in sides]
     for wave, name in zip(waves, (target, target.with_suffix(".other.flac"))):
         write_flac(name, wave)

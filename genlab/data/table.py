@@ -99,7 +99,7 @@ def list_table(root: Path, name: str) -> Listing:
         if isinstance(columns, str):
             report.skip(line, columns)
             continue
-        row = _source_row(root, values, columns)
+        row = source_row(root, values, columns)
         if isinstance(row, str):
             report.skip(line, row)
             continue
@@ -136,7 +136,7 @@ def is_table(path: Path) -> bool:
     return not {"path", *ALIASES["path"]}.isdisjoint(map(plain, names))
 
 
-def _source_row(
+def source_row(
     root: Path, values: Mapping[str, JsonValue], columns: dict[str, str]
 ) -> SourceRow | str:
     """Return the recording that a row names, or the reason why it cannot be used."""
@@ -316,14 +316,14 @@ def _read_json_lines(text: str, report: Report) -> Iterator[TableRow]:
     for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1):
         if not line.strip():
             continue
-        values = _parse_object(line)
+        values = parse_object(line)
         if isinstance(values, str):
             report.skip(number, values)
         else:
             yield TableRow(number, values)
 
 
-def _parse_object(line: str) -> dict[str, JsonValue] | str:
+def parse_object(line: str) -> dict[str, JsonValue] | str:
     """Return the object on a line of JSON, or the reason why there is none."""
     try:
         values = json.loads(line, object_pairs_hook=_unique)

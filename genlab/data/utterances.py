@@ -8,9 +8,11 @@ from genlab.config.open import Open
 from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
+from genlab.data.hf_dataset import HFDataset
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.recipe import Corpus
 from genlab.data.sounds import Sounds
+from genlab.data.webdataset import Shards
 
 UTTERANCES = (
     Embedded,
@@ -22,5 +24,7 @@ UTTERANCES = (
     SpeechCommands,
     ESC50,
     Sounds,
+    Shards,
+    HFDataset,
 )
 AnyUtterances = Annotated[Corpus, Open(*UTTERANCES)]

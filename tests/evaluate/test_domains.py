@@ -15,11 +15,13 @@ from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.dialogue import Dialogue
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
+from genlab.data.hf_dataset import HFDataset
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.layouts import FSDD, VCTK, LibriSpeech, LJSpeech
 from genlab.data.manifest import Clip, text_key
 from genlab.data.mixtures import Mixtures
 from genlab.data.sounds import Sounds
+from genlab.data.webdataset import Shards
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.domains import SPEECH, Deciding, domain_of
 from genlab.evaluate.table import METRICS, find_metric
@@ -29,7 +31,7 @@ from genlab.studies.tune import Tuning
 
 def test_every_corpus_is_speech_and_no_digest_holds_that():
     corpora = [Embedded(minutes=1), Dialogue(corpus=Embedded(minutes=1))]
-    layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, ESC50)
+    layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, ESC50, Shards, HFDataset)
     corpora += [kind(path="here") for kind in layouts]
     corpora += [Sounds(), Mixtures(corpus=Embedded(minutes=1))]
     for corpus in corpora:
