@@ -110,7 +110,7 @@ def test_texts_of_development_are_not_held_out_again():
     assert seen < held(minutes=60)[0]
     other, clips = held(minutes=30, seed=1)
     fresh, again = held(minutes=30, seed=1, developed=(0,))
-    assert other & seen and fresh == other - held(minutes=120)[0]
+    assert other & seen and fresh < other and not fresh & held(minutes=120)[0]
     assert [clip.id for clip in clips] == [clip.id for clip in again]
     # the field came later: a corpus without it is the one that was built before
     assert "developed" not in Embedded(minutes=30).recipe(None).inputs["config"]
