@@ -167,11 +167,11 @@ class ArmRun:
                     draw, _ = compile_sampler(self.result.model, self.run, cond, num_frames)
                 key = jax.random.fold_in(jax.random.key(self.seed), number)
                 waves = decode(draw(cond, num_frames, key), store, material.codec)
-                _write_draw(directory, waves)
+                _write_draw(directory, waves, material.codec.wave_rate_hz)
             # Read back, so that a resumed run scores the very same audio.
             paths = [_prompt_path(directory, i) for i in range(len(material.clips))]
-            rate = material.codec.wave_rate_hz
-            self.more_waves.append([read_wave(path, sample_rate_hz=rate) for path in paths])
+            audio = material.codec.audio
+            self.more_waves.append([read_wave(path, **audio._asdict()) for path in paths])
 
     def read_samples(self, material: Material) -> None:
         """Read what `sample` wrote.
@@ -389,9 +389,9 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
     facts = read_facts(run_dir)
     if facts is None:
         raise GenlabError(f"{run_dir}: no samples here; run `genlab compare` again to make them")
-    rate = material.codec.wave_rate_hz
+    audio = material.codec.audio._asdict()
     return Sampled(
-        waves=[read_wave(path, sample_rate_hz=rate) for path in _sample_paths(run_dir, material)],
+        waves=[read_wave(path, **audio) for path in _sample_paths(run_dir, material)],
         **facts,
     )
 
@@ -399,19 +399,20 @@ def read_samples(run_dir: Path, material: Material) -> Sampled:
 def _write_samples(run_dir: Path, material: Material, sampled: Sampled) -> None:
     """Write the audio first: samples.json says that all of it is there."""
     (run_dir / "samples").mkdir(exist_ok=True)
+    rate_hz = material.codec.wave_rate_hz
     for path, wave in zip(_sample_paths(run_dir, material), sampled.waves):
-        write_flac(path, to_int16(wave))
+        write_flac(path, to_int16(wave), sample_rate_hz=rate_hz)
     facts = {field.name: getattr(sampled, field.name) for field in dataclasses.fields(sampled)}
     write_json(run_dir / "samples.json", {key: facts[key] for key in facts if key != "waves"})
 
 
-def _write_draw(directory: Path, waves: Sequence[Float[np.ndarray, "s"]]) -> None:
+def _write_draw(directory: Path, waves: Sequence[Float[np.ndarray, "s *c"]], rate_hz: int) -> None:
     """Write a draw elsewhere first: a directory of its name is whole."""
     partial_draw = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial_draw, ignore_errors=True)
     partial_draw.mkdir(parents=True)
     for number, wave in enumerate(waves):
-        write_flac(_prompt_path(partial_draw, number), to_int16(wave))
+        write_flac(_prompt_path(partial_draw, number), to_int16(wave), sample_rate_hz=rate_hz)
     os.replace(partial_draw, directory)
 
 

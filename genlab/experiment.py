@@ -34,9 +34,9 @@ with collector_paused():
     from genlab.config.open import Open
     from genlab.data.batches import BatchSource
     from genlab.data.corpus import CORPORA, Progress, build_corpus, find_corpora
-    from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn
+    from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn, without_audio
     from genlab.data.manifest import Manifest
-    from genlab.data.recipe import Corpus
+    from genlab.data.recipe import Corpus, format_of
     from genlab.data.store import TokenStore
     from genlab.data.told import gather_values, try_values
     from genlab.data.valued import Valued
@@ -58,7 +58,6 @@ with collector_paused():
     from genlab.evaluate.own import AnyMetric, own_rows
     from genlab.evaluate.table import is_paired
     from genlab.nets.backbone import BackboneConfig
-    from genlab.recognisers.shipped import load_units
     from genlab.run.bounds import BASELINES, BOUND_FAMILIES, BOUND_NAMES, REGRESSION, Baseline
     from genlab.run.cache import cache_root
     from genlab.runs import Run
@@ -72,12 +71,18 @@ with collector_paused():
 MAX_BATCH_FRAMES = 2**26
 
 
-def _check_batch(batch_size: int, num_frames: int) -> None:
-    """Refuse a batch that no memory holds.
+def _check_batch(data: "TokenData", batch_size: int, condition: ConditionConfig) -> None:
+    """Refuse a batch that no memory holds, and conditions that the corpus does not have.
 
     Raises:
         ValueError: that names both fields.
     """
+    if data.source is None and condition.content == "semantic" and not data.domain.has_units:
+        raise ValueError(
+            f"condition.content='semantic': the domain of data.corpus, {data.domain.name}, has no "
+            "semantic units; set condition.content=none or text"
+        )
+    num_frames = data.num_frames
     if batch_size * num_frames > MAX_BATCH_FRAMES:
         raise ValueError(
             f"batch_size={batch_size} times data.num_frames={num_frames}: more than "
@@ -160,7 +165,9 @@ class TokenData(Config):
         Raises:
             GenlabError: if there is no such codec.
         """
-        return token_spec(self.codec) if self.source is None else self.source.spec
+        if self.source is not None:
+            return self.source.spec
+        return token_spec(self.codec, format_of(self.corpus).channels)
 
     @property
     def domain(self) -> Domain:
@@ -170,17 +177,18 @@ class TokenData(Config):
             GenlabError: if the tokens never were audio.
         """
         if self.source is not None:
-            raise _without_audio()
+            raise without_audio()
         return domain_of(self.corpus)
 
     def load_codec(self) -> FrozenCodec:
-        """Return the codec; it takes and gives waves at the rate of corpora and metrics, not at its
-        own.
+        """Return the codec; it takes and gives waves in the format of the corpus, not in its own.
 
         Raises:
             GenlabError: if the tokens never were audio.
         """
-        return load_codec(self.codec, self.domain.sample_rate_hz)
+        if self.source is not None:
+            raise without_audio()
+        return load_codec(self.codec, *format_of(self.corpus))
 
     def build_audio(self, progress: Progress | None = None) -> Manifest:
         """Return the corpus, building it first.
@@ -189,7 +197,7 @@ class TokenData(Config):
             GenlabError: if the tokens never were audio.
         """
         if self.source is not None:
-            raise _without_audio()
+            raise without_audio()
         return build_corpus(self.corpus, progress=progress)
 
     def open(
@@ -216,7 +224,7 @@ class TokenData(Config):
                 )
             return draw_store(self.source, cache_root())
         # missing weights must not cost the wait for a corpus
-        codec, units = self.load_codec(), load_units()
+        codec, units = self.load_codec(), self.domain.load_units()
         manifest = manifest or self.build_audio(progress)
         # Of an encoded corpus all values are computed at once.
         if not store_directory(manifest, codec, units, cache_root()).exists():
@@ -236,15 +244,7 @@ class TokenData(Config):
         if self.source is not None:
             return find_drawn(self.source, cache_root())
         manifest = Manifest.load(find_corpora(self.corpus)[-1])
-        return store_directory(manifest, self.load_codec(), load_units(), cache_root())
-
-
-def _without_audio() -> GenlabError:
-    return GenlabError(
-        "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or "
-        "compared; train an arm with `genlab train CONFIG --arm NAME` and compare its score with "
-        "the entropy: `genlab evaluate RUN_DIR`"
-    )
+        return store_directory(manifest, self.load_codec(), self.domain.load_units(), cache_root())
 
 
 class Arm(ArmSettings):
@@ -299,7 +299,7 @@ class DecoderRun(Run):
 
     @pydantic.model_validator(mode="after")
     def _check_size(self) -> "DecoderRun":
-        _check_batch(self.batch_size, self.data.num_frames)
+        _check_batch(self.data, self.batch_size, self.condition)
         return self
 
     def task(self, store: TokenStore) -> Task:
@@ -415,7 +415,7 @@ class Comparison(Config):
 
     @pydantic.model_validator(mode="after")
     def _check_arms(self) -> "Comparison":
-        _check_batch(self.batch_size, self.data.num_frames)
+        _check_batch(self.data, self.batch_size, self.condition)
         if taken := [name for name in self.arms if name in BOUND_NAMES]:
             raise ValueError(
                 f"arms: the name {taken[0]!r} belongs to a row that every table has; choose another"

@@ -31,7 +31,7 @@ class Material(NamedTuple):
     preflight: Preflight
 
     def wave(self, clip: Clip) -> np.ndarray:
-        """Return the real audio of a clip in [-1, 1], at 16 kHz."""
+        """Return the real audio of a clip in [-1, 1], in the format of the corpus."""
         return self.manifest.audio(clip) / np.float32(32768)
 
 

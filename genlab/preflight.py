@@ -7,26 +7,31 @@ packages that scoring and the report need are missing, the error comes here, wit
 after the arms have been trained.
 """
 
-import importlib.util
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from genlab.codecs.cache import PlannedStore
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.config.shipped import install_command
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.data.manifest import Clip, Manifest, Spoken
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
 from genlab.data.told import try_values
+from genlab.evaluate.checks import (
+    FEWEST,
+    Check,
+    find_fate,
+    label_checks,
+    no_label_swap,
+    no_text_swap,
+)
 from genlab.evaluate.domains import Condition
 from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
 from genlab.evaluate.hearing import hear_real, recognisers_of
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import (
-    EvaluationConfig,
     build_context,
     grammar_metric,
     require_networks,
@@ -44,25 +49,11 @@ from genlab.fairness.budget import (
 )
 from genlab.fairness.rates import num_trainings
 from genlab.fairness.regression import solve_trained
-from genlab.prompts import FEWEST, as_wanted, num_scored, pick_prompts
-from genlab.recognisers.shipped import load_recogniser, load_units
+from genlab.prompts import as_wanted, num_scored, pick_prompts
+from genlab.recognisers.shipped import load_recogniser
 from genlab.watch.progress import Progress
 
 MANY_EPOCHS = 50  # passes over the clips of training; more are worth a note
-
-
-class Check(NamedTuple):
-    """Scores, or a control, by name: whether they will be there, and what to know about that."""
-
-    names: tuple[str, ...]
-    runs: bool
-    note: str = ""
-
-    def describe(self) -> str:
-        """Return one line."""
-        return f"{', '.join(self.names)}: {'yes' if self.runs else 'no'}" + (
-            f", {self.note}" if self.note else ""
-        )
 
 
 class Preflight(NamedTuple):
@@ -107,7 +98,7 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
             "score has an interval"
         )
     reference = find_reference(config, manifest, prompts)
-    scores = [*_content_checks(config, prompts), *_voice_checks(prompts, reference)]
+    scores = [*_content_checks(config, prompts), *label_checks(domain, prompts, reference)]
     scores += _audio_checks(config, scores, prompts, reference)
     scored = pick_from_manifest(config, manifest, codec, config.prompts_split, num_scored(config))
     scores.append(_energy_check(config, scored, codec))
@@ -157,7 +148,7 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     Raises:
         GenlabError: if the comparison cannot be run.
     """
-    codec, units = config.data.load_codec(), load_units()
+    codec, units = config.data.load_codec(), config.data.domain.load_units()
     require_packages(config)
     manifest = config.data.build_audio(progress)
     try_values(config.condition.parts, manifest, codec)
@@ -205,6 +196,8 @@ def _try_own_metrics(
         [prompt.wave for prompt in wanted],
         [prompt.speaker for prompt in wanted],
         lambda waves: [codes for codes, _ in codec.encode(waves)],
+        audio=codec.audio,
+        networks=networks_of(config),
     )
     try_rows(rows, wanted, context)
 
@@ -219,8 +212,14 @@ def find_reference(
 
 
 def recognisers(config: Comparison) -> tuple[str, ...]:
-    """Return the recognisers whose word errors are scored."""
+    """Return the recognisers whose word errors are scored; none where nobody speaks."""
     return recognisers_of(config.data.corpus)
+
+
+def networks_of(config: Comparison) -> tuple[type, ...]:
+    """Return what scoring opens: what the metrics of the domain and the user's own name."""
+    own = [one for metric in config.own_metrics for one in metric.networks]
+    return tuple(dict.fromkeys([*config.data.domain.networks, *own]))
 
 
 def told(config: Comparison) -> dict[Condition, bool]:
@@ -247,8 +246,9 @@ def require_packages(config: Comparison) -> None:
     Raises:
         GenlabError: naming the package and how to install it.
     """
-    require_networks()
-    load_recogniser()
+    require_networks(networks_of(config))
+    if recognisers(config):
+        load_recogniser()
     if "grammar" in recognisers(config):
         grammar_metric(grammar_jsgf(), VOCABULARY)
 
@@ -385,28 +385,12 @@ def _require_split(manifest: Manifest, split: str) -> list[Clip]:
 def _content_checks(config: Comparison, prompts: list[Clip]) -> list[Check]:
     silent = sum(not has_symbols(clip.text) for clip in prompts)
     names = tuple(f"wer_{name}" for name in recognisers(config))
+    if not names:
+        return []
     if silent == len(prompts):
         return [Check(names, False, "no prompt has a text")]
     note = f"{silent} of {len(prompts)} prompts have no text and are left out" if silent else ""
     return [Check(names, True, excuses(config).get("prompt_swap", note))]
-
-
-def _voice_checks(prompts: list[Clip], reference: Reference) -> list[Check]:
-    strange = sum(clip.speaker not in reference.speakers for clip in prompts)
-    if strange == len(prompts):
-        note = "no prompted speaker has real speech apart from the prompts"
-        return [Check(("speaker_similarity", "speaker_accuracy"), False, note)]
-    note = ""
-    if strange:
-        note = (
-            f"{strange} of {len(prompts)} prompts are left out: no other speech of their speakers"
-        )
-    has_others = len(reference.speakers) > 1
-    why = note if has_others else "there is one speaker"
-    return [
-        Check(("speaker_similarity",), True, note),
-        Check(("speaker_accuracy",), has_others, why),
-    ]
 
 
 def _audio_checks(
@@ -419,7 +403,7 @@ def _audio_checks(
     fates: dict[tuple[str, int, bool, str], list[str]] = {}
     for metric in config.all_metrics:
         if metric.needs != "tokens" and metric.name not in done:
-            runs, note = _find_fate(metric, config.evaluation, real)
+            runs, note = find_fate(metric, config.evaluation, real)
             if metric.needs == "audio and text" and not has_text:
                 runs, note = False, "no prompt has a text"
             # Grouped by fate, so that a missing package is one line and not one per score.
@@ -427,20 +411,6 @@ def _audio_checks(
                 metric.score_names
             )
     return [Check(tuple(names), runs, note) for (_, _, runs, note), names in fates.items() if names]
-
-
-def _find_fate(metric: Metric, evaluation: EvaluationConfig, real: int) -> tuple[bool, str]:
-    """Return whether a metric is measured, given the settings and the number of real clips, and
-    what to know of it.
-    """
-    if metric.switch and not getattr(evaluation, metric.switch):
-        return False, f"evaluation.{metric.switch}=0"
-    if real < metric.fewest_real:
-        found = f"only {real} real clip{'s' * (real != 1)} to compare with"
-        return False, f"{found}, {metric.fewest_real} needed"
-    if missing := [name for name in metric.packages if importlib.util.find_spec(name) is None]:
-        return False, f"not installed: {', '.join(missing)}; `{install_command('codec')}`"
-    return True, "codec floors only" if metric.is_of_floors else ""
 
 
 def _holds_block(num_frames: int, frame_hz: float) -> bool:
@@ -463,29 +433,9 @@ def _energy_check(config: Comparison, clips: list[Clip], codec: FrozenCodec) -> 
 def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:
     excused = excuses(config)
     find = {
-        "content": lambda: _no_text_swap(prompts),
-        "speaker": lambda: _no_voice_swap(prompts, reference),
+        "content": lambda: no_text_swap(prompts),
+        "speaker": lambda: no_label_swap(prompts, reference, config.data.domain.label),
     }
     swaps = config.data.domain.controls
     reasons = {swap.control: excused.get(swap.control) or find[swap.follows]() for swap in swaps}
     return [Check((name,), not reason, reason) for name, reason in reasons.items()]
-
-
-def _no_text_swap(prompts: list[Clip]) -> str:
-    """Return why texts cannot be swapped, "" if they can."""
-    texts = [clip.text for clip in prompts if has_symbols(clip.text)]
-    largest = max((texts.count(text) for text in set(texts)), default=0)
-    if not texts:
-        return "the prompts have no text"
-    if 2 * largest > len(texts) or len(texts) < FEWEST:
-        return f"{largest} of {len(texts)} prompts with text have the same one"
-    return ""
-
-
-def _no_voice_swap(prompts: list[Clip], reference: Reference) -> str:
-    """Return why voices cannot be swapped, "" if they can."""
-    if len(reference.speakers) < FEWEST:
-        return "there is no other speaker to compare with"
-    if not any(clip.speaker in reference.speakers for clip in prompts):
-        return "no prompted speaker has real speech apart from the prompts"
-    return ""

@@ -17,12 +17,10 @@ from genlab.config import GenlabError
 from genlab.data.held_out import larger_share
 from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
+from genlab.evaluate.checks import FEWEST
 from genlab.evaluate.context import Wanted
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison, TokenData
-
-FEWEST = 2  # below, nothing has an interval
-
 
 C = TypeVar("C", bound=Spoken)
 

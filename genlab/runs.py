@@ -14,9 +14,10 @@ from genlab.config import (
     Seed,
     Steps,
 )
+from genlab.data.audio import AudioFormat
 from genlab.data.batches import BatchSource
 from genlab.data.corpus import AnyCorpus, Progress, build_corpus
-from genlab.data.waves import AugmentConfig, clips_dataset, wave_dataset
+from genlab.data.waves import AugmentConfig, check_formats, clips_dataset, wave_dataset
 from genlab.recognisers.ctc import Recogniser, RecogniserConfig
 from genlab.train import TrainSettings
 from genlab.training.optim import OptimConfig
@@ -107,6 +108,13 @@ class CodecRun(Run):
         manifests = [
             (build_corpus(item.corpus, progress=progress), item.share) for item in self.data
         ]
+        codec = self.codec
+        check_formats(
+            manifests,
+            AudioFormat(codec.sample_rate_hz, codec.channels),
+            "set codec.sample_rate_hz and codec.channels, or the corpus's sample_rate_hz and "
+            "channels",
+        )
         dataset = wave_dataset(
             manifests,
             split="train",
@@ -140,6 +148,8 @@ class RecogniserRun(Run):
         manifests = [
             (build_corpus(item.corpus, progress=progress), item.share) for item in self.data
         ]
+        expected = AudioFormat(self.recogniser.sample_rate_hz)
+        check_formats(manifests, expected, "set the corpus's sample_rate_hz and channels")
         dataset = clips_dataset(
             manifests,
             split="train",

@@ -213,8 +213,8 @@ def sample_run(
     real = codec.decode_codes([clip.codes for clip in clips])
     with RunWriter(out) as writer:
         for number, (clip, wave, floor) in enumerate(zip(clips, waves, real)):
-            write_flac(out / names[2 * number], to_int16(wave))
-            write_flac(out / names[2 * number + 1], to_int16(floor))
+            for name, heard in zip(names[2 * number :], (wave, floor)):
+                write_flac(out / name, to_int16(heard), sample_rate_hz=codec.wave_rate_hz)
             note = ClipNote(
                 clip.text, clip.speaker, seed, compiled.network_calls, guidance_of(run.arm.sampler)
             )
@@ -391,7 +391,9 @@ def compile_sampler(
     ), time.perf_counter() - began
 
 
-def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[Float[np.ndarray, "s"]]:
+def decode(
+    out: SampleOut, store: TokenStore, codec: FrozenCodec
+) -> list[Float[np.ndarray, "s *c"]]:
     """Return the wave of each sample: the one place where a decoder's tokens become audio."""
     tokens = out.tokens
     num_frames = np.asarray(tokens.num_frames)

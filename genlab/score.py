@@ -43,7 +43,7 @@ from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.counts import score_counts
 from genlab.fairness.lookup import score_energy
 from genlab.material import Material, floor_waves, gather, lookup_latents
-from genlab.preflight import excuses, find_reference, recognisers
+from genlab.preflight import excuses, find_reference, networks_of, recognisers
 from genlab.prompts import choose_scored, choose_unscored, num_scored
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
@@ -378,8 +378,9 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
     """Return what does not depend on the row: recognisers, networks, and real speech that is no
     prompt.
     """
-    recogniser = load_recogniser()
-    content = [ContentMetric("ctc", "word", recogniser.transcribe)]
+    content = []
+    if config.data.domain.has("wer"):
+        content.append(ContentMetric("ctc", "word", load_recogniser().transcribe))
     if "grammar" in recognisers(config):
         content.append(grammar_metric(grammar_jsgf(), VOCABULARY))
     reference = find_reference(config, material.manifest, material.clips)
@@ -392,6 +393,8 @@ def evaluation_context(config: Comparison, material: Material) -> EvaluationCont
         lambda waves: [codes for codes, _ in material.codec.encode(waves)],
         more_voices=[(clip.speaker, material.wave(clip)) for clip in reference.more],
         excused=excuses(config),
+        audio=material.codec.audio,
+        networks=networks_of(config),
     )
 
 

@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError, digest
+from genlab.data.audio import SPEECH_AUDIO, hear
 from genlab.data.corpus import Progress
 from genlab.data.digests import FileDigest, digest_file
 from genlab.data.manifest import Clip, Manifest
@@ -230,8 +231,9 @@ def _encode_clips(
         # off again.
         filled = waves + [waves[0]] * (BATCH_CLIPS - len(waves))
         others = _encode_others(batch, manifest, codec)
+        heard = [hear(wave, manifest.audio_format, SPEECH_AUDIO) for wave in filled]
         for clip, (codes, latents), unit, other in zip(
-            batch, codec.encode(filled), units.encode_units(filled), others
+            batch, codec.encode(filled), units.encode_units(heard), others
         ):
             aligned = align_units(unit, len(codes))
             yield TokenClip(

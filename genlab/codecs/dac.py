@@ -409,15 +409,15 @@ def convolve(
 
 
 def whole_frames(
-    waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None, hop_samples: int
-) -> tuple[Float[Array, "b s"], Int[Array, "b"], Int[Array, "b"] | None]:
+    waves: Float[Array, "b s *c"], num_samples: Int[Array, "b"] | None, hop_samples: int
+) -> tuple[Float[Array, "b s *c"], Int[Array, "b"], Int[Array, "b"] | None]:
     """Return waves that are zero past `num_samples`, their numbers of frames, and of samples in
     whole frames.
 
     Raises:
         ValueError: if the waves are not whole frames.
     """
-    batch, samples = waves.shape
+    batch, samples = waves.shape[:2]
     if samples % hop_samples:
         raise ValueError(
             f"waves: {samples} samples are not a multiple of the hop {hop_samples}; pad with zeros"
@@ -425,5 +425,6 @@ def whole_frames(
     if num_samples is None:
         return waves, jnp.full((batch,), samples // hop_samples, jnp.int32), None
     num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
-    waves = waves * valid_frames(samples, num_samples, waves.dtype)[..., 0]
+    is_valid = valid_frames(samples, num_samples, waves.dtype)
+    waves = waves * (is_valid if waves.ndim == 3 else is_valid[..., 0])
     return waves, num_frames, num_frames * hop_samples

@@ -8,7 +8,9 @@ waves of any length. This is the only place where audio becomes tokens and token
 between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few
 bucket sizes so that a corpus costs a few compilations. Every clip is followed by at least one frame
 of padding, so neither the bucket nor the other clips of a call change its result. Waves come and go
-at `wave_rate_hz`; a codec that works at another rate is resampled here.
+at `wave_rate_hz` with `channels` channels; a codec of another rate or of other channels is adapted
+here and nowhere else. A mono codec encodes the two channels of stereo one by one (stereo.py); a
+stereo codec gets a mono wave on both channels, and what it decodes is averaged.
 """
 
 import functools
@@ -31,9 +33,10 @@ from genlab import __version__
 from genlab.codecs.base import Codec, PublishedConfig
 from genlab.codecs.published import load_published, needs_download
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
-from genlab.config import ConfigError, GenlabError
+from genlab.codecs.stereo import EachChannel, stereo_spec
+from genlab.config import ConfigError, GenlabError, digest
 from genlab.config.errors import describe_raised, is_ours_to_stop, one_line, shorten
-from genlab.data.audio import as_waves, resample
+from genlab.data.audio import AudioFormat, Channels, as_audio, as_wave, fit_channels, resample
 from genlab.nets.weights import load_metadata, load_weights, save_weights
 from genlab.run.trust import code_file, digest_of, is_function, load_function, source_of
 from genlab.tokens import Tokens, TokenSpec
@@ -54,6 +57,7 @@ class FrozenCodec:
             the weights.
         wave_rate_hz: sample rate of the waves that go in and come out; the codec's own if nobody
             says otherwise.
+        channels: of these waves: 1 has the shape (samples,), 2 has (samples, 2).
     """
 
     def __init__(
@@ -62,7 +66,12 @@ class FrozenCodec:
         fingerprint: str,
         metadata: Mapping[str, JsonValue],
         wave_rate_hz: int | None = None,
+        channels: Channels = 1,
     ):
+        if channels > channels_of(codec):
+            codec, fingerprint = EachChannel(codec), digest([fingerprint, "each channel"])
+        self.channels: Channels = channels
+        self._inner_channels = channels_of(codec)
         self.spec: TokenSpec = codec.spec
         self.fingerprint = fingerprint
         self.metadata = metadata
@@ -76,6 +85,11 @@ class FrozenCodec:
         )
 
     @property
+    def audio(self) -> AudioFormat:
+        """Rate and channels of the waves that go in and come out."""
+        return AudioFormat(self.wave_rate_hz, self.channels)
+
+    @property
     def code_vectors(self) -> Float[np.ndarray, "k v d"]:
         """The entries of every codebook, in the units of the latents."""
         return np.asarray(self._merge(self._state).code_vectors)
@@ -85,8 +99,8 @@ class FrozenCodec:
         """The codec as a flax module with these weights: for `jax.jit`, gradients, other dtypes and
         streaming.
 
-        It takes batches "b s" with their `num_samples` at `spec.sample_rate_hz`, and resamples
-        nothing.
+        It takes batches "b s", those of a stereo codec "b s 2", with their `num_samples` at
+        `spec.sample_rate_hz`, and resamples nothing.
         """
         return self._merge(self._state)
 
@@ -100,7 +114,8 @@ class FrozenCodec:
         zero levels.
 
         Raises:
-            GenlabError: naming the wave that is not mono, finite and float or int16.
+            GenlabError: naming the wave that has other channels, or is not finite and float or
+                int16.
         """
         if not len(waves):
             return []
@@ -132,19 +147,28 @@ class FrozenCodec:
         self, waves: Sequence[Shaped[np.ndarray, "..."]]
     ) -> tuple[Tokens, Int[np.ndarray, "b"]]:
         waves = [
-            resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz) for wave in as_waves(waves)
+            fit_channels(
+                resample(wave, self.wave_rate_hz, self.spec.sample_rate_hz), self._inner_channels
+            )
+            for wave in self._checked(waves)
         ]
         hop = self.spec.hop_samples
         num_samples = np.array([len(wave) for wave in waves], np.int32)
         frames = bucket_frames(-(-int(num_samples.max()) // hop) + 1)
-        padded = np.zeros((len(waves), frames * hop), np.float32)
+        padded = np.zeros((len(waves), frames * hop, *waves[0].shape[1:]), np.float32)
         for row, wave in zip(padded, waves):
             row[: len(wave)] = wave
         return self._encode(self._state, padded, num_samples), -(-num_samples // hop)
 
+    def _checked(self, waves: Sequence[Shaped[np.ndarray, "..."]]) -> list[np.ndarray]:
+        if self.channels == 1:
+            return [as_wave(wave, f"waves[{number}]") for number, wave in enumerate(waves)]
+        found = [as_audio(wave, f"waves[{number}]") for number, wave in enumerate(waves)]
+        return [fit_channels(wave, self.channels) for wave in found]
+
     def decode_codes(
         self, codes: Sequence[Int[np.ndarray, "t k"]], side: Float[np.ndarray, "b c"] | None = None
-    ) -> list[Float[np.ndarray, "s"]]:
+    ) -> list[Float[np.ndarray, "s *c"]]:
         """Return the wave of each sequence of codes; fewer than K levels decode at a lower rate.
 
         Args:
@@ -182,7 +206,7 @@ class FrozenCodec:
         self,
         latents: Sequence[Float[np.ndarray, "t d"]],
         side: Float[np.ndarray, "b c"] | None = None,
-    ) -> list[Float[np.ndarray, "s"]]:
+    ) -> list[Float[np.ndarray, "s *c"]]:
         """Return the wave of each sequence of latents (not normalised)."""
         return self._decode(self._decode_latents, latents, np.float32, side)
 
@@ -192,7 +216,7 @@ class FrozenCodec:
         views: Sequence[np.ndarray],
         dtype: type,
         side: Float[np.ndarray, "b c"] | None,
-    ) -> list[Float[np.ndarray, "s"]]:
+    ) -> list[Float[np.ndarray, "s *c"]]:
         if not len(views):
             return []
         num_frames = np.array([len(view) for view in views], np.int32)
@@ -204,11 +228,19 @@ class FrozenCodec:
         waves = np.asarray(
             decode(self._state, padded, num_frames, *([] if side is None else [side]))
         )
-        whole = [wave[: n * self.spec.hop_samples] for wave, n in zip(waves, num_frames)]
+        whole = [
+            fit_channels(wave[: n * self.spec.hop_samples], self.channels)
+            for wave, n in zip(waves, num_frames)
+        ]
         return [
             np.clip(resample(wave, self.spec.sample_rate_hz, self.wave_rate_hz), -1, 1)
             for wave in whole
         ]
+
+
+def channels_of(codec: Codec) -> Channels:
+    """Return the channels of a codec's own waves: 1, unless it has an attribute `channels`."""
+    return getattr(codec, "channels", 1)
 
 
 def bucket_frames(num_frames: int) -> int:
@@ -263,7 +295,9 @@ def published_config(kind: str) -> type[PublishedConfig]:
     raise GenlabError(f"codec {shorten(kind)}: expected one of {', '.join(PUBLISHED)}")
 
 
-def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCodec:
+def load_codec(
+    name: str = SHIPPED, wave_rate_hz: int | None = None, channels: Channels = 1
+) -> FrozenCodec:
     """Load shipped weights by name, exported weights by path, a published codec, or one's own from
     a Python file.
 
@@ -272,27 +306,32 @@ def load_codec(name: str = SHIPPED, wave_rate_hz: int | None = None) -> FrozenCo
             without it the usual one.
         wave_rate_hz: sample rate of the waves that the caller gives and takes; the codec's own if
             absent.
+        channels: of these waves.
 
     Raises:
         GenlabError: if the file is missing, damaged, or does not match its config.
     """
+    codec, fingerprint, metadata = _load_any(name)
+    return FrozenCodec(codec, fingerprint, metadata, wave_rate_hz, channels)
+
+
+def _load_any(name: str) -> tuple[Codec, str, Mapping[str, JsonValue]]:
+    """Return a codec, its fingerprint and what is known of it."""
     kind, _, source = name.partition(":")
     if kind == "mulaw":
         from genlab.codecs.mulaw import MuLawConfig
 
         config = MuLawConfig().override([f"sample_rate_hz={source}"] if source else [])
-        return FrozenCodec(
-            config.build(), config.digest(), {"config": config.to_dict()}, wave_rate_hz
-        )
+        return config.build(), config.digest(), {"config": config.to_dict()}
     if kind in PUBLISHED:
         found = load_published(published_config(kind), source or None)
         metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
-        return FrozenCodec(found.codec, found.fingerprint, metadata, wave_rate_hz)
+        return found.codec, found.fingerprint, metadata
     if is_function(name):
         codec, fingerprint = _load_own(name, digest_of(name, "codec"))
-        return FrozenCodec(codec, fingerprint, {"source": Path(name).name}, wave_rate_hz)
+        return codec, fingerprint, {"source": Path(name).name}
     codec, metadata = load_exported(name)
-    return FrozenCodec(codec, metadata["sha256"][:10], metadata, wave_rate_hz)
+    return codec, metadata["sha256"][:10], metadata
 
 
 def check_is_local(name: str, asking: Path) -> None:
@@ -314,20 +353,28 @@ def check_is_local(name: str, asking: Path) -> None:
         )
 
 
-def token_spec(name: str) -> TokenSpec:
-    """Return the token space of the codec called `name` without its weights; a published one has
-    its usual shape.
+def token_spec(name: str, channels: Channels = 1) -> TokenSpec:
+    """Return the token space of the codec called `name` on waves of so many channels, without its
+    weights; a published one has its usual shape.
 
     Raises:
         GenlabError: if there is no such codec.
     """
+    spec, own = _spec_of(name)
+    return stereo_spec(spec) if channels > own else spec
+
+
+def _spec_of(name: str) -> tuple[TokenSpec, Channels]:
+    """Return a codec's own token space and the channels of its waves."""
     kind, _, source = name.partition(":")
     if kind in PUBLISHED and not source:
         config: Any = published_config(kind)()
-        return config.spec
+        return config.spec, getattr(config, "channels", 1)
     if kind in PUBLISHED or kind == "mulaw" or is_function(name):
-        return load_codec(name).spec
-    return _read_shape(weights_path(name))[0].spec
+        codec = _load_any(name)[0]
+        return codec.spec, channels_of(codec)
+    shape = _read_shape(weights_path(name))[0]
+    return shape.spec, shape.channels
 
 
 def load_exported(name: str) -> tuple[SpectralCodec, dict[str, Any]]:

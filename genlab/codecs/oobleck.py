@@ -1,14 +1,13 @@
 """Oobleck, the autoencoder of Stable Audio Open: a continuous codec of 64 channels at 21.5 frames
 per second.
 
-In: waves "b s" at 44.1 kHz. Out: `Tokens` whose latents are the mean of the encoder's Gaussian, and
-back to waves (Evans et al. 2024, Stable Audio Open, section 2; names as in diffusers'
+In: stereo waves "b s 2" at 44.1 kHz. Out: `Tokens` whose latents are the mean of the encoder's
+Gaussian, and back to waves (Evans et al. 2024, Stable Audio Open, section 2; names as in diffusers'
 `AutoencoderOobleck`). Encoder and decoder are those of DAC with another Snake, their own widths, no
-tanh, and no bias in the last layer; at odd strides they end as DAC's do. Where we differ: the
-published model is stereo and our waves are mono, so a wave is copied to both channels, and the
-channels that come out are averaged. Latents are never drawn, so encoding is deterministic. The
-model has no codes: `fit_codes` gives it residual codebooks, by k-means on the latents of given
-waves; before that its tokens have no codes.
+tanh, and no bias in the last layer; at odd strides they end as DAC's do. A model of one channel has
+waves "b s"; a mono corpus is adapted to a stereo model by `FrozenCodec`. Latents are never drawn,
+so encoding is deterministic. The model has no codes: `fit_codes` gives it residual codebooks, by
+k-means on the latents of given waves; before that its tokens have no codes.
 """
 
 import functools
@@ -27,6 +26,7 @@ from genlab.codecs.base import PublishedConfig
 from genlab.codecs.dac import Decoder, Encoder, whole_frames
 from genlab.codecs.quantiser import ResidualQuantiser, nearest_entry
 from genlab.config import ConfigError, GenlabError
+from genlab.data.audio import Channels
 from genlab.nets.convolution import valid_frames
 from genlab.nets.snake import SnakeBeta
 from genlab.tokens import Tokens, TokenSpec
@@ -45,9 +45,11 @@ class OobleckConfig(PublishedConfig):
     sample_rate_hz: int = pydantic.Field(default=44_100, ge=1)
     """Sample rate of waves, in Hz."""
     audio_channels: Literal[1, 2] = 2
-    """Channels of the waves inside the model."""
+    """Channels of the waves."""
     mono: Literal["copied_and_averaged"] = "copied_and_averaged"
-    """How our mono waves enter and leave a model of two channels: copied to both, then averaged."""
+    """How mono waves enter and leave a model of two channels (codecs/frozen.py): copied to both,
+    then averaged.
+    """
     codebooks: int = pydantic.Field(default=8, ge=1)
     """Residual levels that `fit_codes` makes; the published model has none."""
     entries: int = pydantic.Field(default=1024, ge=2, le=2**15)
@@ -82,6 +84,11 @@ class OobleckConfig(PublishedConfig):
                 f"latent_channels={self.latent_channels}: expected half of {self.encoder_width=}"
             )
         return self
+
+    @property
+    def channels(self) -> Channels:
+        """Channels of the codec's waves."""
+        return self.audio_channels
 
     @property
     def spec(self) -> TokenSpec:
@@ -142,7 +149,7 @@ class OobleckCodec(nnx.Module):
         decoder_widths = [config.decoder_width * multiple for multiple in multiples[::-1]]
         latent = config.latent_channels
         self.spec = config.spec
-        self.audio_channels = channels
+        self.channels: Channels = channels
         # A variational autoencoder: half of the encoder's outputs are means, half are scales.
         self.encoder = Encoder(
             channels, encoder_widths, strides, 2 * latent, SnakeBeta, key=encoder_key
@@ -168,7 +175,7 @@ class OobleckCodec(nnx.Module):
         return self._fitted().entries[...]
 
     def encode(
-        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+        self, waves: Float[Array, "b s *c"], num_samples: Int[Array, "b"] | None = None
     ) -> Tokens:
         """Return the mean latents, and codes if codebooks were fitted.
 
@@ -176,8 +183,8 @@ class OobleckCodec(nnx.Module):
             ValueError: if the waves are not whole frames.
         """
         waves, num_frames, lengths = whole_frames(waves, num_samples, self.spec.hop_samples)
-        channels = jnp.repeat(waves[..., None], self.audio_channels, axis=-1)
-        latents = self.encoder(channels, lengths)[..., : self.spec.latent_channels]
+        inputs = waves[..., None] if self.channels == 1 else waves
+        latents = self.encoder(inputs, lengths)[..., : self.spec.latent_channels]
         latents = latents * valid_frames(
             latents.shape[1], None if lengths is None else num_frames, latents.dtype
         )
@@ -187,7 +194,7 @@ class OobleckCodec(nnx.Module):
 
     def decode_codes(
         self, codes: Int[Array, "b t k"], num_frames: Int[Array, "b"] | None = None
-    ) -> Float[Array, "b s"]:
+    ) -> Float[Array, "b s *c"]:
         """Return t * hop samples from codes; fewer than K levels decode at a lower rate.
 
         Raises:
@@ -197,11 +204,10 @@ class OobleckCodec(nnx.Module):
 
     def decode_latents(
         self, latents: Float[Array, "b t d"], num_frames: Int[Array, "b"] | None = None
-    ) -> Float[Array, "b s"]:
-        """Return t * hop samples from latents, the average of the channels; samples past
-        `num_frames` are silent.
-        """
-        return self.decoder(latents, num_frames).mean(axis=-1)
+    ) -> Float[Array, "b s *c"]:
+        """Return t * hop samples from latents; samples past `num_frames` are silent."""
+        waves = self.decoder(latents, num_frames)
+        return waves[..., 0] if self.channels == 1 else waves
 
     def _fitted(self) -> ResidualQuantiser:
         if self.quantiser is None:
@@ -214,7 +220,7 @@ class OobleckCodec(nnx.Module):
 
 def fit_codes(
     codec: OobleckCodec,
-    waves: Float[Array, "b s"],
+    waves: Float[Array, "b s *c"],
     num_samples: Int[Array, "b"] | None = None,
     *,
     seed: int = 0,

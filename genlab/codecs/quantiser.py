@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+SIDE_LEVELS = 8  # values of a side channel: 3 bits
+
 
 class Codebook(nnx.Variable):
     """State of the quantiser that EMA updates move, not the optimiser."""
@@ -126,3 +128,31 @@ def nearest_entry(vectors: Float[Array, "*b d"], entries: Float[Array, "v d"]) -
     offsets = 0.5 * jnp.sum(entries**2, axis=-1)
     score = vectors @ entries.T - offsets.reshape((1,) * (vectors.ndim - 1) + (-1,))
     return jnp.argmax(score, axis=-1).astype(jnp.int32)
+
+
+def draw_levels(
+    key: Key[Array, ""], batch: int, codebooks: int, share_continuous: float, share_fewer: float
+) -> Int[Array, "b"]:
+    """Draw how many code levels each example of a training batch decodes from; 0 means raw latents.
+
+    Args:
+        key: of the draw.
+        batch: examples.
+        codebooks: levels that there are.
+        share_continuous: share of examples with raw latents.
+        share_fewer: share of examples without a random number of upper levels.
+    """
+    choice_key, level_key = jax.random.split(key)
+    choice = jax.random.uniform(choice_key, (batch,))
+    fewer = jax.random.randint(level_key, (batch,), 1, codebooks)
+    levels = jnp.where(choice < share_continuous + share_fewer, fewer, codebooks)
+    return jnp.where(choice < share_continuous, 0, levels)
+
+
+def round_side(side: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """Round to one of SIDE_LEVELS values between -1 and 1, with the gradient of the unrounded
+    (Mentzer et al. 2023, finite scalar quantisation, section 3.1).
+    """
+    bounded = 0.5 * (jnp.tanh(side) + 1.0) * (SIDE_LEVELS - 1)
+    rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+    return rounded / (SIDE_LEVELS - 1) * 2.0 - 1.0

@@ -1,14 +1,14 @@
 """The in-lab codec: spectrum in, spectrum out, every layer at the frame rate.
 
-In: waves "b s" at 16 kHz. Out: `Tokens` with latents "b t d" and their residual codes "b t k"; and
-back to waves from either view. The decoder predicts magnitude and phase for an inverse STFT (Vocos,
-Siuzdak 2023, section 3), and the encoder mirrors it, so no layer runs at the sample rate and all
-the work is matrix products. Each 20 ms frame carries two 10 ms STFT frames side by side, which
-keeps 50 tokens per second and still places onsets to within 10 ms. Where we differ from Vocos: two
-STFT frames per layer frame, an encoder from log magnitudes instead of a fixed mel front end, and a
-residual quantiser between. A causal codec's windows end with their own hop: its encoder sees
-nothing ahead, a sample is finished window - hop / 2 samples (30 ms) after its frame, and it runs
-chunk by chunk (`StreamingCodec`).
+In: waves "b s", or "b s 2" of a stereo codec, whose layers see mid and side (planes.py). Out:
+`Tokens` with latents "b t d" and their residual codes "b t k"; and back to waves from either view.
+The decoder predicts magnitude and phase for an inverse STFT (Vocos, Siuzdak 2023, section 3), and
+the encoder mirrors it, so no layer runs at the sample rate and all the work is matrix products.
+Each 20 ms frame carries two 10 ms STFT frames side by side, which keeps 50 tokens per second and
+still places onsets to within 10 ms. Where we differ from Vocos: two STFT frames per layer frame, an
+encoder from log magnitudes instead of a fixed mel front end, and a residual quantiser between. A
+causal codec's windows end with their own hop: its encoder sees nothing ahead, a sample is finished
+window - hop / 2 samples (30 ms) after its frame, and it runs chunk by chunk (`StreamingCodec`).
 """
 
 from typing import ClassVar, Literal
@@ -24,15 +24,22 @@ from genlab.codecs.convnext import ConvNeXtBlock, StackConfig, first_pasts, stre
 from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
 from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
-from genlab.codecs.quantiser import ResidualQuantiser
-from genlab.config import Config, GenlabError
+from genlab.codecs.planes import (
+    each_channel,
+    features,
+    from_planes,
+    mean_over_channels,
+    pairs_of,
+    to_planes,
+)
+from genlab.codecs.quantiser import ResidualQuantiser, draw_levels, round_side
+from genlab.config import Config, GenlabError, added
+from genlab.data.audio import Channels
 from genlab.nets.param import NORM_RULES, linear_rules
 from genlab.nets.spectrogram import cut_frames, hann_window, istft, spread_frames, stft
 from genlab.tokens import LossOut, Tokens, TokenSpec
 
 SUBFRAMES = 2  # STFT frames per token frame
-SIDE_LEVELS = 8  # values of a side channel: 3 bits
-LOG_FLOOR = 1e-4
 TRAINING_PARTS = ("discriminator", "distillation")  # what exported weights leave out
 
 
@@ -90,6 +97,8 @@ class SpectralCodecConfig(Config):
     Welling 2013). Training that decodes latents then reads them with noise, whose scale the encoder
     gives. None leaves it out.
     """
+    channels: Channels = added(1)
+    """Channels of the waves."""
 
     @pydantic.model_validator(mode="after")
     def _check_framing(self) -> "SpectralCodecConfig":
@@ -104,7 +113,7 @@ class SpectralCodecConfig(Config):
                 f"window_samples={self.window_samples} must be a multiple of the STFT hop "
                 f"{stft_hop}"
             )
-        # One uniform draw per example decides between the two and neither (`_draw_levels`).
+        # One uniform draw per example decides between the two and neither (`draw_levels`).
         if self.share_continuous + self.share_fewer_levels > 1:
             raise ValueError(
                 "share_continuous and share_fewer_levels are shares of one batch: their sum "
@@ -116,6 +125,11 @@ class SpectralCodecConfig(Config):
                 f"latent_channels={self.latent_channels}"
             )
             raise ValueError(f"{channels}: the levels above the first need channels too")
+        if self.channels == 2 and (self.causal or self.distillation is not None):
+            raise ValueError(
+                "channels=2: a causal codec streams one channel, and the teacher of a distillation "
+                "hears one; use causal=false without distillation, or channels=1"
+            )
         if self.side_channels and self.causal:
             raise ValueError(
                 f"side_channels={self.side_channels}: a whole utterance's code needs causal=false"
@@ -146,7 +160,8 @@ class SpectralCodec(nnx.Module):
     reads: ClassVar[Literal["waves"]] = "waves"
 
     def __init__(self, config: SpectralCodecConfig, rngs: nnx.Rngs):
-        bins = (config.window_samples // 2 + 1) * SUBFRAMES
+        bins = (config.window_samples // 2 + 1) * SUBFRAMES * config.channels
+        self.channels: Channels = config.channels
         encoder, decoder = config.encoder, config.decoder
         self.config = config
         self.spec = config.spec
@@ -190,7 +205,7 @@ class SpectralCodec(nnx.Module):
         return self.quantiser.entries[...]
 
     def encode(
-        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"] | None = None
+        self, waves: Float[Array, "b s *c"], num_samples: Int[Array, "b"] | None = None
     ) -> Tokens:
         """Return latents and codes; `s` must be a multiple of the hop (pad with zeros on the
         right).
@@ -204,7 +219,7 @@ class SpectralCodec(nnx.Module):
         codes: Int[Array, "b t k"],
         num_frames: Int[Array, "b"] | None = None,
         side: Float[Array, "b c"] | None = None,
-    ) -> Float[Array, "b s"]:
+    ) -> Float[Array, "b s *c"]:
         """Return waves from codes; fewer than K levels decode at a lower rate."""
         return self.decode_latents(self.quantiser.decode(codes), num_frames, side)
 
@@ -213,7 +228,7 @@ class SpectralCodec(nnx.Module):
         latents: Float[Array, "b t d"],
         num_frames: Int[Array, "b"] | None = None,
         side: Float[Array, "b c"] | None = None,
-    ) -> Float[Array, "b s"]:
+    ) -> Float[Array, "b s *c"]:
         """Return waves of t * hop samples from latents; samples past `num_frames` are silent.
 
         Raises:
@@ -234,8 +249,12 @@ class SpectralCodec(nnx.Module):
         for block in self.decoder:
             hidden = block(hidden, is_valid)
         spectrum = self._spectrum(hidden, is_valid)
-        wave = istft(spectrum, self.config.window_samples, self._hop_samples, self._samples_before)
-        return wave * jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
+        planes = istft(
+            spectrum, self.config.window_samples, self._hop_samples, self._samples_before
+        )
+        waves = from_planes(planes, self.channels)
+        is_sample = jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
+        return waves * (is_sample if waves.ndim == 2 else is_sample[..., None])
 
     def start_encoding(self, batch: int) -> PyTree:
         """Return what to carry into the first chunk of a causal codec: samples, and frames per
@@ -257,7 +276,8 @@ class SpectralCodec(nnx.Module):
         spectrum = jnp.fft.rfft(
             cut_frames(seen, self.config.window_samples, self._hop_samples) * window, axis=-1
         )
-        hidden, pasts = stream_blocks(self.encoder, self.encoder_in(_features(spectrum)), pasts)
+        inputs = self.encoder_in(features(spectrum, 1, SUBFRAMES))
+        hidden, pasts = stream_blocks(self.encoder, inputs, pasts)
         latents, _ = self._bottleneck(self.encoder_norm(hidden))
         num_frames = jnp.full(latents.shape[:1], latents.shape[1], jnp.int32)
         tokens = Tokens(self.quantiser.encode(latents), latents, num_frames)
@@ -312,7 +332,7 @@ class SpectralCodec(nnx.Module):
         nnx.update(self, {**ours, **theirs})
 
     def loss(
-        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"], *, key: Key[Array, ""]
+        self, waves: Float[Array, "b s *c"], num_samples: Int[Array, "b"], *, key: Key[Array, ""]
     ) -> LossOut:
         """Return reconstruction, commitment and, past its start step, adversarial losses; moves the
         codebooks.
@@ -322,7 +342,8 @@ class SpectralCodec(nnx.Module):
         (codes, latents, num_frames, side), noise_scale = self._encode(waves, num_samples)
         assert codes is not None and latents is not None, "the encoder gives both views"
         is_valid = jnp.arange(latents.shape[1])[None] < num_frames[:, None]
-        levels = self._draw_levels(level_key, waves.shape[0])
+        shares = config.share_continuous, config.share_fewer_levels
+        levels = draw_levels(level_key, waves.shape[0], config.codebooks, *shares)
         sums = jax.lax.stop_gradient(self.quantiser.partial_sums(codes))
         quantised = jnp.take_along_axis(
             sums, jnp.maximum(levels - 1, 0)[None, :, None, None], axis=0
@@ -339,8 +360,9 @@ class SpectralCodec(nnx.Module):
         frames = jnp.maximum(num_frames, 1).astype(jnp.float32)
         left = jnp.mean((latents[None] - sums) ** 2, axis=-1) * is_valid[None]
         commitment = jnp.sum(left, axis=-1).mean(axis=0) / frames
-        mel = mel_distance(waves, fake, config.sample_rate_hz)
-        spectral = stft_distance(waves, fake)
+        real, made = each_channel(waves), each_channel(fake)
+        mel = mean_over_channels(mel_distance(real, made, config.sample_rate_hz), self.channels)
+        spectral = mean_over_channels(stft_distance(real, made), self.channels)
         per_example = (
             config.mel_weight * mel
             + config.stft_weight * spectral
@@ -359,7 +381,7 @@ class SpectralCodec(nnx.Module):
             metrics["distillation"] = self.distillation(level_one, waves, num_samples)
             per_example = per_example + config.distillation.weight * metrics["distillation"]
         if config.adversarial is not None:
-            adversarial, extra = self._adversarial(config.adversarial, waves, fake)
+            adversarial, extra = self._adversarial(config.adversarial, real, made)
             per_example, metrics = per_example + adversarial, metrics | extra
         is_used = is_valid[..., None] & (
             jnp.arange(config.codebooks)[None, None] < levels[:, None, None]
@@ -374,7 +396,7 @@ class SpectralCodec(nnx.Module):
         return LossOut(per_example, jnp.ones_like(mel), metrics)
 
     def _encode(
-        self, waves: Float[Array, "b s"], num_samples: Int[Array, "b"]
+        self, waves: Float[Array, "b s *c"], num_samples: Int[Array, "b"]
     ) -> tuple[Tokens, Float[Array, "b t d"] | None]:
         """Return the tokens, and the scale of the noise of a variational bottleneck."""
         hop_samples = self.spec.hop_samples
@@ -384,13 +406,13 @@ class SpectralCodec(nnx.Module):
                 "pad with zeros"
             )
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
-        features = _features(
-            stft(waves, self.config.window_samples, self._hop_samples, self._samples_before)
-        )
+        planes = to_planes(waves)
+        spectra = stft(planes, self.config.window_samples, self._hop_samples, self._samples_before)
+        inputs = features(spectra, self.channels, SUBFRAMES)
         # A clip in a batch must encode as it does alone, so padded frames are silenced in every
         # block.
-        is_valid = jnp.arange(features.shape[1])[None] < num_frames[:, None]
-        hidden = self.encoder_in(features)
+        is_valid = jnp.arange(inputs.shape[1])[None] < num_frames[:, None]
+        hidden = self.encoder_in(inputs)
         for block in self.encoder:
             hidden = block(hidden, is_valid)
         hidden = self.encoder_norm(hidden)
@@ -402,7 +424,7 @@ class SpectralCodec(nnx.Module):
             mean = (
                 jnp.sum(hidden * is_valid[..., None], axis=1) / jnp.maximum(num_frames, 1)[:, None]
             )
-            side = _round_side(self.side_out(mean))
+            side = round_side(self.side_out(mean))
         return Tokens(self.quantiser.encode(latents), latents, num_frames, side), noise_scale
 
     def _bottleneck(
@@ -417,13 +439,12 @@ class SpectralCodec(nnx.Module):
 
     def _spectrum(
         self, hidden: Float[Array, "b t h"], is_valid: Bool[Array, "b t"]
-    ) -> Complex[Array, "b u f"]:
-        """Return the complex spectrum that the decoder's last frames stand for, two STFT frames
-        each.
+    ) -> Complex[Array, "p u f"]:
+        """Return the complex spectrum of every plane that the decoder's last frames stand for, two
+        STFT frames each.
         """
-        pairs = self.decoder_out(self.decoder_norm(hidden)) * is_valid[..., None]
-        # b t (2 f 2) -> b (t 2) f, 2
-        pairs = pairs.reshape(hidden.shape[0], hidden.shape[1] * SUBFRAMES, -1, 2)
+        outputs = self.decoder_out(self.decoder_norm(hidden)) * is_valid[..., None]
+        pairs = pairs_of(outputs, self.channels, SUBFRAMES)
         magnitude = jnp.exp(jnp.minimum(pairs[..., 0] - 2.0, 5.0))
         return jax.lax.complex(
             magnitude * jnp.cos(pairs[..., 1]), magnitude * jnp.sin(pairs[..., 1])
@@ -448,21 +469,12 @@ class SpectralCodec(nnx.Module):
                 "causal=true"
             )
 
-    def _draw_levels(self, key: Key[Array, ""], batch: int) -> Int[Array, "b"]:
-        """Draw how many code levels each example decodes from; 0 means raw latents."""
-        config = self.config
-        choice_key, level_key = jax.random.split(key)
-        choice = jax.random.uniform(choice_key, (batch,))
-        fewer = jax.random.randint(level_key, (batch,), 1, config.codebooks)
-        levels = jnp.where(
-            choice < config.share_continuous + config.share_fewer_levels, fewer, config.codebooks
-        )
-        return jnp.where(choice < config.share_continuous, 0, levels)
-
     def _adversarial(
-        self, config: AdversarialConfig, real: Float[Array, "b s"], fake: Float[Array, "b s"]
+        self, config: AdversarialConfig, real: Float[Array, "p s"], fake: Float[Array, "p s"]
     ) -> tuple[Float[Array, "b"], dict[str, Float[Array, "b"]]]:
-        """Return what the discriminator adds to the loss of each example, and its parts."""
+        """Return what the discriminator adds to the loss of each example, and its parts; it judges
+        channels one by one.
+        """
 
         def on() -> tuple[Array, Array, Array]:
             return adversarial_losses(self.discriminator, real, fake)
@@ -472,25 +484,11 @@ class SpectralCodec(nnx.Module):
             return nothing, nothing, nothing
 
         # lax.cond, not where: before the start step the discriminator costs nothing.
-        generator, matching, critic = jax.lax.cond(self.step[...] >= config.start_step, on, off)
+        judged = jax.lax.cond(self.step[...] >= config.start_step, on, off)
+        generator, matching, critic = (mean_over_channels(term, self.channels) for term in judged)
         total = config.generator_weight * generator + config.matching_weight * matching + critic
         return total, {
             "generator_hinge": generator,
             "feature_matching": matching,
             "critic_hinge": critic,
         }
-
-
-def _features(spectrum: Complex[Array, "b u f"]) -> Float[Array, "b t c"]:
-    """Return scaled log magnitudes, two STFT frames side by side in each token frame."""
-    log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + LOG_FLOOR)
-    return 0.3 * log_magnitude.reshape(spectrum.shape[0], spectrum.shape[1] // SUBFRAMES, -1)
-
-
-def _round_side(side: Float[Array, "b c"]) -> Float[Array, "b c"]:
-    """Round to one of SIDE_LEVELS values between -1 and 1, with the gradient of the unrounded
-    (section 3.1).
-    """
-    bounded = 0.5 * (jnp.tanh(side) + 1.0) * (SIDE_LEVELS - 1)
-    rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
-    return rounded / (SIDE_LEVELS - 1) * 2.0 - 1.0

@@ -1,15 +1,18 @@
-"""Audio files in and out: any WAV, FLAC, OGG or MP3 to 16 kHz mono float32, or one reason why not.
+"""Audio files in and out: any WAV, FLAC, OGG or MP3 to float32 at one rate, or one reason why not.
 
 `read_wave` trusts nothing: a truncated file, a wrong extension, a wrong checksum, NaN, silence, a
 single sample or a microphone array raises `AudioError` with a reason a person can act on. The
 header is judged before anything is decoded, so refusing a file that is hours long costs nothing.
-Stereo is averaged, unless the channels cancel; more than two channels are refused, because a blind
-mix of an array cancels what arrives at different times. Resampling is soxr at high quality.
+A mono wave has the shape (samples,), a stereo one (samples, 2). Where mono is asked for, stereo is
+averaged, unless the channels cancel; where stereo is asked for, mono is copied to both. More than
+two channels are refused, because a blind mix of an array cancels what arrives at different times.
+Resampling is soxr at high quality.
 """
 
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -29,7 +32,8 @@ from genlab.data.decoding import (
 from genlab.machine.stopping import apart
 from genlab.run.stored import whole_file
 
-SAMPLE_RATE_HZ = 16_000
+SAMPLE_RATE_HZ = 16_000  # of speech, and of every network that hears speech
+Channels = Literal[1, 2]
 # float files may overshoot 1 a little; far more means that they are not scaled to [-1, 1]
 MAX_PEAK = 1.5
 MIN_PEAK = 0.5 / 32_767  # what is quieter is silence at 16 bits
@@ -47,29 +51,65 @@ WRITTEN = {
 }
 
 
+class AudioFormat(NamedTuple):
+    """What the waves of a corpus, a codec or a row of the table are."""
+
+    sample_rate_hz: int = SAMPLE_RATE_HZ
+    channels: Channels = 1
+
+    def __str__(self) -> str:
+        return f"{self.sample_rate_hz} Hz {'stereo' if self.channels == 2 else 'mono'}"
+
+
+SPEECH_AUDIO = AudioFormat()  # what every network that hears speech is given
+
+
 def read_wave(
     path: Path | str,
     *,
     sample_rate_hz: int = SAMPLE_RATE_HZ,
+    channels: Channels = 1,
     part: Part = WHOLE,
     limit: Limit = DEFAULT_LIMIT,
-) -> Float[np.ndarray, "s"]:
-    """Return the file, or a part of it, as mono float32 at `sample_rate_hz`.
+) -> Float[np.ndarray, "s *c"]:
+    """Return the file, or a part of it, as float32 at `sample_rate_hz`: shape (samples,) if it is
+    to be mono, (samples, 2) if it is to be stereo.
 
     Raises:
         AudioError: if the file is missing, damaged, mislabelled, silent, too short or too long, or
-            has more than two channels, or two that cancel.
+            has more than two channels, or two that cancel although mono is asked for.
     """
     samples, source_hz = _read_channels(Path(path), part, limit)
-    mixed = _check_level(path, _mix(path, samples))
-    return _audible(path, resample(mixed, source_hz, sample_rate_hz))
+    fitting = _mix(path, samples) if channels == 1 else np.repeat(samples, 3 - samples.shape[1], 1)
+    return _audible(path, resample(_check_level(path, fitting), source_hz, sample_rate_hz))
+
+
+def fit_channels(wave: Float[np.ndarray, "s *c"], channels: Channels) -> Float[np.ndarray, "s *c"]:
+    """Return `wave` with so many channels: stereo is averaged, mono is copied to both."""
+    if channels == 1:
+        return wave if wave.ndim == 1 else wave.mean(axis=1, dtype=np.float32)
+    return wave if wave.ndim == 2 else np.repeat(wave[:, None], 2, axis=1)
+
+
+def hear(
+    wave: Float[np.ndarray, "s *c"], source: AudioFormat, target: AudioFormat
+) -> Float[np.ndarray, "s2 *c2"]:
+    """Return a wave of one format in another; it is the same array if they agree.
+
+    Every network and every metric that needs another rate or one channel gets its waves from here.
+    """
+    if source == target:
+        return wave
+    return resample(
+        fit_channels(wave, target.channels), source.sample_rate_hz, target.sample_rate_hz
+    )
 
 
 def as_wave(
     wave: Shaped[np.ndarray, "..."], name: str = "wave", *, is_finite: bool = True
 ) -> Float[np.ndarray, "s"]:
     """Return `wave` as mono float32; 16-bit samples are scaled by 1 / 32767. Every door for waves
-    calls this.
+    calls this or `as_audio`.
 
     Args:
         wave: samples of one clip, floats in [-1, 1] or int16.
@@ -88,6 +128,37 @@ def as_wave(
         raise GenlabError(
             f"{name}: shape {array.shape}, expected one mono wave of shape (samples,); {advice}"
         )
+    return _as_floats(array, name, is_finite)
+
+
+def as_audio(
+    wave: Shaped[np.ndarray, "..."], name: str = "wave", *, is_finite: bool = True
+) -> Float[np.ndarray, "s *c"]:
+    """Return a mono or stereo wave as float32, as `as_wave` does for mono.
+
+    Args:
+        wave: shape (samples,) or (samples, 2), floats in [-1, 1] or int16.
+        name: what the error calls it.
+        is_finite: as in `as_wave`.
+
+    Raises:
+        GenlabError: naming `name`, its shape, dtype or count, and what was expected.
+    """
+    array = np.asarray(wave)
+    if array.ndim != 2:
+        return as_wave(array, name, is_finite=is_finite)
+    if array.shape[1] != 2:
+        turned = "; transpose it" if array.shape[0] == 2 else ""
+        raise GenlabError(
+            f"{name}: shape {array.shape}, expected a mono wave of shape (samples,) or a stereo "
+            f"one of shape (samples, 2){turned}"
+        )
+    return _as_floats(array, name, is_finite)
+
+
+def _as_floats(
+    array: Shaped[np.ndarray, "..."], name: str, is_finite: bool
+) -> Float[np.ndarray, "s *c"]:
     # Integers of another width have no scale of their own: guessing one would be silently wrong.
     if array.dtype == np.int16:
         return to_float(array)
@@ -99,7 +170,7 @@ def as_wave(
     array = array.astype(np.float32, copy=False)
     if is_finite and (num_bad := int((~np.isfinite(array)).sum())):
         raise GenlabError(
-            f"{name}: {num_bad} of {len(array)} samples are not finite; expected finite samples"
+            f"{name}: {num_bad} of {array.size} samples are not finite; expected finite samples"
         )
     return array
 
@@ -144,26 +215,26 @@ def is_longer(path: Path | str, seconds: float) -> bool:
 
 
 def resample(
-    wave: Float[np.ndarray, "s"], source_hz: int, target_hz: int
-) -> Float[np.ndarray, "s2"]:
-    """Return `wave` at `target_hz` (soxr, high quality)."""
+    wave: Float[np.ndarray, "s *c"], source_hz: int, target_hz: int
+) -> Float[np.ndarray, "s2 *c"]:
+    """Return `wave` at `target_hz` (soxr, high quality), every channel by itself."""
     if source_hz == target_hz:
         return np.ascontiguousarray(wave, np.float32)
     return soxr.resample(wave.astype(np.float32, copy=False), source_hz, target_hz, quality="HQ")
 
 
-def to_int16(wave: Float[np.ndarray, "s"]) -> Int[np.ndarray, "s"]:
+def to_int16(wave: Float[np.ndarray, "s *c"]) -> Int[np.ndarray, "s *c"]:
     """Return `wave` as 16-bit samples, clipped at full scale."""
     return np.round(np.clip(wave, -1.0, 1.0) * 32767.0).astype(np.int16)
 
 
-def to_float(wave: Int[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
+def to_float(wave: Int[np.ndarray, "s *c"]) -> Float[np.ndarray, "s *c"]:
     """Return 16-bit samples as float32 in [-1, 1]; the inverse of `to_int16`."""
     return wave.astype(np.float32) / np.float32(32767.0)
 
 
 def write_flac(
-    path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int = SAMPLE_RATE_HZ
+    path: Path | str, wave: Int[np.ndarray, "s *c"], *, sample_rate_hz: int = SAMPLE_RATE_HZ
 ) -> None:
     """Write 16-bit samples as FLAC at a fast compression level.
 
@@ -190,8 +261,9 @@ def written_format(path: Path | str) -> tuple[str, str]:
     return found
 
 
-def write_audio(path: Path | str, wave: Int[np.ndarray, "s"], *, sample_rate_hz: int) -> None:
+def write_audio(path: Path | str, wave: Int[np.ndarray, "s *c"], *, sample_rate_hz: int) -> None:
     """Write 16-bit samples in the format that the extension says; the file is whole or absent.
+    Samples of shape (samples, 2) are stereo.
 
     Raises:
         AudioError: if the extension is none of `WRITTEN`, or its format has no such rate.
@@ -217,14 +289,14 @@ def wav_bytes(wave: Shaped[np.ndarray, "..."], sample_rate_hz: int = SAMPLE_RATE
     finite become silence.
 
     Raises:
-        GenlabError: if it is not one mono wave, see `as_wave`.
+        GenlabError: if it is not one mono or stereo wave, see `as_audio`.
     """
-    samples = np.nan_to_num(as_wave(wave, is_finite=False), posinf=0.0, neginf=0.0)
+    samples = np.nan_to_num(as_audio(wave, is_finite=False), posinf=0.0, neginf=0.0)
     return _encode(to_int16(samples), sample_rate_hz, *WRITTEN[".wav"])
 
 
 def _encode(
-    wave: Int[np.ndarray, "s"], rate_hz: int, kind: str, subtype: str, level: float | None = None
+    wave: Int[np.ndarray, "s *c"], rate_hz: int, kind: str, subtype: str, level: float | None = None
 ) -> bytes:
     buffer = io.BytesIO()
 
@@ -237,8 +309,9 @@ def _encode(
     return buffer.getvalue()
 
 
-def read_flac(path: Path | str) -> Int[np.ndarray, "s"]:
-    """Return the 16-bit samples of a file that `write_flac` wrote, without checks.
+def read_flac(path: Path | str) -> Int[np.ndarray, "s *c"]:
+    """Return the 16-bit samples of a file that `write_flac` wrote, without checks; those of a
+    stereo file have the shape (samples, 2).
 
     Raises:
         AudioError: if the cached file is damaged.
@@ -277,7 +350,7 @@ def _mix(path: Path | str, samples: Float[np.ndarray, "s c"]) -> Float[np.ndarra
     return mixed
 
 
-def _check_level(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
+def _check_level(path: Path | str, wave: Float[np.ndarray, "s *c"]) -> Float[np.ndarray, "s *c"]:
     peak = float(np.abs(wave).max())
     if peak == 0.0:
         raise AudioError(path, "digital silence: every sample is zero")
@@ -286,7 +359,7 @@ def _check_level(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.nda
     return wave
 
 
-def _audible(path: Path | str, wave: Float[np.ndarray, "s"]) -> Float[np.ndarray, "s"]:
+def _audible(path: Path | str, wave: Float[np.ndarray, "s *c"]) -> Float[np.ndarray, "s *c"]:
     """Return `wave`, unless its 16-bit copy would be silence."""
     peak = float(np.abs(wave).max(initial=0.0))
     if peak <= MIN_PEAK:

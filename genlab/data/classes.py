@@ -15,10 +15,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from genlab.config import GenlabError
+from genlab.config import GenlabError, added
 from genlab.data.folder import ImportConfig, existing_directory
 from genlab.data.layouts import checked_listing, read_lines
 from genlab.data.listing import Listing, Skipped, SourceRow, count_of, printable, shorten
+from genlab.data.recipe import DomainName
 
 BACKGROUND = "_background_noise_"
 LISTS = {"valid": "validation_list.txt", "test": "testing_list.txt"}
@@ -60,6 +61,8 @@ class ESC50(ImportConfig):
     """
 
     kind: Literal["esc50"] = "esc50"
+    domain: DomainName = added("sound")
+    """What the clips are: it decides which metrics score them (evaluate/domains.py)."""
     licence: str = "CC BY-NC 3.0"
     """That of the corpus; its subset ESC-10 is under CC BY 3.0."""
     esc10: bool = False

@@ -1,4 +1,4 @@
-"""Corpora behind one function: a config in, a `Manifest` with 16 kHz audio on disk out.
+"""Corpora behind one function: a config in, a `Manifest` with audio of one format on disk out.
 
 `build_corpus` is idempotent (a finished corpus is read, not built), resumable (work continues in
 `NAME.partial`) and atomic (only a whole corpus carries its final name). The name holds a digest of

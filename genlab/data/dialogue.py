@@ -22,7 +22,7 @@ from jaxtyping import Int
 from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
-from genlab.data.audio import SAMPLE_RATE_HZ, write_flac
+from genlab.data.audio import SAMPLE_RATE_HZ, SPEECH_AUDIO, write_flac
 from genlab.data.manifest import Clip, Manifest, fraction_of
 from genlab.data.recipe import Corpus, Recipe
 from genlab.data.shards import Progress, run_shards
@@ -52,6 +52,11 @@ class Dialogue(Config):
     def recipe(self, source: Manifest | None) -> Recipe:
         """Return how the conversations are made of the utterances in `source`."""
         assert source is not None, "build_corpus gives the manifest of made_of"
+        if source.audio_format != SPEECH_AUDIO:
+            raise GenlabError(
+                f"corpus.corpus: its clips are {source.audio_format}, but dialogues are made of "
+                f"{SPEECH_AUDIO}; leave out its sample_rate_hz and channels"
+            )
         settings = {key: value for key, value in self.to_dict().items() if key != "corpus"}
         inputs = {"config": settings, "utterances": source.hash()}
         return Recipe(

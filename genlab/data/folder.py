@@ -1,8 +1,8 @@
 """Audio that a user already has: a folder of WAV, FLAC, OGG or MP3, with or without a table of
 texts and speakers.
 
-In: `Folder` (path, optional CSV or JSONL manifest). Out: 16 kHz FLAC copies, manifest rows, and an
-`ImportReport`. Every file that cannot be used is listed in the report with its reason; it is
+In: `Folder` (path, optional CSV or JSONL manifest). Out: FLAC copies of one rate, manifest rows,
+and an `ImportReport`. Every file that cannot be used is listed in the report with its reason; it is
 skipped, or with `strict=True` the corpus is refused. The same import serves the directory layouts
 in `layouts.py`.
 """
@@ -14,12 +14,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from genlab.config import Config, GenlabError, Seed, added
-from genlab.data.audio import is_longer, read_sides, read_wave, to_int16, write_flac
+from genlab.data.audio import (
+    SPEECH_AUDIO,
+    AudioFormat,
+    Channels,
+    is_longer,
+    read_sides,
+    read_wave,
+    to_int16,
+    write_flac,
+)
 from genlab.data.decoding import END_TOLERANCE_S, FORMATS, AudioError, Limit, Part
 from genlab.data.import_report import REPORT_NAME as REPORT_NAME
 from genlab.data.import_report import ImportReport as ImportReport
@@ -46,7 +55,7 @@ from genlab.data.manifest import (
     text_key,
 )
 from genlab.data.nearest import near_folder
-from genlab.data.recipe import Recipe
+from genlab.data.recipe import USUAL_FORMAT, DomainName, Recipe
 from genlab.data.shards import Progress, run_shards
 from genlab.data.states import file_states
 from genlab.data.table import is_table, list_table
@@ -64,7 +73,6 @@ PATH_FIELD, MAX_CLIP_FIELD = "data.corpus.path", "data.corpus.max_clip_s"  # as 
 class ImportConfig(Config):
     """The options of every corpus made of existing files."""
 
-    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
     may_be_file: ClassVar[bool] = False  # then `path` may name one file of its folder
 
     path: str
@@ -91,10 +99,33 @@ class ImportConfig(Config):
     """What one unit of the statistics is: a text, or a speaker where many people say a few texts.
     Prompts of one unit count once, however many there are; the corpus that is built is the same.
     """
+    domain: DomainName = added("speech")
+    """What the clips are: it decides which metrics score them (evaluate/domains.py)."""
+    sample_rate_hz: Annotated[int, Field(ge=16_000, le=48_000)] | None = added(None)
+    """Sample rate that audio is kept at, in Hz; None is that of the domain: 16 kHz for speech, else
+    44.1 kHz.
+    """
+    channels: Channels | None = added(None)
+    """Channels that audio is kept with; None is that of the domain: 2 for music, else 1."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        # A class of the user may hold a `Domain` of its own, which is no field.
+        if "domain" in vars(cls) and "domain" not in cls.__annotations__:
+            cls.__annotations__ = {**cls.__annotations__, "domain": ClassVar[Any]}
 
     @property
     def made_of(self) -> None:
         """No other corpus."""
+
+    @property
+    def audio_format(self) -> AudioFormat:
+        """Rate and channels of the audio on disk."""
+        domain: Any = self.domain
+        usual = USUAL_FORMAT[domain] if isinstance(domain, str) else domain.audio
+        return AudioFormat(
+            self.sample_rate_hz or usual.sample_rate_hz, self.channels or usual.channels
+        )
 
     @abc.abstractmethod
     def listing(self) -> Listing:
@@ -113,11 +144,14 @@ class ImportConfig(Config):
         is built; the files do.
         """
         listing = self.listing()
+        # What audio is measured by, and in which units, changes none of it.
         settings = {
             key: value
-            for key, value in self.to_dict().items()
-            if key not in {"path", "strict", "unit"}
+            for key, value in self.lean_dict().items()
+            if key not in {"path", "strict", "unit", "domain"}
         }
+        if self.audio_format != SPEECH_AUDIO:  # a domain of the user's own may decide it
+            settings["audio"] = list(self.audio_format)
         root = Path(self.path).expanduser()
         # The state of every file is part of the hash: the same path may hold another recording
         # tomorrow.
@@ -154,6 +188,15 @@ class Folder(ImportConfig):
     """Every file is a conversation in stereo: text and speaker are those of the first channel, the
     second one is what that speaker hears.
     """
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> "Folder":
+        if self.two_sided and self.audio_format.channels == 2:
+            raise ValueError(
+                "two_sided=true: the channels are two sides of a conversation, each kept as mono; "
+                "set channels=1, or two_sided=false to keep stereo"
+            )
+        return self
 
     def listing(self) -> Listing:
         """Return the files of the folder, from its manifest if one is named, else by walking the
@@ -199,8 +242,8 @@ def list_folder(config: Folder) -> Listing:
 def import_files(
     config: ImportConfig, listing: Listing, directory: Path, progress: Progress | None = None
 ) -> tuple[list[Clip], ImportReport]:
-    """Convert the listed files to 16 kHz FLAC in `directory`, and return the clips with splits and
-    the report.
+    """Convert the listed files to FLAC in `directory`, and return the clips with splits and the
+    report.
 
     Raises:
         GenlabError: if no file can be used, or the given splits share texts so that nothing is left
@@ -236,6 +279,8 @@ def import_files(
                 labels=dict(row.labels),
                 audio_digest=result["digest"],
                 other_path=f"audio/{number:06d}.other.flac" if is_two_sided(config) else None,
+                sample_rate_hz=config.audio_format.sample_rate_hz,
+                channels=config.audio_format.channels,
             )
         )
     if not clips:
@@ -327,12 +372,14 @@ def _convert(
 ) -> dict[str, JsonValue]:
     path = root / row.path
     part, limit = Part(row.offset_s, row.duration_s), Limit(config.max_clip_s, MAX_CLIP_FIELD)
+    rate_hz, channels = config.audio_format
     try:
         with config.opened(path, row, target.parents[1] / "shards" / target.stem) as file:
             if is_two_sided(config):
-                sides = read_sides(file, part=part, limit=limit)
+                sides = read_sides(file, sample_rate_hz=rate_hz, part=part, limit=limit)
             else:
-                sides = (read_wave(file, part=part, limit=limit),)
+                kept = {"sample_rate_hz": rate_hz, "channels": channels}
+                sides = (read_wave(file, **kept, part=part, limit=limit),)
             # A table may state durations in minutes: a cut nobody asked for is worth a line.
             is_cut = bool(row.duration_s and not row.offset_s and is_longer(file, row.duration_s))
     except AudioError as error:
@@ -341,7 +388,7 @@ def _convert(
         return {"reason": error.reason + hint}
     waves = [to_int16(side) for side in sides]
     for wave, name in zip(waves, (target, target.with_suffix(".other.flac"))):
-        write_flac(name, wave)
+        write_flac(name, wave, sample_rate_hz=rate_hz)
     digest = hashlib.sha256(b"".join(map(bytes, waves))).hexdigest()[:10]
     return {"num_samples": len(waves[0]), "digest": digest, "is_cut": is_cut}
 

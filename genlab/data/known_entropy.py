@@ -363,3 +363,12 @@ def _half_distance(directions: Float[np.ndarray, "k v d"]) -> float:
     """
     cosines = directions @ directions.swapaxes(1, 2) - 2 * np.eye(directions.shape[1])
     return float(np.sqrt(np.clip(2 - 2 * cosines.max(), 0, None))) / 2
+
+
+def without_audio() -> GenlabError:
+    """Return the error of whatever needs audio."""
+    return GenlabError(
+        "data.corpus.kind='known_entropy': tokens that never were audio cannot be heard or "
+        "compared; train an arm with `genlab train CONFIG --arm NAME` and compare its score with "
+        "the entropy: `genlab evaluate RUN_DIR`"
+    )

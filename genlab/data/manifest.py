@@ -1,7 +1,7 @@
 """The one table every corpus is turned into: a clip per row, with its text, speaker, split and
 licence.
 
-In: clips from a corpus builder. Out: `Manifest`, saved as `manifest.jsonl` beside the 16 kHz audio
+In: clips from a corpus builder. Out: `Manifest`, saved as `manifest.jsonl` beside the audio that
 it names. `hash()` covers what the rows mean and no absolute path, so two machines that built the
 same corpus agree. Splits are drawn from a seeded hash of the normalised text, never from the order
 of files: adding a clip cannot move another one.
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int, Shaped
 from pydantic import JsonValue
 
 from genlab.config import GenlabError, digest
-from genlab.data.audio import SAMPLE_RATE_HZ, read_flac
+from genlab.data.audio import SAMPLE_RATE_HZ, AudioFormat, Channels, read_flac
 from genlab.data.digests import Digests, rebuild
 from genlab.data.text import normalise_text
 from genlab.run.stored import Count, describe_problem, read_content, write_atomically
@@ -48,7 +48,8 @@ InnerPath = Annotated[str, pydantic.AfterValidator(_check_inside)]
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """One utterance. All paths are relative to the manifest's root; `num_samples` counts at 16 kHz.
+    """One utterance, piece or sound. All paths are relative to the manifest's root; `num_samples`
+    counts at `sample_rate_hz`, in one channel.
 
     `other_path` is what the other side of a conversation said meanwhile, as long as the utterance
     itself.
@@ -71,11 +72,25 @@ class Clip:
     f0_path: InnerPath | None = None
     audio_digest: str = ""
     other_path: InnerPath | None = None
+    sample_rate_hz: Annotated[int, pydantic.Field(ge=1)] = SAMPLE_RATE_HZ
+    channels: Channels = 1
 
     @property
     def duration_s(self) -> float:
         """Seconds of audio."""
-        return self.num_samples / SAMPLE_RATE_HZ
+        return self.num_samples / self.sample_rate_hz
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """Return all fields; a clip at 16 kHz mono, as all once were, states neither."""
+        return {
+            name: value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in _LATER or value != _LATER[name]
+        }
+
+
+# What rows of earlier versions lack, which keep their bytes and their hash.
+_LATER = {"sample_rate_hz": SAMPLE_RATE_HZ, "channels": 1}
 
 
 class Manifest:
@@ -110,6 +125,21 @@ class Manifest:
         """All split names, sorted."""
         return tuple(sorted({clip.split for clip in self.clips}))
 
+    @cached_property
+    def audio_format(self) -> AudioFormat:
+        """Rate and channels of every clip.
+
+        Raises:
+            GenlabError: if they differ between clips.
+        """
+        found = sorted({AudioFormat(clip.sample_rate_hz, clip.channels) for clip in self.clips})
+        if len(found) > 1:
+            raise GenlabError(
+                f"manifest in {self.root}: clips at {found[0]} and at {found[1]}, expected one "
+                "format; write all audio of a corpus at one rate with the same channels"
+            )
+        return found[0] if found else AudioFormat()
+
     @property
     def duration_s(self) -> float:
         """Seconds of audio in all splits."""
@@ -129,8 +159,8 @@ class Manifest:
             )
         return clips
 
-    def audio(self, clip: Clip) -> Int[np.ndarray, "s"]:
-        """Return the 16-bit samples of `clip` at 16 kHz.
+    def audio(self, clip: Clip) -> Int[np.ndarray, "s *c"]:
+        """Return the 16-bit samples of `clip` at its rate, of shape (samples, 2) if it is stereo.
 
         Raises:
             GenlabError: if the file is damaged.
@@ -182,13 +212,13 @@ class Manifest:
 
         Sample counts and paths stay out: trimming may move by a frame between CPU types.
         """
-        rows = [dataclasses.asdict(clip) for clip in sorted(self.clips, key=lambda clip: clip.id)]
+        rows = [clip.to_dict() for clip in sorted(self.clips, key=lambda clip: clip.id)]
         unmeant = {"path", "f0_path", "other_path", "num_samples"}
         return digest([{k: v for k, v in row.items() if k not in unmeant} for row in rows])
 
     def save(self, directory: Path) -> None:
         """Write `manifest.jsonl` atomically: it is whole or absent."""
-        lines = [json.dumps(dataclasses.asdict(clip), sort_keys=True) for clip in self.clips]
+        lines = [json.dumps(clip.to_dict(), sort_keys=True) for clip in self.clips]
         write_atomically(Path(directory) / MANIFEST_NAME, "\n".join(lines) + "\n")
 
     @classmethod

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import Field, JsonValue
 
 from genlab.config import Config, GenlabError, Seed
-from genlab.data.audio import to_float, to_int16, write_flac
+from genlab.data.audio import SPEECH_AUDIO, to_float, to_int16, write_flac
 from genlab.data.manifest import Clip, Manifest, fraction_of
 from genlab.data.recipe import Corpus, Recipe
 from genlab.data.shards import Progress, run_shards
@@ -104,6 +104,11 @@ def plan_mixtures(config: Mixtures, targets: Manifest, noises: Manifest | None) 
     for field, manifest in (("corpus", targets), ("noise", noises)):
         if manifest is not None and any(clip.other_path for clip in manifest.clips):
             raise GenlabError(f"data.corpus.{field}: it is two-sided; expected single clips")
+        if manifest is not None and manifest.audio_format != SPEECH_AUDIO:
+            raise GenlabError(
+                f"data.corpus.{field}: its clips are {manifest.audio_format}, but mixtures are made "
+                f"of {SPEECH_AUDIO}; set its sample_rate_hz=16000 and channels=1"
+            )
     source = targets if noises is None else noises
     # By a hash, so that neighbours in the folder do not meet each other more often than others.
     ordered = sorted(source.clips, key=lambda clip: fraction_of("order", config.seed, clip.id))

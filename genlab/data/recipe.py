@@ -7,13 +7,22 @@ recipe for you: `ImportConfig` (folder.py) for audio files in a layout of their 
 (rendered.py) for waves that your own code computes or reads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from genlab.config.open import Hashed
+from genlab.data.audio import SPEECH_AUDIO, AudioFormat
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.shards import Progress
+
+DomainName = Literal["speech", "music", "sound"]
+USUAL_FORMAT: Mapping[DomainName, AudioFormat] = {
+    "speech": SPEECH_AUDIO,
+    "music": AudioFormat(44_100, 2),
+    "sound": AudioFormat(44_100, 1),
+}
+"""What audio of a domain is kept as, unless the corpus says otherwise."""
 
 
 class Recipe(NamedTuple):
@@ -35,7 +44,8 @@ class Corpus(Hashed, Protocol):
     """The config of a corpus.
 
     It may have `recognisers`, the names of those whose word errors are scored; "grammar" is for
-    texts of grammar.py alone, and without the names it is ("ctc",).
+    texts of grammar.py alone, and without the names it is ("ctc",). It may have `audio_format`,
+    the rate and channels of its audio on disk; without it that is 16 kHz mono.
     """
 
     domain: ClassVar[Any]
@@ -89,3 +99,8 @@ def recipe_of(config: Corpus, sources: Sequence[Manifest]) -> Recipe:
     if isinstance(config, OfTwo) and len(sources) == 2:
         return config.recipe_of_two(sources[0], sources[1])
     return config.recipe(sources[0] if sources else None)
+
+
+def format_of(corpus: Corpus) -> AudioFormat:
+    """Return the rate and channels of a corpus's audio, before it is built."""
+    return getattr(corpus, "audio_format", SPEECH_AUDIO)

@@ -11,7 +11,7 @@ import abc
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from pydantic import Field, JsonValue
 from genlab.config import Config, GenlabError, Seed
 from genlab.config.errors import describe_raised, is_ours_to_stop, shorten
 from genlab.config.open import file_of
-from genlab.data.audio import MIN_PEAK, SAMPLE_RATE_HZ, to_int16, write_flac
+from genlab.data.audio import MIN_PEAK, SPEECH_AUDIO, AudioFormat, to_int16, write_flac
 from genlab.data.decoding import MIN_DURATION_S
 from genlab.data.folder import ImportReport, drop_repeated_recordings
 from genlab.data.listing import Skipped, SourceRow, find_broken_text
@@ -49,7 +49,9 @@ class Rendered(Config):
     same waves on every call and in every process. `wave` is called from two threads.
     """
 
-    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by
+    domain: ClassVar[Any] = "speech"  # evaluate/domains.py: what it is measured by
+    audio_format: ClassVar[AudioFormat] = SPEECH_AUDIO
+    """Rate and channels of what `wave` returns."""
 
     licence: str = "unknown"
     """Of clips whose row has none."""
@@ -78,8 +80,10 @@ class Rendered(Config):
         """
 
     @abc.abstractmethod
-    def wave(self, row: SourceRow) -> Float[np.ndarray, "s"]:
-        """Return the wave of a row: floats in [-1, 1] at 16 kHz, one channel."""
+    def wave(self, row: SourceRow) -> Float[np.ndarray, "s *c"]:
+        """Return the wave of a row: floats in [-1, 1] in the format of `audio_format`, of shape
+        (samples,) if that is mono and (samples, 2) if it is stereo.
+        """
 
     def recipe(self, source: Manifest | None) -> Recipe:
         """Return how the corpus is made.
@@ -96,10 +100,12 @@ class Rendered(Config):
             "rows": [list(row) for row in rows],
             "files": states,
         }
+        if self.audio_format != SPEECH_AUDIO:
+            inputs["audio"] = list(self.audio_format)
         return Recipe(inputs, lambda directory, progress: _render(self, rows, directory, progress))
 
 
-def checked_wave(config: Rendered, row: SourceRow) -> Float[np.ndarray, "s"]:
+def checked_wave(config: Rendered, row: SourceRow) -> Float[np.ndarray, "s *c"]:
     """Return the wave of a row once it is known to be one.
 
     Raises:
@@ -112,12 +118,16 @@ def checked_wave(config: Rendered, row: SourceRow) -> Float[np.ndarray, "s"]:
         if is_ours_to_stop(error) or isinstance(error, GenlabError):
             raise
         raise GenlabError(f"{place}: {describe_raised(file_of(type(config)), error)}") from error
-    expected = "expected floats in [-1, 1] at 16 kHz, one channel"
-    if wave.ndim != 1 or wave.dtype.kind != "f":
+    rate_hz, channels = config.audio_format
+    shape = "one channel" if channels == 1 else "shape (samples, 2)"
+    expected = f"expected floats in [-1, 1] at {rate_hz / 1000:g} kHz, {shape}"
+    is_shaped = wave.ndim == 1 if channels == 1 else wave.ndim == 2 and wave.shape[1] == 2
+    if not is_shaped or wave.dtype.kind != "f":
         raise GenlabError(f"{place}: an array of {wave.dtype} with shape {wave.shape}, {expected}")
-    if not MIN_DURATION_S <= len(wave) / SAMPLE_RATE_HZ <= LONGEST_S:
+    if not MIN_DURATION_S <= len(wave) / rate_hz <= LONGEST_S:
         raise GenlabError(
-            f"{place}: {len(wave)} samples at 16 kHz, expected {MIN_DURATION_S} to {LONGEST_S} s"
+            f"{place}: {len(wave)} samples at {rate_hz / 1000:g} kHz, expected {MIN_DURATION_S} to "
+            f"{LONGEST_S} s"
         )
     peak = float(np.abs(wave).max())
     if not MIN_PEAK < peak <= 1.0:  # false for a peak that is not a number, too
@@ -159,7 +169,8 @@ def _render(
 
     def write(item: tuple[int, SourceRow]) -> dict[str, JsonValue]:
         samples = to_int16(checked_wave(config, item[1]))
-        write_flac(directory / f"audio/{item[0]:06d}.flac", samples)
+        path = directory / f"audio/{item[0]:06d}.flac"
+        write_flac(path, samples, sample_rate_hz=config.audio_format.sample_rate_hz)
         return {
             "num_samples": len(samples),
             "digest": hashlib.sha256(bytes(samples)).hexdigest()[:10],
@@ -185,6 +196,8 @@ def _render(
             licence=row.licence or config.licence,
             labels=dict(row.labels),
             audio_digest=result["digest"],
+            sample_rate_hz=config.audio_format.sample_rate_hz,
+            channels=config.audio_format.channels,
         )
         for number, (row, result) in enumerate(zip(rows, results))
     ]

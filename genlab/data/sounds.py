@@ -10,7 +10,7 @@ give the same bytes in every process.
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -63,6 +63,8 @@ class Sounds(Rendered):
 
     The class is the speaker too, the label that every decoder can be told.
     """
+
+    domain: ClassVar[str] = "sound"  # evaluate/domains.py: what it is measured by
 
     kind: Literal["sounds"] = "sounds"
     licence: str = "CC0"

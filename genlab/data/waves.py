@@ -19,12 +19,14 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from genlab.config import Config, GenlabError
-from genlab.data.audio import SAMPLE_RATE_HZ, to_float
+from genlab.data.audio import AudioFormat, to_float
 from genlab.data.manifest import Clip, Manifest
 from genlab.data.text import encode_text
 
 if TYPE_CHECKING:
     import grain
+
+RATIO_HZ = 16_000
 
 WeightedManifests = Sequence[tuple[Manifest, float]]
 
@@ -55,8 +57,8 @@ class AugmentConfig(Config):
 
 
 class ClipBank:
-    """The decoded audio of some clips in one int16 array. `clips[i]` is clip number i of every
-    dataset made from it.
+    """The decoded audio of some clips in one int16 array, "s" or "s 2". `clips[i]` is clip number i
+    of every dataset made from it.
     """
 
     def __init__(self, entries: Sequence[tuple[Manifest, Clip]]):
@@ -69,7 +71,9 @@ class ClipBank:
         self.starts = np.concatenate([[0], np.cumsum(self.num_samples)])
         self.samples = np.concatenate(waves)
 
-    def read(self, number: int, first: int = 0, count: int | None = None) -> Int[np.ndarray, "s"]:
+    def read(
+        self, number: int, first: int = 0, count: int | None = None
+    ) -> Int[np.ndarray, "s *c"]:
         """Return up to `count` samples of clip `number` from sample `first`."""
         start = self.starts[number] + first
         stop = self.starts[number + 1]
@@ -85,7 +89,7 @@ def wave_dataset(
     augment: AugmentConfig | None = None,
 ) -> "grain.MapDataset":
     """Return an endless dataset of random crops: element ((wave [crop_samples], num_samples),
-    clip_index).
+    clip_index); waves of a stereo corpus are [crop_samples, 2].
 
     Args:
         manifests: each with the share of crops that comes from it.
@@ -223,6 +227,20 @@ class _DrawClip:
         return args, np.int32(number)
 
 
+def check_formats(manifests: WeightedManifests, expected: AudioFormat, fix: str) -> None:
+    """Make sure that every corpus has the audio that a model hears.
+
+    Raises:
+        GenlabError: naming both formats; `fix` says what to set.
+    """
+    for number, (manifest, _) in enumerate(manifests):
+        if manifest.audio_format != expected:
+            raise GenlabError(
+                f"data[{number}].corpus: its clips are {manifest.audio_format}, expected "
+                f"{expected}; {fix}"
+            )
+
+
 def _load_groups(manifests: WeightedManifests, split: str) -> tuple[ClipBank, list[list[int]]]:
     entries: list[tuple[Manifest, Clip]] = []
     groups = []
@@ -234,7 +252,7 @@ def _load_groups(manifests: WeightedManifests, split: str) -> tuple[ClipBank, li
 
 
 def _pad(values: np.ndarray, count: int) -> np.ndarray:
-    return np.pad(values, (0, count - len(values)))
+    return np.pad(values, [(0, count - len(values))] + [(0, 0)] * (values.ndim - 1))
 
 
 def _draw_speed(augment: AugmentConfig | None, generator: np.random.Generator) -> float:
@@ -244,16 +262,17 @@ def _draw_speed(augment: AugmentConfig | None, generator: np.random.Generator) -
 
 
 def _augment(
-    wave: Float[np.ndarray, "s"],
+    wave: Float[np.ndarray, "s *c"],
     speed: float,
     augment: AugmentConfig | None,
     generator: np.random.Generator,
-) -> Float[np.ndarray, "s2"]:
+) -> Float[np.ndarray, "s2 *c"]:
     if augment is None:
         return wave
     if speed != 1.0:
-        # The cheapest filter: its error is far below the other changes made here.
-        wave = soxr.resample(wave, SAMPLE_RATE_HZ * speed, SAMPLE_RATE_HZ, quality="QQ")
+        # The cheapest filter: its error is far below the other changes made here. Only the ratio
+        # of the rates matters.
+        wave = soxr.resample(wave, RATIO_HZ * speed, RATIO_HZ, quality="QQ")
     if generator.random() < augment.equaliser_probability:
         wave = _tilt_spectrum(wave, float(generator.uniform(-1.0, 1.0)) * augment.equaliser_db)
     wave = wave * np.float32(10.0 ** (generator.uniform(-augment.gain_db, augment.gain_db) / 20.0))
@@ -266,7 +285,7 @@ def _augment(
     return (wave / max(1.0, float(np.abs(wave).max(initial=0.0)))).astype(np.float32)
 
 
-def _tilt_spectrum(wave: Float[np.ndarray, "s"], tilt_db: float) -> Float[np.ndarray, "s"]:
+def _tilt_spectrum(wave: Float[np.ndarray, "s *c"], tilt_db: float) -> Float[np.ndarray, "s *c"]:
     # One zero at a real frequency: (1 + a z^-1) / (1 + a) lowers the top, (1 - a z^-1) / (1 + a)
     # lowers the bottom.
     gain = 10.0 ** (abs(tilt_db) / 20.0)
@@ -279,9 +298,9 @@ def _tilt_spectrum(wave: Float[np.ndarray, "s"], tilt_db: float) -> Float[np.nda
 
 
 def _draw_noise(
-    wave: Float[np.ndarray, "s"], snr_db: float, generator: np.random.Generator
-) -> Float[np.ndarray, "s"]:
-    noise = generator.standard_normal(len(wave), dtype=np.float32)
+    wave: Float[np.ndarray, "s *c"], snr_db: float, generator: np.random.Generator
+) -> Float[np.ndarray, "s *c"]:
+    noise = generator.standard_normal(wave.shape, dtype=np.float32)
     if generator.random() < 0.5:  # half of the time coloured towards low frequencies, as rooms are
         noise = noise + np.concatenate([noise[:1], noise[:-1]])
     noise_power = float(np.square(noise).mean()) + 1e-12

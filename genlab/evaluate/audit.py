@@ -64,7 +64,9 @@ class MetricAudit(NamedTuple):
         }
 
 
-def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.ndarray, "_"]]]]:
+def spoil(
+    waves: Waves, seed: int = 0, rate_hz: int = SAMPLE_RATE_HZ
+) -> dict[Degradation, list[list[Float[np.ndarray, "_ *c"]]]]:
     """Return the clips spoiled in every way, each in steps from mild to strong.
 
     White noise at 20, 10 and 0 dB; a low-pass at 3.4, 2 and 1 kHz; 6, 4 and 3 bits; pieces of 200,
@@ -75,19 +77,19 @@ def spoil(waves: Waves, seed: int = 0) -> dict[Degradation, list[list[Float[np.n
     return {
         "noise": [[_add_noise(wave, snr_db, rng) for wave in waves] for snr_db in (20, 10, 0)],
         "low-pass": [
-            [_low_pass(wave, cutoff_hz) for wave in waves] for cutoff_hz in (3400, 2000, 1000)
+            [_low_pass(wave, cutoff_hz, rate_hz) for wave in waves]
+            for cutoff_hz in (3400, 2000, 1000)
         ],
         "coarse": [[_coarsen(wave, bits) for wave in waves] for bits in (6, 4, 3)],
         "shuffle": [
-            [_shuffle(wave, round(seconds * SAMPLE_RATE_HZ), rng) for wave in waves]
-            for seconds in PIECE_S
+            [_shuffle(wave, round(seconds * rate_hz), rng) for wave in waves] for seconds in PIECE_S
         ],
         "reversal": [[np.ascontiguousarray(wave[::-1]) for wave in waves]],
         "collapse": [
             [waves[i % max(1, len(waves) // share)] for i in range(len(waves))]
             for share in (2, 4, 8)
         ],
-        "smoothing": [[_smooth(wave, seconds) for wave in waves] for seconds in MEAN_S],
+        "smoothing": [[_smooth(wave, seconds, rate_hz) for wave in waves] for seconds in MEAN_S],
     }
 
 
@@ -108,7 +110,7 @@ def audit_metrics(
     """
     waves = [prompt.wave for prompt in prompts]
     seed = context.config.seed
-    spoiled = spoil(waves, seed)
+    spoiled = spoil(waves, seed, context.audio.sample_rate_hz)
     # Two halves of the same clips: a metric that tells them apart would see a difference anywhere.
     half = np.random.default_rng(seed).permutation(len(prompts))
     jobs: list[tuple[str, Waves, Sequence[Wanted]]] = [("clean", waves, prompts)]
@@ -207,33 +209,41 @@ def _false_alarms(name: str, clean: RowResult, halves: Sequence[RowResult], seed
 
 
 def _add_noise(
-    wave: Float[np.ndarray, "s"], snr_db: float, rng: np.random.Generator
-) -> Float[np.ndarray, "s"]:
+    wave: Float[np.ndarray, "s *c"], snr_db: float, rng: np.random.Generator
+) -> Float[np.ndarray, "s *c"]:
     power = float(np.square(wave).mean()) / 10 ** (snr_db / 10)
-    return np.asarray(wave + np.sqrt(power) * rng.standard_normal(len(wave)), np.float32)
+    return np.asarray(wave + np.sqrt(power) * rng.standard_normal(wave.shape), np.float32)
 
 
-def _low_pass(wave: Float[np.ndarray, "s"], cutoff_hz: float) -> Float[np.ndarray, "s"]:
-    sections = scipy.signal.butter(8, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos")
-    return np.asarray(scipy.signal.sosfilt(sections, wave), np.float32)
+def _low_pass(
+    wave: Float[np.ndarray, "s *c"], cutoff_hz: float, rate_hz: int
+) -> Float[np.ndarray, "s *c"]:
+    sections = scipy.signal.butter(8, cutoff_hz, fs=rate_hz, output="sos")
+    return np.asarray(scipy.signal.sosfilt(sections, wave, axis=0), np.float32)
 
 
-def _coarsen(wave: Float[np.ndarray, "s"], bits: int) -> Float[np.ndarray, "s"]:
+def _coarsen(wave: Float[np.ndarray, "s *c"], bits: int) -> Float[np.ndarray, "s *c"]:
     peak = max(float(np.abs(wave).max()), 1e-6)
     steps = 2 ** (bits - 1)
     return (np.round(wave / peak * steps) / steps * peak).astype(np.float32)
 
 
-def _smooth(wave: Float[np.ndarray, "s"], seconds: float) -> Float[np.ndarray, "s"]:
+def _smooth(
+    wave: Float[np.ndarray, "s *c"], seconds: float, rate_hz: int
+) -> Float[np.ndarray, "s *c"]:
     """Replace the log spectrum by its local mean over time and keep the phase.
 
     A model that predicts the mean of what is likely instead of drawing from it leaves such sound:
     in the right place, without detail (over-smoothing in parametric synthesis; Toda and Tokuda
     2007).
     """
-    size, hop = 512, 128
+    if wave.ndim == 2:
+        return np.stack([_smooth(side, seconds, rate_hz) for side in wave.T], axis=1)
+    # 32 ms and a quarter of it at 16 kHz, and about as long at other rates.
+    size = 2 ** round(np.log2(0.032 * rate_hz))
+    hop = size // 4
     _, _, spectrum = scipy.signal.stft(wave, nperseg=size, noverlap=size - hop)
-    frames = max(1, round(seconds * SAMPLE_RATE_HZ / hop))
+    frames = max(1, round(seconds * rate_hz / hop))
     # Far below what is heard, so that digital silence has a logarithm.
     level = np.log(np.abs(spectrum) + 1e-7)
     mean = scipy.ndimage.uniform_filter1d(level, frames, axis=1, mode="nearest")
@@ -244,7 +254,7 @@ def _smooth(wave: Float[np.ndarray, "s"], seconds: float) -> Float[np.ndarray, "
 
 
 def _shuffle(
-    wave: Float[np.ndarray, "s"], piece: int, rng: np.random.Generator
-) -> Float[np.ndarray, "s"]:
+    wave: Float[np.ndarray, "s *c"], piece: int, rng: np.random.Generator
+) -> Float[np.ndarray, "s *c"]:
     starts = rng.permutation(np.arange(0, len(wave), piece))
     return np.concatenate([wave[start : start + piece] for start in starts])

@@ -1,13 +1,15 @@
-"""What scoring needs beside the clips: how much is scored, the loaded networks, and real speech
+"""What scoring needs beside the clips: how much is scored, the loaded networks, and real audio
 measured once.
 
 In: an `EvaluationConfig`, recognisers, and real clips that are no prompts. Out: an
 `EvaluationContext`, which serves every row of a table alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -15,19 +17,24 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 
 from genlab.config import Config, GenlabError, Seed, added
-from genlab.data.audio import as_waves
+from genlab.data.audio import SPEECH_AUDIO, AudioFormat, as_audio, hear
+from genlab.evaluate.classes import FEWEST_CLIPS, ClassProbe
 from genlab.evaluate.content import GrammarRecogniser
 from genlab.evaluate.distribution import ReferenceSet, SpeechEmbedder, build_reference
 from genlab.evaluate.pitch import PitchTrack, PitchTracker
 from genlab.evaluate.quality import Dnsmos
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.speaker import SpeakerEncoder
+from genlab.evaluate.timbre import TimbreEmbedder
 
-Wave = Float[np.ndarray, "_"]
+Wave = Float[np.ndarray, "_ *c"]  # one axis if mono, (samples, 2) if stereo
 # principal directions: some clips have fewer windows of voice than the 256 channels of a d-vector
 VOICE_CHANNELS = 32
 # the endings of the scores of each space of embeddings: of speech, and of the voice alone
 SPACES = ("", "_voice")
+TIMBRE = "_timbre"  # the ending of the scores in the space of any audio
+TIMBRE_CHANNELS = 32
+SPEECH_NETWORKS: tuple[type, ...] = (SpeakerEncoder, SpeechEmbedder, PitchTracker, Dnsmos)
 
 
 class EvaluationConfig(Config):
@@ -81,7 +88,7 @@ class Wanted(NamedTuple):
     text: str
     speaker: str
     wave: Wave
-    """The real clip, at 16 kHz."""
+    """The real clip, in the format of the corpus."""
     f0: PitchTrack | None = None
     """The true F0, if the corpus knows it; else the real clip is tracked."""
 
@@ -111,20 +118,24 @@ class EmbeddingSpace(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """Everything that does not depend on the row."""
+    """Everything that does not depend on the row; a network that no metric names is None."""
 
     config: EvaluationConfig
     content: tuple[ContentMetric, ...]
-    encoder: SpeakerEncoder
+    encoder: SpeakerEncoder | None
     centroids: dict[str, Float[np.ndarray, "256"]]
     spaces: tuple[EmbeddingSpace, ...]
-    tracker: PitchTracker
-    quality: Dnsmos
+    tracker: PitchTracker | None
+    quality: Dnsmos | None
     encode: Callable[[Sequence[Wave]], Sequence[Int[np.ndarray, "_ k"]]] | None = None
     excused: Mapping[str, str] = field(default_factory=dict)
     """Controls that mean nothing here, each with the reason: arms cannot follow a condition that
     they do not get.
     """
+    audio: AudioFormat = SPEECH_AUDIO
+    """Rate and channels of the waves of every row."""
+    probe: ClassProbe | None = None
+    """Tells classes of sound apart; None without two classes, and where nothing asks."""
 
 
 def grammar_metric(jsgf: str, vocabulary: Sequence[str]) -> ContentMetric:
@@ -145,8 +156,10 @@ def build_context(
     *,
     more_voices: Sequence[tuple[str, Wave]] = (),
     excused: Mapping[str, str] | None = None,
+    audio: AudioFormat = SPEECH_AUDIO,
+    networks: Collection[type] = SPEECH_NETWORKS,
 ) -> EvaluationContext:
-    """Load the networks and measure real speech once.
+    """Load the networks and measure real audio once.
 
     With fewer than two real clips there are no distances between sets of clips.
 
@@ -160,6 +173,8 @@ def build_context(
         more_voices: speaker and real clip of voices that `waves` lack; they serve the centroids
             alone.
         excused: see `EvaluationContext`.
+        audio: rate and channels of all waves.
+        networks: what the metrics name (`Metric.networks`); nothing else is loaded.
 
     Raises:
         GenlabError: if a package is missing.
@@ -168,47 +183,70 @@ def build_context(
         raise GenlabError(
             f"speakers: expected one per real clip, got {len(speakers)} for {len(waves)} clips"
         )
-    waves = as_waves(waves)
-    encoder, embedder = SpeakerEncoder(), SpeechEmbedder()
-    voiced = [*zip(speakers, waves), *more_voices]
+    kept = [as_audio(wave, f"waves[{number}]") for number, wave in enumerate(waves)]
+    waves = [hear(wave, audio, SPEECH_AUDIO) for wave in kept]
+    encoder = SpeakerEncoder() if SpeakerEncoder in networks else None
+    voiced = [(name, hear(wave, audio, SPEECH_AUDIO)) for name, wave in more_voices]
+    voiced = [*zip(speakers, waves), *voiced]
     chosen = spread_evenly(len(waves), config.reference_clips)
+    embedders: list[tuple[str, Callable[[Wave], np.ndarray], Sequence[Wave], int | None]] = []
+    if SpeechEmbedder in networks:
+        embedders.append((SPACES[0], SpeechEmbedder(), waves, None))
+    if SpeechEmbedder in networks and encoder is not None:
+        embedders.append((SPACES[1], encoder.windows, waves, VOICE_CHANNELS))
+    if TimbreEmbedder in networks:
+        timbre = partial(TimbreEmbedder(), rate_hz=audio.sample_rate_hz)
+        embedders.append((TIMBRE, timbre, kept, TIMBRE_CHANNELS))
     # onnxruntime and numpy work outside the GIL, so threads share one copy of each network.
     with ThreadPoolExecutor(config.threads) as pool:
         by_speaker = [
             pool.submit(_speaker_centroid, encoder, voiced, name, config.centroid_groups)
             for name in sorted({name for name, _ in voiced})
+            if encoder is not None
         ]
-        heard = list(pool.map(lambda i: embedder(waves[i]), chosen))
-        voices = list(pool.map(lambda i: encoder.windows(waves[i]), chosen))
+        vectors = [
+            list(pool.map(embed, [heard[i] for i in chosen])) for _, embed, heard, _ in embedders
+        ]
         centroids = {name: vector for job in by_speaker for name, vector in job.result().items()}
     spaces = ()
     if len(chosen) > 1:
-        spaces = (
-            EmbeddingSpace(SPACES[0], embedder, build_reference(heard)),
-            EmbeddingSpace(SPACES[1], encoder.windows, build_reference(voices, VOICE_CHANNELS)),
+        spaces = tuple(
+            EmbeddingSpace(suffix, embed, build_reference(found, channels))
+            for (suffix, embed, _, channels), found in zip(embedders, vectors)
         )
+    probe = None
+    if ClassProbe in networks and has_classes([speakers[i] for i in chosen]):
+        probe = ClassProbe(vectors[-1], [speakers[i] for i in chosen])
     return EvaluationContext(
         config,
         tuple(content),
         encoder,
         centroids,
         spaces,
-        PitchTracker(),
-        Dnsmos(config.dnsmos_max_windows),
+        PitchTracker() if PitchTracker in networks else None,
+        Dnsmos(config.dnsmos_max_windows) if Dnsmos in networks else None,
         encode,
         excused or {},
+        audio,
+        probe,
     )
 
 
-def require_networks() -> None:
+def has_classes(labels: Sequence[str]) -> bool:
+    """Return whether clips with these labels have two classes that a probe can tell apart."""
+    return sum(count >= FEWEST_CLIPS for count in Counter(labels).values()) > 1
+
+
+def require_networks(networks: Collection[type] = SPEECH_NETWORKS) -> None:
     """Open every network that scoring needs, so that a missing package stops a command before
     anything is trained.
 
     Raises:
         GenlabError: naming the package and how to install it.
     """
-    for network in (SpeakerEncoder, SpeechEmbedder, PitchTracker, Dnsmos):
-        network()
+    for network in networks:
+        if network in SPEECH_NETWORKS:  # what is not, is fitted to the corpus or needs no file
+            network()
 
 
 def _speaker_centroid(

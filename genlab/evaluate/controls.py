@@ -149,13 +149,28 @@ def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0)
 
     `others` is NaN for clips without such a comparison, which are left out.
     """
+    return label_swap("speaker_swap", "speaker_similarity", own, others, seed)
+
+
+def label_swap(
+    control: str, score_name: str, own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0
+) -> Control:
+    """Score clips against all the other labels, speakers or classes, instead of the prompted one.
+
+    Args:
+        control: its name.
+        score_name: the score whose label is swapped.
+        own: of every clip, how well it fits its own label; higher is better.
+        others: how well it fits the others on average, NaN where there are none.
+        seed: of the interval.
+    """
     is_known = np.isfinite(others) & (own.weights > 0)
     if not is_known.any():
-        reason = "there is no other speaker to compare with"
-        return not_applicable("speaker_swap", "speaker_similarity", reason)
+        noun = control.removesuffix("_swap")
+        return not_applicable(control, score_name, f"there is no other {noun} to compare with")
     totals = np.where(is_known, others, 0.0) - np.where(is_known, own.totals, 0.0)
     difference = own._replace(totals=totals, weights=np.where(is_known, own.weights, 0.0))
-    return _make_control("speaker_swap", "speaker_similarity", difference.estimate(seed), "higher")
+    return _make_control(control, score_name, difference.estimate(seed), "higher")
 
 
 def not_applicable(control: str, score_name: str, reason: str) -> Control:

@@ -10,8 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from genlab.data.audio import SAMPLE_RATE_HZ
+from genlab.config import GenlabError
+from genlab.config.errors import shorten
+from genlab.data.audio import AudioFormat
 from genlab.data.manifest import Spoken, speaker_key, text_key
+from genlab.data.recipe import USUAL_FORMAT, DomainName
+from genlab.data.units import NoUnits, Units
+from genlab.evaluate.any_table import ALIGNED, CHROMA, CLASS_ACCURACY, LONG_TERM, SETS
 from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.table import METRICS, find_metric
@@ -37,6 +42,8 @@ class Swap(NamedTuple):
     """Why it means nothing where the arms are not told the condition."""
 
 
+LEAST_RIGHT_ON_REAL = 0.5
+"""Share of real clips whose class a classifier must tell to judge a model's."""
 MOST_ERRORS_ON_REAL = 0.3
 """Error rate of a recogniser on real clips from which on it is no judge of a model's."""
 
@@ -46,8 +53,8 @@ class Domain:
     """One kind of audio."""
 
     name: str
-    sample_rate_hz: int
-    """Of the audio kept on disk, which metrics hear."""
+    audio: AudioFormat
+    """What audio is kept as, unless the corpus says otherwise."""
     unit: str
     """What one unit of the statistics is, in one word."""
     unit_of: Callable[[Spoken], str]
@@ -63,6 +70,24 @@ class Domain:
     searched: tuple[str, ...]
     """Scores that one sampled arm has by itself, which tuning and fronts go by."""
     controls: tuple[Swap, ...]
+    label: str = "speaker"
+    """What a clip's label, its `speaker`, is called."""
+    load_units: Callable[[], Units] = NoUnits
+    """Gives the semantic units of a frame; `NoUnits` of a domain that has none."""
+
+    @property
+    def has_units(self) -> bool:
+        """Whether arms can be told semantic units."""
+        return self.load_units is not NoUnits
+
+    @property
+    def networks(self) -> tuple[type, ...]:
+        """What its metrics need opened; nothing else is loaded."""
+        return tuple(dict.fromkeys(one for metric in self.metrics for one in metric.networks))
+
+    def has(self, name: str) -> bool:
+        """Return whether a metric of this name is among its rows."""
+        return any(metric.name == name for metric in self.metrics)
 
     def __post_init__(self) -> None:
         own = {metric.name for metric in self.metrics}
@@ -77,12 +102,18 @@ class Domain:
         """Return the deciding scores that say nothing on this corpus, with the reason.
 
         A recogniser that mishears the real clips mishears a model's too, and its errors only count
-        how much an arm makes it guess.
+        how much an arm makes it guess; so does a classifier that cannot tell the real clips apart.
 
         Args:
             real: the scores of the prompts' real clips.
         """
-        return {
+        right = real.get(CLASS_ACCURACY.name, 1.0)
+        blind = (
+            {CLASS_ACCURACY.name: f"its classifier is right on {right:.0%} of the real clips alone"}
+            if right < LEAST_RIGHT_ON_REAL
+            else {}
+        )
+        return blind | {
             choice.score: (
                 f"its recogniser mishears the real clips (error rate {real[choice.score]:.2f})"
             )
@@ -104,9 +135,19 @@ class Domain:
         return self.deciding[-1].score
 
 
+def _speech_units() -> Units:
+    from genlab.recognisers.shipped import load_units  # here: only speech needs it
+
+    return load_units()
+
+
+def _clip_id(clip: Spoken) -> str:
+    return clip.id
+
+
 SPEECH = Domain(
     name="speech",
-    sample_rate_hz=SAMPLE_RATE_HZ,
+    audio=USUAL_FORMAT["speech"],
     unit="text",
     unit_of=text_key,
     conditions=("content", "speaker"),
@@ -140,8 +181,50 @@ SPEECH = Domain(
             "speaker_swap", "speaker", "condition.speaker=false: the arms are not told who speaks"
         ),
     ),
+    load_units=_speech_units,
 )
-DOMAINS: Mapping[str, Domain] = {domain.name: domain for domain in (SPEECH,)}
+_TOKENS = ("clip_code_entropy", "code_entropy", "bits_per_s", BARE_ENERGY, TUNED_ENERGY)
+_OF_TOKENS = tuple(metric for metric in METRICS if metric.name in _TOKENS)
+_CLASS_SWAP = Swap(
+    "class_swap", "speaker", "condition.speaker=false: the arms are not told the class"
+)
+_LEADING = (CLASS_ACCURACY.name, SETS[0].name, "bits_per_s", BARE_ENERGY, TUNED_ENERGY)
+SOUND = Domain(
+    name="sound",
+    audio=USUAL_FORMAT["sound"],
+    unit="clip",
+    unit_of=_clip_id,
+    conditions=("content", "speaker"),
+    metrics=(CLASS_ACCURACY, LONG_TERM, ALIGNED, *SETS, *_OF_TOKENS),
+    deciding=(
+        Deciding(BARE_ENERGY),
+        Deciding(CLASS_ACCURACY.name, "speaker"),
+        Deciding(LONG_TERM.name),
+    ),
+    leading=_LEADING,
+    searched=(BARE_ENERGY, TUNED_ENERGY),
+    controls=(_CLASS_SWAP,),
+    label="class",
+)
+MUSIC = Domain(
+    name="music",
+    audio=USUAL_FORMAT["music"],
+    unit="piece",
+    unit_of=text_key,  # pieces are told apart by their text, their title; without one each is alone
+    conditions=("content", "speaker"),
+    metrics=(CLASS_ACCURACY, CHROMA, LONG_TERM, ALIGNED, *SETS, *_OF_TOKENS),
+    deciding=(
+        Deciding(BARE_ENERGY),
+        Deciding(CHROMA.name, "content"),
+        Deciding(CLASS_ACCURACY.name, "speaker"),
+        Deciding(LONG_TERM.name),
+    ),
+    leading=(CHROMA.name, *_LEADING),
+    searched=(BARE_ENERGY, TUNED_ENERGY),
+    controls=(_CLASS_SWAP,),
+    label="class",
+)
+DOMAINS: Mapping[DomainName, Domain] = {"speech": SPEECH, "music": MUSIC, "sound": SOUND}
 
 
 class HasDomain(Protocol):
@@ -152,8 +235,17 @@ class HasDomain(Protocol):
 
 
 def domain_of(corpus: HasDomain) -> Domain:
-    """Return the domain of a corpus, whose field `unit` may make speakers the units of speech."""
-    found: str | Domain = corpus.domain
+    """Return the domain of a corpus, whose field `unit` may make speakers the units of speech.
+
+    Raises:
+        GenlabError: if a class of the user names none that there is.
+    """
+    found: Any = corpus.domain
+    if not isinstance(found, Domain) and found not in DOMAINS:
+        raise GenlabError(
+            f"data.corpus.domain: {shorten(found)}, expected {', '.join(DOMAINS)} or a Domain "
+            "(genlab/evaluate/domains.py)"
+        )
     domain = found if isinstance(found, Domain) else DOMAINS[found]
     if getattr(corpus, "unit", domain.unit) == "speaker":
         return replace(domain, unit="speaker", unit_of=speaker_key)

@@ -15,7 +15,14 @@ import numpy as np
 from genlab.data.text import has_symbols
 from genlab.evaluate.cepstrum import cepstral_distortions
 from genlab.evaluate.content import character_errors, word_errors
-from genlab.evaluate.context import ContentMetric, EmbeddingSpace, Wanted, Wave, spread_evenly
+from genlab.evaluate.context import (
+    SPACES,
+    ContentMetric,
+    EmbeddingSpace,
+    Wanted,
+    Wave,
+    spread_evenly,
+)
 from genlab.evaluate.controls import Control, not_applicable, prompt_swap, speaker_swap
 from genlab.evaluate.distribution import (
     FEW_VECTORS,
@@ -47,11 +54,13 @@ Item = TypeVar("Item")
 def quality(clips: Clips) -> Work:
     """DNSMOS of some clips of every draw of every training seed, the same prompts of each."""
     context, per_set = clips.context, clips.per_set
+    assert context.quality is not None, "a row that names Dnsmos has it opened"
     firsts = range(0, len(clips.waves), per_set)
     chosen = [
         first + i for first in firsts for i in spread_evenly(per_set, context.config.dnsmos_clips)
     ]
-    size = context.quality.batch_windows
+    network = context.quality
+    size = network.batch_windows
     # As many clips per job as the network takes in one call.
     batches = [chosen[i : i + size] for i in range(0, len(chosen), size)]
 
@@ -69,9 +78,7 @@ def quality(clips: Clips) -> Work:
         note = f"{rated} of {per_set} prompts are rated (evaluation.dnsmos_clips)"
         return Found(found_values, notes=dict.fromkeys(found_values, note * (rated < per_set)))
 
-    return Work(
-        [partial(context.quality, [clips.waves[i] for i in batch]) for batch in batches], finish
-    )
+    return Work([partial(network, [clips.waves[i] for i in batch]) for batch in batches], finish)
 
 
 def pitch(clips: Clips) -> Work:
@@ -90,6 +97,7 @@ def pitch(clips: Clips) -> Work:
         )
 
     tracker = clips.context.tracker
+    assert tracker is not None, "a row that names PitchTracker has it opened"
     pairs = zip(clips.waves, clips.prompts)
     return Work([partial(_follow_pitch, tracker, wave, prompt) for wave, prompt in pairs], finish)
 
@@ -103,6 +111,8 @@ def speaker(clips: Clips) -> Work:
     others.
     """
     context, prompts = clips.context, clips.prompts
+    encoder = context.encoder
+    assert encoder is not None, "a row that names SpeakerEncoder has it opened"
     # Grouped by the real clips' lengths, so that the groups are the same in every row, training
     # seed and draw.
     own = prompts[: clips.per_set]
@@ -132,7 +142,7 @@ def speaker(clips: Clips) -> Work:
         return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
 
     return Work(
-        [partial(embed_groups, context.encoder, clips.waves, [members]) for members in groups],
+        [partial(embed_groups, encoder, clips.waves, [members]) for members in groups],
         finish,
     )
 
@@ -234,10 +244,16 @@ def codes(clips: Clips) -> Work:
 
 
 def distances(clips: Clips) -> Work:
-    """Distances between the set of clips and real speech, and how far the clips spread, in spaces
-    of embeddings.
+    """Distances between the set of clips and real speech, and how far the clips spread, in the
+    spaces of speech and of the voice.
     """
-    spaces = clips.context.spaces
+    return distances_in([space for space in clips.context.spaces if space.suffix in SPACES], clips)
+
+
+def distances_in(spaces: Sequence[EmbeddingSpace], clips: Clips) -> Work:
+    """Distances between the set of clips and the real ones in spaces of embeddings, and the
+    diversity in the first of them.
+    """
     places = [(space, wave) for space in spaces for wave in clips.waves]
 
     def finish(found: list[np.ndarray]) -> Found:
@@ -249,17 +265,17 @@ def distances(clips: Clips) -> Work:
         of_sets: dict[str, OfSets] = {}
         with ThreadPoolExecutor(clips.context.config.threads) as pool:
             for scores in pool.map(
-                lambda space, own: _distances_in(space, own, clips), spaces, of_space
+                lambda space, own: _distances_of(space, own, clips), spaces, of_space
             ):
                 of_sets |= scores
-        sets = [_diversity(own, clips) for own in _split(of_space[0], clips.sets)]
+        sets = [_diversity(spaces[0], own, clips) for own in _split(of_space[0], clips.sets)]
         return Found(of_sets=of_sets | _over_sets(sets, clips))
 
     return Work([partial(space.embed, wave) for space, wave in places], finish)
 
 
 @single_threaded_blas
-def _distances_in(
+def _distances_of(
     space: EmbeddingSpace, embeddings: list[np.ndarray], clips: Clips
 ) -> dict[str, OfSets]:
     reference = space.reference
@@ -283,9 +299,11 @@ def _distances_in(
     return {f"{name}{space.suffix}": score for name, score in found.items()}
 
 
-def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate]:
-    """Return the scores of one set of clips in the space of speech."""
-    reference = clips.context.spaces[0].reference
+def _diversity(
+    space: EmbeddingSpace, embeddings: list[np.ndarray], clips: Clips
+) -> dict[str, Estimate]:
+    """Return the scores of one set of clips in a space."""
+    reference = space.reference
     seed = clips.context.config.seed
     real = reference.clip_means
     own = np.stack([reference.project(vectors).mean(axis=0) for vectors in embeddings])
@@ -293,7 +311,7 @@ def _diversity(embeddings: list[np.ndarray], clips: Clips) -> dict[str, Estimate
     if len(real) > NEIGHBOURS:
         scores["coverage"], scores["density"] = coverage_density(own, real, seed=seed)
     scores["spread"] = relative_spread(own, real, seed=seed)
-    return scores
+    return {f"{name}{space.suffix}": score for name, score in scores.items()}
 
 
 def _over_sets(sets: list[dict[str, Estimate]], clips: Clips) -> dict[str, OfSets]:

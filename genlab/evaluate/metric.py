@@ -7,6 +7,7 @@ the same `measure`, which runs once. A metric that has one number per clip needs
 function of a wave and its prompt: `each_clip`.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from genlab.data.audio import SPEECH_AUDIO, AudioFormat, hear
 from genlab.evaluate.context import EvaluationContext, Wanted, Wave
 from genlab.evaluate.controls import Control
 from genlab.evaluate.scores import (
@@ -32,6 +34,8 @@ from genlab.statistics.bootstrap import Estimate
 Needs = Literal[
     "audio", "audio and text", "audio and the real clip", "audio and real speech", "tokens"
 ]
+Hears = Literal["16 kHz mono", "as kept"]
+AS_KEPT: Hears = "as kept"
 ANY_VALUE = (-math.inf, math.inf)
 
 
@@ -53,9 +57,7 @@ class Metric:
     direction: Direction
     """Which values are better."""
     needs: Needs
-    """What it is made from; audio is scored at 16 kHz. What needs tokens is measured with the arm's
-    model.
-    """
+    """What it is made from. What needs tokens is measured with the arm's model."""
     title: str = ""
     """For people; the name in words if it is left out."""
     range: tuple[float, float] = ANY_VALUE
@@ -84,6 +86,12 @@ class Metric:
     """It is measured at the bare law of a decoder, so no setting of its sampler moves it."""
     endings: tuple[str, ...] = ("",)
     """What is appended to the name where several scores of this metric are always made."""
+    hears: Hears = "16 kHz mono"
+    """What its measurement is given: every wave at 16 kHz with one channel, or as the corpus keeps
+    it, of shape (samples, 2) if that is stereo (`Clips.audio` has the rate).
+    """
+    networks: tuple[type, ...] = ()
+    """What must be opened for it, of context.py; nothing else is."""
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -106,7 +114,9 @@ class Metric:
 
 @dataclass(frozen=True)
 class Clips:
-    """One row that is being scored: waves at 16 kHz and what each was asked to be."""
+    """One row that is being scored: waves, as the metric hears them, and what each was asked to
+    be.
+    """
 
     waves: Sequence[Wave]
     prompts: Sequence[Wanted]
@@ -119,6 +129,26 @@ class Clips:
     draws: int = 1
     """Times that every training seed answers every prompt; the draws of a seed follow each other.
     """
+    kept: "Clips | None" = None
+    """The same clips as the corpus keeps them, where these were made from others."""
+
+    @property
+    def audio(self) -> AudioFormat:
+        """Rate and channels of the waves, and of those of the prompts."""
+        return self.context.audio if self.kept is None else SPEECH_AUDIO
+
+    def as_heard(self, hears: Hears) -> "Clips":
+        """Return the clips as a metric hears them: the one place where audio is resampled for
+        metrics.
+        """
+        source = self.context.audio
+        if hears == AS_KEPT or source == SPEECH_AUDIO:
+            return self
+        waves = [hear(wave, source, SPEECH_AUDIO) for wave in self.waves]
+        prompts = [
+            prompt._replace(wave=hear(prompt.wave, source, SPEECH_AUDIO)) for prompt in self.prompts
+        ]
+        return dataclasses.replace(self, waves=waves, prompts=prompts, kept=self)
 
     @property
     def clusters(self) -> tuple[str, ...]:
@@ -154,7 +184,8 @@ class Clips:
     @functools.cached_property
     def codes(self) -> Sequence[Int[np.ndarray, "_ k"]]:
         """What the codec makes of each wave, `[frames, codebooks]`; empty if no codec was given."""
-        return [] if self.context.encode is None else self.context.encode(self.waves)
+        waves = self.waves if self.kept is None else self.kept.waves
+        return [] if self.context.encode is None else self.context.encode(waves)
 
 
 class OfSets(NamedTuple):

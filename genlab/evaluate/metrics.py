@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from genlab.config import GenlabError
-from genlab.data.audio import as_wave
+from genlab.data.audio import as_audio
 from genlab.evaluate.context import ContentMetric as ContentMetric
 from genlab.evaluate.context import EvaluationConfig as EvaluationConfig
 from genlab.evaluate.context import EvaluationContext, Wanted, Wave
@@ -59,7 +59,7 @@ def score_clips(
     control not applicable.
 
     Args:
-        generated: one waveform per prompt at 16 kHz.
+        generated: one waveform per prompt, in the format of the context.
         prompts: what each was asked to be, in the same order in every row, once per draw of every
             training seed.
         context: what does not depend on the row.
@@ -117,9 +117,10 @@ def _measure(
 ) -> list[Found]:
     """Run each measurement of the metrics once, and return what each found, in their order."""
     # Scores of one measurement share it, so it is done once for all of them.
+    heard = {hears: clips.as_heard(hears) for hears in {metric.hears for metric in metrics}}
     works = [
-        measure(clips)
-        for measure in dict.fromkeys(metric.measure for metric in metrics)
+        measure(heard[hears])
+        for measure, hears in dict.fromkeys((metric.measure, metric.hears) for metric in metrics)
         if measure is not None
     ]
     total = 1 + sum(len(work.jobs) for work in works)  # one more: what is made of their results
@@ -150,7 +151,7 @@ def _check_waves(generated: Sequence[Wave], prompts: Sequence[Wanted]) -> list[W
             "prompts"
         )
     waves = [
-        as_wave(wave, f"generated: the clip of prompt {prompt.clip_id!r}")
+        as_audio(wave, f"generated: the clip of prompt {prompt.clip_id!r}")
         for wave, prompt in zip(generated, prompts)
     ]
     return [np.clip(wave, -1.0, 1.0) for wave in waves]

@@ -28,7 +28,7 @@ def try_rows(rows: Sequence[Metric], prompts: Sequence[Wanted], context: Evaluat
     draw = np.random.default_rng(0)
     # Equal to the real clip, a clip could have a distance of which nobody can take the logarithm.
     waves = [
-        (0.8 * prompt.wave + 1e-3 * draw.standard_normal(len(prompt.wave))).astype(np.float32)
+        (0.8 * prompt.wave + 1e-3 * draw.standard_normal(prompt.wave.shape)).astype(np.float32)
         for prompt in prompts
     ]
     found = score_clips(waves, prompts, context, metrics=rows)

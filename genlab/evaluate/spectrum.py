@@ -11,7 +11,7 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
-SAMPLE_RATE_HZ = 16_000
+from genlab.data.audio import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
 
 
 def cut_frames(

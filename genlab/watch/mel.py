@@ -1,10 +1,11 @@
 """Log-mel pictures of waves, as PNG bytes with a frequency axis in kHz and a time axis in seconds.
 
-In: one wave. Out: a picture of 640 x 320 pixels, to be shown at 320 x 160. The dB range, the
-filters and (when the caller passes `extent_s`) the time axis are fixed, so two pictures may be
-compared by eye: 0 dB is a full-scale sine, and nothing is normalised per clip. The colours are
-magma (van der Walt & Smith, 2015), computed from a polynomial fit. The report, TensorBoard and
-`genlab sample` show the same bytes. Drawn with Pillow; nothing here imports jax.
+In: one wave, mono or stereo. Out: a picture of 640 x 320 pixels, to be shown at 320 x 160. The dB
+range, the filters and (when the caller passes `extent_s`) the time axis are fixed, so two pictures
+may be compared by eye: 0 dB is a full-scale sine, and nothing is normalised per clip. The colours
+are magma (van der Walt & Smith, 2015), computed from a polynomial fit. Of a stereo wave the mean
+power of both channels is drawn, up to the Nyquist frequency of its rate. The report, TensorBoard
+and `genlab sample` show the same bytes. Drawn with Pillow; nothing here imports jax.
 """
 
 import io
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from genlab.data.audio import as_wave
+from genlab.data.audio import as_audio
 
 FLOOR_DB = -85.0
 CEILING_DB = -15.0
@@ -62,7 +63,7 @@ def mel_png(
     """Draw the log-mel picture of `wave`.
 
     Args:
-        wave: mono audio; samples that are not finite are drawn as silence.
+        wave: mono or stereo audio; samples that are not finite are drawn as silence.
         sample_rate_hz: its rate.
         extent_s: length of the time axis; the clip's own length if None. A longer clip is cut and a
             shorter one leaves the rest of the plate empty, so that the clips of one prompt can
@@ -72,7 +73,7 @@ def mel_png(
         PNG bytes with a small palette.
 
     Raises:
-        GenlabError: if it is not one mono wave, see `data.audio.as_wave`.
+        GenlabError: if it is not one wave, see `data.audio.as_audio`.
     """
     levels = log_mel_db(wave, sample_rate_hz)
     clip_s = max(len(wave), 1) / sample_rate_hz
@@ -149,9 +150,13 @@ def log_mel_db(
     wave: Shaped[np.ndarray, "..."], sample_rate_hz: int = 16_000
 ) -> Float[np.ndarray, "t m"]:
     """Return mel power in dB relative to a full-scale sine: 32 ms Hann windows, one every 5 ms."""
+    samples = np.nan_to_num(as_audio(wave, is_finite=False), posinf=0.0, neginf=0.0)
+    if samples.ndim == 2:
+        # Power, not waves, is averaged: what is in opposite phase would vanish.
+        decibels = [log_mel_db(samples[:, side], sample_rate_hz) for side in (0, 1)]
+        return 10 * np.log10(sum(10 ** (levels / 10) for levels in decibels) / 2)
     window_samples = min(_FFT_SAMPLES, round(0.032 * sample_rate_hz))
     window = np.hanning(window_samples + 1)[:-1].astype(np.float32)
-    samples = np.nan_to_num(as_wave(wave, is_finite=False), posinf=0.0, neginf=0.0)
     padded = np.pad(samples, (window_samples // 2, window_samples))
     hop_samples = max(1, sample_rate_hz // 200)
     frames = np.lib.stride_tricks.sliding_window_view(padded, window_samples)[

@@ -286,7 +286,7 @@ class RunWriter:
 
         Args:
             tag: where TensorBoard shows them.
-            waves: mono clips, floats in [-1, 1] or int16; louder samples clip, nothing is
+            waves: mono or stereo clips, floats in [-1, 1] or int16; louder samples clip, nothing is
                 normalised.
             sample_rate_hz: of every clip.
             descriptions: markdown, one per clip, see `ClipNote`. TensorBoard keeps the first one of
@@ -294,7 +294,7 @@ class RunWriter:
             step: the training step the clips were sampled at.
 
         Raises:
-            GenlabError: if a clip is not one mono wave, or has no description.
+            GenlabError: if a clip is not one mono or stereo wave, or has no description.
         """
         if len(descriptions) != len(waves):
             raise GenlabError(

@@ -12,6 +12,7 @@ from typing_extensions import get_protocol_members
 from genlab.codecs.base import Codec, StreamingCodec
 from genlab.codecs.discriminator import AdversarialConfig, Discriminator, adversarial_losses
 from genlab.codecs.mimi import MimiCodec
+from genlab.codecs.quantiser import draw_levels
 from genlab.codecs.spectral import SpectralCodec, SpectralCodecConfig
 from genlab.config import ConfigError, GenlabError
 
@@ -246,11 +247,12 @@ def test_one_batch_is_overfitted():
 
 
 def test_levels_are_drawn_in_the_stated_shares():
-    levels = np.asarray(make_codec(0, EVERY_LEVEL)._draw_levels(jax.random.key(0), 6000))
+    shares = EVERY_LEVEL.share_continuous, EVERY_LEVEL.share_fewer_levels
+    levels = np.asarray(draw_levels(jax.random.key(0), 6000, 3, *shares))
     assert set(levels) == {0, 1, 2, 3}
     assert np.mean(levels == 0) == pytest.approx(0.3, abs=0.03)
     assert np.mean((levels == 1) | (levels == 2)) == pytest.approx(0.4, abs=0.03)
-    assert (np.asarray(make_codec()._draw_levels(jax.random.key(0), 200)) == 3).all()
+    assert (np.asarray(draw_levels(jax.random.key(0), 200, 3, 0.0, 0.0)) == 3).all()
 
 
 def test_before_its_start_step_the_discriminator_gets_no_gradient():

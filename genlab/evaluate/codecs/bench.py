@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec
-from genlab.codecs.spectral import SIDE_LEVELS
+from genlab.codecs.quantiser import SIDE_LEVELS
 from genlab.config import GenlabError
 from genlab.evaluate.codecs import whisper
 from genlab.evaluate.codecs.score import entropy_bits, read_folder
