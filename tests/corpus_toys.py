@@ -15,6 +15,7 @@ from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig
 
 RATE_HZ = 16_000
+CONDITION = ConditionConfig(layers=1)
 
 
 def write_clip(path: Path, number: int, seconds: float = 0.8) -> None:
@@ -39,7 +40,9 @@ def write_corpus(folder: Path, rows: list[tuple[str, str, str]]) -> Folder:
     return Folder(path=str(folder), manifest="m.csv")
 
 
-def make_small_comparison(corpus: Folder, *overrides: str) -> Comparison:
+def make_small_comparison(
+    corpus: Folder, *overrides: str, condition: ConditionConfig = CONDITION
+) -> Comparison:
     """Return two arms of a few steps on this corpus."""
     config = Comparison(
         name="small",
@@ -47,7 +50,7 @@ def make_small_comparison(corpus: Folder, *overrides: str) -> Comparison:
         data=TokenData(corpus=corpus, num_frames=48),
         batch_size=2,
         backbone=BackboneConfig(width=16, layers=1, heads=2),
-        condition=ConditionConfig(layers=1),
+        condition=condition,
         budget=Budget(mode="iso_step", steps=3),
         arms={
             "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(2, 1))),

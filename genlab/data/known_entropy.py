@@ -24,7 +24,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float, Int
 
-from genlab.config import Config, Seed, digest
+from genlab.config import Config, GenlabError, Seed, digest
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,

@@ -106,8 +106,8 @@ def plan_mixtures(config: Mixtures, targets: Manifest, noises: Manifest | None) 
             raise GenlabError(f"data.corpus.{field}: it is two-sided; expected single clips")
         if manifest is not None and manifest.audio_format != SPEECH_AUDIO:
             raise GenlabError(
-                f"data.corpus.{field}: its clips are {manifest.audio_format}, but mixtures are made "
-                f"of {SPEECH_AUDIO}; set its sample_rate_hz=16000 and channels=1"
+                f"data.corpus.{field}: its clips are {manifest.audio_format}, but mixtures are "
+                f"made of {SPEECH_AUDIO}; set its sample_rate_hz=16000 and channels=1"
             )
     source = targets if noises is None else noises
     # By a hash, so that neighbours in the folder do not meet each other more often than others.

@@ -25,8 +25,10 @@ class ClipFacts(NamedTuple):
     frame_hz: float
     manifest: "Manifest"
 
-    def wave(self) -> Float[np.ndarray, "s"]:
-        """Return the audio at 16 kHz in [-1, 1]; it is read when this is called."""
+    def wave(self) -> Float[np.ndarray, "s *c"]:
+        """Return the audio in [-1, 1] in the format of the corpus (`manifest.audio_format`); it is
+        read when this is called.
+        """
         return self.manifest.audio(self.row) / np.float32(32768)
 
     def label(self, column: str) -> object:

@@ -30,13 +30,14 @@ class PromptRow:
     Attributes:
         prompt: its name, the same as in TensorBoard, for example "prompt03".
         text: what should be heard.
-        speaker: whose voice.
+        speaker: whose voice, or the clip's label in a domain without speakers.
         seed: the sampling seed, the same in every arm.
         waves: mono or stereo audio by arm name of results.json, in the order to show: real audio,
             floors, arms.
         sample_rate_hz: of every wave.
         notes: a short remark by arm name, for example "128 calls, guidance 2".
         scores: by arm name, the scores of this very clip, the deciding one first.
+        label: what `speaker` is called in the domain.
     """
 
     prompt: str
@@ -47,6 +48,7 @@ class PromptRow:
     sample_rate_hz: int = 16_000
     notes: Mapping[str, str] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    label: str = "speaker"
 
 
 def prompt_articles(rows: Sequence[PromptRow], results: Scored) -> Markup:
@@ -60,7 +62,7 @@ def _article(row: PromptRow, titles: Mapping[str, str], markers: Mapping[str, in
     extent_s = (
         max([len(wave) / row.sample_rate_hz for wave in row.waves.values()], default=0.0) or 1.0
     )
-    facts = [f"speaker {row.speaker}"] + ([] if row.seed is None else [f"seed {row.seed}"])
+    facts = [f"{row.label} {row.speaker}"] + ([] if row.seed is None else [f"seed {row.seed}"])
     clips = [
         _clip(row, name, titles.get(name, name.replace("_", " ")), markers.get(name), extent_s)
         for name in row.waves

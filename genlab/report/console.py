@@ -181,7 +181,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
     """
     preflight = found.preflight
     seeds = f"{len(config.seeds)} training seed{'s' * (len(config.seeds) != 1)}"
-    speakers = len({clip.speaker for clip in preflight.prompts})
+    labels = len({clip.speaker for clip in preflight.prompts})
     # Bits depend on what each family can score, so they are known only after the budgets.
     bits = Check(
         ("bits_per_s",),
@@ -197,7 +197,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         f"baselines: {', '.join(config.baselines) or 'none'}",
         (
             f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, "
-            f"{count_of(speakers, 'speaker')}"
+            f"{count_of(labels, config.data.domain.label)}"
         ),
         f"deciding score: {preflight.deciding}",
         f"scores: {', '.join(names)}",

@@ -323,7 +323,8 @@ def _controls(results: Shown) -> Markup:
         "own text, that must be significantly worse: the interval of the difference excludes "
         "zero. Speaker swap: the "
         "same "
-        "test with the voices of the other speakers.</p>"
+        "test with the voices of the other speakers. Class swap: with the classes of other "
+        "clips.</p>"
     ) + control_table(results)
 
 

@@ -206,7 +206,7 @@ def write_events(
 ) -> None:
     """Write TensorBoard events into `out`; `shown` is of `collect_shown`."""
     results: Shown = {**scored, **made_beside(out)}
-    seed = config.seeds[0]
+    seed, label = config.seeds[0], config.data.domain.label
     rate = material.codec.wave_rate_hz
     kinds: dict[str, Kind] = {REAL: "reference", **{name: name for name in FLOORS}}
     entries = _entries_of(results, shown, out)
@@ -219,11 +219,11 @@ def write_events(
         with RunWriter(log_dir, attempt="samples") as writer:
             for number, (prompt, wave) in enumerate(zip(material.prompts, waves)):
                 tag = prompt_tag(kinds.get(name, "samples"), number)
-                note = ClipNote(prompt.text, prompt.speaker)
+                note = ClipNote(prompt.text, prompt.speaker, label=label)
                 if name in config.arms:
                     sampler, calls = config.arms[name].sampler, heard[name].network_calls
                     drawn = (seed, calls, guidance_of(sampler), sampler.kind)
-                    note = ClipNote(prompt.text, prompt.speaker, *drawn)
+                    note = ClipNote(prompt.text, prompt.speaker, *drawn, label=label)
                 writer.audio(tag, [wave], rate, [note.markdown()], step=steps[name])
                 longest_s = max(len(other[number]) for other in shown.values()) / rate
                 writer.picture(
@@ -263,7 +263,8 @@ def write_pages(
         for name in shown
     }
     leading = [primary_score(results) or "", *config.data.domain.leading]
-    rows = _prompt_rows(material, shown, heard, leading, config.seeds[0], rows_of)
+    label = config.data.domain.label
+    rows = _prompt_rows(material, shown, heard, leading, config.seeds[0], rows_of, label)
     curves = {
         name: [
             read_curves(find_run_dir(out, name, run_seed), is_loss_tag) for run_seed in config.seeds
@@ -282,6 +283,7 @@ def _prompt_rows(
     leading: Sequence[str],
     seed: int,
     scored: Mapping[str, RowResult | None],
+    label: str,
 ) -> list[PromptRow]:
     """Return what the report plays of one training seed, with the scores of every clip."""
     marks = {name: _marks(row, leading, len(material.prompts)) for name, row in scored.items()}
@@ -298,6 +300,7 @@ def _prompt_rows(
                 for name, sampled in heard.items()
             },
             {name: by_prompt[number] for name, by_prompt in marks.items() if by_prompt},
+            label,
         )
         for number, prompt in enumerate(material.prompts)
     ]
@@ -476,12 +479,15 @@ def _coverage(num_seeds: int) -> str:
 def _method(config: Comparison, material: Material) -> list[str]:
     spec, content = material.store.info.spec, config.condition.content
     told = {"semantic": ["frame-aligned semantic units"], "text": ["text"], "none": []}[content]
-    told = [*(["the speaker"] if config.condition.speaker else []), *told, "the number of frames"]
+    domain = config.data.domain
+    named = [f"the {domain.label}"] if config.condition.speaker else []
+    told = [*named, *told, "the number of frames"]
     told += [part.name for part in config.condition.parts]
+    unit = "texts" if domain.unit == "text" else "clips"
     # The page prints these lines as they are; facts come from the config, never from memory.
     return [
-        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose texts no "
-        f"arm has seen. The conditions are those of the real clip: {', '.join(told)}. Every arm "
+        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose {unit} "
+        f"no arm has seen. The conditions are those of the real clip: {', '.join(told)}. Every arm "
         "draws prompt i with the same seed.",
         f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
         f"{spec.codebooks} codebooks of {spec.entries} entries ({spec.bitrate_bps / 1000:g} "

@@ -131,12 +131,14 @@ class ClipNote(NamedTuple):
     network_calls: int | None = None
     guidance: float | None = None
     sampler: str = ""
+    label: str = "speaker"
+    """What the speaker is called in the domain."""
 
     def markdown(self) -> str:
         """Return the note as a markdown list, with the corpus text kept from acting as markup."""
         rows = {
             "text": self.text,
-            "speaker": self.speaker,
+            self.label: self.speaker,
             "seed": self.seed,
             "network calls": self.network_calls,
             "guidance": self.guidance,

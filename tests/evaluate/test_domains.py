@@ -5,12 +5,14 @@ told.
 import ast
 import dataclasses
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 import genlab
 from genlab.cli import main
 from genlab.config import GenlabError
+from genlab.data.audio import AudioFormat
 from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.dialogue import Dialogue
 from genlab.data.embedded import Embedded
@@ -23,24 +25,29 @@ from genlab.data.mixtures import Mixtures
 from genlab.data.sounds import Sounds
 from genlab.data.webdataset import Shards
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.domains import SPEECH, Deciding, domain_of
+from genlab.evaluate.domains import SOUND, SPEECH, Deciding, domain_of
 from genlab.evaluate.table import METRICS, find_metric
 from genlab.experiment import TokenData
 from genlab.studies.tune import Tuning
 
 
-def test_every_corpus_is_speech_and_no_digest_holds_that():
+def test_every_corpus_of_speech_is_speech_and_no_digest_holds_that():
     corpora = [Embedded(minutes=1), Dialogue(corpus=Embedded(minutes=1))]
-    layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, ESC50, Shards, HFDataset)
+    layouts = (Folder, LibriSpeech, LJSpeech, VCTK, FSDD, SpeechCommands, Shards, HFDataset)
     corpora += [kind(path="here") for kind in layouts]
-    corpora += [Sounds(), Mixtures(corpus=Embedded(minutes=1))]
+    corpora += [Mixtures(corpus=Embedded(minutes=1))]
     for corpus in corpora:
         assert (
             domain_of(corpus) is SPEECH and TokenData(corpus=corpus, num_frames=4).domain is SPEECH
         )
-        assert "domain" not in corpus.to_dict()
+        assert "domain" not in corpus.lean_dict()
     with pytest.raises(GenlabError, match="tokens that never were audio"):
         _ = TokenData(corpus=KnownEntropy(), num_frames=4).domain
+
+
+def test_corpora_of_sounds_are_sound():
+    for corpus in (Sounds(), ESC50(path="here"), Mixtures(corpus=Sounds())):
+        assert domain_of(corpus) is SOUND and "domain" not in corpus.lean_dict()
 
 
 def test_a_corpus_may_hold_a_domain_of_its_own():
@@ -50,6 +57,14 @@ def test_a_corpus_may_hold_a_domain_of_its_own():
         domain = birds
 
     assert domain_of(Birds(path="here")) is birds
+    assert Birds(path="here").audio_format == (16_000, 1)
+    loud = dataclasses.replace(birds, audio=AudioFormat(48_000, 2))
+
+    class LoudBirds(Folder):
+        domain: ClassVar[Any] = loud
+
+    assert LoudBirds(path="here").audio_format == (48_000, 2)
+    assert LoudBirds(path="here", channels=1).audio_format == (48_000, 1)
     with pytest.raises(ValueError, match="domain birds: wer_ctc is none of its metrics"):
         dataclasses.replace(
             birds, metrics=tuple(metric for metric in METRICS if metric.name != "wer")
@@ -71,7 +86,7 @@ def test_speakers_are_the_units_where_many_people_say_a_few_texts():
 
 def test_speech_is_measured_by_every_row_and_conditions_are_fields():
     assert SPEECH.metrics == METRICS and SPEECH.unit_of is text_key
-    assert SPEECH.sample_rate_hz == 16_000
+    assert SPEECH.audio == (16_000, 1)
     assert {*SPEECH.conditions} <= {*ConditionConfig.model_fields}
     assert {swap.follows for swap in SPEECH.controls} == {*SPEECH.conditions}
     with pytest.raises(ValueError, match="domain speech: speaker is none of its conditions"):
