@@ -51,6 +51,8 @@ def make_codec(seed=0, config=TINY, updates=3):
     codec = jax.jit(lambda key: config.build(key=key))(jax.random.key(seed))
     graph, state = nnx.split(codec)
     waves = np.stack([make_wave(100 + i, 40 * HOP) for i in range(4)])
+    if config.channels == 2:
+        waves = np.stack([waves, waves[::-1]], axis=2)
 
     @jax.jit
     def update(state, key):

@@ -12,9 +12,17 @@ from jaxtyping import Array, Complex, Float
 LOG_FLOOR = 1e-4
 
 
-def to_planes(waves: Float[Array, "b s *c"]) -> Float[Array, "p s"]:
-    """Return the mono waves, or mid and side of each stereo wave."""
-    if waves.ndim == 2:
+def to_planes(waves: Float[Array, "b s *c"], channels: int) -> Float[Array, "p s"]:
+    """Return the mono waves, or mid and side of each stereo wave.
+
+    Raises:
+        ValueError: if the waves have other channels.
+    """
+    # A mono batch would pass as half as many stereo waves.
+    if waves.shape[2:] != (() if channels == 1 else (channels,)):
+        expected = "b s" if channels == 1 else f"b s {channels}"
+        raise ValueError(f"waves: shape {waves.shape}, expected {expected!r} of this codec")
+    if channels == 1:
         return waves
     left, right = waves[..., 0], waves[..., 1]
     # b s, b s -> b 2 s -> (b 2) s

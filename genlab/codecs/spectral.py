@@ -406,7 +406,7 @@ class SpectralCodec(nnx.Module):
                 "pad with zeros"
             )
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
-        planes = to_planes(waves)
+        planes = to_planes(waves, self.channels)
         spectra = stft(planes, self.config.window_samples, self._hop_samples, self._samples_before)
         inputs = features(spectra, self.channels, SUBFRAMES)
         # A clip in a batch must encode as it does alone, so padded frames are silenced in every

@@ -96,13 +96,17 @@ def test_adapters_neither_delay_nor_change_the_level(rate_hz, channels):
 
 def test_planes_are_mid_and_side_and_channels_come_back():
     wave = jnp.asarray(two_sides()[None])
-    planes = to_planes(wave)
+    planes = to_planes(wave, 2)
     np.testing.assert_allclose(planes[0], (wave[0, :, 0] + wave[0, :, 1]) / 2, atol=1e-7)
     np.testing.assert_allclose(planes[1], (wave[0, :, 0] - wave[0, :, 1]) / 2, atol=1e-7)
     np.testing.assert_allclose(from_planes(planes, 2), wave, atol=1e-6)
     np.testing.assert_array_equal(each_channel(wave)[1], wave[0, :, 1])
     mono = wave[..., 0]
-    assert to_planes(mono) is mono and from_planes(mono, 1) is mono and each_channel(mono) is mono
+    assert (
+        to_planes(mono, 1) is mono and from_planes(mono, 1) is mono and each_channel(mono) is mono
+    )
+    with pytest.raises(ValueError, match=r"expected 'b s 2' of this codec"):
+        to_planes(mono, 2)
 
 
 @functools.cache
