@@ -1,9 +1,9 @@
 """An in-lab codec for music and sound: 44.1 kHz stereo, 50 frames/s, 8 x 10 bits = 4.0 kbit/s, 32
 latent channels.
 
-Question: does the codec whose layers all run at the frame rate carry over to full-band stereo? Mid
-and side of each frame stand side by side in its encoder's input and its decoder's output, so stereo
-costs two wider layers and no second stream of tokens. The audio is yours: a folder of WAV, FLAC,
+Question: does the codec whose layers all run at the frame rate carry over to full-band stereo? Its
+encoder sees left, right and mid of each frame side by side, and its decoder makes mid and side, so
+stereo costs two wider layers and no second stream of tokens. The audio is yours: a folder of WAV, FLAC,
 OGG or MP3 files of any rate, mono or stereo, kept at 44.1 kHz stereo.
 
     export AUDIO_DIR=path/to/audio

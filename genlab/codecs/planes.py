@@ -1,19 +1,21 @@
-"""The planes of a wave that the layers of the in-lab codec see: the wave itself if it is mono, mid
-and side if it is stereo.
+"""The planes of a wave that the layers of the in-lab codec see and make.
 
-In: waves "b s" or "b s 2". Out: planes "p s", where p is b, or b times 2, and back. Mid and side
-are the half sum and the half difference of the channels: most recordings have little in the side,
-which then costs little. Losses look at each channel as it is heard.
+In: waves "b s" or "b s 2". Out: planes "p s". Mono has one, the wave. The encoder sees the left
+channel, the right one and their mid of stereo: it reads magnitudes alone, so it needs all three to
+tell left from right and what is in phase from what is not. The decoder makes mid and side, the half
+sum and the half difference of the channels: most recordings have little in the side, which then
+costs little. Losses look at each channel as it is heard.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 LOG_FLOOR = 1e-4
+SEEN_OF_STEREO = 3  # left, right, mid
 
 
 def to_planes(waves: Float[Array, "b s *c"], channels: int) -> Float[Array, "p s"]:
-    """Return the mono waves, or mid and side of each stereo wave.
+    """Return what the encoder sees: the mono waves, or left, right and mid of each stereo wave.
 
     Raises:
         ValueError: if the waves have other channels.
@@ -25,13 +27,13 @@ def to_planes(waves: Float[Array, "b s *c"], channels: int) -> Float[Array, "p s
     if channels == 1:
         return waves
     left, right = waves[..., 0], waves[..., 1]
-    # b s, b s -> b 2 s -> (b 2) s
-    both = jnp.stack([(left + right) / 2, (left - right) / 2], axis=1)
-    return both.reshape(-1, waves.shape[1])
+    # b s, b s, b s -> b 3 s -> (b 3) s
+    seen = jnp.stack([left, right, (left + right) / 2], axis=1)
+    return seen.reshape(-1, waves.shape[1])
 
 
 def from_planes(planes: Float[Array, "p s"], channels: int) -> Float[Array, "b s *c"]:
-    """Invert `to_planes`."""
+    """Return waves from what the decoder makes: mono waves, or mid and side of stereo ones."""
     if channels == 1:
         return planes
     # (b 2) s -> b 2 s
@@ -53,22 +55,22 @@ def mean_over_channels(values: Float[Array, "p"], channels: int) -> Float[Array,
 
 
 def features(
-    spectrum: Complex[Array, "p u f"], channels: int, subframes: int
+    spectrum: Complex[Array, "p u f"], planes: int, subframes: int
 ) -> Float[Array, "b t c"]:
     """Return scaled log magnitudes: the STFT frames of a token frame side by side, then the planes.
 
     Args:
         spectrum: of all planes.
-        channels: of the waves.
+        planes: of each wave.
         subframes: STFT frames in a token frame.
     """
     log_magnitude = 0.5 * jnp.log(spectrum.real**2 + spectrum.imag**2 + LOG_FLOOR)
-    planes, frames = spectrum.shape[0], spectrum.shape[1] // subframes
-    joined = 0.3 * log_magnitude.reshape(planes, frames, -1)
-    if channels == 1:
+    frames = spectrum.shape[1] // subframes
+    joined = 0.3 * log_magnitude.reshape(spectrum.shape[0], frames, -1)
+    if planes == 1:
         return joined
     # (b p) t f -> b p t f -> b t (p f)
-    apart = joined.reshape(-1, channels, frames, joined.shape[-1])
+    apart = joined.reshape(-1, planes, frames, joined.shape[-1])
     return jnp.moveaxis(apart, 1, 2).reshape(apart.shape[0], frames, -1)
 
 

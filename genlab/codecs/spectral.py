@@ -1,6 +1,6 @@
 """The in-lab codec: spectrum in, spectrum out, every layer at the frame rate.
 
-In: waves "b s", or "b s 2" of a stereo codec, whose layers see mid and side (planes.py). Out:
+In: waves "b s", or "b s 2" of a stereo codec, which makes mid and side (planes.py). Out:
 `Tokens` with latents "b t d" and their residual codes "b t k"; and back to waves from either view.
 The decoder predicts magnitude and phase for an inverse STFT (Vocos, Siuzdak 2023, section 3), and
 the encoder mirrors it, so no layer runs at the sample rate and all the work is matrix products.
@@ -25,6 +25,7 @@ from genlab.codecs.discriminator import AdversarialConfig, Discriminator, advers
 from genlab.codecs.distillation import Distillation, DistillationConfig
 from genlab.codecs.losses import mel_distance, stft_distance
 from genlab.codecs.planes import (
+    SEEN_OF_STEREO,
     each_channel,
     features,
     from_planes,
@@ -160,13 +161,14 @@ class SpectralCodec(nnx.Module):
     reads: ClassVar[Literal["waves"]] = "waves"
 
     def __init__(self, config: SpectralCodecConfig, rngs: nnx.Rngs):
-        bins = (config.window_samples // 2 + 1) * SUBFRAMES * config.channels
+        bins = (config.window_samples // 2 + 1) * SUBFRAMES
+        self._seen = 1 if config.channels == 1 else SEEN_OF_STEREO
         self.channels: Channels = config.channels
         encoder, decoder = config.encoder, config.decoder
         self.config = config
         self.spec = config.spec
         inputs = linear_rules()
-        self.encoder_in = nnx.Linear(bins, encoder.width, rngs=rngs, **inputs)
+        self.encoder_in = nnx.Linear(bins * self._seen, encoder.width, rngs=rngs, **inputs)
         self.encoder = nnx.List(
             [ConvNeXtBlock(encoder, config.causal, rngs) for _ in range(encoder.blocks)]
         )
@@ -187,7 +189,9 @@ class SpectralCodec(nnx.Module):
             [ConvNeXtBlock(decoder, config.causal, rngs) for _ in range(decoder.blocks)]
         )
         self.decoder_norm = nnx.LayerNorm(decoder.width, rngs=rngs, **NORM_RULES)
-        self.decoder_out = nnx.Linear(decoder.width, bins * 2, rngs=rngs, **inputs)
+        self.decoder_out = nnx.Linear(
+            decoder.width, bins * 2 * config.channels, rngs=rngs, **inputs
+        )
         self.step = nnx.Variable(jnp.zeros((), jnp.int32))
         if config.adversarial is not None:
             self.discriminator = Discriminator(config.adversarial.width, rngs)
@@ -408,7 +412,7 @@ class SpectralCodec(nnx.Module):
         num_frames = (-(-num_samples // hop_samples)).astype(jnp.int32)
         planes = to_planes(waves, self.channels)
         spectra = stft(planes, self.config.window_samples, self._hop_samples, self._samples_before)
-        inputs = features(spectra, self.channels, SUBFRAMES)
+        inputs = features(spectra, self._seen, SUBFRAMES)
         # A clip in a batch must encode as it does alone, so padded frames are silenced in every
         # block.
         is_valid = jnp.arange(inputs.shape[1])[None] < num_frames[:, None]
