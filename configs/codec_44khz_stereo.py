@@ -3,8 +3,8 @@ latent channels.
 
 Question: does the codec whose layers all run at the frame rate carry over to full-band stereo? Its
 encoder sees left, right and mid of each frame side by side, and its decoder makes mid and side, so
-stereo costs two wider layers and no second stream of tokens. The audio is yours: a folder of WAV, FLAC,
-OGG or MP3 files of any rate, mono or stereo, kept at 44.1 kHz stereo.
+stereo costs two wider layers and no second stream of tokens. The audio is yours: a folder of WAV,
+FLAC, OGG or MP3 files of any rate, mono or stereo, kept at 44.1 kHz stereo.
 
     export AUDIO_DIR=path/to/audio
     genlab train configs/codec_44khz_stereo.py --out runs/codec44
