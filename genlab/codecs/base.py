@@ -20,8 +20,8 @@ class Codec(Protocol):
 
     Lengths: waves are padded with zeros to a multiple of the hop. Given `num_samples` or
     `num_frames`, each example comes out as it would alone; without, every sample and frame is
-    valid. A codec of stereo waves "b s 2" has an attribute `channels = 2`; without it waves are mono.
-    A codec with `spec.side_channels` gives `Tokens.side` as well, and its decoders take it
+    valid. A codec of stereo waves "b s 2" has an attribute `channels = 2`; without it waves are
+    mono. A codec with `spec.side_channels` gives `Tokens.side` as well, and its decoders take it
     as a third argument.
     """
 
