@@ -391,9 +391,7 @@ def compile_sampler(
     ), time.perf_counter() - began
 
 
-def decode(
-    out: SampleOut, store: TokenStore, codec: FrozenCodec
-) -> list[Float[np.ndarray, "s *c"]]:
+def decode(out: SampleOut, store: TokenStore, codec: FrozenCodec) -> list[np.ndarray]:
     """Return the wave of each sample: the one place where a decoder's tokens become audio."""
     tokens = out.tokens
     num_frames = np.asarray(tokens.num_frames)
