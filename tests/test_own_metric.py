@@ -16,6 +16,7 @@ from sweep_toys import make_sweep
 
 from genlab import cli
 from genlab.config import Config, ConfigError, GenlabError
+from genlab.data.audio import SPEECH_AUDIO
 from genlab.evaluate.audit import audit_metrics
 from genlab.evaluate.context import EvaluationConfig, EvaluationContext, Wanted
 from genlab.evaluate.metric import Found, Metric, Work, each_clip
@@ -153,7 +154,8 @@ def test_check_tells_of_a_range_without_an_end_in_one_line(place, capsys):
 def context() -> EvaluationContext:
     """Without networks: these metrics need none."""
     nothing = dict.fromkeys(field.name for field in dataclasses.fields(EvaluationContext))
-    return EvaluationContext(**{**nothing, "config": EvaluationConfig(), "excused": {}})  # type: ignore[arg-type]
+    told = {"config": EvaluationConfig(), "excused": {}, "audio": SPEECH_AUDIO}
+    return EvaluationContext(**{**nothing, **told})  # type: ignore[arg-type]
 
 
 def score(row: Metric, monkeypatch: pytest.MonkeyPatch, **more: object):
