@@ -256,7 +256,7 @@ class SpectralCodec(nnx.Module):
         planes = istft(
             spectrum, self.config.window_samples, self._hop_samples, self._samples_before
         )
-        waves = from_planes(planes, self.channels)
+        waves = from_planes(planes, self.channels)  # mid and side are not what is heard
         is_sample = jnp.repeat(is_valid, self.spec.hop_samples, axis=1)
         return waves * (is_sample if waves.ndim == 2 else is_sample[..., None])
 

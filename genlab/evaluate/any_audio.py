@@ -133,6 +133,7 @@ def classes(clips: Clips) -> Work:
         is_known = place >= 0
         own = np.where(is_known, posterior[np.arange(len(place)), place], np.nan)
         right = np.where(is_known, posterior.argmax(axis=1) == place, np.nan)
+        # The mean of the others: posteriors add up to one.
         others = (1 - own) / (len(probe.classes) - 1)
         strange = int((~is_known).sum())
         note = f"{strange} of {len(asked)} clips are left out: their class has no real clips"
