@@ -375,9 +375,7 @@ def _waves_of_rows(
 
 
 def evaluation_context(config: Comparison, material: Material) -> EvaluationContext:
-    """Return what does not depend on the row: recognisers, networks, and real speech that is no
-    prompt.
-    """
+    """Return what does not depend on the row: networks, and real audio that is no prompt."""
     content = []
     if config.data.domain.has("wer"):
         content.append(ContentMetric("ctc", "word", load_recogniser().transcribe))
