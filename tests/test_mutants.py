@@ -127,8 +127,11 @@ def test_a_test_that_is_not_there_fails_loudly(tmp_path):
 
 
 @pytest.fixture
-def toy(tmp_path):
+def toy(tmp_path, monkeypatch):
     """A project whose tests notice a wrong sum, and a wrong scale only if all are run."""
+    # Plugins that toys do not need take a second each time.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p xdist")
     root = tmp_path / "project"
     (root / "toy").mkdir(parents=True)
     (root / "tests").mkdir()
