@@ -1,6 +1,7 @@
 """What each mode holds equal, what it refuses because it cannot, and what it leaves free."""
 
 import json
+from dataclasses import replace
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from genlab.fairness.budget import TOLERANCE, solve_budget
 from genlab.fairness.latency import fit_sampler, has_steps, steps_of, with_steps
 from genlab.fairness.measured import drawn_levels, floor_distances, step_seconds
 from genlab.fairness.timing import fit_seconds
+from genlab.report.console import format_budget
 from genlab.report.ledger import _sampling_rows, compute_rows
 from genlab.tokens import SampleOut, make_tokens
 from genlab.training.spend import Budget, SamplingBudget
@@ -303,6 +305,10 @@ def test_iso_latency_in_seconds_holds_the_time_of_a_clip(store, tmp_path, monkey
     assert "within 10% of 0.5 s, spread 4.2%" in rows["Seconds per clip"]["note"]
     for free in ("Sampler calls", "Sampling FLOPs"):
         assert rows[free]["status"] == "free", free
+    told = format_budget(config, budgets, dict.fromkeys(budgets, 1.0))
+    assert "clip alone s" in " ".join(told.split()) and "0.48" in told
+    plain = {name: replace(budget, sample_s=None) for name, budget in budgets.items()}
+    assert "clip alone" not in format_budget(config, plain, dict.fromkeys(budgets, 1.0))
     slow = {**TIMES, "ar": (0.0, 0.7)}
     monkeypatch.setattr(timing, "clip_clock", lambda run, store: law_of(run.name, slow))
     with pytest.raises(GenlabError, match=r"arms\.ar: drawing a clip takes 0\.7 s"):

@@ -169,6 +169,11 @@ def format_budget(
         ]
         for name, b in budgets.items()
     ]
+    # Where the time of a clip is held equal, it was measured for this plan.
+    if any(b.sample_s is not None for b in budgets.values()):
+        head.append("clip alone s")
+        for row, b in zip(rows, budgets.values()):
+            row.append("" if b.sample_s is None else f"{b.sample_s:.3g}")
     return (
         f"{config.name}: {config.budget.mode}, batch {config.batch_size} x "
         f"{config.data.num_frames} frames\n"

@@ -35,7 +35,8 @@ from genlab.nets.norm import RMSNorm
 # The spread of the first means, weights and log deviations: components that start equal would stay
 # equal.
 FIRST_SPREAD = 0.3
-# Euler steps of a flow head's bare law.
+# Euler steps of a flow head's bare law. From 8 to 16 the energy of a small trained mar moved by
+# -0.0002 +- 0.0004 (sweeps/bare_steps.py).
 BARE_STEPS = 32
 
 
