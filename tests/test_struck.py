@@ -113,7 +113,8 @@ CLIPS = [SimpleNamespace(id=str(n), text=f"word number {n}", units=range(21 + n)
 def heard(monkeypatch):
     """Return a comparison, and what its recogniser hears of each clip from now on."""
     hypotheses = [clip.text for clip in CLIPS]
-    manifest = SimpleNamespace(clips=CLIPS, audio=lambda clip: np.zeros(160, np.int16))
+    silence = np.zeros(160, np.int16)
+    manifest = SimpleNamespace(clips=CLIPS, audio=lambda clip: silence, audio_format=SPEECH_AUDIO)
     data = SimpleNamespace(
         domain=SPEECH, corpus=Embedded(), build_audio=lambda progress: manifest, load_codec=Told
     )
