@@ -8,6 +8,7 @@ from comparison_toys import make_comparison
 
 from genlab import preflight
 from genlab.config import GenlabError
+from genlab.data.audio import SPEECH_AUDIO
 from genlab.data.corpus import Embedded
 from genlab.evaluate import hearing
 from genlab.evaluate.controls import Control
@@ -238,7 +239,10 @@ def test_a_corpus_is_described_by_what_the_recogniser_hears_of_it(heard):
     _, hypotheses = heard
     splits = {"train": CLIPS[:1], "test": CLIPS}
     manifest = SimpleNamespace(
-        splits=["train", "test"], split=splits.get, audio=lambda clip: np.zeros(160, np.int16)
+        splits=["train", "test"],
+        split=splits.get,
+        audio=lambda clip: np.zeros(160, np.int16),
+        audio_format=SPEECH_AUDIO,
     )
     (line,) = hearing.describe_hearing(Embedded(), manifest)
     assert line.endswith("on 4 real clips of test: 0.00, below 0.3")
