@@ -64,6 +64,6 @@ def config() -> Comparison:
     )
 
 
-def sweep(base=None, better="latents", in_bits=("diffusion_latents",), looks=LOOKS):
+def sweep(base=None, better="latents", looks=LOOKS):
     """Return the page of the embedded corpus, or of another one."""
-    return square_page(base or config(), SIZES, better=better, in_bits=in_bits, looks=looks)
+    return square_page(base or config(), SIZES, better=better, looks=looks)

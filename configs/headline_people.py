@@ -54,5 +54,5 @@ def sweep() -> Sweep:
             f"{VARIABLE}={path or ''}: no such folder, expected one of audio with metadata.csv "
             f"(path, text, speaker, split); set it: export {VARIABLE}=path/to/speech_commands"
         )
-    page = {"base": config(), "better": "codes", "in_bits": (), "looks": LOOKS}
+    page = {"base": config(), "better": "codes", "looks": LOOKS}
     return call_base(__file__, "headline.py", "sweep", **page)

@@ -406,6 +406,10 @@ def test_a_sum_of_rows_is_about_families_only_within_a_token_type():
     assert check_token_types(both).state == "passed"
     assert check_token_types({**both, ar: 2.0}).state == "failed"
     assert check_token_types({ar: 1.0, ("masked", ""): -1.0}).state == "failed"
+    said = {"is_about_tokens": True}
+    assert check_token_types({ar: 1.0, diffusion: -1.0}, **said).state == "passed"
+    assert check_token_types({ar: 1.0, masked: -1.0}, **said).state == "failed"
+    assert check_token_types({ar: 1.0, ("masked", ""): -1.0}, **said).state == "failed"
     # A weight that only another token type, or another family, makes up for is no comparison.
     assert check_token_types({**both, latent: 2.0, diffusion: -2.0}).state == "passed"
     assert check_token_types({ar: 2.0, masked: -1.0, diffusion: -1.0}).state == "failed"

@@ -2,11 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from report_toys import beat_floors
+from sweep_toys import finish
 
 from genlab import cli
-from genlab.load import call_page, load_experiment
+from genlab.evaluate.energy import ENERGY_LAW
+from genlab.evaluate.metrics import RowResult
+from genlab.evaluate.rows import save_row
+from genlab.evaluate.scores import ClipValues
+from genlab.load import load_experiment
+from genlab.run.bounds import BIGRAM, HEARD_BASELINES, REGRESSION, UNIGRAM
+from genlab.run.files import write_json
+from genlab.sweeps.notebook import write_notebook
 from genlab.sweeps.page import expand, load_sweep
+from genlab.sweeps.runs import run_directory, write_page
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEADLINE, PEOPLE = CONFIGS / "headline.py", CONFIGS / "headline_people.py"
@@ -23,17 +34,19 @@ def test_a_page_is_the_square_at_two_sizes():
         assert run.config.checkpoint.rule == "best" and not run.config.condition.speaker
         assert len(run.config.optim.peak_lrs) == 3
     assert (small.config.backbone.width, large.config.backbone.width) == (128, 192)
-    bits = [each for each in sweep.predictions if "the bound of diffusion_latents" in each.text]
-    assert [each.score for each in bits] == ["bits_per_s"] * 2
 
 
 def test_what_is_predicted_is_the_sides_of_the_square_and_what_the_size_does():
-    page = call_page(HEADLINE, "sweep", in_bits=())
-    by_text = {each.text: each for each in page.predictions}
-    assert len(by_text) == 2 * 4 + len(ARMS) + 1 + 2
+    by_text = {each.text: each for each in load_sweep(HEADLINE).predictions}
+    assert len(by_text) == 2 * 5 + len(ARMS) + 1 + 2
     side = by_text["width=192: over codes, left to right below parallel"]
     assert side.terms == {"ar_codes @ width=192": 1.0, "masked_codes @ width=192": -1.0}
     assert (side.score, side.expect) == ("block_energy", "below")
+    both = by_text["width=128: over both tokens, left to right below parallel"].terms
+    assert list(both.values()) == [0.5, 0.5, -0.5, -0.5]
+    assert [row.split(" @ ")[0] for row in both] == list(ARMS)
+    token = by_text["width=128: in parallel, latents below codes"]
+    assert (side.about, token.about) == ("families", "tokens")
     gap = by_text["over latents, the gap shrinks with the size"]
     assert gap.terms == {
         "diffusion_latents @ width=192": 0.5,
@@ -61,3 +74,94 @@ def test_the_units_of_people_are_speakers(tmp_path, monkeypatch):
     small, large = expand(load_sweep(PEOPLE))
     assert small.config == config.model_copy(update={"question": small.config.question})
     assert (large.config.backbone.width, large.config.budget.train_flops) == (192, 1.2e13)
+
+
+# What is true of the simulated runs, by width: energies of the arms in the order of ARMS, and bits.
+ENERGIES = {128: (0.60, 0.70, 0.90, 0.75), 192: (0.55, 0.65, 0.78, 0.70)}
+BITS = {128: (3000.0, 3700.0, 3100.0, 3050.0), 192: (2950.0, 3650.0, 3080.0, 3020.0)}
+SEEDS, PROMPTS = 5, 40
+
+
+def simulate(out, run, losing=()):
+    """Make a finished run with these values, whose gates pass; arms that are `losing` do not beat
+    the regression.
+    """
+    finish(run, out)
+    width = run.config.backbone.width
+    rng = np.random.default_rng(width)
+    truth = {"block_energy": (ENERGIES[width], 0.01), "bits_per_s": (BITS[width], 5.0)}
+    scores = {arm: {} for arm in ARMS}
+    rows = {arm: {} for arm in ARMS}
+    for score, (values, noise) in truth.items():
+        hardness = 5 * noise * np.random.default_rng(1).normal(size=PROMPTS)
+        for arm, value in zip(ARMS, values, strict=True):
+            drawn = value + hardness + noise * rng.normal(size=(SEEDS, PROMPTS))
+            kind = "exact" if score == "block_energy" or arm == "ar_codes" else "upper bound"
+            clusters = tuple(map(str, range(PROMPTS))) * SEEDS
+            runs = tuple(int(i) for i in np.repeat(np.arange(SEEDS), PROMPTS))
+            rows[arm][score] = ClipValues(drawn.ravel(), np.ones(drawn.size), clusters, kind, runs)
+            scores[arm][score] = {"value": drawn.mean(), "low": value - noise, "seeds": SEEDS}
+            scores[arm][score] |= {"high": value + noise, "validity": kind, "direction": "lower"}
+            scores[arm][score] |= {"covers": "prompts and training seeds", "unit": "u"}
+            scores[arm][score] |= {"by_seed": drawn.mean(axis=1).tolist()}
+    arms = []
+    for arm in ARMS:
+        save_row(run_directory(out, run) / f"rows/{arm}.json", RowResult({}, rows[arm], {}, ()))
+        family = {"masked_codes": "masked", "diffusion_latents": "diffusion"}.get(arm, arm)
+        entry = {"name": arm, "family": family, "reads": arm.split("_")[1], "scores": scores[arm]}
+        arms.append({**entry, "steps": 9, "network_calls": 4, "train_flops": 6e12, "epochs": 1.0})
+    beaten = beat_floors(ARMS, "block_energy", HEARD_BASELINES)
+    for pair in beaten:
+        if pair["a"] in losing and pair["b"] == REGRESSION:
+            pair["better"] = ""
+    beaten += beat_floors(ARMS, "bits_per_s", (UNIGRAM, BIGRAM))
+    results = {"arms": arms, "differences": beaten, "controls": [], "energy": ENERGY_LAW}
+    write_json(run_directory(out, run) / "results.json", results)
+    write_json(run_directory(out, run) / "ledger.json", {"stamp": "controlled"})
+
+
+def judge_page(out, losing=()):
+    sweep = load_sweep(HEADLINE)
+    small, large = runs = write_page(sweep, out)
+    simulate(out, small)
+    simulate(out, large, losing)
+    text, findings = write_notebook(sweep, runs, HEADLINE, out)
+    return text, {finding.text: finding for finding in findings}
+
+
+def test_the_report_judges_each_size_and_the_trend_and_draws_both(tmp_path):
+    text, found = judge_page(tmp_path)
+    for width in (128, 192):
+        sides = [name for name in found if name.startswith(f"width={width}: ")]
+        verdicts = {name.split(": ")[1]: found[name].verdict for name in sides}
+        assert verdicts == {
+            "over both tokens, left to right below parallel": "reproduced",
+            "over codes, left to right below parallel": "reproduced",
+            "over latents, left to right below parallel": "reproduced",
+            "left to right, latents below codes": "reversed",
+            "in parallel, latents below codes": "reproduced",
+        }
+    gap = found["over codes, the gap shrinks with the size"]
+    half = ((0.78 - 0.55) - (0.90 - 0.60)) / 2
+    assert gap.verdict == "reproduced" and gap.low < half < gap.high
+    assert found["over latents, the gap shrinks with the size"].verdict == "inconclusive"
+    assert found["ar_codes: fewer bits at the larger size"].verdict == "reproduced"
+    assert "| Gates | ledger controlled |" in text and text.count("width=192 | ") >= len(ARMS)
+    html, figure = (tmp_path / "report.html").read_text(), (tmp_path / "figure.svg").read_text()
+    assert html.count('aria-labelledby="curve') == 2, "energy and bits, each against the width"
+    for arm in (0, 1, 2, 3):  # a curve of two points with their intervals
+        curve = figure.split(f'<g class="arm{arm}">')[1].split("</g>")[0]
+        assert curve.count('class="bar"') == 2
+
+
+def test_an_arm_that_a_regression_beats_is_in_no_verdict_of_that_size(tmp_path):
+    _, found = judge_page(tmp_path, losing=("masked_codes",))
+    lost = found["width=192: over codes, left to right below parallel"]
+    assert lost.verdict == "inconclusive" and "Masked codes does not beat" in lost.note
+    states = {gate.name: gate.state for gate in lost.gates}
+    assert states["floors beaten"] == "failed" and states["three seeds"] == "passed"
+    hit = ("masked_codes: the larger size below the smaller", "over codes, the gap shrinks")
+    for name in (name for name in found if name.startswith(hit)):
+        assert found[name].verdict == "inconclusive"
+    for name in ("width=128: over codes", "width=192: over latents"):
+        assert found[f"{name}, left to right below parallel"].verdict == "reproduced"

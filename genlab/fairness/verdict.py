@@ -232,15 +232,23 @@ def check_power(target: float, power: float, prompts: int, asked: int | None) ->
     )
 
 
-def check_token_types(weights: Mapping[tuple[str, str], float]) -> Gate:
+def check_token_types(
+    weights: Mapping[tuple[str, str], float], *, is_about_tokens: bool = False
+) -> Gate:
     """Return the gate of the token type for a weighted sum of arms.
 
     Args:
         weights: by family and token type, the sum of the weights of such arms.
+        is_about_tokens: the sentence says codes and latents, not families.
     """
     kinds = {reads for _, reads in weights}
     if "" in kinds:
         return Gate("one token type", "failed", "a row does not say which tokens it reads")
+    if is_about_tokens:
+        if len(kinds) == 1:
+            told = f"it is said of codes and latents, and all rows read {kinds.pop()}"
+            return Gate("one token type", "failed", told)
+        return Gate("one token type", "passed", "codes and latents are compared, and it says so")
     of_kinds, of_families = {}, {}
     for (family, reads), weight in weights.items():
         of_kinds[reads] = of_kinds.get(reads, 0.0) + weight

@@ -360,7 +360,7 @@ def _gates_of_contrast(
         gates,
         check_seeds(seeds),
         check_power(target, power_of(target, crossed), prompts, None),
-        check_token_types(kinds),
+        check_token_types(kinds, is_about_tokens=prediction.about == "tokens"),
     )
 
 

@@ -92,6 +92,11 @@ class Contrast(Config):
     verdict, and says so.
     """
 
+    about: Literal["families", "tokens"] = "families"
+    """What the sum tells apart. tokens: codes from latents, among decoders that draw in one order,
+    and the text says so; then the gate of the token type asks that it does compare the two.
+    """
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> "Contrast":
         if (self.expect == "within") != (self.margin is not None):
