@@ -332,7 +332,7 @@ def _show(run: _Run, state: State, tally: Tally, done: int) -> None:
         found = run.looker.look(state, done, tally.looks)
         tally.look_s += time.perf_counter() - began
         if run.writer and hosts.is_leader():
-            run.writer.scalars(done, curve(found))
+            run.writer.scalars(done, curve(found, run.looker.by))
     if done in run.watch:
         model = nnx.merge(run.graphdef, *gather(run.looker.newest(state)))
         with leave_mesh():

@@ -3,6 +3,7 @@ changed, and a killed run hands over the same bits.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,9 @@ from genlab.data.manifest import Manifest
 from genlab.fairness.budget import solve_budget
 from genlab.fairness.looks import open_looks
 from genlab.train import TrainSettings, load_trained, train
-from genlab.training.looks import CheckpointRule, Looks, choose_look
+from genlab.training.looks import CheckpointRule, Looks, choose_look, curve
 from genlab.training.optim import OptimConfig
+from genlab.watch.tensorboard import TrainingLog
 
 STEPS = 12
 GRID = OptimConfig(peak_lr=1e-2, ema_powers=(1, 3, 8))
@@ -91,6 +93,19 @@ def build_counting(key):
     model = Counting(nnx.Rngs(key))
     model.count = nnx.Variable(jnp.zeros(()))
     return model
+
+
+def test_bits_at_a_look_are_not_logged_as_a_loss():
+    look = {"step": 2, "values": {"average": 70.0}}
+    assert curve(look, "loss") == {"valid_loss": 70.0}
+    assert curve(look, "bits") == {"valid_bits_per_frame": 70.0}
+    two = {"step": 2, "values": {"k6": 70.0, "k8": None}}
+    assert curve(two, "bits") == {"valid_bits_per_frame_k6": 70.0}
+    logged = {}
+    writer = SimpleNamespace(scalars=lambda step, found: logged.update(found))
+    for by in ("loss", "bits"):
+        TrainingLog(writer, "ar", "nats_per_code").scalars(2, curve(look, by))
+    assert logged == {"valid/loss_ar_nats_per_code": 70.0, "valid/bits_per_frame": 70.0}
 
 
 def test_the_weights_of_the_best_look_are_handed_over(tmp_path):

@@ -27,7 +27,7 @@ from genlab.config import Config, GenlabError
 from genlab.machine.sharding import put_everywhere
 from genlab.tokens import AnyArray
 from genlab.training.optim import ArmSettings, OptimConfig
-from genlab.watch import CURVE
+from genlab.watch import BITS_CURVE, CURVE
 
 SPLIT = "valid"  # what chooses is never what is reported
 BEST = ("best", "best_rest")  # in a checkpoint: parameters and other variables of the best look
@@ -156,6 +156,11 @@ class Looker:
         self._graphdef = graphdef
         self._evaluate: Compiled | None = None
 
+    @property
+    def by(self) -> Literal["loss", "bits"]:
+        """What a look measures."""
+        return "loss" if self._looks is None else self._looks.rule.by
+
     def is_due(self, step: int) -> bool:
         """Return whether to look after this update."""
         return self._looks is not None and step in self._looks.steps
@@ -230,11 +235,12 @@ def handed_over(
     return "ema" if averaged else "params", "rest"
 
 
-def curve(look: LookEntry) -> dict[str, float]:
-    """Return what a look adds to the log."""
+def curve(look: LookEntry, by: Literal["loss", "bits"]) -> dict[str, float]:
+    """Return what a look by a score adds to the log."""
     single = len(look["values"]) == 1
+    metric = BITS_CURVE if by == "bits" else CURVE
     return {
-        CURVE if single else f"{CURVE}_{name}": value
+        metric if single else f"{metric}_{name}": value
         for name, value in look["values"].items()
         if value is not None
     }

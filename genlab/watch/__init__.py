@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunWriter"]
 
-CURVE = "valid_loss"  # a metric: of a look at validation; of several averages each adds its name
+# Metrics of a look at validation, its loss or its bits; of several averages each adds its name.
+CURVE, BITS_CURVE = "valid_loss", "valid_bits_per_frame"
 
 __getattr__, __dir__ = lazy_names(
     __name__,

@@ -48,7 +48,7 @@ from genlab.data.audio import wav_bytes
 from genlab.machine import hosts
 from genlab.run.bounds import Floor
 from genlab.statistics.bootstrap import Ends
-from genlab.watch import CURVE
+from genlab.watch import BITS_CURVE, CURVE
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
@@ -191,6 +191,8 @@ class TrainingLog:
         if name.startswith(CURVE):  # with the name of an average, if there are several
             tag = loss_tag(self._family, self._unit, "valid")
             return f"{tag}{name.removeprefix(CURVE)}"
+        if name.startswith(BITS_CURVE):  # no loss: a chart of its own, in the unit of all families
+            return f"valid/{name.removeprefix('valid_')}"
         if name in _COST_METRICS:
             return f"cost/{name}"
         return f"train/{name}" if name in _SHARED_METRICS else f"train/{self._family}_{name}"
