@@ -31,9 +31,12 @@ OTHER_SCRIPT = [
         ("今天天气很好", "test"),
     )
 ]
-UNSEEN = [("ab"[n % 2], f"word {n}", "train") for n in range(8)] + [
+UNSEEN = [("ab"[n % 2], f"word {n}", "valid" if n > 5 else "train") for n in range(8)] + [
     (f"new{n}", f"new word {n}", "test") for n in range(3)
 ]
+
+
+GRID = ["optim.peak_lrs=[1e-3,1e-2]", "checkpoint.rule=best", "checkpoint.looks=3"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
         for name, rows, overrides in (
             ("one_speaker", ONE_SPEAKER, ["num_prompts=3", "evaluation.token_prompts=4"]),
             ("no_texts", NO_TEXTS, ["evaluation.audio_draws=2"]),
-            ("unseen", UNSEEN, []),
+            ("unseen", UNSEEN, GRID),
         ):
             place = tmp_path_factory.mktemp(name)
             patch.setenv("GENLAB_CACHE", str(place / "cache"))
@@ -96,6 +99,8 @@ def test_scores_of_tokens_take_more_clips_than_there_are_prompts(finished):
     assert scores["mcd"]["n"] == 3
     assert "at the bare law" in scores["block_energy"]["note"]
     assert "at its own sampler" in scores["block_energy_tuned"]["note"]
+    bigram = scores_of(finished["one_speaker"]["results"], "bigram")["bits_per_s"]
+    assert bigram["n"] == 4 and "chosen on 4 unscored clips" in bigram["note"]
     assert scores["block_energy"]["value"] != scores["block_energy_tuned"]["value"]
 
 
@@ -112,6 +117,28 @@ def test_mean_latents_have_one_energy_under_both_names(finished):
     scores = scores_of(finished["one_speaker"]["results"], LOOKUP)
     assert scores["block_energy"] == scores["block_energy_tuned"]
     assert scores["block_energy"]["value"] > 0
+
+
+def test_arms_have_the_rates_that_validation_chose(finished):
+    results, run = finished["unseen"]["results"], finished["unseen"]["run"]
+    tried = json.loads((run / "rates.json").read_text())
+    assert set(tried) == {"masked", "diffusion"}
+    rates = {row["name"]: row["peak_lr"] for row in results["arms"] if "peak_lr" in row}
+    assert rates == {name: one["chosen"] for name, one in tried.items()}
+    for name, one in tried.items():
+        values = {float(rate): value for rate, value in one["values"].items()}
+        assert set(values) == {1e-3, 1e-2} and values[one["chosen"]] == min(values.values())
+        made = json.loads((run / f"arms/{name}/seed0/config.json").read_text())
+        assert made["optim"]["peak_lr"] == one["chosen"] and made["seed"] == 0
+        trial = json.loads((run / f"rates/{name}/0.01/config.json").read_text())
+        assert trial["optim"]["peak_lr"] == 1e-2 and trial["seed"] == 1
+    ledger = {row["item"]: row for row in json.loads((run / "ledger.json").read_text())["rows"]}
+    assert ledger["Peak learning rate"]["values"] == rates
+    assert set(ledger["Training trials"]["values"].values()) == {2}
+    assert all(value > 0 for value in ledger["Tuning FLOPs"]["values"].values())
+    assert any(
+        "Every arm tried the learning rates 0.001, 0.01" in line for line in results["method"]
+    )
 
 
 def test_every_prompt_is_drawn_as_often_as_the_config_says(finished):
