@@ -28,7 +28,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import ClipValues
 from genlab.evaluate.table import make_score
-from genlab.statistics.bootstrap import Estimate, holm_correction, paired_p_value
+from genlab.statistics.bootstrap import Estimate, Resampled, holm_correction, paired_p_value
 from genlab.statistics.crossed import (
     Crossed,
     cell_sums,
@@ -250,22 +250,42 @@ def test_rows_of_one_training_are_taken_seed_by_seed():
     assert float(edge.p_value()) == pytest.approx(0.05)
 
 
-def test_runs_of_sets_add_their_spread_and_draws_take_theirs_off():
-    def estimate(value, half):
-        return Estimate(value, value - half, value + half, 9)
+def make_set(value, resamples=None):
+    """Return an estimate of a set with a standard error of 1 over prompts."""
+    ends = value, value - 1.959964, value + 1.959964, 9
+    if resamples is None:
+        return Estimate(*ends)
+    made = Resampled(*ends)
+    made.resamples = np.array(resamples)
+    return made
 
-    half = 1.959964  # of a standard error of 1 over prompts
-    runs = [[estimate(value, half)] for value in (0.0, 1.0, 2.0)]
-    found = estimate_over_runs(runs)
-    # 1 of the prompts with the normal quantile, 1 / 3 of the runs with Student's of 2 degrees
-    total = (1 * 1.959964 + 4.302653 / 3) / (4 / 3) ** 0.5
-    assert found.value == 1.0 and found.high - found.value == pytest.approx(total)
-    # Two draws that lie 1 apart vary by 0.5, of which a mean of two keeps half.
-    drawn = estimate_over_runs([[estimate(0.0, half), estimate(1.0, half)]])
-    assert drawn.high - drawn.value == pytest.approx(1.959964 * (1 - 0.25) ** 0.5)
-    # Draws that vary more than their intervals say leave at least their own share.
-    wild = estimate_over_runs([[estimate(0.0, half), estimate(4.0, half)]])
-    assert wild.high - wild.value == pytest.approx(1.959964 * 4**0.5)
+
+# Resamples of two sets that have nothing in common but their prompts, of a variance of 1.
+ONE, OTHER = (1.0, -1.0, 1.0, -1.0), (1.0, 1.0, -1.0, -1.0)
+
+
+@pytest.mark.parametrize(
+    ("runs", "half"),
+    [
+        # 1 of the prompts with the normal quantile, 1 / 3 of the runs with Student's of 2 degrees
+        ([[(0.0,)], [(1.0,)], [(2.0,)]], (1 * 1.959964 + 4.302653 / 3) / (4 / 3) ** 0.5),
+        # Without resamples nothing is known of what a mean of two draws loses.
+        ([[(0.0,), (1.0,)]], 1.959964),
+        # Alike they lose nothing, with nothing in common half of the variance.
+        ([[(0.0, ONE), (1.0, ONE)]], 1.959964),
+        ([[(0.0, ONE), (1.0, OTHER)]], 1.959964 * 0.5**0.5),
+        # Runs 1 apart differ by less than their own prompts make them, so half a variance is left,
+        # of (2 - 1) (0.5 / 0.25)^2 = 4 degrees.
+        ([[(0.0, ONE)], [(1.0, OTHER)]], 2.776445 * 0.5**0.5),
+        # Runs 2 apart have 1 of variance, of which the prompts made half: 0.5 + 0.5, of 1 degree.
+        ([[(0.0, ONE)], [(2.0, OTHER)]], 12.706205),
+    ],
+)
+def test_sets_keep_of_their_prompts_what_their_mean_does_and_add_what_runs_differ_by(runs, half):
+    found = estimate_over_runs([[make_set(*drawn) for drawn in run] for run in runs])
+    assert found.value == np.mean([drawn[0] for run in runs for drawn in run])
+    ends = found.high - found.value, found.value - found.low
+    assert ends == pytest.approx((half, half), rel=1e-5)  # as many digits as the quantiles have
 
 
 def test_components_of_draws_are_those_that_made_them():
