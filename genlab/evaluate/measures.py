@@ -135,8 +135,9 @@ def speaker(clips: Clips) -> Work:
         if len(context.centroids) > 1:  # of one speaker the nearest is always the right one
             values["speaker_accuracy"] = clip_means(scores.is_nearest[scores.group], clusters)
         reason = "their speakers have no real speech apart from the prompts"
-        note = f"n counts groups of clips of one speaker, {groups_per_set} of {clips.per_set} clips"
-        note += f"; {strange} of {len(prompts)} clips are left out: {reason}" if strange else ""
+        left_out = f"{strange} of {len(prompts)} clips are left out: {reason}; " if strange else ""
+        grouped = f"groups of clips of one speaker, {groups_per_set} of {clips.per_set} clips"
+        note = f"{left_out}n counts {grouped}"
         with stage(CONTROLS):
             swap = speaker_swap(similarity, scores.others[scores.group], context.config.seed)
         return Found(values, notes=dict.fromkeys(values, note), controls=[swap])
