@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -39,7 +40,7 @@ from genlab.decoders.latent_blocks import LatentBlocksConfig, LatentBlocksSample
 from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.noise.heads import FlowMatching
-from genlab.decoders.task import SamplerConfig, bare_law
+from genlab.decoders.task import bare_law
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.cache import cache_root
@@ -88,7 +89,7 @@ def make_run(name: str) -> DecoderRun:
     )
 
 
-def axes_of(bare: SamplerConfig) -> list[str]:
+def axes_of(bare: Any) -> list[str]:
     """Return the fields of a sampler that say how often it calls the network."""
     return [name for name in ("rounds", "steps") if name in type(bare).model_fields]
 
@@ -96,7 +97,7 @@ def axes_of(bare: SamplerConfig) -> list[str]:
 def trace(run: DecoderRun, model: nnx.Module, store: TokenStore) -> Iterator[str]:
     """Yield a line per number of calls of one trained decoder."""
     clips = SOURCE.fresh_clips(CLIPS, FRAMES, seed=0)
-    bare = bare_law(run.arm.decoder, run.arm.sampler, run.task(store)).sampler
+    bare: Any = bare_law(run.arm.decoder, run.arm.sampler, run.task(store)).sampler
     for axis in axes_of(bare):
         earlier = None
         for count in COUNTS:

@@ -135,8 +135,8 @@ def _reach_rows(by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
         told,
         "how far before a change in what is told the samples change, on the prompts",
     )
-    if row["status"] == "undeclared":
-        row["note"] += (
+    if row.get("status") == "undeclared":
+        row["note"] = row.get("note", "") + (
             "; an arm that sees less of them is told less: condition.units_route=cross shows all "
             "arms the whole clip"
         )

@@ -416,7 +416,7 @@ class RunWriter:
                 # first.
                 chart=[
                     protos.Chart(title=name, margin=_margin(tag))
-                    for tag, name in reversed(tags.items())
+                    for tag, name in reversed(list(tags.items()))
                 ],
             )
             for title, tags in charts.items()
