@@ -36,7 +36,7 @@ from genlab.data.store import (
     write_part,
 )
 from genlab.data.text import encode_text
-from genlab.recognisers.units import UnitEncoder
+from genlab.data.units import Units
 from genlab.run.cache import only_builder
 from genlab.run.shared import fetch, share
 from genlab.run.stored import (
@@ -66,9 +66,7 @@ class PartFacts(TypedDict):
     digest: str
 
 
-def store_directory(
-    manifest: Manifest, codec: FrozenCodec, units: UnitEncoder, cache_dir: Path
-) -> Path:
+def store_directory(manifest: Manifest, codec: FrozenCodec, units: Units, cache_dir: Path) -> Path:
     """Return where the token store of this corpus, codec and unit encoder lives."""
     key = digest([SCHEMA, PART_CLIPS, manifest.hash(), codec.fingerprint, units.fingerprint])
     return cache_dir / f"tokens-{manifest.hash()}-{key}"
@@ -77,7 +75,7 @@ def store_directory(
 def encode_corpus(
     manifest: Manifest,
     codec: FrozenCodec,
-    units: UnitEncoder,
+    units: Units,
     cache_dir: Path,
     progress: Progress | None = None,
 ) -> TokenStore:
@@ -117,7 +115,7 @@ class PlannedStore(TokenStore):
         units: gives the number of units.
     """
 
-    def __init__(self, manifest: Manifest, codec: FrozenCodec, units: UnitEncoder):
+    def __init__(self, manifest: Manifest, codec: FrozenCodec, units: Units):
         self.directory = manifest.root
         self._clips = _in_order(manifest)
         self._codec = codec
@@ -156,7 +154,7 @@ def _encode_missing(
     directory: Path,
     manifest: Manifest,
     codec: FrozenCodec,
-    units: UnitEncoder,
+    units: Units,
     progress: Progress | None,
 ) -> None:
     # first: a codec without codes must not cost the wait for its latents
@@ -200,7 +198,7 @@ def _digest_facts(facts: PartFacts) -> str:
 
 
 def _encode_part(
-    path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder
+    path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
 ) -> PartFacts:
     encoded = list(_encode_clips(clips, manifest, codec, units))
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
@@ -222,7 +220,7 @@ def _encode_part(
 
 
 def _encode_clips(
-    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: UnitEncoder
+    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
 ) -> Iterator[TokenClip]:
     for first in range(0, len(clips), BATCH_CLIPS):
         batch = clips[first : first + BATCH_CLIPS]
@@ -278,7 +276,7 @@ def _describe(
     clips: list[Clip],
     manifest: Manifest,
     codec: FrozenCodec,
-    units: UnitEncoder,
+    units: Units,
     parts: Sequence[PartFacts],
 ) -> StoreInfo:
     frames = max(1, sum(part["frames"] for part in parts))

@@ -71,7 +71,7 @@ class FrozenCodec:
         if channels > channels_of(codec):
             codec, fingerprint = EachChannel(codec), digest([fingerprint, "each channel"])
         self.channels: Channels = channels
-        self._inner_channels = channels_of(codec)
+        self._inner_channels: Channels = channels_of(codec)
         self.spec: TokenSpec = codec.spec
         self.fingerprint = fingerprint
         self.metadata = metadata

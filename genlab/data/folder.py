@@ -122,7 +122,7 @@ class ImportConfig(Config):
     def audio_format(self) -> AudioFormat:
         """Rate and channels of the audio on disk."""
         domain: Any = self.domain
-        usual = USUAL_FORMAT[domain] if isinstance(domain, str) else domain.audio
+        usual = USUAL_FORMAT[self.domain] if isinstance(domain, str) else domain.audio
         return AudioFormat(
             self.sample_rate_hz or usual.sample_rate_hz, self.channels or usual.channels
         )
@@ -378,8 +378,10 @@ def _convert(
             if is_two_sided(config):
                 sides = read_sides(file, sample_rate_hz=rate_hz, part=part, limit=limit)
             else:
-                kept = {"sample_rate_hz": rate_hz, "channels": channels}
-                sides = (read_wave(file, **kept, part=part, limit=limit),)
+                wave = read_wave(
+                    file, sample_rate_hz=rate_hz, channels=channels, part=part, limit=limit
+                )
+                sides = (wave,)
             # A table may state durations in minutes: a cut nobody asked for is worth a line.
             is_cut = bool(row.duration_s and not row.offset_s and is_longer(file, row.duration_s))
     except AudioError as error:
