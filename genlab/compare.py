@@ -176,7 +176,7 @@ def conclude(
         write_events(config, material, heard, shown, results, ledger, out)
         # Again, with the events; what follows cannot be in a page that tells it.
         time = clock.tell()
-        results |= {"time": time, "wall_s": time["whole_s"]}
+        results["time"], results["wall_s"] = time, time["whole_s"]
         outputs.seal(results, ledger)
         write_json(staged / "ledger.json", ledger)
         write_json(staged / "results.json", results)
