@@ -61,7 +61,9 @@ from genlab.tokens import (
 )
 
 NOISE = AbsorbingNoise()
-# Calls per block of the bare law.
+# Calls per block of the bare law: one code after another in blocks of 8 frames with 8 levels. The
+# energy of a small trained model moved by -0.018 +- 0.009 from 8 to 16 calls, 0.004 +- 0.010 to 32,
+# -0.010 +- 0.010 to 64, its own standard error being 0.008 (sweeps/bare_steps.py).
 BARE_STEPS = 64
 
 
