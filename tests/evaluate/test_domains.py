@@ -13,6 +13,7 @@ import genlab
 from genlab.cli import main
 from genlab.config import GenlabError
 from genlab.data.audio import AudioFormat
+from genlab.data.chorales import Chorales
 from genlab.data.classes import ESC50, SpeechCommands
 from genlab.data.dialogue import Dialogue
 from genlab.data.embedded import Embedded
@@ -25,7 +26,7 @@ from genlab.data.mixtures import Mixtures
 from genlab.data.sounds import Sounds
 from genlab.data.webdataset import Shards
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.domains import SOUND, SPEECH, Deciding, domain_of
+from genlab.evaluate.domains import MUSIC, SOUND, SPEECH, Deciding, domain_of
 from genlab.evaluate.table import METRICS, find_metric
 from genlab.experiment import TokenData
 from genlab.studies.tune import Tuning
@@ -48,6 +49,10 @@ def test_every_corpus_of_speech_is_speech_and_no_digest_holds_that():
 def test_corpora_of_sounds_are_sound():
     for corpus in (Sounds(), ESC50(path="here"), Mixtures(corpus=Sounds())):
         assert domain_of(corpus) is SOUND and "domain" not in corpus.lean_dict()
+
+
+def test_chorales_are_music():
+    assert domain_of(Chorales()) is MUSIC and "domain" not in Chorales().to_dict()
 
 
 def test_a_corpus_may_hold_a_domain_of_its_own():
