@@ -158,6 +158,8 @@ class ArmRun:
         draw: CompiledSampler | None = None
         store, frames = material.store, self.run.data.num_frames
         self.more_waves = []
+        if not material.prompts:  # nothing is heard
+            return
         for number in range(1, draws):
             check_held(self.run_dir)
             directory = self.run_dir / "samples" / f"draw{number}"
@@ -417,7 +419,7 @@ def _write_draw(directory: Path, waves: Sequence[Float[np.ndarray, "s *c"]], rat
 
 
 def _sample_paths(run_dir: Path, material: Material) -> list[Path]:
-    return [_prompt_path(run_dir / "samples", number) for number in range(len(material.clips))]
+    return [_prompt_path(run_dir / "samples", number) for number in range(len(material.prompts))]
 
 
 def _prompt_path(directory: Path, number: int) -> Path:

@@ -164,7 +164,8 @@ def conclude(
 
     In `config` every arm has the learning rate that it chose, if there was a choice.
     """
-    found = audit(config, progress, material) if config.audit else read_audit(config, material)
+    is_audited = config.audit and config.data.is_heard
+    found = audit(config, progress, material) if is_audited else read_audit(config, material)
     with stage(REPORT, ""):
         ranked = [arm for arm in arms if arm.name in config.arms]
         ledger = build_ledger(config, material.store, ranked, material.manifest)

@@ -7,8 +7,6 @@
 `config.json` that a run directory holds.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from genlab.machine.memory import collector_paused
@@ -20,26 +18,15 @@ with collector_paused():
     from flax import nnx
     from jaxtyping import Array, Key
 
-    from genlab.codecs.cache import encode_corpus, store_directory
-    from genlab.codecs.frozen import SHIPPED as SHIPPED_CODEC
-    from genlab.codecs.frozen import FrozenCodec, load_codec, token_spec
     from genlab.config import (
         Config,
-        Count,
-        GenlabError,
         Name,
         Seed,
         added,
     )
     from genlab.config.open import Open
     from genlab.data.batches import BatchSource
-    from genlab.data.corpus import CORPORA, Progress, build_corpus, find_corpora
-    from genlab.data.known_entropy import KnownEntropy, draw_store, find_drawn, without_audio
-    from genlab.data.manifest import Manifest
-    from genlab.data.recipe import Corpus, format_of
     from genlab.data.store import TokenStore
-    from genlab.data.told import gather_values, try_values
-    from genlab.data.valued import Valued
     from genlab.decoders.ar import ARConfig, ARSampler
     from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
     from genlab.decoders.conditioning import ConditionConfig, CondVocab
@@ -52,16 +39,22 @@ with collector_paused():
     from genlab.decoders.masked import MaskedConfig, MaskedSampler
     from genlab.decoders.regression import RegressionConfig, RegressionSampler
     from genlab.decoders.task import DecoderConfig, SamplerConfig, Task, guidance_of
-    from genlab.evaluate.domains import Domain, domain_of
+    from genlab.decoders.views import check_view
     from genlab.evaluate.metric import Metric
     from genlab.evaluate.metrics import EvaluationConfig
     from genlab.evaluate.own import AnyMetric, own_rows
     from genlab.evaluate.table import is_paired
     from genlab.nets.backbone import BackboneConfig
-    from genlab.run.bounds import BASELINES, BOUND_FAMILIES, BOUND_NAMES, REGRESSION, Baseline
-    from genlab.run.cache import cache_root
+    from genlab.run.bounds import (
+        BASELINES,
+        BOUND_FAMILIES,
+        BOUND_NAMES,
+        COUNTED_BASELINES,
+        REGRESSION,
+        Baseline,
+    )
     from genlab.runs import Run
-    from genlab.tokens import TokenSpec
+    from genlab.runs import TokenData as TokenData
     from genlab.train import TrainSettings
     from genlab.training.looks import CheckpointRule
     from genlab.training.optim import ArmSettings, OptimConfig
@@ -120,131 +113,6 @@ AnySampler = Annotated[
         RegressionSampler,
     ),
 ]
-
-
-# Tokens that never were audio have no recipe.
-AnyTokenSource = Annotated[Corpus, Open(*CORPORA, KnownEntropy)]
-
-
-class TokenData(Config):
-    """Which tokens the arms train on."""
-
-    corpus: AnyTokenSource
-    """The corpus. A `KnownEntropy` is tokens from the start: it has neither audio nor codec, and
-    its clips are drawn.
-    """
-    codec: str = SHIPPED_CODEC
-    """The frozen codec: a shipped name, a path of exported weights, KIND or KIND:SOURCE."""
-    num_frames: int = pydantic.Field(ge=1)
-    """Frames of one training example; longer clips are cut at random places."""
-    train_clips: Count | None = None
-    """Train on a fixed random part of the training split, to see what repeated data do; prompts
-    stay as they are.
-    """
-
-    @pydantic.model_validator(mode="after")
-    def _check_frames(self) -> "TokenData":
-        source = self.source
-        if source is not None and self.num_frames > source.clip_frames:
-            raise ValueError(
-                f"num_frames={self.num_frames}: longer than the clips of the source, whose scores "
-                "would then be for frames no arm was trained on; raise "
-                f"corpus.clip_frames={source.clip_frames}"
-            )
-        return self
-
-    @property
-    def source(self) -> KnownEntropy | None:
-        """What draws the tokens, if they never were audio; None for a corpus."""
-        return self.corpus if isinstance(self.corpus, KnownEntropy) else None
-
-    @property
-    def spec(self) -> TokenSpec:
-        """The token space, known before any corpus is built.
-
-        Raises:
-            GenlabError: if there is no such codec.
-        """
-        if self.source is not None:
-            return self.source.spec
-        return token_spec(self.codec, format_of(self.corpus).channels)
-
-    @property
-    def domain(self) -> Domain:
-        """What the corpus is measured by.
-
-        Raises:
-            GenlabError: if the tokens never were audio.
-        """
-        if self.source is not None:
-            raise without_audio()
-        return domain_of(self.corpus)
-
-    def load_codec(self) -> FrozenCodec:
-        """Return the codec; it takes and gives waves in the format of the corpus, not in its own.
-
-        Raises:
-            GenlabError: if the tokens never were audio.
-        """
-        if self.source is not None:
-            raise without_audio()
-        return load_codec(self.codec, *format_of(self.corpus))
-
-    def build_audio(self, progress: Progress | None = None) -> Manifest:
-        """Return the corpus, building it first.
-
-        Raises:
-            GenlabError: if the tokens never were audio.
-        """
-        if self.source is not None:
-            raise without_audio()
-        return build_corpus(self.corpus, progress=progress)
-
-    def open(
-        self,
-        progress: Progress | None = None,
-        manifest: Manifest | None = None,
-        *,
-        parts: Sequence[Valued] = (),
-    ) -> TokenStore:
-        """Return the token store, encoding `manifest` first, or else building the corpus, or
-        drawing the tokens.
-
-        `parts` are the named conditions whose values its clips are to have; they are computed once
-        and kept.
-
-        Raises:
-            GenlabError: if a clip has no such value, or what computes it fails.
-        """
-        if self.source is not None:
-            if parts:
-                named = parts[0].name
-                raise GenlabError(
-                    f"condition.parts: tokens that never were audio have no {named!r}; leave it out"
-                )
-            return draw_store(self.source, cache_root())
-        # missing weights must not cost the wait for a corpus
-        codec, units = self.load_codec(), self.domain.load_units()
-        manifest = manifest or self.build_audio(progress)
-        # Of an encoded corpus all values are computed at once.
-        if not store_directory(manifest, codec, units, cache_root()).exists():
-            try_values(parts, manifest, codec)
-        store = encode_corpus(manifest, codec, units, cache_root(), progress)
-        store.part_values = [
-            gather_values(part, store, manifest, cache_root(), progress) for part in parts
-        ]
-        return store
-
-    def find_store(self) -> Path:
-        """Return where the token store is or will be; the corpus must be built.
-
-        Raises:
-            GenlabError: if it is not, or is damaged, or the codec's weights are missing.
-        """
-        if self.source is not None:
-            return find_drawn(self.source, cache_root())
-        manifest = Manifest.load(find_corpora(self.corpus)[-1])
-        return store_directory(manifest, self.load_codec(), self.domain.load_units(), cache_root())
 
 
 class Arm(ArmSettings):
@@ -319,12 +187,14 @@ class DecoderRun(Run):
             self.condition,
             num_frames=self.data.num_frames,
             num_symbols=info.longest_text,
-            code_vectors=jnp.asarray(store.code_vectors),
+            code_vectors=jnp.asarray(store.code_vectors) if store.has_latents else None,
         )
 
     def build_for(self, store: TokenStore, key: Key[Array, ""]) -> nnx.Module:
         """Return the untrained decoder for a store's token space and conditions."""
-        return self.arm.decoder.build(self.task(store), key=key)
+        task = self.task(store)
+        check_view(f"arm {self.name!r}", self.arm.decoder, task)
+        return self.arm.decoder.build(task, key=key)
 
     def source_of(self, store: TokenStore) -> BatchSource:
         """Return the training batches: the same for every arm with the same seed, data and batch
@@ -449,6 +319,12 @@ class Comparison(Config):
                 "prompts_split='train': prompts must be texts that no arm was trained on"
             )
         return self
+
+    @property
+    def measured_baselines(self) -> tuple[Baseline, ...]:
+        """The baselines that can be measured: of tokens that nobody hears, those that have bits."""
+        has_bits = self.baselines if self.data.is_heard else COUNTED_BASELINES
+        return tuple(name for name in self.baselines if name in has_bits)
 
     @property
     def own_metrics(self) -> tuple[Metric, ...]:

@@ -67,7 +67,7 @@ def open_store(
         GenlabError: if `data` names another codec or corpus than the run was made with.
     """
     made = read_inputs(run_dir)
-    if made is not None and data.source is None:
+    if made is not None and data.has_recordings:
         # Before a store is made of what will be refused.
         manifest = data.build_audio(progress)
         codec = data.load_codec()

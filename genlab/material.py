@@ -21,7 +21,11 @@ from genlab.watch.progress import Progress
 
 
 class Material(NamedTuple):
-    """What every stage shares: the tokens, the codec, the corpus, and the prompts."""
+    """What every stage shares: the tokens, the codec, the corpus, and the prompts.
+
+    `clips` are the tokens of the prompts; `prompts`, what their audio is scored by, are none where
+    nothing can be heard.
+    """
 
     store: TokenStore
     codec: FrozenCodec
@@ -36,7 +40,11 @@ class Material(NamedTuple):
 
 
 def floor_waves(material: Material) -> dict[str, list[np.ndarray]]:
-    """Return the prompts resynthesised from their own codes and from their own latents."""
+    """Return the prompts resynthesised from their own codes and from their own latents; none where
+    nothing can be heard.
+    """
+    if not material.prompts:
+        return {}
     codes = material.codec.decode_codes([clip.codes for clip in material.clips])
     latents = material.codec.decode_latents([clip.latents for clip in material.clips])
     return {CODES_FLOOR: codes, LATENTS_FLOOR: latents}
@@ -48,7 +56,7 @@ def lookup_latents(
     """Return the mean latents of the conditions of `clips`, by default the prompts, in the codec's
     units; none if the config does not want them.
     """
-    if LOOKUP not in config.baselines:
+    if LOOKUP not in config.measured_baselines:
         return []
     with stage(BASELINE, LOOKUP):
         lookup = fit_lookup(material.store, config.condition, config.data.train_clips)
@@ -62,8 +70,7 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         GenlabError: if the comparison in `run_dir` was made from others (inputs.py).
     """
     # first: tokens that never were audio are refused before anything is built
-    codec = config.data.load_codec()
-    manifest = config.data.build_audio(progress)
+    codec, manifest = config.data.load_clips(progress)
     preflight = inspect(config, manifest, codec)  # before the corpus is encoded
     if run_dir is None:
         store = config.data.open(progress, manifest, parts=config.condition.parts)
@@ -71,5 +78,6 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
         store = inputs.open_store(config.data, run_dir, progress, parts=config.condition.parts)
     clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
     by_id = {clip.id: clip for clip in manifest.clips}
-    prompts = [as_wanted(by_id[clip.id], config, manifest, codec) for clip in clips]
+    heard = clips if config.data.is_heard else []
+    prompts = [as_wanted(by_id[clip.id], config, manifest, codec) for clip in heard]
     return Material(store, codec, manifest, clips, prompts, preflight)

@@ -97,6 +97,9 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
             f"prompts: all {len(prompts)} have the same {domain.unit}: they are one unit, and no "
             "score has an interval"
         )
+    if not config.data.is_heard:  # scored in bits, which need nothing else
+        decides = domain.decide((), dict.fromkeys(domain.conditions, False))
+        return Preflight(prompts, [], [], decides, [note for note in notes if note])
     reference = find_reference(config, manifest, prompts)
     scores = [*_content_checks(config, prompts), *label_checks(domain, prompts, reference)]
     scores += _audio_checks(config, scores, prompts, reference)
@@ -148,12 +151,14 @@ def rehearse(config: Comparison, progress: Progress) -> DryRun:
     Raises:
         GenlabError: if the comparison cannot be run.
     """
-    codec, units = config.data.load_codec(), config.data.domain.load_units()
+    units = config.data.domain.load_units()
     require_packages(config)
-    manifest = config.data.build_audio(progress)
+    codec, manifest = config.data.load_clips(progress)
     try_values(config.condition.parts, manifest, codec)
     preflight = hear_prompts(config, manifest, inspect(config, manifest, codec))
-    store = PlannedStore(manifest, codec, units)
+    # Own tokens are there already, and need not be planned.
+    planned = config.data.own is None
+    store = PlannedStore(manifest, codec, units) if planned else config.data.open(progress)
     budgets = solve_budget(config, store)
     preflight.notes.extend(_note_epochs(budgets))
     ratios, with_bits = {}, []
@@ -246,6 +251,8 @@ def require_packages(config: Comparison) -> None:
     Raises:
         GenlabError: naming the package and how to install it.
     """
+    if not config.data.is_heard:
+        return
     require_networks(networks_of(config))
     if recognisers(config):
         load_recogniser()
@@ -278,7 +285,7 @@ def find_struck(config: Comparison, manifest: Manifest, clips: Collection[Clip])
 
 def _hear(config: Comparison, manifest: Manifest, clips: Collection[Clip]) -> dict[str, float]:
     """Return the word error of the real clips by its score; nothing where nobody says words."""
-    if "ctc" not in recognisers(config):
+    if "ctc" not in recognisers(config) or not config.data.is_heard:
         return {}
     error = hear_real(manifest, clips)
     return {} if error is None else {"wer_ctc": error}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
@@ -19,6 +20,7 @@ from genlab.data.manifest import F0_HOP_SAMPLES, Clip, Manifest, Spoken
 from genlab.data.store import TokenClip, TokenStore
 from genlab.evaluate.checks import FEWEST
 from genlab.evaluate.context import Wanted
+from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.pitch import PitchTrack
 from genlab.experiment import Comparison, TokenData
 
@@ -94,6 +96,19 @@ def num_scored(config: Comparison) -> int:
 def choose_scored(store: TokenStore, config: Comparison) -> list[TokenClip]:
     """Return the clips behind bits and energies; the prompts come first, in their order."""
     return choose_prompts(store, config.data, config.prompts_split, num_scored(config))
+
+
+def real_blocks(store: TokenStore, config: Comparison) -> Float[np.ndarray, "n f d"]:
+    """Return the latents of the block after the middle of every clip that has one."""
+    block_frames = round(BLOCK_S * store.info.spec.frame_hz)
+    blocks = []
+    for clip in choose_scored(store, config):
+        latents = np.asarray(store.example(clip, len(clip.units))[0].latents, np.float32)
+        first = len(latents) // 2
+        if first + block_frames <= len(latents):
+            blocks.append(latents[first : first + block_frames])
+    channels = store.info.spec.latent_channels
+    return np.stack(blocks) if blocks else np.zeros((0, block_frames, channels), np.float32)
 
 
 def choose_unscored(

@@ -236,8 +236,8 @@ def claim_samples(out: Path, names: Sequence[str], run: DecoderRun) -> None:
             next import would take samples for recordings.
     """
     source: Any = run.data.corpus
-    # dialogues are made of another
-    corpus = getattr(getattr(source, "corpus", source), "path", None)
+    source = getattr(source, "corpus", source)  # dialogues are made of another
+    corpus = getattr(source, "path", getattr(source, "directory", None))
     if corpus is not None and out.resolve().is_relative_to(Path(corpus).expanduser().resolve()):
         raise GenlabError(
             f"--out {out}: lies in the corpus {corpus}, which would import the samples; use another"

@@ -44,7 +44,7 @@ from genlab.fairness.counts import score_counts
 from genlab.fairness.lookup import score_energy
 from genlab.material import Material, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, networks_of, recognisers
-from genlab.prompts import choose_scored, choose_unscored, num_scored
+from genlab.prompts import choose_scored, choose_unscored, num_scored, real_blocks
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.run import clock
@@ -159,6 +159,7 @@ def audit(
     """Audit every metric of audio on the prompts' real clips and the energy on what follows in
     them, once per corpus, prompts and evaluation.
     """
+    config.data.require_codec()
     material = gather(config, progress) if material is None else material
     path = _audit_path(config, material)
     if not path.exists():
@@ -179,24 +180,13 @@ def audit(
 
 def _audit_energies(config: Comparison, material: Material) -> dict[str, AuditEntry]:
     """Return the audit of the energies on what follows in the scored clips; it takes a second."""
-    blocks = _real_blocks(config, material.store)
-    if not config.evaluation.energy_draws or len(blocks) < 2:
+    if not config.evaluation.energy_draws or not material.prompts:
+        return {}
+    blocks = real_blocks(material.store, config)
+    if len(blocks) < 2:
         return {}
     found = audit_energy(blocks, material.codec.spec.frame_hz, config.evaluation.seed)
     return dict.fromkeys(ENERGIES, found.to_dict())
-
-
-def _real_blocks(config: Comparison, store: TokenStore) -> Float[np.ndarray, "n f d"]:
-    """Return the latents of the block after the middle of every clip that has one."""
-    block_frames = round(BLOCK_S * store.info.spec.frame_hz)
-    blocks = []
-    for clip in choose_scored(store, config):
-        latents = np.asarray(store.example(clip, len(clip.units))[0].latents, np.float32)
-        first = len(latents) // 2
-        if first + block_frames <= len(latents):
-            blocks.append(latents[first : first + block_frames])
-    channels = store.info.spec.latent_channels
-    return np.stack(blocks) if blocks else np.zeros((0, block_frames, channels), np.float32)
 
 
 def read_audit(config: Comparison, material: Material) -> dict[str, AuditEntry]:
@@ -253,7 +243,8 @@ def score_rows(
         if row is None:
             with clock.stage(clock.METRICS, name):
                 # Loaded for the first row that is missing; with none missing no network is loaded.
-                context = context or evaluation_context(config, material)
+                if material.prompts:
+                    context = context or evaluation_context(config, material)
                 row = _hear(row_waves, config, material, name, len(runs), context, progress)
             if runs:
                 progress(f"score {name}: bits, energy", 0, 2)
@@ -283,10 +274,12 @@ def _hear(
     material: Material,
     name: str,
     num_runs: int,
-    context: EvaluationContext,
+    context: EvaluationContext | None,
     progress: Progress,
 ) -> RowResult:
     """Return the scores of a row's audio, which is of `num_runs` training seeds, or of none."""
+    if context is None:  # nothing can be heard
+        return RowResult({}, {}, {}, ())
     seeds = max(1, num_runs)
     draws = len(waves) // (len(material.prompts) * seeds)
     return score_clips(
@@ -326,7 +319,8 @@ def _tell_done(name: str, row: RowResult) -> None:
 
 def _count_rows(config: Comparison, material: Material, folder: Path) -> dict[str, RowResult]:
     """Return the baselines that have bits alone, which take no wave; `folder` keeps them."""
-    wanted: list[CountedBaseline] = [name for name in COUNTED_BASELINES if name in config.baselines]
+    measured = config.measured_baselines
+    wanted: list[CountedBaseline] = [name for name in COUNTED_BASELINES if name in measured]
     kept: dict[CountedBaseline, RowResult | None] = {
         name: load_row(folder / f"{name}.json", ()) for name in wanted
     }
@@ -362,7 +356,7 @@ def _waves_of_rows(
     """Return the audio of every row: of an arm, seeds follow each other, in them draws, in them
     prompts. `means` are the mean latents of the prompts, if they are a row.
     """
-    waves = {REAL: [prompt.wave for prompt in material.prompts]}
+    waves = {REAL: [prompt.wave for prompt in material.prompts]} if material.prompts else {}
     with clock.stage(clock.SAMPLE, REAL):
         waves |= floor_waves(material)
     if means:
@@ -445,7 +439,7 @@ def _add_energy(
     """Add the energy score of the block that follows the first half of each prompt's own clip, at
     the bare law, which is proper, and at the arm's own sampler, which says what is heard.
     """
-    if not config.evaluation.energy_draws:
+    if not config.evaluation.energy_draws or not material.prompts:
         return row
     run = arms[0].run
     own = run.arm.sampler

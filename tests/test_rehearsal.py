@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from genlab import cli, experiment
+from genlab import cli, runs
 
 PAGE = """
 from typing import ClassVar
@@ -78,7 +78,7 @@ def place(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GENLAB_CACHE", str(cache))
-    monkeypatch.setattr(experiment, "encode_corpus", encode)
+    monkeypatch.setattr(runs, "encode_corpus", encode)
     (tmp_path / "page.py").write_text(PAGE)
     return tmp_path
 

@@ -117,7 +117,11 @@ def heard(monkeypatch):
     silence = np.zeros(160, np.int16)
     manifest = SimpleNamespace(clips=CLIPS, audio=lambda clip: silence, audio_format=SPEECH_AUDIO)
     data = SimpleNamespace(
-        domain=SPEECH, corpus=Embedded(), build_audio=lambda progress: manifest, load_codec=Told
+        domain=SPEECH,
+        corpus=Embedded(),
+        is_heard=True,
+        build_audio=lambda progress: manifest,
+        load_codec=Told,
     )
     recogniser = SimpleNamespace(transcribe=lambda waves: hypotheses[: len(waves)])
     monkeypatch.setattr(hearing, "load_recogniser", lambda: recogniser)

@@ -10,6 +10,8 @@ from genlab.config.shipped import shipped_configs
 from genlab.data.nearest import near_folder
 from genlab.experiment import Comparison
 
+DATA_WORDS = ("check", "fetch", "import", "export")  # before a config or a directory
+
 
 def name_arms(config: Comparison, path: Path) -> str:
     """Return what to say to somebody who wants to sample a comparison: which of its arms can be."""
@@ -53,11 +55,11 @@ def refuse_slip_of_check(config: str, rest: Sequence[str]) -> None:
     """Refuse `data CHEKC CONFIG`: two words without a `=` are no config with overrides.
 
     Raises:
-        ConfigError: if the first was to be `check` or `fetch`.
+        ConfigError: if the first was to be one of `DATA_WORDS`.
     """
     if not rest or "=" in rest[0] or os.path.exists(config):
         return
-    for word in ("check", "fetch"):
+    for word in DATA_WORDS:
         if meant(config, [word]):
             told = f"{word} {rest[0]}"
             raise ConfigError(f"{shorten(config)}: no such config; did you mean '{told}'?")

@@ -42,6 +42,7 @@ EXTRAS = (
     Extra("music", "scores of Bach's chorales, with tinysoundfont a corpus", ("music21",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
+    Extra("parquet", "tokens in Parquet files, or saved by `datasets`", ("pyarrow",)),
     Extra(
         "parity",
         "comparison with PyTorch models, speed peers of genlab bench",

@@ -375,25 +375,7 @@ def _add_inputs(add: AddCommand) -> None:
         "genlab budget quickstart",
     )
     takes_config(command)
-    command = add(
-        "data",
-        (
-            "Build a corpus and its token store and say what is in them; `data check CONFIG` "
-            "verifies every byte, `data fetch NAME DIR` downloads a published corpus."
-        ),
-        "genlab data quickstart",
-    )
-    # `check` and `fetch` are words before the config and no subcommands, so that `genlab data
-    # CONFIG` stays as short as the other commands.
-    takes_config(
-        command, "as in compare; `check` before it verifies, `fetch` alone lists what can be had"
-    )
-    command.add_argument(
-        "--sources",
-        type=local,
-        metavar="FILE.json",
-        help="fetch: addresses to use instead of those that come with genlab, such as a mirror's",
-    )
+    _add_data(add)
     _add_codec(add)
 
 
@@ -440,4 +422,39 @@ def _add_codec(add: AddCommand) -> None:
     )
     command.add_argument(
         "--json", action="store_true", help="bench: JSON instead of a Markdown table"
+    )
+
+
+def _add_data(add: AddCommand) -> None:
+    command = add(
+        "data",
+        (
+            "Build a corpus and its token store and say what is in them; `data check CONFIG` "
+            "verifies every byte, `data fetch NAME DIR` downloads a published corpus. `data import "
+            "DIR`, `data check DIR` and `data export CONFIG OUT` are for tokens that were encoded "
+            "elsewhere, or are to be used elsewhere."
+        ),
+        "genlab data quickstart",
+    )
+    # `check`, `fetch`, `import` and `export` are words before the config and no subcommands, so
+    # that `genlab data CONFIG` stays as short as the other commands.
+    takes_config(
+        command,
+        "as in compare; `check` before it verifies, `fetch` alone lists what can be had; `import` "
+        "and `export` as above",
+    )
+    command.add_argument(
+        "--sources",
+        type=local,
+        metavar="FILE.json",
+        help="fetch: addresses to use instead of those that come with genlab, such as a mirror's",
+    )
+    command.add_argument(
+        "--format",
+        choices=["npz", "webdataset", "array_record", "parquet"],
+        default="npz",
+        help="export: what to write (default: npz)",
+    )
+    command.add_argument(
+        "--picture", type=local, metavar="FILE.png", help="check DIR: also draw the codes"
     )

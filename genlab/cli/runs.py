@@ -12,11 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from genlab.cli.directories import name_arms, refuse_slip_of_check, require_run, run_directory
+from genlab.cli.directories import (
+    DATA_WORDS,
+    name_arms,
+    refuse_slip_of_check,
+    require_run,
+    run_directory,
+)
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.config.shipped import find_config
 from genlab.data.known_entropy import KnownEntropy
 from genlab.data.manifest import Clip, Manifest
+from genlab.data.own.source import OwnTokens
 from genlab.experiment import Comparison, DecoderRun
 from genlab.load import load_experiment
 from genlab.machine import hosts
@@ -226,20 +233,18 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 
 def data(arguments: argparse.Namespace, command: str) -> int:
     """Build corpus and token store, check what was built, or download a corpus."""
-    from genlab.cli.fetch import fetch_data
+    from genlab.cli.tokens import act_on_words
     from genlab.data.corpus import build_corpus
     from genlab.evaluate.hearing import describe_hearing
 
-    if arguments.config == "check":
-        return _check_data(arguments)
-    if arguments.config == "fetch":
-        return fetch_data(arguments)
+    if arguments.config in DATA_WORDS:
+        return 0 if act_on_words(arguments) else _check_data(arguments)
     refuse_slip_of_check(arguments.config, arguments.overrides)
     config = _read(arguments)
     with Progress() as progress:
         if isinstance(config, Comparison | DecoderRun):
             source = config.data.source
-            if source is not None:
+            if not config.data.has_recordings:
                 manifests, store = [], config.data.open(progress)
             else:
                 config.data.load_codec()  # missing weights must not cost the wait for a corpus
@@ -306,7 +311,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
         directories = [
             directory
             for corpus in corpora
-            if not isinstance(corpus, KnownEntropy)
+            if not isinstance(corpus, KnownEntropy | OwnTokens)
             for directory in find_corpora(corpus)
         ]
         lines = check_directories(directories, MANIFEST_NAME, progress)
@@ -449,8 +454,9 @@ def _read(arguments: argparse.Namespace) -> Any:
         isinstance(config, Comparison | DecoderRun)
         and find_config(arguments.config).suffix != ".py"
     )
-    if is_data and arguments.command != "aot" and config.data.codec not in texts_of(overrides):
-        check_is_local(config.data.codec, Path(arguments.config))
+    codec = config.data.codec if is_data else None
+    if codec is not None and arguments.command != "aot" and codec not in texts_of(overrides):
+        check_is_local(codec, Path(arguments.config))
     return config
 
 

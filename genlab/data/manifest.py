@@ -9,6 +9,7 @@ of files: adding a clip cannot move another one.
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import zipfile
@@ -278,14 +279,29 @@ def load_array(path: Path, *, fix: str, is_mapped: bool = False) -> Shaped[np.nd
     Raises:
         GenlabError: if the file is damaged or holds anything else.
     """
+    return _load_numbers(path, str(path), fix, "r" if is_mapped else None)
+
+
+def parse_array(content: bytes, *, where: str, fix: str) -> Shaped[np.ndarray, "..."]:
+    """Return the array in the bytes of a .npy file, as `load_array` does; `where` names them in
+    errors.
+
+    Raises:
+        GenlabError: as `load_array`.
+    """
+    return _load_numbers(io.BytesIO(content), where, fix, None)
+
+
+def _load_numbers(
+    source: Path | io.BytesIO, where: str, fix: str, mapped: Literal["r"] | None
+) -> Shaped[np.ndarray, "..."]:
     try:
-        values = np.load(path, mmap_mode="r" if is_mapped else None, allow_pickle=False)
+        values = np.load(source, mmap_mode=mapped, allow_pickle=False)
     except (OSError, ValueError, EOFError, SyntaxError, MemoryError, zipfile.BadZipFile) as error:
-        raise GenlabError(
-            f"{path}: damaged: {str(error) or type(error).__name__:.80}; {fix}"
-        ) from None
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise GenlabError(f"{where}: damaged: {reason:.80}; {fix}") from None
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        raise GenlabError(f"{path}: damaged: expected one array of numbers; {fix}")
+        raise GenlabError(f"{where}: damaged: expected one array of numbers; {fix}")
     return values
 
 

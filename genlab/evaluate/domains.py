@@ -224,6 +224,20 @@ MUSIC = Domain(
     controls=(_CLASS_SWAP,),
     label="class",
 )
+# Of tokens that nobody can hear: no codec is named.
+CODES = Domain(
+    name="codes",
+    audio=USUAL_FORMAT["speech"],
+    unit="text",
+    unit_of=text_key,
+    conditions=("content", "speaker"),
+    metrics=(find_metric("bits_per_s"),),
+    # Of two families it ranks only what is exact, or a bound that lies below an exact value.
+    deciding=(Deciding("bits_per_s"),),
+    leading=("bits_per_s",),
+    searched=(),
+    controls=(),
+)
 DOMAINS: Mapping[DomainName, Domain] = {"speech": SPEECH, "music": MUSIC, "sound": SOUND}
 
 

@@ -22,6 +22,7 @@ from genlab.decoders.conditioning import CondVocab
 from genlab.decoders.cost import abstract_decoder as decoder_of
 from genlab.decoders.cost import sample_cost, train_flops
 from genlab.decoders.task import SamplerConfig, Task
+from genlab.decoders.views import check_view
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.latency import fit_sampler, with_steps
 from genlab.fairness.measured import Measured, measure
@@ -292,6 +293,7 @@ def check_budget(config: Comparison) -> None:
         GenlabError: as `solve_steps`, or if there is no such codec.
     """
     data = config.data
+    _check_own(config)
     is_known = config.condition.content != "text"
     spec = data.spec
     # No cost depends on how many speakers or units there are.
@@ -302,6 +304,7 @@ def check_budget(config: Comparison) -> None:
         task = Task(
             spec, vocab, backbone, config.condition, num_frames=data.num_frames, num_symbols=1
         )
+        check_view(f"arms.{name}", arm.decoder, task)
         costs[name] = config.batch_size * train_flops(arm.decoder, task)
     for name, needed in costs.items():
         wanted = config.budget.train_flops or math.inf
@@ -309,6 +312,31 @@ def check_budget(config: Comparison) -> None:
             continue  # how many updates these modes allow, corpus and machine say
         if is_known or needed > wanted * (1 + TOLERANCE):
             solve_steps(config.budget, name, needed, list(costs.values()))
+
+
+def _check_own(config: Comparison) -> None:
+    """Refuse what tokens that were encoded elsewhere do not have."""
+    if config.data.own is None:
+        return
+    if config.condition.content == "semantic":
+        raise GenlabError(
+            "condition.content='semantic': tokens that were encoded elsewhere have no semantic "
+            "units; use condition.content=none, or text if their rows have texts"
+        )
+    if config.data.is_heard:
+        return
+    # What only audio can answer; without a codec there is none.
+    asked = {
+        "settings.previews": config.settings.previews,
+        "metrics": len(config.metrics),
+        "audit": int(config.audit),
+    }
+    for field, count in asked.items():
+        if count:
+            raise GenlabError(
+                f"{field}: this needs audio, and data.codec=null names no codec that decodes these "
+                f"tokens; name the one that made them, or leave out {field}"
+            )
 
 
 def checkpoint_bytes(config: Comparison, budgets: Mapping[str, ArmBudget]) -> float:

@@ -35,7 +35,7 @@ def solve_regression(
     """Return what it spends: as many FLOPs as its model, to the nearest whole step; None if the
     comparison does without it. `budgets` are those of the arms.
     """
-    if REGRESSION not in config.baselines:
+    if REGRESSION not in config.measured_baselines:
         return None
     alike = list(_diffusions(config))[:1] or list(budgets)
     model = max((budgets[name] for name in alike), key=lambda budget: budget.train_flops)

@@ -65,6 +65,7 @@ def read_clips(
         raise GenlabError(
             f"arms: the name {ANCHOR!r} belongs to the low anchor of the test; rename the arm"
         )
+    config.data.require_codec()
     material = gather(config, progress, run_dir)
     floors = floor_waves(material)
     views = {entry["name"]: entry.get("reads", "") for entry in results["arms"]}

@@ -199,7 +199,7 @@ def format_plan(config: Comparison, found: DryRun, flops_per_s: float) -> str:
         format_budget(config, found.budgets, found.ratios),
         "",
         f"arms: {', '.join(config.arms)}, each with {seeds}",
-        f"baselines: {', '.join(config.baselines) or 'none'}",
+        f"baselines: {', '.join(config.measured_baselines) or 'none'}",
         (
             f"prompts: {len(preflight.prompts)} of split {config.prompts_split!r}, "
             f"{count_of(labels, config.data.domain.label)}"

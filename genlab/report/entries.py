@@ -34,7 +34,13 @@ def bound_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
     }
 
 
-def arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str], training: str) -> Row:
+def arm_entry(
+    arms: Sequence[ArmRun],
+    row: RowResult,
+    leading: Sequence[str],
+    training: str,
+    num_sampled: int,
+) -> Row:
     """Return the entry of one arm, or of the baseline that is trained.
 
     Args:
@@ -42,13 +48,14 @@ def arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str], tr
         row: its scores.
         leading: scores that come first.
         training: what its models were trained by (`name_trainings`).
+        num_sampled: clips that were drawn.
     """
     budget, first = arms[0].budget, arms[0].sampled
     trained = [arm.result for arm in arms]
     train_wall_s = max(1e-9, sum(result.wall_s for result in trained))
     frames = sum(len(wave) for wave in first.waves)
     # What the batch computes beyond the clips' own frames: cheap arms pay for it too.
-    padded = len(first.waves) * max(len(wave) for wave in first.waves)
+    padded = len(first.waves) * max((len(wave) for wave in first.waves), default=0)
     return {
         "name": budget.name,
         "family": budget.family,
@@ -75,8 +82,8 @@ def arm_entry(arms: Sequence[ArmRun], row: RowResult, leading: Sequence[str], tr
             "latency_audio_s": first.latency_audio_s,
             "compile_s": first.compile_s,
             "real_time_factor": first.latency_s / first.latency_audio_s,
-            "flops": budget.sample_flops * len(first.waves),
-            "padding_share": 1 - frames / padded,
+            "flops": budget.sample_flops * num_sampled,
+            "padding_share": 1 - frames / padded if padded else 0.0,
         },
         "by_length": {
             length: {

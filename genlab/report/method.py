@@ -17,14 +17,13 @@ def describe_method(config: Comparison, material: Material) -> list[str]:
     unit = "texts" if domain.unit == "text" else "clips"
     # The page prints these lines as they are; facts come from the config, never from memory.
     return [
-        f"{len(material.prompts)} prompts from the {config.prompts_split} split, whose {unit} "
+        f"{len(material.clips)} prompts from the {config.prompts_split} split, whose {unit} "
         f"no arm has seen. The conditions are those of the real clip: {', '.join(told)}. Every arm "
         "draws prompt i with the same seed.",
-        f"One frozen codec ({material.codec.fingerprint}): {spec.frame_hz:g} frames/s, "
+        f"{_describe_codec(config, material)}: {spec.frame_hz:g} frames/s, "
         f"{spec.codebooks} codebooks of {spec.entries} entries ({spec.bitrate_bps / 1000:g} "
-        f"kbit/s), {spec.latent_channels} latent channels. Its floors show how much of a "
-        "clip these tokens keep.",
-        *describe_baselines(config.baselines),
+        f"kbit/s), {spec.latent_channels} latent channels. {_describe_floors(config)}",
+        *describe_baselines(config.measured_baselines),
         *describe_rates(config),
         _coverage(len(config.seeds)),
         "Bits per second are those of the prompts' own codes, given the conditions: exact, or an "
@@ -32,6 +31,27 @@ def describe_method(config: Comparison, material: Material) -> list[str]:
         "latents with a q as wide as is best on unscored clips. They rank two arms only where "
         "both are exact, or where the bound of one lies below the exact value of the other.",
     ]
+
+
+def _describe_codec(config: Comparison, material: Material) -> str:
+    if config.data.own is None:
+        return f"One frozen codec ({material.codec.fingerprint})"
+    made_by = config.data.own.spec.codec
+    return "Tokens that were encoded elsewhere" + (f", by {made_by}" if made_by else "")
+
+
+def _describe_floors(config: Comparison) -> str:
+    if config.data.own is None:
+        return "Its floors show how much of a clip these tokens keep."
+    if not config.data.is_heard:
+        return (
+            "No codec is named, so nothing was decoded: arms are scored in bits, and the times of "
+            "sampling are those until the codes are drawn."
+        )
+    return (
+        "No recordings were given: what stands for real audio is what the codec makes of the given "
+        "codes, so it is no better than the floor of the codes. Latents are sums of code vectors."
+    )
 
 
 def _coverage(num_seeds: int) -> str:

@@ -83,14 +83,17 @@ def assemble(
     trained, trainings = by_name(arms), name_trainings(arms)
     bounds = [name for name in BOUND_NAMES if name in rows]
     entries = [
-        arm_entry(trained[name], rows[name], leading, trainings[name])
+        arm_entry(trained[name], rows[name], leading, trainings[name], len(material.clips))
         if name in trained
         else bound_entry(name, rows[name], leading)
         for name in (*bounds, *config.arms)
     ]
-    struck = config.data.domain.struck(
-        {name: score.value for name, score in rows[REAL].scores.items()}
-    )
+    if config.data.own is not None:
+        for entry in entries:
+            if entry["name"] == REAL:
+                entry["title"] = "Given codes, decoded"  # there are no recordings
+    real = rows[REAL].scores if REAL in rows else {}  # own tokens may have no audio
+    struck = config.data.domain.struck({name: score.value for name, score in real.items()})
     pairs = _compare(config, rows, trainings)
     results: WholeResults = {
         "schema": 1,
@@ -188,7 +191,8 @@ def collect_shown(
     """Return the waves of every row that can be heard; `heard`: by arm, what it sampled on its
     first training seed.
     """
-    shown = {REAL: [prompt.wave for prompt in material.prompts], **floor_waves(material)}
+    shown = {REAL: [prompt.wave for prompt in material.prompts]} if material.prompts else {}
+    shown |= floor_waves(material)
     if any(entry["name"] == LOOKUP for entry in results["arms"]):
         shown[LOOKUP] = material.codec.decode_latents(lookup_latents(config, material))
     return {**shown, **{name: sampled.waves for name, sampled in heard.items()}}

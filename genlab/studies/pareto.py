@@ -173,7 +173,7 @@ def _scale(steps: int | tuple[int, ...], factor: float) -> int | tuple[int, ...]
 
 
 def _names_of(config: Comparison) -> set[str]:
-    return {config.data.codec, *(text for _, text in find_code(config.to_dict()))}
+    return {config.data.require_codec(), *(text for _, text in find_code(config.to_dict()))}
 
 
 def _measure(

@@ -65,7 +65,7 @@ def names_of(run: SweepRun) -> list[str]:
     """
     codec = run.config.data.codec
     code = dict(find_code(run.config.to_dict()))
-    named = code if codec == SHIPPED else {"data.codec": codec, **code}
+    named = code if codec in (SHIPPED, None) else {"data.codec": codec, **code}
     return [f"{field}={json.dumps(text)}" for field, text in named.items()]
 
 

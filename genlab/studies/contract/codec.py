@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from genlab.codecs.frozen import FrozenCodec, make_own
-from genlab.data.store import MOST_UNITS
+from genlab.data.record import MOST_UNITS
 from genlab.studies.contract.trial import Finding, require, try_out
 
 CLOSE = 1e-3
