@@ -135,8 +135,7 @@ def _codes_of(cell: Any, codebooks: int, where: str) -> Shaped[np.ndarray, "..."
 def _flat(frames: Any) -> Any | None:
     """Return the innermost values of lists of lists, None if there are no lists inside."""
     flatten = getattr(frames, "flatten", None)
-    is_list = hasattr(frames.type, "value_type") and flatten is not None
-    return flatten() if is_list else None
+    return None if flatten is None or not hasattr(frames.type, "value_type") else flatten()
 
 
 def write_table(path: Path, rows: Sequence[tuple[Facts, Shaped[np.ndarray, "t k"]]]) -> None:

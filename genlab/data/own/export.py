@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tarfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -101,7 +102,9 @@ def _write_arrays(folder: Path, shard: int, clips: Clips) -> None:
     name = f"codes-{shard:05d}.npz"
     # Ids may be any text; the names of members are not.
     arrays = {f"c{number}": codes.astype(np.int16) for number, (_, codes) in enumerate(clips)}
-    np.savez_compressed(folder / name, **arrays)
+    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, codes in arrays.items():
+            archive.writestr(f"{key}.npy", npy_bytes(codes))
     with (folder / INDEX_NAME).open("a", encoding="utf-8") as file:
         for key, (facts, _) in zip(arrays, clips):
             file.write(json.dumps({**facts._asdict(), "file": name, "key": key}) + "\n")

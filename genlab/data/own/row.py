@@ -87,8 +87,9 @@ def parse_facts(values: Mapping[str, object], where: str) -> Facts:
     if not found.get("id"):
         raise GenlabError(f"{where}: id: expected a text of its own for every clip; {FIX}")
     split = found.get("split", "").strip().lower()
-    found["split"] = SPLIT_ALIASES.get(split, split)
-    if split and not _SPLIT.fullmatch(found["split"]):
+    split = SPLIT_ALIASES.get(split) or split
+    found["split"] = split
+    if split and not _SPLIT.fullmatch(split):
         raise GenlabError(
             f"{where}: split={shorten(split)}: expected train, valid, test or another word of "
             f"letters; {FIX}"

@@ -151,13 +151,14 @@ class Records:
             raise GenlabError(f"{where}: expected a JSON object; {FIX}")
         frames, body = values.get("frames"), record[4 + length :]
         is_whole = isinstance(frames, int) and not isinstance(frames, bool)
+        count = int(frames) if is_whole else 0
         # Multiplied as Python's integers, which no absurd count can overflow.
-        if not is_whole or not 0 < frames <= MOST_FRAMES or len(body) != self._bytes(frames):
+        if not 0 < count <= MOST_FRAMES or len(body) != self._bytes(count):
             raise GenlabError(
                 f"{where}: frames={shorten(frames)}: its {len(body)} bytes of codes are not "
                 f"so many frames of {self.spec.codebooks} codes; {FIX}"
             )
-        shape = (int(frames), self.spec.codebooks)
+        shape = (count, self.spec.codebooks)
         facts = parse_facts(values, where)
         return Row(facts, where, lambda: np.frombuffer(body, "<i2").reshape(shape))
 

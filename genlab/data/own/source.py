@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -48,6 +48,7 @@ PROGRESS_ROWS = 256
 class OwnTokens(Config):
     """Tokens that were encoded elsewhere, in place of a corpus of audio."""
 
+    domain: ClassVar[str] = "speech"  # evaluate/domains.py: what it is measured by, if it is heard
     kind: Literal["tokens"] = "tokens"
     directory: str
     """The directory with `tokens.json`; docs/tokens.md in the repository says what else."""
