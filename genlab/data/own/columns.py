@@ -9,7 +9,7 @@ it the split of its name. `datasets` itself is not needed: what it saves are Arr
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Shaped
@@ -20,6 +20,9 @@ from genlab.config.shipped import install_command
 from genlab.data.manifest import parse_array
 from genlab.data.own.row import FIX, MOST_FRAMES, Facts, Row, parse_facts
 from genlab.data.own.spec import OwnSpec
+
+if TYPE_CHECKING:
+    import pyarrow
 
 PARQUET_SUFFIX, ARROW_SUFFIX = ".parquet", ".arrow"
 BATCH_ROWS = 64
@@ -76,7 +79,7 @@ class Tables:
                 reason = (str(error).splitlines() or [""])[0][:80]
                 raise GenlabError(f"{path}: row {number}: damaged: {reason}; {FIX}") from None
 
-    def _row(self, batch: Any, number: int, where: str, split: str) -> Row:
+    def _row(self, batch: "pyarrow.RecordBatch", number: int, where: str, split: str) -> Row:
         names = batch.schema.names
         if missing := [name for name in ("id", CODES) if name not in names]:
             raise GenlabError(
@@ -91,7 +94,7 @@ class Tables:
         return Row(facts, where, lambda: _codes_of(cell, self.spec.codebooks, where))
 
 
-def _batches(path: Path) -> Iterator[Any]:
+def _batches(path: Path) -> Iterator["pyarrow.RecordBatch"]:
     if path.suffix == PARQUET_SUFFIX:
         import pyarrow.parquet
 
@@ -105,7 +108,7 @@ def _batches(path: Path) -> Iterator[Any]:
         yield from stream
 
 
-def _codes_of(cell: Any, codebooks: int, where: str) -> Shaped[np.ndarray, "..."]:
+def _codes_of(cell: "pyarrow.Scalar", codebooks: int, where: str) -> Shaped[np.ndarray, "..."]:
     """Return the array in a cell: of a .npy file, or of lists of equal lengths."""
     import pyarrow
 
@@ -132,7 +135,7 @@ def _codes_of(cell: Any, codebooks: int, where: str) -> Shaped[np.ndarray, "..."
     return values.reshape(len(frames), -1)
 
 
-def _flat(frames: Any) -> Any | None:
+def _flat(frames: "pyarrow.Array") -> "pyarrow.Array | None":
     """Return the innermost values of lists of lists, None if there are no lists inside."""
     flatten = getattr(frames, "flatten", None)
     return None if flatten is None or not hasattr(frames.type, "value_type") else flatten()
