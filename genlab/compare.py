@@ -169,8 +169,8 @@ def conclude(
     with stage(REPORT, ""):
         ranked = [arm for arm in arms if arm.name in config.arms]
         ledger = build_ledger(config, material.store, ranked, material.manifest)
-        scored = assemble(config, material, arms, rows, command, clock.tell())
-        results: WholeResults = {**scored, "audit": found}
+        results = assemble(config, material, arms, rows, command, clock.tell())
+        results["audit"] = found
         results["gates"] = [gate.to_dict() for gate in find_answer(results, ledger).gates]
         heard = {arm.name: arm.sampled for arm in arms if arm.seed == config.seeds[0]}
         shown = collect_shown(config, material, heard, results)

@@ -240,16 +240,16 @@ class Clock:
         elif not piece.whole_s:
             piece.unmeasured = True
 
-    def hear(self, event: str, duration_s: float, **more: str | int) -> None:
+    def hear(self, event: str, duration_secs: float, **more: str | int) -> None:
         """Take in what JAX tells of its compilation; it calls this at the end of each part."""
         if event not in _COMPILING or threading.get_ident() != self._thread:
             return
         self._lap()
-        began, new_s = self._lapped - duration_s, duration_s
+        began, new_s = self._lapped - duration_secs, duration_secs
         # Parts nest, as the tracing of a function in another does; the inner ones ended earlier.
         while self._spans and self._spans[-1][0] >= began:
             new_s -= self._spans.pop()[1]
-        self._spans.append((began, duration_s))
+        self._spans.append((began, duration_secs))
         piece = self._stack[-1]
         # JAX has another clock, by which a stage may have compiled for longer than it lasted.
         new_s = min(max(new_s, 0.0), piece.seconds)
