@@ -18,6 +18,7 @@ QUESTION = (
 )
 _ARM_TITLES = {
     "ar": "Autoregressive",
+    "latent_ar": "Latent autoregressive",
     "depth": "Depth transformer",
     "masked": "Masked parallel",
     "diffusion": "Latent diffusion",
