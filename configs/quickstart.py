@@ -9,7 +9,9 @@ All arms see all units of the clip (`units_route`).
 Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
 the next block at each family's bare law.
 
-Tuning: one training setting, shared by all arms.
+Tuning: peak learning rates, the best of four per arm on validation energy at half the budget, by
+`genlab tune configs/quickstart.py num_prompts=64 --trials 4 --fraction 0.5 --by block_energy
+--space 'peak_lr=[7e-4,7e-3]'` and the other settings fixed. Samplers: @@SAMP@@
 
     genlab compare configs/quickstart.py
 """
@@ -29,6 +31,8 @@ from genlab.training.optim import OptimConfig
 
 def config() -> Comparison:
     """Return the comparison."""
+    # What was spent to find the settings of each arm.
+    tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 8}
     return Comparison(
         name="quickstart",
         question="Which decoder continues speech best, left to right or in parallel?",
@@ -44,25 +48,29 @@ def config() -> Comparison:
             "ar": Arm(
                 decoder=ARConfig(infill_share=0.0),
                 sampler=ARSampler(temperature=0.3, guidance=1.5),
-                sampler_trials=8,
+                **tried,
             ),
             "latent_ar": Arm(
                 decoder=LatentARConfig(infill_share=0.0),
                 sampler=LatentARSampler(temperature=0.7),
-                sampler_trials=8,
+                **tried,
             ),
             "masked": Arm(
                 decoder=MaskedConfig(),
                 sampler=MaskedSampler(steps=(8, 1), temperature=0.6),
-                sampler_trials=8,
+                peak_lr=2.1e-3,
+                **tried,
             ),
             "diffusion": Arm(
                 decoder=DiffusionConfig(),
                 sampler=DiffusionSampler(steps=6, guidance=1.5),
-                sampler_trials=8,
+                peak_lr=6.6e-3,
+                **tried,
             ),
         },
         num_prompts=32,
-        evaluation=EvaluationConfig(token_prompts=200, score_draws=8, energy_draws=2),
+        evaluation=EvaluationConfig(
+            token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2
+        ),
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
