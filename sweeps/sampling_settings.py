@@ -18,7 +18,10 @@ Result     One seed, word error on validation prompts. Temperature: as predicted
            The quick start declares the best of the eight, the cheapest where several are equally
            good.
 
-    genlab compare configs/units_to_speech.py --out runs/first && python sweeps/sampling_settings.py runs/first
+    genlab compare configs/units_to_speech.py --out runs/first && python sweeps/sampling_settings.py runs/first wer_ctc
+
+Without a score after the run directory it takes the one that decides. An arm with a head that takes
+neither steps nor guidance has few settings, and then every arm tries no more.
 """
 
 import sys
@@ -32,4 +35,5 @@ from genlab.watch.progress import Progress
 if __name__ == "__main__":
     run_dir = Path(sys.argv[1])
     with Progress() as progress:
-        print(align(format_fronts(trace_fronts(load_experiment(run_dir), run_dir, progress))))
+        by = sys.argv[2] if len(sys.argv) > 2 else None
+        print(align(format_fronts(trace_fronts(load_experiment(run_dir), run_dir, progress, by))))

@@ -8,11 +8,11 @@ from genlab.evaluate.scores import ClipValues
 from genlab.load import load_experiment
 from genlab.report.fronts import COSTS, fronts_section
 from genlab.report.page import render_page
-from genlab.studies.pareto import NUM_SETTINGS, _judge, format_fronts, list_settings
+from genlab.studies.pareto import NUM_SETTINGS, TEMPERATURES, _judge, format_fronts, list_settings
 
 
 def test_every_arm_gets_its_own_setting_and_as_many_others():
-    config = load_experiment("configs/quickstart.py")
+    config = load_experiment("configs/units_to_speech.py")
     settings = list_settings(config)
     assert {len(of_arm) for of_arm in settings.values()} == {NUM_SETTINGS}
     for name, of_arm in settings.items():
@@ -23,7 +23,7 @@ def test_every_arm_gets_its_own_setting_and_as_many_others():
 
 
 def test_without_dropped_conditions_nothing_is_guided_and_the_smallest_grid_counts():
-    config = load_experiment("configs/quickstart.py")
+    config = load_experiment("configs/units_to_speech.py")
     arms = {
         name: arm.model_copy(update={"sampler": arm.sampler.model_copy(update={"guidance": 1.0})})
         for name, arm in config.arms.items()
@@ -33,6 +33,26 @@ def test_without_dropped_conditions_nothing_is_guided_and_the_smallest_grid_coun
     assert {setting.sampler.guidance for of_arm in settings.values() for setting in of_arm} == {1.0}
     # a quarter, half and all of diffusion's steps
     assert {len(of_arm) for of_arm in settings.values()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("head", "axes"),
+    [
+        ("gmm", {"temperature"}),
+        ("energy", {"temperature"}),
+        ("flow", {"steps", "temperature", "guidance"}),
+    ],
+)
+def test_a_head_is_asked_only_for_what_it_can_do(head, axes):
+    """A mixture refuses guidance, which would end the study after the training."""
+    decoder = f'{{"kind":"latent_ar","head":{{"kind":"{head}"}}}}'
+    told = f'arms.ar={{"decoder":{decoder},"sampler":{{"kind":"latent_ar"}}}}'
+    config = load_experiment("configs/units_to_speech.py", (told,))
+    settings = list_settings(config)
+    assert {field for setting in settings["ar"] for field in setting.change} == axes
+    # As many of each arm as the smallest grid has: its temperatures.
+    of_each = {len(of_arm) for of_arm in settings.values()}
+    assert of_each == ({NUM_SETTINGS} if head == "flow" else {len(TEMPERATURES)})
 
 
 def entries_of(shares, costs, seeds=3, words=20, prompts=40):

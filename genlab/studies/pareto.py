@@ -75,16 +75,24 @@ def list_settings(config: Comparison) -> dict[str, list[Setting]]:
     return {name: grid[:number] for name, grid in grids.items()}
 
 
-def trace_fronts(config: Comparison, out: Path, progress: Progress) -> list[FrontEntry]:
+def trace_fronts(
+    config: Comparison, out: Path, progress: Progress, by: str | None = None
+) -> list[FrontEntry]:
     """Sample every setting, write `pareto.json` and return its entries.
 
+    Args:
+        config: of the comparison.
+        out: its run directory.
+        progress: told which setting is measured.
+        by: the score; None takes the one that decides, as the report's page of fronts does.
+
     Raises:
-        GenlabError: if the comparison is not finished.
+        GenlabError: if the comparison is not finished, or the domain has no such score.
     """
     results = outputs.read_results(out)
     material = gather(config, progress, out)
     # What decides is known by now: the page draws the fronts by the same score.
-    decides = results.get("primary_score", material.preflight.deciding)
+    decides = by or results.get("primary_score", material.preflight.deciding)
     score = _require_score(config, decides, results.get("struck") or {})
     settings = list_settings(config)
     entries: list[FrontEntry] = []
@@ -138,6 +146,12 @@ def _grid(arm: Arm, *, is_guidable: bool) -> list[Setting]:
     fields = type(own).model_fields
     axes: dict[str, tuple[object, ...]] = {}
     calls = next((field for field in ("rounds", "steps") if field in fields), None)
+    # Heads that draw a frame in one go have no steps, and a mixture has no guided density.
+    head = getattr(arm.decoder, "head", None)
+    if head is not None and calls == "steps":
+        more = own.model_copy(update={calls: 2 * own.steps})
+        calls = calls if head.draw_calls(more) != head.draw_calls(own) else None
+    is_guidable = is_guidable and getattr(head, "takes_guidance", True)
     if calls is not None:
         axes[calls] = tuple(_scale(getattr(own, calls), factor) for factor in CALLS)
     if "temperature" in fields:
