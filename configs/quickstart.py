@@ -9,9 +9,10 @@ All arms see all units of the clip (`units_route`).
 Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
 the next block at each family's bare law.
 
-Tuning: peak learning rates, the best of four per arm on validation energy at half the budget, by
-`genlab tune configs/quickstart.py num_prompts=64 --trials 4 --fraction 0.5 --by block_energy
---space 'peak_lr=[7e-4,7e-3]'` and the other settings fixed. Samplers: @@SAMP@@
+Tuning: peak learning rates, the best of four per arm at half the budget by validation energy
+(`genlab tune` with --trials 4 --fraction 0.5 --by block_energy --space 'peak_lr=[7e-4,7e-3]', the
+other settings fixed). Samplers, which only describe what is heard: the best of five per arm by word
+error on 32 validation prompts (`python sweeps/sampling_settings.py RUN wer_ctc`).
 
     genlab compare configs/quickstart.py
 """
@@ -32,7 +33,7 @@ from genlab.training.optim import OptimConfig
 def config() -> Comparison:
     """Return the comparison."""
     # What was spent to find the settings of each arm.
-    tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 8}
+    tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 5}
     return Comparison(
         name="quickstart",
         question="Which decoder continues speech best, left to right or in parallel?",
@@ -52,18 +53,18 @@ def config() -> Comparison:
             ),
             "latent_ar": Arm(
                 decoder=LatentARConfig(infill_share=0.0),
-                sampler=LatentARSampler(temperature=0.7),
+                sampler=LatentARSampler(temperature=0.3),
                 **tried,
             ),
             "masked": Arm(
                 decoder=MaskedConfig(),
-                sampler=MaskedSampler(steps=(8, 1), temperature=0.6),
+                sampler=MaskedSampler(steps=(2, 1), temperature=0.3),
                 peak_lr=2.1e-3,
                 **tried,
             ),
             "diffusion": Arm(
                 decoder=DiffusionConfig(),
-                sampler=DiffusionSampler(steps=6, guidance=1.5),
+                sampler=DiffusionSampler(steps=2, guidance=2.0),
                 peak_lr=6.6e-3,
                 **tried,
             ),
