@@ -150,8 +150,7 @@ class Records:
         if not isinstance(values, dict):
             raise GenlabError(f"{where}: expected a JSON object; {FIX}")
         frames, body = values.get("frames"), record[4 + length :]
-        is_whole = isinstance(frames, int) and not isinstance(frames, bool)
-        count = int(frames) if is_whole else 0
+        count = frames if isinstance(frames, int) and not isinstance(frames, bool) else 0
         # Multiplied as Python's integers, which no absurd count can overflow.
         if not 0 < count <= MOST_FRAMES or len(body) != self._bytes(count):
             raise GenlabError(
