@@ -13,9 +13,11 @@ from typing import Literal, NamedTuple, Protocol
 BLOCK_BYTES = 512
 MAX_RECORD_BYTES = 1 << 20  # of a long name, or of the pax records of one member
 MAX_NUMBER = 1 << 62
-FILE_TYPES = (b"0", b"\0", b"7")
 What = Literal["file", "folder", "link", "device", "sparse file", "unknown member"]
 KINDS: dict[bytes, What] = {
+    b"0": "file",
+    b"\0": "file",
+    b"7": "file",
     b"5": "folder",
     b"1": "link",
     b"2": "link",
@@ -23,7 +25,7 @@ KINDS: dict[bytes, What] = {
     b"4": "device",
     b"6": "device",
     b"S": "sparse file",
-} | {kind: "file" for kind in FILE_TYPES}
+}
 
 
 class BrokenTarError(Exception):

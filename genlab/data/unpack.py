@@ -107,7 +107,7 @@ def unpack(
 class _Bounded(NamedTuple):
     """A stream that stops where it has given more than it may: skipped bytes count as well."""
 
-    file: IO[bytes]
+    file: IO[bytes] | gzip.GzipFile
     budget: _Budget
 
     def read(self, size: int, /) -> bytes:
@@ -130,7 +130,7 @@ class _Bounded(NamedTuple):
             self.budget.add_bytes(self.budget.most_bytes + 1)
 
 
-def _unpack_tar(file: IO[bytes], target: Path, budget: _Budget) -> int:
+def _unpack_tar(file: IO[bytes] | gzip.GzipFile, target: Path, budget: _Budget) -> int:
     bounded = _Bounded(file, budget)
     count = 0
     for member in read_members(bounded):
