@@ -32,7 +32,7 @@ from genlab.training.looks import CheckpointRule
 from genlab.training.optim import OptimConfig
 
 SIZES = {128: 6e12, 192: 1.2e13}  # width, and training FLOPs of an arm
-MASKED = MaskedConfig(loss_weighting="bound")  # every loss weighs what the score of its arm weighs
+MASKED = MaskedConfig(loss_weighting="bound")  # as its bound on bits weighs
 # No text that corpora of these seeds hold out is held out here.
 CORPUS = Embedded(minutes=48.0, seed=2, developed=(0, 1), test_fraction=0.2)
 LOOKS = ("A probe of one seed and one setting saw latents lead here and codes lead on people.",)

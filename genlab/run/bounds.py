@@ -1,5 +1,5 @@
-"""The rows of every table that are not arms but bound what an arm can do: real audio, the floors of
-the codec, and the baselines that an arm must beat.
+"""The rows of every table that are not arms: real audio, the floors of the codec, and the
+baselines that an arm must beat.
 
 A floor is the real prompts through the codec alone, from their codes or from their latents. A
 baseline models nothing that must be sampled: mean latents and a regression, which can be heard, and
