@@ -285,6 +285,8 @@ class TokenData(Config):
         Raises:
             GenlabError: if the tokens never were audio, or no codec is named.
         """
+        if self.source is not None:
+            raise without_audio()
         return load_codec(self.require_codec(), *format_of(self.corpus))
 
     def load_clips(self, progress: Progress | None = None) -> tuple[FrozenCodec, Manifest]:

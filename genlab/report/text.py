@@ -18,7 +18,7 @@ QUESTION = (
 )
 _ARM_TITLES = {
     "ar": "Autoregressive",
-    "latent_ar": "Latent autoregressive",
+    "latent_ar": "AR over latents",
     "depth": "Depth transformer",
     "masked": "Masked parallel",
     "diffusion": "Latent diffusion",
