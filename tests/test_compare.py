@@ -136,6 +136,7 @@ def test_the_seconds_of_all_stages_are_those_of_the_run(finished: dict):
         "energy, own sampler",
         "metrics of audio",
         "controls",
+        "audit",
         "report",
     ]
     assert set(stages) == {*worked, "other"}
@@ -268,7 +269,7 @@ def test_arms_that_differ_in_their_sampler_alone_are_trained_once(finished: dict
     # Statistics pair them by seed.
     trained = {arm["name"]: arm.get("training") for arm in finished["results"]["arms"]}
     assert trained["masked"] == trained["masked_random"] != trained["ar"]
-    assert "train masked_random" not in finished["stdout"] + finished["stderr"]
+    assert "train masked_random/" not in finished["stdout"] + finished["stderr"]
     assert "train masked/" in finished["stdout"] + finished["stderr"]
 
 

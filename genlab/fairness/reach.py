@@ -20,8 +20,9 @@ from genlab.decoders.conditioning import ConditionConfig, CondVocab
 from genlab.decoders.inputs import facts_of
 from genlab.tokens import Cond, Tokens
 
-# Codes far before the cut move rarely, so the farthest of all prompts falls somewhat short of all.
-WHOLE = 0.9
+# Codes far before the cut move rarely, so the farthest of all prompts falls short of all.
+WHOLE = 0.5
+SWAPS = 4  # ways to tell the second half otherwise, until the whole clip has moved
 Frames = Annotated[int, pydantic.Field(ge=0)]
 
 
@@ -44,9 +45,14 @@ class Swap(NamedTuple):
     cond: Cond
 
 
+def is_whole(reach: Reach) -> bool:
+    """Return whether a decoder sees so far ahead that it may be called the whole clip."""
+    return reach["ahead"] >= WHOLE * reach["most"]
+
+
 def describe_reach(reach: Reach) -> str:
     """Return the reach in words."""
-    if reach["ahead"] >= WHOLE * reach["most"]:
+    if is_whole(reach):
         return "whole clip"
     return f"{reach['ahead']} frames ahead"
 
@@ -67,28 +73,40 @@ def measure_reach(
     if facts.condition is None or facts.vocab is None:
         return {}
     num_frames = np.asarray(before.num_frames)
-    return {
-        swap.name: find_reach(before, draw(swap.cond), num_frames // 2)
-        for swap in swaps(cond, num_frames, facts.condition, facts.vocab)
-    }
+    found: dict[str, Reach] = {}
+    for number in range(SWAPS):
+        for swap in swaps(cond, num_frames, facts.condition, facts.vocab, number):
+            if swap.name in found and is_whole(found[swap.name]):
+                continue
+            reach = find_reach(before, draw(swap.cond), num_frames // 2)
+            found = merge_reach([found, {swap.name: reach}])
+    return found
 
 
 def swaps(
-    cond: Cond, num_frames: Int[np.ndarray, "b"], condition: ConditionConfig, vocab: CondVocab
+    cond: Cond,
+    num_frames: Int[np.ndarray, "b"],
+    condition: ConditionConfig,
+    vocab: CondVocab,
+    number: int = 0,
 ) -> list[Swap]:
     """Return the conditions once for each that has an order in time, with its second half replaced
-    by other values of the same kind.
+    by other values of the same kind, which differ from `number` to `number`.
     """
     found = []
     if condition.content == "semantic":
         units = np.asarray(cond.content)
         is_late = _after(num_frames // 2, units.shape[1])
-        other = cond._replace(content=np.where(is_late, _others(units, vocab.num_units), units))
+        other = cond._replace(
+            content=np.where(is_late, _others(units, vocab.num_units, number), units)
+        )
         found.append(Swap("units", other))
     if condition.content == "text":
         text = np.asarray(cond.text)
         is_late = _after((text > 0).sum(axis=1) // 2, text.shape[1])
-        other = cond._replace(text=np.where(is_late, _others(text, vocab.num_symbols - 1), text))
+        other = cond._replace(
+            text=np.where(is_late, _others(text, vocab.num_symbols - 1, number), text)
+        )
         found.append(Swap("text", other))
     for part in condition.parts:
         if part.is_per_frame and cond.parts is not None:
@@ -97,7 +115,7 @@ def swaps(
             # b t -> b t 1 ..., as many axes as the values have
             is_late = is_late.reshape(*is_late.shape, *[1] * (values.ndim - 2))
             # Those of another clip are values that the corpus has.
-            moved = np.where(is_late, np.roll(values, 1, axis=0), values)
+            moved = np.where(is_late, np.roll(values, 1 + number, axis=0), values)
             found.append(Swap(part.name, cond._replace(parts={**cond.parts, part.name: moved})))
     return found
 
@@ -133,7 +151,9 @@ def _after(first: Int[np.ndarray, "b"], length: int) -> Bool[np.ndarray, "b t"]:
     return np.arange(length)[None, :] >= np.asarray(first)[:, None]
 
 
-def _others(values: Int[np.ndarray, "b t"], count: int) -> Int[np.ndarray, "b t"]:
+def _others(values: Int[np.ndarray, "b t"], count: int, number: int) -> Int[np.ndarray, "b t"]:
     """Return another of 1 to `count` at every place; 0 is padding and stays."""
-    shifted = (values - 1 + max(count // 2, 1)) % max(count, 1) + 1
+    # Between 1 and count - 1, so that no value stays what it was.
+    step = 1 + (max(count // 2, 1) - 1 + number) % max(count - 1, 1)
+    shifted = (values - 1 + step) % max(count, 1) + 1
     return np.where(values > 0, shifted, 0).astype(values.dtype)
