@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_toys import beat_floors
+from report_toys import beat_floors, make_audit
 from sweep_toys import finish
 
 from genlab import cli
@@ -116,6 +116,7 @@ def simulate(out, run, losing=()):
             pair["better"] = ""
     beaten += beat_floors(ARMS, "bits_per_s", (UNIGRAM, BIGRAM))
     results = {"arms": arms, "differences": beaten, "controls": [], "energy": ENERGY_LAW}
+    results["audit"] = {"block_energy": make_audit()}
     write_json(run_directory(out, run) / "results.json", results)
     write_json(run_directory(out, run) / "ledger.json", {"stamp": "controlled"})
 
