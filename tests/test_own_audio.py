@@ -67,7 +67,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path):
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
     )
     printed = []
-    look, compare = blocks_of("sh")
+    look, compare = blocks_of("sh")[:2]
     for block, more in ((look, []), (compare, ["data.corpus.test_fraction=0.2", *SMALL])):
         program, *arguments = shlex.split(block)
         assert program == "genlab"
@@ -85,6 +85,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path):
     results = json.loads((tmp_path / "runs/mine/results.json").read_text())
     assert [arm["name"] for arm in results["arms"] if arm["params"]] == [
         "ar",
+        "latent_ar",
         "masked",
         "diffusion",
     ]

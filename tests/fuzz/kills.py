@@ -41,7 +41,7 @@ DIE_EVERY = 10
 # What may differ between two runs of the same command.
 VOLATILE = re.compile(
     r"(_s|wall_s|heartbeat|pid|host|attempt|commit|command|peak_rss_bytes|latency|real_time_factor|ended|seconds|"
-    r"compile_s|data_wait_fraction|started|written_at|^digest)$"
+    r"compile_s|data_wait_fraction|started|written_at|^digest|^time)$"
 )
 UNCOMPARED = re.compile(
     r"(^|/)(lock|\.lock|log\.txt|wall\.json|status\.json|attempts\.json|.*\.lock)$|events\.out|"
