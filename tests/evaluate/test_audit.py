@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from genlab.data.audio import AudioFormat
 from genlab.evaluate import audit
 from genlab.evaluate.energy_audit import SPREAD, audit_energy
 from genlab.evaluate.metrics import RowResult, Wanted
@@ -57,7 +58,9 @@ def score_with(**measures):
 
 def run(monkeypatch, prompts, **metrics):
     monkeypatch.setattr(audit, "score_clips", score_with(**metrics))
-    context = types.SimpleNamespace(config=types.SimpleNamespace(seed=0))
+    context = types.SimpleNamespace(
+        config=types.SimpleNamespace(seed=0), audio=AudioFormat(16_000, 1)
+    )
     return audit.audit_metrics(prompts, context)  # type: ignore[arg-type]
 
 
