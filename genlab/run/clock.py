@@ -31,7 +31,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from genlab.run.bounds import BASELINES
-from genlab.run.files import write_json
 from genlab.run.stored import OPEN, Number, read_again
 
 WALL: Final = "wall.json"
@@ -291,6 +290,9 @@ class Clock:
             for piece in self._pieces.values()
         ]
         kept: _Kept = {"wall_s": sum(piece.whole_s for piece in self._pieces.values())}
+        # Here, because it brings jax, which metrics do without.
+        from genlab.run.files import write_json
+
         write_json(self._path, {**kept, "pieces": pieces})
 
     def _read(self, path: Path) -> None:

@@ -174,7 +174,8 @@ def test_prompts_seeds_and_draws_are_random_units_of_a_score_of_sets(parts, num_
         old = estimate_over_runs(plain)
         doubled.append(old.high - old.low)
         alone.append(runs[0][0])
-    assert 0.93 <= hits / 600 <= 0.985
+    # Nominally 0.95, within three standard errors of 600 trials; wider is no fault.
+    assert 0.95 - 3 * (0.95 * 0.05 / 600) ** 0.5 <= hits / 600 <= 0.985
     assert np.median(widths) <= 1.001 * np.median(doubled)
     if num_seeds == 1:  # more draws of each prompt say more
         assert np.median(widths) < 0.9 * np.median([one.high - one.low for one in alone])
