@@ -93,7 +93,9 @@ def test_codes_of_mimi_are_heard_when_it_is_named(written, tmp_path, monkeypatch
     codec.wave_rate_hz = codec.spec.sample_rate_hz
     ours = codec.decode_codes([codes[0].T])[0]
     length = min(len(ours), decoded.shape[-1])
-    np.testing.assert_allclose(ours[:length], decoded[0, 0, :length], atol=1e-3)
+    # Random weights are loud, and what is heard is cut off at full scale.
+    heard = np.clip(decoded[0, 0, :length], -1, 1)
+    np.testing.assert_allclose(ours[:length], heard, atol=1e-3)
     manifest = data.build_audio()
     clip = next(clip for clip in manifest.clips if clip.id == "clip0")
     assert manifest.audio(clip).dtype == np.int16 and manifest.audio(clip).any()
