@@ -25,7 +25,7 @@ from genlab.evaluate.context import build_context as build_context
 from genlab.evaluate.context import grammar_metric as grammar_metric
 from genlab.evaluate.context import require_networks as require_networks
 from genlab.evaluate.controls import Control
-from genlab.evaluate.metric import Clips, Found, Metric
+from genlab.evaluate.metric import Clips, Found, Hears, Metric
 from genlab.evaluate.scores import ClipValues, Score
 from genlab.evaluate.sessions import single_threaded_blas
 from genlab.evaluate.table import METRICS, make_score
@@ -117,7 +117,8 @@ def _measure(
 ) -> list[Found]:
     """Run each measurement of the metrics once, and return what each found, in their order."""
     # Scores of one measurement share it, so it is done once for all of them.
-    heard = {hears: clips.as_heard(hears) for hears in {metric.hears for metric in metrics}}
+    kinds: set[Hears] = {metric.hears for metric in metrics}
+    heard = {hears: clips.as_heard(hears) for hears in kinds}
     works = [
         measure(heard[hears])
         for measure, hears in dict.fromkeys((metric.measure, metric.hears) for metric in metrics)
