@@ -3,8 +3,8 @@
 Question: how well does each decoder continue an utterance that it has heard half of? Left to right
 and in parallel, on codes and on latents: a 2 x 2, so that the effect of the family can be told from
 that of its tokens. Task: SoundStorm's, frame-aligned semantic units in, acoustic tokens out, but
-the speaker is not told: voice, pitch and loudness have to be heard from what is known, or sampled.
-All arms see all units of the clip (`units_route`).
+the speaker is not told. A continuation hears the voice in its first half; a clip from nothing has
+to sample it. All arms see all units of the clip (`units_route`).
 
 Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
 the next block at each family's bare law.

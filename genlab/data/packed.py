@@ -5,6 +5,7 @@ one recording is read it is a file of our own in the directory that is being bui
 too, so nothing that an archive says decides where something is written.
 """
 
+import abc
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,17 +33,17 @@ class Packed(ImportConfig):
 
     may_be_file: ClassVar[bool] = True
 
+    @abc.abstractmethod
     def packs(self) -> Sequence[Path]:
         """Return the larger files, whose state decides whether the corpus is built again."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def content(self, path: Path) -> tuple[bytes, str]:
         """Return the bytes of the recording that a row calls `path`, and their extension.
 
         Raises:
             AudioError: if they cannot be had.
         """
-        raise NotImplementedError
 
     @contextmanager
     def opened(self, path: Path, row: SourceRow, scratch: Path) -> Iterator[Path]:
