@@ -366,6 +366,17 @@ def test_doctor_says_how_to_get_what_is_missing(capsys, monkeypatch, tmp_path):
     assert any(str(tmp_path / "cache") in line for line in lines)
 
 
+def test_no_two_extras_install_the_same():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    names = [frozenset(re.split(r"[><=!~]", entry)[0] for entry in extras[name]) for name in extras]
+    assert len(set(names)) == len(names)
+    # A package that several extras need is pinned alike in all of them.
+    entries = {entry for wanted in extras.values() for entry in wanted}
+    assert len({re.split(r"[><=!~]", entry)[0] for entry in entries}) == len(entries)
+
+
 def test_every_extra_is_explained_by_help_and_doctor(capsys, monkeypatch, tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(extra.name for extra in EXTRAS) == sorted(project["optional-dependencies"])

