@@ -44,9 +44,9 @@ from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.noise.heads import FlowMatching
 from genlab.decoders.task import bare_law
 from genlab.experiment import Arm, DecoderRun, TokenData
+from genlab.forecasts.draws import BlockEnergy
 from genlab.nets.backbone import BackboneConfig
 from genlab.run.cache import cache_root
-from genlab.score import BlockEnergy
 from genlab.train import TrainSettings
 from genlab.training.optim import OptimConfig
 from genlab.watch.progress import Progress

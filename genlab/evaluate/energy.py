@@ -9,7 +9,7 @@ Given the first half of a clip, how far are draws of the block after its middle 
 with y the real block and X, X' independent draws. It is proper: in expectation no forecast beats
 the true distribution. That ranks laws, so it decides at the bare law of each family: temperature
 1, no guidance, nothing cut off. At a sampler that was tuned for another score it judges the tuning
-as well, and only describes what is heard. `genlab.score.BlockEnergy` draws the continuations of a
+as well, and only describes what is heard. `genlab.forecasts.draws` draws the continuations of a
 trained decoder.
 """
 

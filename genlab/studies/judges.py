@@ -13,9 +13,9 @@ from genlab.evaluate.content import word_errors
 from genlab.evaluate.scores import ClipValues, clip_means
 from genlab.evaluate.table import find_metric
 from genlab.experiment import Comparison, DecoderRun
+from genlab.forecasts.draws import BlockEnergy, sampler_behind
 from genlab.recognisers.shipped import load_recogniser
 from genlab.sample import compile_sampler, conditions, decode
-from genlab.score import BlockEnergy, sampler_behind
 from genlab.studies.space import Tuning
 
 Judge = Callable[[nnx.Module, DecoderRun], ClipValues]

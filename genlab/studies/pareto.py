@@ -32,6 +32,7 @@ from genlab.evaluate.energy import TUNED_ENERGY
 from genlab.evaluate.scores import ClipValues, clip_means
 from genlab.evaluate.table import find_metric, make_score
 from genlab.experiment import Arm, Comparison
+from genlab.forecasts.draws import BlockEnergy
 from genlab.load import load_experiment
 from genlab.material import Material, gather
 from genlab.preflight import deciding_score, find_struck, inspect, pick_from_manifest
@@ -43,7 +44,6 @@ from genlab.report.fronts import COSTS
 from genlab.run.files import write_json
 from genlab.run.trust import find_code
 from genlab.sample import compile_sampler, conditions, decode, measure_latency
-from genlab.score import BlockEnergy
 from genlab.train import load_trained
 from genlab.watch.progress import Progress
 

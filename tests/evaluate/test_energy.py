@@ -16,8 +16,8 @@ from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.energy import BLOCK_S
 from genlab.experiment import Arm, DecoderRun, TokenData
+from genlab.forecasts.draws import BATCH_CLIPS, BlockEnergy
 from genlab.nets.backbone import BackboneConfig
-from genlab.score import BATCH_CLIPS, BlockEnergy
 from genlab.tokens import Cond, SampleOut, Tokens, make_tokens
 
 SOURCE = KnownEntropy(states=4, entries=6, clips=8, clip_frames=40, latent_channels=16)

@@ -1,0 +1,117 @@
+"""The block after each clip's middle, drawn by a trained decoder that is given the first half.
+
+In: a decoder, how it draws, and clips. Out: the energy of its draws (`genlab.evaluate.energy`).
+Sampled codes count as the latents they stand for.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from genlab.data.store import TokenClip, TokenStore
+from genlab.decoders.noise.heads import energy_score
+from genlab.decoders.task import SamplerConfig, bare_law
+from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.table import find_metric
+from genlab.experiment import DecoderRun
+from genlab.sample import CompiledSampler, compile_sampler, conditions
+from genlab.tokens import Prompt, Tokens, read_latents
+
+BATCH_CLIPS = 32
+
+
+class BlockEnergy:
+    """The energy score of the block after each clip's middle, under models that share a program.
+
+    Clips are drawn in batches of `BATCH_CLIPS`, so that memory does not grow with their number.
+    """
+
+    def __init__(
+        self,
+        run: DecoderRun,
+        store: TokenStore,
+        clips: Sequence[TokenClip],
+        sampler: SamplerConfig | None = None,
+    ):
+        """Prepare the continuations.
+
+        Args:
+            run: names the frames of a training example, and the sampler if none is given.
+            store: the token store of the clips.
+            clips: what is continued.
+            sampler: how continuations are drawn.
+        """
+        self.run = run
+        if sampler is not None:
+            arm = run.arm.model_copy(update={"sampler": sampler})
+            self.run = run.model_copy(update={"arm": arm})
+        self.store, self.clips = store, clips
+        self.compiled: CompiledSampler | None = None
+
+    def __call__(self, model: nnx.Module, *, num_draws: int, seed: int) -> Float[np.ndarray, "n"]:
+        """Return the score of each clip, NaN where less than a block follows the middle.
+
+        Args:
+            model: the trained decoder.
+            num_draws: continuations per clip, at least 2.
+            seed: of the draws.
+        """
+        size = min(len(self.clips), BATCH_CLIPS)
+        scores = []
+        for number, start in enumerate(range(0, len(self.clips), size)):
+            # The last batch is filled up, so that all have one shape and one program.
+            batch = [self.clips[i % len(self.clips)] for i in range(start, start + size)]
+            key = jax.random.key(seed)
+            # The first batch keeps the plain key: few clips score as they always did.
+            key = jax.random.fold_in(key, number) if number else key
+            scores.append(self._score(model, batch, num_draws, key))
+        return np.concatenate(scores)[: len(self.clips)]
+
+    @property
+    def network_calls(self) -> int:
+        """Sequential network calls of a continuation; known once something was scored."""
+        return 0 if self.compiled is None else self.compiled.network_calls
+
+    def _score(
+        self, model: nnx.Module, clips: Sequence[TokenClip], num_draws: int, key: jax.Array
+    ) -> Float[np.ndarray, "n"]:
+        frames = self.run.data.num_frames
+        block_frames = round(BLOCK_S * self.store.info.spec.frame_hz)
+        cond, num_frames = conditions(self.store, clips, frames)
+        examples = [self.store.example(clip, frames)[0] for clip in clips]
+        tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        first = num_frames // 2
+        prompt = Prompt(tokens, jnp.asarray(np.arange(frames)[None, :] < first[:, None]))
+        if self.compiled is None:
+            self.compiled, _ = compile_sampler(model, self.run, cond, num_frames, prompt)
+        compiled = self.compiled.of(model)
+        has_block = first + block_frames <= num_frames
+        window = np.where(has_block, first, 0)[:, None] + np.arange(block_frames)[None, :]
+        clip = np.arange(len(clips))[:, None]
+        draws = []
+        for draw_key in jax.random.split(key, num_draws):
+            drawn = compiled(cond, num_frames, draw_key, prompt).tokens
+            # Only the block is kept: n t d -> n (f d)
+            draws.append(_latents_of(drawn, self.store)[clip, window].reshape(len(clips), -1))
+        truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
+        scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
+        return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
+
+
+def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> SamplerConfig:
+    """Return the sampler at which a score of continuations is measured."""
+    own = run.arm.sampler
+    if not find_metric(score_name).is_bare:
+        return own
+    return bare_law(run.arm.decoder, own, run.task(store)).sampler
+
+
+def _latents_of(tokens: Tokens, store: TokenStore) -> Float[np.ndarray, "b t d"]:
+    if tokens.latents is not None:
+        return np.asarray(tokens.latents, np.float32)
+    vectors = store.code_vectors
+    return vectors[np.arange(len(vectors))[None, None, :], np.asarray(tokens.codes)].sum(axis=2)
