@@ -29,6 +29,9 @@ class OnceConfig(Config):
     def build(self, task, *, key):
         return Once(task, key=key)
 
+    def bare_sampler(self, task):
+        return OnceSampler()  # it draws what it learned
+
 
 class Once(nnx.Module):
     def __init__(self, task, *, key):

@@ -127,7 +127,7 @@ def sample_clips(
     drawn = compiled(cond, num_frames, key)
     wall_s = time.perf_counter() - began
     reach = measure_reach(
-        model, lambda other: compiled(other, num_frames, key).tokens, drawn.tokens, cond
+        run.task(store), lambda other: compiled(other, num_frames, key).tokens, drawn.tokens, cond
     )
     progress(2, steps)  # outside the times: a terminal may be slow
     began = time.perf_counter()

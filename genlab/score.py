@@ -358,6 +358,10 @@ def _add_energy(
                 scores[name], per_clip[name] = _energy_of(
                     config, material, arms, sampler, name, told
                 )
+    if not law.is_declared:
+        # Of another law than the one that was trained, so it decides nothing (`is_proper`).
+        scores[BARE_ENERGY] = scores[BARE_ENERGY]._replace(validity="biased")
+        per_clip[BARE_ENERGY] = per_clip[BARE_ENERGY]._replace(validity="biased")
     return row._replace(scores={**row.scores, **scores}, per_clip={**row.per_clip, **per_clip})
 
 

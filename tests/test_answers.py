@@ -86,7 +86,7 @@ def test_one_speaker_is_compared_without_the_speaker_swap(finished):
     assert found["speaker_swap"] == {
         ("not applicable", "there is no other speaker to compare with")
     }
-    assert found["prompt_swap"] == {("not applicable", results["struck"]["wer_ctc"])}
+    assert found["prompt_swap"] == {("not judged", results["struck"]["wer_ctc"])}
     scores = scores_of(results, "masked")
     assert scores["speaker_similarity"]["value"] is not None and "speaker_accuracy" not in scores
     assert "failed speaker swap" not in report and "there is no other speaker" in report

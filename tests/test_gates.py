@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_toys import beat_floors, make_audit, make_ledger, make_results
 
+from genlab.fairness.heeding import control_status
 from genlab.fairness.verdict import (
     Gate,
     check_power,
     check_token_types,
-    control_status,
     failed,
     merge_gates,
 )
@@ -119,6 +119,32 @@ def fail_rivals_control(results):
     results["controls"][1]["passed"] = False
 
 
+def strike_control(results):
+    """Its score was struck: a number, a reason, and nothing to read from them."""
+    results["controls"][0] |= {"passed": False, "status": "not judged", "reason": "misheard"}
+
+
+def strike_control_of_an_early_version(results):
+    results["controls"][1] |= {"passed": False, "status": "not applicable", "reason": "misheard"}
+
+
+def swap_the_beginning_alone(results):
+    """What is told was not swapped, as nobody can hear it."""
+    strike_control(results)
+    more = {"control": "prefix_swap", "passed": True, "status": "passed"}
+    results["controls"].append({**results["controls"][0], **more})
+
+
+def leave_no_control_that_applies(results):
+    results["controls"][2] |= {"passed": False, "difference": None, "status": "not applicable"}
+
+
+def bias_score(results):
+    score = results.get("primary_score", "wer_grammar")
+    note = "at its own sampler: it declares no bare law"
+    arm_of(results, "diffusion")["scores"][score] |= {"validity": "biased", "note": note}
+
+
 def leave_out_control(results):
     del results["controls"][0]
 
@@ -215,6 +241,11 @@ SPOILS = {
     fail_control: "controls passed",
     fail_rivals_control: "controls passed",
     leave_out_control: "controls passed",
+    strike_control: "controls passed",
+    strike_control_of_an_early_version: "controls passed",
+    swap_the_beginning_alone: "controls passed",
+    leave_no_control_that_applies: "controls passed",
+    bias_score: "score trusted",
     fail_audit: "score trusted",
     leave_out_audit: "score trusted",
     mishear: "real clips heard",
@@ -246,9 +277,17 @@ def leave_out_unigram(results):
     results["differences"] = [item for item in results["differences"] if item["b"] != UNIGRAM]
 
 
+def lose_to_bigram(results):
+    pairs_of(results, "ar", BIGRAM)[0]["better"] = BIGRAM
+
+
+def leave_out_bigram(results):
+    results["differences"] = [item for item in results["differences"] if item["b"] != BIGRAM]
+
+
 def leave_all_but_one_above(results):
     for name in ("masked", "diffusion"):
-        pairs_of(results, name, UNIGRAM)[0]["better"] = UNIGRAM
+        pairs_of(results, name, BIGRAM)[0]["better"] = ""
 
 
 OF_AUDIO = {"score trusted", "real clips heard", "floors beaten"}
@@ -256,6 +295,9 @@ COUNTED_SPOILS = {
     **{spoil: name for spoil, name in SPOILS.items() if name not in OF_AUDIO},
     lose_to_unigram: "counting beaten",
     leave_out_unigram: "counting beaten",
+    lose_to_bigram: "counting beaten",
+    leave_out_bigram: "counting beaten",
+    bias_score: "score trusted",
     leave_all_but_one_above: "counting beaten",
 }
 
@@ -333,7 +375,10 @@ def test_a_gate_closes_at_its_limit(field, at, state):
         ({"passed": False, "difference": 0.1}, "failed"),
         ({"passed": False, "difference": 0.1, "status": "failed"}, "failed"),
         ({"passed": False, "difference": None}, "not applicable"),
-        ({"passed": False, "difference": 0.1, "status": "not applicable"}, "not applicable"),
+        ({"passed": False, "difference": None, "status": "not judged"}, "not judged"),
+        ({"passed": False, "difference": 0.1, "status": "not judged"}, "not judged"),
+        # An earlier version called it so, but a number was made: its score was struck.
+        ({"passed": False, "difference": 0.1, "status": "not applicable"}, "not judged"),
     ],
 )
 def test_a_control_of_any_version_has_a_status(entry, status):
@@ -349,6 +394,22 @@ def test_a_control_that_no_arm_could_make_is_no_failure():
     assert states(results)["controls passed"] == "not applicable"
 
 
+def test_a_struck_control_is_made_up_for_by_another_of_what_is_told():
+    results = make_sound()
+    strike_control(results)
+    told = reason(results, "controls passed")
+    assert told == "prompt_swap of Autoregressive could not be judged (misheard)"
+    other = {"control": "speaker_swap", "passed": True, "status": "passed", "reason": ""}
+    results["controls"].append({**results["controls"][0], **other})
+    assert states(results)["controls passed"] == "passed"
+    assert (
+        reason(results, "controls passed") == "every compared arm passed speaker_swap, prompt_swap"
+    )
+    results["controls"][-1]["passed"] = False
+    results["controls"][-1]["status"] = "failed"
+    assert "Autoregressive failed its control speaker_swap" in reason(results, "controls passed")
+
+
 def test_the_reasons_say_what_to_do():
     results = make_sound()
     leave_out_audit(results)
@@ -357,10 +418,16 @@ def test_the_reasons_say_what_to_do():
     leave_out_lookup(results)
     assert reason(results, "floors beaten") == "lookup not measured for every arm"
     results = make_counted()
-    assert "below the bigram" in reason(results, "counting beaten")
-    pairs_of(results, "masked", BIGRAM)[0]["better"] = BIGRAM
-    assert "Masked parallel not below the bigram" in reason(results, "counting beaten")
-    assert find_answer(results, make_ledger()).winner == "ar"
+    told = "significantly better than unigram and bigram"
+    assert reason(results, "counting beaten") == told
+    pairs_of(results, "masked", BIGRAM)[0]["better"] = ""
+    told += "; left out as not trained enough: Masked parallel does not beat bigram"
+    assert reason(results, "counting beaten") == told
+    assert find_answer(results, make_ledger()).winner == "ar"  # nothing is said of masked
+    results = make_sound()
+    bias_score(results)
+    told = "of Latent diffusion it is biased (at its own sampler: it declares no bare law)"
+    assert reason(results, "score trusted") == told
     results = make_sound()
     score_few_prompts(results)
     assert reason(results, "enough prompts") == (
@@ -390,9 +457,28 @@ def test_codes_against_latents_names_no_family_unless_one_is_better_within_a_typ
     arm_of(results, "masked")["reads"] = "codes"
     answer = find_answer(results, make_ledger())
     assert answer.winner == "ar"
-    assert "better than Masked parallel within codes too" in reason(results, "one token type")
+    assert answer.headline.startswith("Among models of codes alone: Autoregressive has the best")
+    assert "better than Masked parallel by" in answer.headline
+    assert "Nothing is said of families across codes and latents." in answer.headline
+    told = "it is said of codes alone: Autoregressive is better than Masked parallel"
+    assert reason(results, "one token type") == told
     # The same family on the same tokens says nothing about families.
     arm_of(results, "masked")["family"] = "ar"
+    assert find_answer(results, make_ledger()).winner == ""
+
+
+def test_one_pair_within_a_type_does_not_speak_for_the_others():
+    """Two rivals of the best arm's own tokens, and it beats one of them."""
+    results = make_sound()
+    arm_of(results, "ar")["reads"] = "latents"
+    assert states(results)["one token type"] == "failed"  # latents against codes alone
+    for name in ("masked", "diffusion"):
+        arm_of(results, name)["reads"] = "latents"
+    arm_of(results, "diffusion")["reads"] = "codes"
+    assert states(results)["one token type"] == "passed"
+    pair = pairs_of(results, "ar", "masked")[0]
+    pair |= {"better": "", "equivalent": True, "margin": 0.1}
+    assert states(results)["one token type"] == "failed"
     assert find_answer(results, make_ledger()).winner == ""
 
 

@@ -23,6 +23,7 @@ from genlab.training.spend import Budget
 INFO = SimpleNamespace(manifest_hash="m" * 10, codec_fingerprint="c" * 10, is_two_sided=False)
 STORE = SimpleNamespace(info=INFO)
 NAMES = ("ar", "masked", "diffusion")
+WHOLE = {"units": {"ahead": 48, "most": 48}}
 STEPS = {"ar": 4, "masked": 6, "diffusion": 5}
 HASHES = [f"{step:016x}" for step in range(6)]
 
@@ -81,8 +82,7 @@ def make_ledger(
         arm = ArmRun(name, seed, run, run_dir, budgets[name])
         found = (looks or {}).get(name, ())
         arm.result = RunResult(STEPS[name], None, 1.5, 0.1, 0.0, 0.0, "chain", {}, found)
-        if reach:
-            arm.sampled = SimpleNamespace(reach=reach[name])
+        arm.sampled = SimpleNamespace(reach=(reach or {}).get(name, WHOLE))
         arms.append(arm)
     return build_ledger(config, store, arms, manifest)
 
@@ -404,3 +404,17 @@ def test_arms_that_are_told_less_are_uncontrolled(tmp_path, ahead, status):
     assert found["status"] == status and found["values"]["masked"] == "units: whole clip"
     assert ledger["stamp"] == ("controlled" if status == "matched" else "uncontrolled")
     assert ("units_route=cross" in found["note"]) == (status != "matched")
+
+
+def test_a_reach_that_nobody_measured_is_no_equal_one(tmp_path):
+    ledger = make_ledger(tmp_path, reach={name: {} for name in NAMES})
+    found = row(ledger, "Reach of the conditions")
+    assert found["status"] == "undeclared" and ledger["stamp"] == "uncontrolled"
+    assert set(found["values"].values()) == {"not measured"} and "draw again" in found["note"]
+    ledger = make_ledger(tmp_path / "one", reach={"ar": {}})
+    assert ledger["stamp"] == "uncontrolled"
+    # What has no order in time has no reach.
+    silent = make_comparison("condition.content=none")
+    ledger = make_ledger(tmp_path / "none", silent, reach={name: {} for name in NAMES})
+    assert ledger["stamp"] == "controlled"
+    assert "Reach of the conditions" not in [item["item"] for item in ledger["rows"]]

@@ -59,13 +59,13 @@ def test_the_next_score_that_the_corpus_has_decides_or_none_does(measured, decid
     assert _deciding_score(config, material, rows(*measured), {}) == "wer_ctc"
 
 
-def test_a_control_by_a_struck_score_is_not_applicable():
+def test_a_control_by_a_struck_score_is_not_judged():
     failed = Control("prompt_swap", "wer_ctc", 0.0, -0.1, 0.1, passed=False)
     lucky = failed._replace(passed=True)
     other = Control("speaker_swap", "speaker_similarity", -0.1, -0.2, -0.05, passed=True)
     reason = SPEECH.struck({"wer_ctc": 1.0})
     assert failed.status == "failed"
-    assert {_judged(control, reason).status for control in (failed, lucky)} == {"not applicable"}
+    assert {_judged(control, reason).status for control in (failed, lucky)} == {"not judged"}
     assert _judged(other, reason) == other and _judged(failed, {}) == failed
 
 

@@ -25,7 +25,7 @@ from genlab.statistics.bootstrap import (
 )
 from genlab.statistics.crossed import estimate_crossed
 
-ControlStatus = Literal["passed", "failed", "not applicable"]
+ControlStatus = Literal["passed", "failed", "not applicable", "not judged"]
 CountErrors = Callable[[Sequence[str], Sequence[str]], ContentErrors]
 
 
@@ -33,8 +33,8 @@ class Control(NamedTuple):
     """The same audio scored against another prompt: `difference` = swapped - own, `passed` if
     significantly worse.
 
-    A control that could not be made is neither passed nor failed: `reason` says why, in words for a
-    person.
+    A control that could not be made is neither passed nor failed, nor is one that shows nothing:
+    `reason` says why, in words for a person.
     """
 
     control: str
@@ -47,12 +47,14 @@ class Control(NamedTuple):
 
     @property
     def status(self) -> ControlStatus:
-        """What became of it. Rows of older versions have no reason, but a control without a number
-        was not made.
+        """What became of it: a control without a number was not made, and one with a number and a
+        reason shows nothing.
         """
         if self.passed:
             return "passed"
-        return "not applicable" if self.reason or not math.isfinite(self.difference) else "failed"
+        if not math.isfinite(self.difference):
+            return "not applicable"
+        return "not judged" if self.reason else "failed"
 
     def to_dict(self, arm: str) -> ControlEntry:
         """Return the entry of results.json for `arm`."""

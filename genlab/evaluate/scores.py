@@ -151,6 +151,11 @@ def clip_means(values: Float[np.ndarray, "n"], clusters: tuple[object, ...]) -> 
     return ClipValues(np.where(is_defined, values, 0.0), is_defined.astype(np.float64), clusters)
 
 
+def is_proper(kind: str) -> bool:
+    """Return whether a value of this kind may decide anything: "biased" may lie on either side."""
+    return kind in ("exact", "upper bound", "metric")
+
+
 def is_conclusive(better: str, worse: str) -> bool:
     """Return whether a row whose value is the better one of two is thereby better, given what the
     two values are.

@@ -12,12 +12,11 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import pydantic
-from flax import nnx
 from jaxtyping import Bool, Int
 from typing_extensions import TypedDict
 
 from genlab.decoders.conditioning import ConditionConfig, CondVocab
-from genlab.decoders.inputs import facts_of
+from genlab.decoders.task import Task
 from genlab.tokens import Cond, Tokens
 
 # Codes far before the cut move rarely, so the farthest of all prompts falls short of all.
@@ -57,25 +56,26 @@ def describe_reach(reach: Reach) -> str:
     return f"{reach['ahead']} frames ahead"
 
 
+def has_order(condition: ConditionConfig) -> bool:
+    """Return whether anything that is told has an order in time, so that it has a reach."""
+    return condition.content != "none" or any(part.is_per_frame for part in condition.parts)
+
+
 def measure_reach(
-    model: nnx.Module, draw: Callable[[Cond], Tokens], before: Tokens, cond: Cond
+    task: Task, draw: Callable[[Cond], Tokens], before: Tokens, cond: Cond
 ) -> dict[str, Reach]:
     """Return the reach of every condition that has an order in time: units, text, parts by frame.
-    A decoder with a conditioner of its own has none that is known here.
 
     Args:
-        model: the decoder, whose conditioner says what is told.
+        task: says what is told, and how many values it may have.
         draw: the tokens that it draws for conditions, always by the same random numbers.
         before: what it draws for `cond`.
         cond: the conditions of the prompts.
     """
-    facts = facts_of(model)
-    if facts.condition is None or facts.vocab is None:
-        return {}
     num_frames = np.asarray(before.num_frames)
     found: dict[str, Reach] = {}
     for number in range(SWAPS):
-        for swap in swaps(cond, num_frames, facts.condition, facts.vocab, number):
+        for swap in swaps(cond, num_frames, task.condition, task.vocab, number):
             if swap.name in found and is_whole(found[swap.name]):
                 continue
             reach = find_reach(before, draw(swap.cond), num_frames // 2)

@@ -11,10 +11,10 @@ whose evidence is missing has failed: what was not measured proves nothing.
     score trusted          the audit of the metrics trusts the score on this corpus
     real clips heard       a recogniser that judges hears the real clips
     floors beaten          mean latents and a regression lose
-    counting beaten        for bits: counts of single codes lose
+    counting beaten        for bits: counts of single codes and of pairs lose
     three seeds            per arm, and the intervals cover them
     enough prompts         as many as the power calculation asks
-    one token type         else the sentence is about codes and latents, not about families
+    one token type         else the sentence is about one token type, or about codes and latents
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +29,9 @@ from genlab.evaluate.entries import (
     GateState,
     ScoreEntry,
 )
+from genlab.evaluate.scores import is_proper
 from genlab.evaluate.table import known_metric
+from genlab.fairness.heeding import check_heeding
 from genlab.run.bounds import BIGRAM, HEARD_BASELINES, UNIGRAM, Baseline
 from genlab.statistics.power import POWER
 
@@ -114,7 +116,7 @@ class Evidence(NamedTuple):
     @property
     def floors(self) -> Sequence[Baseline]:
         """The rows that an arm must beat on this score."""
-        return (UNIGRAM,) if self.score == BITS else HEARD_BASELINES
+        return (UNIGRAM, BIGRAM) if self.score == BITS else HEARD_BASELINES
 
     @property
     def untrained(self) -> list[Compared]:
@@ -185,18 +187,6 @@ def replace_gates(gates: Iterable[Gate], *others: Gate) -> list[Gate]:
     """Return the gates with those of the names of `others` replaced by these."""
     by_name = {gate.name: gate for gate in others}
     return [by_name.get(gate.name, gate) for gate in gates]
-
-
-def control_status(item: ControlEntry) -> GateState:
-    """Return passed, failed or not applicable. Runs of older versions do not say which of the last
-    two it is.
-    """
-    if item.get("passed"):
-        return "passed"
-    could_run = (
-        item.get("status", "failed") != "not applicable" and item.get("difference") is not None
-    )
-    return "failed" if could_run else "not applicable"
 
 
 def check_seeds(seeds: int) -> Gate:
@@ -280,29 +270,16 @@ def _check_controls(evidence: Evidence) -> Gate:
         arm.title: [item for item in evidence.controls if item["arm"] == arm.name]
         for arm in evidence.compared
     }
-    lost = [
-        f"{title} failed its control {item['control']}"
-        for title, items in by_arm.items()
-        for item in items
-        if control_status(item) == "failed"
-    ]
-    # Where others have controls, an arm without any was not checked.
-    lost += [
-        f"{title} has no controls" for title in by_arm if evidence.controls and not by_arm[title]
-    ]
-    if lost:
-        return Gate("controls passed", "failed", "; ".join(lost))
-    passed = [
-        item for items in by_arm.values() for item in items if control_status(item) == "passed"
-    ]
-    if not passed:
-        reason = "no control applies: nothing that the arms are told could be swapped"
-        return Gate("controls passed", "not applicable", reason)
-    names = ", ".join(dict.fromkeys(str(item["control"]) for item in passed))
-    return Gate("controls passed", "passed", f"every compared arm passed {names}")
+    return Gate("controls passed", *check_heeding(by_arm))
 
 
 def _check_trust(evidence: Evidence) -> Gate:
+    for arm in evidence.compared:
+        kind = arm.score.get("validity", "metric")
+        if not is_proper(kind):
+            note = arm.score.get("note", "")
+            reason = f"of {arm.title} it is {kind}" + (f" ({note})" if note else "")
+            return Gate("score trusted", "failed", reason)
     if evidence.score == BITS:
         reason = "likelihoods are tested on sources of known entropy, not by an audit of audio"
         return Gate("score trusted", "not applicable", reason)
@@ -334,22 +311,17 @@ def _check_hearing(evidence: Evidence) -> Gate:
 def _check_floors(evidence: Evidence) -> Gate:
     if evidence.score == BITS:
         return Gate("floors beaten", "not applicable", "mean latents and a regression have no bits")
-    return _beat("floors beaten", evidence, "")
+    return _beat("floors beaten", evidence)
 
 
 def _check_counting(evidence: Evidence) -> Gate:
     if evidence.score != BITS:
         return Gate("counting beaten", "not applicable", "counts of codes have bits alone")
-    below = [arm for arm in evidence.compared if evidence.is_better(arm.name, BIGRAM)]
-    above = [arm.title for arm in evidence.compared if arm not in below]
-    told = (
-        f"; {' and '.join(above)} not below the {BIGRAM}" if above else f", and below the {BIGRAM}"
-    )
-    return _beat("counting beaten", evidence, told)
+    return _beat("counting beaten", evidence)
 
 
-def _beat(name: GateName, evidence: Evidence, told: str) -> Gate:
-    """Return the gate that the arms beat every floor of the score; `told` is added if they do."""
+def _beat(name: GateName, evidence: Evidence) -> Gate:
+    """Return the gate that the arms beat every floor of the score."""
     missing = [
         floor
         for floor in evidence.floors
@@ -367,7 +339,7 @@ def _beat(name: GateName, evidence: Evidence, told: str) -> Gate:
     is_best_lost = bool(untrained) and untrained[0] is evidence.arms[0]
     if untrained and (is_best_lost or evidence.needs_all or len(evidence.compared) < 2):
         return Gate(name, "failed", f"not trained enough: {losing}")
-    reason = f"significantly better than {' and '.join(evidence.floors)}{told}"
+    reason = f"significantly better than {' and '.join(evidence.floors)}"
     if untrained:
         reason += f"; left out as not trained enough: {losing}"
     return Gate(name, "passed", reason)
@@ -412,15 +384,11 @@ def _check_tokens(evidence: Evidence) -> Gate:
     if len(kinds) == 1:
         return Gate("one token type", "passed", f"all compared arms read {kinds[0]}")
     best, *rivals = compared
-    within = [
-        rival.title
-        for rival in rivals
-        if rival.reads == best.reads
-        and rival.family != best.family
-        and evidence.is_better(best.name, rival.name)
-    ]
-    if within:
-        reason = f"{best.title} is better than {' and '.join(within)} within {best.reads} too"
+    alike = [arm for arm in rivals if arm.reads == best.reads and arm.family != best.family]
+    # One pair says nothing of the others of its type, and nothing of the other type.
+    if alike and all(evidence.is_better(best.name, arm.name) for arm in alike):
+        names = " and ".join(arm.title for arm in alike)
+        reason = f"it is said of {best.reads} alone: {best.title} is better than {names}"
         return Gate("one token type", "passed", reason)
     reason = (
         f"the families differ in their tokens too: it compares {' and '.join(kinds)}, not families"

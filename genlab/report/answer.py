@@ -15,12 +15,12 @@ from typing import Literal, NamedTuple
 from genlab.evaluate.entries import ControlEntry, DifferenceEntry, Known, PlanEntry
 from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
+from genlab.fairness.heeding import control_status
 from genlab.fairness.verdict import (
     MIN_SEEDS,
     Compared,
     Evidence,
     Gate,
-    control_status,
     failed,
     find_gates,
 )
@@ -207,6 +207,14 @@ def _decide(results: Scored, evidence: Evidence, gates: Sequence[Gate], shows: s
         return _refuse(lost[0], MIN_SEEDS, shows)
     seeds = min(int(arm.score.get("seeds") or 0) for arm in evidence.compared)
     over = f"on the same prompts, over {seeds} training seeds."
+    within, kinds = "", sorted({arm.reads for arm in evidence.compared})
+    if len(kinds) > 1 and not failed(gates):
+        # What is said of families is said of one token type: the others are no rivals in it.
+        within = f"Among models of {best.get('reads', '')} alone: "
+        over += f" Nothing is said of families across {' and '.join(kinds)}."
+        same = [arm.title for arm in evidence.compared if arm.reads == best.get("reads")]
+        alike = [(rival, pair) for rival, pair in alike if rival in same]
+        beaten = [(rival, pair) for rival, pair in beaten if rival in same]
     if left_out := [arm.title for arm in evidence.arms if arm not in evidence.compared]:
         over += f" Not compared, because not trained enough: {', '.join(left_out)}."
     if alike:
@@ -220,13 +228,14 @@ def _decide(results: Scored, evidence: Evidence, gates: Sequence[Gate], shows: s
             if beaten
             else ""
         )
-        answer = Answer("equivalent", f"{found}, {over}", shows, "")
+        answer = Answer("equivalent", f"{within}{found}, {over}", shows, "")
     else:
         # The closest rival alone: the others are beaten by more, and a table below has them all.
         rival, pair = beaten[0]
         headline = (
-            f"{arm_title(best)} has the best {title}: {format_interval(best['scores'][name])}, "
-            f"better than {rival} by {format_interval(pair, absolute=True)} {over}"
+            f"{within}{arm_title(best)} has the best {title}: "
+            f"{format_interval(best['scores'][name])}, better than {rival} by "
+            f"{format_interval(pair, absolute=True)} {over}"
         )
         if pair.get("equivalent"):
             headline += (
@@ -297,16 +306,19 @@ def failed_controls(results: Scored, arm: str) -> list[ControlEntry]:
 
 
 def missing_controls(results: Scored) -> str:
-    """Return a sentence about the controls that could not be made, empty if all were."""
-    reasons = {
-        (
-            f"{str(item['control']).replace('_', ' ')} "
-            f"({item.get('reason') or 'it could not be made'})"
-        ): None
-        for item in results.get("controls", [])
-        if control_status(item) == "not applicable"
-    }
-    return f" Not applicable: {'; '.join(reasons)}." if reasons else ""
+    """Return a sentence about the controls that could not be made or judged, empty if all were."""
+    told = ""
+    for state in ("not applicable", "not judged"):
+        reasons = {
+            (
+                f"{str(item['control']).replace('_', ' ')} "
+                f"({item.get('reason') or 'it could not be made'})"
+            ): None
+            for item in results.get("controls", [])
+            if control_status(item) == state
+        }
+        told += f" {state.capitalize()}: {'; '.join(reasons)}." if reasons else ""
+    return told
 
 
 def _struck(results: Scored) -> str:

@@ -12,7 +12,7 @@ from genlab.data.listing import count_of
 from genlab.evaluate.entries import AuditEntry, ControlEntry
 from genlab.experiment import Comparison
 from genlab.fairness.budget import ArmBudget
-from genlab.fairness.verdict import control_status
+from genlab.fairness.heeding import control_status
 from genlab.preflight import Check, DryRun
 from genlab.report.answer import find_answer, model_arms, primary_score, stamp_of
 from genlab.report.baselines import missing_baselines
@@ -128,7 +128,7 @@ def _cost_rows(results: WholeResults) -> list[list[str]]:
 def _describe_control(item: ControlEntry) -> str:
     head = f"control {item['control']} on {score_title(item['score'])}, {item['arm']}:"
     status = control_status(item)
-    if status == "not applicable":
+    if status in ("not applicable", "not judged"):
         return f"{head} {status}: {item.get('reason') or 'it could not be made'}"
     interval = format_interval(interval_of(item))
     return f"{head} {interval} {'FAILED' if status == 'failed' else status}"

@@ -22,7 +22,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
-from genlab.fairness.reach import describe_reach, merge_reach
+from genlab.fairness.reach import describe_reach, has_order, merge_reach
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
@@ -56,7 +56,7 @@ def build_ledger(
         *_data_rows(config, store, by_seed),
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
         *compute_rows(config, budgets),
-        *_reach_rows(by_seed),
+        *_reach_rows(config, by_seed),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(runs) for name, runs in by_seed.items()}),
@@ -116,18 +116,18 @@ def _hearing_row(runs: Mapping[str, DecoderRun]) -> LedgerRow:
     )
 
 
-def _reach_rows(by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
-    """Compare how far ahead the arms see what they are told; earlier versions do not say."""
-    sampled = {
-        name: [arm.sampled.reach for arm in arms if hasattr(arm, "sampled")]
+def _reach_rows(config: Comparison, by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
+    """Compare how far ahead the arms see what they are told, where that has an order in time."""
+    if not has_order(config.condition):
+        return []
+    found = {
+        name: merge_reach([arm.sampled.reach for arm in arms if hasattr(arm, "sampled")])
         for name, arms in by_seed.items()
     }
-    found = {name: merge_reach(reaches) for name, reaches in sampled.items()}
-    if not all(found.values()):
-        return []
     # In words, not in frames: prompts of all arms are alike, but which code moves first is chance.
     told = {
         name: ", ".join(f"{item}: {describe_reach(one)}" for item, one in reach.items())
+        or "not measured"
         for name, reach in found.items()
     }
     row = _matched(
@@ -135,7 +135,10 @@ def _reach_rows(by_seed: Mapping[str, Sequence[ArmRun]]) -> list[LedgerRow]:
         told,
         "how far before a change in what is told the samples change, on the prompts",
     )
-    if row.get("status") == "undeclared":
+    if not all(found.values()):  # what nobody measured is not known to be equal
+        row["status"] = "undeclared"
+        row["note"] = row.get("note", "") + "; samples of an earlier version do not say: draw again"
+    elif row.get("status") == "undeclared":
         row["note"] = row.get("note", "") + (
             "; an arm that sees less of them is told less: condition.units_route=cross shows all "
             "arms the whole clip"

@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from genlab.config import GenlabError
 from genlab.data.manifest import write_atomically
-from genlab.fairness.verdict import control_status
+from genlab.fairness.heeding import control_status
 from genlab.report.additions import Tuning
 from genlab.report.answer import (
     Answer,

@@ -176,7 +176,7 @@ def _deciding_score(
 
 
 def _judged(control: Control, struck: Mapping[str, str]) -> Control:
-    """Return a control; one by a score that is struck says nothing, for or against."""
+    """Return a control; one by a score that is struck shows nothing: it is not judged."""
     if control.score not in struck:
         return control
     return control._replace(passed=False, reason=struck[control.score])

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from pydantic import JsonValue
 
 from genlab.evaluate.entries import DifferenceEntry
-from genlab.fairness.verdict import Gate, control_status
+from genlab.fairness.heeding import control_status
+from genlab.fairness.verdict import Gate
 from genlab.report.answer import Answer, failed_controls, model_arms, primary_score
 from genlab.report.baselines import missing_baselines
 from genlab.report.inputs import Ledger, Row, Scored
@@ -252,13 +253,13 @@ def _power_table(name: str, found: Sequence[DifferenceEntry], titles: Mapping[st
 
 
 def control_table(results: Scored) -> Markup:
-    """Return the controls, each passed, failed or not applicable."""
+    """Return the controls, each passed, failed, not judged or not applicable."""
     titles = {arm["name"]: arm_title(arm) for arm in results["arms"]}
     rows = []
     for item in results.get("controls", []):
         status = control_status(item)
         # Not applicable is neither good nor bad, and looks like neither.
-        css = {"passed": "good", "failed": "bad"}.get(status, "bounded")
+        css = {"passed": "good", "failed": "bad", "not judged": "bad"}.get(status, "bounded")
         rows.append(
             Markup(
                 '<tr><th scope="row">{}</th><td>{}</td><td>{}</td><td>{}</td>'

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from genlab.data.manifest import write_atomically
 from genlab.evaluate.entries import ControlEntry
-from genlab.fairness.verdict import Gate, control_status
+from genlab.fairness.heeding import control_status
+from genlab.fairness.verdict import Gate
 from genlab.report.additions import CrossingEntry, Listening, Tuning
 from genlab.report.answer import find_answer, model_arms
 from genlab.report.baselines import missing_baselines
@@ -226,7 +227,7 @@ def _controls(results: Shown) -> str:
 
 def _control_result(item: ControlEntry) -> str:
     status = control_status(item)
-    if status == "not applicable":
+    if status in ("not applicable", "not judged"):
         return ": ".join(filter(None, (status, str(item.get("reason") or ""))))
     return "FAILED" if status == "failed" else status
 

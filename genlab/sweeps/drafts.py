@@ -13,7 +13,7 @@ from scipy import stats
 
 from genlab.config import GenlabError
 from genlab.evaluate.rows import load_row
-from genlab.evaluate.scores import ClipValues
+from genlab.evaluate.scores import ClipValues, is_proper
 from genlab.evaluate.table import find_metric
 from genlab.fairness.verdict import (
     Gate,
@@ -296,8 +296,10 @@ def _keep(row: ClipValues, clusters: set[object]) -> ClipValues:
 
 def _shows(prediction: Contrast, rows: Sequence[ClipValues]) -> tuple[bool, bool]:
     """Return whether a sum below and one above zero would show anything, given which terms are
-    upper bounds.
+    upper bounds, and which may lie on either side.
     """
+    if not all(is_proper(row.validity) for row in rows):
+        return False, False
     exact = [row.validity != "upper bound" or prediction.bounds_as_values for row in rows]
     weights = prediction.terms.values()
     below, above = (

@@ -7,6 +7,7 @@ import pytest
 from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SPEC, VOCAB, randomised, toy_batch
 
 from genlab.decoders.conditioning import ConditionConfig
+from genlab.decoders.task import Task
 from genlab.fairness.reach import describe_reach, find_reach, measure_reach, merge_reach, swaps
 from genlab.tokens import make_tokens
 
@@ -68,9 +69,10 @@ def test_every_route_but_the_sum_shows_a_causal_decoder_the_whole_clip(name, rou
     """The sum alone shows it a few frames; the parallel families see all in any case."""
     t = 40
     family = FAMILIES[name]
+    condition = ConditionConfig(layers=1, units_route=route)
     decoder = randomised(
         family.build(
-            condition=ConditionConfig(layers=1, units_route=route),
+            condition=condition,
             backbone=BACKBONE.model_copy(update={"layers": 1}),
         )
     )
@@ -84,7 +86,8 @@ def test_every_route_but_the_sum_shows_a_causal_decoder_the_whole_clip(name, rou
     def draw(cond):
         return decoder.sample(cond, num_frames=num_frames, key=key, sampler=family.sampler).tokens
 
-    reach = measure_reach(decoder, draw, draw(cond), cond)["units"]
+    task = Task(SPEC, VOCAB, BACKBONE, condition)
+    reach = measure_reach(task, draw, draw(cond), cond)["units"]
     assert reach["most"] == t // 2
     if ahead is None:
         # One convolution of +-3 frames, and the delay of the last codebook.

@@ -103,7 +103,7 @@ def test_speaker_swap_needs_the_own_voice_to_be_nearer():
     )
     # One group of clips has a value and no interval, which shows nothing either way.
     single = speaker_swap(clip_means(np.array([0.9]), ("a",)), np.array([0.4]))
-    assert single.status == "not applicable" and single.difference == pytest.approx(-0.5)
+    assert single.status == "not judged" and single.difference == pytest.approx(-0.5)
 
 
 def test_clips_whose_speaker_is_unknown_are_left_out_of_the_speaker_swap():
