@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from gate_toys import NAMES
 from hypothesis import given
 from hypothesis import strategies as st
 from report_toys import beat_floors
 from sweep_toys import finish, make_sweep
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_gates import NAMES
 
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
