@@ -49,9 +49,12 @@ with collector_paused():
         BASELINES,
         BOUND_FAMILIES,
         BOUND_NAMES,
+        CHOSEN_BASELINES,
         COUNTED_BASELINES,
+        DRESSED_WITH,
         REGRESSION,
         Baseline,
+        ChosenBaseline,
     )
     from genlab.runs import Run
     from genlab.runs import TokenData as TokenData
@@ -249,9 +252,10 @@ class Comparison(Config):
     """
     metrics: tuple[AnyMetric, ...] = added(())
     """Metrics of your own, beside those of the corpus (docs/own_metric.py in the repository)."""
-    baselines: tuple[Baseline, ...] = added(BASELINES)
+    baselines: tuple[ChosenBaseline, ...] = added(CHOSEN_BASELINES)
     """Rows that every arm must beat. `regression` costs a training as long as an arm's, the others
-    seconds; without them no arm can be called better than mean latents or counts of codes.
+    seconds; without them no arm can be called better than mean latents or counts of codes. Where
+    energies are scored, both forecasts are also rows with a spread (docs/measurement.md).
     """
     settings: TrainSettings = TrainSettings()
     """How runs are watched and saved; it changes no result."""
@@ -322,9 +326,14 @@ class Comparison(Config):
 
     @property
     def measured_baselines(self) -> tuple[Baseline, ...]:
-        """The baselines that can be measured: of tokens that nobody hears, those that have bits."""
+        """The baselines that can be measured, those with a spread among them: of tokens that nobody
+        hears, those that have bits.
+        """
         has_bits = self.baselines if self.data.is_heard else COUNTED_BASELINES
-        return tuple(name for name in self.baselines if name in has_bits)
+        found: set[Baseline] = {name for name in self.baselines if name in has_bits}
+        if self.evaluation.energy_draws:
+            found |= {name for plain in found for name in DRESSED_WITH.get(plain, ())}
+        return tuple(name for name in BASELINES if name in found)
 
     @property
     def own_metrics(self) -> tuple[Metric, ...]:

@@ -111,19 +111,35 @@ def real_blocks(store: TokenStore, config: Comparison) -> Float[np.ndarray, "n f
     return np.stack(blocks) if blocks else np.zeros((0, block_frames, channels), np.float32)
 
 
+def choose_validation(
+    store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
+) -> list[TokenClip]:
+    """Return validation clips that an example holds whole; none if prompts are of that split, or
+    fewer than two of it fit.
+    """
+    split = "valid"
+    if split not in store.info.splits or split == prompts_split:
+        return []
+    clips = _read_split(store, split)
+    frames = [len(clip.units) for clip in clips]
+    if sum(length <= data.num_frames for length in frames) < FEWEST:
+        return []
+    return pick_prompts(clips, frames, data, split, num_clips, {})
+
+
 def choose_unscored(
     store: TokenStore, data: TokenData, prompts_split: str, num_clips: int
 ) -> list[TokenClip]:
     """Return clips that are no prompts: of validation if two fit, else of training, cut to the
     frames of an example.
     """
-    for split in ("valid", "train"):
-        if split in store.info.splits and split != prompts_split:
-            clips = _read_split(store, split)
-            frames = [len(clip.units) for clip in clips]
-            if sum(length <= data.num_frames for length in frames) >= FEWEST:
-                return pick_prompts(clips, frames, data, split, num_clips, {})
-    clips = [cut_clip(clip, data.num_frames) for clip in _read_split(store, "train")]
+    if found := choose_validation(store, data, prompts_split, num_clips):
+        return found
+    clips = _read_split(store, "train")
+    frames = [len(clip.units) for clip in clips]
+    if sum(length <= data.num_frames for length in frames) >= FEWEST:
+        return pick_prompts(clips, frames, data, "train", num_clips, {})
+    clips = [cut_clip(clip, data.num_frames) for clip in clips]
     return [clips[i] for i in np.random.default_rng(0).permutation(len(clips))[:num_clips]]
 
 

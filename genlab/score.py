@@ -17,9 +17,8 @@ from jaxtyping import Float
 from genlab.arms import ArmRun, by_name
 from genlab.config import digest
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
-from genlab.decoders.task import SamplerConfig, bare_law
 from genlab.evaluate.audit import audit_metrics
-from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, ENERGIES, TUNED_ENERGY
+from genlab.evaluate.energy import BARE_ENERGY, ENERGIES, TUNED_ENERGY
 from genlab.evaluate.energy_audit import audit_energy
 from genlab.evaluate.entries import AuditEntry
 from genlab.evaluate.likelihood import can_score, score_bits
@@ -32,19 +31,16 @@ from genlab.evaluate.metrics import (
     score_clips,
 )
 from genlab.evaluate.rows import load_row, save_row
-from genlab.evaluate.scores import ClipValues, Score, clip_means
-from genlab.evaluate.table import make_score
 from genlab.experiment import Comparison
 from genlab.fairness.counts import score_counts
-from genlab.fairness.lookup import score_energy
-from genlab.forecasts.draws import BlockEnergy
+from genlab.forecasts.rows import add_energies, add_lookup, dress_rows
 from genlab.material import Material, floor_waves, gather, lookup_latents
 from genlab.preflight import excuses, find_reference, networks_of, recognisers
 from genlab.prompts import choose_scored, choose_unscored, num_scored, real_blocks
 from genlab.recognisers.shipped import load_recogniser
 from genlab.report.inputs import read_audit as read_stored_audit
 from genlab.run import clock
-from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, CountedBaseline
+from genlab.run.bounds import COUNTED_BASELINES, FLOORS, LOOKUP, REAL, REGRESSION, CountedBaseline
 from genlab.run.cache import cache_root, writing_to_cache
 from genlab.run.files import write_json
 from genlab.run.status import check_held
@@ -150,10 +146,10 @@ def score_rows(
                 progress(f"score {name}: bits, energy", 0, 2)
                 row = _add_bits(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 1, 2)
-                row = _add_energy(row, config, material, runs)
+                row = add_energies(row, config, material, runs)
                 progress(f"score {name}: bits, energy", 2, 2)
             if name == LOOKUP:
-                row = _add_distance(row, config, material)
+                row = add_lookup(row, config, material)
             check_held(path)
             save_row(path, row, own)
         else:
@@ -165,7 +161,8 @@ def score_rows(
                 save_row(path, row, own)
         rows[name] = row
     progress("score", len(waves), len(waves))
-    return {**rows, **_count_rows(config, material, out / "rows")}
+    dressed = dress_rows(config, material, by_seed.get(REGRESSION, ()), out / "rows")
+    return {**rows, **dressed, **_count_rows(config, material, out / "rows")}
 
 
 def _hear(
@@ -199,9 +196,9 @@ def _complete(
 ) -> RowResult:
     """Return a row with the energies that earlier versions did not score, or the very same one."""
     if name == LOOKUP and BARE_ENERGY in row.scores and TUNED_ENERGY not in row.scores:
-        return _add_distance(row, config, material)  # it was named once
+        return add_lookup(row, config, material)  # it was named once
     if runs and TUNED_ENERGY in row.scores and BARE_ENERGY not in row.scores:
-        return _add_energy(row, config, material, runs)  # at the own sampler alone
+        return add_energies(row, config, material, runs)  # at the own sampler alone
     return row
 
 
@@ -315,83 +312,3 @@ def _add_bits(
     return row._replace(
         scores={**row.scores, "bits_per_s": score}, per_clip={**row.per_clip, "bits_per_s": values}
     )
-
-
-def _add_distance(row: RowResult, config: Comparison, material: Material) -> RowResult:
-    """Add the energy score of mean latents, which are one forecast for sure: its distance."""
-    if not config.evaluation.energy_draws:
-        return row
-    clips = choose_scored(material.store, config)
-    units = tuple(config.data.domain.unit_of(clip) for clip in clips)
-    means = lookup_latents(config, material, clips)
-    with clock.stage(clock.BARE, LOOKUP):
-        score, values = score_energy(means, material.store, clips, units, config.evaluation.seed)
-    # Nothing is drawn, so there is one number, whatever sampler the arms have.
-    return row._replace(
-        scores={**row.scores, **dict.fromkeys(ENERGIES, score)},
-        per_clip={**row.per_clip, **dict.fromkeys(ENERGIES, values)},
-    )
-
-
-def _add_energy(
-    row: RowResult, config: Comparison, material: Material, arms: Sequence[ArmRun]
-) -> RowResult:
-    """Add the energy score of the block that follows the first half of each prompt's own clip, at
-    the bare law, which is proper, and at the arm's own sampler, which says what is heard.
-    """
-    if not config.evaluation.energy_draws or not material.prompts:
-        return row
-    run = arms[0].run
-    own = run.arm.sampler
-    law = bare_law(run.arm.decoder, own, run.task(material.store))
-    how = "at the bare law" if law.is_declared else "at its own sampler: it declares no bare law"
-    scores, per_clip = {}, {}
-    for name, sampler, told in (
-        (BARE_ENERGY, law.sampler, how),
-        (TUNED_ENERGY, own, "at its own sampler"),
-    ):
-        if name == TUNED_ENERGY and sampler == law.sampler:
-            # The same sampler draws the same continuations.
-            scores[name], per_clip[name] = scores[BARE_ENERGY], per_clip[BARE_ENERGY]
-        else:
-            with clock.stage(clock.BARE if name == BARE_ENERGY else clock.TUNED, arms[0].name):
-                scores[name], per_clip[name] = _energy_of(
-                    config, material, arms, sampler, name, told
-                )
-    if not law.is_declared:
-        # Of another law than the one that was trained, so it decides nothing (`is_proper`).
-        scores[BARE_ENERGY] = scores[BARE_ENERGY]._replace(validity="biased")
-        per_clip[BARE_ENERGY] = per_clip[BARE_ENERGY]._replace(validity="biased")
-    return row._replace(scores={**row.scores, **scores}, per_clip={**row.per_clip, **per_clip})
-
-
-def _energy_of(
-    config: Comparison,
-    material: Material,
-    arms: Sequence[ArmRun],
-    sampler: SamplerConfig,
-    name: str,
-    how: str,
-) -> tuple[Score, ClipValues]:
-    """Return the energy score of an arm at one sampler, over all its training seeds."""
-    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
-    clips = choose_scored(material.store, config)
-    units = [config.data.domain.unit_of(clip) for clip in clips]
-    # One program serves all training seeds.
-    energy = BlockEnergy(arms[0].run, material.store, clips, sampler)
-    energies = [
-        # Seeds draw different continuations, so that draws are independent over training seeds.
-        energy(arm.result.model, num_draws=num_draws, seed=seed + number)
-        for number, arm in enumerate(arms)
-    ]
-    # One value per clip and training seed: the crossed interval covers both.
-    runs = tuple(np.repeat(range(len(arms)), len(clips)).tolist())
-    values = clip_means(np.concatenate(energies), tuple(units) * len(arms))._replace(runs=runs)
-    note = (
-        f"{num_draws} continuations per clip, the next {BLOCK_S:g} s after its middle, {how}, "
-        f"{energy.network_calls} network calls each"
-    )
-    score = make_score(
-        name, values.estimate(seed), seeds=len(arms), note=note, covers=values.covers
-    )
-    return score, values

@@ -2,7 +2,7 @@
 
 from report_toys import beat_floors, make_audit, make_ledger, make_results
 
-from genlab.run.bounds import BIGRAM, LOOKUP, REGRESSION, UNIGRAM
+from genlab.run.bounds import BIGRAM, DRESSED_BASELINES, LOOKUP, REGRESSION, UNIGRAM
 
 NAMES = [
     "ledger controlled",
@@ -16,6 +16,7 @@ NAMES = [
     "one token type",
 ]
 BITS = "bits_per_s"
+ARMS = ("ar", "masked", "diffusion")
 
 
 def make_sound() -> dict:
@@ -36,6 +37,19 @@ def make_counted() -> dict:
     results["differences"] += beat_floors(("ar", "masked", "diffusion"), BITS, (UNIGRAM, BIGRAM))
     del results["audit"]
     return {**results, "primary_score": BITS}
+
+
+def make_energy() -> dict:
+    """Three arms on the energy of the next block, AR clearly best, every gate passed."""
+    results = make_sound()
+    for arm in results["arms"]:
+        if found := arm["scores"].pop("wer_grammar", None):
+            arm["scores"]["block_energy"] = found
+    for item in (*results["differences"], *results["controls"]):
+        item["score"] = "block_energy"
+    results["differences"] += beat_floors(ARMS, "block_energy", DRESSED_BASELINES)
+    results |= {"primary_score": "block_energy", "energy": "bare law"}
+    return {**results, "audit": {"block_energy": make_audit()}}
 
 
 def pairs_of(results, *names):

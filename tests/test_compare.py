@@ -57,7 +57,8 @@ def config():
 
 
 ARMS = ("ar", "masked", "masked_random", "diffusion")
-BASELINES = ("lookup", "regression", "uniform", "unigram", "bigram")
+DRESSED = ("climatology", "lookup_residuals", "regression_residuals")
+BASELINES = ("lookup", "regression", *DRESSED, "uniform", "unigram", "bigram")
 
 
 def run_compare(config: Path, out: Path, cache: Path, *overrides: str) -> subprocess.Popen:
@@ -105,7 +106,7 @@ def test_results_have_the_promised_shape(finished: dict):
     assert results["schema"] == 1 and results["mode"] == "iso_flop" and results["wall_s"] > 0
     assert results["peak_rss_bytes"] > 2**20
     assert [arm["family"] for arm in results["arms"]] == [
-        *("real", "floor", "floor", *["baseline"] * 5),
+        *("real", "floor", "floor", *["baseline"] * 8),
         *("ar", "masked", "masked", "diffusion"),
     ]
     for arm in results["arms"]:
@@ -114,7 +115,7 @@ def test_results_have_the_promised_shape(finished: dict):
                 score
             )
             assert find_metric(name).unit == score["unit"]
-    for arm in results["arms"][8:]:
+    for arm in results["arms"][11:]:
         assert arm["network_calls"] > 0 and arm["params"] > 0 and arm["batch_hash"]
         assert {"wall_s", "audio_s", "first_audio_s", "flops"} <= set(arm["sampling"])
     assert {item["control"] for item in results["controls"]} >= {"prompt_swap"}
@@ -129,6 +130,7 @@ def test_the_seconds_of_all_stages_are_those_of_the_run(finished: dict):
     stages = {row["stage"]: row["seconds"] for row in time_of["stages"]}
     assert sum(stages.values()) == pytest.approx(finished["results"]["wall_s"])
     worked = [*(f"train {name}" for name in ARMS), "baselines: lookup", "baselines: regression"]
+    worked += [f"baselines: {name}" for name in DRESSED]
     worked += ["baselines: counts", "data and codec", "plan and checks", "compile", "sample"]
     worked += [
         "bits",
@@ -186,6 +188,9 @@ def test_baselines_are_scored_as_arms_and_are_none(finished: dict):
         assert "prompt_swap" in {c["control"] for c in results["controls"] if c["arm"] == name}
     assert rows["uniform"]["scores"]["bits_per_s"]["value"] == pytest.approx(50 * 8 * 10)
     assert all(set(rows[name]["scores"]) == {"bits_per_s"} for name in counted)
+    energies = {"block_energy", "block_energy_tuned"}
+    assert all(set(rows[name]["scores"]) == energies for name in DRESSED)
+    assert "validation clips" in rows[DRESSED[-1]]["scores"]["block_energy"]["note"]
     found = {(pair["a"], pair["b"]) for pair in results["differences"] if pair["b"] in BASELINES}
     assert found == {(arm, name) for arm in ARMS for name in BASELINES}
     # The regression spends what diffusion spends, on the same batches; the ledger is of the arms.
@@ -193,7 +198,7 @@ def test_baselines_are_scored_as_arms_and_are_none(finished: dict):
     assert rows["regression"]["batch_hash"] == rows["diffusion"]["batch_hash"]
     ledger = json.loads((out / "ledger.json").read_text())
     assert all(set(row["values"]) <= set(ARMS) for row in ledger["rows"])
-    for name in (*heard, *counted):
+    for name in BASELINES:
         assert (out / "rows" / f"{name}.json").exists()
         assert list((out / "floors" / name).rglob("events.out.tfevents*"))
     assert len(list((out / "floors/regression/seed0/samples").glob("*.flac"))) == 3

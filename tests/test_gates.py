@@ -10,6 +10,7 @@ from gate_toys import (
     leave_out_audit,
     leave_out_lookup,
     make_counted,
+    make_energy,
     make_sound,
     mishear,
     pairs_of,
@@ -33,7 +34,7 @@ from genlab.report import write_report
 from genlab.report.answer import find_answer
 from genlab.report.console import format_results
 from genlab.report.written import render_answer, render_markdown
-from genlab.run.bounds import BIGRAM, REGRESSION
+from genlab.run.bounds import BIGRAM, DRESSED_BASELINES, FORECAST_BASELINES, REGRESSION
 
 
 def states(results, ledger=None) -> dict[str, str]:
@@ -62,14 +63,8 @@ def test_with_every_gate_passed_a_winner_is_named():
 
 
 def test_an_energy_is_trusted_by_its_own_audit_alone():
-    results = make_sound()
-    for arm in results["arms"]:
-        arm["scores"]["block_energy"] = arm["scores"].pop("wer_grammar", None)
-        if arm["scores"]["block_energy"] is None:
-            del arm["scores"]["block_energy"]
-    for item in (*results["differences"], *results["controls"]):
-        item["score"] = "block_energy"
-    results |= {"primary_score": "block_energy", "energy": "bare law", "audit": None}
+    results = make_energy()
+    results["audit"] = None
     assert states(results)["score trusted"] == "failed"
     assert reason(results, "score trusted").startswith("it was not audited on this corpus")
     results["audit"] = {"wer_grammar": make_audit(trusted=True)}
@@ -314,3 +309,22 @@ def test_every_gate_is_printed_with_its_state(tmp_path):
         assert f"| {gate.name} | {gate.state} |" in written
         assert f"| {gate.name} | {gate.state} |" in render_answer(results, make_ledger())
     assert table.count("badge bad") == 1 and table.count("badge good") == 7
+
+
+def test_an_energy_must_beat_the_floors_with_a_spread_too():
+    results = make_energy()
+    assert find_answer(results, make_ledger()).winner == "ar"
+    for name in FORECAST_BASELINES:
+        lost = make_energy()
+        pairs_of(lost, "ar", name)[0]["better"] = ""
+        answer = find_answer(lost, make_ledger())
+        assert answer.winner == "" and "not trained enough" in answer.headline
+        assert f"Autoregressive does not beat {name}" in reason(lost, "floors beaten")
+    # A file of an earlier version lacks them, and what was not measured was not beaten.
+    results["differences"] = [
+        item for item in results["differences"] if item["b"] not in DRESSED_BASELINES
+    ]
+    assert states(results)["floors beaten"] == "failed"
+    assert reason(results, "floors beaten") == (
+        "climatology and lookup_residuals and regression_residuals not measured for every arm"
+    )

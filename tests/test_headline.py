@@ -13,7 +13,7 @@ from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import save_row
 from genlab.evaluate.scores import ClipValues
 from genlab.load import load_experiment
-from genlab.run.bounds import BIGRAM, HEARD_BASELINES, REGRESSION, UNIGRAM
+from genlab.run.bounds import BIGRAM, FORECAST_BASELINES, REGRESSION, UNIGRAM
 from genlab.run.files import write_json
 from genlab.sweeps.notebook import write_notebook
 from genlab.sweeps.page import expand, load_sweep
@@ -110,7 +110,7 @@ def simulate(out, run, losing=()):
         family = {"masked_codes": "masked", "diffusion_latents": "diffusion"}.get(arm, arm)
         entry = {"name": arm, "family": family, "reads": arm.split("_")[1], "scores": scores[arm]}
         arms.append({**entry, "steps": 9, "network_calls": 4, "train_flops": 6e12, "epochs": 1.0})
-    beaten = beat_floors(ARMS, "block_energy", HEARD_BASELINES)
+    beaten = beat_floors(ARMS, "block_energy", FORECAST_BASELINES)
     for pair in beaten:
         if pair["a"] in losing and pair["b"] == REGRESSION:
             pair["better"] = ""

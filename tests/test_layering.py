@@ -362,6 +362,8 @@ def test_what_bounds_the_arms_is_named_in_one_file():
     assert spelled_in("codec_floor_codes", "codec_floor_latents") == {"run.bounds"}
     assert spelled_in("floor") == {"run.bounds"}
     assert spelled_in("baseline", "lookup", "unigram", "bigram") == {"run.bounds"}
+    dressed = ("climatology", "lookup_residuals", "regression_residuals")
+    assert spelled_in(*dressed) == {"run.bounds"}
     assert spelled_in("regression") == {"run.bounds", "decoders.regression"}  # its decoder's kind
     # A score whose name begins with "real" is refused there, which is not about the row.
     assert spelled_in("real") == {"run.bounds", "evaluate.own"}

@@ -16,7 +16,7 @@ from genlab.report.dots import dot_plots
 from genlab.report.page import render_page
 from genlab.report.tables import score_table
 from genlab.report.written import render_csv, render_markdown
-from genlab.run.bounds import BASELINES, COUNTED_BASELINES, HEARD_BASELINES
+from genlab.run.bounds import BASELINES, COUNTED_BASELINES, DRESSED_BASELINES, HEARD_BASELINES
 from genlab.sweeps.figures import curves
 from genlab.sweeps.page import expand
 
@@ -29,6 +29,7 @@ def with_baselines(results: dict) -> dict:
         name: {"wer_grammar": score(0.001, 0.0005, 3), "block_energy": score(0.1, 0.01, 3)}
         for name in HEARD_BASELINES
     }
+    rows |= {name: {"block_energy": score(0.1, 0.01, 3)} for name in DRESSED_BASELINES}
     rows |= {
         name: {"bits_per_s": score(1000.0 + number, 5, 3, validity="exact", **BITS)}
         for number, name in enumerate(COUNTED_BASELINES)
@@ -46,10 +47,11 @@ def test_baselines_are_columns_between_arms_and_floors_and_no_footnote():
     heads = re.findall(r'<th scope="col" class="(\w+)">([^<]*)', table)
     assert [title for _, title in heads] == [
         *("Autoregressive", "Masked parallel", "Latent diffusion"),
-        *("Mean latents", "Regression", "Uniform codes", "Unigram", "Bigram"),
+        *("Mean latents", "Regression", "Climatology", "Mean latents + residuals"),
+        *("Regression + residuals", "Uniform codes", "Unigram", "Bigram"),
         *("Codec floor, codes", "Codec floor, latents", "Real audio"),
     ]
-    assert [css for css, _ in heads] == ["model"] * 3 + ["bound"] * 8
+    assert [css for css, _ in heads] == ["model"] * 3 + ["bound"] * 11
     assert "Not in this run" not in table and missing_baselines(results) == ""
 
 
@@ -79,7 +81,10 @@ def test_every_place_that_shows_scores_shows_baselines():
 
 def test_results_of_an_earlier_version_say_that_they_have_none():
     results, ledger = {"question": "Which?", **make_results(3)}, make_ledger()
-    told = "Not in this run: Mean latents, Regression, Uniform codes, Unigram, Bigram."
+    told = (
+        "Not in this run: Mean latents, Regression, Climatology, Mean latents + residuals, "
+        "Regression + residuals, Uniform codes, Unigram, Bigram."
+    )
     assert told in str(score_table(results, find_answer(results, ledger)))
     assert told in render_markdown(results, ledger)
     assert told in " ".join(format_results(results, ledger).split())

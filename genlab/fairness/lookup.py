@@ -20,9 +20,6 @@ from jaxtyping import Float
 from genlab.data.store import TokenClip, TokenStore
 from genlab.data.text import normalise_text
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
-from genlab.evaluate.scores import ClipValues, Score, clip_means
-from genlab.evaluate.table import make_score
 
 TEXT_PLACES = 64  # how finely the way through a text is told, in steps from its start to its end
 WORD_PLACES = 16  # the same of a word
@@ -90,38 +87,6 @@ def fit_lookup(store: TokenStore, condition: ConditionConfig, train_clips: int |
     for number in store.numbers("train", train_clips):
         lookup.add(store.clip(number))
     return lookup
-
-
-def score_energy(
-    predicted: Sequence[Float[np.ndarray, "t d"]],
-    store: TokenStore,
-    clips: Sequence[TokenClip],
-    clusters: tuple[object, ...],
-    seed: int,
-) -> tuple[Score, ClipValues]:
-    """Return the energy of the block after each clip's middle, of latents that are predicted for
-    sure.
-
-    Args:
-        predicted: the latents of every clip, in the codec's units.
-        store: the token store of the clips.
-        clips: the real ones.
-        clusters: which clips are one unit of the statistics.
-        seed: of the interval.
-    """
-    frames = round(BLOCK_S * store.info.spec.frame_hz)
-    distances = []
-    for ours, clip in zip(predicted, clips, strict=True):
-        first = len(clip.units) // 2
-        block = slice(first, first + frames)
-        difference = (store.normalise(ours) - store.normalise(clip.latents))[block]
-        # The same scale as that of the arms: per latent value, NaN where no whole block follows.
-        is_whole = len(difference) == frames
-        distances.append(np.sqrt(np.square(difference).mean()) if is_whole else np.nan)
-    values = clip_means(np.array(distances, np.float64), clusters)
-    values = values._replace(runs=(0,) * len(clips))
-    note = f"one prediction per clip, the next {BLOCK_S:g} s after its middle"
-    return make_score(BARE_ENERGY, values.estimate(seed), seeds=1, note=note), values
 
 
 def frame_keys(clip: TokenClip, condition: ConditionConfig) -> list[list[Hashable]]:

@@ -10,7 +10,7 @@ whose evidence is missing has failed: what was not measured proves nothing.
     controls passed        no compared arm failed a control
     score trusted          the audit of the metrics trusts the score on this corpus
     real clips heard       a recogniser that judges hears the real clips
-    floors beaten          mean latents and a regression lose
+    floors beaten          mean latents and a regression lose; on a forecast, with a spread too
     counting beaten        for bits: counts of single codes and of pairs lose
     three seeds            per arm, and the intervals cover them
     enough prompts         as many as the power calculation asks
@@ -32,7 +32,7 @@ from genlab.evaluate.entries import (
 from genlab.evaluate.scores import is_proper
 from genlab.evaluate.table import known_metric
 from genlab.fairness.heeding import check_heeding
-from genlab.run.bounds import BIGRAM, HEARD_BASELINES, UNIGRAM, Baseline
+from genlab.run.bounds import BIGRAM, FORECAST_BASELINES, HEARD_BASELINES, UNIGRAM, Baseline
 from genlab.statistics.power import POWER
 
 GateName = Literal[
@@ -115,8 +115,12 @@ class Evidence(NamedTuple):
 
     @property
     def floors(self) -> Sequence[Baseline]:
-        """The rows that an arm must beat on this score."""
-        return (UNIGRAM, BIGRAM) if self.score == BITS else HEARD_BASELINES
+        """The rows that an arm must beat on this score: all that have it."""
+        if self.score == BITS:
+            return (UNIGRAM, BIGRAM)
+        metric = known_metric(self.score)
+        is_forecast = metric is not None and metric.needs == "tokens"
+        return FORECAST_BASELINES if is_forecast else HEARD_BASELINES
 
     @property
     def untrained(self) -> list[Compared]:

@@ -1,10 +1,10 @@
 """The block after each clip's middle, drawn by a trained decoder that is given the first half.
 
-In: a decoder, how it draws, and clips. Out: the energy of its draws (`genlab.evaluate.energy`).
+In: a decoder, how it draws, and clips. Out: the draws, or their scores (`genlab.evaluate.blocks`).
 Sampled codes count as the latents they stand for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from flax import nnx
 from jaxtyping import Float
 
 from genlab.data.store import TokenClip, TokenStore
-from genlab.decoders.noise.heads import energy_score
 from genlab.decoders.task import SamplerConfig, bare_law
-from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.blocks import Blocks
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
 from genlab.evaluate.table import find_metric
 from genlab.experiment import DecoderRun
 from genlab.sample import CompiledSampler, compile_sampler, conditions
@@ -25,7 +25,7 @@ BATCH_CLIPS = 32
 
 
 class BlockEnergy:
-    """The energy score of the block after each clip's middle, under models that share a program.
+    """Scores of the block after each clip's middle, under models that share a program.
 
     Clips are drawn in batches of `BATCH_CLIPS`, so that memory does not grow with their number.
     """
@@ -53,32 +53,49 @@ class BlockEnergy:
         self.compiled: CompiledSampler | None = None
 
     def __call__(self, model: nnx.Module, *, num_draws: int, seed: int) -> Float[np.ndarray, "n"]:
-        """Return the score of each clip, NaN where less than a block follows the middle.
+        """Return the energy of each clip, NaN where less than a block follows the middle.
 
         Args:
             model: the trained decoder.
             num_draws: continuations per clip, at least 2.
             seed: of the draws.
         """
-        size = min(len(self.clips), BATCH_CLIPS)
-        scores = []
-        for number, start in enumerate(range(0, len(self.clips), size)):
-            # The last batch is filled up, so that all have one shape and one program.
-            batch = [self.clips[i % len(self.clips)] for i in range(start, start + size)]
-            key = jax.random.key(seed)
-            # The first batch keeps the plain key: few clips score as they always did.
-            key = jax.random.fold_in(key, number) if number else key
-            scores.append(self._score(model, batch, num_draws, key))
-        return np.concatenate(scores)[: len(self.clips)]
+        return self.scores(model, num_draws=num_draws, seed=seed)[BARE_ENERGY]
+
+    def scores(
+        self, model: nnx.Module, *, num_draws: int, seed: int
+    ) -> dict[str, Float[np.ndarray, "n"]]:
+        """Return every score of the block, all of the same draws, as `__call__` does."""
+        found = [blocks.scores() for blocks in self._batches(model, num_draws, seed)]
+        return {
+            name: np.concatenate([scores[name] for scores in found])[: len(self.clips)]
+            for name in found[0]
+        }
+
+    def draw(self, model: nnx.Module, *, num_draws: int, seed: int) -> Blocks:
+        """Return the draws themselves, of all clips."""
+        found = list(self._batches(model, num_draws, seed))
+        draws, truth = (np.concatenate(parts)[: len(self.clips)] for parts in zip(*found))
+        return Blocks(draws, truth)
 
     @property
     def network_calls(self) -> int:
         """Sequential network calls of a continuation; known once something was scored."""
         return 0 if self.compiled is None else self.compiled.network_calls
 
-    def _score(
+    def _batches(self, model: nnx.Module, num_draws: int, seed: int) -> Iterator[Blocks]:
+        size = min(len(self.clips), BATCH_CLIPS)
+        for number, start in enumerate(range(0, len(self.clips), size)):
+            # The last batch is filled up, so that all have one shape and one program.
+            batch = [self.clips[i % len(self.clips)] for i in range(start, start + size)]
+            key = jax.random.key(seed)
+            # The first batch keeps the plain key: few clips score as they always did.
+            key = jax.random.fold_in(key, number) if number else key
+            yield self._draw(model, batch, num_draws, key)
+
+    def _draw(
         self, model: nnx.Module, clips: Sequence[TokenClip], num_draws: int, key: jax.Array
-    ) -> Float[np.ndarray, "n"]:
+    ) -> Blocks:
         frames = self.run.data.num_frames
         block_frames = round(BLOCK_S * self.store.info.spec.frame_hz)
         cond, num_frames = conditions(self.store, clips, frames)
@@ -95,11 +112,10 @@ class BlockEnergy:
         draws = []
         for draw_key in jax.random.split(key, num_draws):
             drawn = compiled(cond, num_frames, draw_key, prompt).tokens
-            # Only the block is kept: n t d -> n (f d)
-            draws.append(_latents_of(drawn, self.store)[clip, window].reshape(len(clips), -1))
-        truth = np.asarray(read_latents(tokens))[clip, window].reshape(len(clips), -1)
-        scores = energy_score(jnp.stack(draws, axis=1)[:, None], jnp.asarray(truth)[:, None])[:, 0]
-        return np.where(has_block, np.asarray(scores, np.float64) / np.sqrt(truth.shape[1]), np.nan)
+            draws.append(_latents_of(drawn, self.store)[clip, window])  # only the block is kept
+        truth = np.asarray(read_latents(tokens))[clip, window]
+        truth = np.where(has_block[:, None, None], truth, np.nan)
+        return Blocks(np.stack(draws, axis=1), truth)
 
 
 def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> SamplerConfig:

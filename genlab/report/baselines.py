@@ -12,8 +12,11 @@ from genlab.report.text import name_title
 from genlab.run.bounds import (
     BASELINES,
     BIGRAM,
+    CLIMATOLOGY,
     LOOKUP,
+    LOOKUP_RESIDUALS,
     REGRESSION,
+    REGRESSION_RESIDUALS,
     UNIFORM,
     UNIGRAM,
     Baseline,
@@ -23,6 +26,9 @@ _WHAT: Final[dict[Baseline, str]] = {
     LOOKUP: "the mean of all training latents whose conditions are the same, no network",
     REGRESSION: "the diffusion network trained by squared error with as many FLOPs, so that it "
     "predicts the mean latents of its conditions",
+    CLIMATOLOGY: "blocks of random training clips, whatever is told",
+    LOOKUP_RESIDUALS: "mean latents plus whole blocks of what they miss in validation clips",
+    REGRESSION_RESIDUALS: "the regression with a spread of the same kind",
     UNIFORM: "every code alike",
     UNIGRAM: "counts of each level's codes in the training clips",
     BIGRAM: "the same counts given the code of the frame before",

@@ -9,14 +9,21 @@ from genlab.arms import ArmRun
 from genlab.evaluate.entries import ScoreEntry
 from genlab.evaluate.metrics import RowResult
 from genlab.report.inputs import Row
-from genlab.run.bounds import BASELINE, CODES_FLOOR, FLOOR, FLOORS, LATENTS_FLOOR, LOOKUP, REAL
+from genlab.run.bounds import (
+    BASELINE,
+    FLOOR,
+    FLOORS,
+    FORECAST_BASELINES,
+    LATENTS_FLOOR,
+    REAL,
+)
 from genlab.statistics.bootstrap import finite_or_none
 
 
 def bound_entry(name: str, row: RowResult, leading: Sequence[str]) -> Row:
     """Return the entry of a row that was not trained; `leading` scores come first."""
     family = REAL if name == REAL else FLOOR if name in FLOORS else BASELINE
-    reads = {CODES_FLOOR: "codes", LATENTS_FLOOR: "latents", LOOKUP: "latents"}.get(name, "codes")
+    reads = "latents" if name in (LATENTS_FLOOR, *FORECAST_BASELINES) else "codes"
     reads = "" if name == REAL else reads
     return {
         "name": name,

@@ -44,11 +44,11 @@ from genlab.report.written import render_answer, render_prompts, render_scores, 
 from genlab.run.bounds import (
     BASELINES,
     BOUND_NAMES,
-    COUNTED_BASELINES,
     FLOORS,
     HEARD_BASELINES,
     LOOKUP,
     REAL,
+    SILENT_BASELINES,
 )
 from genlab.run.clock import TimeEntry
 from genlab.run.stored import DamagedError
@@ -215,8 +215,8 @@ def write_events(
     entries = _entries_of(results, shown, out)
     steps = {name: entry.get("steps", 0) for name, entry in entries.items()}
     last_step = max(steps[name] for name in heard)
-    # Counts of codes cannot be heard, and have scores all the same.
-    silent = {name: [] for name in COUNTED_BASELINES if name in entries}
+    # Counts of codes and forecasts of a block cannot be heard, and have scores all the same.
+    silent = {name: [] for name in SILENT_BASELINES if name in entries}
     for name, waves in {**shown, **silent}.items():
         log_dir = find_run_dir(out, name, seed) if name in heard else out / "floors" / name
         with RunWriter(log_dir, attempt="samples") as writer:

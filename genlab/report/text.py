@@ -9,7 +9,18 @@ from genlab.evaluate.metric import spell
 from genlab.evaluate.table import METRICS
 from genlab.report.additions import RatedPair
 from genlab.report.inputs import Row
-from genlab.run.bounds import BIGRAM, FLOOR, LOOKUP, REAL, REGRESSION, UNIFORM, UNIGRAM
+from genlab.run.bounds import (
+    BIGRAM,
+    CLIMATOLOGY,
+    FLOOR,
+    LOOKUP,
+    LOOKUP_RESIDUALS,
+    REAL,
+    REGRESSION,
+    REGRESSION_RESIDUALS,
+    UNIFORM,
+    UNIGRAM,
+)
 from genlab.statistics.bootstrap import Ends
 
 QUESTION = (
@@ -25,6 +36,9 @@ _ARM_TITLES = {
     REAL: "Real audio",
     LOOKUP: "Mean latents",
     REGRESSION: "Regression",
+    CLIMATOLOGY: "Climatology",
+    LOOKUP_RESIDUALS: "Mean latents + residuals",
+    REGRESSION_RESIDUALS: "Regression + residuals",
     UNIFORM: "Uniform codes",
     UNIGRAM: "Unigram",
     BIGRAM: "Bigram",

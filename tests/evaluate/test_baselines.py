@@ -10,10 +10,9 @@ from genlab.data.parts import PartValue
 from genlab.data.store import TokenClip
 from genlab.decoders.conditioning import ConditionConfig
 from genlab.evaluate.comparisons import compare_rows
-from genlab.evaluate.energy import BLOCK_S
 from genlab.evaluate.scores import clip_means
 from genlab.fairness.counts import WEIGHTS, CodeCounts, score_counts
-from genlab.fairness.lookup import Lookup, fit_lookup, frame_keys, score_energy
+from genlab.fairness.lookup import Lookup, fit_lookup, frame_keys
 from genlab.run.bounds import BIGRAM, UNIFORM, UNIGRAM
 
 
@@ -93,26 +92,6 @@ def test_labels_stay_longer_than_the_speaker_and_numbers_are_no_keys():
         make_clip([1], [5.0], parts=(label(4),)),
     )
     assert mean_of(lookup, make_clip([1], [0.0], speaker="new", parts=(label(4),))) == [5.0]
-
-
-class Normalised:
-    """A store that has what an energy needs."""
-
-    def __init__(self, spec):
-        self.info = type("Info", (), {"spec": spec})
-
-    def normalise(self, latents):
-        return latents / 2
-
-
-def test_the_energy_of_one_prediction_is_its_distance():
-    source = KnownEntropy()
-    block = round(BLOCK_S * source.spec.frame_hz)
-    long, short = (make_clip([1] * frames, [6.0] * frames) for frames in (2 * block, block))
-    predicted = [np.zeros_like(clip.latents) for clip in (long, short)]
-    score, values = score_energy(predicted, Normalised(source.spec), [long, short], (0, 1), seed=0)
-    assert values.values[0] == pytest.approx(3.0) and math.isnan(values.values[1])
-    assert score.value == pytest.approx(3.0) and score.validity == "metric"
 
 
 def test_counts_equal_those_by_hand():
