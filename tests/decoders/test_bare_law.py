@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from decoder_toys import BACKBONE, FAMILIES, NUM_FRAMES, SEMANTIC, SPEC, VOCAB, toy_batch
 
-from genlab import score
 from genlab.config import Config
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.task import Task, bare_law
@@ -21,6 +20,7 @@ from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.scores import clip_means
 from genlab.evaluate.table import make_score
+from genlab.forecasts import rows as forecast_rows
 
 TASK = Task(SPEC, VOCAB, BACKBONE, SEMANTIC, num_frames=NUM_FRAMES)
 
@@ -96,14 +96,14 @@ def test_a_decoder_that_declares_none_is_drawn_with_its_own_sampler():
 def test_its_energy_is_of_another_law_and_decides_nothing(monkeypatch):
     values = clip_means(np.array([0.1, 0.2, 0.3]), (0, 1, 2))
     made = make_score(BARE_ENERGY, values.estimate(0), seeds=1), values
-    monkeypatch.setattr(score, "_energy_of", lambda *args: made)
+    monkeypatch.setattr(forecast_rows, "_draw_scores", lambda *args: {BARE_ENERGY: made})
     config = SimpleNamespace(evaluation=SimpleNamespace(energy_draws=2))
     material = SimpleNamespace(prompts=[0], store=None)
     for decoder, kind in ((SilentConfig(), "biased"), (ARConfig(), "metric")):
         setup = SimpleNamespace(decoder=decoder, sampler=ARSampler(temperature=0.4))
         run = SimpleNamespace(arm=setup, task=lambda store: TASK)
         arms = [SimpleNamespace(run=run, name="ar")]
-        row = score._add_energy(RowResult({}, {}, {}, ()), config, material, arms)
+        row = forecast_rows.add_energies(RowResult({}, {}, {}, ()), config, material, arms)
         assert row.scores[BARE_ENERGY].validity == row.per_clip[BARE_ENERGY].validity == kind
         assert row.scores[TUNED_ENERGY].validity == "metric"  # it only describes
         other = row._replace(per_clip={BARE_ENERGY: values._replace(totals=values.totals + 1)})
