@@ -30,7 +30,7 @@ class Blocks(NamedTuple):
     @property
     def has_block(self) -> np.ndarray:
         """Which clips have one."""
-        return np.isfinite(self.truth).all(axis=(1, 2))
+        return np.asarray(np.isfinite(self.truth).all(axis=(1, 2)))
 
 
 def score_energy(blocks: Blocks) -> Float[np.ndarray, "n"]:
