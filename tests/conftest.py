@@ -17,19 +17,29 @@ os.environ.setdefault("NPROC", "64")
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "genlab-compiled-tests")
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-from genlab.machine.memory import reuse_memory
+# The commands that tests start spend nearly all of their time on compiling, and tests themselves
+# half of it. JAX reads this once, so it is not there while this process imports it: the process of
+# pytest, which starts those that run tests, has loaded this file before.
+OF_CHILDREN = os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+from genlab.machine.memory import reuse_memory  # noqa: E402
 
 reuse_memory()
 
-from jaxtyping import install_import_hook  # noqa: E402
+from checked_shapes import check_when_called  # noqa: E402
 
-install_import_hook(["genlab.nets", "genlab.decoders"], "beartype.beartype")
+check_when_called(["genlab.nets", "genlab.decoders"])
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = OF_CHILDREN
+
+
+COMPILING = ("codecs", "decoders", "nets", "recognisers")  # folders of tests
 
 
 def pytest_addoption(parser):
@@ -45,6 +55,18 @@ def pytest_addoption(parser):
 def key():
     """A fixed random key."""
     return jax.random.key(20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly(request):
+    """Compile without most optimizations where tests compile much and run little, but for those
+    that train for long.
+    """
+    path = request.path
+    is_quick = path.parent.name in COMPILING and path.stem != "test_known_entropy"
+    jax.config.update("jax_disable_most_optimizations", is_quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The kit of faults: 2,000 damaged inputs under one contract, and a handful of kill points.
+"""The kit of faults: 1,000 damaged inputs under one contract, and a handful of kill points.
 
 A failure prints the command that repeats its input.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fuzz.runner import ROOT, SHARES, ensure_world, environment, plan, run_inputs
 
-INPUTS, SEED = 2000, 1
+INPUTS, SEED = 1000, 1
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,7 @@ def test_what_is_killed_comes_to_the_same_end(world: Path):
         "-m",
         "tests.fuzz",
         "--kills",
-        "8",
+        "5",
         "--only",
         "data,compare",
         "--world",

@@ -34,11 +34,14 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
 
 
 def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
-    """On one seed, which names no winner: the card says that too."""
+    """On one seed, which names no winner: the card says that too. Clips and training are short."""
+    text = (ROOT / "docs" / "own_claim.py").read_text()
+    changes = {"seeds=(0, 1, 2)": "seeds=(0,)", "steps=150": "steps=20", "frames=96": "frames=48"}
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
     page = tmp_path / "own_claim.py"
-    page.write_text(
-        (ROOT / "docs" / "own_claim.py").read_text().replace("seeds=(0, 1, 2)", "seeds=(0,)")
-    )
+    page.write_text(text)
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

@@ -4,6 +4,7 @@ published.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from test_compare import TINY, run_compare
 
 # A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of
 # steps.
-SMALLER = ("data.num_frames=32", "budget.train_flops=1e9", 'baselines=["lookup", "bigram"]')
+SMALLER = ("data.num_frames=32", "budget.train_flops=3e8", 'baselines=["lookup", "bigram"]')
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def place(tmp_path_factory):
     convolutions = MICRO.convolutions.model_copy(update={"ratios": (8, 6, 5, 4)})
     values = {**PUBLISHED, "upsampling_ratios": [8, 6, 5, 4], "frame_rate": 12.5}
     write_mimi(folder / "mimi", MICRO.model_copy(update={"convolutions": convolutions}), values)
-    (folder / "tiny.py").write_text(TINY)
+    # One arm that reads codes and one that reads latents; the others add nothing here.
+    (folder / "tiny.py").write_text(re.sub(r' {12}"masked.*\n(?: {16}.*\n {12}\),\n)?', "", TINY))
     return folder
 
 
@@ -69,7 +71,6 @@ def test_the_main_job_runs_on_it(place):
     assert results["codec"]["sample_rate_hz"] == 24_000
     assert {arm["name"] for arm in results["arms"]} >= {
         "ar",
-        "masked",
         "diffusion",
         "real",
         "codec_floor_codes",

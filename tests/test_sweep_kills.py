@@ -20,7 +20,7 @@ from genlab.run.checkpoint import saved_steps
 from genlab.sweeps.page import SweepRun, expand, load_sweep
 from genlab.sweeps.runs import read_state, run_directory
 
-STEPS = (1500, 1000)  # some ten seconds each, which leaves time to kill them in
+STEPS = (550, 350)  # some seconds each and checkpoints every 50, which leaves time to kill them in
 
 
 class Bench:
@@ -100,7 +100,7 @@ def run_and_kill(folder: Path, cache: Path) -> Bench:
     bench.kill_worker(1)
     coordinator.wait()
     coordinator = bench.start()
-    wait_for(lambda: bench.has_saved(0, 400), coordinator)
+    wait_for(lambda: bench.has_saved(0, 250), coordinator)
     coordinator.send_signal(signal.SIGTERM)
     coordinator.wait()
     assert coordinator.returncode == EXIT_RESUME and bench.attempts(0) == [
@@ -108,7 +108,7 @@ def run_and_kill(folder: Path, cache: Path) -> Bench:
         EXIT_RESUME,
     ]
     coordinator = bench.start()
-    wait_for(lambda: bench.has_saved(0, 800), coordinator)
+    wait_for(lambda: bench.has_saved(0, 400), coordinator)
     coordinator.kill()
     coordinator.wait()
     last = bench.start()
