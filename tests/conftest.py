@@ -20,12 +20,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-# The commands that tests start spend nearly all of their time on compiling, and tests themselves
-# half of it. JAX reads this once, so it is not there while this process imports it: the process of
-# pytest, which starts those that run tests, has loaded this file before.
-OF_CHILDREN = os.environ.pop("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-from genlab.machine.memory import reuse_memory  # noqa: E402
+from genlab.machine.memory import reuse_memory
 
 reuse_memory()
 
@@ -36,10 +31,11 @@ check_when_called(["genlab.nets", "genlab.decoders"])
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = OF_CHILDREN
+# Folders and files of tests that compile much and run little.
+COMPILING = {"decoders", "test_answers", "test_dac", "test_encodec", "test_own_classes"}
+COMPILING |= {"test_own_condition", "test_own_metric", "test_signals"}
 
-
-COMPILING = ("codecs", "decoders", "nets", "recognisers")  # folders of tests
+LONG = {"test_compare", "test_fuzz", "test_hosts", "test_library", "test_sweep_kills"}
 
 
 def pytest_addoption(parser):
@@ -49,6 +45,13 @@ def pytest_addoption(parser):
         action="store_true",
         help="rewrite tests/goldens from what the code gives",
     )
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files with the longest tests first: at the end, no process waits for such a one, and
+    the second process takes others' tests from the end of the list.
+    """
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture
@@ -62,8 +65,8 @@ def compile_quickly(request):
     """Compile without most optimizations where tests compile much and run little, but for those
     that train for long.
     """
-    path = request.path
-    is_quick = path.parent.name in COMPILING and path.stem != "test_known_entropy"
+    names = {request.path.parent.name, request.path.stem}
+    is_quick = bool(names & COMPILING) and "test_known_entropy" not in names
     jax.config.update("jax_disable_most_optimizations", is_quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from kill_points import end_at, run_until
+from quick_commands import QUICKLY
 
 from genlab.evaluate.table import find_metric
 from genlab.report import outputs
@@ -67,8 +68,7 @@ def run_compare(config: Path, out: Path, cache: Path, *overrides: str) -> subpro
     environment = {
         **os.environ,
         "GENLAB_CACHE": str(cache),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        **QUICKLY,
     }
     command = [
         sys.executable,
@@ -226,7 +226,7 @@ def test_a_run_of_an_earlier_version_is_shown_without_baselines(finished: dict, 
                 if not {item.get("name"), item.get("b"), item.get("arm")} & {*BASELINES}
             ]
         (out / name).write_text(json.dumps(values))
-    environ = {"GENLAB_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environ = {"GENLAB_CACHE": str(place / "cache"), **QUICKLY}
     command = [sys.executable, "-m", "genlab.cli", "report", str(out)]
     done = subprocess.run(
         command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=300
@@ -323,7 +323,7 @@ def read_files(out: Path) -> dict[str, bytes]:
 def test_evaluate_refuses_or_is_killed_and_the_finished_run_stays(finished: dict, place: Path):
     out = place / "rescored"
     shutil.copytree(finished["out"], out)
-    environ = {"GENLAB_CACHE": str(place / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environ = {"GENLAB_CACHE": str(place / "cache"), **QUICKLY}
     before = read_files(out)
 
     refused = run_until(out, None, "evaluate", str(out), "seeds=[1]", environ=environ)

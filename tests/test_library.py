@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from quick_commands import QUICKLY
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "docs" / "library_example.py"
@@ -25,7 +26,7 @@ def test_the_script_runs_on_a_wav(tmp_path: Path):
         tmp_path / "in.wav", 0.3 * np.sin(2 * np.pi * 220 * time_s * (1 + 0.2 * time_s)), 16_000
     )
     command = [sys.executable, str(EXAMPLE), str(tmp_path / "in.wav"), str(tmp_path / "out.flac")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, **QUICKLY}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     wave, rate = soundfile.read(tmp_path / "out.flac")
@@ -44,8 +45,7 @@ def test_the_claim_of_the_documentation_becomes_a_card(tmp_path: Path):
     page.write_text(text)
     environment = {
         **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        **QUICKLY,
         "GENLAB_CACHE": str(tmp_path / "cache"),
     }
     for action in (["run"], ["report", "--card"]):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from quick_commands import QUICKLY
 from socket_guard import SocketGuard
 from test_compare import TINY
 
@@ -91,12 +92,12 @@ def test_no_command_asks_for_another_machine(tmp_path: Path):
     environment = {
         **guard.environment(),
         "GENLAB_CACHE": str(tmp_path / "cache"),
-        "JAX_PLATFORMS": "cpu",
+        **QUICKLY,
     }
     command = guard.command([sys.executable, "-c", COMMANDS, json.dumps(commands)])
     done = subprocess.run(
         command,
-        env={**environment, "XLA_FLAGS": ""},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=600,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from quick_commands import QUICKLY
 
 from genlab.data.decoding import FORMATS
 from genlab.data.table import ALIASES, SPLIT_ALIASES
@@ -60,8 +61,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path):
     environment = {
         **os.environ,
         "GENLAB_CACHE": str(tmp_path / "cache"),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        **QUICKLY,
     }
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])

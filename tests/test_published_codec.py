@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from mimi_toys import MICRO, PUBLISHED, write_mimi
+from quick_commands import QUICKLY
 from test_compare import TINY, run_compare
 
 # A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of
@@ -34,7 +35,7 @@ def place(tmp_path_factory):
 
 
 def genlab(*arguments):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = {**os.environ, **QUICKLY}
     command = [sys.executable, "-m", "genlab.cli", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 

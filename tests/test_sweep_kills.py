@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from quick_commands import QUICKLY
 from sweep_toys import write_page
 
 from genlab.machine.stopping import EXIT_DISK_FULL, EXIT_RESUME
@@ -32,8 +33,7 @@ class Bench:
         self.environment = {
             **os.environ,
             "GENLAB_CACHE": str(cache),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
+            **QUICKLY,
         }
 
     def start(self) -> subprocess.Popen:

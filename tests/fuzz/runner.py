@@ -176,6 +176,7 @@ def environment() -> dict[str, str]:
         "PYTHONPATH": paths,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # most of the time goes into compiling
         "PYTHONFAULTHANDLER": "1",
     }
 
