@@ -26,6 +26,8 @@ PLAN = {
     "seeds_needed": 3,
     "prompts_needed": {"3": 60, "5": 30, "10": 20},
     "prompt_error": 0.001,
+    "level": 0.05 / 3,
+    "declared": False,
 }
 
 

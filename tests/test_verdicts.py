@@ -160,8 +160,28 @@ def test_a_bound_shows_only_the_harmless_direction(tmp_path):
     hidden = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, **bound)[0]
     assert hidden.verdict == "inconclusive" and "could hide the opposite" in hidden.note
     taken = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"bounds_as_values": True}, **bound)[0]
-    assert taken.verdict == "reproduced" and "taken as values" in taken.note
+    assert taken.verdict == "reproduced in bounds" and "taken as values" in taken.note
+    assert f"masked could lie lower, and by more than {abs(taken.value):.3g}" in taken.note
+    # The exact value lies above the bound, and above what it bounds.
+    harmless = {"bounds_as_values": True, "expect": "above"}
+    sure = verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, harmless, **bound)[0]
+    assert sure.verdict == "reproduced" and "taken as values" not in sure.note
+    alike = {"expect": "within", "margin": 5.0}
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
+    assert found.verdict == "inconclusive"
+    alike["bounds_as_values"] = True
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
+    assert found.verdict == "reproduced in bounds" and "masked could lie lower" in found.note
     assert verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, {}, **bound)[0].verdict == "reversed"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_biased_value_shows_nothing_whatever_the_source_does(tmp_path, taken):
+    for effects in ({"ar": 0.0, "masked": 9.0}, {"ar": 9.0, "masked": 0.0}):
+        biased = {"validity": {"masked": "biased"}}
+        [found] = verdicts(tmp_path, effects, {"bounds_as_values": taken}, **biased)
+        assert found.verdict == "inconclusive" and "a biased value" in found.note
+        assert {gate.name: gate.state for gate in found.gates}["score trusted"] == "failed"
 
 
 def test_no_effect_is_seldom_called_one(tmp_path):
@@ -410,6 +430,8 @@ def test_one_of_three_predictions_pays_for_all_of_them(tmp_path):
     [alone] = verdicts(tmp_path / "a", effects, asked[0])
     assert alone.verdict == "reproduced" and 0.017 < alone.p_holm < 0.05
     found = verdicts(tmp_path / "b", effects, *asked)
+    assert "at the level 0.017" in found[0].gates[-2].reason  # 5 % over three
+    assert "at the level 0.05" in alone.gates[-2].reason
     assert found[0].value == alone.value and found[0].p_holm == pytest.approx(3 * alone.p_holm)
     assert [one.verdict for one in found] == ["inconclusive"] * 3
 
@@ -465,7 +487,8 @@ def test_a_crossing_of_bounds_is_no_crossing_of_values(tmp_path, crossing_sweep)
     taken = sweep.predictions[0].model_copy(update={"bounds_as_values": True})
     stated = sweep.model_copy(update={"predictions": (taken,)})
     found = judge(stated, runs, tmp_path)[0]
-    assert found.verdict == "reproduced" and "upper bounds are taken as values" in found.note
+    assert found.verdict == "reproduced in bounds"
+    assert "upper bounds are taken as values" in found.note
 
 
 def make_draft(verdict, states):

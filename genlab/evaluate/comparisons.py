@@ -30,7 +30,7 @@ from genlab.statistics.bootstrap import (
     sum_clusters,
 )
 from genlab.statistics.crossed import Crossed, contrast_of_trainings
-from genlab.statistics.power import PowerPlan, make_plan
+from genlab.statistics.power import PowerPlan, first_level, make_plan
 
 
 class Difference(NamedTuple):
@@ -57,7 +57,9 @@ class Difference(NamedTuple):
     `better`.
     """
     plan: PowerPlan | None = None
-    """What it takes to see the margin, or else a tenth of the better value; None with one seed."""
+    """What it takes to see the margin, or else a tenth of the better value, at the level of Holm's
+    first step over the pairs of this score; None with one seed.
+    """
 
     def to_dict(self) -> DifferenceEntry:
         """Return the entry of results.json."""
@@ -74,11 +76,11 @@ class Difference(NamedTuple):
             "margin": finite_or_none(self.margin),
             "p_equivalent": finite_or_none(self.p_equivalent),
             "equivalent": self.equivalent,
-            "plan": _plan_entry(self.plan) if self.plan else None,
+            "plan": _plan_entry(self.plan, self.margin) if self.plan else None,
         }
 
 
-def _plan_entry(plan: PowerPlan) -> PlanEntry:
+def _plan_entry(plan: PowerPlan, margin: float) -> PlanEntry:
     return {
         "target": plan.target,
         "prompts": plan.prompts,
@@ -87,6 +89,8 @@ def _plan_entry(plan: PowerPlan) -> PlanEntry:
         "seeds_needed": plan.seeds_needed,
         "prompts_needed": {str(seeds): needed for seeds, needed in plan.prompts_needed.items()},
         "prompt_error": plan.prompt_error,
+        "level": plan.level,
+        "declared": math.isfinite(margin),
     }
 
 
@@ -172,6 +176,7 @@ def _compare_on(
             lower_is_better,
             seed,
             (trainings.get(a, ""), trainings.get(b, "")),
+            first_level(len(names)),
         )
         for a, b in names
     ]
@@ -250,6 +255,7 @@ def _subtract(
     lower_is_better: bool,
     seed: int,
     trainings: tuple[str, str],
+    level: float,
 ) -> _Pair:
     a, b = pair
     first = rows[a][name]
@@ -280,9 +286,8 @@ def _subtract(
     if crossed is None or min(grids[0].shape) < 2:
         return _Pair(Estimate(math.nan, math.nan, math.nan, num_prompts), 1.0, None, None)
     target = _target(grids, lower_is_better, margin)
-    plan = make_plan(
-        target, *grids, shares_training=bool(trainings[0]) and len(set(trainings)) == 1
-    )
+    shares_training = bool(trainings[0]) and len(set(trainings)) == 1
+    plan = make_plan(target, *grids, shares_training=shares_training, level=level)
     return _Pair(crossed.estimate(num_prompts), float(crossed.p_value()), crossed, plan)
 
 

@@ -63,6 +63,8 @@ class PlanEntry(TypedDict):
     power: NotRequired[Number]
     seeds_needed: NotRequired[Count | None]
     prompts_needed: NotRequired[dict[str, Count | None]]
+    level: NotRequired[Number]
+    declared: NotRequired[bool]
 
 
 @pydantic.with_config(OPEN)

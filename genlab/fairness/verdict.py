@@ -48,6 +48,8 @@ GateName = Literal[
 ]
 MIN_SEEDS: Final = 3
 BITS: Final = "bits_per_s"
+DECLARED: Final = "declared"
+UNDECLARED: Final = "a tenth of the better value, as none was declared"
 
 
 class Gate(NamedTuple):
@@ -202,7 +204,9 @@ def check_seeds(seeds: int) -> Gate:
     return Gate("three seeds", "passed", told)
 
 
-def check_power(target: float, power: float, prompts: int, asked: int | None) -> Gate:
+def check_power(
+    target: float, power: float, prompts: int, asked: int | None, *, level: float, rule: str
+) -> Gate:
     """Return the gate of the test set: whether a difference of `target` would be seen.
 
     Args:
@@ -210,19 +214,20 @@ def check_power(target: float, power: float, prompts: int, asked: int | None) ->
         power: the probability of seeing it with what is at hand.
         prompts: at hand.
         asked: prompts that it takes with the seeds at hand, None if that is not known.
+        level: of the test, which all that are made share (`first_level`).
+        rule: where the target comes from, in words.
     """
+    told = (
+        f"{prompts} prompts show a difference of {target:.3g} ({rule}) with {power:.0%} power at "
+        f"the level {level:.2g}"
+    )
     if power >= POWER:
-        return Gate(
-            "enough prompts",
-            "passed",
-            f"{prompts} prompts show a difference of {target:.3g} with {power:.0%} power",
-        )
+        return Gate("enough prompts", "passed", told)
     need = f"it takes {asked:,}" if asked else "it takes more prompts, more seeds"
     return Gate(
         "enough prompts",
         "failed",
-        f"{prompts} prompts show a difference of {target:.3g} with {power:.0%} power and "
-        f"{POWER:.0%} is asked for: {need}, or a larger margin declared beforehand",
+        f"{told}, and {POWER:.0%} is asked for: {need}, or a larger margin declared beforehand",
     )
 
 
@@ -372,8 +377,16 @@ def _check_prompts(evidence: Evidence) -> Gate:
         if not plan or "power" not in plan or "target" not in plan:
             reason = f"the power against {rival.title} was not calculated"
             return Gate("enough prompts", "failed", reason)
+        if "level" not in plan:
+            reason = (
+                f"the power against {rival.title} is of an early version, which did not share the "
+                "level among the pairs; score the comparison again with `genlab evaluate`"
+            )
+            return Gate("enough prompts", "failed", reason)
         needed = plan.get("prompts_needed", {}).get(str(plan.get("seeds")))
-        found.append(check_power(plan["target"], plan["power"], plan.get("prompts", 0), needed))
+        rule = DECLARED if plan.get("declared") else UNDECLARED
+        at_hand = plan["target"], plan["power"], plan.get("prompts", 0), needed
+        found.append(check_power(*at_hand, level=plan["level"], rule=rule))
     if not found:
         return Gate("enough prompts", "not applicable", "there is no other arm to compare with")
     return next(iter(failed(found)), found[0])

@@ -246,8 +246,8 @@ def _power_table(name: str, found: Sequence[DifferenceEntry], titles: Mapping[st
     ]
     head = [f"{score_title(name)}, power", *power_columns(planned[0][1])]
     note = Markup(
-        '<p class="lead">Needed for 80 % power at 5 %, two-sided, from the variances seen here: a '
-        "guide.</p>"
+        '<p class="lead">Needed for 80 % power in a two-sided test whose level all pairs share '
+        "(5 % over their number, Holm's first step), from the variances seen here: a guide.</p>"
     )
     return _table("Power", _row(head, "th", 'scope="col"'), rows, css="power") + note
 

@@ -7,8 +7,10 @@ prompts and seeds, and `PowerPlan`, a small table.
 
 Eq. V(n prompts, m seeds) = seed / m + prompt / n + rest / (n m). Power is averaged over drawn mean
 squares, because the interval of 3 seeds is now short, now long: a noncentral t at the expected
-degrees of freedom promises up to 12 points too much there. Holm's correction for several pairs is
-not in it. With one training seed per arm nothing is known of `seed`, so there is no plan.
+degrees of freedom promises up to 12 points too much there. Where several pairs are tested, the
+level is that of the first step of Holm's correction (`first_level`), the strictest one, so that no
+power is promised that the correction takes away. With one training seed per arm nothing is known of
+`seed`, so there is no plan.
 
 The components come from few seeds themselves: with 3 per arm, the numbers can be off by a factor of
 2.
@@ -27,6 +29,7 @@ from genlab.statistics.bootstrap import CONFIDENCE
 from genlab.statistics.crossed import Crossed, MeanSquares, combine_squares, mean_squares
 
 POWER = 0.8
+LEVEL = 1 - CONFIDENCE
 PLANNED_SEEDS = (3, 5, 10)
 MOST_PROMPTS = 10_000
 MOST_SEEDS = 100
@@ -43,7 +46,7 @@ class Components(NamedTuple):
 
 
 class PowerPlan(NamedTuple):
-    """What it takes to see `target` with 80 % power in a two-sided test at 5 %."""
+    """What it takes to see `target` with 80 % power in a two-sided test at `level`."""
 
     target: float
     prompts: int
@@ -60,6 +63,13 @@ class PowerPlan(NamedTuple):
     """Standard error of the difference that the choice of prompts alone causes, the same however
     many seeds are run.
     """
+    level: float = LEVEL
+    """Of the test, shared by all that are made."""
+
+
+def first_level(num_tests: int) -> float:
+    """Return the level of the first of Holm's steps over so many tests: 5 % shared by them all."""
+    return LEVEL / max(1, num_tests)
 
 
 def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) -> Components | None:
@@ -78,9 +88,15 @@ def find_components(a: Float[np.ndarray, "s c"], b: Float[np.ndarray, "u c"]) ->
     return Components(max(seed, 0.0), max(float(by_prompt.var(ddof=1)) - noise, 0.0), rest)
 
 
-def find_power(target: float, components: Components, num_prompts: int, num_seeds: int) -> float:
-    """Return the probability that the paired test sees a difference of `target`, with equal seeds
-    in both arms.
+def find_power(
+    target: float,
+    components: Components,
+    num_prompts: int,
+    num_seeds: int,
+    level: float = LEVEL,
+) -> float:
+    """Return the probability that the paired test at `level` sees a difference of `target`, with
+    equal seeds in both arms.
     """
     if min(num_prompts, num_seeds) < 2:
         return 0.0
@@ -99,34 +115,38 @@ def find_power(target: float, components: Components, num_prompts: int, num_seed
     rests = rest / 2 * drawn[2:4]
     arms = [(MeanSquares(seeds[i], drawn[4], rests[i]), seed_dof) for i in range(2)]
     std_error, dof = combine_squares((prompt + rest) * drawn[4], prompt_dof, arms)
-    reach = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, dof) * std_error
+    reach = scipy.stats.t.isf(level / 2, dof) * std_error
     upper, lower = (
         scipy.stats.norm.sf((reach - sign * abs(target)) / deviation) for sign in (1, -1)
     )
     return float(np.mean(upper + lower))
 
 
-def power_of(target: float, found: Crossed) -> float:
-    """Return the probability that a test with this standard error and these degrees of freedom sees
-    a difference of `target`, by a shifted Student's t; 1 where nothing varies.
+def power_of(target: float, found: Crossed, level: float = LEVEL) -> float:
+    """Return the probability that a test at `level` with this standard error and these degrees of
+    freedom sees a difference of `target`, by a shifted Student's t; 1 where nothing varies.
     """
     error = float(found.std_error)
     if error == 0:
         return 1.0
-    reach = scipy.stats.t.ppf(0.5 + CONFIDENCE / 2, found.dof)
+    reach = scipy.stats.t.isf(level / 2, found.dof)
     return float(scipy.stats.t.sf(reach - abs(target) / error, found.dof))
 
 
-def find_prompts(target: float, components: Components, num_seeds: int) -> int | None:
+def find_prompts(
+    target: float, components: Components, num_seeds: int, level: float = LEVEL
+) -> int | None:
     """Return the fewest prompts that reach 80 % with `num_seeds`, or None if 10,000 do not."""
-    return _fewest(lambda n: find_power(target, components, n, num_seeds), MOST_PROMPTS)
+    return _fewest(lambda n: find_power(target, components, n, num_seeds, level), MOST_PROMPTS)
 
 
-def find_seeds(target: float, components: Components, num_prompts: int) -> int | None:
+def find_seeds(
+    target: float, components: Components, num_prompts: int, level: float = LEVEL
+) -> int | None:
     """Return the fewest training seeds per arm that reach 80 % with `num_prompts`, or None if 100
     do not.
     """
-    return _fewest(lambda m: find_power(target, components, num_prompts, m), MOST_SEEDS)
+    return _fewest(lambda m: find_power(target, components, num_prompts, m, level), MOST_SEEDS)
 
 
 def find_paired_components(difference: Float[np.ndarray, "s c"]) -> Components | None:
@@ -148,6 +168,7 @@ def make_plan(
     b: Float[np.ndarray, "u c"],
     *,
     shares_training: bool = False,
+    level: float = LEVEL,
 ) -> PowerPlan | None:
     """Return what it takes to see `target` between two arms, or None where their variances are not
     known. With `shares_training` row s of both is of one trained model.
@@ -161,10 +182,11 @@ def make_plan(
         target,
         num_prompts,
         num_seeds,
-        find_power(target, components, num_prompts, num_seeds),
-        find_seeds(target, components, num_prompts),
-        {seeds: find_prompts(target, components, seeds) for seeds in PLANNED_SEEDS},
+        find_power(target, components, num_prompts, num_seeds, level),
+        find_seeds(target, components, num_prompts, level),
+        {seeds: find_prompts(target, components, seeds, level) for seeds in PLANNED_SEEDS},
         math.sqrt(components.prompt / num_prompts),
+        level,
     )
 
 

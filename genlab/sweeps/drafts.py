@@ -16,6 +16,8 @@ from genlab.evaluate.rows import load_row
 from genlab.evaluate.scores import ClipValues, is_proper
 from genlab.evaluate.table import find_metric
 from genlab.fairness.verdict import (
+    DECLARED,
+    UNDECLARED,
     Gate,
     GateName,
     check_power,
@@ -31,8 +33,9 @@ from genlab.statistics.crossed import Crossed, contrast_of_trainings
 from genlab.statistics.crossover import Curve, find_crossover
 from genlab.statistics.power import power_of
 from genlab.studies.crossover import AXES, find_shared_error, gates_of_curves, seed_values
+from genlab.sweeps.cells import check_cells, describe_interaction, interaction_of
 from genlab.sweeps.finding import Finding, Verdict
-from genlab.sweeps.page import Contrast, Crossing, Prediction, Ratio, SweepRun
+from genlab.sweeps.page import Contrast, Crossing, Gap, Prediction, Ratio, SweepRun
 
 LEVEL = 0.05
 _OF_THE_SCORE: tuple[GateName, ...] = (
@@ -66,15 +69,18 @@ def expected(prediction: Prediction) -> str:
     """Return what was predicted, in a word."""
     if isinstance(prediction, Crossing):
         return f"{prediction.after} overtakes"
+    if isinstance(prediction, Gap):
+        return "shrinks"
     if isinstance(prediction, Ratio):
         return f"{prediction.expect} {prediction.times:g}"
     return prediction.expect + (f" {prediction.margin:g}" if prediction.margin else "")
 
 
 def draft_contrast(
-    prediction: Contrast, labels: Sequence[str], loaded: Mapping[str, Loaded]
+    prediction: Contrast, labels: Sequence[str], loaded: Mapping[str, Loaded], level: float
 ) -> Draft:
-    """Return the weighted sum with its interval.
+    """Return the weighted sum with its interval; its power is that of a test at `level`, which all
+    that the page decides share.
 
     Raises:
         GenlabError: if a row lacks the score, or two rows were scored on different prompts.
@@ -85,40 +91,20 @@ def draft_contrast(
     crossed, seeds, prompts = _add_up(prediction, rows, list(entries.values()))
     value, half = float(crossed.value), float(crossed.half_width)
     low, high = value - half, value + half
-    below, above = _shows(prediction, rows)
-    notes = []
-    verdict: Verdict = "inconclusive"
-    if prediction.margin is not None:
-        # A difference within the margin is an equivalence test, so both ends must lie inside.
-        is_inside = abs(value) < prediction.margin
-        p_value = float(
-            crossed.equivalence_p_value(prediction.margin)
-            if is_inside
-            else 2 * crossed.exceedance(np.abs(crossed.value) - prediction.margin)
-        )
-        if not is_inside or (below and above):
-            verdict = "reproduced" if is_inside else "reversed"
-    else:
-        p_value = float(crossed.p_value())
-        side = "below" if value < 0 else "above"
-        # An upper bound above an exact value shows nothing: the value itself may lie below.
-        if above if side == "above" else below:
-            verdict = "reproduced" if side == prediction.expect else "reversed"
-        elif low > 0 or high < 0:
-            notes.append(
-                f"the sum is significantly {side} zero, but upper bounds in it could hide the "
-                "opposite"
-            )
-        # An interval by another quantile than the p-value must agree with it.
-        p_value = p_value if low > 0 or high < 0 else max(p_value, LEVEL)
-    if prediction.bounds_as_values:
-        notes.append("upper bounds are taken as values, as the source does")
+    verdict, p_value, notes = _read_sum(prediction, rows, crossed)
     if prediction.size is not None:
         inside = low <= prediction.size <= high
         notes.append(
             f"predicted size {prediction.size:g} lies {'inside' if inside else 'outside'} the "
             "interval"
         )
+    gates = _gates_of_contrast(prediction, places, entries, crossed, seeds, prompts, level)
+    reads = {row: entry.get("reads", "") for row, entry in entries.items()}
+    if cells := interaction_of(prediction, reads):
+        # Beside every mean over codes and latents, whatever the gates say of it.
+        crossed_cells, *_ = _add_up(cells, rows, list(entries.values()))
+        notes.append(describe_interaction(crossed_cells))
+        gates = replace_gates(gates, check_cells(crossed, crossed_cells))
     finding = Finding(
         prediction.text,
         "contrast",
@@ -130,9 +116,67 @@ def draft_contrast(
         high,
         seeds=seeds,
         note="; ".join(notes),
-        gates=tuple(_gates_of_contrast(prediction, places, entries, crossed, seeds, prompts)),
+        gates=tuple(gates),
     )
     return Draft(finding, p_value)
+
+
+def _read_sum(
+    prediction: Contrast, rows: Sequence[ClipValues], crossed: Crossed
+) -> tuple[Verdict, float, list[str]]:
+    """Return what a sum shows if it is sure, the p-value of that, and what is to be said of it."""
+    value, half = float(crossed.value), float(crossed.half_width)
+    below, above = _shows(prediction, rows)
+    is_shown = {"below": below, "above": above}
+    if prediction.margin is not None:
+        # A difference within the margin is an equivalence test, so both ends must lie inside.
+        is_inside = abs(value) < prediction.margin
+        p_value = float(
+            crossed.equivalence_p_value(prediction.margin)
+            if is_inside
+            else 2 * crossed.exceedance(np.abs(crossed.value) - prediction.margin)
+        )
+        verdict: Verdict = "reproduced" if is_inside else "reversed"
+        needs_both = is_inside
+    else:
+        side = "below" if value < 0 else "above"
+        verdict = "reproduced" if side == prediction.expect else "reversed"
+        needs_both = False
+        # An interval by another quantile than the p-value must agree with it.
+        p_value = float(crossed.p_value())
+        p_value = p_value if abs(value) > half else max(p_value, LEVEL)
+    # An upper bound above an exact value shows nothing: the value itself may lie below.
+    if below and above if needs_both else is_shown["below" if value < 0 else "above"]:
+        return verdict, p_value, []
+    if not all(is_proper(row.validity) for row in rows):
+        return "inconclusive", p_value, ["a biased value is among the rows and shows nothing"]
+    if prediction.bounds_as_values:
+        return in_bounds(verdict), p_value, [_tell_bounds(prediction, rows, value)]
+    hidden = f"the sum is significantly {'below' if value < 0 else 'above'} zero, but upper bounds "
+    notes = [hidden + "in it could hide the opposite"] if abs(value) > half else []
+    return "inconclusive", p_value, notes
+
+
+def in_bounds(verdict: Verdict) -> Verdict:
+    """Return a verdict that holds for bounds, as a word of its own."""
+    if verdict == "reproduced":
+        return "reproduced in bounds"
+    return "reversed in bounds" if verdict == "reversed" else verdict
+
+
+def _tell_bounds(prediction: Contrast, rows: Sequence[ClipValues], value: float) -> str:
+    """Say which rows are bounds, and by how much tighter ones would turn the order."""
+    bounds = [
+        row
+        for (row, weight), values in zip(prediction.terms.items(), rows)
+        # Only a bound that is too high on this side could turn it.
+        if values.validity == "upper bound" and (prediction.margin or weight * value > 0)
+    ]
+    return (
+        "upper bounds are taken as values, as the source does: "
+        f"{' and '.join(bounds)} could lie lower, and by more than {abs(value):.3g} in this sum "
+        "the order would turn"
+    )
 
 
 def draft_ratio(prediction: Ratio, labels: Sequence[str], loaded: Mapping[str, Loaded]) -> Draft:
@@ -220,9 +264,16 @@ def draft_crossing(
     kinds = {
         arm["scores"].get(prediction.score, {}).get("validity") for pair in arms for arm in pair
     }
-    if "upper bound" in kinds:
+    if not kinds <= {"exact", "metric", "upper bound"}:
+        verdict = "inconclusive"
+        notes.append("a biased value is among them and shows nothing")
+    elif "upper bound" in kinds:
         if prediction.bounds_as_values:
-            notes.append("upper bounds are taken as values, as the source does")
+            verdict = in_bounds(verdict)
+            notes.append(
+                "upper bounds are taken as values, as the source does: tighter ones would move the "
+                f"crossing, and by more than {abs(gap):.3g} at the end turn the order there"
+            )
         else:
             verdict = "inconclusive"
             notes.append("upper bounds are among the values: where bounds cross, values need not")
@@ -300,7 +351,7 @@ def _shows(prediction: Contrast, rows: Sequence[ClipValues]) -> tuple[bool, bool
     """
     if not all(is_proper(row.validity) for row in rows):
         return False, False
-    exact = [row.validity != "upper bound" or prediction.bounds_as_values for row in rows]
+    exact = [row.validity != "upper bound" for row in rows]
     weights = prediction.terms.values()
     below, above = (
         all(fine or weight * side > 0 for fine, weight in zip(exact, weights)) for side in (1, -1)
@@ -330,6 +381,7 @@ def _gates_of_contrast(
     crossed: Crossed,
     seeds: int,
     prompts: int,
+    level: float,
 ) -> list[Gate]:
     """Return the gates of every run that the sum is about; those of the sum itself replace what a
     run says of its pairs.
@@ -353,7 +405,8 @@ def _gates_of_contrast(
         entry["scores"].get(prediction.score) or {"value": None} for entry in entries.values()
     ]
     values = [abs(score["value"] or 0.0) for score in scores]
-    target = prediction.margin or abs(prediction.size or 0.0) or min(values) / 10
+    declared = prediction.margin or abs(prediction.size or 0.0)
+    target = declared or min(values) / 10
     kinds: dict[tuple[str, str], float] = {}
     for row, weight in prediction.terms.items():
         kind = entries[row]["family"], entries[row].get("reads", "")
@@ -361,7 +414,14 @@ def _gates_of_contrast(
     return replace_gates(
         gates,
         check_seeds(seeds),
-        check_power(target, power_of(target, crossed), prompts, None),
+        check_power(
+            target,
+            power_of(target, crossed, level),
+            prompts,
+            None,
+            level=level,
+            rule=DECLARED if declared else UNDECLARED,
+        ),
         check_token_types(kinds, is_about_tokens=prediction.about == "tokens"),
     )
 

@@ -46,7 +46,7 @@ def forest(findings: Sequence[Finding]) -> list[Markup]:
             finding
             for finding in findings
             if finding.score == score
-            and finding.kind == "contrast"
+            and finding.kind in ("contrast", "gap")
             and math.isfinite(finding.value)
         ]
         if group:
@@ -69,6 +69,7 @@ def _forest_of(score: str, findings: Sequence[Finding]) -> Markup:
         Markup('<path class="grid" d="M{0:.1f} 4V{1}"/>').format(place(0.0), bottom),
     ]
     colours = {"reproduced": 0, "reversed": 1, "inconclusive": 5}
+    colours |= {"reproduced in bounds": 4, "reversed in bounds": 4}
     for row, finding in enumerate(findings):
         y = row * _ROW + 34
         bar = Markup(

@@ -1,5 +1,8 @@
 """What was found of a prediction: one line of the page of a sweep.
 
+"in bounds" is a verdict of its own: the source takes upper bounds for values, and so did this one,
+but were the bound tighter by more than the gap, the order would turn.
+
 Out: `Finding`, with the verdict, the gates that it had to pass, and JSON types for findings.json.
 """
 
@@ -13,6 +16,8 @@ from genlab.statistics.bootstrap import Ends, finite_or_none
 Verdict = Literal[
     "reproduced",
     "reversed",
+    "reproduced in bounds",
+    "reversed in bounds",
     "inconclusive",
     "not run",
     "not tested at this scale",

@@ -11,8 +11,8 @@ all arms of a run share, or add arms.
     points = chain(points, more)        points = subsample(points, 6, seed=0)
 
 A prediction is signed and written before the run: a weighted sum of scores that is to lie below
-zero, above it, or within a margin; two families whose curves are to cross inside the sweep; or the
-ratio of what two arms cost.
+zero, above it, or within a margin; a gap that is to shrink; two families whose curves are to cross
+inside the sweep; or the ratio of what two arms cost.
 """
 
 import ast
@@ -113,6 +113,47 @@ class Contrast(Config):
         return list(self.terms)
 
 
+class Gap(Config):
+    """Predicted: the gap between two families is nearer to zero in `large` than in `small`,
+    whichever of them is ahead.
+
+    A gap that turns round and grows does not shrink, so two sums must have one sign: the gap at the
+    one minus that at the other, and both together.
+    """
+
+    kind: Literal["gap"] = "gap"
+    text: str
+    """The prediction in words, its name on the page."""
+    score: str
+    """Name of the score."""
+    small: dict[str, float] = pydantic.Field(min_length=1)
+    """Weights of the rows of the gap that is predicted to be the wider one."""
+    large: dict[str, float] = pydantic.Field(min_length=1)
+    """Weights of the rows of the other gap, of other rows."""
+
+    @property
+    def sums(self) -> tuple[Contrast, Contrast]:
+        """The two sums that have one sign if the gap shrinks: the difference of the gaps, and both
+        together.
+        """
+        minus = {row: -weight for row, weight in self.large.items()}
+        told = {"text": self.text, "score": self.score, "expect": "above"}
+        return (
+            Contrast(**told, terms={**self.small, **minus}),
+            Contrast(**told, terms={**self.small, **self.large}),
+        )
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "Gap":
+        if shared := sorted(set(self.small) & set(self.large)):
+            raise ValueError(f"large: the row {shared[0]!r} is one of small, too; take other rows")
+        return self
+
+    def rows(self, labels: Sequence[str]) -> list[str]:
+        """Return the rows that it is about."""
+        return [*self.small, *self.large]
+
+
 class Crossing(Config):
     """Predicted: with growing x, `after` becomes better than `before`, inside the sweep."""
 
@@ -176,7 +217,7 @@ class Ratio(Config):
         return [self.over, self.under]
 
 
-Prediction = Annotated[Contrast | Crossing | Ratio, pydantic.Field(discriminator="kind")]
+Prediction = Annotated[Contrast | Gap | Crossing | Ratio, pydantic.Field(discriminator="kind")]
 
 
 class Sweep(Config):
@@ -250,11 +291,13 @@ class Sweep(Config):
                         f"predictions: no row {row!r}; rows are ARM, or ARM @ LABEL such as "
                         f"{example!r}"
                     )
-            if isinstance(prediction, Contrast):
+            if isinstance(prediction, Contrast | Gap):
                 # A metric of the user is known to the config alone.
                 if not is_paired(prediction.score, self.base.own_metrics):
                     raise ValueError(f"predictions: {_not_paired(prediction.score)}")
-                _check_fair(prediction, runs)
+                sums = [prediction] if isinstance(prediction, Contrast) else prediction.sums
+                for one in sums:
+                    _check_fair(one, runs)
             if (
                 isinstance(prediction, Ratio)
                 and prediction.length_s not in self.base.evaluation.lengths_s

@@ -48,7 +48,7 @@ from genlab.run.files import write_json
 from genlab.run.ownership import check_has_no_way_out
 from genlab.run.status import UNTOUCHED, heartbeat_age_s, lock_to_delete, read_status
 from genlab.run.stored import OPEN, Number, read_again, read_stored
-from genlab.sweeps.page import Contrast, Sweep, SweepRun, expand
+from genlab.sweeps.page import Contrast, Gap, Sweep, SweepRun, expand
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
 
@@ -248,7 +248,7 @@ def find_cost(sweep: Sweep, runs: Sequence[SweepRun], progress: Progress) -> Cos
     progress("plan", len(runs), len(runs))
     for prediction in sweep.predictions:
         labels = {row.partition(" @ ")[2] for row in prediction.rows(list(prompts))} & set(prompts)
-        if len({prompts[label] for label in labels}) > 1 and isinstance(prediction, Contrast):
+        if len({prompts[label] for label in labels}) > 1 and isinstance(prediction, Contrast | Gap):
             raise GenlabError(
                 f"prediction {prediction.text!r}: its points do not have the same codec and prompts"
             )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from genlab.evaluate.energy import BARE_ENERGY
 from genlab.experiment import Comparison
 from genlab.fairness.verdict import BITS
-from genlab.sweeps.page import Contrast, Prediction, Sweep
+from genlab.sweeps.page import Contrast, Gap, Prediction, Sweep
 
 # By token: the arms that go left to right, and those that draw in parallel.
 SQUARE = (
@@ -89,7 +89,7 @@ def _at_one_size(label: str, better: str) -> Iterator[Contrast]:
         yield side.model_copy(update={"about": "tokens"})
 
 
-def _across_sizes(arms: Sequence[str], small: str, large: str) -> Iterator[Contrast]:
+def _across_sizes(arms: Sequence[str], small: str, large: str) -> Iterator[Contrast | Gap]:
     """Yield what the larger size does to each arm, and to the gap between the families."""
     for arm in arms:
         text = f"{arm}: the larger size below the smaller"
@@ -98,7 +98,9 @@ def _across_sizes(arms: Sequence[str], small: str, large: str) -> Iterator[Contr
     yield _below(text, [f"ar_codes @ {large}"], [f"ar_codes @ {small}"], BITS)
     left, right = SQUARE
     for kind in left:
-        less = [f"{right[kind]} @ {large}", f"{left[kind]} @ {small}"]
-        more = [f"{left[kind]} @ {large}", f"{right[kind]} @ {small}"]
-        # Means of two rows each, so half of how much the gap shrinks.
-        yield _below(f"over {kind}, the gap shrinks with the size", less, more, BARE_ENERGY)
+        gaps = [
+            {f"{right[kind]} @ {label}": 1.0, f"{left[kind]} @ {label}": -1.0}
+            for label in (small, large)
+        ]
+        text = f"over {kind}, the gap shrinks with the size"
+        yield Gap(text=text, score=BARE_ENERGY, small=gaps[0], large=gaps[1])
