@@ -1,11 +1,11 @@
-"""Gaps that shrink, and means over token types, on data with a known truth."""
+"""Gaps that shrink, means over token types, and bounds, on data with a known truth."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_toys import make_sweep
-from test_verdicts import write_rows
+from test_verdicts import verdicts, write_rows
 
 from genlab.config import ConfigError
 from genlab.sweeps.judge import judge
@@ -118,3 +118,32 @@ def test_an_interaction_that_may_reach_the_mean_leaves_no_sentence_of_it(tmp_pat
     mean = judge_mean(tmp_path, effects)[0]
     gate = next(gate for gate in mean.gates if gate.name == "one token type")
     assert gate.state == "failed" and "may differ in sign" in gate.reason
+
+
+def test_a_bound_shows_only_the_harmless_direction(tmp_path):
+    bound = {"validity": {"masked": "upper bound"}}
+    hidden = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, **bound)[0]
+    assert hidden.verdict == "inconclusive" and "could hide the opposite" in hidden.note
+    taken = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"bounds_as_values": True}, **bound)[0]
+    assert taken.verdict == "reproduced in bounds" and "taken as values" in taken.note
+    assert f"masked could lie lower, and by more than {abs(taken.value):.3g}" in taken.note
+    # The exact value lies above the bound, and above what it bounds.
+    harmless = {"bounds_as_values": True, "expect": "above"}
+    sure = verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, harmless, **bound)[0]
+    assert sure.verdict == "reproduced" and "taken as values" not in sure.note
+    alike = {"expect": "within", "margin": 5.0}
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
+    assert found.verdict == "inconclusive"
+    alike["bounds_as_values"] = True
+    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
+    assert found.verdict == "reproduced in bounds" and "masked could lie lower" in found.note
+    assert verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, {}, **bound)[0].verdict == "reversed"
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_biased_value_shows_nothing_whatever_the_source_does(tmp_path, taken):
+    for effects in ({"ar": 0.0, "masked": 9.0}, {"ar": 9.0, "masked": 0.0}):
+        biased = {"validity": {"masked": "biased"}}
+        [found] = verdicts(tmp_path, effects, {"bounds_as_values": taken}, **biased)
+        assert found.verdict == "inconclusive" and "a biased value" in found.note
+        assert {gate.name: gate.state for gate in found.gates}["score trusted"] == "failed"

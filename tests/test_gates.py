@@ -206,9 +206,12 @@ def test_the_reasons_say_what_to_do():
     results = make_sound()
     score_few_prompts(results)
     assert reason(results, "enough prompts") == (
-        "64 prompts show a difference of 0.01 with 50% power and 80% is asked for: it takes 60, "
-        "or a larger margin declared beforehand"
+        "64 prompts show a difference of 0.01 (a tenth of the better value, as none was declared) "
+        "with 50% power at the level 0.017, and 80% is asked for: it takes 60, or a larger margin "
+        "declared beforehand"
     )
+    pairs_of(results, "ar", "masked")[0]["plan"]["declared"] = True
+    assert "a difference of 0.01 (declared) with" in reason(results, "enough prompts")
 
 
 def test_an_arm_that_loses_to_a_floor_is_left_out_of_the_sentence():
@@ -282,12 +285,17 @@ def test_a_sum_of_rows_is_about_families_only_within_a_token_type():
 
 def test_gates_of_several_runs_fail_where_one_does():
     good, bad = (
-        [check_power(0.1, power, 32, None), Gate("three seeds", "not applicable", "none")]
+        [
+            check_power(0.1, power, 32, None, level=0.05, rule="declared"),
+            Gate("three seeds", "not applicable", "none"),
+        ]
         for power in (0.9, 0.2)
     )
     merged = merge_gates({"a": good, "b": bad, "c": bad})
     assert [gate.state for gate in merged] == ["failed", "not applicable"]
-    assert merged[0].reason.startswith("b, c: 32 prompts show a difference of 0.1 with 20% power")
+    assert merged[0].reason.startswith(
+        "b, c: 32 prompts show a difference of 0.1 (declared) with 20%"
+    )
     assert merge_gates({"a": good, "b": good}) == good
 
 

@@ -155,35 +155,6 @@ def test_verdicts_on_a_known_truth(tmp_path):
     assert few[0].verdict == "inconclusive" and "insufficient seeds" in few[0].note
 
 
-def test_a_bound_shows_only_the_harmless_direction(tmp_path):
-    bound = {"validity": {"masked": "upper bound"}}
-    hidden = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {}, **bound)[0]
-    assert hidden.verdict == "inconclusive" and "could hide the opposite" in hidden.note
-    taken = verdicts(tmp_path, {"ar": 0.0, "masked": 9.0}, {"bounds_as_values": True}, **bound)[0]
-    assert taken.verdict == "reproduced in bounds" and "taken as values" in taken.note
-    assert f"masked could lie lower, and by more than {abs(taken.value):.3g}" in taken.note
-    # The exact value lies above the bound, and above what it bounds.
-    harmless = {"bounds_as_values": True, "expect": "above"}
-    sure = verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, harmless, **bound)[0]
-    assert sure.verdict == "reproduced" and "taken as values" not in sure.note
-    alike = {"expect": "within", "margin": 5.0}
-    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
-    assert found.verdict == "inconclusive"
-    alike["bounds_as_values"] = True
-    [found] = verdicts(tmp_path, {"ar": 0.0, "masked": 0.3}, alike, **bound)
-    assert found.verdict == "reproduced in bounds" and "masked could lie lower" in found.note
-    assert verdicts(tmp_path, {"ar": 9.0, "masked": 0.0}, {}, **bound)[0].verdict == "reversed"
-
-
-@pytest.mark.parametrize("taken", [False, True])
-def test_a_biased_value_shows_nothing_whatever_the_source_does(tmp_path, taken):
-    for effects in ({"ar": 0.0, "masked": 9.0}, {"ar": 9.0, "masked": 0.0}):
-        biased = {"validity": {"masked": "biased"}}
-        [found] = verdicts(tmp_path, effects, {"bounds_as_values": taken}, **biased)
-        assert found.verdict == "inconclusive" and "a biased value" in found.note
-        assert {gate.name: gate.state for gate in found.gates}["score trusted"] == "failed"
-
-
 def test_no_effect_is_seldom_called_one(tmp_path):
     sweep = make_sweep(
         points=({},),

@@ -5,16 +5,20 @@ it says.
 import numpy as np
 import pytest
 from crossed_toys import make_row
+from scipy import stats
 
 from genlab.evaluate.comparisons import compare_rows
-from genlab.statistics.crossed import crossed_difference
+from genlab.statistics.crossed import Crossed, crossed_difference
 from genlab.statistics.power import (
+    LEVEL,
     Components,
     find_components,
     find_power,
     find_prompts,
     find_seeds,
+    first_level,
     make_plan,
+    power_of,
 )
 
 REPETITIONS = 2000
@@ -94,3 +98,28 @@ def test_a_comparison_says_what_it_would_take():
         name: {"dnsmos_ovrl": row["dnsmos_ovrl"]._replace(runs=())} for name, row in rows.items()
     }
     assert compare_rows(single)[0].plan is None
+
+
+def test_power_is_that_of_the_strictest_step_of_holm():
+    """Six pairs share 5 %: simulated, a difference is seen as often as the plan says."""
+    components, target, level = Components(0.02, 1.0, 1.0), 0.8, first_level(6)
+    assert level == pytest.approx(0.05 / 6) and first_level(1) == first_level(0) == LEVEL
+    a, b = draw_pair(np.random.default_rng(0), components, 5, 32)
+    found = crossed_difference(a + target, b)
+    seen = float(np.mean(found.p_value() < level))
+    assert abs(find_power(target, components, 32, 5, level) - seen) < 0.04
+    assert seen < float(np.mean(found.p_value() < 0.05)) - 0.1
+    known = Crossed(*(np.array(value) for value in (0.0, 0.2, 30.0, 0.4)))
+    assert power_of(0.8, known, level) < power_of(0.8, known)
+    # At the level, the critical value is 1 - level / 2 of Student's t.
+    assert power_of(0.2 * stats.t.ppf(1 - level / 2, 30), known, level) == pytest.approx(0.5)
+
+
+def test_pairs_of_a_score_share_the_level_of_their_plan():
+    rng = np.random.default_rng(4)
+    rows = {name: make_row(rng, [0, 0.1, 0.2], rng.normal(3, 0.5, 32)) for name in "abcd"}
+    plans = [pair.plan for pair in compare_rows(rows)]
+    assert len(plans) == 6 and {plan.level for plan in plans} == {first_level(6)}
+    entry = compare_rows(rows, {"dnsmos_ovrl": 0.3})[0].to_dict()["plan"]
+    assert (entry["target"], entry["declared"]) == (0.3, True)
+    assert compare_rows(rows)[0].to_dict()["plan"]["declared"] is False
