@@ -377,6 +377,7 @@ def _check_prompts(evidence: Evidence) -> Gate:
         if not plan or "power" not in plan or "target" not in plan:
             reason = f"the power against {rival.title} was not calculated"
             return Gate("enough prompts", "failed", reason)
+        # Power at 5 % promises what Holm's correction takes away.
         if "level" not in plan:
             reason = (
                 f"the power against {rival.title} is of an early version, which did not share the "
