@@ -8,7 +8,7 @@ it is too small.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -35,10 +35,10 @@ def choose_prompts(
     Raises:
         GenlabError: if fewer than two clips fit, or the tokens never were audio.
     """
-    clips = _read_split(store, split)
     sizes = {name: info.clips for name, info in store.info.splits.items()}
-    frames = [len(clip.units) for clip in clips]
-    return pick_prompts(clips, frames, data, split, num_prompts, sizes)
+    frames = store.frames(store.numbers(split)).tolist()
+    picked = pick_prompts(_entries(store, split), frames, data, split, num_prompts, sizes)
+    return [store.clip(entry.number) for entry in picked]
 
 
 def pick_prompts(
@@ -120,11 +120,7 @@ def choose_validation(
     split = "valid"
     if split not in store.info.splits or split == prompts_split:
         return []
-    clips = _read_split(store, split)
-    frames = [len(clip.units) for clip in clips]
-    if sum(length <= data.num_frames for length in frames) < FEWEST:
-        return []
-    return pick_prompts(clips, frames, data, split, num_clips, {})
+    return _pick_fitting(store, data, split, num_clips)
 
 
 def choose_unscored(
@@ -135,12 +131,11 @@ def choose_unscored(
     """
     if found := choose_validation(store, data, prompts_split, num_clips):
         return found
-    clips = _read_split(store, "train")
-    frames = [len(clip.units) for clip in clips]
-    if sum(length <= data.num_frames for length in frames) >= FEWEST:
-        return pick_prompts(clips, frames, data, "train", num_clips, {})
-    clips = [cut_clip(clip, data.num_frames) for clip in clips]
-    return [clips[i] for i in np.random.default_rng(0).permutation(len(clips))[:num_clips]]
+    if found := _pick_fitting(store, data, "train", num_clips):
+        return found
+    numbers = store.numbers("train")
+    order = np.random.default_rng(0).permutation(len(numbers))[:num_clips]
+    return [cut_clip(store.clip(numbers[i]), data.num_frames) for i in order]
 
 
 def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
@@ -155,9 +150,32 @@ def cut_clip(clip: TokenClip, num_frames: int) -> TokenClip:
     return clip._replace(codes=codes, latents=latents, units=units, other=other, parts=parts)
 
 
-def _read_split(store: TokenStore, split: str) -> list[TokenClip]:
-    info = store.split(split)
-    return [store.clip(index) for index in range(info.first, info.first + info.clips)]
+def _pick_fitting(
+    store: TokenStore, data: TokenData, split: str, num_clips: int
+) -> list[TokenClip]:
+    """Return clips of a split that an example holds whole, none if fewer than two do."""
+    frames = store.frames(store.numbers(split)).tolist()
+    if sum(length <= data.num_frames for length in frames) < FEWEST:
+        return []
+    picked = pick_prompts(_entries(store, split), frames, data, split, num_clips, {})
+    return [store.clip(entry.number) for entry in picked]
+
+
+class _Entry(NamedTuple):
+    """A clip of a store, to be chosen before its tokens are read."""
+
+    number: int
+    id: str
+    text: str
+    speaker: str
+
+
+def _entries(store: TokenStore, split: str) -> list[_Entry]:
+    entries = []
+    for number in store.numbers(split):
+        heading = store.heading(number)
+        entries.append(_Entry(number, heading.id, heading.text, heading.speaker))
+    return entries
 
 
 def _explain_few(

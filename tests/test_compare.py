@@ -408,8 +408,14 @@ def test_prompt_choice_spreads_texts_and_speakers():
     class Store:
         info = SimpleNamespace(splits={"test": SplitInfo(first=0, clips=40, seconds=40.0)})
 
-        def split(self, name: str) -> SplitInfo:
-            return SplitInfo(first=0, clips=40, seconds=40.0)
+        def numbers(self, split: str) -> range:
+            return range(40)
+
+        def frames(self, numbers: range) -> np.ndarray:
+            return np.array([len(self.clip(number).units) for number in numbers])
+
+        def heading(self, index: int) -> TokenClip:
+            return self.clip(index)
 
         def clip(self, index: int) -> TokenClip:
             shape = (20, 2)

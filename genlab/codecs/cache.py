@@ -1,15 +1,17 @@
 """Encode a corpus once with the frozen codec: manifest in, token store out.
 
-Clips are sorted by split and length and encoded in parts of `PART_CLIPS`, in compiled batches. A
-part appears only when it is whole, and its latent sums and its digest beside it after that, so an
-interrupted encoding resumes with the first part that is missing or damaged. The store's name holds
+Clips are sorted by split and length and encoded in pieces of `PART_CLIPS`, in compiled batches. A
+piece appears only when it is whole, and its latent sums and its digest beside it after that, so an
+interrupted encoding resumes with the first piece that is missing or damaged. Pieces of `PART_BYTES`
+together become one part, and are removed once it is whole. The store's name holds
 the manifest hash and the fingerprints of codec and unit encoder: a change of any of them makes
 another store. Two processes that want the same store take turns: the second one finds it finished.
 """
 
 import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from genlab.data.audio import SPEECH_AUDIO, hear
 from genlab.data.corpus import Progress
 from genlab.data.digests import FileDigest, digest_file
 from genlab.data.manifest import Clip, Manifest
+from genlab.data.part_files import PART_BYTES, PART_SUFFIX, join_parts, part_paths, write_part
+from genlab.data.record import Heading
 from genlab.data.store import (
     INFO_NAME,
     SCHEMA,
@@ -33,7 +37,6 @@ from genlab.data.store import (
     TokenStore,
     finish_store,
     save_vectors,
-    write_part,
 )
 from genlab.data.text import encode_text
 from genlab.data.units import Units
@@ -133,6 +136,17 @@ class PlannedStore(TokenStore):
         """The codec's entries."""
         return self._codec.code_vectors
 
+    def frames(self, numbers: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """Return how many frames each of these records will have."""
+        sizes = (self._clips[number].num_samples for number in numbers)
+        return np.array([self._codec.count_frames(size) for size in sizes], np.int32)
+
+    def heading(self, index: int) -> Heading:
+        """Return what record `index` will say of its clip."""
+        clip = self._clips[index]
+        frames = self._codec.count_frames(clip.num_samples)
+        return Heading(clip.id, clip.text, clip.speaker, frames)
+
     def clip(self, index: int) -> TokenClip:
         """Return record `index`, whose tokens are zeros."""
         clip = self._clips[index]
@@ -161,15 +175,60 @@ def _encode_missing(
     code_vectors = codec.code_vectors
     clips = _in_order(manifest)
     parts: dict[str, PartFacts] = {}
-    for first in range(0, len(clips), PART_CLIPS):
-        part = clips[first : first + PART_CLIPS]
-        path = directory / f"part-{first // PART_CLIPS:05d}.array_record"
-        parts[path.name] = _read_part(path) or _encode_part(path, part, manifest, codec, units)
+    pieces: dict[Path, PartFacts] = {}
+    number, num_pieces = 0, math.ceil(len(clips) / PART_CLIPS)
+    while number < num_pieces:
+        joined = None if pieces else _find_joined(directory, number)
+        if joined is not None:
+            path, parts[path.name] = joined
+            number = int(path.stem.split("-")[2]) + 1
+        else:
+            piece = clips[number * PART_CLIPS : (number + 1) * PART_CLIPS]
+            path = directory / f"part-{number:05d}{PART_SUFFIX}"
+            pieces[path] = _read_part(path) or _encode_part(path, piece, manifest, codec, units)
+            number += 1
+            size = sum(facts["part"]["bytes"] for facts in pieces.values())
+            if size >= PART_BYTES or number == num_pieces:
+                path, parts[path.name] = _join(pieces)
+                pieces = {}
         if progress is not None:
-            progress("encode", first + len(part), len(clips))
+            progress("encode", min(number * PART_CLIPS, len(clips)), len(clips))
+    for path in part_paths(directory):
+        if path.name not in parts:  # pieces of what is joined
+            path.unlink()
+            path.with_suffix(".json").unlink(missing_ok=True)
     save_vectors(directory, code_vectors)
     info = _describe(clips, manifest, codec, units, list(parts.values()))
     finish_store(directory, info, {name: facts["part"] for name, facts in parts.items()})
+
+
+def _find_joined(directory: Path, first: int) -> tuple[Path, PartFacts] | None:
+    """Return the part that an earlier attempt joined from the pieces from `first` on."""
+    for path in directory.glob(f"part-{first:05d}-*{PART_SUFFIX}"):
+        facts = _read_part(path)
+        if facts is not None:
+            return path, facts
+    return None
+
+
+def _join(pieces: Mapping[Path, PartFacts]) -> tuple[Path, PartFacts]:
+    """Return the part made of pieces, which are removed once it is whole."""
+    first, last = next(iter(pieces)), next(reversed(pieces))
+    if first == last:
+        return first, pieces[first]
+    path = first.with_name(f"{first.stem}-{last.stem.removeprefix('part-')}{PART_SUFFIX}")
+    facts = PartFacts(
+        frames=sum(piece["frames"] for piece in pieces.values()),
+        sum=np.sum([piece["sum"] for piece in pieces.values()], axis=0).tolist(),
+        squares=np.sum([piece["squares"] for piece in pieces.values()], axis=0).tolist(),
+        part=join_parts(list(pieces), path),
+        digest="",
+    )
+    _write_facts(path, facts)
+    for piece in pieces:
+        piece.unlink()
+        piece.with_suffix(".json").unlink()
+    return path, facts
 
 
 def _read_part(path: Path) -> PartFacts | None:
@@ -214,9 +273,13 @@ def _encode_part(
         part=write_part(path, encoded),
         digest="",
     )
+    _write_facts(path, facts)
+    return facts
+
+
+def _write_facts(path: Path, facts: PartFacts) -> None:
     facts["digest"] = _digest_facts(facts)
     write_atomically(path.with_suffix(".json"), json.dumps(facts))
-    return facts
 
 
 def _encode_clips(

@@ -7,7 +7,8 @@ describes: a checksum says nothing about who wrote it.
 
 import json
 import struct
-from typing import Annotated, NamedTuple
+from collections.abc import Collection
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -103,6 +104,15 @@ class TokenClip(NamedTuple):
     parts: tuple[PartValue, ...] = ()
 
 
+class Heading(NamedTuple):
+    """What a clip of a token store is, without its tokens: enough to choose it."""
+
+    id: str
+    text: str
+    speaker: str
+    frames: int
+
+
 def pack_clip(clip: TokenClip) -> bytes:
     """Serialise a clip: header length, JSON header, then the arrays in a fixed order and type.
 
@@ -129,10 +139,15 @@ def pack_clip(clip: TokenClip) -> bytes:
     return struct.pack("<I", len(encoded)) + encoded + b"".join(array.tobytes() for array in arrays)
 
 
+def read_heading(record: bytes) -> Heading:
+    """Return what a record says of its clip, without its tokens."""
+    _, header = _read_header(record)
+    return Heading(header["id"], header["text"], header["speaker"], header["frames"])
+
+
 def unpack_clip(record: bytes) -> TokenClip:
     """Invert `pack_clip`."""
-    (length,) = struct.unpack_from("<I", record)
-    header = json.loads(record[4 : 4 + length])
+    length, header = _read_header(record)
     frames, codebooks, channels = header["frames"], header["codebooks"], header["channels"]
     # Raw little-endian arrays follow in the order of `pack_clip`; each length follows from the
     # header, so none is stored.
@@ -163,16 +178,22 @@ def unpack_clip(record: bytes) -> TokenClip:
     )
 
 
-def check_clip(clip: TokenClip, info: StoreInfo) -> None:
+def _read_header(record: bytes) -> tuple[int, dict[str, Any]]:
+    (length,) = struct.unpack_from("<I", record)
+    return length, json.loads(record[4 : 4 + length])
+
+
+def check_clip(clip: TokenClip, info: StoreInfo, speakers: Collection[str]) -> None:
     """Make sure that a record is of the store: a checksum says nothing about who wrote it.
 
     On the device an index that is too large becomes the last one, and nobody would notice.
+    `speakers` are those of the store, in a form that is looked up at once.
 
     Raises:
         ValueError: saying what does not fit.
     """
     texts, views = (clip.id, clip.text, clip.speaker, clip.path), (clip.codes, clip.latents)
-    if not all(isinstance(text, str) for text in texts) or clip.speaker not in info.speakers:
+    if not all(isinstance(text, str) for text in texts) or clip.speaker not in speakers:
         raise ValueError(f"speaker {clip.speaker!r:.40} is none of the store, or a name is no text")
     if len(encode_text(clip.text)) > info.longest_text:
         raise ValueError(f"its text is longer than longest_text={info.longest_text}")

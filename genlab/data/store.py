@@ -1,23 +1,23 @@
 """The token store: a corpus after the frozen codec, on disk, ready for every decoder.
 
-One directory holds `part-NNNNN.array_record` files (one record per clip: a JSON header and raw
-little-endian arrays of codes int16, latents float16, units int16), the codec's code vectors, and
-one `dataset.json`, written last, so a half-written store is never taken for a whole one.
-`dataset.json` pins the codec's fingerprint and the manifest's hash; opening a store that another
-codec made is refused. Clips are ordered by split, so a split is a range of record numbers. Damage
-is refused: `digests.json` covers every file, and ArrayRecord checks each record that it reads.
+One directory holds part files (part_files.py; one record per clip: a JSON header and raw
+little-endian arrays of codes int16, latents float16, units int16), the codec's code vectors, the
+frames of every clip (lengths.py), and one `dataset.json`, written last, so a half-written store is
+never taken for a whole one. `dataset.json` pins the codec's fingerprint and the manifest's hash;
+opening a store that another codec made is refused. Clips are ordered by split, so a split is a
+range of record numbers. Damage is refused: `digests.json` covers every file, and ArrayRecord checks
+each record that it reads.
 """
 
 import io
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from genlab.config import GenlabError
 from genlab.data.digests import (
@@ -28,10 +28,15 @@ from genlab.data.digests import (
     rebuild,
     write_digests,
 )
+from genlab.data.lengths import FRAMES_NAME, map_frames, pick, write_frames
 from genlab.data.manifest import read_array
+from genlab.data.order import check_shuffled, draw_part
+from genlab.data.part_files import PART_SUFFIX as PART_SUFFIX
+from genlab.data.part_files import part_paths as part_paths
+from genlab.data.part_files import write_part as write_part
 from genlab.data.parts import PartValues
 from genlab.data.record import SCHEMA as SCHEMA
-from genlab.data.record import UNREADABLE, check_clip, pack_clip, unpack_clip
+from genlab.data.record import UNREADABLE, Heading, check_clip, read_heading, unpack_clip
 from genlab.data.record import SplitInfo as SplitInfo
 from genlab.data.record import StoreInfo as StoreInfo
 from genlab.data.record import TokenClip as TokenClip
@@ -52,24 +57,6 @@ if TYPE_CHECKING:
 
 INFO_NAME = "dataset.json"  # written last: it makes a directory a store
 VECTORS_NAME = "code_vectors.npy"
-PART_SUFFIX = ".array_record"
-
-
-def write_part(path: Path, clips: Iterable[TokenClip]) -> FileDigest:
-    """Write one part file and return its digest; it appears under its name only when it is
-    complete.
-    """
-    from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
-
-    temporary = path.with_suffix(".tmp")
-    # group_size:1 is what makes random access fast: the default reads 256 records to return one.
-    writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1")
-    for clip in clips:
-        writer.write(pack_clip(clip))
-    writer.close()
-    written = digest_file(temporary)
-    os.replace(temporary, path)
-    return written
 
 
 def save_vectors(directory: Path, vectors: Float[np.ndarray, "k v d"]) -> None:
@@ -81,20 +68,16 @@ def save_vectors(directory: Path, vectors: Float[np.ndarray, "k v d"]) -> None:
     write_whole(directory / VECTORS_NAME, buffer.getvalue())
 
 
-def part_paths(directory: Path) -> list[Path]:
-    """Return the part files in record order."""
-    return sorted(directory.glob(f"part-*{PART_SUFFIX}"))
-
-
 def finish_store(
     directory: Path, info: StoreInfo, parts: Mapping[str, FileDigest] | None = None
 ) -> None:
-    """Write `digests.json` and `dataset.json`, which makes the directory a store.
+    """Write `frames.npy`, `digests.json` and `dataset.json`, which makes the directory a store.
 
     `parts` are the digests that the parts had when they were written; without them they are read.
     """
     text = json.dumps(info.to_dict(), indent=1)
     files = dict(parts or {path.name: digest_file(path) for path in part_paths(directory)})
+    files[FRAMES_NAME] = write_frames(directory)
     if (directory / VECTORS_NAME).exists():  # tokens without latents have none
         files[VECTORS_NAME] = digest_file(directory / VECTORS_NAME)
     files[INFO_NAME] = digest_text(text)
@@ -169,6 +152,10 @@ class TokenStore:
         vectors[0] -= self.latent_mean / self.latent_std
         return vectors.astype(np.float32)
 
+    @cached_property
+    def _number_of_speaker(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.info.speakers)}
+
     @property
     def has_latents(self) -> bool:
         """Whether clips have latents; those of own tokens may have codes alone."""
@@ -191,13 +178,42 @@ class TokenStore:
         """
         try:
             clip = self.read_record(index)
-            check_clip(clip, self.info)
+            check_clip(clip, self.info, self._number_of_speaker)
         except UNREADABLE as error:
-            parts = ", ".join(path.name for path in self._damaged_parts()) or "a part"
-            reason = f"record {index} cannot be read ({str(error).splitlines()[0]:.80})"
-            where = f"{self.directory}: {parts}: damaged"
-            raise DamagedError(f"{where}: {reason}; {rebuild(self.directory)}") from None
+            raise self._refusal(index, error) from None
         return clip._replace(parts=tuple(values.of(index) for values in self.part_values))
+
+    def heading(self, index: int) -> Heading:
+        """Return what record `index` says of its clip, without its tokens.
+
+        Raises:
+            GenlabError: as `clip`.
+        """
+        try:
+            return read_heading(self._records[index])
+        except UNREADABLE as error:
+            raise self._refusal(index, error) from None
+
+    def frames(self, numbers: Sequence[int]) -> Int[np.ndarray, "n"]:
+        """Return how many frames each of these records has; a store of this version knows without
+        reading them.
+
+        Raises:
+            GenlabError: as `clip`.
+        """
+        if self._frames is not None:
+            return pick(self._frames, numbers)
+        return np.array([self.heading(number).frames for number in numbers], np.int32)
+
+    @cached_property
+    def _frames(self) -> Int[np.ndarray, "n"] | None:
+        return map_frames(self.directory, self.num_clips)
+
+    def _refusal(self, index: int, error: Exception) -> DamagedError:
+        parts = ", ".join(path.name for path in self._damaged_parts()) or "a part"
+        reason = f"record {index} cannot be read ({str(error).splitlines()[0]:.80})"
+        where = f"{self.directory}: {parts}: damaged"
+        return DamagedError(f"{where}: {reason}; {rebuild(self.directory)}")
 
     def _damaged_parts(self) -> list[Path]:
         digests = Digests.load(self.directory)
@@ -256,30 +272,28 @@ class TokenStore:
         if self.has_latents:
             latents = fit(self.normalise(clip.latents)).astype(np.float32)
         codes, units = fit(clip.codes).astype(np.int32), fit(clip.units).astype(np.int32)
-        speaker = np.int32(self.info.speakers.index(clip.speaker))
+        speaker = np.int32(self._number_of_speaker[clip.speaker])
         tokens = Tokens(codes, latents, np.int32(valid))  # pyright: ignore[reportArgumentType]
         other = None if clip.other is None else fit(clip.other).astype(np.int32)
         parts = {part.name: part.cut(window).fit(num_frames) for part in clip.parts} or None
         told: Any = (speaker, text, units, np.bool_(False), other, parts)
         return tokens, Cond(*told)
 
-    def numbers(self, split: str, clips: int | None = None) -> list[int]:
+    def numbers(self, split: str, clips: int | None = None) -> Sequence[int]:
         """Return the record numbers of a split, or of a fixed random part of it: less is always
-        within more.
+        within more. They are not listed: a split may have a thousand million (order.py).
 
         Raises:
             GenlabError: if the split has fewer clips.
         """
         info = self.split(split)
-        numbers = list(range(info.first, info.first + info.clips))
         if clips is None:
-            return numbers
+            return range(info.first, info.first + info.clips)
         if clips > info.clips:
             raise GenlabError(
                 f"data.train_clips={clips}: split {split!r} has only {info.clips} clips; lower it"
             )
-        picked = np.random.default_rng(0).permutation(info.clips)[:clips]
-        return [numbers[index] for index in sorted(picked)]
+        return draw_part(info.first, info.clips, clips)
 
     def dataset(
         self, split: str, *, num_frames: int, seed: int, clips: int | None = None
@@ -297,7 +311,9 @@ class TokenStore:
             spare = max(0, len(clip.units) - num_frames)
             return self.example(clip, num_frames, int(rng.integers(spare + 1))), np.int32(index)
 
-        numbers = grain.MapDataset.source(self.numbers(split, clips))
+        wanted = self.numbers(split, clips)
+        check_shuffled(split, len(wanted))
+        numbers = grain.MapDataset.source(wanted)
         return numbers.seed(seed).shuffle().repeat(None).random_map(crop)
 
 

@@ -416,7 +416,7 @@ def _train_seconds(config: Comparison, store: TokenStore) -> tuple[int, float, f
     """Return clips, unique seconds, and seconds of real audio that one pass of crops shows."""
     numbers = store.numbers("train", config.data.train_clips)
     hz = store.info.spec.frame_hz
-    frames = np.array([len(store.clip(number).units) for number in numbers])
+    frames = store.frames(numbers)
     seen = np.minimum(frames, config.data.num_frames).sum() / hz
     unique_s = (
         store.split("train").seconds

@@ -1,5 +1,6 @@
 import json
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from genlab.codecs import cache
 from genlab.codecs.cache import encode_corpus, store_directory
 from genlab.config import GenlabError
 from genlab.data.manifest import Manifest
+from genlab.data.part_files import part_paths
+from genlab.data.record import pack_clip
 
 
 @pytest.fixture(scope="module")
@@ -82,16 +85,82 @@ def test_an_interrupted_encoding_goes_on_with_the_missing_part(manifest, frozen,
     assert [path.name for path in sorted(directory.glob("*.array_record"))] == [
         "part-00000.array_record"
     ]
-    made_at = (directory / "part-00000.array_record").stat().st_mtime_ns
     units = LoudnessUnits()
     resumed = encode_corpus(manifest, frozen, units, tmp_path / "cut")
     assert units.num_waves == 2 * 2 * 3  # two parts of two batches, the short one filled up
-    assert (directory / "part-00000.array_record").stat().st_mtime_ns == made_at
     whole = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "whole")
     assert resumed.info == whole.info
     for number in range(12):
         for ours, theirs in zip(resumed.clip(number), whole.clip(number)):
             np.testing.assert_array_equal(ours, theirs)
+
+
+def test_pieces_become_parts_of_a_size(manifest, frozen, tmp_path, monkeypatch):
+    """12 clips in pieces of 2, which are joined as soon as they have 2 kB together."""
+    monkeypatch.setattr(cache, "PART_CLIPS", 2)
+    one = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "one")
+    [part] = part_paths(one.directory)
+    assert part.name == "part-00000-00005.array_record"
+    monkeypatch.setattr(cache, "PART_BYTES", 0)
+    pieces = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "pieces")
+    names = [path.name for path in part_paths(pieces.directory)]
+    assert names == [f"part-{number:05d}.array_record" for number in range(6)]
+    size = max(path.stat().st_size for path in part_paths(pieces.directory))
+    monkeypatch.setattr(cache, "PART_BYTES", size + 1)  # no piece is large enough alone
+    joined = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "joined")
+    assert len(part_paths(joined.directory)) in (2, 3)
+    records = [list(map(pack_clip, map(store.clip, range(12)))) for store in (one, pieces, joined)]
+    assert records[0] == records[1] == records[2]
+    assert pieces.info == one.info  # sums of pieces are added in the same order
+    np.testing.assert_allclose(joined.latent_mean, one.latent_mean, rtol=1e-6)
+    assert sorted(path.suffix for path in joined.directory.glob("part-*")) == sorted(
+        [".array_record", ".json"] * len(part_paths(joined.directory))
+    )
+
+
+@pytest.mark.parametrize("dies_in", ["join_parts", "_write_facts", "unlink"])
+def test_an_encoding_that_dies_while_it_joins_loses_nothing(
+    manifest, frozen, tmp_path, monkeypatch, dies_in
+):
+    whole = encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        if dies_in == "unlink":  # the joined part is there, and of its pieces all but one
+            unlinked, real = [], Path.unlink
+
+            def unlink(path, missing_ok=False):
+                if path.name.startswith("part-"):
+                    unlinked.append(path)
+                    if len(unlinked) > 2:
+                        raise Killed
+                real(path, missing_ok)
+
+            patch.setattr(Path, "unlink", unlink)
+        else:
+            real_one = getattr(cache, dies_in)
+
+            def die(path, *rest):
+                if dies_in == "join_parts" or "-00000-00002" in path.name:
+                    raise Killed
+                return real_one(path, *rest)
+
+            patch.setattr(cache, dies_in, die)
+        with pytest.raises(Killed):
+            encode_corpus(manifest, frozen, LoudnessUnits(), tmp_path / "cut")
+    units = LoudnessUnits()
+    resumed = encode_corpus(manifest, frozen, units, tmp_path / "cut")
+    assert units.num_waves == 0 and resumed.info == whole.info
+
+    def content(store):
+        return {path.name: path.read_bytes() for path in store.directory.glob("[!.]*")}
+
+    assert content(resumed) == content(whole)
+
+
+def test_more_parts_than_five_digits_keep_their_order(tmp_path):
+    names = ["part-100000.array_record", "part-99999.array_record", "part-00007-00009.array_record"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in part_paths(tmp_path)] == names[::-1]
 
 
 def test_sums_without_their_part_are_not_believed(manifest, frozen, tmp_path):

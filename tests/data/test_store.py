@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from genlab.codecs.cache import encode_corpus
 from genlab.config import GenlabError
 from genlab.data.batches import BatchSource, batch_digest
+from genlab.data.digests import write_digests
+from genlab.data.record import pack_clip, unpack_clip
 from genlab.data.store import (
     SCHEMA,
     StoreInfo,
     TokenClip,
     TokenStore,
     finish_store,
-    pack_clip,
     part_paths,
-    unpack_clip,
     write_part,
 )
 
@@ -92,10 +92,11 @@ def test_any_flipped_bit_is_refused_or_harmless(store, copied):
     rng = np.random.default_rng(0)
     whole = [store.clip(number) for number in range(12)]
     refused = 0
-    read_back = ["code_vectors.npy", "dataset.json", "digests.json", "part-00000.array_record"]
+    read_back = ["code_vectors.npy", "dataset.json", "digests.json", "frames.npy"]
+    read_back.append("part-00000.array_record")
     parts = sorted(path.name for path in copied.glob("part-*.array_record"))
     covered = sorted(json.loads((copied / "digests.json").read_text())["files"])
-    assert covered == ["code_vectors.npy", "dataset.json", *parts]
+    assert covered == ["code_vectors.npy", "dataset.json", "frames.npy", *parts]
     for name in read_back:
         content = (copied / name).read_bytes()
         for place in rng.integers(len(content), size=12):
@@ -118,7 +119,7 @@ def test_any_flipped_bit_is_refused_or_harmless(store, copied):
             else:
                 assert name.endswith(".array_record")  # the files of ArrayRecord are padded
         (copied / name).write_bytes(content)
-    assert refused >= 36
+    assert refused >= 48
 
 
 def test_damaged_stores_without_digests_are_refused(copied):
@@ -155,6 +156,31 @@ def test_damaged_stores_without_digests_are_refused(copied):
     assert "expected 12" in refusal(copied)
     part.unlink()
     assert "0 records in 0 parts, expected 12" in refusal(copied)
+
+
+def test_frames_are_known_without_reading_clips(store, copied, monkeypatch):
+    true = [len(store.clip(number).units) for number in range(12)]
+    assert store.frames(range(12)).tolist() == true
+    assert store.frames([7, 2, 2]).tolist() == [true[7], true[2], true[2]]
+    train = store.numbers("train", 3)
+    assert store.frames(train).tolist() == [true[number] for number in train]
+    # A store of an earlier version has no such file: its records say it.
+    digests = json.loads((copied / "digests.json").read_text())["files"]
+    (copied / "frames.npy").unlink()
+    old = {name: digest for name, digest in digests.items() if name != "frames.npy"}
+    write_digests(copied, old)
+    assert TokenStore(copied).frames(range(12)).tolist() == true
+    monkeypatch.setattr(TokenStore, "heading", None)
+    assert store.frames(range(12)).tolist() == true
+    np.save(copied / "frames.npy", np.ones(11, np.int32))
+    with pytest.raises(GenlabError, match=r"frames.npy: damaged: expected 12 whole numbers, got"):
+        TokenStore(copied).frames([0])
+
+
+def test_a_heading_says_what_its_clip_says(store):
+    for number in range(12):
+        clip, heading = store.clip(number), store.heading(number)
+        assert heading == (clip.id, clip.text, clip.speaker, len(clip.units))
 
 
 def test_splits_are_ranges_of_records(store):
