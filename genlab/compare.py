@@ -226,7 +226,7 @@ def show_previews(config: Comparison, material: Material, out: Path) -> None:
     clips = choose_preview_clips(
         config.run(next(iter(config.arms)), config.seeds[0], steps=1), material.store
     )
-    by_id = {clip.id: clip for clip in material.manifest.clips}
+    by_id = material.manifest.find(clip.id for clip in clips)
     codec = material.codec
     ceilings = {
         REAL: lambda: [

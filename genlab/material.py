@@ -77,7 +77,7 @@ def gather(config: Comparison, progress: Progress, run_dir: Path | None = None) 
     else:
         store = inputs.open_store(config.data, run_dir, progress, parts=config.condition.parts)
     clips = choose_prompts(store, config.data, config.prompts_split, config.num_prompts)
-    by_id = {clip.id: clip for clip in manifest.clips}
+    by_id = manifest.find(clip.id for clip in clips)
     heard = clips if config.data.is_heard else []
     prompts = [as_wanted(by_id[clip.id], config, manifest, codec) for clip in heard]
     return Material(store, codec, manifest, clips, prompts, preflight)

@@ -359,7 +359,7 @@ def check_chooses(
     if not any(has_symbols(clip.text) for clip in clips):
         raise GenlabError(f"--by {name}: no validation prompt has a text; {fix}")
     manifest, ids = config.data.build_audio(progress), {clip.id for clip in clips}
-    struck = find_struck(config, manifest, [clip for clip in manifest.clips if clip.id in ids])
+    struck = find_struck(config, manifest, list(manifest.find(ids).values()))
     if name in struck:
         raise GenlabError(f"--by {name}: {struck[name]}; {fix}")
 
@@ -378,7 +378,7 @@ def pick_from_manifest(
     return pick_prompts(clips, frames, config.data, split, wanted, sizes)
 
 
-def _require_split(manifest: Manifest, split: str) -> list[Clip]:
+def _require_split(manifest: Manifest, split: str) -> Sequence[Clip]:
     """Return the clips of a split, or say how a corpus comes by them."""
     if split not in manifest.splits:
         raise GenlabError(

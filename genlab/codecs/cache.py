@@ -120,7 +120,7 @@ class PlannedStore(TokenStore):
 
     def __init__(self, manifest: Manifest, codec: FrozenCodec, units: Units):
         self.directory = manifest.root
-        self._clips = _in_order(manifest)
+        self._clips = manifest.in_record_order()
         self._codec = codec
         zeros = [0.0] * codec.spec.latent_channels
         nothing = PartFacts(
@@ -159,11 +159,6 @@ class PlannedStore(TokenStore):
         return TokenClip(clip.id, clip.text, clip.speaker, clip.path, codes, latents, units, other)
 
 
-def _in_order(manifest: Manifest) -> list[Clip]:
-    """Return the clips in the order of their records: a split is a range of them."""
-    return sorted(manifest.clips, key=lambda clip: (clip.split, clip.num_samples, clip.id))
-
-
 def _encode_missing(
     directory: Path,
     manifest: Manifest,
@@ -173,7 +168,7 @@ def _encode_missing(
 ) -> None:
     # first: a codec without codes must not cost the wait for its latents
     code_vectors = codec.code_vectors
-    clips = _in_order(manifest)
+    clips = manifest.in_record_order()
     parts: dict[str, PartFacts] = {}
     pieces: dict[Path, PartFacts] = {}
     number, num_pieces = 0, math.ceil(len(clips) / PART_CLIPS)

@@ -10,88 +10,25 @@ of files: adding a clip cannot move another one.
 import dataclasses
 import hashlib
 import io
-import json
 import re
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
-import pydantic
 from jaxtyping import Float, Int, Shaped
-from pydantic import JsonValue
 
-from genlab.config import GenlabError, digest
-from genlab.data.audio import SAMPLE_RATE_HZ, AudioFormat, Channels, read_flac
+from genlab.config import GenlabError
+from genlab.data.audio import AudioFormat, read_flac
+from genlab.data.clip import Clip as Clip
 from genlab.data.digests import Digests, rebuild
+from genlab.data.rows import hold, read_rows, write_rows
 from genlab.data.text import normalise_text
-from genlab.run.stored import Count, describe_problem, read_content, write_atomically
 
 MANIFEST_NAME = "manifest.jsonl"
 F0_HOP_SAMPLES = 200  # F0 truth has one value per 12.5 ms at 16 kHz
-
-
-def _check_inside(path: str) -> str:
-    if (
-        not path
-        or "\0" in path
-        or PurePosixPath(path).is_absolute()
-        or ".." in PurePosixPath(path).parts
-    ):
-        raise ValueError("expected a path below the corpus directory")
-    return path
-
-
-InnerPath = Annotated[str, pydantic.AfterValidator(_check_inside)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """One utterance, piece or sound. All paths are relative to the manifest's root; `num_samples`
-    counts at `sample_rate_hz`, in one channel.
-
-    `other_path` is what the other side of a conversation said meanwhile, as long as the utterance
-    itself.
-
-    `audio_digest` is the SHA-256 (10 digits) of the samples. It is empty for rendered audio, whose
-    bytes may differ between CPU types although its meaning does not.
-    """
-
-    # Checks what is read back from a disk; a builder may make what it likes.
-    __pydantic_config__: ClassVar = pydantic.ConfigDict(extra="forbid", strict=True)
-
-    id: str
-    path: InnerPath
-    text: str
-    speaker: str
-    split: str
-    num_samples: Count
-    licence: str
-    labels: dict[str, JsonValue] = dataclasses.field(default_factory=dict)
-    f0_path: InnerPath | None = None
-    audio_digest: str = ""
-    other_path: InnerPath | None = None
-    sample_rate_hz: Annotated[int, pydantic.Field(ge=1)] = SAMPLE_RATE_HZ
-    channels: Channels = 1
-
-    @property
-    def duration_s(self) -> float:
-        """Seconds of audio."""
-        return self.num_samples / self.sample_rate_hz
-
-    def to_dict(self) -> dict[str, JsonValue]:
-        """Return all fields; a clip at 16 kHz mono, as all once were, states neither."""
-        return {
-            name: value
-            for name, value in dataclasses.asdict(self).items()
-            if name not in _LATER or value != _LATER[name]
-        }
-
-
-# What rows of earlier versions lack, which keep their bytes and their hash.
-_LATER = {"sample_rate_hz": SAMPLE_RATE_HZ, "channels": 1}
 
 
 class Manifest:
@@ -101,20 +38,14 @@ class Manifest:
     """
 
     def __init__(self, clips: Iterable[Clip], root: Path, digests: Digests | None = None):
-        self.clips: tuple[Clip, ...] = tuple(clips)
         self.root = Path(root)
+        self.clips = hold(clips, self.root)
         self._digests = digests
-        ids = [clip.id for clip in self.clips]
-        if len(set(ids)) != len(ids):
-            repeated = sorted({clip_id for clip_id in ids if ids.count(clip_id) > 1})[:3]
-            raise GenlabError(
-                f"manifest in {self.root}: clip ids must be unique, repeated: {', '.join(repeated)}"
-            )
 
     @cached_property
     def speakers(self) -> tuple[str, ...]:
         """All speakers, sorted: a speaker's index in this tuple is its number."""
-        return tuple(sorted({clip.speaker for clip in self.clips}))
+        return self.clips.speakers
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
@@ -124,7 +55,7 @@ class Manifest:
     @cached_property
     def splits(self) -> tuple[str, ...]:
         """All split names, sorted."""
-        return tuple(sorted({clip.split for clip in self.clips}))
+        return self.clips.splits
 
     @cached_property
     def audio_format(self) -> AudioFormat:
@@ -133,7 +64,7 @@ class Manifest:
         Raises:
             GenlabError: if they differ between clips.
         """
-        found = sorted({AudioFormat(clip.sample_rate_hz, clip.channels) for clip in self.clips})
+        found = self.clips.formats
         if len(found) > 1:
             raise GenlabError(
                 f"manifest in {self.root}: clips at {found[0]} and at {found[1]}, expected one "
@@ -144,21 +75,29 @@ class Manifest:
     @property
     def duration_s(self) -> float:
         """Seconds of audio in all splits."""
-        return sum(clip.duration_s for clip in self.clips)
+        return self.clips.seconds
 
-    def split(self, name: str) -> list[Clip]:
+    def split(self, name: str) -> Sequence[Clip]:
         """Return the clips of split `name`, in manifest order.
 
         Raises:
             GenlabError: if no clip is in that split.
         """
-        clips = [clip for clip in self.clips if clip.split == name]
+        clips = self.clips.split(name)
         if not clips:
             raise GenlabError(
                 f"split {name!r}: no such split in this corpus, expected one of "
                 f"{', '.join(self.splits)}"
             )
         return clips
+
+    def find(self, ids: Iterable[str]) -> dict[str, Clip]:
+        """Return the clips of these ids, by id; what the manifest lacks is left out."""
+        return self.clips.find(ids)
+
+    def in_record_order(self) -> Sequence[Clip]:
+        """Return the clips by split, length and id: the order of a token store's records."""
+        return self.clips.in_record_order()
 
     def audio(self, clip: Clip) -> Int[np.ndarray, "s *c"]:
         """Return the 16-bit samples of `clip` at its rate, of shape (samples, 2) if it is stereo.
@@ -213,14 +152,13 @@ class Manifest:
 
         Sample counts and paths stay out: trimming may move by a frame between CPU types.
         """
-        rows = [clip.to_dict() for clip in sorted(self.clips, key=lambda clip: clip.id)]
-        unmeant = {"path", "f0_path", "other_path", "num_samples"}
-        return digest([{k: v for k, v in row.items() if k not in unmeant} for row in rows])
+        return self.clips.hash
 
     def save(self, directory: Path) -> None:
-        """Write `manifest.jsonl` atomically: it is whole or absent."""
-        lines = [json.dumps(clip.to_dict(), sort_keys=True) for clip in self.clips]
-        write_atomically(Path(directory) / MANIFEST_NAME, "\n".join(lines) + "\n")
+        """Write `manifest.jsonl` atomically: it is whole or absent. Beside that of a large corpus
+        lies an index of its rows (rows.py).
+        """
+        write_rows(Path(directory) / MANIFEST_NAME, self.clips)
 
     @classmethod
     def load(cls, directory: Path) -> "Manifest":
@@ -235,28 +173,10 @@ class Manifest:
         if not path.exists():
             raise GenlabError(f"{path}: no corpus here, build it with `genlab data`")
         digests = Digests.load(directory)
-        content = (
-            read_content(path, fix=fix) or b"" if digests is None else digests.read(MANIFEST_NAME)
-        )
         try:
-            # Lines end with a newline alone: a text may hold other characters that `splitlines`
-            # takes for ends.
-            lines = content.decode("utf-8").split("\n")
-            return cls(
-                (_read_clip(line, path, fix) for line in lines if line.strip()), directory, digests
-            )
+            return cls(read_rows(path, digests, fix), directory, digests)
         except (ValueError, RecursionError) as error:
             raise GenlabError(f"{path}: damaged manifest ({error!s:.120}); {fix}") from None
-
-
-_CLIP = pydantic.TypeAdapter(Clip)
-
-
-def _read_clip(line: str, path: Path, fix: str) -> Clip:
-    try:
-        return _CLIP.validate_json(line, strict=True)
-    except pydantic.ValidationError as error:
-        raise GenlabError(f"{path}: damaged manifest: {describe_problem(error)}; {fix}") from None
 
 
 def read_array(path: Path, *, ndim: int, fix: str) -> Float[np.ndarray, "..."]:

@@ -166,7 +166,7 @@ def floor_distances(
             "budget.mode='iso_bitrate': the corpus has no clip of validation to hear the codec by; "
             f"hold out more: {drawn}rows of split {SPLIT!r} in the table of the corpus"
         )
-    sources = {clip.id: clip for clip in manifest.clips}
+    sources = manifest.find(clip.id for clip in clips)
     waves = [manifest.audio(sources[clip.id]) / np.float32(32768) for clip in clips]
     # Encoded here: a store that is only planned has no tokens yet.
     encoded = codec.encode(waves)
