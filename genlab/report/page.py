@@ -21,7 +21,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from genlab.config import GenlabError
-from genlab.data.manifest import write_atomically
 from genlab.fairness.heeding import control_status
 from genlab.report.additions import Tuning
 from genlab.report.answer import (
@@ -53,6 +52,7 @@ from genlab.report.text import QUESTION, format_quantity, format_seconds, score_
 from genlab.report.training import Curves, training_plots
 from genlab.report.trust import audit_table, metric_table
 from genlab.report.tuning import tuning_section
+from genlab.run.stored import write_atomically
 from genlab.watch.mel import CEILING_DB, FLOOR_DB, NUM_MELS, PLOT_SHARE, PLOT_START
 
 _MODES = {

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from genlab.data.manifest import write_atomically
 from genlab.evaluate.entries import ControlEntry
 from genlab.fairness.heeding import control_status
 from genlab.fairness.verdict import Gate
@@ -35,6 +34,7 @@ from genlab.report.text import (
 )
 from genlab.report.trust import audits_audio, distrust
 from genlab.report.tuning import describe_tuning, tuning_rows
+from genlab.run.stored import write_atomically
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also in full width
 COLUMNS = ("value", "low", "high", "n", "seeds", "unit", "direction", "validity", "note")

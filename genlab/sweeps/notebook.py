@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from genlab.data.manifest import write_atomically
 from genlab.report.answer import model_arms
 from genlab.report.inputs import Results
 from genlab.report.page import write_page
@@ -32,6 +31,7 @@ from genlab.report.text import (
 )
 from genlab.run.cache import only_writer
 from genlab.run.files import write_json
+from genlab.run.stored import write_atomically
 from genlab.statistics.bootstrap import finite_or_none
 from genlab.studies.crossover import read_finished
 from genlab.sweeps.figures import curves, forest, standalone
