@@ -208,7 +208,8 @@ def _find_joined(directory: Path, first: int) -> tuple[Path, PartFacts] | None:
 
 def _join(pieces: Mapping[Path, PartFacts]) -> tuple[Path, PartFacts]:
     """Return the part made of pieces, which are removed once it is whole."""
-    first, last = next(iter(pieces)), next(reversed(pieces))
+    names = list(pieces)
+    first, last = names[0], names[-1]
     if first == last:
         return first, pieces[first]
     path = first.with_name(f"{first.stem}-{last.stem.removeprefix('part-')}{PART_SUFFIX}")
@@ -252,7 +253,7 @@ def _digest_facts(facts: PartFacts) -> str:
 
 
 def _encode_part(
-    path: Path, clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
+    path: Path, clips: Sequence[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
 ) -> PartFacts:
     encoded = list(_encode_clips(clips, manifest, codec, units))
     train = [tokens.latents for clip, tokens in zip(clips, encoded) if clip.split == "train"]
@@ -278,7 +279,7 @@ def _write_facts(path: Path, facts: PartFacts) -> None:
 
 
 def _encode_clips(
-    clips: list[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
+    clips: Sequence[Clip], manifest: Manifest, codec: FrozenCodec, units: Units
 ) -> Iterator[TokenClip]:
     for first in range(0, len(clips), BATCH_CLIPS):
         batch = clips[first : first + BATCH_CLIPS]
@@ -298,7 +299,7 @@ def _encode_clips(
 
 
 def _encode_others(
-    batch: list[Clip], manifest: Manifest, codec: FrozenCodec
+    batch: Sequence[Clip], manifest: Manifest, codec: FrozenCodec
 ) -> list[Int[np.ndarray, "t k"]] | list[None]:
     """Return the codes of the other side of each clip, if there is one."""
     waves = [
@@ -331,7 +332,7 @@ def align_units(units: Int[np.ndarray, "u"], num_frames: int) -> Int[np.ndarray,
 
 
 def _describe(
-    clips: list[Clip],
+    clips: Sequence[Clip],
     manifest: Manifest,
     codec: FrozenCodec,
     units: Units,

@@ -26,7 +26,7 @@ from jaxtyping import Int, Shaped
 from typing_extensions import TypedDict
 
 from genlab.config import GenlabError
-from genlab.data.audio import AudioFormat
+from genlab.data.audio import AudioFormat, Channels
 from genlab.data.clip import Clip, read_clip
 from genlab.data.digests import Digests, digest_file
 from genlab.run.stored import (
@@ -64,7 +64,7 @@ class Facts(TypedDict):
     seconds: Number
     speakers: list[str]
     splits: list[str]
-    formats: list[tuple[int, int]]
+    formats: list[tuple[int, Channels]]
 
 
 class HeldRows(tuple[Clip, ...]):
@@ -373,8 +373,10 @@ def _fill(columns: Shaped[np.ndarray, "n"], rows: Iterable[Clip], where: Path) -
         [ids[i] for i, j in itertools.pairwise(by_id) if ids[i] == ids[j]][:MOST_TOLD], where
     )
     columns["by_id"] = by_id
+    # Numbered as they came; from now on as they are sorted, which is how rows are compared.
     for name, numbers in (("split", splits), ("speaker", speakers)):
-        columns[name] = np.argsort(np.argsort(list(numbers)))[columns[name]]
+        rank = {each: number for number, each in enumerate(sorted(numbers))}
+        columns[name] = np.array([rank[each] for each in numbers], np.int32)[columns[name]]
     return Facts(
         manifest="",
         columns="",
