@@ -2,7 +2,8 @@
 
 Question: with equal training FLOPs, which of four decoders lies nearest to the real next block, and
 does the order hold at the larger size? Task: frame-aligned semantic units in, the voice withheld,
-so that who speaks has to be heard from what is known, or sampled. All arms see all units.
+so that who speaks has to be heard from what is known, or sampled. All arms see all units. Half of
+the training examples show a beginning of their clip clean, as in configs/quickstart.py.
 
 Tuning: every arm tries three learning rates with its whole budget and keeps the best by its own
 loss on validation; so does each training with its weights at eight moments. Five training seeds
@@ -32,7 +33,10 @@ from genlab.training.looks import CheckpointRule
 from genlab.training.optim import OptimConfig
 
 SIZES = {128: 6e12, 192: 1.2e13}  # width, and training FLOPs of an arm
-MASKED = MaskedConfig(loss_weighting="bound")  # as its bound on bits weighs
+PREFIX_SHARE = 0.5
+AR = ARConfig(infill_share=0.0, prefix_share=PREFIX_SHARE)
+MASKED = MaskedConfig(loss_weighting="bound", prefix_share=PREFIX_SHARE)  # as its bound weighs
+DIFFUSION = DiffusionConfig(prefix_share=PREFIX_SHARE)
 # No text that corpora of these seeds hold out is held out here.
 CORPUS = Embedded(minutes=48.0, seed=2, developed=(0, 1), test_fraction=0.2)
 LOOKS = ("A probe of one seed and one setting saw latents lead here and codes lead on people.",)
@@ -52,10 +56,10 @@ def config() -> Comparison:
         optim=OptimConfig(peak_lrs=(1e-3, 3e-3, 9e-3), weight_decay=0.02, ema_decay=0.99),
         checkpoint=CheckpointRule(rule="best", draws=2),
         arms={
-            "ar_codes": Arm(decoder=ARConfig(infill_share=0.0), sampler=ARSampler()),
+            "ar_codes": Arm(decoder=AR, sampler=ARSampler()),
             "ar_latents": Arm(decoder=LatentARConfig(infill_share=0.0), sampler=LatentARSampler()),
             "masked_codes": Arm(decoder=MASKED, sampler=MaskedSampler(steps=(8, 1))),
-            "diffusion_latents": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=12)),
+            "diffusion_latents": Arm(decoder=DIFFUSION, sampler=DiffusionSampler(steps=12)),
         },
         evaluation=EvaluationConfig(
             token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2

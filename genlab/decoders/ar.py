@@ -31,12 +31,13 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
 from genlab.decoders.inputs import check_call, check_sample
+from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, tell_prefix
 from genlab.decoders.steps.densities import Output, Softmax
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
@@ -101,6 +102,11 @@ class ARConfig(Config):
     this, and predicts all of them as before; 2510.04071 attributes the data efficiency of diffusion
     to this.
     """
+    prefix_share: PrefixShare = added(0.0)
+    """Share of training examples that read every frame of a beginning of the clip whole and learn
+    the rest (`steps/stepwise.py`); 0 is none. A pattern with a delay hides fine codes of the last
+    frames of a prompt from the first codes after it; above 0 it hides none.
+    """
     starts_from_codec: bool = True
     """Start embeddings and heads from the codec's own entries (`nets/linear.py`), so that a model
     of codes knows at the start what a model of latents gets from its input: which codes are near
@@ -110,6 +116,11 @@ class ARConfig(Config):
     """What a step says of its code (`steps/densities.py`): one logit per entry, or a density over
     ordered entries.
     """
+
+    @pydantic.model_validator(mode="after")
+    def _check_prefix(self) -> "ARConfig":
+        check_delayed(self.prefix_share, self.pattern.hides_known, self.plan, self.other)
+        return self
 
     @property
     def step_pattern(self) -> StepPattern:
@@ -197,6 +208,7 @@ class AR(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
+        self.mark = make_mark(config.prefix_share, task.backbone.width, embed_key)
         self.heads = config.output.build(
             levels, task.spec.entries, task.backbone.width, key=head_key, code_vectors=vectors
         )
@@ -205,13 +217,18 @@ class AR(nnx.Module):
         self.plan_head = head(config.plan.num_units + 1) if config.plan else None
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
-        """Return the mean nats per code of each example, weighted by its number of codes."""
+        """Return the mean nats per code of each example, weighted by its number of codes, those
+        told as a prefix apart.
+        """
         check_call(self, tokens, cond)
         hole_key, condition_key, dropout_key = jax.random.split(key, 3)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
         masking = 0.0 if self.deterministic else self.config.input_masking
-        nats, is_target = self._nats(tokens, cond, is_known, condition_key, dropout_key, masking)
+        is_known, is_told = tell_prefix(self, key, tokens.is_valid, is_known)
+        nats, is_target = self._nats(
+            tokens, cond, is_known, condition_key, dropout_key, masking, is_told
+        )
         levels = self.pattern.levels(nats.shape[1], self.streams.count)
         per_stream = (
             self.pattern.revert(nats, self.streams.count).sum(axis=1)
@@ -326,9 +343,10 @@ class AR(nnx.Module):
         condition_key: Key[Array, ""] | None = None,
         dropout_key: Key[Array, ""] | None = None,
         input_masking: float = 0.0,
+        is_told: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b s j"], Bool[Array, "b s j"]]:
         hidden, codes, is_target = run_known(
-            self, tokens, cond, is_known, condition_key, dropout_key, input_masking
+            self, tokens, cond, is_known, condition_key, dropout_key, input_masking, is_told
         )
         nats = self._cross_entropies(hidden, jnp.where(is_target, codes, 0))
         return jnp.where(is_target, nats, 0), is_target

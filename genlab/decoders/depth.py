@@ -35,12 +35,13 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
 )
 from genlab.decoders.inputs import check_call, check_sample
+from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, tell_prefix
 from genlab.decoders.steps.levels import Levels
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
@@ -124,6 +125,8 @@ class DepthConfig(Config):
     """Share of frames whose levels after the first are trained in one step (CSM: 1/16)."""
     infill_share: float = pydantic.Field(default=0.1, ge=0, le=1)
     """Share of training examples that are visited in the order that fills a hole."""
+    prefix_share: PrefixShare = added(0.0)
+    """Share of training examples that read a beginning of the clip whole, as in the AR family."""
     starts_from_codec: bool = True
     """Start embeddings and heads from the codec's entries, as in the AR family."""
 
@@ -134,6 +137,8 @@ class DepthConfig(Config):
                 f"width={self.width} must be a multiple of 2 * heads={2 * self.heads} (rotary "
                 "channel pairs)"
             )
+        is_delayed = self.acoustic_delay_frames > 0
+        check_delayed(self.prefix_share, is_delayed, self.plan, self.other)
         return self
 
     @property
@@ -280,6 +285,7 @@ class Depth(nnx.Module):
             is_modulated=task.condition.is_modulating,
             text_route=task.condition.text_route,
         )
+        self.mark = make_mark(config.prefix_share, task.backbone.width, embed_key)
         # With a plan the first stream holds units, for which the codec has no entries.
         first = (
             None if task.code_vectors is None or config.plan is not None else task.code_vectors[:1]
@@ -314,7 +320,8 @@ class Depth(nnx.Module):
         hole_key, condition_key, dropout_key, frame_key, depth_key = jax.random.split(key, 5)
         share = 0.0 if self.deterministic else self.config.infill_share
         is_known = draw_known(hole_key, tokens.is_valid, share)
-        known = run_known(self, tokens, cond, is_known, condition_key, dropout_key)
+        is_known, is_told = tell_prefix(self, key, tokens.is_valid, is_known)
+        known = run_known(self, tokens, cond, is_known, condition_key, dropout_key, 0.0, is_told)
         is_sampled = self.config.trained_share < 1 and not self.deterministic
         nats = self._nats(known, frame_key if is_sampled else None, depth_key)
         levels = np.arange(self.streams.count)[None]

@@ -3,8 +3,11 @@
 In: latents "b t d" of zero mean and unit variance. The network sees a noisy clip and its noise
 level (DiT, 2212.09748) and predicts, by default, the velocity of the straight path from clean to
 noise (2210.02747). The loss is the mean squared error over frames and channels. Sampling runs a
-solver from noise to level 0 in one compiled loop. Known frames follow their own path from the noise
-to the prompt, which is replacement at every level, and come back exactly.
+solver from noise to level 0 in one compiled loop. Known frames come back exactly. By default they
+follow their own path from the noise to the prompt, which is replacement at every level: a law that
+is not the conditional of what was learned (RePaint, 2201.09865, repeats steps for that reason).
+With `prefix_share` the network learns that conditional: it sees the beginning of some clips clean,
+marked by a learned vector, and its loss is on the rest (Voicebox, 2306.15687, masks spans).
 
 Guidance can be limited to an interval of noise levels (2404.07724), outside of which the
 unconditional half is not computed, and its result rescaled to the spread of the conditional
@@ -23,7 +26,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config
+from genlab.config import Config, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -43,6 +46,7 @@ from genlab.decoders.noise.diffusion_score import codes_bound, log_density
 from genlab.decoders.noise.paths import Level, LikeLevel, Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
+from genlab.decoders.prefix import Known, PrefixShare, leading, make_mark, shown_prefix
 from genlab.decoders.task import Task
 from genlab.tokens import (
     Cond,
@@ -121,10 +125,19 @@ class DiffusionConfig(Config):
     """Weigh the loss of each example by min-SNR-gamma (2303.09556; 5 is usual) in the form that
     belongs to what the network predicts; None counts every level alike.
     """
+    prefix_share: PrefixShare = added(0.0)
+    """Share of training examples that show a beginning of the clip clean and learn the rest
+    (`prefix.py`); 0 is none. Above 0 the beginning of a prompt is shown so too, not replaced.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_prediction(self) -> "DiffusionConfig":
         self.path.check(self.predicts)
+        if self.prefix_share > 0 and not isinstance(self.network, ModulatedBackbone):
+            raise ValueError(
+                f"prefix_share={self.prefix_share:g}: network.kind={self.network.kind!r} has no "
+                "input that marks known frames; set prefix_share=0, or network.kind='backbone'"
+            )
         return self
 
     @property
@@ -173,30 +186,39 @@ class Diffusion(nnx.Module):
         condition_key, network_key = jax.random.split(key)
         self.config = config
         self.spec = task.spec
+        self.deterministic = False
         self.conditioner = Conditioner(task.condition, task.vocab, task.backbone, key=condition_key)
         self.network = config.network.build(task, key=network_key)
         self.code_vectors = keep_entries(task.code_vectors)
+        self.mark = make_mark(config.prefix_share, task.backbone.width, network_key)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean squared error of each example's prediction, weighted by its number of
-        latent values.
+        latent values, those shown as a prefix apart.
         """
         check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         path, predicts = self.config.path, self.config.predicts
         is_valid = tokens.is_valid
         clean = read_latents(tokens)
+        is_known = shown_prefix(self, key, is_valid)
+        is_target = is_valid & ~is_known
         noise = jax.random.normal(noise_key, clean.shape)
         level = jnp.minimum(self.config.levels.draw(level_key, clean.shape[0]), path.noisiest_level)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         predicted = self._predict(
-            path.noisy(clean, noise, level), level, conditions, is_valid, key=dropout_key
+            path.noisy(clean, noise, level),
+            level,
+            conditions,
+            is_valid,
+            Known(clean, is_known),
+            key=dropout_key,
         )
         errors = jnp.square(predicted - path.target(predicts, clean, noise, level))
-        errors = jnp.where(is_valid[:, :, None], errors, 0).sum(axis=(1, 2))
+        errors = jnp.where(is_target[:, :, None], errors, 0).sum(axis=(1, 2))
         if self.config.min_snr_gamma is not None:
             errors = errors * path.min_snr_weight(predicts, level, self.config.min_snr_gamma)
-        weight = (tokens.num_frames * clean.shape[2]).astype(jnp.float32)
+        weight = (is_target.sum(axis=1) * clean.shape[2]).astype(jnp.float32)
         return LossOut(errors / jnp.maximum(weight, 1), weight, {"noise_level": level})
 
     def sample(
@@ -208,7 +230,9 @@ class Diffusion(nnx.Module):
         sampler: DiffusionSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw latents; the frames that the prompt knows are kept, in any pattern."""
+        """Draw latents; the frames that the prompt knows are kept, in any pattern: a beginning is
+        what the network is given if it was trained so, the others replace noisy ones.
+        """
         check_sample(self, cond, num_frames, sampler, DiffusionSampler, prompt)
         latents = _sample_latents(self, cond, num_frames, key, prompt, sampler)
         is_guided = sampler.guided_calls(self.config)
@@ -264,9 +288,13 @@ class Diffusion(nnx.Module):
         level: Float[Array, "b"],
         conditions: Conditions,
         is_valid: Bool[Array, "b t"],
+        given: Known | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         noisy = noisy * self.config.path.input_scale(level)[:, None, None]
+        if self.mark is not None and given is not None:
+            noisy = jnp.where(given.is_known[:, :, None], given.latents, noisy)
+            conditions = conditions._replace(frames=self.mark(conditions.frames, given.is_known))
         return self.network(noisy, self.config.path.embedded(level), conditions, is_valid, key)
 
 
@@ -336,7 +364,9 @@ def _sample_latents(
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
     path, predicts = model.config.path, model.config.predicts
-    predict = _guided_prediction(model, cond, is_valid, sampler, sampler.guided_calls(model.config))
+    given = Known(known, leading(is_known))
+    is_guided = sampler.guided_calls(model.config)
+    predict = _guided_prediction(model, cond, is_valid, sampler, is_guided, given)
     latents = fill_in(
         sampler.solver,
         path,
@@ -357,6 +387,7 @@ def _guided_prediction(
     is_valid: Bool[Array, "b t"],
     sampler: DiffusionSampler,
     is_guided: Bool[np.ndarray, "calls"],
+    given: Known,
 ) -> Callable[[Float[Array, "b t d"], Float[Array, ""]], Float[Array, "b t d"]]:
     """Return the prediction at some noisy latents and level, guided where the sampler says so.
 
@@ -373,11 +404,12 @@ def _guided_prediction(
     )
 
     def predict_plainly(noisy, level):
-        return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid)
+        return model._predict(noisy, jnp.broadcast_to(level, (b,)), conditional, is_valid, given)
 
     def predict_guided(noisy, level):
         levels = jnp.broadcast_to(level, (2 * b,))
-        outputs = model._predict(jnp.repeat(noisy, 2, axis=0), levels, conditions, is_attended)
+        noisy, both = jax.tree.map(lambda leaf: jnp.repeat(leaf, 2, axis=0), (noisy, given))
+        outputs = model._predict(noisy, levels, conditions, is_attended, both)
         guided = guide(outputs, sampler.guidance)
         if sampler.guidance_rescale == 0:
             return guided

@@ -10,7 +10,8 @@ offset (2107.00630, appendix I.1), so the mean over a batch varies little.
 Sampling starts from noise and is one compiled loop. In ancestral order each step draws codes of the
 next level from the model; absorbing noise can also reveal the most confident codes first, or a
 random choice of a fixed size, or draw code and time of reveal at once. Known frames are clean at
-every step.
+every step: under absorbing noise that is what training shows, under uniform noise it is replacement
+unless `prefix_share` trains with beginnings that are clean, which a learned vector marks.
 
 Differences from the papers: frames of K codes instead of a row of tokens, so codes of a frame that
 are drawn in one step are drawn independently; no exponential moving average in here.
@@ -26,7 +27,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from genlab.config import Config, GenlabError
+from genlab.config import Config, GenlabError, added
 from genlab.decoders.conditioning import (
     Conditioner,
     Conditions,
@@ -39,6 +40,7 @@ from genlab.decoders.noise.corruption import AbsorbingNoise, Noise, UniformNoise
 from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
+from genlab.decoders.prefix import PrefixShare, leading, make_mark, shown_prefix
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops
@@ -81,6 +83,10 @@ class DiscreteConfig(Config):
     """Spaces the training levels."""
     starts_from_codec: bool = True
     """Start embeddings and heads from the codec's entries, as in the AR family."""
+    prefix_share: PrefixShare = added(0.0)
+    """Share of training examples that show a beginning of the clip clean and learn the rest
+    (`prefix.py`); 0 is none.
+    """
 
     def build(self, task: Task, *, key: Key[Array, ""]) -> "Discrete":
         """Return the decoder with fresh weights, made in one compiled call.
@@ -163,6 +169,7 @@ class Discrete(nnx.Module):
         is_modulated = config.noise.is_level_shown or task.condition.is_modulating
         self.config = config
         self.spec = task.spec
+        self.deterministic = False
         self.embed = CodeEmbedding(
             task.spec.codebooks,
             task.spec.entries,
@@ -192,12 +199,15 @@ class Discrete(nnx.Module):
             key=head_key,
             code_vectors=task.code_vectors,
         )
+        # A code that is hidden shows itself; one that may be noise does not.
+        marked_share = config.prefix_share if config.noise.is_level_shown else 0.0
+        self.mark = make_mark(marked_share, task.backbone.width, level_key)
         # k h v -> h (k v), so that one product makes the logits of all levels.
         self.heads.kernel[...] = heads.swapaxes(0, 1).reshape(task.backbone.width, -1)
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return one draw of the bound for each example in nats per code, weighted by its number of
-        codes.
+        codes; after a prefix that of the rest given the prefix.
         """
         check_call(self, tokens, cond)
         level_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
@@ -205,10 +215,12 @@ class Discrete(nnx.Module):
         is_valid = tokens.is_valid
         level = 1 - (jax.random.uniform(level_key) + jnp.arange(b) / b) % 1
         conditions = self.conditioner(cond, is_valid, key=condition_key)
+        is_known = shown_prefix(self, key, is_valid)
         nats, share = self._bound(
-            tokens, level, conditions, self.config.hiding, noise_key, dropout_key
+            tokens, is_known, level, conditions, self.config.hiding, noise_key, dropout_key
         )
-        weight = (tokens.num_frames * self.spec.codebooks).astype(jnp.float32)
+        num_open = (is_valid & ~is_known).sum(axis=1)
+        weight = (num_open * self.spec.codebooks).astype(jnp.float32)
         return LossOut(nats / jnp.maximum(weight, 1), weight, {"noise_share": share})
 
     def score(
@@ -239,25 +251,28 @@ class Discrete(nnx.Module):
     def _bound(
         self,
         tokens: Tokens,
+        is_known: Bool[Array, "b t"],
         level: Float[Array, "b"],
         conditions: Conditions,
         hiding: Hiding,
         noise_key: Key[Array, ""],
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b"], Float[Array, "b"]]:
-        """Return one draw of the bound of each example in nats, and the share of its codes that
-        were noise.
+        """Return one draw of the bound of each example's frames that are not known, given those
+        that are, in nats, and the share of its codes that were noise.
         """
         codes = read_codes(tokens)
         is_valid = tokens.is_valid
+        is_open = is_valid & ~is_known
         corrupted = self.config.noise.corrupt(
-            noise_key, codes, is_valid, level, hiding, self.spec.entries
+            noise_key, codes, is_open, level, hiding, self.spec.entries
         )
+        noisy = jnp.where(is_known[:, :, None], codes, corrupted.codes)
         logits = self._logits(
-            corrupted.codes, corrupted.share, conditions, is_valid, key=dropout_key
+            noisy, corrupted.share, conditions, is_valid, is_known, key=dropout_key
         )
         nats = self.config.noise.nats(logits, codes, corrupted)
-        return jnp.where(is_valid[:, :, None], nats, 0).sum(axis=(1, 2)), corrupted.share
+        return jnp.where(is_open[:, :, None], nats, 0).sum(axis=(1, 2)), corrupted.share
 
     def _logits(
         self,
@@ -265,10 +280,13 @@ class Discrete(nnx.Module):
         share: Float[Array, "b"],
         conditions: Conditions,
         is_valid: Bool[Array, "b t"],
+        is_known: Bool[Array, "b t"],
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t k v"]:
+        frames = conditions.frames
+        frames = frames if self.mark is None else self.mark(frames, is_known)
         hidden = self.backbone(
-            self.embed(noisy).astype(conditions.frames.dtype) + conditions.frames,
+            self.embed(noisy).astype(frames.dtype) + frames,
             positions=jnp.broadcast_to(jnp.arange(is_valid.shape[1])[None, :], is_valid.shape),
             is_valid=is_valid,
             text=conditions.text,
@@ -288,12 +306,13 @@ def _bound_draws(
     a quiet one.
     """
     conditions = model.conditioner(cond, tokens.is_valid)
+    is_known = jnp.zeros_like(tokens.is_valid)
     place_key, noise_key = jax.random.split(key)
 
     def draw_bound(_, inputs):
         place, step_key = inputs
         return None, model._bound(
-            tokens, 1 - place, conditions, model.config.noise.scoring, step_key
+            tokens, is_known, 1 - place, conditions, model.config.noise.scoring, step_key
         )[0]
 
     places = draw_places(place_key, num_draws, tokens.num_frames.shape[0])
@@ -319,7 +338,9 @@ def _sample_codes(
     is_free = jnp.broadcast_to((is_valid & ~is_known)[:, :, None], codes.shape)
 
     copies = 1 if sampler.guidance == 1 else 2
-    is_attended = jnp.repeat(is_valid, copies, axis=0)
+    is_attended, is_marked = (
+        jnp.repeat(frames, copies, axis=0) for frames in (is_valid, leading(is_known))
+    )
     conditions = model.conditioner(with_unconditional(cond, copies), is_attended)
 
     def step(codes, inputs):
@@ -327,7 +348,7 @@ def _sample_codes(
         # `previous` is where the step starts; the network gets the noise level that it has there.
         share = jnp.broadcast_to(sampler.hiding.hidden_share(previous), (copies * b,))
         logits = model._logits(
-            jnp.repeat(codes, copies, axis=0), share, conditions, is_attended
+            jnp.repeat(codes, copies, axis=0), share, conditions, is_attended, is_marked
         ).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)
         less_noisy = _step_codes(

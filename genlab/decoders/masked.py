@@ -13,9 +13,12 @@ compiled loop; within a level each step reveals the draws it is most confident o
     ? ? ? ?        ? ? ? ?            ? ? ? ?          e f g h     e f g h
     ? ? ? ?        ? ? ? ?            ? ? ? ?          ? ? ? ?     i j k l
 
-Differences from the paper: a plain transformer instead of a Conformer, and no random prompt in
-training; a prompt's levels above q stay hidden while q is drawn, as in training. MAGNeT's narrow
-attention for levels above the first and its rescoring by a second model are left out.
+`prefix_share` trains with random prompts, which show all their levels: in every example of the
+paper (1.0), in none by default. Without them a prompt's levels above q stay hidden while q is
+drawn, as in training, so a continuation is drawn without a part of what is known.
+
+Differences from the paper: a plain transformer instead of a Conformer. MAGNeT's narrow attention
+for levels above the first and its rescoring by a second model are left out.
 """
 
 import functools
@@ -48,6 +51,7 @@ from genlab.decoders.noise.unmasking import (
     draw_places,
     draw_revealed,
 )
+from genlab.decoders.prefix import PrefixShare, leading, shown_prefix
 from genlab.decoders.steps.logits import cross_entropy, draw
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
@@ -126,6 +130,10 @@ class MaskedConfig(Config):
     bound: every number of hidden frames comes up equally often and every clip counts by its frames,
     so that the expected loss is the bound of `score`, in nats per code.
     """
+    prefix_share: PrefixShare = added(0.0)
+    """Share of training examples that show all levels of a beginning of the clip and learn the rest
+    (`prefix.py`); 0 is none, 1 is SoundStorm. Above 0 a prompt shows all levels too.
+    """
 
     @pydantic.model_validator(mode="after")
     def _check_weighting(self) -> "MaskedConfig":
@@ -187,6 +195,7 @@ class Masked(nnx.Module):
         embed_key, condition_key, backbone_key, head_key = jax.random.split(key, 4)
         self.config = config
         self.spec = task.spec
+        self.deterministic = False
         self.embed = CodeEmbedding(
             task.spec.codebooks,
             task.spec.entries,
@@ -215,25 +224,29 @@ class Masked(nnx.Module):
 
     def loss(self, tokens: Tokens, cond: Cond, *, key: Key[Array, ""]) -> LossOut:
         """Return the mean nats of each example's hidden codes of one level, weighted by their
-        number, or, as the bound weighs, by the example's frames.
+        number, or, as the bound weighs, by the example's frames, those shown as a prefix apart.
         """
         check_call(self, tokens, cond)
         level_key, share_key, frame_key, condition_key, dropout_key = jax.random.split(key, 5)
         b = tokens.num_frames.shape[0]
         is_valid = tokens.is_valid
         level = jax.random.randint(level_key, (b,), 0, self.spec.codebooks)
+        is_known = shown_prefix(self, key, is_valid)
+        is_open = is_valid & ~is_known
+        num_open = is_open.sum(axis=1)
         is_bound = self.config.loss_weighting == "bound"
         place = jax.random.uniform(share_key, (b,))
         if is_bound:
-            num_hidden = count_hidden(place, tokens.num_frames)
-            hidden_share = num_hidden / jnp.maximum(tokens.num_frames, 1)
-            is_masked = draw_hidden(frame_key, is_valid, num_hidden)
+            num_hidden = count_hidden(place, num_open)
+            hidden_share = num_hidden / jnp.maximum(num_open, 1)
+            is_masked = draw_hidden(frame_key, is_open, num_hidden)
         else:
             hidden_share = self.config.hiding.hidden_share(place)
-            is_masked = _draw_masked(frame_key, is_valid, hidden_share, self.config.spans)
+            is_masked = _draw_masked(frame_key, is_open, hidden_share, self.config.spans)
         codes = read_codes(tokens)
         conditions = self.conditioner(cond, is_valid, key=condition_key)
         visible = _hide(codes, level, is_masked, self.spec.entries)
+        visible = jnp.where(is_known[:, :, None], codes, visible)
         hidden = self._hidden(visible, conditions, is_valid, key=dropout_key)
         heads = self.heads[...][level].astype(hidden.dtype)
         labels = jnp.take_along_axis(codes, level[:, None, None], axis=2)[:, :, 0]
@@ -241,7 +254,8 @@ class Masked(nnx.Module):
         num_masked = is_masked.sum(axis=1).astype(jnp.float32)
         # The mean over the hidden codes of a uniform number of frames and level is an unbiased draw
         # of the bound per code (eq. 4 of 2110.02037): the bound is K levels x n frames of it.
-        weight = tokens.num_frames.astype(jnp.float32) if is_bound else num_masked
+        # After a prefix it is one of the bound of the rest given the prefix.
+        weight = num_open.astype(jnp.float32) if is_bound else num_masked
         return LossOut(
             nats.sum(axis=1) / jnp.maximum(num_masked, 1), weight, {"hidden_share": hidden_share}
         )
@@ -267,7 +281,9 @@ class Masked(nnx.Module):
         sampler: MaskedSampler,
         prompt: Prompt | None = None,
     ) -> SampleOut:
-        """Draw codes; the frames that the prompt knows are kept, in any pattern."""
+        """Draw codes; the frames that the prompt knows are kept, in any pattern. A beginning shows
+        all its levels in every call if the model was trained so.
+        """
         check_sample(self, cond, num_frames, sampler, MaskedSampler, prompt)
         codes = _sample_codes(self, cond, num_frames, key, prompt, sampler)
         steps = sum(sampler.steps_per_level(self.spec.codebooks))
@@ -337,10 +353,12 @@ def _sample_codes(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     codes = jnp.full((b, t, model.spec.codebooks), absent)
+    is_whole = jnp.zeros((b, t, 1), bool)
     if prompt is not None:
-        codes = jnp.where(
-            prompt.is_known[:, :, None] & is_valid[:, :, None], read_codes(prompt.tokens), codes
-        )
+        is_known = prompt.is_known & is_valid
+        codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
+        if model.config.prefix_share > 0:
+            is_whole = leading(is_known)[:, :, None]
     # Counted on level 0: a prompt gives all levels of a frame or none.
     num_unknown = (
         sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
@@ -355,8 +373,9 @@ def _sample_codes(
     def step(codes, inputs):
         level, progress, previous, is_last, step_key = inputs
         code_key, order_key = jax.random.split(step_key)
-        # Finer levels stay hidden even where a prompt knows them, as in training.
-        visible = jnp.where(jnp.arange(codes.shape[2])[None, None, :] <= level, codes, absent)
+        # Finer levels stay hidden where training hid them, even if a prompt knows them.
+        is_shown = (jnp.arange(codes.shape[2])[None, None, :] <= level) | is_whole
+        visible = jnp.where(is_shown, codes, absent)
         hidden = model._hidden(jnp.repeat(visible, copies, axis=0), conditions, is_attended)
         logits = matmul(hidden, model.heads[...][level].astype(hidden.dtype)).astype(jnp.float32)
         logits = logits if copies == 1 else guide(logits, sampler.guidance)

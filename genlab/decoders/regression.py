@@ -19,6 +19,7 @@ from genlab.config import Config, GenlabError
 from genlab.decoders.conditioning import Conditioner
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
+from genlab.decoders.prefix import draw_prefix
 from genlab.decoders.task import Task
 from genlab.tokens import (
     AnyArray,
@@ -32,6 +33,8 @@ from genlab.tokens import (
     make_tokens,
     read_latents,
 )
+
+PREFIX_SHARE = 0.5  # of the training examples, those that know the beginning of their clip
 
 
 class RegressionSampler(Config):
@@ -89,7 +92,7 @@ class Regression(nnx.Module):
         check_call(self, tokens, cond)
         clean = read_latents(tokens)
         known_key, key = jax.random.split(key)
-        is_known = _draw_beginnings(known_key, tokens.is_valid)
+        is_known = draw_prefix(known_key, tokens.is_valid, PREFIX_SHARE)
         predicted = self._predict(cond, tokens.num_frames, clean, is_known, key)
         is_target = tokens.is_valid & ~is_known
         errors = jnp.where(is_target[:, :, None], jnp.square(predicted - clean), 0).sum(axis=(1, 2))
@@ -155,14 +158,3 @@ def _mean_latents(
     latents = model._predict(cond, num_frames, known, is_known)
     latents = jnp.where(is_known[:, :, None], known, latents)
     return jnp.where(is_valid[:, :, None], latents, 0)
-
-
-def _draw_beginnings(key: Key[Array, ""], is_valid: Bool[Array, "b t"]) -> Bool[Array, "b t"]:
-    """Return which frames are known: of every second clip on average a beginning of any length,
-    less than all.
-    """
-    length_key, some_key = jax.random.split(key)
-    num_frames = is_valid.sum(axis=1)
-    share = jax.random.uniform(length_key, num_frames.shape)
-    share *= jax.random.bernoulli(some_key, 0.5, num_frames.shape)
-    return jnp.arange(is_valid.shape[1])[None, :] < jnp.floor(share * num_frames)[:, None]

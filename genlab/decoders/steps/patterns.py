@@ -28,7 +28,7 @@ step more than the plan leads:
 """
 
 import abc
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +44,11 @@ class LaggedPattern(Config):
     @abc.abstractmethod
     def lags(self, codebooks: int) -> list[int]:
         """Return by how many frames each level is behind."""
+
+    @property
+    def hides_known(self) -> bool:
+        """Whether codes of a known beginning are read after the first code that follows it."""
+        return max(self.lags(2)) > 0
 
     def beside_other(self) -> "BesideOther":
         """Return the pattern of two speakers, whose codes of a level share a step."""
@@ -155,6 +160,7 @@ class FlatPattern(Config):
     """One code per step, coarse to fine inside a frame."""
 
     kind: Literal["flat"] = "flat"
+    hides_known: ClassVar[bool] = False
 
     @property
     def rows(self) -> LaggedPattern:

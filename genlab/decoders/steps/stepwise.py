@@ -8,6 +8,14 @@ K more behind them (`streams.py`; j: the codes of a step). With known codes all 
 (`run_known`); sampling is one compiled scan over a preallocated key-value cache (`sample_codes`),
 and streaming is the same scan cut into chunks, one compiled call each, with the cache carried
 between them (`stream_codes`).
+
+Under a delay the codes of a frame are read over several steps, so the first code after a prompt is
+drawn before the fine codes of its last frames are. A model that is trained with prefixes reads each
+of their frames whole, in the step after it (`Told`):
+
+    2 codebooks, delay 1           step s sees the codes of step s - 1; frames a, b are told
+    not told    . a b c d          told    . a b c d
+                . . e f g                  . e f f g
 """
 
 import functools
@@ -22,12 +30,20 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from genlab.config import ConfigError
 from genlab.decoders.conditioning import Conditioner, Conditions, guide, with_unconditional
+from genlab.decoders.prefix import Mark, leading
 from genlab.decoders.steps.logits import draw
 from genlab.decoders.steps.patterns import StepPattern
 from genlab.decoders.steps.streams import Streams
 from genlab.decoders.steps.visiting import visit, visiting_order
 from genlab.nets.backbone import Backbone, Cache
 from genlab.tokens import Cond, Prompt, Tokens, read_codes
+
+
+class Told(NamedTuple):
+    """The codes of the frame before each step, all of them, where they are told whole."""
+
+    codes: Int[Array, "*s b j"]
+    is_told: Bool[Array, "*s b"]
 
 
 class Step(NamedTuple):
@@ -42,6 +58,7 @@ class Step(NamedTuple):
     levels: Int[Array, "*s j"]
     previous_levels: Int[Array, "*s j"]
     key: Key[Array, "*s"]
+    told: Told | None = None
 
 
 @runtime_checkable
@@ -80,6 +97,8 @@ class StepDecoder(Protocol):
 
     conditioner: Conditioner
     backbone: Backbone
+    mark: Mark | None
+    """Marks the steps after frames that are told whole; None if none ever are."""
 
     @property
     def streams(self) -> Streams:
@@ -146,11 +165,12 @@ def run_known(
     condition_key: Key[Array, ""] | None,
     dropout_key: Key[Array, ""] | None,
     input_masking: float = 0.0,
+    is_told: Bool[Array, "b t"] | None = None,
 ) -> KnownSteps:
     """Run all steps at once over known codes, visiting the frames of `is_known` first.
 
     Of the codes that the steps see, each example hides a share drawn uniformly from 0 to
-    `input_masking`.
+    `input_masking`. Frames of `is_told`, a prefix, are read whole and predicted nowhere.
     """
     pattern, streams = model.pattern, model.streams
     is_valid = tokens.is_valid
@@ -163,12 +183,20 @@ def run_known(
     )
     levels = pattern.levels(codes.shape[1], streams.count)
     codes = jnp.where(is_target, codes, streams.sizes_at(levels)[None])
+    told = None
+    if is_told is not None:
+        told = _tell(pattern, streams, read_codes(tokens), is_told)
+        is_open = jnp.repeat(~is_told[:, :, None], streams.count, axis=2)
+        is_target &= pattern.build(is_open, fill=False)
     conditions = model.conditioner(cond, is_valid, key=condition_key)
     features, positions = pattern.per_step(visit(conditions.frames, order), order, streams.count)
     # Step i sees the codes of steps before it: shifted by one, with an absent code in front.
     previous = jnp.concatenate(
         [_before_first(streams, levels, codes.shape[0])[:, None], codes[:, :-1]], axis=1
     )
+    if told is not None and model.mark is not None:
+        previous = jnp.where(told.is_told[:, :, None], told.codes, previous)
+        features = model.mark(features, told.is_told)
     if input_masking:
         assert dropout_key is not None, "inputs are hidden in training, which has a key"
         is_seen = draw_seen(jax.random.fold_in(dropout_key, 1), previous, input_masking)
@@ -350,6 +378,13 @@ def _begin(
     features, positions = pattern.per_step(
         visit(conditions.frames, all_orders), all_orders, streams.count
     )
+    told = None
+    if model.mark is not None and prompt is not None:
+        # Frames after a hole are visited before it, which training with prefixes does not show.
+        has_hole = (is_known & ~leading(is_known)).any(axis=1, keepdims=True)
+        told = _tell(pattern, streams, known, is_known & ~has_hole)
+        features = model.mark(features, jnp.repeat(told.is_told, copies, axis=0))
+        told = Told(told.codes.swapaxes(0, 1), told.is_told.T)
     plan, cache = model.start(copies * b, num_steps, conditions)
     # b s ... -> s b ..., since the loop scans the first axis
     steps = Step(
@@ -360,8 +395,23 @@ def _begin(
         levels=jnp.asarray(levels),
         previous_levels=_levels_before(levels),
         key=jax.random.split(key, num_steps),
+        told=told,
     )
     return _Loop(plan, (cache, _before_first(streams, levels, b)), steps, order, is_valid)
+
+
+def _tell(
+    pattern: StepPattern,
+    streams: Streams,
+    codes: Int[Array, "b t k"],
+    is_told: Bool[Array, "b t"],
+) -> Told:
+    """Return what each step reads of the frames that are told, which come first; b before s."""
+    num_steps = pattern.num_steps(codes.shape[1], streams.count)
+    # The step after a frame reads it; those at the end, which have no frame, read none.
+    after = ((0, 0), (1, num_steps - codes.shape[1]))
+    whole = jnp.pad(codes, (*after, (0, 0)))
+    return Told(whole[:, :num_steps], jnp.pad(is_told, after)[:, :num_steps])
 
 
 def _levels_before(levels: Int[np.ndarray, "s j"]) -> Int[Array, "s j"]:
@@ -384,6 +434,8 @@ def _advance(
 
     def run(carry, step: Step):
         cache, previous = carry
+        if step.told is not None:
+            previous = jnp.where(step.told.is_told[:, None], step.told.codes, previous)
         x = model.embed_codes(previous[:, None], step.previous_levels[None])
         x = (
             jnp.repeat(x, num_copies(sampler), axis=0).astype(step.features.dtype)
