@@ -25,6 +25,7 @@ class OnceConfig(Config):
     kind: ClassVar[str] = "once"
     sampler: ClassVar[type] = OnceSampler
     loss_unit: ClassVar[str] = "nats_per_code"
+    prompt_rule: ClassVar[str] = "exact"  # its frames are independent
 
     def build(self, task, *, key):
         return Once(task, key=key)

@@ -37,7 +37,8 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.inputs import check_call, check_sample
-from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, tell_prefix
+from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, num_open, tell_prefix
+from genlab.decoders.prompt_rule import PromptRule, delayed_rule
 from genlab.decoders.steps.densities import Output, Softmax
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import DelayPattern, Pattern, StepPattern
@@ -158,6 +159,11 @@ class ARConfig(Config):
         )
         return 3 * forward
 
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How a prompt is known (`prompt_rule.py`)."""
+        return delayed_rule(self.prefix_share, self.pattern.hides_known, self.plan)
+
     def bare_sampler(self, task: Task) -> ARSampler:
         """Return the sampler of the bare law: one code after another from the softmax, exactly."""
         return ARSampler()
@@ -232,7 +238,7 @@ class AR(nnx.Module):
         levels = self.pattern.levels(nats.shape[1], self.streams.count)
         per_stream = (
             self.pattern.revert(nats, self.streams.count).sum(axis=1)
-            / jnp.maximum(tokens.num_frames, 1)[:, None]
+            / jnp.maximum(num_open(tokens, is_told), 1)[:, None]
         )
         weight = (
             (is_target & self.streams.is_code(levels)[None]).sum(axis=(1, 2)).astype(jnp.float32)

@@ -44,6 +44,7 @@ from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.corruption import AbsorbingNoise
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops, decode_flops
@@ -80,6 +81,7 @@ class BlockwiseConfig(Config):
 
     kind: Literal["blockwise"] = "blockwise"
     sampler: ClassVar[type[Config]] = BlockwiseSampler
+    prompt_rule: ClassVar[PromptRule] = "exact"
     loss_unit: ClassVar[str] = "nats_per_code"
     block_frames: int = pydantic.Field(default=8, gt=0)
     """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""

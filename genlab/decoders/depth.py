@@ -41,7 +41,8 @@ from genlab.decoders.conditioning import (
     Conditions,
 )
 from genlab.decoders.inputs import check_call, check_sample
-from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, tell_prefix
+from genlab.decoders.prefix import PrefixShare, check_delayed, make_mark, num_open, tell_prefix
+from genlab.decoders.prompt_rule import PromptRule, delayed_rule
 from genlab.decoders.steps.levels import Levels
 from genlab.decoders.steps.logits import cross_entropy
 from genlab.decoders.steps.patterns import AcousticDelayPattern, BehindPlan, LaggedPattern
@@ -212,6 +213,11 @@ class DepthConfig(Config):
         )
         return 3 * forward
 
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How a prompt is known (`prompt_rule.py`)."""
+        return delayed_rule(self.prefix_share, self.acoustic_delay_frames > 0, self.plan)
+
     def bare_sampler(self, task: Task) -> DepthSampler:
         """Return the sampler of the bare law: one code after another from the softmax, exactly."""
         return DepthSampler()
@@ -331,7 +337,7 @@ class Depth(nnx.Module):
             .astype(jnp.float32)
         )
         total = self.streams.weigh(nats[:, None], levels)[:, 0].sum(axis=1)
-        metrics = self.streams.name(nats / jnp.maximum(tokens.num_frames, 1)[:, None])
+        metrics = self.streams.name(nats / jnp.maximum(num_open(tokens, is_told), 1)[:, None])
         return LossOut(total / jnp.maximum(weight, 1), weight, metrics)
 
     def score(

@@ -47,6 +47,7 @@ from genlab.decoders.noise.paths import Level, LikeLevel, Path, Prediction, Stra
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
 from genlab.decoders.prefix import Known, PrefixShare, leading, make_mark, shown_prefix
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
 from genlab.tokens import (
     Cond,
@@ -160,6 +161,11 @@ class DiffusionConfig(Config):
         forward += self.network.flops(task)
         # Latents and sinusoids are data: nothing is propagated into them.
         return 3 * forward - self.network.data_flops(task)
+
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How a prompt is known (`prompt_rule.py`)."""
+        return "clean prefixes" if self.prefix_share > 0 else "replacement"
 
     def bare_sampler(self, task: Task) -> DiffusionSampler:
         """Return the sampler of the bare law: the probability flow without guidance, in

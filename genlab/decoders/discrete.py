@@ -41,6 +41,7 @@ from genlab.decoders.noise.denoisers import LEVEL_CHANNELS, LevelEmbedding
 from genlab.decoders.noise.schedules import Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import RevealSampler, bound_from_draws, draw_places
 from genlab.decoders.prefix import PrefixShare, leading, make_mark, shown_prefix
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
 from genlab.nets.backbone import Backbone, backbone_flops
@@ -106,6 +107,14 @@ class DiscreteConfig(Config):
         return 3 * forward - (
             2 * task.backbone.width * LEVEL_CHANNELS if self.noise.is_level_shown else 0
         )
+
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How a prompt is known (`prompt_rule.py`)."""
+        if self.prefix_share > 0:
+            return "clean prefixes"
+        # Codes that are absent in training are random ones; those that are there are known.
+        return "replacement" if self.noise.is_level_shown else "exact"
 
     def bare_sampler(self, task: Task) -> DiscreteSampler:
         """Return the sampler of the bare law: hidden codes one after another in random order, up to

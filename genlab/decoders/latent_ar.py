@@ -33,6 +33,7 @@ from genlab.decoders.conditioning import (
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise import code_given_latent
 from genlab.decoders.noise.heads import BARE_STEPS, GaussianMixture, GaussianMixtureHead, Head
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.steps.visiting import (
     draw_known,
     refuse_holes,
@@ -78,6 +79,7 @@ class LatentARConfig(Config):
 
     kind: Literal["latent_ar"] = "latent_ar"
     sampler: ClassVar[type[Config]] = LatentARSampler
+    prompt_rule: ClassVar[PromptRule] = "exact"
     head: Head = GaussianMixture()
     """Draws a frame's latents from its hidden vector."""
     context_noise: float = pydantic.Field(default=0.0, ge=0, le=1)

@@ -49,6 +49,7 @@ from genlab.decoders.noise.diffusion_score import codes_bound
 from genlab.decoders.noise.paths import Path, Prediction, StraightPath
 from genlab.decoders.noise.schedules import LevelDraw, LogitNormalLevels
 from genlab.decoders.noise.solvers import BARE_STEPS, Euler, Solver, fill_in
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.steps.stepwise import num_copies
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
@@ -87,6 +88,7 @@ class LatentBlocksConfig(Config):
 
     kind: Literal["latent_blocks"] = "latent_blocks"
     sampler: ClassVar[type[Config]] = LatentBlocksSampler
+    prompt_rule: ClassVar[PromptRule] = "replacement"
     block_frames: int = pydantic.Field(default=8, gt=0)
     """Frames of a block; a block is drawn as a whole and sees the finished ones before it."""
     path: Path = StraightPath()

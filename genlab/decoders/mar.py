@@ -32,6 +32,7 @@ from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.heads import BARE_STEPS, FlowMatching
 from genlab.decoders.noise.schedules import CosineHiding, Hiding, LinearHiding
 from genlab.decoders.noise.unmasking import draw_hidden, rank
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
 from genlab.nets.backbone import Backbone, backbone_flops
 from genlab.nets.linear import Linear
@@ -75,6 +76,7 @@ class MARConfig(Config):
 
     kind: Literal["mar"] = "mar"
     sampler: ClassVar[type[Config]] = MARSampler
+    prompt_rule: ClassVar[PromptRule] = "exact"
     head: FlowMatching = FlowMatching()
     """Draws a frame's latents from its hidden vector."""
     hiding: Hiding = CosineHiding()

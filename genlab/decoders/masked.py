@@ -52,6 +52,7 @@ from genlab.decoders.noise.unmasking import (
     draw_revealed,
 )
 from genlab.decoders.prefix import PrefixShare, leading, shown_prefix
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.steps.logits import cross_entropy, draw
 from genlab.decoders.task import Task
 from genlab.machine.sharding import COLUMNS
@@ -164,6 +165,11 @@ class MaskedConfig(Config):
         """
         forward = task.condition_flops + _call_flops(task)
         return 3 * forward
+
+    @property
+    def prompt_rule(self) -> PromptRule:
+        """How a prompt is known (`prompt_rule.py`)."""
+        return "clean prefixes" if self.prefix_share > 0 else "part hidden"
 
     def bare_sampler(self, task: Task) -> MaskedSampler:
         """Return the sampler of the bare law, the order of the bound: level by level, the frames of

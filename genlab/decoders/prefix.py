@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import pydantic
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from genlab.nets.param import vector
+from genlab.tokens import Tokens
 
 # Folded into the key of a loss for the draws of prefixes, so that all its other draws stay.
 _PREFIX = 0x9F
@@ -132,6 +133,11 @@ def tell_prefix(
     is_told = shown_prefix(model, key, is_valid)
     # An example with a prefix is visited in order of time, without its hole.
     return jnp.where(is_told.any(axis=1, keepdims=True), is_valid, is_known), is_told
+
+
+def num_open(tokens: Tokens, is_told: Bool[Array, "b t"] | None) -> Int[Array, "b"]:
+    """Return how many frames of each example are learned."""
+    return tokens.num_frames if is_told is None else tokens.num_frames - is_told.sum(axis=1)
 
 
 def check_delayed(share: float, hides_known: bool, *others: object) -> None:

@@ -20,6 +20,7 @@ from genlab.decoders.conditioning import Conditioner
 from genlab.decoders.inputs import check_call, check_sample
 from genlab.decoders.noise.denoisers import ModulatedBackbone, Network
 from genlab.decoders.prefix import draw_prefix
+from genlab.decoders.prompt_rule import PromptRule
 from genlab.decoders.task import Task
 from genlab.tokens import (
     AnyArray,
@@ -48,6 +49,7 @@ class RegressionConfig(Config):
 
     kind: Literal["regression"] = "regression"
     sampler: ClassVar[type[Config]] = RegressionSampler
+    prompt_rule: ClassVar[PromptRule] = "clean prefixes"
     network: Network = ModulatedBackbone()
     """What predicts, as in the diffusion family."""
 

@@ -154,6 +154,28 @@ def speaker_swap(own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0)
     return label_swap("speaker_swap", "speaker_similarity", own, others, seed)
 
 
+def prefix_swap(
+    score_name: str, own: ClipValues, swapped: Float[np.ndarray, "n"], seed: int = 0
+) -> Control:
+    """Score what follows a clip's beginning when another clip's beginning was heard, paired per
+    group of clips.
+
+    Args:
+        score_name: a score of continuations; lower is better.
+        own: of every clip, after its own beginning.
+        swapped: the same after another one, with everything else that is told as before; NaN where
+            none was drawn.
+        seed: of the interval.
+    """
+    is_known = np.isfinite(swapped) & (own.weights > 0)
+    if not is_known.any():
+        reason = "no two prompts are long enough to exchange their beginnings"
+        return not_applicable("prefix_swap", score_name, reason)
+    totals = np.where(is_known, swapped, 0.0) - np.where(is_known, own.totals, 0.0)
+    difference = own._replace(totals=totals, weights=np.where(is_known, own.weights, 0.0))
+    return _make_control("prefix_swap", score_name, difference.estimate(seed), "lower")
+
+
 def label_swap(
     control: str, score_name: str, own: ClipValues, others: Float[np.ndarray, "n"], seed: int = 0
 ) -> Control:

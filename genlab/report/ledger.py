@@ -26,6 +26,7 @@ from genlab.fairness.reach import describe_reach, has_order, merge_reach
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
 from genlab.report.inputs import Ledger, LedgerRow
+from genlab.report.prompt_row import prompt_row
 from genlab.training.looks import choose_look
 from genlab.training.optim import ArmSettings
 from genlab.training.shapes import GRIDS, Shape
@@ -57,6 +58,7 @@ def build_ledger(
         *([] if manifest is None else [_overlap_row(list(runs), manifest)]),
         *compute_rows(config, budgets),
         *_reach_rows(config, by_seed),
+        prompt_row(runs, config.evaluation.energy_draws > 0),
         *_recipe_rows(config, runs),
         *_sampling_rows(config, budgets),
         _seeds_row({name: len(runs) for name, runs in by_seed.items()}),

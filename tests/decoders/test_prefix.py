@@ -11,6 +11,7 @@ from decoder_toys import (
     SEMANTIC,
     SPEC,
     VOCAB,
+    jitted_loss,
     prompt_where,
     randomised,
     toy_batch,
@@ -23,15 +24,19 @@ from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.depth import DepthConfig, DepthSampler
 from genlab.decoders.diffusion import DiffusionConfig, DiffusionSampler
 from genlab.decoders.discrete import DiscreteConfig, DiscreteSampler
+from genlab.decoders.latent_ar import LatentARConfig
+from genlab.decoders.latent_blocks import LatentBlocksConfig
 from genlab.decoders.masked import Masked, MaskedConfig, MaskedSampler
 from genlab.decoders.noise.corruption import UniformNoise
 from genlab.decoders.noise.denoisers import StableAudioNetwork
 from genlab.decoders.noise.paths import StraightPath
 from genlab.decoders.noise.solvers import Euler, fill_in
 from genlab.decoders.prefix import Known, draw_prefix, leading, shown_prefix
+from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule
+from genlab.decoders.regression import RegressionConfig
 from genlab.decoders.steps.patterns import FlatPattern
 from genlab.decoders.steps.stepwise import run_known
-from genlab.decoders.steps.streams import OtherStream
+from genlab.decoders.steps.streams import OtherStream, PlanStream
 from genlab.decoders.task import Task
 from genlab.tokens import Prompt
 
@@ -87,16 +92,14 @@ def test_the_loss_counts_what_follows_the_prefix(name, key):
     assert 0 < int(shown.sum()) < int(tokens.is_valid.sum())
     num_open = np.asarray(tokens.num_frames - shown.sum(axis=1))
     values = {"diffusion": SPEC.latent_channels, "masked_bound": 1}.get(name, SPEC.codebooks)
-    out = decoder.loss(tokens, cond, key=key)
+    out = jitted_loss(decoder)(tokens, cond, key)
     assert np.isfinite(out.per_example).all()
     if name != "masked":  # which counts hidden codes, some of those that are open
         np.testing.assert_array_equal(out.weight, num_open * values)
     assert (np.asarray(out.weight) <= num_open * values).all()
     # Validation is of whole clips.
     decoder.eval()
-    whole = decoder.loss(tokens, cond, key=key)
-    if name != "masked":
-        np.testing.assert_array_equal(whole.weight, np.asarray(tokens.num_frames) * values)
+    assert not shown_prefix(decoder, key, tokens.is_valid).any()
 
 
 class Levelled(Masked):
@@ -134,16 +137,17 @@ def test_the_loss_of_a_masked_prefix_is_the_bound_of_the_rest(key):
     np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 4 * error)
 
 
-def moved_by_a_fine_code(config, sampler):
-    """Whether the coarse code of the first unknown frame depends on the finest code of the last
-    known one, in any of many clips.
+def moved_by_fine_codes(config, sampler, first):
+    """Whether the coarse code of the first unknown frame, 6, depends on the fine codes of known
+    frames from `first` on, in any of many clips.
     """
     tokens, cond = toy_batch(num_examples=48)
     decoder = build(config)
     prompt = prompt_where(tokens, jnp.arange(12)[None, :] < 6)
-    fine = tokens.codes[:, 5, -1]
-    others = tokens._replace(codes=tokens.codes.at[:, 5, -1].set((fine + 7) % SPEC.entries))
-    first = []
+    fine = tokens.codes[:, first:6, 1:]
+    moved = tokens.codes.at[:, first:6, 1:].set((fine + 7) % SPEC.entries)
+    others = tokens._replace(codes=moved)
+    coarse = []
     for known in (tokens, others):
         drawn = decoder.sample(
             cond,
@@ -153,8 +157,8 @@ def moved_by_a_fine_code(config, sampler):
             prompt=Prompt(known, prompt.is_known),
         ).tokens.codes
         np.testing.assert_array_equal(drawn[:, :6], known.codes[:, :6])
-        first.append(drawn[:, 6, 0])
-    return bool((first[0] != first[1]).any())
+        coarse.append(drawn[:, 6, 0])
+    return bool((coarse[0] != coarse[1]).any())
 
 
 @pytest.mark.parametrize(
@@ -173,11 +177,12 @@ def moved_by_a_fine_code(config, sampler):
     ],
 )
 def test_which_decoders_see_the_fine_codes_of_a_prompt(config, is_seen):
-    sampler = GREEDY[config.kind]
+    sampler, first = GREEDY[config.kind], 5
     if config.kind in ("masked", "discrete", "blockwise"):
+        first = 0
         # One call draws all coarse codes: later ones would see fine codes that were drawn.
         sampler = sampler.model_copy(update={"steps": (1,) if config.kind == "masked" else 1})
-    assert moved_by_a_fine_code(config, sampler) == is_seen
+    assert moved_by_fine_codes(config, sampler, first) == is_seen == continues_its_law(config)
 
 
 @pytest.mark.parametrize("name", ["ar", "depth"])
@@ -303,3 +308,25 @@ def test_prefixes_that_change_nothing_are_refused(fields):
 def test_a_network_without_a_mark_is_refused():
     with pytest.raises(ValueError, match="has no input that marks known frames"):
         DiffusionConfig(prefix_share=0.5, network=StableAudioNetwork())
+
+
+@pytest.mark.parametrize(
+    ("config", "rule"),
+    [
+        (ARConfig(), "part hidden"),
+        (ARConfig(pattern=FlatPattern()), "exact"),
+        (ARConfig(pattern=FlatPattern(), plan=PlanStream()), "part hidden"),
+        (ARConfig(prefix_share=0.5), "clean prefixes"),
+        (DiffusionConfig(), "replacement"),
+        (DiffusionConfig(prefix_share=0.5), "clean prefixes"),
+        (DiscreteConfig(noise=UniformNoise()), "replacement"),
+        (DiscreteConfig(), "exact"),
+        (LatentARConfig(), "exact"),
+        (LatentBlocksConfig(), "replacement"),
+        (RegressionConfig(), "clean prefixes"),
+        (object(), "not declared"),
+    ],
+)
+def test_every_decoder_says_how_a_prompt_is_known(config, rule):
+    assert describe_prompt_rule(config) == rule
+    assert continues_its_law(config) == (rule in ("exact", "clean prefixes"))
