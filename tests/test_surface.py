@@ -37,7 +37,7 @@ LOADED = [
     ),
     ("genlab.decoders", "genlab.decoders.task", ["Task"], 33),
     ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 31),
-    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 41),
+    ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 43),
     ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 40),
     ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 42),
     ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 44),
