@@ -9,7 +9,8 @@ to sample it. All arms see all units of the clip (`units_route`).
 Half of the training examples show a beginning of their clip clean (`prefix_share`), wherever a
 continuation would else be drawn from another law than the trained one: a masked decoder would hide
 the fine codes of the first half, diffusion would replace its noisy frames, a delay pattern would
-read its last fine codes too late. Latents from left to right need nothing.
+read its last fine codes too late. Latents from left to right need nothing. SoundStorm (2305.09636)
+does so in all examples; here half of them stay whole, for the bits of whole clips.
 
 Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
 the next block at each family's bare law.
@@ -34,10 +35,6 @@ from genlab.nets.backbone import BackboneConfig
 from genlab.train import TrainSettings
 from genlab.training.optim import OptimConfig
 
-# SoundStorm (2305.09636) shows a prefix in all examples, of which those of length 0 are few; the
-# other half keeps what is said of whole clips, the bits, as well trained.
-PREFIX_SHARE = 0.5
-
 
 def config() -> Comparison:
     """Return the comparison."""
@@ -56,7 +53,7 @@ def config() -> Comparison:
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
         arms={
             "ar": Arm(
-                decoder=ARConfig(infill_share=0.0, prefix_share=PREFIX_SHARE),
+                decoder=ARConfig(infill_share=0.0, prefix_share=0.5),
                 sampler=ARSampler(temperature=0.3, guidance=1.5),
                 **tried,
             ),
@@ -66,13 +63,13 @@ def config() -> Comparison:
                 **tried,
             ),
             "masked": Arm(
-                decoder=MaskedConfig(prefix_share=PREFIX_SHARE),
+                decoder=MaskedConfig(prefix_share=0.5),
                 sampler=MaskedSampler(steps=(2, 1), temperature=0.3),
                 peak_lr=2.1e-3,
                 **tried,
             ),
             "diffusion": Arm(
-                decoder=DiffusionConfig(prefix_share=PREFIX_SHARE),
+                decoder=DiffusionConfig(prefix_share=0.5),
                 sampler=DiffusionSampler(steps=2, guidance=2.0),
                 peak_lr=6.6e-3,
                 **tried,

@@ -359,12 +359,10 @@ def _sample_codes(
     b, t = cond.content.shape
     is_valid = jnp.arange(t)[None, :] < num_frames[:, None]
     codes = jnp.full((b, t, model.spec.codebooks), absent)
-    is_whole = jnp.zeros((b, t, 1), bool)
+    is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
+    is_whole = leading(is_known)[:, :, None] & (model.config.prefix_share > 0)
     if prompt is not None:
-        is_known = prompt.is_known & is_valid
         codes = jnp.where(is_known[:, :, None], read_codes(prompt.tokens), codes)
-        if model.config.prefix_share > 0:
-            is_whole = leading(is_known)[:, :, None]
     # Counted on level 0: a prompt gives all levels of a frame or none.
     num_unknown = (
         sampler.spans.group(is_valid & (codes[:, :, 0] == absent), False).any(axis=2).sum(axis=1)
