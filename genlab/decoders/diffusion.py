@@ -208,6 +208,7 @@ class Diffusion(nnx.Module):
         is_valid = tokens.is_valid
         clean = read_latents(tokens)
         is_known = shown_prefix(self, key, is_valid)
+        # Frames that are shown clean have nothing to predict.
         is_target = is_valid & ~is_known
         noise = jax.random.normal(noise_key, clean.shape)
         level = jnp.minimum(self.config.levels.draw(level_key, clean.shape[0]), path.noisiest_level)
@@ -370,6 +371,7 @@ def _sample_latents(
     is_known = jnp.zeros_like(is_valid) if prompt is None else prompt.is_known & is_valid
     known = jnp.zeros_like(noise) if prompt is None else read_latents(prompt.tokens)
     path, predicts = model.config.path, model.config.predicts
+    # What follows a hole is replaced alone: training shows beginnings.
     given = Known(known, leading(is_known))
     is_guided = sampler.guided_calls(model.config)
     predict = _guided_prediction(model, cond, is_valid, sampler, is_guided, given)

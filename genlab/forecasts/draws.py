@@ -78,31 +78,67 @@ class BlockEnergy:
         draws, truth = (np.concatenate(parts)[: len(self.clips)] for parts in zip(*found))
         return Blocks(draws, truth)
 
+    def energy_after(
+        self, model: nnx.Module, heard: Sequence[TokenClip | None], *, num_draws: int, seed: int
+    ) -> Float[np.ndarray, "n"]:
+        """Return the energy of each clip when another clip's beginning is heard in its stead, drawn
+        by the keys of `scores`; NaN where none is.
+
+        Args:
+            model: the trained decoder.
+            heard: for each of the first clips the other one, which has frames enough; or None.
+            num_draws: continuations per clip.
+            seed: of the draws.
+        """
+        found = [
+            blocks.scores()[BARE_ENERGY] for blocks in self._batches(model, num_draws, seed, heard)
+        ]
+        energies = np.full(len(self.clips), np.nan)
+        is_swapped = np.array([clip is not None for clip in heard])
+        energies[: len(heard)] = np.where(is_swapped, np.concatenate(found)[: len(heard)], np.nan)
+        return energies
+
     @property
     def network_calls(self) -> int:
         """Sequential network calls of a continuation; known once something was scored."""
         return 0 if self.compiled is None else self.compiled.network_calls
 
-    def _batches(self, model: nnx.Module, num_draws: int, seed: int) -> Iterator[Blocks]:
+    def _batches(
+        self,
+        model: nnx.Module,
+        num_draws: int,
+        seed: int,
+        heard: Sequence[TokenClip | None] | None = None,
+    ) -> Iterator[Blocks]:
         size = min(len(self.clips), BATCH_CLIPS)
-        for number, start in enumerate(range(0, len(self.clips), size)):
+        count = len(self.clips) if heard is None else len(heard)
+        for number, start in enumerate(range(0, count, size)):
             # The last batch is filled up, so that all have one shape and one program.
-            batch = [self.clips[i % len(self.clips)] for i in range(start, start + size)]
+            chosen = [i % len(self.clips) for i in range(start, start + size)]
+            batch = [self.clips[i] for i in chosen]
+            others = batch
+            if heard is not None:
+                others = [(heard[i] if i < count else None) or self.clips[i] for i in chosen]
             key = jax.random.key(seed)
             # The first batch keeps the plain key: few clips score as they always did.
             key = jax.random.fold_in(key, number) if number else key
-            yield self._draw(model, batch, num_draws, key)
+            yield self._draw(model, batch, others, num_draws, key)
 
     def _draw(
-        self, model: nnx.Module, clips: Sequence[TokenClip], num_draws: int, key: jax.Array
+        self,
+        model: nnx.Module,
+        clips: Sequence[TokenClip],
+        heard: Sequence[TokenClip],
+        num_draws: int,
+        key: jax.Array,
     ) -> Blocks:
         frames = self.run.data.num_frames
         block_frames = round(BLOCK_S * self.store.info.spec.frame_hz)
         cond, num_frames = conditions(self.store, clips, frames)
-        examples = [self.store.example(clip, frames)[0] for clip in clips]
-        tokens: Tokens = jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
+        tokens = self._read(clips)
         first = num_frames // 2
-        prompt = Prompt(tokens, jnp.asarray(np.arange(frames)[None, :] < first[:, None]))
+        known = tokens if heard is clips else self._read(heard)
+        prompt = Prompt(known, jnp.asarray(np.arange(frames)[None, :] < first[:, None]))
         if self.compiled is None:
             self.compiled, _ = compile_sampler(model, self.run, cond, num_frames, prompt)
         compiled = self.compiled.of(model)
@@ -116,6 +152,10 @@ class BlockEnergy:
         truth = np.asarray(read_latents(tokens))[clip, window]
         truth = np.where(has_block[:, None, None], truth, np.nan)
         return Blocks(np.stack(draws, axis=1), truth)
+
+    def _read(self, clips: Sequence[TokenClip]) -> Tokens:
+        examples = [self.store.example(clip, self.run.data.num_frames)[0] for clip in clips]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
 def sampler_behind(score_name: str, run: DecoderRun, store: TokenStore) -> SamplerConfig:

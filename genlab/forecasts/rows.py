@@ -13,8 +13,10 @@ from jaxtyping import Float
 
 from genlab.arms import ArmRun
 from genlab.data.store import TokenClip
-from genlab.decoders.task import SamplerConfig, bare_law
+from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule
+from genlab.decoders.task import bare_law
 from genlab.evaluate.blocks import Blocks
+from genlab.evaluate.controls import Control, prefix_swap
 from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
@@ -29,6 +31,7 @@ from genlab.forecasts.dressed import (
     dress,
     look_up_blocks,
 )
+from genlab.forecasts.swap import swap_partners
 from genlab.material import Material
 from genlab.prompts import choose_scored
 from genlab.run import clock
@@ -37,6 +40,7 @@ from genlab.run.bounds import (
     DRESSED_BASELINES,
     LOOKUP,
     LOOKUP_RESIDUALS,
+    REGRESSION,
     REGRESSION_RESIDUALS,
     DressedBaseline,
 )
@@ -76,14 +80,24 @@ def add_energies(
     own = run.arm.sampler
     law = bare_law(run.arm.decoder, own, run.task(material.store))
     how = "at the bare law" if law.is_declared else "at its own sampler: it declares no bare law"
+    is_conditional = continues_its_law(run.arm.decoder)
+    if not is_conditional:
+        how += f"; how it knows a prompt: {describe_prompt_rule(run.arm.decoder)}"
+    clips = choose_scored(material.store, config)
     with clock.stage(clock.BARE, arms[0].name):
-        bare = _draw_scores(config, material, arms, law.sampler, how)
+        # One program serves all training seeds, and the control.
+        energy = BlockEnergy(run, material.store, clips, law.sampler)
+        bare = _draw_scores(config, arms, energy, how)
+        if arms[0].name != REGRESSION:
+            swap = _swap_prefixes(config, arms, energy, bare[BARE_ENERGY][1])
+            row = row._replace(controls=(*row.controls, swap))
     if own == law.sampler:  # it draws the same continuations
         tuned = bare
     else:
         with clock.stage(clock.TUNED, arms[0].name):
-            tuned = _draw_scores(config, material, arms, own, "at its own sampler")
-    if not law.is_declared:
+            energy = BlockEnergy(run, material.store, clips, own)
+            tuned = _draw_scores(config, arms, energy, "at its own sampler")
+    if not (law.is_declared and is_conditional):
         # Of another law than the one that was trained, so it decides nothing (`is_proper`).
         bare = {
             name: (score._replace(validity="biased"), values._replace(validity="biased"))
@@ -206,17 +220,10 @@ def _row_of(
 
 
 def _draw_scores(
-    config: Comparison,
-    material: Material,
-    arms: Sequence[ArmRun],
-    sampler: SamplerConfig,
-    how: str,
+    config: Comparison, arms: Sequence[ArmRun], energy: BlockEnergy, how: str
 ) -> Scored:
     """Return the scores of an arm at one sampler, over all its training seeds."""
     num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
-    clips = choose_scored(material.store, config)
-    # One program serves all training seeds.
-    energy = BlockEnergy(arms[0].run, material.store, clips, sampler)
     found = [
         # Seeds draw different continuations, so that draws are independent over training seeds.
         energy.scores(arm.result.model, num_draws=num_draws, seed=seed + number)
@@ -226,7 +233,23 @@ def _draw_scores(
         f"{num_draws} continuations per clip, {AFTER}, {how}, {energy.network_calls} network calls "
         "each"
     )
-    return _summarise(found, config, clips, note)
+    return _summarise(found, config, energy.clips, note)
+
+
+def _swap_prefixes(
+    config: Comparison, arms: Sequence[ArmRun], energy: BlockEnergy, own: ClipValues
+) -> Control:
+    """Return the control that the energy rises when other clips' beginnings are heard.
+
+    `own` are the values of an arm after the own beginnings, one training seed after the other.
+    """
+    num_draws, seed = config.evaluation.energy_draws, config.evaluation.seed
+    heard = swap_partners(energy.clips, [config.data.domain.unit_of(clip) for clip in energy.clips])
+    swapped = [
+        energy.energy_after(arm.result.model, heard, num_draws=num_draws, seed=seed + number)
+        for number, arm in enumerate(arms)
+    ]
+    return prefix_swap(BARE_ENERGY, own, np.concatenate(swapped), seed)
 
 
 def _summarise(
