@@ -35,6 +35,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import DecoderRun
 from genlab.fairness.reach import Reach, measure_reach
 from genlab.inputs import open_store
+from genlab.packages.package import load_decoder
 from genlab.prompts import choose_prompts
 from genlab.run.bounds import CODES_FLOOR
 from genlab.run.files import write_json
@@ -42,7 +43,6 @@ from genlab.run.names import file_stem
 from genlab.run.ownership import refuse_to_replace
 from genlab.run.stored import Count, Number, read_again, read_stored, remove_leftovers_of
 from genlab.tokens import Cond, Prompt, SampleOut, Tokens, make_tokens
-from genlab.train import load_trained
 from genlab.watch.tensorboard import ClipNote, RunWriter, prompt_tag
 
 FIRST_AUDIO_FRAMES = 25  # half a second at 50 Hz: what a player buffers before it starts
@@ -184,7 +184,7 @@ def sample_run(
 
     Args:
         run: the config found in `run_dir`.
-        run_dir: where it was trained.
+        run_dir: where it was trained, or a package of it.
         out: directory for `NAME.flac` and `NAME.codec.flac`, where NAME is the clip's id.
         num_prompts: how many clips.
         seed: of the draws.
@@ -203,7 +203,7 @@ def sample_run(
     # Claimed before any work: files of another run must not be overwritten, and a refusal should
     # cost nothing.
     claim_samples(out, names, run)
-    model = load_trained(lambda key: run.build_for(store, key), run_dir)
+    model = load_decoder(run, store, run_dir)
     frames = run.data.num_frames
     cond, num_frames = conditions(store, clips, frames)
     prompt = None if keep_s is None else keep_frames(store, clips, frames, keep_s)

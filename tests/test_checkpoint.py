@@ -33,6 +33,7 @@ from genlab.run.checkpoint import (
 from genlab.run.digests import chain_digest, combine_digests
 from genlab.run.files import read_json, write_json
 from genlab.run.status import check_held, lock_run, track_status, write_status
+from genlab.training.settings import TrainSettings
 from genlab.training.tally import read_meta
 
 
@@ -87,6 +88,39 @@ def test_round_trip_and_keep(run_dir):
     restored = restore_latest(run_dir, expect_same(make_state(0)), move_damaged=False)
     assert restored.step == 4 and restored.meta["note"] == "step 4"
     assert_same(restored.state, make_state(4))
+
+
+def test_checkpoints_of_some_steps_are_kept_beside_the_newest(tmp_path):
+    writer = CheckpointWriter(tmp_path, keep=2, keep_every_steps=4)
+    for step in range(1, 10):
+        writer.save(step, make_state(step), {})
+    writer.close()
+    assert saved_steps(tmp_path) == [4, 8, 9]
+
+
+def test_of_checkpoints_that_are_close_in_time_the_newest_are_kept(tmp_path):
+    writer = CheckpointWriter(tmp_path, keep=1, keep_every_s=3600.0)
+    for step in (1, 2, 3):
+        writer.save(step, make_state(step), {})
+    writer.close()
+    assert saved_steps(tmp_path) == [1, 3]  # the first begins the hour
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (
+            {"keep_every_steps": 100},
+            "keep_every_steps=100: expected a multiple of save_every_steps",
+        ),
+        ({"keep_every_steps": 15, "save_every_steps": 10}, "keep_every_steps=15"),
+        ({"keep_every_s": 0.2}, "keep_every_s=0.2: expected at least 1 second"),
+        ({"keep_every_s": float("nan")}, "keep_every_s=nan"),
+    ],
+)
+def test_what_is_never_saved_cannot_be_kept(values, told):
+    with pytest.raises(ValueError, match=told):
+        TrainSettings(**values)
 
 
 def test_metadata_with_the_right_checksum_and_wrong_content_is_refused(run_dir):

@@ -152,6 +152,35 @@ def _add_runs(add: AddCommand) -> None:
         metavar="FROM:TO",
         help="seconds of each real clip to keep and continue, or fill around, for example 0:0.5",
     )
+    _add_packages(add)
+
+
+def _add_packages(add: AddCommand) -> None:
+    command = add(
+        "export",
+        "Write a trained arm as a folder that travels: safetensors, its config, a README.",
+        "genlab export runs/first/arms/ar/seed0 --out my-arm",
+    )
+    takes_config(command, "run directory of a trained arm")
+    command.add_argument(
+        "--out", type=local, required=True, metavar="FOLDER", help="a folder that does not exist"
+    )
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face Hub"
+    )
+    command.add_argument(
+        "--public", action="store_true", help="anybody may read a repository that --push makes"
+    )
+    command = add(
+        "pull",
+        "Download such a folder from the Hugging Face Hub.",
+        "genlab pull me/my-arm --out my-arm",
+    )
+    command.add_argument("repository", type=named, metavar="OWNER/NAME")
+    command.add_argument(
+        "--out", type=local, required=True, metavar="FOLDER", help="a folder that does not exist"
+    )
+    command.add_argument("--revision", help="a branch, a tag or a commit (default: the newest)")
 
 
 def _add_tuning(add: AddCommand) -> None:

@@ -8,7 +8,6 @@ and returns the exit code.
 import argparse
 import contextlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +21,6 @@ from genlab.cli.directories import (
 from genlab.config import Config, ConfigError, GenlabError
 from genlab.config.shipped import find_config
 from genlab.data.known_entropy import KnownEntropy
-from genlab.data.manifest import Clip, Manifest
-from genlab.data.own.source import OwnTokens
 from genlab.experiment import Comparison, DecoderRun
 from genlab.load import load_experiment
 from genlab.machine import hosts
@@ -162,6 +159,26 @@ def sample(arguments: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def export(arguments: argparse.Namespace, command: str) -> int:
+    """Write a trained arm as a folder that travels."""
+    from genlab.cli.packages import export_run
+
+    require_run(arguments.config, "runs/first/arms/ar/seed0")
+    run = _read(arguments)
+    if isinstance(run, Comparison):
+        raise GenlabError(name_arms(run, Path(arguments.config)))
+    export_run(run, arguments)
+    return 0
+
+
+def pull(arguments: argparse.Namespace, command: str) -> int:
+    """Download such a folder."""
+    from genlab.cli.packages import pull as pull_here
+
+    pull_here(arguments)
+    return 0
+
+
 def evaluate(arguments: argparse.Namespace, command: str) -> int:
     """Score a comparison's samples again, or compare the score of a run with the entropy of its
     source.
@@ -233,12 +250,13 @@ def budget(arguments: argparse.Namespace, command: str) -> int:
 
 def data(arguments: argparse.Namespace, command: str) -> int:
     """Build corpus and token store, check what was built, or download a corpus."""
+    from genlab.cli.corpora import check_data, describe_corpus
     from genlab.cli.tokens import act_on_words
     from genlab.data.corpus import build_corpus
     from genlab.evaluate.hearing import describe_hearing
 
     if arguments.config in DATA_WORDS:
-        return 0 if act_on_words(arguments) else _check_data(arguments)
+        return 0 if act_on_words(arguments) else check_data(arguments)
     refuse_slip_of_check(arguments.config, arguments.overrides)
     config = _read(arguments)
     with Progress() as progress:
@@ -267,59 +285,7 @@ def data(arguments: argparse.Namespace, command: str) -> int:
         else [share.corpus for share in config.data]
     )
     for corpus, manifest in zip(corpora, manifests):  # tokens that never were audio have none
-        print("\n".join([*_describe_corpus(manifest), *describe_hearing(corpus, manifest)]))
-    return 0
-
-
-def _describe_corpus(manifest: Manifest) -> list[str]:
-    """Return its size, that of each split, every skipped file with its reason, and notes."""
-    from genlab.data.folder import ImportReport
-    from genlab.data.listing import count_of
-
-    def describe(clips: Sequence[Clip]) -> str:
-        minutes = sum(clip.duration_s for clip in clips) / 60
-        return f"{count_of(len(clips), 'clip')}, {minutes:.1f} min"
-
-    speakers = count_of(len(manifest.speakers), "speaker")
-    size = f"{describe(manifest.clips)}, {speakers}"
-    lines = [f"{manifest.root}: {size}, manifest {manifest.hash()}"]
-    for name in manifest.splits:
-        clips = manifest.split(name)
-        texts = count_of(len({clip.text for clip in clips if clip.text}), "text")
-        lines.append(f"  {name}: {describe(clips)}, {texts}")
-    report = ImportReport.load(manifest.root)
-    if report is not None:
-        lines += [f"  skipped {item.path}: {item.reason}" for item in report.skipped]
-        lines += [f"  note: {note}" for note in report.all_notes]
-    return lines
-
-
-def _check_data(arguments: argparse.Namespace) -> int:
-    """Read every byte of the corpora and the token store of a config."""
-    from genlab.data.corpus import find_corpora
-    from genlab.data.digests import check_directories
-    from genlab.data.manifest import MANIFEST_NAME
-    from genlab.data.store import INFO_NAME
-
-    if not arguments.overrides:
-        raise ConfigError("check: which config? For example: genlab data check quickstart")
-    path, *overrides = arguments.overrides
-    config = load_experiment(path, tuple(overrides), trust_code=arguments.trust_code)
-    has_store = isinstance(config, Comparison | DecoderRun)
-    corpora = [config.data.corpus] if has_store else [share.corpus for share in config.data]
-    with Progress() as progress:
-        directories = [
-            directory
-            for corpus in corpora
-            if not isinstance(corpus, KnownEntropy | OwnTokens)
-            for directory in find_corpora(corpus)
-        ]
-        lines = check_directories(directories, MANIFEST_NAME, progress)
-        # The name of a store holds the digest of its corpus.
-        is_findable = all((directory / MANIFEST_NAME).exists() for directory in directories)
-        stores = [config.data.find_store()] if has_store and is_findable else []
-        lines += check_directories(stores, INFO_NAME, progress)
-    print("\n".join(lines))
+        print("\n".join([*describe_corpus(manifest), *describe_hearing(corpus, manifest)]))
     return 0
 
 

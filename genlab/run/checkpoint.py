@@ -96,11 +96,18 @@ class HashLog:
 
 
 class CheckpointWriter:
-    """Saves in the background and keeps the newest `keep`. One per process and run directory, under
+    """Saves in the background and keeps the newest `keep`, with those of every `keep_every_steps`
+    and one per `keep_every_s`, where these are given. One per process and run directory, under
     `lock_run`.
     """
 
-    def __init__(self, run_dir: Path, keep: int):
+    def __init__(
+        self,
+        run_dir: Path,
+        keep: int,
+        keep_every_steps: int | None = None,
+        keep_every_s: float | None = None,
+    ):
         # Here, because it takes half as long as jax, and reading a config needs no checkpoint.
         from orbax.checkpoint import v1 as ocp
 
@@ -116,10 +123,15 @@ class CheckpointWriter:
         hosts.wait_for_all("half-written checkpoints are gone")
         hush_saving()
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
+        kept: list[Any] = [preserve.LatestN(keep)]
+        if keep_every_steps is not None:
+            kept.append(preserve.EveryNSteps(keep_every_steps))
+        if keep_every_s is not None:
+            kept.append(preserve.EveryNSeconds(round(keep_every_s)))
         self._checkpointer = ocp.training.Checkpointer(
             str(root),
             save_decision_policy=decide.FixedIntervalPolicy(1),
-            preservation_policy=preserve.LatestN(keep),
+            preservation_policy=preserve.AnyPreservationPolicy(kept),
         )
 
     def save(self, step: int, state: dict[str, PyTree], meta: Meta) -> None:

@@ -4,7 +4,7 @@ result.
 
 import pydantic
 
-from genlab.config import Config
+from genlab.config import Config, added
 from genlab.machine import hosts
 from genlab.machine.sharding import ShardingConfig
 from genlab.watch.profiling import ProfileConfig
@@ -23,12 +23,32 @@ class TrainSettings(Config):
     """Steps between checkpoints, in addition to those by time; None saves by time alone."""
     keep: int = pydantic.Field(default=2, ge=1)
     """Checkpoints to keep, the newest."""
+    keep_every_steps: int | None = added(None)
+    """Checkpoints of steps that are multiples of this are kept too; one must be saved there, so it
+    is a multiple of save_every_steps. None keeps the newest alone.
+    """
+    keep_every_s: float | None = added(None)
+    """Of the older checkpoints one per this many seconds is kept too; None keeps the newest
+    alone.
+    """
     profile: ProfileConfig = ProfileConfig()
     """Which steps jax.profiler traces; none by default."""
     sharding: ShardingConfig = ShardingConfig()
     """How devices share the work."""
     previews: int = pydantic.Field(default=0, ge=0)
     """Validation prompts that are sampled while a comparison trains, to be heard in TensorBoard."""
+
+    @pydantic.model_validator(mode="after")
+    def _check_kept(self) -> "TrainSettings":
+        steps, seconds, saved = self.keep_every_steps, self.keep_every_s, self.save_every_steps
+        if steps is not None and (saved is None or steps < 1 or steps % saved):
+            raise ValueError(
+                f"keep_every_steps={steps}: expected a multiple of save_every_steps={saved}, since "
+                "what was not saved cannot be kept; set both"
+            )
+        if seconds is not None and not seconds >= 1:
+            raise ValueError(f"keep_every_s={seconds:g}: expected at least 1 second")
+        return self
 
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
