@@ -241,13 +241,6 @@ def _expect(run: _Run, abstract: State, meta: checkpoint.Meta) -> State:
     return place_state(run.graphdef, wanted)
 
 
-def _open_writer(run: _Run) -> CheckpointWriter:
-    settings = run.settings
-    return CheckpointWriter(
-        run.run_dir, settings.keep, settings.keep_every_steps, settings.keep_every_s
-    )
-
-
 def _loop(
     run: _Run,
     update: Update,
@@ -267,7 +260,7 @@ def _loop(
     began = saved_at = time.perf_counter()
     task = run.progress.stage(f"train {name}", run.steps, done=start) if run.progress else None
     with (
-        contextlib.closing(_open_writer(run)) as saver,
+        contextlib.closing(CheckpointWriter(run.run_dir, *settings.kept)) as saver,
         contextlib.closing(HashLog(run.run_dir, start, tally.batch_hash)) as hashes,
         contextlib.closing(run.source.iterate(start)) as batches,
         trace_steps(settings.profile, run.run_dir) as profile,

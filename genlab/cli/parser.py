@@ -165,6 +165,7 @@ def _add_packages(add: AddCommand) -> None:
     command.add_argument(
         "--out", type=local, required=True, metavar="FOLDER", help="a folder that does not exist"
     )
+    # What is pushed is private unless somebody says otherwise: it cannot be taken back.
     command.add_argument(
         "--push", metavar="OWNER/NAME", help="upload it to this repository of the Hugging Face Hub"
     )

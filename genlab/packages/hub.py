@@ -61,6 +61,7 @@ def pull_package(repository: str, out: Path, *, revision: str | None = None) -> 
     check_repository(repository)
     if os.path.lexists(out):
         raise GenlabError(f"--out {out}: already exists; name another folder, or move it away")
+    # Nothing takes the name that was asked for before it is whole and checked.
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)

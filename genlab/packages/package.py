@@ -19,9 +19,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +44,7 @@ from genlab.load import load_experiment
 from genlab.nets.weights import load_metadata, load_weights, save_weights
 from genlab.run.files import write_json
 from genlab.run.stored import OPEN, Count, parse_stored, partial_path
-from genlab.tokens import Cond, Prompt, Tokens, TokenSpec
+from genlab.tokens import Cond, Decoder, Prompt, Tokens, TokenSpec
 from genlab.train import load_trained, restore_trained
 from genlab.training.step import split_model
 
@@ -76,7 +76,7 @@ class Package:
     run: DecoderRun
     task: Task
     inputs: Inputs
-    model: nnx.Module
+    model: Decoder
 
     def sample(
         self,
@@ -99,7 +99,7 @@ class Package:
         sampler = self.run.arm.sampler
 
         @nnx.jit
-        def draw(model: Any, cond: Cond, frames: jax.Array, key: jax.Array) -> Tokens:
+        def draw(model: Decoder, cond: Cond, frames: jax.Array, key: jax.Array) -> Tokens:
             return model.sample(
                 cond, num_frames=frames, key=key, sampler=sampler, prompt=prompt
             ).tokens
@@ -141,7 +141,8 @@ def export_package(run: DecoderRun, run_dir: Path, out: Path) -> dict[str, JsonV
     if os.path.lexists(out):
         raise GenlabError(f"--out {out}: already exists; name another folder, or move it away")
     store = open_store(run.data, run_dir, parts=run.condition.parts)
-    model, restored = restore_trained(lambda key: run.build_for(store, key), run_dir)
+    trained, restored = restore_trained(lambda key: run.build_for(store, key), run_dir)
+    model = cast(Decoder, trained)
     if restored.step != run.steps:
         raise GenlabError(
             f"{run_dir}: its newest checkpoint is of step {restored.step} of {run.steps}; finish "
@@ -153,6 +154,7 @@ def export_package(run: DecoderRun, run_dir: Path, out: Path) -> dict[str, JsonV
             f"{run_dir}: made by a version that did not record its inputs, without which nobody "
             "could use the package; train it again"
         )
+    # All files under another name, which one rename makes the package's.
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)  # of this process number, killed long ago
@@ -162,7 +164,7 @@ def export_package(run: DecoderRun, run_dir: Path, out: Path) -> dict[str, JsonV
         write_json(partial / INPUTS_NAME, inputs)
         facts = save_weights(
             partial / WEIGHTS,
-            _tree_of(*split_model(model)[1:]),
+            _tree_of(*split_model(trained)[1:]),
             {
                 "format": FORMAT,
                 "genlab": __version__,
@@ -175,7 +177,7 @@ def export_package(run: DecoderRun, run_dir: Path, out: Path) -> dict[str, JsonV
             },
             dtype="float32",
         )
-        (partial / CARD).write_text(describe(run, inputs, facts, model))
+        (partial / CARD).write_text(describe(run, inputs, facts, model.reads))
         os.rename(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -219,12 +221,13 @@ def load_decoder(run: DecoderRun, store: TokenStore, folder: Path) -> nnx.Module
     if not is_package(folder):
         return load_trained(lambda key: run.build_for(store, key), folder)
     _read_facts(folder)
-    return _read_model(run, run.task(store), folder)
+    return cast(nnx.Module, _read_model(run, run.task(store), folder))
 
 
-def describe(run: DecoderRun, inputs: Inputs, facts: dict[str, Any], model: Any) -> str:
+def describe(run: DecoderRun, inputs: Inputs, facts: Mapping[str, JsonValue], reads: str) -> str:
     """Return the README of a package."""
     decoder, data = run.arm.decoder, run.data
+    # Models of somebody's recordings carry the duties of those recordings: the page says so.
     speaker = "told" if run.condition.speaker else "not told"
     return f"""---
 library_name: genlab
@@ -232,8 +235,8 @@ tags: [audio, {decoder.kind}]
 ---
 # {run.name}: a `{decoder.kind}` decoder
 
-{facts["num_parameters"]:,} parameters, {facts["step"]:,} updates of {run.batch_size} clips, seed
-{run.seed}. It reads {model.reads} of the codec `{data.codec}` (fingerprint `{inputs["codec"]}`).
+{facts["num_parameters"]} parameters, {facts["step"]} updates of {run.batch_size} clips, seed
+{run.seed}. It reads {reads} of the codec `{data.codec}` (fingerprint `{inputs["codec"]}`).
 Corpus: kind `{data.corpus.kind}`, `{inputs["corpus"]}`; its licence holds for the model too.
 Conditions: content `{run.condition.content}`; speaker {speaker}, of {len(inputs["speakers"])}.
 
@@ -254,7 +257,7 @@ def _tree_of(params: PyTree, rest: PyTree) -> dict[str, PyTree]:
     return {"params": params, "rest": rest}
 
 
-def _read_model(run: DecoderRun, task: Task, folder: Path) -> nnx.Module:
+def _read_model(run: DecoderRun, task: Task, folder: Path) -> Decoder:
     """Return the decoder of `task` with the parameters of a package."""
     check_view(f"arm {run.name!r}", run.arm.decoder, task)
     # Shapes alone: what the file holds takes the place of every initial value.

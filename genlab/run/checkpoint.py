@@ -123,11 +123,11 @@ class CheckpointWriter:
         hosts.wait_for_all("half-written checkpoints are gone")
         hush_saving()
         decide, preserve = ocp.training.save_decision_policies, ocp.training.preservation_policies
-        kept: list[Any] = [preserve.LatestN(keep)]
-        if keep_every_steps is not None:
-            kept.append(preserve.EveryNSteps(keep_every_steps))
-        if keep_every_s is not None:
-            kept.append(preserve.EveryNSeconds(round(keep_every_s)))
+        kept = [
+            preserve.LatestN(keep),
+            *([preserve.EveryNSteps(keep_every_steps)] if keep_every_steps else []),
+            *([preserve.EveryNSeconds(round(keep_every_s))] if keep_every_s else []),
+        ]
         self._checkpointer = ocp.training.Checkpointer(
             str(root),
             save_decision_policy=decide.FixedIntervalPolicy(1),

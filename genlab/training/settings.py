@@ -50,6 +50,11 @@ class TrainSettings(Config):
             raise ValueError(f"keep_every_s={seconds:g}: expected at least 1 second")
         return self
 
+    @property
+    def kept(self) -> tuple[int, int | None, float | None]:
+        """The newest checkpoints that are kept, and every how many steps and seconds of others."""
+        return self.keep, self.keep_every_steps, self.keep_every_s
+
     def is_save_due(self, step: int, age_s: float) -> bool:
         """Return whether to save after `step`, `age_s` seconds after the last save."""
         # Clocks differ: processes ask each other, which costs them a wait.
