@@ -20,13 +20,15 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
-from genlab.machine.memory import reuse_memory
-
-reuse_memory()
-
-from checked_shapes import check_when_called  # noqa: E402
+from checked_shapes import check_when_called
+from executed import VARIABLE, count_package
 
 check_when_called(["genlab.nets", "genlab.decoders"])
+COUNTING = count_package() if VARIABLE in os.environ else None
+
+from genlab.machine.memory import reuse_memory  # noqa: E402
+
+reuse_memory()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -52,6 +54,12 @@ def pytest_collection_modifyitems(items):
     the second process takes others' tests from the end of the list.
     """
     items.sort(key=lambda item: item.path.stem not in LONG)
+
+
+def pytest_sessionfinish():
+    """Write which parts of genlab/ this process ran, where that is asked for."""
+    if COUNTING is not None:
+        COUNTING.write(Path(os.environ[VARIABLE]))
 
 
 @pytest.fixture
