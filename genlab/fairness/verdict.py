@@ -96,6 +96,8 @@ class Evidence(NamedTuple):
     """Every arm is part of what is said, so each must beat its floors; else one that does not is
     left out of the sentence as not trained enough.
     """
+    scope: str = ""
+    """Whom it holds for, if not for everybody (`evaluate/scope.py`)."""
 
     def find_pair(self, arm: str, other: str) -> DifferenceEntry | None:
         """Return the paired difference of two rows, whichever way round it is stored."""
@@ -205,7 +207,14 @@ def check_seeds(seeds: int) -> Gate:
 
 
 def check_power(
-    target: float, power: float, prompts: int, asked: int | None, *, level: float, rule: str
+    target: float,
+    power: float,
+    prompts: int,
+    asked: int | None,
+    *,
+    level: float,
+    rule: str,
+    scope: str = "",
 ) -> Gate:
     """Return the gate of the test set: whether a difference of `target` would be seen.
 
@@ -216,10 +225,11 @@ def check_power(
         asked: prompts that it takes with the seeds at hand, None if that is not known.
         level: of the test, which all that are made share (`first_level`).
         rule: where the target comes from, in words.
+        scope: whom it holds for: no number of prompts shows anything of other voices.
     """
     told = (
         f"{prompts} prompts show a difference of {target:.3g} ({rule}) with {power:.0%} power at "
-        f"the level {level:.2g}"
+        f"the level {level:.2g}" + (f", for {scope}" if scope else "")
     )
     if power >= POWER:
         return Gate("enough prompts", "passed", told)
@@ -387,7 +397,7 @@ def _check_prompts(evidence: Evidence) -> Gate:
         needed = plan.get("prompts_needed", {}).get(str(plan.get("seeds")))
         rule = DECLARED if plan.get("declared") else UNDECLARED
         at_hand = plan["target"], plan["power"], plan.get("prompts", 0), needed
-        found.append(check_power(*at_hand, level=plan["level"], rule=rule))
+        found.append(check_power(*at_hand, level=plan["level"], rule=rule, scope=evidence.scope))
     if not found:
         return Gate("enough prompts", "not applicable", "there is no other arm to compare with")
     return next(iter(failed(found)), found[0])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from genlab.evaluate.entries import ControlEntry, DifferenceEntry, Known, PlanEntry
+from genlab.evaluate.scope import describe_scope, describe_units
 from genlab.evaluate.scores import is_conclusive
 from genlab.evaluate.table import known_metric
 from genlab.fairness.heeding import control_status
@@ -164,6 +165,7 @@ def evidence_of(
         results.get("struck") or {},
         None if real is None else _value(real, score),
         needs_all,
+        describe_scope(results.get("units")),
     )
 
 
@@ -206,7 +208,9 @@ def _decide(results: Scored, evidence: Evidence, gates: Sequence[Gate], shows: s
     if lost := failed(gates, "one token type"):
         return _refuse(lost[0], MIN_SEEDS, shows)
     seeds = min(int(arm.score.get("seeds") or 0) for arm in evidence.compared)
-    over = f"on the same prompts, over {seeds} training seeds."
+    scope = describe_scope(results.get("units"))
+    over = f"on the same prompts, over {seeds} training seeds"
+    over += f", for {scope}." if scope else "."
     within, kinds = "", sorted({arm.reads for arm in evidence.compared})
     if len(kinds) > 1 and not failed(gates):
         # What is said of families is said of one token type: the others are no rivals in it.
@@ -368,7 +372,9 @@ def _describe(results: Scored, arms: Sequence[Row], name: str, seeds: int) -> tu
     if told[False]:
         shows += f" No difference is established between {'; '.join(told[False])}."
     covers = covered(results)
-    shows += f" The intervals cover the choice of {covers}.{missing_controls(results)}"
+    units = describe_units(results.get("units"))
+    shows += f" The intervals cover the choice of {covers}."
+    shows += (f" {units}" if units else "") + missing_controls(results)
     shows += _struck(results)
     if "seeds" not in covers:
         return shows, (

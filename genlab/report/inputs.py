@@ -24,6 +24,7 @@ from genlab.evaluate.entries import (
     Positive,
     ScoreEntry,
 )
+from genlab.evaluate.scope import UnitsEntry
 from genlab.evaluate.table import known_metric
 from genlab.report.additions import Additions
 from genlab.run.bounds import is_arm
@@ -162,6 +163,7 @@ class _Shared(TypedDict):
     gates: NotRequired[list[GateEntry]]
     energy: NotRequired[EnergyLaw]
     time: NotRequired[TimeEntry]
+    units: NotRequired[UnitsEntry]
     digest: NotRequired[str]
 
 

@@ -28,9 +28,11 @@ from genlab.evaluate.entries import MetricEntry
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row
+from genlab.evaluate.scope import count_speakers
 from genlab.experiment import Comparison
 from genlab.material import Material, floor_waves, lookup_latents
 from genlab.preflight import deciding_score
+from genlab.prompts import choose_scored
 from genlab.report import PromptRow, write_report
 from genlab.report.additions import made_beside
 from genlab.report.answer import primary_score
@@ -125,6 +127,10 @@ def assemble(
         ],
         "method": describe_method(config, material),
         "energy": ENERGY_LAW,
+        "units": count_speakers(
+            config.data.domain.unit,
+            [clip.speaker for clip in choose_scored(material.store, config)],
+        ),
     }
     if own:
         results["metrics"] = own

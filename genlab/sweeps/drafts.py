@@ -4,7 +4,7 @@ In: a prediction and the finished runs that it is about. Out: `Draft`, whose ver
 be said if nothing spoke against it; `judge` decides whether anything does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from scipy import stats
 
 from genlab.config import GenlabError
 from genlab.evaluate.rows import load_row
+from genlab.evaluate.scope import describe_scope
 from genlab.evaluate.scores import ClipValues, is_proper
 from genlab.evaluate.table import find_metric
 from genlab.fairness.verdict import (
@@ -99,6 +100,7 @@ def draft_contrast(
             "interval"
         )
     gates = _gates_of_contrast(prediction, places, entries, crossed, seeds, prompts, level)
+    notes += [f"for {scope}" for scope in _scopes([at for at, _ in places.values()])]
     reads = {row: entry.get("reads", "") for row, entry in entries.items()}
     if cells := interaction_of(prediction, reads):
         # Beside every mean over codes and latents, whatever the gates say of it.
@@ -255,7 +257,8 @@ def draft_crossing(
     metric = find_metric(prediction.score, runs[0].run.config.own_metrics)
     overtakes = gap < 0 if metric.direction == "lower" else gap > 0
     leader = prediction.after if overtakes else prediction.before
-    notes = [
+    notes = [f"for {scope}" for scope in _scopes(runs)]
+    notes += [
         f"crossing {found.verdict}; at the largest {prediction.against} of the sweep {leader} leads"
     ]
     if found.verdict == "refused":
@@ -291,6 +294,12 @@ def draft_crossing(
         gates=tuple(_gates_of_crossing(prediction, runs, arms, seeds)),
     )
     return Draft(finding, found.p_value)
+
+
+def _scopes(runs: Iterable[Loaded]) -> list[str]:
+    """Return whom the runs hold for, each once; nothing where they hold for everybody."""
+    told = dict.fromkeys(describe_scope(run.results.get("units")) for run in runs)
+    return [scope for scope in told if scope]
 
 
 def _place(row: str, labels: Sequence[str], loaded: Mapping[str, Loaded]) -> tuple[Loaded, str]:
@@ -421,6 +430,7 @@ def _gates_of_contrast(
             None,
             level=level,
             rule=DECLARED if declared else UNDECLARED,
+            scope=" and ".join(_scopes(loaded.values())),
         ),
         check_token_types(kinds, is_about_tokens=prediction.about == "tokens"),
     )
