@@ -27,7 +27,7 @@ from genlab.evaluate.checks import (
     no_text_swap,
 )
 from genlab.evaluate.domains import Condition
-from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
+from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, BLOCK_S, TUNED_ENERGY
 from genlab.evaluate.hearing import hear_real, recognisers_of
 from genlab.evaluate.likelihood import can_score
 from genlab.evaluate.metric import Metric
@@ -434,7 +434,8 @@ def _energy_check(config: Comparison, clips: list[Clip], codec: FrozenCodec) -> 
     if not config.evaluation.energy_draws:
         note = "evaluation.energy_draws=0"
     runs = config.evaluation.energy_draws > 0 and long > 0
-    return Check((BARE_ENERGY, TUNED_ENERGY), runs, note if not runs or long < len(clips) else "")
+    names = (BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY)
+    return Check(names, runs, note if not runs or long < len(clips) else "")
 
 
 def _control_checks(config: Comparison, prompts: list[Clip], reference: Reference) -> list[Check]:

@@ -18,8 +18,8 @@ from genlab.arms import ArmRun, by_name
 from genlab.config import digest
 from genlab.data.grammar import VOCABULARY, grammar_jsgf
 from genlab.evaluate.audit import audit_metrics
-from genlab.evaluate.energy import BARE_ENERGY, ENERGIES, TUNED_ENERGY
-from genlab.evaluate.energy_audit import audit_energy
+from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY
+from genlab.evaluate.energy_audit import audit_blocks
 from genlab.evaluate.entries import AuditEntry
 from genlab.evaluate.likelihood import can_score, score_bits
 from genlab.evaluate.metrics import (
@@ -46,7 +46,7 @@ from genlab.run.files import write_json
 from genlab.run.status import check_held
 from genlab.watch.progress import Progress
 
-AUDIT = "smoothing, energy with a spread"  # what audits hold that those of earlier versions lack
+AUDIT = "smoothing, scores of blocks"  # what audits hold that those of earlier versions lack
 
 
 def audit(
@@ -81,8 +81,9 @@ def _audit_energies(config: Comparison, material: Material) -> dict[str, AuditEn
     blocks = real_blocks(material.store, config)
     if len(blocks) < 2:
         return {}
-    found = audit_energy(blocks, material.codec.spec.frame_hz, config.evaluation.seed)
-    return dict.fromkeys(ENERGIES, found.to_dict())
+    found = audit_blocks(blocks, material.codec.spec.frame_hz, config.evaluation.seed)
+    entries = {name: audit.to_dict() for name, audit in found.items()}
+    return {**entries, TUNED_ENERGY: entries[BARE_ENERGY]}
 
 
 def read_audit(config: Comparison, material: Material) -> dict[str, AuditEntry]:
@@ -194,11 +195,11 @@ def _hear(
 def _complete(
     row: RowResult, config: Comparison, material: Material, name: str, runs: Sequence[ArmRun]
 ) -> RowResult:
-    """Return a row with the energies that earlier versions did not score, or the very same one."""
-    if name == LOOKUP and BARE_ENERGY in row.scores and TUNED_ENERGY not in row.scores:
-        return add_lookup(row, config, material)  # it was named once
-    if runs and TUNED_ENERGY in row.scores and BARE_ENERGY not in row.scores:
-        return add_energies(row, config, material, runs)  # at the own sampler alone
+    """Return a row with the scores of a block that earlier versions lack, or the very same one."""
+    if name == LOOKUP and BARE_ENERGY in row.scores and BARE_VARIOGRAM not in row.scores:
+        return add_lookup(row, config, material)
+    if runs and TUNED_ENERGY in row.scores and BARE_VARIOGRAM not in row.scores:
+        return add_energies(row, config, material, runs)  # the same draws, and what they lack
     return row
 
 

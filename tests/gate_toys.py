@@ -2,7 +2,16 @@
 
 from report_toys import beat_floors, make_audit, make_ledger, make_results
 
-from genlab.run.bounds import BIGRAM, DRESSED_BASELINES, LOOKUP, REGRESSION, UNIGRAM
+from genlab.run.bounds import (
+    BIGRAM,
+    CLIMATOLOGY,
+    DRESSED_BASELINES,
+    LOOKUP,
+    LOOKUP_RESIDUALS,
+    REGRESSION,
+    REGRESSION_RESIDUALS,
+    UNIGRAM,
+)
 
 NAMES = [
     "ledger controlled",
@@ -11,6 +20,7 @@ NAMES = [
     "real clips heard",
     "floors beaten",
     "counting beaten",
+    "scores agree",
     "three seeds",
     "enough prompts",
     "one token type",
@@ -40,7 +50,9 @@ def make_counted() -> dict:
 
 
 def make_energy() -> dict:
-    """Three arms on the energy of the next block, AR clearly best, every gate passed."""
+    """Three arms on the energy of the next block, AR clearly best, the variogram of the same mind,
+    every gate passed.
+    """
     results = make_sound()
     for arm in results["arms"]:
         if found := arm["scores"].pop("wer_grammar", None):
@@ -48,12 +60,28 @@ def make_energy() -> dict:
     for item in (*results["differences"], *results["controls"]):
         item["score"] = "block_energy"
     results["differences"] += beat_floors(ARMS, "block_energy", DRESSED_BASELINES)
+    results["differences"] += [
+        {**item, "score": "block_variogram"} for item in results["differences"]
+    ]
     results |= {"primary_score": "block_energy", "energy": "bare law"}
-    return {**results, "audit": {"block_energy": make_audit()}}
+    return {
+        **results,
+        "audit": {name: make_audit() for name in ("block_energy", "block_variogram")},
+    }
 
 
-def pairs_of(results, *names):
-    return [item for item in results["differences"] if {item["a"], item["b"]} <= {*names}]
+def pairs_of(results, *names, score=""):
+    """The differences of these rows, on the deciding score or on another one."""
+    score = score or results.get("primary_score", "wer_grammar")
+    return [
+        item
+        for item in results["differences"]
+        if {item["a"], item["b"]} <= {*names} and item["score"] == score
+    ]
+
+
+def second_of(results, *names):
+    return pairs_of(results, *names, score="block_variogram")[0]
 
 
 def arm_of(results, name):
@@ -258,4 +286,61 @@ COUNTED_SPOILS = {
     leave_out_bigram: "counting beaten",
     bias_score: "score trusted",
     leave_all_but_one_above: "counting beaten",
+}
+
+
+def lose_to_dressed_regression(results):
+    pairs_of(results, "ar", REGRESSION_RESIDUALS)[0]["better"] = ""
+
+
+def leave_out_climatology(results):
+    results["differences"] = [item for item in results["differences"] if item["b"] != CLIMATOLOGY]
+
+
+def lose_to_dressed_lookup_on_the_variogram(results):
+    second_of(results, "ar", LOOKUP_RESIDUALS)["better"] = LOOKUP_RESIDUALS
+
+
+def leave_out_dressed_lookup_on_the_variogram(results):
+    results["differences"].remove(second_of(results, "masked", LOOKUP_RESIDUALS))
+
+
+def disagree(results):
+    second_of(results, "ar", "masked")["better"] = "masked"
+
+
+def disagree_about_the_last(results):
+    second_of(results, "ar", "diffusion")["better"] = "diffusion"
+
+
+def leave_out_the_variogram_of_a_pair(results):
+    results["differences"].remove(second_of(results, "ar", "diffusion"))
+
+
+def undefine_the_variogram_of_a_pair(results):
+    second_of(results, "ar", "masked")["difference"] = None
+
+
+def mistrust_the_variogram(results):
+    results["audit"] = {**results["audit"], "block_variogram": make_audit(trusted=False)}
+
+
+def leave_out_the_audit_of_the_variogram(results):
+    del results["audit"]["block_variogram"]
+
+
+OF_WORDS = {"score trusted", "real clips heard", "floors beaten"}
+ENERGY_SPOILS = {
+    **{spoil: name for spoil, name in SPOILS.items() if name not in OF_WORDS},
+    lose_to_regression: "floors beaten",
+    lose_to_dressed_regression: "floors beaten",
+    leave_out_climatology: "floors beaten",
+    lose_to_dressed_lookup_on_the_variogram: "floors beaten",
+    leave_out_dressed_lookup_on_the_variogram: "floors beaten",
+    disagree: "scores agree",
+    disagree_about_the_last: "scores agree",
+    leave_out_the_variogram_of_a_pair: "scores agree",
+    undefine_the_variogram_of_a_pair: "scores agree",
+    mistrust_the_variogram: "scores agree",
+    leave_out_the_audit_of_the_variogram: "scores agree",
 }

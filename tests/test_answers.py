@@ -94,7 +94,7 @@ def test_one_speaker_is_compared_without_the_speaker_swap(finished):
 
 def test_scores_of_tokens_take_more_clips_than_there_are_prompts(finished):
     scores = scores_of(finished["one_speaker"]["results"], "masked")
-    of_tokens = ("bits_per_s", "block_energy", "block_energy_tuned")
+    of_tokens = ("bits_per_s", "block_energy", "block_energy_tuned", "block_variogram")
     assert {name: scores[name]["n"] for name in of_tokens} == dict.fromkeys(of_tokens, 4)
     assert scores["mcd"]["n"] == 3
     assert "at the bare law" in scores["block_energy"]["note"]
@@ -106,7 +106,8 @@ def test_scores_of_tokens_take_more_clips_than_there_are_prompts(finished):
 
 def test_energies_have_their_own_audit_which_the_gate_reads(finished):
     results, report = finished["one_speaker"]["results"], finished["one_speaker"]["report"]
-    assert set(results["audit"]) == {"block_energy", "block_energy_tuned"}
+    of_blocks = {"block_energy", "block_energy_tuned", "block_variogram"}
+    assert set(results["audit"]) == of_blocks
     gate = next(gate for gate in results["gates"] if gate["name"] == "score trusted")
     trusted = results["audit"]["block_energy"]["is_trusted"]
     assert gate["state"] == ("passed" if trusted else "failed")

@@ -121,7 +121,7 @@ def test_results_have_the_promised_shape(finished: dict):
     assert {item["control"] for item in results["controls"]} >= {"prompt_swap"}
     assert all(isinstance(item["passed"], bool) for item in results["controls"])
     gates = {gate["name"]: gate["state"] for gate in results["gates"]}
-    assert len(gates) == 9 and gates["ledger controlled"] == "passed"
+    assert len(gates) == 10 and gates["ledger controlled"] == "passed"
     assert gates["three seeds"] == "failed"
 
 
@@ -188,7 +188,7 @@ def test_baselines_are_scored_as_arms_and_are_none(finished: dict):
         assert "prompt_swap" in {c["control"] for c in results["controls"] if c["arm"] == name}
     assert rows["uniform"]["scores"]["bits_per_s"]["value"] == pytest.approx(50 * 8 * 10)
     assert all(set(rows[name]["scores"]) == {"bits_per_s"} for name in counted)
-    energies = {"block_energy", "block_energy_tuned"}
+    energies = {"block_energy", "block_energy_tuned", "block_variogram"}
     assert all(set(rows[name]["scores"]) == energies for name in DRESSED)
     assert "validation clips" in rows[DRESSED[-1]]["scores"]["block_energy"]["note"]
     found = {(pair["a"], pair["b"]) for pair in results["differences"] if pair["b"] in BASELINES}

@@ -3,6 +3,7 @@
 import pytest
 from gate_toys import (
     COUNTED_SPOILS,
+    ENERGY_SPOILS,
     NAMES,
     SPOILS,
     arm_of,
@@ -16,6 +17,7 @@ from gate_toys import (
     pairs_of,
     read_latents,
     score_few_prompts,
+    second_of,
     strike_control,
 )
 from hypothesis import given, settings
@@ -48,8 +50,8 @@ def reason(results, name, ledger=None) -> str:
 
 
 def test_with_every_gate_passed_a_winner_is_named():
-    sound, counted = make_sound(), make_counted()
-    for results in (sound, counted):
+    sound, counted, energy = make_sound(), make_counted(), make_energy()
+    for results in (sound, counted, energy):
         found = states(results)
         assert list(found) == NAMES and "failed" not in found.values()
         assert find_answer(results, make_ledger()).winner == "ar"
@@ -59,6 +61,7 @@ def test_with_every_gate_passed_a_winner_is_named():
         "score trusted",
         "real clips heard",
         "floors beaten",
+        "scores agree",
     }
 
 
@@ -72,7 +75,7 @@ def test_an_energy_is_trusted_by_its_own_audit_alone():
     results["audit"] = {"block_energy": make_audit(trusted=False)}
     assert states(results)["score trusted"] == "failed"
     assert not find_answer(results, make_ledger()).winner
-    results["audit"] = {"block_energy": make_audit(trusted=True)}
+    results["audit"] = dict.fromkeys(("block_energy", "block_variogram"), make_audit())
     assert states(results)["score trusted"] == "passed"
     assert find_answer(results, make_ledger()).winner == "ar"
 
@@ -81,7 +84,11 @@ def test_an_energy_is_trusted_by_its_own_audit_alone():
     ("make", "spoil", "name"),
     [
         (make, spoil, name)
-        for make, spoils in ((make_sound, SPOILS), (make_counted, COUNTED_SPOILS))
+        for make, spoils in (
+            (make_sound, SPOILS),
+            (make_counted, COUNTED_SPOILS),
+            (make_energy, ENERGY_SPOILS),
+        )
         for spoil, name in spoils.items()
     ],
 )
@@ -98,14 +105,18 @@ def test_one_failed_gate_is_named_and_names_no_winner(make, spoil, name):
 @given(
     spoils=st.sets(st.sampled_from(list(SPOILS)), min_size=1),
     counted=st.sets(st.sampled_from(list(COUNTED_SPOILS)), min_size=1),
+    drawn=st.sets(st.sampled_from(list(ENERGY_SPOILS)), min_size=1),
     equivalent=st.booleans(),
 )
-def test_no_combination_of_failed_gates_names_a_winner(spoils, counted, equivalent):
-    for make, chosen in ((make_sound, spoils), (make_counted, counted)):
+def test_no_combination_of_failed_gates_names_a_winner(spoils, counted, drawn, equivalent):
+    made = ((make_sound, spoils), (make_counted, counted), (make_energy, drawn))
+    for make, chosen in made:
         results, ledger = make(), make_ledger()
         if equivalent:
             pair = pairs_of(results, "ar", "masked")[0]
             pair |= {"better": "", "equivalent": True, "margin": 0.1}
+            for other in pairs_of(results, "ar", "masked", score="block_variogram"):
+                other["better"] = ""
             assert find_answer(results, ledger).status == "equivalent"
         for spoil in sorted(chosen, key=lambda spoil: spoil.__name__):
             try:
@@ -321,18 +332,58 @@ def test_every_gate_is_printed_with_its_state(tmp_path):
 
 def test_an_energy_must_beat_the_floors_with_a_spread_too():
     results = make_energy()
-    assert find_answer(results, make_ledger()).winner == "ar"
     for name in FORECAST_BASELINES:
-        lost = make_energy()
-        pairs_of(lost, "ar", name)[0]["better"] = ""
-        answer = find_answer(lost, make_ledger())
-        assert answer.winner == "" and "not trained enough" in answer.headline
-        assert f"Autoregressive does not beat {name}" in reason(lost, "floors beaten")
+        for score in ("block_energy", "block_variogram"):
+            lost = make_energy()
+            pairs_of(lost, "ar", name, score=score)[0]["better"] = ""
+            answer = find_answer(lost, make_ledger())
+            assert answer.winner == "" and "not trained enough" in answer.headline
+            told = name if score == "block_energy" else f"{name} on block_variogram"
+            assert reason(lost, "floors beaten").endswith(f"Autoregressive does not beat {told}")
     # A file of an earlier version lacks them, and what was not measured was not beaten.
     results["differences"] = [
         item for item in results["differences"] if item["b"] not in DRESSED_BASELINES
     ]
     assert states(results)["floors beaten"] == "failed"
-    assert reason(results, "floors beaten") == (
-        "climatology and lookup_residuals and regression_residuals not measured for every arm"
+    assert reason(results, "floors beaten").startswith(
+        "climatology and lookup_residuals and regression_residuals and climatology on block_v"
     )
+
+
+def test_a_winner_by_energy_is_not_contradicted_by_the_variogram():
+    results = make_energy()
+    told = "The variogram of the next block agrees about Masked parallel and Latent diffusion."
+    assert told in find_answer(results, make_ledger()).headline
+    # It need not decide, and the sentence says where it does not.
+    second_of(results, "ar", "masked")["better"] = ""
+    answer = find_answer(results, make_ledger())
+    assert answer.winner == "ar"
+    assert "The variogram of the next block agrees about Latent diffusion; " in answer.headline
+    assert "does not decide between Autoregressive and Masked parallel." in answer.headline
+    # Both decide, and not for the same arm.
+    second_of(results, "ar", "masked")["better"] = "masked"
+    answer = find_answer(results, make_ledger())
+    assert answer.winner == "" and answer.status == "not settled"
+    assert reason(results, "scores agree") == (
+        "the energy and the variogram of the next block disagree about Autoregressive and Masked "
+        "parallel (the one says Autoregressive, the other Masked parallel)"
+    )
+    assert reason(results, "scores agree") in answer.headline
+
+
+def test_equal_energies_of_arms_that_the_variogram_tells_apart_are_no_equivalence():
+    results = make_energy()
+    pair = pairs_of(results, "ar", "masked")[0]
+    pair |= {"better": "", "equivalent": True, "margin": 0.1}
+    assert find_answer(results, make_ledger()).status == "not settled"
+    assert "the one says neither, the other Autoregressive" in reason(results, "scores agree")
+    second_of(results, "ar", "masked").update(better="", equivalent=True, margin=0.1)
+    assert find_answer(results, make_ledger()).status == "equivalent"
+    second_of(results, "ar", "masked").update(equivalent=False)
+    assert find_answer(results, make_ledger()).status == "equivalent"
+    assert "does not decide between Autoregressive and Masked" in reason(results, "scores agree")
+
+
+def test_a_score_without_a_second_one_has_nothing_to_agree_with():
+    for make in (make_sound, make_counted):
+        assert states(make())["scores agree"] == "not applicable"

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import itertools
 import numpy as np
 import pytest
 from report_toys import beat_floors, make_audit
@@ -108,12 +109,15 @@ def simulate(out, run, losing=()):
         entry = {"name": arm, "family": family, "reads": arm.split("_")[1], "scores": scores[arm]}
         arms.append({**entry, "steps": 9, "network_calls": 4, "train_flops": 6e12, "epochs": 1.0})
     beaten = beat_floors(ARMS, "block_energy", FORECAST_BASELINES)
+    beaten += beat_floors(ARMS, "block_variogram", FORECAST_BASELINES)
     for pair in beaten:
         if pair["a"] in losing and pair["b"] == REGRESSION:
             pair["better"] = ""
     beaten += beat_floors(ARMS, "bits_per_s", (UNIGRAM, BIGRAM))
+    for a, b in itertools.combinations(ARMS, 2):
+        beaten += [{**pair, "better": ""} for pair in beat_floors([a], "block_variogram", [b])]
     results = {"arms": arms, "differences": beaten, "controls": [], "energy": ENERGY_LAW}
-    results["audit"] = {"block_energy": make_audit()}
+    results["audit"] = dict.fromkeys(("block_energy", "block_variogram"), make_audit())
     write_json(run_directory(out, run) / "results.json", results)
     write_json(run_directory(out, run) / "ledger.json", {"stamp": "controlled"})
 

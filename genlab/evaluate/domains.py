@@ -17,7 +17,7 @@ from genlab.data.manifest import Spoken, speaker_key, text_key
 from genlab.data.recipe import USUAL_FORMAT, DomainName
 from genlab.data.units import NoUnits, Units
 from genlab.evaluate.any_table import ALIGNED, CHROMA, CLASS_ACCURACY, LONG_TERM, SETS
-from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
+from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY
 from genlab.evaluate.metric import Metric
 from genlab.evaluate.table import METRICS, find_metric
 
@@ -170,6 +170,7 @@ SPEECH = Domain(
         "kad",
         "bits_per_s",
         BARE_ENERGY,
+        BARE_VARIOGRAM,
         TUNED_ENERGY,
     ),
     searched=("wer_ctc", BARE_ENERGY, TUNED_ENERGY),
@@ -183,12 +184,26 @@ SPEECH = Domain(
     ),
     load_units=_speech_units,
 )
-_TOKENS = ("clip_code_entropy", "code_entropy", "bits_per_s", BARE_ENERGY, TUNED_ENERGY)
+_TOKENS = (
+    "clip_code_entropy",
+    "code_entropy",
+    "bits_per_s",
+    BARE_ENERGY,
+    BARE_VARIOGRAM,
+    TUNED_ENERGY,
+)
 _OF_TOKENS = tuple(metric for metric in METRICS if metric.name in _TOKENS)
 _CLASS_SWAP = Swap(
     "class_swap", "speaker", "condition.speaker=false: the arms are not told the class"
 )
-_LEADING = (CLASS_ACCURACY.name, SETS[0].name, "bits_per_s", BARE_ENERGY, TUNED_ENERGY)
+_LEADING = (
+    CLASS_ACCURACY.name,
+    SETS[0].name,
+    "bits_per_s",
+    BARE_ENERGY,
+    BARE_VARIOGRAM,
+    TUNED_ENERGY,
+)
 SOUND = Domain(
     name="sound",
     audio=USUAL_FORMAT["sound"],

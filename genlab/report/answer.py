@@ -211,6 +211,9 @@ def _decide(results: Scored, evidence: Evidence, gates: Sequence[Gate], shows: s
     scope = describe_scope(results.get("units"))
     over = f"on the same prompts, over {seeds} training seeds"
     over += f", for {scope}." if scope else "."
+    agrees = next((gate for gate in gates if gate.name == "scores agree"), None)
+    if agrees is not None and agrees.state == "passed":
+        over += f" {agrees.reason[0].upper()}{agrees.reason[1:]}."
     within, kinds = "", sorted({arm.reads for arm in evidence.compared})
     if len(kinds) > 1 and not failed(gates):
         # What is said of families is said of one token type: the others are no rivals in it.

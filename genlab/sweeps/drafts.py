@@ -44,6 +44,7 @@ _OF_THE_SCORE: tuple[GateName, ...] = (
     "real clips heard",
     "floors beaten",
     "counting beaten",
+    "scores agree",
     "enough prompts",
     "one token type",
 )

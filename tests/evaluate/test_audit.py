@@ -10,7 +10,7 @@ import scipy.signal
 
 from genlab.data.audio import AudioFormat
 from genlab.evaluate import audit
-from genlab.evaluate.energy_audit import SPREAD, audit_energy
+from genlab.evaluate.energy_audit import SPREAD, audit_blocks
 from genlab.evaluate.metrics import RowResult, Wanted
 from genlab.evaluate.scores import Score, clip_means
 from genlab.evaluate.table import find_metric, make_score
@@ -175,18 +175,42 @@ def test_smoothing_takes_detail_and_leaves_the_level(prompts):
     assert abs(depth(steps[2])[1] - depth(wave)[1]) < 0.5
 
 
-def test_the_energy_ranks_what_followed_above_its_mean_and_any_other_order():
-    rng = np.random.default_rng(0)
-    blocks = rng.normal(size=(40, 12, 8)).cumsum(axis=1).astype(np.float32)
-    blocks /= blocks.std()
-    found = audit_energy(blocks, 50.0)
-    ways = ("noise", "shuffle", "reversal", "collapse", "smoothing")
-    assert found.verdicts == dict.fromkeys(ways, "ranks") and found.is_trusted
+FORECASTS = ("noise", "shuffle", "reversal", "collapse", "widening", "means", "smoothing")
+
+
+def make_blocks():
+    blocks = np.random.default_rng(0).normal(size=(60, 12, 8)).cumsum(axis=1).astype(np.float32)
+    return blocks / blocks.std()
+
+
+def test_a_block_is_ranked_above_its_mean_any_other_spread_and_any_other_order():
+    blocks = make_blocks()
+    audits = audit_blocks(blocks, 50.0)
+    energy, variogram = audits["block_energy"], audits["block_variogram"]
+    for found in audits.values():
+        ranked = {name: found.verdicts[name] for name in FORECASTS}
+        assert ranked == dict.fromkeys(FORECASTS, "ranks") and found.is_trusted
+        assert [*found.verdicts] == [*FORECASTS, "independence"]
+        # Values that do not hang together are what the variogram is for.
+    assert variogram.verdicts["independence"] == "ranks"
+    assert "independence" in variogram.must_notice and "independence" not in energy.must_notice
     # Of a Gaussian law with deviation s in many dimensions: s / sqrt(2) for the law itself, and s
     # for its mean, which is where a forecast ends that loses its spread.
-    assert found.values["collapse"][0] == pytest.approx(SPREAD / np.sqrt(2), rel=0.03)
-    assert found.values["collapse"][-1] == pytest.approx(SPREAD, rel=0.03)
-    assert found.values["smoothing"] == sorted(found.values["smoothing"])
+    assert energy.values["collapse"][0] == pytest.approx(SPREAD / np.sqrt(2), rel=0.03)
+    assert energy.values["collapse"][-1] == pytest.approx(SPREAD, rel=0.03)
+    assert energy.values["means"][-1] == pytest.approx(SPREAD, rel=0.03)
+    # A spread k times too wide: s (sqrt(1 + k^2) - k / sqrt(2)).
+    wide = SPREAD * (np.sqrt(1 + 3.0**2) - 3 / np.sqrt(2))
+    assert energy.values["widening"][-1] == pytest.approx(wide, rel=0.03)
+    assert energy.values["smoothing"] == sorted(energy.values["smoothing"])
+
+
+def test_a_score_says_what_it_is_blind_to():
     # Blocks in which nothing happens: their order changes nothing, and that is told.
-    still = np.repeat(blocks[:, :1], 12, axis=1)
-    assert audit_energy(still, 50.0).failed == ("shuffle",)
+    still = np.repeat(make_blocks()[:, :1], 12, axis=1)
+    assert audit_blocks(still, 50.0)["block_energy"].failed == ("shuffle",)
+    # Values without any dependence: loosening them changes nothing, so neither score could show
+    # that it would notice, and neither is trusted.
+    rng = np.random.default_rng(1)
+    loose = audit_blocks(rng.normal(size=(60, 12, 8)).astype(np.float32), 50.0)
+    assert all("independence" in found.failed for found in loose.values())
