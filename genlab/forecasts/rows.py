@@ -90,7 +90,9 @@ def add_energies(
         bare = _draw_scores(config, arms, energy, how)
         if arms[0].name != REGRESSION:
             swap = _swap_prefixes(config, arms, energy, bare[BARE_ENERGY][1])
-            row = row._replace(controls=(*row.controls, swap))
+            # A row that is scored again, for what it lacks, has the control already.
+            others = [other for other in row.controls if other.control != swap.control]
+            row = row._replace(controls=(*others, swap))
     if own == law.sampler:  # it draws the same continuations
         tuned = bare
     else:
