@@ -96,14 +96,22 @@ def test_a_decoder_that_declares_none_is_drawn_with_its_own_sampler():
 def test_its_energy_is_of_another_law_and_decides_nothing(monkeypatch):
     values = clip_means(np.array([0.1, 0.2, 0.3]), (0, 1, 2))
     made = make_score(BARE_ENERGY, values.estimate(0), seeds=1), values
-    monkeypatch.setattr(forecast_rows, "_draw_scores", lambda *args: {BARE_ENERGY: made})
+    swap = SimpleNamespace(control="prefix_swap")
+    for name, found in {
+        "choose_scored": [],
+        "BlockEnergy": None,
+        "_draw_scores": {BARE_ENERGY: made},
+        "_swap_prefixes": swap,
+    }.items():
+        monkeypatch.setattr(forecast_rows, name, lambda *args, found=found: found)
     config = SimpleNamespace(evaluation=SimpleNamespace(energy_draws=2))
     material = SimpleNamespace(prompts=[0], store=None)
     for decoder, kind in ((SilentConfig(), "biased"), (ARConfig(), "metric")):
         setup = SimpleNamespace(decoder=decoder, sampler=ARSampler(temperature=0.4))
         run = SimpleNamespace(arm=setup, task=lambda store: TASK)
         arms = [SimpleNamespace(run=run, name="ar")]
-        row = forecast_rows.add_energies(RowResult({}, {}, {}, ()), config, material, arms)
+        row = forecast_rows.add_energies(RowResult({}, {}, {}, (swap,)), config, material, arms)
+        assert row.controls == (swap,)  # a row scored again has one of each kind
         assert row.scores[BARE_ENERGY].validity == row.per_clip[BARE_ENERGY].validity == kind
         assert row.scores[TUNED_ENERGY].validity == "metric"  # it only describes
         other = row._replace(per_clip={BARE_ENERGY: values._replace(totals=values.totals + 1)})
