@@ -15,6 +15,8 @@ from genlab.report.additions import made_beside
 from genlab.report.crossings import crossings_section
 from genlab.report.page import render_page
 from genlab.report.written import render_markdown
+from genlab.statistics.crossover import Crossover
+from genlab.studies.crossover import _corrected
 
 BUDGETS = (1e12, 3e12, 1e13, 3e13, 1e14)
 
@@ -223,3 +225,58 @@ def test_a_crossing_is_a_verdict_only_where_every_gate_passes_in_every_run(runs,
     text = capsys.readouterr().out
     assert "no verdict, because gates failed (ledger controlled: run1: the arms differ" in text
     assert "the curves alone: inside sweep" in text and "ledger controlled failed" in text
+
+
+def change(run, change_arm):
+    """Change the arms of a made-up run."""
+    path = Path(run) / "results.json"
+    results = json.loads(path.read_text())
+    for arm in list(results["arms"]):
+        change_arm(results["arms"], arm)
+    path.write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize("kind", ["upper bound", "biased"])
+def test_a_crossing_of_a_bound_is_refused_and_says_so(runs, capsys, kind):
+    def bound(arms, arm):
+        if arm["family"] == "diffusion":
+            arm["scores"]["wer_ctc"]["validity"] = kind
+
+    for run in runs:
+        make_sound(run)
+        change(run, bound)
+    assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+    text = capsys.readouterr().out
+    told = "refused: the values of Latent diffusion are bounds, and a tighter one could turn"
+    assert told in text and "the curves alone: inside sweep" in text
+
+
+def test_holm_runs_over_every_pair_of_families(runs, capsys):
+    """A third family, far from both: three pairs are looked at, and the one that crosses pays."""
+
+    def add_far(arms, arm):
+        if arm["family"] == "ar":
+            score = arm["scores"]["wer_ctc"]
+            score = {**score, "by_seed": [value + 5 for value in score["by_seed"]]}
+            arms.append({**arm, "name": "far", "family": "masked", "scores": {"wer_ctc": score}})
+
+    def p_value_of():
+        assert main(["crossover", *runs, "--score", "wer_ctc"]) == 0
+        text = capsys.readouterr().out
+        (line,) = [line for line in text.splitlines() if "Autoregressive is ahead below" in line]
+        return line
+
+    assert "after Holm's correction over 1 pair" in p_value_of()
+    for run in runs:
+        change(run, add_far)
+    assert "after Holm's correction over 3 pairs" in p_value_of()
+
+
+def test_a_crossing_that_chance_explains_after_holm_is_none():
+    found = Crossover(1e13, 9e12, 2e13, "inside sweep", (1e12, 1e14), ("line", "line"), 0.02)
+    told = "Autoregressive and Latent diffusion: inside sweep: A is ahead"
+    kept = _corrected(told, "ar", "diffusion", found, 0.04, 3)
+    assert kept == f"{told}; p = 0.040 after Holm's correction over 3 pairs"
+    lost = _corrected(told, "ar", "diffusion", found, 0.06, 3)
+    told = "none: no crossing is established, p = 0.060 after Holm's correction over 3 pairs"
+    assert lost.endswith(told)

@@ -355,6 +355,18 @@ def test_an_arm_that_was_tuned_longer_is_uncontrolled(tmp_path, field):
     assert ledger["stamp"] == "uncontrolled"
 
 
+def test_settings_that_one_seed_chose_say_so(tmp_path):
+    trials = [f"arms.{name}.training_trials=4" for name in NAMES]
+    found = row(make_ledger(tmp_path / "a", make_comparison(*trials)), "Training trials")
+    assert found["status"] == "matched" and found["note"].endswith("; chosen on one seed")
+    grid = make_comparison("optim.peak_lrs=[1e-3,3e-3]", "checkpoint.rule=best")
+    looks = {name: ({"step": 1, "values": {"weights": 1.0}},) for name in NAMES}
+    found = row(make_ledger(tmp_path / "b", grid, looks=looks), "Training trials")
+    assert found["note"].endswith("; chosen on one seed")
+    found = row(make_ledger(tmp_path / "c"), "Training trials")
+    assert "seed" not in found["note"]
+
+
 def test_an_arm_that_hears_more_is_declared(tmp_path):
     talk = SimpleNamespace(info=SimpleNamespace(**vars(INFO) | {"is_two_sided": True}))
     assert row(make_ledger(tmp_path / "a", store=talk), "Other speaker")["status"] == "matched"

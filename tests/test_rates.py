@@ -14,6 +14,7 @@ from genlab.config import ConfigError, GenlabError
 from genlab.fairness.rates import (
     choose_rates,
     describe_rates,
+    how_chosen,
     num_trainings,
     read_rates,
     with_rates,
@@ -106,6 +107,10 @@ def test_the_ledger_and_the_report_have_trials_flops_and_rates(tmp_path):
     assert "0.001, 0.003, 0.009" in told and "ar 0.003, masked 0.001, diffusion 0.009" in told
     assert "training seed 1, which is not reported" in told
     assert describe_rates(make_comparison()) == []
+    # The rate may have been the luck of that one seed, and no interval holds it.
+    assert how_chosen(tried) == how_chosen(config) == "chosen on one seed"
+    assert how_chosen(make_comparison()) == ""
+    assert how_chosen(make_comparison("arms.ar.training_trials=4")) == "chosen on one seed"
 
 
 def test_a_grid_that_nothing_chooses_of_is_refused():

@@ -139,6 +139,17 @@ def describe_rates(config: Comparison) -> list[str]:
     ]
 
 
+def how_chosen(config: Comparison) -> str:
+    """Return that settings of training were chosen on one training seed, empty if none were chosen.
+
+    What looked best there may have been its luck, and no interval over seeds holds that doubt.
+    """
+    is_chosen = config.optim.peak_lrs is not None or any(
+        arm.training_trials > 1 for arm in config.arms.values()
+    )
+    return "chosen on one seed" if is_chosen else ""
+
+
 def _try(config: Comparison, run: DecoderRun, rate: float, out: Path, train: Train) -> float | None:
     """Return the lowest value that a training at this rate came to, None if it diverged."""
     settings = run.settings.model_copy(update={"keep": 1, "previews": 0})

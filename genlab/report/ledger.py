@@ -22,6 +22,7 @@ from genlab.decoders.task import guidance_of
 from genlab.experiment import Comparison, DecoderRun
 from genlab.fairness.budget import TOLERANCE, ArmBudget
 from genlab.fairness.measured import TIMED
+from genlab.fairness.rates import how_chosen
 from genlab.fairness.reach import describe_reach, has_order, merge_reach
 from genlab.fairness.timing import TIMED as DRAWS_TIMED
 from genlab.fairness.verdict import MIN_SEEDS
@@ -246,7 +247,8 @@ def _recipe_rows(config: Comparison, runs: Mapping[str, DecoderRun]) -> list[Led
         _matched(
             "Training trials",
             trials,
-            "training settings tried per arm, this one included, as the config states",
+            "training settings tried per arm, this one included, as the config states"
+            + (f"; {chosen}" if (chosen := how_chosen(config)) else ""),
         ),
         _tuning_row(config),
         *_weighting_rows(runs),

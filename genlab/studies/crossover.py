@@ -42,6 +42,7 @@ from genlab.report.text import (
     score_title,
 )
 from genlab.run.files import write_json
+from genlab.statistics.bootstrap import holm_correction
 from genlab.statistics.crossover import (
     Crossover,
     Curve,
@@ -51,6 +52,7 @@ from genlab.statistics.crossover import (
     fit_curve,
     plan_sweep,
 )
+from genlab.statistics.power import LEVEL
 
 AXES = {"flops": "train_flops", "epochs": "epochs", "seconds": "unique_seconds"}
 _WORDS = {"flops": "training FLOPs", "epochs": "epochs", "seconds": "unique seconds"}
@@ -71,6 +73,8 @@ class Pilot(NamedTuple):
     direction: str
     gates: dict[tuple[str, str], list[Gate]]
     """Of every pair: what a verdict on it has to pass in every run."""
+    bounds: set[str]
+    """Families among whose values are upper bounds, or others that are not exact."""
 
 
 def describe_crossover(arguments: argparse.Namespace) -> str:
@@ -96,12 +100,16 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     exponents = (
         _parse_exponents(arguments.exponents, list(pilot.curves)) if arguments.exponents else {}
     )
-    for a, b in itertools.combinations(pilot.curves, 2):
+    pairs = list(itertools.combinations(pilot.curves, 2))
+    crossings = {} if exponents else _find_crossings(pilot, pairs)
+    # All pairs are looked at, and the one that crosses is told: Holm's correction runs over them.
+    p_holm = dict(zip(crossings, holm_correction([one.p_value for one in crossings.values()])))
+    for pair, found in crossings.items():
+        told = _verdict(found, *pair, pilot.curves, arguments.against, lower_is_better)
+        told = _corrected(told, *pair, found, float(p_holm[pair]), len(pairs))
+        verdicts.append(_gated(_refuse_bounds(told, *pair, pilot), *pair, pilot.gates[pair]))
+    for a, b in pairs:
         shared = pilot.shared_errors.get((a, b), 0.0)
-        if not exponents:
-            found = find_crossover(pilot.curves[a], pilot.curves[b], shared_error=shared)
-            told = _verdict(found, a, b, pilot.curves, arguments.against, lower_is_better)
-            verdicts.append(_gated(told, a, b, pilot.gates[a, b]))
         if budgets:
             fits = [
                 assume_exponent(pilot.curves[name], exponents[name], seed=i)
@@ -116,6 +124,45 @@ def describe_crossover(arguments: argparse.Namespace) -> str:
     if not exponents:
         _leave(arguments, pilot, table, verdicts)
     return "\n".join([title, fold(table), *pilot.notes, *verdicts, *plan_texts])
+
+
+def _find_crossings(
+    pilot: Pilot, pairs: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Crossover]:
+    return {
+        (a, b): find_crossover(
+            pilot.curves[a], pilot.curves[b], shared_error=pilot.shared_errors.get((a, b), 0.0)
+        )
+        for a, b in pairs
+    }
+
+
+def _corrected(told: str, a: str, b: str, found: Crossover, p_holm: float, pairs: int) -> str:
+    """Return what was found of a pair with its p-value after Holm's correction over all pairs; as
+    no crossing, if that is not below 5 %.
+    """
+    if found.verdict in ("none", "refused"):
+        return told
+    p_text = f"p = {p_holm:.3f} after Holm's correction over {pairs} pair{'s' * (pairs != 1)}"
+    if p_holm < LEVEL:
+        return f"{told}; {p_text}"
+    names = f"{name_title(a)} and {name_title(b)}"
+    return f"{names}: none: no crossing is established, {p_text}"
+
+
+def _refuse_bounds(told: str, a: str, b: str, pilot: Pilot) -> str:
+    """Return what was found of a pair; refused, if one's values are bounds: on one side of every
+    crossing the lower curve is then an order that a tighter bound could turn.
+    """
+    bounds = [name_title(name) for name in (a, b) if name in pilot.bounds]
+    names = f"{name_title(a)} and {name_title(b)}"
+    found = told.removeprefix(f"{names}: ")
+    if not bounds or found.startswith(("none:", "refused:")):
+        return told
+    return (
+        f"{names}: refused: the values of {' and '.join(bounds)} are bounds, and a tighter one "
+        "could turn the order on one side of a crossing; the curves alone: " + found
+    )
 
 
 def _leave(
@@ -190,6 +237,11 @@ def read_pilot(run_dirs: Sequence[Path], score: str, against: str) -> Pilot:
         gates={
             (a, b): _gates_of_pair(loaded, field, score, (a, b))
             for a, b in itertools.combinations(curves, 2)
+        },
+        bounds={
+            str(arm[field])
+            for _, arm in entries
+            if arm["scores"].get(score, {}).get("validity", "metric") not in ("exact", "metric")
         },
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from genlab.fairness.rates import how_chosen
 from genlab.report.answer import model_arms
 from genlab.report.inputs import Results
 from genlab.report.page import write_page
@@ -98,6 +99,7 @@ def _notes(sweep: Sweep) -> list[tuple[str, str]]:
         ("How faithful", sweep.faithful),
         ("Fixed", sweep.fixed),
         ("Varied", sweep.varied),
+        ("Settings of training", how_chosen(sweep.base)),
         ("Looks before the run", " ".join(sweep.looks)),
     ]
     return [(name, text) for name, text in told if text]
