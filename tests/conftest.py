@@ -34,8 +34,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 # Folders and files of tests that compile much and run little.
-COMPILING = {"decoders", "test_answers", "test_dac", "test_encodec", "test_own_classes"}
-COMPILING |= {"test_own_condition", "test_own_metric", "test_signals"}
+COMPILING = {"decoders", "test_answers", "test_dac", "test_devices", "test_encodec"}
+COMPILING |= {"test_own_classes", "test_own_condition", "test_own_metric", "test_signals"}
 
 LONG = {"test_compare", "test_fuzz", "test_hosts", "test_library", "test_sweep_kills"}
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from quick_commands import QUICKLY
+
 HERE = Path(__file__).parent
 LIMIT_S = 400
 
@@ -18,7 +20,7 @@ def start(run_dir, family, *options, count=1, devices=4, environ=lambda number: 
         port = free.getsockname()[1]
     common = {
         **os.environ,
-        "JAX_PLATFORMS": "cpu",
+        **QUICKLY,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
     }

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from micro_models import NAMES, loss_curve
+from quick_commands import QUICKLY
 
 HERE = Path(__file__).parent
 STEPS = 3
@@ -38,6 +39,7 @@ def test_one_process_equals_two():
         port = free.getsockname()[1]
     env = {
         **os.environ,
+        **QUICKLY,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
     }
