@@ -15,6 +15,7 @@ from socket_guard import SocketGuard
 from test_compare import TINY
 
 ROOT = Path(__file__).parents[1]
+SHORT = ("budget.mode=iso_step", "budget.train_flops=null", "budget.steps=12")
 COMMANDS = """
 import json, sys
 from genlab.cli import main
@@ -78,7 +79,7 @@ def test_no_command_asks_for_another_machine(tmp_path: Path):
     (tmp_path / "tiny.py").write_text(TINY)
     soundfile.write(tmp_path / "in.wav", 0.1 * np.sin(np.arange(16_000) / 20), 16_000)
     config, arm, samples = (str(tmp_path / name) for name in ("tiny.py", "arm", "samples"))
-    small = ["data.corpus.minutes=1.0", "budget.train_flops=2e9"]
+    small = ["data.corpus.minutes=1.0", *SHORT]
     commands = [
         ["sweep", "list", str(ROOT / "sweeps")],
         ["codec", "info"],

@@ -15,9 +15,13 @@ from mimi_toys import MICRO, PUBLISHED, write_mimi
 from quick_commands import QUICKLY
 from test_compare import TINY, run_compare
 
-# A frame of 80 ms costs a step little, so the budget of the other tests would last for thousands of
-# steps.
-SMALLER = ("data.num_frames=32", "budget.train_flops=3e8", 'baselines=["lookup", "bigram"]')
+SMALLER = (
+    "data.num_frames=32",
+    "budget.mode=iso_step",
+    "budget.train_flops=null",
+    "budget.steps=12",
+    'baselines=["lookup", "bigram"]',
+)
 
 
 @pytest.fixture(scope="module")
