@@ -27,6 +27,8 @@ WHOLE_NUMBERS = {
 
 # Commands that leave what they have done, so that giving them again does the rest.
 RESUMING = {"compare", "train", "tune", "evaluate", "data", "budget", "sweep"}
+# Commands that compute; their compiled programs are kept for the next.
+COMPILING = RESUMING | {"sample"}
 AGAIN = "the same command starts from the beginning"
 
 
@@ -67,7 +69,10 @@ def _run(words: list[str], arguments: argparse.Namespace, command: str) -> int:
         with collector_paused():
             from genlab.cli import runs as commands
             from genlab.machine import hosts, liveness
+            from genlab.run.programs import keep_programs
 
+        if arguments.command in COMPILING:
+            keep_programs()
         if arguments.command in ("compare", "train"):
             hosts.join()
         if not hosts.is_leader():  # one of several processes prints

@@ -37,15 +37,29 @@ class Peer:
 
 def find_peer(workload: str, size: BenchSize, num_threads: int) -> Peer | None:
     """Return the peer of a workload, ready to run, or None."""
-    make, packages = _PEERS.get(workload, (None, ()))
-    is_installed = all(importlib.util.find_spec(package) for package in ("torch", *packages))
-    if make is None or jax.default_backend() != "cpu" or not is_installed:
+    if not has_peer(workload) or jax.default_backend() != "cpu":
         return None
     import torch
 
     torch.set_num_threads(num_threads)
+    return build_peer(workload, size)
+
+
+def has_peer(workload: str) -> bool:
+    """Return whether a workload has a peer whose packages are installed."""
+    make, packages = _PEERS.get(workload, (None, ()))
+    installed = (importlib.util.find_spec(package) for package in ("torch", *packages))
+    return make is not None and all(installed)
+
+
+def build_peer(workload: str, size: BenchSize) -> Peer | None:
+    """Return the peer on torch's default device and in its default type, or None at a toy size that
+    has none; `has_peer` says whether it can be built.
+    """
+    import torch
+
     torch.manual_seed(0)
-    return make(size)
+    return _PEERS[workload][0](size)
 
 
 def _millions(model: "torch.nn.Module") -> str:
