@@ -114,6 +114,13 @@ def _examine_devices() -> list[Finding]:
             ),
         )
     ]
+    if devices[0].platform != "cpu":
+        text = (
+            "genlab has not been measured on this kind of device yet; optional: "
+            "`python -m genlab.speed.hardware --minutes 9 --out hardware` asks what it can do "
+            "(hardware.json and hardware.md are what to send back)"
+        )
+        findings.append(("--", text))
     memory = memory_bytes()
     if memory:
         enough = memory >= MEMORY_NEEDS_BYTES

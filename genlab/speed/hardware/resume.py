@@ -99,7 +99,7 @@ def _kill_after_a_save(process: subprocess.Popen[str], run_dir: Path) -> int:
     return max(checkpoint.saved_steps(run_dir), default=0)
 
 
-class _Clips:
+class Clips:
     """Random clips by number, for grain."""
 
     def __init__(self, tokens: Tokens, cond: Cond):
@@ -121,7 +121,7 @@ def _train(run_dir: Path, steps: int, size: HardwareSize) -> str:
     from genlab.data.batches import BatchSource
 
     task = size.task(size.models[0])
-    clips = _Clips(*random_batch(task.spec, task.num_frames, CLIPS))
+    clips = Clips(*random_batch(task.spec, task.num_frames, CLIPS))
     source = BatchSource(grain.MapDataset.source(clips).seed(0).shuffle().repeat(None), BATCH)
     result = train(
         lambda key: ARConfig().build(task, key=key),
