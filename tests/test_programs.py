@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from quick_commands import QUICKLY
 
 from genlab.run import programs
 from genlab.run.programs import keep_programs
@@ -47,7 +48,7 @@ def run_on(seed: int, cache: Path) -> tuple[str, int, int]:
         for name, value in os.environ.items()
         if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE"))
     }
-    environment |= {"GENLAB_CACHE": str(cache), "XLA_FLAGS": ""}
+    environment |= {**QUICKLY, "GENLAB_CACHE": str(cache)}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(seed)], env=environment, capture_output=True, text=True
