@@ -26,6 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(words: list[str] | None = None) -> int:
     """Run the pack and return its exit code."""
+    # Sizes by name: what knows them imports packages that may be missing.
     parser = _Parser(prog=PROGRAM, description="Ask an accelerator what it can do.")
     parser.add_argument("--minutes", type=float, default=9.0, help="time for all steps together")
     parser.add_argument("--out", type=Path, help="folder of hardware.json and hardware.md")

@@ -7,7 +7,7 @@ The reference is float32 on the CPU at full precision. Random numbers are the sa
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from genlab.speed.hardware.families import Family, main_families, other_families
 from genlab.speed.hardware.size import DType, HardwareSize, ModelSize
 from genlab.speed.hardware.step import Case, Row
 from genlab.studies.contract.decoder import check_decoder
+from genlab.tokens import Decoder
 from genlab.training.step import split_model
 
 CLIPS = 2
@@ -91,7 +92,7 @@ def _compare(size: HardwareSize, family: Family, dtype: DType) -> Row:
 
 
 def loss_and_gradient(
-    size: HardwareSize, family: Family, dtype: DType, device: Any
+    size: HardwareSize, family: Family, dtype: DType, device: jax.Device
 ) -> tuple[np.ndarray, PyTree]:
     """Return the loss of each clip and the gradient of their sum, computed on one device."""
     task = size.task(SMALL, dtype, frames=size.agreeing_frames)
@@ -99,7 +100,7 @@ def loss_and_gradient(
     graph = split_model(nnx.eval_shape(lambda key: build(key=key), jax.random.key(0)))[0]
 
     def summed(params: PyTree, rest: PyTree, key: Array) -> tuple[Array, Array]:
-        model: Any = nnx.merge(graph, params, rest)
+        model = cast(Decoder, nnx.merge(graph, params, rest))
         lost = model.loss(*random_batch(task.spec, task.num_frames, CLIPS), key=key)
         return jnp.sum(lost.per_example * lost.weight), lost.per_example
 

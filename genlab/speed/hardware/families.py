@@ -7,7 +7,7 @@ is what `genlab aot` estimates on one without.
 
 import time
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,9 @@ from genlab.decoders.mar import MARConfig, MARSampler
 from genlab.decoders.masked import MaskedConfig, MaskedSampler
 from genlab.decoders.regression import RegressionConfig, RegressionSampler
 from genlab.decoders.task import DecoderConfig, SamplerConfig, Task
+from genlab.run.bounds import REGRESSION
 from genlab.speed.hardware.size import HardwareSize
-from genlab.tokens import Cond, Tokens, TokenSpec
+from genlab.tokens import Cond, Decoder, Tokens, TokenSpec
 from genlab.training.optim import OptimConfig
 from genlab.training.step import compile_update, create_state
 
@@ -63,7 +64,7 @@ def other_families() -> list[Family]:
         Family("blockwise", BlockwiseConfig(), BlockwiseSampler()),
         Family("discrete", DiscreteConfig(), DiscreteSampler()),
         Family("latent_blocks", LatentBlocksConfig(), LatentBlocksSampler()),
-        Family("regression", RegressionConfig(), RegressionSampler()),
+        Family(REGRESSION, RegressionConfig(), RegressionSampler()),
     ]
 
 
@@ -123,7 +124,7 @@ class SamplingProgram:
         graph = self._graph
 
         def draw(weights: nnx.State, cond: Cond, num_frames: Array, key: Array) -> Tokens:
-            model: Any = nnx.merge(graph, weights)
+            model = cast(Decoder, nnx.merge(graph, weights))
             return model.sample(cond, num_frames=num_frames, key=key, sampler=sampler).tokens
 
         return jax.jit(draw).lower(self._weights, self._cond, self._num_frames, _key(0)).compile()

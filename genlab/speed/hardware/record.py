@@ -8,7 +8,6 @@ case that crashes its process cannot keep the rest from being asked.
 from pathlib import Path
 from typing import Final, Literal
 
-import pydantic
 from pydantic import JsonValue
 from typing_extensions import TypedDict
 
@@ -111,6 +110,3 @@ def read_content(folder: Path) -> Content | None:
 def failed(entry: Entry) -> bool:
     """Return whether something is wrong: it failed, or missed its tolerance."""
     return entry["state"] == "failed" or entry["row"].get("passed") is False
-
-
-ROW = pydantic.TypeAdapter(dict[str, JsonValue])

@@ -120,6 +120,7 @@ def _train(run_dir: Path, steps: int, size: HardwareSize) -> str:
 
     from genlab.data.batches import BatchSource
 
+    # What follows depends on nothing but the size, so that both processes do the same.
     task = size.task(size.models[0])
     clips = Clips(*random_batch(task.spec, task.num_frames, CLIPS))
     source = BatchSource(grain.MapDataset.source(clips).seed(0).shuffle().repeat(None), BATCH)

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Run = Callable[[], "torch.Tensor"]
 
 
-def build_transformer(
-    width: int, layers: int, heads: int, inner: int, *, is_causal: bool, is_modulated: bool
+def _block(
+    width: int, heads: int, inner: int, is_causal: bool, is_modulated: bool
 ) -> "torch.nn.Module":
-    """Return the backbone: frames [b t h] and, if modulated, a vector [b h], to frames [b t h]."""
+    """Return one layer: frames [b t h], angles [t c/2] and a vector [b h] or None to [b t h]."""
     import torch
     from torch import nn
     from torch.nn import functional
@@ -36,8 +36,8 @@ def build_transformer(
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = nn.RMSNorm(width), nn.RMSNorm(width)
-            self.norm_q, self.norm_k = nn.RMSNorm(channels), nn.RMSNorm(channels)
+            self.first, self.second = _norm(width), _norm(width)
+            self.norm_q, self.norm_k = _norm(channels), _norm(channels)
             self.project_in = nn.Linear(width, 3 * width, bias=False)
             self.project_out = nn.Linear(width, width, bias=False)
             self.gate = nn.Linear(width, 2 * inner, bias=False)
@@ -64,15 +64,50 @@ def build_transformer(
             inside, gate = self.gate(y).chunk(2, -1)
             return x + gates[1] * self.down(functional.silu(gate) * inside)
 
+    return Block()
+
+
+def _norm(size: int) -> "torch.nn.Module":
+    """Return an RMSNorm that computes in the type of what it is given."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(size))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # In the type of `x`: with a float32 scale torch would leave its fused norm.
+            return functional.rms_norm(x, x.shape[-1:], self.scale.to(x.dtype))
+
+    return Norm()
+
+
+def build_transformer(
+    width: int, layers: int, heads: int, inner: int, *, is_causal: bool, is_modulated: bool
+) -> "torch.nn.Module":
+    """Return the backbone: frames [b t h] and, if modulated, a vector [b h], to frames [b t h]."""
+    import torch
+    from torch import nn
+
+    channels = width // heads
+
     class Backbone(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.blocks = nn.ModuleList(Block() for _ in range(layers))
-            self.norm = nn.RMSNorm(width)
+            self.blocks = nn.ModuleList(
+                _block(width, heads, inner, is_causal, is_modulated) for _ in range(layers)
+            )
+            self.norm = _norm(width)
             powers = torch.arange(0, channels, 2) / channels
             self.register_buffer("rates", 10_000.0**-powers)
 
         def forward(self, x: torch.Tensor, vector: torch.Tensor | None = None) -> torch.Tensor:
+            if torch.is_autocast_enabled(x.device.type):
+                # The residual stream too, as in ours: embeddings come in float32.
+                x = x.to(torch.get_autocast_dtype(x.device.type))
             positions = torch.arange(x.shape[1], device=x.device)
             angles = positions[:, None] * self.rates
             for block in self.blocks:
@@ -160,6 +195,7 @@ def _one_level(size: HardwareSize, model: ModelSize) -> tuple["torch.nn.Module",
                 logits.flatten(0, 1), labels.flatten(), ignore_index=-100
             )
 
+    # Half of the frames hide their code of the first level, whose loss counts there.
     shape = (model.clips, size.frames)
     labels = torch.randint(0, entries, shape)
     codes = torch.randint(0, entries, (*shape, levels))
@@ -187,6 +223,7 @@ def _velocity(size: HardwareSize, model: ModelSize) -> tuple["torch.nn.Module", 
             self.project_out = nn.Linear(width, latents)
 
         def velocity(self, noisy: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
+            # Sines and cosines of the level, as of a position (2006.11239).
             rates = torch.exp(torch.arange(128, device=noisy.device) * (-9.2 / 128))
             angles = 1000 * level[:, None] * rates
             vector = self.level(torch.cat([angles.cos(), angles.sin()], -1))
