@@ -54,6 +54,7 @@ from genlab.sample import (
 from genlab.train import RunResult, restore_trained, result_of, train
 from genlab.training.looks import LookEntry
 from genlab.training.step import Watch
+from genlab.watch.follow import followed
 from genlab.watch.profiling import find_peak_flops
 from genlab.watch.progress import Progress
 from genlab.watch.tensorboard import RunWriter, StepCost, TrainingLog
@@ -366,7 +367,11 @@ def train_arm(
         # step.
         audio_s = run.batch_size * run.data.num_frames / store.info.spec.frame_hz
         cost = StepCost(audio_s, run.batch_size * clip_flops(run, store), find_peak_flops())
-        with RunWriter(run_dir, resume_step=start) as writer:
+        name = "/".join(run_dir.parts[-4:])
+        with (
+            RunWriter(run_dir, resume_step=start) as events,
+            followed(events, run.settings.follow, name, run.to_dict()) as writer,
+        ):
             return train(
                 lambda key: run.build_for(store, key),
                 run.source_of(store),

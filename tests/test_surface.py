@@ -25,7 +25,7 @@ GOLDEN = ROOT / "tests" / "goldens" / "surface.json"
 # Every supported name: where it is imported from, the module that this loads, and how many modules
 # of genlab an import may load, itself and packages included.
 LOADED = [
-    ("genlab", "genlab.studies.finished", ["load_run"], 220),
+    ("genlab", "genlab.studies.finished", ["load_run"], 221),
     (
         "genlab.tokens",
         "genlab.tokens",
@@ -38,15 +38,15 @@ LOADED = [
     ("genlab.decoders", "genlab.decoders.task", ["Task"], 33),
     ("genlab.decoders", "genlab.decoders.conditioning", ["ConditionConfig"], 31),
     ("genlab.decoders", "genlab.decoders.ar", ["ARConfig", "ARSampler"], 43),
-    ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 40),
-    ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 42),
-    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 44),
+    ("genlab.decoders", "genlab.decoders.masked", ["MaskedConfig", "MaskedSampler"], 41),
+    ("genlab.decoders", "genlab.decoders.discrete", ["DiscreteConfig", "DiscreteSampler"], 44),
+    ("genlab.decoders", "genlab.decoders.diffusion", ["DiffusionConfig", "DiffusionSampler"], 46),
     ("genlab.decoders", "genlab.decoders.latent_ar", ["LatentARConfig", "LatentARSampler"], 44),
     ("genlab.nets", "genlab.nets.backbone", ["BackboneConfig"], 25),
     ("genlab.nets", "genlab.nets.layer", ["Mixer"], 15),
     ("genlab.codecs", "genlab.codecs.frozen", ["load_codec", "FrozenCodec"], 56),
     ("genlab.codecs", "genlab.codecs.base", ["Codec"], 10),
-    ("genlab.train", "genlab.train", ["train"], 63),
+    ("genlab.train", "genlab.train", ["train"], 64),
     ("genlab.training", "genlab.training.optim", ["OptimConfig"], 27),
     ("genlab.training", "genlab.training.settings", ["TrainSettings"], 15),
     ("genlab.data", "genlab.data.batches", ["BatchSource"], 11),
@@ -62,7 +62,7 @@ LOADED = [
         22,
     ),
     ("genlab.evaluate", "genlab.decoders.noise.heads", ["energy_score"], 40),
-    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 20),
+    ("genlab.watch", "genlab.watch.tensorboard", ["RunWriter"], 21),
 ]
 SURFACE = {
     place: [name for other, _, names, _ in LOADED if other == place for name in names]

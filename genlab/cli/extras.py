@@ -42,6 +42,8 @@ EXTRAS = (
     Extra("music", "scores of Bach's chorales, with tinysoundfont a corpus", ("music21",)),
     Extra("cloud", "sweeps as jobs in the cloud: genlab sweep run --executor skypilot", ("sky",)),
     Extra("tune", "genlab tune", ("optuna",)),
+    Extra("trackio", "metrics of a training in Trackio as well: settings.follow", ("trackio",)),
+    Extra("wandb", "the same in Weights & Biases", ("wandb",)),
     Extra(
         "parity",
         "comparison with PyTorch models, speed peers of genlab bench",

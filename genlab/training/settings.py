@@ -7,6 +7,7 @@ import pydantic
 from genlab.config import Config, added
 from genlab.machine import hosts
 from genlab.machine.sharding import ShardingConfig
+from genlab.watch.follow import check_follow
 from genlab.watch.profiling import ProfileConfig
 
 
@@ -31,6 +32,10 @@ class TrainSettings(Config):
     """Of the older checkpoints one per this many seconds is kept too; None keeps the newest
     alone.
     """
+    follow: str | None = added(None)
+    """A service that gets the metrics beside TensorBoard, as SERVICE:PROJECT, for example
+    trackio:speech or wandb:speech; its package must be installed.
+    """
     profile: ProfileConfig = ProfileConfig()
     """Which steps jax.profiler traces; none by default."""
     sharding: ShardingConfig = ShardingConfig()
@@ -49,6 +54,13 @@ class TrainSettings(Config):
         if seconds is not None and not seconds >= 1:
             raise ValueError(f"keep_every_s={seconds:g}: expected at least 1 second")
         return self
+
+    @pydantic.field_validator("follow")
+    @classmethod
+    def _check_follow(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_follow(value)
+        return value
 
     @property
     def kept(self) -> tuple[int, int | None, float | None]:

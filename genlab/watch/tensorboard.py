@@ -49,6 +49,7 @@ from genlab.machine import hosts
 from genlab.run.bounds import Floor
 from genlab.statistics.bootstrap import Ends
 from genlab.watch import BITS_CURVE, CURVE
+from genlab.watch.follow import Scalars
 
 SCALAR_GROUPS = ("train", "valid", "cost", "score", "interval")
 Kind: TypeAlias = Literal["samples", "reference", Floor, "previews"]
@@ -169,7 +170,7 @@ class TrainingLog:
     second and as a share of the peak (MFU).
     """
 
-    def __init__(self, writer: "RunWriter", family: str, unit: str, cost: StepCost | None = None):
+    def __init__(self, writer: Scalars, family: str, unit: str, cost: StepCost | None = None):
         self._writer = writer
         self._family = family
         self._unit = unit
