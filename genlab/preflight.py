@@ -18,6 +18,7 @@ from genlab.data.manifest import Clip, Manifest, Spoken
 from genlab.data.store import TokenClip
 from genlab.data.text import has_symbols
 from genlab.data.told import try_values
+from genlab.decoders.prompt_rule import note_biased
 from genlab.evaluate.checks import (
     FEWEST,
     Check,
@@ -104,7 +105,8 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
     scores = [*_content_checks(config, prompts), *label_checks(domain, prompts, reference)]
     scores += _audio_checks(config, scores, prompts, reference)
     scored = pick_from_manifest(config, manifest, codec, config.prompts_split, num_scored(config))
-    scores.append(_energy_check(config, scored, codec))
+    energies = _energy_check(config, scored, codec)
+    scores.append(energies)
     if len(scored) < num_scored(config) > config.num_prompts:
         notes.append(
             f"prompts: bits and energies are of {len(scored)} clips, not of "
@@ -119,6 +121,9 @@ def inspect(config: Comparison, manifest: Manifest, codec: FrozenCodec) -> Prefl
         notes.append(
             "controls: none is applicable, so nothing will show that an arm follows its prompts"
         )
+    controls.append(Check(("prefix_swap",), energies.runs, "" if energies.runs else energies.note))
+    if energies.runs:
+        notes.append(note_biased({name: arm.decoder for name, arm in config.arms.items()}))
     # Notes come last, because some of them need the names of the scores.
     found = Preflight(prompts, scores, controls, deciding_score(config, scores, prompts), [])
     notes += [

@@ -53,8 +53,12 @@ def make_small_comparison(
         condition=condition,
         budget=Budget(mode="iso_step", steps=3),
         arms={
-            "masked": Arm(decoder=MaskedConfig(), sampler=MaskedSampler(steps=(2, 1))),
-            "diffusion": Arm(decoder=DiffusionConfig(), sampler=DiffusionSampler(steps=2)),
+            "masked": Arm(
+                decoder=MaskedConfig(prefix_share=0.5), sampler=MaskedSampler(steps=(2, 1))
+            ),
+            "diffusion": Arm(
+                decoder=DiffusionConfig(prefix_share=0.5), sampler=DiffusionSampler(steps=2)
+            ),
         },
         num_prompts=4,
         baselines=("lookup", "uniform", "unigram", "bigram"),  # a regression takes a training

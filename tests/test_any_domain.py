@@ -207,7 +207,10 @@ def test_the_table_has_the_scores_of_its_domain_and_none_of_speech(finished):
     assert scores["real"]["ltas_distance"]["value"] == 0
     # Arms of three steps need not follow their class, but are asked whether they do.
     asked = {(row["control"], row["arm"], row["score"]) for row in results["controls"]}
-    assert asked == {("class_swap", "diffusion", "class_accuracy")}
+    assert asked == {
+        ("class_swap", "diffusion", "class_accuracy"),
+        ("prefix_swap", "diffusion", "block_energy"),
+    }
 
 
 def test_the_listening_test_keeps_both_channels():

@@ -10,6 +10,7 @@ next block judges what a prompt is turned into as much as the model.
     part hidden         some codes of the prompt are not read when what follows it is drawn
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal, Protocol, runtime_checkable
 
 PromptRule = Literal["exact", "clean prefixes", "replacement", "part hidden"]
@@ -37,6 +38,25 @@ def continues_its_law(decoder: object) -> bool:
     decoder is believed to that does not say so.
     """
     return describe_prompt_rule(decoder) in CONDITIONAL
+
+
+def note_biased(decoders: Mapping[str, object]) -> str:
+    """Return what is wrong with continuations of some arms, and the fix; empty if nothing is.
+
+    Args:
+        decoders: the config of each arm's decoder.
+    """
+    biased = [
+        f"{name} ({describe_prompt_rule(decoder)})"
+        for name, decoder in decoders.items()
+        if not continues_its_law(decoder)
+    ]
+    if not biased:
+        return ""
+    return (
+        f"{', '.join(biased)}: a prompt is not known as training showed it, so the energy is "
+        "biased and decides nothing; set decoder.prefix_share=0.5, where the family has it"
+    )
 
 
 def delayed_rule(share: float, hides_known: bool, plan: object) -> PromptRule:

@@ -6,7 +6,7 @@ In: the runs of a comparison. Out: one row, by the word of each decoder itself
 
 from collections.abc import Mapping
 
-from genlab.decoders.prompt_rule import continues_its_law, describe_prompt_rule
+from genlab.decoders.prompt_rule import describe_prompt_rule, note_biased
 from genlab.experiment import DecoderRun
 from genlab.report.inputs import LedgerRow
 
@@ -22,15 +22,11 @@ def prompt_row(runs: Mapping[str, DecoderRun], has_energies: bool) -> LedgerRow:
     """
     decoders = {name: run.arm.decoder for name, run in runs.items()}
     told = {name: describe_prompt_rule(decoder) for name, decoder in decoders.items()}
-    biased = [name for name, decoder in decoders.items() if not continues_its_law(decoder)]
     note = "when an arm continues a clip, as the energy of the next block asks it to"
-    if has_energies and biased:
+    if has_energies and (biased := note_biased(decoders)):
         # It stays out of the stamp: bits and whole clips do not depend on it, and the energy of
         # such an arm is biased, which decides nothing.
-        note += (
-            f"; {', '.join(biased)}: not by the law that was trained, so the energy is biased and "
-            "decides nothing; set decoder.prefix_share, where the family has it"
-        )
+        note += f"; {biased}"
     is_equal = len(set(told.values())) == 1
     status = ("matched" if is_equal else "declared") if has_energies else "free"
     return {"item": KNOWN_PROMPT, "status": status, "values": dict(told), "note": note}

@@ -106,7 +106,8 @@ def test_its_energy_is_of_another_law_and_decides_nothing(monkeypatch):
         monkeypatch.setattr(forecast_rows, name, lambda *args, found=found: found)
     config = SimpleNamespace(evaluation=SimpleNamespace(energy_draws=2))
     material = SimpleNamespace(prompts=[0], store=None)
-    for decoder, kind in ((SilentConfig(), "biased"), (ARConfig(prefix_share=0.5), "metric")):
+    kinds = {ARConfig(): "biased", ARConfig(prefix_share=0.5): "metric"}
+    for decoder, kind in ((SilentConfig(), "biased"), *kinds.items()):
         setup = SimpleNamespace(decoder=decoder, sampler=ARSampler(temperature=0.4))
         run = SimpleNamespace(arm=setup, task=lambda store: TASK)
         arms = [SimpleNamespace(run=run, name="ar")]

@@ -14,9 +14,12 @@ from flax import nnx
 from genlab.data.known_entropy import KnownEntropy, draw_store
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.conditioning import ConditionConfig
-from genlab.evaluate.energy import BLOCK_S
+from genlab.evaluate.controls import prefix_swap
+from genlab.evaluate.energy import BARE_ENERGY, BLOCK_S
+from genlab.evaluate.scores import clip_means
 from genlab.experiment import Arm, DecoderRun, TokenData
 from genlab.forecasts.draws import BATCH_CLIPS, BlockEnergy
+from genlab.forecasts.swap import swap_partners
 from genlab.nets.backbone import BackboneConfig
 from genlab.tokens import Cond, SampleOut, Tokens, make_tokens
 
@@ -173,3 +176,43 @@ def test_batches_change_no_score_and_are_of_one_shape(store):
     assert found.shape == (BATCH_CLIPS + 5,) and Counting.shapes == [(BATCH_CLIPS, NUM_FRAMES)]
     alone = [energies(Counting(), [clip], walks)[0] for clip in walks.clips[-3:]]
     np.testing.assert_allclose(found[-3:], alone, rtol=1e-5)
+
+
+class Deaf(Walk):
+    """Draws from the law of `walks` as if nothing were known."""
+
+    def sample(self, cond, *, num_frames, key, sampler, prompt):
+        """Return the draws."""
+        nothing = prompt._replace(is_known=jnp.zeros_like(prompt.is_known))
+        return super().sample(cond, num_frames=num_frames, key=key, sampler=sampler, prompt=nothing)
+
+
+def test_who_listens_passes_the_prefix_swap_and_who_is_deaf_fails():
+    walks = Walks(BATCH_CLIPS + 5)
+    heard = [None if number == 3 else clip for number, clip in enumerate(walks.clips[1:35])]
+    found = {}
+    for model in (Walk(), Deaf()):
+        draw = BlockEnergy(RUN, walks, walks.clips, ARSampler())
+        own = draw(model, num_draws=4, seed=0)
+        # The same beginning gives the same draws.
+        again = draw.energy_after(model, walks.clips, num_draws=4, seed=0)
+        np.testing.assert_array_equal(own, again)
+        swapped = draw.energy_after(model, heard, num_draws=4, seed=0)
+        assert np.flatnonzero(np.isnan(swapped)).tolist() == [3, 34, 35, 36]
+        values = clip_means(own, tuple(range(len(own))))
+        found[type(model)] = prefix_swap(BARE_ENERGY, values, swapped)
+    assert found[Walk].passed and found[Walk].difference > 0.1
+    assert found[Deaf].status == "failed" and found[Deaf].difference == 0
+    none = prefix_swap(BARE_ENERGY, values, np.full(len(own), np.nan))
+    assert none.status == "not applicable" and "long enough" in none.reason
+
+
+def test_partners_have_another_unit_and_if_they_can_another_voice():
+    listed = [("a", "x", 40), ("a", "y", 40), ("b", "x", 38), ("c", "y", 30), ("d", "z", 10)]
+    listed.append(("e", "z", 90))
+    clips = [SimpleNamespace(speaker=who, units=[0] * frames) for _, who, frames in listed]
+    found = swap_partners(clips, [unit for unit, _, _ in listed], num_pairs=6)
+    order = [None if other is None else clips.index(other) for other in found]
+    # Frames 20 on are what follows the middle of clip 0, so clip 4 is too short for it.
+    assert order == [3, 2, 1, 2, 3, None]
+    assert len(swap_partners(clips, list("abcdef"), num_pairs=2)) == 2
