@@ -48,12 +48,13 @@ CARRIED = tuple(
         ("cffi", "cffi"),
         ("pycparser", "pycparser"),
         ("librosa", "librosa"),
-        ("audioread", "audioread"),
         ("decorator", "decorator"),
         ("pooch", "pooch"),
         ("platformdirs", "platformdirs"),
     )
 )
+# Imported by librosa before 1.0, which is what a download with Python 3.11 picks.
+WITH_LIBROSA = "audioread"
 PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")
 
 
@@ -79,7 +80,7 @@ def wheels_command(folder: str = "wheels", python: str = "") -> str:
     return (
         "python -m pip download --no-deps --only-binary=:all: --implementation cp "
         f"--python-version {version} {places} -c constraints.txt -d {folder} "
-        + " ".join(need.wheel for need in CARRIED)
+        + " ".join([*(need.wheel for need in CARRIED), WITH_LIBROSA])
     )
 
 
