@@ -6,6 +6,7 @@ No time is asserted: tests run on busy machines.
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +18,7 @@ from quick_commands import QUICKLY
 from genlab.cli import doctor
 from genlab.config import GenlabError
 from genlab.decoders.ar import ARConfig, ARSampler
+from genlab.decoders.cost import sample_cost, train_flops
 from genlab.machine.stopping import EXIT_FAILED, EXIT_OK, EXIT_RESUME
 from genlab.speed.hardware import agreement, kernels, needs, pack, race, resume, worker
 from genlab.speed.hardware.__main__ import main
@@ -32,10 +34,12 @@ from genlab.speed.hardware.report import REPORT, TITLE, format_report
 from genlab.speed.hardware.size import FULL, GLANCE, TOY
 from genlab.speed.hardware.step import Case, Skipped
 from genlab.speed.hardware.steps import STEPS
+from genlab.training.step import split_model
 
 AR = Family("ar", ARConfig(), ARSampler())
 # How far the plain products on this CPU may be from themselves, compiled in another way.
 NEAR = 1e-5
+KEY = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
 MINUTES = 240.0  # more than any machine takes
 
 
@@ -297,6 +301,21 @@ def test_the_steps_know_every_family():
     families = [*main_families(TOY), *other_families()]
     assert {family.decoder.kind for family in families} == kinds
     assert all(type(family.sampler) is family.decoder.sampler for family in families)
+
+
+def test_every_family_can_be_built_and_counted_at_every_size():
+    """The sizes of an accelerator too, whose weights no test could hold."""
+    for size in (FULL, TOY):
+        for family in (*main_families(size), *other_families()):
+            model = size.models[-1]
+            task = size.task(model)
+            build = partial(family.decoder.build, task)
+            shapes = jax.eval_shape(lambda key, build=build: split_model(build(key=key))[1:], KEY)
+            params = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+            assert params > 10 * model.layers * model.width**2
+            flops = train_flops(family.decoder, task)
+            assert flops > 5 * size.frames * 10 * model.layers * model.width**2
+            assert sample_cost(family.decoder, family.sampler, task).network_calls >= 1
 
 
 def test_programs_count_what_they_compute():

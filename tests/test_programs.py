@@ -86,11 +86,15 @@ def test_a_folder_that_is_chosen_stays_chosen(monkeypatch, tmp_path, unset):
     assert keep_programs() is None and jax.config.jax_compilation_cache_dir == "elsewhere"
 
 
-def test_nothing_is_made_before_a_program_is_compiled(monkeypatch, tmp_path, unset):
+def test_nobody_else_may_write_where_programs_are_kept(monkeypatch, tmp_path, unset):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path / "cache"))
-    folder = keep_programs()
-    assert folder is not None and jax.config.jax_compilation_cache_dir == str(folder)
-    assert [*tmp_path.iterdir()] == []
+    before = os.umask(0o002)
+    try:
+        folder = keep_programs()
+    finally:
+        os.umask(before)
+    assert folder is not None and folder.stat().st_mode & 0o777 == 0o700
+    assert jax.config.jax_compilation_cache_dir == str(folder)
 
 
 def test_a_cache_that_cannot_be_used_costs_nothing_else(monkeypatch, tmp_path, unset):
@@ -100,10 +104,22 @@ def test_a_cache_that_cannot_be_used_costs_nothing_else(monkeypatch, tmp_path, u
         assert keep_programs() is None and jax.config.jax_compilation_cache_dir is None
 
 
+def test_programs_of_a_directory_that_others_made_are_not_run(monkeypatch, tmp_path, unset):
+    """They are machine code: what lies in the current directory is not where they are kept."""
+    monkeypatch.delenv("GENLAB_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine/genlab" / f"programs-{programs._machine()}"
+    assert keep_programs() == folder
+    folder.chmod(0o777)
+    jax.config.update("jax_compilation_cache_dir", None)
+    assert keep_programs() is None and jax.config.jax_compilation_cache_dir is None
+
+
 def test_the_oldest_programs_make_room(monkeypatch, tmp_path, unset):
     monkeypatch.setenv("GENLAB_CACHE", str(tmp_path))
     folder = tmp_path / f"programs-{programs._machine()}"
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     for number in range(5):
         (folder / f"{number}-cache").write_bytes(bytes(10))
         os.utime(folder / f"{number}-cache", (number, number))

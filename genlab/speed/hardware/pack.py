@@ -64,6 +64,7 @@ def run_pack(
         if step.name == "machine":
             _require_accelerator(record, size)
     write_atomically(report, format_report(record.content))
+    tell(f"{record.path} and {report} are what to send back")
     if not all(record.is_done(step.name) for step in steps):
         wrong = [step.name for step in steps if record.in_state(step.name, "failed")]
         return EXIT_FAILED if wrong and not _is_short(record, steps) else EXIT_RESUME

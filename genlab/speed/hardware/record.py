@@ -1,8 +1,8 @@
 """hardware.json: what was asked and what came of it, written whole after every row.
 
-A case is `measured`, `failed` (with its error), `skipped` (with the reason) or `cut off`. Only a
-measured one is done: a second call asks the others again, those that were never tried first, so a
-case that crashes its process cannot keep the rest from being asked.
+A case is `measured`, `failed` (with its error), `skipped` (it cannot be measured here, with the
+reason) or `cut off`. A second call asks failed ones and those that were cut off again, after those
+that were never begun, so a case that crashes its process cannot keep the rest from being asked.
 """
 
 from pathlib import Path

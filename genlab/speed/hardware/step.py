@@ -50,4 +50,4 @@ class Step(Protocol):
 
 
 class Skipped(Exception):
-    """A case cannot be measured here; the text says why. It is asked again on another machine."""
+    """A case cannot be measured here; the text says why."""
