@@ -435,13 +435,14 @@ def _add_codec(add: AddCommand) -> None:
         "--codec",
         default="in_lab_16khz",
         help=(
-            "shipped name, path of exported weights, KIND or KIND:SOURCE (default: in_lab_16khz); "
+            "shipped name, path of exported weights, KIND, KIND:SOURCE or KIND@LEVELS:SOURCE "
+            "(default: in_lab_16khz); "
             "bench and probe take several, separated by commas; probe also takes several trainings "
             "of one variant, joined by +"
         ),
     )
     command.add_argument(
-        "--weights", help="load: a directory with config.json and safetensors, or a Hub id"
+        "--weights", help="load: a directory with the published files, or a Hub id"
     )
     command.add_argument(
         "--levels", type=whole, help="how many codebooks to decode, from the first (default: all)"

@@ -7,8 +7,11 @@ asks for nothing more than this.
 """
 
 import abc
-from typing import Any, ClassVar, Protocol, Self
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol, Self
 
+import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from genlab.config import Config
@@ -79,40 +82,63 @@ class StreamingCodec(Codec, Protocol):
 
 
 class PublishedConfig(Config):
-    """The config of a codec that others published; built from their config.json, filled from their
-    safetensors.
-    """
+    """The config of a codec that others published, and how it is read from their files."""
 
-    hub_id: ClassVar[str]
-    """The repository that is meant when nobody names one."""
-    hub_subfolder: ClassVar[str] = ""
-    """Where in the repository config.json and the safetensors are."""
+    hub_id: ClassVar[str] = ""
+    """The repository on the Hugging Face Hub that is meant when nobody names a source; empty if
+    there is none.
+    """
     published_extras: ClassVar[str] = r"(?!)"
     """A pattern of tensor names that a published file may hold and the port does not need."""
-    conversion: ClassVar[str] = ""
-    """What to tell a user who has no safetensors, if nobody publishes them."""
 
     @classmethod
     @abc.abstractmethod
-    def from_published(cls, values: dict[str, Any]) -> Self:
-        """Return the config that a published config.json describes.
+    def find(cls, source: str | None) -> Path:
+        """Return the directory that `source` names; absent means the usual one.
 
         Raises:
-            ConfigError: if a field asks for something that the port does not have.
+            GenlabError: if there is none.
+        """
+
+    @classmethod
+    def needs_download(cls, source: str | None) -> bool:
+        """Return whether `find` would download what `source` names."""
+        return False
+
+    @classmethod
+    @abc.abstractmethod
+    def describe(cls, directory: Path) -> Self:
+        """Return the config that the files in a directory describe.
+
+        Raises:
+            GenlabError: if they ask for something that the port does not have.
+        """
+
+    @abc.abstractmethod
+    def read(self, directory: Path, num_parameters: int) -> "PublishedTensors":
+        """Return the tensors in a directory, in PyTorch's layout.
+
+        Args:
+            directory: the one that was described.
+            num_parameters: of the codec; files that hold far more are refused before they are read.
+
+        Raises:
+            GenlabError: if the files are not what they should be; the text names file and tensor.
         """
 
     @abc.abstractmethod
     def published_name(self, path: str) -> str | list[str]:
-        """Return the published name of our parameter at the dotted `path`; a list is stacked along
-        a first axis.
+        """Return the name of our parameter at the dotted `path` among the tensors; a list is
+        stacked along a first axis.
         """
-
-    def derive(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """Return the published tensors with those added that a model computes from others when it
-        is loaded.
-        """
-        return tensors
 
     @abc.abstractmethod
     def build(self, *, key: Key[Array, ""]) -> Codec:
         """Return the codec with random parameters."""
+
+
+class PublishedTensors(NamedTuple):
+    """Tensors by their published names, and the files that they are in."""
+
+    tensors: Mapping[str, np.ndarray]
+    files: Sequence[Path]

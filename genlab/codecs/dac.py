@@ -22,7 +22,7 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.codecs.base import PublishedConfig
+from genlab.codecs.hub import HubConfig
 from genlab.config import ConfigError
 from genlab.machine.sharding import WHOLE
 from genlab.nets.convolution import Conv1d, ConvTranspose1d, pad_time, valid_frames
@@ -34,7 +34,7 @@ DILATIONS = (1, 3, 9)
 Activation = Callable[[int], nnx.Module]
 
 
-class DacConfig(PublishedConfig):
+class DacConfig(HubConfig):
     """Shape of the codec; the defaults are the 16 kHz model."""
 
     hub_id: ClassVar[str] = "descript/dac_16khz"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 import pydantic
 from jaxtyping import Array, Key
 
-from genlab.codecs.base import PublishedConfig
+from genlab.codecs.hub import HubConfig
 from genlab.codecs.seanet import SEANetCodec, SEANetConfig, torch_name
 from genlab.config import ConfigError
 from genlab.tokens import TokenSpec
@@ -53,7 +53,7 @@ _STEREO = (
 )
 
 
-class EncodecConfig(PublishedConfig):
+class EncodecConfig(HubConfig):
     """Shape of an EnCodec; the defaults are those of the 24 kHz model."""
 
     hub_id: ClassVar[str] = "facebook/encodec_24khz"

@@ -1,8 +1,8 @@
 """A trained codec as the rest of the lab sees it: frozen, compiled, identified.
 
 In: the name of shipped weights, a path to weights that `genlab codec export` wrote, a published
-codec as KIND or KIND:SOURCE, for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000`
-(samples per second), or code of the user that returns one: a Python file with a function `codec`,
+codec (names.py), for example `mimi` or `mimi:path/to/files`, `mulaw` or `mulaw:8000` (samples per
+second), or code of the user that returns one: a Python file with a function `codec`,
 `FILE.py:NAME` or `package.module:NAME`. Out: `FrozenCodec`, which encodes and decodes lists of
 waves of any length. This is the only place where audio becomes tokens and tokens become audio, so
 between the arms of a comparison nothing but the decoder differs. Lengths are rounded up to a few
@@ -30,8 +30,8 @@ from pydantic import JsonValue
 from typing_extensions import get_protocol_members
 
 from genlab import __version__
-from genlab.codecs.base import Codec, PublishedConfig
-from genlab.codecs.published import load_published, needs_download
+from genlab.codecs.base import Codec
+from genlab.codecs.names import PUBLISHED, PublishedName
 from genlab.codecs.spectral import TRAINING_PARTS, SpectralCodec, SpectralCodecConfig
 from genlab.codecs.stereo import EachChannel, stereo_spec
 from genlab.config import ConfigError, GenlabError, digest
@@ -43,7 +43,6 @@ from genlab.tokens import Tokens, TokenSpec
 
 BUCKET_FRAMES = 64
 SHIPPED = "in_lab_16khz"
-PUBLISHED = ("encodec", "mimi", "dac", "oobleck", "speechtokenizer")
 
 
 class FrozenCodec:
@@ -267,34 +266,6 @@ def weights_path(name: str) -> Path:
     return path
 
 
-def published_config(kind: str) -> type[PublishedConfig]:
-    """Return the config class of one of `PUBLISHED`."""
-    # A file is imported when it is asked for: all of them together cost a tenth of what importing
-    # an experiment may.
-    match kind:
-        case "encodec":
-            from genlab.codecs.encodec import EncodecConfig
-
-            return EncodecConfig
-        case "mimi":
-            from genlab.codecs.mimi import MimiConfig
-
-            return MimiConfig
-        case "dac":
-            from genlab.codecs.dac import DacConfig
-
-            return DacConfig
-        case "oobleck":
-            from genlab.codecs.oobleck import OobleckConfig
-
-            return OobleckConfig
-        case "speechtokenizer":
-            from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
-
-            return SpeechTokenizerConfig
-    raise GenlabError(f"codec {shorten(kind)}: expected one of {', '.join(PUBLISHED)}")
-
-
 def load_codec(
     name: str = SHIPPED, wave_rate_hz: int | None = None, channels: Channels = 1
 ) -> FrozenCodec:
@@ -323,9 +294,11 @@ def _load_any(name: str) -> tuple[Codec, str, Mapping[str, JsonValue]]:
 
         config = MuLawConfig().override([f"sample_rate_hz={source}"] if source else [])
         return config.build(), config.digest(), {"config": config.to_dict()}
-    if kind in PUBLISHED:
-        found = load_published(published_config(kind), source or None)
-        metadata = {"config": found.config.to_dict(), "source": source or found.config.hub_id}
+    published = PublishedName.parse(name)
+    if published is not None:
+        found = published.load()
+        source = published.source or found.config.hub_id
+        metadata = {"config": found.config.to_dict(), "source": source}
         return found.codec, found.fingerprint, metadata
     if is_function(name):
         codec, fingerprint = _load_own(name, digest_of(name, "codec"))
@@ -340,16 +313,13 @@ def check_is_local(name: str, asking: Path) -> None:
     Raises:
         ConfigError: if its files are not on this machine.
     """
-    kind, _, source = name.partition(":")
-    if kind not in PUBLISHED:
-        return
-    config_class = published_config(kind)
-    if needs_download(source or config_class.hub_id, config_class.hub_subfolder):
+    published = PublishedName.parse(name)
+    if published is not None and published.config_class.needs_download(published.source):
+        weights = f" --weights {published.source:.100}" if published.source else ""
         raise ConfigError(
             f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a "
             f"config.json downloads nothing by itself; add data.codec={name:.100} if you want "
-            f"them, or fetch them with `genlab codec load {kind} --weights "
-            f"{(source or config_class.hub_id):.100}`"
+            f"them, or fetch them with `genlab codec load {published.kind}{weights}`"
         )
 
 
@@ -366,11 +336,11 @@ def token_spec(name: str, channels: Channels = 1) -> TokenSpec:
 
 def _spec_of(name: str) -> tuple[TokenSpec, Channels]:
     """Return a codec's own token space and the channels of its waves."""
-    kind, _, source = name.partition(":")
-    if kind in PUBLISHED and not source:
-        config: Any = published_config(kind)()
+    published = PublishedName.parse(name)
+    if published is not None and published.source is None:
+        config: Any = published.usual()
         return config.spec, getattr(config, "channels", 1)
-    if kind in PUBLISHED or kind == "mulaw" or is_function(name):
+    if published is not None or name.partition(":")[0] == "mulaw" or is_function(name):
         codec = _load_any(name)[0]
         return codec.spec, channels_of(codec)
     shape = _read_shape(weights_path(name))[0]

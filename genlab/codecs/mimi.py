@@ -24,7 +24,7 @@ import pydantic
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from genlab.codecs.base import PublishedConfig
+from genlab.codecs.hub import HubConfig
 from genlab.codecs.mimi_convolutions import (
     CausalConv,
     CausalUpsampling,
@@ -85,7 +85,7 @@ NAMES = {
 }
 
 
-class MimiConfig(PublishedConfig):
+class MimiConfig(HubConfig):
     """Shape of a Mimi; the defaults are those of kyutai/mimi."""
 
     hub_id: ClassVar[str] = "kyutai/mimi"

@@ -22,8 +22,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from genlab.codecs.base import PublishedConfig
 from genlab.codecs.dac import Decoder, Encoder, whole_frames
+from genlab.codecs.hub import HubConfig
 from genlab.codecs.quantiser import ResidualQuantiser, nearest_entry
 from genlab.config import ConfigError, GenlabError
 from genlab.data.audio import Channels
@@ -35,7 +35,7 @@ FITTING_ROUNDS = 20
 MAX_FITTING_FRAMES = 32_768
 
 
-class OobleckConfig(PublishedConfig):
+class OobleckConfig(HubConfig):
     """Shape of the codec; the defaults are those of Stable Audio Open."""
 
     hub_id: ClassVar[str] = "stabilityai/stable-audio-open-1.0"

@@ -1,10 +1,10 @@
-"""Codecs that others published, read from their own files: a config.json and safetensors, no torch,
-no pickle.
+"""Codecs that others published, read from their own files, most often a config.json and
+safetensors; no torch, no pickle.
 
-In: a config class of the lab (which knows the published names) and a directory, or the id of a
-repository on the Hugging Face Hub. Out: the codec with its weights. Files are read only after their
-headers are consistent with their sizes and not larger than the model that config.json describes;
-then every tensor must be wanted, found and of the right shape, and what is not is named.
+In: a config class of the lab (which knows the published names and files) and a directory, or the id
+of a repository on the Hugging Face Hub. Out: the codec with its weights. Files are read only after
+their headers are consistent with their sizes and not larger than the model that config.json
+describes; then every tensor must be wanted, found and of the right shape, and what is not is named.
 
 Layouts: PyTorch keeps convolutions as [out, in, frames], transposed ones as [in, out, frames] and
 products as [out, in]. A weight-normalised pair (g, v) becomes the one kernel g v / |v|, the norm
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from genlab.codecs.base import Codec, PublishedConfig
-from genlab.config import ConfigError, GenlabError
+from genlab.config import GenlabError
 from genlab.nets.weights import WeightsError, read_header
 from genlab.run.stored import parse_stored, read_content
 
@@ -37,7 +37,7 @@ from genlab.run.stored import parse_stored, read_content
 MAX_BYTES_PER_PARAMETER = 16
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_RESTORE = "restore the file"
+RESTORE = "restore the file"
 _PAIRS = (
     ("weight_g", "weight_v"),
     ("parametrizations.weight.original0", "parametrizations.weight.original1"),
@@ -63,28 +63,27 @@ def load_published(
 
     Args:
         config_class: the class of the port, for example `MimiConfig`.
-        source: a directory with config.json and safetensors, or a repository id.
+        source: a directory with the files, or a repository id.
         changes: fields of the config that replace what config.json says, for example the number of
             codebooks used.
 
     Raises:
-        GenlabError: if the files cannot be had, or are not what config.json promises; the text
+        GenlabError: if the files cannot be had, or are not what they should be; the text
             names file and tensor.
     """
-    directory = find_directory(source or config_class.hub_id, config_class.hub_subfolder)
-    config = _describe(config_class, directory)
+    directory = config_class.find(source)
+    config = config_class.describe(directory)
     config = config.from_dict(config.to_dict() | changes)
     abstract = nnx.eval_shape(lambda: config.build(key=jax.random.key(0)))
     graph, state = nnx.split(abstract)
     tree = nnx.to_pure_dict(state)
     num_parameters = sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))
-    files = weight_files(directory, config_class.conversion)
-    tensors = read_tensors(files, MAX_BYTES_PER_PARAMETER * num_parameters + MAX_CONFIG_BYTES)
-    filled = fill(tree, config.derive(fold_weight_norm(tensors)), config, directory)
+    found = config.read(directory, num_parameters)
+    filled = fill(tree, found.tensors, config, directory)
     # Arrays of jax: numpy ones would be copied to the device in every call.
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, filled))
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for path in files:
+    for path in found.files:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return Published(nnx.merge(graph, state), config, digest.hexdigest()[:10], directory)
@@ -171,25 +170,10 @@ def read_config(directory: Path) -> dict[str, Any]:
         GenlabError: if it is missing, oversized, or not a JSON object.
     """
     path = directory / "config.json"
-    content = read_content(path, fix=_RESTORE, max_bytes=MAX_CONFIG_BYTES)
+    content = read_content(path, fix=RESTORE, max_bytes=MAX_CONFIG_BYTES)
     if content is None:
-        raise GenlabError(f"{path}: no such file; {_RESTORE}")
-    return parse_stored(content, dict[str, Any], path=path, fix=_RESTORE)
-
-
-def _describe(config_class: type[PublishedConfig], directory: Path) -> PublishedConfig:
-    """Return the config that config.json describes."""
-    path = directory / "config.json"
-    values = read_config(directory)
-    try:
-        return config_class.from_published(values)
-    except GenlabError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        # A port computes with fields that may be anything.
-        raise GenlabError(
-            f"{path}: damaged: a field has a wrong type or size ({error!s:.80}); {_RESTORE}"
-        ) from None
+        raise GenlabError(f"{path}: no such file; {RESTORE}")
+    return parse_stored(content, dict[str, Any], path=path, fix=RESTORE)
 
 
 def weight_files(directory: Path, conversion: str = "") -> list[Path]:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, Self
 import pydantic
 from jaxtyping import Array, Key
 
-from genlab.codecs.base import PublishedConfig
+from genlab.codecs.hub import HubConfig
 from genlab.codecs.seanet import SEANetCodec, SEANetConfig, torch_name
 from genlab.config import ConfigError
 from genlab.tokens import TokenSpec
@@ -38,7 +38,7 @@ _NETWORK_FIELDS = {
 }
 
 
-class SpeechTokenizerConfig(PublishedConfig):
+class SpeechTokenizerConfig(HubConfig):
     """Shape of a SpeechTokenizer; the defaults are those of the published model."""
 
     hub_id: ClassVar[str] = "fnlp/SpeechTokenizer"
