@@ -22,6 +22,7 @@ from genlab.codecs.dac import DacConfig
 from genlab.codecs.discriminator import AdversarialConfig
 from genlab.codecs.distillation import DistillationConfig
 from genlab.codecs.encodec import EncodecConfig
+from genlab.codecs.lyra import LyraConfig
 from genlab.codecs.mimi import MimiConfig
 from genlab.codecs.oobleck import OobleckConfig
 from genlab.codecs.speechtokenizer import SpeechTokenizerConfig
@@ -99,6 +100,7 @@ FROZEN = {
     for config in (
         DacConfig(),
         EncodecConfig(),
+        LyraConfig(),
         MimiConfig(),
         OobleckConfig(),
         SpeechTokenizerConfig(),

@@ -100,7 +100,7 @@ def use_row(path):
 
 
 def use_published(config_class):
-    return lambda path: published._describe(config_class, path.parent).spec
+    return lambda path: config_class.describe(path.parent).spec
 
 
 def use_manifest(path):

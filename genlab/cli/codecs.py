@@ -115,7 +115,7 @@ def _score_codec(arguments: argparse.Namespace) -> None:
     from genlab.data.audio import SAMPLE_RATE_HZ
     from genlab.evaluate.codecs.score import score_folder
 
-    frozen = load_codec(arguments.codec, SAMPLE_RATE_HZ)
+    frozen = load_codec(arguments.codec, SAMPLE_RATE_HZ, arguments.channels or 1)
     print(
         json.dumps(
             score_folder(frozen, arguments.paths[0], arguments.levels, arguments.speakers), indent=1
@@ -130,7 +130,7 @@ def _bench_codecs(arguments: argparse.Namespace) -> None:
 
     codecs = {}
     for name in arguments.codec.split(","):
-        frozen = load_codec(name, SAMPLE_RATE_HZ)
+        frozen = load_codec(name, SAMPLE_RATE_HZ, arguments.channels or 1)
         levels = [
             frozen.spec.codebooks >> shift for shift in range(3) if frozen.spec.codebooks >> shift
         ]
@@ -171,7 +171,13 @@ def _probe_codecs(arguments: argparse.Namespace) -> None:
 
 def _roundtrip(arguments: argparse.Namespace) -> None:
     from genlab.codecs.frozen import load_codec
-    from genlab.data.audio import read_wave, to_int16, write_audio, written_format
+    from genlab.data.audio import (
+        count_channels,
+        read_wave,
+        to_int16,
+        write_audio,
+        written_format,
+    )
     from genlab.run.ownership import refuse_to_replace
 
     source, target = arguments.paths
@@ -179,15 +185,19 @@ def _roundtrip(arguments: argparse.Namespace) -> None:
     if target.exists() and source.exists() and target.samefile(source):
         raise GenlabError(f"{target}: is the input file itself; write to another file")
     refuse_to_replace(target)
-    frozen = load_codec(arguments.codec)
+    channels = arguments.channels or count_channels(source)
+    frozen = load_codec(arguments.codec, channels=channels)
     rate = frozen.wave_rate_hz
-    wave = read_wave(source, sample_rate_hz=rate)
+    wave = read_wave(source, sample_rate_hz=rate, channels=channels)
     [(codes, _)] = frozen.encode([wave])
     codes = frozen.keep_levels(codes, arguments.levels)
     [decoded] = frozen.decode_codes([codes])
     write_audio(target, to_int16(decoded[: len(wave)]), sample_rate_hz=rate)
     bits = codes.size * np.log2(frozen.spec.entries)
-    print(f"{target}: {len(codes)} frames, {bits / (len(wave) / rate) / 1000:.2f} kbit/s")
+    print(
+        f"{target}: {frozen.audio}, {len(codes)} frames, "
+        f"{bits / (len(wave) / rate) / 1000:.2f} kbit/s"
+    )
 
 
 def _describe_training(run: CodecRun | RecogniserRun) -> dict[str, Any]:

@@ -447,6 +447,15 @@ def _add_codec(add: AddCommand) -> None:
     command.add_argument(
         "--levels", type=whole, help="how many codebooks to decode, from the first (default: all)"
     )
+    command.add_argument(
+        "--channels",
+        type=whole,
+        choices=(1, 2),
+        help=(
+            "score, bench and roundtrip: mono or stereo (default: what the file has for roundtrip, "
+            "else mono)"
+        ),
+    )
     takes_trust(command)
     command.add_argument(
         "--speakers", nargs="+", help="keep only these speakers of the folder's metadata.csv"

@@ -27,6 +27,7 @@ from genlab.codecs.lyra_operators import (
     prefixed,
     read_kernel,
 )
+from genlab.machine.sharding import WHOLE
 from genlab.nets.param import matrix, vector
 
 # Faster products would round sums of floats so that whole numbers after them differ.
@@ -87,7 +88,9 @@ class Convolution(nnx.Module):
         groups: int = 1,
     ):
         shape = (taps, inputs // groups, outputs)
-        self.kernel = matrix(jax.random.normal(key, shape) * (taps * inputs / groups) ** -0.5)
+        self.kernel = matrix(
+            jax.random.normal(key, shape) * (taps * inputs / groups) ** -0.5, WHOLE
+        )
         self.bias = vector(jnp.zeros((outputs,)))
         self.stride = stride
         self.groups = groups
@@ -131,7 +134,7 @@ class Depthwise(nnx.Module):
     """A causal convolution of every channel by itself, with dilated taps."""
 
     def __init__(self, channels: int, taps: int, *, key: Key[Array, ""], dilation: int):
-        self.kernel = matrix(jax.random.normal(key, (taps, 1, channels)) * taps**-0.5)
+        self.kernel = matrix(jax.random.normal(key, (taps, 1, channels)) * taps**-0.5, WHOLE)
         self.bias = vector(jnp.zeros((channels,)))
         self.dilation = dilation
 
@@ -180,7 +183,7 @@ class Upsampling(nnx.Module):
         groups: int = 1,
     ):
         shape = (taps, inputs // groups, outputs)
-        self.kernel = matrix(jax.random.normal(key, shape) * (2 * inputs / groups) ** -0.5)
+        self.kernel = matrix(jax.random.normal(key, shape) * (2 * inputs / groups) ** -0.5, WHOLE)
         self.bias = vector(jnp.zeros((outputs,)))
         self.stride = stride
         self.groups = groups

@@ -37,6 +37,7 @@ from genlab.codecs.lyra_operators import (
     check_slope,
     read_whole,
 )
+from genlab.machine.sharding import WHOLE
 from genlab.nets.param import matrix, vector
 
 LEAKY_ONE = 256  # slopes are multiples of 1 / 256
@@ -290,4 +291,5 @@ def _whole(frames: Float[Array, "b t c"]) -> Int[Array, "b t c"]:
 
 
 def _draw(key: Key[Array, ""], shape: tuple[int, ...]) -> nnx.Param:
-    return matrix(jnp.clip(jnp.round(TYPICAL * jax.random.normal(key, shape)), LOWEST, HIGHEST))
+    drawn = jnp.round(TYPICAL * jax.random.normal(key, shape))
+    return matrix(jnp.clip(drawn, LOWEST, HIGHEST), WHOLE)

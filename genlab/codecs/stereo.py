@@ -83,7 +83,7 @@ def stereo_spec(spec: TokenSpec) -> TokenSpec:
     if spec.side_channels:
         raise GenlabError(
             f"codec: it has {spec.side_channels} side channels, which two channels of audio cannot "
-            "share; use another codec, or data.corpus.channels=1"
+            "share; use another codec, or mono: data.corpus.channels=1, --channels 1"
         )
     doubled = {"codebooks": 2 * spec.codebooks, "latent_channels": 2 * spec.latent_channels}
     return spec.model_copy(update={**doubled, "causal": False})

@@ -214,6 +214,16 @@ def is_longer(path: Path | str, seconds: float) -> bool:
     return soundfile.info(str(path)).duration > seconds + END_TOLERANCE_S
 
 
+def count_channels(path: Path | str) -> Channels:
+    """Return 2 for a stereo file by its header, else 1; `read_wave` says what is wrong with a file
+    that is neither.
+    """
+    try:
+        return 2 if soundfile.info(str(path)).channels == 2 else 1
+    except (soundfile.LibsndfileError, OSError):
+        return 1
+
+
 def resample(
     wave: Float[np.ndarray, "s *c"], source_hz: int, target_hz: int
 ) -> Float[np.ndarray, "s2 *c"]:

@@ -5,7 +5,8 @@ rate: bits per second as spent, seven scores with 95 % intervals over files, how
 codebooks are used, and speed; and for each row of ours the paired difference to every Opus row at 6
 kbit/s. The recogniser's error is against its own reading of the original, so its own mistakes
 cancel. Speed is audio seconds per second of work, one file at a time; for the command line tools it
-includes starting them.
+includes starting them. In stereo, distances are those of each channel (channels.py), and networks
+that hear speech hear the mix.
 """
 
 import math
@@ -21,7 +22,9 @@ from jaxtyping import Float, Int
 from genlab.codecs.frozen import FrozenCodec
 from genlab.codecs.quantiser import SIDE_LEVELS
 from genlab.config import GenlabError
+from genlab.data.audio import AudioFormat
 from genlab.evaluate.codecs import whisper
+from genlab.evaluate.codecs.channels import distances, mixed
 from genlab.evaluate.codecs.score import entropy_bits, read_folder
 from genlab.evaluate.codecs.speech_coders import (
     OPUS_SETTINGS,
@@ -31,7 +34,6 @@ from genlab.evaluate.codecs.speech_coders import (
 )
 from genlab.evaluate.content import word_errors
 from genlab.evaluate.quality import Dnsmos
-from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.speaker import SpeakerEncoder
 from genlab.evaluate.spectrum import SAMPLE_RATE_HZ
 from genlab.statistics.bootstrap import Estimate, bootstrap_mean, paired_difference
@@ -48,8 +50,9 @@ SCORES = {
     "word_error": ("WER to original", False),
     "speaker_cosine": ("speaker cosine", True),
     "mel_distance_db": ("mel distance dB", False),
+    "side_mel_distance_db": ("mel distance of the channels' difference, dB", False),
 }
-Coder = Callable[[Float[np.ndarray, "s"]], Coded]
+Coder = Callable[[Float[np.ndarray, "s *c"]], Coded]
 
 
 class Row(NamedTuple):
@@ -75,7 +78,8 @@ def bench_folder(
     of the original.
 
     Args:
-        codecs: name -> codec with waves at 16 kHz, and the numbers of codebooks to decode from.
+        codecs: name -> codec with waves at 16 kHz, all mono or all stereo, and the numbers of
+            codebooks to decode from.
         directory: real speech; the first 10 s of every file are used.
         speakers: keep only files of these speakers.
         progress: called with (stage, done, total).
@@ -84,12 +88,15 @@ def bench_folder(
         GenlabError: if there is no audio, a codec works at another rate, or a command line tool is
             missing.
     """
-    waves, _ = read_folder(directory, speakers, SAMPLE_RATE_HZ)
+    # The files are read as what the codecs take.
+    channels = max(codec.channels for codec, _ in codecs.values())
+    waves, _ = read_folder(directory, speakers, SAMPLE_RATE_HZ, channels)
     coders: list[tuple[str, Coder, list[Int[np.ndarray, "t k"]]]] = []
     for name, (codec, levels) in codecs.items():
-        if codec.wave_rate_hz != SAMPLE_RATE_HZ:
+        if codec.audio != (SAMPLE_RATE_HZ, channels):
             raise GenlabError(
-                f"codec {name}: gives {codec.wave_rate_hz} Hz, scores need {SAMPLE_RATE_HZ} Hz"
+                f"codec {name}: gives {codec.audio}, scores need "
+                f"{AudioFormat(SAMPLE_RATE_HZ, channels)}"
             )
         for count in levels:
             codes: list[Int[np.ndarray, "t k"]] = []
@@ -211,8 +218,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
 class _Judge:
     """All scores of waves against the originals; None where the package is not installed."""
 
-    def __init__(self, originals: Sequence[Float[np.ndarray, "_"]]):
+    def __init__(self, originals: Sequence[Float[np.ndarray, "_ *c"]]):
         self.originals = originals
+        originals = mixed(originals)
         self._dnsmos = Dnsmos(max_windows=1)
         self._speaker = SpeakerEncoder()
         self._voices = [self._speaker(wave) for wave in originals]
@@ -222,12 +230,12 @@ class _Judge:
         )
 
     def __call__(
-        self, waves: Sequence[Float[np.ndarray, "_"]]
+        self, waves: Sequence[Float[np.ndarray, "_ *c"]]
     ) -> dict[str, Float[np.ndarray, "n"] | None]:
         scores: dict[str, np.ndarray | None] = {name: None for name in SCORES}
-        scores |= pesq_stoi(self.originals, waves)
+        scores = {**scores, **distances(self.originals, waves)}
+        waves = mixed(waves)
         scores["dnsmos"] = self._dnsmos(waves).ovrl
-        scores["mel_distance_db"] = mel_distances_db(self.originals, waves)
         voices = [self._speaker(wave) for wave in waves]
         scores["speaker_cosine"] = np.array([float(a @ b) for a, b in zip(self._voices, voices)])
         if self._recogniser:
@@ -240,7 +248,7 @@ class _Judge:
 
 def _measure(
     name: str,
-    waves: Sequence[Float[np.ndarray, "_"]],
+    waves: Sequence[Float[np.ndarray, "_ *c"]],
     coder: Coder,
     codes: list[Int[np.ndarray, "t k"]],
     judge: _Judge,
@@ -261,7 +269,7 @@ def _code_with_ours(
     codec: FrozenCodec,
     levels: int,
     seen: list[Int[np.ndarray, "t k"]],
-    wave: Float[np.ndarray, "s"],
+    wave: Float[np.ndarray, "s *c"],
 ) -> Coded:
     began = time.perf_counter()
     [(codes, latents)], side = codec.encode([wave]), codec.encode_side([wave])

@@ -2,9 +2,10 @@
 
 In: a frozen codec and a folder of audio. Out: a JSON-able dict of means with 95 % intervals over
 files: aligned distances to the original (log-mel; PESQ and ESTOI where those packages are
-installed, else null), the speaker cosine between original and resynthesis beside the cosine between
-different files, DNSMOS of both, and how evenly each codebook is used. A folder with one file per
-speaker makes the second cosine that of different speakers.
+installed, else null; in stereo those of each channel, and that of their difference), the speaker
+cosine between original and resynthesis beside the cosine between different files, DNSMOS of both,
+and how evenly each codebook is used. A folder with one file per speaker makes the second cosine
+that of different speakers.
 """
 
 import csv
@@ -18,10 +19,10 @@ from jaxtyping import Float, Int
 
 from genlab.codecs.frozen import FrozenCodec
 from genlab.config import GenlabError
-from genlab.data.audio import read_wave
+from genlab.data.audio import Channels, read_wave
 from genlab.data.decoding import AudioError
+from genlab.evaluate.codecs.channels import distances, mixed
 from genlab.evaluate.quality import Dnsmos
-from genlab.evaluate.reconstruction import mel_distances_db, pesq_stoi
 from genlab.evaluate.speaker import SpeakerEncoder
 from genlab.statistics.bootstrap import bootstrap_mean
 
@@ -39,7 +40,7 @@ def score_folder(
     """Return the scores of resynthesis from the first `levels` codebooks (all if absent).
 
     Args:
-        codec: the codec.
+        codec: the codec, with waves at 16 kHz; mono or stereo is what the files are read as.
         directory: searched recursively; the first 10 s of every file are used.
         levels: codebooks to decode from.
         speakers: keep only files whose row in `metadata.csv` (path, speaker) names one of these.
@@ -49,14 +50,15 @@ def score_folder(
         GenlabError: if no file can be read.
     """
     rate = codec.wave_rate_hz
-    waves, skipped = read_folder(directory, speakers, rate)
+    waves, skipped = read_folder(directory, speakers, rate, codec.channels)
     encoded = [codec.keep_levels(codec.encode([wave])[0][0], levels) for wave in waves]
     decoded = [
         codec.decode_codes([codes], codec.encode_side([wave]))[0][: len(wave)]
         for codes, wave in zip(encoded, waves)
     ]
-    values: dict[str, np.ndarray | None] = {"mel_distance_db": mel_distances_db(waves, decoded)}
-    values |= {"pesq": None, "stoi": None, "estoi": None, **pesq_stoi(waves, decoded)}
+    values: dict[str, np.ndarray | None] = {"pesq": None, "stoi": None, "estoi": None}
+    values = {**values, **distances(waves, decoded)}
+    waves, decoded = mixed(waves), mixed(decoded)
     values |= _speaker_cosines(waves, decoded)
     # The originals too: DNSMOS is no distance, and a noisy recording scores low by itself.
     dnsmos = Dnsmos(max_windows=1)
@@ -74,9 +76,12 @@ def score_folder(
 
 
 def read_folder(
-    directory: Path, speakers: Collection[str] | None, sample_rate_hz: int
-) -> tuple[list[Float[np.ndarray, "_"]], list[str]]:
-    """Return the first 10 s of every file, and why others were skipped.
+    directory: Path,
+    speakers: Collection[str] | None,
+    sample_rate_hz: int,
+    channels: Channels = 1,
+) -> tuple[list[Float[np.ndarray, "_ *c"]], list[str]]:
+    """Return the first 10 s of every file in mono or stereo, and why others were skipped.
 
     Raises:
         GenlabError: if no file can be read.
@@ -84,9 +89,8 @@ def read_folder(
     waves, skipped = [], []
     for path in _list_files(directory, speakers):
         try:
-            waves.append(
-                read_wave(path, sample_rate_hz=sample_rate_hz)[: int(LONGEST_S * sample_rate_hz)]
-            )
+            wave = read_wave(path, sample_rate_hz=sample_rate_hz, channels=channels)
+            waves.append(wave[: int(LONGEST_S * sample_rate_hz)])
         except AudioError as error:
             skipped.append(f"{path.name}: {error.reason}")
     if not waves:

@@ -1,10 +1,10 @@
 """Opus and Codec 2: the coders a user would otherwise send speech with, run through their own
 command line tools.
 
-In: a waveform at 16 kHz. Out: what comes back at 16 kHz, and the bits that were spent. The tools
-are the system's (`opusenc`, `opusdec`, `opusinfo` of opus-tools; `c2enc`, `c2dec` of codec2). Opus
-is counted without the Ogg container, as opusinfo counts it. Codec 2 works at 8 kHz; its input and
-output are resampled here.
+In: a waveform at 16 kHz, mono or stereo. Out: what comes back at 16 kHz, and the bits that were
+spent. The tools are the system's (`opusenc`, `opusdec`, `opusinfo` of opus-tools; `c2enc`, `c2dec`
+of codec2). Opus is counted without the Ogg container, as opusinfo counts it. Codec 2 works at 8
+kHz; its input and output are resampled here, and the channels of stereo are coded one by one.
 """
 
 import re
@@ -36,7 +36,7 @@ OPUS_SETTINGS = {
 class Coded(NamedTuple):
     """A waveform after a coder, what it cost, and how long both ways took."""
 
-    wave: Float[np.ndarray, "s"]
+    wave: Float[np.ndarray, "s *c"]
     bits: float
     encode_s: float
     decode_s: float
@@ -54,7 +54,7 @@ def missing_tools() -> list[str]:
 
 
 def code_with_opus(
-    wave: Float[np.ndarray, "s"], kbit_per_s: float, options: tuple[str, ...] = ()
+    wave: Float[np.ndarray, "s *c"], kbit_per_s: float, options: tuple[str, ...] = ()
 ) -> Coded:
     """Return `wave` after opusenc and opusdec.
 
@@ -90,12 +90,16 @@ def code_with_opus(
     )
 
 
-def code_with_codec2(wave: Float[np.ndarray, "s"], bit_per_s: int) -> Coded:
-    """Return `wave` after c2enc and c2dec.
+def code_with_codec2(wave: Float[np.ndarray, "s *c"], bit_per_s: int) -> Coded:
+    """Return `wave` after c2enc and c2dec, at this rate for every channel.
 
     Raises:
         GenlabError: if a tool is missing or fails.
     """
+    if wave.ndim == 2:
+        sides = [code_with_codec2(wave[:, side], bit_per_s) for side in range(wave.shape[1])]
+        both = np.stack([side.wave for side in sides], axis=1)
+        return Coded(both, *np.sum([side[1:] for side in sides], axis=0).tolist())
     with tempfile.TemporaryDirectory() as folder:
         original, packed, back = (Path(folder) / name for name in ("in.raw", "a.c2", "out.raw"))
         # A last block that is not whole would be dropped.
@@ -127,5 +131,6 @@ def _run(*command: str) -> tuple[float, str]:
     return time.perf_counter() - began, done.stdout
 
 
-def _fit(wave: Float[np.ndarray, "_"], length: int) -> Float[np.ndarray, "s"]:
-    return np.pad(wave, (0, max(0, length - len(wave))))[:length].astype(np.float32)
+def _fit(wave: Float[np.ndarray, "_ *c"], length: int) -> Float[np.ndarray, "s *c"]:
+    missing = [(0, max(0, length - len(wave)))] + [(0, 0)] * (wave.ndim - 1)
+    return np.pad(wave, missing)[:length].astype(np.float32)
