@@ -23,8 +23,9 @@ from genlab.nets.weights import WeightsError
 MAX_BYTES = 16 << 20
 # Tables, letters and whole numbers that are turned into objects. Offsets may lead to one place many
 # times, so the size of a file does not bound them. The published files stay below 40,000.
-MAX_OBJECTS = 500_000
+MAX_OBJECTS = 200_000
 IDENTIFIER = b"TFL3"
+MIN_SCALE = 2.0**-30  # products and quotients of three scales stay far from the ends of float32
 # The operators that somebody here asks for by name, by their number in the schema.
 KINDS = {
     0: "ADD",
@@ -92,7 +93,9 @@ class _File:
 
     def damaged(self, why: str) -> WeightsError:
         """Return the error that names the file."""
-        return WeightsError(f"{self.path}: not a readable LiteRT file: {why}; restore the file")
+        return WeightsError(
+            f"{self.path}: not a readable LiteRT file: {why:.200}; restore the file"
+        )
 
     def number(self, layout: str, at: int) -> int | float:
         """Return the number at an offset."""
@@ -238,8 +241,12 @@ def _read_tensor(file: _File, table: _Table, buffers: list[_Table]) -> Tensor:
     quantisation = table.table(4)
     scales = np.zeros(0, np.float32) if quantisation is None else quantisation.array(2, "<f4")
     zeros = [] if quantisation is None else quantisation.whole_numbers(3, "<i8")
-    if not (np.isfinite(scales) & (scales > 0)).all():
-        raise file.damaged(f"tensor {name!r:.60} has scales that are not above zero")
+    # NaN fails both comparisons.
+    if not ((scales > MIN_SCALE) & (scales < 1 / MIN_SCALE)).all():
+        raise file.damaged(
+            f"tensor {name!r:.60} has scales that are not between {MIN_SCALE:g} and "
+            f"{1 / MIN_SCALE:g}"
+        )
     # Weights have a scale for each channel and no offset, activations one scale and one offset.
     if len(scales) and (len(zeros) not in (0, len(scales)) or len(set(zeros)) > 1):
         raise file.damaged(f"tensor {name!r:.60} has {len(scales)} scales, {len(zeros)} offsets")

@@ -150,21 +150,7 @@ class LyraConfig(PublishedConfig):
 
     def read(self, directory: Path, num_parameters: int) -> PublishedTensors:
         """Return the tensors of the three files."""
-        codec = nnx.eval_shape(lambda: self.build(key=jax.random.key(0)))
-        tensors: Tensors = {}
-        for name, layers, path in (
-            ("encoder", codec.encoder, directory / ENCODER),
-            ("decoder", codec.decoder, directory / DECODER),
-        ):
-            operators = Operators(_main(read_litert(path), "main", path), path)
-            tensors |= prefixed(name, layers.read(operators))
-            operators.finish()
-        path = directory / QUANTISER
-        graph = _main(read_litert(path), "encode", path)
-        tensors["entries"] = _read_entries(graph, path, self)
-        return PublishedTensors(
-            tensors, [directory / name for name in (ENCODER, QUANTISER, DECODER)]
-        )
+        return nnx.eval_shape(lambda: self.build(key=jax.random.key(0))).read(directory)
 
     def published_name(self, path: str) -> str:
         """Return the name that `read` gives to our parameter: the same."""
@@ -175,7 +161,7 @@ class LyraConfig(PublishedConfig):
         return LyraCodec(self, key=key)
 
 
-def _main(graphs: list[Graph], name: str, path: Path) -> Graph:
+def _graph(graphs: list[Graph], name: str, path: Path) -> Graph:
     for graph in graphs:
         if graph.name == name:
             return graph
@@ -208,17 +194,37 @@ class LyraCodec(nnx.Module):
     """Encoder, codebooks over the residual of those before, decoder.
 
     Attributes:
+        config: the shape.
         spec: the facts about the token space.
         entries: the code vectors [k v d].
     """
 
     def __init__(self, config: LyraConfig, *, key: Key[Array, ""]):
         rngs = nnx.Rngs(key)
+        self.config = config
         self.spec = config.spec
         self.encoder = Layers(_encoder_layers(config, rngs.params))
         self.decoder = Layers(_decoder_layers(config, rngs.params))
         shape = (config.codebooks, config.entries, config.latent_channels)
         self.entries = Codebook(jax.random.normal(rngs.params(), shape))
+
+    def read(self, directory: Path) -> PublishedTensors:
+        """Return the tensors of the three files, by the names of our parameters; shapes are checked
+        by whoever fills them in.
+        """
+        tensors: Tensors = {}
+        for name, layers, path in (
+            ("encoder", self.encoder, directory / ENCODER),
+            ("decoder", self.decoder, directory / DECODER),
+        ):
+            operators = Operators(_graph(read_litert(path), "main", path), path)
+            tensors |= prefixed(name, layers.read(operators))
+            operators.finish()
+        path = directory / QUANTISER
+        graph = _graph(read_litert(path), "encode", path)
+        tensors["entries"] = _read_entries(graph, path, self.config)
+        files = [directory / name for name in (ENCODER, QUANTISER, DECODER)]
+        return PublishedTensors(tensors, files)
 
     @property
     def code_vectors(self) -> Float[Array, "k v d"]:

@@ -56,7 +56,7 @@ class Operators:
 
     def error(self, why: str) -> WeightsError:
         """Return the error that names the file."""
-        return WeightsError(f"{self.path}: not the network of Lyra v2: {why}; {FIXES}")
+        return WeightsError(f"{self.path}: not the network of Lyra v2: {why:.250}; {FIXES}")
 
     def next(self) -> Operator:
         """Return the next operator without taking it."""
@@ -114,6 +114,8 @@ def read_kernel(operators: Operators, operator: Operator, bias: int = 2) -> Tens
     # 1 taps 1 out -> out 1 taps; out taps 1 in -> out in taps
     turned = kernel[0].T if is_depthwise else kernel[:, :, 0].swapaxes(1, 2)
     offsets = operators.weights(operator, bias)[1]
+    if offsets.ndim != 1:
+        raise operators.error(f"a bias has the shape {list(offsets.shape)}")
     return {"kernel": turned.astype(np.float32), "bias": offsets.astype(np.float32)}
 
 

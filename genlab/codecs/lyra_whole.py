@@ -223,6 +223,9 @@ class WholeUpsampling(Upsampling):
     def read(self, operators: Operators) -> Tensors:
         """Return the parameters of all groups, joined."""
         groups = [self._read_group(operators) for _ in range(self.groups)]
+        shapes = {str({name: part.shape for name, part in group.items()}) for group in groups}
+        if len(shapes) > 1:
+            raise operators.error("the groups of a layer have different shapes")
         # Output channels are the last axis of bounds, and the first of everything else.
         return {
             name: np.concatenate([group[name] for group in groups], -1 if "bounds" in name else 0)

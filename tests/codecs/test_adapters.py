@@ -4,6 +4,8 @@ band, nothing above it.
 A codec of 2**15 values a sample is nearly no codec, so what is left is the adapter.
 """
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -11,18 +13,27 @@ from genlab.codecs.frozen import FrozenCodec
 from genlab.codecs.mulaw import MuLawConfig
 
 RATES = [
-    (wave_hz, codec_hz)
-    for wave_hz in (44_100, 48_000)
-    for codec_hz in (16_000, 24_000, 32_000, 44_100, 48_000)
+    (44_100, 16_000),
+    (44_100, 24_000),
+    (44_100, 48_000),
+    (48_000, 16_000),
+    (48_000, 24_000),
+    (48_000, 44_100),
 ]
+SAMPLES = 24_000
 MAX_DELAY = 0.02  # samples of the corpus
 MAX_DB = 0.1
 
 
+@functools.cache
+def adapted_codec(wave_hz, codec_hz):
+    codec = MuLawConfig(sample_rate_hz=codec_hz, entries=2**15).build()
+    return FrozenCodec(codec, "", {}, wave_hz)
+
+
 def through(wave, wave_hz, codec_hz):
     """Return what comes back, from codes and from latents."""
-    codec = MuLawConfig(sample_rate_hz=codec_hz, entries=2**15).build()
-    adapted = FrozenCodec(codec, "", {}, wave_hz)
+    adapted = adapted_codec(wave_hz, codec_hz)
     [(codes, latents)] = adapted.encode([wave.astype(np.float32)])
     assert len(codes) == len(latents) and abs(len(codes) - len(wave) * codec_hz / wave_hz) <= 1
     for heard in (adapted.decode_codes([codes])[0], adapted.decode_latents([latents])[0]):
@@ -43,7 +54,7 @@ def test_tones_keep_their_level_and_their_place(wave_hz, codec_hz):
     # From the bottom of what is heard to 85 % of the band that both rates hold.
     nyquist_hz = min(wave_hz, codec_hz) / 2
     tones = np.array([60, 440, 1000, 3000, 0.6 * nyquist_hz, 0.85 * nyquist_hz])
-    time_s = np.arange(wave_hz // 2) / wave_hz
+    time_s = np.arange(SAMPLES) / wave_hz
     wave = 0.15 * np.sin(2 * np.pi * tones[:, None] * time_s).sum(axis=0)
     for heard in through(wave, wave_hz, codec_hz):
         for hz in tones:
@@ -58,7 +69,7 @@ def test_tones_keep_their_level_and_their_place(wave_hz, codec_hz):
 @pytest.mark.parametrize(("wave_hz", "codec_hz"), RATES)
 def test_impulses_come_back_where_they_were(wave_hz, codec_hz):
     places = [1000, 5003, 9001]
-    wave = np.zeros(12_000)
+    wave = np.zeros(SAMPLES)
     wave[places] = 0.5
     for heard in through(wave, wave_hz, codec_hz):
         for place in places:
@@ -74,7 +85,7 @@ def test_impulses_come_back_where_they_were(wave_hz, codec_hz):
 
 
 def test_what_the_codec_cannot_hold_is_not_folded_down():
-    time_s = np.arange(24_000) / 48_000
+    time_s = np.arange(SAMPLES) / 48_000
     wave = 0.5 * np.sin(2 * np.pi * 11_000 * time_s)
     for heard in through(wave, 48_000, 16_000):
         # 11 kHz would come back at 5 kHz.
