@@ -315,11 +315,12 @@ def check_is_local(name: str, asking: Path) -> None:
     """
     published = PublishedName.parse(name)
     if published is not None and published.config_class.needs_download(published.source):
-        weights = f" --weights {published.source:.100}" if published.source else ""
+        source = published.source or published.config_class.hub_id
         raise ConfigError(
             f"{asking}: data.codec={name!r:.100}: its files are not on this machine, and a "
             f"config.json downloads nothing by itself; add data.codec={name:.100} if you want "
-            f"them, or fetch them with `genlab codec load {published.kind}{weights}`"
+            f"them, or fetch them with `genlab codec load {published.kind} --weights "
+            f"{source:.100}`"
         )
 
 
