@@ -13,6 +13,7 @@ Everything is causal: a whole clip is one chunk that nothing precedes.
 """
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
@@ -134,14 +135,13 @@ class LyraConfig(PublishedConfig):
     @classmethod
     def find(cls, source: str | None) -> Path:
         """Return the directory with the three files; nothing is downloaded."""
-        directory = Path(source or "")
-        if not source or not directory.is_dir():
-            raise GenlabError(
-                f"codec lyra2: {shorten(source or 'no directory given')}: expected lyra2:DIRECTORY "
-                f"with {ENCODER}, {QUANTISER} and {DECODER}; they are in lyra/model_coeffs of "
-                "github.com/google/lyra"
-            )
-        return directory
+        if source and os.path.isdir(source):  # pathlib raises on names too long for the system
+            return Path(source)
+        found = f"{shorten(source)}: no such directory" if source else "no directory given"
+        raise GenlabError(
+            f"codec lyra2: {found}; expected lyra2:DIRECTORY with {ENCODER}, {QUANTISER} and "
+            f"{DECODER}, which are in lyra/model_coeffs of github.com/google/lyra"
+        )
 
     @classmethod
     def describe(cls, directory: Path) -> Self:

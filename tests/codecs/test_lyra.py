@@ -233,7 +233,7 @@ def test_a_folder_is_a_codec_like_any_other(written, shape):
     np.testing.assert_array_equal(fewer.codec.code_vectors, frozen.code_vectors[:2])
 
 
-@pytest.mark.parametrize("name", ["lyra2", "lyra2:no/such", "lyra2:owner/name"])
+@pytest.mark.parametrize("name", ["lyra2", "lyra2:owner/name", "lyra2@16:" + "x" * 5000])
 def test_without_a_folder_nothing_is_downloaded(name):
     with pytest.raises(GenlabError, match=r"expected lyra2:DIRECTORY with soundstream_encoder"):
         load_codec(name)
