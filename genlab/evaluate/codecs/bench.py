@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from genlab.codecs.frozen import FrozenCodec
 from genlab.codecs.quantiser import SIDE_LEVELS
 from genlab.config import GenlabError
-from genlab.data.audio import AudioFormat
+from genlab.data.audio import AudioFormat, Channels
 from genlab.evaluate.codecs import whisper
 from genlab.evaluate.codecs.channels import distances, mixed
 from genlab.evaluate.codecs.score import entropy_bits, read_folder
@@ -89,7 +89,7 @@ def bench_folder(
             missing.
     """
     # The files are read as what the codecs take.
-    channels = max(codec.channels for codec, _ in codecs.values())
+    channels: Channels = 2 if any(codec.channels == 2 for codec, _ in codecs.values()) else 1
     waves, _ = read_folder(directory, speakers, SAMPLE_RATE_HZ, channels)
     coders: list[tuple[str, Coder, list[Int[np.ndarray, "t k"]]]] = []
     for name, (codec, levels) in codecs.items():
