@@ -5,6 +5,14 @@ does the order hold at the larger size? Task: frame-aligned semantic units in, t
 so that who speaks has to be heard from what is known, or sampled. All arms see all units. Half of
 the training examples show a beginning of their clip clean, as in configs/quickstart.py.
 
+Shapes: each arm may have its own of the grid `small` (`shape_grid`), once `genlab tune` has tried
+all of them in every arm: ten trials of each at a quarter of the budget, 60 TFLOP at the smaller
+size and 120 at the larger, about as much as the five seeds of two arms train. Until the arms below
+have a `shape`, all share the backbone, and the page lists shapes as not tested; with shapes of
+their own a width below is the name of a budget:
+
+    genlab tune configs/headline.py optim.peak_lrs=null --trials 10 --fraction 0.25
+
 Tuning: every arm tries three learning rates with its whole budget and keeps the best by its own
 loss on validation; so does each training with its weights at eight moments. Five training seeds
 follow, 200 test prompts, two continuations of each per seed. Width and budget grow together, so
@@ -55,6 +63,7 @@ def config() -> Comparison:
         budget=Budget(train_flops=SIZES[128]),
         optim=OptimConfig(peak_lrs=(1e-3, 3e-3, 9e-3), weight_decay=0.02, ema_decay=0.99),
         checkpoint=CheckpointRule(rule="best", draws=2),
+        shape_grid="small",
         arms={
             "ar_codes": Arm(decoder=AR, sampler=ARSampler()),
             "ar_latents": Arm(decoder=LatentARConfig(infill_share=0.0), sampler=LatentARSampler()),

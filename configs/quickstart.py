@@ -12,8 +12,9 @@ the fine codes of the first half, diffusion would replace its noisy frames, a de
 read its last fine codes too late. Latents from left to right need nothing. SoundStorm (2305.09636)
 does so in all examples; here half of them stay whole, for the bits of whole clips.
 
-Every arm must beat mean latents per unit and a regression on the score that decides, the energy of
-the next block at each family's bare law.
+Every arm hands over its weights of the best of four looks at validation, so that one that overfits
+is stopped. Every arm must beat mean latents per unit and a regression on the score that decides,
+the energy of the next block at each family's bare law.
 
 Tuning: peak learning rates, the best of four per arm at half the budget by validation energy
 (`genlab tune` with --trials 4 --fraction 0.5 --by block_energy --space 'peak_lr=[7e-4,7e-3]', the
@@ -33,6 +34,7 @@ from genlab.evaluate.context import EvaluationConfig
 from genlab.experiment import Arm, Budget, Comparison, TokenData
 from genlab.nets.backbone import BackboneConfig
 from genlab.train import TrainSettings
+from genlab.training.looks import CheckpointRule
 from genlab.training.optim import OptimConfig
 
 
@@ -51,6 +53,7 @@ def config() -> Comparison:
         ),
         budget=Budget(mode="iso_flop", train_flops=8e12),
         optim=OptimConfig(peak_lr=2e-3, weight_decay=0.02, ema_decay=0.99),
+        checkpoint=CheckpointRule(rule="best", looks=4, clips=32, draws=2),
         arms={
             "ar": Arm(
                 decoder=ARConfig(infill_share=0.0, prefix_share=0.5),

@@ -20,6 +20,8 @@ from genlab.run.files import write_json
 from genlab.sweeps.notebook import write_notebook
 from genlab.sweeps.page import expand, load_sweep
 from genlab.sweeps.runs import run_directory, write_page
+from genlab.sweeps.square import square_page
+from genlab.training.shapes import GRIDS
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 HEADLINE, PEOPLE = CONFIGS / "headline.py", CONFIGS / "headline_people.py"
@@ -36,6 +38,18 @@ def test_a_page_is_the_square_at_two_sizes():
         assert run.config.checkpoint.rule == "best" and not run.config.condition.speaker
         assert len(run.config.optim.peak_lrs) == 3
     assert (small.config.backbone.width, large.config.backbone.width) == (128, 192)
+
+
+def test_shapes_that_nobody_tried_are_listed_as_not_tested():
+    sweep = load_sweep(HEADLINE)
+    told = "Each family at a shape of its own: all have the same one."
+    assert sweep.base.shape_grid == "small" and told in sweep.untested
+    shape = GRIDS["small"][0]
+    arms = {name: arm.model_copy(update={"shape": shape}) for name, arm in sweep.base.arms.items()}
+    shaped = square_page(
+        sweep.base.model_copy(update={"arms": arms}), {128: 6e12}, better="latents"
+    )
+    assert told not in shaped.untested
 
 
 def test_what_is_predicted_is_the_sides_of_the_square_and_what_the_size_does():

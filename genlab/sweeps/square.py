@@ -41,6 +41,7 @@ def square_page(
         predictions += _at_one_size(label, better)
     if len(labels) > 1:
         predictions += _across_sizes(list(base.arms), labels[0], labels[-1])
+    has_shapes = all(arm.shape is not None for arm in base.arms.values())
     points = [
         {"backbone.width": width, "budget.train_flops": flops} for width, flops in sizes.items()
     ]
@@ -60,6 +61,7 @@ def square_page(
         untested=(
             "Sizes beyond the larger one: two say which way it goes, not how far.",
             "Listeners: the energy of a block is proper, and nobody was asked.",
+            *([] if has_shapes else ["Each family at a shape of its own: all have the same one."]),
         ),
         looks=tuple(looks),
     )
