@@ -37,6 +37,8 @@ from genlab.train import TrainSettings
 from genlab.training.looks import CheckpointRule
 from genlab.training.optim import OptimConfig
 
+SCORED = EvaluationConfig(token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2)
+
 
 def config() -> Comparison:
     """Return the comparison."""
@@ -79,8 +81,6 @@ def config() -> Comparison:
             ),
         },
         num_prompts=32,
-        evaluation=EvaluationConfig(
-            token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2
-        ),
+        evaluation=SCORED,
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
