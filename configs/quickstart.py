@@ -37,13 +37,10 @@ from genlab.train import TrainSettings
 from genlab.training.looks import CheckpointRule
 from genlab.training.optim import OptimConfig
 
-SCORED = EvaluationConfig(token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2)
-
 
 def config() -> Comparison:
     """Return the comparison."""
-    # What was spent to find the settings of each arm.
-    tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 5}
+    tried = {"training_trials": 4, "tuning_flops": 1.6e13, "sampler_trials": 5}  # by each arm
     return Comparison(
         name="quickstart",
         question="Which decoder continues speech best, left to right or in parallel?",
@@ -81,6 +78,8 @@ def config() -> Comparison:
             ),
         },
         num_prompts=32,
-        evaluation=SCORED,
+        evaluation=EvaluationConfig(
+            token_prompts=200, score_draws=8, energy_draws=2, audio_draws=2
+        ),
         settings=TrainSettings(log_every=20, save_every_s=60.0),
     )
