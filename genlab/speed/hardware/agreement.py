@@ -77,8 +77,8 @@ def _check_promises(family: Family) -> Row:
 
 
 def _compare(size: HardwareSize, family: Family, dtype: DType) -> Row:
-    reference = loss_and_gradient(size, family, "float32", jax.devices("cpu")[0])
-    found = loss_and_gradient(size, family, dtype, jax.devices()[0])
+    reference = loss_and_gradient(size, family, "float32", "cpu")
+    found = loss_and_gradient(size, family, dtype, jax.default_backend())
     loss, gradient = distances(found, reference)
     allowed = TOLERANCES[dtype]
     return {
@@ -92,9 +92,12 @@ def _compare(size: HardwareSize, family: Family, dtype: DType) -> Row:
 
 
 def loss_and_gradient(
-    size: HardwareSize, family: Family, dtype: DType, device: jax.Device
+    size: HardwareSize, family: Family, dtype: DType, platform: str
 ) -> tuple[np.ndarray, PyTree]:
-    """Return the loss of each clip and the gradient of their sum, computed on one device."""
+    """Return the loss of each clip and the gradient of their sum, computed on the first device of a
+    platform.
+    """
+    device = jax.devices(platform)[0]
     task = size.task(SMALL, dtype, frames=size.agreeing_frames)
     build = partial(family.decoder.build, task)
     graph = split_model(nnx.eval_shape(lambda key: build(key=key), jax.random.key(0)))[0]

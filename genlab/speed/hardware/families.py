@@ -16,6 +16,7 @@ from flax import nnx
 from jax.stages import Compiled
 from jaxtyping import Array, PyTree
 
+from genlab.config import Config
 from genlab.decoders.ar import ARConfig, ARSampler
 from genlab.decoders.blockwise import BlockwiseConfig, BlockwiseSampler
 from genlab.decoders.cost import sample_cost, train_flops
@@ -49,23 +50,29 @@ class Family(NamedTuple):
 def main_families(size: HardwareSize) -> list[Family]:
     """Return the three families that have a peer in torch."""
     return [
-        Family("ar", ARConfig(), ARSampler(top_k=min(TOP_K, size.entries))),
-        Family("masked", MaskedConfig(), MaskedSampler(steps=size.masked_steps)),
-        Family("diffusion", DiffusionConfig(), DiffusionSampler(steps=size.diffusion_steps)),
+        _family("ar", ARConfig(), ARSampler(top_k=min(TOP_K, size.entries))),
+        _family("masked", MaskedConfig(), MaskedSampler(steps=size.masked_steps)),
+        _family("diffusion", DiffusionConfig(), DiffusionSampler(steps=size.diffusion_steps)),
     ]
 
 
 def other_families() -> list[Family]:
     """Return the families beside them, with the samplers of their defaults."""
     return [
-        Family("depth", DepthConfig(), DepthSampler()),
-        Family("latent_ar", LatentARConfig(), LatentARSampler()),
-        Family("mar", MARConfig(), MARSampler()),
-        Family("blockwise", BlockwiseConfig(), BlockwiseSampler()),
-        Family("discrete", DiscreteConfig(), DiscreteSampler()),
-        Family("latent_blocks", LatentBlocksConfig(), LatentBlocksSampler()),
-        Family(REGRESSION, RegressionConfig(), RegressionSampler()),
+        _family("depth", DepthConfig(), DepthSampler()),
+        _family("latent_ar", LatentARConfig(), LatentARSampler()),
+        _family("mar", MARConfig(), MARSampler()),
+        _family("blockwise", BlockwiseConfig(), BlockwiseSampler()),
+        _family("discrete", DiscreteConfig(), DiscreteSampler()),
+        _family("latent_blocks", LatentBlocksConfig(), LatentBlocksSampler()),
+        _family(REGRESSION, RegressionConfig(), RegressionSampler()),
     ]
+
+
+def _family(name: str, decoder: Config, sampler: SamplerConfig) -> Family:
+    # Class variables of the configs are properties of the protocol, which pyright takes for two
+    # things.
+    return Family(name, cast(DecoderConfig, decoder), sampler)
 
 
 def random_batch(spec: TokenSpec, frames: int, clips: int, seed: int = 0) -> tuple[Tokens, Cond]:

@@ -12,6 +12,7 @@ from functools import partial
 from importlib import metadata
 
 import jax
+import jax.extend.backend
 import jax.numpy as jnp
 from pydantic import JsonValue
 

@@ -55,16 +55,17 @@ class Record:
 
     def __init__(self, folder: Path, size: str):
         self.path = folder / NAME
+        self.content: Content = {"format": FORMAT, "size": size, "steps": {}}
         found = read_content(folder)
         if found is None:
             refuse_to_replace(self.path, says(self.path, {"format", "steps"}))
-            found = {"format": FORMAT, "size": size, "steps": {}}
-        elif found["size"] != size:
+            return
+        if found["size"] != size:
             raise GenlabError(
                 f"{self.path}: holds rows of size {found['size']!r}, and now {size!r} is asked; "
                 "name another folder with --out"
             )
-        self.content: Content = found
+        self.content = found
 
     def begin(self, step: str, question: str, cases: list[str]) -> None:
         """Note which cases a step has."""

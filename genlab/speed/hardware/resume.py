@@ -108,7 +108,7 @@ class Clips:
     def __len__(self) -> int:
         return CLIPS
 
-    def __getitem__(self, index: int) -> tuple[tuple[Tokens, Cond], np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[tuple[Tokens, Cond], np.int32]:
         # The position in the data set, which repeats.
         number = index % CLIPS
         return jax.tree.map(lambda leaf: leaf[number], self._batch), np.int32(number)
